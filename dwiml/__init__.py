@@ -1,0 +1,79 @@
+"""dwiml: train tractography models on streamlines and the diffusion MRI volumes under them.
+
+Every public name is imported from here. The modules behind the names load when a name is first used, so that
+``import dwiml`` stays fast and a command's ``--help`` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_MODULE_OF = {
+    "DWIMLBatchIDSampler": "dwiml.batching.sampler",
+    "DWIMLBatchLoaderOneInput": "dwiml.batching.loader",
+    "DWIMLStreamlinesBatchLoader": "dwiml.batching.loader",
+    "DWIMLTrainer": "dwiml.training.trainer",
+    "DWIMLTrainerOneInput": "dwiml.training.trainer",
+    "Learn2TrackModel": "dwiml.models.learn2track",
+    "MainModelAbstract": "dwiml.models.base",
+    "ModelWithDirectionGetter": "dwiml.models.direction_getters",
+    "ModelWithNeighborhood": "dwiml.models.one_input",
+    "ModelWithOneInput": "dwiml.models.one_input",
+    "ModelWithPreviousDirections": "dwiml.models.previous_dirs",
+    "MultiSubjectDataset": "dwiml.data.dataset",
+    "MultisubjectSubset": "dwiml.data.dataset",
+    "TensorSequence": "dwiml.ops.sequences",
+    "create_hdf5": "dwiml.hdf5.creator",
+    "create_phantom": "dwiml.phantom.create",
+    "visualize_logs": "dwiml.viz.logs",
+}
+
+__all__ = [
+    "DWIMLBatchIDSampler",
+    "DWIMLBatchLoaderOneInput",
+    "DWIMLStreamlinesBatchLoader",
+    "DWIMLTrainer",
+    "DWIMLTrainerOneInput",
+    "Learn2TrackModel",
+    "MainModelAbstract",
+    "ModelWithDirectionGetter",
+    "ModelWithNeighborhood",
+    "ModelWithOneInput",
+    "ModelWithPreviousDirections",
+    "MultiSubjectDataset",
+    "MultisubjectSubset",
+    "TensorSequence",
+    "create_hdf5",
+    "create_phantom",
+    "visualize_logs",
+]
+
+if TYPE_CHECKING:
+    from dwiml.batching.loader import DWIMLBatchLoaderOneInput, DWIMLStreamlinesBatchLoader
+    from dwiml.batching.sampler import DWIMLBatchIDSampler
+    from dwiml.data.dataset import MultiSubjectDataset, MultisubjectSubset
+    from dwiml.hdf5.creator import create_hdf5
+    from dwiml.models.base import MainModelAbstract
+    from dwiml.models.direction_getters import ModelWithDirectionGetter
+    from dwiml.models.learn2track import Learn2TrackModel
+    from dwiml.models.one_input import ModelWithNeighborhood, ModelWithOneInput
+    from dwiml.models.previous_dirs import ModelWithPreviousDirections
+    from dwiml.ops.sequences import TensorSequence
+    from dwiml.phantom.create import create_phantom
+    from dwiml.training.trainer import DWIMLTrainer, DWIMLTrainerOneInput
+    from dwiml.viz.logs import visualize_logs
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'dwiml' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,50 @@
+"""``dwiml COMMAND``: hands the rest of the command line to the command's own module."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from dwiml import __version__
+
+COMMANDS = {
+    "phantom": "make the built-in example subjects",
+    "create_hdf5": "gather subjects' volumes and streamlines into one HDF5 file",
+    "train": "train one of dwiml's models",
+    "resume": "continue an experiment that was stopped",
+    "evaluate": "measure a trained model's direction error beside simple baselines",
+    "visualize_logs": "draw the curves of one or more experiments",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser that only knows the commands' names; each command parses its own options."""
+    lines = "\n".join(f"  {name:<16}{description}" for name, description in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="dwiml",
+        usage="dwiml COMMAND ...",
+        description="Train tractography models.",
+        epilog=f"commands:\n{lines}\n\n'dwiml COMMAND --help' describes a command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"dwiml {__version__}")
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser()
+    if not arguments:
+        parser.print_help()
+        return 0
+    command = parser.parse_args(arguments[:1]).command
+    module = importlib.import_module(f"dwiml.cli.{command}")
+    code: int = module.main(arguments[1:])
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Example subjects with known truth, simulated on the spot."""

@@ -1,0 +1,1 @@
+"""Chapter 5, loop: epochs, checkpoints, monitors and loggers."""
