@@ -1,0 +1,235 @@
+"""What a model receives of a batch: streamlines as it wants them, and the volume under their points."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from dwiml.batching.fetcher import BatchSlices, Resampling, StreamlineFetcher
+from dwiml.batching.sampler import BatchIds
+from dwiml.data.dataset import MultiSubjectDataset
+from dwiml.ops import augmentation
+from dwiml.ops.interpolation import interpolate_at
+from dwiml.ops.randomness import BatchKey, check_seed, draw_seed, keyed_generator
+from dwiml.ops.sequences import TensorSequence
+from dwiml.params import Parameterized
+
+
+class DWIMLStreamlinesBatchLoader(Parameterized):
+    """Loads batches of streamlines.
+
+    :meth:`load_batch_streamlines` runs in the loader's workers, on the CPU; the noise is added by the trainer, on the
+    model's device. Reversing, splitting and noise are for training only: validation sees streamlines as they are,
+    resampled.
+
+    Parameters
+    ----------
+    dataset
+        With its data loaded.
+    model
+        Its ``step_size``, ``nb_points`` or ``compress_lines`` say how streamlines are resampled.
+    streamline_group_name
+        The group to read.
+    split_ratio
+        Share of the streamlines that are cut in two, each half a streamline of its own; one too short stays whole.
+    reverse_ratio
+        Share of the streamlines whose points are put in the opposite order.
+    noise_gaussian_size_forward
+        Standard deviation, in voxels, of the noise on the coordinates that the model sees: those under which the
+        volume is interpolated and from which previous directions are computed. Truncated at twice that size.
+    noise_gaussian_size_loss
+        The same for the streamlines that the loss compares with.
+    seed
+        None to draw one, which is recorded in :attr:`params`.
+
+    Raises
+    ------
+    ValueError
+        For a ratio outside 0 to 1, a negative noise, or a group that does not exist.
+    """
+
+    _not_params = frozenset({"dataset", "model"})
+
+    def __init__(
+        self,
+        dataset: MultiSubjectDataset,
+        model: Any,
+        streamline_group_name: str,
+        *,
+        split_ratio: float = 0.0,
+        reverse_ratio: float = 0.0,
+        noise_gaussian_size_forward: float = 0.0,
+        noise_gaussian_size_loss: float = 0.0,
+        seed: int | None = None,
+    ) -> None:
+        dataset.check_streamline_group(streamline_group_name)
+        for name, ratio in (("split_ratio", split_ratio), ("reverse_ratio", reverse_ratio)):
+            if not 0 <= ratio <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, got {ratio}.")
+        for name, size in (
+            ("noise_gaussian_size_forward", noise_gaussian_size_forward),
+            ("noise_gaussian_size_loss", noise_gaussian_size_loss),
+        ):
+            if not 0 <= size < np.inf:
+                raise ValueError(f"{name} must be a number of voxels, 0 or more, got {size}.")
+        self.dataset = dataset
+        self.model = model
+        self.streamline_group_name = streamline_group_name
+        self.split_ratio = split_ratio
+        self.reverse_ratio = reverse_ratio
+        self.noise_gaussian_size_forward = noise_gaussian_size_forward
+        self.noise_gaussian_size_loss = noise_gaussian_size_loss
+        self.seed_was_given = seed is not None
+        self.set_seed(draw_seed() if seed is None else seed)
+
+    def set_seed(self, seed: int) -> None:
+        """Use another seed from now on, for instance the recorded one of a run that is resumed."""
+        self.seed = check_seed(seed) or 0
+        self._record(seed=self.seed)
+
+    def fetcher(self, phase: str) -> StreamlineFetcher:
+        """Return what a ``torch.utils.data.DataLoader`` takes as its dataset: batch ids in, batches out."""
+        resampling = Resampling(self.model.step_size, self.model.nb_points, self.model.compress_lines)
+        return StreamlineFetcher(
+            self.dataset.subset(phase),
+            self.streamline_group_name,
+            resampling=resampling,
+            reverse_ratio=self.reverse_ratio,
+            split_ratio=self.split_ratio,
+            seed=self.seed,
+        )
+
+    def load_batch_streamlines(self, batch_ids: BatchIds) -> tuple[TensorSequence, BatchSlices]:
+        """Return a batch's streamlines and, for each subject, which of them are its own.
+
+        Parameters
+        ----------
+        batch_ids
+            From the sampler.
+
+        Returns
+        -------
+        streamlines
+            Points (total_points, 3), float32, voxel space, corner origin.
+        ids_per_subj
+            For each subject index, a slice of the streamlines.
+        """
+        return self.fetcher(batch_ids.key.phase)[batch_ids]
+
+    def add_noise_forward(self, streamlines: TensorSequence, ids_per_subj: Mapping[int, slice]) -> TensorSequence:
+        """Return the streamlines that the model sees in training: with noise, where it was asked for."""
+        return self._add_noise(streamlines, ids_per_subj, self.noise_gaussian_size_forward, "noise_forward")
+
+    def add_noise_loss(self, streamlines: TensorSequence, ids_per_subj: Mapping[int, slice]) -> TensorSequence:
+        """Return the streamlines that the loss compares with in training: with noise, where it was asked for."""
+        return self._add_noise(streamlines, ids_per_subj, self.noise_gaussian_size_loss, "noise_loss")
+
+    def _add_noise(
+        self, streamlines: TensorSequence, ids_per_subj: Mapping[int, slice], size: float, purpose: str
+    ) -> TensorSequence:
+        key = getattr(ids_per_subj, "key", None)
+        if size == 0 or not isinstance(key, BatchKey) or key.phase != "training":
+            return streamlines
+        rng = keyed_generator(self.seed, key.epoch, key.batch_index, purpose)
+        noise = torch.from_numpy(augmentation.draw_noise(streamlines.total_points, rng))
+        return streamlines.mapped(streamlines.data + size * noise.to(streamlines.device, non_blocking=True))
+
+
+class DWIMLBatchLoaderOneInput(DWIMLStreamlinesBatchLoader):
+    """Loads batches of streamlines and, under each of their points, the features of one volume group.
+
+    Parameters
+    ----------
+    dataset, model, streamline_group_name, **kwargs
+        As in :class:`DWIMLStreamlinesBatchLoader`; the model is a child of ``ModelWithOneInput``.
+    input_group_name
+        The volume group.
+
+    Raises
+    ------
+    ValueError
+        When the group does not exist, has not the number of features that the model expects, or lies on another grid
+        than the streamlines.
+    """
+
+    def __init__(
+        self,
+        dataset: MultiSubjectDataset,
+        model: Any,
+        input_group_name: str,
+        streamline_group_name: str,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(dataset, model, streamline_group_name, **kwargs)
+        dataset.check_volume_group(input_group_name)
+        self.input_group_name = input_group_name
+        expected, found = getattr(model, "nb_features", None), dataset.nb_features[input_group_name]
+        if expected is None:
+            raise ValueError(
+                f"{type(model).__name__} takes no volume as input: make it a child of ModelWithOneInput, or use "
+                "DWIMLStreamlinesBatchLoader with DWIMLTrainer."
+            )
+        if expected != found:
+            raise ValueError(
+                f"The model expects nb_features={expected}, but volume group '{input_group_name}' has {found} features."
+            )
+        self._check_grids()
+        self._volumes: OrderedDict[tuple[str, int, torch.device], torch.Tensor] = OrderedDict()
+
+    def load_batch_inputs(self, streamlines: TensorSequence, ids_per_subj: Mapping[int, slice]) -> TensorSequence:
+        """Interpolate the volume under each point of a batch, on the points' device.
+
+        Parameters
+        ----------
+        streamlines
+            Points (total_points, 3), voxel space, corner origin.
+        ids_per_subj
+            As returned with the streamlines.
+
+        Returns
+        -------
+        TensorSequence
+            Features (total_points, P * F): those of the point's own place first, then those of each neighbour, P being
+            the number of points of the model's neighborhood (1 without one).
+        """
+        key = getattr(ids_per_subj, "key", None)
+        phase = key.phase if isinstance(key, BatchKey) else "training"
+        offsets = getattr(self.model, "neighborhood_offsets", None)
+        if offsets is not None:
+            offsets = offsets.to(streamlines.device)
+        parts = []
+        for subject, own in ids_per_subj.items():
+            volume = self._volume(phase, subject, streamlines.device, at_least=len(ids_per_subj))
+            parts.append(interpolate_at(volume, streamlines[own].data, offsets=offsets))
+        return streamlines.mapped(parts[0] if len(parts) == 1 else torch.cat(parts))
+
+    def _volume(self, phase: str, subject: int, device: torch.device, *, at_least: int) -> torch.Tensor:
+        """Return a subject's volume on the device; those used last are kept, at least the subjects of one batch."""
+        where = (phase, subject, device)
+        if where in self._volumes:
+            self._volumes.move_to_end(where)
+            return self._volumes[where]
+        while len(self._volumes) >= max(self.dataset.cache_size, at_least):
+            self._volumes.popitem(last=False)
+        volume: torch.Tensor = self.dataset.subset(phase)[subject].volumes[self.input_group_name].as_tensor()
+        self._volumes[where] = volume.to(device)
+        return self._volumes[where]
+
+    def _check_grids(self) -> None:
+        for subset in (self.dataset.training_set, self.dataset.validation_set):
+            for subject in subset:
+                if self.input_group_name not in subject.volumes:
+                    raise ValueError(
+                        f"Volume group '{self.input_group_name}' was not loaded; give it to dataset.load_data()."
+                    )
+                volume = subject.volumes[self.input_group_name]
+                streamlines = subject.streamlines[self.streamline_group_name]
+                if not np.allclose(volume.affine, streamlines.affine, atol=1e-3):
+                    raise ValueError(
+                        f"Subject '{subject.subject_id}': volume group '{self.input_group_name}' and streamlines group "
+                        f"'{self.streamline_group_name}' have different affines; register them, make the HDF5 again."
+                    )

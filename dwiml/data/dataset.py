@@ -1,0 +1,228 @@
+"""The data of many subjects, in three subsets: what the HDF5 file holds, eager or lazy."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+from dwiml.data.streamlines import SubjectStreamlines
+from dwiml.data.volumes import SubjectVolume
+from dwiml.hdf5 import schema
+from dwiml.params import Parameterized
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class SubjectData:
+    """One subject's groups, by name."""
+
+    subject_id: str
+    volumes: dict[str, SubjectVolume]
+    streamlines: dict[str, SubjectStreamlines]
+
+
+@dataclass
+class MultisubjectSubset(Sequence[SubjectData]):
+    """The subjects of one subset (training, validation or testing), in the file's order.
+
+    ``subset[i]`` is the :class:`SubjectData` of subject i; ``subset.subjects[i]`` is its name.
+    """
+
+    name: str
+    subjects_data: list[SubjectData] = field(default_factory=list)
+    loaded: bool = False
+
+    def __len__(self) -> int:
+        return len(self.subjects_data)
+
+    def __iter__(self) -> Iterator[SubjectData]:
+        return iter(self.subjects_data)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.subjects_data[index]
+
+    @property
+    def subjects(self) -> list[str]:
+        """The subjects' names."""
+        return [subject.subject_id for subject in self.subjects_data]
+
+    @property
+    def nb_subjects(self) -> int:
+        """The number of subjects."""
+        return len(self)
+
+    @property
+    def streamline_lengths_mm(self) -> dict[str, list[npt.NDArray[np.float32]]]:
+        """For each streamlines group, each subject's lengths in mm, shape (S,)."""
+        return {
+            group: [subject.streamlines[group].lengths_mm for subject in self.subjects_data] for group in self._groups()
+        }
+
+    @property
+    def total_nb_streamlines(self) -> dict[str, int]:
+        """For each streamlines group, the number of streamlines of all subjects together."""
+        return {
+            group: sum(len(subject.streamlines[group]) for subject in self.subjects_data) for group in self._groups()
+        }
+
+    def _groups(self) -> list[str]:
+        return list(self.subjects_data[0].streamlines) if self.subjects_data else []
+
+
+class MultiSubjectDataset(Parameterized):
+    """An HDF5 file made by ``dwiml create_hdf5`` (or by the field's existing tool), ready to be read.
+
+    Parameters
+    ----------
+    hdf5_file
+        The file.
+    lazy
+        Leave the data in the file: memory-mapped, read when needed. Otherwise all of it is read by
+        :meth:`load_data`.
+    cache_size
+        How many subjects' volumes are kept on the training device at once, at least those of one batch.
+
+    Attributes
+    ----------
+    volume_groups, streamline_groups : list of str
+        The groups' names, those of every subject.
+    nb_features : dict of int
+        The number of features of each volume group.
+    training_set, validation_set, testing_set : MultisubjectSubset
+        Empty until :meth:`load_data`.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        When the file is missing, is not one of ours, or its subjects do not have the same groups.
+    """
+
+    def __init__(self, hdf5_file: str | Path, *, lazy: bool = False, cache_size: int = 1) -> None:
+        if cache_size < 1:
+            raise ValueError(f"cache_size must be at least 1 subject, got {cache_size}.")
+        self.hdf5_file = Path(hdf5_file)
+        self.lazy = lazy
+        self.cache_size = cache_size
+        with schema.open_file(self.hdf5_file) as handle:
+            self.volume_groups, self.nb_features = self._read_volume_groups(handle)
+            self.streamline_groups = self._read_groups(handle, schema.TYPE_STREAMLINES)
+        self.training_set = MultisubjectSubset("training")
+        self.validation_set = MultisubjectSubset("validation")
+        self.testing_set = MultisubjectSubset("testing")
+
+    def load_data(
+        self,
+        load_training: bool = True,
+        load_validation: bool = True,
+        load_testing: bool = True,
+        subj_id: str | None = None,
+        volume_groups: Sequence[str] | None = None,
+        streamline_groups: Sequence[str] | None = None,
+    ) -> None:
+        """Read the data (eager) or note where they are (lazy).
+
+        Parameters
+        ----------
+        load_training, load_validation, load_testing
+            Which subsets; the others stay empty.
+        subj_id
+            Only this subject, in whichever of the subsets it is.
+        volume_groups, streamline_groups
+            Only these groups; None for all.
+
+        Raises
+        ------
+        ValueError
+            When a group or the subject does not exist, or a volume holds NaN.
+        """
+        volume_groups = self._check_names("Volume", volume_groups, self.volume_groups)
+        streamline_groups = self._check_names("Streamlines", streamline_groups, self.streamline_groups)
+        wanted = {"training": load_training, "validation": load_validation, "testing": load_testing}
+        with schema.open_file(self.hdf5_file) as handle:
+            lists = {name: schema.subject_list(handle, name) for name, load in wanted.items() if load}
+            if subj_id is not None:
+                known = [subject for subjects in lists.values() for subject in subjects]
+                if subj_id not in known:
+                    raise ValueError(
+                        f"Subject '{subj_id}' not found in {self.hdf5_file}; it has: {schema.quoted(known)}."
+                    )
+                lists = {name: [subj_id] if subj_id in subjects else [] for name, subjects in lists.items()}
+            for name, subjects in lists.items():
+                data = [self._load_subject(handle[subject], volume_groups, streamline_groups) for subject in subjects]
+                setattr(self, f"{name}_set", MultisubjectSubset(name, data, loaded=True))
+
+    def subset(self, phase: str) -> MultisubjectSubset:
+        """Return the subset by its name: ``training``, ``validation`` or ``testing``."""
+        subset: MultisubjectSubset = getattr(self, f"{phase}_set")
+        return subset
+
+    def check_volume_group(self, group: str) -> None:
+        """Raise the sentence that names the volume groups that exist, when ``group`` is not one of them."""
+        self._check_names("Volume", [group], self.volume_groups)
+
+    def check_streamline_group(self, group: str) -> None:
+        """Raise the sentence that names the streamlines groups that exist, when ``group`` is not one of them."""
+        self._check_names("Streamlines", [group], self.streamline_groups)
+
+    def fingerprint(self) -> str:
+        """Return a digest of the file's size and of samples of its bytes: the same for a copy on another disk."""
+        size = self.hdf5_file.stat().st_size
+        digest = hashlib.sha256(str(size).encode())
+        block = 64 * 1024
+        with self.hdf5_file.open("rb") as stream:
+            for position in sorted({int(p) for p in np.linspace(0, max(0, size - block), 64)}):
+                stream.seek(position)
+                digest.update(stream.read(block))
+        return digest.hexdigest()[:32]
+
+    def _load_subject(self, subject: h5py.Group, volumes: Sequence[str], streamlines: Sequence[str]) -> SubjectData:
+        return SubjectData(
+            subject_id=subject.name.strip("/"),
+            volumes={group: SubjectVolume(subject, group, lazy=self.lazy) for group in volumes},
+            streamlines={group: SubjectStreamlines(subject, group, lazy=self.lazy) for group in streamlines},
+        )
+
+    def _check_names(self, kind: str, asked: Sequence[str] | None, known: list[str]) -> list[str]:
+        if asked is None:
+            return known
+        for name in asked:
+            if name not in known:
+                raise ValueError(
+                    f"{kind} group '{name}' not found in {self.hdf5_file}; it has: {schema.quoted(known)}."
+                )
+        return list(asked)
+
+    def _read_groups(self, handle: h5py.File, group_type: str) -> list[str]:
+        subjects = [name for subset in schema.SUBJECT_LISTS for name in schema.subject_list(handle, subset)]
+        groups = {name: schema.groups_of_type(handle[name], group_type) for name in subjects}
+        for name in subjects:
+            if groups[name] != groups[subjects[0]]:
+                raise ValueError(
+                    f"'{self.hdf5_file}': subject '{name}' has the {group_type} groups {schema.quoted(groups[name])}, "
+                    f"subject '{subjects[0]}' has {schema.quoted(groups[subjects[0]])}; all must have the same."
+                )
+        return groups[subjects[0]] if subjects else []
+
+    def _read_volume_groups(self, handle: h5py.File) -> tuple[list[str], dict[str, int]]:
+        groups = self._read_groups(handle, schema.TYPE_VOLUME)
+        nb_features: dict[str, int] = {}
+        for subset in schema.SUBJECT_LISTS:
+            for name in schema.subject_list(handle, subset):
+                for group in groups:
+                    schema.check_group(handle[name], group, [schema.DATA], [])
+                    found = int(handle[name][group][schema.DATA].shape[-1])
+                    expected = nb_features.setdefault(group, found)
+                    if found != expected:
+                        raise ValueError(
+                            f"'{self.hdf5_file}': volume group '{group}' has {found} features for subject '{name}' and "
+                            f"{expected} for the subjects before it; all must have the same number."
+                        )
+        return groups, nb_features

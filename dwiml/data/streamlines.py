@@ -1,0 +1,133 @@
+"""A subject's streamlines group."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+from dwiml.data.storage import StoredArray
+from dwiml.hdf5 import schema
+from dwiml.ops import resampling, spaces
+from dwiml.ops.sequences import TensorSequence
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Ids = int | slice | npt.NDArray[np.integer[Any]] | list[int] | None
+
+
+class SubjectStreamlines:
+    """Streamlines of one subject, given in voxel space with the corner as origin whatever the file holds.
+
+    Attributes
+    ----------
+    lengths
+        Shape (S,), int64: points of each streamline.
+    lengths_mm
+        Shape (S,), float32: length of each streamline along its curve, in mm.
+    affine
+        Shape (4, 4), float64: voxel indices (origin at the first voxel's centre) to rasmm.
+    voxel_sizes
+        Shape (3,), float32, mm.
+    dimensions
+        Shape (3,), int64: the grid of the volumes.
+    """
+
+    def __init__(self, subject: h5py.Group, group: str, *, lazy: bool) -> None:
+        schema.check_group(subject, group, [schema.DATA, schema.LENGTHS], [schema.AFFINE])
+        node = subject[group]
+        self.label = f"streamlines group '{group}' of subject '{subject.name.strip('/')}'"
+        self.affine: npt.NDArray[np.float64] = np.asarray(node.attrs[schema.AFFINE], dtype=np.float64)
+        self.voxel_sizes = np.linalg.norm(self.affine[:3, :3], axis=0).astype(np.float32)
+        self.dimensions = np.asarray(node.attrs.get(schema.DIMENSIONS, (0, 0, 0)), dtype=np.int64)
+        self.space = spaces.parse_space(schema.read_text(node.attrs.get(schema.SPACE, "vox")))
+        self.origin = spaces.parse_origin(schema.read_text(node.attrs.get(schema.ORIGIN, "corner")))
+        self.lengths = np.asarray(node[schema.LENGTHS][()], dtype=np.int64).reshape(-1)
+        self.offsets = self._read_offsets(node)
+        self._points = StoredArray(node[schema.DATA], lazy=lazy)
+        self._check_layout()
+        self.data_per_streamline = {
+            str(key): StoredArray(dataset, lazy=lazy)
+            for key, dataset in node.get(schema.DATA_PER_STREAMLINE, {}).items()
+        }
+        if not lazy and not np.isfinite(self._points.whole()).all():
+            raise ValueError(f"The {self.label} hold NaN or infinite coordinates; make the HDF5 again without them.")
+        self.lengths_mm = self._read_lengths_mm(node)
+
+    def _read_offsets(self, node: h5py.Group) -> npt.NDArray[np.int64]:
+        if schema.OFFSETS in node:
+            return np.asarray(node[schema.OFFSETS][()], dtype=np.int64).reshape(-1)
+        return np.cumsum(self.lengths) - self.lengths
+
+    def _check_layout(self) -> None:
+        rows = self._points.shape[0]
+        ends = self.offsets + self.lengths if len(self.offsets) == len(self.lengths) else np.array([rows + 1])
+        if self._points.shape[1:] != (3,) or (len(ends) and (ends.max() > rows or self.offsets.min() < 0)):
+            raise ValueError(f"The {self.label} are damaged: offsets and lengths do not fit the {rows} points.")
+
+    def _read_lengths_mm(self, node: h5py.Group) -> npt.NDArray[np.float32]:
+        if schema.EUCLIDEAN_LENGTHS in node:
+            return np.asarray(node[schema.EUCLIDEAN_LENGTHS][()], dtype=np.float32).reshape(-1)
+        points, lengths = self.gather()
+        return resampling.lengths_mm(points, lengths, self.voxel_sizes)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def gather(self, ids: Ids = None) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Return the points of some streamlines as one flat array.
+
+        Parameters
+        ----------
+        ids
+            One id, a slice, or ids in any order (repeats allowed); None for all.
+
+        Returns
+        -------
+        points
+            Shape (total_points, 3), float32, voxel space, corner origin.
+        lengths
+            Shape (S,), int64.
+
+        Raises
+        ------
+        IndexError
+            When an id is out of range.
+        """
+        chosen = self._as_indices(ids)
+        lengths = self.lengths[chosen]
+        points = self._points.gather(self.offsets[chosen], lengths)
+        if (self.space, self.origin) != ("vox", "corner"):
+            points = spaces.to_vox_corner(
+                points, space=self.space, origin=self.origin, affine=self.affine, voxel_sizes=self.voxel_sizes
+            )
+        return points, lengths
+
+    def get(self, ids: Ids = None) -> TensorSequence:
+        """Return some streamlines (see :meth:`gather`) as a TensorSequence, voxel space, corner origin."""
+        return TensorSequence.from_numpy(*self.gather(ids))
+
+    def gather_data_per_streamline(self, key: str, ids: Ids = None) -> npt.NDArray[np.float32]:
+        """Return a row of data_per_streamline for each id, shape (S, K), float32.
+
+        Raises
+        ------
+        KeyError
+            When there is no such key; the message names those that exist.
+        """
+        if key not in self.data_per_streamline:
+            known = schema.quoted(self.data_per_streamline)
+            raise KeyError(f"data_per_streamline '{key}' not found in the {self.label}; it has: {known}.")
+        chosen = self._as_indices(ids)
+        return self.data_per_streamline[key].gather(chosen, np.ones_like(chosen))
+
+    def _as_indices(self, ids: Ids) -> npt.NDArray[np.int64]:
+        if ids is None or isinstance(ids, slice):
+            return np.arange(*(ids or slice(None)).indices(len(self)), dtype=np.int64)
+        chosen = np.atleast_1d(np.asarray(ids, dtype=np.int64))
+        outside = chosen[(chosen < -len(self)) | (chosen >= len(self))]
+        if len(outside):
+            raise IndexError(f"Streamline {outside[0]} asked for; the {self.label} are {len(self)}.")
+        return np.where(chosen < 0, chosen + len(self), chosen)

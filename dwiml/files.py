@@ -1,0 +1,78 @@
+"""Files that are whole or absent, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+
+@contextmanager
+def written_whole(path: str | Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file beside ``path``; at the end of the block it takes that name, at once and for good.
+
+    A kill, an error or a full disk in between leaves what was at ``path`` as it was. An error removes the temporary
+    file; a kill leaves it, under a hidden name that ends in ``.tmp``.
+
+    Parameters
+    ----------
+    path
+        The final name; its folder is made when it is missing.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        # mkstemp makes files that only their owner reads; a result is for the whole group.
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+    sync_folder(path.parent)
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write JSON, indented, whole or not at all; NaN and infinity are refused (they are not JSON)."""
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    with written_whole(path) as stream:
+        stream.write(text.encode())
+
+
+def read_json(path: str | Path) -> Any:
+    """Read JSON.
+
+    Raises
+    ------
+    ValueError
+        When the file is not JSON; the message names it.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise ValueError(f"'{path}' is not valid JSON ({error}).") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the folder's own entries written to the disk, so that a new name survives a power cut."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
