@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# The whole way on a real brain, in .demo_real/: fetch, prepare, HDF5 file, training, error, curves (docs/real_brain.rst).
+# Run again, it goes on from where it stopped: nothing is fetched or prepared twice. To start anew, delete .demo_real.
+#
+# bash scripts/demo_real.sh [ARCHIVE]
+#     ARCHIVE: the file tractseg-2.10.tar.gz, where it was fetched before (a machine without internet).
+set -euo pipefail
+ARCHIVE=${1:+$(realpath -- "$1")}
+source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
+dwiml_setup
+
+DEMO=.demo_real
+BRAIN=$DEMO/brain
+EXPERIMENT=$DEMO/experiments/learn2track
+SHA256=cb7c4e064922f42be8c7b42f98a3469118dfc55c9cf46e133b7274289dccbd7e
+mkdir -p "$DEMO"
+
+step() {
+    echo
+    echo "== $1"
+}
+
+is_the_archive() {
+    [ -f "$1" ] && echo "$SHA256  $1" | sha256sum --check --status
+}
+
+# pip reads a source distribution's metadata by running its setup.py: with a hash, it does so for the right file only.
+fetch() {
+    python -m pip install --quiet --disable-pip-version-check -c constraints.txt 'setuptools>=77'
+    rm -rf "$DEMO/download.part"
+    mkdir "$DEMO/download.part"
+    echo "tractseg==2.10 --hash=sha256:$SHA256" >"$DEMO/download.part/requirements.txt"
+    python -m pip download --disable-pip-version-check --require-hashes \
+        --no-deps --no-binary :all: --no-build-isolation \
+        --dest "$DEMO/download.part" --requirement "$DEMO/download.part/requirements.txt" || return 1
+    mv "$DEMO/download.part/tractseg-2.10.tar.gz" "$1"
+    rm -rf "$DEMO/download.part"
+}
+
+# The folder of the brain appears when it is complete.
+step "1/6 Fetching the data (28.7 MB)"
+if [ -n "$ARCHIVE" ]; then
+    echo "Given: $ARCHIVE"
+else
+    ARCHIVE=$DEMO/tractseg-2.10.tar.gz
+    if [ -d "$BRAIN" ] || is_the_archive "$ARCHIVE"; then
+        echo "Already there."
+    elif ! fetch "$ARCHIVE"; then
+        echo "error: pip could not fetch tractseg 2.10 (its message is above); where there is no internet, copy" \
+            "tractseg-2.10.tar.gz here and run: bash scripts/demo_real.sh tractseg-2.10.tar.gz" >&2
+        exit 1
+    fi
+fi
+
+step "2/6 Network input and silver-standard streamlines (about 2 minutes)"
+if [ -d "$BRAIN" ]; then
+    echo "Already there: $BRAIN"
+else
+    python scripts/prepare_real_brain.py "$BRAIN" --archive "$ARCHIVE"
+fi
+
+step "3/6 One HDF5 file: the left hemisphere for training, the right one for validation"
+if [ -e "$DEMO/brain.hdf5" ]; then
+    echo "Already there: $DEMO/brain.hdf5"
+else
+    dwiml create_hdf5 "$BRAIN/subjects" "$DEMO/brain.hdf5" "$BRAIN/config.json" \
+        "$BRAIN/training.txt" "$BRAIN/validation.txt" "$BRAIN/testing.txt"
+fi
+
+step "4/6 Training a Learn2Track model"
+dwiml train learn2track "$DEMO/brain.hdf5" "$DEMO/experiments" learn2track \
+    --input_group_name input --streamline_group_name streamlines \
+    --step_size 1 --nb_previous_dirs 1 --rnn_layer_sizes 256 256 \
+    --batch_size_training 500 --max_batches_per_epoch_training 60 --max_batches_per_epoch_validation 20 \
+    --max_epochs 3 --seed 1 --resume auto
+
+step "5/6 The model's error on the right hemisphere beside that of simple baselines"
+dwiml evaluate "$EXPERIMENT"
+
+step "6/6 The curves"
+visualize_logs "$EXPERIMENT"
+
+cat <<END
+
+Done. In $PWD/$DEMO:
+  brain/                             the two subjects; report.json holds what was measured on the way
+  brain.hdf5                         what a training reads
+  experiments/learn2track/           the experiment: best model, checkpoint, logs, curves
+END

@@ -1,0 +1,177 @@
+"""Make a subjects' folder from one real brain, the diffusion example of the Python package tractseg 2.10.
+
+The left hemisphere becomes a training subject, the right one a validation subject; see ``docs/real_brain.rst``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dwiml.cli import run_command
+
+if TYPE_CHECKING:
+    from real_brain.diffusion import Acquisition
+    from real_brain.streamlines import BoolArray, FloatArray
+
+SEED_FA = 0.3
+ANGLE_LIMIT = 15.0
+PILOT_SEEDS = 1000
+CONFIG = {
+    "input": {
+        "type": "volume",
+        "files": ["metrics/sh.nii.gz"],
+        "standardization": "independent",
+        "std_mask": ["masks/wm.nii.gz"],
+    },
+    "wm_mask": {"type": "volume", "files": ["masks/wm.nii.gz"], "standardization": "none"},
+    "streamlines": {"type": "streamlines", "files": ["tractograms/silver.trk"]},
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command's parser."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out_dir", type=Path, help="folder to write; it must not exist yet")
+    parser.add_argument("--archive", type=Path, required=True, help="tractseg-2.10.tar.gz, the source distribution")
+    parser.add_argument("--seeds_per_voxel", type=int, default=2, help="seeds in each voxel of FA > 0.3 [%(default)s]")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the random draws [%(default)s]")
+    return parser
+
+
+def prepare(archive: Path, out_dir: Path, *, seeds_per_voxel: int, seed: int) -> None:
+    """Write the whole folder beside ``out_dir`` and rename it when complete: a folder of that name is never half full.
+
+    Raises
+    ------
+    ValueError
+        When the folder exists, the archive is another one, or a check of the data fails.
+    """
+    from real_brain.archive import check_sha256
+
+    if seeds_per_voxel < 1:
+        raise ValueError(f"--seeds_per_voxel must be at least 1, got {seeds_per_voxel}.")
+    if out_dir.exists():
+        raise ValueError(f"{out_dir} exists already; remove it to prepare the data again.")
+    check_sha256(archive)
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out_dir.name}.", dir=out_dir.parent) as folder:
+        work, source = Path(folder, "work"), Path(folder, "source")
+        work.mkdir()
+        source.mkdir()
+        report = _prepare_in(work, source, archive, seeds_per_voxel, seed)
+        (work / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        work.rename(out_dir)
+    print(f"Wrote {out_dir}.")
+
+
+def _prepare_in(work: Path, source: Path, archive: Path, seeds_per_voxel: int, seed: int) -> dict[str, Any]:
+    import nibabel as nib
+    from real_brain.archive import unpack
+    from real_brain.diffusion import fit_fa, fit_signal_sh, read_acquisition
+    from real_brain.streamlines import STOP_FA, find_midline, hemisphere_masks, split_hemispheres
+
+    begin = time.perf_counter()
+    paths = unpack(archive, source)
+    brain = read_acquisition(*(paths[name] for name in ("dwi.nii.gz", "dwi.bval", "dwi.bvec", "brain_mask.nii.gz")))
+    fa = fit_fa(brain)
+    report: dict[str, Any] = {"fa_median_difference": _compare_fa(fa, brain.mask, paths["reference_fa.nii.gz"])}
+    streamlines, tracked = _track_brain(brain, fa, paths["reference_peaks.nii.gz"], seeds_per_voxel, seed)
+    midline, overlap = find_midline(brain.mask, brain.affine)
+    sides = dict(zip(("left", "right"), split_hemispheres(streamlines, midline), strict=True))
+    counts = {side: len(lines) for side, lines in sides.items()}
+    counts["crossing"] = len(streamlines) - sum(counts.values())
+    print(f"Midline at x = {midline:g} mm (mirror overlap {overlap:.3f}).")
+    print(f"Streamlines: {counts['left']} left, {counts['right']} right, {counts['crossing']} crossing, dropped.")
+
+    masks = hemisphere_masks(brain.mask & (fa > STOP_FA), brain.affine, midline)
+    sh_path = work / "subjects" / "left" / "metrics" / "sh.nii.gz"
+    for (side, lines), mask in zip(sides.items(), masks, strict=True):
+        subject = work / "subjects" / side
+        for name in ("metrics", "masks", "tractograms"):
+            (subject / name).mkdir(parents=True)
+        if side == "left":
+            nib.save(nib.Nifti1Image(fit_signal_sh(brain), brain.affine), sh_path)
+        else:
+            shutil.copyfile(sh_path, subject / "metrics" / "sh.nii.gz")
+        nib.save(nib.Nifti1Image(fa, brain.affine), subject / "metrics" / "fa.nii.gz")
+        nib.save(nib.Nifti1Image(mask.astype("uint8"), brain.affine), subject / "masks" / "wm.nii.gz")
+        _save_trk(lines, subject / "masks" / "wm.nii.gz", subject / "tractograms" / "silver.trk")
+    (work / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n", encoding="utf-8")
+    for name, text in (("training", "left\n"), ("validation", "right\n"), ("testing", "")):
+        (work / f"{name}.txt").write_text(text, encoding="utf-8")
+    seconds = round(time.perf_counter() - begin, 1)
+    print(f"Prepared in {seconds:g} s.")
+    return {**report, **tracked, "midline_mm": midline, "streamlines": counts, "seconds_in_all": seconds}
+
+
+def _compare_fa(fa: FloatArray, mask: BoolArray, reference: Path) -> float:
+    """Compare FA to the package's own: they differ when the volume, the b-values or the mask were misread."""
+    import nibabel as nib
+    import numpy as np
+
+    difference = float(np.median(np.abs(fa - nib.load(reference).get_fdata())[mask]))
+    print(f"FA: median difference from the package's own {difference:.1e}.")
+    if not difference < 0.01:
+        raise ValueError(f"FA differs from the package's own by {difference:.3f} (median), expected less than 0.01.")
+    return difference
+
+
+def _track_brain(
+    brain: Acquisition, fa: FloatArray, reference_peaks: Path, seeds_per_voxel: int, seed: int
+) -> tuple[list[Any], dict[str, Any]]:
+    """Track the whole brain, after a pilot that checks the orientation, and return streamlines and figures."""
+    import nibabel as nib
+    from real_brain.diffusion import fit_fodf
+    from real_brain.streamlines import STOP_FA, check_orientation, draw_seeds, median_angle_to_peaks, track
+
+    begin = time.perf_counter()
+    fodf = fit_fodf(brain, fa > STOP_FA)
+    after_csd = time.perf_counter()
+    peaks = nib.load(reference_peaks).get_fdata(dtype="float32")
+    seeds = draw_seeds(fa > SEED_FA, brain.affine, per_voxel=seeds_per_voxel, seed=seed)
+
+    pilot = track(seeds[:PILOT_SEEDS], fodf, fa, brain.affine, seed=seed, label="tracking, pilot")
+    check_orientation(median_angle_to_peaks(pilot, peaks, brain.affine), ANGLE_LIMIT)
+    start = time.perf_counter()
+    streamlines = track(seeds, fodf, fa, brain.affine, seed=seed)
+    end = time.perf_counter()
+    angle = median_angle_to_peaks(streamlines, peaks, brain.affine)
+    print(f"Deconvolution {after_csd - begin:.0f} s; tracking {end - start:.0f} s.")
+    print(f"{len(streamlines)} streamlines of at least 20 mm from {len(seeds)} seeds.")
+    print(f"Median angle to the package's reference peaks: {angle:.1f} degrees (limit {ANGLE_LIMIT:g}).")
+    check_orientation(angle, ANGLE_LIMIT)
+    return streamlines, {
+        "nb_seeds": len(seeds),
+        "nb_streamlines": len(streamlines),
+        "median_angle_to_peaks_deg": angle,
+        "seconds_deconvolution": round(after_csd - begin, 1),
+        "seconds_tracking": round(end - start, 1),
+    }
+
+
+def _save_trk(streamlines: list[Any], reference: Path, path: Path) -> None:
+    from dipy.io.stateful_tractogram import Origin, Space, StatefulTractogram
+    from dipy.io.streamline import save_tractogram
+
+    tractogram = StatefulTractogram(streamlines, str(reference), Space.RASMM, origin=Origin.NIFTI)
+    save_tractogram(tractogram, str(path))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script; bad input gives one sentence and exit code 2."""
+    args = build_parser().parse_args(argv)
+    return run_command(
+        lambda: prepare(args.archive, args.out_dir, seeds_per_voxel=args.seeds_per_voxel, seed=args.seed)
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

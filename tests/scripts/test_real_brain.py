@@ -1,0 +1,268 @@
+"""The pure parts of the real brain's preparation, on tiny synthetic arrays; nothing is downloaded."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+import prepare_real_brain  # noqa: E402
+from real_brain import archive, diffusion, streamlines  # noqa: E402
+
+# 2.5 mm voxels, first axis to the left, as the real image.
+LAS = np.array([[-2.5, 0, 0, 25], [0, 2.5, 0, -10], [0, 0, 2.5, -5], [0, 0, 0, 1.0]])
+
+
+def make_tar(path: Path, members: list[tuple[str, bytes | str]]) -> Path:
+    """Write a .tar.gz; a member whose content is a text is a symbolic link to it."""
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            if isinstance(content, str):
+                info.type, info.linkname = tarfile.SYMTYPE, content
+                tar.addfile(info)
+            else:
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def test_unpack_takes_what_is_needed_and_nothing_else(tmp_path):
+    tar = make_tar(
+        tmp_path / "a.tar.gz", [("pkg/x/data.bin", b"wanted"), ("pkg/other", b"no"), ("../escaped", b"evil")]
+    )
+    target = tmp_path / "below" / "out"
+    target.mkdir(parents=True)
+    paths = archive.unpack(tar, target, folder="pkg", needed={"mine": "x/data.bin"})
+    assert paths == {"mine": target / "mine"}
+    assert paths["mine"].read_bytes() == b"wanted"
+    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["a.tar.gz", "mine"]
+
+
+@pytest.mark.parametrize("content", ["/etc/hostname", None], ids=["symbolic link", "missing"])
+def test_unpack_refuses_a_member_that_is_no_regular_file(tmp_path, content):
+    tar = make_tar(tmp_path / "a.tar.gz", [("pkg/other", b"")] + ([("pkg/data", content)] if content else []))
+    with pytest.raises(ValueError, match="has no regular file pkg/data"):
+        archive.unpack(tar, tmp_path, folder="pkg", needed={"mine": "data"})
+    assert not (tmp_path / "mine").exists()
+
+
+def test_unpack_names_a_truncated_archive(tmp_path):
+    tar = make_tar(tmp_path / "a.tar.gz", [("pkg/data", bytes(1000))])
+    tar.write_bytes(tar.read_bytes()[:60])
+    with pytest.raises(ValueError, match="cannot be read as a tar archive"):
+        archive.unpack(tar, tmp_path, folder="pkg", needed={"mine": "data"})
+
+
+def test_sha256_is_checked(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    archive.check_sha256(path, hashlib.sha256(b"content").hexdigest())
+    with pytest.raises(ValueError, match="damaged or another file"):
+        archive.check_sha256(path, hashlib.sha256(b"Content").hexdigest())
+    with pytest.raises(FileNotFoundError, match="absent not found"):
+        archive.check_sha256(tmp_path / "absent")
+
+
+def test_seeds_lie_in_the_voxels_of_the_mask_and_depend_on_the_seed_only():
+    mask = np.zeros((8, 9, 7), dtype=bool)
+    mask[2, 3, 4] = mask[6, 1, 2] = True
+    seeds = streamlines.draw_seeds(mask, LAS, per_voxel=50, seed=3)
+    voxels = np.rint((seeds - LAS[:3, 3]) / np.diag(LAS)[:3]).astype(int)
+    found, counts = np.unique(voxels, axis=0, return_counts=True)
+    np.testing.assert_array_equal(found, [[2, 3, 4], [6, 1, 2]])
+    np.testing.assert_array_equal(counts, [50, 50])
+    np.testing.assert_array_equal(seeds, streamlines.draw_seeds(mask, LAS, per_voxel=50, seed=3))
+    assert not np.array_equal(seeds, streamlines.draw_seeds(mask, LAS, per_voxel=50, seed=4))
+
+
+@pytest.mark.parametrize("degrees", [0.0, 20.0, 75.0])
+def test_angle_to_peaks_is_the_angle_to_the_closest_peak_whatever_its_sign_and_norm(degrees):
+    line = np.array([[20.0, -5, 0], [18, -5, 0], [16, -5, 0], [14, -5, 0]])
+    away = np.deg2rad(degrees)
+    peaks = np.zeros((10, 9, 7, 9))
+    peaks[..., 0:3] = [0, 0, 3.0]
+    peaks[..., 3:6] = 0.2 * np.array([np.cos(away), np.sin(away), 0])
+    peaks[..., 6:9] = np.nan
+    assert streamlines.median_angle_to_peaks([line], peaks, LAS) == pytest.approx(degrees, abs=1e-4)
+
+
+def test_angle_to_peaks_skips_repeated_points_and_voxels_without_peak():
+    line = np.array([[20.0, -5, 0], [20, -5, 0], [18, -5, 0], [18, 30, 0]])
+    peaks = np.zeros((10, 4, 7, 3))
+    peaks[2:, :, :] = [1.0, 0, 0]
+    assert streamlines.median_angle_to_peaks([line], peaks, LAS) == pytest.approx(0, abs=1e-4)
+    with pytest.raises(ValueError, match="No streamline passes"):
+        streamlines.median_angle_to_peaks([line], np.zeros((10, 4, 7, 3)), LAS)
+    with pytest.raises(ValueError, match="No streamline passes"):
+        streamlines.median_angle_to_peaks([], peaks, LAS)
+
+
+def test_a_flipped_axis_is_refused():
+    diagonal = np.cumsum(np.ones((8, 3)), axis=0) + [0, -10, -5]
+    peaks = np.zeros((12, 9, 9, 3))
+    peaks[...] = [1.0, 1.0, 1.0]
+    right = streamlines.median_angle_to_peaks([diagonal], peaks, LAS)
+    wrong = streamlines.median_angle_to_peaks([diagonal], peaks * [-1, 1, 1], LAS)
+    assert wrong == pytest.approx(np.degrees(np.arccos(1 / 3)), abs=1e-4)
+    streamlines.check_orientation(right, 15)
+    with pytest.raises(ValueError, match=r"70\.5 degrees, expected at most 15"):
+        streamlines.check_orientation(wrong, 15)
+    with pytest.raises(ValueError, match="nan degrees"):
+        streamlines.check_orientation(float("nan"), 15)
+
+
+@pytest.mark.parametrize("first", [2, 3, 5])
+@pytest.mark.parametrize("width", [6, 7])
+def test_midline_is_the_middle_of_a_symmetric_mask(first, width):
+    mask = np.zeros((20, 6, 6), dtype=bool)
+    mask[first : first + width, 1:5, 2:4] = True
+    midline, overlap = streamlines.find_midline(mask, LAS)
+    assert midline == pytest.approx(25 - 2.5 * (first + (width - 1) / 2))
+    assert overlap == 1
+
+
+def test_midline_bears_a_dent_on_one_side():
+    mask = np.zeros((20, 6, 6), dtype=bool)
+    mask[4:15] = True
+    mask[13:15, :1] = False
+    midline, overlap = streamlines.find_midline(mask, LAS)
+    assert midline == pytest.approx(25 - 2.5 * 9)
+    assert overlap == pytest.approx((7 + 4 * 5 / 6) / (9 + 2 * 5 / 6))
+
+
+def test_midline_needs_a_brain_and_a_left_right_axis():
+    with pytest.raises(ValueError, match="empty"):
+        streamlines.find_midline(np.zeros((4, 4, 4), dtype=bool), LAS)
+    with pytest.raises(ValueError, match="oblique"):
+        streamlines.find_midline(np.ones((4, 4, 4), dtype=bool), LAS[[1, 0, 2, 3]])
+
+
+def test_streamlines_that_touch_or_cross_the_midline_are_in_neither_hemisphere():
+    def line(*xs: float) -> np.ndarray:
+        return np.array([[x, 0, 0] for x in xs], dtype=np.float32)
+
+    left, right, touching, crossing = line(-5, -1), line(2, 4), line(1, 3), line(-2, 6)
+    got_left, got_right = streamlines.split_hemispheres([right, crossing, left, touching], 1.0)
+    assert len(got_left) == len(got_right) == 1
+    assert got_left[0] is left
+    assert got_right[0] is right
+
+
+@pytest.mark.parametrize("index", [4.0, 4.5])
+@pytest.mark.parametrize("affine", [LAS, LAS * [[-1], [1], [1], [1]]], ids=["L", "R"])
+def test_hemisphere_masks_share_the_voxels_that_the_plane_cuts(index, affine):
+    mask = np.ones((10, 2, 2), dtype=bool)
+    mask[:, 1] = False
+    midline = affine[0, 0] * index + affine[0, 3]
+    left, right = streamlines.hemisphere_masks(mask, affine, midline)
+    np.testing.assert_array_equal(left | right, mask)
+    assert np.count_nonzero((left & right)[:, 0, 0]) == (1 if index == 4 else 0)
+    centres = affine[0, 0] * np.arange(10) + affine[0, 3]
+    assert (centres[left[:, 0, 0]] <= midline).all()
+    assert (centres[right[:, 0, 0]] >= midline).all()
+
+
+@pytest.fixture(scope="module")
+def fibre():
+    """Return an acquisition whose fibres all lie along (1, 2, 0) of the voxel axes, and that direction."""
+    from dipy.core.gradients import gradient_table
+    from dipy.core.sphere import HemiSphere, disperse_charges
+
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(32, 3))
+    directions, _ = disperse_charges(HemiSphere(xyz=start / np.linalg.norm(start, axis=1, keepdims=True)), 200)
+    bvecs = np.vstack([[0, 0, 0], directions.vertices])
+    bvals = np.r_[0, np.full(32, 1000.0)]
+    axis = np.array([1, 2, 0]) / np.sqrt(5)
+    parallel = (bvecs @ axis) ** 2
+    signal = 100 * np.exp(-bvals * (1.7e-3 * parallel + 0.3e-3 * (1 - parallel)))
+    data = np.tile(signal.astype(np.float32), (12, 16, 6, 1))
+    mask = np.ones(data.shape[:3], dtype=bool)
+    mask[0, 0, 0] = False
+    gradients = gradient_table(bvals, bvecs=bvecs)
+    return diffusion.Acquisition(data=data, gradients=gradients, affine=LAS, mask=mask), axis
+
+
+def test_signal_sh_gives_the_attenuation_back(fibre):
+    from dipy.core.sphere import HemiSphere, Sphere
+    from dipy.reconst.shm import sh_to_sf
+
+    acquisition, axis = fibre
+    sh = diffusion.fit_signal_sh(acquisition)
+    assert sh.shape == (12, 16, 6, 28)
+    assert sh.dtype == np.float32
+    assert not sh[0, 0, 0].any()
+    # The closed form of the attenuation, in directions that were not measured.
+    directions = HemiSphere(phi=np.linspace(0, 6, 25), theta=np.linspace(0.1, 1.5, 25)).vertices
+    parallel = (directions @ axis) ** 2
+    expected = np.exp(-1.7 * parallel - 0.3 * (1 - parallel))
+    got = sh_to_sf(sh[5, 5, 3], Sphere(xyz=directions), sh_order_max=6, basis_type="descoteaux07", legacy=False)
+    # The regularisation smooths a little.
+    np.testing.assert_allclose(got, expected, atol=0.05)
+
+
+def test_fa_is_that_of_the_tensor(fibre):
+    acquisition, _ = fibre
+    fa = diffusion.fit_fa(acquisition)
+    # Eigenvalues a, b, b: FA = (a - b) / sqrt(a^2 + 2 b^2).
+    expected = (1.7 - 0.3) / np.sqrt(1.7**2 + 2 * 0.3**2)
+    assert fa[5, 5, 3] == pytest.approx(expected, abs=1e-3)
+    assert fa[0, 0, 0] == 0
+
+
+def test_a_b0_of_zero_gives_zeros_and_no_nan(fibre):
+    acquisition, _ = fibre
+    empty = diffusion.Acquisition(
+        data=np.zeros_like(acquisition.data), gradients=acquisition.gradients, affine=LAS, mask=acquisition.mask
+    )
+    assert not diffusion.fit_signal_sh(empty).any()
+
+
+# dipy's own deconvolution model has no other basis.
+@pytest.mark.filterwarnings("ignore:The legacy descoteaux07:PendingDeprecationWarning")
+def test_streamlines_follow_the_fibres_in_ras(fibre):
+    acquisition, axis = fibre
+    fa = diffusion.fit_fa(acquisition)
+    fodf = diffusion.fit_fodf(acquisition, fa > 0.5)
+    seeds = streamlines.draw_seeds(fa > 0.5, LAS, per_voxel=1, seed=1)[:40]
+    lines = streamlines.track(seeds, fodf, fa, LAS, seed=1)
+    assert lines
+    assert all(streamlines.length_mm(line) >= 20 - 1e-3 for line in lines)
+    steps = np.concatenate([np.linalg.norm(np.diff(line, axis=0), axis=1) for line in lines])
+    np.testing.assert_allclose(steps, 1, atol=1e-4)
+    # The first voxel axis goes to the left: the voxel direction (1, 2, 0) is (-1, 2, 0) in RAS.
+    peaks = np.broadcast_to(axis * [-1, 1, 1], (*fa.shape, 3))
+    # dipy's sphere has a direction at most 5 degrees away.
+    assert streamlines.median_angle_to_peaks(lines, peaks, LAS) < 6
+    assert streamlines.median_angle_to_peaks(lines, peaks * [-1, 1, 1], LAS) > 45
+    again = streamlines.track(seeds, fodf, fa, LAS, seed=1)
+    assert len(again) == len(lines)
+    for one, other in zip(lines, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["{tmp}", "--archive", "{tmp}/none"], "exists already; remove it"),
+        (["{tmp}/new", "--archive", "{tmp}/none"], "none not found"),
+        (["{tmp}/new", "--archive", "{tmp}/wrong"], "damaged or another file"),
+        (["{tmp}/new", "--archive", "{tmp}/wrong", "--seeds_per_voxel", "0"], "must be at least 1, got 0"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_leaves_nothing(tmp_path, capsys, options, message):
+    (tmp_path / "wrong").write_bytes(b"no archive")
+    assert prepare_real_brain.main([option.format(tmp=tmp_path) for option in options]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["wrong"]
