@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# The whole way on built-in example subjects, in .demo/: subjects, HDF5 file, training, error, curves.
+# Each command leaves its result whole or not at all: run again, this goes on from where it stopped.
+# To start anew, delete .demo.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
+dwiml_setup
+
+DEMO=.demo
+PHANTOM=$DEMO/phantom
+EXPERIMENT=$DEMO/experiments/learn2track
+mkdir -p "$DEMO"
+
+step "1/5 Example subjects"
+if [ -d "$PHANTOM" ]; then
+    echo "Already there: $PHANTOM"
+else
+    dwiml phantom "$PHANTOM"
+fi
+
+step "2/5 One HDF5 file of all subjects"
+if [ -e "$DEMO/phantom.hdf5" ]; then
+    echo "Already there: $DEMO/phantom.hdf5"
+else
+    dwiml create_hdf5 "$PHANTOM/subjects" "$DEMO/phantom.hdf5" "$PHANTOM/config.json" \
+        "$PHANTOM/training.txt" "$PHANTOM/validation.txt" "$PHANTOM/testing.txt"
+fi
+
+step "3/5 Training a Learn2Track model"
+dwiml train learn2track "$DEMO/phantom.hdf5" "$DEMO/experiments" learn2track \
+    --input_group_name input --streamline_group_name streamlines \
+    --step_size 1 --nb_previous_dirs 1 \
+    --max_epochs 10 --seed 1 --resume auto
+
+step "4/5 The model's error beside that of simple baselines"
+dwiml evaluate "$EXPERIMENT"
+
+step "5/5 The curves"
+visualize_logs "$EXPERIMENT"
+
+cat <<END
+
+Done. In $PWD/$DEMO:
+  phantom/                           the example subjects: volumes, bundles, config.json
+  phantom.hdf5                       what a training reads
+  experiments/learn2track/           the experiment: best model, checkpoint, logs, curves
+
+Next:
+  source .venv/bin/activate          puts dwiml and visualize_logs on your PATH
+  python scripts/train_minimal.py --help    a training script of your own starts from this one
+  README.md and docs/                how to use your own subjects and your own model
+END

@@ -1,0 +1,81 @@
+# Sourced by the other scripts, in bash: gives step and dwiml_setup.
+#
+# step TITLE             Says what comes next.
+# dwiml_setup [EXTRAS]   Goes to the repository's root, makes the virtual environment .venv there, installs dwiml in it
+#                        with the versions of constraints.txt, and puts it on PATH. EXTRAS: for example "test,docs".
+#                        What is already installed is not installed again.
+# DWIML_PYTHON=/path/to/python3 chooses the Python of a new environment.
+
+step() {
+    echo
+    echo "== $1"
+}
+
+_dwiml_fail() {
+    echo "error: $1" >&2
+    return 1
+}
+
+# The first Python >= 3.10 among the usual names.
+_dwiml_find_python() {
+    local candidate
+    for candidate in ${DWIML_PYTHON:+"$DWIML_PYTHON"} python3 python python3.13 python3.12 python3.11 python3.10; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; then
+            command -v "$candidate"
+            return 0
+        fi
+    done
+    _dwiml_fail "dwiml needs Python 3.10 or newer, and none is on PATH; install one, or name it: DWIML_PYTHON=/path/to/python3."
+}
+
+# .venv runs, and was made for this place: one whose folder was moved or copied has commands that point elsewhere.
+_dwiml_venv_runs() {
+    .venv/bin/python -c '' >/dev/null 2>&1 && grep -qF "$PWD/.venv" .venv/bin/activate 2>/dev/null
+}
+
+_dwiml_make_venv() {
+    local python module
+    if _dwiml_venv_runs; then
+        # Without pip when its making was interrupted, or when another tool made it.
+        for module in "pip --version" "ensurepip"; do
+            # shellcheck disable=SC2086
+            if .venv/bin/python -m $module >/dev/null 2>&1; then
+                return 0
+            fi
+        done
+    fi
+    python=$(_dwiml_find_python) || return 1
+    if ! "$python" -c 'import venv, ensurepip' >/dev/null 2>&1; then
+        _dwiml_fail "$python lacks the venv module; install it (on Debian and Ubuntu: apt install python3-venv)."
+        return 1
+    fi
+    echo "Making the virtual environment .venv with $("$python" --version 2>&1)."
+    "$python" -m venv --clear .venv || _dwiml_fail "the virtual environment $PWD/.venv could not be made."
+}
+
+# What an installation depends on, as one line.
+_dwiml_checksum() {
+    { echo "$1"; cat pyproject.toml constraints.txt; } | cksum
+}
+
+dwiml_setup() {
+    local extras="${1:-}" root stamp wanted
+    root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd) || return 1
+    cd "$root" || return 1
+    # One stamp for each set of extras: setting up for the demonstration does not undo setting up for the tests.
+    stamp=".venv/dwiml-installed${extras:+-${extras//,/-}}"
+    wanted=$(_dwiml_checksum "$extras") || return 1
+    if ! _dwiml_venv_runs || [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+        _dwiml_make_venv || return 1
+        echo "Installing dwiml${extras:+ with its extras $extras} in .venv (once; a few minutes, mostly for torch)."
+        rm -f "$stamp"
+        if ! .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+            -c constraints.txt -e ".${extras:+[$extras]}"; then
+            _dwiml_fail "pip could not install dwiml (its message is above); run the same command again to retry."
+            return 1
+        fi
+        echo "$wanted" >"$stamp"
+    fi
+    export VIRTUAL_ENV="$root/.venv"
+    export PATH="$root/.venv/bin:$PATH"
+}

@@ -1,0 +1,137 @@
+"""Imports point one way: a room sees those before it, never those after it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import dwiml
+
+PACKAGE = Path(dwiml.__file__).parent
+
+# Single modules at the package's root that import nothing of dwiml; ops and the file's schema do so too.
+LEAVES = {"files", "params", "ops", "hdf5.schema"}
+# What each room may import beside itself. A dotted name is a single module, or a folder inside a room.
+ROOMS = {
+    "files": set(),
+    "params": set(),
+    "ops": set(),
+    "hdf5": LEAVES,
+    "data": LEAVES,
+    "batching": LEAVES | {"data"},
+    "models": LEAVES - {"hdf5.schema"},
+    "tracking": LEAVES | {"data", "models"},
+    "training": LEAVES | {"data", "batching", "models"},
+    "viz": {"files", "training.loggers"},
+    "phantom": {"files", "ops"},
+    "cli": LEAVES | {"hdf5", "data", "batching", "models", "tracking", "training", "viz", "phantom"},
+}
+# Modules that see otherwise than their room.
+MODULES = {
+    "hdf5.schema": {"ops"},
+    "training.gv_phase": ROOMS["training"] | {"training", "tracking"},
+}
+
+
+def _is_type_checking(node: ast.If) -> bool:
+    return "TYPE_CHECKING" in {getattr(node.test, "id", None), getattr(node.test, "attr", None)}
+
+
+def _statements(tree: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Yield the imports that run, those inside functions too; imports for annotations only do not tie modules."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        elif isinstance(node, ast.If) and _is_type_checking(node):
+            for other in node.orelse:
+                yield from _statements(ast.Module([other], []))
+        else:
+            yield from _statements(node)
+
+
+def _exists(module: str) -> bool:
+    path = PACKAGE.parent.joinpath(*module.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+def imported_modules(source: str, package: str) -> set[str]:
+    """Return the dwiml modules that a source imports, without ``dwiml.``; `package` is where the source stands."""
+    found = set()
+    for node in _statements(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+            continue
+        base = node.module or ""
+        if node.level:
+            above = package.split(".")
+            base = ".".join([*above[: len(above) - node.level + 1], *filter(None, [base])])
+        for alias in node.names:
+            name = f"{base}.{alias.name}"
+            if base == "dwiml" and alias.name in dwiml._MODULE_OF:
+                found.add(dwiml._MODULE_OF[alias.name])
+            else:
+                found.add(name if _exists(name) else base)
+    return {name.removeprefix("dwiml.") for name in found if name.startswith("dwiml.")}
+
+
+def forbidden_imports(source: str, module: str, *, is_package: bool = False) -> list[str]:
+    """Return the imports of a module (named without ``dwiml.``) that point the wrong way."""
+    room = module.split(".")[0]
+    allowed = MODULES.get(module, ROOMS[room] | {room})
+    package = f"dwiml.{module}" if is_package else f"dwiml.{module}".rpartition(".")[0]
+    return sorted(
+        target
+        for target in imported_modules(source, package)
+        if not any(f"{target}.".startswith(f"{name}.") for name in allowed)
+    )
+
+
+SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem not in {"__init__"})
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_imports_point_one_way(path: Path) -> None:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    is_package = parts[-1] == "__init__"
+    module = ".".join(parts[:-1] if is_package else parts)
+    assert module.split(".")[0] in ROOMS, f"{module} is in no known room: say in ROOMS what it may import."
+    assert not forbidden_imports(path.read_text(encoding="utf-8"), module, is_package=is_package)
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "expected"),
+    [
+        ("ops.sequences", "import dwiml.data.dataset", ["data.dataset"]),
+        ("ops.sequences", "from dwiml.params import Parameterized", ["params"]),
+        ("ops.sequences", "from dwiml.ops import randomness\nimport torch", []),
+        ("models.base", "def f():\n    from dwiml.data import dataset", ["data.dataset"]),
+        ("models.base", "from dwiml import MultiSubjectDataset", ["data.dataset"]),
+        ("models.base", "from dwiml import __version__", []),
+        (
+            "models.base",
+            "if TYPE_CHECKING:\n    from dwiml.data.dataset import X\nelse:\n    import dwiml.viz",
+            ["viz"],
+        ),
+        ("models.base", "from ..hdf5 import schema\nfrom . import one_input", ["hdf5.schema"]),
+        ("data.dataset", "from dwiml.hdf5.schema import VERSION", []),
+        ("data.dataset", "from dwiml.hdf5.creator import create_hdf5", ["hdf5.creator"]),
+        (
+            "data.dataset",
+            "try:\n    from dwiml.batching.sampler import X\nexcept ImportError:\n    pass",
+            ["batching.sampler"],
+        ),
+        ("hdf5.schema", "import dwiml.hdf5.creator", ["hdf5.creator"]),
+        ("training.trainer", "from dwiml.tracking.propagation import X", ["tracking.propagation"]),
+        ("training.gv_phase", "from dwiml.tracking.propagation import X", []),
+        (
+            "viz.logs",
+            "from dwiml.training.loggers.local import X\nfrom dwiml.training.trainer import Y",
+            ["training.trainer"],
+        ),
+    ],
+)
+def test_the_check_sees_what_is_forbidden(module: str, source: str, expected: list[str]) -> None:
+    assert forbidden_imports(source, module) == expected
