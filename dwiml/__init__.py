@@ -16,7 +16,7 @@ _MODULE_OF = {
     "DWIMLBatchLoaderOneInput": "dwiml.batching.loader",
     "DWIMLStreamlinesBatchLoader": "dwiml.batching.loader",
     "DWIMLTrainer": "dwiml.training.trainer",
-    "DWIMLTrainerOneInput": "dwiml.training.trainer",
+    "DWIMLTrainerOneInput": "dwiml.training.trainer_one_input",
     "Learn2TrackModel": "dwiml.models.learn2track",
     "MainModelAbstract": "dwiml.models.base",
     "ModelWithDirectionGetter": "dwiml.models.direction_getters",
@@ -63,7 +63,8 @@ if TYPE_CHECKING:
     from dwiml.models.previous_dirs import ModelWithPreviousDirections
     from dwiml.ops.sequences import TensorSequence
     from dwiml.phantom.create import create_phantom
-    from dwiml.training.trainer import DWIMLTrainer, DWIMLTrainerOneInput
+    from dwiml.training.trainer import DWIMLTrainer
+    from dwiml.training.trainer_one_input import DWIMLTrainerOneInput
     from dwiml.viz.logs import visualize_logs
 
 

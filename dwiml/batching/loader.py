@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
 from dwiml.batching.fetcher import BatchSlices, Resampling, StreamlineFetcher
-from dwiml.batching.sampler import BatchIds
+from dwiml.batching.sampler import BatchIds, DWIMLBatchIDSampler
 from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.ops import augmentation
 from dwiml.ops.interpolation import interpolate_at
@@ -101,6 +102,34 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
             reverse_ratio=self.reverse_ratio,
             split_ratio=self.split_ratio,
             seed=self.seed,
+        )
+
+    def data_loader(
+        self, phase: str, sampler: DWIMLBatchIDSampler, *, nb_cpu_processes: int = 0, pin_memory: bool = False
+    ) -> DataLoader[Any]:
+        """Return torch's loader of a phase's batches; what it gives is the same for any number of processes.
+
+        Parameters
+        ----------
+        phase
+            ``"training"`` or ``"validation"``.
+        sampler
+            Positioned before each iteration (``sampler.set_position``).
+        nb_cpu_processes
+            Workers, kept from one iteration to the next; 0 to load in this process.
+        pin_memory
+            Put batches in page-locked memory, for a GPU.
+        """
+        return DataLoader(
+            self.fetcher(phase),
+            sampler=sampler,
+            batch_size=None,
+            num_workers=nb_cpu_processes,
+            collate_fn=_as_it_is,
+            persistent_workers=nb_cpu_processes > 0,
+            pin_memory=pin_memory,
+            # Its own generator: torch's global one belongs to the model (dropout).
+            generator=torch.Generator(),
         )
 
     def load_batch_streamlines(self, batch_ids: BatchIds) -> tuple[TensorSequence, BatchSlices]:
@@ -233,3 +262,8 @@ class DWIMLBatchLoaderOneInput(DWIMLStreamlinesBatchLoader):
                         f"Subject '{subject.subject_id}': volume group '{self.input_group_name}' and streamlines group "
                         f"'{self.streamline_group_name}' have different affines; register them, make the HDF5 again."
                     )
+
+
+def _as_it_is(batch: Any) -> Any:
+    """Keep torch from taking a batch apart (a function of the module, so that workers can be spawned)."""
+    return batch

@@ -104,6 +104,7 @@ class DWIMLBatchIDSampler(Parameterized, Sampler["BatchIds"]):
         self.phase = "training"
         self.epoch = 0
         self.first_batch = 0
+        self.max_batches: int | None = None
 
     def set_seed(self, seed: int) -> None:
         """Use another seed from now on, for instance the recorded one of a run that is resumed."""
@@ -111,7 +112,7 @@ class DWIMLBatchIDSampler(Parameterized, Sampler["BatchIds"]):
         self._record(seed=self.seed)
         self._plans: dict[tuple[str, int], list[PlannedBatch]] = {}
 
-    def set_position(self, phase: str, epoch: int, first_batch: int = 0) -> None:
+    def set_position(self, phase: str, epoch: int, *, first_batch: int = 0, max_batches: int | None = None) -> None:
         """Choose what the next iteration gives.
 
         Parameters
@@ -122,21 +123,24 @@ class DWIMLBatchIDSampler(Parameterized, Sampler["BatchIds"]):
             From 0.
         first_batch
             Skip the batches before this one.
+        max_batches
+            End the epoch after so many batches, those that were skipped included; None for all.
         """
         if phase not in PHASES:
             raise ValueError(f"phase must be one of {PHASES}, got '{phase}'.")
-        self.phase, self.epoch, self.first_batch = phase, epoch, first_batch
+        self.phase, self.epoch = phase, epoch
+        self.first_batch, self.max_batches = first_batch, max_batches
 
     def __len__(self) -> int:
         """Return the number of batches that the next iteration gives."""
-        return max(0, len(self._plan()) - self.first_batch)
+        return len(self._plan()[self.first_batch : self.max_batches])
 
     def __iter__(self) -> Iterator[BatchIds]:
         phase, epoch, first_batch = self.phase, self.epoch, self.first_batch
-        plan = self._plan()
+        plan = self._plan()[first_batch : self.max_batches]
         permutations = self._permutations(phase, epoch)
-        for index in range(first_batch, len(plan)):
-            items = [(subject, permutations[subject][start:stop]) for subject, start, stop in plan[index]]
+        for index, batch in enumerate(plan, start=first_batch):
+            items = [(subject, permutations[subject][start:stop]) for subject, start, stop in batch]
             yield BatchIds(items, BatchKey(phase, epoch, index))
 
     def _plan(self) -> list[PlannedBatch]:

@@ -1,0 +1,145 @@
+"""An experiment's folder, and what is recorded there of everything that was chosen."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import dwiml
+from dwiml.files import write_json
+from dwiml.training.checkpoint import has_checkpoint
+
+# What a resumed run may do differently: none of it changes the weights.
+MAY_CHANGE = frozenset(
+    {
+        "trainer.max_epochs",
+        "trainer.patience",
+        "trainer.nb_cpu_processes",
+        "trainer.use_gpu",
+        "trainer.comet_workspace",
+        "trainer.comet_project",
+        "trainer.resume",
+        "trainer.verbose",
+        "data.lazy",
+        "data.cache_size",
+        "data.hdf5_file",
+    }
+)
+
+
+@dataclass(frozen=True)
+class ExperimentFolder:
+    """Where an experiment keeps what it makes.
+
+    Attributes
+    ----------
+    path
+        ``experiments_path/experiment_name``.
+    """
+
+    path: Path
+
+    @property
+    def parameters(self) -> Path:
+        """Everything that was chosen (JSON)."""
+        return self.path / "parameters.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Folder of ``latest.pt`` and ``previous.pt``."""
+        return self.path / "checkpoint"
+
+    @property
+    def best_model(self) -> Path:
+        """Folder from which the best model can be built again."""
+        return self.path / "best_model"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of ``metrics.jsonl``."""
+        return self.path / "logs"
+
+    def is_used(self) -> bool:
+        """Tell whether an experiment was started here before."""
+        return self.parameters.exists() or has_checkpoint(self.checkpoint) or self.logs.exists()
+
+
+def describe(named: Mapping[str, Any], dataset: Any) -> dict[str, dict[str, Any]]:
+    """Return the parameters of the objects of a training, by section.
+
+    Parameters
+    ----------
+    named
+        The objects by the name of their section; each has ``params``.
+    dataset
+        Its own parameters and fingerprint make the section ``data``.
+    """
+    sections = {name: {"class": type(thing).__name__, **thing.params} for name, thing in named.items()}
+    data = dataset.params
+    sections["data"] = {
+        **data,
+        "hdf5_file": str(Path(data["hdf5_file"]).resolve()),
+        "fingerprint": dataset.fingerprint(),
+    }
+    return sections
+
+
+def write_parameters(folder: ExperimentFolder, sections: Mapping[str, Any]) -> None:
+    """Write ``parameters.json``: what was chosen, and with which versions of what."""
+    write_json(folder.parameters, {"experiment_name": folder.path.name, **sections, "versions": _versions()})
+
+
+def refuse_differences(recorded: Mapping[str, Any], current: Mapping[str, Any], experiment: str) -> None:
+    """Compare the parameters of a run with those that its checkpoint recorded.
+
+    Raises
+    ------
+    ValueError
+        Naming each parameter that differs, except those that may (:data:`MAY_CHANGE`).
+    """
+    differences = [
+        f"{name} was {_shown(old)} and is now {_shown(new)}"
+        for name, old, new in _pairs(recorded, current)
+        if name not in MAY_CHANGE and old != new
+    ]
+    if differences:
+        raise ValueError(
+            f"Experiment '{experiment}' cannot go on with other parameters: {'; '.join(differences)}. "
+            "Use the recorded values, or start another experiment."
+        )
+
+
+def _pairs(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> Iterable[tuple[str, Any, Any]]:
+    for section in sorted(recorded.keys() | current.keys()):
+        old, new = recorded.get(section, {}), current.get(section, {})
+        for name in sorted(old.keys() | new.keys()):
+            yield f"{section}.{name}", old.get(name, "absent"), new.get(name, "absent")
+
+
+def _shown(value: Any) -> str:
+    return f"'{value}'" if isinstance(value, str) else str(value)
+
+
+def _versions() -> dict[str, str]:
+    versions = {"dwiml": dwiml.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    commit = _git_commit()
+    return {**versions, "git_commit": commit} if commit else versions
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the checkout that holds the user's script, None outside of one."""
+    script = Path(sys.argv[0]).resolve() if sys.argv and sys.argv[0] else Path.cwd()
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=script.parent, capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None

@@ -1,0 +1,85 @@
+"""What a user sees while training: a bar in a terminal, and a line for each epoch anywhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tqdm import tqdm
+
+from dwiml.training.monitors import BestMonitor, PhaseMonitor
+
+SECONDS_BETWEEN_READINGS = 0.5
+
+
+def announce(sentence: str) -> None:
+    """Write a line to stderr, without breaking a progress bar."""
+    tqdm.write(sentence, file=sys.stderr)
+
+
+def epoch_line(metrics: dict[str, float], epoch: int, max_epochs: int, *, is_best: bool) -> str:
+    """Return an epoch's line; epochs are counted from 0, as in the log."""
+    parts = [
+        f"{name.replace('_', ' ')} {metrics[name]:.5f}" for name in ("train_loss", "valid_loss") if name in metrics
+    ]
+    seconds = metrics.get("train_duration_s", 0.0) + metrics.get("valid_duration_s", 0.0)
+    parts.append(f"{seconds:.1f} s")
+    if "train_points_per_s" in metrics:
+        parts.append(f"{metrics['train_points_per_s']:,.0f} points/s".replace(",", " "))
+    return f"Epoch {epoch} (of 0 to {max_epochs - 1}): {', '.join(parts)}{' (best)' if is_best else ''}"
+
+
+def end_line(best: BestMonitor, nb_epochs: int, folder: Path) -> str:
+    """Return the line that says why a training ended and what came of it."""
+    reason = "patience has run out" if best.is_exhausted else f"{nb_epochs} epochs are done"
+    value = "" if best.best_value is None else f"; best loss {best.best_value:.4g} in epoch {best.best_epoch}"
+    return f"Training ended: {reason}{value}. Results are in {folder}."
+
+
+class EpochProgress:
+    """A bar over a phase's batches; it reads the device no more than twice a second.
+
+    Parameters
+    ----------
+    phase, epoch, max_epochs
+        What it says.
+    nb_batches
+        How many there will be.
+    shown
+        Whether to show a bar; there is none where the output is no terminal.
+    """
+
+    def __init__(self, phase: str, epoch: int, max_epochs: int, nb_batches: int, *, shown: bool) -> None:
+        self._bar: Any = tqdm(
+            total=nb_batches,
+            desc=f"Epoch {epoch}/{max_epochs - 1} {phase}",
+            unit="batch",
+            leave=False,
+            # None: no bar where stderr is no terminal.
+            disable=None if shown else True,
+        )
+        self._last_reading = time.perf_counter()
+
+    def __enter__(self) -> EpochProgress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+
+    def update(self, monitor: PhaseMonitor) -> None:
+        """Count a batch; now and then check the losses and show their mean."""
+        self._bar.update(1)
+        now = time.perf_counter()
+        if now - self._last_reading < SECONDS_BETWEEN_READINGS:
+            return
+        self._last_reading = now
+        monitor.check()
+        if not self._bar.disable:
+            loss = monitor.loss.mean()
+            shown = {} if loss is None else {"loss": f"{loss:.4f}"}
+            self._bar.set_postfix({**shown, "points/s": f"{monitor.points_per_s:,.0f}".replace(",", " ")})

@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from dipy.tracking.streamline import set_number_of_points
+from scipy.ndimage import map_coordinates
+from tests_support import NB_FEATURES, VOXEL_SIZES
+
+from dwiml import DWIMLBatchIDSampler, DWIMLBatchLoaderOneInput, MultiSubjectDataset, TensorSequence
+from dwiml.batching.fetcher import BatchSlices
+from dwiml.ops.neighborhood import neighborhood_offsets
+from dwiml.ops.randomness import BatchKey
+
+
+def model(**kwargs: object) -> SimpleNamespace:
+    values = {"step_size": None, "nb_points": None, "compress_lines": None, "nb_features": NB_FEATURES, **kwargs}
+    return SimpleNamespace(**values)
+
+
+def dataset(path: Path, **kwargs: bool) -> MultiSubjectDataset:
+    data = MultiSubjectDataset(path, **kwargs)  # type: ignore[arg-type]
+    data.load_data()
+    return data
+
+
+def loader(data: MultiSubjectDataset, net: SimpleNamespace | None = None, **kwargs: object) -> DWIMLBatchLoaderOneInput:
+    return DWIMLBatchLoaderOneInput(data, net or model(), "input", "streamlines", **{"seed": 3, **kwargs})
+
+
+def batches(
+    load: DWIMLBatchLoaderOneInput, phase: str = "training", nb_cpu_processes: int = 0, **kwargs: object
+) -> list[tuple[TensorSequence, BatchSlices]]:
+    sampler = DWIMLBatchIDSampler(load.dataset, "streamlines", batch_size_training=17, seed=2)
+    sampler.set_position(phase, 1, **kwargs)  # type: ignore[arg-type]
+    return list(load.data_loader(phase, sampler, nb_cpu_processes=nb_cpu_processes))
+
+
+def originals(load: DWIMLBatchLoaderOneInput, phase: str = "training") -> list[list[torch.Tensor]]:
+    """Return, for each batch, the file's streamlines that it was made of."""
+    sampler = DWIMLBatchIDSampler(load.dataset, "streamlines", batch_size_training=17, seed=2)
+    sampler.set_position(phase, 1)
+    subset = load.dataset.subset(phase)
+    return [[line for s, ids in batch for line in subset[s].streamlines["streamlines"].get(ids)] for batch in sampler]
+
+
+def test_without_resampling_the_files_own_points(tiny_hdf5: Path) -> None:
+    load = loader(dataset(tiny_hdf5))
+    for (got, slices), wanted in zip(batches(load), originals(load), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
+        assert sum(own.stop - own.start for own in slices.values()) == len(got)
+        assert got.data.dtype == torch.float32
+
+
+def test_step_size_is_in_mm_on_anisotropic_voxels(tiny_hdf5: Path) -> None:
+    load = loader(dataset(tiny_hdf5), model(step_size=1.25))
+    for (got, _), wanted in zip(batches(load), originals(load), strict=True):
+        for line, original in zip(got, wanted, strict=True):
+            reference = set_number_of_points((original.numpy() * VOXEL_SIZES).astype(np.float32), len(line))
+            assert np.abs(line.numpy() - reference / VOXEL_SIZES).max() < 1e-3
+            length_mm = np.linalg.norm(np.diff(original.numpy() * VOXEL_SIZES, axis=0), axis=1).sum()
+            assert len(line) == max(1, round(length_mm / 1.25)) + 1
+
+
+def test_number_of_points_and_compression(tiny_hdf5: Path) -> None:
+    data = dataset(tiny_hdf5)
+    assert {len(line) for got, _ in batches(loader(data, model(nb_points=9))) for line in got} == {9}
+    load = loader(data, model(compress_lines=0.2))
+    for (got, _), wanted in zip(batches(load), originals(load), strict=True):
+        assert got.total_points < sum(len(line) for line in wanted)
+
+
+def test_augmentation_in_training_only(tiny_hdf5: Path) -> None:
+    augmentation = {
+        "split_ratio": 1.0,
+        "reverse_ratio": 1.0,
+        "noise_gaussian_size_forward": 0.3,
+        "noise_gaussian_size_loss": 0.3,
+    }
+    load = loader(dataset(tiny_hdf5), **augmentation)
+    for (got, slices), wanted in zip(batches(load, "validation"), originals(load, "validation"), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
+        assert load.add_noise_forward(got, slices) is got
+        assert load.add_noise_loss(got, slices) is got
+    for (got, slices), wanted in zip(batches(load), originals(load), strict=True):
+        assert len(got) == 2 * len(wanted)
+        # All halves together are all points, in the opposite order.
+        joined = torch.cat([torch.cat([got[2 * i], got[2 * i + 1]]).flip(0) for i in range(len(wanted))])
+        assert torch.equal(joined, torch.cat(wanted))
+        assert load.add_noise_forward(got, slices) is not got
+
+
+def test_slices_follow_a_split(tiny_hdf5: Path) -> None:
+    load = loader(dataset(tiny_hdf5), split_ratio=0.5)
+    subset = load.dataset.training_set
+    for got, slices in batches(load):
+        for subject, own in slices.items():
+            known = {tuple(p) for p in subset[subject].streamlines["streamlines"].get().data.tolist()}
+            assert all(tuple(point) in known for line in got[own] for point in line.tolist())
+
+
+def test_noise_is_truncated_and_keyed(tiny_hdf5: Path) -> None:
+    load = loader(dataset(tiny_hdf5), noise_gaussian_size_forward=0.2, noise_gaussian_size_loss=0.2)
+    lines = TensorSequence(torch.zeros(3000, 3), torch.tensor([1000, 2000]))
+
+    def noise(epoch: int, batch: int) -> torch.Tensor:
+        slices = BatchSlices({0: slice(0, 2)}, BatchKey("training", epoch, batch))
+        return load.add_noise_forward(lines, slices).data
+
+    assert noise(0, 0).abs().max() <= 0.4
+    # Variance of a standard normal truncated at two sigma: 0.77374.
+    assert float(noise(0, 0).var()) == pytest.approx(0.04 * 0.77374, rel=0.05)
+    assert torch.equal(noise(0, 1), noise(0, 1))
+    for other in (noise(0, 0), noise(1, 1)):
+        assert not torch.equal(noise(0, 1), other)
+    slices = BatchSlices({0: slice(0, 2)}, BatchKey("training", 0, 1))
+    assert not torch.equal(noise(0, 1), load.add_noise_loss(lines, slices).data)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("nb_cpu_processes", [0, 2])
+def test_batches_are_the_same_however_they_are_loaded(tiny_hdf5: Path, lazy: bool, nb_cpu_processes: int) -> None:
+    settings = {"split_ratio": 0.4, "reverse_ratio": 0.5}
+    reference = batches(loader(dataset(tiny_hdf5), model(step_size=1.0), **settings))
+    load = loader(dataset(tiny_hdf5, lazy=lazy), model(step_size=1.0), **settings)
+    got = batches(load, nb_cpu_processes=nb_cpu_processes)
+    assert len(got) == len(reference) > 1
+    for (a, slices_a), (b, slices_b) in zip(got, reference, strict=True):
+        assert torch.equal(a.data, b.data)
+        assert torch.equal(a.lengths, b.lengths)
+        assert slices_a == slices_b
+        assert slices_a.key == slices_b.key
+    # Entered in the middle of the epoch, as after a resume.
+    middle = batches(load, nb_cpu_processes=nb_cpu_processes, first_batch=2)
+    assert torch.equal(middle[0][0].data, reference[2][0].data)
+
+
+def test_augmentation_differs_between_epochs(tiny_hdf5: Path) -> None:
+    load = loader(dataset(tiny_hdf5), split_ratio=0.5)
+    ids = DWIMLBatchIDSampler(load.dataset, "streamlines", seed=2)
+    lengths = []
+    for epoch in (0, 1):
+        batch = next(iter(ids))
+        batch.key = BatchKey("training", epoch, 0)
+        lengths.append(load.load_batch_streamlines(batch)[0].lengths.tolist())
+    assert lengths[0] != lengths[1]
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_inputs_are_scipys(tiny_hdf5: Path, lazy: bool) -> None:
+    load = loader(dataset(tiny_hdf5, lazy=lazy))
+    for streamlines, slices in batches(load):
+        assert len(slices) > 1
+        inputs = load.load_batch_inputs(streamlines, slices)
+        assert inputs.lengths.tolist() == streamlines.lengths.tolist()
+        for subject, own in slices.items():
+            volume = load.dataset.training_set[subject].volumes["input"].as_tensor().numpy()
+            coords = streamlines[own].data.numpy().T.astype(np.float64) - 0.5
+            for feature in range(NB_FEATURES):
+                expected = map_coordinates(volume[..., feature].astype(np.float64), coords, order=1, mode="nearest")
+                assert np.abs(inputs[own].data[:, feature].numpy() - expected).max() < 1e-5
+
+
+def test_neighborhood_columns(tiny_hdf5: Path) -> None:
+    offsets = neighborhood_offsets("axes", 1, 0.8)
+    load = loader(dataset(tiny_hdf5), model(neighborhood_offsets=offsets))
+    streamlines, slices = batches(load)[0]
+    inputs = load.load_batch_inputs(streamlines, slices)
+    assert inputs.data.shape[1] == 7 * NB_FEATURES
+    plain = loader(load.dataset)
+    for place, offset in enumerate(offsets):
+        moved = plain.load_batch_inputs(streamlines.mapped(streamlines.data + offset), slices)
+        columns = inputs.data[:, place * NB_FEATURES : (place + 1) * NB_FEATURES]
+        assert torch.allclose(columns, moved.data, atol=1e-5)
+
+
+def test_volumes_of_a_batch_stay_in_the_cache(tiny_hdf5: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Three subjects a batch and cache_size=1: a tool of the field read the disk at every batch.
+    load = loader(dataset(tiny_hdf5, lazy=True))
+    reads = []
+    for subject in load.dataset.training_set:
+        volume = subject.volumes["input"]
+        monkeypatch.setattr(
+            volume, "as_tensor", lambda volume=volume: (reads.append(volume), type(volume).as_tensor(volume))[1]
+        )
+    for _ in range(3):
+        for streamlines, slices in batches(load):
+            load.load_batch_inputs(streamlines, slices)
+    assert len(reads) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"split_ratio": 1.2}, "split_ratio must be from 0 to 1, got 1.2"),
+        ({"reverse_ratio": -0.1}, "reverse_ratio must be from 0 to 1"),
+        ({"noise_gaussian_size_forward": -1}, "noise_gaussian_size_forward must be a number of voxels, 0 or more"),
+        ({"noise_gaussian_size_loss": float("nan")}, "noise_gaussian_size_loss must be a number of voxels"),
+        ({"seed": -1}, "seed must be an integer"),
+    ],
+)
+def test_bad_arguments(tiny_hdf5: Path, arguments: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        loader(dataset(tiny_hdf5), **arguments)
+
+
+def test_model_and_volume_must_fit(tiny_hdf5: Path) -> None:
+    data = dataset(tiny_hdf5)
+    with pytest.raises(ValueError, match="expects nb_features=9, but volume group 'input' has 4 features"):
+        loader(data, model(nb_features=9))
+    with pytest.raises(ValueError, match="Volume group 'dwi' not found .*; it has: 'input', 'wm_mask'"):
+        DWIMLBatchLoaderOneInput(data, model(), "dwi", "streamlines")
+    net = model()
+    del net.nb_features
+    with pytest.raises(ValueError, match="takes no volume as input"):
+        loader(data, net)
+
+
+def test_other_affine_is_refused(tiny_hdf5: Path, tmp_path: Path) -> None:
+    path = tmp_path / "moved.hdf5"
+    path.write_bytes(tiny_hdf5.read_bytes())
+    with h5py.File(path, "a") as handle:
+        attributes = handle["sub-b/input"].attrs
+        attributes["affine"] = attributes["affine"] + np.array([0, 0, 0, 5.0])
+    with pytest.raises(ValueError, match="Subject 'sub-b': volume group 'input' and streamlines group .* different"):
+        loader(dataset(path))

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import pickle
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dwiml import DWIMLBatchIDSampler, MultiSubjectDataset
+from dwiml.batching.sampler import BatchIds
+
+
+class FakeDataset:
+    """Only what the sampler asks for: the lengths in mm of each subject's streamlines."""
+
+    def __init__(self, lengths_mm: list[np.ndarray]) -> None:
+        subset = SimpleNamespace(loaded=True, streamline_lengths_mm={"streamlines": lengths_mm})
+        self.training_set = self.validation_set = subset
+
+    def subset(self, phase: str) -> SimpleNamespace:
+        return self.training_set
+
+    def check_streamline_group(self, group: str) -> None:
+        assert group == "streamlines"
+
+
+def sampler(sizes: list[int], **kwargs: object) -> DWIMLBatchIDSampler:
+    rng = np.random.default_rng(0)
+    lengths = [rng.uniform(20, 200, size).astype(np.float32) for size in sizes]
+    return DWIMLBatchIDSampler(FakeDataset(lengths), "streamlines", seed=1, **kwargs)  # type: ignore[arg-type]
+
+
+def seen(batches: list[BatchIds]) -> Counter[tuple[int, int]]:
+    return Counter((subject, int(i)) for batch in batches for subject, ids in batch for i in ids)
+
+
+SIZES = st.lists(st.sampled_from([0, 1, 2, 7, 60]), min_size=1, max_size=5)
+
+
+@given(
+    SIZES,
+    st.sampled_from([("nb_streamlines", 1), ("nb_streamlines", 13), ("length_mm", 30.0), ("length_mm", 700.0)]),
+    st.sampled_from([None, 1, 2, 9]),
+    st.sampled_from([None, 1, 3]),
+)
+def test_every_streamline_once(
+    sizes: list[int], size: tuple[str, float], subjects: int | None, cycles: int | None
+) -> None:
+    units, batch_size = size
+    sample = sampler(
+        sizes,
+        batch_size_training=batch_size,
+        batch_size_units=units,
+        nb_subjects_per_batch=subjects,
+        cycles=cycles if subjects is not None else None,
+    )
+    sample.set_position("training", 3)
+    batches = list(sample)
+    assert seen(batches) == Counter((s, i) for s, n in enumerate(sizes) for i in range(n))
+    assert len(sample) == len(batches)
+    assert all(len(ids) for batch in batches for _, ids in batch)
+    if subjects is not None:
+        assert max((len(batch) for batch in batches), default=0) <= subjects
+
+
+@given(SIZES, st.sampled_from([None, 2]))
+def test_millimetres_are_not_exceeded(sizes: list[int], subjects: int | None) -> None:
+    sample = sampler(sizes, batch_size_training=300, batch_size_units="length_mm", nb_subjects_per_batch=subjects)
+    lengths = sample.dataset.training_set.streamline_lengths_mm["streamlines"]
+    for batch in sample:
+        total = sum(float(lengths[subject][ids].sum()) for subject, ids in batch)
+        assert total <= 300 * (1 + 1e-5) or sum(len(ids) for _, ids in batch) == 1
+
+
+def test_a_streamline_longer_than_the_batch_comes_alone() -> None:
+    sample = sampler([5], batch_size_training=1.0, batch_size_units="length_mm")
+    assert [len(batch[0][1]) for batch in sample] == [1] * 5
+
+
+def test_unequal_subjects_are_all_seen_in_full_batches() -> None:
+    # 100 000 + 10 000: the epoch of a tool of the field ended after 59% of them.
+    counts = [sum(len(ids) for _, ids in batch) for batch in sampler([100_000, 10_000])]
+    assert counts == [1000] * 110
+
+
+def test_three_subjects_make_batches_of_1000_and_the_last_one_is_kept() -> None:
+    counts = [sum(len(ids) for _, ids in batch) for batch in sampler([1000, 1000, 1007])]
+    assert counts == [1000, 1000, 1000, 7]
+
+
+def test_subjects_come_in_proportion_to_what_they_have() -> None:
+    batches = list(sampler([9000, 1000], batch_size_training=10, nb_subjects_per_batch=1))
+    first_half = Counter(batch[0][0] for batch in batches[:500])
+    # Binomial(500, 0.1): within five standard deviations of 50.
+    assert abs(first_half[1] - 50) < 5 * np.sqrt(500 * 0.1 * 0.9)
+
+
+def test_cycles_keep_the_subjects() -> None:
+    batches = list(sampler([100] * 4, batch_size_training=10, nb_subjects_per_batch=2, cycles=3))
+    subjects = [tuple(subject for subject, _ in batch) for batch in batches]
+    for start in range(0, 12, 3):
+        assert len(set(subjects[start : start + 3])) == 1
+    assert len(set(subjects)) > 1
+
+
+def test_an_epoch_is_a_function_of_seed_and_epoch() -> None:
+    first, second = sampler([50, 20], batch_size_training=8), sampler([50, 20], batch_size_training=8)
+    first.set_position("training", 5)
+    list(first)
+    first.set_position("training", 2)
+    second.set_position("training", 2)
+    as_lists = [[[(s, ids.tolist()) for s, ids in batch] for batch in each] for each in (first, second)]
+    assert as_lists[0] == as_lists[1]
+    second.set_position("training", 3)
+    assert as_lists[0] != [[(s, ids.tolist()) for s, ids in batch] for batch in second]
+
+
+def test_starts_at_any_batch_and_stops_at_any() -> None:
+    sample = sampler([50], batch_size_training=8)
+    everything = [batch[0][1].tolist() for batch in sample]
+    sample.set_position("training", 0, first_batch=2, max_batches=5)
+    assert [batch[0][1].tolist() for batch in sample] == everything[2:5]
+    assert [batch.key.batch_index for batch in sample] == [2, 3, 4]
+    assert len(sample) == 3
+
+
+def test_a_batch_keeps_its_key_through_a_pickle() -> None:
+    batch = next(iter(sampler([5])))
+    again: BatchIds = pickle.loads(pickle.dumps(batch))
+    assert again.key == batch.key
+    assert seen([again]) == seen([batch])
+
+
+def test_a_drawn_seed_is_recorded(tiny_hdf5: Path) -> None:
+    dataset = MultiSubjectDataset(tiny_hdf5)
+    dataset.load_data()
+    first = DWIMLBatchIDSampler(dataset, "streamlines", batch_size_training=7)
+    again = DWIMLBatchIDSampler(dataset, **first.params)
+    assert again.params == first.params
+    assert seen([next(iter(first))]) == seen([next(iter(again))])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"batch_size_training": 0}, "batch_size_training must be positive, got 0."),
+        ({"batch_size_training": -3}, "batch_size_training must be positive, got -3."),
+        ({"batch_size_training": float("nan")}, "batch_size_training must be positive"),
+        ({"batch_size_training": 2.5}, "whole number of streamlines, got 2.5"),
+        ({"batch_size_validation": 0}, "batch_size_validation must be positive"),
+        ({"batch_size_units": "points"}, "batch_size_units must be one of .*nb_streamlines.*got 'points'"),
+        ({"nb_subjects_per_batch": 0}, "nb_subjects_per_batch must be None or a whole number of at least 1, got 0"),
+        ({"cycles": 0, "nb_subjects_per_batch": 1}, "cycles must be None or a whole number"),
+        ({"cycles": 2}, "cycles needs nb_subjects_per_batch"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        sampler([5], **arguments)
+
+
+def test_data_must_be_loaded(tiny_hdf5: Path) -> None:
+    sample = DWIMLBatchIDSampler(MultiSubjectDataset(tiny_hdf5), "streamlines")
+    with pytest.raises(ValueError, match=r"training set is not loaded: call dataset.load_data\(\)"):
+        len(sample)
+
+
+def test_unknown_group(tiny_hdf5: Path) -> None:
+    with pytest.raises(ValueError, match="Streamlines group 'wb' not found .* it has: 'streamlines'"):
+        DWIMLBatchIDSampler(MultiSubjectDataset(tiny_hdf5), "wb")

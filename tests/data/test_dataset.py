@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from dipy.io.stateful_tractogram import Origin, Space, StatefulTractogram
+from tests_support import AFFINE, SHAPE, VOXEL_SIZES, write_hdf5
+
+from dwiml import MultiSubjectDataset
+
+
+def test_what_is_known_before_loading(tiny_hdf5: Path) -> None:
+    dataset = MultiSubjectDataset(tiny_hdf5)
+    assert dataset.volume_groups == ["input", "wm_mask"]
+    assert dataset.nb_features == {"input": 4, "wm_mask": 1}
+    # torch's layers refuse numpy's integers.
+    assert type(dataset.nb_features["input"]) is int
+    assert dataset.streamline_groups == ["streamlines"]
+    assert dataset.training_set.nb_subjects == 0
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_subsets(tiny_hdf5: Path, lazy: bool) -> None:
+    dataset = MultiSubjectDataset(tiny_hdf5, lazy=lazy)
+    dataset.load_data()
+    assert dataset.training_set.subjects == ["sub-a", "sub-b", "sub-c"]
+    assert dataset.training_set.nb_subjects == 3
+    assert dataset.training_set.total_nb_streamlines == {"streamlines": 60}
+    assert [len(mm) for mm in dataset.training_set.streamline_lengths_mm["streamlines"]] == [30, 20, 10]
+    assert dataset.validation_set.subjects == ["sub-d"]
+    assert dataset.testing_set.subjects == ["sub-e"]
+
+
+def test_loads_only_what_is_asked_for(tiny_hdf5: Path) -> None:
+    dataset = MultiSubjectDataset(tiny_hdf5)
+    dataset.load_data(load_testing=False, volume_groups=["wm_mask"])
+    assert list(dataset.training_set[0].volumes) == ["wm_mask"]
+    assert not dataset.testing_set.loaded
+    dataset.load_data(subj_id="sub-d")
+    assert dataset.training_set.subjects == []
+    assert dataset.validation_set.subjects == ["sub-d"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"volume_groups": ["dwi"]}, "Volume group 'dwi' not found in .*; it has: 'input', 'wm_mask'."),
+        ({"streamline_groups": ["wb"]}, "Streamlines group 'wb' not found in .*; it has: 'streamlines'."),
+        ({"subj_id": "sub-x"}, "Subject 'sub-x' not found in .*; it has: 'sub-a', 'sub-b'"),
+    ],
+)
+def test_names_what_exists(tiny_hdf5: Path, arguments: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        MultiSubjectDataset(tiny_hdf5).load_data(**arguments)  # type: ignore[arg-type]
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none\.hdf5' not found; make one with 'dwiml create_hdf5'"):
+        MultiSubjectDataset(tmp_path / "none.hdf5")
+
+
+def test_file_that_is_no_hdf5(tmp_path: Path) -> None:
+    path = tmp_path / "text.hdf5"
+    path.write_text("hello")
+    with pytest.raises(ValueError, match="is not an HDF5 file"):
+        MultiSubjectDataset(path)
+
+
+def test_hdf5_that_is_not_ours(tmp_path: Path) -> None:
+    path = tmp_path / "other.hdf5"
+    with h5py.File(path, "w") as handle:
+        handle["x"] = [1, 2]
+    with pytest.raises(ValueError, match="was not made by 'dwiml create_hdf5': it lacks .*'training_subjs'"):
+        MultiSubjectDataset(path)
+
+
+def test_file_of_a_later_version(tiny_hdf5: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(tiny_hdf5, tmp_path))
+    with h5py.File(path, "a") as handle:
+        handle.attrs["dwiml_schema_version"] = 99
+    with pytest.raises(ValueError, match="schema version 99; this dwiml reads up to 1"):
+        MultiSubjectDataset(path)
+
+
+def test_listed_subject_that_is_absent(tiny_hdf5: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(tiny_hdf5, tmp_path))
+    with h5py.File(path, "a") as handle:
+        del handle["sub-d"]
+    with pytest.raises(ValueError, match="lists 'sub-d' as validation subjects but does not hold them"):
+        MultiSubjectDataset(path)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_nan_in_a_volume_is_named(tiny_hdf5: Path, tmp_path: Path, lazy: bool) -> None:
+    path = Path(shutil.copy(tiny_hdf5, tmp_path))
+    with h5py.File(path, "a") as handle:
+        handle["sub-b/input/data"][2, 3, 4, 1] = np.nan
+    dataset = MultiSubjectDataset(path, lazy=lazy)
+
+    def read() -> torch.Tensor:
+        dataset.load_data()
+        tensor: torch.Tensor = dataset.training_set[1].volumes["input"].as_tensor()
+        return tensor
+
+    with pytest.raises(ValueError, match="volume group 'input' of subject 'sub-b' holds 1 NaN"):
+        read()
+
+
+def test_groups_that_differ_between_subjects(tiny_hdf5: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(tiny_hdf5, tmp_path))
+    with h5py.File(path, "a") as handle:
+        del handle["sub-b/wm_mask"]
+    with pytest.raises(ValueError, match=r"subject 'sub-b' has the volume groups 'input', subject 'sub-a' has"):
+        MultiSubjectDataset(path)
+
+
+def test_features_that_differ_between_subjects(tiny_hdf5: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(tiny_hdf5, tmp_path))
+    with h5py.File(path, "a") as handle:
+        del handle["sub-b/input/data"]
+        handle["sub-b/input/data"] = np.zeros((*SHAPE, 7), dtype=np.float32)
+    with pytest.raises(ValueError, match="'input' has 7 features for subject 'sub-b' and 4 for"):
+        MultiSubjectDataset(path)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("space", [Space.VOX, Space.VOXMM, Space.RASMM])
+@pytest.mark.parametrize("origin", list(Origin))
+def test_any_space_and_origin_is_converted(tmp_path: Path, lazy: bool, space: Space, origin: Origin) -> None:
+    path = write_hdf5(tmp_path / "data.hdf5", {"sub-a": 4})
+    expected = MultiSubjectDataset(path)
+    expected.load_data()
+    truth = expected.training_set[0].streamlines["streamlines"].get()
+    # dipy writes the same streamlines in the other space; the attributes are the field's tool's own.
+    tractogram = StatefulTractogram(
+        [line.numpy() for line in truth], (AFFINE, SHAPE, VOXEL_SIZES, "RAS"), Space.VOX, origin=Origin.TRACKVIS
+    )
+    tractogram.to_space(space)
+    tractogram.to_origin(origin)
+    with h5py.File(path, "a") as handle:
+        group = handle["sub-a/streamlines"]
+        del group["data"]
+        group["data"] = tractogram.streamlines.get_data().astype(np.float64)
+        group.attrs["space"], group.attrs["origin"] = str(space), str(origin)
+    dataset = MultiSubjectDataset(path, lazy=lazy)
+    dataset.load_data()
+    got = dataset.training_set[0].streamlines["streamlines"].get()
+    assert np.abs(got.data.numpy() - truth.data.numpy()).max() < 1e-4
+
+
+def test_older_files_without_optional_items(tiny_hdf5: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(tiny_hdf5, tmp_path))
+    expected = MultiSubjectDataset(path)
+    expected.load_data()
+    with h5py.File(path, "a") as handle:
+        del handle.attrs["dwiml_schema_version"]
+        for name in ("offsets", "euclidean_lengths", "data_per_streamline"):
+            del handle[f"sub-a/streamlines/{name}"]
+    dataset = MultiSubjectDataset(path, lazy=True)
+    dataset.load_data()
+    old, new = (d.training_set[0].streamlines["streamlines"] for d in (dataset, expected))
+    assert torch.equal(old.get([3, 1]).data, new.get([3, 1]).data)
+    assert old.lengths_mm == pytest.approx(new.lengths_mm, rel=1e-5)
+
+
+def test_damaged_offsets_are_refused(tiny_hdf5: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(tiny_hdf5, tmp_path))
+    with h5py.File(path, "a") as handle:
+        handle["sub-a/streamlines/offsets"][-1] = 10**6
+    with pytest.raises(ValueError, match="subject 'sub-a' are damaged"):
+        MultiSubjectDataset(path).load_data()
+
+
+def test_fingerprint_is_the_content(tiny_hdf5: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(tiny_hdf5, tmp_path / "other_name.hdf5"))
+    assert MultiSubjectDataset(path).fingerprint() == MultiSubjectDataset(tiny_hdf5).fingerprint()
+    with h5py.File(path, "a") as handle:
+        handle["sub-a/input/data"][0, 0, 0, 0] += 1
+    assert MultiSubjectDataset(path).fingerprint() != MultiSubjectDataset(tiny_hdf5).fingerprint()
+
+
+def test_cache_size_is_checked(tiny_hdf5: Path) -> None:
+    with pytest.raises(ValueError, match="cache_size must be at least 1 subject, got 0"):
+        MultiSubjectDataset(tiny_hdf5, cache_size=0)
