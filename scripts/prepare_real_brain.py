@@ -145,7 +145,7 @@ def _track_brain(
     end = time.perf_counter()
     angle = median_angle_to_peaks(streamlines, peaks, brain.affine)
     print(f"Deconvolution {after_csd - begin:.0f} s; tracking {end - start:.0f} s.")
-    print(f"{len(streamlines)} streamlines of at least 20 mm from {len(seeds)} seeds.")
+    print(f"{len(streamlines)} streamlines of 20 to 250 mm from {len(seeds)} seeds.")
     print(f"Median angle to the package's reference peaks: {angle:.1f} degrees (limit {ANGLE_LIMIT:g}).")
     check_orientation(angle, ANGLE_LIMIT)
     return streamlines, {

@@ -21,7 +21,10 @@ STOP_FA = 0.15
 STEP_MM = 1.0
 MAX_ANGLE = 30.0
 MIN_LENGTH_MM = 20.0
-_MAX_LENGTH_MM = 500.0
+# No fibre of this brain is longer: such streamlines turn round and come back.
+MAX_LENGTH_MM = 250.0
+_LONGEST_TRACKED_MM = 500.0
+_ROUNDING_MM = 1e-3
 _SEEDS_AT_ONCE = 2000
 
 
@@ -74,7 +77,7 @@ def track(
     Returns
     -------
     list of (n, 3) arrays
-        RAS mm, a point every millimetre, in the order of the seeds; those under 20 mm are left out.
+        RAS mm, a point every millimetre, in the order of the seeds; those under 20 mm or over 250 mm are left out.
     """
     stop = ThresholdStoppingCriterion(np.asarray(fa, dtype=np.float64), STOP_FA)
     streamlines = []
@@ -90,16 +93,17 @@ def track(
             step_size=STEP_MM,
             max_angle=MAX_ANGLE,
             min_len=MIN_LENGTH_MM,
-            max_len=_MAX_LENGTH_MM,
+            max_len=_LONGEST_TRACKED_MM,
             random_seed=seed,
         )
-        streamlines += [line.astype(np.float32) for line in lines if length_mm(line) >= MIN_LENGTH_MM - 1e-3]
+        streamlines += [line.astype(np.float32) for line in lines if has_plausible_length(line)]
     return streamlines
 
 
-def length_mm(line: FloatArray) -> float:
-    """Return the length of one streamline (n, 3), in the unit of its points."""
-    return float(np.linalg.norm(np.diff(line, axis=0), axis=1).sum())
+def has_plausible_length(line: FloatArray) -> bool:
+    """Tell whether a streamline (n, 3), in mm, is 20 to 250 mm long."""
+    length = np.linalg.norm(np.diff(line, axis=0), axis=1).sum()
+    return bool(MIN_LENGTH_MM - _ROUNDING_MM <= length <= MAX_LENGTH_MM + _ROUNDING_MM)
 
 
 def median_angle_to_peaks(streamlines: Sequence[FloatArray], peaks: FloatArray, affine: FloatArray) -> float:
