@@ -36,7 +36,7 @@ step "4/5 The model's error beside that of simple baselines"
 dwiml evaluate "$EXPERIMENT"
 
 step "5/5 The curves"
-visualize_logs "$EXPERIMENT"
+visualize_logs "$EXPERIMENT" --save
 
 cat <<END
 

@@ -58,6 +58,14 @@ _dwiml_checksum() {
     { echo "$1"; cat pyproject.toml constraints.txt; } | cksum
 }
 
+# Of pip's many lines, those that tell a user what takes the time, and its errors.
+_dwiml_pip_install() (
+    set -o pipefail
+    .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off "$@" 2> >(grep -v '^WARNING:' >&2) |
+        sed -u -n -E -e 's/^ *Downloading ([^ ]+ \([0-9.]+ [MG]B\)).*/  downloading \1/p' \
+            -e 's/^Installing collected packages.*/  unpacking/p'
+)
+
 dwiml_setup() {
     local extras="${1:-}" root stamp wanted
     root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd) || return 1
@@ -69,8 +77,7 @@ dwiml_setup() {
         _dwiml_make_venv || return 1
         echo "Installing dwiml${extras:+ with its extras $extras} in .venv (once; a few minutes, mostly for torch)."
         rm -f "$stamp"
-        if ! .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-            -c constraints.txt -e ".${extras:+[$extras]}"; then
+        if ! _dwiml_pip_install -c constraints.txt -e ".${extras:+[$extras]}"; then
             _dwiml_fail "pip could not install dwiml (its message is above); run the same command again to retry."
             return 1
         fi

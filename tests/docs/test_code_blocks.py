@@ -1,0 +1,265 @@
+"""Every code block of the documentation is run (Python) or checked against the commands' parsers (bash).
+
+The Python blocks of a page run in order, in one namespace, in an empty folder, with the names that the pages use:
+``hdf5_file``, ``experiments_path``, ``experiment_name``, ``input_group_name``, ``streamline_group_name``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import importlib
+import io
+import re
+import shlex
+import shutil
+import sys
+import textwrap
+import traceback
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dwiml.cli.main import COMMANDS
+from dwiml.cli.main import build_parser as build_dwiml_parser
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.rst"))]
+LANGUAGES = {"python", "bash", "json", "text"}
+# What a reader replaces: OUT_DIR, <name>, "$FOLDER".
+PLACEHOLDER = re.compile(r"[A-Z][A-Z0-9_.]*|<.*>|.*\$.*")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A code block: where it stands (line of its first line of code, from 1), and what is in it."""
+
+    page: Path
+    line: int
+    language: str
+    code: str
+
+    @property
+    def place(self) -> str:
+        return f"{self.page.name}, line {self.line}"
+
+
+def _rst_blocks(page: Path, lines: list[str]) -> Iterator[Block]:
+    for number, text in enumerate(lines):
+        directive = re.fullmatch(r"(\s*)\.\. (?:code-block|code|sourcecode)::\s*(\S*)\s*", text)
+        if directive is None:
+            continue
+        margin = len(directive[1])
+        start = number + 1
+        while start < len(lines) and (not lines[start].strip() or re.fullmatch(r"\s+:[\w-]+:.*", lines[start])):
+            start += 1
+        end = start
+        while end < len(lines) and (not lines[end].strip() or len(lines[end]) - len(lines[end].lstrip()) > margin):
+            end += 1
+        yield Block(page, start + 1, directive[2], textwrap.dedent("\n".join(lines[start:end])).rstrip() + "\n")
+
+
+def _markdown_blocks(page: Path, lines: list[str]) -> Iterator[Block]:
+    opened: tuple[int, str] | None = None
+    for number, text in enumerate(lines):
+        fence = re.fullmatch(r"\s*```\s*(\S*)\s*", text)
+        if fence and opened is None:
+            opened = (number + 1, fence[1])
+        elif fence and opened is not None:
+            start, language = opened
+            yield Block(page, start + 1, language, textwrap.dedent("\n".join(lines[start:number])) + "\n")
+            opened = None
+
+
+def blocks_of(page: Path, text: str | None = None) -> list[Block]:
+    """Return the code blocks of a page."""
+    lines = (page.read_text(encoding="utf-8") if text is None else text).splitlines()
+    return list((_markdown_blocks if page.suffix == ".md" else _rst_blocks)(page, lines))
+
+
+def run_blocks(blocks: list[Block], namespace: dict[str, Any]) -> None:
+    """Run Python blocks in order; an error says the page and the line in it."""
+    for block in blocks:
+        try:
+            tree = ast.increment_lineno(ast.parse(block.code), block.line - 1)
+            exec(compile(tree, str(block.page), "exec"), namespace)
+        except Exception as error:
+            frames = traceback.extract_tb(error.__traceback__)
+            line = next((f.lineno for f in reversed(frames) if f.filename == str(block.page)), block.line)
+            if isinstance(error, SyntaxError) and error.lineno:
+                line = block.line + error.lineno - 1
+            pytest.fail(f"{block.page.name}, line {line}: {type(error).__name__}: {error}")
+
+
+def _commands(code: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line in the block from 0, words) of each simple command of a script."""
+    first, joined = 0, ""
+    for number, text in enumerate(code.splitlines()):
+        first = first if joined else number
+        joined += text.removesuffix("\\") + " "
+        if text.endswith("\\"):
+            continue
+        lexer = shlex.shlex(joined, posix=True, punctuation_chars="|&;")
+        lexer.whitespace_split = True
+        words: list[str] = []
+        for word in [*lexer, ";"]:
+            if not set(word) <= set("|&;"):
+                words.append(word)
+            elif words:
+                yield first, words
+                words = []
+        joined = ""
+
+
+def _accepting_placeholders(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Let a parser take a placeholder where it wants a number or a choice."""
+
+    def lenient(convert: Callable[[str], Any]) -> Callable[[str], Any]:
+        return lambda text: text if PLACEHOLDER.fullmatch(text) else convert(text)
+
+    class Choices(list[Any]):
+        def __contains__(self, value: object) -> bool:
+            return super().__contains__(value) or (isinstance(value, str) and bool(PLACEHOLDER.fullmatch(value)))
+
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for child in action.choices.values():
+                _accepting_placeholders(child)
+            continue
+        if callable(action.type):
+            action.type = lenient(action.type)
+        if action.choices is not None:
+            action.choices = Choices(action.choices)
+    return parser
+
+
+def check_command(words: list[str]) -> str | None:
+    """Return what is wrong with a command line of ours, or None; other programs' are not judged."""
+    while words and re.fullmatch(r"\w+=.*|srun|exec|time", words[0]):
+        words = words[1:]
+    for word in words:
+        if re.fullmatch(r"(\./)?scripts/[\w/]+\.(py|sh)", word) and not (ROOT / word).is_file():
+            return f"there is no {word}"
+    if not words or words[0] not in ("dwiml", "visualize_logs"):
+        return None
+    name, *arguments = words
+    if name == "dwiml" and arguments[:1] and arguments[0] in COMMANDS:
+        name, *arguments = arguments
+    parser = build_dwiml_parser()
+    if name != "dwiml":
+        parser = _accepting_placeholders(importlib.import_module(f"dwiml.cli.{name}").build_parser())
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+            parser.parse_args(arguments)
+    except SystemExit as stop:
+        return said.getvalue().strip().splitlines()[-1] if stop.code else None
+    return None
+
+
+def check_bash(block: Block) -> list[str]:
+    """Return what is wrong with a bash block."""
+    found = []
+    for number, words in _commands(block.code):
+        if wrong := check_command(words):
+            found.append(f"{block.page.name}, line {block.line + number}: {' '.join(words)}: {wrong}")
+    return found
+
+
+def _pages_with(language: str) -> list[Path]:
+    return [page for page in PAGES if any(block.language == language for block in blocks_of(page))]
+
+
+@pytest.fixture
+def page_namespace(tmp_path: Path, tiny_hdf5: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """The names that pages use, in a module of their own (classes defined in a page need one), in an empty folder."""
+    hdf5_file = tmp_path / "subjects.hdf5"
+    shutil.copy(tiny_hdf5, hdf5_file)
+    module = types.ModuleType("page_of_the_documentation")
+    module.__dict__.update(
+        hdf5_file=str(hdf5_file),
+        experiments_path=str(tmp_path / "experiments"),
+        experiment_name="my_experiment",
+        input_group_name="input",
+        streamline_group_name="streamlines",
+    )
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield module.__dict__
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("page", _pages_with("python"), ids=lambda page: page.name)
+def test_python_blocks_run(page: Path, page_namespace: dict[str, Any]) -> None:
+    run_blocks([block for block in blocks_of(page) if block.language == "python"], page_namespace)
+
+
+@pytest.mark.parametrize("page", _pages_with("bash"), ids=lambda page: page.name)
+def test_commands_exist_and_take_these_options(page: Path) -> None:
+    assert not [wrong for block in blocks_of(page) if block.language == "bash" for wrong in check_bash(block)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_blocks_say_a_language_that_is_checked(page: Path) -> None:
+    assert not [block.place for block in blocks_of(page) if block.language not in LANGUAGES]
+
+
+RST = """\
+Title
+
+.. code-block:: python
+   :emphasize-lines: 1
+
+   first = 1
+
+   second = (first
+             + 1)
+
+Text.
+
+  .. code-block:: bash
+
+     ls
+"""
+
+
+def test_blocks_are_found_where_they_stand() -> None:
+    python, bash = blocks_of(Path("page.rst"), RST)
+    assert (python.line, python.language, bash.line, bash.code) == (6, "python", 15, "ls\n")
+    assert python.code == "first = 1\n\nsecond = (first\n          + 1)\n"
+    (markdown,) = blocks_of(Path("page.md"), "# T\n\n```python\nx = 1\n```\nText\n")
+    assert (markdown.line, markdown.language, markdown.code) == (4, "python", "x = 1\n")
+
+
+def test_an_error_says_the_line_of_the_page() -> None:
+    block = Block(Path("page.rst"), 10, "python", "x = 1\n\ny = x / 0\n")
+    with pytest.raises(pytest.fail.Exception, match=r"page\.rst, line 12: ZeroDivisionError"):
+        run_blocks([block], {})
+
+
+@pytest.mark.parametrize(
+    ("code", "wrong"),
+    [
+        ("dwiml phantom OUT_DIR --seed SEED\n", []),
+        ("ls | wc; X=1 srun dwiml phantom \\\n  out --seed 3  # comment\n", []),
+        ("dwiml --version\n", []),
+        ("dwiml fantom out\n", ["line 1: "]),
+        ("dwiml phantom\n", ["line 1: "]),
+        ("echo\ndwiml phantom out --sed 3\ndwiml phantom out --seed three", ["line 2: ", "line 3: "]),
+        ("bash scripts/test.sh\n", []),
+        ("bash scripts/tests.sh\n", ["line 1: "]),
+    ],
+)
+def test_bad_commands_are_seen(code: str, wrong: list[str]) -> None:
+    found = check_bash(Block(Path("page.rst"), 1, "bash", code))
+    assert len(found) == len(wrong)
+    assert all(expected in sentence for expected, sentence in zip(wrong, found, strict=True))
