@@ -1,0 +1,78 @@
+"""Neighborhoods: where to read a volume around a point."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import operator
+
+import torch
+from torch import Tensor
+
+
+def neighborhood_offsets(kind: str | None, radius: int | None = None, resolution: float | None = None) -> Tensor:
+    """Offsets from a point to each point of its neighborhood.
+
+    Parameters
+    ----------
+    kind : {"axes", "grid"} or None
+        "axes": the point, then along x, y and z, on both sides, `radius` points at each side.
+        "grid": the whole cube of ``(2 * radius + 1) ** 3`` points.
+        None: no neighborhood, the point alone.
+    radius : int, optional
+        Number of neighbours on each side, at least 1. Needed with a kind.
+    resolution : float, optional
+        Distance between neighbours, in voxels of each axis. Default: 1.
+
+    Returns
+    -------
+    Tensor of shape (P, 3), float32
+        Offsets in voxel space, in voxels. P is 1 (None), ``6 * radius + 1`` (axes) or ``(2 * radius + 1) ** 3`` (grid).
+        The first row is the point itself, zeros. Then for "axes", from the nearest ring to the farthest: +x, -x, +y,
+        -y, +z, -z. For "grid": from lowest to highest, z running fastest, the centre left out.
+
+    Raises
+    ------
+    ValueError
+        If the kind is unknown, the radius is missing or not a positive integer, the resolution is not positive, or a
+        radius or resolution comes without a kind.
+    """
+    if kind is None:
+        if radius is not None or resolution is not None:
+            raise ValueError(
+                f"A neighborhood radius ({radius}) or resolution ({resolution}) needs a type: 'axes' or 'grid'."
+            )
+        return torch.zeros((1, 3))
+    if kind not in ("axes", "grid"):
+        raise ValueError(f"Neighborhood type {kind!r} is unknown; choose 'axes', 'grid' or None.")
+    nb_rings = _checked_radius(kind, radius)
+    spacing = 1.0 if resolution is None else float(resolution)
+    if not (spacing > 0 and math.isfinite(spacing)):
+        raise ValueError(f"The neighborhood resolution must be a positive number of voxels, got {resolution}.")
+    steps = _axes_steps(nb_rings) if kind == "axes" else _grid_steps(nb_rings)
+    return torch.tensor(steps, dtype=torch.float32) * spacing
+
+
+def _checked_radius(kind: str, radius: int | None) -> int:
+    if radius is None:
+        raise ValueError(f"A neighborhood of type {kind!r} needs a radius: the number of neighbours on each side.")
+    try:
+        nb_rings = operator.index(radius)
+    except TypeError:
+        nb_rings = 0
+    if nb_rings < 1:
+        raise ValueError(f"The neighborhood radius must be a positive integer, got {radius}.")
+    return nb_rings
+
+
+def _axes_steps(nb_rings: int) -> list[tuple[int, int, int]]:
+    steps = [(0, 0, 0)]
+    for ring in range(1, nb_rings + 1):
+        steps += [(ring, 0, 0), (-ring, 0, 0), (0, ring, 0), (0, -ring, 0), (0, 0, ring), (0, 0, -ring)]
+    return steps
+
+
+def _grid_steps(nb_rings: int) -> list[tuple[int, int, int]]:
+    one_axis = range(-nb_rings, nb_rings + 1)
+    cube = list(itertools.product(one_axis, one_axis, one_axis))
+    return [(0, 0, 0)] + [step for step in cube if step != (0, 0, 0)]
