@@ -1,0 +1,159 @@
+"""From the spaces in which streamlines are stored to the one in which dwiml works: voxel space, corner origin.
+
+Names of spaces: "vox" (voxel indices), "voxmm" (voxel axes, in mm) and "rasmm" (the scanner's right, anterior,
+superior axes, in mm). Names of origins: "center" (coordinate 0 is the centre of the first voxel; NIfTI) and "corner"
+(coordinate 0 is its corner; TrackVis). The page "Spaces" of the documentation tells the story.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+_SPACES = ("vox", "voxmm", "rasmm")
+_ORIGINS = {"center": "center", "centre": "center", "nifti": "center", "corner": "corner", "trackvis": "corner"}
+
+
+def parse_space(text: object) -> str:
+    """Name of a space, from any spelling of it.
+
+    Parameters
+    ----------
+    text : str, bytes or dipy.io.stateful_tractogram.Space
+        For example "vox", "VOX", "Space.VOX" or ``Space.VOX``.
+
+    Returns
+    -------
+    str
+        "vox", "voxmm" or "rasmm".
+
+    Raises
+    ------
+    ValueError
+        If the space is unknown.
+    """
+    space = _last_word(text)
+    if space not in _SPACES:
+        raise ValueError(f"Space {_shown(text)} is unknown; expected one of {', '.join(_SPACES)}.")
+    return space
+
+
+def parse_origin(text: object) -> str:
+    """Name of an origin, from any spelling of it.
+
+    Parameters
+    ----------
+    text : str, bytes or dipy.io.stateful_tractogram.Origin
+        For example "corner", "trackvis", "Origin.TRACKVIS" or "Origin.NIFTI".
+
+    Returns
+    -------
+    str
+        "center" or "corner".
+
+    Raises
+    ------
+    ValueError
+        If the origin is unknown.
+    """
+    origin = _ORIGINS.get(_last_word(text))
+    if origin is None:
+        raise ValueError(f"Origin {_shown(text)} is unknown; expected center (nifti) or corner (trackvis).")
+    return origin
+
+
+def voxel_sizes_of(affine: ArrayLike) -> NDArray[np.float64]:
+    """Voxel sizes of an affine: the lengths of its columns.
+
+    Parameters
+    ----------
+    affine : array of shape (4, 4)
+        From voxel indices (center origin) to rasmm.
+
+    Returns
+    -------
+    array of shape (3,)
+        Voxel size along each voxel axis, in mm.
+
+    Raises
+    ------
+    ValueError
+        If the affine is not of shape (4, 4), not finite or not invertible.
+    """
+    sizes: NDArray[np.float64] = np.sqrt(np.sum(_checked_affine(affine)[:3, :3] ** 2, axis=0))
+    return sizes
+
+
+def to_vox_corner(
+    points: ArrayLike, *, space: str, origin: str, affine: ArrayLike, voxel_sizes: ArrayLike
+) -> NDArray[np.float32]:
+    """Convert points to voxel space, corner origin.
+
+    The meaning of the spaces and origins is that of dipy's StatefulTractogram: with the origin "corner", coordinates
+    in mm are those of "center" shifted by half a voxel, so that 0 in vox and voxmm is the corner of the first voxel.
+
+    Parameters
+    ----------
+    points : array of shape (N, 3)
+        Points in `space` with `origin`; in voxels (vox) or mm (voxmm, rasmm).
+    space : str
+        "vox", "voxmm" or "rasmm", in any spelling that `parse_space` knows.
+    origin : str
+        "center" or "corner", in any spelling that `parse_origin` knows.
+    affine : array of shape (4, 4)
+        From voxel indices (center origin) to rasmm. Used for rasmm.
+    voxel_sizes : array of shape (3,)
+        Voxel size along each voxel axis, in mm. Used for voxmm.
+
+    Returns
+    -------
+    array of shape (N, 3), float32
+        Points in voxel space, corner origin, in voxels. Not a copy when `points` already is this.
+
+    Raises
+    ------
+    ValueError
+        If a shape, a name, the affine or a voxel size is wrong.
+    """
+    space, origin = parse_space(space), parse_origin(origin)
+    to_rasmm, sizes = _checked_affine(affine), _checked_voxel_sizes(voxel_sizes)
+    stored: NDArray[np.floating] = np.asarray(points)
+    if stored.ndim != 2 or stored.shape[1] != 3:
+        raise ValueError(f"Points must have shape (N, 3), got {stored.shape}.")
+    half_voxel = 0.5 if origin == "center" else 0.0
+    if space == "vox":
+        if origin == "corner":
+            return stored.astype(np.float32, copy=False)
+        return (stored + half_voxel).astype(np.float32)
+    if space == "voxmm":
+        return (stored / sizes + half_voxel).astype(np.float32)
+    to_vox = np.linalg.inv(to_rasmm)
+    vox: NDArray[np.float64] = stored @ to_vox[:3, :3].T + (to_vox[:3, 3] + half_voxel)
+    return vox.astype(np.float32)
+
+
+def _last_word(text: object) -> str:
+    spelling = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
+    return spelling.strip().rsplit(".", maxsplit=1)[-1].lower()
+
+
+def _shown(text: object) -> str:
+    return repr(text.decode(errors="replace") if isinstance(text, bytes) else str(text))
+
+
+def _checked_affine(affine: ArrayLike) -> NDArray[np.float64]:
+    matrix = np.asarray(affine, dtype=np.float64)
+    if matrix.shape != (4, 4):
+        raise ValueError(f"An affine must have shape (4, 4), got {matrix.shape}.")
+    if not np.isfinite(matrix).all() or np.linalg.matrix_rank(matrix[:3, :3]) < 3:
+        raise ValueError(f"The affine is not finite or not invertible: {matrix.tolist()}.")
+    return matrix
+
+
+def _checked_voxel_sizes(voxel_sizes: ArrayLike) -> NDArray[np.float64]:
+    sizes = np.asarray(voxel_sizes, dtype=np.float64)
+    if sizes.shape != (3,):
+        raise ValueError(f"Voxel sizes must have shape (3,), got {sizes.shape}.")
+    if not (np.isfinite(sizes).all() and (sizes > 0).all()):
+        raise ValueError(f"Voxel sizes must be positive, got {sizes.tolist()}.")
+    return sizes
