@@ -1,0 +1,255 @@
+"""Streamlines with other points on the same curve: fixed step, fixed number of points, compression.
+
+Streamlines are flat: `points` (N, 3) holds those of all streamlines, one after the other, and `lengths` (S,) the number
+of points of each. Points are in voxel space, corner origin; distances are in mm, each axis with its own voxel size.
+"""
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Points = NDArray[np.float32]
+Lengths = NDArray[np.int64]
+
+
+def lengths_mm(points: ArrayLike, lengths: ArrayLike, voxel_sizes: ArrayLike) -> NDArray[np.float32]:
+    """Length of each streamline along its points.
+
+    Parameters
+    ----------
+    points : array of shape (N, 3)
+        Points of all streamlines, voxel space, any origin, in voxels.
+    lengths : array of shape (S,)
+        Number of points of each streamline.
+    voxel_sizes : array of shape (3,) or (S, 3)
+        Voxel size along each axis in mm, the same for all streamlines or one row for each.
+
+    Returns
+    -------
+    array of shape (S,), float32
+        Lengths in mm; 0 for a streamline of one point or none.
+
+    Raises
+    ------
+    ValueError
+        If a shape or a voxel size is wrong, or a coordinate is NaN or infinite.
+    """
+    points, lengths, voxel_sizes = _checked(points, lengths, voxel_sizes)
+    travelled = _travelled_mm(points, lengths, voxel_sizes)
+    first, last = _ends(lengths)
+    return (travelled[last] - travelled[first]).astype(np.float32)
+
+
+def resample_step_size(
+    points: ArrayLike, lengths: ArrayLike, step_size: float, voxel_sizes: ArrayLike
+) -> tuple[Points, Lengths]:
+    """Give every streamline points at equal distances along its curve, as near to `step_size` as fits its length.
+
+    A streamline of length L gets ``max(round(L / step_size), 1) + 1`` points: its first, its last, and the others
+    between at equal distances along the curve. A streamline of one point is kept as it is.
+
+    Parameters
+    ----------
+    points : array of shape (N, 3)
+        Points of all streamlines, voxel space, any origin, in voxels.
+    lengths : array of shape (S,)
+        Number of points of each streamline.
+    step_size : float
+        Wanted distance between points along the curve, in mm.
+    voxel_sizes : array of shape (3,) or (S, 3)
+        Voxel size along each axis in mm, the same for all streamlines or one row for each.
+
+    Returns
+    -------
+    points : array of shape (M, 3), float32
+        New points, in the space and origin of the old ones.
+    lengths : array of shape (S,), int64
+        Number of new points of each streamline.
+
+    Raises
+    ------
+    ValueError
+        If `step_size` is not positive, a shape or a voxel size is wrong, or a coordinate is NaN or infinite.
+    """
+    if not (step_size > 0 and np.isfinite(step_size)):
+        raise ValueError(f"step_size must be a positive number of mm, got {step_size}.")
+    points, lengths, voxel_sizes = _checked(points, lengths, voxel_sizes)
+    travelled = _travelled_mm(points, lengths, voxel_sizes)
+    first, last = _ends(lengths)
+    nb_steps = np.rint((travelled[last] - travelled[first]) / step_size).astype(np.int64)
+    return _resample(points, lengths, np.maximum(nb_steps, 1) + 1, travelled)
+
+
+def resample_nb_points(
+    points: ArrayLike, lengths: ArrayLike, nb_points: int, voxel_sizes: ArrayLike
+) -> tuple[Points, Lengths]:
+    """Give every streamline the same number of points, at equal distances in mm along its curve.
+
+    A streamline of one point is kept as it is.
+
+    Parameters
+    ----------
+    points : array of shape (N, 3)
+        Points of all streamlines, voxel space, any origin, in voxels.
+    lengths : array of shape (S,)
+        Number of points of each streamline.
+    nb_points : int
+        Wanted number of points, at least 2.
+    voxel_sizes : array of shape (3,) or (S, 3)
+        Voxel size along each axis in mm, the same for all streamlines or one row for each.
+
+    Returns
+    -------
+    points : array of shape (M, 3), float32
+        New points, in the space and origin of the old ones.
+    lengths : array of shape (S,), int64
+        Number of new points of each streamline.
+
+    Raises
+    ------
+    ValueError
+        If `nb_points` is below 2, a shape or a voxel size is wrong, or a coordinate is NaN or infinite.
+    """
+    try:
+        wanted = operator.index(nb_points)
+    except TypeError:
+        wanted = 0
+    if wanted < 2:
+        raise ValueError(f"nb_points must be an integer of at least 2, got {nb_points}.")
+    points, lengths, voxel_sizes = _checked(points, lengths, voxel_sizes)
+    travelled = _travelled_mm(points, lengths, voxel_sizes)
+    return _resample(points, lengths, np.full_like(lengths, wanted), travelled)
+
+
+def compress(points: ArrayLike, lengths: ArrayLike, tolerance: float, voxel_sizes: ArrayLike) -> tuple[Points, Lengths]:
+    """Leave out the points that hardly change the curve.
+
+    The linearization of Presseau et al. (2015, NeuroImage 109), as compiled in dipy: every point left out is within
+    `tolerance` of the new curve, and no new segment is longer than 10 mm unless it already was.
+
+    Parameters
+    ----------
+    points : array of shape (N, 3)
+        Points of all streamlines, voxel space, any origin, in voxels.
+    lengths : array of shape (S,)
+        Number of points of each streamline.
+    tolerance : float
+        Largest distance from a point left out to the new curve, in mm.
+    voxel_sizes : array of shape (3,) or (S, 3)
+        Voxel size along each axis in mm, the same for all streamlines or one row for each.
+
+    Returns
+    -------
+    points : array of shape (M, 3), float32
+        The points that stay, unchanged; both ends of each streamline are among them.
+    lengths : array of shape (S,), int64
+        Number of points that stay of each streamline.
+
+    Raises
+    ------
+    ValueError
+        If `tolerance` is not positive, a shape or a voxel size is wrong, or a coordinate is NaN or infinite.
+    """
+    if not (tolerance > 0 and np.isfinite(tolerance)):
+        raise ValueError(f"The tolerance of the compression must be a positive number of mm, got {tolerance}.")
+    # Imported when used: dipy takes long to load, and most runs do not compress.
+    from dipy.tracking.streamlinespeed import compress_streamlines
+
+    points, lengths, voxel_sizes = _checked(points, lengths, voxel_sizes)
+    long_enough = np.flatnonzero(lengths > 2)
+    if len(long_enough) == 0:
+        return points.copy(), lengths.copy()
+    sizes_of_points = _per_point(voxel_sizes, lengths)
+    # In float64 so that the way to mm and back gives the very same float32 coordinates.
+    streamlines_mm = np.split(points.astype(np.float64) * sizes_of_points, np.cumsum(lengths)[:-1])
+    compressed = compress_streamlines([streamlines_mm[i] for i in long_enough], tol_error=tolerance)
+    for i, streamline_mm in zip(long_enough, compressed, strict=True):
+        streamlines_mm[i] = streamline_mm
+    new_lengths = np.array([len(streamline_mm) for streamline_mm in streamlines_mm], dtype=np.int64)
+    new_points = np.concatenate(streamlines_mm) / _per_point(voxel_sizes, new_lengths)
+    return new_points.astype(np.float32), new_lengths
+
+
+def _resample(
+    points: Points, lengths: Lengths, wanted: Lengths, travelled: NDArray[np.float64]
+) -> tuple[Points, Lengths]:
+    """Put `wanted` (S,) points at equal distances along each streamline; those below 2 points stay as they are.
+
+    All new points are numbered in order, and each old point gets its place among these numbers, with a fraction. The
+    places increase from the first point to the last, so one pass tells which new points follow each old one.
+    """
+    new_lengths = np.where(lengths < 2, lengths, wanted)
+    first, last = _ends(lengths)
+    new_first, new_last = _ends(new_lengths)
+    total = travelled[last] - travelled[first]
+    steps_per_mm = np.divide(new_lengths - 1, total, out=np.zeros_like(total), where=total > 0)
+    place = np.empty(len(points) + 1)
+    place[:-1] = (travelled[:-1] - np.repeat(travelled[first], lengths)) * np.repeat(steps_per_mm, lengths)
+    place[:-1] += np.repeat(new_first, lengths)
+    # Rounding must not carry a point past the end of its streamline, and both ends are kept exactly.
+    place[:-1] = np.minimum(place[:-1], np.repeat(new_last, lengths))
+    place[last[lengths > 0]] = new_last[lengths > 0]
+    place[-1] = new_lengths.sum()
+
+    first_number = np.ceil(place).astype(np.int64)
+    before = np.repeat(np.arange(len(points)), first_number[1:] - first_number[:-1])
+    fraction = ((np.arange(len(before)) - place[before]) / np.diff(place)[before]).astype(np.float32)
+    new_points = np.empty((len(before), 3), dtype=np.float32)
+    for axis in range(3):
+        # Axis by axis: gathering numbers from a contiguous array is faster than gathering rows.
+        old = np.ascontiguousarray(points[:, axis])
+        new_points[:, axis] = old[before] + fraction * np.diff(old, append=old[-1:])[before]
+    return new_points, new_lengths
+
+
+def _travelled_mm(points: Points, lengths: Lengths, voxel_sizes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distance (N + 1,) walked until each point, all streamlines in order, with the jumps from one to the next.
+
+    Only differences within a streamline mean anything. In float64: over a million streamlines, float32 would lose
+    whole steps.
+    """
+    squared = np.square(np.diff(points, axis=0, append=points[-1:]), dtype=np.float64)
+    if voxel_sizes.ndim == 1:
+        segments = np.sqrt(squared @ voxel_sizes**2)
+    else:
+        segments = np.sqrt(np.einsum("ij,ij->i", squared, np.repeat(voxel_sizes**2, lengths, axis=0)))
+    travelled = np.zeros(len(points) + 1)
+    np.cumsum(segments, out=travelled[1:])
+    return travelled
+
+
+def _ends(lengths: Lengths) -> tuple[Lengths, Lengths]:
+    """Index (S,) of the first and of the last point of each streamline; both are where it would be if it is empty."""
+    first = np.cumsum(lengths) - lengths
+    return first, first + np.maximum(lengths - 1, 0)
+
+
+def _per_point(voxel_sizes: NDArray[np.float64], lengths: Lengths) -> NDArray[np.float64]:
+    return voxel_sizes if voxel_sizes.ndim == 1 else np.repeat(voxel_sizes, lengths, axis=0)
+
+
+def _checked(
+    points: ArrayLike, lengths: ArrayLike, voxel_sizes: ArrayLike
+) -> tuple[Points, Lengths, NDArray[np.float64]]:
+    points = np.asarray(points, dtype=np.float32)
+    lengths = np.asarray(lengths, dtype=np.int64)
+    voxel_sizes = np.asarray(voxel_sizes, dtype=np.float64)
+    if points.ndim != 2 or points.shape[1] != 3:
+        raise ValueError(f"Points must have shape (N, 3), got {points.shape}.")
+    if lengths.ndim != 1 or (lengths < 0).any() or lengths.sum() != len(points):
+        raise ValueError(
+            f"lengths must be one count of points a streamline and add up to {len(points)} points, "
+            f"got shape {lengths.shape} with the sum {lengths.sum()}."
+        )
+    if voxel_sizes.shape not in ((3,), (len(lengths), 3)):
+        raise ValueError(f"Voxel sizes must have shape (3,) or ({len(lengths)}, 3), got {voxel_sizes.shape}.")
+    if not (np.isfinite(voxel_sizes).all() and (voxel_sizes > 0).all()):
+        raise ValueError("Voxel sizes must be positive and finite.")
+    if not np.isfinite(points).all():
+        wrong = int(np.flatnonzero(~np.isfinite(points).all(axis=1))[0])
+        streamline = int(np.searchsorted(np.cumsum(lengths), wrong, side="right"))
+        raise ValueError(f"Streamline {streamline} of {len(lengths)} holds a NaN or infinite coordinate; remove it.")
+    return points, lengths, voxel_sizes
