@@ -57,9 +57,12 @@ CONNECTIVITY_LABEL_VOLUME = "connectivity_label_volume"
 SUBJECT_LISTS = {"training": TRAINING_SUBJS, "validation": VALIDATION_SUBJS, "testing": TESTING_SUBJS}
 
 
-def quoted(names: Iterable[object]) -> str:
-    """Return names as they are shown in a sentence: ``'a', 'b'``, or ``none``."""
-    return ", ".join(f"'{name}'" for name in names) or "none"
+def quoted(names: Iterable[object], limit: int | None = None) -> str:
+    """Return names as they are shown in a sentence: ``'a', 'b'``, or ``none``; after ``limit`` names, how many more."""
+    shown = [f"'{name}'" for name in names]
+    if limit is not None and len(shown) > limit:
+        return f"{', '.join(shown[:limit])} and {len(shown) - limit} more"
+    return ", ".join(shown) or "none"
 
 
 def open_file(path: str | Path) -> h5py.File:

@@ -1,0 +1,111 @@
+"""``dwiml create_hdf5``: gather subjects' volumes and streamlines into one HDF5 file."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from dwiml.cli import run_command
+
+if TYPE_CHECKING:
+    from dwiml.hdf5.creator import CreationSummary
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dwiml create_hdf5",
+        description="Gather the volumes and streamlines of many subjects into one HDF5 file, ready for training. "
+        "All headers are checked before the work starts, and the file appears only when it is whole.",
+    )
+    parser.add_argument("subjects_folder", metavar="FOLDER", help="folder that holds one folder a subject")
+    parser.add_argument("out_hdf5", metavar="OUT.hdf5", help="file to write")
+    parser.add_argument("config", metavar="CONFIG.json", help="which files of a subject make which group")
+    for subset in ("training", "validation", "testing"):
+        parser.add_argument(
+            subset,
+            metavar=f"{subset.upper()}.txt",
+            help=f"text file with one {subset} subject a line{'' if subset == 'training' else '; may be empty'}",
+        )
+    resampling = parser.add_mutually_exclusive_group()
+    resampling.add_argument("--step_size", type=float, metavar="MM", help="resample streamlines to this step, in mm")
+    resampling.add_argument("--nb_points", type=int, metavar="N", help="resample streamlines to N points")
+    resampling.add_argument(
+        "--compress", type=float, metavar="MM", help="leave out points while the curve moves by less than this, in mm"
+    )
+    parser.add_argument(
+        "--remove_invalid",
+        action="store_true",
+        help="drop streamlines of one point or no length, with NaN, or outside the volume, instead of refusing them",
+    )
+    parser.add_argument(
+        "--allow_missing", action="store_true", help="tractograms may be missing or empty (volumes never)"
+    )
+    parser.add_argument("-f", dest="overwrite", action="store_true", help="replace OUT.hdf5 if it exists")
+    parser.add_argument("-v", dest="verbose", action="store_true", help="say more")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    return run_command(lambda: _run(arguments), verbose=arguments.verbose)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from dwiml.hdf5.creator import create_hdf5
+
+    options = {name: value for name, value in vars(arguments).items() if name != "verbose"}
+    with (
+        _termination_cleans_up(),
+        tqdm(unit="subject", disable=not sys.stderr.isatty() or arguments.verbose) as bar,
+    ):
+
+        def tell(done: int, total: int, name: str) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+            if bar.disable and name:
+                print(f"{name} done ({done} of {total})", flush=True)
+
+        summary = create_hdf5(**options, on_progress=tell)
+    print(_table(summary))
+
+
+def _table(summary: CreationSummary) -> str:
+    counts = ", ".join(f"{len(names)} {subset}" for subset, names in summary.subjects.items())
+    nb_subjects = sum(map(len, summary.subjects.values()))
+    rows = [(name, f"volume, {nb} {_plural('feature', nb)}") for name, nb in summary.nb_features.items()]
+    for name, group in summary.streamlines.items():
+        removed = f" ({group.nb_removed} invalid dropped)" if group.nb_removed else ""
+        rows.append((name, f"{group.nb_streamlines} streamlines, {group.nb_points} points{removed}"))
+    width = max(len(name) for name, _ in rows)
+    title = (
+        f"{summary.path}: {nb_subjects} {_plural('subject', nb_subjects)} ({counts}), {summary.nb_bytes / 1e9:.3f} GB"
+    )
+    return "\n".join([title, *(f"  {name:<{width}}  {text}" for name, text in rows)])
+
+
+def _plural(word: str, count: int) -> str:
+    return word if count == 1 else f"{word}s"
+
+
+@contextmanager
+def _termination_cleans_up() -> Iterator[None]:
+    """Let a SIGTERM (a cluster's time limit) unwind the program, so that no temporary file stays."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

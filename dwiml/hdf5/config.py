@@ -1,0 +1,187 @@
+"""The groups config: which of a subject's files make which group of the HDF5 file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from dwiml.hdf5 import schema
+
+STANDARDIZATIONS = ("all", "independent", "per_file", "none")
+
+_VOLUME_KEYS = ("type", "files", "standardization", "std_mask")
+_STREAMLINES_KEYS = ("type", "files", "dps_keys")
+_CONNECTIVITY_KEYS = ("connectivity_matrix", "connectivity_nb_blocs", "connectivity_labels")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VolumeGroup:
+    """Volumes that become one array, concatenated on the last axis.
+
+    Attributes
+    ----------
+    name
+        Name of the group in the HDF5 file.
+    files
+        Files relative to the subject's folder; ``*`` matches any characters of a name.
+    standardization
+        One of :data:`STANDARDIZATIONS`.
+    std_mask
+        Masks, relative to the subject's folder; mean and std are computed over the voxels of their union. None given:
+        over the non-zero voxels.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    standardization: str = "none"
+    std_mask: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamlinesGroup:
+    """Tractograms that become one set of streamlines.
+
+    Attributes
+    ----------
+    name
+        Name of the group in the HDF5 file.
+    files
+        ``.trk`` and ``.tck`` files relative to the subject's folder; ``*`` matches any characters of a name.
+    dps_keys
+        The data per streamline to keep.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    dps_keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class GroupsConfig:
+    """All groups, in the config's order, and the JSON text to record in the file."""
+
+    groups: tuple[VolumeGroup | StreamlinesGroup, ...]
+    text: str
+
+    @property
+    def volumes(self) -> tuple[VolumeGroup, ...]:
+        """The groups of volumes."""
+        return tuple(group for group in self.groups if isinstance(group, VolumeGroup))
+
+    @property
+    def streamlines(self) -> tuple[StreamlinesGroup, ...]:
+        """The groups of streamlines."""
+        return tuple(group for group in self.groups if isinstance(group, StreamlinesGroup))
+
+
+def load_config(config: str | os.PathLike[str] | Mapping[str, Any]) -> GroupsConfig:
+    """Read and check a groups config.
+
+    Parameters
+    ----------
+    config
+        A JSON file, or what it would hold: {name of the group: {"type": ..., "files": ..., ...}}.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no such file.
+    ValueError
+        For anything that is not understood: the sentence names the group, and lists what is allowed.
+    """
+    if isinstance(config, Mapping):
+        content, where = dict(config), "the groups config"
+    else:
+        content, where = _read_json(Path(config)), f"'{config}'"
+    if not isinstance(content, dict) or not content:
+        raise ValueError(
+            f"{_capital(where)} must be a JSON object with at least one group, "
+            'for example {"streamlines": {"type": "streamlines", "files": ["*.trk"]}}.'
+        )
+    groups = tuple(_parse_group(name, entry, where) for name, entry in content.items())
+    return GroupsConfig(groups, json.dumps(content))
+
+
+def _read_json(path: Path) -> Any:
+    if not path.is_file():
+        raise FileNotFoundError(f"Groups config '{path}' not found; give a JSON file.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_repeats)
+    except ValueError as error:
+        raise ValueError(f"Groups config '{path}' is not valid JSON ({error}).") from error
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a key written twice, of which JSON would silently keep the last."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{schema.quoted(sorted({name for name in names if names.count(name) > 1}))} appears twice")
+    return content
+
+
+def _parse_group(name: Any, entry: Any, where: str) -> VolumeGroup | StreamlinesGroup:
+    if not isinstance(name, str) or not name or "/" in name or name in (".", ".."):
+        raise ValueError(f"In {where}, {name!r} cannot name a group: give a text without '/'.")
+    label = f"Group '{name}' of {where}"
+    if not isinstance(entry, dict):
+        raise ValueError(f"{label} must be an object with 'type' and 'files', got {entry!r}.")
+    group_type = entry.get("type")
+    if group_type not in (schema.TYPE_VOLUME, schema.TYPE_STREAMLINES):
+        found = f"has type {group_type!r}" if "type" in entry else "has no 'type'"
+        raise ValueError(f"{label} {found}; it must be 'volume' or 'streamlines'.")
+    allowed = _VOLUME_KEYS if group_type == schema.TYPE_VOLUME else _STREAMLINES_KEYS
+    _check_keys(entry, allowed, label, group_type)
+    files = _files(entry["files"], "files", label)
+    if group_type == schema.TYPE_STREAMLINES:
+        return StreamlinesGroup(name=name, files=files, dps_keys=_texts(entry.get("dps_keys", ()), "dps_keys", label))
+    standardization = entry.get("standardization", "none")
+    if standardization not in STANDARDIZATIONS:
+        raise ValueError(
+            f"{label} has the unknown standardization {standardization!r}; "
+            f"it must be one of {schema.quoted(STANDARDIZATIONS)}."
+        )
+    std_mask = _files(entry["std_mask"], "std_mask", label) if "std_mask" in entry else ()
+    return VolumeGroup(name=name, files=files, standardization=standardization, std_mask=std_mask)
+
+
+def _check_keys(entry: Mapping[str, Any], allowed: Iterable[str], label: str, group_type: str) -> None:
+    connectivity = [key for key in entry if key in _CONNECTIVITY_KEYS]
+    if connectivity and group_type == schema.TYPE_STREAMLINES:
+        raise ValueError(f"{label} asks for {schema.quoted(connectivity)}, which this version of dwiml does not write.")
+    unknown = [key for key in entry if key not in allowed]
+    if unknown:
+        raise ValueError(
+            f"{label} has the unknown key {schema.quoted(unknown)}; "
+            f"a group of type '{group_type}' has: {schema.quoted(allowed)}."
+        )
+    if "files" not in entry:
+        raise ValueError(f"{label} has no 'files': list at least one, relative to the subject's folder.")
+
+
+def _texts(value: Any, key: str, label: str) -> tuple[str, ...]:
+    """Return a list of texts; one text alone is a list of one."""
+    texts = (value,) if isinstance(value, str) else value
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) and text for text in texts):
+        raise ValueError(f"{label}: '{key}' must be a list of texts, got {value!r}.")
+    if len(set(texts)) < len(texts):
+        raise ValueError(f"{label}: '{key}' lists {schema.quoted(t for t in texts if texts.count(t) > 1)}.")
+    return tuple(texts)
+
+
+def _files(value: Any, key: str, label: str) -> tuple[str, ...]:
+    files = _texts(value, key, label)
+    if not files:
+        raise ValueError(f"{label}: '{key}' is empty; list at least one file, relative to the subject's folder.")
+    absolute = [name for name in files if PurePosixPath(name).is_absolute() or name.startswith("~")]
+    if absolute:
+        raise ValueError(f"{label}: '{key}' must be relative to the subject's folder, got {schema.quoted(absolute)}.")
+    return files
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

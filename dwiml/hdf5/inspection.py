@@ -1,0 +1,210 @@
+"""What is checked of every subject before the long work starts: files, grids and headers; no voxel is read."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.streamlines.tractogram_file import DataError, HeaderError, TractogramFile
+from nibabel.wrapstruct import WrapStructError
+
+from dwiml.hdf5.config import GroupsConfig, StreamlinesGroup, VolumeGroup
+from dwiml.hdf5.grid import Grid
+from dwiml.hdf5.schema import quoted
+from dwiml.hdf5.subjects import find_files
+
+_EXTENSIONS = (".trk", ".tck")
+# A .tck without streamlines still ends with three infinite numbers.
+_END_MARK_BYTES = {".trk": 0, ".tck": 12}
+# Raised by nibabel on damaged files, beside its own errors.
+_READ_ERRORS = (
+    ImageFileError,
+    HeaderDataError,
+    HeaderError,
+    DataError,
+    WrapStructError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    EOFError,
+    OSError,
+    struct.error,
+    zlib.error,
+)
+
+
+@dataclass
+class SubjectPlan:
+    """The files of one subject.
+
+    Attributes
+    ----------
+    volumes, masks, tractograms
+        {group: its files}.
+    grid
+        The grid of all of them.
+    nb_features
+        {volume group: number of features}.
+    """
+
+    name: str
+    folder: Path
+    volumes: dict[str, list[Path]] = field(default_factory=dict)
+    masks: dict[str, list[Path]] = field(default_factory=dict)
+    tractograms: dict[str, list[Path]] = field(default_factory=dict)
+    nb_features: dict[str, int] = field(default_factory=dict)
+    known_grid: Grid | None = None
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of all files; only a plan under construction has none."""
+        if self.known_grid is None:
+            raise ValueError(f"Subject '{self.name}' has no file that tells its voxel grid.")
+        return self.known_grid
+
+    def label(self, group: str) -> str:
+        """Return how errors name one of the groups."""
+        return f"Group '{group}' of subject '{self.name}'"
+
+    def add_grid(self, grid: Grid) -> None:
+        """Take the first file's grid, compare those of the others with it."""
+        if self.known_grid is None:
+            self.known_grid = grid
+        else:
+            self.known_grid.check_same(grid, self.name)
+
+
+def plan_subjects(
+    subjects_folder: Path, subjects: Sequence[str], config: GroupsConfig, *, allow_missing: bool
+) -> list[SubjectPlan]:
+    """Find the files of all subjects and check their headers.
+
+    Raises
+    ------
+    FileNotFoundError
+        When a file is missing.
+    ValueError
+        When a file cannot be read, is empty or is of an unknown kind, when files of a subject are on unlike grids, or
+        when a group has not the same number of features for all subjects.
+    """
+    plans = [_plan_subject(subjects_folder / name, name, config, allow_missing=allow_missing) for name in subjects]
+    first = plans[0]
+    for plan in plans[1:]:
+        for group, nb_features in plan.nb_features.items():
+            if nb_features != first.nb_features[group]:
+                raise ValueError(
+                    f"Group '{group}' has {nb_features} features for subject '{plan.name}' and "
+                    f"{first.nb_features[group]} for subject '{first.name}'; all subjects must have the same number."
+                )
+    return plans
+
+
+def _plan_subject(folder: Path, name: str, config: GroupsConfig, *, allow_missing: bool) -> SubjectPlan:
+    plan = SubjectPlan(name, folder)
+    for volume_group in config.volumes:
+        _plan_volumes(plan, volume_group)
+    for streamlines_group in config.streamlines:
+        _plan_streamlines(plan, streamlines_group, allow_missing=allow_missing)
+    if plan.known_grid is None:
+        raise ValueError(
+            f"Subject '{name}' has no volume and no .trk file, so that its voxel grid is unknown; "
+            "add a group of type 'volume' to the groups config."
+        )
+    return plan
+
+
+def _plan_volumes(plan: SubjectPlan, group: VolumeGroup) -> None:
+    label = plan.label(group.name)
+    plan.volumes[group.name] = find_files(plan.folder, group.files, label)
+    plan.masks[group.name] = find_files(plan.folder, group.std_mask, f"{label}, 'std_mask'")
+    plan.nb_features[group.name] = sum(_inspect_volume(plan, path, label) for path in plan.volumes[group.name])
+    for path in plan.masks[group.name]:
+        nb_features = _inspect_volume(plan, path, label)
+        if nb_features != 1:
+            raise ValueError(f"{label}: the mask '{path}' must be one volume, it holds {nb_features}.")
+
+
+def _inspect_volume(plan: SubjectPlan, path: Path, label: str) -> int:
+    """Check a volume's header against the subject's grid; return its number of features."""
+    image = open_volume(path, label)
+    shape = image.shape
+    if len(shape) not in (3, 4) or 0 in shape:
+        raise ValueError(f"{label}: '{path}' has shape {shape}; a volume has 3 or 4 axes, none of size 0.")
+    if image.get_data_dtype().kind not in "biuf":
+        raise ValueError(f"{label}: '{path}' holds {image.get_data_dtype()} values; real numbers are expected.")
+    plan.add_grid(Grid.from_header(image.affine, shape[:3], path))
+    return int(shape[3]) if len(shape) == 4 else 1
+
+
+def _plan_streamlines(plan: SubjectPlan, group: StreamlinesGroup, *, allow_missing: bool) -> None:
+    label = plan.label(group.name)
+    files = find_files(plan.folder, group.files, label, allow_missing=allow_missing)
+    kept = []
+    for path in files:
+        if path.suffix.lower() not in _EXTENSIONS:
+            raise ValueError(f"{label}: '{path}' is not a tractogram that dwiml reads; convert it to .trk or .tck.")
+        if _inspect_tractogram(plan, path, group, label):
+            kept.append(path)
+        elif not allow_missing:
+            raise ValueError(
+                f"{label}: the tractogram '{path}' is empty; take it away, or allow it with --allow_missing."
+            )
+    plan.tractograms[group.name] = kept
+
+
+def _inspect_tractogram(plan: SubjectPlan, path: Path, group: StreamlinesGroup, label: str) -> bool:
+    """Check a tractogram's header; False when the file holds no streamline."""
+    file = open_tractogram(path, label, lazy=True)
+    suffix = path.suffix.lower()
+    if suffix == ".trk":
+        plan.add_grid(Grid.from_header(file.header["voxel_to_rasmm"], file.header["dimensions"], path))
+    elif plan.known_grid is None:
+        raise ValueError(
+            f"{label}: '{path}' does not tell its voxel grid; add a group of type 'volume' to the groups config."
+        )
+    if path.stat().st_size <= file.header["_offset_data"] + _END_MARK_BYTES[suffix]:
+        return False
+    check_dps_keys(list(file.tractogram.data_per_streamline), group, path, label)
+    return True
+
+
+def check_dps_keys(existing: Sequence[str], group: StreamlinesGroup, path: Path, label: str) -> None:
+    """Check that a tractogram has the data per streamline that the config asks for."""
+    missing = [key for key in group.dps_keys if key not in existing]
+    if missing:
+        raise ValueError(
+            f"{label}: data per streamline {quoted(missing)} not found in '{path}'; it has: {quoted(existing)}."
+        )
+
+
+def open_volume(path: Path, label: str) -> Any:
+    """Open a volume, its voxels unread."""
+    with readable(path, label):
+        image = nib.load(path)
+        if not hasattr(image, "affine") or not hasattr(image, "dataobj"):
+            raise ValueError("it is not an image")
+        return image
+
+
+def open_tractogram(path: Path, label: str, *, lazy: bool) -> TractogramFile:
+    """Open a tractogram; lazy: its header only."""
+    with readable(path, label):
+        return nib.streamlines.load(path, lazy_load=lazy)
+
+
+@contextmanager
+def readable(path: Path, label: str) -> Iterator[None]:
+    """Turn any failure to read a file into one sentence that names it."""
+    try:
+        yield
+    except _READ_ERRORS as error:
+        raise ValueError(f"{label}: '{path}' cannot be read, it may be damaged ({error}).") from error

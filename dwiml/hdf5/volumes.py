@@ -1,0 +1,79 @@
+"""From a subject's image files to one standardized array."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dwiml.hdf5.config import VolumeGroup
+from dwiml.hdf5.inspection import SubjectPlan, open_volume, readable
+from dwiml.hdf5.schema import quoted
+from dwiml.hdf5.standardization import standardize
+
+logger = logging.getLogger(__name__)
+
+
+def read_volume_group(plan: SubjectPlan, group: VolumeGroup) -> NDArray[np.float32]:
+    """Read the files of one volume group, concatenate them on the last axis, and standardize.
+
+    Returns
+    -------
+    array of shape (X, Y, Z, F), float32
+        The voxels, in the order of the files on disk.
+
+    Raises
+    ------
+    ValueError
+        When a file is damaged or holds NaN, or when there is no voxel to compute the mean and the std from.
+    """
+    label = plan.label(group.name)
+    mask = _read_mask(plan.masks[group.name], label)
+    data = np.empty((*plan.grid.shape, plan.nb_features[group.name]), dtype=np.float32)
+    features_per_file, start = [], 0
+    for path in plan.volumes[group.name]:
+        values = _read_volume(path, label)
+        end = start + values.shape[-1]
+        data[..., start:end] = values
+        logger.info("%s: %d features from '%s'.", label, end - start, path)
+        features_per_file.append(end - start)
+        start = end
+    try:
+        constant = standardize(data, group.standardization, features_per_file, mask)
+    except ValueError as error:
+        raise ValueError(f"{label}: {error}; files {_names(plan.volumes, plan.masks, group.name)}.") from error
+    if constant:
+        columns = [str(k) for features in constant for k in range(features.start, features.stop)]
+        logger.warning(
+            "%s: features %s have one value in the whole mask; only their mean was subtracted.",
+            label,
+            quoted(columns, 10),
+        )
+    return data
+
+
+def _read_volume(path: Path, label: str) -> NDArray[np.float32]:
+    """Read the voxels of one file, shape (X, Y, Z, F), finite."""
+    image = open_volume(path, label)
+    with readable(path, label):
+        values: NDArray[np.float32] = image.get_fdata(dtype=np.float32, caching="unchanged")
+    finite = np.isfinite(values)
+    if not finite.all():
+        raise ValueError(
+            f"{label}: '{path}' holds {np.count_nonzero(~finite)} NaN or infinite values; mend the file first."
+        )
+    return values if values.ndim == 4 else values[..., None]
+
+
+def _read_mask(paths: list[Path], label: str) -> NDArray[np.bool_] | None:
+    """Return the union of masks, shape (X, Y, Z); None when there is none."""
+    if not paths:
+        return None
+    union: NDArray[np.bool_] = np.logical_or.reduce([_read_volume(path, label)[..., 0] != 0 for path in paths])
+    return union
+
+
+def _names(volumes: dict[str, list[Path]], masks: dict[str, list[Path]], group: str) -> str:
+    return quoted([*volumes[group], *masks[group]], 5)

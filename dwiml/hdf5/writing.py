@@ -1,0 +1,162 @@
+"""Writing of the HDF5 file: whole or absent, and laid out so that reading can map it in memory."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from dwiml.files import sync_folder
+from dwiml.hdf5 import schema
+from dwiml.hdf5.config import GroupsConfig
+from dwiml.hdf5.grid import Grid
+from dwiml.hdf5.streamlines import Resampling, StreamlinesData
+from dwiml.ops.resampling import lengths_mm
+
+logger = logging.getLogger(__name__)
+
+
+def checked_output(path: Path, inputs: Iterable[object], *, overwrite: bool) -> Path:
+    """Return where the file will be, links followed; ``inputs`` are what may not be overwritten in any case.
+
+    Raises
+    ------
+    FileExistsError
+        When it exists and may not be overwritten.
+    FileNotFoundError
+        When its folder does not exist.
+    IsADirectoryError
+        When it is a folder.
+    ValueError
+        When it is one of the inputs.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise IsADirectoryError(f"'{path}' is a folder; give the name of the HDF5 file to write.")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"The folder '{target.parent}' of the HDF5 file does not exist; make it first.")
+    for name in inputs:
+        if isinstance(name, (str, os.PathLike)) and Path(os.path.realpath(name)) == target:
+            raise ValueError(f"'{path}' is both an input and the HDF5 file to write; give the HDF5 file another name.")
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"'{path}' exists; choose another name, or replace it with -f.")
+    abandoned = sorted(target.parent.glob(f".{glob.escape(target.name)}.*.tmp"))
+    if abandoned:
+        logger.warning(
+            "%s in '%s': unfinished files of runs that were killed or are still running; delete them if none is.",
+            schema.quoted([file.name for file in abandoned], 3),
+            target.parent,
+        )
+    return target
+
+
+@contextmanager
+def whole_hdf5(target: Path, *, overwrite: bool) -> Iterator[h5py.File]:
+    """Open a temporary HDF5 file beside ``target``; at the end of the block it takes that name, at once and for good.
+
+    An error removes it; a kill leaves it, under a hidden name that ends in ``.tmp``. Until the end, what was at
+    ``target`` stays as it was.
+    """
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        handle = h5py.File(temporary, "x")
+        try:
+            yield handle
+        except BaseException:
+            # On a full disk, closing fails too; the first error is the one to tell.
+            with suppress(OSError, RuntimeError):
+                handle.close()
+            raise
+        with _telling_full_disk(temporary):
+            handle.close()
+        with open(temporary, "rb") as stream:
+            os.fsync(stream.fileno())
+        if target.exists() and not overwrite:
+            raise FileExistsError(f"'{target}' appeared in the meantime; choose another name, or replace it with -f.")
+        os.replace(temporary, target)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+    sync_folder(target.parent)
+
+
+@contextmanager
+def _telling_full_disk(path: Path) -> Iterator[None]:
+    """Turn HDF5's error of several lines into one sentence."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        number = getattr(error, "errno", None)
+        reason = os.strerror(number) if number else str(error).replace("\n", " ")
+        raise OSError(f"The HDF5 file could not be written in '{path.parent}', is the disk full? ({reason})") from error
+
+
+def write_root(
+    handle: h5py.File, subjects: Mapping[str, Sequence[str]], config: GroupsConfig, resample: Resampling
+) -> None:
+    """Write the root attributes."""
+    chosen = [name for names in subjects.values() for name in names]
+    handle.attrs[schema.VERSION] = schema.SCHEMA_VERSION
+    for subset, names in subjects.items():
+        handle.attrs.create(schema.SUBJECT_LISTS[subset], list(names), dtype=h5py.string_dtype())
+    handle.attrs.create(schema.CHOSEN_SUBJS, chosen, dtype=h5py.string_dtype())
+    options = {
+        schema.STEP_SIZE: resample.step_size,
+        schema.NB_POINTS: resample.nb_points,
+        schema.COMPRESS: resample.compress,
+    }
+    for name, value in options.items():
+        handle.attrs[name] = schema.NOT_DEFINED if value is None else value
+    handle.attrs[schema.GROUPS_CONFIG] = config.text
+    handle.attrs[schema.DATE_AND_TIME] = now().strftime("%d %B %Y %H:%M:%S")
+
+
+def now() -> datetime:
+    """Return the local time; the only thing in the file that two runs do not share."""
+    return datetime.now()
+
+
+def write_volume(subject: h5py.Group, name: str, data: NDArray[np.float32], grid: Grid) -> None:
+    """Write a volume group; ``data`` has shape (X, Y, Z, F)."""
+    group = subject.create_group(name)
+    group.attrs[schema.TYPE] = schema.TYPE_VOLUME
+    group.attrs[schema.AFFINE] = grid.affine
+    group.attrs[schema.VOXRES] = grid.voxel_sizes.astype(np.float32)
+    group.attrs[schema.NB_FEATURES] = data.shape[-1]
+    _write_array(group, schema.DATA, data)
+
+
+def write_streamlines(subject: h5py.Group, name: str, data: StreamlinesData, grid: Grid) -> None:
+    """Write a streamlines group; the points are in voxel space, corner origin."""
+    group = subject.create_group(name)
+    group.attrs[schema.TYPE] = schema.TYPE_STREAMLINES
+    group.attrs[schema.SPACE] = "vox"
+    group.attrs[schema.ORIGIN] = "corner"
+    group.attrs[schema.AFFINE] = grid.affine
+    group.attrs[schema.DIMENSIONS] = np.array(grid.shape, dtype=np.int16)
+    group.attrs[schema.VOXEL_SIZES] = grid.voxel_sizes.astype(np.float32)
+    group.attrs[schema.VOXEL_ORDER] = grid.voxel_order
+    _write_array(group, schema.DATA, data.points)
+    _write_array(group, schema.OFFSETS, np.cumsum(data.lengths) - data.lengths)
+    _write_array(group, schema.LENGTHS, data.lengths)
+    _write_array(group, schema.EUCLIDEAN_LENGTHS, lengths_mm(data.points, data.lengths, grid.voxel_sizes))
+    if data.dps:
+        per_streamline = group.create_group(schema.DATA_PER_STREAMLINE)
+        for key, values in data.dps.items():
+            _write_array(per_streamline, key, values)
+
+
+def _write_array(group: h5py.Group, name: str, values: NDArray[np.generic]) -> None:
+    # Contiguous and uncompressed, so that lazy reading maps it; no time stamp, so that equal input gives equal bytes.
+    with _telling_full_disk(Path(group.file.filename)):
+        group.create_dataset(name, data=values, track_times=False)
