@@ -7,12 +7,16 @@ of points of each. Points are in voxel space, corner origin; distances are in mm
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Points = NDArray[np.float32]
 Lengths = NDArray[np.int64]
+
+# Points worked on at once: the temporaries of a slab stay in the processor's cache, and small for whole tractograms.
+_SLAB = 2**15
 
 
 def lengths_mm(points: ArrayLike, lengths: ArrayLike, voxel_sizes: ArrayLike) -> NDArray[np.float32]:
@@ -38,9 +42,12 @@ def lengths_mm(points: ArrayLike, lengths: ArrayLike, voxel_sizes: ArrayLike) ->
         If a shape or a voxel size is wrong, or a coordinate is NaN or infinite.
     """
     points, lengths, voxel_sizes = _checked(points, lengths, voxel_sizes)
-    travelled = _travelled_mm(points, lengths, voxel_sizes)
-    first, last = _ends(lengths)
-    return (travelled[last] - travelled[first]).astype(np.float32)
+    result = np.empty(len(lengths), dtype=np.float32)
+    for some, theirs in _slabs(lengths):
+        travelled = _travelled_mm(points[theirs], lengths[some], _sizes_of(voxel_sizes, some))
+        first, last = _ends(lengths[some])
+        result[some] = travelled[last] - travelled[first]
+    return result
 
 
 def resample_step_size(
@@ -77,10 +84,11 @@ def resample_step_size(
     if not (step_size > 0 and np.isfinite(step_size)):
         raise ValueError(f"step_size must be a positive number of mm, got {step_size}.")
     points, lengths, voxel_sizes = _checked(points, lengths, voxel_sizes)
-    travelled = _travelled_mm(points, lengths, voxel_sizes)
-    first, last = _ends(lengths)
-    nb_steps = np.rint((travelled[last] - travelled[first]) / step_size).astype(np.int64)
-    return _resample(points, lengths, np.maximum(nb_steps, 1) + 1, travelled)
+
+    def wanted(total_mm: NDArray[np.float64]) -> Lengths:
+        return np.maximum(np.rint(total_mm / step_size).astype(np.int64), 1) + 1
+
+    return _resample(points, lengths, voxel_sizes, wanted)
 
 
 def resample_nb_points(
@@ -114,14 +122,17 @@ def resample_nb_points(
         If `nb_points` is below 2, a shape or a voxel size is wrong, or a coordinate is NaN or infinite.
     """
     try:
-        wanted = operator.index(nb_points)
+        count = operator.index(nb_points)
     except TypeError:
-        wanted = 0
-    if wanted < 2:
+        count = 0
+    if count < 2:
         raise ValueError(f"nb_points must be an integer of at least 2, got {nb_points}.")
     points, lengths, voxel_sizes = _checked(points, lengths, voxel_sizes)
-    travelled = _travelled_mm(points, lengths, voxel_sizes)
-    return _resample(points, lengths, np.full_like(lengths, wanted), travelled)
+
+    def wanted(total_mm: NDArray[np.float64]) -> Lengths:
+        return np.full(total_mm.shape, count, dtype=np.int64)
+
+    return _resample(points, lengths, voxel_sizes, wanted)
 
 
 def compress(points: ArrayLike, lengths: ArrayLike, tolerance: float, voxel_sizes: ArrayLike) -> tuple[Points, Lengths]:
@@ -174,17 +185,36 @@ def compress(points: ArrayLike, lengths: ArrayLike, tolerance: float, voxel_size
 
 
 def _resample(
-    points: Points, lengths: Lengths, wanted: Lengths, travelled: NDArray[np.float64]
+    points: Points,
+    lengths: Lengths,
+    voxel_sizes: NDArray[np.float64],
+    wanted: Callable[[NDArray[np.float64]], Lengths],
 ) -> tuple[Points, Lengths]:
-    """Put `wanted` (S,) points at equal distances along each streamline; those below 2 points stay as they are.
+    """Resample in slabs; `wanted` tells the number of points from the lengths (S,) in mm."""
+    all_points, all_lengths = [points[:0]], [lengths[:0]]
+    for some, theirs in _slabs(lengths):
+        new_points, new_lengths = _resample_slab(points[theirs], lengths[some], _sizes_of(voxel_sizes, some), wanted)
+        all_points.append(new_points)
+        all_lengths.append(new_lengths)
+    return np.concatenate(all_points), np.concatenate(all_lengths)
+
+
+def _resample_slab(
+    points: Points,
+    lengths: Lengths,
+    voxel_sizes: NDArray[np.float64],
+    wanted: Callable[[NDArray[np.float64]], Lengths],
+) -> tuple[Points, Lengths]:
+    """Put the wanted points at equal distances along each streamline; those below 2 points stay as they are.
 
     All new points are numbered in order, and each old point gets its place among these numbers, with a fraction. The
     places increase from the first point to the last, so one pass tells which new points follow each old one.
     """
-    new_lengths = np.where(lengths < 2, lengths, wanted)
+    travelled = _travelled_mm(points, lengths, voxel_sizes)
     first, last = _ends(lengths)
-    new_first, new_last = _ends(new_lengths)
     total = travelled[last] - travelled[first]
+    new_lengths = np.where(lengths < 2, lengths, wanted(total))
+    new_first, new_last = _ends(new_lengths)
     steps_per_mm = np.divide(new_lengths - 1, total, out=np.zeros_like(total), where=total > 0)
     place = np.empty(len(points) + 1)
     place[:-1] = (travelled[:-1] - np.repeat(travelled[first], lengths)) * np.repeat(steps_per_mm, lengths)
@@ -208,8 +238,7 @@ def _resample(
 def _travelled_mm(points: Points, lengths: Lengths, voxel_sizes: NDArray[np.float64]) -> NDArray[np.float64]:
     """Distance (N + 1,) walked until each point, all streamlines in order, with the jumps from one to the next.
 
-    Only differences within a streamline mean anything. In float64: over a million streamlines, float32 would lose
-    whole steps.
+    Only differences within a streamline mean anything. In float64, so that the sum over the others costs no precision.
     """
     squared = np.square(np.diff(points, axis=0, append=points[-1:]), dtype=np.float64)
     if voxel_sizes.ndim == 1:
@@ -219,6 +248,21 @@ def _travelled_mm(points: Points, lengths: Lengths, voxel_sizes: NDArray[np.floa
     travelled = np.zeros(len(points) + 1)
     np.cumsum(segments, out=travelled[1:])
     return travelled
+
+
+def _slabs(lengths: Lengths) -> Iterator[tuple[slice, slice]]:
+    """Streamlines and points of each slab: whole streamlines, of about `_SLAB` points together, or a longer one."""
+    borders = np.concatenate([[0], np.cumsum(lengths)])
+    start = 0
+    while start < len(lengths):
+        stop = int(np.searchsorted(borders, borders[start] + _SLAB, side="right")) - 1
+        stop = max(stop, start + 1)
+        yield slice(start, stop), slice(int(borders[start]), int(borders[stop]))
+        start = stop
+
+
+def _sizes_of(voxel_sizes: NDArray[np.float64], streamlines: slice) -> NDArray[np.float64]:
+    return voxel_sizes if voxel_sizes.ndim == 1 else voxel_sizes[streamlines]
 
 
 def _ends(lengths: Lengths) -> tuple[Lengths, Lengths]:

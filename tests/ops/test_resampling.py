@@ -124,6 +124,21 @@ def test_streamlines_without_length_or_with_one_point_or_none():
     np.testing.assert_allclose(by_step[3], resample_step_size(*flat([other]), 0.5, SIZES)[0], atol=1e-5)
 
 
+@pytest.mark.parametrize("slab", [1, 25, 60, 10**9])
+def test_slabs_change_nothing(monkeypatch, slab):
+    lines = walks(7, [12, 30, 2, 1, 25, 8, 70, 3])
+    lines.insert(2, np.zeros((0, 3), np.float32))
+    lines.append(np.zeros((0, 3), np.float32))
+    sizes = np.random.default_rng(0).uniform(0.5, 3, (len(lines), 3))
+    monkeypatch.setattr("dwiml.ops.resampling._SLAB", slab)
+    by_step = unflat(*resample_step_size(*flat(lines), 0.6, sizes))
+    by_count = unflat(*resample_nb_points(*flat(lines), 13, sizes))
+    for i, line in enumerate(lines):
+        assert lengths_mm(*flat(lines), sizes)[i] == pytest.approx(length(line.astype(float) * sizes[i]), rel=1e-5)
+        np.testing.assert_allclose(by_step[i], resample_step_size(*flat([line]), 0.6, sizes[i])[0], atol=1e-5)
+        np.testing.assert_allclose(by_count[i], resample_nb_points(*flat([line]), 13, sizes[i])[0], atol=1e-5)
+
+
 def test_no_streamlines():
     nothing = flat([])
     for points, lengths in (
