@@ -51,7 +51,7 @@ class Resampling:
 
 
 class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
-    """Fetches one batch of streamlines: gather, resample, then (in training) reverse and split.
+    """Fetches one batch of streamlines: gather, resample, then reverse and split as asked.
 
     It holds no open file and no random state: what it returns is a function of the batch's ids and key, so that any
     number of workers returns the same batches.
@@ -65,7 +65,7 @@ class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
     resampling
         How the model wants its streamlines.
     reverse_ratio, split_ratio
-        Share of the streamlines of a training batch that are reversed, or cut in two.
+        Share of a batch's streamlines that are reversed, or cut in two; 0 outside of training.
     seed
         Of the augmentation.
     """
@@ -94,8 +94,7 @@ class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
             np.stack([self._streamlines(subject).voxel_sizes for subject, _ in batch_ids]), counts, axis=0
         )
         points, lengths = self.resampling.apply(points, lengths, voxel_sizes)
-        if batch_ids.key.phase == "training":
-            points, lengths, counts = self._augment(points, lengths, counts, batch_ids.key)
+        points, lengths, counts = self._augment(points, lengths, counts, batch_ids.key)
         ends = np.cumsum(counts)
         slices = {
             subject: slice(int(end - count), int(end))

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from dwiml.batching.fetcher import BatchSlices, Resampling, StreamlineFetcher
-from dwiml.batching.sampler import BatchIds, DWIMLBatchIDSampler
+from dwiml.batching.sampler import PHASES, BatchIds, DWIMLBatchIDSampler
 from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.ops import augmentation
 from dwiml.ops.interpolation import interpolate_at
@@ -92,15 +92,25 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
         self.seed = check_seed(seed) or 0
         self._record(seed=self.seed)
 
-    def fetcher(self, phase: str) -> StreamlineFetcher:
-        """Return what a ``torch.utils.data.DataLoader`` takes as its dataset: batch ids in, batches out."""
+    def fetcher(self, phase: str, *, augment: bool | None = None) -> StreamlineFetcher:
+        """Return what a ``torch.utils.data.DataLoader`` takes as its dataset: batch ids in, batches out.
+
+        Parameters
+        ----------
+        phase
+            Whose streamlines.
+        augment
+            Whether to reverse and split; None: in training only.
+        """
+        if augment is None:
+            augment = phase == "training"
         resampling = Resampling(self.model.step_size, self.model.nb_points, self.model.compress_lines)
         return StreamlineFetcher(
             self.dataset.subset(phase),
             self.streamline_group_name,
             resampling=resampling,
-            reverse_ratio=self.reverse_ratio,
-            split_ratio=self.split_ratio,
+            reverse_ratio=self.reverse_ratio if augment else 0.0,
+            split_ratio=self.split_ratio if augment else 0.0,
             seed=self.seed,
         )
 
@@ -249,7 +259,7 @@ class DWIMLBatchLoaderOneInput(DWIMLStreamlinesBatchLoader):
         return self._volumes[where]
 
     def _check_grids(self) -> None:
-        for subset in (self.dataset.training_set, self.dataset.validation_set):
+        for subset in map(self.dataset.subset, PHASES):
             for subject in subset:
                 if self.input_group_name not in subject.volumes:
                     raise ValueError(

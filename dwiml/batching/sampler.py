@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 UNITS = ("nb_streamlines", "length_mm")
-PHASES = ("training", "validation")
+PHASES = ("training", "validation", "testing")
 
 SubjectIds: TypeAlias = "tuple[int, npt.NDArray[np.int64]]"
 
@@ -97,6 +97,7 @@ class DWIMLBatchIDSampler(Parameterized, Sampler["BatchIds"]):
                 "batch_size_validation", batch_size_training if batch_size_validation is None else batch_size_validation
             ),
         }
+        self.batch_size["testing"] = self.batch_size["validation"]
         self.nb_subjects_per_batch = nb_subjects_per_batch
         self.cycles = cycles or 1
         self.seed_was_given = seed is not None
@@ -118,7 +119,7 @@ class DWIMLBatchIDSampler(Parameterized, Sampler["BatchIds"]):
         Parameters
         ----------
         phase
-            ``"training"`` or ``"validation"``.
+            ``"training"``, ``"validation"`` or ``"testing"``.
         epoch
             From 0.
         first_batch

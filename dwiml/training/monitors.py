@@ -51,9 +51,14 @@ class MeanMonitor:
             )
         self._nb_checked = len(self._values)
 
+    @property
+    def nb(self) -> int:
+        """The number of points that the mean is over."""
+        return sum(self._weights)
+
     def mean(self) -> float | None:
         """Return the weighted mean, None when nothing was measured."""
-        total = sum(self._weights)
+        total = self.nb
         if not total:
             return None
         values = torch.stack(self._values).double().cpu()

@@ -1,0 +1,71 @@
+"""``dwiml evaluate``: a trained model's direction error, beside an untrained one's and beside going straight on."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dwiml.cli import run_command
+
+if TYPE_CHECKING:
+    from dwiml.training.evaluation import DirectionError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dwiml evaluate",
+        description="Measure the best model of an experiment, point by point along true streamlines: its loss and its "
+        "mean angle to the next step, beside those of the same model before training, and of going straight on.",
+    )
+    parser.add_argument("experiment", metavar="EXPERIMENT", help="the experiment's folder")
+    parser.add_argument(
+        "--subset", default="validation", metavar="NAME", help="training, validation or testing [%(default)s]"
+    )
+    parser.add_argument("--max_batches", type=int, metavar="N", help="only so many batches [all]")
+    parser.add_argument("--hdf5_file", metavar="HDF5", help="where the data are now [where they were]")
+    parser.add_argument("-v", dest="verbose", action="store_true", help="show informative messages")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    return run_command(lambda: _run(arguments), verbose=arguments.verbose)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from dwiml.training.evaluation import evaluate_directions
+    from dwiml.training.rebuild import rebuild_experiment
+
+    rebuilt = rebuild_experiment(arguments.experiment, hdf5_file=arguments.hdf5_file, load_testing=True)
+    trained = type(rebuilt.model).load(rebuilt.folder.best_model)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        untrained = type(rebuilt.model)(**rebuilt.model.params)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    errors = {
+        name: evaluate_directions(
+            model.to(device),
+            rebuilt.sampler,
+            rebuilt.loader,
+            phase=arguments.subset,
+            max_batches=arguments.max_batches,
+        )
+        for name, model in (("untrained model", untrained), ("trained model", trained))
+    }
+    print(table(errors, arguments.subset))
+
+
+def table(errors: dict[str, DirectionError], subset: str) -> str:
+    first = next(iter(errors.values()))
+    points = f"{first.nb_points:,}".replace(",", " ")
+    lines = [
+        f"Direction error on the {subset} set ({points} points; angles in degrees, measured in mm)",
+        f"{'':<18}{'loss':>10}{'mean angle':>14}{'after the first point':>25}",
+    ]
+    for name, error in errors.items():
+        lines.append(f"{name:<18}{error.loss:>10.4f}{error.angle:>14.2f}{error.angle_after_first:>25.2f}")
+    lines.append(f"{'straight on':<18}{'-':>10}{'-':>14}{first.straight_on_angle:>25.2f}")
+    return "\n".join(lines)

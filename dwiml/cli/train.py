@@ -1,0 +1,203 @@
+"""``dwiml train MODEL``: train one of dwiml's models."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from dwiml.cli import run_command
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dwiml train",
+        description="Train one of dwiml's models. Run again with --resume auto, or use 'dwiml resume', to go on.",
+    )
+    models = parser.add_subparsers(dest="model_name", required=True, metavar="MODEL")
+    learn2track = models.add_parser(
+        "learn2track",
+        help="recurrent network (Poulin et al., 2017)",
+        description="Train Learn2Track, a stacked recurrent network (Poulin et al., 2017), on one volume group.",
+    )
+    add_data_options(learn2track)
+    add_sampler_options(learn2track)
+    add_loader_options(learn2track)
+    add_learn2track_options(learn2track)
+    add_trainer_options(learn2track)
+    return parser
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("hdf5_file", metavar="HDF5", help="data, made with 'dwiml create_hdf5'")
+    parser.add_argument("experiments_path", metavar="EXPERIMENTS_PATH", help="folder of all experiments")
+    parser.add_argument("experiment_name", metavar="EXPERIMENT_NAME", help="folder made there for this one")
+    group = parser.add_argument_group("data")
+    group.add_argument("--input_group_name", required=True, help="volume group under the streamlines")
+    group.add_argument("--streamline_group_name", required=True, help="streamlines group to learn")
+    group.add_argument("--lazy", action="store_true", help="leave the data on disk, memory-mapped")
+    group.add_argument("--cache_size", type=int, default=1, help="subjects' volumes kept on the GPU [%(default)s]")
+
+
+def add_sampler_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("batches")
+    group.add_argument("--batch_size_training", type=float, default=1000, metavar="N", help="[%(default)s]")
+    group.add_argument("--batch_size_validation", type=float, metavar="N", help="[as in training]")
+    group.add_argument(
+        "--batch_size_units", default="nb_streamlines", metavar="UNIT", help="nb_streamlines or length_mm [%(default)s]"
+    )
+    group.add_argument("--nb_subjects_per_batch", type=int, metavar="N", help="[all]")
+    group.add_argument("--cycles", type=int, metavar="N", help="batches in a row with the same subjects [1]")
+
+
+def add_loader_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("augmentation, in training only")
+    group.add_argument("--split_ratio", type=float, default=0.0, help="share of streamlines cut in two [%(default)s]")
+    group.add_argument("--reverse_ratio", type=float, default=0.0, help="share of streamlines reversed [%(default)s]")
+    for purpose, what in (("forward", "the points that the model sees"), ("loss", "the points of the loss")):
+        group.add_argument(
+            f"--noise_gaussian_size_{purpose}",
+            type=float,
+            default=0.0,
+            metavar="VOXELS",
+            help=f"standard deviation of the noise on {what} [%(default)s]",
+        )
+
+
+def add_learn2track_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    resampling = group.add_mutually_exclusive_group()
+    resampling.add_argument("--step_size", type=float, metavar="MM", help="resample streamlines to this step")
+    resampling.add_argument("--nb_points", type=int, metavar="N", help="resample streamlines to this many points")
+    resampling.add_argument("--compress_lines", type=float, metavar="MM", help="compress streamlines, this tolerance")
+    group.add_argument("--input_embedding_key", default="no_embedding", metavar="KEY", help="[%(default)s]")
+    group.add_argument("--input_embedded_size", type=int, metavar="N")
+    group.add_argument("--neighborhood_type", metavar="TYPE", help="axes or grid [none]")
+    group.add_argument("--neighborhood_radius", type=int, metavar="N", help="neighbours on each side")
+    group.add_argument("--neighborhood_resolution", type=float, metavar="VOXELS", help="distance of neighbours")
+    group.add_argument("--nb_previous_dirs", type=int, default=0, metavar="N", help="[%(default)s]")
+    group.add_argument("--prev_dirs_embedding_key", metavar="KEY")
+    group.add_argument("--prev_dirs_embedded_size", type=int, metavar="N")
+    group.add_argument("--no_normalize_prev_dirs", dest="normalize_prev_dirs", action="store_false")
+    group.add_argument("--rnn_key", default="gru", help="gru or lstm [%(default)s]")
+    group.add_argument(
+        "--rnn_layer_sizes", type=int, nargs="+", default=(256, 256), metavar="N", help="units of each layer [256 256]"
+    )
+    group.add_argument("--no_skip_connection", dest="use_skip_connection", action="store_false")
+    group.add_argument("--no_layer_normalization", dest="use_layer_normalization", action="store_false")
+    group.add_argument("--dropout", type=float, default=0.0, help="[%(default)s]")
+    group.add_argument("--dg_key", default="cosine-regression", metavar="KEY", help="direction getter [%(default)s]")
+    group.add_argument("--dg_args", type=_json_object, metavar="JSON", help='its options, as {"dropout": 0.1}')
+
+
+def add_trainer_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("training")
+    group.add_argument(
+        "--learning_rates", type=float, nargs="+", default=0.001, metavar="RATE", help="one, or one an epoch [0.001]"
+    )
+    group.add_argument("--weight_decay", type=float, default=0.0, help="[%(default)s]")
+    group.add_argument("--optimizer", default="Adam", help="Adam, AdamW, RAdam or SGD [%(default)s]")
+    group.add_argument("--max_epochs", type=int, default=10, metavar="N", help="[%(default)s]")
+    for phase in ("training", "validation"):
+        group.add_argument(
+            f"--max_batches_per_epoch_{phase}",
+            type=_count_or_none,
+            default=1000,
+            metavar="N",
+            help="or none, for all [%(default)s]",
+        )
+    group.add_argument("--patience", type=int, metavar="N", help="epochs without progress before stopping [never]")
+    group.add_argument("--patience_delta", type=float, default=1e-6, metavar="D", help="[%(default)s]")
+    group.add_argument("--clip_grad", type=float, metavar="NORM", help="largest gradient norm [no limit]")
+    group.add_argument("--seed", type=int, help="of batches, augmentation and dropout [drawn and recorded]")
+    group.add_argument("--resume", default="never", metavar="HOW", help="never, auto or must [%(default)s]")
+    add_machine_options(group)
+    group.add_argument("--comet_workspace", metavar="NAME", help="with --comet_project: log to Comet too")
+    group.add_argument("--comet_project", metavar="NAME")
+
+
+def add_machine_options(group: argparse._ActionsContainer) -> None:
+    group.add_argument("--nb_cpu_processes", type=int, default=0, metavar="N", help="loader workers [%(default)s]")
+    group.add_argument(
+        "--use_gpu", type=_yes_or_no, default=None, metavar="yes|no", help="[yes, when there is one that works]"
+    )
+    group.add_argument("-q", dest="verbose", action="store_false", help="no progress bar, no line an epoch")
+    group.add_argument("-v", dest="talkative", action="store_true", help="show informative messages")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    return run_command(lambda: _run(arguments), verbose=arguments.talkative)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from dwiml.batching.loader import DWIMLBatchLoaderOneInput, DWIMLStreamlinesBatchLoader
+    from dwiml.batching.sampler import DWIMLBatchIDSampler
+    from dwiml.data.dataset import MultiSubjectDataset
+    from dwiml.models.learn2track import Learn2TrackModel
+    from dwiml.training.trainer import DWIMLTrainer
+    from dwiml.training.trainer_one_input import DWIMLTrainerOneInput
+
+    values = vars(arguments)
+    dataset = MultiSubjectDataset(arguments.hdf5_file, lazy=arguments.lazy, cache_size=arguments.cache_size)
+    dataset.check_volume_group(arguments.input_group_name)
+    dataset.check_streamline_group(arguments.streamline_group_name)
+    dataset.load_data(
+        load_testing=False,
+        volume_groups=[arguments.input_group_name],
+        streamline_groups=[arguments.streamline_group_name],
+    )
+    if arguments.seed is not None:
+        torch.manual_seed(arguments.seed)
+    model = Learn2TrackModel(
+        nb_features=dataset.nb_features[arguments.input_group_name],
+        **_picked(values, *Learn2TrackModel.__mro__, leave={"nb_features"}),
+    )
+    sampler = DWIMLBatchIDSampler(dataset, **_picked(values, DWIMLBatchIDSampler, leave={"dataset"}))
+    loader = DWIMLBatchLoaderOneInput(
+        dataset,
+        model,
+        **_picked(values, DWIMLBatchLoaderOneInput, DWIMLStreamlinesBatchLoader, leave={"dataset", "model"}),
+    )
+    trainer = DWIMLTrainerOneInput(
+        model,
+        batch_sampler=sampler,
+        batch_loader=loader,
+        **_picked(values, DWIMLTrainer, leave={"model", "batch_sampler", "batch_loader"}),
+    )
+    trainer.train_and_validate()
+
+
+def _picked(values: dict[str, Any], *classes: type, leave: set[str]) -> dict[str, Any]:
+    """Return those values that the constructors of some classes take."""
+    names = {
+        name
+        for cls in classes
+        if "__init__" in cls.__dict__
+        for name in inspect.signature(cls.__dict__["__init__"]).parameters
+    }
+    return {name: value for name, value in values.items() if name in names - leave}
+
+
+def _count_or_none(text: str) -> int | None:
+    return None if text.lower() == "none" else int(text)
+
+
+def _yes_or_no(text: str) -> bool:
+    if text not in ("yes", "no"):
+        raise argparse.ArgumentTypeError(f"yes or no expected, got '{text}'")
+    return text == "yes"
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"a JSON object expected, got '{text}'")
+    return value
