@@ -53,11 +53,6 @@ _dwiml_make_venv() {
     "$python" -m venv --clear .venv || _dwiml_fail "the virtual environment $PWD/.venv could not be made."
 }
 
-# What an installation depends on, as one line.
-_dwiml_checksum() {
-    { echo "$1"; cat pyproject.toml constraints.txt; } | cksum
-}
-
 # Of pip's many lines, those that tell a user what takes the time, and its errors.
 _dwiml_pip_install() (
     set -o pipefail
@@ -67,13 +62,20 @@ _dwiml_pip_install() (
 )
 
 dwiml_setup() {
-    local extras="${1:-}" root stamp wanted
+    local root stamp=.venv/dwiml-installed wanted installed extras extra missing=""
     root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd) || return 1
     cd "$root" || return 1
-    # One stamp for each set of extras: setting up for the demonstration does not undo setting up for the tests.
-    stamp=".venv/dwiml-installed${extras:+-${extras//,/-}}"
-    wanted=$(_dwiml_checksum "$extras") || return 1
-    if ! _dwiml_venv_runs || [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+    # The stamp's lines: the checksum of what an installation depends on, and the extras that it has.
+    wanted=$(cat pyproject.toml constraints.txt | cksum) || return 1
+    installed=$(sed -n 1p "$stamp" 2>/dev/null) || true
+    extras=$(sed -n 2p "$stamp" 2>/dev/null) || true
+    for extra in $(echo "${1:-}" | tr , ' '); do
+        if [[ ",$extras," != *",$extra,"* ]]; then
+            missing=yes
+            extras="${extras:+$extras,}$extra"
+        fi
+    done
+    if [ "$installed" != "$wanted" ] || [ -n "$missing" ] || ! _dwiml_venv_runs; then
         _dwiml_make_venv || return 1
         echo "Installing dwiml${extras:+ with its extras $extras} in .venv (once; a few minutes, mostly for torch)."
         rm -f "$stamp"
@@ -81,7 +83,7 @@ dwiml_setup() {
             _dwiml_fail "pip could not install dwiml (its message is above); run the same command again to retry."
             return 1
         fi
-        echo "$wanted" >"$stamp"
+        printf '%s\n' "$wanted" "$extras" >"$stamp"
     fi
     export VIRTUAL_ENV="$root/.venv"
     export PATH="$root/.venv/bin:$PATH"
