@@ -1,0 +1,54 @@
+"""``dwiml visualize_logs``: draw the curves of one or more experiments."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from dwiml.cli import run_command
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command's parser."""
+    parser = argparse.ArgumentParser(
+        prog="visualize_logs",
+        description="Draw the losses, gradient norms, learning rate and epoch times of one or more experiments: in a "
+        "window where there is a display, otherwise in a PNG in the experiment's folder.",
+    )
+    parser.add_argument("experiments", nargs="+", metavar="EXPERIMENT", help="folder of an experiment")
+    parser.add_argument("--out", metavar="FILE", help="save the figure here (.png, .pdf, .svg, ...); no window")
+    parser.add_argument("--save", action="store_true", help="save the figure even where there is a display")
+    parser.add_argument(
+        "--log_scale",
+        nargs="+",
+        default=[],
+        metavar="PANEL",
+        help="panels with a logarithmic y axis: loss, grad_norm, learning_rate, epoch_time, points_per_s, or the name "
+        "of another metric",
+    )
+    parser.add_argument("-f", dest="overwrite", action="store_true", help="overwrite FILE")
+    parser.add_argument("-v", dest="verbose", action="store_true", help="say more")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+
+    def draw() -> None:
+        from dwiml.viz.logs import visualize_logs
+
+        for path in visualize_logs(
+            arguments.experiments,
+            out=arguments.out,
+            show=False if arguments.save else None,
+            log_scale=arguments.log_scale,
+            overwrite=arguments.overwrite,
+        ):
+            print(f"The curves are in {path}")
+
+    return run_command(draw, verbose=arguments.verbose)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""Draws the panels of one or more logs on a matplotlib figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogFormatter, MaxNLocator
+
+from dwiml.viz.panels import LOSS, Line, Log, Panel, Style
+
+_Color = tuple[float, float, float, float]
+
+_WIDTH_IN = 10.5
+_ROW_IN = 2.9
+_LEGEND_ROW_IN = 0.24
+_LEGEND_CHARACTERS = 150
+_LONGEST_NAME = 60
+# Up to this many epochs, each one is a visible point.
+_FEW_EPOCHS = 30
+_MARKERS = "osD^vPX<>h"
+_GREY = (0.3, 0.3, 0.3, 1.0)
+
+
+class _PlainLogFormatter(LogFormatter):
+    """Labels the ticks that matplotlib would label, as 0.06 rather than as 6 x 10^-2."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
+def draw_curves(figure: Figure, logs: Sequence[Log], panels: Sequence[Panel], log_scale: Sequence[str] = ()) -> None:
+    """Draw the panels, two a row, the loss over a whole row; an experiment has one colour everywhere.
+
+    Parameters
+    ----------
+    figure
+        An empty figure; its size is set.
+    logs
+        The experiments. Beyond ten, colours come again with another marker.
+    panels
+        What to draw of each.
+    log_scale
+        Keys of the panels with a logarithmic y axis.
+    """
+    rows = _arrange(panels)
+    nb_legend_rows, columns = _legend_shape(logs)
+    figure.set_size_inches(_WIDTH_IN, _ROW_IN * max(len(rows), 1.4) + 0.4 + _LEGEND_ROW_IN * nb_legend_rows)
+    figure.set_layout_engine("constrained")
+    grid = GridSpec(len(rows), 2, figure=figure)
+    for i, row in enumerate(rows):
+        for j, panel in enumerate(row):
+            axes = figure.add_subplot(grid[i, :] if len(row) == 1 else grid[i, j])
+            _draw_panel(axes, logs, panel, in_log_scale=panel.key in log_scale)
+    if len(logs) == 1:
+        figure.suptitle(_shortened(logs[0].label))
+    else:
+        figure.suptitle(f"{len(logs)} experiments")
+        handles = [_handle(_color(i), _legend_label(log), marker=_marker(i)) for i, log in enumerate(logs)]
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
+
+
+def _arrange(panels: Sequence[Panel]) -> list[list[Panel]]:
+    wide = [[panel] for panel in panels if panel.key == LOSS]
+    others = [panel for panel in panels if panel.key != LOSS]
+    return wide + [others[i : i + 2] for i in range(0, len(others), 2)]
+
+
+def _draw_panel(axes: Axes, logs: Sequence[Log], panel: Panel, *, in_log_scale: bool) -> None:
+    for i, log in enumerate(logs):
+        for line in panel.lines:
+            _draw_line(axes, log, line, i, nb_logs=len(logs))
+        if panel.key == LOSS and (best := log.best()) is not None:
+            axes.plot(*best, marker="*", markersize=12, color=_color(i), markeredgecolor="black", zorder=5)
+    _set_epochs(axes, logs)
+    axes.set_ylabel(panel.axis + (", log scale" if in_log_scale else ""))
+    if in_log_scale:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(_PlainLogFormatter())
+        axes.yaxis.set_minor_formatter(_PlainLogFormatter(minor_thresholds=(2.0, 0.5)))
+    else:
+        # No offset: "1e-5 + 0.0312" above an axis is read by nobody.
+        axes.ticklabel_format(axis="y", useOffset=False, scilimits=(-3, 5), useMathText=True)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    _add_line_legend(axes, logs, panel)
+
+
+def _draw_line(axes: Axes, log: Log, line: Line, i: int, *, nb_logs: int) -> None:
+    epochs, values = log.series(line.metric)
+    few = len(epochs) <= _FEW_EPOCHS
+    # Markers tell apart what colours no longer can.
+    with_markers = few or nb_logs > _nb_colors()
+    axes.plot(
+        epochs,
+        values,
+        linestyle=line.style,
+        linewidth=1.8 if nb_logs <= 4 else 1.2,
+        color=_color(i),
+        marker=_marker(i) if with_markers else None,
+        markersize=4,
+        markerfacecolor=_marker_face(_color(i), line.style),
+        markevery=1 if few else max(len(epochs) // 12, 1),
+    )
+
+
+def _set_epochs(axes: Axes, logs: Sequence[Log]) -> None:
+    epochs = [record["epoch"] for log in logs for record in log.records]
+    first, last = min(epochs), max(epochs)
+    margin = max(0.4, 0.02 * (last - first))
+    axes.set_xlim(first - margin, last + margin)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True, min_n_ticks=1))
+    axes.set_xlabel("Epoch (from 0)")
+
+
+def _add_line_legend(axes: Axes, logs: Sequence[Log], panel: Panel) -> None:
+    color = _color(0) if len(logs) == 1 else _GREY
+    handles = []
+    if len(panel.lines) > 1 or panel.lines[0].label in ("training", "validation"):
+        # In the markers too: of a single epoch there is no line to see.
+        marker = "o" if any(len(log.records) <= _FEW_EPOCHS for log in logs) else ""
+        handles = [_handle(color, line.label, style=line.style, marker=marker) for line in panel.lines]
+    bests = [log.best() for log in logs]
+    if panel.key == LOSS and any(bests):
+        label = "best validation"
+        if len(logs) == 1 and bests[0] is not None:
+            label += f": {bests[0][1]:.4g} (epoch {bests[0][0]})"
+        star = {"marker": "*", "markersize": 11, "markeredgecolor": "black", "linestyle": ""}
+        handles.append(Line2D([], [], color=color, label=label, **star))  # type: ignore[arg-type]
+    if handles:
+        axes.legend(handles=handles, fontsize=9, framealpha=0.7)
+
+
+def _legend_shape(logs: Sequence[Log]) -> tuple[int, int]:
+    """Return the rows and columns of the legend of the experiments."""
+    if len(logs) == 1:
+        return 0, 1
+    longest = max(len(_legend_label(log)) for log in logs)
+    columns = max(1, min(len(logs), _LEGEND_CHARACTERS // (longest + 8)))
+    return math.ceil(len(logs) / columns), columns
+
+
+def _legend_label(log: Log) -> str:
+    best = log.best()
+    name = _shortened(log.label)
+    return name if best is None else f"{name} (best {best[1]:.4g}, epoch {best[0]})"
+
+
+def _shortened(name: str) -> str:
+    if len(name) <= _LONGEST_NAME:
+        return name
+    half = (_LONGEST_NAME - 1) // 2
+    return f"{name[:half]}\N{HORIZONTAL ELLIPSIS}{name[-half:]}"
+
+
+def _handle(color: _Color, label: str, *, marker: str, style: Style = "-") -> Line2D:
+    face = _marker_face(color, style)
+    return Line2D([], [], color=color, linestyle=style, marker=marker, markersize=4, markerfacecolor=face, label=label)
+
+
+def _marker_face(color: _Color, style: Style) -> _Color | str:
+    # Filled or hollow: points that no line joins are told apart too.
+    return color if style == "-" else "white"
+
+
+def _nb_colors() -> int:
+    return mpl.colormaps["tab10"].N
+
+
+def _color(i: int) -> _Color:
+    red, green, blue, alpha = mpl.colormaps["tab10"](i % _nb_colors())
+    return red, green, blue, alpha
+
+
+def _marker(i: int) -> str:
+    return _MARKERS[i // _nb_colors() % len(_MARKERS)]

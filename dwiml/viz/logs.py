@@ -1,0 +1,173 @@
+"""The curves of one or more experiments, from their ``logs/metrics.jsonl``."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from dwiml.files import written_whole
+from dwiml.training.loggers.local import METRICS_FILE, read_metrics
+from dwiml.viz.curves import draw_curves
+from dwiml.viz.panels import Log, Panel, choose_panels
+
+logger = logging.getLogger(__name__)
+
+PathLike = str | os.PathLike[str]
+_DPI = 130
+
+
+def visualize_logs(
+    experiments: PathLike | Sequence[PathLike],
+    *,
+    out: PathLike | None = None,
+    show: bool | None = None,
+    log_scale: Sequence[str] = (),
+    overwrite: bool = False,
+) -> list[Path]:
+    """Draw losses, gradient norms, learning rate, epoch times and whatever else the experiments have logged.
+
+    Parameters
+    ----------
+    experiments
+        An experiment's folder, or several to compare.
+    out
+        Where to save the figure; its extension says the format (png, pdf, svg, ...). None: ``curves.png`` in the
+        experiment's folder, or ``curves_compared.png`` in the folder that the first of several is in.
+    show
+        True: show a window. False: save. None: show a window where there is a display, unless ``out`` is given.
+        Where no window can be opened, the figure is saved.
+    log_scale
+        Panels with a logarithmic y axis: ``loss``, ``grad_norm``, ``learning_rate``, ``epoch_time``,
+        ``points_per_s``, or the name of another metric (without ``train_`` or ``valid_``).
+    overwrite
+        Whether ``out`` may replace a file. The default file is always replaced.
+
+    Returns
+    -------
+    list of Path
+        The files that were written; empty when the figure was shown only.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError, NotADirectoryError, FileExistsError
+        For an experiment without a finished epoch, an unknown panel, a format that matplotlib cannot write, ...
+    """
+    folders = _distinct([experiments] if isinstance(experiments, (str, os.PathLike)) else experiments)
+    if out is not None:
+        _check_out(Path(out), overwrite=overwrite)
+    logs = read_logs(folders)
+    panels = choose_panels(logs)
+    _check_log_scale(log_scale, logs, panels)
+    if show is None:
+        show = out is None and _has_display()
+    shown = show and _show(logs, panels, log_scale)
+    if shown and out is None:
+        return []
+    path = Path(out) if out is not None else _default_path(folders)
+    _save(plot_logs(logs, log_scale=log_scale), path)
+    return [path]
+
+
+def plot_logs(logs: Sequence[Log], *, log_scale: Sequence[str] = ()) -> Figure:
+    """Return the figure of logs (see `read_logs`), for a notebook or for changes of your own."""
+    figure = Figure()
+    draw_curves(figure, logs, choose_panels(logs), log_scale)
+    return figure
+
+
+def read_logs(experiments: Sequence[PathLike]) -> list[Log]:
+    """Read experiments' logs, each under its folder's name (with the folder above it where two have one name)."""
+    folders = [Path(each) for each in experiments]
+    logs = []
+    for folder, label in zip(folders, _labels(folders), strict=True):
+        records = read_metrics(folder)
+        if not records:
+            raise ValueError(f"'{folder / METRICS_FILE}' is empty: no epoch is finished yet.")
+        log = Log(label, records)
+        if not choose_panels([log]):
+            raise ValueError(f"'{folder / METRICS_FILE}' has {len(records)} epochs but no metric to draw.")
+        logs.append(log)
+    return logs
+
+
+def _distinct(experiments: Sequence[PathLike]) -> list[Path]:
+    folders: dict[Path, Path] = {}
+    for each in experiments:
+        folders.setdefault(Path(each).resolve(), Path(each))
+    if not folders:
+        raise ValueError("No experiment was given; give the folder of one at least.")
+    return list(folders.values())
+
+
+def _labels(folders: Sequence[Path]) -> list[str]:
+    parts = [folder.resolve().parts for folder in folders]
+    for depth in range(1, max(len(each) for each in parts)):
+        labels = ["/".join(each[-depth:]) for each in parts]
+        if len(set(labels)) == len(labels):
+            return labels
+    return [str(folder) for folder in folders]
+
+
+def _check_out(out: Path, *, overwrite: bool) -> None:
+    formats = sorted(Figure().canvas.get_supported_filetypes())
+    if out.suffix.lower().removeprefix(".") not in formats:
+        raise ValueError(f"Figure '{out}' must end in one of: {', '.join('.' + each for each in formats)}.")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"Folder '{out.parent}' of the figure does not exist.")
+    if out.exists() and not overwrite:
+        raise FileExistsError(f"'{out}' exists already; use -f (overwrite=True) to replace it.")
+
+
+def _check_log_scale(log_scale: Sequence[str], logs: Sequence[Log], panels: Sequence[Panel]) -> None:
+    known = {panel.key: panel for panel in panels}
+    for key in log_scale:
+        if key not in known:
+            raise ValueError(f"There is no panel '{key}' for log_scale; there are: {', '.join(known)}.")
+        for line in known[key].lines:
+            if any(value <= 0 for log in logs for value in log.series(line.metric)[1]):
+                raise ValueError(f"'{line.metric}' is not always positive: it cannot have a log scale.")
+
+
+def _has_display() -> bool:
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _show(logs: Sequence[Log], panels: Sequence[Panel], log_scale: Sequence[str]) -> bool:
+    """Show a window until it is closed; return False where none can be opened."""
+    # pyplot chooses the backend: without a toolkit, or with a dead display, one that has no windows.
+    from matplotlib import pyplot
+
+    figure = None
+    try:
+        figure = pyplot.figure(num="dwiml: curves")
+        if figure.canvas.required_interactive_framework is None:
+            raise RuntimeError(f"matplotlib's backend here, {pyplot.get_backend()}, has none")
+        draw_curves(figure, logs, panels, log_scale)
+        pyplot.show()
+    except Exception as error:
+        # The toolkits' exceptions have no class in common.
+        logger.info("No window could be opened (%s); the figure is saved instead.", error)
+        return False
+    finally:
+        if figure is not None:
+            pyplot.close(figure)
+    return True
+
+
+def _default_path(folders: Sequence[Path]) -> Path:
+    if len(folders) == 1:
+        return folders[0] / "curves.png"
+    return folders[0].resolve().parent / "curves_compared.png"
+
+
+def _save(figure: Figure, path: Path) -> None:
+    # Drawn before the file is touched.
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=path.suffix.lower().removeprefix("."), dpi=_DPI)
+    with written_whole(path) as stream:
+        stream.write(drawn.getvalue())

@@ -1,0 +1,181 @@
+"""The local log: whole lines, finite numbers, a state that agrees with the file."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dwiml.training.loggers import CometLogger, LocalLogger, build_loggers, read_metrics
+
+
+def _path(folder: Path) -> Path:
+    return folder / "logs" / "metrics.jsonl"
+
+
+def test_each_epoch_is_a_line_of_plain_json(tmp_path: Path) -> None:
+    log = LocalLogger(tmp_path)
+    log.log_parameters({"trainer": {"max_epochs": 2}})
+    log.log_metrics({"train_loss": 0.5, "valid_loss": 1}, 0)
+    log.log_metrics({"train_loss": 0.25}, 1)
+    assert log.close() is None
+    lines = _path(tmp_path).read_text().split("\n")
+    assert [json.loads(line) for line in lines[:-1]] == [
+        {"epoch": 0, "train_loss": 0.5, "valid_loss": 1},
+        {"epoch": 1, "train_loss": 0.25},
+    ]
+    assert lines[-1] == ""
+
+
+def test_numpy_and_torch_numbers_are_converted(tmp_path: Path) -> None:
+    values = {
+        "a": np.float32(0.5),
+        "b": np.int64(3),
+        "c": torch.tensor(0.25),
+        "d": np.array([0.125]),
+        "e": torch.tensor(2.0, requires_grad=True),
+    }
+    LocalLogger(tmp_path).log_metrics(values, np.int64(4))
+    (line,) = _path(tmp_path).read_text().splitlines()
+    assert json.loads(line) == {"epoch": 4, "a": 0.5, "b": 3, "c": 0.25, "d": 0.125, "e": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "epoch", "message"),
+    [
+        ({"train_loss": float("nan")}, 2, "Metric 'train_loss' of epoch 2 must be finite, got nan"),
+        ({"ok": 1.0, "valid_loss": torch.tensor(float("inf"))}, 0, "'valid_loss' of epoch 0 must be finite, got inf"),
+        ({"valid_loss": np.float32("-inf")}, 0, "must be finite, got -inf"),
+        ({"loss": "0.5"}, 0, "must be one number, got '0.5'"),
+        ({"loss": None}, 0, "must be one number, got None"),
+        ({"loss": True}, 0, "must be one number, got True"),
+        ({"loss": np.zeros(2)}, 0, "must be one number"),
+        ({"epoch": 1}, 0, "cannot be called 'epoch'"),
+        ({"loss": 0.5}, -1, "from 0 on, got -1"),
+        ({"loss": 0.5}, 0.5, "must be an integer from 0 on, got 0.5"),
+    ],
+)
+def test_what_is_no_finite_number_is_refused_and_nothing_is_written(
+    tmp_path: Path, metrics: dict[str, object], epoch: float, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        LocalLogger(tmp_path).log_metrics(metrics, epoch)  # type: ignore[arg-type]
+    assert not _path(tmp_path).exists()
+
+
+def test_state_brings_the_file_back_byte_by_byte(tmp_path: Path) -> None:
+    log = LocalLogger(tmp_path)
+    assert log.state_dict() == {"lines": []}
+    log.log_metrics({"train_loss": 0.1 + 0.2}, 0)
+    state = json.loads(json.dumps(log.state_dict()))
+    before = _path(tmp_path).read_bytes()
+    log.log_metrics({"train_loss": 0.2}, 1)
+    resumed = LocalLogger(tmp_path)
+    resumed.load_state_dict(state)
+    assert _path(tmp_path).read_bytes() == before
+    assert os.listdir(_path(tmp_path).parent) == ["metrics.jsonl"]
+    assert resumed.state_dict() == state
+    with pytest.raises(ValueError, match="'lines' only, got .'epoch'"):
+        resumed.load_state_dict({"epoch": 3})
+
+
+def test_an_epoch_run_again_takes_the_place_of_its_line_and_of_later_ones(tmp_path: Path) -> None:
+    log = LocalLogger(tmp_path)
+    for epoch in range(3):
+        log.log_metrics({"train_loss": 1.0}, epoch)
+    LocalLogger(tmp_path).log_metrics({"train_loss": 2.0}, 1)
+    assert read_metrics(tmp_path) == [{"epoch": 0, "train_loss": 1.0}, {"epoch": 1, "train_loss": 2.0}]
+
+
+def test_a_half_line_is_left_out_by_the_reader_and_replaced_by_the_logger(tmp_path: Path) -> None:
+    log = LocalLogger(tmp_path)
+    log.log_metrics({"train_loss": 1.0}, 0)
+    with _path(tmp_path).open("a") as handle:
+        handle.write('{"epoch": 1, "train_lo')
+    assert read_metrics(tmp_path) == [{"epoch": 0, "train_loss": 1.0}]
+    assert len(log.state_dict()["lines"]) == 1
+    log.log_metrics({"train_loss": 0.5}, 1)
+    assert [line["epoch"] for line in read_metrics(tmp_path)] == [0, 1]
+
+
+def test_a_write_cut_short_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = LocalLogger(tmp_path)
+    log.log_metrics({"train_loss": 1.0}, 0)
+    before = _path(tmp_path).read_bytes()
+    whole_write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: whole_write(descriptor, data[:7]))
+    with pytest.raises(OSError, match="could not be written whole"):
+        log.log_metrics({"train_loss": 0.5}, 1)
+    monkeypatch.undo()
+    assert _path(tmp_path).read_bytes() == before
+
+
+def test_kill_9_never_leaves_a_half_line(tmp_path: Path) -> None:
+    program = (
+        "import sys; from dwiml.training.loggers import LocalLogger; log = LocalLogger(sys.argv[1])\n"
+        "for epoch in range(10**9): log.log_metrics({f'metric_{i}': i / 7 for i in range(100)}, epoch)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)])
+    end = time.monotonic() + 30
+    while time.monotonic() < end and not (_path(tmp_path).exists() and _path(tmp_path).stat().st_size > 50_000):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    lines = _path(tmp_path).read_bytes().split(b"\n")
+    assert lines.pop() == b""
+    assert len(lines) >= 10
+    assert [json.loads(line)["epoch"] for line in lines] == list(range(len(lines)))
+    assert all(len(json.loads(line)) == 101 for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"epoch": 1, "train', r"Line 2 of '.*metrics.jsonl' is not valid JSON"),
+        ('{"epoch": 1, "train_loss": Infinity}', "JSON has no Infinity"),
+        ('{"train_loss": 0.5}', "Line 2 of .* must be an object with an integer 'epoch'"),
+        ('{"epoch": 0.5}', "must be an object with an integer 'epoch'"),
+        ("[1]", "must be an object"),
+    ],
+)
+def test_reader_names_a_broken_line_in_the_middle(tmp_path: Path, line: str, message: str) -> None:
+    _path(tmp_path).parent.mkdir()
+    _path(tmp_path).write_text(f'{{"epoch": 0}}\n{line}\n{{"epoch": 2}}\n')
+    with pytest.raises(ValueError, match=message):
+        read_metrics(tmp_path)
+
+
+def test_reader_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="'.*nowhere' does not exist"):
+        read_metrics(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="has no logs/metrics.jsonl"):
+        read_metrics(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="is not an experiment's folder but a file"):
+        read_metrics(tmp_path / "file")
+
+
+def test_comet_is_there_only_when_asked_for(tmp_path: Path) -> None:
+    assert [log.name for log in build_loggers(tmp_path)] == ["local"]
+    loggers = build_loggers(tmp_path / "my_run", "workspace", "project", verbose=False)
+    assert [log.name for log in loggers] == ["local", "comet"]
+    comet = loggers[1]
+    assert isinstance(comet, CometLogger)
+    assert (comet.workspace, comet.project, comet.experiment_name) == ("workspace", "project", "my_run")
+
+
+def test_loggers_load_neither_torch_nor_comet() -> None:
+    program = (
+        "import sys; from dwiml.training.loggers import CometLogger, LocalLogger\n"
+        "CometLogger('w', 'p', 'e', '.')\n"
+        "print([name for name in ('torch', 'comet_ml', 'matplotlib') if name in sys.modules])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "[]"

@@ -1,0 +1,273 @@
+"""The figure: what its panels hold is read back from matplotlib's own objects."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+import dwiml
+from dwiml.training.loggers import LocalLogger
+from dwiml.viz.logs import plot_logs, read_logs, visualize_logs
+from dwiml.viz.panels import Log, choose_panels
+
+
+def write_experiment(folder: Path, nb_epochs: int = 4, *, leave_out: tuple[str, ...] = (), **more: float) -> Path:
+    """Log a training whose losses fall, but for the last validation loss."""
+    log = LocalLogger(folder)
+    for epoch in range(nb_epochs):
+        metrics = {
+            "train_loss": 100 + 1 / (epoch + 1),
+            "valid_loss": 101 + 1 / (epoch + 1) + (2 if epoch == nb_epochs - 1 and epoch else 0),
+            "grad_norm": 2.0 - epoch / 10,
+            "grad_norm_clipped": 1.0,
+            "learning_rate": 0.001,
+            "train_duration_s": 30.0,
+            "valid_duration_s": 5.0 + epoch,
+            **more,
+        }
+        log.log_metrics({name: value for name, value in metrics.items() if name not in leave_out}, epoch)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def _drawn(*folders: Path, **options: Any) -> tuple[Figure, dict[str, Axes]]:
+    figure = plot_logs(read_logs(folders), **options)
+    FigureCanvasAgg(figure).draw()
+    return figure, {axes.get_ylabel(): axes for axes in figure.axes}
+
+
+def _curves(axes: Axes) -> list[tuple[str, list[float], list[float]]]:
+    """Return style, epochs and values of each curve; a star's style is ``*``."""
+    return [
+        (str(line.get_linestyle() if line.get_marker() != "*" else "*"), list(line.get_xdata()), list(line.get_ydata()))
+        for line in axes.lines
+    ]
+
+
+def _tick_texts(axes: Axes) -> list[str]:
+    low, high = axes.get_xlim()
+    return [
+        label.get_text()
+        for place, label in zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)
+        if low <= place <= high
+    ]
+
+
+def _is_png(path: Path) -> bool:
+    return path.read_bytes().startswith(b"\x89PNG") and float(np.std(pyplot.imread(path))) > 0.01
+
+
+def test_without_options_the_figure_is_saved_in_the_experiments_folder(tmp_path: Path) -> None:
+    folder = write_experiment(tmp_path / "run")
+    assert dwiml.visualize_logs(folder) == [folder / "curves.png"]
+    assert _is_png(folder / "curves.png")
+    # A figure drawn again replaces it without a question: it is made of the logs only.
+    write_experiment(folder, 6)
+    before = (folder / "curves.png").read_bytes()
+    assert visualize_logs([folder]) == [folder / "curves.png"]
+    assert (folder / "curves.png").read_bytes() != before
+    assert sorted(os.listdir(folder)) == ["curves.png", "logs"]
+
+
+def test_the_panels_of_one_experiment(tmp_path: Path) -> None:
+    figure, panels = _drawn(write_experiment(tmp_path / "run"))
+    assert list(panels) == ["Loss", "Gradient norm", "Learning rate", "Time per epoch (s)"]
+    training, validation, best = _curves(panels["Loss"])
+    assert training == ("-", [0, 1, 2, 3], [101, 100.5, pytest.approx(100 + 1 / 3), 100.25])
+    assert validation == ("--", [0, 1, 2, 3], [102, 101.5, pytest.approx(101 + 1 / 3), 103.25])
+    assert best == ("*", [2], [pytest.approx(101 + 1 / 3)])
+    assert len({line.get_color() for line in panels["Loss"].lines}) == 1
+    legend = [text.get_text() for text in panels["Loss"].get_legend().get_texts()]
+    assert legend == ["training", "validation", "best validation: 101.3 (epoch 2)"]
+    assert [curve[0] for curve in _curves(panels["Gradient norm"])] == ["-", "--"]
+    assert _curves(panels["Time per epoch (s)"])[1] == ("--", [0, 1, 2, 3], [5, 6, 7, 8])
+    # No forced zero: it would flatten losses near 100.
+    assert panels["Loss"].get_ylim()[0] > 99
+    assert figure.get_suptitle() == "run"
+
+
+@pytest.mark.parametrize("nb_epochs", [1, 2, 3, 5, 30, 200])
+def test_epochs_are_whole_numbers_and_few_of_them_are_visible_points(tmp_path: Path, nb_epochs: int) -> None:
+    _, panels = _drawn(write_experiment(tmp_path / "run", nb_epochs))
+    for axes in panels.values():
+        texts = _tick_texts(axes)
+        assert texts
+        assert all(text.isdecimal() and int(text) < nb_epochs + 20 for text in texts), texts
+        assert len(set(texts)) == len(texts)
+        low, high = axes.get_xlim()
+        assert low < 0
+        assert high > nb_epochs - 1
+    assert (panels["Loss"].lines[0].get_marker() == "None") == (nb_epochs > 30)
+
+
+def test_several_experiments_have_a_colour_each_and_are_saved_beside_the_first(tmp_path: Path) -> None:
+    folders = [write_experiment(tmp_path / name, nb) for name, nb in (("a", 3), ("b", 5), ("c", 4))]
+    assert visualize_logs(folders) == [tmp_path / "curves_compared.png"]
+    assert _is_png(tmp_path / "curves_compared.png")
+    figure, panels = _drawn(*folders)
+    colors = [line.get_color() for line in panels["Loss"].lines]
+    assert colors[0:3] == [colors[0]] * 3
+    assert colors[3:6] == [colors[3]] * 3
+    assert len(set(colors)) == 3
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == ["a (best 101.5, epoch 1)", "b (best 101.2, epoch 3)", "c (best 101.3, epoch 2)"]
+
+
+def test_many_experiments_are_told_apart_and_their_legend_covers_nothing(tmp_path: Path) -> None:
+    folders = [write_experiment(tmp_path / f"sweep_{i}_{'long_name_' * (i % 8)}") for i in range(25)]
+    figure, panels = _drawn(*folders)
+    looks = {(line.get_color(), line.get_marker()) for line in figure.legends[0].get_lines()}
+    assert len(looks) == 25
+    looks = {(line.get_color(), line.get_marker()) for line in panels["Learning rate"].lines}
+    assert len(looks) == 25
+    legend = figure.legends[0].get_window_extent()
+    assert legend.x0 >= 0
+    assert legend.x1 <= figure.bbox.x1
+    assert all(axes.get_tightbbox().y0 >= legend.y1 for axes in figure.axes)
+    assert all(axes.get_window_extent().height > 100 for axes in figure.axes)
+
+
+def test_experiments_of_one_name_are_told_apart_and_one_given_twice_is_drawn_once(tmp_path: Path) -> None:
+    first, second = write_experiment(tmp_path / "x" / "run"), write_experiment(tmp_path / "y" / "run")
+    assert [log.label for log in read_logs([first, second])] == ["x/run", "y/run"]
+    assert visualize_logs([first, tmp_path / "x" / ".." / "x" / "run"]) == [first / "curves.png"]
+
+
+def test_metrics_that_were_not_computed_have_no_panel_and_no_curve(tmp_path: Path) -> None:
+    folder = write_experiment(
+        tmp_path / "run", leave_out=("valid_loss", "valid_duration_s", "grad_norm", "grad_norm_clipped")
+    )
+    _, panels = _drawn(folder)
+    assert list(panels) == ["Loss", "Learning rate", "Time per epoch (s)"]
+    assert [curve[0] for curve in _curves(panels["Loss"])] == ["-"]
+
+
+def test_a_metric_computed_in_some_epochs_is_drawn_there() -> None:
+    records = [{"epoch": 0, "train_loss": 2.0, "valid_loss": None}, {"epoch": 1, "train_loss": 1.0, "valid_loss": 1.5}]
+    log = Log("run", [*records, {"epoch": 4, "train_loss": 0.5}])
+    assert log.series("valid_loss") == ([1], [1.5])
+    assert log.series("train_loss") == ([0, 1, 4], [2.0, 1.0, 0.5])
+    assert log.best() == (1, 1.5)
+    FigureCanvasAgg(plot_logs([log])).draw()
+
+
+def test_the_first_of_equal_validation_losses_is_the_best() -> None:
+    assert Log("run", [{"epoch": i, "valid_loss": 1.0} for i in range(3)]).best() == (0, 1.0)
+    assert Log("run", [{"epoch": 0, "train_loss": 1.0}]).best() is None
+
+
+def test_unknown_metrics_get_a_panel_with_their_unit(tmp_path: Path) -> None:
+    folder = write_experiment(
+        tmp_path / "run", gv_distance_mm=3.0, train_points_per_s=1e4, valid_angle=4.0, train_angle=2.0, best_epoch=1
+    )
+    _, panels = _drawn(folder)
+    assert list(panels)[4:] == ["Speed (points/s)", "Angle", "Gv distance (mm)"]
+    assert [curve[0] for curve in _curves(panels["Angle"])] == ["-", "--"]
+    assert [panel.key for panel in choose_panels(read_logs([folder]))][5:] == ["angle", "gv_distance_mm"]
+
+
+def test_log_scale(tmp_path: Path) -> None:
+    folder = write_experiment(tmp_path / "run", waiting=0.0)
+    _, panels = _drawn(folder, log_scale=["loss", "learning_rate"])
+    assert panels["Loss, log scale"].get_yscale() == "log"
+    assert panels["Gradient norm"].get_yscale() == "linear"
+    labels = [label.get_text() for label in panels["Learning rate, log scale"].get_yticklabels(which="both")]
+    assert "0.001" in labels
+    with pytest.raises(ValueError, match="no panel 'lr' for log_scale; there are: loss, grad_norm, learning_rate"):
+        visualize_logs(folder, log_scale=["lr"])
+    with pytest.raises(ValueError, match="'waiting' is not always positive"):
+        visualize_logs(folder, log_scale=["waiting"])
+
+
+def test_out(tmp_path: Path) -> None:
+    folder = write_experiment(tmp_path / "run")
+    out = tmp_path / "figure.pdf"
+    assert visualize_logs(folder, out=out) == [out]
+    assert out.read_bytes().startswith(b"%PDF")
+    assert not (folder / "curves.png").exists()
+    with pytest.raises(FileExistsError, match="figure.pdf' exists already; use -f"):
+        visualize_logs(folder, out=out)
+    assert visualize_logs(folder, out=out, overwrite=True) == [out]
+    with pytest.raises(ValueError, match=r"must end in one of: .*\.pdf.*\.png"):
+        visualize_logs(folder, out=tmp_path / "figure.txt")
+    with pytest.raises(FileNotFoundError, match="Folder '.*nowhere' of the figure does not exist"):
+        visualize_logs(folder, out=tmp_path / "nowhere" / "figure.png")
+
+
+def test_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="No experiment was given"):
+        visualize_logs([])
+    with pytest.raises(FileNotFoundError, match="'.*nothing' does not exist"):
+        visualize_logs(tmp_path / "nothing")
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "metrics.jsonl").touch()
+    with pytest.raises(ValueError, match="metrics.jsonl' is empty: no epoch is finished yet"):
+        visualize_logs(tmp_path)
+    (tmp_path / "logs" / "metrics.jsonl").write_text('{"epoch": 0}\n')
+    with pytest.raises(ValueError, match="has 1 epochs but no metric to draw"):
+        visualize_logs(tmp_path)
+
+
+class _Window(FigureCanvasAgg):
+    """A canvas that claims to be a window's."""
+
+    required_interactive_framework = "test"
+
+
+@pytest.fixture
+def window(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Figure]]:
+    """A display whose windows are closed at once; returns what they showed."""
+    shown: list[Figure] = []
+    monkeypatch.setenv("DISPLAY", ":0")
+
+    def open_figure(**options: Any) -> Figure:
+        figure = Figure()
+        _Window(figure)
+        return figure
+
+    opened: list[Figure] = []
+    monkeypatch.setattr(pyplot, "figure", lambda **options: opened.append(open_figure()) or opened[-1])
+    monkeypatch.setattr(pyplot, "show", lambda: shown.append(opened[-1]))
+    return lambda: shown
+
+
+def test_where_there_is_a_display_a_window_is_shown(tmp_path: Path, window: Callable[[], list[Figure]]) -> None:
+    folder = write_experiment(tmp_path / "run")
+    assert visualize_logs(folder) == []
+    assert window()[0].axes[0].get_ylabel() == "Loss"
+    assert os.listdir(folder) == ["logs"]
+    assert visualize_logs(folder, show=False) == [folder / "curves.png"]
+    assert visualize_logs(folder, out=tmp_path / "a.png") == [tmp_path / "a.png"]
+    assert len(window()) == 1
+    assert visualize_logs(folder, out=tmp_path / "b.png", show=True) == [tmp_path / "b.png"]
+    assert len(window()) == 2
+
+
+def test_a_display_without_windows_or_a_dead_one_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_experiment(tmp_path / "run")
+    monkeypatch.setenv("DISPLAY", ":77")
+    monkeypatch.setitem(mpl.rcParams, "backend", "agg")
+    pyplot.switch_backend("agg")
+    assert visualize_logs(folder) == [folder / "curves.png"]
+
+    def broken(**options: Any) -> Figure:
+        raise RuntimeError("couldn't connect to display")
+
+    monkeypatch.setattr(pyplot, "figure", broken)
+    assert visualize_logs(folder) == [folder / "curves.png"]
+    assert pyplot.get_fignums() == []
