@@ -1,0 +1,70 @@
+"""A small training on the tiny file, for the tests of the trainer and of what surrounds it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from tests_support import NB_FEATURES
+
+from dwiml import (
+    DWIMLBatchIDSampler,
+    DWIMLBatchLoaderOneInput,
+    DWIMLTrainerOneInput,
+    Learn2TrackModel,
+    MultiSubjectDataset,
+)
+
+
+def small_trainer(
+    hdf5_file: Path,
+    experiments: Path,
+    name: str = "exp",
+    *,
+    lazy: bool = False,
+    from_checkpoint: bool = False,
+    data_seed: int | None = 4,
+    model_args: dict[str, Any] | None = None,
+    loader_args: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> DWIMLTrainerOneInput:
+    """Return a trainer of a small Learn2Track with dropout, reversing, splitting and noise: all that is random."""
+    dataset = MultiSubjectDataset(hdf5_file, lazy=lazy)
+    dataset.load_data()
+    torch.manual_seed(9)
+    options = {"rnn_layer_sizes": (8, 8), "dropout": 0.2, "nb_previous_dirs": 1, "step_size": 2.0, **(model_args or {})}
+    model = Learn2TrackModel(nb_features=NB_FEATURES, **options)
+    sampler = DWIMLBatchIDSampler(dataset, "streamlines", batch_size_training=16, seed=data_seed)
+    augmentation = {
+        "reverse_ratio": 0.5,
+        "split_ratio": 0.3,
+        "noise_gaussian_size_forward": 0.05,
+        "noise_gaussian_size_loss": 0.02,
+        **(loader_args or {}),
+    }
+    loader = DWIMLBatchLoaderOneInput(dataset, model, "input", "streamlines", seed=data_seed, **augmentation)
+    build = DWIMLTrainerOneInput.init_from_checkpoint if from_checkpoint else DWIMLTrainerOneInput
+    if not from_checkpoint:
+        kwargs = {
+            "seed": data_seed,
+            "learning_rates": [0.01, 0.01, 0.003],
+            "clip_grad": 1.0,
+            "verbose": False,
+            **kwargs,
+        }
+    trainer: DWIMLTrainerOneInput = build(model, experiments, name, sampler, loader, **kwargs)
+    return trainer
+
+
+def logs(experiment: Path, *, durations: bool = False) -> list[dict[str, Any]]:
+    """Return an experiment's log, without what a clock measured."""
+    lines = [json.loads(line) for line in (experiment / "logs" / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if durations or not k.endswith("_s")} for line in lines]
+
+
+def same_weights(first: torch.nn.Module, second: torch.nn.Module) -> bool:
+    """Tell whether two models are the same to the last bit."""
+    a, b = first.state_dict(), second.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
