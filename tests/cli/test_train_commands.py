@@ -1,0 +1,132 @@
+"""``dwiml train``, ``resume``, ``evaluate`` and the example scripts, run for real."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_training import logs
+
+from dwiml import Learn2TrackModel
+from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
+from dwiml.batching.sampler import DWIMLBatchIDSampler
+from dwiml.cli import evaluate, main, resume, train
+from dwiml.training.trainer import DWIMLTrainer
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+OPTIONS = [
+    "--input_group_name",
+    "input",
+    "--streamline_group_name",
+    "streamlines",
+    "--rnn_layer_sizes",
+    "8",
+    "8",
+    "--seed",
+    "1",
+]
+
+
+def run_train(hdf5: Path, experiments: Path, *options: str) -> int:
+    return train.main(["learn2track", str(hdf5), str(experiments), "exp", *OPTIONS, *options])
+
+
+def test_train_resume_evaluate(tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_train(tiny_hdf5, tmp_path, "--max_epochs", "1", "--nb_previous_dirs", "1", "-q") == 0
+    assert len(logs(tmp_path / "exp")) == 1
+    assert resume.main([str(tmp_path / "exp"), "--new_max_epochs", "2", "-q"]) == 0
+    assert len(logs(tmp_path / "exp")) == 2
+    capsys.readouterr()
+    assert evaluate.main([str(tmp_path / "exp"), "--subset", "testing"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("Direction error on the testing set (")
+    assert [line.split("  ")[0] for line in lines[2:]] == ["untrained model", "trained model", "straight on"]
+    # The same script again goes on; an ended run stays as it is.
+    options = ["--max_epochs", "2", "--nb_previous_dirs", "1", "--resume", "auto"]
+    assert run_train(tiny_hdf5, tmp_path, *options) == 0
+    assert len(logs(tmp_path / "exp")) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--input_group_name", "dwi"], "Volume group 'dwi' not found in"),
+        (["--streamline_group_name", "wb"], "Streamlines group 'wb' not found in"),
+        (["--batch_size_training", "0"], "batch_size_training must be positive, got 0.0."),
+        (["--rnn_key", "transformer"], "rnn_key"),
+        (["--optimizer", "adam"], "optimizer must be one of Adam, AdamW, RAdam, SGD, got 'adam'."),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], sentence: str
+) -> None:
+    assert run_train(tiny_hdf5, tmp_path, *options) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.startswith("error: ")
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "exp").exists()
+
+
+def test_an_experiment_that_exists_and_one_that_does_not(
+    tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_train(tiny_hdf5, tmp_path, "--max_epochs", "1", "-q") == 0
+    assert run_train(tiny_hdf5, tmp_path) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert resume.main([str(tmp_path / "other")]) == 2
+    assert "is no experiment's folder" in capsys.readouterr().err
+    assert evaluate.main([str(tmp_path / "exp"), "--subset", "all"]) == 2
+    assert "phase must be one of" in capsys.readouterr().err
+
+
+def test_two_resamplings(tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run_train(tiny_hdf5, tmp_path, "--step_size", "1", "--nb_points", "20")
+    assert stopped.value.code == 2
+    assert "not allowed with" in capsys.readouterr().err
+
+
+def test_each_option_has_the_default_of_the_class_it_is_for(tmp_path: Path) -> None:
+    given = vars(
+        train.build_parser().parse_args(
+            ["learn2track", "a", "b", "c", "--input_group_name", "x", "--streamline_group_name", "y"]
+        )
+    )
+    owners = [*Learn2TrackModel.__mro__, DWIMLBatchIDSampler, DWIMLStreamlinesBatchLoader, DWIMLTrainer]
+    checked = 0
+    for owner in owners:
+        init = owner.__dict__.get("__init__")
+        if init is None or not owner.__module__.startswith("dwiml."):
+            continue
+        for parameter in inspect.signature(init).parameters.values():
+            if parameter.default is inspect.Parameter.empty or parameter.name == "experiment_name":
+                continue
+            assert given[parameter.name] == parameter.default, f"{owner.__name__}: {parameter.name}"
+            checked += 1
+    assert checked > 40
+
+
+def test_every_command_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in main.COMMANDS:
+        with pytest.raises(SystemExit) as stopped:
+            main.main([command, "--help"])
+        assert stopped.value.code == 0
+        assert f"usage: dwiml {command}" in capsys.readouterr().out or command == "visualize_logs"
+    with pytest.raises(SystemExit) as stopped:
+        main.main(["trian"])
+    assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize("script", ["train_minimal.py", "train_custom_trainer.py"])
+def test_example_scripts_run_and_resume(tiny_hdf5: Path, tmp_path: Path, script: str) -> None:
+    command = [sys.executable, str(SCRIPTS / script), str(tiny_hdf5), str(tmp_path), "exp", "--max_epochs"]
+    for epochs in ("1", "3"):
+        done = subprocess.run([*command, epochs], capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+    losses = [line["train_loss"] for line in logs(tmp_path / "exp")]
+    assert len(losses) == 3
+    assert losses[-1] < losses[0]
