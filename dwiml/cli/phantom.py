@@ -1,0 +1,60 @@
+"""``dwiml phantom``: make the built-in example subjects."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+from dwiml.cli import run_command
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dwiml phantom",
+        description="Simulate example subjects with known truth: diffusion images, input volumes, masks, endpoint "
+        "labels and one tractogram a bundle, ready for 'dwiml create_hdf5'. Nothing is downloaded.",
+    )
+    parser.add_argument("out_dir", metavar="OUT_DIR", help="folder to make; its README.txt tells the next commands")
+    parser.add_argument("--nb_subjects", type=int, default=6, help="number of subjects, at least 3 [%(default)s]")
+    parser.add_argument("--seed", type=int, default=1, help="the same seed gives the same subjects [%(default)s]")
+    parser.add_argument(
+        "--size",
+        default="medium",
+        metavar="{small,medium,large}",
+        help="voxels of 3, 2 or 1.6 mm; 40, 300 or 600 streamlines a bundle [%(default)s]",
+    )
+    parser.add_argument("-f", dest="overwrite", action="store_true", help="replace OUT_DIR if it is a phantom's folder")
+    parser.add_argument("-v", dest="verbose", action="store_true", help="say more")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    return run_command(lambda: _run(arguments), verbose=arguments.verbose)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from dwiml.phantom.create import create_phantom
+
+    start = time.perf_counter()
+    with tqdm(total=arguments.nb_subjects, unit="subject", disable=not sys.stderr.isatty() or arguments.verbose) as bar:
+
+        def tell(done: int, total: int, name: str) -> None:
+            bar.update(done - bar.n)
+            if bar.disable:
+                print(f"{name} done ({done} of {total})", flush=True)
+
+        folder = create_phantom(
+            arguments.out_dir,
+            nb_subjects=arguments.nb_subjects,
+            seed=arguments.seed,
+            size=arguments.size,
+            overwrite=arguments.overwrite,
+            on_progress=tell,
+        )
+    seconds = time.perf_counter() - start
+    print(f"{arguments.nb_subjects} subjects in {folder} ({seconds:.0f} s). Next: see {folder / 'README.txt'}.")

@@ -1,0 +1,267 @@
+"""Make the folder of example subjects that ``dwiml create_hdf5`` reads."""
+
+from __future__ import annotations
+
+import json
+import logging
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from nibabel.streamlines import Field, Tractogram
+from nibabel.streamlines.trk import TrkFile
+
+from dwiml import __version__
+from dwiml.phantom.anatomy import Subject, draw_streamlines, draw_subject
+from dwiml.phantom.folder import new_folder
+from dwiml.phantom.geometry import Bundle, Floats, template_bundles
+from dwiml.phantom.metrics import fractional_anisotropy, signal_harmonics
+from dwiml.phantom.simulate import Protocol, make_protocol, simulate_dwi, to_fsl
+from dwiml.phantom.voxelize import FibreMap, map_fibres
+
+logger = logging.getLogger(__name__)
+
+STEP_MM = 1.0
+# A voxel counts as white matter when fibres fill a quarter of it.
+WM_FRACTION = 0.25
+MIN_SUBJECTS = 3
+
+
+@dataclass(frozen=True)
+class Size:
+    """How fine the phantom is."""
+
+    voxel_size: float
+    streamlines_per_bundle: int
+
+
+SIZES = {"small": Size(3.0, 40), "medium": Size(2.0, 300), "large": Size(1.6, 600)}
+
+GROUPS_CONFIG = {
+    "input": {
+        "type": "volume",
+        "files": ["metrics/sh.nii.gz"],
+        "standardization": "independent",
+        "std_mask": ["masks/wm.nii.gz"],
+    },
+    "wm_mask": {"type": "volume", "files": ["masks/wm.nii.gz"], "standardization": "none"},
+    "streamlines": {"type": "streamlines", "files": ["bundles/*.trk"]},
+}
+
+README = """\
+{nb_subjects} example subjects made by dwiml {version}:
+    dwiml phantom --nb_subjects {nb_subjects} --seed {seed} --size {size} OUT_DIR
+
+subjects/sub-XX/dwi/dwi.nii.gz, dwi.bval, dwi.bvec   simulated diffusion images, bvecs in FSL's convention
+subjects/sub-XX/metrics/sh.nii.gz, fa.nii.gz         spherical harmonics of the signal (voxel axes), anisotropy
+subjects/sub-XX/masks/wm.nii.gz                      white matter
+subjects/sub-XX/labels/endpoints.nii.gz              where bundles start and end (values below)
+subjects/sub-XX/bundles/NAME.trk                     streamlines of each bundle
+config.json                                          what goes in the HDF5 file
+training.txt, validation.txt, testing.txt            which subject is for what
+
+Endpoint labels (start, end):
+{labels}
+
+Next, from this folder:
+
+    dwiml create_hdf5 subjects ../phantom.hdf5 config.json training.txt validation.txt testing.txt
+    dwiml train learn2track ../phantom.hdf5 ../experiments phantom_l2t \\
+        --input_group_name input --streamline_group_name streamlines
+
+The first gathers the subjects in one HDF5 file, the second trains a model on it (dwiml train --help tells its options).
+"""
+
+
+@dataclass(frozen=True)
+class SimulatedSubject:
+    """A subject before it is written.
+
+    Attributes
+    ----------
+    subject
+        Its deformation and grid.
+    fibre_map
+        The truth in every voxel.
+    dwi : (X, Y, Z, N)
+        The images.
+    in_head : (X, Y, Z)
+        Where there is tissue.
+    streamlines
+        For each bundle of the template, points (n, 3) in rasmm.
+    """
+
+    subject: Subject
+    fibre_map: FibreMap
+    dwi: npt.NDArray[np.int16]
+    in_head: npt.NDArray[np.bool_]
+    streamlines: list[list[Floats]]
+
+
+def create_phantom(
+    out_dir: str | Path,
+    *,
+    nb_subjects: int = 6,
+    seed: int = 1,
+    size: str = "medium",
+    overwrite: bool = False,
+    on_progress: Callable[[int, int, str], None] | None = None,
+) -> Path:
+    """Simulate example subjects with known truth and write them in a folder that ``dwiml create_hdf5`` reads.
+
+    Of N subjects, one in six (at least one) is for validation, as many for testing, the others for training.
+
+    Parameters
+    ----------
+    out_dir
+        Folder to make. It appears when all is written, never half made.
+    nb_subjects
+        Number of subjects, at least 3. A subject does not depend on how many there are.
+    seed
+        Whole number from 0 on. The same seed gives the same subjects.
+    size
+        ``small`` (voxels of 3 mm, 40 streamlines a bundle; for tests), ``medium`` (2 mm, 300) or ``large`` (1.6 mm,
+        600).
+    overwrite
+        Replace `out_dir` if it is a phantom's folder and holds no other file.
+    on_progress
+        Called with (subjects done, subjects in all, name of the one just done), for a progress bar.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    ValueError
+        Too few subjects, a negative seed, an unknown size.
+    FileExistsError
+        `out_dir` holds files, and `overwrite` is False or they are not all a phantom's.
+    """
+    nb_subjects, seed = operator.index(nb_subjects), operator.index(seed)
+    _check(nb_subjects, seed, size)
+    out_dir = Path(out_dir)
+    bundles = template_bundles()
+    description = {"dwiml_version": __version__, "nb_subjects": nb_subjects, "seed": seed, "size": size}
+    with new_folder(out_dir, overwrite=overwrite, description=description) as folder:
+        protocol = make_protocol()
+        names = []
+        for index in range(nb_subjects):
+            simulated = simulate_subject(index, seed=seed, size=size, bundles=bundles, protocol=protocol)
+            name = simulated.subject.name
+            _write_subject(folder / "subjects" / name, simulated, bundles, protocol)
+            logger.info("%s: %s voxels, SNR %.0f.", name, simulated.subject.shape, simulated.subject.snr)
+            names.append(name)
+            if on_progress is not None:
+                on_progress(index + 1, nb_subjects, name)
+        _write_lists(folder, names)
+        (folder / "config.json").write_text(json.dumps(GROUPS_CONFIG, indent=2) + "\n", encoding="utf-8")
+        labels = "\n".join(f"  {bundle.name:<12}{2 * k + 1:>3}{2 * k + 2:>4}" for k, bundle in enumerate(bundles))
+        readme = README.format(nb_subjects=nb_subjects, version=__version__, seed=seed, size=size, labels=labels)
+        (folder / "README.txt").write_text(readme, encoding="utf-8")
+    return out_dir
+
+
+def simulate_subject(
+    index: int, *, seed: int, size: str, bundles: Sequence[Bundle], protocol: Protocol
+) -> SimulatedSubject:
+    """Simulate the subject of this index (from 0); see :func:`create_phantom` for the seed and the size.
+
+    The seed sequence is keyed by the index, so a subject does not depend on how many there are; head, streamlines and
+    noise each have a generator of their own, so the same head comes in all sizes.
+    """
+    head, paths, noise = np.random.SeedSequence(seed, spawn_key=(index,)).spawn(3)
+    subject = draw_subject(index, SIZES[size].voxel_size, np.random.default_rng(head))
+    fibre_map = map_fibres(subject, bundles, protocol.directions)
+    in_head = subject.in_head()
+    in_head.flat[fibre_map.voxels] = True
+    dwi = simulate_dwi(protocol, fibre_map, in_head, snr=subject.snr, rng=np.random.default_rng(noise))
+    streamlines = draw_streamlines(
+        bundles, subject.deformation, SIZES[size].streamlines_per_bundle, STEP_MM, np.random.default_rng(paths)
+    )
+    return SimulatedSubject(subject, fibre_map, dwi, in_head, streamlines)
+
+
+def _check(nb_subjects: int, seed: int, size: str) -> None:
+    if nb_subjects < MIN_SUBJECTS:
+        raise ValueError(
+            f"nb_subjects must be at least {MIN_SUBJECTS} (training, validation, testing), got {nb_subjects}."
+        )
+    if seed < 0:
+        raise ValueError(f"seed must be 0 or more, got {seed}.")
+    if size not in SIZES:
+        raise ValueError(f"Unknown size '{size}'; choose one of: {', '.join(map(repr, SIZES))}.")
+
+
+def _write_subject(folder: Path, simulated: SimulatedSubject, bundles: Sequence[Bundle], protocol: Protocol) -> None:
+    affine, gtab, in_head = simulated.subject.affine, protocol.gtab, simulated.in_head
+    for name in ("dwi", "metrics", "masks", "labels", "bundles"):
+        (folder / name).mkdir(parents=True)
+    save_acquisition(folder / "dwi", simulated.dwi, affine, bvals=gtab.bvals, directions=gtab.bvecs)
+    _save_volume(folder / "metrics" / "fa.nii.gz", fractional_anisotropy(simulated.dwi, gtab, in_head), affine)
+    _save_volume(folder / "metrics" / "sh.nii.gz", signal_harmonics(simulated.dwi, gtab, in_head), affine)
+    wm = np.zeros(simulated.subject.shape, dtype=np.uint8)
+    wm.flat[simulated.fibre_map.voxels] = simulated.fibre_map.fractions.sum(axis=1) >= WM_FRACTION
+    _save_volume(folder / "masks" / "wm.nii.gz", wm, affine)
+    _save_volume(folder / "labels" / "endpoints.nii.gz", simulated.fibre_map.labels, affine)
+    for bundle, streamlines in zip(bundles, simulated.streamlines, strict=True):
+        _save_streamlines(folder / "bundles" / f"{bundle.name}.trk", streamlines, simulated.subject)
+
+
+def save_acquisition(
+    folder: Path, dwi: npt.NDArray[np.int16], affine: Floats, *, bvals: Floats, directions: Floats
+) -> None:
+    """Write ``dwi.nii.gz``, ``dwi.bval`` and ``dwi.bvec`` (FSL's convention) in an existing folder.
+
+    Parameters
+    ----------
+    folder
+        Where to write.
+    dwi : (X, Y, Z, N)
+        The images.
+    affine : (4, 4)
+        From voxels to rasmm.
+    bvals : (N,)
+        In s/mm2.
+    directions : (N, 3)
+        Gradient directions in voxel axes.
+    """
+    _save_volume(folder / "dwi.nii.gz", dwi, affine)
+    np.savetxt(folder / "dwi.bval", bvals[None], fmt="%d")
+    # Adding 0 turns -0 into 0.
+    np.savetxt(folder / "dwi.bvec", to_fsl(directions, affine).T + 0.0, fmt="%.8f")
+
+
+def _save_volume(path: Path, volume: npt.NDArray[np.generic], affine: Floats) -> None:
+    image = nib.Nifti1Image(volume, affine)
+    image.set_sform(affine, code="scanner")
+    image.set_qform(affine, code="scanner")
+    image.header.set_xyzt_units("mm")
+    nib.save(image, path)
+
+
+def _save_streamlines(path: Path, streamlines: list[Floats], subject: Subject) -> None:
+    tractogram = Tractogram([points.astype(np.float32) for points in streamlines], affine_to_rasmm=np.eye(4))
+    header = {
+        Field.VOXEL_TO_RASMM: subject.affine.astype(np.float32),
+        Field.VOXEL_SIZES: subject.voxel_sizes.astype(np.float32),
+        Field.DIMENSIONS: np.array(subject.shape, dtype=np.int16),
+        Field.VOXEL_ORDER: "".join(nib.aff2axcodes(subject.affine)),
+    }
+    nib.streamlines.save(TrkFile(tractogram, header=header), str(path))
+
+
+def _write_lists(folder: Path, names: list[str]) -> None:
+    nb_held_out = max(1, len(names) // 6)
+    lists = {
+        "training": names[: -2 * nb_held_out],
+        "validation": names[-2 * nb_held_out : -nb_held_out],
+        "testing": names[-nb_held_out:],
+    }
+    for phase, chosen in lists.items():
+        (folder / f"{phase}.txt").write_text("\n".join(chosen) + "\n", encoding="utf-8")

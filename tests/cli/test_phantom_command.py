@@ -1,0 +1,83 @@
+"""The command ``dwiml phantom``, run as a user runs it."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from dwiml.cli.main import main
+from dwiml.cli.phantom import build_parser
+from dwiml.phantom.create import GROUPS_CONFIG, README
+from dwiml.phantom.folder import new_folder
+
+
+def test_makes_the_folder_says_so_and_replaces_another_only_with_f(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["phantom", str(tmp_path / "ph"), "--nb_subjects", "3", "--size", "small", "--seed", "4"]
+    with new_folder(tmp_path / "ph", overwrite=False, description={}) as older:
+        (older / "older.txt").write_text("from another version")
+    assert main(command) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: Folder")
+    assert "replace it with -f." in captured.err
+    assert captured.err.count("\n") == 1
+    assert (tmp_path / "ph/older.txt").exists()
+
+    assert main([*command, "-f"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"sub-0{k} done ({k} of 3)" in said for k in (1, 2, 3))
+    assert f"3 subjects in {tmp_path / 'ph'}" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["ph"]
+    assert not (tmp_path / "ph/older.txt").exists()
+    assert (tmp_path / "ph/subjects/sub-03/bundles/arch.trk").exists()
+
+
+def test_readme_tells_commands_that_exist() -> None:
+    text = README.format(nb_subjects=7, version="0", seed=3, size="small", labels="").replace("\\\n", "")
+    phantom, create, train = [line.split() for line in text.splitlines() if line.startswith("    dwiml")]
+    assert phantom[:2] == ["dwiml", "phantom"]
+    arguments = build_parser().parse_args(phantom[2:])
+    assert (arguments.nb_subjects, arguments.seed, arguments.size) == (7, 3, "small")
+    for command in (create, train):
+        module = importlib.import_module(f"dwiml.cli.{command[1]}")
+        parsed = vars(module.build_parser().parse_args(command[2:]))
+        assert "../phantom.hdf5" in parsed.values()
+    assert {parsed["input_group_name"], parsed["streamline_group_name"]} <= set(GROUPS_CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--nb_subjects", "1"], "error: nb_subjects must be at least 3 (training, validation, testing), got 1.\n"),
+        (["--seed", "-3"], "error: seed must be 0 or more, got -3.\n"),
+        (["--size", "tiny"], "error: Unknown size 'tiny'; choose one of: 'small', 'medium', 'large'.\n"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], sentence: str
+) -> None:
+    assert main(["phantom", str(tmp_path / "ph"), *options]) == 2
+    assert capsys.readouterr().err == sentence
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_shows_the_options_and_their_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["phantom", "--help"])
+    assert stop.value.code == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for expected in (
+        "OUT_DIR",
+        "--nb_subjects",
+        "[6]",
+        "--seed",
+        "--size {small,medium,large}",
+        "[medium]",
+        "-f",
+        "-v",
+    ):
+        assert expected in said
