@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -53,7 +54,7 @@ GROUPS_CONFIG = {
 }
 
 README = """\
-{nb_subjects} example subjects made by dwiml {version}:
+{nb_subjects} example subjects made by dwiml {dwiml_version}:
     dwiml phantom --nb_subjects {nb_subjects} --seed {seed} --size {size} OUT_DIR
 
 subjects/sub-XX/dwi/dwi.nii.gz, dwi.bval, dwi.bvec   simulated diffusion images, bvecs in FSL's convention
@@ -159,11 +160,7 @@ def create_phantom(
             names.append(name)
             if on_progress is not None:
                 on_progress(index + 1, nb_subjects, name)
-        _write_lists(folder, names)
-        (folder / "config.json").write_text(json.dumps(GROUPS_CONFIG, indent=2) + "\n", encoding="utf-8")
-        labels = "\n".join(f"  {bundle.name:<12}{2 * k + 1:>3}{2 * k + 2:>4}" for k, bundle in enumerate(bundles))
-        readme = README.format(nb_subjects=nb_subjects, version=__version__, seed=seed, size=size, labels=labels)
-        (folder / "README.txt").write_text(readme, encoding="utf-8")
+        _write_root(folder, names, bundles, description)
     return out_dir
 
 
@@ -256,12 +253,15 @@ def _save_streamlines(path: Path, streamlines: list[Floats], subject: Subject) -
     nib.streamlines.save(TrkFile(tractogram, header=header), str(path))
 
 
-def _write_lists(folder: Path, names: list[str]) -> None:
+def _write_root(folder: Path, names: list[str], bundles: Sequence[Bundle], description: Mapping[str, Any]) -> None:
     nb_held_out = max(1, len(names) // 6)
-    lists = {
-        "training": names[: -2 * nb_held_out],
-        "validation": names[-2 * nb_held_out : -nb_held_out],
-        "testing": names[-nb_held_out:],
+    texts = {
+        "training.txt": "\n".join(names[: -2 * nb_held_out]),
+        "validation.txt": "\n".join(names[-2 * nb_held_out : -nb_held_out]),
+        "testing.txt": "\n".join(names[-nb_held_out:]),
+        "config.json": json.dumps(GROUPS_CONFIG, indent=2),
     }
-    for phase, chosen in lists.items():
-        (folder / f"{phase}.txt").write_text("\n".join(chosen) + "\n", encoding="utf-8")
+    for name, text in texts.items():
+        (folder / name).write_text(text + "\n", encoding="utf-8")
+    labels = "\n".join(f"  {bundle.name:<12}{2 * k + 1:>3}{2 * k + 2:>4}" for k, bundle in enumerate(bundles))
+    (folder / "README.txt").write_text(README.format(**description, labels=labels), encoding="utf-8")

@@ -37,7 +37,7 @@ def test_makes_the_folder_says_so_and_replaces_another_only_with_f(
 
 
 def test_readme_tells_commands_that_exist() -> None:
-    text = README.format(nb_subjects=7, version="0", seed=3, size="small", labels="").replace("\\\n", "")
+    text = README.format(nb_subjects=7, dwiml_version="0", seed=3, size="small", labels="").replace("\\\n", "")
     phantom, create, train = [line.split() for line in text.splitlines() if line.startswith("    dwiml")]
     assert phantom[:2] == ["dwiml", "phantom"]
     arguments = build_parser().parse_args(phantom[2:])
