@@ -90,7 +90,7 @@ def read_logs(experiments: Sequence[PathLike]) -> list[Log]:
             raise ValueError(f"'{folder / METRICS_FILE}' is empty: no epoch is finished yet.")
         log = Log(label, records)
         if not choose_panels([log]):
-            raise ValueError(f"'{folder / METRICS_FILE}' has {len(records)} epochs but no metric to draw.")
+            raise ValueError(f"'{folder / METRICS_FILE}' has no metric to draw.")
         logs.append(log)
     return logs
 
