@@ -1,0 +1,195 @@
+"""What every model brings: its recorded parameters, its file format, what it asks of the streamlines."""
+
+from __future__ import annotations
+
+import abc
+import json
+import os
+import pickle
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import torch
+from torch import Tensor, nn
+
+import dwiml
+from dwiml.params import Parameterized
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+PARAMETERS_FILE = "parameters.json"
+STATE_FILE = "model_state.pt"
+
+
+class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
+    """The parent of all models.
+
+    A child defines :meth:`forward` and :meth:`compute_loss`, or takes the latter from
+    :class:`~dwiml.models.direction_getters.ModelWithDirectionGetter`. Its constructor's arguments are recorded by
+    themselves (see :class:`dwiml.params.Parameterized`), which is what :meth:`save` and :meth:`load` rely on.
+
+    Parameters
+    ----------
+    experiment_name
+        The name of the experiment that the model belongs to; kept, and not used.
+    step_size
+        Resample streamlines to this step, in mm.
+    nb_points
+        Resample streamlines to this number of points.
+    compress_lines
+        Compress streamlines with this tolerance, in mm.
+
+    Raises
+    ------
+    ValueError
+        When more than one of the three is given, or one is not positive.
+    """
+
+    neighborhood_offsets: Tensor | None
+    """Where inputs are read around each point: (P, 3), vox. None: at the point itself."""
+
+    def __init__(
+        self,
+        *,
+        experiment_name: str = "",
+        step_size: float | None = None,
+        nb_points: int | None = None,
+        compress_lines: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("neighborhood_offsets", None, persistent=False)
+        _check_resampling(step_size=step_size, nb_points=nb_points, compress_lines=compress_lines)
+        self.experiment_name = experiment_name
+        self.step_size = step_size
+        self.nb_points = nb_points
+        self.compress_lines = compress_lines
+
+    @property
+    def forward_uses_last_point(self) -> bool:
+        """Whether :meth:`forward` receives each streamline's last point, from which no direction leaves."""
+        return True
+
+    @abc.abstractmethod
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute outputs, usually from ``(inputs, streamlines)``: whatever :meth:`compute_loss` understands."""
+
+    @abc.abstractmethod
+    def compute_loss(self, outputs: Any, targets: Any, average_results: bool = True) -> tuple[Tensor, int]:
+        """Compare outputs with the target streamlines.
+
+        Returns
+        -------
+        tuple
+            The mean loss, a 0-d tensor (or with ``average_results=False`` the loss of each element), and the number
+            of elements in it, by which batches are weighted.
+        """
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are; the CPU for a model without any."""
+        parameter = next(self.parameters(), None)
+        return torch.device("cpu") if parameter is None else parameter.device
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write all that is needed to build the model again.
+
+        Each file is written aside and put in place when whole; one that is there already is replaced.
+
+        Parameters
+        ----------
+        folder
+            Made where needed. Receives ``parameters.json`` (class, parameters, dwiml's version) and
+            ``model_state.pt``.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        described = {"class": type(self).__name__, "params": self.params, "dwiml_version": dwiml.__version__}
+        text = json.dumps(described, indent=2, allow_nan=False) + "\n"
+        _write_whole(folder / PARAMETERS_FILE, lambda handle: handle.write(text.encode()))
+        _write_whole(folder / STATE_FILE, lambda handle: torch.save(self.state_dict(), handle))
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], device: torch.device | str = "cpu") -> Self:
+        """Build a saved model again.
+
+        Parameters
+        ----------
+        folder
+            Where :meth:`save` wrote.
+        device
+            Where the model goes, whatever it was saved on.
+
+        Raises
+        ------
+        FileNotFoundError
+            When a file is missing.
+        ValueError
+            When a file is damaged, or holds another class or other weights.
+        """
+        folder = Path(folder)
+        params = _read_params(folder / PARAMETERS_FILE, cls.__name__)
+        try:
+            model = cls(**params)
+        except TypeError as error:
+            raise ValueError(f"{folder / PARAMETERS_FILE} does not fit {cls.__name__}: {error}.") from error
+        state = _read_state(folder / STATE_FILE)
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"The weights in {folder / STATE_FILE} do not fit the model: {reason}") from error
+        return model.to(device)
+
+
+def _check_resampling(**asked: float | None) -> None:
+    given = {name: value for name, value in asked.items() if value is not None}
+    if len(given) > 1:
+        raise ValueError(f"A model can ask for one resampling, got {len(given)}: {', '.join(given)}; keep one of them.")
+    for name, value in given.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be positive, got {value}.")
+    if asked["nb_points"] is not None and (asked["nb_points"] != int(asked["nb_points"]) or asked["nb_points"] < 2):
+        raise ValueError(f"nb_points must be an integer of at least 2, got {asked['nb_points']}.")
+
+
+def _write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file so that a reader finds the old one or the new one, whole."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(descriptor, "wb") as handle:
+            write(handle)
+            handle.flush()
+            os.fsync(handle.fileno())
+        # mkstemp makes files that only their owner reads; results are shared in a lab.
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _read_params(path: Path, class_name: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"No model in {path.parent}: it has no {path.name}.")
+    try:
+        described = json.loads(path.read_text())
+        saved_class, params = described["class"], dict(described["params"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged or does not describe a model: {error!r}.") from error
+    if saved_class != class_name:
+        raise ValueError(f"{path.parent} holds a {saved_class}, not a {class_name}: use {saved_class}.load.")
+    return params
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"No weights in {path.parent}: it has no {path.name}.")
+    try:
+        # weights_only: a file from a stranger cannot run code.
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is damaged or does not hold weights: {str(error).splitlines()[0]}") from error
+    return state

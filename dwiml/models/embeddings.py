@@ -1,0 +1,55 @@
+"""Embeddings: what turns the features of a point into those that a model works on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class NoEmbedding(nn.Identity):
+    """The features as they are."""
+
+    def __init__(self, input_size: int, output_size: int | None = None) -> None:
+        super().__init__()
+        if output_size is not None and output_size != input_size:
+            raise ValueError(
+                f"'no_embedding' keeps the {input_size} features, got an embedded size of {output_size}: "
+                "leave it out, or choose 'nn_embedding'."
+            )
+        self.output_size = input_size
+
+
+class NNEmbedding(nn.Module):
+    """A linear layer, then ReLU."""
+
+    def __init__(self, input_size: int, output_size: int | None = None) -> None:
+        super().__init__()
+        if output_size is None or output_size < 1:
+            raise ValueError(f"'nn_embedding' needs a positive embedded size, got {output_size}.")
+        self.output_size = int(output_size)
+        self.linear = nn.Linear(input_size, self.output_size)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Embed rows of shape (N, input_size) to (N, output_size)."""
+        return torch.relu(self.linear(features))
+
+
+Embedding = NoEmbedding | NNEmbedding
+
+EMBEDDINGS: dict[str, type[NoEmbedding] | type[NNEmbedding]] = {
+    "no_embedding": NoEmbedding,
+    "nn_embedding": NNEmbedding,
+}
+
+
+def build_embedding(key: str, input_size: int, output_size: int | None) -> Embedding:
+    """Build the embedding of that name.
+
+    Raises
+    ------
+    ValueError
+        When the key is unknown, or the size does not fit.
+    """
+    if key not in EMBEDDINGS:
+        raise ValueError(f"Embedding {key!r} is unknown; choose among {sorted(EMBEDDINGS)}.")
+    return EMBEDDINGS[key](input_size, output_size)

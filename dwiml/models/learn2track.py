@@ -1,0 +1,132 @@
+"""Learn2Track: a recurrent network that reads a streamline point by point."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dwiml.models.direction_getters import ModelWithDirectionGetter
+from dwiml.models.one_input import ModelWithNeighborhood, ModelWithOneInput
+from dwiml.models.previous_dirs import ModelWithPreviousDirections
+from dwiml.models.recurrent import HiddenStates, StackedRNN, TimeMajor
+from dwiml.ops.sequences import TensorSequence
+
+
+class Learn2TrackModel(ModelWithPreviousDirections, ModelWithDirectionGetter, ModelWithNeighborhood, ModelWithOneInput):
+    """The recurrent model of Poulin et al., "Learn to Track: Deep Learning for Tractography" (MICCAI 2017).
+
+    Under each point, the embedded input and the embedded previous directions are concatenated and go through
+    :class:`dwiml.models.recurrent.StackedRNN`, then through the direction getter.
+
+    Speed: sequences are never padded, and the backward pass is written by hand where torch's own is slow (see
+    :mod:`dwiml.models.recurrent_cells`); ``scripts/benchmarks/learn2track.py`` measures it.
+
+    Parameters
+    ----------
+    rnn_key
+        'gru' or 'lstm'.
+    rnn_layer_sizes
+        The number of units of each recurrent layer.
+    use_skip_connection
+        Each layer after the first reads the first's input too, and the direction getter reads all layers.
+    use_layer_normalization
+        Each layer's output but the last's is normalized.
+    dropout
+        Share of values set to zero between two recurrent layers, in training.
+    **kwargs
+        The parents' parameters: ``nb_features``, ``nb_previous_dirs``, ``dg_key``, ``neighborhood_type``, ...
+
+    Raises
+    ------
+    ValueError
+        When a parameter is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        rnn_key: str = "gru",
+        rnn_layer_sizes: Sequence[int] = (256, 256),
+        use_skip_connection: bool = True,
+        use_layer_normalization: bool = True,
+        dropout: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.rnn = StackedRNN(
+            self.embedded_input_size + self.embedded_prev_dirs_size,
+            rnn_key=rnn_key,
+            layer_sizes=rnn_layer_sizes,
+            use_skip_connection=use_skip_connection,
+            use_layer_normalization=use_layer_normalization,
+            dropout=dropout,
+        )
+        self.instantiate_direction_getter(self.rnn.output_size)
+
+    def forward(
+        self,
+        inputs: TensorSequence,
+        streamlines: TensorSequence,
+        hidden_states: HiddenStates | None = None,
+        return_hidden: bool = False,
+    ) -> Tensor | tuple[Tensor, HiddenStates]:
+        """Compute the outputs of the direction getter under each row of ``inputs``.
+
+        To go on step by step, give the hidden states that the previous call returned, the inputs of the new points
+        only, and streamlines that end at these points: whole, or their last ``nb_previous_dirs`` + 1 points. The
+        outputs are those of one call on the whole streamlines. To go on with some of the streamlines only, take
+        their rows: ``[tuple(part[kept] for part in layer) for layer in hidden_states]``.
+
+        Parameters
+        ----------
+        inputs
+            Shape (N, input_size).
+        streamlines
+            Points, voxel space: as many as inputs; or at least as many, with ``hidden_states``.
+        hidden_states
+            For each layer (h,) of a GRU or (h, c) of an LSTM, each (S, layer size). None: streamlines start here.
+        return_hidden
+            Whether to return the hidden states too.
+
+        Returns
+        -------
+        Tensor or tuple
+            The outputs, shape (N, 3), streamline after streamline; with ``return_hidden`` also the hidden states.
+
+        Raises
+        ------
+        ValueError
+            When inputs and streamlines do not go together.
+        """
+        features = torch.cat([self.embed_inputs(inputs), self._embedded_dirs(inputs, streamlines, hidden_states)], 1)
+        order = TimeMajor(inputs.lengths, features.device)
+        rows, new_states = self.rnn(order.pack(features), order, hidden_states)
+        # Unpacked last: three columns to move instead of all units.
+        outputs = order.unpack(self.direction_getter(rows))
+        return (outputs, new_states) if return_hidden else outputs
+
+    def _embedded_dirs(
+        self, inputs: TensorSequence, streamlines: TensorSequence, hidden_states: HiddenStates | None
+    ) -> Tensor:
+        """Return the embedded previous directions under the rows of ``inputs``."""
+        same = torch.equal(inputs.lengths, streamlines.lengths)
+        if not same and (hidden_states is None or not _ends_with(streamlines.lengths, inputs.lengths)):
+            raise ValueError(
+                f"There must be one input a point: got {inputs.total_points} inputs in {len(inputs)} sequences for "
+                f"{streamlines.total_points} points in {len(streamlines)} streamlines."
+            )
+        directions = self.previous_dirs(streamlines)
+        if not same:
+            starts = torch.cumsum(streamlines.lengths, 0) - inputs.lengths
+            # Row i of `inputs` is as far from its streamline's end as the row taken here is from the same end.
+            shifts = torch.repeat_interleave(starts - inputs.offsets, inputs.lengths)
+            rows = torch.arange(inputs.total_points) + shifts
+            directions = directions.index_select(0, rows.to(directions.device, non_blocking=True))
+        return self.embed_previous_dirs(directions)
+
+
+def _ends_with(lengths: Tensor, of_ends: Tensor) -> bool:
+    return len(lengths) == len(of_ends) and bool((lengths >= of_ends).all())

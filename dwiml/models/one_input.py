@@ -1,0 +1,133 @@
+"""Models that read one volume under each point, possibly in a neighborhood."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from torch import Tensor
+
+from dwiml.models.base import MainModelAbstract
+from dwiml.models.embeddings import build_embedding
+from dwiml.ops.neighborhood import neighborhood_offsets
+from dwiml.ops.sequences import TensorSequence
+
+
+class ModelWithNeighborhood(MainModelAbstract):
+    """Asks for the input around each point too, not at the point alone.
+
+    Mixed in beside :class:`ModelWithOneInput`, in any order. The loader reads :attr:`neighborhood_offsets`, shape
+    (P, 3), voxel space, the point itself first; the features of neighbour p are the columns
+    ``p * nb_features : (p + 1) * nb_features`` of the input.
+
+    Parameters
+    ----------
+    neighborhood_type
+        'axes', 'grid', or None for the point alone.
+    neighborhood_radius
+        Neighbours on each side.
+    neighborhood_resolution
+        Voxels between two neighbours; None: 1.
+
+    Raises
+    ------
+    ValueError
+        When the three do not go together (see :func:`dwiml.ops.neighborhood.neighborhood_offsets`).
+    """
+
+    def __init__(
+        self,
+        *,
+        neighborhood_type: str | None = None,
+        neighborhood_radius: int | None = None,
+        neighborhood_resolution: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        offsets = neighborhood_offsets(neighborhood_type, neighborhood_radius, neighborhood_resolution)
+        # Before super().__init__: a ModelWithOneInput that comes later computes its input size from it.
+        self._nb_neighborhood_points = len(offsets)
+        super().__init__(**kwargs)
+        self.neighborhood_type = neighborhood_type
+        self.neighborhood_radius = neighborhood_radius
+        self.neighborhood_resolution = neighborhood_resolution
+        self.neighborhood_offsets = None if neighborhood_type is None else offsets
+
+
+class ModelWithOneInput(MainModelAbstract):
+    """Receives the features of one volume under each point, and may embed them.
+
+    Parameters
+    ----------
+    nb_features
+        Features of the volume's voxels.
+    input_embedding_key
+        A key of :data:`dwiml.models.embeddings.EMBEDDINGS`.
+    input_embedded_size
+        The size of the embedding; None for 'no_embedding'.
+
+    Attributes
+    ----------
+    input_size : int
+        Columns of the input: ``nb_features`` times the points of the neighborhood.
+    embedded_input_size : int
+        Columns of :meth:`embed_inputs`.
+
+    Raises
+    ------
+    ValueError
+        When a size is not a positive integer, or does not go with the embedding.
+    """
+
+    _nb_neighborhood_points: int = 1
+
+    def __init__(
+        self,
+        *,
+        nb_features: int,
+        input_embedding_key: str = "no_embedding",
+        input_embedded_size: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        # Counts read from an HDF5 file are numpy integers, which torch's layers refuse.
+        self.nb_features = _positive_integer(nb_features)
+        self.input_size = self.nb_features * self._nb_neighborhood_points
+        self.input_embedding_key = input_embedding_key
+        self.input_embedding = build_embedding(input_embedding_key, self.input_size, input_embedded_size)
+        self.embedded_input_size = self.input_embedding.output_size
+
+    def embed_inputs(self, inputs: TensorSequence) -> Tensor:
+        """Embed the inputs of all points.
+
+        Parameters
+        ----------
+        inputs
+            Shape (N, input_size).
+
+        Returns
+        -------
+        Tensor
+            Shape (N, embedded_input_size), flat: streamline after streamline.
+
+        Raises
+        ------
+        ValueError
+            When the number of columns is not :attr:`input_size`.
+        """
+        if inputs.data.shape[1] != self.input_size:
+            raise ValueError(
+                f"The input has {inputs.data.shape[1]} features a point; this model was built for {self.input_size} "
+                f"(nb_features={self.nb_features} x {self._nb_neighborhood_points} point(s) of the neighborhood)."
+            )
+        embedded: Tensor = self.input_embedding(inputs.data)
+        return embedded
+
+
+def _positive_integer(nb_features: object) -> int:
+    try:
+        value = operator.index(nb_features)  # type: ignore[arg-type]
+    except TypeError:
+        value = 0
+    if value < 1 or isinstance(nb_features, bool):
+        raise ValueError(f"nb_features must be a positive integer, got {nb_features!r}.")
+    return value

@@ -1,0 +1,87 @@
+"""Models that know the last directions of a streamline."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from dwiml.models.base import MainModelAbstract
+from dwiml.models.embeddings import Embedding, build_embedding
+from dwiml.ops.directions import previous_directions
+from dwiml.ops.sequences import TensorSequence
+
+
+class ModelWithPreviousDirections(MainModelAbstract):
+    """Gives, under each point, the directions of the steps that led to it, and may embed them.
+
+    Parameters
+    ----------
+    nb_previous_dirs
+        How many steps back; 0: none, and all sizes are 0.
+    prev_dirs_embedding_key
+        A key of :data:`dwiml.models.embeddings.EMBEDDINGS`; None: 'no_embedding'.
+    prev_dirs_embedded_size
+        The size of the embedding; None for 'no_embedding'.
+    normalize_prev_dirs
+        Whether directions have unit length, or are the steps themselves, in voxels.
+
+    Attributes
+    ----------
+    embedded_prev_dirs_size : int
+        Columns of :meth:`embed_previous_dirs`.
+
+    Raises
+    ------
+    ValueError
+        When ``nb_previous_dirs`` is negative, or an embedding is asked for without previous directions.
+    """
+
+    def __init__(
+        self,
+        *,
+        nb_previous_dirs: int = 0,
+        prev_dirs_embedding_key: str | None = None,
+        prev_dirs_embedded_size: int | None = None,
+        normalize_prev_dirs: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if nb_previous_dirs < 0:
+            raise ValueError(f"nb_previous_dirs must be 0 or more, got {nb_previous_dirs}.")
+        if nb_previous_dirs == 0 and (prev_dirs_embedding_key, prev_dirs_embedded_size) != (None, None):
+            raise ValueError(
+                f"prev_dirs_embedding_key={prev_dirs_embedding_key!r} and prev_dirs_embedded_size="
+                f"{prev_dirs_embedded_size} need nb_previous_dirs of at least 1, got 0."
+            )
+        self.nb_previous_dirs = int(nb_previous_dirs)
+        self.normalize_prev_dirs = normalize_prev_dirs
+        self.prev_dirs_embedding_key = prev_dirs_embedding_key
+        self.prev_dirs_embedding: Embedding | None = None
+        if self.nb_previous_dirs:
+            self.prev_dirs_embedding = build_embedding(
+                prev_dirs_embedding_key or "no_embedding", 3 * self.nb_previous_dirs, prev_dirs_embedded_size
+            )
+        self.embedded_prev_dirs_size = self.prev_dirs_embedding.output_size if self.prev_dirs_embedding else 0
+
+    def previous_dirs(self, streamlines: TensorSequence) -> Tensor:
+        """Return the last directions under each point, the most recent first.
+
+        Parameters
+        ----------
+        streamlines
+            Points, shape (N, 3), voxel space.
+
+        Returns
+        -------
+        Tensor
+            Shape (N, 3 * nb_previous_dirs); zeros where the streamline had not started yet and at repeated points.
+        """
+        return previous_directions(streamlines, self.nb_previous_dirs, normalize=self.normalize_prev_dirs)
+
+    def embed_previous_dirs(self, directions: Tensor) -> Tensor:
+        """Embed what :meth:`previous_dirs` returned: shape (N, embedded_prev_dirs_size)."""
+        if self.prev_dirs_embedding is None:
+            return directions
+        embedded: Tensor = self.prev_dirs_embedding(directions)
+        return embedded

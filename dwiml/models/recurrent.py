@@ -1,0 +1,234 @@
+"""Stacked recurrent layers over sequences of different lengths, without padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from dwiml.models.recurrent_cells import RaggedGRU, RaggedLSTM
+
+HiddenStates = list[tuple[Tensor, ...]]
+"""For each layer (h,) of a GRU or (h, c) of an LSTM, each of shape (S, layer size), in the streamlines' order."""
+
+RNN_LAYERS: dict[str, type[nn.GRU] | type[nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
+
+
+class TimeMajor:
+    """The order in which a recurrent layer reads rows: step 0 of all sequences, then step 1, longest sequence first.
+
+    The same order as torch's ``PackedSequence``, computed for a whole batch at once.
+
+    Parameters
+    ----------
+    lengths
+        Shape (S,), int64, on the CPU: the rows of each sequence.
+    device
+        Where the rows are.
+    """
+
+    def __init__(self, lengths: Tensor, device: torch.device) -> None:
+        descending, order = torch.sort(lengths, descending=True, stable=True)
+        longest = int(descending[0]) if len(lengths) else 0
+        alive = len(lengths) - torch.cumsum(torch.bincount(lengths, minlength=1), dim=0)[:longest]
+        steps = torch.repeat_interleave(torch.arange(longest), alive)
+        rank = torch.arange(len(steps)) - torch.repeat_interleave(torch.cumsum(alive, 0) - alive, alive)
+        offsets = (torch.cumsum(lengths, 0) - lengths)[order]
+        rows = offsets[rank] + steps
+        inverse = torch.empty_like(rows)
+        inverse[rows] = torch.arange(len(rows))
+        self.sizes: list[int] = alive.tolist()
+        """The number of sequences that have a row at each step."""
+        self.nb_sequences = len(lengths)
+        self.nb_started = self.sizes[0] if self.sizes else 0
+        """The number of sequences that have a row at all."""
+        self._rows = rows.to(device, non_blocking=True)
+        self._inverse = inverse.to(device, non_blocking=True)
+        self._order = order.to(device, non_blocking=True)
+        self._inverse_order = torch.argsort(order).to(device, non_blocking=True)
+
+    def pack(self, rows: Tensor) -> Tensor:
+        """Reorder rows of shape (N, F) that lie sequence after sequence to time-major."""
+        return _permute(rows, self._rows, self._inverse)
+
+    def unpack(self, rows: Tensor) -> Tensor:
+        """Undo :meth:`pack`."""
+        return _permute(rows, self._inverse, self._rows)
+
+    def sort_states(self, states: Tensor) -> Tensor:
+        """Put one state a sequence, (S, H), in order of decreasing length."""
+        return states.index_select(0, self._order)
+
+    def unsort_states(self, states: Tensor) -> Tensor:
+        """Undo :meth:`sort_states`."""
+        return states.index_select(0, self._inverse_order)
+
+
+class _Permute(torch.autograd.Function):
+    """``rows[permutation]``, whose gradient is gathered with the inverse: torch's own would add row by row."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, permutation: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse)
+        return rows.index_select(0, permutation)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (inverse,) = ctx.saved_tensors
+        return grad.index_select(0, inverse), None, None
+
+
+def _permute(rows: Tensor, permutation: Tensor, inverse: Tensor) -> Tensor:
+    return cast(Tensor, _Permute.apply(rows, permutation, inverse))  # type: ignore[no-untyped-call]
+
+
+class StackedRNN(nn.Module):
+    """Recurrent layers, one on top of another.
+
+    Layer 1 reads the input. Layer i reads the output of layer i - 1 (after layer normalization, then dropout), with
+    skip connections concatenated with the input. The result is the last layer's output; with skip connections the
+    concatenation of all layers' outputs (after normalization, before dropout), first layer first.
+
+    Layers are kept as ``torch.nn.GRU`` and ``torch.nn.LSTM``. On a CUDA device cuDNN runs them on packed rows; anywhere
+    else :mod:`dwiml.models.recurrent_cells` does, with the same weights and the same result.
+
+    Parameters
+    ----------
+    input_size
+        Features of each row.
+    rnn_key
+        'gru' or 'lstm'.
+    layer_sizes
+        The number of units of each layer.
+    use_skip_connection
+        Whether each layer sees the input, and the result all layers.
+    use_layer_normalization
+        Whether each layer's output but the last's is normalized over its units (Ba et al., 2016).
+    dropout
+        Share of values that are set to zero between two layers, in training.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        *,
+        rnn_key: str,
+        layer_sizes: Sequence[int],
+        use_skip_connection: bool,
+        use_layer_normalization: bool,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        _check_layers(rnn_key, layer_sizes, dropout)
+        self.use_skip_connection = use_skip_connection
+        self.layer_sizes = [int(size) for size in layer_sizes]
+        skipped = input_size if use_skip_connection else 0
+        input_sizes = [input_size, *(size + skipped for size in self.layer_sizes[:-1])]
+        layer = RNN_LAYERS[rnn_key]
+        self.layers = nn.ModuleList([layer(*sizes) for sizes in zip(input_sizes, self.layer_sizes, strict=True)])
+        norms: list[nn.Module] = [
+            nn.LayerNorm(size) if use_layer_normalization else nn.Identity() for size in self.layer_sizes[:-1]
+        ]
+        self.norms = nn.ModuleList(norms)
+        self.dropout = nn.Dropout(dropout)
+
+    @property
+    def output_size(self) -> int:
+        """Features of each row of the result."""
+        return sum(self.layer_sizes) if self.use_skip_connection else self.layer_sizes[-1]
+
+    def forward(
+        self, rows: Tensor, order: TimeMajor, hidden_states: HiddenStates | None = None
+    ) -> tuple[Tensor, HiddenStates]:
+        """Run all layers.
+
+        Parameters
+        ----------
+        rows
+            Shape (N, input_size), in time-major order (``order.pack``).
+        order
+            The order of the rows.
+        hidden_states
+            Where a previous call stopped; None: zeros.
+
+        Returns
+        -------
+        tuple
+            The result, shape (N, output_size), time-major, and the hidden states after each sequence's last row.
+        """
+        outputs: list[Tensor] = []
+        new_states: HiddenStates = []
+        layer_input = rows
+        for i, layer in enumerate(self.layers):
+            states = None if hidden_states is None else hidden_states[i]
+            output, state = run_layer(cast(nn.RNNBase, layer), layer_input, order, states)
+            new_states.append(state)
+            if i < len(self.layers) - 1:
+                output = self.norms[i](output)
+                below = self.dropout(output)
+                layer_input = torch.cat([below, rows], dim=1) if self.use_skip_connection else below
+            outputs.append(output)
+        return (torch.cat(outputs, dim=1) if self.use_skip_connection else outputs[-1]), new_states
+
+
+def run_layer(
+    layer: nn.RNNBase,
+    rows: Tensor,
+    order: TimeMajor,
+    states: tuple[Tensor, ...] | None = None,
+    *,
+    use_cudnn: bool | None = None,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run one ``nn.GRU`` or ``nn.LSTM`` of one layer over time-major rows.
+
+    Parameters
+    ----------
+    layer
+        The layer.
+    rows
+        Shape (N, F), time-major.
+    order
+        The order of the rows.
+    states
+        (h,) or (h, c), each of shape (S, H), in the sequences' order; None: zeros.
+    use_cudnn
+        Whether torch's own layer runs on packed rows; None: on a CUDA device.
+
+    Returns
+    -------
+    tuple
+        The hidden states under each row, (N, H), and the last states of each sequence, as ``states``.
+    """
+    is_lstm = isinstance(layer, nn.LSTM)
+    started = order.nb_started
+    if states is None:
+        states = (rows.new_zeros(order.nb_sequences, layer.hidden_size),) * (2 if is_lstm else 1)
+    if not started:
+        return rows.new_zeros(0, layer.hidden_size), states
+    ordered = [order.sort_states(part) for part in states]
+    initial = [part[:started] for part in ordered]
+    if rows.is_cuda if use_cudnn is None else use_cudnn:
+        packed = PackedSequence(rows, torch.tensor(order.sizes))
+        before = [part.unsqueeze(0) for part in initial]
+        result, after = layer(packed, tuple(before) if is_lstm else before[0])
+        hidden, last = result.data, [part.squeeze(0) for part in (after if is_lstm else (after,))]
+    else:
+        cell = RaggedLSTM if is_lstm else RaggedGRU
+        weights = (layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0)
+        hidden, *last = cell.apply(rows, *initial, *weights, order.sizes)  # type: ignore[no-untyped-call]
+    ends = [torch.cat([done, part[started:]]) for done, part in zip(last, ordered, strict=True)]
+    return hidden, tuple(order.unsort_states(part) for part in ends)
+
+
+def _check_layers(rnn_key: str, layer_sizes: Sequence[int], dropout: float) -> None:
+    if rnn_key not in RNN_LAYERS:
+        raise ValueError(f"rnn_key must be one of {sorted(RNN_LAYERS)}, got {rnn_key!r}.")
+    if not layer_sizes or any(size < 1 for size in layer_sizes):
+        raise ValueError(f"rnn_layer_sizes must hold one positive size a layer, got {list(layer_sizes)}.")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be at least 0 and less than 1, got {dropout}.")
+    if dropout and len(layer_sizes) == 1:
+        raise ValueError(f"dropout acts between two layers: with a single layer it must be 0, got {dropout}.")
