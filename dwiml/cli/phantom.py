@@ -38,10 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     from tqdm import tqdm
 
+    from dwiml.cli.create_hdf5 import _termination_cleans_up
     from dwiml.phantom.create import create_phantom
 
     start = time.perf_counter()
-    with tqdm(total=arguments.nb_subjects, unit="subject", disable=not sys.stderr.isatty() or arguments.verbose) as bar:
+    quiet = arguments.verbose or not sys.stderr.isatty()
+    with _termination_cleans_up(), tqdm(total=arguments.nb_subjects, unit="subject", disable=quiet) as bar:
 
         def tell(done: int, total: int, name: str) -> None:
             bar.update(done - bar.n)

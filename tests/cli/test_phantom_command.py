@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from dwiml.cli.main import main
 from dwiml.cli.phantom import build_parser
+from dwiml.phantom import create
 from dwiml.phantom.create import GROUPS_CONFIG, README
 from dwiml.phantom.folder import new_folder
 
@@ -47,6 +50,16 @@ def test_readme_tells_commands_that_exist() -> None:
         parsed = vars(module.build_parser().parse_args(command[2:]))
         assert "../phantom.hdf5" in parsed.values()
     assert {parsed["input_group_name"], parsed["streamline_group_name"]} <= set(GROUPS_CONFIG)
+
+
+def test_termination_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(create, "simulate_subject", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop:
+        main(["phantom", str(tmp_path / "ph")])
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.parametrize(
