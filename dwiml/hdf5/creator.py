@@ -127,7 +127,7 @@ def create_hdf5(
     summary.streamlines = {group.name: StreamlinesCount() for group in groups.streamlines}
     tell = on_progress or (lambda done, total, name: None)
     tell(0, len(plans), "")
-    with writing.whole_hdf5(target, overwrite=overwrite) as handle:
+    with writing.whole_hdf5(target, sum(plan.nb_bytes for plan in plans), overwrite=overwrite) as handle:
         writing.write_root(handle, subjects, groups, resample)
         for done, plan in enumerate(plans, 1):
             subject = handle.create_group(plan.name)

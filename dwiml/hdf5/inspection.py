@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -70,6 +71,11 @@ class SubjectPlan:
         if self.known_grid is None:
             raise ValueError(f"Subject '{self.name}' has no file that tells its voxel grid.")
         return self.known_grid
+
+    @property
+    def nb_bytes(self) -> int:
+        """Size of the volumes in the HDF5 file."""
+        return 4 * math.prod(self.grid.shape) * sum(self.nb_features.values())
 
     def label(self, group: str) -> str:
         """Return how errors name one of the groups."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import logging
 import os
 import secrets
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -23,6 +25,8 @@ from dwiml.hdf5.streamlines import Resampling, StreamlinesData
 from dwiml.ops.resampling import lengths_mm
 
 logger = logging.getLogger(__name__)
+
+_ROOM_FOR_METADATA = 2**22
 
 
 def checked_output(path: Path, inputs: Iterable[object], *, overwrite: bool) -> Path:
@@ -60,24 +64,32 @@ def checked_output(path: Path, inputs: Iterable[object], *, overwrite: bool) -> 
 
 
 @contextmanager
-def whole_hdf5(target: Path, *, overwrite: bool) -> Iterator[h5py.File]:
+def whole_hdf5(target: Path, nb_bytes: int, *, overwrite: bool) -> Iterator[h5py.File]:
     """Open a temporary HDF5 file beside ``target``; at the end of the block it takes that name, at once and for good.
 
     An error removes it; a kill leaves it, under a hidden name that ends in ``.tmp``. Until the end, what was at
     ``target`` stays as it was.
+
+    Parameters
+    ----------
+    target
+        The final name.
+    nb_bytes
+        The least that the file will take.
+    overwrite
+        Whether ``target`` may exist.
+
+    Raises
+    ------
+    OSError
+        When the disk has not that much room.
     """
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        handle = h5py.File(temporary, "x")
-        try:
+        temporary.open("xb").close()
+        _check_room(temporary, nb_bytes)
+        with h5py.File(temporary, "w") as handle:
             yield handle
-        except BaseException:
-            # On a full disk, closing fails too; the first error is the one to tell.
-            with suppress(OSError, RuntimeError):
-                handle.close()
-            raise
-        with _telling_full_disk(temporary):
-            handle.close()
         with open(temporary, "rb") as stream:
             os.fsync(stream.fileno())
         if target.exists() and not overwrite:
@@ -90,15 +102,27 @@ def whole_hdf5(target: Path, *, overwrite: bool) -> Iterator[h5py.File]:
     sync_folder(target.parent)
 
 
-@contextmanager
-def _telling_full_disk(path: Path) -> Iterator[None]:
-    """Turn HDF5's error of several lines into one sentence."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        number = getattr(error, "errno", None)
-        reason = os.strerror(number) if number else str(error).replace("\n", " ")
-        raise OSError(f"The HDF5 file could not be written in '{path.parent}', is the disk full? ({reason})") from error
+def _check_room(path: Path, nb_bytes: int) -> None:
+    """Check that a file can grow by so many bytes, and by what HDF5 adds.
+
+    HDF5 cannot be left to find out: it may crash when it cannot write while it closes a file.
+    """
+    if sys.platform == "darwin":
+        return
+    with open(path, "ab") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        try:
+            os.posix_fallocate(stream.fileno(), size, nb_bytes + _ROOM_FOR_METADATA)
+        except OSError as error:
+            # Another error means that this file system cannot tell.
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                megabytes = (nb_bytes + _ROOM_FOR_METADATA) / 1e6
+                raise OSError(
+                    f"The HDF5 file has no room in '{path.parent}' for {megabytes:.1f} MB more "
+                    f"({os.strerror(error.errno)}); free some, or write elsewhere."
+                ) from error
+        finally:
+            os.ftruncate(stream.fileno(), size)
 
 
 def write_root(
@@ -157,6 +181,6 @@ def write_streamlines(subject: h5py.Group, name: str, data: StreamlinesData, gri
 
 
 def _write_array(group: h5py.Group, name: str, values: NDArray[np.generic]) -> None:
+    _check_room(Path(group.file.filename), values.nbytes)
     # Contiguous and uncompressed, so that lazy reading maps it; no time stamp, so that equal input gives equal bytes.
-    with _telling_full_disk(Path(group.file.filename)):
-        group.create_dataset(name, data=values, track_times=False)
+    group.create_dataset(name, data=values, track_times=False)

@@ -1,0 +1,125 @@
+"""``dwiml create_hdf5``, run for real."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dwiml.cli import create_hdf5
+
+SHAPE = (5, 6, 7)
+AFFINE = np.array([[1.5, 0, 0, -4], [0, 0, -2.5, 9], [0, 2.0, 0, 1], [0, 0, 0, 1]])
+
+
+@pytest.fixture
+def arguments(tmp_path: Path) -> list[str]:
+    """Two subjects with a volume and a tractogram; the command's six arguments."""
+    rng = np.random.default_rng(0)
+    for subject in ("sub-1", "sub-2"):
+        folder = tmp_path / "subjects" / subject
+        folder.mkdir(parents=True)
+        nib.save(nib.Nifti1Image(rng.normal(size=(*SHAPE, 2)).astype(np.float32), AFFINE), folder / "dwi.nii.gz")
+        lines = [np.cumsum(rng.uniform(0.1, 0.3, (12, 3)), axis=0) @ AFFINE[:3, :3].T + AFFINE[:3, 3] for _ in range(4)]
+        lines.append(lines[0][:1])
+        tractogram = nib.streamlines.Tractogram([line.astype(np.float32) for line in lines], affine_to_rasmm=np.eye(4))
+        nib.streamlines.save(tractogram, str(folder / "wb.tck"))
+    groups = {
+        "input": {"type": "volume", "files": ["dwi.nii.gz"], "standardization": "all"},
+        "streamlines": {"type": "streamlines", "files": ["wb.tck"]},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(groups))
+    for name, content in (("training", "sub-1\n"), ("validation", "sub-2\n"), ("testing", "# nobody\n")):
+        (tmp_path / f"{name}.txt").write_text(content)
+    names = ("subjects", "out.hdf5", "config.json", "training.txt", "validation.txt", "testing.txt")
+    return [str(tmp_path / name) for name in names]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "dwiml.cli.main", "create_hdf5", *arguments], capture_output=True, text=True, timeout=60
+    )
+
+
+def test_the_command_writes_the_file_and_tells_what_is_in_it(arguments):
+    done = run(*arguments, "--remove_invalid", "--step_size", "0.5")
+    assert done.returncode == 0, done.stderr
+    assert "sub-1 done (1 of 2)\nsub-2 done (2 of 2)\n" in done.stdout
+    assert "out.hdf5: 2 subjects (1 training, 1 validation, 0 testing), 0.000 GB" in done.stdout
+    assert "  input        volume, 2 features\n" in done.stdout
+    assert "  streamlines  8 streamlines, " in done.stdout
+    assert "(2 invalid dropped)" in done.stdout
+    assert done.stderr.count("1 of one point") == 2
+    with h5py.File(arguments[1]) as handle:
+        assert set(handle) == {"sub-1", "sub-2"}
+        assert handle.attrs["step_size"] == 0.5
+        assert len(handle["sub-1/streamlines/lengths"]) == 4
+
+
+def test_bad_input_gets_one_sentence_and_exit_code_2(arguments):
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: Group 'streamlines' of subject 'sub-1': ")
+    assert not Path(arguments[1]).exists()
+
+
+def test_the_options_reach_the_creator(arguments, capsys):
+    assert create_hdf5.main([*arguments, "--remove_invalid", "--nb_points", "5", "-v"]) == 0
+    with h5py.File(arguments[1]) as handle:
+        assert handle["sub-2/streamlines/lengths"][()].tolist() == [5] * 4
+    assert create_hdf5.main([*arguments, "--remove_invalid"]) == 2
+    assert "exists; choose another name, or replace it with -f" in capsys.readouterr().err
+    Path(arguments[0], "sub-2", "wb.tck").unlink()
+    assert create_hdf5.main([*arguments, "--remove_invalid", "-f"]) == 2
+    assert "wb.tck' was not found" in capsys.readouterr().err
+    assert create_hdf5.main([*arguments, "--remove_invalid", "--allow_missing", "-f", "--compress", "0.2"]) == 0
+    with h5py.File(arguments[1]) as handle:
+        assert handle["sub-2/streamlines/data"].shape == (0, 3)
+        assert handle.attrs["compress"] == 0.2
+
+
+@pytest.mark.parametrize(
+    "options", [["--step_size", "1", "--nb_points", "4"], ["--step_size", "much"], ["--no_such_option"]]
+)
+def test_unusable_options_exit_with_2(arguments, options, capsys):
+    with pytest.raises(SystemExit) as caught:
+        create_hdf5.main([*arguments, *options])
+    assert caught.value.code == 2
+    assert "create_hdf5: error:" in capsys.readouterr().err
+
+
+PROGRAM = """
+import sys, time
+from dwiml.cli import create_hdf5
+from dwiml.hdf5 import creator
+
+def slow(*_):
+    print("at work", flush=True)
+    time.sleep(60)
+
+creator.read_volume_group = slow
+sys.exit(create_hdf5.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_command_leaves_nothing(arguments, sent, code):
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "at work\n"
+        process.send_signal(sent)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == code
+        assert "Traceback" not in errors
+    folder = Path(arguments[1]).parent
+    assert [path.name for path in folder.iterdir() if "hdf5" in path.name] == []

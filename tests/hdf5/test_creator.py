@@ -1,0 +1,215 @@
+"""The file as a whole: root attributes, order, determinism, and never a half."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import signal
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+
+from dwiml.hdf5 import creator, schema, writing
+
+TIMEOUT = 60
+
+
+@pytest.fixture
+def three(subjects):
+    for seed, name in enumerate(("c", "a", "b")):
+        subjects.plain(name, seed=seed, nb_streamlines=4 + seed)
+    return subjects
+
+
+def test_root_attributes(three):
+    summary = three.create(training=["c", "a"], validation=["b"], nb_points=7)
+    with schema.open_file(three.out) as handle:
+        assert schema.subject_list(handle, "training") == ["c", "a"]
+        assert schema.subject_list(handle, "validation") == ["b"]
+        assert schema.subject_list(handle, "testing") == []
+        assert list(handle.attrs["chosen_subjs"]) == ["c", "a", "b"]
+        assert handle.attrs["dwiml_schema_version"] == 1
+        assert handle.attrs["nb_points"] == 7
+        assert handle.attrs["step_size"] == handle.attrs["compress"] == "Not defined by user"
+        assert json.loads(handle.attrs["groups_config"]) == json.loads((three.root / "config.json").read_text())
+        datetime.datetime.strptime(handle.attrs["data_and_time"], "%d %B %Y %H:%M:%S")
+        assert set(handle) == {"a", "b", "c"}
+        assert schema.groups_of_type(handle["a"], "volume") == ["input"]
+        assert schema.groups_of_type(handle["a"], "streamlines") == ["streamlines"]
+    assert summary.path == three.out
+    assert summary.nb_bytes == three.out.stat().st_size
+    assert summary.nb_features == {"input": 3}
+    assert summary.streamlines["streamlines"].nb_streamlines == 4 + 5 + 6
+    assert summary.subjects == {"training": ["c", "a"], "validation": ["b"], "testing": []}
+
+
+def test_lists_and_config_from_files_or_from_memory_give_the_same_bytes(three, monkeypatch):
+    monkeypatch.setattr(writing, "now", lambda: datetime.datetime(2020, 1, 2))
+    (three.root / "list.txt").write_text("a\nb\n")
+    three.create(training=three.root / "list.txt", validation=["c"])
+    first = three.out.read_bytes()
+    content = json.loads((three.root / "config.json").read_text())
+    creator.create_hdf5(str(three.folder), str(three.out), content, ["a", "b"], ("c",), overwrite=True)
+    assert three.out.read_bytes() == first
+
+
+def test_no_validation_subject_is_told(three, caplog):
+    three.create(training=["a"])
+    assert "There is no validation subject" in caplog.text
+    caplog.clear()
+    three.create(training=["a"], validation=["b"], overwrite=True)
+    assert caplog.text == ""
+
+
+def test_progress(three):
+    calls = []
+    three.create(training=["b", "a"], testing=["c"], on_progress=lambda *call: calls.append(call))
+    assert calls == [(0, 3, ""), (1, 3, "b"), (2, 3, "a"), (3, 3, "c")]
+
+
+def test_no_training_subject_and_missing_folder(three):
+    with pytest.raises(ValueError, match="There is no training subject"):
+        three.create(training=[])
+    with pytest.raises(FileNotFoundError, match="has no folder for 'd'; it has: 'a', 'b', 'c'"):
+        three.create(training=["a", "d"])
+    three.assert_nothing_written()
+
+
+def test_an_existing_file_is_kept_unless_asked(three):
+    three.out.write_text("old")
+    with pytest.raises(FileExistsError, match="out.hdf5' exists; choose another name, or replace it with -f"):
+        three.create()
+    assert three.out.read_text() == "old"
+    three.create(overwrite=True)
+    schema.open_file(three.out).close()
+
+
+def test_where_the_file_cannot_be(three):
+    three.config()
+    with pytest.raises(FileNotFoundError, match="folder '.*nowhere' of the HDF5 file does not exist"):
+        creator.create_hdf5(three.folder, three.root / "nowhere/o.hdf5", three.root / "config.json", ["a"])
+    with pytest.raises(IsADirectoryError, match="subjects' is a folder"):
+        creator.create_hdf5(three.folder, three.folder, three.root / "config.json", ["a"], overwrite=True)
+    (three.root / "list.txt").write_text("a\n")
+    for name in ("list.txt", "config.json"):
+        with pytest.raises(ValueError, match=f"{name}' is both an input and the HDF5 file"):
+            creator.create_hdf5(
+                three.folder, three.root / name, three.root / "config.json", three.root / "list.txt", overwrite=True
+            )
+    assert (three.root / "list.txt").read_text() == "a\n"
+
+
+def test_a_link_is_followed(three):
+    (three.root / "disk").mkdir()
+    three.out.symlink_to(three.root / "disk/real.hdf5")
+    three.create()
+    assert three.out.is_symlink()
+    schema.open_file(three.root / "disk/real.hdf5").close()
+
+
+@pytest.mark.parametrize("stop", [ValueError, KeyboardInterrupt])
+def test_an_error_and_ctrl_c_leave_the_old_file_and_nothing_else(three, stop):
+    three.out.write_text("old")
+
+    def fail(done, total, name):
+        if done == 2:
+            raise stop("in the middle")
+
+    with pytest.raises(stop):
+        three.create(overwrite=True, on_progress=fail)
+    assert three.out.read_text() == "old"
+    assert sorted(path.name for path in three.root.iterdir()) == ["config.json", "out.hdf5", "subjects"]
+
+
+def test_a_file_that_appears_during_the_work_is_kept(three):
+    def appear(done, total, name):
+        three.out.write_text("of someone else")
+
+    with pytest.raises(FileExistsError, match="appeared in the meantime"):
+        three.create(on_progress=appear)
+    assert three.out.read_text() == "of someone else"
+
+
+PROGRAM = """
+import sys, time
+from dwiml.hdf5.creator import create_hdf5
+
+def pause(done, total, name):
+    if done == 2:
+        print("two are written", flush=True)
+        time.sleep(60)
+
+create_hdf5(*sys.argv[1:4], ["a", "b", "c"], overwrite=True, on_progress=pause)
+"""
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_a_kill_leaves_the_old_file_whole_or_none(three, caplog, old):
+    three.config()
+    if old:
+        three.create(training=["a"])
+    before = three.out.read_bytes() if old else None
+    arguments = [str(three.folder), str(three.out), str(three.root / "config.json")]
+    with subprocess.Popen([sys.executable, "-c", PROGRAM, *arguments], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "two are written\n"
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(TIMEOUT) == -signal.SIGKILL
+    assert (three.out.read_bytes() if three.out.exists() else None) == before
+    left = [path.name for path in three.root.iterdir() if path.suffix == ".tmp"]
+    assert len(left) == 1
+    assert left[0].startswith(".out.hdf5.")
+    three.create(overwrite=old)
+    assert f"'{left[0]}' in '{three.root}': unfinished files" in caplog.text
+    with h5py.File(three.out) as handle:
+        assert set(handle) == {"a", "b", "c"}
+
+
+FULL_DISK = """
+import resource, sys
+from dwiml.hdf5 import creator, writing
+
+# A limit on the size of files plays the full disk.
+room = int(sys.argv[4])
+resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+writing._ROOM_FOR_METADATA = 6000
+tell = lambda done, total, name: print(done)
+try:
+    creator.create_hdf5(*sys.argv[1:4], ["a", "b", "c"], overwrite=True, on_progress=tell)
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(("room", "nb_done"), [(500, 0), (20_000, 0), (30_000, 1)])
+def test_a_full_disk_gets_one_sentence(three, room, nb_done):
+    three.config()
+    three.out.write_text("old")
+    arguments = [str(three.folder), str(three.out), str(three.root / "config.json"), str(room)]
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, *arguments], capture_output=True, text=True, timeout=TIMEOUT, check=True
+    )
+    *progress, sentence = done.stdout.splitlines()
+    assert progress == [str(n) for n in range(nb_done + 1)]
+    assert sentence.startswith(f"The HDF5 file has no room in '{three.root}' for 0.0 MB more (File too large); ")
+    assert three.out.read_text() == "old"
+    assert sorted(path.name for path in three.root.iterdir()) == ["config.json", "out.hdf5", "subjects"]
+
+
+@pytest.mark.parametrize("lazy", [True, False])
+def test_the_dataset_reads_it(three, lazy):
+    from dwiml import MultiSubjectDataset
+
+    (three.folder / "b/wb.trk").unlink()
+    three.create(training=["c"], validation=["a"], testing=["b"], allow_missing=True)
+    dataset = MultiSubjectDataset(three.out, lazy=lazy)
+    dataset.load_data()
+    assert dataset.nb_features == {"input": 3}
+    assert dataset.streamline_groups == ["streamlines"]
+    assert dataset.training_set.total_nb_streamlines["streamlines"] == 4
+    assert dataset.testing_set.total_nb_streamlines["streamlines"] == 0
+    with h5py.File(three.out) as handle:
+        expected = handle["c/streamlines/euclidean_lengths"][()]
+    np.testing.assert_array_equal(np.ravel(dataset.training_set.streamline_lengths_mm["streamlines"]), expected)

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dwiml.hdf5.standardization import standardize
+
+MASK = np.zeros((3, 3, 3), dtype=bool)
+MASK[0] = True
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(1)
+    values = rng.normal([2, 50, -3, 1e-3], [1, 10, 0.5, 1e-4], (3, 3, 3, 4)).astype(np.float32)
+    values[2, 2] = 0
+    values[2, 1, 1, :2] = 0
+    return values
+
+
+def scaled(values, inside):
+    """The formula, with numpy in float64."""
+    inside = inside.astype(np.float64)
+    return (values - inside.mean()) / inside.std()
+
+
+def test_none_changes_nothing(data):
+    before = data.copy()
+    assert standardize(data, "none", [4], MASK) == []
+    np.testing.assert_array_equal(data, before)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_all_shares_one_mean_and_std(data, masked):
+    inside = MASK if masked else (data != 0).any(axis=-1)
+    expected = scaled(data, data[inside])
+    assert standardize(data, "all", [3, 1], MASK if masked else None) == []
+    np.testing.assert_allclose(data, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_independent_has_one_mean_and_std_a_feature(data, masked):
+    inside = MASK if masked else (data != 0).any(axis=-1)
+    expected = np.stack([scaled(data[..., k], data[inside][:, k]) for k in range(4)], axis=-1)
+    standardize(data, "independent", [3, 1], MASK if masked else None)
+    np.testing.assert_allclose(data, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_per_file_has_one_mean_and_std_a_file_and_its_own_non_zero_voxels(data, masked):
+    files = [data[..., :2], data[..., 2:3], data[..., 3:]]
+    parts = [scaled(file, file[MASK if masked else (file != 0).any(axis=-1)]) for file in files]
+    standardize(data, "per_file", [2, 1, 1], MASK if masked else None)
+    np.testing.assert_allclose(data, np.concatenate(parts, axis=-1), rtol=1e-5, atol=1e-6)
+
+
+def test_large_mean_and_small_spread_keep_their_digits():
+    # In float32 the mean of 27 numbers near 1e6 is off by more than their spread.
+    data = (1e6 + np.arange(27).reshape(3, 3, 3, 1) % 5 / 4).astype(np.float32)
+    expected = scaled(data.astype(np.float64), data)
+    standardize(data, "all", [1], None)
+    np.testing.assert_allclose(data, expected, atol=1e-5)
+
+
+def test_a_constant_feature_is_divided_by_one(data):
+    data[..., 1] = 0.1
+    constant = standardize(data, "independent", [4], MASK)
+    assert constant == [slice(1, 2)]
+    np.testing.assert_allclose(data[..., 1], 0, atol=1e-7)
+    assert np.isfinite(data).all()
+
+
+def test_no_voxel_is_refused(data):
+    with pytest.raises(ValueError, match="no voxel to compute the mean"):
+        standardize(data, "all", [4], np.zeros((3, 3, 3), dtype=bool))
+    data[..., 3] = 0
+    with pytest.raises(ValueError, match="no voxel to compute the mean"):
+        standardize(data, "per_file", [3, 1], None)

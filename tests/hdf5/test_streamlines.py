@@ -1,0 +1,305 @@
+"""Streamlines through the whole way, from tractograms to the HDF5 file."""
+
+from __future__ import annotations
+
+import h5py
+import nibabel as nib
+import numpy as np
+import pytest
+from dipy.io.stateful_tractogram import Origin, Space, StatefulTractogram
+from dipy.tracking.streamline import set_number_of_points
+
+LINES_ONLY = {"streamlines": {"type": "streamlines", "files": ["*.t*"]}}
+
+
+def group_of(subjects, subject="a", group="streamlines"):
+    with h5py.File(subjects.out) as handle:
+        node = handle[subject][group]
+        arrays = {name: node[name][()] for name in ("data", "offsets", "lengths", "euclidean_lengths")}
+        arrays["dps"] = {key: value[()] for key, value in node.get("data_per_streamline", {}).items()}
+        return arrays, dict(node.attrs)
+
+
+def lines_of(subjects, subject="a"):
+    arrays, _ = group_of(subjects, subject)
+    return np.split(arrays["data"], arrays["offsets"][1:])
+
+
+@pytest.mark.parametrize("suffix", [".trk", ".tck"])
+def test_points_are_those_of_dipy(subjects, grid, suffix):
+    subjects.plain("a")
+    (subjects.folder / "a/wb.trk").unlink()
+    lines = grid["arcs"](20, seed=3)
+    subjects.tractogram("a", f"wb{suffix}", lines)
+    subjects.create({"input": {"type": "volume", "files": ["dwi.nii.gz"]}, **LINES_ONLY})
+
+    reference = nib.load(subjects.folder / "a/dwi.nii.gz")
+    dipy_lines = StatefulTractogram(grid["to_rasmm"](lines), reference, Space.RASMM, origin=Origin.NIFTI)
+    dipy_lines.to_vox()
+    dipy_lines.to_corner()
+    found = lines_of(subjects)
+    assert len(found) == len(lines)
+    for line, of_dipy, drawn in zip(found, dipy_lines.streamlines, lines, strict=True):
+        np.testing.assert_allclose(line, of_dipy, atol=1e-4)
+        np.testing.assert_allclose(line, drawn, atol=1e-4)
+
+
+def test_layout_and_attributes(subjects, grid):
+    lines = grid["arcs"](9)
+    subjects.tractogram("a", "wb.trk", lines)
+    summary = subjects.create(LINES_ONLY)
+    arrays, attrs = group_of(subjects)
+    counts = np.array([len(line) for line in lines])
+    assert arrays["data"].dtype == np.float32
+    assert {arrays[name].dtype for name in ("lengths", "offsets")} == {np.dtype(np.int64)}
+    np.testing.assert_array_equal(arrays["lengths"], counts)
+    np.testing.assert_array_equal(arrays["offsets"], np.cumsum(counts) - counts)
+    mm = [np.linalg.norm(np.diff(line, axis=0), axis=1).sum() for line in grid["to_rasmm"](lines)]
+    assert arrays["euclidean_lengths"].dtype == np.float32
+    np.testing.assert_allclose(arrays["euclidean_lengths"], mm, rtol=1e-4)
+    assert (attrs["type"], attrs["space"], attrs["origin"]) == ("streamlines", "vox", "corner")
+    assert attrs["voxel_order"] == "".join(nib.aff2axcodes(grid["affine"]))
+    np.testing.assert_array_equal(attrs["dimensions"], grid["shape"])
+    np.testing.assert_allclose(attrs["voxel_sizes"], grid["voxel_sizes"], rtol=1e-6)
+    np.testing.assert_allclose(attrs["affine"], grid["affine"], rtol=1e-6)
+    assert summary.streamlines["streamlines"].nb_streamlines == 9
+    assert summary.streamlines["streamlines"].nb_points == counts.sum()
+    with h5py.File(subjects.out) as handle:
+        dataset = handle["a/streamlines/data"]
+        assert (dataset.chunks, dataset.compression) == (None, None)
+        assert dataset.id.get_offset() % 4 == 0
+
+
+def test_several_tractograms_are_put_together(subjects, grid):
+    subjects.plain("a")
+    (subjects.folder / "a/wb.trk").unlink()
+    one, two, three = (grid["arcs"](4, seed) for seed in (1, 2, 3))
+    subjects.tractogram("a", "t/b.trk", two)
+    subjects.tractogram("a", "t/a.trk", one)
+    subjects.tractogram("a", "c.tck", three)
+    groups = {
+        "streamlines": {"type": "streamlines", "files": ["t/*.trk", "c.tck"]},
+        "input": {"type": "volume", "files": ["dwi.nii.gz"]},
+    }
+    subjects.create(groups)
+    for found, drawn in zip(lines_of(subjects), one + two + three, strict=True):
+        np.testing.assert_allclose(found, drawn, atol=1e-4)
+
+
+def test_data_per_streamline_is_kept(subjects, grid):
+    ids, weights = np.arange(8.0)[:, None], np.arange(24.0).reshape(8, 3)
+    lines = grid["arcs"](8)
+    subjects.tractogram("a", "1.trk", lines[:5], {"id": ids[:5], "w": weights[:5], "other": ids[:5]})
+    subjects.tractogram("a", "2.trk", lines[5:], {"w": weights[5:], "id": ids[5:]})
+    subjects.create({"streamlines": {"type": "streamlines", "files": ["*.trk"], "dps_keys": ["id", "w"]}})
+    dps = group_of(subjects)[0]["dps"]
+    assert set(dps) == {"id", "w"}
+    np.testing.assert_array_equal(dps["id"], ids)
+    np.testing.assert_array_equal(dps["w"], weights)
+    assert dps["w"].dtype == np.float32
+
+
+def test_a_missing_key_is_told_with_those_that_exist(subjects, grid):
+    subjects.plain("a")
+    subjects.tractogram("a", "1.trk", grid["arcs"](3), {"id": np.zeros((3, 1)), "w": np.zeros((3, 1))})
+    subjects.tractogram("a", "1.tck", grid["arcs"](3))
+    volume = {"type": "volume", "files": ["dwi.nii.gz"]}
+    for name, existing in (("1.trk", "'id', 'w'"), ("1.tck", "none")):
+        lines = {"type": "streamlines", "files": [name], "dps_keys": ["id", "sift"]}
+        missing = "'sift'" if name == "1.trk" else "'id', 'sift'"
+        with pytest.raises(
+            ValueError, match=f"data per streamline {missing} not found in '.*{name}'; it has: {existing}"
+        ):
+            subjects.create({"input": volume, "streamlines": lines})
+    subjects.assert_nothing_written()
+
+
+def test_step_size_is_in_mm_on_anisotropic_voxels(subjects, grid):
+    subjects.plain("a", nb_streamlines=15)
+    subjects.create(step_size=0.7)
+    for found, drawn in zip(lines_of(subjects), grid["arcs"](15), strict=True):
+        mm = np.linalg.norm(np.diff(drawn * grid["voxel_sizes"], axis=0), axis=1).sum()
+        nb = max(round(mm / 0.7), 1) + 1
+        of_dipy = set_number_of_points((drawn * grid["voxel_sizes"]).astype(np.float32), nb_points=nb)
+        np.testing.assert_allclose(found, of_dipy / grid["voxel_sizes"], atol=1e-3)
+    with h5py.File(subjects.out) as handle:
+        assert handle.attrs["step_size"] == 0.7
+        assert handle.attrs["nb_points"] == handle.attrs["compress"] == "Not defined by user"
+
+
+def test_nb_points_and_compress(subjects, grid):
+    subjects.plain("a", nb_streamlines=15)
+    subjects.create(nb_points=9)
+    assert (group_of(subjects)[0]["lengths"] == 9).all()
+    subjects.create(compress=0.3, overwrite=True)
+    arrays, _ = group_of(subjects)
+    drawn = grid["arcs"](15)
+    assert arrays["lengths"].sum() < sum(map(len, drawn))
+    for line, source in zip(lines_of(subjects), drawn, strict=True):
+        np.testing.assert_allclose(line[[0, -1]], source[[0, -1]], atol=1e-4)
+    mm = [np.linalg.norm(np.diff(line * grid["voxel_sizes"], axis=0), axis=1).sum() for line in lines_of(subjects)]
+    np.testing.assert_allclose(arrays["euclidean_lengths"], mm, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"step_size": 1, "nb_points": 3}, "At most one of step_size, nb_points and compress"),
+        ({"step_size": 0}, "step_size must be a positive number of mm, got 0"),
+        ({"step_size": float("nan")}, "step_size must be a positive number of mm, got nan"),
+        ({"compress": -1.0}, "compress must be a positive number of mm, got -1.0"),
+        ({"nb_points": 1}, "nb_points must be an integer of at least 2, got 1"),
+        ({"nb_points": 2.5}, "nb_points must be an integer of at least 2, got 2.5"),
+    ],
+)
+def test_bad_resampling_is_refused_first(subjects, options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        subjects.create(training=["nobody"], **options)
+
+
+def with_faults(subjects, grid):
+    """Ten streamlines of which five are bad, each in its way; those that are good have the ids 1, 3, 5, 7 and 9."""
+    good = grid["arcs"](5)
+    bad = [np.full((1, 3), 2.0), np.full((4, 3), 2.5), good[0] + [0, 0, 5], good[1].copy(), good[2] - [4, 0, 0]]
+    bad[3][2, 1] = np.nan
+    lines = [line for pair in zip(bad, good, strict=True) for line in pair]
+    subjects.plain("a")
+    subjects.tractogram("a", "wb.trk", lines, {"id": np.arange(10.0)[:, None]})
+    lines_group = {"type": "streamlines", "files": ["wb.trk"], "dps_keys": ["id"]}
+    return good, {"input": {"type": "volume", "files": ["dwi.nii.gz"]}, "streamlines": lines_group}
+
+
+def test_invalid_streamlines_are_refused_and_counted(subjects, grid):
+    _, groups = with_faults(subjects, grid)
+    with pytest.raises(ValueError, match="subject 'a': '.*wb.trk' holds 5 invalid of 10 streamlines") as caught:
+        subjects.create(groups)
+    for part in ("1 with NaN", "1 of one point", "1 whose points are all the same", "2 outside the volume"):
+        assert part in str(caught.value)
+    assert "drop them with --remove_invalid" in str(caught.value)
+    subjects.assert_nothing_written()
+
+
+def test_invalid_streamlines_are_dropped_if_asked(subjects, grid, caplog):
+    good, groups = with_faults(subjects, grid)
+    summary = subjects.create(groups, remove_invalid=True)
+    for found, drawn in zip(lines_of(subjects), good, strict=True):
+        np.testing.assert_allclose(found, drawn, atol=1e-4)
+    assert group_of(subjects)[0]["dps"]["id"].ravel().tolist() == [1, 3, 5, 7, 9]
+    assert summary.streamlines["streamlines"].nb_removed == 5
+    assert "5 invalid of 10 streamlines" in caplog.text
+
+
+def test_points_on_the_border_are_inside(subjects, grid):
+    x, y, z = grid["shape"]
+    subjects.tractogram("a", "wb.trk", [np.array([[0, 0, 0], [x, y, z]], dtype=float)])
+    subjects.create(LINES_ONLY)
+    np.testing.assert_allclose(lines_of(subjects)[0], [[0, 0, 0], [x, y, z]], atol=1e-3)
+
+
+def test_a_border_is_crossed_by_a_hundredth_of_a_voxel(subjects, grid):
+    for corner in ([-0.01, 1, 1], [1, 1, grid["shape"][2] + 0.01]):
+        subjects.tractogram("a", "wb.trk", [np.array([[1.0, 1, 1], corner])])
+        with pytest.raises(ValueError, match="1 outside the volume"):
+            subjects.create(LINES_ONLY)
+
+
+def test_streamlines_without_points_are_counted(subjects, grid):
+    path = subjects.tractogram("a", "wb.trk", grid["arcs"](3))
+    content = bytearray(path.read_bytes())
+    content += np.array([0], dtype="<i4").tobytes()
+    content[988:992] = np.array([4], dtype="<i4").tobytes()
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="1 invalid of 4 streamlines .1 without any point"):
+        subjects.create(LINES_ONLY)
+    assert subjects.create(LINES_ONLY, remove_invalid=True).streamlines["streamlines"].nb_removed == 1
+
+
+@pytest.mark.parametrize("suffix", [".trk", ".tck"])
+def test_an_empty_tractogram(subjects, suffix):
+    subjects.plain("a")
+    (subjects.folder / "a/wb.trk").unlink()
+    subjects.tractogram("a", f"wb{suffix}", [])
+    groups = {
+        "input": {"type": "volume", "files": ["dwi.nii.gz"]},
+        "streamlines": {"type": "streamlines", "files": ["wb.*"], "dps_keys": ["id"]},
+    }
+    with pytest.raises(ValueError, match=f"subject 'a': the tractogram '.*wb{suffix}' is empty"):
+        subjects.create(groups)
+    subjects.create(groups, allow_missing=True, step_size=1.0)
+    check_empty_group(subjects)
+
+
+def test_a_missing_tractogram(subjects):
+    subjects.plain("a")
+    (subjects.folder / "a/wb.trk").unlink()
+    with pytest.raises(
+        FileNotFoundError, match="'a': '.*wb.trk' was not found; '.*a' has: 'dwi.nii.gz', 'mask.nii.gz'"
+    ):
+        subjects.create()
+    subjects.create(allow_missing=True, compress=0.1)
+    check_empty_group(subjects)
+
+
+def check_empty_group(subjects):
+    arrays, attrs = group_of(subjects)
+    assert arrays["data"].shape == (0, 3)
+    assert arrays["data"].dtype == np.float32
+    assert all(arrays[name].shape == (0,) for name in ("lengths", "offsets", "euclidean_lengths"))
+    assert all(values.shape == (0, 1) for values in arrays["dps"].values())
+    assert attrs["space"] == "vox"
+
+
+def test_nothing_left_is_refused(subjects):
+    subjects.plain("a")
+    subjects.tractogram("a", "wb.trk", [np.ones((1, 3))])
+    with pytest.raises(ValueError, match="subject 'a' has no streamline left"):
+        subjects.create(remove_invalid=True)
+    subjects.create(remove_invalid=True, allow_missing=True, nb_points=4)
+    check_empty_group(subjects)
+
+
+def test_a_tractogram_of_another_space_is_refused(subjects, grid):
+    subjects.plain("a")
+    elsewhere = grid["affine"].copy()
+    elsewhere[:3, 3] += 3
+    subjects.tractogram("a", "wb.trk", grid["arcs"](3), affine=elsewhere)
+    with pytest.raises(ValueError, match="dwi.nii.gz' and '.*wb.trk' have unlike affines, up to 5.2 mm apart"):
+        subjects.create()
+    subjects.tractogram("a", "wb.trk", grid["arcs"](3), shape=(8, 7, 9))
+    with pytest.raises(ValueError, match="dwi.nii.gz' and '.*wb.trk' have unlike grids"):
+        subjects.create()
+    subjects.assert_nothing_written()
+
+
+def test_a_tck_without_a_volume_is_refused(subjects, grid):
+    subjects.tractogram("a", "wb.tck", grid["arcs"](3))
+    with pytest.raises(ValueError, match="wb.tck' does not tell its voxel grid; add a group of type 'volume'"):
+        subjects.create(LINES_ONLY)
+
+
+def test_no_grid_at_all_is_refused(subjects):
+    (subjects.folder / "a").mkdir()
+    with pytest.raises(ValueError, match="Subject 'a' has no volume and no .trk file"):
+        subjects.create(LINES_ONLY, allow_missing=True)
+
+
+def test_unknown_and_damaged_tractograms_are_refused(subjects, grid):
+    subjects.plain("a")
+    groups = {"streamlines": {"type": "streamlines", "files": ["mask.nii.gz"]}}
+    with pytest.raises(
+        ValueError, match="mask.nii.gz' is not a tractogram that dwiml reads; convert it to .trk or .tck"
+    ):
+        subjects.create(groups)
+    path = subjects.folder / "a/wb.trk"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match="'a': '.*wb.trk' cannot be read, it may be damaged"):
+        subjects.create()
+    path.write_bytes(b"nothing of the kind")
+    with pytest.raises(ValueError, match="wb.trk' cannot be read"):
+        subjects.create()
+    path = subjects.tractogram("a", "wb.tck", grid["arcs"](3))
+    path.write_bytes(path.read_bytes()[:-24])
+    groups = {"input": {"type": "volume", "files": ["dwi.nii.gz"]}, "s": {"type": "streamlines", "files": ["wb.tck"]}}
+    with pytest.raises(ValueError, match="wb.tck' cannot be read"):
+        subjects.create(groups)
+    subjects.assert_nothing_written()

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import pytest
+
+from dwiml.hdf5.subjects import check_folders, find_files, read_subject_lists
+
+
+def test_lists_from_files_and_from_names(tmp_path):
+    (tmp_path / "training.txt").write_text("# the first site\nsub-01\n\n  sub-02  # moved a little\n")
+    (tmp_path / "testing.txt").write_text("")
+    lists = read_subject_lists(
+        {"training": tmp_path / "training.txt", "validation": ("sub-03",), "testing": str(tmp_path / "testing.txt")}
+    )
+    assert lists == {"training": ["sub-01", "sub-02"], "validation": ["sub-03"], "testing": []}
+
+
+@pytest.mark.parametrize(
+    ("training", "validation", "sentence"),
+    [
+        ([], ["a"], "There is no training subject"),
+        (["a", "b", "a"], [], r"Subject 'a' is listed 2 times \(training and training\)"),
+        (["a"], ["a"], r"Subject 'a' is listed 2 times \(training and validation\)"),
+        (["site/a"], [], "'site/a' cannot be a subject"),
+        ([".."], [], r"'\.\.' cannot be a subject"),
+    ],
+)
+def test_bad_lists(training, validation, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        read_subject_lists({"training": training, "validation": validation, "testing": []})
+
+
+def test_a_list_that_is_no_text_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="list of training subjects, '.*none.txt', was not found"):
+        read_subject_lists({"training": tmp_path / "none.txt"})
+    (tmp_path / "data.bin").write_bytes(b"\x89HDF\xff")
+    with pytest.raises(ValueError, match="'.*data.bin', is not a text file"):
+        read_subject_lists({"training": tmp_path / "data.bin"})
+
+
+def test_missing_folders_are_told_with_those_that_exist(tmp_path):
+    for k in range(8):
+        (tmp_path / f"sub-{k}").mkdir()
+    check_folders(tmp_path, ["sub-0", "sub-7"])
+    with pytest.raises(FileNotFoundError, match="has no folder for 'x', 'y'; it has: 'sub-0', .*'sub-4' and 3 more"):
+        check_folders(tmp_path, ["x", "sub-1", "y"])
+    with pytest.raises(FileNotFoundError, match="subjects' folder '.*none' was not found"):
+        check_folders(tmp_path / "none", ["x"])
+
+
+def test_files_of_patterns(tmp_path):
+    (tmp_path / "bundles").mkdir()
+    for name in ("bundles/b.trk", "bundles/a.trk", "bundles/[x].trk", "bundles/x.trk", "fa.nii"):
+        (tmp_path / name).touch()
+
+    def names(*patterns, **options):
+        return [str(path.relative_to(tmp_path)) for path in find_files(tmp_path, patterns, "Group 'g'", **options)]
+
+    assert names("fa.nii", "bundles/?.trk", "bundles/*.trk", allow_missing=True) == [
+        "fa.nii",
+        "bundles/[x].trk",
+        "bundles/a.trk",
+        "bundles/b.trk",
+        "bundles/x.trk",
+    ]
+    assert names("bundles/[x].trk") == ["bundles/[x].trk"]
+    assert names("bundles/[x*") == ["bundles/[x].trk"]
+    with pytest.raises(FileNotFoundError, match="Group 'g': '.*md.nii' was not found; '.*' has: 'bundles', 'fa.nii'"):
+        names("md.nii")
+    with pytest.raises(FileNotFoundError, match="bundles' has: '"):
+        names("bundles/*.tck")
+    with pytest.raises(FileNotFoundError, match="has: 'bundles', 'fa.nii'"):
+        names("no/such/folder/*.tck")
+    with pytest.raises(ValueError, match="a.trk' is matched by two entries"):
+        names("bundles/a.trk", "bundles/*.trk")
