@@ -208,6 +208,12 @@ def test_commands_exist_and_take_these_options(page: Path) -> None:
     assert not [wrong for block in blocks_of(page) if block.language == "bash" for wrong in check_bash(block)]
 
 
+@pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("*.sh")), ids=lambda script: script.name)
+def test_scripts_call_commands_that_exist(script: Path) -> None:
+    without_texts = re.sub(r"<<(\w+)\n.*?\n\1\n", "\n", script.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert not check_bash(Block(script, 1, "bash", without_texts))
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_blocks_say_a_language_that_is_checked(page: Path) -> None:
     assert not [block.place for block in blocks_of(page) if block.language not in LANGUAGES]
