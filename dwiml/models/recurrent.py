@@ -14,13 +14,17 @@ from dwiml.models.recurrent_cells import RaggedGRU, RaggedLSTM
 HiddenStates = list[tuple[Tensor, ...]]
 """For each layer (h,) of a GRU or (h, c) of an LSTM, each of shape (S, layer size), in the streamlines' order."""
 
+SEQUENCES_PER_THREAD = 64
+"""With fewer, a thread's matrix products are too thin to be worth it."""
+
 RNN_LAYERS: dict[str, type[nn.GRU] | type[nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
 
 
 class TimeMajor:
     """The order in which a recurrent layer reads rows: step 0 of all sequences, then step 1, longest sequence first.
 
-    The same order as torch's ``PackedSequence``, computed for a whole batch at once.
+    With one group it is the order of torch's ``PackedSequence``. With several, sequences are dealt out like cards,
+    longest first, and each group has its own block of rows in such an order.
 
     Parameters
     ----------
@@ -28,25 +32,29 @@ class TimeMajor:
         Shape (S,), int64, on the CPU: the rows of each sequence.
     device
         Where the rows are.
+    nb_groups
+        The number of groups; None: as many as :func:`run_layer` can use.
     """
 
-    def __init__(self, lengths: Tensor, device: torch.device) -> None:
-        descending, order = torch.sort(lengths, descending=True, stable=True)
-        longest = int(descending[0]) if len(lengths) else 0
-        alive = len(lengths) - torch.cumsum(torch.bincount(lengths, minlength=1), dim=0)[:longest]
-        steps = torch.repeat_interleave(torch.arange(longest), alive)
-        rank = torch.arange(len(steps)) - torch.repeat_interleave(torch.cumsum(alive, 0) - alive, alive)
-        offsets = (torch.cumsum(lengths, 0) - lengths)[order]
-        rows = offsets[rank] + steps
-        inverse = torch.empty_like(rows)
-        inverse[rows] = torch.arange(len(rows))
-        self.sizes: list[int] = alive.tolist()
-        """The number of sequences that have a row at each step."""
+    def __init__(self, lengths: Tensor, device: torch.device, nb_groups: int | None = None) -> None:
         self.nb_sequences = len(lengths)
-        self.nb_started = self.sizes[0] if self.sizes else 0
+        self.nb_started = int(lengths.count_nonzero())
         """The number of sequences that have a row at all."""
+        if nb_groups is None:
+            threads = torch.get_num_threads() if device.type == "cpu" else 1
+            nb_groups = min(threads, self.nb_started // SEQUENCES_PER_THREAD)
+        nb_groups = max(1, min(nb_groups, self.nb_started))
+        descending = torch.argsort(lengths, descending=True, stable=True)
+        started, empty = descending[: self.nb_started], descending[self.nb_started :]
+        offsets = torch.cumsum(lengths, 0) - lengths
+        members = [started[first::nb_groups] for first in range(nb_groups)] if self.nb_started else []
+        blocks = [_time_major_rows(lengths[group], offsets[group]) for group in members]
+        self.sizes: list[list[int]] = [alive for _, alive in blocks]
+        """For each group, the number of its sequences that have a row at each step."""
+        rows = torch.cat([block for block, _ in blocks]) if blocks else torch.empty(0, dtype=torch.int64)
+        order = torch.cat([*members, empty])
         self._rows = rows.to(device, non_blocking=True)
-        self._inverse = inverse.to(device, non_blocking=True)
+        self._inverse = torch.argsort(rows).to(device, non_blocking=True)
         self._order = order.to(device, non_blocking=True)
         self._inverse_order = torch.argsort(order).to(device, non_blocking=True)
 
@@ -59,12 +67,21 @@ class TimeMajor:
         return _permute(rows, self._inverse, self._rows)
 
     def sort_states(self, states: Tensor) -> Tensor:
-        """Put one state a sequence, (S, H), in order of decreasing length."""
+        """Put one state a sequence, (S, H), in the order of the groups; sequences without a row last."""
         return states.index_select(0, self._order)
 
     def unsort_states(self, states: Tensor) -> Tensor:
         """Undo :meth:`sort_states`."""
         return states.index_select(0, self._inverse_order)
+
+
+def _time_major_rows(lengths: Tensor, offsets: Tensor) -> tuple[Tensor, list[int]]:
+    """Return the row numbers of sequences sorted by decreasing length, time-major, and how many live at each step."""
+    longest = int(lengths[0])
+    alive = len(lengths) - torch.cumsum(torch.bincount(lengths), dim=0)[:longest]
+    steps = torch.repeat_interleave(torch.arange(longest), alive)
+    rank = torch.arange(len(steps)) - torch.repeat_interleave(torch.cumsum(alive, 0) - alive, alive)
+    return offsets[rank] + steps, alive.tolist()
 
 
 class _Permute(torch.autograd.Function):
@@ -195,7 +212,7 @@ def run_layer(
     states
         (h,) or (h, c), each of shape (S, H), in the sequences' order; None: zeros.
     use_cudnn
-        Whether torch's own layer runs on packed rows; None: on a CUDA device.
+        Whether torch's own layer runs on packed rows (of one group); None: on a CUDA device.
 
     Returns
     -------
@@ -211,7 +228,8 @@ def run_layer(
     ordered = [order.sort_states(part) for part in states]
     initial = [part[:started] for part in ordered]
     if rows.is_cuda if use_cudnn is None else use_cudnn:
-        packed = PackedSequence(rows, torch.tensor(order.sizes))
+        (sizes,) = order.sizes
+        packed = PackedSequence(rows, torch.tensor(sizes))
         before = [part.unsqueeze(0) for part in initial]
         result, after = layer(packed, tuple(before) if is_lstm else before[0])
         hidden, last = result.data, [part.squeeze(0) for part in (after if is_lstm else (after,))]

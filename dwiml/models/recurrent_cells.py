@@ -6,18 +6,46 @@ pads a gradient of the whole input once a time step, and over a padded batch it 
 Here the rows are sorted by time (see :class:`dwiml.models.recurrent.TimeMajor`): those of a step are one slice, and
 the slice shrinks as sequences end. What does not depend on the previous step is one large matrix product for all rows:
 the inputs' projection and, in the backward pass, the gradients of weights and inputs. A time step is left with one
-product by the hidden weights and a few elementwise kernels into buffers made beforehand.
+product by the hidden weights and a few elementwise kernels into buffers made beforehand. The sequences are dealt out
+to one group a thread (see :func:`dwiml.models.parallel.map_parts`).
 
 Parameters have the layout of torch's layers (gates in the order r, z, n and i, f, g, o), so that weights interchange.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from dwiml.models.parallel import map_parts
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The slices of all buffers that belong to one group of sequences."""
+
+    sizes: list[int]
+    """How many sequences are alive at each step, never increasing."""
+    rows: list[Tensor]
+    """Buffers with a row for each point, shape (N, ...)."""
+    states: list[Tensor]
+    """Buffers with a row for each sequence, shape (S, H)."""
+
+    def steps(self, *buffers: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Iterate over the rows of each time step."""
+        return zip(*(torch.split(buffer, self.sizes) for buffer in buffers), strict=True)
+
+
+def _groups(sizes: list[list[int]], rows: Sequence[Tensor], states: Sequence[Tensor]) -> list[_Group]:
+    row_slices = zip(*(torch.split(buffer, [sum(group) for group in sizes]) for buffer in rows), strict=True)
+    state_slices = zip(*(torch.split(buffer, [group[0] for group in sizes]) for buffer in states), strict=True)
+    parts = zip(sizes, row_slices, state_slices, strict=True)
+    return [_Group(group, list(of_rows), list(of_states)) for group, of_rows, of_states in parts]
 
 
 class RaggedGRU(torch.autograd.Function):
@@ -32,7 +60,7 @@ class RaggedGRU(torch.autograd.Function):
         w_hidden: Tensor,
         b_input: Tensor,
         b_hidden: Tensor,
-        sizes: list[int],
+        sizes: list[list[int]],
     ) -> tuple[Tensor, Tensor]:
         """Run the layer.
 
@@ -41,13 +69,13 @@ class RaggedGRU(torch.autograd.Function):
         ctx
             Torch's context.
         rows
-            Shape (N, F), time-major.
+            Shape (N, F): group after group, each time-major.
         initial
-            Shape (S, H): the hidden states before the first step; S = sizes[0].
+            Shape (S, H): the hidden states before the first step, group after group.
         w_input, w_hidden, b_input, b_hidden
             Shapes (3H, F), (3H, H), (3H,), (3H,).
         sizes
-            How many sequences are alive at each step, never increasing; their sum is N.
+            For each group, how many of its sequences are alive at each step, never increasing.
 
         Returns
         -------
@@ -55,23 +83,11 @@ class RaggedGRU(torch.autograd.Function):
             The hidden states under each row, (N, H), and each sequence's last one, (S, H).
         """
         size = w_hidden.shape[1]
-        bias = b_input.clone()
-        bias[: 2 * size] += b_hidden[: 2 * size]
-        gates = torch.addmm(bias[: 2 * size], rows, w_input[: 2 * size].t())
-        new = torch.addmm(bias[2 * size :], rows, w_input[2 * size :].t())
-        recurrent = torch.empty_like(new)
-        hidden = torch.empty_like(new)
-        w_gates, w_new, b_new = w_hidden[: 2 * size].t(), w_hidden[2 * size :].t(), b_hidden[2 * size :]
-        previous, last = initial, initial.clone()
-        steps = zip(*(torch.split(buffer, sizes) for buffer in (gates, new, recurrent, hidden)), strict=True)
-        for alive, (gates_t, new_t, recurrent_t, hidden_t) in zip(sizes, steps, strict=True):
-            previous = previous[:alive]
-            gates_t.addmm_(previous, w_gates).sigmoid_()
-            torch.addmm(b_new, previous, w_new, out=recurrent_t)
-            new_t.addcmul_(gates_t[:, :size], recurrent_t).tanh_()
-            torch.lerp(new_t, previous, gates_t[:, size:], out=hidden_t)
-            previous = hidden_t
-        _copy_last(last, hidden, sizes)
+        gates, new, recurrent, hidden = (rows.new_empty(len(rows), width * size) for width in (2, 1, 1, 1))
+        last = initial.clone()
+        weights = (w_input, w_hidden, b_input, b_hidden)
+        groups = _groups(sizes, (rows, gates, new, recurrent, hidden), (initial, last))
+        map_parts(lambda group: _gru_forward(group, *weights), groups)
         ctx.save_for_backward(rows, initial, w_input, w_hidden, gates, new, recurrent, hidden)
         ctx.sizes = sizes
         return hidden, last
@@ -81,35 +97,60 @@ class RaggedGRU(torch.autograd.Function):
     def backward(ctx: Any, grad_hidden: Tensor, grad_last: Tensor) -> tuple[Tensor | None, ...]:
         """Go back through time, then form the gradients of inputs and weights from all rows at once."""
         rows, initial, w_input, w_hidden, gates, new, recurrent, hidden = ctx.saved_tensors
-        sizes, size = ctx.sizes, w_hidden.shape[1]
-        before = _previous_states(initial, hidden, sizes)
         carry = grad_last.clone()
-        # Of the pre-activations: `grad_gates` on the hidden side, `grad_new` on the input side of gate n.
-        grad_gates = gates.new_empty(len(rows), 3 * size)
-        grad_new = torch.empty_like(new)
-        scratch = torch.empty_like(initial)
-        buffers = (grad_hidden, gates, new, recurrent, before, grad_gates, grad_new)
-        steps = list(zip(*(torch.split(buffer, sizes) for buffer in buffers), strict=True))
-        for alive, (grad_t, gates_t, new_t, recurrent_t, before_t, grad_gates_t, delta) in zip(
-            reversed(sizes), reversed(steps), strict=True
-        ):
-            reset, update = gates_t[:, :size], gates_t[:, size:]
-            carried, work = carry[:alive], scratch[:alive]
-            torch.add(grad_t, carried, out=delta)
-            torch.sub(before_t, new_t, out=work).mul_(delta)
-            _sigmoid_backward(work, update, out=grad_gates_t[:, size : 2 * size])
-            torch.mul(delta, update, out=carried)
-            delta.sub_(carried)
-            _tanh_backward(delta, new_t, out=delta)
-            torch.mul(delta, reset, out=grad_gates_t[:, 2 * size :])
-            torch.mul(delta, recurrent_t, out=work)
-            _sigmoid_backward(work, reset, out=grad_gates_t[:, :size])
-            carried.addmm_(grad_gates_t, w_hidden)
-        grad_w_hidden, grad_b_hidden = grad_gates.t() @ before, grad_gates.sum(0)
-        grad_gates[:, 2 * size :] = grad_new
-        grad_rows = grad_gates @ w_input if ctx.needs_input_grad[0] else None
-        grad_w_input, grad_b_input = grad_gates.t() @ rows, grad_gates.sum(0)
-        return grad_rows, carry, grad_w_input, grad_w_hidden, grad_b_input, grad_b_hidden, None
+        grad_gates = gates.new_empty(len(rows), len(w_hidden))
+        grad_rows = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
+        buffers = [rows, gates, new, recurrent, hidden, grad_hidden, grad_gates]
+        groups = _groups(ctx.sizes, buffers + ([] if grad_rows is None else [grad_rows]), (initial, carry))
+        parts = map_parts(lambda group: _gru_backward(group, w_input, w_hidden), groups)
+        return (grad_rows, carry, *_added(parts), None)
+
+
+def _gru_forward(group: _Group, w_input: Tensor, w_hidden: Tensor, b_input: Tensor, b_hidden: Tensor) -> None:
+    rows, gates, new, recurrent, hidden = group.rows
+    initial, last = group.states
+    size = w_hidden.shape[1]
+    gates_bias = b_input[: 2 * size] + b_hidden[: 2 * size]
+    torch.addmm(gates_bias, rows, w_input[: 2 * size].t(), out=gates)
+    torch.addmm(b_input[2 * size :], rows, w_input[2 * size :].t(), out=new)
+    w_gates, w_new, b_new = w_hidden[: 2 * size].t(), w_hidden[2 * size :].t(), b_hidden[2 * size :]
+    previous = initial
+    for gates_t, new_t, recurrent_t, hidden_t in group.steps(gates, new, recurrent, hidden):
+        previous = previous[: len(hidden_t)]
+        gates_t.addmm_(previous, w_gates).sigmoid_()
+        torch.addmm(b_new, previous, w_new, out=recurrent_t)
+        new_t.addcmul_(gates_t[:, :size], recurrent_t).tanh_()
+        torch.lerp(new_t, previous, gates_t[:, size:], out=hidden_t)
+        previous = hidden_t
+    _copy_last(last, hidden, group.sizes)
+
+
+def _gru_backward(group: _Group, w_input: Tensor, w_hidden: Tensor) -> tuple[Tensor, ...]:
+    rows, gates, new, recurrent, hidden, grad_hidden, grad_gates, *grad_rows = group.rows
+    initial, carry = group.states
+    size = w_hidden.shape[1]
+    before = _previous_states(initial, hidden, group.sizes)
+    # Of the pre-activations: `grad_gates` on the hidden side, `grad_new` on the input side of gate n.
+    grad_new = torch.empty_like(new)
+    scratch = torch.empty_like(initial)
+    steps = list(group.steps(grad_hidden, gates, new, recurrent, before, grad_gates, grad_new))
+    for grad_t, gates_t, new_t, recurrent_t, before_t, grad_gates_t, delta in reversed(steps):
+        reset, update = gates_t[:, :size], gates_t[:, size:]
+        carried, work = carry[: len(delta)], scratch[: len(delta)]
+        torch.add(grad_t, carried, out=delta)
+        torch.sub(before_t, new_t, out=work).mul_(delta)
+        _sigmoid_backward(work, update, out=grad_gates_t[:, size : 2 * size])
+        torch.mul(delta, update, out=carried)
+        _tanh_backward(delta.sub_(carried), new_t, out=delta)
+        torch.mul(delta, reset, out=grad_gates_t[:, 2 * size :])
+        torch.mul(delta, recurrent_t, out=work)
+        _sigmoid_backward(work, reset, out=grad_gates_t[:, :size])
+        carried.addmm_(grad_gates_t, w_hidden)
+    grad_w_hidden, grad_b_hidden = grad_gates.t() @ before, grad_gates.sum(0)
+    grad_gates[:, 2 * size :] = grad_new
+    if grad_rows:
+        torch.mm(grad_gates, w_input, out=grad_rows[0])
+    return grad_gates.t() @ rows, grad_w_hidden, grad_gates.sum(0), grad_b_hidden
 
 
 class RaggedLSTM(torch.autograd.Function):
@@ -125,7 +166,7 @@ class RaggedLSTM(torch.autograd.Function):
         w_hidden: Tensor,
         b_input: Tensor,
         b_hidden: Tensor,
-        sizes: list[int],
+        sizes: list[list[int]],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Run the layer.
 
@@ -134,13 +175,13 @@ class RaggedLSTM(torch.autograd.Function):
         ctx
             Torch's context.
         rows
-            Shape (N, F), time-major.
+            Shape (N, F): group after group, each time-major.
         initial, initial_cell
-            Shape (S, H): the hidden and cell states before the first step; S = sizes[0].
+            Shape (S, H): the hidden and cell states before the first step, group after group.
         w_input, w_hidden, b_input, b_hidden
             Shapes (4H, F), (4H, H), (4H,), (4H,).
         sizes
-            How many sequences are alive at each step, never increasing; their sum is N.
+            For each group, how many of its sequences are alive at each step, never increasing.
 
         Returns
         -------
@@ -148,24 +189,12 @@ class RaggedLSTM(torch.autograd.Function):
             The hidden states under each row, (N, H), and each sequence's last hidden and cell states, (S, H).
         """
         size = w_hidden.shape[1]
-        gates = torch.addmm(b_input + b_hidden, rows, w_input.t())
-        cells, squashed, hidden = (gates.new_empty(len(rows), size) for _ in range(3))
-        w_recurrent = w_hidden.t()
-        previous, cell = initial, initial_cell
-        steps = zip(*(torch.split(buffer, sizes) for buffer in (gates, cells, squashed, hidden)), strict=True)
-        for alive, (gates_t, cell_t, squashed_t, hidden_t) in zip(sizes, steps, strict=True):
-            gates_t.addmm_(previous[:alive], w_recurrent)
-            gates_t[:, : 2 * size].sigmoid_()
-            gates_t[:, 2 * size : 3 * size].tanh_()
-            gates_t[:, 3 * size :].sigmoid_()
-            torch.mul(gates_t[:, size : 2 * size], cell[:alive], out=cell_t)
-            cell_t.addcmul_(gates_t[:, :size], gates_t[:, 2 * size : 3 * size])
-            torch.tanh(cell_t, out=squashed_t)
-            torch.mul(gates_t[:, 3 * size :], squashed_t, out=hidden_t)
-            previous, cell = hidden_t, cell_t
+        gates, cells, squashed, hidden = (rows.new_empty(len(rows), width * size) for width in (4, 1, 1, 1))
         last, last_cell = initial.clone(), initial_cell.clone()
-        _copy_last(last, hidden, sizes)
-        _copy_last(last_cell, cells, sizes)
+        weights = (w_input, w_hidden, b_input + b_hidden)
+        states = (initial, initial_cell, last, last_cell)
+        groups = _groups(sizes, (rows, gates, cells, squashed, hidden), states)
+        map_parts(lambda group: _lstm_forward(group, *weights), groups)
         ctx.save_for_backward(rows, initial, initial_cell, w_input, w_hidden, gates, cells, squashed, hidden)
         ctx.sizes = sizes
         return hidden, last, last_cell
@@ -175,37 +204,74 @@ class RaggedLSTM(torch.autograd.Function):
     def backward(ctx: Any, grad_hidden: Tensor, grad_last: Tensor, grad_cell: Tensor) -> tuple[Tensor | None, ...]:
         """Go back through time, then form the gradients of inputs and weights from all rows at once."""
         rows, initial, initial_cell, w_input, w_hidden, gates, cells, squashed, hidden = ctx.saved_tensors
-        sizes, size = ctx.sizes, w_hidden.shape[1]
-        cells_before = _previous_states(initial_cell, cells, sizes)
         carry, carry_cell = grad_last.clone(), grad_cell.clone()
-        grad_gates = torch.empty_like(gates)
-        scratch, scratch_cell = torch.empty_like(initial), torch.empty_like(initial)
-        buffers = (grad_hidden, gates, squashed, cells_before, grad_gates)
-        steps = list(zip(*(torch.split(buffer, sizes) for buffer in buffers), strict=True))
-        for alive, (grad_t, gates_t, squashed_t, before_t, grad_gates_t) in zip(
-            reversed(sizes), reversed(steps), strict=True
-        ):
-            entry, forget, proposal, output = torch.split(gates_t, size, dim=1)
-            grad_entry, grad_forget, grad_proposal, grad_output = torch.split(grad_gates_t, size, dim=1)
-            carried, carried_cell = carry[:alive], carry_cell[:alive]
-            delta, work = scratch[:alive], scratch_cell[:alive]
-            torch.add(grad_t, carried, out=delta)
-            torch.mul(delta, squashed_t, out=work)
-            _sigmoid_backward(work, output, out=grad_output)
-            _tanh_backward(delta.mul_(output), squashed_t, out=work)
-            carried_cell.add_(work)
-            torch.mul(carried_cell, proposal, out=work)
-            _sigmoid_backward(work, entry, out=grad_entry)
-            torch.mul(carried_cell, entry, out=work)
-            _tanh_backward(work, proposal, out=grad_proposal)
-            torch.mul(carried_cell, before_t, out=work)
-            _sigmoid_backward(work, forget, out=grad_forget)
-            carried_cell.mul_(forget)
-            torch.mm(grad_gates_t, w_hidden, out=carried)
-        grad_w_hidden = grad_gates.t() @ _previous_states(initial, hidden, sizes)
-        grad_rows = grad_gates @ w_input if ctx.needs_input_grad[0] else None
-        grad_w_input, grad_bias = grad_gates.t() @ rows, grad_gates.sum(0)
+        grad_rows = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
+        buffers = [rows, gates, cells, squashed, hidden, grad_hidden, torch.empty_like(gates)]
+        states = (initial, initial_cell, carry, carry_cell)
+        groups = _groups(ctx.sizes, buffers + ([] if grad_rows is None else [grad_rows]), states)
+        parts = map_parts(lambda group: _lstm_backward(group, w_input, w_hidden), groups)
+        grad_w_input, grad_w_hidden, grad_bias = _added(parts)
         return grad_rows, carry, carry_cell, grad_w_input, grad_w_hidden, grad_bias, grad_bias.clone(), None
+
+
+def _lstm_forward(group: _Group, w_input: Tensor, w_hidden: Tensor, bias: Tensor) -> None:
+    rows, gates, cells, squashed, hidden = group.rows
+    previous, cell, last, last_cell = group.states
+    size = w_hidden.shape[1]
+    torch.addmm(bias, rows, w_input.t(), out=gates)
+    w_recurrent = w_hidden.t()
+    for gates_t, cell_t, squashed_t, hidden_t in group.steps(gates, cells, squashed, hidden):
+        alive = len(hidden_t)
+        gates_t.addmm_(previous[:alive], w_recurrent)
+        gates_t[:, : 2 * size].sigmoid_()
+        gates_t[:, 2 * size : 3 * size].tanh_()
+        gates_t[:, 3 * size :].sigmoid_()
+        torch.mul(gates_t[:, size : 2 * size], cell[:alive], out=cell_t)
+        cell_t.addcmul_(gates_t[:, :size], gates_t[:, 2 * size : 3 * size])
+        torch.tanh(cell_t, out=squashed_t)
+        torch.mul(gates_t[:, 3 * size :], squashed_t, out=hidden_t)
+        previous, cell = hidden_t, cell_t
+    _copy_last(last, hidden, group.sizes)
+    _copy_last(last_cell, cells, group.sizes)
+
+
+def _lstm_backward(group: _Group, w_input: Tensor, w_hidden: Tensor) -> tuple[Tensor, ...]:
+    rows, gates, cells, squashed, hidden, grad_hidden, grad_gates, *grad_rows = group.rows
+    initial, initial_cell, carry, carry_cell = group.states
+    size = w_hidden.shape[1]
+    cells_before = _previous_states(initial_cell, cells, group.sizes)
+    scratch, scratch_cell = torch.empty_like(initial), torch.empty_like(initial)
+    steps = list(group.steps(grad_hidden, gates, squashed, cells_before, grad_gates))
+    for grad_t, gates_t, squashed_t, before_t, grad_gates_t in reversed(steps):
+        entry, forget, proposal, output = torch.split(gates_t, size, dim=1)
+        grad_entry, grad_forget, grad_proposal, grad_output = torch.split(grad_gates_t, size, dim=1)
+        alive = len(grad_t)
+        carried, carried_cell, delta, work = carry[:alive], carry_cell[:alive], scratch[:alive], scratch_cell[:alive]
+        torch.add(grad_t, carried, out=delta)
+        torch.mul(delta, squashed_t, out=work)
+        _sigmoid_backward(work, output, out=grad_output)
+        _tanh_backward(delta.mul_(output), squashed_t, out=work)
+        carried_cell.add_(work)
+        torch.mul(carried_cell, proposal, out=work)
+        _sigmoid_backward(work, entry, out=grad_entry)
+        torch.mul(carried_cell, entry, out=work)
+        _tanh_backward(work, proposal, out=grad_proposal)
+        torch.mul(carried_cell, before_t, out=work)
+        _sigmoid_backward(work, forget, out=grad_forget)
+        carried_cell.mul_(forget)
+        torch.mm(grad_gates_t, w_hidden, out=carried)
+    if grad_rows:
+        torch.mm(grad_gates, w_input, out=grad_rows[0])
+    before = _previous_states(initial, hidden, group.sizes)
+    return grad_gates.t() @ rows, grad_gates.t() @ before, grad_gates.sum(0)
+
+
+def _added(parts: list[tuple[Tensor, ...]]) -> list[Tensor]:
+    """Add up what each group found, in the groups' order so that two runs agree to the last bit."""
+    total = list(parts[0])
+    for part in parts[1:]:
+        total = [whole.add_(addition) for whole, addition in zip(total, part, strict=True)]
+    return total
 
 
 def _previous_states(initial: Tensor, states: Tensor, sizes: list[int]) -> Tensor:
