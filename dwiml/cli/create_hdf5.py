@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from dwiml.cli import run_command
 
@@ -61,10 +58,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from dwiml.hdf5.creator import create_hdf5
 
     options = {name: value for name, value in vars(arguments).items() if name != "verbose"}
-    with (
-        _termination_cleans_up(),
-        tqdm(unit="subject", disable=not sys.stderr.isatty() or arguments.verbose) as bar,
-    ):
+    with tqdm(unit="subject", disable=not sys.stderr.isatty() or arguments.verbose) as bar:
 
         def tell(done: int, total: int, name: str) -> None:
             bar.total = total
@@ -92,20 +86,3 @@ def _table(summary: CreationSummary) -> str:
 
 def _plural(word: str, count: int) -> str:
     return word if count == 1 else f"{word}s"
-
-
-@contextmanager
-def _termination_cleans_up() -> Iterator[None]:
-    """Let a SIGTERM (a cluster's time limit) unwind the program, so that no temporary file stays."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: Any) -> None:
-        raise SystemExit(128 + number)
-
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

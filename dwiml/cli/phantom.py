@@ -38,12 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from dwiml.cli.create_hdf5 import _termination_cleans_up
     from dwiml.phantom.create import create_phantom
 
     start = time.perf_counter()
     quiet = arguments.verbose or not sys.stderr.isatty()
-    with _termination_cleans_up(), tqdm(total=arguments.nb_subjects, unit="subject", disable=quiet) as bar:
+    with tqdm(total=arguments.nb_subjects, unit="subject", disable=quiet) as bar:
 
         def tell(done: int, total: int, name: str) -> None:
             bar.update(done - bar.n)
