@@ -71,11 +71,11 @@ step "4/6 Training a Learn2Track model"
 dwiml train learn2track "$DEMO/brain.hdf5" "$DEMO/experiments" learn2track \
     --input_group_name input --streamline_group_name streamlines \
     --step_size 1 --nb_previous_dirs 1 --rnn_layer_sizes 256 256 \
-    --batch_size_training 500 --max_batches_per_epoch_training 60 --max_batches_per_epoch_validation 20 \
+    --batch_size_training 500 --max_batches_per_epoch_training 30 --max_batches_per_epoch_validation 10 \
     --max_epochs 3 --seed 1 --resume auto
 
 step "5/6 The model's error on the right hemisphere beside that of simple baselines"
-dwiml evaluate "$EXPERIMENT"
+dwiml evaluate "$EXPERIMENT" --max_batches 10
 
 step "6/6 The curves"
 visualize_logs "$EXPERIMENT"
