@@ -44,8 +44,8 @@ def _pool(nb_threads: int) -> ThreadPoolExecutor:
     if key not in _pools:
         chosen = torch.get_num_threads()
         everyone = Barrier(nb_threads + 1)
-        # In each thread, torch works alone. What the barrier waits for: every thread has been set up.
-        pool = ThreadPoolExecutor(nb_threads, "dwiml", initializer=torch.set_num_threads, initargs=(1,))
+        pool = ThreadPoolExecutor(nb_threads, "dwiml", initializer=_work_alone)
+        # Until every thread has been set up.
         for _ in range(nb_threads):
             pool.submit(everyone.wait)
         everyone.wait()
@@ -53,3 +53,10 @@ def _pool(nb_threads: int) -> ThreadPoolExecutor:
         torch.set_num_threads(chosen)
         _pools[key] = pool
     return _pools[key]
+
+
+def _work_alone() -> None:
+    """Have torch use this thread only for what is called in it."""
+    # Asking first makes torch set the thread up; later, that would put back the default number.
+    torch.get_num_threads()
+    torch.set_num_threads(1)
