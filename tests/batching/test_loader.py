@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +13,7 @@ import pytest
 import torch
 from dipy.tracking.streamline import set_number_of_points
 from scipy.ndimage import map_coordinates
-from tests_support import NB_FEATURES, VOXEL_SIZES
+from tests_support import NB_FEATURES, VOXEL_SIZES, write_hdf5
 
 from dwiml import DWIMLBatchIDSampler, DWIMLBatchLoaderOneInput, MultiSubjectDataset, TensorSequence
 from dwiml.batching.fetcher import BatchSlices
@@ -228,3 +232,37 @@ def test_other_affine_is_refused(tiny_hdf5: Path, tmp_path: Path) -> None:
         attributes["affine"] = attributes["affine"] + np.array([0, 0, 0, 5.0])
     with pytest.raises(ValueError, match="Subject 'sub-b': volume group 'input' and streamlines group .* different"):
         loader(dataset(path))
+
+
+MANY_STREAMLINES_FEW_FILES = """
+import resource, sys
+sys.path.insert(0, sys.argv[2])
+from test_loader import batches, dataset, loader
+resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))
+load = loader(dataset(sys.argv[1]))
+held = [streamlines for streamlines, _ in batches(load, nb_cpu_processes=2)]
+print(sum(map(len, held)))
+"""
+
+
+def test_a_batch_costs_no_open_file_a_streamline(tmp_path: Path) -> None:
+    # One descriptor a streamline: a tool of the field ended with "Too many open files".
+    path = write_hdf5(tmp_path / "data.hdf5", {"sub-a": 90}, {"sub-b": 1})
+    here = Path(__file__)
+    done = subprocess.run(
+        [sys.executable, "-c", MANY_STREAMLINES_FEW_FILES, str(path), str(here.parent)],
+        env={**os.environ, "PYTHONPATH": str(here.parents[1] / "support")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout.strip() == "90", done.stderr
+
+
+def test_what_goes_to_a_worker_holds_no_model_and_no_open_file(tiny_hdf5: Path) -> None:
+    load = loader(dataset(tiny_hdf5, lazy=True), model(step_size=1.0, weights=lambda: None), split_ratio=0.5)
+    # The lambda in the model could not be pickled.
+    fetcher = pickle.loads(pickle.dumps(load.fetcher("training")))
+    ids = next(iter(DWIMLBatchIDSampler(load.dataset, "streamlines", seed=2)))
+    assert torch.equal(fetcher[ids][0].data, load.load_batch_streamlines(ids)[0].data)
