@@ -44,7 +44,8 @@ class MyModel(ModelWithDirectionGetter, ModelWithOneInput):
 
     def forward(self, inputs: TensorSequence, streamlines: TensorSequence) -> torch.Tensor:
         """Return a direction for each point: inputs (N, nb_features) to outputs (N, 3), voxel space."""
-        return self.direction_getter(self.layers(self.embed_inputs(inputs)))
+        outputs: torch.Tensor = self.direction_getter(self.layers(self.embed_inputs(inputs)))
+        return outputs
 
 
 def main() -> None:

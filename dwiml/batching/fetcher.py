@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,8 +9,9 @@ from torch.utils.data import Dataset
 
 from dwiml.batching.sampler import BatchIds
 from dwiml.data.dataset import MultisubjectSubset
-from dwiml.ops import augmentation, resampling
+from dwiml.ops import augmentation
 from dwiml.ops.randomness import BatchKey, keyed_generator
+from dwiml.ops.resampling import Resampling
 from dwiml.ops.sequences import TensorSequence
 
 if TYPE_CHECKING:
@@ -27,27 +27,6 @@ class BatchSlices(dict[int, slice]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (BatchSlices, (dict(self), self.key))
-
-
-@dataclass(frozen=True)
-class Resampling:
-    """How a model wants its streamlines: one of the three at most, in mm, a count, mm."""
-
-    step_size: float | None = None
-    nb_points: int | None = None
-    compress_lines: float | None = None
-
-    def apply(
-        self, points: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64], voxel_sizes: npt.NDArray[np.float32]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """Resample flat points (N, 3) in voxels; ``voxel_sizes`` (S, 3) in mm, a row a streamline."""
-        if self.step_size is not None:
-            return resampling.resample_step_size(points, lengths, self.step_size, voxel_sizes)
-        if self.nb_points is not None:
-            return resampling.resample_nb_points(points, lengths, self.nb_points, voxel_sizes)
-        if self.compress_lines is not None:
-            return resampling.compress(points, lengths, self.compress_lines, voxel_sizes)
-        return points, lengths
 
 
 class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):

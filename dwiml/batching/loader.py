@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from dwiml.batching.fetcher import BatchSlices, Resampling, StreamlineFetcher
+from dwiml.batching.fetcher import BatchSlices, StreamlineFetcher
 from dwiml.batching.sampler import PHASES, BatchIds, DWIMLBatchIDSampler
 from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.ops import augmentation
 from dwiml.ops.interpolation import interpolate_at
 from dwiml.ops.randomness import BatchKey, check_seed, draw_seed, keyed_generator
+from dwiml.ops.resampling import Resampling
 from dwiml.ops.sequences import TensorSequence
 from dwiml.params import Parameterized
 
@@ -104,7 +105,9 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
         """
         if augment is None:
             augment = phase == "training"
-        resampling = Resampling(self.model.step_size, self.model.nb_points, self.model.compress_lines)
+        resampling = Resampling(
+            step_size=self.model.step_size, nb_points=self.model.nb_points, compress=self.model.compress_lines
+        )
         return StreamlineFetcher(
             self.dataset.subset(phase),
             self.streamline_group_name,

@@ -14,9 +14,10 @@ import h5py
 from dwiml.hdf5 import writing
 from dwiml.hdf5.config import GroupsConfig, load_config
 from dwiml.hdf5.inspection import SubjectPlan, plan_subjects
-from dwiml.hdf5.streamlines import Resampling, read_streamlines_group
+from dwiml.hdf5.streamlines import read_streamlines_group
 from dwiml.hdf5.subjects import SubjectList, check_folders, read_subject_lists
 from dwiml.hdf5.volumes import read_volume_group
+from dwiml.ops.resampling import Resampling
 
 logger = logging.getLogger(__name__)
 

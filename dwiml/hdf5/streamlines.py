@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
-import numbers
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,54 +12,13 @@ from numpy.typing import NDArray
 from dwiml.hdf5.config import StreamlinesGroup
 from dwiml.hdf5.grid import Grid
 from dwiml.hdf5.inspection import SubjectPlan, check_dps_keys, open_tractogram
-from dwiml.ops import resampling, spaces
+from dwiml.ops import spaces
+from dwiml.ops.resampling import Resampling
 
 logger = logging.getLogger(__name__)
 
 # float32 coordinates that went to mm and back may leave the grid by rounding.
 _TOLERANCE_VOXELS = 1e-3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resampling:
-    """What is done to the points of all streamlines: at most one of the three.
-
-    Attributes
-    ----------
-    step_size
-        Distance between points, in mm.
-    nb_points
-        Number of points of each streamline.
-    compress
-        Largest distance from the old curve to the new one, in mm.
-    """
-
-    step_size: float | None = None
-    nb_points: int | None = None
-    compress: float | None = None
-
-    def __post_init__(self) -> None:
-        chosen = {name: value for name, value in vars(self).items() if value is not None}
-        if len(chosen) > 1:
-            raise ValueError(f"At most one of step_size, nb_points and compress can be chosen, got {chosen}.")
-        for name in ("step_size", "compress"):
-            value = chosen.get(name, 1.0)
-            if not (isinstance(value, numbers.Real) and 0 < float(value) < math.inf):
-                raise ValueError(f"{name} must be a positive number of mm, got {value!r}.")
-        if not (isinstance(chosen.get("nb_points", 2), numbers.Integral) and chosen.get("nb_points", 2) >= 2):
-            raise ValueError(f"nb_points must be an integer of at least 2, got {self.nb_points!r}.")
-
-    def apply(
-        self, points: NDArray[np.float32], lengths: NDArray[np.int64], voxel_sizes: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return the new points (N, 3) and lengths (S,); see :mod:`dwiml.ops.resampling`."""
-        if self.step_size is not None:
-            return resampling.resample_step_size(points, lengths, self.step_size, voxel_sizes)
-        if self.nb_points is not None:
-            return resampling.resample_nb_points(points, lengths, self.nb_points, voxel_sizes)
-        if self.compress is not None:
-            return resampling.compress(points, lengths, self.compress, voxel_sizes)
-        return points, lengths
 
 
 @dataclass(eq=False)

@@ -21,8 +21,8 @@ from dwiml.files import sync_folder
 from dwiml.hdf5 import schema
 from dwiml.hdf5.config import GroupsConfig
 from dwiml.hdf5.grid import Grid
-from dwiml.hdf5.streamlines import Resampling, StreamlinesData
-from dwiml.ops.resampling import lengths_mm
+from dwiml.hdf5.streamlines import StreamlinesData
+from dwiml.ops.resampling import Resampling, lengths_mm
 
 logger = logging.getLogger(__name__)
 

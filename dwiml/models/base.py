@@ -6,15 +6,14 @@ import abc
 import json
 import os
 import pickle
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 import dwiml
+from dwiml.files import write_json, written_whole
 from dwiml.params import Parameterized
 
 if TYPE_CHECKING:
@@ -105,11 +104,10 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
             ``model_state.pt``.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         described = {"class": type(self).__name__, "params": self.params, "dwiml_version": dwiml.__version__}
-        text = json.dumps(described, indent=2, allow_nan=False) + "\n"
-        _write_whole(folder / PARAMETERS_FILE, lambda handle: handle.write(text.encode()))
-        _write_whole(folder / STATE_FILE, lambda handle: torch.save(self.state_dict(), handle))
+        write_json(folder / PARAMETERS_FILE, described)
+        with written_whole(folder / STATE_FILE) as stream:
+            torch.save(self.state_dict(), stream)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], device: torch.device | str = "cpu") -> Self:
@@ -153,22 +151,6 @@ def _check_resampling(**asked: float | None) -> None:
             raise ValueError(f"{name} must be positive, got {value}.")
     if asked["nb_points"] is not None and (asked["nb_points"] != int(asked["nb_points"]) or asked["nb_points"] < 2):
         raise ValueError(f"nb_points must be an integer of at least 2, got {asked['nb_points']}.")
-
-
-def _write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file so that a reader finds the old one or the new one, whole."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(descriptor, "wb") as handle:
-            write(handle)
-            handle.flush()
-            os.fsync(handle.fileno())
-        # mkstemp makes files that only their owner reads; results are shared in a lab.
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _read_params(path: Path, class_name: str) -> dict[str, Any]:

@@ -6,8 +6,11 @@ of points of each. Points are in voxel space, corner origin; distances are in mm
 
 from __future__ import annotations
 
+import math
+import numbers
 import operator
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -297,3 +300,45 @@ def _checked(
         streamline = int(np.searchsorted(np.cumsum(lengths), wrong, side="right"))
         raise ValueError(f"Streamline {streamline} of {len(lengths)} holds a NaN or infinite coordinate; remove it.")
     return points, lengths, voxel_sizes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resampling:
+    """What is done to the points of all streamlines: at most one of the three.
+
+    Attributes
+    ----------
+    step_size
+        Distance between points, in mm.
+    nb_points
+        Number of points of each streamline.
+    compress
+        Largest distance from the old curve to the new one, in mm.
+    """
+
+    step_size: float | None = None
+    nb_points: int | None = None
+    compress: float | None = None
+
+    def __post_init__(self) -> None:
+        chosen = {name: value for name, value in vars(self).items() if value is not None}
+        if len(chosen) > 1:
+            raise ValueError(f"At most one of step_size, nb_points and compress can be chosen, got {chosen}.")
+        for name in ("step_size", "compress"):
+            value = chosen.get(name, 1.0)
+            if not (isinstance(value, numbers.Real) and 0 < float(value) < math.inf):
+                raise ValueError(f"{name} must be a positive number of mm, got {value!r}.")
+        if not (isinstance(chosen.get("nb_points", 2), numbers.Integral) and chosen.get("nb_points", 2) >= 2):
+            raise ValueError(f"nb_points must be an integer of at least 2, got {self.nb_points!r}.")
+
+    def apply(
+        self, points: ArrayLike, lengths: ArrayLike, voxel_sizes: ArrayLike
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return the new points (N, 3) and lengths (S,); arguments as in :func:`resample_step_size`."""
+        if self.step_size is not None:
+            return resample_step_size(points, lengths, self.step_size, voxel_sizes)
+        if self.nb_points is not None:
+            return resample_nb_points(points, lengths, self.nb_points, voxel_sizes)
+        if self.compress is not None:
+            return compress(points, lengths, self.compress, voxel_sizes)
+        return np.asarray(points, dtype=np.float32), np.asarray(lengths, dtype=np.int64)
