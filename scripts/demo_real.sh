@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole way on a real brain, in .demo_real/: fetch, prepare, HDF5 file, training, error, curves (docs/real_brain.rst).
+# The whole way on a real brain, in .demo_real/: data, HDF5 file, training, error, curves (docs/real_brain.rst).
 # Run again, it goes on from where it stopped: nothing is fetched or prepared twice. To start anew, delete .demo_real.
 #
 # bash scripts/demo_real.sh [ARCHIVE]
