@@ -21,7 +21,7 @@ STOP_FA = 0.15
 STEP_MM = 1.0
 MAX_ANGLE = 30.0
 MIN_LENGTH_MM = 20.0
-# No fibre of this brain is longer: such streamlines turn round and come back.
+# Longer ones are taken for errors of the tracking; hardly a known bundle is that long.
 MAX_LENGTH_MM = 250.0
 _LONGEST_TRACKED_MM = 500.0
 _ROUNDING_MM = 1e-3
