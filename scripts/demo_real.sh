@@ -15,11 +15,6 @@ EXPERIMENT=$DEMO/experiments/learn2track
 SHA256=cb7c4e064922f42be8c7b42f98a3469118dfc55c9cf46e133b7274289dccbd7e
 mkdir -p "$DEMO"
 
-step() {
-    echo
-    echo "== $1"
-}
-
 is_the_archive() {
     [ -f "$1" ] && echo "$SHA256  $1" | sha256sum --check --status
 }
@@ -78,7 +73,7 @@ step "5/6 The model's error on the right hemisphere beside that of simple baseli
 dwiml evaluate "$EXPERIMENT" --max_batches 10
 
 step "6/6 The curves"
-visualize_logs "$EXPERIMENT"
+visualize_logs "$EXPERIMENT" --save
 
 cat <<END
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from dwiml.training.monitors import BestMonitor, PhaseMonitor
 
 SECONDS_BETWEEN_READINGS = 0.5
+SECONDS_BETWEEN_LINES = 60.0
 
 
 def announce(sentence: str) -> None:
@@ -40,7 +41,9 @@ def end_line(best: BestMonitor, nb_epochs: int, folder: Path) -> str:
 
 
 class EpochProgress:
-    """A bar over a phase's batches; it reads the device no more than twice a second.
+    """A bar over a phase's batches, or a line now and then where the output is no terminal.
+
+    It reads the device no more than twice a second.
 
     Parameters
     ----------
@@ -49,19 +52,23 @@ class EpochProgress:
     nb_batches
         How many there will be.
     shown
-        Whether to show a bar; there is none where the output is no terminal.
+        Whether to show anything.
     """
 
     def __init__(self, phase: str, epoch: int, max_epochs: int, nb_batches: int, *, shown: bool) -> None:
+        self._title = f"Epoch {epoch}/{max_epochs - 1} {phase}"
+        self._nb_batches = nb_batches
+        self._nb_done = 0
+        self._shown = shown
         self._bar: Any = tqdm(
             total=nb_batches,
-            desc=f"Epoch {epoch}/{max_epochs - 1} {phase}",
+            desc=self._title,
             unit="batch",
             leave=False,
             # None: no bar where stderr is no terminal.
             disable=None if shown else True,
         )
-        self._last_reading = time.perf_counter()
+        self._last_reading = self._last_line = time.perf_counter()
 
     def __enter__(self) -> EpochProgress:
         return self
@@ -74,12 +81,17 @@ class EpochProgress:
     def update(self, monitor: PhaseMonitor) -> None:
         """Count a batch; now and then check the losses and show their mean."""
         self._bar.update(1)
+        self._nb_done += 1
         now = time.perf_counter()
         if now - self._last_reading < SECONDS_BETWEEN_READINGS:
             return
         self._last_reading = now
         monitor.check()
+        loss, speed = monitor.loss.mean(), f"{monitor.points_per_s:,.0f}".replace(",", " ")
         if not self._bar.disable:
-            loss = monitor.loss.mean()
             shown = {} if loss is None else {"loss": f"{loss:.4f}"}
-            self._bar.set_postfix({**shown, "points/s": f"{monitor.points_per_s:,.0f}".replace(",", " ")})
+            self._bar.set_postfix({**shown, "points/s": speed})
+        elif self._shown and now - self._last_line > SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            mean = "" if loss is None else f", loss {loss:.5f}"
+            announce(f"{self._title}: {self._nb_done} of {self._nb_batches} batches{mean}, {speed} points/s")

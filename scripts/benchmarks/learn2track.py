@@ -85,23 +85,47 @@ def make_batch(nb_streamlines: int, nb_features: int) -> tuple[TensorSequence, T
     return trimmed.mapped(torch.randn(trimmed.total_points, nb_features, generator=generator)), targets
 
 
-def time_steps(
-    model: Learn2TrackModel, inputs: TensorSequence, targets: TensorSequence, reps: int
-) -> tuple[float, float]:
-    """Return the shortest duration of a training step, in seconds, and the first step's loss."""
+def training_step(model: Learn2TrackModel, inputs: TensorSequence, targets: TensorSequence) -> Callable[[], float]:
+    """Return a function that trains on the batch once, and returns the loss before."""
     optimizer = torch.optim.Adam(model.parameters())
     streamlines = targets.trimmed_last()
-    durations, losses = [], []
-    for _ in range(reps):
-        start = time.perf_counter()
+
+    def step() -> float:
         optimizer.zero_grad()
         loss, _n = model.compute_loss(cast(Tensor, model(inputs, streamlines)), targets)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        losses.append(loss.item())
-        durations.append(time.perf_counter() - start)
-    return min(durations), losses[0]
+        return loss.item()
+
+    return step
+
+
+def measure(args: argparse.Namespace) -> tuple[int, dict[str, float]]:
+    """Return the number of points, and the shortest duration in seconds of a step of each variant.
+
+    The variants take turns, so that whatever else the machine does slows them alike.
+    """
+    inputs, targets = make_batch(args.nb_streamlines, args.nb_features)
+    reps = {"dwiml": args.reps, "padded": args.reps, "packed": args.packed_reps}
+    classes = {"dwiml": Learn2TrackModel, "padded": PaddedLearn2Track, "packed": PackedLearn2Track}
+    steps = {}
+    for name, model_class in classes.items():
+        torch.manual_seed(0)
+        options: dict[str, Any] = {"rnn_key": args.rnn_key, "rnn_layer_sizes": args.layer_sizes}
+        steps[name] = training_step(model_class(nb_features=args.nb_features, **options), inputs, targets)
+    durations: dict[str, float] = {}
+    losses: dict[tuple[str, int], float] = {}
+    for rep in range(max(reps.values())):
+        for name, step in steps.items():
+            if rep < reps[name]:
+                start = time.perf_counter()
+                losses[name, rep] = step()
+                duration = time.perf_counter() - start
+                durations[name] = min(duration, durations.get(name, duration))
+                if abs(losses[name, rep] - losses["dwiml", rep]) > 1e-3:
+                    raise RuntimeError(f"{name} computes something else than dwiml at step {rep}: {losses}.")
+    return inputs.total_points, durations
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -113,8 +137,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--rnn_key", choices=["gru", "lstm"], default="gru")
     parser.add_argument("--threads", type=int, default=2, help="Processor cores to use. [%(default)s]")
     parser.add_argument("--reps", type=int, default=5, help="Steps; the shortest counts. [%(default)s]")
-    parser.add_argument("--packed_reps", type=int, default=2, help="The same for packed sequences. [%(default)s]")
-    parser.add_argument("--skip_packed", action="store_true", help="Leave out packed sequences, which take minutes.")
+    packed_help = "The same for packed sequences, which take a minute each; 0: leave them out. [%(default)s]"
+    parser.add_argument("--packed_reps", type=int, default=2, help=packed_help)
     parser.add_argument("--json", type=Path, metavar="FILE", help="Write the figures to this file too.")
     return parser
 
@@ -124,27 +148,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     torch.set_num_threads(args.threads)
     kept = keep_freed_memory()
-    inputs, targets = make_batch(args.nb_streamlines, args.nb_features)
-    variants: list[tuple[str, type[Learn2TrackModel], int]] = [("dwiml", Learn2TrackModel, args.reps)]
-    variants.append(("padded", PaddedLearn2Track, args.reps))
-    if not args.skip_packed:
-        variants.append(("packed", PackedLearn2Track, args.packed_reps))
-    speed: dict[str, float] = {}
-    print(f"{inputs.total_points} points, {args.threads} threads, {args.rnn_key} {args.layer_sizes}")
-    first_loss = None
-    for name, model_class, reps in variants:
-        torch.manual_seed(0)
-        model = model_class(nb_features=args.nb_features, rnn_key=args.rnn_key, rnn_layer_sizes=args.layer_sizes)
-        duration, loss = time_steps(model, inputs, targets, reps)
-        first_loss = loss if first_loss is None else first_loss
-        if abs(loss - first_loss) > 1e-4:
-            raise RuntimeError(f"{name} computes something else: loss {loss}, not {first_loss}.")
-        speed[name] = inputs.total_points / duration
+    points, durations = measure(args)
+    speed = {name: points / duration for name, duration in durations.items()}
+    print(f"{points} points, {args.threads} threads, {args.rnn_key} {args.layer_sizes}")
+    for name, duration in durations.items():
         ratio = speed["dwiml"] / speed[name]
-        print(f"{name:7} {speed[name]:9.0f} points/s   {duration:7.2f} s a step   dwiml is {ratio:.1f}x", flush=True)
+        print(f"{name:7} {speed[name]:9.0f} points/s   {duration:7.2f} s a step   dwiml is {ratio:.1f}x")
     if args.json:
         figures = {
-            "points": inputs.total_points,
+            "points": points,
             "threads": args.threads,
             "rnn_key": args.rnn_key,
             "layer_sizes": args.layer_sizes,

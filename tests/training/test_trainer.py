@@ -11,6 +11,7 @@ from small_training import logs, same_weights, small_trainer
 from tests_support import write_hdf5
 
 from dwiml import DWIMLTrainer, DWIMLTrainerOneInput, Learn2TrackModel, TensorSequence
+from dwiml.training import progress
 
 
 def test_leaves_everything_in_the_experiments_folder(tiny_hdf5: Path, tmp_path: Path) -> None:
@@ -251,6 +252,17 @@ def test_lines_and_no_bar_without_a_terminal(
     assert len(lines) == 3
     assert lines[0].startswith("Epoch 0 (of 0 to 1): train loss ")
     assert lines[2].startswith("Training ended: 2 epochs are done; best loss ")
+
+
+def test_a_line_now_and_then_in_a_long_epoch(
+    tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_READINGS", 0.0)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    small_trainer(tiny_hdf5, tmp_path, max_epochs=1, verbose=True).train_and_validate()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[1].startswith("Epoch 0/0 training: 2 of 4 batches, loss ")
+    assert lines[4].startswith("Epoch 0/0 validation: 1 of 1 batches, loss ")
 
 
 def test_comet_failing_stops_nothing(
