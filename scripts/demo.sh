@@ -30,8 +30,8 @@ step "3/5 Training a Learn2Track model"
 dwiml train learn2track "$DEMO/phantom.hdf5" "$DEMO/experiments" learn2track \
     --input_group_name input --streamline_group_name streamlines \
     --step_size 2 --nb_previous_dirs 1 \
-    --batch_size_training 300 --max_batches_per_epoch_training 40 \
-    --max_epochs 5 --learning_rates 0.002 0.002 0.002 0.001 0.0005 --seed 1 --resume auto
+    --batch_size_training 300 --max_batches_per_epoch_training 30 \
+    --max_epochs 4 --learning_rates 0.002 0.002 0.001 0.0005 --seed 1 --resume auto
 
 step "4/5 The model's error beside that of simple baselines"
 dwiml evaluate "$EXPERIMENT"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 
@@ -40,6 +41,24 @@ def check_not_negative(**values: float) -> None:
     for name, value in values.items():
         if not 0 <= value < float("inf"):
             raise ValueError(f"{name} must be 0 or more, got {value}.")
+
+
+def check_clipping(clip_grad: float | None) -> None:
+    """Raise ValueError for a limit on gradients that is not positive (None is allowed)."""
+    if clip_grad is not None and not 0 < clip_grad < float("inf"):
+        raise ValueError(f"clip_grad must be positive, or None to leave gradients as they are, got {clip_grad}.")
+
+
+def check_comet(workspace: str | None, project: str | None) -> None:
+    """Raise ValueError when only one of Comet's two names is given."""
+    if (workspace is None) != (project is None):
+        raise ValueError("Comet needs both comet_workspace and comet_project (or neither, for no Comet).")
+
+
+def check_experiment_name(name: str) -> None:
+    """Raise ValueError for a name that would not be a folder of its own in experiments_path."""
+    if not name or name in (".", "..") or Path(name).name != name:
+        raise ValueError(f"experiment_name must be the name of a folder, without slashes, got {name!r}.")
 
 
 def check_data(sampler: DWIMLBatchIDSampler, loader: DWIMLStreamlinesBatchLoader) -> None:

@@ -64,7 +64,9 @@ def evaluate_directions(
     Raises
     ------
     ValueError
-        When the subset has no streamline of two points.
+        When the subset has no streamline of three points.
+    FloatingPointError
+        When the model gives no direction at some point.
     """
     names = ("loss", "angle", "angle_after_first", "straight_on_angle")
     means = {name: MeanMonitor(f"{name} of the {phase} set") for name in names}
@@ -84,6 +86,8 @@ def evaluate_directions(
             directions = model.get_tracking_directions(outputs, "det", None)
             for name, angles in _angles(directions, targets, to_mm).items():
                 means[name].update(angles.mean() if len(angles) else angles.sum(), len(angles))
+            for mean in means.values():
+                mean.check()
     model.train(was_training)
     nb_points = means["angle"].nb
     values = {name: mean.mean() for name, mean in means.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,27 +13,18 @@ from torch.utils.data import DataLoader
 from dwiml.batching.fetcher import BatchSlices
 from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
+from dwiml.models.allocator import keep_freed_memory
 from dwiml.ops.randomness import check_seed, draw_seed
 from dwiml.ops.sequences import TensorSequence
 from dwiml.params import Parameterized
-from dwiml.training import optimizers
+from dwiml.training import checks, optimizers
 from dwiml.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
-from dwiml.training.checks import (
-    check_choice,
-    check_counts,
-    check_data,
-    check_not_negative,
-    choose_device,
-    has_validation_set,
-)
 from dwiml.training.experiment import ExperimentFolder, describe, refuse_differences, write_parameters
 from dwiml.training.loggers import Logger, build_loggers
 from dwiml.training.monitors import BestMonitor, PhaseMonitor
 from dwiml.training.progress import EpochProgress, announce, end_line, epoch_line
 
 RESUME = ("never", "auto", "must")
-
-logger = logging.getLogger(__name__)
 
 
 class DWIMLTrainer(Parameterized):
@@ -57,7 +47,7 @@ class DWIMLTrainer(Parameterized):
     model
         A child of ``MainModelAbstract``.
     experiments_path, experiment_name
-        What the training makes goes to the folder ``experiments_path/experiment_name``.
+        What the training makes goes to ``experiments_path/experiment_name``.
     batch_sampler, batch_loader
         Which streamlines make a batch, and what the model receives of them.
     learning_rates
@@ -71,21 +61,20 @@ class DWIMLTrainer(Parameterized):
     max_batches_per_epoch_training, max_batches_per_epoch_validation
         Stop a phase after so many batches; None for all of them.
     patience
-        Stop after so many epochs in a row without a better validation loss (training loss without a validation set);
-        None for never.
+        Epochs without a better validation loss (training loss, without a validation set) before stopping; None: never.
     patience_delta
         How much lower a loss must be to be better.
     clip_grad
         Largest norm of the gradient of all weights together; None to leave it.
     nb_cpu_processes
-        Processes that prepare batches beside the training; 0 prepares them in between. The batches are the same.
+        Processes that prepare batches beside the training; the batches are the same with 0.
     use_gpu
         None: when there is one.
     comet_workspace, comet_project
-        Both, to log to Comet too.
+        Log to Comet too.
     resume
-        When the experiment was started before: ``"never"`` refuses, ``"auto"`` goes on from its checkpoint, or begins
-        when there is none, ``"must"`` refuses to begin anew.
+        ``"never"`` refuses an experiment that exists, ``"auto"`` goes on from its checkpoint if it has one, ``"must"``
+        refuses to begin anew.
     seed
         Of torch's generator (dropout); None to draw one, which is recorded.
     verbose
@@ -94,8 +83,8 @@ class DWIMLTrainer(Parameterized):
     Raises
     ------
     ValueError, FileExistsError, FileNotFoundError
-        For anything that would stop the training later: parameters out of range, no training streamline, an experiment
-        that exists, a checkpoint that does not fit.
+        For what would stop the training later: parameters out of range, no training streamline, an experiment that
+        exists, a checkpoint that does not fit.
     """
 
     _not_params: ClassVar[frozenset[str]] = frozenset(
@@ -127,36 +116,36 @@ class DWIMLTrainer(Parameterized):
         seed: int | None = None,
         verbose: bool = True,
     ) -> None:
-        check_counts(
+        checks.check_counts(
             max_epochs=max_epochs,
             max_batches_per_epoch_training=max_batches_per_epoch_training,
             max_batches_per_epoch_validation=max_batches_per_epoch_validation,
             patience=patience,
         )
-        check_not_negative(weight_decay=weight_decay, patience_delta=patience_delta, nb_cpu_processes=nb_cpu_processes)
-        if clip_grad is not None and not 0 < clip_grad < float("inf"):
-            raise ValueError(f"clip_grad must be positive, or None to leave gradients as they are, got {clip_grad}.")
-        check_choice("resume", resume, RESUME)
-        check_data(batch_sampler, batch_loader)
+        checks.check_not_negative(
+            weight_decay=weight_decay, patience_delta=patience_delta, nb_cpu_processes=nb_cpu_processes
+        )
+        checks.check_clipping(clip_grad)
+        checks.check_choice("resume", resume, RESUME)
+        checks.check_experiment_name(experiment_name)
+        checks.check_comet(comet_workspace, comet_project)
+        checks.check_data(batch_sampler, batch_loader)
         self.model = model
         self.batch_sampler = batch_sampler
         self.batch_loader = batch_loader
         self.folder = ExperimentFolder(Path(experiments_path) / experiment_name)
         self.learning_rates = optimizers.check_learning_rates(learning_rates)
         self.max_epochs = max_epochs
-        self.max_batches = {
-            "training": max_batches_per_epoch_training,
-            "validation": max_batches_per_epoch_validation,
-        }
+        self.max_batches = {"training": max_batches_per_epoch_training, "validation": max_batches_per_epoch_validation}
         self.clip_grad = clip_grad
         self.nb_cpu_processes = nb_cpu_processes
         self.verbose = verbose
         self.seed_was_given = seed is not None
         self.seed = check_seed(draw_seed() if seed is None else seed)
         self._record(seed=self.seed)
-        self.device = choose_device(use_gpu)
+        self.device = checks.choose_device(use_gpu)
         self.next_epoch = 0
-        self.has_validation = has_validation_set(batch_sampler)
+        self.has_validation = checks.has_validation_set(batch_sampler)
         self.best = BestMonitor(patience, patience_delta)
         # Before the optimizer: moving a model later would leave the optimizer with the old weights.
         self.model.to(self.device)
@@ -165,8 +154,6 @@ class DWIMLTrainer(Parameterized):
         )
         self.loggers: list[Logger] = []
         self._comet = (comet_workspace, comet_project)
-        if (comet_workspace is None) != (comet_project is None):
-            raise ValueError("Comet needs both comet_workspace and comet_project (or neither, for no Comet).")
         self._loaders: dict[str, DataLoader[Any]] = {}
         self._checkpoint = self._find_checkpoint(resume)
         if self._checkpoint is not None:
@@ -329,6 +316,8 @@ class DWIMLTrainer(Parameterized):
 
     def _begin(self) -> None:
         """Make the folder and the loggers, and put torch's generators where they belong."""
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.folder.path.mkdir(parents=True, exist_ok=True)
         write_parameters(self.folder, self.parameters)
         self.loggers = build_loggers(self.folder.path, *self._comet, verbose=self.verbose)

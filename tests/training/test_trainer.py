@@ -289,6 +289,8 @@ def test_comet_failing_stops_nothing(
         ({"optimizer": "adam"}, "optimizer must be one of Adam, AdamW, RAdam, SGD, got 'adam'"),
         ({"resume": "yes"}, "resume must be one of 'never', 'auto', 'must', got 'yes'"),
         ({"comet_workspace": "me"}, "Comet needs both comet_workspace and comet_project"),
+        ({"name": ""}, "experiment_name must be the name of a folder"),
+        ({"name": "../other"}, "experiment_name must be the name of a folder, without slashes, got '../other'"),
         ({"nb_cpu_processes": -1}, "nb_cpu_processes must be 0 or more"),
     ],
 )
