@@ -45,9 +45,7 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     figure = Figure(figsize=(10, 4.6), layout="constrained")
-    for ax, across, title in zip(
-        figure.subplots(1, 2), (1, 2), ("Seen from behind", "Seen from above"), strict=True
-    ):
+    for ax, across, title in zip(figure.subplots(1, 2), (1, 2), ("Seen from behind", "Seen from above"), strict=True):
         draw_bundles(ax, args.demo / "phantom" / "subjects" / "sub-01", across)
         ax.set_title(title)
     figure.suptitle("Bundles of an example subject (red: left-right, green: front-back, blue: up-down)")
