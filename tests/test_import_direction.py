@@ -13,9 +13,10 @@ import dwiml
 PACKAGE = Path(dwiml.__file__).parent
 
 # Single modules at the package's root that import nothing of dwiml; ops and the file's schema do so too.
-LEAVES = {"files", "params", "ops", "hdf5.schema"}
+LEAVES = {"arguments", "files", "params", "ops", "hdf5.schema"}
 # What each room may import beside itself. A dotted name is a single module, or a folder inside a room.
 ROOMS = {
+    "arguments": set(),
     "files": set(),
     "params": set(),
     "ops": set(),

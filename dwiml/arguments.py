@@ -1,0 +1,58 @@
+"""Checks of numbers that users give: one sentence each, with the name and what was received."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import Any
+
+
+def check_number(name: str, value: Any, *, low: float, high: float = math.inf, low_included: bool = True) -> float:
+    """Return a finite number within bounds as a Python float.
+
+    Parameters
+    ----------
+    name
+        What the sentence calls it.
+    value
+        A Python or numpy number; a bool is none.
+    low, high
+        The bounds; ``high`` is included when it is finite.
+    low_included
+        Whether ``low`` itself is allowed.
+
+    Raises
+    ------
+    ValueError
+        When it is something else.
+    """
+    ok = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    if ok and (value >= low if low_included else value > low) and value <= high:
+        return float(value)
+    if math.isfinite(high):
+        wanted = f"a number from {low:g} to {high:g}"
+    elif low == 0:
+        wanted = "a number, 0 or more" if low_included else "positive"
+    else:
+        wanted = f"a number of at least {low:g}"
+    raise ValueError(f"{name} must be {wanted}, got {shown(value)}.")
+
+
+def check_whole(name: str, value: Any, *, low: int) -> int:
+    """Return a whole number of at least ``low`` as a Python int; numpy's integers are taken, bools and floats are not.
+
+    Raises
+    ------
+    ValueError
+        When it is something else.
+    """
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= low:
+        return int(value)
+    raise ValueError(f"{name} must be a whole number of at least {low}, got {shown(value)}.")
+
+
+def shown(value: Any) -> str:
+    """Return a value as a sentence shows it: texts in quotes, numpy's numbers as plain ones."""
+    if isinstance(value, numbers.Number) and hasattr(value, "item"):
+        value = value.item()
+    return repr(value)
