@@ -144,6 +144,9 @@ def test_kill_9_never_leaves_a_half_line(tmp_path: Path) -> None:
         ('{"train_loss": 0.5}', "Line 2 of .* must be an object with an integer 'epoch'"),
         ('{"epoch": 0.5}', "must be an object with an integer 'epoch'"),
         ("[1]", "must be an object"),
+        (f'{{"epoch": 1, "train_loss": {"9" * 401}}}', "^'train_loss' in line 2 of '.*metrics.jsonl' is too large"),
+        ('{"epoch": 1, "train_loss": -1e999}', "'train_loss' in line 2 of .* is too large"),
+        (f'{{"epoch": {"9" * 401}}}', "'epoch' in line 2 of .* is too large"),
     ],
 )
 def test_reader_names_a_broken_line_in_the_middle(tmp_path: Path, line: str, message: str) -> None:
@@ -151,6 +154,28 @@ def test_reader_names_a_broken_line_in_the_middle(tmp_path: Path, line: str, mes
     _path(tmp_path).write_text(f'{{"epoch": 0}}\n{line}\n{{"epoch": 2}}\n')
     with pytest.raises(ValueError, match=message):
         read_metrics(tmp_path)
+
+
+def test_of_an_epoch_that_is_there_twice_the_last_line_counts(tmp_path: Path) -> None:
+    _path(tmp_path).parent.mkdir()
+    lines = [f'{{"epoch": {epoch}, "train_loss": {loss}}}\n' for epoch, loss in enumerate((5, 4, 3))]
+    _path(tmp_path).write_text("".join(lines) + '{"epoch": 0, "train_loss": 9}\n{"epoch": 1, "train_loss": 8}\n')
+    assert [(each["epoch"], each["train_loss"]) for each in read_metrics(tmp_path)] == [(0, 9), (1, 8), (2, 3)]
+
+
+@pytest.mark.parametrize("content", [b"\x89PNG\x00\xff", b"{\x00\x01", b"some words", b"[1]", b'{"a": 1}'])
+def test_what_never_was_a_log_is_not_taken_for_one_without_epochs(tmp_path: Path, content: bytes) -> None:
+    _path(tmp_path).parent.mkdir()
+    _path(tmp_path).write_bytes(content)
+    with pytest.raises(ValueError, match=r"^Line 1 of '.*metrics.jsonl' (is not valid JSON|must be an object)"):
+        read_metrics(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"epoch": 0, "train_lo', '{"epoch": 0, "name": "\u00e9'])
+def test_the_first_line_may_be_there_in_part(tmp_path: Path, content: str) -> None:
+    _path(tmp_path).parent.mkdir()
+    _path(tmp_path).write_text(content)
+    assert read_metrics(tmp_path) == []
 
 
 def test_reader_says_what_is_missing(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -100,15 +100,16 @@ def read_metrics(experiment: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        One an epoch, in the file's order: ``epoch`` (an integer, from 0) and the metrics by name. A last line that
-        is only there in part is left out.
+        One an epoch, in the epochs' order: ``epoch`` (an integer, from 0) and the metrics by name. Of an epoch that is
+        there more than once, the last line counts. A last line that is only there in part is left out.
 
     Raises
     ------
     FileNotFoundError, NotADirectoryError
         When there is no such folder, or no log in it.
     ValueError
-        When a line is not a JSON object with an epoch: file and line number are named.
+        When a line is not a JSON object with an epoch, or has a number too large for a float: file and line number
+        are named.
     """
     folder = Path(experiment)
     if not folder.exists():
@@ -125,19 +126,41 @@ def read_metrics(experiment: str | os.PathLike[str]) -> list[dict[str, Any]]:
     half_line = lines.pop()
     records = [_parse(line, path, number) for number, line in enumerate(lines, start=1) if line.strip()]
     if half_line.strip():
-        with contextlib.suppress(ValueError):
-            records.append(_parse(half_line, path, len(lines) + 1))
-    return records
+        records.extend(_parse_half(half_line, path, len(lines) + 1))
+    by_epoch = {record["epoch"]: record for record in records}
+    return [by_epoch[epoch] for epoch in sorted(by_epoch)]
+
+
+def _parse_half(line: bytes, path: Path, number: int) -> list[dict[str, Any]]:
+    # A line being written begins as one does; anything else, a binary file for example, never was a log.
+    begins_well = line.lstrip().startswith(b"{") and b"\0" not in line
+    # But a crash of the machine may leave anything after lines that are whole.
+    if number > 1 or begins_well:
+        try:
+            json.loads(line)
+        except (ValueError, RecursionError):
+            return []
+    return [_parse(line, path, number)]
 
 
 def _parse(line: bytes, path: Path, number: int) -> dict[str, Any]:
     try:
         record = json.loads(line, parse_constant=_refuse_constant)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"Line {number} of '{path}' is not valid JSON ({error}); mend or remove it.") from error
     if not isinstance(record, dict) or type(record.get("epoch")) is not int:
         raise ValueError(f"Line {number} of '{path}' must be an object with an integer 'epoch'; mend or remove it.")
+    for name, value in record.items():
+        if _is_too_large(value):
+            raise ValueError(f"'{name}' in line {number} of '{path}' is too large a number; mend or remove that line.")
     return record
+
+
+def _is_too_large(value: Any) -> bool:
+    try:
+        return isinstance(value, (int, float)) and not math.isfinite(value)
+    except OverflowError:
+        return True
 
 
 def _refuse_constant(constant: str) -> NoReturn:
