@@ -14,7 +14,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="visualize_logs",
         description="Draw the losses, gradient norms, learning rate and epoch times of one or more experiments: in a "
-        "window where there is a display, otherwise in a PNG in the experiment's folder.",
+        "window where there is a display, otherwise in a PNG: curves.png in the experiment's folder, or "
+        "curves_compared.png in the folder that the first of several is in. These two are replaced without a question.",
     )
     parser.add_argument("experiments", nargs="+", metavar="EXPERIMENT", help="folder of an experiment")
     parser.add_argument("--out", metavar="FILE", help="save the figure here (.png, .pdf, .svg, ...); no window")
@@ -25,9 +26,12 @@ def build_parser() -> argparse.ArgumentParser:
         default=[],
         metavar="PANEL",
         help="panels with a logarithmic y axis: loss, grad_norm, learning_rate, epoch_time, points_per_s, or the name "
-        "of another metric",
+        "of another metric; the loss has one anyway when its largest value is more than 30 times its smallest",
     )
-    parser.add_argument("-f", dest="overwrite", action="store_true", help="overwrite FILE")
+    parser.add_argument(
+        "--linear_scale", nargs="+", default=[], metavar="PANEL", help="panels with a linear y axis in any case: loss"
+    )
+    parser.add_argument("-f", dest="overwrite", action="store_true", help="overwrite the FILE of --out")
     parser.add_argument("-v", dest="verbose", action="store_true", help="say more")
     return parser
 
@@ -43,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             out=arguments.out,
             show=False if arguments.save else None,
             log_scale=arguments.log_scale,
+            linear_scale=arguments.linear_scale,
             overwrite=arguments.overwrite,
         ):
             print(f"The curves are in {path}")

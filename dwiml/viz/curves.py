@@ -9,10 +9,11 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
-from dwiml.viz.panels import LOSS, Line, Log, Panel, Style
+from dwiml.viz.panels import LOSS, Line, Log, Panel, Style, falls_steeply
 
 _Color = tuple[float, float, float, float]
 
@@ -21,6 +22,9 @@ _ROW_IN = 2.9
 _LEGEND_ROW_IN = 0.24
 _LEGEND_CHARACTERS = 150
 _LONGEST_NAME = 60
+# A title says the experiments' names up to here.
+_LONGEST_TITLE = 80
+_MOST_NAMES_IN_TITLE = 4
 # Up to this many epochs, each one is a visible point.
 _FEW_EPOCHS = 30
 _MARKERS = "osD^vPX<>h"
@@ -34,7 +38,14 @@ class _PlainLogFormatter(LogFormatter):
         return f"{x:g}" if super().__call__(x, pos) else ""
 
 
-def draw_curves(figure: Figure, logs: Sequence[Log], panels: Sequence[Panel], log_scale: Sequence[str] = ()) -> None:
+def draw_curves(
+    figure: Figure,
+    logs: Sequence[Log],
+    panels: Sequence[Panel],
+    *,
+    log_scale: Sequence[str] = (),
+    linear_scale: Sequence[str] = (),
+) -> None:
     """Draw the panels, two a row, the loss over a whole row; an experiment has one colour everywhere.
 
     Parameters
@@ -47,6 +58,8 @@ def draw_curves(figure: Figure, logs: Sequence[Log], panels: Sequence[Panel], lo
         What to draw of each.
     log_scale
         Keys of the panels with a logarithmic y axis.
+    linear_scale
+        Keys of the panels that never get one. Without it, a loss that falls steeply does (see `falls_steeply`).
     """
     rows = _arrange(panels)
     nb_legend_rows, columns = _legend_shape(logs)
@@ -56,13 +69,27 @@ def draw_curves(figure: Figure, logs: Sequence[Log], panels: Sequence[Panel], lo
     for i, row in enumerate(rows):
         for j, panel in enumerate(row):
             axes = figure.add_subplot(grid[i, :] if len(row) == 1 else grid[i, j])
-            _draw_panel(axes, logs, panel, in_log_scale=panel.key in log_scale)
-    if len(logs) == 1:
-        figure.suptitle(_shortened(logs[0].label))
-    else:
-        figure.suptitle(f"{len(logs)} experiments")
+            steep = panel.key == LOSS and panel.key not in linear_scale and falls_steeply(panel, logs)
+            _draw_panel(axes, logs, panel, in_log_scale=panel.key in log_scale or steep)
+    # A `$` in a name is no formula.
+    figure.suptitle(_title(logs), parse_math=False)
+    if len(logs) > 1:
         handles = [_handle(_color(i), _legend_label(log), marker=_marker(i)) for i, log in enumerate(logs)]
-        figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
+        legend = figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
+        _draw_names_as_they_are(legend)
+
+
+def _title(logs: Sequence[Log]) -> str:
+    names = ", ".join(log.label for log in logs)
+    if len(logs) == 1:
+        return _shortened(names)
+    fits = len(logs) <= _MOST_NAMES_IN_TITLE and len(names) <= _LONGEST_TITLE
+    return names if fits else f"{len(logs)} experiments"
+
+
+def _draw_names_as_they_are(legend: Legend) -> None:
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def _arrange(panels: Sequence[Panel]) -> list[list[Panel]]:
@@ -78,7 +105,7 @@ def _draw_panel(axes: Axes, logs: Sequence[Log], panel: Panel, *, in_log_scale: 
         if panel.key == LOSS and (best := log.best()) is not None:
             axes.plot(*best, marker="*", markersize=12, color=_color(i), markeredgecolor="black", zorder=5)
     _set_epochs(axes, logs)
-    axes.set_ylabel(panel.axis + (", log scale" if in_log_scale else ""))
+    axes.set_ylabel(panel.axis + (" (log scale)" if in_log_scale else ""), parse_math=False)
     if in_log_scale:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(_PlainLogFormatter())
@@ -86,9 +113,19 @@ def _draw_panel(axes: Axes, logs: Sequence[Log], panel: Panel, *, in_log_scale: 
     else:
         # No offset: "1e-5 + 0.0312" above an axis is read by nobody.
         axes.ticklabel_format(axis="y", useOffset=False, scilimits=(-3, 5), useMathText=True)
+        _give_constant_room(
+            axes, [value for line in panel.lines for log in logs for value in log.series(line.metric)[1]]
+        )
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     _add_line_legend(axes, logs, panel)
+
+
+def _give_constant_room(axes: Axes, values: Sequence[float]) -> None:
+    # Matplotlib's own limits are a few per cent around a constant: odd ticks that say nothing.
+    low, high = min(values), max(values)
+    if low and math.isclose(low, high, rel_tol=1e-6) and math.isfinite(2 * high):
+        axes.set_ylim(*sorted((0.0, 2.0 * high)))
 
 
 def _draw_line(axes: Axes, log: Log, line: Line, i: int, *, nb_logs: int) -> None:
@@ -133,7 +170,7 @@ def _add_line_legend(axes: Axes, logs: Sequence[Log], panel: Panel) -> None:
         star = {"marker": "*", "markersize": 11, "markeredgecolor": "black", "linestyle": ""}
         handles.append(Line2D([], [], color=color, label=label, **star))  # type: ignore[arg-type]
     if handles:
-        axes.legend(handles=handles, fontsize=9, framealpha=0.7)
+        _draw_names_as_they_are(axes.legend(handles=handles, fontsize=9, framealpha=0.7))
 
 
 def _legend_shape(logs: Sequence[Log]) -> tuple[int, int]:

@@ -27,6 +27,7 @@ def visualize_logs(
     out: PathLike | None = None,
     show: bool | None = None,
     log_scale: Sequence[str] = (),
+    linear_scale: Sequence[str] = (),
     overwrite: bool = False,
 ) -> list[Path]:
     """Draw losses, gradient norms, learning rate, epoch times and whatever else the experiments have logged.
@@ -43,7 +44,10 @@ def visualize_logs(
         Where no window can be opened, the figure is saved.
     log_scale
         Panels with a logarithmic y axis: ``loss``, ``grad_norm``, ``learning_rate``, ``epoch_time``,
-        ``points_per_s``, or the name of another metric (without ``train_`` or ``valid_``).
+        ``points_per_s``, or the name of another metric (without ``train_`` or ``valid_``). The loss gets one without
+        being named when its values are positive and the largest is more than 30 times the smallest.
+    linear_scale
+        Panels that keep a linear y axis in any case: ``loss``.
     overwrite
         Whether ``out`` may replace a file. The default file is always replaced.
 
@@ -62,21 +66,21 @@ def visualize_logs(
         _check_out(Path(out), overwrite=overwrite)
     logs = read_logs(folders)
     panels = choose_panels(logs)
-    _check_log_scale(log_scale, logs, panels)
+    _check_scales(log_scale, linear_scale, logs, panels)
     if show is None:
         show = out is None and _has_display()
-    shown = show and _show(logs, panels, log_scale)
+    shown = show and _show(logs, panels, log_scale, linear_scale)
     if shown and out is None:
         return []
     path = Path(out) if out is not None else _default_path(folders)
-    _save(plot_logs(logs, log_scale=log_scale), path)
+    _save(plot_logs(logs, log_scale=log_scale, linear_scale=linear_scale), path)
     return [path]
 
 
-def plot_logs(logs: Sequence[Log], *, log_scale: Sequence[str] = ()) -> Figure:
+def plot_logs(logs: Sequence[Log], *, log_scale: Sequence[str] = (), linear_scale: Sequence[str] = ()) -> Figure:
     """Return the figure of logs (see `read_logs`), for a notebook or for changes of your own."""
     figure = Figure()
-    draw_curves(figure, logs, choose_panels(logs), log_scale)
+    draw_curves(figure, logs, choose_panels(logs), log_scale=log_scale, linear_scale=linear_scale)
     return figure
 
 
@@ -123,11 +127,17 @@ def _check_out(out: Path, *, overwrite: bool) -> None:
         raise FileExistsError(f"'{out}' exists already; use -f (overwrite=True) to replace it.")
 
 
-def _check_log_scale(log_scale: Sequence[str], logs: Sequence[Log], panels: Sequence[Panel]) -> None:
+def _check_scales(
+    log_scale: Sequence[str], linear_scale: Sequence[str], logs: Sequence[Log], panels: Sequence[Panel]
+) -> None:
     known = {panel.key: panel for panel in panels}
+    for option, keys in (("log_scale", log_scale), ("linear_scale", linear_scale)):
+        for key in keys:
+            if key not in known:
+                raise ValueError(f"There is no panel '{key}' for {option}; there are: {', '.join(known)}.")
     for key in log_scale:
-        if key not in known:
-            raise ValueError(f"There is no panel '{key}' for log_scale; there are: {', '.join(known)}.")
+        if key in linear_scale:
+            raise ValueError(f"Panel '{key}' is in log_scale and in linear_scale; name it in one of them.")
         for line in known[key].lines:
             if any(value <= 0 for log in logs for value in log.series(line.metric)[1]):
                 raise ValueError(f"'{line.metric}' is not always positive: it cannot have a log scale.")
@@ -137,7 +147,7 @@ def _has_display() -> bool:
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
-def _show(logs: Sequence[Log], panels: Sequence[Panel], log_scale: Sequence[str]) -> bool:
+def _show(logs: Sequence[Log], panels: Sequence[Panel], log_scale: Sequence[str], linear_scale: Sequence[str]) -> bool:
     """Show a window until it is closed; return False where none can be opened."""
     # pyplot chooses the backend: without a toolkit, or with a dead display, one that has no windows.
     from matplotlib import pyplot
@@ -147,7 +157,7 @@ def _show(logs: Sequence[Log], panels: Sequence[Panel], log_scale: Sequence[str]
         figure = pyplot.figure(num="dwiml: curves")
         if figure.canvas.required_interactive_framework is None:
             raise RuntimeError(f"matplotlib's backend here, {pyplot.get_backend()}, has none")
-        draw_curves(figure, logs, panels, log_scale)
+        draw_curves(figure, logs, panels, log_scale=log_scale, linear_scale=linear_scale)
         pyplot.show()
     except Exception as error:
         # The toolkits' exceptions have no class in common.
@@ -162,7 +172,10 @@ def _show(logs: Sequence[Log], panels: Sequence[Panel], log_scale: Sequence[str]
 def _default_path(folders: Sequence[Path]) -> Path:
     if len(folders) == 1:
         return folders[0] / "curves.png"
-    return folders[0].resolve().parent / "curves_compared.png"
+    # As the user gave it; but neither '.' nor 'a/..' ends in the name of a folder to take away.
+    first = folders[0]
+    parent = first / ".." if first.name in ("", "..") else first.parent
+    return parent / "curves_compared.png"
 
 
 def _save(figure: Figure, path: Path) -> None:

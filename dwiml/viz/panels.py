@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 Style = Literal["-", "--", ":"]
 LOSS = "loss"
+# Largest to smallest value: on a linear axis, the later epochs then lie on its bottom.
+_STEEP = 30.0
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,12 @@ def choose_panels(logs: Sequence[Log]) -> list[Panel]:
             others.setdefault(quantity, []).append(line)
     panels.extend(Panel(quantity, _axis_label(quantity), tuple(lines)) for quantity, lines in sorted(others.items()))
     return panels
+
+
+def falls_steeply(panel: Panel, logs: Sequence[Log]) -> bool:
+    """Return whether a panel's values are positive and the largest is more than 30 times the smallest."""
+    values = [value for log in logs for line in panel.lines for value in log.series(line.metric)[1]]
+    return min(values) > 0 and max(values) > _STEEP * min(values)
 
 
 def _describe(metric: str) -> tuple[str, Line]:

@@ -40,6 +40,7 @@ def test_options(experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "exists already; use -f" in capsys.readouterr().err
     assert main([str(experiment), "--out", out, "-f"]) == 0
     assert main([str(experiment), "--save"]) == 0
+    assert main([str(experiment), "--linear_scale", "loss"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -48,6 +49,8 @@ def test_options(experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         (None, "has no logs/metrics.jsonl"),
         ("", "is empty: no epoch is finished yet"),
         ('{"epoch": 0, "train_loss": NaN}\n', "Line 1 of"),
+        ("\x89PNG\x00", "is not valid JSON"),
+        (f'{{"epoch": 0, "train_loss": {"9" * 401}}}\n', "metrics.jsonl' is too large a number"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(

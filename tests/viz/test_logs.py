@@ -192,14 +192,82 @@ def test_unknown_metrics_get_a_panel_with_their_unit(tmp_path: Path) -> None:
 def test_log_scale(tmp_path: Path) -> None:
     folder = write_experiment(tmp_path / "run", waiting=0.0)
     _, panels = _drawn(folder, log_scale=["loss", "learning_rate"])
-    assert panels["Loss, log scale"].get_yscale() == "log"
+    assert panels["Loss (log scale)"].get_yscale() == "log"
     assert panels["Gradient norm"].get_yscale() == "linear"
-    labels = [label.get_text() for label in panels["Learning rate, log scale"].get_yticklabels(which="both")]
+    labels = [label.get_text() for label in panels["Learning rate (log scale)"].get_yticklabels(which="both")]
     assert "0.001" in labels
     with pytest.raises(ValueError, match="no panel 'lr' for log_scale; there are: loss, grad_norm, learning_rate"):
         visualize_logs(folder, log_scale=["lr"])
     with pytest.raises(ValueError, match="'waiting' is not always positive"):
         visualize_logs(folder, log_scale=["waiting"])
+
+
+def _falling(low: float) -> Log:
+    records = [{"epoch": i, "train_loss": low * 40 ** (1 - i / 4), "valid_loss": 2 * low} for i in range(5)]
+    return Log("run", records)
+
+
+def test_a_loss_that_falls_steeply_has_a_log_scale_with_plain_labels(tmp_path: Path) -> None:
+    figure = plot_logs([_falling(0.002)])
+    FigureCanvasAgg(figure).draw()
+    (axes,) = figure.axes
+    assert (axes.get_yscale(), axes.get_ylabel()) == ("log", "Loss (log scale)")
+    low, high = axes.get_ylim()
+    texts = [label.get_text() for label in axes.get_yticklabels(which="both")]
+    shown = [float(text) for text in texts if text and low <= float(text) <= high]
+    assert 3 <= len(shown) <= 12
+    figure = plot_logs([_falling(0.002)], linear_scale=["loss"])
+    assert (figure.axes[0].get_yscale(), figure.axes[0].get_ylabel()) == ("linear", "Loss")
+    with pytest.raises(ValueError, match="no panel 'lr' for linear_scale; there are: loss"):
+        visualize_logs(write_losses(tmp_path / "run"), linear_scale=["lr"])
+    with pytest.raises(ValueError, match="'loss' is in log_scale and in linear_scale"):
+        visualize_logs(tmp_path / "run", linear_scale=["loss"], log_scale=["loss"])
+
+
+@pytest.mark.parametrize("losses", [(29.0, 1.0), (100.0, 0.0), (100.0, -1.0), (-1.0, -100.0)])
+def test_other_losses_keep_a_linear_scale(losses: tuple[float, float]) -> None:
+    figure = plot_logs([Log("run", [{"epoch": i, "train_loss": loss} for i, loss in enumerate(losses)])])
+    assert figure.axes[0].get_yscale() == "linear"
+
+
+@pytest.mark.parametrize("value", [0.001, -3.0, 0.0, 1e308])
+def test_a_constant_is_drawn_in_the_middle_of_round_limits(value: float) -> None:
+    figure = plot_logs([Log("run", [{"epoch": i, "learning_rate": value} for i in range(3)])])
+    low, high = figure.axes[0].get_ylim()
+    assert low < value < high
+    if 0 < abs(value) < 1e300:
+        assert (low, high) == tuple(sorted((0, 2 * value)))
+
+
+def test_names_are_drawn_as_they_are() -> None:
+    # Each is an unfinished formula of matplotlib's, or a label that it leaves out.
+    names = ["a$x_^{$", "_b$\\foo$"]
+    records = [{"epoch": 0, "train_loss": 1.0, "valid_loss": 1.0, "c$\\foo$_mm": 1.0, "train_$^$": 1.0}]
+    for logged in ([Log(name, records) for name in names], [Log(names[0], records)]):
+        figure = plot_logs(logged)
+        FigureCanvasAgg(figure).draw()
+        assert names[0] in figure.get_suptitle()
+        assert [axes.get_ylabel() for axes in figure.axes] == ["Loss", "$^$", "C$\\foo$ (mm)"]
+
+
+def test_the_title_of_a_comparison_names_few_experiments() -> None:
+    records = [{"epoch": 0, "train_loss": 1.0}]
+    assert plot_logs([Log("gru", records), Log("lstm", records)]).get_suptitle() == "gru, lstm"
+    assert plot_logs([Log(str(i), records) for i in range(5)]).get_suptitle() == "5 experiments"
+    assert plot_logs([Log(each * 50, records) for each in "ab"]).get_suptitle() == "2 experiments"
+
+
+def test_the_default_path_has_the_form_that_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        write_losses(tmp_path / "runs" / name)
+    monkeypatch.chdir(tmp_path)
+    assert visualize_logs("runs/a") == [Path("runs/a/curves.png")]
+    assert visualize_logs(["runs/a", "runs/b"]) == [Path("runs/curves_compared.png")]
+    monkeypatch.chdir(tmp_path / "runs" / "a")
+    assert visualize_logs([".", "../b"]) == [Path("../curves_compared.png")]
+    assert visualize_logs(["../b/../a", "../b"]) == [Path("../b/../curves_compared.png")]
+    assert visualize_logs(["../../runs/b/../../runs/a", "../b"])[0].resolve() == tmp_path / "runs/curves_compared.png"
+    assert os.listdir(tmp_path / "runs" / "b") == ["logs"]
 
 
 def test_out(tmp_path: Path) -> None:
