@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
+from dwiml.arguments import check_whole
 from dwiml.data.streamlines import SubjectStreamlines
 from dwiml.data.volumes import SubjectVolume
 from dwiml.hdf5 import schema
@@ -98,6 +99,8 @@ class MultiSubjectDataset(Parameterized):
         The number of features of each volume group.
     training_set, validation_set, testing_set : MultisubjectSubset
         Empty until :meth:`load_data`.
+    nb_loads : int
+        How often :meth:`load_data` was called: what was derived from the data before is out of date.
 
     Raises
     ------
@@ -106,17 +109,16 @@ class MultiSubjectDataset(Parameterized):
     """
 
     def __init__(self, hdf5_file: str | Path, *, lazy: bool = False, cache_size: int = 1) -> None:
-        if cache_size < 1:
-            raise ValueError(f"cache_size must be at least 1 subject, got {cache_size}.")
         self.hdf5_file = Path(hdf5_file)
         self.lazy = lazy
-        self.cache_size = cache_size
+        self.cache_size = check_whole("cache_size", cache_size, low=1)
         with schema.open_file(self.hdf5_file) as handle:
             self.volume_groups, self.nb_features = self._read_volume_groups(handle)
             self.streamline_groups = self._read_groups(handle, schema.TYPE_STREAMLINES)
         self.training_set = MultisubjectSubset("training")
         self.validation_set = MultisubjectSubset("validation")
         self.testing_set = MultisubjectSubset("testing")
+        self.nb_loads = 0
 
     def load_data(
         self,
@@ -124,8 +126,8 @@ class MultiSubjectDataset(Parameterized):
         load_validation: bool = True,
         load_testing: bool = True,
         subj_id: str | None = None,
-        volume_groups: Sequence[str] | None = None,
-        streamline_groups: Sequence[str] | None = None,
+        volume_groups: Sequence[str] | str | None = None,
+        streamline_groups: Sequence[str] | str | None = None,
     ) -> None:
         """Read the data (eager) or note where they are (lazy).
 
@@ -136,7 +138,7 @@ class MultiSubjectDataset(Parameterized):
         subj_id
             Only this subject, in whichever of the subsets it is.
         volume_groups, streamline_groups
-            Only these groups; None for all.
+            Only these groups, or this one; None for all.
 
         Raises
         ------
@@ -146,6 +148,7 @@ class MultiSubjectDataset(Parameterized):
         volume_groups = self._check_names("Volume", volume_groups, self.volume_groups)
         streamline_groups = self._check_names("Streamlines", streamline_groups, self.streamline_groups)
         wanted = {"training": load_training, "validation": load_validation, "testing": load_testing}
+        self.nb_loads += 1
         with schema.open_file(self.hdf5_file) as handle:
             lists = {name: schema.subject_list(handle, name) for name, load in wanted.items() if load}
             if subj_id is not None:
@@ -190,9 +193,10 @@ class MultiSubjectDataset(Parameterized):
             streamlines={group: SubjectStreamlines(subject, group, lazy=self.lazy) for group in streamlines},
         )
 
-    def _check_names(self, kind: str, asked: Sequence[str] | None, known: list[str]) -> list[str]:
+    def _check_names(self, kind: str, asked: Sequence[str] | str | None, known: list[str]) -> list[str]:
         if asked is None:
             return known
+        asked = [asked] if isinstance(asked, str) else asked
         for name in asked:
             if name not in known:
                 raise ValueError(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import h5py
 import numpy as np
 
+from dwiml.arguments import shown
+from dwiml.data.affines import checked_affine
 from dwiml.data.storage import StoredArray
 from dwiml.hdf5 import schema
 from dwiml.ops import resampling, spaces
@@ -39,7 +41,7 @@ class SubjectStreamlines:
         schema.check_group(subject, group, [schema.DATA, schema.LENGTHS], [schema.AFFINE])
         node = subject[group]
         self.label = f"streamlines group '{group}' of subject '{subject.name.strip('/')}'"
-        self.affine: npt.NDArray[np.float64] = np.asarray(node.attrs[schema.AFFINE], dtype=np.float64)
+        self.affine = checked_affine(node.attrs[schema.AFFINE], self.label)
         self.voxel_sizes = np.linalg.norm(self.affine[:3, :3], axis=0).astype(np.float32)
         self.dimensions = np.asarray(node.attrs.get(schema.DIMENSIONS, (0, 0, 0)), dtype=np.int64)
         self.space = spaces.parse_space(schema.read_text(node.attrs.get(schema.SPACE, "vox")))
@@ -47,13 +49,13 @@ class SubjectStreamlines:
         self.lengths = np.asarray(node[schema.LENGTHS][()], dtype=np.int64).reshape(-1)
         self.offsets = self._read_offsets(node)
         self._points = StoredArray(node[schema.DATA], lazy=lazy)
-        self._check_layout()
         self.data_per_streamline = {
             str(key): StoredArray(dataset, lazy=lazy)
             for key, dataset in node.get(schema.DATA_PER_STREAMLINE, {}).items()
         }
-        if not lazy and not np.isfinite(self._points.whole()).all():
-            raise ValueError(f"The {self.label} hold NaN or infinite coordinates; make the HDF5 again without them.")
+        self._check_layout()
+        if not lazy:
+            self._check_finite(self._points.whole())
         self.lengths_mm = self._read_lengths_mm(node)
 
     def _read_offsets(self, node: h5py.Group) -> npt.NDArray[np.int64]:
@@ -65,12 +67,32 @@ class SubjectStreamlines:
         rows = self._points.shape[0]
         ends = self.offsets + self.lengths if len(self.offsets) == len(self.lengths) else np.array([rows + 1])
         if self._points.shape[1:] != (3,) or (len(ends) and (ends.max() > rows or self.offsets.min() < 0)):
-            raise ValueError(f"The {self.label} are damaged: offsets and lengths do not fit the {rows} points.")
+            self._refuse(f"offsets and lengths do not fit the {rows} points")
+        if (self.lengths < 0).any():
+            self._refuse(f"lengths holds {self.lengths.min()}, which is no number of points")
+        for key, values in self.data_per_streamline.items():
+            if values.shape[:1] != (len(self),):
+                self._refuse(
+                    f"data_per_streamline '{key}' of shape {values.shape} is not one row for each of {len(self)}"
+                )
+
+    def _check_finite(self, points: npt.NDArray[Any]) -> None:
+        if not np.isfinite(points).all():
+            raise ValueError(f"The {self.label} hold NaN or infinite coordinates; make the HDF5 again without them.")
+
+    def _refuse(self, reason: str) -> NoReturn:
+        raise ValueError(f"The {self.label} are damaged: {reason}; make the HDF5 again.")
 
     def _read_lengths_mm(self, node: h5py.Group) -> npt.NDArray[np.float32]:
         if schema.EUCLIDEAN_LENGTHS in node:
-            return np.asarray(node[schema.EUCLIDEAN_LENGTHS][()], dtype=np.float32).reshape(-1)
+            stored = np.asarray(node[schema.EUCLIDEAN_LENGTHS][()], dtype=np.float32).reshape(-1)
+            if len(stored) != len(self):
+                self._refuse(f"euclidean_lengths holds {len(stored)} values for {len(self)} streamlines")
+            if not (np.isfinite(stored) & (stored >= 0)).all():
+                self._refuse("euclidean_lengths holds NaN, infinite or negative values")
+            return stored
         points, lengths = self.gather()
+        self._check_finite(points)
         return resampling.lengths_mm(points, lengths, self.voxel_sizes)
 
     def __len__(self) -> int:
@@ -82,7 +104,8 @@ class SubjectStreamlines:
         Parameters
         ----------
         ids
-            One id, a slice, or ids in any order (repeats allowed); None for all.
+            One id, a slice, ids in any order (repeats allowed), or a boolean array of shape (S,) that says which;
+            None for all.
 
         Returns
         -------
@@ -94,7 +117,7 @@ class SubjectStreamlines:
         Raises
         ------
         IndexError
-            When an id is out of range.
+            When an id is out of range, or is no integer.
         """
         chosen = self._as_indices(ids)
         lengths = self.lengths[chosen]
@@ -126,7 +149,16 @@ class SubjectStreamlines:
     def _as_indices(self, ids: Ids) -> npt.NDArray[np.int64]:
         if ids is None or isinstance(ids, slice):
             return np.arange(*(ids or slice(None)).indices(len(self)), dtype=np.int64)
-        chosen = np.atleast_1d(np.asarray(ids, dtype=np.int64))
+        given = np.atleast_1d(np.asarray(ids))
+        if given.dtype == bool and given.shape == (len(self),):
+            given = np.flatnonzero(given)
+        # An empty list is an array of floats.
+        if given.ndim > 1 or (given.size and given.dtype.kind not in "iu"):
+            raise IndexError(
+                f"Ids of the {self.label} must be integers, or a boolean array of shape ({len(self)},); "
+                f"got {given.dtype} of shape {given.shape}: {shown(given.flat[0])}, ..."
+            )
+        chosen = given.astype(np.int64)
         outside = chosen[(chosen < -len(self)) | (chosen >= len(self))]
         if len(outside):
             raise IndexError(f"Streamline {outside[0]} asked for; the {self.label} are {len(self)}.")

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import h5py
 import numpy as np
 import torch
 
+from dwiml.data.affines import checked_affine
 from dwiml.data.storage import StoredArray
 from dwiml.hdf5 import schema
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
 
 
 class SubjectVolume:
@@ -32,7 +28,7 @@ class SubjectVolume:
         schema.check_group(subject, group, [schema.DATA], [schema.AFFINE])
         node = subject[group]
         self.label = f"volume group '{group}' of subject '{subject.name.strip('/')}'"
-        self.affine: npt.NDArray[np.float64] = np.asarray(node.attrs[schema.AFFINE], dtype=np.float64)
+        self.affine = checked_affine(node.attrs[schema.AFFINE], self.label)
         self.voxel_sizes = np.linalg.norm(self.affine[:3, :3], axis=0).astype(np.float32)
         shape = node[schema.DATA].shape
         if len(shape) != 4:

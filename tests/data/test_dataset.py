@@ -184,5 +184,91 @@ def test_fingerprint_is_the_content(tiny_hdf5: Path, tmp_path: Path) -> None:
 
 
 def test_cache_size_is_checked(tiny_hdf5: Path) -> None:
-    with pytest.raises(ValueError, match="cache_size must be at least 1 subject, got 0"):
+    with pytest.raises(ValueError, match="cache_size must be a whole number of at least 1, got 0"):
         MultiSubjectDataset(tiny_hdf5, cache_size=0)
+
+
+@pytest.mark.parametrize("value", [2.0, "2", None, True])
+def test_cache_size_of_another_type(tiny_hdf5: Path, value: object) -> None:
+    with pytest.raises(ValueError, match="cache_size must be a whole number of at least 1, got"):
+        MultiSubjectDataset(tiny_hdf5, cache_size=value)  # type: ignore[arg-type]
+
+
+def damaged(tiny_hdf5: Path, folder: Path, name: str, values: np.ndarray) -> Path:
+    """Return a copy of the file where one dataset of a group of sub-a is another."""
+    path = Path(shutil.copy(tiny_hdf5, folder))
+    with h5py.File(path, "a") as handle:
+        del handle[f"sub-a/{name}"]
+        handle[f"sub-a/{name}"] = values
+    return path
+
+
+def some_lengths(*, first: float) -> np.ndarray:
+    return np.array([first] + [50.0] * 29, dtype=np.float32)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize(
+    ("name", "values", "sentence"),
+    [
+        ("euclidean_lengths", np.ones(29), "euclidean_lengths holds 29 values for 30 streamlines"),
+        ("euclidean_lengths", some_lengths(first=np.nan), "euclidean_lengths holds NaN, infinite or negative"),
+        ("euclidean_lengths", some_lengths(first=-1), "euclidean_lengths holds NaN, infinite or negative"),
+        ("lengths", np.array([-3] + [2] * 29), "lengths holds -3"),
+        ("data_per_streamline/id", np.ones((31, 1)), r"data_per_streamline 'id' of shape \(31, 1\)"),
+    ],
+)
+def test_streamlines_that_do_not_fit_are_damaged(
+    tiny_hdf5: Path, tmp_path: Path, lazy: bool, name: str, values: np.ndarray, sentence: str
+) -> None:
+    path = damaged(tiny_hdf5, tmp_path, f"streamlines/{name}", values)
+    with pytest.raises(ValueError, match=f"'streamlines' of subject 'sub-a' are damaged: {sentence}"):
+        MultiSubjectDataset(path, lazy=lazy).load_data()
+
+
+@pytest.mark.parametrize("group", ["input", "streamlines"])
+@pytest.mark.parametrize(
+    ("affine", "sentence"),
+    [
+        (np.eye(3), r"has shape \(3, 3\)"),
+        (np.diag([1.0, 0.0, 1.0, 1.0]), "cannot be inverted"),
+        (np.diag([np.nan, 1.0, 1.0, 1.0]), "holds NaN"),
+    ],
+)
+def test_affine_that_cannot_be_used(
+    tiny_hdf5: Path, tmp_path: Path, group: str, affine: np.ndarray, sentence: str
+) -> None:
+    path = Path(shutil.copy(tiny_hdf5, tmp_path))
+    with h5py.File(path, "a") as handle:
+        handle[f"sub-b/{group}"].attrs["affine"] = affine
+    with pytest.raises(ValueError, match=f"affine of .* group '{group}' of subject 'sub-b' {sentence}"):
+        MultiSubjectDataset(path, lazy=True).load_data()
+
+
+def test_booleans_choose_their_places(tiny_hdf5: Path) -> None:
+    dataset = MultiSubjectDataset(tiny_hdf5)
+    dataset.load_data()
+    lines = dataset.training_set[0].streamlines["streamlines"]
+    chosen = np.zeros(30, dtype=bool)
+    chosen[[4, 9]] = True
+    assert torch.equal(lines.get(chosen).data, torch.cat([lines.get(4).data, lines.get(9).data]))
+    assert len(lines.get([])) == len(lines.get(np.zeros(0))) == len(lines.get(~np.ones(30, dtype=bool))) == 0
+    for ids in ([1.5], np.array([1.0]), [True, False], ["1"], [[1, 2]], True):
+        with pytest.raises(IndexError, match=r"'sub-a' must be integers, or a boolean array of shape \(30,\); got"):
+            lines.get(ids)  # type: ignore[arg-type]
+
+
+def test_one_name_is_a_list_of_one(tiny_hdf5: Path) -> None:
+    dataset = MultiSubjectDataset(tiny_hdf5)
+    dataset.load_data(volume_groups="wm_mask", streamline_groups="streamlines")
+    assert list(dataset.training_set[0].volumes) == ["wm_mask"]
+    assert list(dataset.training_set[0].streamlines) == ["streamlines"]
+
+
+def test_lazy_nan_coordinates_without_stored_lengths_are_named(tiny_hdf5: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(tiny_hdf5, tmp_path))
+    with h5py.File(path, "a") as handle:
+        handle["sub-b/streamlines/data"][3, 1] = np.nan
+        del handle["sub-b/streamlines/euclidean_lengths"]
+    with pytest.raises(ValueError, match="'streamlines' of subject 'sub-b' hold NaN"):
+        MultiSubjectDataset(path, lazy=True).load_data()
