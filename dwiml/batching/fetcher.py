@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -67,8 +67,16 @@ class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
         self.seed = seed
 
     def __getitem__(self, batch_ids: BatchIds) -> tuple[TensorSequence, BatchSlices]:
-        """Return a batch's streamlines (voxel space, corner origin) and whose they are."""
+        """Return a batch's streamlines (voxel space, corner origin) and whose they are.
+
+        Raises
+        ------
+        ValueError
+            When a coordinate is not finite, which a lazy dataset has not seen before; it names the subjects.
+        """
         points, lengths, counts = self._gather(batch_ids)
+        if not np.isfinite(points).all():
+            self._name_not_finite(batch_ids)
         voxel_sizes = np.repeat(
             np.stack([self._streamlines(subject).voxel_sizes for subject, _ in batch_ids]), counts, axis=0
         )
@@ -80,6 +88,19 @@ class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
             for (subject, _), count, end in zip(batch_ids, counts, ends, strict=True)
         }
         return TensorSequence.from_numpy(points, lengths), BatchSlices(slices, batch_ids.key)
+
+    def _name_not_finite(self, batch_ids: BatchIds) -> NoReturn:
+        found = []
+        for subject, ids in batch_ids:
+            points, lengths = self._streamlines(subject).gather(ids)
+            of_point = np.repeat(ids, lengths)
+            bad = np.unique(of_point[~np.isfinite(points).all(axis=1)])
+            if len(bad):
+                found.append(f"'{self.subset[subject].subject_id}' (streamline {bad[0]})")
+        raise ValueError(
+            f"Streamlines group '{self.streamline_group_name}' holds NaN or infinite coordinates for subject "
+            f"{', '.join(found)}; make the HDF5 again without them."
+        )
 
     def _streamlines(self, subject: int) -> Any:
         return self.subset[subject].streamlines[self.streamline_group_name]

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from dwiml.arguments import check_number
 from dwiml.batching.fetcher import BatchSlices, StreamlineFetcher
-from dwiml.batching.sampler import PHASES, BatchIds, DWIMLBatchIDSampler
+from dwiml.batching.sampler import PHASES, BatchIds, DWIMLBatchIDSampler, check_dataset, described
 from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.ops import augmentation
 from dwiml.ops.interpolation import interpolate_at
@@ -50,8 +51,10 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
 
     Raises
     ------
+    TypeError
+        When ``dataset`` is no dataset, or ``model`` no model: its class, for instance.
     ValueError
-        For a ratio outside 0 to 1, a negative noise, or a group that does not exist.
+        For a ratio outside 0 to 1, a negative noise, or a group that does not exist or was not loaded.
     """
 
     _not_params = frozenset({"dataset", "model"})
@@ -68,23 +71,19 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
         noise_gaussian_size_loss: float = 0.0,
         seed: int | None = None,
     ) -> None:
+        check_dataset(dataset, type(self).__name__)
+        _check_model(model, type(self).__name__)
         dataset.check_streamline_group(streamline_group_name)
-        for name, ratio in (("split_ratio", split_ratio), ("reverse_ratio", reverse_ratio)):
-            if not 0 <= ratio <= 1:
-                raise ValueError(f"{name} must be from 0 to 1, got {ratio}.")
-        for name, size in (
-            ("noise_gaussian_size_forward", noise_gaussian_size_forward),
-            ("noise_gaussian_size_loss", noise_gaussian_size_loss),
-        ):
-            if not 0 <= size < np.inf:
-                raise ValueError(f"{name} must be a number of voxels, 0 or more, got {size}.")
         self.dataset = dataset
         self.model = model
         self.streamline_group_name = streamline_group_name
-        self.split_ratio = split_ratio
-        self.reverse_ratio = reverse_ratio
-        self.noise_gaussian_size_forward = noise_gaussian_size_forward
-        self.noise_gaussian_size_loss = noise_gaussian_size_loss
+        self._check_loaded()
+        self.split_ratio = check_number("split_ratio", split_ratio, low=0, high=1)
+        self.reverse_ratio = check_number("reverse_ratio", reverse_ratio, low=0, high=1)
+        self.noise_gaussian_size_forward = check_number(
+            "noise_gaussian_size_forward", noise_gaussian_size_forward, low=0
+        )
+        self.noise_gaussian_size_loss = check_number("noise_gaussian_size_loss", noise_gaussian_size_loss, low=0)
         self.seed_was_given = seed is not None
         self.set_seed(draw_seed() if seed is None else seed)
 
@@ -92,6 +91,13 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
         """Use another seed from now on, for instance the recorded one of a run that is resumed."""
         self.seed = check_seed(seed) or 0
         self._record(seed=self.seed)
+
+    def _check_loaded(self) -> None:
+        for subset in map(self.dataset.subset, PHASES):
+            if any(self.streamline_group_name not in subject.streamlines for subject in subset):
+                raise ValueError(
+                    f"Streamlines group '{self.streamline_group_name}' was not loaded; give it to dataset.load_data()."
+                )
 
     def fetcher(self, phase: str, *, augment: bool | None = None) -> StreamlineFetcher:
         """Return what a ``torch.utils.data.DataLoader`` takes as its dataset: batch ids in, batches out.
@@ -220,7 +226,7 @@ class DWIMLBatchLoaderOneInput(DWIMLStreamlinesBatchLoader):
                 f"The model expects nb_features={expected}, but volume group '{input_group_name}' has {found} features."
             )
         self._check_grids()
-        self._volumes: OrderedDict[tuple[str, int, torch.device], torch.Tensor] = OrderedDict()
+        self._volumes: OrderedDict[tuple[int, str, int, torch.device], torch.Tensor] = OrderedDict()
 
     def load_batch_inputs(self, streamlines: TensorSequence, ids_per_subj: Mapping[int, slice]) -> TensorSequence:
         """Interpolate the volume under each point of a batch, on the points' device.
@@ -251,10 +257,12 @@ class DWIMLBatchLoaderOneInput(DWIMLStreamlinesBatchLoader):
 
     def _volume(self, phase: str, subject: int, device: torch.device, *, at_least: int) -> torch.Tensor:
         """Return a subject's volume on the device; those used last are kept, at least the subjects of one batch."""
-        where = (phase, subject, device)
+        where = (self.dataset.nb_loads, phase, subject, device)
         if where in self._volumes:
             self._volumes.move_to_end(where)
             return self._volumes[where]
+        for old in [old for old in self._volumes if old[0] != self.dataset.nb_loads]:
+            del self._volumes[old]
         while len(self._volumes) >= max(self.dataset.cache_size, at_least):
             self._volumes.popitem(last=False)
         volume: torch.Tensor = self.dataset.subset(phase)[subject].volumes[self.input_group_name].as_tensor()
@@ -275,6 +283,21 @@ class DWIMLBatchLoaderOneInput(DWIMLStreamlinesBatchLoader):
                         f"Subject '{subject.subject_id}': volume group '{self.input_group_name}' and streamlines group "
                         f"'{self.streamline_group_name}' have different affines; register them, make the HDF5 again."
                     )
+                # Older files do not say on which grid the streamlines are.
+                grid = tuple(int(size) for size in streamlines.dimensions)
+                if any(grid) and grid != volume.shape[:3]:
+                    raise ValueError(
+                        f"Subject '{subject.subject_id}': volume group '{self.input_group_name}' has the grid "
+                        f"{volume.shape[:3]}, streamlines group '{self.streamline_group_name}' {grid}; "
+                        "register them, make the HDF5 again."
+                    )
+
+
+def _check_model(model: Any, asked_by: str) -> None:
+    if isinstance(model, type) or not hasattr(model, "step_size"):
+        raise TypeError(
+            f"{asked_by} needs a model, an instance of a child of MainModelAbstract, got {described(model)}."
+        )
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from torch.utils.data import Sampler
 
+from dwiml.arguments import check_number, check_whole
 from dwiml.batching.plan import PlannedBatch, plan_epoch
 from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.ops.randomness import BatchKey, check_seed, draw_seed, keyed_generator
@@ -63,6 +65,8 @@ class DWIMLBatchIDSampler(Parameterized, Sampler["BatchIds"]):
 
     Raises
     ------
+    TypeError
+        When ``dataset`` is no dataset.
     ValueError
         For a size, unit, group or seed that cannot be used, and for data that are not loaded.
     """
@@ -81,11 +85,12 @@ class DWIMLBatchIDSampler(Parameterized, Sampler["BatchIds"]):
         cycles: int | None = None,
         seed: int | None = None,
     ) -> None:
+        check_dataset(dataset, type(self).__name__)
         dataset.check_streamline_group(streamline_group_name)
         if batch_size_units not in UNITS:
             raise ValueError(f"batch_size_units must be one of {UNITS}, got '{batch_size_units}'.")
-        _check_at_least("nb_subjects_per_batch", nb_subjects_per_batch, 1)
-        _check_at_least("cycles", cycles, 1)
+        nb_subjects_per_batch = _none_or_whole("nb_subjects_per_batch", nb_subjects_per_batch)
+        cycles = _none_or_whole("cycles", cycles)
         if cycles is not None and nb_subjects_per_batch is None:
             raise ValueError("cycles needs nb_subjects_per_batch: with all subjects in each batch there is no turn.")
         self.dataset = dataset
@@ -111,7 +116,7 @@ class DWIMLBatchIDSampler(Parameterized, Sampler["BatchIds"]):
         """Use another seed from now on, for instance the recorded one of a run that is resumed."""
         self.seed = check_seed(seed) or 0
         self._record(seed=self.seed)
-        self._plans: dict[tuple[str, int], list[PlannedBatch]] = {}
+        self._plans: dict[tuple[int, str, int], list[PlannedBatch]] = {}
 
     def set_position(self, phase: str, epoch: int, *, first_batch: int = 0, max_batches: int | None = None) -> None:
         """Choose what the next iteration gives.
@@ -145,24 +150,27 @@ class DWIMLBatchIDSampler(Parameterized, Sampler["BatchIds"]):
             yield BatchIds(items, BatchKey(phase, epoch, index))
 
     def _plan(self) -> list[PlannedBatch]:
-        where = (self.phase, self.epoch)
-        if where not in self._plans:
+        nb_loads, where = self.dataset.nb_loads, (self.phase, self.epoch)
+        key = (nb_loads, *where)
+        if key not in self._plans:
             lengths = self._lengths_mm(self.phase)
             if self.batch_size_units == "length_mm":
                 permutations = self._permutations(*where)
                 sizes = [mm[ids].astype(np.float64) for mm, ids in zip(lengths, permutations, strict=True)]
             else:
                 sizes = [np.ones(len(mm)) for mm in lengths]
-            # Only the epoch in use is kept.
-            self._plans = {key: plan for key, plan in self._plans.items() if key[0] != self.phase}
-            self._plans[where] = plan_epoch(
+            # Only the epoch in use is kept, and nothing of data that were loaded before.
+            self._plans = {
+                old: plan for old, plan in self._plans.items() if old[0] == nb_loads and old[1] != self.phase
+            }
+            self._plans[key] = plan_epoch(
                 sizes,
                 self.batch_size[self.phase],
                 nb_subjects_per_batch=self.nb_subjects_per_batch,
                 cycles=self.cycles,
                 rng=keyed_generator(self.seed, *where, "subjects"),
             )
-        return self._plans[where]
+        return self._plans[key]
 
     def _permutations(self, phase: str, epoch: int) -> list[npt.NDArray[np.int64]]:
         return [
@@ -174,16 +182,34 @@ class DWIMLBatchIDSampler(Parameterized, Sampler["BatchIds"]):
         subset = self.dataset.subset(phase)
         if not subset.loaded:
             raise ValueError(f"The {phase} set is not loaded: call dataset.load_data() before training.")
-        return subset.streamline_lengths_mm.get(self.streamline_group_name, [])
+        lengths = subset.streamline_lengths_mm
+        if self.streamline_group_name not in lengths and len(subset) > 0:
+            raise ValueError(
+                f"Streamlines group '{self.streamline_group_name}' was not loaded; give it to dataset.load_data()."
+            )
+        return lengths.get(self.streamline_group_name, [])
 
     def _check_size(self, name: str, value: float) -> float:
-        if isinstance(value, bool) or not value > 0 or not np.isfinite(value):
-            raise ValueError(f"{name} must be positive, got {value}.")
+        value = check_number(name, value, low=0, low_included=False)
         if self.batch_size_units == "nb_streamlines" and value != int(value):
             raise ValueError(f"{name} must be a whole number of streamlines, got {value}.")
-        return float(value)
+        return value
 
 
-def _check_at_least(name: str, value: int | None, least: int) -> None:
-    if value is not None and (isinstance(value, bool) or value != int(value) or value < least):
-        raise ValueError(f"{name} must be None or a whole number of at least {least}, got {value}.")
+def check_dataset(dataset: Any, asked_by: str) -> None:
+    """Raise a TypeError when something else is given as the dataset, such as the file's path."""
+    if isinstance(dataset, type) or not hasattr(dataset, "check_streamline_group"):
+        got = repr(dataset) if isinstance(dataset, (str, PathLike)) else described(dataset)
+        raise TypeError(
+            f"{asked_by} needs a MultiSubjectDataset with its data loaded, got {got}: "
+            "make one with MultiSubjectDataset(hdf5_file) and call its load_data()."
+        )
+
+
+def described(value: Any) -> str:
+    """Return what a sentence says of an object that is of the wrong kind."""
+    return f"the class {value.__name__}" if isinstance(value, type) else f"an object of type {type(value).__name__}"
+
+
+def _none_or_whole(name: str, value: int | None) -> int | None:
+    return None if value is None else check_whole(f"{name}, when given,", value, low=1)

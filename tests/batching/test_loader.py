@@ -15,7 +15,7 @@ from dipy.tracking.streamline import set_number_of_points
 from scipy.ndimage import map_coordinates
 from tests_support import NB_FEATURES, VOXEL_SIZES, write_hdf5
 
-from dwiml import DWIMLBatchIDSampler, DWIMLBatchLoaderOneInput, MultiSubjectDataset, TensorSequence
+from dwiml import DWIMLBatchIDSampler, DWIMLBatchLoaderOneInput, Learn2TrackModel, MultiSubjectDataset, TensorSequence
 from dwiml.batching.fetcher import BatchSlices
 from dwiml.ops.neighborhood import neighborhood_offsets
 from dwiml.ops.randomness import BatchKey
@@ -200,10 +200,13 @@ def test_volumes_of_a_batch_stay_in_the_cache(tiny_hdf5: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"split_ratio": 1.2}, "split_ratio must be from 0 to 1, got 1.2"),
-        ({"reverse_ratio": -0.1}, "reverse_ratio must be from 0 to 1"),
-        ({"noise_gaussian_size_forward": -1}, "noise_gaussian_size_forward must be a number of voxels, 0 or more"),
-        ({"noise_gaussian_size_loss": float("nan")}, "noise_gaussian_size_loss must be a number of voxels"),
+        ({"split_ratio": 1.2}, "split_ratio must be a number from 0 to 1, got 1.2"),
+        ({"reverse_ratio": -0.1}, "reverse_ratio must be a number from 0 to 1"),
+        ({"noise_gaussian_size_forward": -1}, "noise_gaussian_size_forward must be a number, 0 or more"),
+        ({"noise_gaussian_size_loss": float("nan")}, "noise_gaussian_size_loss must be a number"),
+        ({"split_ratio": "0.5"}, "split_ratio must be a number from 0 to 1, got '0.5'"),
+        ({"reverse_ratio": None}, "reverse_ratio must be a number from 0 to 1, got None"),
+        ({"noise_gaussian_size_loss": True}, "noise_gaussian_size_loss must be a number, 0 or more, got True"),
         ({"seed": -1}, "seed must be an integer"),
     ],
 )
@@ -232,6 +235,59 @@ def test_other_affine_is_refused(tiny_hdf5: Path, tmp_path: Path) -> None:
         attributes["affine"] = attributes["affine"] + np.array([0, 0, 0, 5.0])
     with pytest.raises(ValueError, match="Subject 'sub-b': volume group 'input' and streamlines group .* different"):
         loader(dataset(path))
+
+
+def test_other_grid_is_refused(tiny_hdf5: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cropped.hdf5"
+    path.write_bytes(tiny_hdf5.read_bytes())
+    with h5py.File(path, "a") as handle:
+        handle["sub-b/streamlines"].attrs["dimensions"] = (3, 4, 5)
+    with pytest.raises(
+        ValueError, match=r"Subject 'sub-b': volume group 'input' has the grid .* \(3, 4, 5\); register"
+    ):
+        loader(dataset(path))
+    with h5py.File(path, "a") as handle:
+        handle["sub-b/streamlines"].attrs["dimensions"] = (0, 0, 0)
+    loader(dataset(path))
+
+
+def test_groups_that_were_not_loaded(tiny_hdf5: Path) -> None:
+    data = MultiSubjectDataset(tiny_hdf5)
+    for arguments, named in (({"streamline_groups": []}, "'streamlines'"), ({"volume_groups": "wm_mask"}, "'input'")):
+        data.load_data(**arguments)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=rf"group {named} was not loaded; give it to dataset.load_data\(\)"):
+            loader(data)
+
+
+def test_what_is_no_dataset_or_no_model(tiny_hdf5: Path) -> None:
+    with pytest.raises(TypeError, match=r"needs a MultiSubjectDataset .* got .*tiny\.hdf5"):
+        loader(tiny_hdf5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="needs a model, an instance .*, got the class Learn2TrackModel"):
+        loader(dataset(tiny_hdf5), Learn2TrackModel)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="needs a model, an instance .*, got an object of type str"):
+        loader(dataset(tiny_hdf5), "model")  # type: ignore[arg-type]
+
+
+def test_loading_again_reads_other_volumes(tiny_hdf5: Path) -> None:
+    data = dataset(tiny_hdf5)
+    load = loader(data)
+    device = torch.device("cpu")
+    load._volume("training", 0, device, at_least=3)
+    data.load_data(subj_id="sub-b")
+    again = load._volume("training", 0, device, at_least=3)
+    assert torch.equal(again, data.training_set[0].volumes["input"].as_tensor())
+    assert len(load._volumes) == 1
+
+
+@pytest.mark.parametrize("net", [model(), model(step_size=1.0)], ids=["as it is", "step_size"])
+def test_lazy_nan_coordinates_are_named(tiny_hdf5: Path, tmp_path: Path, net: SimpleNamespace) -> None:
+    path = tmp_path / "nan.hdf5"
+    path.write_bytes(tiny_hdf5.read_bytes())
+    with h5py.File(path, "a") as handle:
+        group = handle["sub-b/streamlines"]
+        group["data"][int(group["offsets"][4]) + 1, 2] = np.nan
+    with pytest.raises(ValueError, match=r"'streamlines' holds NaN .* subject 'sub-b' \(streamline 4\); make the HDF5"):
+        batches(loader(dataset(path, lazy=True), net))
 
 
 MANY_STREAMLINES_FEW_FILES = """

@@ -20,6 +20,7 @@ class FakeDataset:
     def __init__(self, lengths_mm: list[np.ndarray]) -> None:
         subset = SimpleNamespace(loaded=True, streamline_lengths_mm={"streamlines": lengths_mm})
         self.training_set = self.validation_set = subset
+        self.nb_loads = 1
 
     def subset(self, phase: str) -> SimpleNamespace:
         return self.training_set
@@ -153,8 +154,17 @@ def test_a_drawn_seed_is_recorded(tiny_hdf5: Path) -> None:
         ({"batch_size_training": 2.5}, "whole number of streamlines, got 2.5"),
         ({"batch_size_validation": 0}, "batch_size_validation must be positive"),
         ({"batch_size_units": "points"}, "batch_size_units must be one of .*nb_streamlines.*got 'points'"),
-        ({"nb_subjects_per_batch": 0}, "nb_subjects_per_batch must be None or a whole number of at least 1, got 0"),
-        ({"cycles": 0, "nb_subjects_per_batch": 1}, "cycles must be None or a whole number"),
+        (
+            {"nb_subjects_per_batch": 0},
+            "nb_subjects_per_batch, when given, must be a whole number of at least 1, got 0",
+        ),
+        ({"cycles": 0, "nb_subjects_per_batch": 1}, "cycles, when given, must be a whole number"),
+        ({"cycles": "2", "nb_subjects_per_batch": 1}, "cycles, when given, .* got '2'"),
+        ({"nb_subjects_per_batch": True}, "nb_subjects_per_batch, when given, .* got True"),
+        ({"nb_subjects_per_batch": "2"}, "nb_subjects_per_batch, when given, .* got '2'"),
+        ({"batch_size_training": "10"}, "batch_size_training must be positive, got '10'"),
+        ({"batch_size_training": None}, "batch_size_training must be positive, got None"),
+        ({"batch_size_validation": True}, "batch_size_validation must be positive, got True"),
         ({"cycles": 2}, "cycles needs nb_subjects_per_batch"),
     ],
 )
@@ -172,3 +182,26 @@ def test_data_must_be_loaded(tiny_hdf5: Path) -> None:
 def test_unknown_group(tiny_hdf5: Path) -> None:
     with pytest.raises(ValueError, match="Streamlines group 'wb' not found .* it has: 'streamlines'"):
         DWIMLBatchIDSampler(MultiSubjectDataset(tiny_hdf5), "wb")
+
+
+def test_a_path_is_no_dataset(tiny_hdf5: Path) -> None:
+    for wrong, named in ((str(tiny_hdf5), "tiny.hdf5'"), (MultiSubjectDataset, "the class MultiSubjectDataset")):
+        with pytest.raises(TypeError, match=f"DWIMLBatchIDSampler needs a MultiSubjectDataset .* got .*{named}"):
+            DWIMLBatchIDSampler(wrong, "streamlines")  # type: ignore[arg-type]
+
+
+def test_a_group_that_was_not_loaded(tiny_hdf5: Path) -> None:
+    dataset = MultiSubjectDataset(tiny_hdf5)
+    dataset.load_data(streamline_groups=[])
+    with pytest.raises(ValueError, match=r"'streamlines' was not loaded; give it to dataset.load_data\(\)"):
+        len(DWIMLBatchIDSampler(dataset, "streamlines"))
+
+
+def test_loading_again_makes_another_plan(tiny_hdf5: Path) -> None:
+    dataset = MultiSubjectDataset(tiny_hdf5)
+    dataset.load_data()
+    sample = DWIMLBatchIDSampler(dataset, "streamlines", batch_size_training=7)
+    assert sum(seen(list(sample)).values()) == 60
+    dataset.load_data(subj_id="sub-b")
+    assert sum(seen(list(sample)).values()) == 20
+    assert len(sample._plans) == 1
