@@ -41,11 +41,13 @@ def checked_output(path: Path, inputs: Iterable[object], *, overwrite: bool) -> 
     IsADirectoryError
         When it is a folder.
     ValueError
-        When it is one of the inputs.
+        When it is one of the inputs, or a device, a pipe or a socket.
     """
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise IsADirectoryError(f"'{path}' is a folder; give the name of the HDF5 file to write.")
+    if target.exists() and not target.is_file():
+        raise ValueError(f"'{path}' is not a regular file but a device, a pipe or a socket; give another name.")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"The folder '{target.parent}' of the HDF5 file does not exist; make it first.")
     for name in inputs:

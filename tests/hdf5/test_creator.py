@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -100,6 +101,14 @@ def test_where_the_file_cannot_be(three):
                 three.folder, three.root / name, three.root / "config.json", three.root / "list.txt", overwrite=True
             )
     assert (three.root / "list.txt").read_text() == "a\n"
+
+
+def test_what_is_no_regular_file_is_never_replaced(three):
+    os.mkfifo(three.out)
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match="out.hdf5' is not a regular file but a device, a pipe or a socket"):
+            three.create(overwrite=overwrite)
+    assert three.out.is_fifo()
 
 
 def test_a_link_is_followed(three):
