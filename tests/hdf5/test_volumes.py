@@ -80,6 +80,17 @@ def test_standardization_in_the_union_of_masks(subjects, grid):
     )
 
 
+def test_a_wrong_checksum_is_refused(subjects):
+    subjects.plain("a")
+    path = subjects.folder / "a/dwi.nii.gz"
+    content = bytearray(path.read_bytes())
+    content[-8] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="'a': '.*dwi.nii.gz' cannot be read, it may be damaged .CRC check failed"):
+        subjects.create()
+    subjects.assert_nothing_written()
+
+
 def test_each_subject_has_its_own_mean(subjects):
     subjects.plain("a", seed=1)
     subjects.plain("b", seed=2)
