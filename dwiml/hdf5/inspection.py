@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
+import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.streamlines.tractogram_file import DataError, HeaderError, TractogramFile
@@ -21,6 +22,7 @@ from dwiml.hdf5.config import GroupsConfig, StreamlinesGroup, VolumeGroup
 from dwiml.hdf5.grid import Grid
 from dwiml.hdf5.schema import quoted
 from dwiml.hdf5.subjects import find_files
+from dwiml.hdf5.trk import check_trk_header, read_trk_counts
 
 _EXTENSIONS = (".trk", ".tck")
 # A .tck without streamlines still ends with three infinite numbers.
@@ -169,15 +171,22 @@ def _plan_streamlines(plan: SubjectPlan, group: StreamlinesGroup, *, allow_missi
 
 def _inspect_tractogram(plan: SubjectPlan, path: Path, group: StreamlinesGroup, label: str) -> bool:
     """Check a tractogram's header; False when the file holds no streamline."""
-    file = open_tractogram(path, label, lazy=True)
     suffix = path.suffix.lower()
+    announced = read_trk_counts(path, label).nb_streamlines if suffix == ".trk" else 0
+    file = open_tractogram(path, label, lazy=True)
     if suffix == ".trk":
+        check_trk_header(file.header, path, label)
         plan.add_grid(Grid.from_header(file.header["voxel_to_rasmm"], file.header["dimensions"], path))
     elif plan.known_grid is None:
         raise ValueError(
             f"{label}: '{path}' does not tell its voxel grid; add a group of type 'volume' to the groups config."
         )
     if path.stat().st_size <= file.header["_offset_data"] + _END_MARK_BYTES[suffix]:
+        if announced:
+            raise ValueError(
+                f"{label}: '{path}' is cut off after its header: {announced} streamlines are announced, none is there; "
+                "make or copy the file again."
+            )
         return False
     check_dps_keys(list(file.tractogram.data_per_streamline), group, path, label)
     return True
@@ -203,7 +212,8 @@ def open_volume(path: Path, label: str) -> Any:
 
 def open_tractogram(path: Path, label: str, *, lazy: bool) -> TractogramFile:
     """Open a tractogram; lazy: its header only."""
-    with readable(path, label):
+    # Voxel sizes of 0 in a header are told by check_trk_header, in one sentence.
+    with readable(path, label), np.errstate(divide="ignore", invalid="ignore"):
         return nib.streamlines.load(path, lazy_load=lazy)
 
 
@@ -212,5 +222,12 @@ def readable(path: Path, label: str) -> Iterator[None]:
     """Turn any failure to read a file into one sentence that names it."""
     try:
         yield
+    except MemoryError as error:
+        raise ValueError(
+            f"{label}: '{path}' cannot be read, there is not enough memory for what it says to hold; check whether it "
+            "is damaged."
+        ) from error
     except _READ_ERRORS as error:
-        raise ValueError(f"{label}: '{path}' cannot be read, it may be damaged ({error}).") from error
+        # Some of nibabel's messages have several lines.
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{label}: '{path}' cannot be read, it may be damaged ({reason}).") from error

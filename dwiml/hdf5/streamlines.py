@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dwiml.hdf5.config import StreamlinesGroup
 from dwiml.hdf5.grid import Grid
 from dwiml.hdf5.inspection import SubjectPlan, check_dps_keys, open_tractogram
+from dwiml.hdf5.trk import check_trk_whole
 from dwiml.ops import spaces
 from dwiml.ops.resampling import Resampling
 
@@ -69,6 +70,9 @@ def read_streamlines_group(
 
 def _read_tractogram(path: Path, group: StreamlinesGroup, grid: Grid, label: str) -> StreamlinesData:
     """Read one file; streamlines without any point, which nibabel leaves out, count as removed."""
+    is_trk = path.suffix.lower() == ".trk"
+    if is_trk:
+        check_trk_whole(path, label)
     file = open_tractogram(path, label, lazy=False)
     streamlines = file.tractogram.streamlines
     points = spaces.to_vox_corner(
@@ -83,15 +87,15 @@ def _read_tractogram(path: Path, group: StreamlinesGroup, grid: Grid, label: str
     if len(lengths):
         check_dps_keys(list(per_streamline), group, path, label)
     dps = {key: np.asarray(per_streamline[key], dtype=np.float32) for key in group.dps_keys if len(lengths)}
-    announced = int(file.header["nb_streamlines"]) if path.suffix.lower() == ".trk" else 0
+    nb_read = int(file.header["nb_streamlines"]) if is_trk else 0
     logger.info("%s: %d streamlines from '%s'.", label, len(lengths), path)
-    return StreamlinesData(points, lengths, dps, nb_removed=max(announced - len(lengths), 0))
+    return StreamlinesData(points, lengths, dps, nb_removed=max(nb_read - len(lengths), 0))
 
 
 def _without_invalid(data: StreamlinesData, path: Path, grid: Grid, label: str, *, remove: bool) -> StreamlinesData:
     """Refuse, or drop, the streamlines that no training can use."""
     faults = _faults(data.points, data.lengths, grid.shape)
-    counts = {"without any point, or cut off at the file's end": data.nb_removed}
+    counts = {"without any point": data.nb_removed}
     counts |= {reason: int(np.count_nonzero(flags)) for reason, flags in faults.items()}
     total = sum(counts.values())
     if not total:
