@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-import numbers
 from typing import Any
+
+import numpy as np
 
 
 def check_number(name: str, value: Any, *, low: float, high: float = math.inf, low_included: bool = True) -> float:
@@ -26,9 +27,10 @@ def check_number(name: str, value: Any, *, low: float, high: float = math.inf, l
     ValueError
         When it is something else.
     """
-    ok = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-    if ok and (value >= low if low_included else value > low) and value <= high:
-        return float(value)
+    if not isinstance(value, bool) and isinstance(value, (int, float, np.integer, np.floating)):
+        number = float(value)
+        if math.isfinite(number) and (number >= low if low_included else number > low) and number <= high:
+            return number
     if math.isfinite(high):
         wanted = f"a number from {low:g} to {high:g}"
     elif low == 0:
@@ -46,13 +48,11 @@ def check_whole(name: str, value: Any, *, low: int) -> int:
     ValueError
         When it is something else.
     """
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= low:
+    if not isinstance(value, bool) and isinstance(value, (int, np.integer)) and value >= low:
         return int(value)
     raise ValueError(f"{name} must be a whole number of at least {low}, got {shown(value)}.")
 
 
 def shown(value: Any) -> str:
     """Return a value as a sentence shows it: texts in quotes, numpy's numbers as plain ones."""
-    if isinstance(value, numbers.Number) and hasattr(value, "item"):
-        value = value.item()
-    return repr(value)
+    return repr(value.item() if isinstance(value, np.generic) else value)

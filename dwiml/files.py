@@ -34,9 +34,12 @@ def written_whole(path: str | Path) -> Iterator[IO[bytes]]:
         # mkstemp makes files that only their owner reads; a result is for the whole group.
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            # A full disk is told without a name.
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
         raise
     sync_folder(path.parent)
 

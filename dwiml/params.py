@@ -2,34 +2,46 @@
 
 from __future__ import annotations
 
+import enum
+import functools
 import inspect
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
-KEYWORD_ONLY_OR_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-
 
 def to_plain(value: Any, name: str = "value") -> Any:
-    """Turn a parameter into what JSON holds: None, bool, int, float, str, list or dict.
+    """Turn a parameter into what JSON holds: None, bool, int, float, str, list or dict, of these very types.
 
     Raises
     ------
     TypeError
         For anything else, naming the parameter.
+    ValueError
+        For NaN and infinity, which JSON does not have.
     """
-    if value is None or isinstance(value, (bool, int, float, str)):
+    # Before Python's own types: numpy's float64 and str_ and many enums are children of these.
+    if isinstance(value, enum.Enum):
+        return to_plain(value.value, name)
+    if isinstance(value, (np.generic, np.ndarray)):
+        return to_plain(value.tolist(), name)
+    if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, np.generic):
-        return value.item()
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"Parameter {name!r} is {value}, which cannot be written to parameters.json; use None.")
+        return float(value)
+    if isinstance(value, str):
+        return str.__str__(value)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, (list, tuple)):
         return [to_plain(item, name) for item in value]
-    if isinstance(value, np.ndarray):
-        return value.tolist()
     if isinstance(value, Mapping):
         return {str(key): to_plain(item, f"{name}[{key!r}]") for key, item in value.items()}
     raise TypeError(
@@ -43,54 +55,83 @@ class Parameterized:
 
     A child needs to declare nothing: its arguments, and those that it hands on to its parents through ``**kwargs``,
     are all in :attr:`params`, and ``cls(**obj.params)`` builds the same object again (``cls(a, b, **obj.params)``
-    where some arguments are listed in ``_not_params``).
+    where some arguments are listed in ``_not_params``). What a child gives its parents by itself is not the caller's
+    choice: it is in :attr:`fixed_params`.
     """
 
     _not_params: ClassVar[frozenset[str]] = frozenset()
     """Arguments that are objects of their own (a dataset, a model): never in :attr:`params`."""
 
     _recorded: dict[str, Any]
+    _fixed: dict[str, Any]
+    _handed_on: list[Any]
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Make the object and record its arguments; ``__init__`` judges them."""
-        instance = super().__new__(cls)
-        # object.__setattr__: a torch module refuses nothing here, but has not been initialised yet.
-        object.__setattr__(instance, "_recorded", _bound_arguments(cls, args, kwargs))
-        return instance
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Have the class's own constructor tell what it was given."""
+        super().__init_subclass__(**kwargs)
+        if "__init__" in cls.__dict__:
+            cls.__init__ = _recording(cls.__init__)  # type: ignore[method-assign]
 
     @property
     def params(self) -> dict[str, Any]:
         """All that was chosen, as JSON holds it."""
-        return {name: to_plain(value, name) for name, value in self._recorded.items() if name not in self._not_params}
+        return self._plain(self._recorded)
+
+    @property
+    def fixed_params(self) -> dict[str, Any]:
+        """What the class itself chose for its parents, as JSON holds it; what JSON cannot hold is left out."""
+        plain = {}
+        for name, value in self._fixed.items():
+            try:
+                plain.update(self._plain({name: value}))
+            except (TypeError, ValueError):
+                continue
+        return plain
+
+    def _plain(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: to_plain(value, name) for name, value in values.items() if name not in self._not_params}
 
     def _record(self, **values: Any) -> None:
         """Replace what was recorded by what is used, for instance a seed that was drawn."""
         self._recorded.update(values)
 
 
-def _bound_arguments(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Match the arguments with the names in the signatures of ``cls`` and of the parents that ``**kwargs`` reach."""
-    recorded: dict[str, Any] = {}
-    positional = list(args)
-    for owner in cls.__mro__:
-        init = owner.__dict__.get("__init__")
-        if init is None:
+def _recording(init: Callable[..., None]) -> Callable[..., None]:
+    """Wrap a constructor so that it records its arguments before it runs."""
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def wrapped(self: Parameterized, *args: Any, **kwargs: Any) -> None:
+        try:
+            bound = signature.bind(self, *args, **kwargs)
+        except TypeError:
+            # Python's own message, from the call itself, is the one that users know.
+            init(self, *args, **kwargs)
+            raise
+        _record_level(self, bound)
+        init(self, *args, **kwargs)
+
+    return wrapped
+
+
+def _record_level(instance: Parameterized, bound: inspect.BoundArguments) -> None:
+    """Record what the constructor of one class of the chain was given, the caller's own class first."""
+    outermost = "_recorded" not in instance.__dict__
+    if outermost:
+        # Not by setattr: a torch module has not been initialised yet.
+        instance.__dict__.update(_recorded={}, _fixed={}, _handed_on=[])
+    given = dict(bound.arguments)
+    for parameter in list(bound.signature.parameters.values())[1:]:
+        name = parameter.name
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            instance._handed_on.extend(given.get(name, ()) if outermost else ())
+        elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            instance._recorded.update(given.get(name, {}) if outermost else {})
+        elif name in instance._recorded or name in instance._fixed:
             continue
-        parameters = list(inspect.signature(init).parameters.values())[1:]
-        for parameter in parameters:
-            if parameter.kind not in KEYWORD_ONLY_OR_NAMED or parameter.name in recorded:
-                continue
-            if positional and parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD and owner is _first_init(cls):
-                recorded[parameter.name] = positional.pop(0)
-            elif parameter.name in kwargs:
-                recorded[parameter.name] = kwargs[parameter.name]
-            elif parameter.default is not inspect.Parameter.empty:
-                recorded[parameter.name] = parameter.default
-        if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
-            break
-    return recorded
-
-
-def _first_init(cls: type) -> type | None:
-    """Return the class whose constructor receives the caller's arguments."""
-    return next((owner for owner in cls.__mro__ if "__init__" in owner.__dict__), None)
+        elif name not in given:
+            instance._recorded[name] = parameter.default
+        elif outermost or any(given[name] is value for value in instance._handed_on):
+            instance._recorded[name] = given[name]
+        else:
+            instance._fixed[name] = given[name]

@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("experiments_path", help="folder of all experiments")
     parser.add_argument("experiment_name", help="folder made there for this one")
     parser.add_argument("--streamline_group_name", default="streamlines", help="streamlines group [%(default)s]")
-    parser.add_argument("--max_epochs", type=int, default=10, help="[%(default)s]")
+    parser.add_argument("--max_epochs", type=int, default=10, help="epochs in all [%(default)s]")
     args = parser.parse_args()
 
     dataset = MultiSubjectDataset(args.hdf5_file)

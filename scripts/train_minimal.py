@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("experiment_name", help="folder made there for this one")
     parser.add_argument("--input_group_name", default="input", help="volume group [%(default)s]")
     parser.add_argument("--streamline_group_name", default="streamlines", help="streamlines group [%(default)s]")
-    parser.add_argument("--max_epochs", type=int, default=10, help="[%(default)s]")
+    parser.add_argument("--max_epochs", type=int, default=10, help="epochs in all [%(default)s]")
     args = parser.parse_args()
 
     # Loading the data, possibly with lazy option

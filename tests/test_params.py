@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import copy
+import enum
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dwiml.params import Parameterized
+from dwiml.params import Parameterized, to_plain
 
 
 class Base(Parameterized):
@@ -51,3 +53,69 @@ def test_survives_copy_and_pickle() -> None:
 def test_names_what_json_cannot_hold() -> None:
     with pytest.raises(TypeError, match="Parameter 'layers' is a object"):
         _ = Child("tool", layers=object()).params  # type: ignore[arg-type]
+
+
+class Fixing(Base):
+    def __init__(self, **kwargs: object) -> None:
+        super().__init__(size=7, **kwargs)  # type: ignore[arg-type]
+
+
+class Renaming(Base):
+    def __init__(self, length: int, **kwargs: object) -> None:
+        super().__init__(size=length, **kwargs)  # type: ignore[arg-type]
+
+
+class HandingOn(Child):
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("built", "params", "fixed"),
+    [
+        (Fixing(name="b"), {"name": "b"}, {"size": 7}),
+        (Renaming(4), {"length": 4, "name": "a"}, {"size": 4}),
+        (HandingOn("tool", (4, 5)), {"layers": [4, 5], "size": 3, "name": "a"}, {}),
+    ],
+)
+def test_what_a_class_chooses_for_its_parents_is_apart(
+    built: Base, params: dict[str, object], fixed: dict[str, object]
+) -> None:
+    assert built.params == params
+    assert built.fixed_params == fixed
+    arguments = ["tool"] if isinstance(built, HandingOn) else []
+    again = type(built)(*arguments, **built.params)
+    assert again.params == params
+    assert again.size == built.size
+
+
+class Colour(str, enum.Enum):
+    RED = "red"
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (np.float64(0.5), 0.5),
+        (np.str_("gru"), "gru"),
+        (np.bool_(True), True),
+        (np.logspace(0, 1, 2), [1.0, 10.0]),
+        (Colour.RED, "red"),
+        ({"a": np.int64(1)}, {"a": 1}),
+        (Path("x"), "x"),
+    ],
+)
+def test_plain_values_have_pythons_own_types(value: object, plain: object) -> None:
+    got = to_plain(value)
+    assert got == plain
+    assert type(got) is type(plain)
+
+
+def test_infinity_is_named() -> None:
+    with pytest.raises(ValueError, match="Parameter 'size' is inf, which cannot be written"):
+        _ = Base(size=float("inf")).params  # type: ignore[arg-type]
+
+
+def test_a_misspelt_argument_is_pythons_own_error() -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'sise'"):
+        Base(sise=3)  # type: ignore[call-arg]

@@ -33,10 +33,13 @@ def run_command(action: Callable[[], int | None], *, verbose: bool = False) -> i
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
+    except (MemoryError, RecursionError) as error:
+        print(f"error: too large for this machine's memory ({type(error).__name__}: {error}).", file=sys.stderr)
+        return BAD_INPUT
     except (ValueError, OSError, KeyError, TypeError, ArithmeticError) as error:
         # KeyError's str() is the repr of its message.
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
         return BAD_INPUT
 
 

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dwiml evaluate",
-        description="Measure the best model of an experiment, point by point along true streamlines: its loss and its "
-        "mean angle to the next step, beside those of the same model before training, and of going straight on.",
+        description="Measure the best model of an experiment of 'dwiml train', point by point along true streamlines: "
+        "its loss and its mean angle to the next step, beside those of the same model before training, and of going "
+        "straight on.",
     )
     parser.add_argument("experiment", metavar="EXPERIMENT", help="the experiment's folder")
     parser.add_argument(
@@ -68,4 +69,5 @@ def table(errors: dict[str, DirectionError], subset: str) -> str:
     for name, error in errors.items():
         lines.append(f"{name:<18}{error.loss:>10.4f}{error.angle:>14.2f}{error.angle_after_first:>25.2f}")
     lines.append(f"{'straight on':<18}{'-':>10}{'-':>14}{first.straight_on_angle:>25.2f}")
+    lines.append("(straight on keeps the true last direction: it has none at a streamline's first point, and no loss)")
     return "\n".join(lines)

@@ -72,23 +72,58 @@ def add_learn2track_options(parser: argparse.ArgumentParser) -> None:
     resampling.add_argument("--step_size", type=float, metavar="MM", help="resample streamlines to this step")
     resampling.add_argument("--nb_points", type=int, metavar="N", help="resample streamlines to this many points")
     resampling.add_argument("--compress_lines", type=float, metavar="MM", help="compress streamlines, this tolerance")
-    group.add_argument("--input_embedding_key", default="no_embedding", metavar="KEY", help="[%(default)s]")
-    group.add_argument("--input_embedded_size", type=int, metavar="N")
+    group.add_argument(
+        "--input_embedding_key",
+        default="no_embedding",
+        metavar="KEY",
+        help="no_embedding or nn_embedding [%(default)s]",
+    )
+    group.add_argument(
+        "--input_embedded_size", type=int, metavar="N", help="values that nn_embedding makes of the input"
+    )
     group.add_argument("--neighborhood_type", metavar="TYPE", help="axes or grid [none]")
     group.add_argument("--neighborhood_radius", type=int, metavar="N", help="neighbours on each side")
-    group.add_argument("--neighborhood_resolution", type=float, metavar="VOXELS", help="distance of neighbours")
-    group.add_argument("--nb_previous_dirs", type=int, default=0, metavar="N", help="[%(default)s]")
-    group.add_argument("--prev_dirs_embedding_key", metavar="KEY")
-    group.add_argument("--prev_dirs_embedded_size", type=int, metavar="N")
-    group.add_argument("--no_normalize_prev_dirs", dest="normalize_prev_dirs", action="store_false")
+    group.add_argument(
+        "--neighborhood_resolution", type=float, metavar="VOXELS", help="distance of neighbours, with a type [1]"
+    )
+    group.add_argument(
+        "--nb_previous_dirs", type=int, default=0, metavar="N", help="directions given with the input [%(default)s]"
+    )
+    group.add_argument("--prev_dirs_embedding_key", metavar="KEY", help="no_embedding or nn_embedding [no_embedding]")
+    group.add_argument(
+        "--prev_dirs_embedded_size", type=int, metavar="N", help="values that nn_embedding makes of them"
+    )
+    group.add_argument(
+        "--no_normalize_prev_dirs",
+        dest="normalize_prev_dirs",
+        action="store_false",
+        help="previous directions keep their length, in voxels",
+    )
     group.add_argument("--rnn_key", default="gru", help="gru or lstm [%(default)s]")
     group.add_argument(
         "--rnn_layer_sizes", type=int, nargs="+", default=(256, 256), metavar="N", help="units of each layer [256 256]"
     )
-    group.add_argument("--no_skip_connection", dest="use_skip_connection", action="store_false")
-    group.add_argument("--no_layer_normalization", dest="use_layer_normalization", action="store_false")
-    group.add_argument("--dropout", type=float, default=0.0, help="[%(default)s]")
-    group.add_argument("--dg_key", default="cosine-regression", metavar="KEY", help="direction getter [%(default)s]")
+    group.add_argument(
+        "--no_skip_connection",
+        dest="use_skip_connection",
+        action="store_false",
+        help="layers after the first do not see the input, the output sees the last layer only",
+    )
+    group.add_argument(
+        "--no_layer_normalization",
+        dest="use_layer_normalization",
+        action="store_false",
+        help="layers' outputs are not normalized",
+    )
+    group.add_argument(
+        "--dropout", type=float, default=0.0, help="share of values dropped between layers [%(default)s]"
+    )
+    group.add_argument(
+        "--dg_key",
+        default="cosine-regression",
+        metavar="KEY",
+        help="direction getter: cosine-regression or l2-regression [%(default)s]",
+    )
     group.add_argument("--dg_args", type=_json_object, metavar="JSON", help='its options, as {"dropout": 0.1}')
 
 
@@ -115,7 +150,7 @@ def add_trainer_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--resume", default="never", metavar="HOW", help="never, auto or must [%(default)s]")
     add_machine_options(group)
     group.add_argument("--comet_workspace", metavar="NAME", help="with --comet_project: log to Comet too")
-    group.add_argument("--comet_project", metavar="NAME")
+    group.add_argument("--comet_project", metavar="NAME", help="with --comet_workspace")
 
 
 def add_machine_options(group: argparse._ActionsContainer) -> None:

@@ -18,6 +18,7 @@ KEYS = frozenset(
 )
 LATEST = "latest.pt"
 PREVIOUS = "previous.pt"
+DAMAGED = "damaged.pt"
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,11 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
             reasons.append(str(error))
             continue
         if reasons:
-            logger.warning("%s Going on from '%s', an epoch earlier.", reasons[0], path)
+            # Out of the way: the next checkpoint would put it in the place of the good one.
+            os.replace(folder / LATEST, folder / DAMAGED)
+            logger.warning(
+                "%s It is now '%s'. Going on from '%s', an epoch earlier.", reasons[0], folder / DAMAGED, path
+            )
         return state
     raise ValueError(" ".join(reasons))
 
@@ -87,7 +92,7 @@ def _read(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # Damage shows as any of a dozen errors of zip, pickle and torch; all mean the same to the user.
-        reason = str(error).strip().split("\n")[0]
+        reason = type(error).__name__
         raise ValueError(f"Checkpoint '{path}' is damaged or holds more than plain values ({reason}).") from error
     if not isinstance(content, dict):
         raise ValueError(f"Checkpoint '{path}' holds a {type(content).__name__}, not the state of a training.")

@@ -5,22 +5,28 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from dwiml.arguments import check_number, check_whole
 from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
+from dwiml.data.dataset import MultisubjectSubset
 from dwiml.hdf5.schema import quoted
+from dwiml.models.base import STATE_FILE, MainModelAbstract
 
 
 def check_choice(name: str, value: object, allowed: Iterable[str]) -> None:
     """Raise the sentence that lists what is allowed, when ``value`` is not."""
-    if value not in set(allowed):
+    if value not in list(allowed):
         raise ValueError(f"{name} must be one of {quoted(allowed)}, got {value!r}.")
 
 
 def choose_device(use_gpu: bool | None) -> torch.device:
     """Return the device to train on; raise ValueError when a GPU is asked for and there is none."""
+    if use_gpu not in (None, True, False):
+        raise ValueError(f"use_gpu must be True, False, or None for whichever there is, got {use_gpu!r}.")
     available = torch.cuda.is_available()
     if use_gpu and not available:
         raise ValueError("use_gpu was asked for, but torch finds no GPU here.")
@@ -30,23 +36,17 @@ def choose_device(use_gpu: bool | None) -> torch.device:
 def check_counts(**counts: int | None) -> None:
     """Raise ValueError for a count that is no whole number of at least 1 (None is allowed, but for max_epochs)."""
     for name, count in counts.items():
-        if count is None and name != "max_epochs":
-            continue
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {count}.")
+        if count is not None or name == "max_epochs":
+            check_whole(name, count, low=1)
 
 
-def check_not_negative(**values: float) -> None:
-    """Raise ValueError for a value that is negative or not finite."""
-    for name, value in values.items():
-        if not 0 <= value < float("inf"):
-            raise ValueError(f"{name} must be 0 or more, got {value}.")
-
-
-def check_clipping(clip_grad: float | None) -> None:
-    """Raise ValueError for a limit on gradients that is not positive (None is allowed)."""
-    if clip_grad is not None and not 0 < clip_grad < float("inf"):
-        raise ValueError(f"clip_grad must be positive, or None to leave gradients as they are, got {clip_grad}.")
+def check_options(*, nb_cpu_processes: int, clip_grad: float | None, **not_negative: float) -> None:
+    """Raise ValueError for a trainer's number that is out of range."""
+    check_whole("nb_cpu_processes", nb_cpu_processes, low=0)
+    if clip_grad is not None:
+        check_number("clip_grad", clip_grad, low=0, low_included=False)
+    for name, value in not_negative.items():
+        check_number(name, value, low=0)
 
 
 def check_comet(workspace: str | None, project: str | None) -> None:
@@ -55,31 +55,65 @@ def check_comet(workspace: str | None, project: str | None) -> None:
         raise ValueError("Comet needs both comet_workspace and comet_project (or neither, for no Comet).")
 
 
-def check_experiment_name(name: str) -> None:
-    """Raise ValueError for a name that would not be a folder of its own in experiments_path."""
-    if not name or name in (".", "..") or Path(name).name != name:
+def check_place(experiments_path: str | Path, name: str) -> None:
+    """Raise ValueError when a name would not be a folder of its own in experiments_path."""
+    if not isinstance(name, str) or not name or name in (".", "..") or Path(name).name != name:
         raise ValueError(f"experiment_name must be the name of a folder, without slashes, got {name!r}.")
+    if not isinstance(experiments_path, (str, Path)):
+        raise ValueError(f"experiments_path must be the path of a folder, got {experiments_path!r}.")
+    folder = Path(experiments_path) / name
+    first = next(path for path in (folder, *folder.parents) if path.exists())
+    if not first.is_dir():
+        raise NotADirectoryError(f"The experiment's folder cannot be '{folder}': '{first}' is a file.")
 
 
-def check_data(sampler: DWIMLBatchIDSampler, loader: DWIMLStreamlinesBatchLoader) -> None:
-    """Raise ValueError when sampler and loader do not match, or there is nothing to train on."""
+def check_objects(model: Any, sampler: DWIMLBatchIDSampler, loader: DWIMLStreamlinesBatchLoader) -> None:
+    """Raise TypeError or ValueError when model, sampler and loader do not go together."""
+    if not isinstance(model, MainModelAbstract):
+        received = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise TypeError(f"The model must be an instance of a child of MainModelAbstract, got {received}.")
+    if loader.model is not model:
+        raise ValueError("The batch loader was made with another model than the trainer's; make it with this one.")
     if sampler.dataset is not loader.dataset or sampler.streamline_group_name != loader.streamline_group_name:
         raise ValueError("The batch sampler and the batch loader must have the same dataset and streamlines group.")
+
+
+def check_data(sampler: DWIMLBatchIDSampler) -> None:
+    """Raise ValueError when there is nothing to train on."""
     training = sampler.dataset.training_set
     if not training.loaded:
         raise ValueError("The training set is not loaded: call dataset.load_data() first.")
-    if not training.total_nb_streamlines.get(sampler.streamline_group_name, 0):
+    if not _has_streamlines(training, sampler.streamline_group_name):
         raise ValueError(
-            f"There is no training streamline in '{sampler.dataset.hdf5_file}' "
+            f"There is no training streamline of two points or more in '{sampler.dataset.hdf5_file}' "
             f"(training subjects: {', '.join(training.subjects) or 'none'})."
         )
 
 
 def has_validation_set(sampler: DWIMLBatchIDSampler) -> bool:
     """Tell whether there is a streamline to validate with; warn when there is none."""
-    if sampler.dataset.validation_set.total_nb_streamlines.get(sampler.streamline_group_name, 0):
+    if _has_streamlines(sampler.dataset.validation_set, sampler.streamline_group_name):
         return True
     warnings.warn(
         "There is no validation streamline: the best model and early stopping go by the training loss.", stacklevel=4
     )
     return False
+
+
+def warn_of_lost_model(best_model: Path) -> None:
+    """Warn when a run that is resumed has lost its best model."""
+    if not (best_model / STATE_FILE).is_file():
+        warnings.warn(f"'{best_model}' is gone; the next epoch that is better writes it anew.", stacklevel=4)
+
+
+def check_batch_result(result: Any) -> tuple[torch.Tensor, int]:
+    """Return what ``run_one_batch`` returned; raise TypeError when it is not (0-d tensor, n)."""
+    if isinstance(result, (tuple, list)) and len(result) == 2:
+        mean_loss, n = result
+        if isinstance(mean_loss, torch.Tensor) and mean_loss.ndim == 0:
+            return mean_loss, int(n)
+    raise TypeError("run_one_batch must return (mean_loss, n): a 0-d tensor and the number of points that it is over.")
+
+
+def _has_streamlines(subset: MultisubjectSubset, group: str) -> bool:
+    return any((subject.streamlines[group].lengths >= 2).any() for subject in subset if group in subject.streamlines)

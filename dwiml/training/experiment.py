@@ -34,6 +34,11 @@ MAY_CHANGE = frozenset(
 )
 
 
+# Entries of a section that are not arguments of its object.
+CLASS = "class"
+FIXED = "fixed_by_class"
+
+
 @dataclass(frozen=True)
 class ExperimentFolder:
     """Where an experiment keeps what it makes.
@@ -70,6 +75,21 @@ class ExperimentFolder:
         """Tell whether an experiment was started here before."""
         return self.parameters.exists() or has_checkpoint(self.checkpoint) or self.logs.exists()
 
+    def refuse_used(self) -> None:
+        """Raise FileExistsError when an experiment was started here before."""
+        if self.is_used():
+            raise FileExistsError(
+                f"Experiment '{self.path}' exists already: go on with it (resume='auto'), choose another "
+                "experiment_name, or delete it."
+            )
+
+    def make(self) -> None:
+        """Make the folder; remove what a killed process left half-written in it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        for folder in (self.path, self.checkpoint, self.best_model, self.logs):
+            for half_written in folder.glob(".*.tmp"):
+                half_written.unlink(missing_ok=True)
+
 
 def describe(named: Mapping[str, Any], dataset: Any) -> dict[str, dict[str, Any]]:
     """Return the parameters of the objects of a training, by section.
@@ -79,16 +99,26 @@ def describe(named: Mapping[str, Any], dataset: Any) -> dict[str, dict[str, Any]
     named
         The objects by the name of their section; each has ``params``.
     dataset
-        Its own parameters and fingerprint make the section ``data``.
+        Its own parameters, its fingerprint and the subjects that were loaded make the section ``data``.
     """
-    sections = {name: {"class": type(thing).__name__, **thing.params} for name, thing in named.items()}
+    sections = {name: {CLASS: type(thing).__name__, **thing.params} for name, thing in named.items()}
+    for name, thing in named.items():
+        if thing.fixed_params:
+            sections[name][FIXED] = thing.fixed_params
     data = dataset.params
     sections["data"] = {
         **data,
         "hdf5_file": str(Path(data["hdf5_file"]).resolve()),
         "fingerprint": dataset.fingerprint(),
+        "training_subjects": dataset.training_set.subjects,
+        "validation_subjects": dataset.validation_set.subjects,
     }
     return sections
+
+
+def arguments_of(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a section's object."""
+    return {name: value for name, value in section.items() if name not in (CLASS, FIXED)}
 
 
 def write_parameters(folder: ExperimentFolder, sections: Mapping[str, Any]) -> None:

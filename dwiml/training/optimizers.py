@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+
+from dwiml.arguments import check_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,12 +36,14 @@ def build_optimizer(
     ValueError
         For an unknown name, or a model without a parameter to train.
     """
-    if name not in OPTIMIZERS:
-        raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got '{name}'.")
+    if not isinstance(name, str) or name not in OPTIMIZERS:
+        raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {name!r}.")
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if not trained:
         raise ValueError("The model has no parameter to train.")
-    return OPTIMIZERS[name](trained, lr=learning_rate, weight_decay=weight_decay)  # type: ignore[call-arg]
+    # Plain floats: the optimizer's state goes into the checkpoint as it is.
+    options = {"lr": float(learning_rate), "weight_decay": float(weight_decay)}
+    return OPTIMIZERS[name](trained, **options)  # type: ignore[arg-type]
 
 
 def check_learning_rates(learning_rates: float | Sequence[float]) -> list[float]:
@@ -49,10 +54,13 @@ def check_learning_rates(learning_rates: float | Sequence[float]) -> list[float]
     ValueError
         When there is none, or one is not positive.
     """
-    rates = list(learning_rates) if isinstance(learning_rates, Sequence) else [learning_rates]
-    if not rates or any(not isinstance(rate, (int, float)) or not 0 < rate < float("inf") for rate in rates):
-        raise ValueError(f"learning_rates must be a positive number, or a list of them by epoch, got {learning_rates}.")
-    return [float(rate) for rate in rates]
+    try:
+        rates = list(learning_rates) if isinstance(learning_rates, (Sequence, np.ndarray)) else [learning_rates]
+        if rates:
+            return [check_number("learning_rates", rate, low=0, low_included=False) for rate in rates]
+    except ValueError:
+        pass
+    raise ValueError(f"learning_rates must be a positive number, or a list of them by epoch, got {learning_rates!r}.")
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rates: Sequence[float], epoch: int) -> float:

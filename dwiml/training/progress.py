@@ -30,14 +30,20 @@ def epoch_line(metrics: dict[str, float], epoch: int, max_epochs: int, *, is_bes
     parts.append(f"{seconds:.1f} s")
     if "train_points_per_s" in metrics:
         parts.append(f"{metrics['train_points_per_s']:,.0f} points/s".replace(",", " "))
-    return f"Epoch {epoch} (of 0 to {max_epochs - 1}): {', '.join(parts)}{' (best)' if is_best else ''}"
+    return f"{_title(epoch, max_epochs)}: {', '.join(parts)}{' (best)' if is_best else ''}"
 
 
-def end_line(best: BestMonitor, nb_epochs: int, folder: Path) -> str:
-    """Return the line that says why a training ended and what came of it."""
-    reason = "patience has run out" if best.is_exhausted else f"{nb_epochs} epochs are done"
+def _title(epoch: int, max_epochs: int) -> str:
+    return f"Epoch {epoch} (last: {max_epochs - 1})"
+
+
+def end_line(best: BestMonitor, first: int, nb_epochs: int, folder: Path) -> str:
+    """Return the line that says why a training ended and what came of it; ``first`` is the epoch it began with."""
+    done = "1 epoch is done" if nb_epochs == 1 else f"{nb_epochs} epochs are done"
+    reason = "patience has run out" if best.is_exhausted else done
+    beginning = "Nothing to train" if first == nb_epochs else "Training ended"
     value = "" if best.best_value is None else f"; best loss {best.best_value:.4g} in epoch {best.best_epoch}"
-    return f"Training ended: {reason}{value}. Results are in {folder}."
+    return f"{beginning}: {reason}{value}. Results are in {folder}."
 
 
 class EpochProgress:
@@ -56,7 +62,7 @@ class EpochProgress:
     """
 
     def __init__(self, phase: str, epoch: int, max_epochs: int, nb_batches: int, *, shown: bool) -> None:
-        self._title = f"Epoch {epoch}/{max_epochs - 1} {phase}"
+        self._title = f"{_title(epoch, max_epochs)}, {phase}"
         self._nb_batches = nb_batches
         self._nb_done = 0
         self._shown = shown

@@ -11,7 +11,7 @@ from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.files import read_json
 from dwiml.models.learn2track import Learn2TrackModel
-from dwiml.training.experiment import ExperimentFolder
+from dwiml.training.experiment import ExperimentFolder, arguments_of
 from dwiml.training.trainer_one_input import DWIMLTrainerOneInput
 
 # Named classes only: a file from a stranger must not choose what is imported.
@@ -65,22 +65,20 @@ def rebuild_experiment(
         groups = {"volume_groups": [recorded["loader"]["input_group_name"]]}
         groups["streamline_groups"] = [recorded["loader"]["streamline_group_name"]]
         dataset.load_data(load_testing=load_testing, **groups)  # type: ignore[arg-type]
-        model = model_class(**_params(recorded["model"]))
-        sampler = DWIMLBatchIDSampler(dataset, **_params(recorded["sampler"]))
-        loader = loader_class(dataset, model, **_params(recorded["loader"]))
-    except KeyError as error:
-        raise ValueError(f"'{folder.parameters}' lacks {error}: it is not from this version of dwiml.") from error
+        model = model_class(**arguments_of(recorded["model"]))
+        sampler = DWIMLBatchIDSampler(dataset, **arguments_of(recorded["sampler"]))
+        loader = loader_class(dataset, model, **arguments_of(recorded["loader"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"'{folder.parameters}' is damaged or not from this version of dwiml ({type(error).__name__}: {error})."
+        ) from error
     return RebuiltExperiment(folder, dataset, model, sampler, loader, trainer_class, recorded)
-
-
-def _params(section: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in section.items() if name != "class"}
 
 
 def _known(classes: dict[str, Any], name: str, folder: ExperimentFolder) -> Any:
     if name not in classes:
         raise ValueError(
-            f"Experiment '{folder.path}' was made with {name}, a class that dwiml does not know: run your own script "
-            "again, with resume='auto'."
+            f"Experiment '{folder.path}' was made with {name}, a class that dwiml does not know; this command is for "
+            "experiments of 'dwiml train' (to go on with yours, run its script again with resume='auto')."
         )
     return classes[name]

@@ -19,7 +19,7 @@ from dwiml.ops.sequences import TensorSequence
 from dwiml.params import Parameterized
 from dwiml.training import checks, optimizers
 from dwiml.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
-from dwiml.training.experiment import ExperimentFolder, describe, refuse_differences, write_parameters
+from dwiml.training.experiment import ExperimentFolder, arguments_of, describe, refuse_differences, write_parameters
 from dwiml.training.loggers import Logger, build_loggers
 from dwiml.training.monitors import BestMonitor, PhaseMonitor
 from dwiml.training.progress import EpochProgress, announce, end_line, epoch_line
@@ -122,14 +122,17 @@ class DWIMLTrainer(Parameterized):
             max_batches_per_epoch_validation=max_batches_per_epoch_validation,
             patience=patience,
         )
-        checks.check_not_negative(
-            weight_decay=weight_decay, patience_delta=patience_delta, nb_cpu_processes=nb_cpu_processes
+        checks.check_options(
+            nb_cpu_processes=nb_cpu_processes,
+            clip_grad=clip_grad,
+            weight_decay=weight_decay,
+            patience_delta=patience_delta,
         )
-        checks.check_clipping(clip_grad)
         checks.check_choice("resume", resume, RESUME)
-        checks.check_experiment_name(experiment_name)
+        checks.check_place(experiments_path, experiment_name)
         checks.check_comet(comet_workspace, comet_project)
-        checks.check_data(batch_sampler, batch_loader)
+        checks.check_objects(model, batch_sampler, batch_loader)
+        checks.check_data(batch_sampler)
         self.model = model
         self.batch_sampler = batch_sampler
         self.batch_loader = batch_loader
@@ -155,6 +158,7 @@ class DWIMLTrainer(Parameterized):
         self.loggers: list[Logger] = []
         self._comet = (comet_workspace, comet_project)
         self._loaders: dict[str, DataLoader[Any]] = {}
+        self.resume = resume
         self._checkpoint = self._find_checkpoint(resume)
         if self._checkpoint is not None:
             self._restore(self._checkpoint)
@@ -190,7 +194,7 @@ class DWIMLTrainer(Parameterized):
             When there is no checkpoint, or it does not fit.
         """
         checkpoint = load_checkpoint(ExperimentFolder(Path(experiments_path) / experiment_name).checkpoint)
-        params = {name: value for name, value in checkpoint["parameters"]["trainer"].items() if name != "class"}
+        params = arguments_of(checkpoint["parameters"]["trainer"])
         params.update(changes, resume="must")
         if new_max_epochs is not None:
             params["max_epochs"] = new_max_epochs
@@ -207,6 +211,7 @@ class DWIMLTrainer(Parameterized):
             When a loss or a gradient is NaN or infinite; the last checkpoint is from before.
         """
         self._begin()
+        first = self.next_epoch
         try:
             while self.next_epoch < self.max_epochs and not self.best.is_exhausted:
                 metrics = self._run_epoch("training", self.next_epoch)
@@ -214,7 +219,7 @@ class DWIMLTrainer(Parameterized):
                     metrics |= self._run_epoch("validation", self.next_epoch)
                 self.finish_epoch(metrics)
             if self.verbose:
-                announce(end_line(self.best, self.next_epoch, self.folder.path))
+                announce(end_line(self.best, first, self.next_epoch, self.folder.path))
         finally:
             self._close()
 
@@ -260,7 +265,12 @@ class DWIMLTrainer(Parameterized):
             By name; a child that adds some overrides this method and hands on.
         """
         epoch = self.next_epoch
-        is_best = self.best.update(metrics["valid_loss" if self.has_validation else "train_loss"], epoch)
+        judged = "valid_loss" if self.has_validation else "train_loss"
+        if judged not in metrics:
+            raise ValueError(
+                f"Epoch {epoch} has no {judged}: run_one_batch counted no point (n) in any of its batches."
+            )
+        is_best = self.best.update(metrics[judged], epoch)
         if is_best:
             self.model.save(self.folder.best_model)
         for each in self.loggers:
@@ -283,7 +293,7 @@ class DWIMLTrainer(Parameterized):
         progress = EpochProgress(phase, epoch, self.max_epochs, len(self.batch_sampler), shown=self.verbose)
         with torch.set_grad_enabled(training), progress:
             for targets, ids_per_subj in self._batches(phase, monitor):
-                mean_loss, n = self.run_one_batch(targets, ids_per_subj)
+                mean_loss, n = checks.check_batch_result(self.run_one_batch(targets, ids_per_subj))
                 monitor.loss.update(mean_loss, n)
                 if self.device.type == "cpu":
                     # Nothing to wait for here: stop before the weights take a step into nowhere.
@@ -318,7 +328,10 @@ class DWIMLTrainer(Parameterized):
         """Make the folder and the loggers, and put torch's generators where they belong."""
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.folder.path.mkdir(parents=True, exist_ok=True)
+        if self.resume == "never" and self.next_epoch == 0:
+            # Another training may have begun here since this one was made.
+            self.folder.refuse_used()
+        self.folder.make()
         write_parameters(self.folder, self.parameters)
         self.loggers = build_loggers(self.folder.path, *self._comet, verbose=self.verbose)
         if self._checkpoint is None:
@@ -361,11 +374,8 @@ class DWIMLTrainer(Parameterized):
 
     def _find_checkpoint(self, resume: str) -> dict[str, Any] | None:
         found = has_checkpoint(self.folder.checkpoint)
-        if resume == "never" and self.folder.is_used():
-            raise FileExistsError(
-                f"Experiment '{self.folder.path}' exists already: choose another experiment_name, go on with it "
-                "(resume='auto', or 'dwiml resume'), or delete it."
-            )
+        if resume == "never":
+            self.folder.refuse_used()
         if resume == "must" and not found:
             raise FileNotFoundError(f"No checkpoint in '{self.folder.checkpoint}': nothing to resume.")
         return load_checkpoint(self.folder.checkpoint) if found else None
@@ -383,7 +393,8 @@ class DWIMLTrainer(Parameterized):
         try:
             self.model.load_state_dict(checkpoint["model"])
             self.optimizer.load_state_dict(checkpoint["optimizer"])
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"The checkpoint of '{self.folder.path}' does not fit this model ({error}).") from error
         self.best.load_state_dict(checkpoint["best"])
         self.next_epoch = checkpoint["next_epoch"]
+        checks.warn_of_lost_model(self.folder.best_model)

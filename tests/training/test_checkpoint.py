@@ -61,9 +61,13 @@ def test_a_disk_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert load_checkpoint(tmp_path)["next_epoch"] == 1
 
 
+def stop(*args: Any) -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("damage", ["cut", "empty", "noise", "text"])
 def test_a_damaged_one_is_named_and_the_previous_used(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
     for epoch in (1, 2):
         save_checkpoint(tmp_path, state(epoch))
@@ -77,6 +81,11 @@ def test_a_damaged_one_is_named_and_the_previous_used(
         assert load_checkpoint(tmp_path)["next_epoch"] == 1
     assert f"'{latest}' is damaged" in caplog.text
     assert "an epoch earlier" in caplog.text
+    # Stopped while the next one is written: the good one must still be there.
+    monkeypatch.setattr(torch, "save", stop)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path, state(2))
+    assert load_checkpoint(tmp_path)["next_epoch"] == 1
 
 
 class RunsCode:

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 import torch
 from small_training import logs, same_weights, small_trainer
@@ -175,7 +178,9 @@ def test_without_a_validation_set(tmp_path: Path) -> None:
 
 def test_no_training_streamline(tmp_path: Path) -> None:
     path = write_hdf5(tmp_path / "data.hdf5", {"sub-a": 0}, {"sub-b": 5})
-    with pytest.raises(ValueError, match=r"no training streamline in .*data.hdf5' \(training subjects: sub-a\)"):
+    with pytest.raises(
+        ValueError, match=r"no training streamline of two points or more in .*data.hdf5' \(training subjects: sub-a\)"
+    ):
         small_trainer(path, tmp_path)
     path = write_hdf5(tmp_path / "none.hdf5", {}, {"sub-b": 5})
     with pytest.raises(ValueError, match=r"no training streamline .*\(training subjects: none\)"):
@@ -250,7 +255,7 @@ def test_lines_and_no_bar_without_a_terminal(
     small_trainer(tiny_hdf5, tmp_path, max_epochs=2, verbose=True).train_and_validate()
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
-    assert lines[0].startswith("Epoch 0 (of 0 to 1): train loss ")
+    assert lines[0].startswith("Epoch 0 (last: 1): train loss ")
     assert lines[2].startswith("Training ended: 2 epochs are done; best loss ")
 
 
@@ -261,8 +266,8 @@ def test_a_line_now_and_then_in_a_long_epoch(
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     small_trainer(tiny_hdf5, tmp_path, max_epochs=1, verbose=True).train_and_validate()
     lines = capsys.readouterr().err.splitlines()
-    assert lines[1].startswith("Epoch 0/0 training: 2 of 4 batches, loss ")
-    assert lines[4].startswith("Epoch 0/0 validation: 1 of 1 batches, loss ")
+    assert lines[1].startswith("Epoch 0 (last: 0), training: 2 of 4 batches, loss ")
+    assert lines[4].startswith("Epoch 0 (last: 0), validation: 1 of 1 batches, loss ")
 
 
 def test_comet_failing_stops_nothing(
@@ -282,8 +287,8 @@ def test_comet_failing_stops_nothing(
         ({"max_epochs": None}, "max_epochs must be a whole number"),
         ({"max_batches_per_epoch_training": 0}, "max_batches_per_epoch_training must be a whole number"),
         ({"patience": 0}, "patience must be a whole number of at least 1, got 0"),
-        ({"clip_grad": 0}, "clip_grad must be positive"),
-        ({"weight_decay": -1}, "weight_decay must be 0 or more"),
+        ({"clip_grad": 0}, "clip_grad must be positive, got 0"),
+        ({"weight_decay": -1}, "weight_decay must be a number, 0 or more, got -1"),
         ({"learning_rates": []}, "learning_rates must be a positive number, or a list"),
         ({"learning_rates": [0.1, -1]}, "learning_rates must be a positive number, or a list"),
         ({"optimizer": "adam"}, "optimizer must be one of Adam, AdamW, RAdam, SGD, got 'adam'"),
@@ -291,7 +296,7 @@ def test_comet_failing_stops_nothing(
         ({"comet_workspace": "me"}, "Comet needs both comet_workspace and comet_project"),
         ({"name": ""}, "experiment_name must be the name of a folder"),
         ({"name": "../other"}, "experiment_name must be the name of a folder, without slashes, got '../other'"),
-        ({"nb_cpu_processes": -1}, "nb_cpu_processes must be 0 or more"),
+        ({"nb_cpu_processes": -1}, "nb_cpu_processes must be a whole number of at least 0, got -1"),
     ],
 )
 def test_bad_arguments(tiny_hdf5: Path, tmp_path: Path, arguments: dict[str, Any], sentence: str) -> None:
@@ -318,4 +323,101 @@ def test_the_loader_must_load_inputs(tiny_hdf5: Path, tmp_path: Path) -> None:
 def test_sampler_and_loader_must_match(tiny_hdf5: Path, tmp_path: Path) -> None:
     first, second = small_trainer(tiny_hdf5, tmp_path), small_trainer(tiny_hdf5, tmp_path)
     with pytest.raises(ValueError, match="must have the same dataset"):
+        DWIMLTrainer(first.model, tmp_path, "exp", second.batch_sampler, first.batch_loader)
+    with pytest.raises(ValueError, match="made with another model than the trainer's"):
         DWIMLTrainer(first.model, tmp_path, "exp", first.batch_sampler, second.batch_loader)
+    with pytest.raises(TypeError, match="an instance of a child of MainModelAbstract, got a Linear"):
+        DWIMLTrainer(torch.nn.Linear(2, 2), tmp_path, "exp", first.batch_sampler, first.batch_loader)
+
+
+def test_numpys_numbers_are_taken_and_resumed(tiny_hdf5: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "model_args": {"step_size": np.float64(2), "dropout": np.float64(0.1), "rnn_key": np.str_("lstm")},
+        "loader_args": {"split_ratio": np.float64(0.3)},
+        "learning_rates": np.logspace(-2, -3, 2),
+        "weight_decay": np.float32(0.25),
+        "clip_grad": np.float64(1),
+        "patience": np.int64(5),
+    }
+    small_trainer(tiny_hdf5, tmp_path, max_epochs=np.int64(1), **options).train_and_validate()
+    small_trainer(tiny_hdf5, tmp_path, max_epochs=2, resume="must", **options).train_and_validate()
+    assert len(logs(tmp_path / "exp")) == 2
+
+
+class AlwaysClipped(DWIMLTrainerOneInput):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, clip_grad=0.5, **kwargs)
+
+
+def test_a_childs_own_choice_is_compared_and_not_handed_back(tiny_hdf5: Path, tmp_path: Path) -> None:
+    plain = small_trainer(tiny_hdf5, tmp_path)
+    parts = (plain.model, tmp_path, "exp", plain.batch_sampler, plain.batch_loader)
+    AlwaysClipped(*parts, max_epochs=1, verbose=False).train_and_validate()
+    assert json.loads((tmp_path / "exp/parameters.json").read_text())["trainer"]["fixed_by_class"] == {"clip_grad": 0.5}
+    assert AlwaysClipped.init_from_checkpoint(*parts, new_max_epochs=2).clip_grad == 0.5
+    with pytest.raises(ValueError, match="trainer.class was 'AlwaysClipped' and is now 'DWIMLTrainerOneInput'"):
+        DWIMLTrainerOneInput(*parts, resume="auto")
+
+
+def test_other_subjects_are_refused(tiny_hdf5: Path, tmp_path: Path) -> None:
+    small_trainer(tiny_hdf5, tmp_path, max_epochs=1).train_and_validate()
+    second = small_trainer(tiny_hdf5, tmp_path, "other")
+    second.batch_sampler.dataset.load_data(subj_id="sub-a")
+    with (
+        pytest.warns(UserWarning, match="no validation streamline"),
+        pytest.raises(ValueError, match=r"data.training_subjects was \['sub-a', 'sub-b', 'sub-c'\] and is now"),
+    ):
+        DWIMLTrainerOneInput(
+            second.model, tmp_path, "exp", second.batch_sampler, second.batch_loader, resume="auto", verbose=False
+        )
+
+
+def test_a_lost_best_model_is_told(tiny_hdf5: Path, tmp_path: Path) -> None:
+    small_trainer(tiny_hdf5, tmp_path, max_epochs=1).train_and_validate()
+    shutil.rmtree(tmp_path / "exp" / "best_model")
+    with pytest.warns(UserWarning, match="best_model' is gone; the next epoch that is better"):
+        small_trainer(tiny_hdf5, tmp_path, resume="auto")
+
+
+def test_what_a_kill_left_half_written_is_removed(tiny_hdf5: Path, tmp_path: Path) -> None:
+    small_trainer(tiny_hdf5, tmp_path, max_epochs=1).train_and_validate()
+    left = tmp_path / "exp" / "checkpoint" / ".latest.pt.abcd.tmp"
+    left.write_text("half")
+    small_trainer(tiny_hdf5, tmp_path, max_epochs=2, resume="auto").train_and_validate()
+    assert not left.exists()
+
+
+def test_two_trainers_of_one_name(tiny_hdf5: Path, tmp_path: Path) -> None:
+    first, second = small_trainer(tiny_hdf5, tmp_path, max_epochs=1), small_trainer(tiny_hdf5, tmp_path, max_epochs=1)
+    first.train_and_validate()
+    with pytest.raises(FileExistsError, match="exists already"):
+        second.train_and_validate()
+
+
+def test_a_place_that_is_a_file(tiny_hdf5: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match="'.*file' is a file"):
+        small_trainer(tiny_hdf5, tmp_path / "file")
+
+
+def test_only_streamlines_of_one_point(tmp_path: Path) -> None:
+    path = write_hdf5(tmp_path / "data.hdf5", {"sub-a": 3}, {"sub-b": 2})
+    with h5py.File(path, "a") as handle:
+        for name, nb in (("sub-a", 3), ("sub-b", 2)):
+            group = handle[name]["streamlines"]
+            for key, values in (
+                ("lengths", np.ones(nb)),
+                ("offsets", np.arange(nb)),
+                ("euclidean_lengths", np.zeros(nb)),
+            ):
+                del group[key]
+                group[key] = values.astype(np.float32 if key == "euclidean_lengths" else np.int64)
+    with pytest.raises(ValueError, match="no training streamline of two points or more"):
+        small_trainer(path, tmp_path)
+
+
+def test_a_batch_result_of_another_kind(tiny_hdf5: Path, tmp_path: Path) -> None:
+    trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=1)
+    trainer.run_one_batch = lambda targets, ids: torch.tensor(1.0)  # type: ignore[method-assign,assignment,return-value]
+    with pytest.raises(TypeError, match=r"run_one_batch must return \(mean_loss, n\)"):
+        trainer.train_and_validate()
