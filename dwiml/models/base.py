@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import dwiml
+from dwiml.arguments import check_number, check_whole
 from dwiml.files import write_json, written_whole
+from dwiml.models.checks import unknown_parameter
 from dwiml.params import Parameterized
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
 
     Raises
     ------
+    TypeError
+        When a parameter is given that no class of the model has; those that are spelt alike are named.
     ValueError
         When more than one of the three is given, or one is not positive.
     """
@@ -57,14 +61,18 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
         step_size: float | None = None,
         nb_points: int | None = None,
         compress_lines: float | None = None,
+        **unknown: Any,
     ) -> None:
+        # What no class of the chain has taken ends here, where all their names are known.
+        if unknown:
+            raise unknown_parameter(type(self).__name__, next(iter(unknown)), set(self._recorded) - set(unknown))
         super().__init__()
         self.register_buffer("neighborhood_offsets", None, persistent=False)
-        _check_resampling(step_size=step_size, nb_points=nb_points, compress_lines=compress_lines)
         self.experiment_name = experiment_name
-        self.step_size = step_size
-        self.nb_points = nb_points
-        self.compress_lines = compress_lines
+        _check_one_resampling(step_size=step_size, nb_points=nb_points, compress_lines=compress_lines)
+        self.step_size = _none_or_positive("step_size", step_size)
+        self.nb_points = None if nb_points is None else check_whole("nb_points", nb_points, low=2)
+        self.compress_lines = _none_or_positive("compress_lines", compress_lines)
 
     @property
     def forward_uses_last_point(self) -> bool:
@@ -132,7 +140,9 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
         try:
             model = cls(**params)
         except TypeError as error:
-            raise ValueError(f"{folder / PARAMETERS_FILE} does not fit {cls.__name__}: {error}.") from error
+            raise ValueError(
+                f"{folder / PARAMETERS_FILE} does not fit {cls.__name__}: {str(error).rstrip('.')}."
+            ) from error
         state = _read_state(folder / STATE_FILE)
         try:
             model.load_state_dict(state)
@@ -142,15 +152,14 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
         return model.to(device)
 
 
-def _check_resampling(**asked: float | None) -> None:
+def _check_one_resampling(**asked: float | None) -> None:
     given = {name: value for name, value in asked.items() if value is not None}
     if len(given) > 1:
         raise ValueError(f"A model can ask for one resampling, got {len(given)}: {', '.join(given)}; keep one of them.")
-    for name, value in given.items():
-        if not value > 0:
-            raise ValueError(f"{name} must be positive, got {value}.")
-    if asked["nb_points"] is not None and (asked["nb_points"] != int(asked["nb_points"]) or asked["nb_points"] < 2):
-        raise ValueError(f"nb_points must be an integer of at least 2, got {asked['nb_points']}.")
+
+
+def _none_or_positive(name: str, value: float | None) -> float | None:
+    return None if value is None else check_number(name, value, low=0, low_included=False)
 
 
 def _read_params(path: Path, class_name: str) -> dict[str, Any]:

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dwiml.arguments import shown
 from dwiml.models.base import MainModelAbstract
+from dwiml.models.checks import check_dropout, check_key
 from dwiml.ops.directions import SHORTEST, normalize_directions
 from dwiml.ops.sequences import TensorSequence
 
@@ -31,8 +33,7 @@ class DirectionGetter(nn.Module, abc.ABC):
 
     def __init__(self, input_size: int, *, dropout: float = 0.0) -> None:
         super().__init__()
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dg_args: dropout must be at least 0 and less than 1, got {dropout}.")
+        dropout = check_dropout("dg_args: dropout", dropout)
         hidden_size = max(input_size // 2, 3)
         self.layers = nn.Sequential(
             nn.Linear(input_size, hidden_size), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden_size, 3)
@@ -108,10 +109,11 @@ class ModelWithDirectionGetter(MainModelAbstract):
         self, *, dg_key: str = "cosine-regression", dg_args: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        if dg_key not in DIRECTION_GETTERS:
-            raise ValueError(f"dg_key must be one of {sorted(DIRECTION_GETTERS)}, got {dg_key!r}.")
+        check_key("dg_key", dg_key, DIRECTION_GETTERS)
+        if dg_args is not None and not isinstance(dg_args, Mapping):
+            raise ValueError(f"dg_args must be a dict of options such as {{'dropout': 0.1}}, got {shown(dg_args)}.")
         allowed = list(inspect.signature(DIRECTION_GETTERS[dg_key]).parameters)[1:]
-        unknown = sorted(set(dg_args or {}) - set(allowed))
+        unknown = sorted(set(dg_args or {}) - set(allowed), key=str)
         if unknown:
             raise ValueError(f"dg_args of {dg_key!r} has no option {unknown[0]!r}; it has: {allowed}.")
         self.dg_key = dg_key

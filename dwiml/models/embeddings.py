@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dwiml.arguments import check_whole, shown
+
 
 class NoEmbedding(nn.Identity):
     """The features as they are."""
@@ -13,7 +15,7 @@ class NoEmbedding(nn.Identity):
         super().__init__()
         if output_size is not None and output_size != input_size:
             raise ValueError(
-                f"'no_embedding' keeps the {input_size} features, got an embedded size of {output_size}: "
+                f"'no_embedding' keeps the {input_size} features, got an embedded size of {shown(output_size)}: "
                 "leave it out, or choose 'nn_embedding'."
             )
         self.output_size = input_size
@@ -24,9 +26,7 @@ class NNEmbedding(nn.Module):
 
     def __init__(self, input_size: int, output_size: int | None = None) -> None:
         super().__init__()
-        if output_size is None or output_size < 1:
-            raise ValueError(f"'nn_embedding' needs a positive embedded size, got {output_size}.")
-        self.output_size = int(output_size)
+        self.output_size = check_whole("The embedded size of 'nn_embedding'", output_size, low=1)
         self.linear = nn.Linear(input_size, self.output_size)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -50,6 +50,6 @@ def build_embedding(key: str, input_size: int, output_size: int | None) -> Embed
     ValueError
         When the key is unknown, or the size does not fit.
     """
-    if key not in EMBEDDINGS:
+    if not isinstance(key, str) or key not in EMBEDDINGS:
         raise ValueError(f"Embedding {key!r} is unknown; choose among {sorted(EMBEDDINGS)}.")
     return EMBEDDINGS[key](input_size, output_size)

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dwiml.arguments import check_whole
 from dwiml.models.base import MainModelAbstract
 from dwiml.models.embeddings import Embedding, build_embedding
 from dwiml.ops.directions import previous_directions
@@ -47,14 +48,13 @@ class ModelWithPreviousDirections(MainModelAbstract):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if nb_previous_dirs < 0:
-            raise ValueError(f"nb_previous_dirs must be 0 or more, got {nb_previous_dirs}.")
+        nb_previous_dirs = check_whole("nb_previous_dirs", nb_previous_dirs, low=0)
         if nb_previous_dirs == 0 and (prev_dirs_embedding_key, prev_dirs_embedded_size) != (None, None):
             raise ValueError(
                 f"prev_dirs_embedding_key={prev_dirs_embedding_key!r} and prev_dirs_embedded_size="
                 f"{prev_dirs_embedded_size} need nb_previous_dirs of at least 1, got 0."
             )
-        self.nb_previous_dirs = int(nb_previous_dirs)
+        self.nb_previous_dirs = nb_previous_dirs
         self.normalize_prev_dirs = normalize_prev_dirs
         self.prev_dirs_embedding_key = prev_dirs_embedding_key
         self.prev_dirs_embedding: Embedding | None = None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from dwiml.models.checks import check_dropout, check_key, check_layer_sizes
 from dwiml.models.recurrent_cells import RaggedGRU, RaggedLSTM
 
 HiddenStates = list[tuple[Tensor, ...]]
@@ -139,9 +140,12 @@ class StackedRNN(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        _check_layers(rnn_key, layer_sizes, dropout)
+        check_key("rnn_key", rnn_key, RNN_LAYERS)
+        self.layer_sizes = check_layer_sizes("rnn_layer_sizes", layer_sizes)
+        dropout = check_dropout("dropout", dropout)
+        if dropout and len(self.layer_sizes) == 1:
+            raise ValueError(f"dropout acts between two layers: with a single layer it must be 0, got {dropout}.")
         self.use_skip_connection = use_skip_connection
-        self.layer_sizes = [int(size) for size in layer_sizes]
         skipped = input_size if use_skip_connection else 0
         input_sizes = [input_size, *(size + skipped for size in self.layer_sizes[:-1])]
         layer = RNN_LAYERS[rnn_key]
@@ -239,14 +243,3 @@ def run_layer(
         hidden, *last = cell.apply(rows, *initial, *weights, order.sizes)  # type: ignore[no-untyped-call]
     ends = [torch.cat([done, part[started:]]) for done, part in zip(last, ordered, strict=True)]
     return hidden, tuple(order.unsort_states(part) for part in ends)
-
-
-def _check_layers(rnn_key: str, layer_sizes: Sequence[int], dropout: float) -> None:
-    if rnn_key not in RNN_LAYERS:
-        raise ValueError(f"rnn_key must be one of {sorted(RNN_LAYERS)}, got {rnn_key!r}.")
-    if not layer_sizes or any(size < 1 for size in layer_sizes):
-        raise ValueError(f"rnn_layer_sizes must hold one positive size a layer, got {list(layer_sizes)}.")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout must be at least 0 and less than 1, got {dropout}.")
-    if dropout and len(layer_sizes) == 1:
-        raise ValueError(f"dropout acts between two layers: with a single layer it must be 0, got {dropout}.")

@@ -116,8 +116,13 @@ def test_a_failed_save_leaves_the_old_files(
         ({"step_size": 0.0}, "step_size must be positive, got 0"),
         ({"compress_lines": -1.0}, "compress_lines must be positive, got -1"),
         ({"compress_lines": float("nan")}, "compress_lines must be positive, got nan"),
-        ({"nb_points": 1}, "nb_points must be an integer of at least 2, got 1"),
-        ({"nb_points": 2.5}, "nb_points must be an integer of at least 2, got 2.5"),
+        ({"nb_points": 1}, "nb_points must be a whole number of at least 2, got 1"),
+        ({"nb_points": 2.5}, "nb_points must be a whole number of at least 2, got 2.5"),
+        ({"nb_points": 5.0}, "nb_points must be a whole number of at least 2, got 5.0"),
+        ({"nb_points": True}, "nb_points must be a whole number of at least 2, got True"),
+        ({"step_size": "0.5"}, "step_size must be positive, got '0.5'"),
+        ({"step_size": float("inf")}, "step_size must be positive, got inf"),
+        ({"compress_lines": True}, "compress_lines must be positive, got True"),
     ],
 )
 def test_resampling_is_checked(asked: dict[str, Any], message: str, own_loss_model: Any) -> None:
@@ -126,8 +131,12 @@ def test_resampling_is_checked(asked: dict[str, Any], message: str, own_loss_mod
 
 
 def test_unknown_parameter_and_missing_methods(own_loss_model: Any) -> None:
-    with pytest.raises(TypeError, match="nb_featurs"):
+    with pytest.raises(TypeError, match=r"OwnLossModel has no parameter 'nb_featurs'; did you mean 'nb_features'\?"):
         own_loss_model(nb_features=4, nb_featurs=4)
+    with pytest.raises(TypeError, match="OwnLossModel has no parameter 'foo'; it has: 'compress_lines', .*'step_size'"):
+        own_loss_model(nb_features=4, foo=1)
+    with pytest.raises(TypeError, match="Learn2TrackModel has no parameter 'rnn_layer_size'.* 'rnn_layer_sizes'"):
+        Learn2TrackModel(nb_features=4, rnn_layer_size=[8])
     with pytest.raises(TypeError, match="abstract"):
         ModelWithOneInput(nb_features=4)  # type: ignore[abstract]
     with pytest.raises(TypeError, match="abstract"):

@@ -69,7 +69,7 @@ def test_embeddings() -> None:
     assert set(EMBEDDINGS) == {"no_embedding", "nn_embedding"}
     with pytest.raises(ValueError, match="Embedding 'nn' is unknown"):
         build_embedding("nn", 4, 5)
-    with pytest.raises(ValueError, match="needs a positive embedded size"):
+    with pytest.raises(ValueError, match="embedded size of 'nn_embedding' must be a whole number of at least 1"):
         build_embedding("nn_embedding", 4, None)
     with pytest.raises(ValueError, match="keeps the 4 features"):
         build_embedding("no_embedding", 4, 5)
@@ -95,8 +95,11 @@ def test_previous_directions_of_a_model() -> None:
 
 
 def test_previous_directions_are_checked() -> None:
-    with pytest.raises(ValueError, match="nb_previous_dirs must be 0 or more, got -2"):
+    with pytest.raises(ValueError, match="nb_previous_dirs must be a whole number of at least 0, got -2"):
         previous_model(nb_previous_dirs=-2)
+    for wrong in ("2", 2.5, None, True):
+        with pytest.raises(ValueError, match="nb_previous_dirs must be a whole number of at least 0, got"):
+            previous_model(nb_previous_dirs=wrong)
     with pytest.raises(ValueError, match="need nb_previous_dirs of at least 1"):
         previous_model(prev_dirs_embedding_key="nn_embedding", prev_dirs_embedded_size=4)
 
@@ -174,6 +177,13 @@ def test_outputs_that_do_not_fit_are_named(pointwise_model: Any) -> None:
 def test_direction_getters_are_checked(pointwise_model: Any) -> None:
     with pytest.raises(ValueError, match="dg_key must be one of .*'l2-regression'.*, got 'cosine'"):
         pointwise_model(nb_features=2, dg_key="cosine")
+    with pytest.raises(ValueError, match=r"dg_key must be one of .*, got \['l2-regression'\]"):
+        pointwise_model(nb_features=2, dg_key=["l2-regression"])
+    for wrong in ("dropout", ["dropout"], 0.1):
+        with pytest.raises(ValueError, match="dg_args must be a dict of options"):
+            pointwise_model(nb_features=2, dg_args=wrong)
+    with pytest.raises(ValueError, match="dropout must be at least 0 and less than 1, got '0.1'"):
+        pointwise_model(nb_features=2, dg_args={"dropout": "0.1"})
     with pytest.raises(ValueError, match="has no option 'dropot'; it has: .*'dropout'"):
         pointwise_model(nb_features=2, dg_args={"dropot": 0.1})
     with pytest.raises(ValueError, match="has no option 'input_size'"):
@@ -195,3 +205,11 @@ def test_tracking_directions(pointwise_model: Any) -> None:
 
 def test_a_model_of_its_own_gets_all_points(own_loss_model: Any) -> None:
     assert own_loss_model(nb_features=2).forward_uses_last_point is True
+
+
+@pytest.mark.parametrize("size", ["8", 8.5, None, True, [8]])
+def test_embedded_sizes_of_another_type(pointwise_model: Any, size: Any) -> None:
+    with pytest.raises(ValueError, match="embedded size of 'nn_embedding' must be a whole number of at least 1, got"):
+        pointwise_model(nb_features=2, input_embedding_key="nn_embedding", input_embedded_size=size)
+    with pytest.raises(ValueError, match=r"Embedding \['nn_embedding'\] is unknown"):
+        pointwise_model(nb_features=2, input_embedding_key=["nn_embedding"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -163,6 +164,14 @@ def test_dropout_acts_between_layers_in_training_only() -> None:
         ({"rnn_key": "rnn"}, r"rnn_key must be one of \['gru', 'lstm'\], got 'rnn'"),
         ({"layer_sizes": []}, r"one positive size a layer, got \[\]"),
         ({"layer_sizes": [4, 0]}, r"one positive size a layer, got \[4, 0\]"),
+        ({"rnn_key": ["gru"]}, r"rnn_key must be one of .*, got \['gru'\]"),
+        ({"layer_sizes": 8}, "one positive size a layer, got 8"),
+        ({"layer_sizes": "8"}, "one positive size a layer, got '8'"),
+        ({"layer_sizes": None}, "one positive size a layer, got None"),
+        ({"layer_sizes": [8.5]}, r"one positive size a layer, got \[8.5\]"),
+        ({"layer_sizes": np.array(8)}, r"one positive size a layer, got array\(8\)"),
+        ({"dropout": "0.1"}, "dropout must be at least 0 and less than 1, got '0.1'"),
+        ({"dropout": True}, "dropout must be at least 0 and less than 1, got True"),
         ({"dropout": 1.0}, "dropout must be at least 0 and less than 1"),
         ({"dropout": 0.1, "layer_sizes": [4]}, "dropout acts between two layers"),
     ],
@@ -177,3 +186,16 @@ def test_wrong_options_are_named(wrong: dict[str, Any], message: str) -> None:
     }
     with pytest.raises(ValueError, match=message):
         StackedRNN(3, **{**options, **wrong})
+
+
+def test_layer_sizes_may_be_an_array() -> None:
+    stacked = StackedRNN(
+        3,
+        rnn_key="gru",
+        layer_sizes=np.array([4, 5]),  # type: ignore[arg-type]
+        use_skip_connection=True,
+        use_layer_normalization=True,
+        dropout=0.0,
+    )
+    assert stacked.layer_sizes == [4, 5]
+    assert all(type(size) is int for size in stacked.layer_sizes)

@@ -1,0 +1,72 @@
+"""Checks of what several models' parts are given: one sentence each, with the name and what was received."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from dwiml.arguments import check_number, check_whole, shown
+
+
+def check_key(name: str, key: Any, known: Iterable[str]) -> str:
+    """Return a key that is one of those known.
+
+    Raises
+    ------
+    ValueError
+        When it is none of them, or no text.
+    """
+    known = sorted(known)
+    if not isinstance(key, str) or key not in known:
+        raise ValueError(f"{name} must be one of {known}, got {shown(key)}.")
+    return key
+
+
+def check_dropout(name: str, value: Any) -> float:
+    """Return a share that is at least 0 and less than 1.
+
+    Raises
+    ------
+    ValueError
+        When it is something else.
+    """
+    try:
+        share = check_number(name, value, low=0)
+    except ValueError:
+        share = 1.0
+    if share >= 1:
+        raise ValueError(f"{name} must be at least 0 and less than 1, got {shown(value)}.")
+    return share
+
+
+def check_layer_sizes(name: str, sizes: Any) -> list[int]:
+    """Return the sizes of layers as a list of Python integers; any sequence of integers is taken.
+
+    Raises
+    ------
+    ValueError
+        When it is no sequence, is empty, or holds something else than integers of at least 1.
+    """
+    try:
+        # The characters of a text are no sizes either, but one by one they would be named in a puzzling way.
+        checked = [] if isinstance(sizes, (str, bytes)) else [check_whole(name, size, low=1) for size in sizes]
+    except (TypeError, ValueError):
+        checked = []
+    if not checked:
+        received = list(sizes) if isinstance(sizes, tuple) else sizes
+        raise ValueError(
+            f"{name} must hold one positive size a layer, got {shown(received)}: give a list such as [256, 256]."
+        )
+    return checked
+
+
+def unknown_parameter(class_name: str, unknown: str, known: Iterable[str]) -> TypeError:
+    """Return the error for a parameter that a class does not have, with those that are spelt alike."""
+    known = sorted(known)
+    near = difflib.get_close_matches(unknown, known)
+    if near:
+        hint = f"did you mean {' or '.join(repr(name) for name in near)}?"
+    else:
+        hint = f"it has: {', '.join(repr(name) for name in known)}."
+    return TypeError(f"{class_name} has no parameter {unknown!r}; {hint}")
