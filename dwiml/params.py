@@ -65,6 +65,7 @@ class Parameterized:
     _recorded: dict[str, Any]
     _fixed: dict[str, Any]
     _handed_on: list[Any]
+    _hands_on: bool
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Have the class's own constructor tell what it was given."""
@@ -119,8 +120,10 @@ def _record_level(instance: Parameterized, bound: inspect.BoundArguments) -> Non
     outermost = "_recorded" not in instance.__dict__
     if outermost:
         # Not by setattr: a torch module has not been initialised yet.
-        instance.__dict__.update(_recorded={}, _fixed={}, _handed_on=[])
+        instance.__dict__.update(_recorded={}, _fixed={}, _handed_on=[], _hands_on=True)
     given = dict(bound.arguments)
+    # A class that takes no **kwargs chooses all that its parents are given, defaults included.
+    reached = instance._hands_on
     for parameter in list(bound.signature.parameters.values())[1:]:
         name = parameter.name
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
@@ -130,8 +133,11 @@ def _record_level(instance: Parameterized, bound: inspect.BoundArguments) -> Non
         elif name in instance._recorded or name in instance._fixed:
             continue
         elif name not in given:
-            instance._recorded[name] = parameter.default
+            (instance._recorded if reached else instance._fixed)[name] = parameter.default
         elif outermost or any(given[name] is value for value in instance._handed_on):
             instance._recorded[name] = given[name]
         else:
             instance._fixed[name] = given[name]
+    instance.__dict__["_hands_on"] = reached and any(
+        parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in bound.signature.parameters.values()
+    )

@@ -65,9 +65,9 @@ fi
 step "4/6 Training a Learn2Track model"
 dwiml train learn2track "$DEMO/brain.hdf5" "$DEMO/experiments" learn2track \
     --input_group_name input --streamline_group_name streamlines \
-    --step_size 1 --nb_previous_dirs 1 --rnn_layer_sizes 256 256 \
-    --batch_size_training 500 --max_batches_per_epoch_training 30 --max_batches_per_epoch_validation 10 \
-    --max_epochs 3 --seed 1 --resume auto
+    --step_size 2 --nb_previous_dirs 1 \
+    --batch_size_training 500 --max_batches_per_epoch_training 40 --max_batches_per_epoch_validation 10 \
+    --max_epochs 4 --learning_rates 0.002 0.002 0.001 0.0005 --seed 1 --resume auto
 
 step "5/6 The model's error on the right hemisphere beside that of simple baselines"
 dwiml evaluate "$EXPERIMENT" --max_batches 10

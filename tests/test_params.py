@@ -65,6 +65,11 @@ class Renaming(Base):
         super().__init__(size=length, **kwargs)  # type: ignore[arg-type]
 
 
+class Closed(Base):
+    def __init__(self, width: int) -> None:
+        super().__init__(size=2 * width)
+
+
 class HandingOn(Child):
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
@@ -75,6 +80,7 @@ class HandingOn(Child):
     [
         (Fixing(name="b"), {"name": "b"}, {"size": 7}),
         (Renaming(4), {"length": 4, "name": "a"}, {"size": 4}),
+        (Closed(4), {"width": 4}, {"size": 8, "name": "a"}),
         (HandingOn("tool", (4, 5)), {"layers": [4, 5], "size": 3, "name": "a"}, {}),
     ],
 )

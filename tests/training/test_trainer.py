@@ -139,7 +139,7 @@ def test_other_parameters_are_named_and_refused(tiny_hdf5: Path, tmp_path: Path)
 
 def test_an_experiment_that_exists_is_not_overwritten(tiny_hdf5: Path, tmp_path: Path) -> None:
     small_trainer(tiny_hdf5, tmp_path, max_epochs=1).train_and_validate()
-    with pytest.raises(FileExistsError, match="exists already: choose another experiment_name"):
+    with pytest.raises(FileExistsError, match="exists already: go on with it"):
         small_trainer(tiny_hdf5, tmp_path)
     with pytest.raises(FileNotFoundError, match="nothing to resume"):
         small_trainer(tiny_hdf5, tmp_path, "other", resume="must")
