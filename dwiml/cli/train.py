@@ -43,12 +43,19 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 
 def add_sampler_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("batches")
-    group.add_argument("--batch_size_training", type=float, default=1000, metavar="N", help="[%(default)s]")
-    group.add_argument("--batch_size_validation", type=float, metavar="N", help="[as in training]")
     group.add_argument(
-        "--batch_size_units", default="nb_streamlines", metavar="UNIT", help="nb_streamlines or length_mm [%(default)s]"
+        "--batch_size_training", type=float, default=1000, metavar="N", help="size of a batch [%(default)s]"
     )
-    group.add_argument("--nb_subjects_per_batch", type=int, metavar="N", help="[all]")
+    group.add_argument(
+        "--batch_size_validation", type=float, metavar="N", help="the same in validation [as in training]"
+    )
+    group.add_argument(
+        "--batch_size_units",
+        default="nb_streamlines",
+        metavar="UNIT",
+        help="what sizes count: nb_streamlines or length_mm [%(default)s]",
+    )
+    group.add_argument("--nb_subjects_per_batch", type=int, metavar="N", help="subjects that share a batch [all]")
     group.add_argument("--cycles", type=int, metavar="N", help="batches in a row with the same subjects [1]")
 
 
@@ -132,19 +139,21 @@ def add_trainer_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--learning_rates", type=float, nargs="+", default=0.001, metavar="RATE", help="one, or one an epoch [0.001]"
     )
-    group.add_argument("--weight_decay", type=float, default=0.0, help="[%(default)s]")
+    group.add_argument("--weight_decay", type=float, default=0.0, help="L2 penalty; decoupled with AdamW [%(default)s]")
     group.add_argument("--optimizer", default="Adam", help="Adam, AdamW, RAdam or SGD [%(default)s]")
-    group.add_argument("--max_epochs", type=int, default=10, metavar="N", help="[%(default)s]")
+    group.add_argument("--max_epochs", type=int, default=10, metavar="N", help="epochs in all [%(default)s]")
     for phase in ("training", "validation"):
         group.add_argument(
             f"--max_batches_per_epoch_{phase}",
             type=_count_or_none,
             default=1000,
             metavar="N",
-            help="or none, for all [%(default)s]",
+            help="most batches an epoch, or none for all [%(default)s]",
         )
     group.add_argument("--patience", type=int, metavar="N", help="epochs without progress before stopping [never]")
-    group.add_argument("--patience_delta", type=float, default=1e-6, metavar="D", help="[%(default)s]")
+    group.add_argument(
+        "--patience_delta", type=float, default=1e-6, metavar="D", help="what counts as progress [%(default)s]"
+    )
     group.add_argument("--clip_grad", type=float, metavar="NORM", help="largest gradient norm [no limit]")
     group.add_argument("--seed", type=int, help="of batches, augmentation and dropout [drawn and recorded]")
     group.add_argument("--resume", default="never", metavar="HOW", help="never, auto or must [%(default)s]")
