@@ -326,7 +326,7 @@ class Resampling:
             raise ValueError(f"At most one of step_size, nb_points and compress can be chosen, got {chosen}.")
         for name in ("step_size", "compress"):
             value = chosen.get(name, 1.0)
-            if not (isinstance(value, numbers.Real) and 0 < float(value) < math.inf):
+            if isinstance(value, bool) or not (isinstance(value, numbers.Real) and 0 < float(value) < math.inf):
                 raise ValueError(f"{name} must be a positive number of mm, got {value!r}.")
         if not (isinstance(chosen.get("nb_points", 2), numbers.Integral) and chosen.get("nb_points", 2) >= 2):
             raise ValueError(f"nb_points must be an integer of at least 2, got {self.nb_points!r}.")
