@@ -68,7 +68,7 @@ def check_place(experiments_path: str | Path, name: str) -> None:
 
 
 def check_objects(model: Any, sampler: DWIMLBatchIDSampler, loader: DWIMLStreamlinesBatchLoader) -> None:
-    """Raise TypeError or ValueError when model, sampler and loader do not go together."""
+    """Raise TypeError or ValueError when model, sampler and loader do not go together, or have no data."""
     if not isinstance(model, MainModelAbstract):
         received = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
         raise TypeError(f"The model must be an instance of a child of MainModelAbstract, got {received}.")
@@ -76,9 +76,10 @@ def check_objects(model: Any, sampler: DWIMLBatchIDSampler, loader: DWIMLStreaml
         raise ValueError("The batch loader was made with another model than the trainer's; make it with this one.")
     if sampler.dataset is not loader.dataset or sampler.streamline_group_name != loader.streamline_group_name:
         raise ValueError("The batch sampler and the batch loader must have the same dataset and streamlines group.")
+    _check_data(sampler)
 
 
-def check_data(sampler: DWIMLBatchIDSampler) -> None:
+def _check_data(sampler: DWIMLBatchIDSampler) -> None:
     """Raise ValueError when there is nothing to train on."""
     training = sampler.dataset.training_set
     if not training.loaded:

@@ -122,17 +122,12 @@ class DWIMLTrainer(Parameterized):
             max_batches_per_epoch_validation=max_batches_per_epoch_validation,
             patience=patience,
         )
-        checks.check_options(
-            nb_cpu_processes=nb_cpu_processes,
-            clip_grad=clip_grad,
-            weight_decay=weight_decay,
-            patience_delta=patience_delta,
-        )
+        sizes = {"weight_decay": weight_decay, "patience_delta": patience_delta}
+        checks.check_options(nb_cpu_processes=nb_cpu_processes, clip_grad=clip_grad, **sizes)
         checks.check_choice("resume", resume, RESUME)
         checks.check_place(experiments_path, experiment_name)
         checks.check_comet(comet_workspace, comet_project)
         checks.check_objects(model, batch_sampler, batch_loader)
-        checks.check_data(batch_sampler)
         self.model = model
         self.batch_sampler = batch_sampler
         self.batch_loader = batch_loader
@@ -140,12 +135,9 @@ class DWIMLTrainer(Parameterized):
         self.learning_rates = optimizers.check_learning_rates(learning_rates)
         self.max_epochs = max_epochs
         self.max_batches = {"training": max_batches_per_epoch_training, "validation": max_batches_per_epoch_validation}
-        self.clip_grad = clip_grad
-        self.nb_cpu_processes = nb_cpu_processes
-        self.verbose = verbose
+        self.clip_grad, self.nb_cpu_processes, self.verbose = clip_grad, nb_cpu_processes, verbose
         self.seed_was_given = seed is not None
-        self.seed = check_seed(draw_seed() if seed is None else seed)
-        self._record(seed=self.seed)
+        self._set_seed(draw_seed() if seed is None else seed)
         self.device = checks.choose_device(use_gpu)
         self.next_epoch = 0
         self.has_validation = checks.has_validation_set(batch_sampler)
@@ -159,9 +151,7 @@ class DWIMLTrainer(Parameterized):
         self._comet = (comet_workspace, comet_project)
         self._loaders: dict[str, DataLoader[Any]] = {}
         self.resume = resume
-        self._checkpoint = self._find_checkpoint(resume)
-        if self._checkpoint is not None:
-            self._restore(self._checkpoint)
+        self._checkpoint = self._take_up(resume)
         self.parameters = self._describe()
 
     @classmethod
@@ -335,7 +325,7 @@ class DWIMLTrainer(Parameterized):
         write_parameters(self.folder, self.parameters)
         self.loggers = build_loggers(self.folder.path, *self._comet, verbose=self.verbose)
         if self._checkpoint is None:
-            torch.manual_seed(self.seed or 0)
+            torch.manual_seed(self.seed)
         else:
             for each in self.loggers:
                 if each.name in self._checkpoint["loggers"]:
@@ -355,6 +345,10 @@ class DWIMLTrainer(Parameterized):
         # Ends the workers.
         self._loaders.clear()
 
+    def _set_seed(self, seed: int) -> None:
+        self.seed = check_seed(seed) or 0
+        self._record(seed=self.seed)
+
     def _describe(self) -> dict[str, dict[str, Any]]:
         objects = {"trainer": self, "sampler": self.batch_sampler, "loader": self.batch_loader, "model": self.model}
         return describe(objects, self.batch_sampler.dataset)
@@ -372,13 +366,18 @@ class DWIMLTrainer(Parameterized):
             "cuda_rng": torch.cuda.get_rng_state(self.device) if on_gpu else None,
         }
 
-    def _find_checkpoint(self, resume: str) -> dict[str, Any] | None:
+    def _take_up(self, resume: str) -> dict[str, Any] | None:
+        """Restore the checkpoint, where there is one to go on from, and return it."""
         found = has_checkpoint(self.folder.checkpoint)
         if resume == "never":
             self.folder.refuse_used()
         if resume == "must" and not found:
             raise FileNotFoundError(f"No checkpoint in '{self.folder.checkpoint}': nothing to resume.")
-        return load_checkpoint(self.folder.checkpoint) if found else None
+        if not found:
+            return None
+        checkpoint = load_checkpoint(self.folder.checkpoint)
+        self._restore(checkpoint)
+        return checkpoint
 
     def _restore(self, checkpoint: Mapping[str, Any]) -> None:
         """Take up a checkpoint's state, after the check that it belongs to this run."""
@@ -387,8 +386,7 @@ class DWIMLTrainer(Parameterized):
             if not thing.seed_was_given:
                 thing.set_seed(recorded[section]["seed"])
         if not self.seed_was_given:
-            self.seed = recorded["trainer"]["seed"]
-            self._record(seed=self.seed)
+            self._set_seed(recorded["trainer"]["seed"])
         refuse_differences(recorded, self._describe(), str(self.folder.path))
         try:
             self.model.load_state_dict(checkpoint["model"])
