@@ -87,6 +87,7 @@ class DWIMLTrainer(Parameterized):
         exists, a checkpoint that does not fit.
     """
 
+    _loaders: dict[str, DataLoader[Any]]
     _not_params: ClassVar[frozenset[str]] = frozenset(
         {"model", "experiments_path", "experiment_name", "batch_sampler", "batch_loader"}
     )
@@ -149,7 +150,6 @@ class DWIMLTrainer(Parameterized):
         )
         self.loggers: list[Logger] = []
         self._comet = (comet_workspace, comet_project)
-        self._loaders: dict[str, DataLoader[Any]] = {}
         self.resume = resume
         self._checkpoint = self._take_up(resume)
         self.parameters = self._describe()
@@ -322,6 +322,7 @@ class DWIMLTrainer(Parameterized):
             # Another training may have begun here since this one was made.
             self.folder.refuse_used()
         self.folder.make()
+        self._loaders = {}
         write_parameters(self.folder, self.parameters)
         self.loggers = build_loggers(self.folder.path, *self._comet, verbose=self.verbose)
         if self._checkpoint is None:
