@@ -127,23 +127,21 @@ class TensorSequence(Sequence[Tensor]):
         ids = torch.repeat_interleave(torch.arange(len(self)), self.lengths)
         return ids.to(self.data.device, non_blocking=True)
 
-    def _last_rows(self) -> Tensor:
-        """Return the row number of the last row of each sequence that has one."""
+    def _rows_but_last(self) -> Tensor:
+        """Return the number of each row that is not its sequence's last, on the rows' device."""
+        keep = torch.ones(self.total_points, dtype=torch.bool)
         ends = torch.cumsum(self.lengths, dim=0) - 1
-        return ends[self.lengths > 0]
+        keep[ends[self.lengths > 0]] = False
+        return keep.nonzero().squeeze(1).to(self.data.device, non_blocking=True)
 
     def trimmed_last(self) -> TensorSequence:
         """Return the sequences without their last row (an empty one stays empty)."""
-        keep = torch.ones(self.total_points, dtype=torch.bool)
-        keep[self._last_rows()] = False
-        rows = keep.nonzero().squeeze(1).to(self.data.device, non_blocking=True)
+        rows = self._rows_but_last()
         return TensorSequence(self.data.index_select(0, rows), (self.lengths - 1).clamp(min=0))
 
     def diff(self) -> TensorSequence:
         """Return the differences of consecutive rows: n - 1 rows a sequence, none for those of 0 or 1 row."""
-        keep = torch.ones(self.total_points, dtype=torch.bool)
-        keep[self._last_rows()] = False
-        rows = keep.nonzero().squeeze(1).to(self.data.device, non_blocking=True)
+        rows = self._rows_but_last()
         differences = self.data.index_select(0, rows + 1) - self.data.index_select(0, rows)
         return TensorSequence(differences, (self.lengths - 1).clamp(min=0))
 
