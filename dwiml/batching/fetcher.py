@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
+import torch
 from torch.utils.data import Dataset
 
 from dwiml.batching.sampler import BatchIds
 from dwiml.data.dataset import MultisubjectSubset
+from dwiml.data.streamlines import SubjectStreamlines
 from dwiml.ops import augmentation
+from dwiml.ops.augmentation import DrawnAugmentation
 from dwiml.ops.randomness import BatchKey, keyed_generator
 from dwiml.ops.resampling import Resampling
 from dwiml.ops.sequences import TensorSequence
@@ -19,14 +22,44 @@ if TYPE_CHECKING:
 
 
 class BatchSlices(dict[int, slice]):
-    """For each subject index, the slice of the batch's streamlines that are its own; and which batch it is."""
+    """For each subject index, the slice of the batch's streamlines that are its own; and what else is known of them.
 
-    def __init__(self, slices: dict[int, slice], key: BatchKey) -> None:
+    Attributes
+    ----------
+    key : BatchKey
+        Which batch it is.
+    data_per_streamline : dict of Tensor
+        For each key that all subjects have, a row for each streamline, shape (S, K), float32. Both halves of a
+        streamline that was split have its row.
+    drawn : DrawnAugmentation or None
+        How the streamlines were reversed and split: given to ``load_batch_streamlines``, it is done again. None where
+        nothing was drawn.
+    """
+
+    def __init__(
+        self,
+        slices: dict[int, slice],
+        key: BatchKey,
+        data_per_streamline: dict[str, torch.Tensor] | None = None,
+        drawn: DrawnAugmentation | None = None,
+    ) -> None:
         super().__init__(slices)
         self.key = key
+        self.data_per_streamline = data_per_streamline or {}
+        self.drawn = drawn
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> BatchSlices:
+        """Return the same with the data per streamline on another device."""
+        moved = {key: rows.to(device, non_blocking=non_blocking) for key, rows in self.data_per_streamline.items()}
+        return BatchSlices(dict(self), self.key, moved, self.drawn)
+
+    def pin_memory(self) -> BatchSlices:
+        """Return the same with the data per streamline in page-locked memory."""
+        pinned = {key: rows.pin_memory() for key, rows in self.data_per_streamline.items()}
+        return BatchSlices(dict(self), self.key, pinned, self.drawn)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (BatchSlices, (dict(self), self.key))
+        return (BatchSlices, (dict(self), self.key, self.data_per_streamline, self.drawn))
 
 
 class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
@@ -65,29 +98,65 @@ class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
         self.reverse_ratio = reverse_ratio
         self.split_ratio = split_ratio
         self.seed = seed
+        self.dps_keys = self._shared_dps_keys()
 
     def __getitem__(self, batch_ids: BatchIds) -> tuple[TensorSequence, BatchSlices]:
+        """Return a batch's streamlines, augmented as its key says: see :meth:`fetch`."""
+        return self.fetch(batch_ids, self.draw(batch_ids))
+
+    def draw(self, batch_ids: BatchIds) -> DrawnAugmentation | None:
+        """Draw what is done to a batch's streamlines; None when nothing is to be done.
+
+        It is drawn for the whole batch, of which this process may have a share only: together, several processes do
+        what one alone would do.
+        """
+        if self.reverse_ratio == 0 and self.split_ratio == 0:
+            return None
+        key, here = batch_ids.key, sum(len(ids) for _, ids in batch_ids)
+        total = here if key.total is None else key.total
+        drawn = DrawnAugmentation(
+            turned=augmentation.draw_reverse(total, self.reverse_ratio, self._generator(key, "reverse")),
+            split_places=augmentation.draw_split(total, self.split_ratio, self._generator(key, "split")),
+        )
+        return drawn[key.first : key.first + here]
+
+    def fetch(self, batch_ids: BatchIds, drawn: DrawnAugmentation | None = None) -> tuple[TensorSequence, BatchSlices]:
         """Return a batch's streamlines (voxel space, corner origin) and whose they are.
+
+        Parameters
+        ----------
+        batch_ids
+            From the sampler.
+        drawn
+            How to reverse and split them; None to leave them as they are.
 
         Raises
         ------
         ValueError
-            When a coordinate is not finite, which a lazy dataset has not seen before; it names the subjects.
+            When a coordinate is not finite, which a lazy dataset has not seen before; it names the subjects. When
+            `drawn` is not for as many streamlines.
         """
-        points, lengths, counts = self._gather(batch_ids)
+        counts = np.array([len(ids) for _, ids in batch_ids], dtype=np.int64)
+        points, lengths = self._gather(batch_ids)
         if not np.isfinite(points).all():
             self._name_not_finite(batch_ids)
-        voxel_sizes = np.repeat(
-            np.stack([self._streamlines(subject).voxel_sizes for subject, _ in batch_ids]), counts, axis=0
-        )
-        points, lengths = self.resampling.apply(points, lengths, voxel_sizes)
-        points, lengths, counts = self._augment(points, lengths, counts, batch_ids.key)
+        data_per_streamline = self._gather_data_per_streamline(batch_ids)
+        points, lengths = self.resampling.apply(points, lengths, self._voxel_sizes(batch_ids, counts))
+        if drawn is not None:
+            points, lengths, pieces = drawn.apply(points, lengths)
+            data_per_streamline = {key: rows.repeat(pieces, axis=0) for key, rows in data_per_streamline.items()}
+            ends_of_pieces = np.concatenate([[0], np.cumsum(pieces)])
+            counts = np.diff(ends_of_pieces[np.cumsum(counts)], prepend=0)
         ends = np.cumsum(counts)
         slices = {
             subject: slice(int(end - count), int(end))
             for (subject, _), count, end in zip(batch_ids, counts, ends, strict=True)
         }
-        return TensorSequence.from_numpy(points, lengths), BatchSlices(slices, batch_ids.key)
+        tensors = {key: torch.from_numpy(rows) for key, rows in data_per_streamline.items()}
+        return TensorSequence.from_numpy(points, lengths), BatchSlices(slices, batch_ids.key, tensors, drawn)
+
+    def _generator(self, key: BatchKey, purpose: str) -> np.random.Generator:
+        return keyed_generator(self.seed, key.epoch, key.batch_index, purpose)
 
     def _name_not_finite(self, batch_ids: BatchIds) -> NoReturn:
         found = []
@@ -102,34 +171,39 @@ class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
             f"{', '.join(found)}; make the HDF5 again without them."
         )
 
-    def _streamlines(self, subject: int) -> Any:
-        return self.subset[subject].streamlines[self.streamline_group_name]
+    def _streamlines(self, subject: int) -> SubjectStreamlines:
+        streamlines: SubjectStreamlines = self.subset[subject].streamlines[self.streamline_group_name]
+        return streamlines
 
-    def _gather(
-        self, batch_ids: BatchIds
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def _gather(self, batch_ids: BatchIds) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         parts = [self._streamlines(subject).gather(ids) for subject, ids in batch_ids]
-        counts = np.array([len(ids) for _, ids in batch_ids], dtype=np.int64)
-        if len(parts) == 1:
-            return (*parts[0], counts)
-        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts]), counts
+        if not parts:
+            # The share of a process in a batch of fewer streamlines than processes.
+            return np.zeros((0, 3), dtype=np.float32), np.zeros(0, dtype=np.int64)
+        return joined([points for points, _ in parts]), joined([lengths for _, lengths in parts])
 
-    def _augment(
-        self,
-        points: npt.NDArray[np.float32],
-        lengths: npt.NDArray[np.int64],
-        counts: npt.NDArray[np.int64],
-        key: BatchKey,
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        if self.reverse_ratio > 0:
-            rng = keyed_generator(self.seed, key.epoch, key.batch_index, "reverse")
-            points = augmentation.reverse(
-                points, lengths, augmentation.draw_reverse(len(lengths), self.reverse_ratio, rng)
-            )
-        if self.split_ratio > 0:
-            rng = keyed_generator(self.seed, key.epoch, key.batch_index, "split")
-            cuts = augmentation.draw_split(lengths, self.split_ratio, rng)
-            lengths, pieces = augmentation.split(lengths, cuts)
-            owners = np.repeat(np.arange(len(counts)), counts)
-            counts = np.bincount(owners, weights=pieces, minlength=len(counts)).astype(np.int64)
-        return points, lengths, counts
+    def _gather_data_per_streamline(self, batch_ids: BatchIds) -> dict[str, npt.NDArray[np.float32]]:
+        if not batch_ids:
+            return {}
+        return {
+            key: joined([self._streamlines(s).gather_data_per_streamline(key, ids) for s, ids in batch_ids])
+            for key in self.dps_keys
+        }
+
+    def _shared_dps_keys(self) -> list[str]:
+        """Return the keys of data_per_streamline that all subjects have, with rows of the same size."""
+        rows = [
+            {key: values.shape[1:] for key, values in self._streamlines(i).data_per_streamline.items()}
+            for i in range(len(self.subset))
+        ]
+        return [key for key, size in rows[0].items() if all(other.get(key) == size for other in rows)] if rows else []
+
+    def _voxel_sizes(self, batch_ids: BatchIds, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Return the voxel sizes of each streamline, shape (S, 3), in mm."""
+        sizes = np.array([self._streamlines(subject).voxel_sizes for subject, _ in batch_ids], dtype=np.float32)
+        return np.repeat(sizes.reshape(-1, 3), counts, axis=0)
+
+
+def joined(arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Concatenate, without a copy where there is one array only."""
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)

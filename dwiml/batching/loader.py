@@ -14,12 +14,14 @@ from dwiml.arguments import check_number
 from dwiml.batching.fetcher import BatchSlices, StreamlineFetcher
 from dwiml.batching.sampler import PHASES, BatchIds, DWIMLBatchIDSampler, check_dataset, described
 from dwiml.data.dataset import MultiSubjectDataset
-from dwiml.ops import augmentation
+from dwiml.ops.augmentation import DrawnAugmentation, draw_noise
 from dwiml.ops.interpolation import interpolate_at
 from dwiml.ops.randomness import BatchKey, check_seed, draw_seed, keyed_generator
 from dwiml.ops.resampling import Resampling
 from dwiml.ops.sequences import TensorSequence
 from dwiml.params import Parameterized
+
+VOLUME_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class DWIMLStreamlinesBatchLoader(Parameterized):
@@ -124,7 +126,12 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
         )
 
     def data_loader(
-        self, phase: str, sampler: DWIMLBatchIDSampler, *, nb_cpu_processes: int = 0, pin_memory: bool = False
+        self,
+        phase: str,
+        sampler: DWIMLBatchIDSampler,
+        *,
+        nb_cpu_processes: int = 0,
+        start_method: str | None = None,
     ) -> DataLoader[Any]:
         """Return torch's loader of a phase's batches; what it gives is the same for any number of processes.
 
@@ -136,8 +143,9 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
             Positioned before each iteration (``sampler.set_position``).
         nb_cpu_processes
             Workers, kept from one iteration to the next; 0 to load in this process.
-        pin_memory
-            Put batches in page-locked memory, for a GPU.
+        start_method
+            ``"fork"``, ``"spawn"`` or ``"forkserver"``: how workers are started; None: as Python does by itself. All
+            but ``"fork"`` give each worker a copy of eager data; lazy data are mapped by all.
         """
         return DataLoader(
             self.fetcher(phase),
@@ -146,27 +154,33 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
             num_workers=nb_cpu_processes,
             collate_fn=_as_it_is,
             persistent_workers=nb_cpu_processes > 0,
-            pin_memory=pin_memory,
+            multiprocessing_context=start_method if nb_cpu_processes > 0 else None,
             # Its own generator: torch's global one belongs to the model (dropout).
             generator=torch.Generator(),
         )
 
-    def load_batch_streamlines(self, batch_ids: BatchIds) -> tuple[TensorSequence, BatchSlices]:
+    def load_batch_streamlines(
+        self, batch_ids: BatchIds, drawn: DrawnAugmentation | None = None
+    ) -> tuple[TensorSequence, BatchSlices]:
         """Return a batch's streamlines and, for each subject, which of them are its own.
 
         Parameters
         ----------
         batch_ids
             From the sampler.
+        drawn
+            How to reverse and split, for instance ``ids_per_subj.drawn`` of another time; None: drawn from the batch's
+            key in training, and nothing otherwise.
 
         Returns
         -------
         streamlines
             Points (total_points, 3), float32, voxel space, corner origin.
         ids_per_subj
-            For each subject index, a slice of the streamlines.
+            For each subject index, a slice of the streamlines; with their ``data_per_streamline``.
         """
-        return self.fetcher(batch_ids.key.phase)[batch_ids]
+        fetcher = self.fetcher(batch_ids.key.phase)
+        return fetcher[batch_ids] if drawn is None else fetcher.fetch(batch_ids, drawn)
 
     def add_noise_forward(self, streamlines: TensorSequence, ids_per_subj: Mapping[int, slice]) -> TensorSequence:
         """Return the streamlines that the model sees in training: with noise, where it was asked for."""
@@ -182,8 +196,9 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
         key = getattr(ids_per_subj, "key", None)
         if size == 0 or not isinstance(key, BatchKey) or key.phase != "training":
             return streamlines
-        rng = keyed_generator(self.seed, key.epoch, key.batch_index, purpose)
-        noise = torch.from_numpy(augmentation.draw_noise(streamlines.total_points, rng))
+        # Each share of a batch has its own noise.
+        rng = keyed_generator(self.seed, key.epoch, key.batch_index, purpose, key.first)
+        noise = torch.from_numpy(draw_noise(streamlines.total_points, rng))
         return streamlines.mapped(streamlines.data + size * noise.to(streamlines.device, non_blocking=True))
 
 
@@ -196,6 +211,10 @@ class DWIMLBatchLoaderOneInput(DWIMLStreamlinesBatchLoader):
         As in :class:`DWIMLStreamlinesBatchLoader`; the model is a child of ``ModelWithOneInput``.
     input_group_name
         The volume group.
+    volume_dtype
+        ``"float32"``, or ``"float16"`` or ``"bfloat16"`` to keep the volumes so on the model's device: twice as many
+        fit. Interpolation still computes in float32. Values keep about 3 digits (bfloat16: 2); beyond 65504 float16
+        has none.
 
     Raises
     ------
@@ -210,11 +229,16 @@ class DWIMLBatchLoaderOneInput(DWIMLStreamlinesBatchLoader):
         model: Any,
         input_group_name: str,
         streamline_group_name: str,
+        *,
+        volume_dtype: str = "float32",
         **kwargs: Any,
     ) -> None:
         super().__init__(dataset, model, streamline_group_name, **kwargs)
         dataset.check_volume_group(input_group_name)
+        if volume_dtype not in VOLUME_DTYPES:
+            raise ValueError(f"volume_dtype must be one of {', '.join(VOLUME_DTYPES)}, got {volume_dtype!r}.")
         self.input_group_name = input_group_name
+        self.volume_dtype = volume_dtype
         expected, found = getattr(model, "nb_features", None), dataset.nb_features[input_group_name]
         if expected is None:
             raise ValueError(
@@ -253,6 +277,9 @@ class DWIMLBatchLoaderOneInput(DWIMLStreamlinesBatchLoader):
         for subject, own in ids_per_subj.items():
             volume = self._volume(phase, subject, streamlines.device, at_least=len(ids_per_subj))
             parts.append(interpolate_at(volume, streamlines[own].data, offsets=offsets))
+        if not parts:
+            nb_columns = self.dataset.nb_features[self.input_group_name] * (1 if offsets is None else len(offsets))
+            return streamlines.mapped(streamlines.data.new_empty((0, nb_columns)))
         return streamlines.mapped(parts[0] if len(parts) == 1 else torch.cat(parts))
 
     def _volume(self, phase: str, subject: int, device: torch.device, *, at_least: int) -> torch.Tensor:
@@ -266,8 +293,18 @@ class DWIMLBatchLoaderOneInput(DWIMLStreamlinesBatchLoader):
         while len(self._volumes) >= max(self.dataset.cache_size, at_least):
             self._volumes.popitem(last=False)
         volume: torch.Tensor = self.dataset.subset(phase)[subject].volumes[self.input_group_name].as_tensor()
-        self._volumes[where] = volume.to(device)
+        self._volumes[where] = self._in_volume_dtype(volume, phase, subject).to(device)
         return self._volumes[where]
+
+    def _in_volume_dtype(self, volume: torch.Tensor, phase: str, subject: int) -> torch.Tensor:
+        dtype = VOLUME_DTYPES[self.volume_dtype]
+        if dtype != torch.float32 and float(volume.abs().max()) > torch.finfo(dtype).max:
+            raise ValueError(
+                f"Subject '{self.dataset.subset(phase)[subject].subject_id}': volume group '{self.input_group_name}' "
+                f"has values up to {float(volume.abs().max()):.4g}, which {self.volume_dtype} cannot hold; "
+                "standardize it, or use another volume_dtype."
+            )
+        return volume.to(dtype)
 
     def _check_grids(self) -> None:
         for subset in map(self.dataset.subset, PHASES):

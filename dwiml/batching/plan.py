@@ -56,6 +56,29 @@ def plan_epoch(
     return batches
 
 
+def even_shares(sizes: npt.NDArray[np.float64], nb_shares: int) -> list[int]:
+    """Cut a row of items into neighbouring shares of about the same size.
+
+    Parameters
+    ----------
+    sizes
+        Shape (N,): the size of each item.
+    nb_shares
+        How many shares.
+
+    Returns
+    -------
+    list of int
+        ``nb_shares + 1`` borders: share r has the items from number ``borders[r]`` to ``borders[r + 1]``, that one not
+        included.
+    """
+    middles = np.cumsum(sizes) - sizes / 2
+    total = float(sizes.sum())
+    # An item belongs to the share in which its middle lies.
+    inner = [int(np.searchsorted(middles, total * share / nb_shares)) for share in range(1, nb_shares)]
+    return [0, *inner, len(sizes)]
+
+
 def _choose_subjects(
     available: npt.NDArray[np.int64], left: npt.NDArray[np.float64], wanted: int | None, rng: np.random.Generator
 ) -> npt.NDArray[np.int64]:

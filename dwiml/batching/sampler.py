@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from os import PathLike
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from torch.utils.data import Sampler
 
 from dwiml.arguments import check_number, check_whole
-from dwiml.batching.plan import PlannedBatch, plan_epoch
+from dwiml.batching.plan import PlannedBatch, even_shares, plan_epoch
 from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.ops.randomness import BatchKey, check_seed, draw_seed, keyed_generator
 from dwiml.params import Parameterized
@@ -33,6 +34,13 @@ class BatchIds(list["SubjectIds"]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (BatchIds, (list(self), self.key))
+
+
+class Epoch(NamedTuple):
+    """A permutation of each subject's streamlines, and what each batch takes of them."""
+
+    permutations: list[npt.NDArray[np.int64]]
+    batches: list[PlannedBatch]
 
 
 class DWIMLBatchIDSampler(Parameterized, Sampler["BatchIds"]):
@@ -111,12 +119,32 @@ class DWIMLBatchIDSampler(Parameterized, Sampler["BatchIds"]):
         self.epoch = 0
         self.first_batch = 0
         self.max_batches: int | None = None
+        self.rank, self.nb_ranks = 0, 1
+
+    def set_rank(self, rank: int, nb_ranks: int) -> None:
+        """Give only one process' share of each batch, from now on.
+
+        The batches are those of a single process, in the same number on each rank; each is cut into `nb_ranks` shares
+        of about the same size, which together are the batch. A share is empty when a batch has fewer streamlines than
+        there are ranks.
+
+        Parameters
+        ----------
+        rank
+            Which share, from 0.
+        nb_ranks
+            The number of processes that train together.
+        """
+        check_whole("nb_ranks", nb_ranks, low=1)
+        if not 0 <= check_whole("rank", rank, low=0) < nb_ranks:
+            raise ValueError(f"rank must be below the number of ranks, {nb_ranks}; got {rank}.")
+        self.rank, self.nb_ranks = rank, nb_ranks
 
     def set_seed(self, seed: int) -> None:
         """Use another seed from now on, for instance the recorded one of a run that is resumed."""
         self.seed = check_seed(seed) or 0
         self._record(seed=self.seed)
-        self._plans: dict[tuple[int, str, int], list[PlannedBatch]] = {}
+        self._epochs: dict[str, tuple[tuple[int, int], Epoch]] = {}
 
     def set_position(self, phase: str, epoch: int, *, first_batch: int = 0, max_batches: int | None = None) -> None:
         """Choose what the next iteration gives.
@@ -139,44 +167,62 @@ class DWIMLBatchIDSampler(Parameterized, Sampler["BatchIds"]):
 
     def __len__(self) -> int:
         """Return the number of batches that the next iteration gives."""
-        return len(self._plan()[self.first_batch : self.max_batches])
+        return len(self._planned().batches[self.first_batch : self.max_batches])
 
     def __iter__(self) -> Iterator[BatchIds]:
-        phase, epoch, first_batch = self.phase, self.epoch, self.first_batch
-        plan = self._plan()[first_batch : self.max_batches]
-        permutations = self._permutations(phase, epoch)
-        for index, batch in enumerate(plan, start=first_batch):
-            items = [(subject, permutations[subject][start:stop]) for subject, start, stop in batch]
-            yield BatchIds(items, BatchKey(phase, epoch, index))
-
-    def _plan(self) -> list[PlannedBatch]:
-        nb_loads, where = self.dataset.nb_loads, (self.phase, self.epoch)
-        key = (nb_loads, *where)
-        if key not in self._plans:
-            lengths = self._lengths_mm(self.phase)
-            if self.batch_size_units == "length_mm":
-                permutations = self._permutations(*where)
-                sizes = [mm[ids].astype(np.float64) for mm, ids in zip(lengths, permutations, strict=True)]
+        phase, number, first_batch = self.phase, self.epoch, self.first_batch
+        epoch = self._planned()
+        for index, planned in enumerate(epoch.batches[first_batch : self.max_batches], start=first_batch):
+            batch = [(subject, epoch.permutations[subject][start:stop]) for subject, start, stop in planned]
+            if self.nb_ranks == 1:
+                yield BatchIds(batch, BatchKey(phase, number, index))
             else:
-                sizes = [np.ones(len(mm)) for mm in lengths]
-            # Only the epoch in use is kept, and nothing of data that were loaded before.
-            self._plans = {
-                old: plan for old, plan in self._plans.items() if old[0] == nb_loads and old[1] != self.phase
-            }
-            self._plans[key] = plan_epoch(
-                sizes,
-                self.batch_size[self.phase],
-                nb_subjects_per_batch=self.nb_subjects_per_batch,
-                cycles=self.cycles,
-                rng=keyed_generator(self.seed, *where, "subjects"),
-            )
-        return self._plans[key]
+                yield self._share(batch, BatchKey(phase, number, index))
 
-    def _permutations(self, phase: str, epoch: int) -> list[npt.NDArray[np.int64]]:
-        return [
+    def _share(self, batch: list[SubjectIds], key: BatchKey) -> BatchIds:
+        """Return this rank's part of a batch: neighbours in it, so that each rank needs few of the subjects."""
+        total = sum(len(ids) for _, ids in batch)
+        if self.batch_size_units == "length_mm":
+            lengths = self._lengths_mm(key.phase)
+            sizes = np.concatenate([lengths[subject][ids] for subject, ids in batch]).astype(np.float64)
+        else:
+            sizes = np.ones(total)
+        start, stop = even_shares(sizes, self.nb_ranks)[self.rank : self.rank + 2]
+        share, before = [], 0
+        for subject, ids in batch:
+            own = ids[max(start - before, 0) : max(stop - before, 0)]
+            if len(own):
+                share.append((subject, own))
+            before += len(ids)
+        return BatchIds(share, replace(key, first=start, total=total))
+
+    def _planned(self) -> Epoch:
+        """Return the epoch of the present position; of each phase the last one is kept."""
+        key, phase = (self.dataset.nb_loads, self.epoch), self.phase
+        if phase not in self._epochs or self._epochs[phase][0] != key:
+            # Forgotten first: two epochs of a large dataset are not held at once.
+            self._epochs.pop(phase, None)
+            self._epochs[phase] = (key, self._plan(phase, self.epoch))
+        return self._epochs[phase][1]
+
+    def _plan(self, phase: str, epoch: int) -> Epoch:
+        lengths = self._lengths_mm(phase)
+        permutations = [
             keyed_generator(self.seed, phase, epoch, "streamlines", subject).permutation(len(mm))
-            for subject, mm in enumerate(self._lengths_mm(phase))
+            for subject, mm in enumerate(lengths)
         ]
+        if self.batch_size_units == "length_mm":
+            sizes = [mm[ids].astype(np.float64) for mm, ids in zip(lengths, permutations, strict=True)]
+        else:
+            sizes = [np.ones(len(mm)) for mm in lengths]
+        batches = plan_epoch(
+            sizes,
+            self.batch_size[phase],
+            nb_subjects_per_batch=self.nb_subjects_per_batch,
+            cycles=self.cycles,
+            rng=keyed_generator(self.seed, phase, epoch, "subjects"),
+        )
+        return Epoch(permutations, batches)
 
     def _lengths_mm(self, phase: str) -> list[npt.NDArray[np.float32]]:
         subset = self.dataset.subset(phase)

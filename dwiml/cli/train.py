@@ -57,6 +57,12 @@ def add_sampler_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--nb_subjects_per_batch", type=int, metavar="N", help="subjects that share a batch [all]")
     group.add_argument("--cycles", type=int, metavar="N", help="batches in a row with the same subjects [1]")
+    group.add_argument(
+        "--volume_dtype",
+        default="float32",
+        metavar="DTYPE",
+        help="float32, or float16 or bfloat16 to fit twice the volumes on the device [%(default)s]",
+    )
 
 
 def add_loader_options(parser: argparse.ArgumentParser) -> None:

@@ -1,16 +1,17 @@
 """Augmentation of streamlines: reverse, split, noise.
 
-Each is drawn first, then applied: `draw_...` takes the random generator and returns what was chosen; the other function
-is deterministic. Streamlines are flat: `points` (N, F) of all of them in order, `lengths` (S,) points in each.
+Each is drawn first, then applied: `draw_...` takes the random generator and returns what was chosen, which can be kept
+and applied again; what applies it is deterministic. Streamlines are flat: `points` (N, F) of all of them in order,
+`lengths` (S,) points in each.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr, ndtri
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -80,40 +81,66 @@ def reverse(points: NDArray[Scalar], lengths: ArrayLike, chosen: NDArray[np.bool
     return reversed_points
 
 
-def draw_split(lengths: ArrayLike, ratio: float, rng: np.random.Generator, *, min_points: int = 2) -> NDArray[np.int64]:
+def draw_split(nb: int, ratio: float, rng: np.random.Generator) -> NDArray[np.float64]:
     """Choose the streamlines to split in two, and where.
+
+    Parameters
+    ----------
+    nb : int
+        Number of streamlines, S.
+    ratio : float
+        Probability that a streamline is chosen, in [0, 1].
+    rng : numpy.random.Generator
+        Source of the draw.
+
+    Returns
+    -------
+    array of shape (S,), float64
+        For a chosen streamline, where to cut it: 0 is the first cut that its length allows, 1 would be the one after
+        the last. -1 for a streamline that stays whole.
+
+    Raises
+    ------
+    ValueError
+        If the ratio is outside [0, 1].
+    """
+    _check_ratio("split", ratio)
+    chosen = rng.random(nb) < ratio
+    return np.where(chosen, rng.random(nb), -1.0)
+
+
+def cuts_at(lengths: ArrayLike, places: ArrayLike, *, min_points: int = 2) -> NDArray[np.int64]:
+    """Turn the places of :func:`draw_split` into numbers of points.
 
     Parameters
     ----------
     lengths : array of shape (S,)
         Number of points of each streamline.
-    ratio : float
-        Probability that a streamline is chosen, in [0, 1].
-    rng : numpy.random.Generator
-        Source of the draw.
+    places : array of shape (S,)
+        Where to cut each, in [0, 1); negative for one that stays whole.
     min_points : int
         Least number of points of each half. A chosen streamline of less than twice this many stays whole.
 
     Returns
     -------
     array of shape (S,), int64
-        Number of points of the first half, uniform over the cuts that leave `min_points` on both sides; 0 for a
-        streamline that stays whole.
+        Number of points of the first half, uniform over the cuts that leave `min_points` on both sides when the place
+        is uniform; 0 for a streamline that stays whole.
 
     Raises
     ------
     ValueError
-        If the ratio is outside [0, 1] or `min_points` is below 1.
+        If `min_points` is below 1, or there is not one place a streamline.
     """
-    _check_ratio("split", ratio)
     if min_points < 1:
         raise ValueError(f"min_points must be at least 1, got {min_points}.")
     lengths = _checked_lengths(lengths)
-    chosen = rng.random(len(lengths)) < ratio
-    where = rng.random(len(lengths))
+    places = np.asarray(places, dtype=np.float64)
+    if places.shape != lengths.shape:
+        raise ValueError(f"places must have shape {lengths.shape}, one a streamline, got {places.shape}.")
     nb_cuts = lengths - 2 * min_points + 1
-    cuts = min_points + np.floor(where * nb_cuts).astype(np.int64)
-    return np.where(chosen & (nb_cuts > 0), cuts, 0)
+    cuts = min_points + np.floor(places * nb_cuts).astype(np.int64)
+    return np.where((places >= 0) & (nb_cuts > 0), cuts, 0)
 
 
 def split(lengths: ArrayLike, cuts: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -153,11 +180,65 @@ def split(lengths: ArrayLike, cuts: ArrayLike) -> tuple[NDArray[np.int64], NDArr
     return new_lengths, counts
 
 
+@dataclass(frozen=True)
+class DrawnAugmentation:
+    """What was drawn for each streamline of a batch: applied to the same streamlines, it gives the same batch.
+
+    Attributes
+    ----------
+    turned : array of shape (S,), bool
+        Whether the streamline is reversed.
+    split_places : array of shape (S,), float64
+        Where it is cut in two once it is reversed, as :func:`draw_split` returns it; -1: it stays whole.
+    """
+
+    turned: NDArray[np.bool_]
+    split_places: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.turned)
+
+    def __getitem__(self, some: slice) -> DrawnAugmentation:
+        """Return what was drawn for some of the streamlines."""
+        return DrawnAugmentation(self.turned[some], self.split_places[some])
+
+    def apply(
+        self, points: NDArray[Scalar], lengths: NDArray[np.int64]
+    ) -> tuple[NDArray[Scalar], NDArray[np.int64], NDArray[np.int64]]:
+        """Reverse, then split.
+
+        Parameters
+        ----------
+        points : array of shape (N, F)
+            Points of all streamlines, any space.
+        lengths : array of shape (S,)
+            Number of points of each streamline.
+
+        Returns
+        -------
+        points : array of shape (N, F)
+            The same points, in their new order.
+        lengths : array of shape (S',), int64
+            Number of points of each streamline or half.
+        counts : array of shape (S,), int64
+            Into how many each streamline went, 1 or 2.
+
+        Raises
+        ------
+        ValueError
+            If it was drawn for another number of streamlines.
+        """
+        if len(self) != len(lengths):
+            raise ValueError(f"This augmentation was drawn for {len(self)} streamlines, the batch has {len(lengths)}.")
+        if self.turned.any():
+            points = reverse(points, lengths, self.turned)
+        return points, *split(lengths, cuts_at(lengths, self.split_places))
+
+
 def draw_noise(nb_points: int, rng: np.random.Generator) -> NDArray[np.float32]:
     """Draw noise for points: a standard normal truncated at 2 standard deviations, to be multiplied by a size.
 
-    By inversion: the normal quantile of uniform numbers between the probabilities of the two limits. The truncation
-    leaves a variance of 0.774.
+    Values beyond the limit are drawn again until none is, which leaves a variance of 0.774.
 
     Parameters
     ----------
@@ -171,11 +252,12 @@ def draw_noise(nb_points: int, rng: np.random.Generator) -> NDArray[np.float32]:
     array of shape (N, 3), float32
         Independent values in [-2, 2], without unit.
     """
-    lowest = ndtr(-_NOISE_LIMIT)
-    quantiles = lowest + (1 - 2 * lowest) * rng.random((nb_points, 3))
-    # The last rounding may step over the limit.
-    noise: NDArray[np.float64] = np.clip(ndtri(quantiles), -_NOISE_LIMIT, _NOISE_LIMIT)
-    return noise.astype(np.float32)
+    noise = rng.standard_normal(3 * nb_points, dtype=np.float32)
+    beyond = np.flatnonzero(np.abs(noise) > _NOISE_LIMIT)
+    while len(beyond):
+        noise[beyond] = rng.standard_normal(len(beyond), dtype=np.float32)
+        beyond = beyond[np.abs(noise[beyond]) > _NOISE_LIMIT]
+    return noise.reshape(nb_points, 3)
 
 
 def _check_ratio(name: str, ratio: float) -> None:

@@ -11,9 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+HALF_PRECISIONS = (torch.float16, torch.bfloat16)
+
 # Temporaries of one read (a point, or a neighbour of a point): 8 indices and 8 weights, held twice while they are
 # stacked, and the shifted coordinates.
 _BYTES_PER_READ = 256
+# What a slab may take by default. On a CPU it is small, so that the memory of one slab serves the next: memory that is
+# new to the process costs more than the interpolation itself. A GPU needs large slabs to have enough to do.
+_SLAB_BYTES_CPU = 32 * 2**20
+_SLAB_BYTES_GPU = 256 * 2**20
 
 
 def interpolate_trilinear(volume: Tensor, coords: Tensor) -> Tensor:
@@ -21,7 +27,8 @@ def interpolate_trilinear(volume: Tensor, coords: Tensor) -> Tensor:
 
     The result equals ``scipy.ndimage.map_coordinates(volume, coords.T - 0.5, order=1, mode="nearest")``, feature by
     feature. It is differentiable in the volume's values and in the coordinates (once: the second derivative is not
-    there). Each point is one row of ``torch.nn.functional.embedding_bag``: a weighted sum of 8 rows of the volume.
+    there). Each point is one row of ``torch.nn.functional.embedding_bag``: a weighted sum of 8 rows of the volume. Of a
+    volume in half precision, only the rows that are read are converted: weights and sums are in float32.
 
     Parameters
     ----------
@@ -33,9 +40,9 @@ def interpolate_trilinear(volume: Tensor, coords: Tensor) -> Tensor:
     Returns
     -------
     Tensor of shape (N, C)
-        Features under each point, in the volume's dtype. A point outside of the volume, at an infinite coordinate
-        too, takes the value of the nearest point between the outermost voxel centres. A point with a NaN coordinate
-        gives a row of NaN.
+        Features under each point, in the volume's dtype, or in float32 for a volume in half precision. A point outside
+        of the volume, at an infinite coordinate too, takes the value of the nearest point between the outermost voxel
+        centres. A point with a NaN coordinate gives a row of NaN.
 
     Raises
     ------
@@ -57,8 +64,12 @@ def interpolate_trilinear(volume: Tensor, coords: Tensor) -> Tensor:
     base_z, frac_z = _split_axis(coords[:, 2], size_z)
     first_corner = base_x * (size_y * size_z) + base_y * size_z + base_z
     corners = first_corner[:, None] + _corner_steps(volume)
-    weights = _corner_weights(frac_x, frac_y, frac_z).to(volume.dtype)
+    weights = _corner_weights(frac_x, frac_y, frac_z).to(_dtype_read(volume))
     rows = volume.contiguous().view(-1, nb_features)
+    if volume.dtype in HALF_PRECISIONS:
+        # embedding_bag would round the weights to half precision too.
+        read = rows.index_select(0, corners.view(-1)).to(weights.dtype).view(-1, 8, nb_features)
+        return torch.bmm(weights[:, None], read)[:, 0]
     return functional.embedding_bag(corners, rows, per_sample_weights=weights, mode="sum")
 
 
@@ -106,7 +117,7 @@ def interpolate_at(
     *,
     offsets: Tensor | None = None,
     mode: str = "trilinear",
-    max_bytes: int = 256 * 2**20,
+    max_bytes: int | None = None,
 ) -> Tensor:
     """Read a volume at points, or at a neighborhood of each point, in slabs of bounded memory.
 
@@ -121,14 +132,15 @@ def interpolate_at(
         `dwiml.ops.neighborhood.neighborhood_offsets`). None reads at the points themselves.
     mode : str
         "trilinear" or "nearest".
-    max_bytes : int
+    max_bytes : int, optional
         Bound for the temporary tensors of a slab; the result itself is not counted. When a gradient is asked for,
-        torch keeps the indices and weights of every slab until the backward pass.
+        torch keeps the indices and weights of every slab until the backward pass. Default: 32 MiB on a CPU, 256 MiB on
+        a GPU.
 
     Returns
     -------
     Tensor of shape (N, P * C)
-        The features of neighbour p are the columns ``p * C`` to ``(p + 1) * C``.
+        The features of neighbour p are the columns ``p * C`` to ``(p + 1) * C``; dtype as of the mode's own function.
 
     Raises
     ------
@@ -137,6 +149,8 @@ def interpolate_at(
     """
     if mode not in _INTERPOLATIONS:
         raise ValueError(f"Interpolation mode {mode!r} is unknown; choose one of {', '.join(_INTERPOLATIONS)}.")
+    if max_bytes is None:
+        max_bytes = _SLAB_BYTES_CPU if volume.device.type == "cpu" else _SLAB_BYTES_GPU
     if max_bytes <= 0:
         raise ValueError(f"max_bytes must be positive, got {max_bytes}.")
     _check_volume(volume)
@@ -154,14 +168,26 @@ def interpolate_at(
         neighbours = (some_coords[:, None, :] + offsets).view(-1, 3)
         return interpolate(volume, neighbours).view(-1, nb_columns)
 
-    bytes_per_point = len(offsets) * _BYTES_PER_READ + nb_columns * volume.element_size()
-    slab = max(max_bytes // bytes_per_point, 1)
+    slab = max(max_bytes // (len(offsets) * _bytes_per_read(volume)), 1)
     if len(coords) <= slab:
         return read(coords)
-    features = volume.new_empty((len(coords), nb_columns))
+    dtype = _dtype_read(volume) if mode == "trilinear" else volume.dtype
+    features = volume.new_empty((len(coords), nb_columns), dtype=dtype)
     for start in range(0, len(coords), slab):
         features[start : start + slab] = read(coords[start : start + slab])
     return features
+
+
+def _dtype_read(volume: Tensor) -> torch.dtype:
+    return torch.float32 if volume.dtype in HALF_PRECISIONS else volume.dtype
+
+
+def _bytes_per_read(volume: Tensor) -> int:
+    """Memory that one read needs for a while: its indices, its weights and its row of features."""
+    nb_features = volume.shape[3]
+    # The eight rows, as they are and converted.
+    rows = 8 * nb_features * (2 + 4) if volume.dtype in HALF_PRECISIONS else 0
+    return _BYTES_PER_READ + rows + nb_features * max(volume.element_size(), 4)
 
 
 def _split_axis(coords: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -11,11 +11,24 @@ import numpy as np
 
 @dataclass(frozen=True)
 class BatchKey:
-    """Which batch this is: with the seed, all that its random draws may depend on."""
+    """Which batch this is: with the seed, all that its random draws may depend on.
+
+    Attributes
+    ----------
+    phase
+        ``"training"``, ``"validation"`` or ``"testing"``.
+    epoch, batch_index
+        From 0.
+    first, total
+        Of the batch's ``total`` streamlines, those from number ``first`` on are here: the share of one of several
+        processes. A total of None: all of them.
+    """
 
     phase: str
     epoch: int
     batch_index: int
+    first: int = 0
+    total: int | None = None
 
 
 def keyed_generator(seed: int, *key: int | str) -> np.random.Generator:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from dwiml.batching.fetcher import BatchSlices
 from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
+from dwiml.batching.transfer import on_device
 from dwiml.models.allocator import keep_freed_memory
 from dwiml.ops.randomness import check_seed, draw_seed
 from dwiml.ops.sequences import TensorSequence
@@ -300,13 +301,13 @@ class DWIMLTrainer(Parameterized):
         """Give the phase's batches, on the device, and measure the time that is spent waiting for them."""
         if phase not in self._loaders:
             self._loaders[phase] = self.batch_loader.data_loader(
-                phase, self.batch_sampler, nb_cpu_processes=self.nb_cpu_processes, pin_memory=self.device.type == "cuda"
+                phase, self.batch_sampler, nb_cpu_processes=self.nb_cpu_processes
             )
         before = time.perf_counter()
-        for targets, ids_per_subj in self._loaders[phase]:
+        for targets, ids_per_subj in on_device(self._loaders[phase], self.device):
             monitor.data_wait_s += time.perf_counter() - before
             monitor.nb_points += targets.total_points
-            yield targets.to(self.device, non_blocking=True), ids_per_subj
+            yield targets, ids_per_subj
             before = time.perf_counter()
 
     def _model_streamlines(self, targets: TensorSequence, ids_per_subj: BatchSlices) -> TensorSequence:

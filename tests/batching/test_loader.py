@@ -125,22 +125,136 @@ def test_noise_is_truncated_and_keyed(tiny_hdf5: Path) -> None:
     assert not torch.equal(noise(0, 1), load.add_noise_loss(lines, slices).data)
 
 
-@pytest.mark.parametrize("lazy", [False, True])
-@pytest.mark.parametrize("nb_cpu_processes", [0, 2])
-def test_batches_are_the_same_however_they_are_loaded(tiny_hdf5: Path, lazy: bool, nb_cpu_processes: int) -> None:
-    settings = {"split_ratio": 0.4, "reverse_ratio": 0.5}
-    reference = batches(loader(dataset(tiny_hdf5), model(step_size=1.0), **settings))
-    load = loader(dataset(tiny_hdf5, lazy=lazy), model(step_size=1.0), **settings)
-    got = batches(load, nb_cpu_processes=nb_cpu_processes)
-    assert len(got) == len(reference) > 1
-    for (a, slices_a), (b, slices_b) in zip(got, reference, strict=True):
+def same_batches(
+    some: list[tuple[TensorSequence, BatchSlices]], others: list[tuple[TensorSequence, BatchSlices]]
+) -> None:
+    assert len(some) == len(others) > 0
+    for (a, slices_a), (b, slices_b) in zip(some, others, strict=True):
         assert torch.equal(a.data, b.data)
         assert torch.equal(a.lengths, b.lengths)
         assert slices_a == slices_b
         assert slices_a.key == slices_b.key
-    # Entered in the middle of the epoch, as after a resume.
-    middle = batches(load, nb_cpu_processes=nb_cpu_processes, first_batch=2)
-    assert torch.equal(middle[0][0].data, reference[2][0].data)
+        assert slices_a.data_per_streamline.keys() == slices_b.data_per_streamline.keys() == {"id"}
+        assert torch.equal(slices_a.data_per_streamline["id"], slices_b.data_per_streamline["id"])
+
+
+# Torch warns of more workers than cores.
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("lazy", [False, True], ids=["eager", "lazy"])
+@pytest.mark.parametrize(
+    ("nb_cpu_processes", "start_method"),
+    [
+        (0, None),
+        (1, "fork"),
+        (2, "fork"),
+        (4, "fork"),
+        (2, "spawn"),
+        pytest.param(1, "spawn", marks=pytest.mark.slow),
+        pytest.param(4, "spawn", marks=pytest.mark.slow),
+        pytest.param(2, "forkserver", marks=pytest.mark.slow),
+    ],
+)
+def test_batches_are_the_same_however_they_are_loaded(
+    tiny_hdf5: Path, lazy: bool, nb_cpu_processes: int, start_method: str | None
+) -> None:
+    settings = {"split_ratio": 0.4, "reverse_ratio": 0.5}
+    reference = batches(loader(dataset(tiny_hdf5), model(step_size=1.0), **settings))
+    load = loader(dataset(tiny_hdf5, lazy=lazy), model(step_size=1.0), **settings)
+    sampler = DWIMLBatchIDSampler(load.dataset, "streamlines", batch_size_training=17, seed=2)
+    data = load.data_loader("training", sampler, nb_cpu_processes=nb_cpu_processes, start_method=start_method)
+    sampler.set_position("training", 1)
+    same_batches(list(data), reference)
+    # Entered in the middle of the epoch, as after a resume; by the same workers.
+    sampler.set_position("training", 1, first_batch=2)
+    same_batches(list(data), reference[2:])
+
+
+@pytest.mark.parametrize("nb_ranks", [2, 3, 20])
+def test_ranks_together_load_the_batches_of_one_process(tiny_hdf5: Path, nb_ranks: int) -> None:
+    load = loader(dataset(tiny_hdf5), model(step_size=1.0), split_ratio=0.4, reverse_ratio=0.5)
+    sampler = DWIMLBatchIDSampler(load.dataset, "streamlines", batch_size_training=17, seed=2)
+    whole = list(load.data_loader("training", sampler))
+    shares = []
+    for rank in range(nb_ranks):
+        sampler.set_rank(rank, nb_ranks)
+        shares.append(list(load.data_loader("training", sampler)))
+    for index, (streamlines, slices) in enumerate(whole):
+        of_ranks = [ranks[index] for ranks in shares]
+        assert torch.cat([lines.lengths for lines, _ in of_ranks]).tolist() == streamlines.lengths.tolist()
+        assert torch.allclose(torch.cat([lines.data for lines, _ in of_ranks]), streamlines.data, atol=1e-5)
+        ids = [own.data_per_streamline["id"] for _, own in of_ranks if len(own)]
+        assert torch.equal(torch.cat(ids), slices.data_per_streamline["id"])
+        for lines, own in of_ranks:
+            assert load.load_batch_inputs(lines, own).total_points == lines.total_points
+    if nb_ranks == 20:
+        # More processes than streamlines: some have nothing to do.
+        assert min(len(lines) for lines, _ in (ranks[0] for ranks in shares)) == 0
+
+
+@pytest.mark.parametrize("lazy", [False, True], ids=["eager", "lazy"])
+def test_data_per_streamline_stay_with_their_streamline(tiny_hdf5: Path, lazy: bool) -> None:
+    load = loader(dataset(tiny_hdf5, lazy=lazy), split_ratio=0.6, reverse_ratio=0.5)
+    for got, slices in batches(load):
+        ids = slices.data_per_streamline["id"]
+        assert ids.shape == (len(got), 1)
+        assert ids.dtype == torch.float32
+        for subject, own in slices.items():
+            streamlines = load.dataset.training_set[subject].streamlines["streamlines"]
+            for line, of_file in zip(got[own], ids[own, 0].long().tolist(), strict=True):
+                known = {tuple(point) for point in streamlines.get(of_file).data.tolist()}
+                assert {tuple(point) for point in line.tolist()} <= known
+
+
+def test_data_per_streamline_that_not_all_subjects_have_are_left_out(tmp_path: Path) -> None:
+    path = write_hdf5(tmp_path / "data.hdf5", {"sub-a": 5, "sub-b": 6})
+    with h5py.File(path, "r+") as handle:
+        for subject, columns in (("sub-a", 2), ("sub-b", 3)):
+            group = handle[subject]["streamlines"]["data_per_streamline"]
+            group["of_other_size"] = np.zeros((len(group["id"]), columns), dtype=np.float32)
+        handle["sub-b/streamlines/data_per_streamline/of_one"] = np.zeros((6, 1), dtype=np.float32)
+    (_, slices), *_ = batches(loader(dataset(path)))
+    assert slices.data_per_streamline.keys() == {"id"}
+
+
+def test_what_was_drawn_is_returned_and_replayed(tiny_hdf5: Path) -> None:
+    load = loader(dataset(tiny_hdf5), model(step_size=1.0), split_ratio=0.4, reverse_ratio=0.5)
+    ids = next(iter(DWIMLBatchIDSampler(load.dataset, "streamlines", batch_size_training=17, seed=2)))
+    streamlines, slices = load.load_batch_streamlines(ids)
+    assert slices.drawn is not None
+    assert len(slices.drawn) == 17
+    # Another loader, with other ratios and another seed.
+    other = loader(load.dataset, load.model, seed=99)
+    plain, plain_slices = other.load_batch_streamlines(ids)
+    assert plain_slices.drawn is None
+    assert len(plain) == 17
+    again, again_slices = other.load_batch_streamlines(ids, slices.drawn)
+    same_batches([(again, again_slices)], [(streamlines, slices)])
+    with pytest.raises(ValueError, match="drawn for 5 streamlines, the batch has 17"):
+        load.load_batch_streamlines(ids, slices.drawn[:5])
+
+
+@pytest.mark.parametrize(("volume_dtype", "tolerance"), [("float16", 2e-3), ("bfloat16", 2e-2)])
+def test_volumes_in_half_precision(tiny_hdf5: Path, volume_dtype: str, tolerance: float) -> None:
+    load = loader(dataset(tiny_hdf5), volume_dtype=volume_dtype)
+    assert load.params["volume_dtype"] == volume_dtype
+    streamlines, slices = batches(load)[0]
+    inputs = load.load_batch_inputs(streamlines, slices)
+    expected = loader(load.dataset).load_batch_inputs(streamlines, slices)
+    assert inputs.data.dtype == torch.float32
+    assert 0 < (inputs.data - expected.data).abs().max() < tolerance
+    assert {volume.dtype for volume in load._volumes.values()} == {getattr(torch, volume_dtype)}
+
+
+def test_values_that_half_precision_cannot_hold_are_refused(tmp_path: Path) -> None:
+    path = write_hdf5(tmp_path / "data.hdf5", {"sub-a": 5})
+    with h5py.File(path, "r+") as handle:
+        handle["sub-a/input/data"][0, 0, 0, 0] = 70_000
+    load = loader(dataset(path), volume_dtype="float16")
+    streamlines, slices = batches(load)[0]
+    with pytest.raises(ValueError, match=r"'sub-a'.*values up to 7e\+04, which float16 cannot hold"):
+        load.load_batch_inputs(streamlines, slices)
+    with pytest.raises(ValueError, match="volume_dtype must be one of float32, float16, bfloat16, got 'half'"):
+        loader(load.dataset, volume_dtype="half")
 
 
 def test_augmentation_differs_between_epochs(tiny_hdf5: Path) -> None:

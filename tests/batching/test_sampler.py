@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dwiml import DWIMLBatchIDSampler, MultiSubjectDataset
 from dwiml.batching.sampler import BatchIds
+from dwiml.ops.randomness import BatchKey
 
 
 class FakeDataset:
@@ -66,6 +67,55 @@ def test_every_streamline_once(
     assert all(len(ids) for batch in batches for _, ids in batch)
     if subjects is not None:
         assert max((len(batch) for batch in batches), default=0) <= subjects
+
+
+@given(
+    SIZES,
+    st.sampled_from([("nb_streamlines", 5), ("nb_streamlines", 64), ("length_mm", 30.0), ("length_mm", 700.0)]),
+    st.sampled_from([None, 2]),
+    st.integers(1, 5),
+    st.integers(0, 3),
+)
+def test_ranks_share_out_the_batches_of_one_process(
+    sizes: list[int], size: tuple[str, float], subjects: int | None, nb_ranks: int, first_batch: int
+) -> None:
+    units, batch_size = size
+    alone = sampler(sizes, batch_size_training=batch_size, batch_size_units=units, nb_subjects_per_batch=subjects)
+    alone.set_position("training", 2, first_batch=first_batch)
+    whole = list(alone)
+    shares = []
+    for rank in range(nb_ranks):
+        alone.set_rank(rank, nb_ranks)
+        shares.append(list(alone))
+        assert len(shares[-1]) == len(alone) == len(whole)
+    for index, batch in enumerate(whole):
+        of_ranks = [ranks[index] for ranks in shares]
+        in_order = [(s, i) for share in of_ranks for s, ids in share for i in ids]
+        assert in_order == [(s, i) for s, ids in batch for i in ids]
+        counts = [sum(len(ids) for _, ids in share) for share in of_ranks]
+        if units == "nb_streamlines":
+            assert max(counts) - min(counts) <= 1
+        for share, first in zip(of_ranks, np.cumsum([0, *counts]), strict=False):
+            assert all(len(ids) for _, ids in share)
+            key = BatchKey("training", 2, first_batch + index, int(first), sum(counts))
+            assert share.key == (key if nb_ranks > 1 else batch.key)
+
+
+def test_shares_in_mm_are_about_equal() -> None:
+    alone = sampler([400, 300], batch_size_training=20_000, batch_size_units="length_mm")
+    lengths = alone.dataset.training_set.streamline_lengths_mm["streamlines"]
+    mm = []
+    for rank in range(4):
+        alone.set_rank(rank, 4)
+        mm.append([sum(float(lengths[s][ids].sum()) for s, ids in share) for share in alone])
+    # A share is off by half of the longest streamline at each of its ends.
+    assert np.ptp(np.array(mm), axis=0).max() <= 2 * 200
+
+
+@pytest.mark.parametrize(("rank", "nb_ranks"), [(2, 2), (-1, 2), (0, 0), (0.5, 2)])
+def test_ranks_that_cannot_be_are_refused(rank: int, nb_ranks: int) -> None:
+    with pytest.raises(ValueError, match="rank"):
+        sampler([3]).set_rank(rank, nb_ranks)
 
 
 @given(SIZES, st.sampled_from([None, 2]))
@@ -204,4 +254,4 @@ def test_loading_again_makes_another_plan(tiny_hdf5: Path) -> None:
     assert sum(seen(list(sample)).values()) == 60
     dataset.load_data(subj_id="sub-b")
     assert sum(seen(list(sample)).values()) == 20
-    assert len(sample._plans) == 1
+    assert len(sample._epochs) == 1

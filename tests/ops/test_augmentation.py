@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import kstest, truncnorm
 
-from dwiml.ops.augmentation import draw_noise, draw_reverse, draw_split, reverse, split
+from dwiml.ops.augmentation import DrawnAugmentation, cuts_at, draw_noise, draw_reverse, draw_split, reverse, split
 
 some_lengths = st.lists(st.integers(0, 12), max_size=15).map(lambda counts: np.array(counts, dtype=np.int64))
 seeds = st.integers(0, 2**32 - 1)
@@ -38,7 +38,7 @@ def test_reverse_turns_the_chosen_and_no_other(lengths, data):
 @given(lengths=some_lengths, ratio=st.floats(0, 1), min_points=st.integers(1, 4), seed=seeds)
 def test_split_loses_nothing(lengths, ratio, min_points, seed):
     """Pitfall 3: what is too short to split stays, whole."""
-    cuts = draw_split(lengths, ratio, rng_of(seed), min_points=min_points)
+    cuts = cuts_at(lengths, draw_split(len(lengths), ratio, rng_of(seed)), min_points=min_points)
     assert cuts.dtype == np.int64
     new_lengths, counts = split(lengths, cuts)
     assert new_lengths.sum() == lengths.sum()
@@ -55,8 +55,28 @@ def test_split_loses_nothing(lengths, ratio, min_points, seed):
 
 @given(lengths=some_lengths, seed=seeds)
 def test_halves_joined_again_are_the_streamlines(lengths, seed):
-    new_lengths, counts = split(lengths, draw_split(lengths, 1.0, rng_of(seed)))
+    new_lengths, counts = split(lengths, cuts_at(lengths, draw_split(len(lengths), 1.0, rng_of(seed))))
     joined = [part.sum() for part in np.split(new_lengths, np.cumsum(counts)[:-1])] if len(lengths) else []
+    assert joined == lengths.tolist()
+
+
+@given(lengths=some_lengths, seed=seeds)
+def test_a_drawn_augmentation_is_replayed_and_shared_out(lengths, seed):
+    nb, points = len(lengths), points_of(lengths)
+    drawn = DrawnAugmentation(draw_reverse(nb, 0.5, rng_of(seed)), draw_split(nb, 0.5, rng_of(seed + 1)))
+    new_points, new_lengths, counts = drawn.apply(points, lengths)
+    for again, expected in zip(drawn.apply(points, lengths), (new_points, new_lengths, counts), strict=True):
+        np.testing.assert_array_equal(again, expected)
+    # Two processes that each do a part of it, together do it all.
+    middle = nb // 2
+    cut = int(lengths[:middle].sum())
+    first = drawn[:middle].apply(points[:cut], lengths[:middle])
+    second = drawn[middle:].apply(points[cut:], lengths[middle:])
+    for parts, expected in zip(zip(first, second, strict=True), (new_points, new_lengths, counts), strict=True):
+        np.testing.assert_array_equal(np.concatenate(parts), expected)
+    # Nothing is lost: the halves joined, the turned ones turned back.
+    np.testing.assert_array_equal(reverse(new_points, lengths, drawn.turned), points)
+    joined = [part.sum() for part in np.split(new_lengths, np.cumsum(counts)[:-1])] if nb else []
     assert joined == lengths.tolist()
 
 
@@ -65,19 +85,20 @@ def test_ratios_of_zero_and_one(lengths, seed):
     nb = len(lengths)
     assert not draw_reverse(nb, 0.0, rng_of(seed)).any()
     assert draw_reverse(nb, 1.0, rng_of(seed)).all()
-    assert not draw_split(lengths, 0.0, rng_of(seed)).any()
-    np.testing.assert_array_equal(draw_split(lengths, 1.0, rng_of(seed)) > 0, lengths >= 4)
+    assert (draw_split(nb, 0.0, rng_of(seed)) == -1).all()
+    places = draw_split(nb, 1.0, rng_of(seed))
+    assert ((places >= 0) & (places < 1)).all()
+    np.testing.assert_array_equal(cuts_at(lengths, places) > 0, lengths >= 4)
 
 
 def test_ratio_is_the_share_of_streamlines():
     nb = 20_000
     assert draw_reverse(nb, 0.3, rng_of(0)).mean() == pytest.approx(0.3, abs=0.015)
-    cuts = draw_split(np.full(nb, 10), 0.3, rng_of(0))
-    assert (cuts > 0).mean() == pytest.approx(0.3, abs=0.015)
+    assert (draw_split(nb, 0.3, rng_of(0)) >= 0).mean() == pytest.approx(0.3, abs=0.015)
 
 
 def test_cuts_are_uniform_over_all_that_are_allowed():
-    cuts = draw_split(np.full(14_000, 10), 1.0, rng_of(1))
+    cuts = cuts_at(np.full(14_000, 10), draw_split(14_000, 1.0, rng_of(1)))
     values, counts = np.unique(cuts, return_counts=True)
     assert values.tolist() == [2, 3, 4, 5, 6, 7, 8]
     assert counts == pytest.approx(2000, abs=200)
@@ -85,9 +106,8 @@ def test_cuts_are_uniform_over_all_that_are_allowed():
 
 @given(seed=seeds)
 def test_same_generator_same_draw(seed):
-    lengths = np.arange(40)
     np.testing.assert_array_equal(draw_reverse(40, 0.5, rng_of(seed)), draw_reverse(40, 0.5, rng_of(seed)))
-    np.testing.assert_array_equal(draw_split(lengths, 0.5, rng_of(seed)), draw_split(lengths, 0.5, rng_of(seed)))
+    np.testing.assert_array_equal(draw_split(40, 0.5, rng_of(seed)), draw_split(40, 0.5, rng_of(seed)))
     np.testing.assert_array_equal(draw_noise(10, rng_of(seed)), draw_noise(10, rng_of(seed)))
     assert not np.array_equal(draw_noise(10, rng_of(seed)), draw_noise(10, rng_of(seed + 1)))
 
@@ -113,7 +133,7 @@ def test_ratios_out_of_range_are_refused(ratio):
     with pytest.raises(ValueError, match="reverse ratio must be between 0 and 1"):
         draw_reverse(3, ratio, rng_of(0))
     with pytest.raises(ValueError, match="split ratio must be between 0 and 1"):
-        draw_split(np.array([3]), ratio, rng_of(0))
+        draw_split(3, ratio, rng_of(0))
 
 
 def test_what_does_not_fit_is_refused():
@@ -125,7 +145,12 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="one count of points a streamline"):
         reverse(points, [5, -1], np.array([True, False]))
     with pytest.raises(ValueError, match="min_points must be at least 1, got 0"):
-        draw_split([4], 0.5, rng_of(0), min_points=0)
+        cuts_at([4], [0.5], min_points=0)
+    with pytest.raises(ValueError, match=r"places must have shape \(1,\)"):
+        cuts_at([4], [0.5, 0.5])
+    drawn = DrawnAugmentation(np.array([True]), np.array([0.5]))
+    with pytest.raises(ValueError, match="drawn for 1 streamlines, the batch has 2"):
+        drawn.apply(points, np.array([2, 2]))
     with pytest.raises(ValueError, match=r"cuts must have shape \(1,\)"):
         split([4], [1, 1])
     for cut in (-1, 4):
