@@ -109,6 +109,8 @@ def _fill_batch(
         remaining -= float(left[subject])
         budget -= _take(subject, min(share, budget), cumulated, counts, cursors, taken)
     for subject in reversed(order):
+        if budget <= 0:
+            break
         budget -= _take(subject, budget, cumulated, counts, cursors, taken)
     if not taken:
         first = order[-1]
