@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 
 @contextmanager
-def written_whole(path: str | Path) -> Iterator[IO[bytes]]:
+def written_whole(path: str | Path, *, before_naming: Callable[[], None] | None = None) -> Iterator[IO[bytes]]:
     """Open a temporary file beside ``path``; at the end of the block it takes that name, at once and for good.
 
     A kill, an error or a full disk in between leaves what was at ``path`` as it was. An error removes the temporary
@@ -22,24 +23,36 @@ def written_whole(path: str | Path) -> Iterator[IO[bytes]]:
     ----------
     path
         The final name; its folder is made when it is missing.
+    before_naming
+        Called when all is on the disk, just before the temporary file takes its name. Not called after an error.
+
+    Raises
+    ------
+    OSError
+        When it cannot be written (a full disk), naming ``path``; also where the code in the block made another error
+        of it, as torch does.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    file = _RemembersFailure(handle, "wb")
     try:
-        with os.fdopen(handle, "wb") as stream:
+        with io.BufferedWriter(file) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
         # mkstemp makes files that only their owner reads; a result is for the whole group.
         os.chmod(temporary, 0o666 & ~_umask())
+        if before_naming is not None:
+            before_naming()
         os.replace(temporary, path)
     except BaseException as error:
         with suppress(OSError):
             os.unlink(temporary)
-        if isinstance(error, OSError) and error.errno and error.filename is None:
+        failure = file.failure if isinstance(error, RuntimeError) else error
+        if isinstance(failure, OSError) and failure.errno and failure.filename is None:
             # A full disk is told without a name.
-            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+            raise OSError(failure.errno, os.strerror(failure.errno), str(path)) from error
         raise
     sync_folder(path.parent)
 
@@ -73,6 +86,19 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+class _RemembersFailure(io.FileIO):
+    """A file that keeps the error of a write: torch.save tells a full disk as a RuntimeError about positions."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.failure = error
+            raise
 
 
 def _umask() -> int:
