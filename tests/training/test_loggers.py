@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -106,16 +107,94 @@ def test_a_half_line_is_left_out_by_the_reader_and_replaced_by_the_logger(tmp_pa
     assert [line["epoch"] for line in read_metrics(tmp_path)] == [0, 1]
 
 
-def test_a_write_cut_short_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _cut_short(descriptor: int, data: bytes) -> int:
+    return _whole_write(descriptor, data[:7])
+
+
+def _full(*args: object) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+_whole_write = os.write
+
+
+@pytest.mark.parametrize(("function", "fails"), [("write", _cut_short), ("write", _full), ("fsync", _full)])
+def test_lines_that_cannot_be_written_wait_for_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, function: str, fails: object
+) -> None:
+    undisturbed = LocalLogger(tmp_path / "undisturbed")
+    log = LocalLogger(tmp_path)
+    for epoch in range(6):
+        metrics = {"train_loss": 1 / (epoch + 1)}
+        undisturbed.log_metrics(metrics, epoch)
+        with monkeypatch.context() as patch:
+            full = epoch in (1, 2, 4)
+            if full:
+                before = _path(tmp_path).read_bytes()
+                patch.setattr(os, function, fails)
+            log.log_metrics(metrics, epoch)
+        assert log.state_dict() == undisturbed.state_dict()
+        whole = _path(tmp_path / "undisturbed").read_bytes()
+        assert _path(tmp_path).read_bytes() == (before if full else whole)
+    assert log.close() is None
+    # One warning each time that it became full.
+    assert ["epoch 1 is kept in memory" in record.message for record in caplog.records] == [True, False]
+    assert "epoch 4 is kept in memory" in caplog.records[1].message
+
+
+def test_close_is_the_last_try_and_says_what_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = LocalLogger(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", _full)
+        for epoch in range(3):
+            log.log_metrics({"train_loss": 1.0}, epoch)
+        caplog.clear()
+        assert log.close() is None
+        (record,) = caplog.records
+        assert record.levelname == "ERROR"
+        assert "metrics.jsonl' ends without epochs 0 to 2 (No space left on device)" in record.message
+        assert read_metrics(tmp_path) == []
+    assert log.close() is None
+    assert [line["epoch"] for line in read_metrics(tmp_path)] == [0, 1, 2]
+
+
+def test_a_half_line_that_cannot_be_removed_is_removed_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = LocalLogger(tmp_path)
     log.log_metrics({"train_loss": 1.0}, 0)
-    before = _path(tmp_path).read_bytes()
-    whole_write = os.write
-    monkeypatch.setattr(os, "write", lambda descriptor, data: whole_write(descriptor, data[:7]))
-    with pytest.raises(OSError, match="could not be written whole"):
-        log.log_metrics({"train_loss": 0.5}, 1)
-    monkeypatch.undo()
-    assert _path(tmp_path).read_bytes() == before
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", _cut_short)
+        patch.setattr(os, "ftruncate", _full)
+        log.log_metrics({"train_loss": 2.0}, 1)
+    assert not _path(tmp_path).read_bytes().endswith(b"\n")
+    assert [json.loads(line)["epoch"] for line in log.state_dict()["lines"]] == [0, 1]
+    log.log_metrics({"train_loss": 3.0}, 2)
+    assert [json.loads(line)["train_loss"] for line in _path(tmp_path).read_text().splitlines()] == [1.0, 2.0, 3.0]
+
+
+def test_an_epoch_run_again_replaces_lines_that_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = LocalLogger(tmp_path)
+    for epoch in range(3):
+        log.log_metrics({"train_loss": 1.0}, epoch)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", _full)
+        for epoch in (3, 4, 1, 2):
+            log.log_metrics({"train_loss": 2.0}, epoch)
+        assert [json.loads(line)["epoch"] for line in log.state_dict()["lines"]] == [0, 1, 2]
+    log.close()
+    assert [(line["epoch"], line["train_loss"]) for line in read_metrics(tmp_path)] == [(0, 1.0), (1, 2.0), (2, 2.0)]
+
+
+def test_a_state_that_the_file_agrees_with_needs_no_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = LocalLogger(tmp_path)
+    log.log_metrics({"train_loss": 1.0}, 0)
+    monkeypatch.setattr(os, "fsync", _full)
+    LocalLogger(tmp_path).load_state_dict(log.state_dict())
+    with pytest.raises(OSError, match="No space left on device.*metrics.jsonl"):
+        LocalLogger(tmp_path).load_state_dict({"lines": []})
 
 
 def test_kill_9_never_leaves_a_half_line(tmp_path: Path) -> None:

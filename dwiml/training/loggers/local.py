@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,6 +15,8 @@ from dwiml.files import written_whole
 from dwiml.training.loggers.base import plain_epoch, plain_metrics
 
 METRICS_FILE = Path("logs") / "metrics.jsonl"
+
+logger = logging.getLogger(__name__)
 
 
 class LocalLogger:
@@ -27,6 +31,8 @@ class LocalLogger:
     -----
     A line is one ``write`` call, then on the disk (fsync). What cannot stay is removed before the next line is added:
     a part of a line, left by a crash of the machine, and the lines of epochs that are run again.
+    A line that cannot be written (a full disk) is kept in memory, and in the state of a checkpoint; it is written,
+    in its place, with the next one or at the end. One warning tells it.
     Parameters are not written here: they are in ``parameters.json``.
     """
 
@@ -34,55 +40,101 @@ class LocalLogger:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.path = Path(folder) / METRICS_FILE
+        # By epoch, in their order: the lines that the file should end in and does not.
+        self._pending: dict[int, str] = {}
+        self._has_warned = False
 
     def log_parameters(self, params: Mapping[str, Any]) -> None:
         """Do nothing: the trainer writes ``parameters.json``."""
 
     def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
-        """Append one line.
+        """Append one line, after those that could not be written before.
 
         Raises
         ------
         ValueError
             For a value that is not one finite number (JSON has neither NaN nor Infinity). Nothing is then written.
-        OSError
-            When the line could not be written whole (a full disk). The part that was written is removed.
         """
         epoch = plain_epoch(epoch)
         record = {"epoch": epoch, **plain_metrics(metrics, epoch)}
-        line = (json.dumps(record, allow_nan=False) + "\n").encode()
-        content = self.path.read_bytes() if self.path.exists() else b""
-        kept = b"".join(each for each in content.splitlines(keepends=True) if self._stays(each, epoch))
+        line = json.dumps(record, allow_nan=False)
+        self._pending = {each: text for each, text in self._pending.items() if each < epoch} | {epoch: line}
+        try:
+            self._write_pending()
+        except OSError as error:
+            self._warn(error)
+        else:
+            self._has_warned = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all lines so far, those that are not in the file yet included, so that a checkpoint loses none."""
+        kept = b"".join(self._kept(self._content())).decode()
+        return {"lines": [*kept.split("\n")[:-1], *self._pending.values()]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Make the file hold the lines of a checkpoint (whole or not at all).
+
+        Raises
+        ------
+        ValueError
+            When the state is not this logger's.
+        OSError
+            When the file differs and cannot be written.
+        """
+        if set(state) != {"lines"}:
+            raise ValueError(f"The local log's state must have the key 'lines' only, got {sorted(state)}.")
+        self._pending = {}
+        lines = "".join(f"{line}\n" for line in state["lines"]).encode()
+        if lines != self._content():
+            self._rewrite(lines)
+
+    def close(self) -> str | None:
+        """Write what is pending, if anything; log an error that names what could not be written."""
+        try:
+            self._write_pending()
+        except OSError as error:
+            logger.error(
+                "The log '%s' ends without %s (%s); a checkpoint that was written since holds what is missing.",
+                self.path,
+                _epochs(self._pending),
+                error.strerror or error,
+            )
+        return None
+
+    def _write_pending(self) -> None:
+        if not self._pending:
+            return
+        content = self._content()
+        kept = b"".join(self._kept(content))
         if kept != content:
             self._rewrite(kept)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        lines = "".join(f"{line}\n" for line in self._pending.values()).encode()
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            _append(descriptor, line, self.path)
+            _append(descriptor, lines)
         finally:
             os.close(descriptor)
+        self._pending = {}
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the whole lines of the file, so that a checkpoint and the log always agree."""
-        content = self.path.read_bytes() if self.path.exists() else b""
-        return {"lines": content.decode().split("\n")[:-1]}
+    def _content(self) -> bytes:
+        return self.path.read_bytes() if self.path.exists() else b""
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Rewrite the file (whole or not at all) with the lines of a checkpoint."""
-        if set(state) != {"lines"}:
-            raise ValueError(f"The local log's state must have the key 'lines' only, got {sorted(state)}.")
-        self._rewrite("".join(f"{line}\n" for line in state["lines"]).encode())
+    def _kept(self, content: bytes) -> list[bytes]:
+        """Return the whole lines of the epochs before the first pending one."""
+        first = next(iter(self._pending), None)
+        return [line for line in content.splitlines(keepends=True) if _stays(line, first)]
 
-    def close(self) -> str | None:
-        """Do nothing: every line is on the disk already."""
-        return None
-
-    def _stays(self, line: bytes, epoch: int) -> bool:
-        # A line that cannot be read is for a person to look at: read_metrics names it.
-        try:
-            return line.endswith(b"\n") and bool(json.loads(line)["epoch"] < epoch)
-        except (ValueError, KeyError, TypeError):
-            return True
+    def _warn(self, error: OSError) -> None:
+        if self._has_warned:
+            return
+        self._has_warned = True
+        logger.warning(
+            "The log '%s' cannot be written (%s); %s is kept in memory, to be written with the next.",
+            self.path,
+            error.strerror or error,
+            _epochs(self._pending),
+        )
 
     def _rewrite(self, content: bytes) -> None:
         with written_whole(self.path) as stream:
@@ -167,9 +219,32 @@ def _refuse_constant(constant: str) -> NoReturn:
     raise ValueError(f"JSON has no {constant}")
 
 
-def _append(descriptor: int, line: bytes, path: Path) -> None:
+def _stays(line: bytes, first: int | None) -> bool:
+    if not line.endswith(b"\n"):
+        return False
+    if first is None:
+        return True
+    # A line that cannot be read is for a person to look at: read_metrics names it.
+    try:
+        return bool(json.loads(line)["epoch"] < first)
+    except (ValueError, KeyError, TypeError):
+        return True
+
+
+def _epochs(pending: Iterable[int]) -> str:
+    epochs = list(pending)
+    return f"epoch {epochs[0]}" if len(epochs) == 1 else f"epochs {epochs[0]} to {epochs[-1]}"
+
+
+def _append(descriptor: int, lines: bytes) -> None:
+    """Add whole lines and have them on the disk; after an error, the file is as it was."""
     size = os.fstat(descriptor).st_size
-    if os.write(descriptor, line) != len(line):
-        os.ftruncate(descriptor, size)
-        raise OSError(f"A line of '{path}' could not be written whole; is the disk full?")
-    os.fsync(descriptor)
+    try:
+        if os.write(descriptor, lines) != len(lines):
+            raise OSError("a part of it only could be written; is the disk full?")
+        os.fsync(descriptor)
+    except BaseException:
+        # Where this fails too, the next line's writer removes what is not whole.
+        with suppress(OSError):
+            os.ftruncate(descriptor, size)
+        raise
