@@ -22,7 +22,7 @@ class Learn2TrackModel(ModelWithPreviousDirections, ModelWithDirectionGetter, Mo
     :class:`dwiml.models.recurrent.StackedRNN`, then through the direction getter.
 
     Speed: sequences are never padded, and the backward pass is written by hand where torch's own is slow (see
-    :mod:`dwiml.models.recurrent_cells`); ``scripts/benchmarks/learn2track.py`` measures it.
+    :mod:`dwiml.models.recurrent_cells`); ``scripts/benchmarks/run.py`` measures it.
 
     Parameters
     ----------

@@ -1,22 +1,17 @@
-"""Training speed of Learn2Track on the CPU, beside two usual ways to run a recurrent network on ragged batches.
+"""A training step of Learn2Track, beside two usual ways to run a recurrent network on ragged batches.
 
 A step is all that training does with a batch once its inputs are there: embedding, forward, loss, backward, clipping,
 Adam. The same weights, the same batch: dwiml's own layers, ``torch.nn.GRU`` on a ``PackedSequence``, and
 ``torch.nn.GRU`` on padded batches of streamlines of similar length.
-
-Use: python scripts/benchmarks/learn2track.py [--threads 2] [--json FILE]. Run it on a machine that does nothing else.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
+from measuring import Figure, compare
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_sequence
 
@@ -101,72 +96,24 @@ def training_step(model: Learn2TrackModel, inputs: TensorSequence, targets: Tens
     return step
 
 
-def measure(args: argparse.Namespace) -> tuple[int, dict[str, float]]:
-    """Return the number of points, and the shortest duration in seconds of a step of each variant.
-
-    The variants take turns, so that whatever else the machine does slows them alike.
-    """
-    inputs, targets = make_batch(args.nb_streamlines, args.nb_features)
-    reps = {"dwiml": args.reps, "padded": args.reps, "packed": args.packed_reps}
-    classes = {"dwiml": Learn2TrackModel, "padded": PaddedLearn2Track, "packed": PackedLearn2Track}
-    steps = {}
-    for name, model_class in classes.items():
+def measure_step(name: str, *, quick: bool, device: torch.device, baseline: str) -> Figure:
+    """Time a whole step on 2 threads of the CPU, or on a GPU; checks that both ways compute the same losses."""
+    torch.set_num_threads(2)
+    if device.type == "cpu":
+        keep_freed_memory()
+    nb_streamlines, sizes, nb_features = (20, (16, 16), 8) if quick else (500, (256, 256), 28)
+    inputs, targets = (part.to(device) for part in make_batch(nb_streamlines, nb_features))
+    other = {"packed": PackedLearn2Track, "padded": PaddedLearn2Track}[baseline]
+    steps = []
+    for model_class in (Learn2TrackModel, other):
         torch.manual_seed(0)
-        options: dict[str, Any] = {"rnn_key": args.rnn_key, "rnn_layer_sizes": args.layer_sizes}
-        steps[name] = training_step(model_class(nb_features=args.nb_features, **options), inputs, targets)
-    durations: dict[str, float] = {}
-    losses: dict[tuple[str, int], float] = {}
-    for rep in range(max(reps.values())):
-        for name, step in steps.items():
-            if rep < reps[name]:
-                start = time.perf_counter()
-                losses[name, rep] = step()
-                duration = time.perf_counter() - start
-                durations[name] = min(duration, durations.get(name, duration))
-                if abs(losses[name, rep] - losses["dwiml", rep]) > 1e-3:
-                    raise RuntimeError(f"{name} computes something else than dwiml at step {rep}: {losses}.")
-    return inputs.total_points, durations
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Return the options."""
-    parser = argparse.ArgumentParser(description="Training speed of Learn2Track on the CPU, in points a second.")
-    parser.add_argument("--nb_streamlines", type=int, default=500, help="Streamlines a batch. [%(default)s]")
-    parser.add_argument("--nb_features", type=int, default=28, help="Input features. [%(default)s]")
-    parser.add_argument("--layer_sizes", type=int, nargs="+", default=[256, 256], help="Units. [%(default)s]")
-    parser.add_argument("--rnn_key", choices=["gru", "lstm"], default="gru")
-    parser.add_argument("--threads", type=int, default=2, help="Processor cores to use. [%(default)s]")
-    parser.add_argument("--reps", type=int, default=5, help="Steps; the shortest counts. [%(default)s]")
-    packed_help = "The same for packed sequences, which take a minute each; 0: leave them out. [%(default)s]"
-    parser.add_argument("--packed_reps", type=int, default=2, help=packed_help)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="Write the figures to this file too.")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, write."""
-    args = build_parser().parse_args(argv)
-    torch.set_num_threads(args.threads)
-    kept = keep_freed_memory()
-    points, durations = measure(args)
-    speed = {name: points / duration for name, duration in durations.items()}
-    print(f"{points} points, {args.threads} threads, {args.rnn_key} {args.layer_sizes}")
-    for name, duration in durations.items():
-        ratio = speed["dwiml"] / speed[name]
-        print(f"{name:7} {speed[name]:9.0f} points/s   {duration:7.2f} s a step   dwiml is {ratio:.1f}x")
-    if args.json:
-        figures = {
-            "points": points,
-            "threads": args.threads,
-            "rnn_key": args.rnn_key,
-            "layer_sizes": args.layer_sizes,
-            "torch": torch.__version__,
-            "freed_memory_kept": kept,
-            "points_per_s": speed,
-        }
-        args.json.write_text(json.dumps(figures, indent=2) + "\n")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+        model = model_class(nb_features=nb_features, rnn_layer_sizes=sizes).to(device)
+        steps.append(training_step(model, inputs, targets))
+    if abs(steps[0]() - steps[1]()) > 1e-3:
+        raise RuntimeError(f"The {baseline} model computes something else than dwiml.")
+    seconds, slow_seconds, peak = compare(
+        steps[0], steps[1], repeats=5, baseline_repeats=2 if baseline == "packed" else 5, device=device
+    )
+    names = {"packed": "torch.nn.GRU on packed sequences", "padded": f"torch.nn.GRU, padded in {NB_BUCKETS} buckets"}
+    nb_points = inputs.total_points
+    return Figure(name, nb_points / seconds, "points/s", nb_points / slow_seconds, names[baseline], peak)

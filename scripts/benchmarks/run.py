@@ -1,0 +1,129 @@
+"""Times dwiml's batches, interpolation and training step, each beside a plain way with the same libraries.
+
+    python scripts/benchmarks/run.py [--json FILE] [--device cuda] [--only NAME ...]
+
+Every figure is the least time of five repeats, in a process of its own, in turns with its baseline. Run it on a machine
+that does nothing else: it takes about four minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import multiprocessing
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from interpolation import measure_interpolation
+from learn2track import measure_step
+from loading import measure_loader
+from measuring import Figure
+from sampling import measure_sampler
+
+augmented_loader = functools.partial(measure_loader, reverse_ratio=0.5, split_ratio=0.2)
+
+ON_CPU: dict[str, Callable[..., Figure]] = {
+    "sampler_2m": measure_sampler,
+    "sampler_2m_mm": functools.partial(measure_sampler, in_mm=True),
+    "sampler_2m_100_subjects": functools.partial(measure_sampler, nb_subjects=100),
+    "loader_lazy_step1": functools.partial(measure_loader, lazy=True),
+    "loader_lazy_augmented": functools.partial(augmented_loader, lazy=True),
+    "loader_eager_step1": functools.partial(measure_loader, lazy=False),
+    "loader_eager_augmented": functools.partial(augmented_loader, lazy=False),
+}
+ON_ANY: dict[str, Callable[..., Figure]] = {
+    "trilinear_1thread": measure_interpolation,
+    "trilinear_1thread_grid_sample": functools.partial(measure_interpolation, baseline="grid_sample"),
+    "trilinear_1thread_random": functools.partial(measure_interpolation, random=True),
+    "trilinear_1thread_float16": functools.partial(measure_interpolation, dtype=torch.float16),
+    "axes1_1thread": functools.partial(measure_interpolation, neighborhood="axes"),
+    "axes1_1thread_new_memory": functools.partial(measure_interpolation, neighborhood="axes", keeps_memory=False),
+    "grid1_1thread": functools.partial(measure_interpolation, neighborhood="grid"),
+    "learn2track_step": functools.partial(measure_step, baseline="packed"),
+    "learn2track_step_padded": functools.partial(measure_step, baseline="padded"),
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
+    parser.add_argument("--rst", action="store_true", help="print the table as the documentation has it")
+    parser.add_argument(
+        "--device", choices=["cpu", "cuda"], default="cpu", help="where to interpolate and train [%(default)s]"
+    )
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", choices=[*ON_CPU, *ON_ANY], help=f"some of {', '.join([*ON_CPU, *ON_ANY])}"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny work, to see that all runs; the figures mean nothing"
+    )
+    return parser
+
+
+def measure(names: Sequence[str], *, quick: bool, device: torch.device) -> list[Figure]:
+    """Run benchmarks, one after the other, each in a new process."""
+    figures = []
+    for name in names:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        options: dict[str, Any] = {"quick": quick, **({"device": device} if name in ON_ANY else {})}
+        # A process of its own: its memory is that of this benchmark.
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+            figures.append(process.submit({**ON_CPU, **ON_ANY}[name], name, **options).result())
+    return figures
+
+
+def table(figures: Sequence[Figure]) -> list[list[str]]:
+    """Return the table's rows, the header first."""
+    rows = [["name", "dwiml", "baseline", "ratio", "what the baseline does", "peak MB", "bandwidth"]]
+    for figure in figures:
+        share = "" if figure.bandwidth_share is None else f"{figure.bandwidth_share:.0%}"
+        speeds = [f"{_short(speed)} {figure.unit}" for speed in (figure.value, figure.baseline)]
+        ratio = f"{figure.value / figure.baseline:.1f}"
+        rows.append([figure.name, *speeds, ratio, figure.baseline_name, f"{figure.peak_mb:.0f}", share])
+    return rows
+
+
+def as_text(rows: list[list[str]]) -> str:
+    """Return the rows in columns."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+
+
+def as_rst(rows: list[list[str]]) -> str:
+    """Return the rows as a list-table."""
+    lines = [".. list-table::", "   :header-rows: 1", ""]
+    for row in rows:
+        lines += [f"   {'*' if column == 0 else ' '} - {cell}".rstrip() for column, cell in enumerate(row)]
+    return "\n".join(lines)
+
+
+def _short(speed: float) -> str:
+    for size, suffix in ((1e6, " M"), (1e3, " k")):
+        if speed >= size:
+            return f"{speed / size:.3g}{suffix}"
+    return f"{speed:.3g}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print, write."""
+    args = build_parser().parse_args(argv)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        print("--device cuda was asked for, but torch finds no GPU here.", file=sys.stderr)
+        return 2
+    names = args.only or ([*ON_CPU, *ON_ANY] if args.device == "cpu" else list(ON_ANY))
+    figures = measure(names, quick=args.quick, device=torch.device(args.device))
+    rows = table(figures)
+    print(as_rst(rows) if args.rst else as_text(rows))
+    if args.json:
+        args.json.write_text(json.dumps([figure.as_json() for figure in figures], indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmarks" / "run.py"
+NAMES = {
+    "sampler_2m",
+    "loader_lazy_step1",
+    "loader_lazy_augmented",
+    "loader_eager_augmented",
+    "trilinear_1thread",
+    "axes1_1thread",
+    "grid1_1thread",
+    "learn2track_step",
+}
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, timeout=500, check=False
+    )
+
+
+def check_figures(path: Path, names: set[str]) -> None:
+    figures = {figure["name"]: figure for figure in json.loads(path.read_text())}
+    assert figures.keys() >= names
+    for figure in figures.values():
+        assert figure["unit"] in ("batches/s", "streamlines/s", "points/s")
+        assert figure["value"] > 0
+        assert figure["ratio"] == pytest.approx(figure["value"] / figure["baseline"])
+        assert figure["peak_mb"] > 10
+        assert (figure["bandwidth_share"] is None) == ("thread" not in figure["name"])
+
+
+def test_table_and_json(tmp_path: Path) -> None:
+    chosen = ["sampler_2m", "loader_eager_augmented", "axes1_1thread"]
+    result = run("--quick", "--json", str(tmp_path / "figures.json"), "--only", *chosen)
+    assert result.returncode == 0, result.stderr
+    check_figures(tmp_path / "figures.json", set(chosen))
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["name", *chosen]
+    assert all(f"{name} ..." in result.stderr for name in chosen)
+
+
+@pytest.mark.slow
+def test_all_benchmarks(tmp_path: Path) -> None:
+    result = run("--quick", "--rst", "--json", str(tmp_path / "figures.json"))
+    assert result.returncode == 0, result.stderr
+    check_figures(tmp_path / "figures.json", NAMES)
+    assert result.stdout.startswith(".. list-table::")
+
+
+def test_options_that_cannot_be() -> None:
+    import torch
+
+    assert "invalid choice: 'nothing'" in run("--only", "nothing").stderr
+    if not torch.cuda.is_available():
+        result = run("--device", "cuda")
+        assert result.returncode == 2
+        assert result.stderr == "--device cuda was asked for, but torch finds no GPU here.\n"
