@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "RAdam": torch.optim.RAdam,
     "SGD": torch.optim.SGD,
 }
+# Those of which torch has a version that updates all weights in one CUDA kernel.
+FUSED = frozenset({"Adam", "AdamW", "SGD"})
 
 
 def build_optimizer(
@@ -29,7 +31,7 @@ def build_optimizer(
     """Return one of :data:`OPTIMIZERS`.
 
     ``weight_decay`` is an L2 penalty for Adam, RAdam and SGD, and decoupled from the gradient for AdamW, as torch has
-    it.
+    it. Where torch has a fused one for the parameters' device it is used (:func:`can_be_fused`).
 
     Raises
     ------
@@ -42,8 +44,38 @@ def build_optimizer(
     if not trained:
         raise ValueError("The model has no parameter to train.")
     # Plain floats: the optimizer's state goes into the checkpoint as it is.
-    options = {"lr": float(learning_rate), "weight_decay": float(weight_decay)}
-    return OPTIMIZERS[name](trained, **options)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"lr": float(learning_rate), "weight_decay": float(weight_decay)}
+    if can_be_fused(name, trained):
+        options["fused"] = True
+    return OPTIMIZERS[name](trained, **options)
+
+
+def can_be_fused(name: str, parameters: Iterable[torch.Tensor]) -> bool:
+    """Tell whether torch's fused implementation of an optimizer is used: it has one, and all parameters are on CUDA.
+
+    On the CPU it is left alone, though torch has it there too: runs keep the numbers that they have had.
+    """
+    return name in FUSED and all(each.is_cuda and each.is_floating_point() for each in parameters)
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Take up an optimizer's state, with the implementation (fused or not) that suits the machine of today.
+
+    torch would take that from the state: a run that began on a GPU would go on with the fused one on a CPU, and one
+    that began on a CPU would be slow on a GPU. ``state`` stays as it is.
+
+    Raises
+    ------
+    ValueError, KeyError, TypeError
+        As torch's ``load_state_dict``, when the state is of another optimizer or other parameters.
+    """
+    # A state with another number of groups is refused by torch, after this.
+    own = [group.get("fused") for group in optimizer.param_groups]
+    groups = [dict(group) for group in state["param_groups"]]
+    for group, fused in zip(groups, own, strict=False):
+        if "fused" in group:
+            group["fused"] = fused
+    optimizer.load_state_dict({**state, "param_groups": groups})
 
 
 def check_learning_rates(learning_rates: float | Sequence[float]) -> list[float]:
