@@ -1,0 +1,64 @@
+"""The loader's worker processes, and the signals that stop a training."""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+
+# Before the hook below: what is registered last is called first, and multiprocessing's own hook is registered there.
+import multiprocessing.util
+import os
+import signal
+from pathlib import Path
+
+LEFT_TO_MAIN = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def leave_signals_to_main(worker_id: int) -> None:
+    """Have a worker ignore the signals that stop a training: SIGINT, SIGTERM, SIGUSR1, SIGUSR2.
+
+    A ``worker_init_fn`` for ``torch.utils.data.DataLoader``. Ctrl-C, ``scancel`` and SLURM's time limit send their
+    signal to all processes of a job. The main process then finishes its step and writes a checkpoint, for which it may
+    need one more batch; a worker that died of the signal would end it with an error instead.
+
+    A worker still ends:
+
+    - when its loader is deleted or closed: torch sets an event that the workers share and sends each an empty task;
+    - when the main process dies, even by SIGKILL: between two batches a worker looks every 5 seconds (torch's
+      watchdog) whether its parent is still the same;
+    - when the main process leaves with a loader still alive (in a global variable, in the traceback of an error):
+      multiprocessing then sends SIGTERM and waits, which would be for ever; so workers that ignore it are killed just
+      before, by a hook that this module registers with :mod:`atexit`.
+
+    Before this function is called a worker dies of these signals as any process does: for some milliseconds where
+    workers are forked, for the seconds of its imports where they are spawned.
+
+    Parameters
+    ----------
+    worker_id
+        Given by torch; of no use here.
+    """
+    for number in LEFT_TO_MAIN:
+        signal.signal(number, signal.SIG_IGN)
+
+
+@atexit.register
+def _end_workers_left() -> None:
+    left = [child for child in multiprocessing.active_children() if child.daemon and _is_deaf_child(child.pid)]
+    if left:
+        # torch's handler would make an error of each worker that is killed.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for child in left:
+        child.kill()
+
+
+def _is_deaf_child(pid: int | None) -> bool:
+    """Tell whether a process is a child of this one (and not of the one it was forked from) that ignores them all."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    status = dict(line.split(":", 1) for line in lines if ":" in line)
+    ignored = int(status.get("SigIgn", "0"), 16)
+    is_child = status.get("PPid", "").strip() == str(os.getpid())
+    return is_child and all(ignored >> (number - 1) & 1 for number in LEFT_TO_MAIN)

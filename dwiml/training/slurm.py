@@ -1,0 +1,72 @@
+"""Asking SLURM to start a job again."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+
+TIMEOUT_S = 30.0
+
+logger = logging.getLogger(__name__)
+
+
+def requeue() -> str:
+    """Ask SLURM to put this job back in its queue (``scontrol requeue``); a failure is told, never raised.
+
+    To be called once the checkpoint is written: SLURM may end the job at once. A task of a job array is named as SLURM
+    names it, ``<array job>_<task>``.
+
+    Returns
+    -------
+    str
+        A sentence for the user, which is also logged: as information when the job was put back, as a warning when it
+        was not (no SLURM, no ``scontrol``, a refusal, no answer in 30 seconds).
+    """
+    job = _job()
+    if job is None:
+        return _warned("Not requeued: this is no SLURM job (SLURM_JOB_ID is not set).")
+    command = ["scontrol", "requeue", job]
+    by_hand = f"to go on, submit the job again or run: {' '.join(command)}"
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT_S, check=False, errors="replace"
+        )
+    except FileNotFoundError:
+        return _warned(f"Job {job} was not requeued: there is no scontrol on PATH; {by_hand}")
+    except subprocess.TimeoutExpired:
+        return _warned(
+            f"Job {job} may not have been requeued: scontrol gave no answer in {TIMEOUT_S:g} s; see squeue; {by_hand}"
+        )
+    except OSError as error:
+        return _warned(f"Job {job} was not requeued: scontrol cannot be run ({error.strerror}); {by_hand}")
+    if done.returncode < 0:
+        # A job that is requeued is ended first, with all of its processes.
+        name = _signal_name(-done.returncode)
+        return _warned(f"Job {job}: scontrol was ended by {name}, as when SLURM ends a job to requeue it; see squeue.")
+    if done.returncode > 0:
+        said = " ".join((done.stderr or done.stdout).split())[:300] or f"exit code {done.returncode}"
+        return _warned(f"Job {job} was not requeued: scontrol refused ({said.rstrip('.')}); {by_hand}")
+    sentence = f"Job {job} was requeued: SLURM starts it again, and the training goes on from its checkpoint."
+    logger.info("%s", sentence)
+    return sentence
+
+
+def _job() -> str | None:
+    """Return this job as scontrol names it."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    job = os.environ.get("SLURM_JOB_ID") or None
+    return f"{array}_{task}" if job and array and task else job
+
+
+def _warned(sentence: str) -> str:
+    logger.warning("%s", sentence)
+    return sentence
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
