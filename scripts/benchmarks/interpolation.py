@@ -1,12 +1,13 @@
-"""Trilinear interpolation, beside two usual ways to do it: gathering 8 corner rows, and torch's grid_sample."""
+"""Reading a volume under points, beside the usual ways: gathering rows one corner after the other, and grid_sample."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 import torch
-from measuring import Figure, compare, copy_bandwidth, synchronize
+from measuring import Figure, compare, copy_bandwidth
 from streamlines_file import GRID, random_streamlines
 from torch import Tensor
 from torch.nn import functional
@@ -46,9 +47,22 @@ def by_grid_sample(volume: Tensor, coords: Tensor) -> Tensor:
     return read[0, :, 0, 0].t()
 
 
+def by_indexing(volume: Tensor, coords: Tensor) -> Tensor:
+    """Read the voxel that holds each point."""
+    x, y, z = coords.long().unbind(1)
+    return volume[x, y, z]
+
+
+BASELINES: dict[str, tuple[str, Callable[[Tensor, Tensor], Tensor]]] = {
+    "gather": ("8 rows gathered, one after the other", by_gathering),
+    "grid_sample": ("grid_sample", by_grid_sample),
+    "index": ("volume[x, y, z]", by_indexing),
+}
+
+
 def random_points(nb_points: int) -> Tensor:
     """Points all over the volume, in no order (vox, corner)."""
-    return torch.rand(nb_points, 3) * torch.tensor(GRID)
+    return (torch.rand(nb_points, 3) * torch.tensor(GRID)).clamp(max=torch.tensor(GRID) - 1e-3)
 
 
 def points_of_streamlines(nb_points: int) -> Tensor:
@@ -64,43 +78,53 @@ def measure_interpolation(
     device: torch.device,
     neighborhood: str | None = None,
     random: bool = False,
-    baseline: str = "gather",
+    mode: str = "trilinear",
+    baseline: str | None = None,
     keeps_memory: bool = True,
     dtype: torch.dtype = torch.float32,
 ) -> Figure:
-    """Time 100 000 points of a volume of 96 x 114 x 96 x 45, on one thread of the CPU or on a GPU."""
+    """Time 100 000 points of a volume of 96 x 114 x 96 x 45, on one thread of the CPU or on a GPU.
+
+    Without a `baseline`, it is the gathering of rows on the CPU and grid_sample on a GPU. The baselines read a float32
+    volume, and all neighbours at once.
+    """
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if keeps_memory and device.type == "cpu":
         # As the trainer does.
         keep_freed_memory()
-    nb_points = 2_000 if quick else 100_000
+    nb_points, nb_features = (2_000, 8) if quick else (100_000, NB_FEATURES)
     coords = (random_points if random else points_of_streamlines)(nb_points).to(device)
-    volume = torch.randn(*GRID, NB_FEATURES).to(device)
+    volume = torch.randn(*GRID, nb_features).to(device)
     stored = volume.to(dtype)
     offsets = neighborhood_offsets(neighborhood, None if neighborhood is None else 1).to(device)
+    how, read = BASELINES[baseline or ("gather" if device.type == "cpu" else "grid_sample")]
 
     def interpolate() -> Tensor:
-        return interpolate_at(stored, coords, offsets=offsets)
+        return interpolate_at(stored, coords, offsets=offsets, mode=mode)
 
     def slowly() -> Tensor:
-        neighbours = (coords[:, None] + offsets).view(-1, 3)
-        read = by_gathering(volume, neighbours) if baseline == "gather" else by_grid_sample(volume, neighbours)
-        return read.reshape(nb_points, -1)
+        return read(volume, (coords[:, None] + offsets).view(-1, 3)).reshape(nb_points, -1)
 
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     seconds, slow_seconds, peak = compare(
-        interpolate, slowly, repeats=5, baseline_repeats=1 if neighborhood == "grid" else 5, device=device
+        interpolate, slowly, repeats=5, baseline_repeats=2 if neighborhood == "grid" else 5, device=device
     )
     torch.testing.assert_close(interpolate(), slowly(), rtol=0, atol=1e-3 if dtype == torch.float32 else 1e-2)
-    synchronize(device)
-    names = {"gather": "8 rows gathered, one after the other", "grid_sample": "grid_sample"}
-    bandwidth = copy_bandwidth(device, 2**22 if quick else 2**28)
-    share = nb_points * bytes_of_point(len(offsets), stored.element_size()) / seconds / bandwidth
-    return Figure(name, nb_points / seconds, "points/s", nb_points / slow_seconds, names[baseline], peak, share)
+    nb_rows = 8 if mode == "trilinear" else 1
+    return Figure(
+        name,
+        nb_points / seconds,
+        "points/s",
+        nb_points / slow_seconds,
+        how,
+        peak,
+        bytes_of_point(len(offsets), nb_rows, nb_features, stored.element_size()),
+        copy_bandwidth(device, 2**22 if quick else 2**28),
+    )
 
 
-def bytes_of_point(nb_neighbours: int, bytes_of_value: int) -> int:
-    """Return the bytes that a point needs: its coordinates, 8 rows read and one written for each neighbour."""
-    return 3 * 4 + nb_neighbours * NB_FEATURES * (8 * bytes_of_value + 4)
+def bytes_of_point(nb_neighbours: int, nb_rows: int, nb_features: int, bytes_of_value: int) -> int:
+    """Return the bytes that a point needs: its coordinates, the rows read and the one written for each neighbour."""
+    return 3 * 4 + nb_neighbours * nb_features * (nb_rows * bytes_of_value + 4)

@@ -29,8 +29,12 @@ class Figure:
         What the baseline does.
     peak_mb
         Most memory that the process had in RAM before the baseline ran, torch itself included (MB).
+    bytes_each
+        Bytes that one unit (a point) has to read and write; None where memory was not looked at, as the next two.
+    bandwidth
+        Bytes that a copy of a large array reads and writes in a second, in the same process.
     bandwidth_share
-        Bytes that had to be moved a second, as a share of what a copy of a large array moves; None: not measured.
+        ``value * bytes_each / bandwidth``.
     """
 
     name: str
@@ -39,11 +43,19 @@ class Figure:
     baseline: float
     baseline_name: str
     peak_mb: float
-    bandwidth_share: float | None = None
+    bytes_each: int | None = None
+    bandwidth: float | None = None
+
+    @property
+    def bandwidth_share(self) -> float | None:
+        """The bytes moved in a second, as a share of what a copy moves."""
+        if self.bytes_each is None or self.bandwidth is None:
+            return None
+        return self.value * self.bytes_each / self.bandwidth
 
     def as_json(self) -> dict[str, Any]:
         """Return the object of the JSON file."""
-        return {**asdict(self), "ratio": self.value / self.baseline}
+        return {**asdict(self), "ratio": self.value / self.baseline, "bandwidth_share": self.bandwidth_share}
 
 
 def synchronize(device: torch.device) -> None:

@@ -27,17 +27,21 @@ from sampling import measure_sampler
 
 augmented_loader = functools.partial(measure_loader, reverse_ratio=0.5, split_ratio=0.2)
 
-ON_CPU: dict[str, Callable[..., Figure]] = {
+# These know the CPU only.
+BATCHES: dict[str, Callable[..., Figure]] = {
     "sampler_2m": measure_sampler,
     "sampler_2m_mm": functools.partial(measure_sampler, in_mm=True),
     "sampler_2m_100_subjects": functools.partial(measure_sampler, nb_subjects=100),
+    "loader_lazy_plain": functools.partial(measure_loader, lazy=True, step_size=None),
     "loader_lazy_step1": functools.partial(measure_loader, lazy=True),
     "loader_lazy_augmented": functools.partial(augmented_loader, lazy=True),
     "loader_eager_step1": functools.partial(measure_loader, lazy=False),
     "loader_eager_augmented": functools.partial(augmented_loader, lazy=False),
 }
-ON_ANY: dict[str, Callable[..., Figure]] = {
+# These take a device.
+STEPS: dict[str, Callable[..., Figure]] = {
     "trilinear_1thread": measure_interpolation,
+    "nearest_1thread": functools.partial(measure_interpolation, mode="nearest", baseline="index"),
     "trilinear_1thread_grid_sample": functools.partial(measure_interpolation, baseline="grid_sample"),
     "trilinear_1thread_random": functools.partial(measure_interpolation, random=True),
     "trilinear_1thread_float16": functools.partial(measure_interpolation, dtype=torch.float16),
@@ -47,6 +51,9 @@ ON_ANY: dict[str, Callable[..., Figure]] = {
     "learn2track_step": functools.partial(measure_step, baseline="packed"),
     "learn2track_step_padded": functools.partial(measure_step, baseline="padded"),
 }
+BENCHMARKS = {**BATCHES, **STEPS}
+# On a GPU, grid_sample is the baseline of all, and there is no allocator to choose.
+ON_GPU = [name for name in STEPS if not name.endswith(("_grid_sample", "_new_memory"))]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -55,26 +62,32 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
     parser.add_argument("--rst", action="store_true", help="print the table as the documentation has it")
     parser.add_argument(
-        "--device", choices=["cpu", "cuda"], default="cpu", help="where to interpolate and train [%(default)s]"
+        "--device",
+        choices=["cpu", "cuda"],
+        default="cpu",
+        help="cuda: interpolation and training step on the GPU, the others not at all [%(default)s]",
     )
     parser.add_argument(
-        "--only", nargs="+", metavar="NAME", choices=[*ON_CPU, *ON_ANY], help=f"some of {', '.join([*ON_CPU, *ON_ANY])}"
+        "--only", nargs="+", metavar="NAME", choices=list(BENCHMARKS), help=f"some of {', '.join(BENCHMARKS)}"
     )
     parser.add_argument(
-        "--quick", action="store_true", help="tiny work, to see that all runs; the figures mean nothing"
+        "--quick",
+        action="store_true",
+        help="tiny work, to see that all runs; the figures mean nothing",
     )
     return parser
 
 
 def measure(names: Sequence[str], *, quick: bool, device: torch.device) -> list[Figure]:
-    """Run benchmarks, one after the other, each in a new process."""
+    """Run benchmarks, one after the other, each in a new process; quick ones share a process."""
     figures = []
-    for name in names:
-        print(f"{name} ...", file=sys.stderr, flush=True)
-        options: dict[str, Any] = {"quick": quick, **({"device": device} if name in ON_ANY else {})}
+    for some in [names] if quick else [[name] for name in names]:
         # A process of its own: its memory is that of this benchmark.
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-            figures.append(process.submit({**ON_CPU, **ON_ANY}[name], name, **options).result())
+            for name in some:
+                print(f"{name} ...", file=sys.stderr, flush=True)
+                options: dict[str, Any] = {"quick": quick, **({"device": device} if name in STEPS else {})}
+                figures.append(process.submit(BENCHMARKS[name], name, **options).result())
     return figures
 
 
@@ -116,7 +129,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.device == "cuda" and not torch.cuda.is_available():
         print("--device cuda was asked for, but torch finds no GPU here.", file=sys.stderr)
         return 2
-    names = args.only or ([*ON_CPU, *ON_ANY] if args.device == "cpu" else list(ON_ANY))
+    possible = list(BENCHMARKS) if args.device == "cpu" else ON_GPU
+    names = args.only or possible
+    if not set(names) <= set(possible):
+        unknown = ", ".join(name for name in names if name not in possible)
+        print(f"{unknown}: for the CPU only. With --device cuda, choose among {', '.join(possible)}.", file=sys.stderr)
+        return 2
     figures = measure(names, quick=args.quick, device=torch.device(args.device))
     rows = table(figures)
     print(as_rst(rows) if args.rst else as_text(rows))

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +30,16 @@ def random_streamlines(rng: np.random.Generator, nb: int) -> tuple[npt.NDArray[n
     walked = np.cumsum(moves, axis=0)
     starts = rng.uniform(0.3, 0.7, (nb, 3)) * GRID
     return (walked + np.repeat(starts - walked[first], lengths, axis=0)).astype(np.float32), lengths
+
+
+@contextlib.contextmanager
+def written_elsewhere(nb_subjects: int, nb_streamlines: int, *, nb_points: int | None = None) -> Iterator[Path]:
+    """Give the path of a file of `write_file` for a while; another process writes it, so that this one stays small."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "streamlines.hdf5"
+        numbers = [nb_subjects, nb_streamlines, *([] if nb_points is None else [nb_points])]
+        subprocess.run([sys.executable, __file__, str(path), *map(str, numbers)], check=True)
+        yield path
 
 
 def write_file(path: Path, nb_subjects: int, nb_streamlines: int, *, nb_points: int | None = None) -> Path:
@@ -75,3 +90,13 @@ def _write_subject(
     group.create_dataset("lengths", data=lengths)
     group.create_dataset("offsets", data=np.cumsum(lengths) - lengths)
     group.create_dataset("euclidean_lengths", data=mm.astype(np.float32))
+
+
+def _main(path: str, nb_subjects: str, nb_streamlines: str, nb_points: str | None = None) -> None:
+    write_file(
+        Path(path), int(nb_subjects), int(nb_streamlines), nb_points=None if nb_points is None else int(nb_points)
+    )
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -32,13 +32,19 @@ def check_figures(path: Path, names: set[str]) -> None:
     for figure in figures.values():
         assert figure["unit"] in ("batches/s", "streamlines/s", "points/s")
         assert figure["value"] > 0
+        assert figure["baseline"] > 0
+        assert figure["baseline_name"]
         assert figure["ratio"] == pytest.approx(figure["value"] / figure["baseline"])
         assert figure["peak_mb"] > 10
-        assert (figure["bandwidth_share"] is None) == ("thread" not in figure["name"])
+        if "1thread" in figure["name"]:
+            bytes_moved = figure["value"] * figure["bytes_each"]
+            assert figure["bandwidth_share"] == pytest.approx(bytes_moved / figure["bandwidth"])
+        else:
+            assert figure["bandwidth_share"] is figure["bytes_each"] is figure["bandwidth"] is None
 
 
 def test_table_and_json(tmp_path: Path) -> None:
-    chosen = ["sampler_2m", "loader_eager_augmented", "axes1_1thread"]
+    chosen = ["sampler_2m", "loader_lazy_step1", "axes1_1thread"]
     result = run("--quick", "--json", str(tmp_path / "figures.json"), "--only", *chosen)
     assert result.returncode == 0, result.stderr
     check_figures(tmp_path / "figures.json", set(chosen))
@@ -52,6 +58,7 @@ def test_all_benchmarks(tmp_path: Path) -> None:
     result = run("--quick", "--rst", "--json", str(tmp_path / "figures.json"))
     assert result.returncode == 0, result.stderr
     check_figures(tmp_path / "figures.json", NAMES)
+    assert "8 rows gathered, one after the other" in result.stdout
     assert result.stdout.startswith(".. list-table::")
 
 
