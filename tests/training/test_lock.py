@@ -30,17 +30,25 @@ print("held", flush=True)
 sys.stdin.read()
 """
 
-# Each process wants each of the folders, all at the same moment, and keeps what it gets until it is told to end.
+# Each process wants each of the folders, all at the same moment, and keeps what it gets until it is told to end. Before
+# each thing that it does to a lock's name, it hesitates: others come in between.
 RACE = """
-import sys, time
+import os, random, sys, time
 from pathlib import Path
 from dwiml.training.lock import ExperimentInUseError, ExperimentLock
+
+def hesitant(function):
+    def hesitate(*args, **kwargs):
+        time.sleep(random.random() * 0.01)
+        return function(*args, **kwargs)
+    return hesitate
+
+os.rename, os.unlink, os.link, os.write = map(hesitant, (os.rename, os.unlink, os.link, os.write))
 print("ready", flush=True)
 begin = float(sys.stdin.readline())
 won, locks = [], []
 for i, folder in enumerate(sorted(Path(sys.argv[1]).iterdir())):
-    while time.time() < begin + 0.03 * i:
-        pass
+    time.sleep(max(0, begin + 0.05 * i - time.time()))
     lock = ExperimentLock(folder)
     try:
         lock.acquire()
