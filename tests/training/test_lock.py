@@ -146,14 +146,6 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path, cap
     process.communicate()
 
 
-def test_a_process_that_ends_by_itself_leaves_nothing_to_wait_for(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    process = start(HOLD, tmp_path)
-    process.communicate()
-    assert_taken_over(tmp_path, caplog, "that process is gone")
-
-
 def test_the_same_process_is_refused_but_for_the_same_object(tmp_path: Path) -> None:
     with ExperimentLock(tmp_path):
         assert f"in use by this very process {os.getpid()} on host" in assert_refused(tmp_path)
@@ -191,21 +183,13 @@ def test_a_machine_that_cannot_be_seen(
 def test_age_is_by_the_clock_of_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    offset = 3600
-    real = os.utime
+    offset, real = 3600, os.utime
+    path = leave(tmp_path, age_s=offset + 100, host="other")
     # A server whose clock is an hour behind ours.
     monkeypatch.setattr(os, "utime", lambda path: real(path, (time.time() - offset, time.time() - offset)))
-    path = leave_at(tmp_path, time.time() - offset - 100, real)
     assert_refused(tmp_path)
     real(path, (time.time() - offset - 400, time.time() - offset - 400))
     assert_taken_over(tmp_path, caplog, "no sign of life for 40")
-
-
-def leave_at(folder: Path, mtime: float, utime: Callable[..., None]) -> Path:
-    path = folder / "lock.json"
-    path.write_text(json.dumps(asdict(replace(Holder.this_process(), host="other"))))
-    utime(path, (mtime, mtime))
-    return path
 
 
 def test_a_requeued_job_takes_over_its_own(
