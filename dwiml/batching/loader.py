@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from dwiml.arguments import check_number
 from dwiml.batching.fetcher import BatchSlices, StreamlineFetcher
 from dwiml.batching.sampler import PHASES, BatchIds, DWIMLBatchIDSampler, check_dataset, described
+from dwiml.batching.workers import leave_signals_to_main
 from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.ops.augmentation import DrawnAugmentation, draw_noise
 from dwiml.ops.interpolation import interpolate_at
@@ -154,6 +155,7 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
             num_workers=nb_cpu_processes,
             collate_fn=_as_it_is,
             persistent_workers=nb_cpu_processes > 0,
+            worker_init_fn=leave_signals_to_main if nb_cpu_processes > 0 else None,
             multiprocessing_context=start_method if nb_cpu_processes > 0 else None,
             # Its own generator: torch's global one belongs to the model (dropout).
             generator=torch.Generator(),

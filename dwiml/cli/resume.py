@@ -6,7 +6,9 @@ import argparse
 from collections.abc import Sequence
 
 from dwiml.cli import run_command
-from dwiml.cli.train import add_machine_options
+from dwiml.cli.trainer_options import add_machine_options, add_stop_options
+
+STOP_OPTIONS = ("checkpoint_minutes", "stop_signal", "max_time", "requeue", "allow_changed_data")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -19,6 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--new_patience", type=int, metavar="N", help="[as before]")
     parser.add_argument("--hdf5_file", metavar="HDF5", help="where the data are now [where they were]")
     add_machine_options(parser)
+    add_stop_options(parser)
     return parser
 
 
@@ -42,5 +45,6 @@ def _run(arguments: argparse.Namespace) -> None:
         nb_cpu_processes=arguments.nb_cpu_processes,
         use_gpu=arguments.use_gpu,
         verbose=arguments.verbose,
+        **{name: getattr(arguments, name) for name in STOP_OPTIONS},
     )
     trainer.train_and_validate()

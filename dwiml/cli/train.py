@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from dwiml.cli import run_command
+from dwiml.cli.trainer_options import add_trainer_options, json_object
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -137,44 +137,7 @@ def add_learn2track_options(parser: argparse.ArgumentParser) -> None:
         metavar="KEY",
         help="direction getter: cosine-regression or l2-regression [%(default)s]",
     )
-    group.add_argument("--dg_args", type=_json_object, metavar="JSON", help='its options, as {"dropout": 0.1}')
-
-
-def add_trainer_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("training")
-    group.add_argument(
-        "--learning_rates", type=float, nargs="+", default=0.001, metavar="RATE", help="one, or one an epoch [0.001]"
-    )
-    group.add_argument("--weight_decay", type=float, default=0.0, help="L2 penalty; decoupled with AdamW [%(default)s]")
-    group.add_argument("--optimizer", default="Adam", help="Adam, AdamW, RAdam or SGD [%(default)s]")
-    group.add_argument("--max_epochs", type=int, default=10, metavar="N", help="epochs in all [%(default)s]")
-    for phase in ("training", "validation"):
-        group.add_argument(
-            f"--max_batches_per_epoch_{phase}",
-            type=_count_or_none,
-            default=1000,
-            metavar="N",
-            help="most batches an epoch, or none for all [%(default)s]",
-        )
-    group.add_argument("--patience", type=int, metavar="N", help="epochs without progress before stopping [never]")
-    group.add_argument(
-        "--patience_delta", type=float, default=1e-6, metavar="D", help="what counts as progress [%(default)s]"
-    )
-    group.add_argument("--clip_grad", type=float, metavar="NORM", help="largest gradient norm [no limit]")
-    group.add_argument("--seed", type=int, help="of batches, augmentation and dropout [drawn and recorded]")
-    group.add_argument("--resume", default="never", metavar="HOW", help="never, auto or must [%(default)s]")
-    add_machine_options(group)
-    group.add_argument("--comet_workspace", metavar="NAME", help="with --comet_project: log to Comet too")
-    group.add_argument("--comet_project", metavar="NAME", help="with --comet_workspace")
-
-
-def add_machine_options(group: argparse._ActionsContainer) -> None:
-    group.add_argument("--nb_cpu_processes", type=int, default=0, metavar="N", help="loader workers [%(default)s]")
-    group.add_argument(
-        "--use_gpu", type=_yes_or_no, default=None, metavar="yes|no", help="[yes, when there is one that works]"
-    )
-    group.add_argument("-q", dest="verbose", action="store_false", help="no progress bar, no line an epoch")
-    group.add_argument("-v", dest="talkative", action="store_true", help="show informative messages")
+    group.add_argument("--dg_args", type=json_object, metavar="JSON", help='its options, as {"dropout": 0.1}')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -217,7 +180,7 @@ def _run(arguments: argparse.Namespace) -> None:
         model,
         batch_sampler=sampler,
         batch_loader=loader,
-        **_picked(values, DWIMLTrainer, leave={"model", "batch_sampler", "batch_loader"}),
+        **_picked(values, *DWIMLTrainer.__mro__, leave={"model", "batch_sampler", "batch_loader"}),
     )
     trainer.train_and_validate()
 
@@ -231,23 +194,3 @@ def _picked(values: dict[str, Any], *classes: type, leave: set[str]) -> dict[str
         for name in inspect.signature(cls.__dict__["__init__"]).parameters
     }
     return {name: value for name, value in values.items() if name in names - leave}
-
-
-def _count_or_none(text: str) -> int | None:
-    return None if text.lower() == "none" else int(text)
-
-
-def _yes_or_no(text: str) -> bool:
-    if text not in ("yes", "no"):
-        raise argparse.ArgumentTypeError(f"yes or no expected, got '{text}'")
-    return text == "yes"
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"a JSON object expected, got '{text}'")
-    return value

@@ -79,6 +79,11 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
         """Whether :meth:`forward` receives each streamline's last point, from which no direction leaves."""
         return True
 
+    @property
+    def layers_by_point(self) -> list[nn.Module]:
+        """Layers that take rows (N, F) and treat each by itself: those that ``compile_model`` compiles."""
+        return []
+
     @abc.abstractmethod
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute outputs, usually from ``(inputs, streamlines)``: whatever :meth:`compute_loss` understands."""

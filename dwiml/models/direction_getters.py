@@ -124,6 +124,11 @@ class ModelWithDirectionGetter(MainModelAbstract):
         self.direction_getter = DIRECTION_GETTERS[self.dg_key](input_size, **self.dg_args)
 
     @property
+    def layers_by_point(self) -> list[nn.Module]:
+        """The direction getter, and those of the other parents."""
+        return [*super().layers_by_point, self.direction_getter]
+
+    @property
     def forward_uses_last_point(self) -> bool:
         """Whether the direction getter learns where streamlines end; regression does not."""
         return self.direction_getter.add_eos
@@ -162,7 +167,8 @@ class ModelWithDirectionGetter(MainModelAbstract):
                 "than points a streamline): give the model the streamlines without their last point."
             )
         valid = torch.linalg.vector_norm(steps, dim=-1) > SHORTEST
-        losses = self.direction_getter.losses(outputs, steps)
+        # Whatever the model computes in, angles need the digits of the targets.
+        losses = self.direction_getter.losses(outputs.to(steps.dtype), steps)
         losses = torch.where(valid | steps.isnan().any(dim=-1), losses, torch.zeros_like(losses))
         if not average_results:
             return losses, len(losses)

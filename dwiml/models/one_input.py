@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from dwiml.models.base import MainModelAbstract
 from dwiml.models.embeddings import build_embedding
@@ -95,6 +95,12 @@ class ModelWithOneInput(MainModelAbstract):
         self.input_embedding_key = input_embedding_key
         self.input_embedding = build_embedding(input_embedding_key, self.input_size, input_embedded_size)
         self.embedded_input_size = self.input_embedding.output_size
+
+    @property
+    def layers_by_point(self) -> list[nn.Module]:
+        """The embedding, where it computes something, and those of the other parents."""
+        own = [self.input_embedding] if list(self.input_embedding.parameters()) else []
+        return [*super().layers_by_point, *own]
 
     def embed_inputs(self, inputs: TensorSequence) -> Tensor:
         """Embed the inputs of all points.

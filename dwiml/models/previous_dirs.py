@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from dwiml.arguments import check_whole
 from dwiml.models.base import MainModelAbstract
@@ -63,6 +63,12 @@ class ModelWithPreviousDirections(MainModelAbstract):
                 prev_dirs_embedding_key or "no_embedding", 3 * self.nb_previous_dirs, prev_dirs_embedded_size
             )
         self.embedded_prev_dirs_size = self.prev_dirs_embedding.output_size if self.prev_dirs_embedding else 0
+
+    @property
+    def layers_by_point(self) -> list[nn.Module]:
+        """The embedding, where it computes something, and those of the other parents."""
+        own = self.prev_dirs_embedding
+        return [*super().layers_by_point, *([own] if own is not None and list(own.parameters()) else [])]
 
     def previous_dirs(self, streamlines: TensorSequence) -> Tensor:
         """Return the last directions under each point, the most recent first.

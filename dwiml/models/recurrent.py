@@ -239,7 +239,10 @@ def run_layer(
         hidden, last = result.data, [part.squeeze(0) for part in (after if is_lstm else (after,))]
     else:
         cell = RaggedLSTM if is_lstm else RaggedGRU
-        weights = (layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0)
-        hidden, *last = cell.apply(rows, *initial, *weights, order.sizes)  # type: ignore[no-untyped-call]
+        weights: tuple[Any, ...] = (layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0)
+        # Steps one after the other would add up the rounding of a lower precision.
+        with torch.autocast(rows.device.type, enabled=False):
+            inputs = [part.to(weights[0]) for part in (rows, *initial)]
+            hidden, *last = cell.apply(*inputs, *weights, order.sizes)  # type: ignore[no-untyped-call]
     ends = [torch.cat([done, part[started:]]) for done, part in zip(last, ordered, strict=True)]
     return hidden, tuple(order.unsort_states(part) for part in ends)

@@ -69,7 +69,8 @@ def interpolate_trilinear(volume: Tensor, coords: Tensor) -> Tensor:
     if volume.dtype in HALF_PRECISIONS:
         # embedding_bag would round the weights to half precision too.
         read = rows.index_select(0, corners.view(-1)).to(weights.dtype).view(-1, 8, nb_features)
-        return torch.bmm(weights[:, None], read)[:, 0]
+        with torch.autocast(volume.device.type, enabled=False):
+            return torch.bmm(weights[:, None], read)[:, 0]
     return functional.embedding_bag(corners, rows, per_sample_weights=weights, mode="sum")
 
 

@@ -65,6 +65,7 @@ class AveragedWeights:
         self.nb_updates = 0
         self._model = model
         self._in_use = False
+        self._kept: dict[str, torch.Tensor] = {}
         parameters = dict(model.named_parameters())
         self._averaged = {name: each for name, each in parameters.items() if each.is_floating_point()}
         self._averages = {
@@ -113,14 +114,29 @@ class AveragedWeights:
         if self._in_use:
             raise RuntimeError("The averaged weights are in use already.")
         with torch.no_grad():
-            kept = {name: each.detach().clone() for name, each in (self._averaged | self._copied()).items()}
+            self._kept = {name: each.detach().clone() for name, each in (self._averaged | self._copied()).items()}
         self._in_use = True
         try:
             self._fill(self._averages | self._copies)
             yield
         finally:
-            self._fill(kept)
-            self._in_use = False
+            self._fill(self._kept)
+            self._in_use, self._kept = False, {}
+
+    @contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """Give the model its own weights for the time of a block inside one of :meth:`in_use`; elsewhere, do nothing.
+
+        For a checkpoint that is written during the validation.
+        """
+        if not self._in_use:
+            yield
+            return
+        self._fill(self._kept)
+        try:
+            yield
+        finally:
+            self._fill(self._averages | self._copies)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of updates and the averaged tensors by name: the tensors themselves, as torch does."""

@@ -19,10 +19,23 @@ from dwiml.hdf5.schema import quoted
 
 FORMAT_VERSION = 2
 KEYS = frozenset(
-    {"format_version", "parameters", "next_epoch", "model", "optimizer", "best", "loggers", "torch_rng", "cuda_rng"}
+    {
+        "format_version",
+        "parameters",
+        "position",
+        "model",
+        "optimizer",
+        "schedule",
+        "scaler",
+        "averaged_weights",
+        "best",
+        "loggers",
+        "generators",
+        "monitors",
+    }
 )
 # Those whose content is always a dictionary.
-DICTIONARIES = frozenset({"parameters", "model", "optimizer", "best", "loggers"})
+DICTIONARIES = frozenset({"parameters", "position", "model", "optimizer", "schedule", "scaler", "best", "loggers"})
 LATEST = "latest.pt"
 PREVIOUS = "previous.pt"
 DAMAGED = "damaged.pt"

@@ -23,14 +23,23 @@ def check_choice(name: str, value: object, allowed: Iterable[str]) -> None:
         raise ValueError(f"{name} must be one of {quoted(allowed)}, got {value!r}.")
 
 
-def choose_device(use_gpu: bool | None) -> torch.device:
-    """Return the device to train on; raise ValueError when a GPU is asked for and there is none."""
+def choose_device(use_gpu: bool | None, local_rank: int = 0) -> torch.device:
+    """Return the device to train on, on several GPUs the one of that rank; ValueError when there is none and should."""
     if use_gpu not in (None, True, False):
         raise ValueError(f"use_gpu must be True, False, or None for whichever there is, got {use_gpu!r}.")
     available = torch.cuda.is_available()
     if use_gpu and not available:
         raise ValueError("use_gpu was asked for, but torch finds no GPU here.")
-    return torch.device("cuda" if available and use_gpu is not False else "cpu")
+    if not available or use_gpu is False:
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise ValueError(
+            f"Process {local_rank} of this machine has no GPU of its own: there are {torch.cuda.device_count()}; start "
+            "as many processes as there are GPUs (torchrun --nproc_per_node)."
+        )
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    return device
 
 
 def check_counts(**counts: int | None) -> None:

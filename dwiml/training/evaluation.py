@@ -81,13 +81,14 @@ def evaluate_directions(
             streamlines = targets if model.forward_uses_last_point else targets.trimmed_last()
             outputs = model(batch_loader.load_batch_inputs(streamlines, ids_per_subj), streamlines)
             loss, n = model.compute_loss(outputs, targets)
-            means["loss"].update(loss, n)
+            means["loss"].update(loss, n, ids_per_subj.key.batch_index)
             to_mm = _voxel_sizes(batch_loader, targets, ids_per_subj)
             directions = model.get_tracking_directions(outputs, "det", None)
             for name, angles in _angles(directions, targets, to_mm).items():
-                means[name].update(angles.mean() if len(angles) else angles.sum(), len(angles))
-            for mean in means.values():
-                mean.check()
+                mean = angles.mean() if len(angles) else angles.sum()
+                means[name].update(mean, len(angles), ids_per_subj.key.batch_index)
+            for measured in means.values():
+                measured.check()
     model.train(was_training)
     nb_points = means["angle"].nb
     values = {name: mean.mean() for name, mean in means.items()}

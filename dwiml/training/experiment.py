@@ -27,6 +27,13 @@ MAY_CHANGE = frozenset(
         "trainer.comet_project",
         "trainer.resume",
         "trainer.verbose",
+        "trainer.profile",
+        "trainer.nan_policy",
+        "trainer.allow_changed_data",
+        "trainer.checkpoint_minutes",
+        "trainer.stop_signal",
+        "trainer.max_time",
+        "trainer.requeue",
         "data.lazy",
         "data.cache_size",
         "data.hdf5_file",
@@ -65,6 +72,11 @@ class ExperimentFolder:
     def best_model(self) -> Path:
         """Folder from which the best model can be built again."""
         return self.path / "best_model"
+
+    @property
+    def bad_batches(self) -> Path:
+        """Folder of the batches that gave a NaN or infinite value."""
+        return self.path / "bad_batches"
 
     @property
     def logs(self) -> Path:
@@ -126,8 +138,24 @@ def write_parameters(folder: ExperimentFolder, sections: Mapping[str, Any]) -> N
     write_json(folder.parameters, {"experiment_name": folder.path.name, **sections, "versions": _versions()})
 
 
-def refuse_differences(recorded: Mapping[str, Any], current: Mapping[str, Any], experiment: str) -> None:
+def data_has_changed(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> bool:
+    """Tell whether the HDF5 file is another than the one that was recorded."""
+    return bool(recorded["data"]["fingerprint"] != current["data"]["fingerprint"])
+
+
+def refuse_differences(
+    recorded: Mapping[str, Any], current: Mapping[str, Any], experiment: str, *, allow_changed_data: bool = False
+) -> None:
     """Compare the parameters of a run with those that its checkpoint recorded.
+
+    Parameters
+    ----------
+    recorded, current
+        By section, as :func:`describe` returns them.
+    experiment
+        What the sentence calls the experiment.
+    allow_changed_data
+        Let the section ``data`` differ.
 
     Raises
     ------
@@ -137,12 +165,13 @@ def refuse_differences(recorded: Mapping[str, Any], current: Mapping[str, Any], 
     differences = [
         f"{name} was {_shown(old)} and is now {_shown(new)}"
         for name, old, new in _pairs(recorded, current)
-        if name not in MAY_CHANGE and old != new
+        if name not in MAY_CHANGE and old != new and not (allow_changed_data and name.startswith("data."))
     ]
     if differences:
+        changed_data = " (or allow_changed_data=True)" if any(each.startswith("data.") for each in differences) else ""
         raise ValueError(
             f"Experiment '{experiment}' cannot go on with other parameters: {'; '.join(differences)}. "
-            "Use the recorded values, or start another experiment."
+            f"Use the recorded values{changed_data}, or start another experiment."
         )
 
 

@@ -9,6 +9,20 @@ from typing import Any
 import torch
 
 
+class NonFiniteValueError(FloatingPointError):
+    """A loss or a gradient is NaN or infinite.
+
+    Attributes
+    ----------
+    batch
+        The index of the batch in its epoch.
+    """
+
+    def __init__(self, name: str, batch: int, value: float) -> None:
+        super().__init__(f"The {name} of batch {batch} is {value}.")
+        self.batch = batch
+
+
 class MeanMonitor:
     """The mean of a value over batches, each weighted by its number of points.
 
@@ -24,19 +38,21 @@ class MeanMonitor:
         self.name = name
         self._values: list[torch.Tensor] = []
         self._weights: list[int] = []
+        self._batches: list[int] = []
         self._nb_checked = 0
 
-    def update(self, value: torch.Tensor, weight: int) -> None:
-        """Take a batch's value, a 0-d tensor."""
+    def update(self, value: torch.Tensor, weight: int, batch: int) -> None:
+        """Take a batch's value, a 0-d tensor; ``batch`` is its index in the epoch."""
         self._values.append(value.detach())
         self._weights.append(weight)
+        self._batches.append(batch)
 
     def check(self) -> None:
         """Read the values that came since the last check.
 
         Raises
         ------
-        FloatingPointError
+        NonFiniteValueError
             When one is NaN or infinite; the message names the batch.
         """
         new = self._values[self._nb_checked :]
@@ -45,10 +61,7 @@ class MeanMonitor:
         finite = torch.isfinite(torch.stack(new)).cpu()
         if not bool(finite.all()):
             first = int(finite.logical_not().nonzero()[0])
-            raise FloatingPointError(
-                f"The {self.name} of batch {self._nb_checked + first} is {float(new[first])}: look for NaN or extreme "
-                "values in the data, lower the learning rate, or clip the gradient."
-            )
+            raise NonFiniteValueError(self.name, self._batches[self._nb_checked + first], float(new[first]))
         self._nb_checked = len(self._values)
 
     @property
@@ -64,6 +77,17 @@ class MeanMonitor:
         values = torch.stack(self._values).double().cpu()
         weights = torch.tensor(self._weights, dtype=torch.float64)
         return float((values * weights).sum() / total)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was measured so far."""
+        values = torch.stack(self._values).cpu() if self._values else torch.empty(0)
+        return {"values": values, "weights": list(self._weights), "batches": list(self._batches)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what :meth:`state_dict` returned."""
+        self._values = list(state["values"].unbind())
+        self._weights, self._batches = list(state["weights"]), list(state["batches"])
+        self._nb_checked = len(self._values)
 
 
 class BestMonitor:
@@ -124,17 +148,26 @@ class PhaseMonitor:
     def __init__(self, phase: str, epoch: int) -> None:
         where = f"in epoch {epoch} of {phase}"
         self.prefix = {"training": "train", "validation": "valid"}[phase]
-        self.loss = MeanMonitor(f"loss {where}")
-        self.grad_norm = MeanMonitor(f"gradient norm {where}")
-        self.grad_norm_clipped = MeanMonitor(f"clipped gradient norm {where}")
+        self.means = {
+            "loss": MeanMonitor(f"loss {where}"),
+            "grad_norm": MeanMonitor(f"gradient norm {where}"),
+            "grad_norm_clipped": MeanMonitor(f"clipped gradient norm {where}"),
+        }
         self.nb_points = 0
+        self.nb_skipped = 0
         self.data_wait_s = 0.0
+        self._before_s = 0.0
         self._start = time.perf_counter()
 
     @property
+    def loss(self) -> MeanMonitor:
+        """The loss."""
+        return self.means["loss"]
+
+    @property
     def duration_s(self) -> float:
-        """Seconds since the phase began."""
-        return time.perf_counter() - self._start
+        """Seconds spent in the phase, those before a stop included."""
+        return self._before_s + time.perf_counter() - self._start
 
     @property
     def points_per_s(self) -> float:
@@ -142,19 +175,37 @@ class PhaseMonitor:
         return self.nb_points / max(self.duration_s, 1e-9)
 
     def check(self) -> None:
-        """Raise FloatingPointError when a loss or a gradient was NaN or infinite."""
-        self.loss.check()
-        self.grad_norm.check()
+        """Raise NonFiniteValueError when a loss or a gradient was NaN or infinite."""
+        for mean in self.means.values():
+            mean.check()
 
     def metrics(self) -> dict[str, float]:
         """Return what was measured, by the names of the log; what was not is absent."""
         self.check()
         metrics = {
             f"{self.prefix}_loss": self.loss.mean(),
-            "grad_norm": self.grad_norm.mean(),
-            "grad_norm_clipped": self.grad_norm_clipped.mean(),
+            "grad_norm": self.means["grad_norm"].mean(),
+            "grad_norm_clipped": self.means["grad_norm_clipped"].mean(),
+            f"{self.prefix}_skipped_batches": self.nb_skipped or None,
             f"{self.prefix}_duration_s": self.duration_s,
             f"{self.prefix}_points_per_s": self.points_per_s,
             f"{self.prefix}_data_wait_s": self.data_wait_s,
         }
         return {name: value for name, value in metrics.items() if value is not None}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was measured so far in the phase."""
+        return {
+            "means": {name: mean.state_dict() for name, mean in self.means.items()},
+            "nb_points": self.nb_points,
+            "nb_skipped": self.nb_skipped,
+            "data_wait_s": self.data_wait_s,
+            "duration_s": self.duration_s,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what :meth:`state_dict` returned."""
+        for name, mean in self.means.items():
+            mean.load_state_dict(state["means"][name])
+        self.nb_points, self.nb_skipped = state["nb_points"], state["nb_skipped"]
+        self.data_wait_s, self._before_s = state["data_wait_s"], state["duration_s"]

@@ -57,17 +57,20 @@ class EpochProgress:
         What it says.
     nb_batches
         How many there will be.
+    done
+        How many of them are done already.
     shown
         Whether to show anything.
     """
 
-    def __init__(self, phase: str, epoch: int, max_epochs: int, nb_batches: int, *, shown: bool) -> None:
+    def __init__(self, phase: str, epoch: int, max_epochs: int, nb_batches: int, *, done: int = 0, shown: bool) -> None:
         self._title = f"{_title(epoch, max_epochs)}, {phase}"
         self._nb_batches = nb_batches
-        self._nb_done = 0
+        self._nb_done = done
         self._shown = shown
         self._bar: Any = tqdm(
             total=nb_batches,
+            initial=done,
             desc=self._title,
             unit="batch",
             leave=False,

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from contextlib import ExitStack, nullcontext
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
 from dwiml.batching.fetcher import BatchSlices
-from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
-from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.batching.transfer import on_device
 from dwiml.models.allocator import keep_freed_memory
-from dwiml.ops.randomness import check_seed, draw_seed
 from dwiml.ops.sequences import TensorSequence
-from dwiml.params import Parameterized
-from dwiml.training import checks, optimizers
-from dwiml.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
-from dwiml.training.experiment import ExperimentFolder, arguments_of, describe, refuse_differences, write_parameters
-from dwiml.training.loggers import Logger, build_loggers
-from dwiml.training.monitors import BestMonitor, PhaseMonitor
+from dwiml.training import checks
+from dwiml.training.bad_batches import save_bad_batch
+from dwiml.training.experiment import write_parameters
+from dwiml.training.generators import restore_generators, seed_generators
+from dwiml.training.monitors import NonFiniteValueError, PhaseMonitor
+from dwiml.training.position import Position
 from dwiml.training.progress import EpochProgress, announce, end_line, epoch_line
+from dwiml.training.resuming import ResumableTraining
+from dwiml.training.running import BatchLoss, deterministic_algorithms, leave, start_loggers, take_folder
+from dwiml.training.stopping import StopRequest
+from dwiml.training.summary import summarize
 
-RESUME = ("never", "auto", "must")
+# What may be wanted between two steps; the highest of all ranks counts.
+NOTHING, SAVE, STOP = 0, 1, 2
+
+logger = logging.getLogger(__name__)
 
 
-class DWIMLTrainer(Parameterized):
+class DWIMLTrainer(ResumableTraining):
     """Trains a model on batches of streamlines, epoch after epoch, and survives being stopped.
 
     The loop, with the methods that a child may override::
@@ -38,9 +43,10 @@ class DWIMLTrainer(Parameterized):
                 _run_epoch("training")
                     for each batch of the loader:
                         mean_loss, n = run_one_batch(targets, ids_per_subj)     <- your model's forward and loss
-                        update_weights(mean_loss)                               <- backward, clipping, optimizer
+                        back_propagate(mean_loss, n)
+                        update_weights()                                        <- clipping, optimizer
                 _run_epoch("validation")                                        (no gradient, no augmentation)
-                finish_epoch(metrics): best model, checkpoint, logs
+                finish_epoch(metrics): best model, logs, checkpoint
                 stop when patience has run out
 
     Parameters
@@ -51,35 +57,8 @@ class DWIMLTrainer(Parameterized):
         What the training makes goes to ``experiments_path/experiment_name``.
     batch_sampler, batch_loader
         Which streamlines make a batch, and what the model receives of them.
-    learning_rates
-        A number, or a list with a number for each epoch; the last one holds for the epochs that follow.
-    weight_decay
-        L2 penalty of Adam, RAdam and SGD; decoupled decay of AdamW.
-    optimizer
-        ``"Adam"``, ``"AdamW"``, ``"RAdam"`` or ``"SGD"``.
-    max_epochs
-        How many epochs to train.
-    max_batches_per_epoch_training, max_batches_per_epoch_validation
-        Stop a phase after so many batches; None for all of them.
-    patience
-        Epochs without a better validation loss (training loss, without a validation set) before stopping; None: never.
-    patience_delta
-        How much lower a loss must be to be better.
-    clip_grad
-        Largest norm of the gradient of all weights together; None to leave it.
-    nb_cpu_processes
-        Processes that prepare batches beside the training; the batches are the same with 0.
-    use_gpu
-        None: when there is one.
-    comet_workspace, comet_project
-        Log to Comet too.
-    resume
-        ``"never"`` refuses an experiment that exists, ``"auto"`` goes on from its checkpoint if it has one, ``"must"``
-        refuses to begin anew.
-    seed
-        Of torch's generator (dropout); None to draw one, which is recorded.
-    verbose
-        Show a progress bar (in a terminal) and a line for each epoch.
+    **settings
+        All those of :class:`~dwiml.training.settings.TrainerSettings`.
 
     Raises
     ------
@@ -89,109 +68,25 @@ class DWIMLTrainer(Parameterized):
     """
 
     _loaders: dict[str, DataLoader[Any]]
-    _not_params: ClassVar[frozenset[str]] = frozenset(
-        {"model", "experiments_path", "experiment_name", "batch_sampler", "batch_loader"}
-    )
+    _stop: StopRequest
+    _step: torch.nn.Module
+    _unfinished: dict[str, Any] | None
+    _requested: int
+    _nb_points: int
+    _fraction: float
+    _last_checkpoint: float
 
-    def __init__(
-        self,
-        model: Any,
-        experiments_path: str | Path,
-        experiment_name: str,
-        batch_sampler: DWIMLBatchIDSampler,
-        batch_loader: DWIMLStreamlinesBatchLoader,
-        *,
-        learning_rates: float | Sequence[float] = 0.001,
-        weight_decay: float = 0.0,
-        optimizer: str = "Adam",
-        max_epochs: int = 10,
-        max_batches_per_epoch_training: int | None = 1000,
-        max_batches_per_epoch_validation: int | None = 1000,
-        patience: int | None = None,
-        patience_delta: float = 1e-6,
-        clip_grad: float | None = None,
-        nb_cpu_processes: int = 0,
-        use_gpu: bool | None = None,
-        comet_workspace: str | None = None,
-        comet_project: str | None = None,
-        resume: str = "never",
-        seed: int | None = None,
-        verbose: bool = True,
-    ) -> None:
-        checks.check_counts(
-            max_epochs=max_epochs,
-            max_batches_per_epoch_training=max_batches_per_epoch_training,
-            max_batches_per_epoch_validation=max_batches_per_epoch_validation,
-            patience=patience,
+    def summary(self) -> str:
+        """Return some lines on the model, the data that an epoch sees, and the memory that they take at least."""
+        return summarize(
+            self.model,
+            self.optimizer,
+            self.batch_sampler,
+            self.batch_loader,
+            max_batches=self.max_batches if self.overfit_batches is None else {"training": self.overfit_batches},
+            device=self.device,
+            nb_ranks=self.ranks.nb,
         )
-        sizes = {"weight_decay": weight_decay, "patience_delta": patience_delta}
-        checks.check_options(nb_cpu_processes=nb_cpu_processes, clip_grad=clip_grad, **sizes)
-        checks.check_choice("resume", resume, RESUME)
-        checks.check_place(experiments_path, experiment_name)
-        checks.check_comet(comet_workspace, comet_project)
-        checks.check_objects(model, batch_sampler, batch_loader)
-        self.model = model
-        self.batch_sampler = batch_sampler
-        self.batch_loader = batch_loader
-        self.folder = ExperimentFolder(Path(experiments_path) / experiment_name)
-        self.learning_rates = optimizers.check_learning_rates(learning_rates)
-        self.max_epochs = max_epochs
-        self.max_batches = {"training": max_batches_per_epoch_training, "validation": max_batches_per_epoch_validation}
-        self.clip_grad, self.nb_cpu_processes, self.verbose = clip_grad, nb_cpu_processes, verbose
-        self.seed_was_given = seed is not None
-        self._set_seed(draw_seed() if seed is None else seed)
-        self.device = checks.choose_device(use_gpu)
-        self.next_epoch = 0
-        self.has_validation = checks.has_validation_set(batch_sampler)
-        self.best = BestMonitor(patience, patience_delta)
-        # Before the optimizer: moving a model later would leave the optimizer with the old weights.
-        self.model.to(self.device)
-        self.optimizer = optimizers.build_optimizer(
-            optimizer, model.parameters(), learning_rate=self.learning_rates[0], weight_decay=weight_decay
-        )
-        self.loggers: list[Logger] = []
-        self._comet = (comet_workspace, comet_project)
-        self.resume = resume
-        self._checkpoint = self._take_up(resume)
-        self.parameters = self._describe()
-
-    @classmethod
-    def init_from_checkpoint(
-        cls,
-        model: Any,
-        experiments_path: str | Path,
-        experiment_name: str,
-        batch_sampler: DWIMLBatchIDSampler,
-        batch_loader: DWIMLStreamlinesBatchLoader,
-        *,
-        new_max_epochs: int | None = None,
-        new_patience: int | None = None,
-        **changes: Any,
-    ) -> Any:
-        """Return a trainer that goes on where an experiment's checkpoint was written.
-
-        Parameters
-        ----------
-        model, experiments_path, experiment_name, batch_sampler, batch_loader
-            As they were; seeds that are not given are those that were recorded.
-        new_max_epochs, new_patience
-            Other limits than before; None to keep them.
-        **changes
-            Other parameters that a resumed run may have, for instance ``use_gpu``.
-
-        Raises
-        ------
-        FileNotFoundError, ValueError
-            When there is no checkpoint, or it does not fit.
-        """
-        checkpoint = load_checkpoint(ExperimentFolder(Path(experiments_path) / experiment_name).checkpoint)
-        params = arguments_of(checkpoint["parameters"]["trainer"])
-        params.update(changes, resume="must")
-        if new_max_epochs is not None:
-            params["max_epochs"] = new_max_epochs
-        if new_patience is not None:
-            params["patience"] = new_patience
-        return cls(model, experiments_path, experiment_name, batch_sampler, batch_loader, **params)
 
     def train_and_validate(self) -> None:
         """Train until the last epoch, or until patience has run out.
@@ -200,19 +95,22 @@ class DWIMLTrainer(Parameterized):
         ------
         FloatingPointError
             When a loss or a gradient is NaN or infinite; the last checkpoint is from before.
+        TrainingInterrupted
+            After a signal, or at the end of ``max_time``, once the checkpoint is written. It ends a script that does
+            not catch it.
         """
-        self._begin()
-        first = self.next_epoch
-        try:
-            while self.next_epoch < self.max_epochs and not self.best.is_exhausted:
-                metrics = self._run_epoch("training", self.next_epoch)
+        first = self.position.epoch
+        with ExitStack() as stack:
+            self._begin(stack)
+            while not self.is_finished:
+                if self.position.phase == "training":
+                    self.position.end_training(self._run_epoch("training"))
+                metrics = self.position.metrics
                 if self.has_validation:
-                    metrics |= self._run_epoch("validation", self.next_epoch)
+                    metrics = metrics | self._run_epoch("validation")
                 self.finish_epoch(metrics)
             if self.verbose:
-                announce(end_line(self.best, first, self.next_epoch, self.folder.path))
-        finally:
-            self._close()
+                announce(end_line(self.best, first, self.position.epoch, self.folder.path))
 
     def run_one_batch(self, targets: TensorSequence, ids_per_subj: BatchSlices) -> tuple[torch.Tensor, int]:
         """Run the model on a batch and compute its loss: the method to override for a model of another kind.
@@ -238,14 +136,13 @@ class DWIMLTrainer(Parameterized):
         )
         return result
 
-    def update_weights(self, mean_loss: torch.Tensor) -> torch.Tensor:
-        """Take one step of the optimizer; return the gradient's norm before clipping, a 0-d tensor."""
-        self.optimizer.zero_grad(set_to_none=True)
-        mean_loss.backward()  # type: ignore[no-untyped-call]
-        limit = float("inf") if self.clip_grad is None else self.clip_grad
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        self.optimizer.step()
-        return norm
+    def back_propagate(self, mean_loss: torch.Tensor, n: int) -> None:
+        """Add a batch's gradient to the others of the same step; ``n`` is the weight of its mean loss."""
+        self.updater.back_propagate(mean_loss, n, total=self._nb_points, share=self.ranks.nb)
+
+    def update_weights(self) -> None:
+        """Take one step of the optimizer with the gradients that were added up."""
+        self.updater.apply(self.position.epoch, self._fraction)
 
     def finish_epoch(self, metrics: dict[str, float]) -> None:
         """Keep the best model, log the epoch, and write the checkpoint.
@@ -255,47 +152,63 @@ class DWIMLTrainer(Parameterized):
         metrics
             By name; a child that adds some overrides this method and hands on.
         """
-        epoch = self.next_epoch
+        epoch = self.position.epoch
         judged = "valid_loss" if self.has_validation else "train_loss"
         if judged not in metrics:
             raise ValueError(
                 f"Epoch {epoch} has no {judged}: run_one_batch counted no point (n) in any of its batches."
             )
         is_best = self.best.update(metrics[judged], epoch)
-        if is_best:
-            self.model.save(self.folder.best_model)
-        for each in self.loggers:
-            each.log_metrics(metrics, epoch)
-        self.next_epoch = epoch + 1
-        save_checkpoint(self.folder.checkpoint, self._state())
+        if self.ranks.is_first:
+            with self._averaged_weights():
+                _ = self.best_model.save(self.model) if is_best else self.best_model.retry(self.model)
+            for each in self.loggers:
+                each.log_metrics(metrics, epoch)
+        self.schedule.end_epoch(metrics[judged])
+        self.position.end_epoch()
+        self._save()
         if self.verbose:
             announce(epoch_line(metrics, epoch, self.max_epochs, is_best=is_best))
 
-    def _run_epoch(self, phase: str, epoch: int) -> dict[str, float]:
-        """Go through the batches of a phase once; return its metrics."""
+    def _run_epoch(self, phase: str) -> dict[str, float]:
+        """Go through what is left of a phase of the epoch; return its metrics."""
         training = phase == "training"
-        metrics: dict[str, float] = {}
-        if training:
-            metrics["learning_rate"] = optimizers.set_learning_rate(self.optimizer, self.learning_rates, epoch)
+        monitor = self._enter(phase)
+        done, nb_batches = self.position.batch, self.position.batch + len(self.batch_sampler)
+        progress = EpochProgress(phase, self.position.epoch, self.max_epochs, nb_batches, done=done, shown=self.verbose)
+        weights = nullcontext() if training else self._averaged_weights()
+        with torch.set_grad_enabled(training), weights, progress:
+            try:
+                for targets, ids_per_subj in self._batches(phase, monitor):
+                    self._fraction = self.position.batch / nb_batches
+                    self._run_batch(targets, ids_per_subj, monitor)
+                    if self.updater.is_due or (not self.updater.is_empty and self.position.batch == nb_batches):
+                        self._take_step(monitor)
+                    progress.update(monitor)
+                    self._act_on_requests(monitor)
+                metrics = monitor.metrics()
+            except NonFiniteValueError as error:
+                raise FloatingPointError(self._explain(error)) from error
+        if self.profile and self.verbose:
+            announce(self.profiler.report(nb_batches - done))
+        return {"learning_rate": self.schedule.current(), **metrics} if training else metrics
+
+    def _enter(self, phase: str) -> PhaseMonitor:
+        """Prepare model, sampler and schedule for a phase; return its monitor, that of a run that was stopped in it."""
+        training, position = phase == "training", self.position
         self.model.train(training)
         # Validation always sees the batches of its epoch 0, so that its losses can be compared.
-        self.batch_sampler.set_position(phase, epoch if training else 0, max_batches=self.max_batches[phase])
-        monitor = PhaseMonitor(phase, epoch)
-        progress = EpochProgress(phase, epoch, self.max_epochs, len(self.batch_sampler), shown=self.verbose)
-        with torch.set_grad_enabled(training), progress:
-            for targets, ids_per_subj in self._batches(phase, monitor):
-                mean_loss, n = checks.check_batch_result(self.run_one_batch(targets, ids_per_subj))
-                monitor.loss.update(mean_loss, n)
-                if self.device.type == "cpu":
-                    # Nothing to wait for here: stop before the weights take a step into nowhere.
-                    monitor.loss.check()
-                if training and n > 0:
-                    norm = self.update_weights(mean_loss)
-                    monitor.grad_norm.update(norm, 1)
-                    if self.clip_grad is not None:
-                        monitor.grad_norm_clipped.update(norm.clamp(max=self.clip_grad), 1)
-                progress.update(monitor)
-        return metrics | monitor.metrics()
+        same = not training or self.overfit_batches is not None
+        limit = self.overfit_batches or self.max_batches[phase]
+        epoch = 0 if same else position.epoch
+        self.batch_sampler.set_position(phase, epoch, first_batch=position.batch, max_batches=limit)
+        if training and position.batch == 0:
+            self.schedule.begin_epoch(position.epoch)
+        monitor = PhaseMonitor(phase, position.epoch)
+        if self._unfinished is not None and position.batch > 0:
+            monitor.load_state_dict(self._unfinished)
+        self._unfinished = None
+        return monitor
 
     def _batches(self, phase: str, monitor: PhaseMonitor) -> Iterator[tuple[TensorSequence, BatchSlices]]:
         """Give the phase's batches, on the device, and measure the time that is spent waiting for them."""
@@ -303,98 +216,129 @@ class DWIMLTrainer(Parameterized):
             self._loaders[phase] = self.batch_loader.data_loader(
                 phase, self.batch_sampler, nb_cpu_processes=self.nb_cpu_processes
             )
-        before = time.perf_counter()
-        for targets, ids_per_subj in on_device(self._loaders[phase], self.device):
-            monitor.data_wait_s += time.perf_counter() - before
-            monitor.nb_points += targets.total_points
-            yield targets, ids_per_subj
+        batches = on_device(self._loaders[phase], self.device)
+        while True:
             before = time.perf_counter()
+            with self.profiler.part("waiting for data"):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            monitor.data_wait_s += time.perf_counter() - before
+            monitor.nb_points += batch[0].total_points
+            yield batch
+
+    def _run_batch(self, targets: TensorSequence, ids_per_subj: BatchSlices, monitor: PhaseMonitor) -> None:
+        """Compute a batch's loss and, in training, add its gradient to those of the step."""
+        index = self.position.batch
+        with self.updater.autocast(), self.profiler.part("forward and loss"):
+            mean_loss, n = checks.check_batch_result(self._step(targets, ids_per_subj))
+        self._nb_points, self._requested = self.ranks.exchange(n, self._request())
+        self.position.batch += 1
+        if self._nb_points == 0:
+            return
+        loss = self.ranks.mean(mean_loss, n, self._nb_points)
+        if self._is_bad(loss):
+            self._pass_over(monitor.loss.name, index, loss, monitor, nb_batches=1)
+            return
+        monitor.loss.update(loss, self._nb_points, index)
+        if torch.is_grad_enabled():
+            with self.profiler.part("backward"):
+                self.back_propagate(mean_loss, n)
+
+    def _take_step(self, monitor: PhaseMonitor) -> None:
+        """Finish the gradient, and update the weights unless it is NaN or infinite."""
+        with self.profiler.part("optimizer"):
+            index, nb_batches = self.position.batch - 1, self.updater.nb_waiting
+            norm = self.updater.gradient_norm()
+            if self._is_bad(norm) and not self.updater.scaler.is_enabled():
+                self._pass_over(monitor.means["grad_norm"].name, index, norm, monitor, nb_batches=nb_batches)
+                self.updater.discard()
+                return
+            # In fp16 the scaler leaves out a step that overflows, and scales the next one less.
+            if not (self.updater.scaler.is_enabled() and self._is_bad(norm)):
+                monitor.means["grad_norm"].update(norm, 1, index)
+                if self.clip_grad is not None:
+                    monitor.means["grad_norm_clipped"].update(norm.clamp(max=self.clip_grad), 1, index)
+            self.update_weights()
+
+    def _is_bad(self, value: torch.Tensor) -> bool:
+        """Tell whether a value is NaN or infinite, where that can be known now without making the GPU wait."""
+        at_once = self.device.type == "cpu" or self.nan_policy == "skip" or self.updater.scaler.is_enabled()
+        return at_once and not bool(torch.isfinite(value))
+
+    def _pass_over(self, name: str, index: int, value: torch.Tensor, monitor: PhaseMonitor, *, nb_batches: int) -> None:
+        """Count batches as skipped, or stop where that was not asked for."""
+        if self.nan_policy == "stop":
+            raise NonFiniteValueError(name, index, float(value))
+        logger.warning("The %s of batch %d is %s: skipped.", name, index, float(value))
+        monitor.nb_skipped += nb_batches
+
+    def _explain(self, error: NonFiniteValueError) -> str:
+        """Save the batch that gave a NaN or infinite value; return what to tell the user."""
+        path, subjects = save_bad_batch(
+            self.folder.bad_batches,
+            self.batch_sampler,
+            self.batch_loader,
+            epoch=self.position.epoch,
+            batch=error.batch,
+        )
+        saved = "It could not be saved" if path is None else f"Its streamlines are saved in '{path}'"
+        return (
+            f"{error} It has streamlines of {', '.join(subjects)}. {saved}; the last checkpoint is from before. Look "
+            "for extreme values in the data, lower the learning rate, clip the gradient, or set nan_policy='skip'."
+        )
 
     def _model_streamlines(self, targets: TensorSequence, ids_per_subj: BatchSlices) -> TensorSequence:
         """Return the points at which the model is run: with noise, and without the last ones if it ignores them."""
         streamlines = targets if self.model.forward_uses_last_point else targets.trimmed_last()
         return self.batch_loader.add_noise_forward(streamlines, ids_per_subj)
 
-    def _begin(self) -> None:
-        """Make the folder and the loggers, and put torch's generators where they belong."""
+    def _request(self) -> int:
+        """Return what this rank wants once the step is done."""
+        if self._stop.requested:
+            return STOP
+        minutes = (time.monotonic() - self._last_checkpoint) / 60
+        return SAVE if self.checkpoint_minutes is not None and minutes >= self.checkpoint_minutes else NOTHING
+
+    def _act_on_requests(self, monitor: PhaseMonitor) -> None:
+        """Between two steps: write a checkpoint, and leave, if a rank wants it."""
+        # Alone, what came during the step counts already.
+        wanted = self._request() if self.ranks.alone else self._requested
+        if wanted == NOTHING or not self.updater.is_empty:
+            return
+        written = self._save(monitor)
+        self._last_checkpoint = time.monotonic()
+        if wanted == STOP:
+            raise leave(self._stop, written=written, requeued=self.requeue, folder=self.folder.path, ranks=self.ranks)
+
+    def _begin(self, stack: ExitStack) -> None:
+        """Take the experiment's folder, and make what lives as long as the training runs."""
+        self._stop = stack.enter_context(StopRequest(stop_signal=self.stop_signal, max_time=self.max_time))
+        stack.enter_context(deterministic_algorithms(self.deterministic))
         if self.device.type == "cpu":
             keep_freed_memory()
-        if self.resume == "never" and self.next_epoch == 0:
-            # Another training may have begun here since this one was made.
-            self.folder.refuse_used()
-        self.folder.make()
-        self._loaders = {}
-        write_parameters(self.folder, self.parameters)
-        self.loggers = build_loggers(self.folder.path, *self._comet, verbose=self.verbose)
-        if self._checkpoint is None:
-            torch.manual_seed(self.seed)
+        checkpoint, self._checkpoint = self._checkpoint, None
+        if self.ranks.is_first:
+            self._lock = take_folder(self.folder, stack, anew=self.resume == "never" and self.position == Position())
+            write_parameters(self.folder, self.parameters)
+            self.loggers = start_loggers(self.folder, self.comet, self.parameters, checkpoint, verbose=self.verbose)
+            stack.callback(self._close_loggers)
+        if checkpoint is None:
+            seed_generators(self.seed, self.ranks.rank)
         else:
-            for each in self.loggers:
-                if each.name in self._checkpoint["loggers"]:
-                    each.load_state_dict(self._checkpoint["loggers"][each.name])
-            torch.set_rng_state(self._checkpoint["torch_rng"])
-            if self.device.type == "cuda" and self._checkpoint["cuda_rng"] is not None:
-                torch.cuda.set_rng_state(self._checkpoint["cuda_rng"], self.device)
-            self._checkpoint = None
-        for each in self.loggers:
-            each.log_parameters(self.parameters)
+            restore_generators(checkpoint["generators"], rank=self.ranks.rank, seed=self.seed, device=self.device)
+        self._unfinished = None if checkpoint is None else checkpoint["monitors"]
+        self._step = self.ranks.synchronized(BatchLoss(self.model, lambda *batch: self.run_one_batch(*batch)))
+        self._loaders = {}
+        # Ends the workers.
+        stack.callback(self._loaders.clear)
+        self._last_checkpoint = time.monotonic()
+        if self.verbose and not self.is_finished:
+            announce(self.summary())
 
-    def _close(self) -> None:
+    def _close_loggers(self) -> None:
         for each in self.loggers:
             sentence = each.close()
             if sentence and self.verbose:
                 announce(sentence)
-        # Ends the workers.
-        self._loaders.clear()
-
-    def _set_seed(self, seed: int) -> None:
-        self.seed = check_seed(seed) or 0
-        self._record(seed=self.seed)
-
-    def _describe(self) -> dict[str, dict[str, Any]]:
-        objects = {"trainer": self, "sampler": self.batch_sampler, "loader": self.batch_loader, "model": self.model}
-        return describe(objects, self.batch_sampler.dataset)
-
-    def _state(self) -> dict[str, Any]:
-        on_gpu = self.device.type == "cuda"
-        return {
-            "parameters": self.parameters,
-            "next_epoch": self.next_epoch,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "best": self.best.state_dict(),
-            "loggers": {each.name: each.state_dict() for each in self.loggers},
-            "torch_rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state(self.device) if on_gpu else None,
-        }
-
-    def _take_up(self, resume: str) -> dict[str, Any] | None:
-        """Restore the checkpoint, where there is one to go on from, and return it."""
-        found = has_checkpoint(self.folder.checkpoint)
-        if resume == "never":
-            self.folder.refuse_used()
-        if resume == "must" and not found:
-            raise FileNotFoundError(f"No checkpoint in '{self.folder.checkpoint}': nothing to resume.")
-        if not found:
-            return None
-        checkpoint = load_checkpoint(self.folder.checkpoint)
-        self._restore(checkpoint)
-        return checkpoint
-
-    def _restore(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take up a checkpoint's state, after the check that it belongs to this run."""
-        recorded = checkpoint["parameters"]
-        for thing, section in ((self.batch_sampler, "sampler"), (self.batch_loader, "loader")):
-            if not thing.seed_was_given:
-                thing.set_seed(recorded[section]["seed"])
-        if not self.seed_was_given:
-            self._set_seed(recorded["trainer"]["seed"])
-        refuse_differences(recorded, self._describe(), str(self.folder.path))
-        try:
-            self.model.load_state_dict(checkpoint["model"])
-            self.optimizer.load_state_dict(checkpoint["optimizer"])
-        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"The checkpoint of '{self.folder.path}' does not fit this model ({error}).") from error
-        self.best.load_state_dict(checkpoint["best"])
-        self.next_epoch = checkpoint["next_epoch"]
-        checks.warn_of_lost_model(self.folder.best_model)
+        self.best_model.close()

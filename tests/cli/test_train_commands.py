@@ -96,7 +96,7 @@ def test_each_option_has_the_default_of_the_class_it_is_for(tmp_path: Path) -> N
             ["learn2track", "a", "b", "c", "--input_group_name", "x", "--streamline_group_name", "y"]
         )
     )
-    owners = [*Learn2TrackModel.__mro__, DWIMLBatchIDSampler, DWIMLStreamlinesBatchLoader, DWIMLTrainer]
+    owners = [*Learn2TrackModel.__mro__, DWIMLBatchIDSampler, DWIMLStreamlinesBatchLoader, *DWIMLTrainer.__mro__]
     checked = 0
     for owner in owners:
         init = owner.__dict__.get("__init__")

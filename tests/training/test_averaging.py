@@ -324,3 +324,22 @@ def test_on_cuda_nothing_is_waited_for_and_states_move_between_devices() -> None
     for name, each in averaged.state_dict()["tensors"].items():
         assert each.is_cuda
         torch.testing.assert_close(each.cpu(), other.state_dict()["tensors"][name], rtol=0, atol=1e-6)
+
+
+def test_own_weights_for_a_while_inside_a_block() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 2)
+    averaged = AveragedWeights(model, 0.9)
+    own = model.weight.detach().clone() + 1
+    with torch.no_grad():
+        model.weight.copy_(own)
+    averaged.update()
+    with averaged.set_aside():
+        assert torch.equal(model.weight, own)
+    with averaged.in_use():
+        average = model.weight.detach().clone()
+        assert not torch.equal(average, own)
+        with averaged.set_aside():
+            assert torch.equal(model.weight, own)
+        assert torch.equal(model.weight, average)
+    assert torch.equal(model.weight, own)

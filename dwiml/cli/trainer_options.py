@@ -1,0 +1,102 @@
+"""The options of the trainer, as ``dwiml train`` and ``dwiml resume`` have them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+
+def add_trainer_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("training")
+    group.add_argument(
+        "--learning_rates", type=float, nargs="+", default=0.001, metavar="RATE", help="one, or one an epoch [0.001]"
+    )
+    group.add_argument("--weight_decay", type=float, default=0.0, help="L2 penalty; decoupled with AdamW [%(default)s]")
+    group.add_argument("--optimizer", default="Adam", help="Adam, AdamW, RAdam or SGD [%(default)s]")
+    group.add_argument("--max_epochs", type=int, default=10, metavar="N", help="epochs in all [%(default)s]")
+    for phase in ("training", "validation"):
+        group.add_argument(
+            f"--max_batches_per_epoch_{phase}",
+            type=_count_or_none,
+            default=1000,
+            metavar="N",
+            help="most batches an epoch, or none for all [%(default)s]",
+        )
+    group.add_argument("--patience", type=int, metavar="N", help="epochs without progress before stopping [never]")
+    group.add_argument(
+        "--patience_delta", type=float, default=1e-6, metavar="D", help="what counts as progress [%(default)s]"
+    )
+    group.add_argument("--clip_grad", type=float, metavar="NORM", help="largest gradient norm [no limit]")
+    group.add_argument(
+        "--accumulate_batches",
+        type=int,
+        default=1,
+        metavar="N",
+        help="batches to an optimizer step [%(default)s]",
+    )
+    group.add_argument(
+        "--lr_scheduler", metavar="NAME", help="warmup_cosine, or a class of torch.optim.lr_scheduler [none]"
+    )
+    group.add_argument(
+        "--lr_scheduler_args", type=json_object, metavar="JSON", help='its arguments, as {"warmup_epochs": 2}'
+    )
+    group.add_argument("--precision", default="float32", help="float32, bf16 or fp16 [%(default)s]")
+    group.add_argument("--ema_decay", type=float, metavar="D", help="average the weights, with 0.999 for instance [no]")
+    group.add_argument("--deterministic", action="store_true", help="deterministic algorithms on a GPU too")
+    group.add_argument("--compile_model", action="store_true", help="compile the model's layers")
+    group.add_argument("--nan_policy", default="stop", metavar="WHAT", help="of NaN: stop or skip [%(default)s]")
+    group.add_argument("--seed", type=int, help="of batches, augmentation and dropout [drawn and recorded]")
+    group.add_argument("--resume", default="never", metavar="HOW", help="never, auto or must [%(default)s]")
+    add_machine_options(group)
+    group.add_argument("--comet_workspace", metavar="NAME", help="with --comet_project: log to Comet too")
+    group.add_argument("--comet_project", metavar="NAME", help="with --comet_workspace")
+    add_stop_options(parser.add_argument_group("when the job ends"))
+    trying = parser.add_argument_group("trying out")
+    trying.add_argument("--fast_dev_run", action="store_true", help="2 batches of each phase, in a temporary folder")
+    trying.add_argument("--overfit_batches", type=int, metavar="N", help="train on the first N batches only [all]")
+    trying.add_argument("--profile", action="store_true", help="show where the time of a step goes")
+
+
+def add_machine_options(group: argparse._ActionsContainer) -> None:
+    group.add_argument("--nb_cpu_processes", type=int, default=0, metavar="N", help="loader workers [%(default)s]")
+    group.add_argument(
+        "--use_gpu", type=_yes_or_no, default=None, metavar="yes|no", help="[yes, when there is one that works]"
+    )
+    group.add_argument("-q", dest="verbose", action="store_false", help="no progress bar, no line an epoch")
+    group.add_argument("-v", dest="talkative", action="store_true", help="show informative messages")
+
+
+def add_stop_options(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--checkpoint_minutes", type=float, metavar="MIN", help="checkpoints within an epoch too [at its end only]"
+    )
+    group.add_argument(
+        "--stop_signal",
+        default="SIGUSR1",
+        metavar="NAME",
+        help="write a checkpoint and end, as at SIGTERM and Ctrl-C [%(default)s]",
+    )
+    group.add_argument("--max_time", metavar="TIME", help="the same when the process is that old, as 11:50:00 [never]")
+    group.add_argument("--requeue", action="store_true", help="then ask SLURM to queue the job again")
+    group.add_argument("--allow_changed_data", action="store_true", help="resume on another HDF5 file than before")
+
+
+def _count_or_none(text: str) -> int | None:
+    return None if text.lower() == "none" else int(text)
+
+
+def _yes_or_no(text: str) -> bool:
+    if text not in ("yes", "no"):
+        raise argparse.ArgumentTypeError(f"yes or no expected, got '{text}'")
+    return text == "yes"
+
+
+def json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"a JSON object expected, got '{text}'")
+    return value

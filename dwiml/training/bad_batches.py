@@ -1,0 +1,56 @@
+"""A batch that gave a NaN or infinite value, kept to be looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
+from dwiml.batching.sampler import DWIMLBatchIDSampler
+from dwiml.files import written_whole
+
+
+def save_bad_batch(
+    folder: Path, sampler: DWIMLBatchIDSampler, loader: DWIMLStreamlinesBatchLoader, *, epoch: int, batch: int
+) -> tuple[Path | None, list[str]]:
+    """Load a batch again and write it to a file, for ``torch.load(path, weights_only=True)``.
+
+    Parameters
+    ----------
+    folder
+        Where to.
+    sampler, loader
+        Of the training; the sampler is in the phase of the batch.
+    epoch, batch
+        Which batch it was.
+
+    Returns
+    -------
+    path
+        The file: a dict with ``points`` (N, 3), voxel space, corner origin, ``lengths`` (S,), and by subject ``ids``,
+        the numbers of the streamlines in the file. None when it could not be written.
+    subjects
+        The names of the batch's subjects.
+    """
+    phase = sampler.phase
+    sampler.set_position(phase, sampler.epoch, first_batch=batch, max_batches=batch + 1)
+    batch_ids = next(iter(sampler))
+    subset = loader.dataset.subset(phase)
+    names = [subset.subjects[subject] for subject, _ in batch_ids]
+    streamlines, _ = loader.load_batch_streamlines(batch_ids)
+    content = {
+        "phase": phase,
+        "epoch": epoch,
+        "batch": batch,
+        "points": streamlines.data,
+        "lengths": streamlines.lengths,
+        "ids": {name: torch.from_numpy(ids) for name, (_, ids) in zip(names, batch_ids, strict=True)},
+    }
+    path = folder / f"{phase}_epoch_{epoch}_batch_{batch}.pt"
+    try:
+        with written_whole(path) as stream:
+            torch.save(content, stream)
+    except OSError:
+        return None, names
+    return path, names

@@ -1,0 +1,249 @@
+"""What evolves in a training, how it is written, and how it is taken up again."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, ClassVar
+
+from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
+from dwiml.batching.sampler import DWIMLBatchIDSampler
+from dwiml.training import checks
+from dwiml.training.averaging import AveragedWeights
+from dwiml.training.best_model import BestModelKeeper
+from dwiml.training.checkpoint import has_checkpoint, load_checkpoint, save_or_warn
+from dwiml.training.compiling import compile_layers
+from dwiml.training.experiment import ExperimentFolder, arguments_of, data_has_changed, describe, refuse_differences
+from dwiml.training.generators import generators_state
+from dwiml.training.lock import ExperimentInUseError, ExperimentLock
+from dwiml.training.loggers import Logger
+from dwiml.training.monitors import BestMonitor, PhaseMonitor
+from dwiml.training.optimizers import build_optimizer, load_optimizer_state
+from dwiml.training.position import Position
+from dwiml.training.profiling import StepProfiler
+from dwiml.training.ranks import Ranks
+from dwiml.training.schedules import build_schedule
+from dwiml.training.settings import TrainerSettings
+from dwiml.training.updates import WeightUpdater
+
+
+class ResumableTraining(TrainerSettings):
+    """The parts of a training: the trainer without its loop.
+
+    Parameters
+    ----------
+    model, experiments_path, experiment_name, batch_sampler, batch_loader, **settings
+        As in :class:`~dwiml.training.trainer.DWIMLTrainer`.
+    """
+
+    _not_params: ClassVar[frozenset[str]] = frozenset(
+        {"model", "experiments_path", "experiment_name", "batch_sampler", "batch_loader"}
+    )
+
+    def __init__(
+        self,
+        model: Any,
+        experiments_path: str | Path,
+        experiment_name: str,
+        batch_sampler: DWIMLBatchIDSampler,
+        batch_loader: DWIMLStreamlinesBatchLoader,
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        checks.check_place(experiments_path, experiment_name)
+        checks.check_objects(model, batch_sampler, batch_loader)
+        if self.fast_dev_run:
+            experiments_path = tempfile.mkdtemp(prefix="dwiml_fast_dev_run_")
+        self.model, self.batch_sampler, self.batch_loader = model, batch_sampler, batch_loader
+        self.folder = ExperimentFolder(Path(experiments_path) / experiment_name)
+        self.ranks = Ranks()
+        self.verbose = self.verbose and self.ranks.is_first
+        self.device = checks.choose_device(self.use_gpu, self.ranks.local_rank)
+        self.has_validation = checks.has_validation_set(batch_sampler) and self.overfit_batches is None
+        self.position = Position()
+        self.best = BestMonitor(self.patience, self.patience_delta)
+        self.loggers: list[Logger] = []
+        self._lock: ExperimentLock | None = None
+        self._build_training()
+        self._share_batches()
+        self._checkpoint = self._take_up()
+        self.parameters = self._describe()
+
+    def _build_training(self) -> None:
+        """Make all that changes weights."""
+        # Before the optimizer: moving a model later would leave the optimizer with the old weights.
+        self.model.to(self.device)
+        if self.compile_model:
+            compile_layers(self.model.layers_by_point)
+        self.optimizer = build_optimizer(
+            self.optimizer_name,
+            self.model.parameters(),
+            learning_rate=self.learning_rates[0],
+            weight_decay=self.weight_decay,
+        )
+        self.schedule = build_schedule(
+            self.lr_scheduler,
+            self.lr_scheduler_args,
+            optimizer=self.optimizer,
+            learning_rates=self.learning_rates,
+            max_epochs=self.max_epochs,
+        )
+        self.averaged = None if self.ema_decay is None else AveragedWeights(self.model, self.ema_decay)
+        self.updater = WeightUpdater(
+            self.model.parameters(),
+            self.optimizer,
+            self.schedule,
+            device=self.device,
+            precision=self.precision,
+            clip_grad=self.clip_grad,
+            accumulate_batches=self.accumulate_batches,
+            averaged=self.averaged,
+        )
+        self.best_model = BestModelKeeper(self.folder.best_model)
+        self.profiler = StepProfiler(self.device, enabled=self.profile)
+
+    def _share_batches(self) -> None:
+        """Have all ranks draw alike, each for its share of a batch."""
+        self.batch_sampler.set_rank(self.ranks.rank, self.ranks.nb)
+        for drawing in (self, self.batch_sampler, self.batch_loader):
+            drawing.set_seed(self.ranks.of_first(drawing.seed))
+
+    @classmethod
+    def init_from_checkpoint(
+        cls,
+        model: Any,
+        experiments_path: str | Path,
+        experiment_name: str,
+        batch_sampler: DWIMLBatchIDSampler,
+        batch_loader: DWIMLStreamlinesBatchLoader,
+        *,
+        new_max_epochs: int | None = None,
+        new_patience: int | None = None,
+        **changes: Any,
+    ) -> Any:
+        """Return a trainer that goes on where an experiment's checkpoint was written.
+
+        Parameters
+        ----------
+        model, experiments_path, experiment_name, batch_sampler, batch_loader
+            As they were; seeds that are not given are those that were recorded.
+        new_max_epochs, new_patience
+            Other limits than before; None to keep them.
+        **changes
+            Other parameters that a resumed run may have, for instance ``use_gpu``.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            When there is no checkpoint, or it does not fit.
+        """
+        checkpoint = load_checkpoint(ExperimentFolder(Path(experiments_path) / experiment_name).checkpoint)
+        params = arguments_of(checkpoint["parameters"]["trainer"])
+        params.update(changes, resume="must")
+        if new_max_epochs is not None:
+            params["max_epochs"] = new_max_epochs
+        if new_patience is not None:
+            params["patience"] = new_patience
+        return cls(model, experiments_path, experiment_name, batch_sampler, batch_loader, **params)
+
+    @property
+    def next_epoch(self) -> int:
+        """The epoch that is being trained, or comes next; from 0."""
+        return self.position.epoch
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the last epoch is done, or patience has run out."""
+        return self.position.epoch >= self.max_epochs or self.best.is_exhausted
+
+    def _averaged_weights(self) -> AbstractContextManager[Any]:
+        """Return the context in which the model has the averaged weights, where they are asked for."""
+        return nullcontext() if self.averaged is None else self.averaged.in_use()
+
+    def _describe(self) -> dict[str, dict[str, Any]]:
+        objects = {"trainer": self, "sampler": self.batch_sampler, "loader": self.batch_loader, "model": self.model}
+        return describe(objects, self.batch_sampler.dataset)
+
+    def _save(self, monitor: PhaseMonitor | None = None) -> bool:
+        """Write the checkpoint; all ranks call it, the first one writes. Return whether it is written."""
+        if monitor is not None:
+            # No checkpoint of weights that a NaN went into.
+            monitor.check()
+        # Until it is written: the state holds the model's tensors themselves.
+        with nullcontext() if self.averaged is None else self.averaged.set_aside():
+            state = self._state(monitor)
+            if not self.ranks.is_first:
+                return True
+            if self._lock is not None and not self._lock.is_ours:
+                raise ExperimentInUseError(
+                    f"Another process has taken over the experiment '{self.folder.path}' while this one was suspended; "
+                    "this one ends here, and leaves the other's checkpoint alone."
+                )
+            # A checkpoint knows of the best model: that has to be on the disk first.
+            return self.best_model.retry(self.model) and save_or_warn(self.folder.checkpoint, state)
+
+    def _state(self, monitor: PhaseMonitor | None) -> dict[str, Any]:
+        return {
+            "parameters": self.parameters,
+            "position": self.position.state_dict(),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.updater.scaler.state_dict(),
+            "averaged_weights": None if self.averaged is None else self.averaged.state_dict(),
+            "best": self.best.state_dict(),
+            "loggers": {each.name: each.state_dict() for each in self.loggers},
+            "generators": self.ranks.gather(generators_state(self.device)),
+            "monitors": None if monitor is None else monitor.state_dict(),
+        }
+
+    def _take_up(self) -> dict[str, Any] | None:
+        """Restore the checkpoint, where there is one to go on from, and return it."""
+        if self.resume == "never":
+            self.folder.refuse_used()
+        found = has_checkpoint(self.folder.checkpoint)
+        if self.resume == "must" and not found:
+            raise FileNotFoundError(f"No checkpoint in '{self.folder.checkpoint}': nothing to resume.")
+        if not found:
+            return None
+        checkpoint = load_checkpoint(self.folder.checkpoint)
+        self._restore(checkpoint)
+        return checkpoint
+
+    def _restore(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take up a checkpoint's state, after the check that it belongs to this run."""
+        recorded = checkpoint["parameters"]
+        for thing, section in ((self, "trainer"), (self.batch_sampler, "sampler"), (self.batch_loader, "loader")):
+            if not thing.seed_was_given:
+                thing.set_seed(recorded[section]["seed"])
+        current = self._describe()
+        refuse_differences(recorded, current, str(self.folder.path), allow_changed_data=self.allow_changed_data)
+        evolving: dict[str, Callable[[Any], object]] = {
+            "model": self.model.load_state_dict,
+            "optimizer": lambda state: load_optimizer_state(self.optimizer, state),
+            "schedule": self.schedule.load_state_dict,
+            "scaler": self.updater.scaler.load_state_dict,
+            "best": self.best.load_state_dict,
+            "position": self.position.load_state_dict,
+        }
+        if self.averaged is not None:
+            evolving["averaged_weights"] = self.averaged.load_state_dict
+        for name, load in evolving.items():
+            try:
+                load(checkpoint[name])
+            except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+                reason = " ".join(str(error).split())
+                raise ValueError(
+                    f"The checkpoint of '{self.folder.path}' does not fit: '{name}' cannot be taken up ({reason})."
+                ) from error
+        if self.position.is_inside and data_has_changed(recorded, current):
+            warnings.warn(
+                f"The data have changed: epoch {self.position.epoch} begins anew, with the weights as they are.",
+                stacklevel=4,
+            )
+            self.position = Position(self.position.epoch)
+        if self.best.best_value is not None:
+            checks.warn_of_lost_model(self.folder.best_model)

@@ -1,0 +1,120 @@
+"""What lives as long as a training runs: its folder's lock, its loggers, its way to leave."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dwiml.batching.fetcher import BatchSlices
+from dwiml.ops.sequences import TensorSequence
+from dwiml.training.experiment import ExperimentFolder
+from dwiml.training.lock import ExperimentLock
+from dwiml.training.loggers import Logger, build_loggers
+from dwiml.training.progress import announce
+from dwiml.training.ranks import Ranks
+from dwiml.training.slurm import requeue
+from dwiml.training.stopping import StopRequest, TrainingInterrupted
+
+
+class BatchLoss(torch.nn.Module):
+    """The trainer's ``run_one_batch`` as a module, which torch can wrap to train on several processes.
+
+    Parameters
+    ----------
+    model
+        Whose weights have gradients.
+    run_one_batch
+        Called with the batch.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        run_one_batch: Callable[[TensorSequence, BatchSlices], tuple[torch.Tensor, int]],
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self._run_one_batch = run_one_batch
+
+    def forward(self, targets: TensorSequence, ids_per_subj: BatchSlices) -> tuple[torch.Tensor, int]:
+        """Return the mean loss and its weight; of an empty share of a batch, a loss of 0 that all weights are in."""
+        if len(targets):
+            return self._run_one_batch(targets, ids_per_subj)
+        parts = [weights.sum() * 0 for weights in self.model.parameters() if weights.requires_grad]
+        return torch.stack(parts).sum(), 0
+
+
+@contextmanager
+def deterministic_algorithms(wanted: bool) -> Iterator[None]:
+    """Have torch use deterministic algorithms within the block, where it is wanted."""
+    if not wanted:
+        yield
+        return
+    # cuBLAS reads it when it is first used.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
+
+
+def take_folder(folder: ExperimentFolder, stack: ExitStack, *, anew: bool) -> ExperimentLock:
+    """Make the experiment's folder, and keep every other process out of it until the stack is closed.
+
+    Raises
+    ------
+    FileExistsError
+        When the training begins anew and the folder has become another's since.
+    ExperimentInUseError
+        When another process trains there.
+    """
+    folder.path.mkdir(parents=True, exist_ok=True)
+    lock = ExperimentLock(folder.path)
+    lock.acquire()
+    stack.callback(lock.release)
+    if anew:
+        # Another training may have begun and ended here since this one was made.
+        folder.refuse_used()
+    folder.make()
+    return lock
+
+
+def start_loggers(
+    folder: ExperimentFolder,
+    comet: tuple[str | None, str | None],
+    parameters: Mapping[str, Any],
+    checkpoint: Mapping[str, Any] | None,
+    *,
+    verbose: bool,
+) -> list[Logger]:
+    """Return the experiment's loggers, back in the state of a checkpoint where there is one."""
+    loggers = build_loggers(folder.path, *comet, verbose=verbose)
+    for each in loggers:
+        if checkpoint is not None and each.name in checkpoint["loggers"]:
+            each.load_state_dict(checkpoint["loggers"][each.name])
+        each.log_parameters(parameters)
+    return loggers
+
+
+def leave(stop: StopRequest, *, written: bool, requeued: bool, folder: Path, ranks: Ranks) -> TrainingInterrupted:
+    """Tell the user why the training ends here, ask SLURM to go on with it later if wanted; return what to raise."""
+    # Another rank may be the one that was told to stop.
+    reason, code = stop.reason or "another process", stop.exit_code
+    if ranks.is_first:
+        state = "a checkpoint is written" if written else "the checkpoint could NOT be written, the last one stays"
+        announce(
+            f"Stopped ({reason}): {state}. Go on with the same command and resume='auto', or dwiml resume '{folder}'."
+        )
+        if requeued:
+            announce("SLURM is asked to queue the job again.")
+            requeue()
+    return TrainingInterrupted(reason, code)

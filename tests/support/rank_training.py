@@ -1,0 +1,32 @@
+"""A training script for the tests that start it with torchrun: rank_training.py HDF5 EXPERIMENTS NAME OPTIONS."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from small_training import small_trainer
+
+
+def main() -> None:
+    hdf5_file, experiments, name, options = sys.argv[1:]
+    arguments: dict[str, Any] = json.loads(options)
+    dies_at = arguments.pop("dies_at", None)
+    trainer = small_trainer(Path(hdf5_file), Path(experiments), name, resume="auto", **arguments)
+    run, seen = trainer.run_one_batch, []
+
+    def run_or_die(*batch: Any) -> Any:
+        seen.append(None)
+        if len(seen) == dies_at and os.environ.get("RANK") == "1":
+            raise MemoryError("Rank 1 is out of memory.")
+        return run(*batch)
+
+    trainer.run_one_batch = run_or_die  # type: ignore[method-assign]
+    trainer.train_and_validate()
+
+
+if __name__ == "__main__":
+    main()

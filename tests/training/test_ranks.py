@@ -1,0 +1,114 @@
+"""Two processes that train together (gloo) do what one does alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_training import logs
+from tests_support import write_hdf5
+
+from dwiml import Learn2TrackModel
+from dwiml.training.checkpoint import load_checkpoint
+
+SUPPORT = Path(__file__).parents[1] / "support"
+# What is drawn for a whole batch, and shared out. Noise and dropout are each rank's own.
+OPTIONS: dict[str, Any] = {
+    "max_epochs": 3,
+    "loader_args": {"noise_gaussian_size_forward": 0, "noise_gaussian_size_loss": 0},
+    "model_args": {"dropout": 0.0},
+}
+
+
+def start(hdf5_file: Path, folder: Path, name: str, *, nb: int, **options: Any) -> subprocess.Popen[str]:
+    command = [sys.executable]
+    if nb > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={nb}"]
+    command += [str(SUPPORT / "rank_training.py"), str(hdf5_file), str(folder), name]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(SUPPORT), *sys.path])}
+    return subprocess.Popen(
+        [*command, json.dumps({**OPTIONS, **options})],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def train(*args: Any, code: int = 0, **options: Any) -> str:
+    process = start(*args, **options)
+    output, _ = process.communicate(timeout=180)
+    assert process.returncode == code, output
+    return output
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ranks") / "data.hdf5"
+    # The last batch of an epoch has a single streamline: nothing is left for the second rank.
+    return write_hdf5(path, {"sub-a": 20, "sub-b": 13}, {"sub-c": 9})
+
+
+@pytest.fixture(scope="module")
+def alone(data: Path) -> Path:
+    train(data, data.parent, "alone", nb=1)
+    return data.parent / "alone"
+
+
+def close(some: Path, other: Path, tolerance: float = 1e-5) -> None:
+    lines, others = logs(some), logs(other)
+    assert [line["epoch"] for line in lines] == [line["epoch"] for line in others] == [0, 1, 2]
+    for line, expected in zip(lines, others, strict=True):
+        for name in ("train_loss", "valid_loss", "grad_norm"):
+            assert line[name] == pytest.approx(expected[name], abs=tolerance), name
+    states = [Learn2TrackModel.load(path / "best_model").state_dict() for path in (some, other)]
+    assert all(torch.allclose(states[0][key], states[1][key], atol=1e-4) for key in states[0])
+
+
+def test_two_processes_have_the_losses_of_one(data: Path, alone: Path) -> None:
+    train(data, data.parent, "two", nb=2)
+    close(data.parent / "two", alone)
+    assert len(load_checkpoint(data.parent / "two" / "checkpoint")["generators"]) == 2
+
+
+def test_accumulating_and_averaging_too(data: Path) -> None:
+    options = {"accumulate_batches": 2, "ema_decay": 0.9, "lr_scheduler": "warmup_cosine", "learning_rates": 0.01}
+    for nb, name in ((1, "alone_more"), (2, "two_more")):
+        train(data, data.parent, name, nb=nb, **options)
+    close(data.parent / "two_more", data.parent / "alone_more")
+
+
+def test_a_run_of_two_goes_on_with_one(data: Path, alone: Path) -> None:
+    train(data, data.parent, "two_then_one", nb=2, max_epochs=1)
+    assert len(logs(data.parent / "two_then_one")) == 1
+    train(data, data.parent, "two_then_one", nb=1)
+    close(data.parent / "two_then_one", alone)
+
+
+def test_a_signal_stops_all_with_a_checkpoint_in_the_epoch(data: Path, alone: Path) -> None:
+    experiment = data.parent / "stopped"
+    process = start(data, data.parent, "stopped", nb=2, max_epochs=3000)
+    deadline = time.monotonic() + 120
+    while not (experiment / "logs" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert "Stopped (SIGTERM): a checkpoint is written." in output
+    state = load_checkpoint(experiment / "checkpoint")
+    lines = [json.loads(line)["epoch"] for line in (experiment / "logs/metrics.jsonl").read_text().splitlines()]
+    assert lines == list(range(state["position"]["epoch"]))
+    assert not (experiment / "lock.json").exists()
+
+
+def test_a_rank_that_dies_ends_all_with_its_message(data: Path) -> None:
+    output = train(data, data.parent, "died", nb=2, dies_at=4, code=1)
+    assert "Rank 1 is out of memory." in output
