@@ -45,7 +45,8 @@ class DWIMLTrainerOneInput(DWIMLTrainer):
     def run_one_batch(self, targets: TensorSequence, ids_per_subj: BatchSlices) -> tuple[torch.Tensor, int]:
         """Interpolate the volume under the streamlines, run the model, compute its loss: see the parent's method."""
         streamlines = self._model_streamlines(targets, ids_per_subj)
-        inputs = self.batch_loader.load_batch_inputs(streamlines, ids_per_subj)
+        with self.profiler.part("interpolation"):
+            inputs = self.batch_loader.load_batch_inputs(streamlines, ids_per_subj)
         outputs = self.model(inputs, streamlines)
         result: tuple[torch.Tensor, int] = self.model.compute_loss(
             outputs, self.batch_loader.add_noise_loss(targets, ids_per_subj)

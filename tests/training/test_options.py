@@ -1,0 +1,241 @@
+"""What may be chosen for a training beside what it trains on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_training import logs, same_weights, small_trainer
+from tests_support import write_hdf5
+
+from dwiml import DWIMLTrainerOneInput, Learn2TrackModel, TensorSequence
+from dwiml.training.checkpoint import load_checkpoint
+from dwiml.training.compiling import PaddedRows, padded_size
+
+NOTHING_RANDOM: dict[str, Any] = {
+    "loader_args": {
+        "reverse_ratio": 0,
+        "split_ratio": 0,
+        "noise_gaussian_size_forward": 0,
+        "noise_gaussian_size_loss": 0,
+    },
+    "model_args": {"dropout": 0.0},
+}
+
+
+def test_two_batches_accumulated_are_one_of_twice_the_size(tmp_path: Path) -> None:
+    # 64 streamlines: 2 batches of 32, or 4 of 16. Streamlines of different lengths: means alone would not do.
+    path = write_hdf5(tmp_path / "data.hdf5", {"sub-a": 64}, {"sub-b": 8})
+    small = small_trainer(path, tmp_path, "small", max_epochs=4, accumulate_batches=2, **NOTHING_RANDOM)
+    large = small_trainer(path, tmp_path, "large", max_epochs=4, **NOTHING_RANDOM)
+    large.batch_sampler.batch_size["training"] = 32
+    small.train_and_validate()
+    large.train_and_validate()
+    for line, expected in zip(logs(tmp_path / "small"), logs(tmp_path / "large"), strict=True):
+        for name in ("train_loss", "valid_loss", "grad_norm"):
+            assert line[name] == pytest.approx(expected[name], rel=1e-4)
+    weights = [trainer.model.state_dict() for trainer in (small, large)]
+    assert all(torch.allclose(weights[0][key], weights[1][key], atol=1e-4) for key in weights[0])
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_lower_precision_learns_as_well(tiny_hdf5: Path, tmp_path: Path, precision: str) -> None:
+    for name in ("float32", precision):
+        small_trainer(tiny_hdf5, tmp_path, name, max_epochs=5, precision=name, **NOTHING_RANDOM).train_and_validate()
+    losses = {name: [line["valid_loss"] for line in logs(tmp_path / name)] for name in ("float32", precision)}
+    assert losses[precision] != losses["float32"]
+    assert losses[precision] == pytest.approx(losses["float32"], rel=0.02)
+    best = Learn2TrackModel.load(tmp_path / precision / "best_model")
+    assert {weights.dtype for weights in best.parameters()} == {torch.float32}
+
+
+def test_fp16_is_resumed_with_its_scale(tiny_hdf5: Path, tmp_path: Path) -> None:
+    small_trainer(tiny_hdf5, tmp_path, "whole", max_epochs=2, precision="fp16").train_and_validate()
+    small_trainer(tiny_hdf5, tmp_path, max_epochs=1, precision="fp16").train_and_validate()
+    small_trainer(tiny_hdf5, tmp_path, max_epochs=2, precision="fp16", resume="must").train_and_validate()
+    assert logs(tmp_path / "whole") == logs(tmp_path / "exp")
+    assert load_checkpoint(tmp_path / "exp" / "checkpoint")["scaler"]["scale"] > 1
+
+
+def test_validation_and_best_model_have_the_averaged_weights(tiny_hdf5: Path, tmp_path: Path) -> None:
+    trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=1, ema_decay=0.9)
+    trainer.train_and_validate()
+    best = Learn2TrackModel.load(tmp_path / "exp" / "best_model")
+    assert trainer.averaged is not None
+    assert trainer.averaged.nb_updates == 4
+    assert not same_weights(best, trainer.model)
+    with trainer.averaged.in_use():
+        assert same_weights(best, trainer.model)
+
+
+class Spoilt(DWIMLTrainerOneInput):
+    """Gives a NaN loss in one batch, or a gradient of NaN."""
+
+    phase, gradient = "training", False
+
+    def run_one_batch(self, targets: TensorSequence, ids_per_subj: Any) -> tuple[torch.Tensor, int]:
+        loss, n = super().run_one_batch(targets, ids_per_subj)
+        if (ids_per_subj.key.phase, ids_per_subj.key.batch_index) != (self.phase, {"training": 2}.get(self.phase, 0)):
+            return loss, n
+        if not self.gradient:
+            return loss * float("nan"), n
+        # The root of 0: its value is 0, its slope is infinite, and 0 times that is NaN.
+        return loss + (loss * 0).sqrt(), n
+
+
+def spoil(trainer: DWIMLTrainerOneInput, phase: str = "training", *, gradient: bool = False) -> DWIMLTrainerOneInput:
+    trainer.__class__ = Spoilt
+    trainer.phase, trainer.gradient = phase, gradient  # type: ignore[attr-defined]
+    return trainer
+
+
+@pytest.mark.parametrize("gradient", [False, True], ids=["loss", "gradient"])
+def test_nan_stops_with_the_batch_saved(tiny_hdf5: Path, tmp_path: Path, gradient: bool) -> None:
+    trainer = spoil(small_trainer(tiny_hdf5, tmp_path, max_epochs=2), gradient=gradient)
+    what = "gradient norm" if gradient else "loss"
+    with pytest.raises(FloatingPointError, match=f"The {what} in epoch 0 of training of batch 2 is nan") as caught:
+        trainer.train_and_validate()
+    assert "It has streamlines of sub-a, sub-b" in str(caught.value)
+    saved = torch.load(tmp_path / "exp/bad_batches/training_epoch_0_batch_2.pt", weights_only=True)
+    assert f"'{tmp_path / 'exp/bad_batches/training_epoch_0_batch_2.pt'}'" in str(caught.value)
+    assert saved["points"].shape == (int(saved["lengths"].sum()), 3)
+    assert sum(len(ids) for ids in saved["ids"].values()) == 16
+    # The weights are still good.
+    assert all(torch.isfinite(weights).all() for weights in trainer.model.parameters())
+
+
+@pytest.mark.parametrize("gradient", [False, True], ids=["loss", "gradient"])
+def test_nan_is_skipped_and_counted(tiny_hdf5: Path, tmp_path: Path, gradient: bool) -> None:
+    trainer = spoil(small_trainer(tiny_hdf5, tmp_path, max_epochs=2, nan_policy="skip"), gradient=gradient)
+    trainer.train_and_validate()
+    for line in logs(tmp_path / "exp"):
+        assert line["train_skipped_batches"] == 1
+        assert line["train_loss"] > 0
+        assert "valid_skipped_batches" not in line
+    assert all(torch.isfinite(weights).all() for weights in trainer.model.parameters())
+
+
+def test_a_nan_validation_is_never_the_best(tiny_hdf5: Path, tmp_path: Path) -> None:
+    trainer = spoil(small_trainer(tiny_hdf5, tmp_path, max_epochs=2, nan_policy="skip"), "validation")
+    with pytest.raises(ValueError, match="Epoch 0 has no valid_loss"):
+        trainer.train_and_validate()
+    assert trainer.best.best_value is None
+
+
+def test_a_first_try_leaves_nothing(
+    tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    (tmp_path / "temporary").mkdir()
+    small_trainer(tiny_hdf5, tmp_path / "experiments", max_epochs=50, fast_dev_run=True).train_and_validate()
+    assert not (tmp_path / "experiments").exists()
+    (folder,) = (tmp_path / "temporary").glob("dwiml_fast_dev_run_*")
+    (line,) = logs(folder / "exp")
+    assert line["epoch"] == 0
+    assert len(load_checkpoint(folder / "exp" / "checkpoint")["loggers"]["local"]["lines"]) == 1
+
+
+def test_the_same_batches_again_and_again(tiny_hdf5: Path, tmp_path: Path) -> None:
+    trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=3, overfit_batches=2)
+    keys = []
+    run = trainer.run_one_batch
+
+    def note(targets: TensorSequence, ids_per_subj: Any) -> tuple[torch.Tensor, int]:
+        keys.append((ids_per_subj.key.phase, ids_per_subj.key.epoch, ids_per_subj.key.batch_index))
+        return run(targets, ids_per_subj)
+
+    trainer.run_one_batch = note  # type: ignore[method-assign]
+    trainer.train_and_validate()
+    assert keys == [("training", 0, 0), ("training", 0, 1)] * 3
+    assert all("valid_loss" not in line for line in logs(tmp_path / "exp"))
+
+
+def test_where_the_time_goes(tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small_trainer(tiny_hdf5, tmp_path, max_epochs=1, profile=True, verbose=True).train_and_validate()
+    shown = capsys.readouterr().err
+    for part in ("waiting for data", "interpolation", "forward and loss", "backward", "optimizer"):
+        assert part in shown
+
+
+def test_summary(tiny_hdf5: Path, tmp_path: Path) -> None:
+    trainer = small_trainer(tiny_hdf5, tmp_path, max_batches_per_epoch_training=3)
+    text = trainer.summary()
+    assert f"{sum(weights.numel() for weights in trainer.model.parameters()):,}".replace(",", " ") in text
+    assert "4 batches, an epoch sees 3 of them, 75% of the data" in text
+    assert "Memory     at least " in text
+    assert "volumes" in text
+
+
+def test_deterministic_algorithms_for_the_training_only(tiny_hdf5: Path, tmp_path: Path) -> None:
+    trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=1, deterministic=True)
+    seen = []
+    run = trainer.run_one_batch
+
+    def note(*batch: Any) -> Any:
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        return run(*batch)
+
+    trainer.run_one_batch = note  # type: ignore[method-assign]
+    trainer.train_and_validate()
+    assert set(seen) == {True}
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"]
+
+
+@pytest.mark.slow
+# Torch warns of its own internals while it compiles.
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_layers_compute_the_same(tiny_hdf5: Path, tmp_path: Path) -> None:
+    embedding = {"input_embedding_key": "nn_embedding", "input_embedded_size": 6, "dropout": 0.0}
+    for name, compiled in (("plain", False), ("compiled", True)):
+        options: dict[str, Any] = {**NOTHING_RANDOM, "model_args": embedding, "compile_model": compiled}
+        small_trainer(tiny_hdf5, tmp_path, name, max_epochs=2, **options).train_and_validate()
+    losses = [[line["valid_loss"] for line in logs(tmp_path / name)] for name in ("plain", "compiled")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert Learn2TrackModel.load(tmp_path / "compiled" / "best_model").params["input_embedded_size"] == 6
+
+
+def test_compiled_rows_are_padded_to_few_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {padded_size(nb) for nb in range(60_000, 120_000)}
+    assert len(sizes) <= 6
+    assert all(nb <= padded_size(nb) <= 1.2 * nb + 64 for nb in range(64, 120_000, 97))
+    seen = []
+
+    def not_compiled(forward: Any, **_: Any) -> Any:
+        def run(rows: torch.Tensor) -> torch.Tensor:
+            seen.append(len(rows))
+            return forward(rows)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", not_compiled)
+    layer = torch.nn.Linear(3, 2)
+    rows = torch.randn(1001, 3)
+    expected = layer(rows)
+    assert torch.equal(PaddedRows(layer)(rows), expected)
+    assert seen == [padded_size(1001)]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"precision": "half"}, "precision must be one of 'float32', 'bf16', 'fp16', got 'half'"),
+        ({"accumulate_batches": 0}, "accumulate_batches must be a whole number of at least 1, got 0"),
+        ({"ema_decay": 1.0}, "ema_decay must be None, or between 0 and 1"),
+        ({"nan_policy": "ignore"}, "nan_policy must be one of 'stop', 'skip', got 'ignore'"),
+        ({"checkpoint_minutes": 0}, "checkpoint_minutes must be positive, got 0"),
+        ({"max_time": "soon"}, "max_time"),
+        ({"stop_signal": "SIGKILL"}, "SIGKILL"),
+        ({"overfit_batches": 0}, "overfit_batches must be a whole number of at least 1, got 0"),
+        ({"learning_rates": 0.1, "lr_scheduler": "Warmup"}, "'?Warmup'?"),
+        ({"learning_rates": [0.1, 0.2], "lr_scheduler": "warmup_cosine"}, "warmup_cosine"),
+    ],
+)
+def test_what_cannot_be_is_refused(tiny_hdf5: Path, tmp_path: Path, options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        small_trainer(tiny_hdf5, tmp_path, **options)
+    assert not (tmp_path / "exp").exists()
