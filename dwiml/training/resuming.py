@@ -202,14 +202,19 @@ class ResumableTraining(TrainerSettings):
 
     def _take_up(self) -> dict[str, Any] | None:
         """Restore the checkpoint, where there is one to go on from, and return it."""
-        if self.resume == "never":
+        # The first rank looks for all: it may begin to write while another one is still on its way here.
+        if self.resume == "never" and self.ranks.is_first:
             self.folder.refuse_used()
-        found = has_checkpoint(self.folder.checkpoint)
+        found = self.ranks.of_first(has_checkpoint(self.folder.checkpoint))
         if self.resume == "must" and not found:
             raise FileNotFoundError(f"No checkpoint in '{self.folder.checkpoint}': nothing to resume.")
         if not found:
             return None
-        checkpoint = load_checkpoint(self.folder.checkpoint)
+        # It also moves a damaged checkpoint out of the way, before the others read.
+        checkpoint = load_checkpoint(self.folder.checkpoint) if self.ranks.is_first else None
+        self.ranks.of_first(None)
+        if checkpoint is None:
+            checkpoint = load_checkpoint(self.folder.checkpoint)
         self._restore(checkpoint)
         return checkpoint
 

@@ -33,7 +33,7 @@ def summarize(
         f"on {device}{processes}",
     ]
     for phase in ("training", "validation"):
-        line = _phase_line(phase, sampler, max_batches[phase])
+        line = _phase_line(phase, sampler, max_batches[phase]) if phase in max_batches else ""
         if line:
             lines.append(line)
     lines.append(_memory_line(weights, optimizer, sampler, loader))

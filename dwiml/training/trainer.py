@@ -17,6 +17,7 @@ from dwiml.models.allocator import keep_freed_memory
 from dwiml.ops.sequences import TensorSequence
 from dwiml.training import checks
 from dwiml.training.bad_batches import save_bad_batch
+from dwiml.training.checkpoint import load_checkpoint
 from dwiml.training.experiment import write_parameters
 from dwiml.training.generators import restore_generators, seed_generators
 from dwiml.training.monitors import NonFiniteValueError, PhaseMonitor
@@ -318,6 +319,9 @@ class DWIMLTrainer(ResumableTraining):
         if self.device.type == "cpu":
             keep_freed_memory()
         checkpoint, self._checkpoint = self._checkpoint, None
+        if checkpoint is None and self.position != Position():
+            # The same object goes on, after it was stopped or has ended.
+            checkpoint = load_checkpoint(self.folder.checkpoint)
         if self.ranks.is_first:
             self._lock = take_folder(self.folder, stack, anew=self.resume == "never" and self.position == Position())
             write_parameters(self.folder, self.parameters)

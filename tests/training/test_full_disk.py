@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_training import logs, same_weights, small_trainer
 
 from dwiml import Learn2TrackModel
 from dwiml.files import write_json, written_whole
@@ -222,3 +223,28 @@ def test_json_is_whole_or_absent(place: Path) -> None:
     with full(place, 4096), pytest.raises(OSError, match=r"parameters\.json"):
         write_json(path, {"a": "b" * 20_000})
     assert contents(place) == {"parameters.json": before}
+
+
+def test_a_training_goes_on_while_the_disk_is_full(
+    disk: Path, tiny_hdf5: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    small_trainer(tiny_hdf5, tmp_path, "undisturbed", max_epochs=5).train_and_validate()
+    trainer = small_trainer(tiny_hdf5, disk, "exp", max_epochs=5)
+    finish, checkpoints = trainer.finish_epoch, disk / "exp" / "checkpoint"
+
+    def finish_with_little_room(metrics: dict[str, float]) -> None:
+        if trainer.next_epoch not in (1, 2):
+            finish(metrics)
+            return
+        with full(disk):
+            finish(metrics)
+            assert load_checkpoint(checkpoints)["position"]["epoch"] == 1
+
+    trainer.finish_epoch = finish_with_little_room  # type: ignore[method-assign]
+    with caplog.at_level(logging.WARNING):
+        trainer.train_and_validate()
+    assert "No space left on device" in caplog.text
+    assert logs(disk / "exp") == logs(tmp_path / "undisturbed")
+    assert load_checkpoint(checkpoints)["position"]["epoch"] == 5
+    models = [Learn2TrackModel.load(folder / "best_model") for folder in (disk / "exp", tmp_path / "undisturbed")]
+    assert same_weights(*models)

@@ -104,6 +104,14 @@ def test_a_signal_ends_the_process_with_its_code(
     assert not (tmp_path / "exp" / "lock.json").exists()
 
 
+def test_the_same_trainer_may_go_on_after_a_stop(tiny_hdf5: Path, tmp_path: Path) -> None:
+    small_trainer(tiny_hdf5, tmp_path, "whole", max_epochs=2).train_and_validate()
+    trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=2)
+    interrupt(trainer, 1)
+    trainer.train_and_validate()
+    assert logs(tmp_path / "whole") == logs(tmp_path / "exp")
+
+
 def test_max_time_stops_in_time_by_itself(tiny_hdf5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=2, max_time="00:00:01")
     with pytest.raises(TrainingInterrupted) as caught:

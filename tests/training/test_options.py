@@ -149,6 +149,7 @@ def test_the_same_batches_again_and_again(tiny_hdf5: Path, tmp_path: Path) -> No
         return run(targets, ids_per_subj)
 
     trainer.run_one_batch = note  # type: ignore[method-assign]
+    assert "an epoch sees 2 of them" in trainer.summary()
     trainer.train_and_validate()
     assert keys == [("training", 0, 0), ("training", 0, 1)] * 3
     assert all("valid_loss" not in line for line in logs(tmp_path / "exp"))
