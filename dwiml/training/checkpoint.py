@@ -124,6 +124,15 @@ def has_checkpoint(folder: Path) -> bool:
     return (folder / LATEST).exists() or (folder / PREVIOUS).exists()
 
 
+def checkpoint_stamp(folder: Path) -> tuple[int, int] | None:
+    """Return what changes when another checkpoint is written: the file's number and time; None without a checkpoint."""
+    for name in (LATEST, PREVIOUS):
+        with suppress(FileNotFoundError):
+            status = (folder / name).stat()
+            return status.st_ino, status.st_mtime_ns
+    return None
+
+
 def load_checkpoint(folder: Path) -> dict[str, Any]:
     """Read ``latest.pt``, or ``previous.pt`` with a warning when the latest cannot be used.
 

@@ -14,7 +14,7 @@ from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.training import checks
 from dwiml.training.averaging import AveragedWeights
 from dwiml.training.best_model import BestModelKeeper
-from dwiml.training.checkpoint import has_checkpoint, load_checkpoint, save_or_warn
+from dwiml.training.checkpoint import checkpoint_stamp, has_checkpoint, load_checkpoint, save_or_warn
 from dwiml.training.compiling import compile_layers
 from dwiml.training.experiment import ExperimentFolder, arguments_of, data_has_changed, describe, refuse_differences
 from dwiml.training.generators import generators_state
@@ -67,6 +67,7 @@ class ResumableTraining(TrainerSettings):
         self.best = BestMonitor(self.patience, self.patience_delta)
         self.loggers: list[Logger] = []
         self._lock: ExperimentLock | None = None
+        self._stamp: tuple[int, int] | None = None
         self._build_training()
         self._share_batches()
         self._checkpoint = self._take_up()
@@ -183,7 +184,9 @@ class ResumableTraining(TrainerSettings):
                     "this one ends here, and leaves the other's checkpoint alone."
                 )
             # A checkpoint knows of the best model: that has to be on the disk first.
-            return self.best_model.retry(self.model) and save_or_warn(self.folder.checkpoint, state)
+            written = self.best_model.retry(self.model) and save_or_warn(self.folder.checkpoint, state)
+            self._stamp = checkpoint_stamp(self.folder.checkpoint)
+            return written
 
     def _state(self, monitor: PhaseMonitor | None) -> dict[str, Any]:
         return {
@@ -215,8 +218,16 @@ class ResumableTraining(TrainerSettings):
         self.ranks.of_first(None)
         if checkpoint is None:
             checkpoint = load_checkpoint(self.folder.checkpoint)
+        self._stamp = checkpoint_stamp(self.folder.checkpoint)
         self._restore(checkpoint)
         return checkpoint
+
+    def _refuse_newer_checkpoint(self) -> None:
+        """Raise ExperimentInUseError when another process has trained here since this one read the checkpoint."""
+        if checkpoint_stamp(self.folder.checkpoint) != self._stamp:
+            raise ExperimentInUseError(
+                f"Another process has trained in '{self.folder.path}' since this trainer was made: make it again."
+            )
 
     def _restore(self, checkpoint: Mapping[str, Any]) -> None:
         """Take up a checkpoint's state, after the check that it belongs to this run."""

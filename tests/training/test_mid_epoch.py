@@ -152,6 +152,15 @@ def test_changed_data_are_refused_or_begin_the_epoch_anew(tmp_path: Path) -> Non
     assert [line["epoch"] for line in logs(tmp_path / "exp")] == [0, 1]
 
 
+def test_another_process_has_trained_in_between(tiny_hdf5: Path, tmp_path: Path) -> None:
+    interrupt(small_trainer(tiny_hdf5, tmp_path, max_epochs=2), 1)
+    late = small_trainer(tiny_hdf5, tmp_path, max_epochs=2, resume="auto")
+    small_trainer(tiny_hdf5, tmp_path, max_epochs=2, resume="auto").train_and_validate()
+    with pytest.raises(ExperimentInUseError, match="since this trainer was made: make it again"):
+        late.train_and_validate()
+    assert len(logs(tmp_path / "exp")) == 2
+
+
 def test_two_processes_on_one_experiment(tiny_hdf5: Path, tmp_path: Path) -> None:
     first = small_trainer(tiny_hdf5, tmp_path, max_epochs=1)
     refused: list[str] = []
