@@ -225,7 +225,8 @@ class DWIMLTrainer(ResumableTraining):
             if batch is None:
                 return
             monitor.data_wait_s += time.perf_counter() - before
-            monitor.nb_points += batch[0].total_points
+            # All ranks have about as many.
+            monitor.nb_points += batch[0].total_points * self.ranks.nb
             yield batch
 
     def _run_batch(self, targets: TensorSequence, ids_per_subj: BatchSlices, monitor: PhaseMonitor) -> None:
