@@ -92,13 +92,15 @@ class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
         split_ratio: float,
         seed: int,
     ) -> None:
-        self.subset = subset
+        self.phase = subset.name
         self.streamline_group_name = streamline_group_name
+        # Not the subset itself: workers that are spawned receive a copy, and volumes are large.
+        self._subjects = [(subject.subject_id, subject.streamlines[streamline_group_name]) for subject in subset]
         self.resampling = resampling
         self.reverse_ratio = reverse_ratio
         self.split_ratio = split_ratio
         self.seed = seed
-        self.dps_keys = self._shared_dps_keys()
+        self._dps_sizes = self._shared_dps_sizes()
 
     def __getitem__(self, batch_ids: BatchIds) -> tuple[TensorSequence, BatchSlices]:
         """Return a batch's streamlines, augmented as its key says: see :meth:`fetch`."""
@@ -136,6 +138,11 @@ class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
             When a coordinate is not finite, which a lazy dataset has not seen before; it names the subjects. When
             `drawn` is not for as many streamlines.
         """
+        if batch_ids.key.phase != self.phase:
+            raise ValueError(
+                f"A batch of the {batch_ids.key.phase} set was asked of the {self.phase} set: call the sampler's "
+                f"set_position('{self.phase}', epoch) first."
+            )
         counts = np.array([len(ids) for _, ids in batch_ids], dtype=np.int64)
         points, lengths = self._gather(batch_ids)
         if not np.isfinite(points).all():
@@ -165,15 +172,14 @@ class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
             of_point = np.repeat(ids, lengths)
             bad = np.unique(of_point[~np.isfinite(points).all(axis=1)])
             if len(bad):
-                found.append(f"'{self.subset[subject].subject_id}' (streamline {bad[0]})")
+                found.append(f"'{self._subjects[subject][0]}' (streamline {bad[0]})")
         raise ValueError(
             f"Streamlines group '{self.streamline_group_name}' holds NaN or infinite coordinates for subject "
             f"{', '.join(found)}; make the HDF5 again without them."
         )
 
     def _streamlines(self, subject: int) -> SubjectStreamlines:
-        streamlines: SubjectStreamlines = self.subset[subject].streamlines[self.streamline_group_name]
-        return streamlines
+        return self._subjects[subject][1]
 
     def _gather(self, batch_ids: BatchIds) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         parts = [self._streamlines(subject).gather(ids) for subject, ids in batch_ids]
@@ -183,20 +189,24 @@ class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
         return joined([points for points, _ in parts]), joined([lengths for _, lengths in parts])
 
     def _gather_data_per_streamline(self, batch_ids: BatchIds) -> dict[str, npt.NDArray[np.float32]]:
-        if not batch_ids:
-            return {}
         return {
             key: joined([self._streamlines(s).gather_data_per_streamline(key, ids) for s, ids in batch_ids])
-            for key in self.dps_keys
+            if batch_ids
+            else np.zeros((0, size), dtype=np.float32)
+            for key, size in self._dps_sizes.items()
         }
 
-    def _shared_dps_keys(self) -> list[str]:
-        """Return the keys of data_per_streamline that all subjects have, with rows of the same size."""
-        rows = [
-            {key: values.shape[1:] for key, values in self._streamlines(i).data_per_streamline.items()}
-            for i in range(len(self.subset))
+    def _shared_dps_sizes(self) -> dict[str, int]:
+        """Return the keys of data_per_streamline that all subjects have, with rows of the same size, and that size."""
+        # A subject without a streamline has nothing to say.
+        sizes = [
+            {key: streamlines.data_per_streamline_size(key) for key in streamlines.data_per_streamline}
+            for _, streamlines in self._subjects
+            if len(streamlines)
         ]
-        return [key for key, size in rows[0].items() if all(other.get(key) == size for other in rows)] if rows else []
+        if not sizes:
+            return {}
+        return {key: size for key, size in sizes[0].items() if all(other.get(key) == size for other in sizes)}
 
     def _voxel_sizes(self, batch_ids: BatchIds, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Return the voxel sizes of each streamline, shape (S, 3), in mm."""

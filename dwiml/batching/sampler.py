@@ -162,24 +162,26 @@ class DWIMLBatchIDSampler(Parameterized, Sampler["BatchIds"]):
         """
         if phase not in PHASES:
             raise ValueError(f"phase must be one of {PHASES}, got '{phase}'.")
-        self.phase, self.epoch = phase, epoch
-        self.first_batch, self.max_batches = first_batch, max_batches
+        self.phase, self.epoch = phase, check_whole("epoch", epoch, low=0)
+        self.first_batch = check_whole("first_batch", first_batch, low=0)
+        self.max_batches = None if max_batches is None else check_whole("max_batches", max_batches, low=0)
 
     def __len__(self) -> int:
         """Return the number of batches that the next iteration gives."""
         return len(self._planned().batches[self.first_batch : self.max_batches])
 
     def __iter__(self) -> Iterator[BatchIds]:
-        phase, number, first_batch = self.phase, self.epoch, self.first_batch
-        epoch = self._planned()
-        for index, planned in enumerate(epoch.batches[first_batch : self.max_batches], start=first_batch):
-            batch = [(subject, epoch.permutations[subject][start:stop]) for subject, start, stop in planned]
-            if self.nb_ranks == 1:
-                yield BatchIds(batch, BatchKey(phase, number, index))
-            else:
-                yield self._share(batch, BatchKey(phase, number, index))
+        # Not a generator itself: the position is that of now, not of when the first batch is asked for.
+        which = slice(self.first_batch, self.max_batches)
+        return self._batches(self._planned(), which, BatchKey(self.phase, self.epoch, 0), self.rank, self.nb_ranks)
 
-    def _share(self, batch: list[SubjectIds], key: BatchKey) -> BatchIds:
+    def _batches(self, epoch: Epoch, which: slice, first_key: BatchKey, rank: int, nb_ranks: int) -> Iterator[BatchIds]:
+        for index, planned in enumerate(epoch.batches[which], start=which.start):
+            batch = [(subject, epoch.permutations[subject][start:stop]) for subject, start, stop in planned]
+            key = replace(first_key, batch_index=index)
+            yield BatchIds(batch, key) if nb_ranks == 1 else self._share(batch, key, rank, nb_ranks)
+
+    def _share(self, batch: list[SubjectIds], key: BatchKey, rank: int, nb_ranks: int) -> BatchIds:
         """Return this rank's part of a batch: neighbours in it, so that each rank needs few of the subjects."""
         total = sum(len(ids) for _, ids in batch)
         if self.batch_size_units == "length_mm":
@@ -187,7 +189,7 @@ class DWIMLBatchIDSampler(Parameterized, Sampler["BatchIds"]):
             sizes = np.concatenate([lengths[subject][ids] for subject, ids in batch]).astype(np.float64)
         else:
             sizes = np.ones(total)
-        start, stop = even_shares(sizes, self.nb_ranks)[self.rank : self.rank + 2]
+        start, stop = even_shares(sizes, nb_ranks)[rank : rank + 2]
         share, before = [], 0
         for subject, ids in batch:
             own = ids[max(start - before, 0) : max(stop - before, 0)]

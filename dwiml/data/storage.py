@@ -95,7 +95,8 @@ class StoredArray:
 
 def _offset_of(dataset: h5py.Dataset) -> int | None:
     """Return where in the file a dataset's bytes lie in one piece, None when they do not."""
-    if dataset.chunks is not None or dataset.external is not None or dataset.is_virtual:
+    # Texts of any length are references into the file, not values.
+    if dataset.chunks is not None or dataset.external is not None or dataset.is_virtual or dataset.dtype.hasobject:
         return None
     offset = dataset.id.get_offset()
     return None if offset is None else int(offset)

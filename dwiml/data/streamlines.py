@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import h5py
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Ids = int | slice | npt.NDArray[np.integer[Any]] | list[int] | None
+
+
+logger = logging.getLogger(__name__)
 
 
 class SubjectStreamlines:
@@ -52,6 +57,7 @@ class SubjectStreamlines:
         self.data_per_streamline = {
             str(key): StoredArray(dataset, lazy=lazy)
             for key, dataset in node.get(schema.DATA_PER_STREAMLINE, {}).items()
+            if self._is_numeric(key, dataset)
         }
         self._check_layout()
         if not lazy:
@@ -62,6 +68,12 @@ class SubjectStreamlines:
         if schema.OFFSETS in node:
             return np.asarray(node[schema.OFFSETS][()], dtype=np.int64).reshape(-1)
         return np.cumsum(self.lengths) - self.lengths
+
+    def _is_numeric(self, key: str, dataset: Any) -> bool:
+        numeric = isinstance(dataset, h5py.Dataset) and dataset.dtype.kind in "fiub"
+        if not numeric:
+            logger.warning("data_per_streamline '%s' of the %s is left out: it holds no numbers.", key, self.label)
+        return numeric
 
     def _check_layout(self) -> None:
         rows = self._points.shape[0]
@@ -144,7 +156,12 @@ class SubjectStreamlines:
             known = schema.quoted(self.data_per_streamline)
             raise KeyError(f"data_per_streamline '{key}' not found in the {self.label}; it has: {known}.")
         chosen = self._as_indices(ids)
-        return self.data_per_streamline[key].gather(chosen, np.ones_like(chosen))
+        rows = self.data_per_streamline[key].gather(chosen, np.ones_like(chosen))
+        return rows.reshape(len(chosen), self.data_per_streamline_size(key))
+
+    def data_per_streamline_size(self, key: str) -> int:
+        """Return how many values a streamline has of a key: K."""
+        return math.prod(self.data_per_streamline[key].shape[1:])
 
     def _as_indices(self, ids: Ids) -> npt.NDArray[np.int64]:
         if ids is None or isinstance(ids, slice):

@@ -172,6 +172,9 @@ def interpolate_at(
     slab = max(max_bytes // (len(offsets) * _bytes_per_read(volume)), 1)
     if len(coords) <= slab:
         return read(coords)
+    if torch.is_grad_enabled() and (volume.requires_grad or coords.requires_grad):
+        # Slabs written into one tensor would each have the whole gradient copied in the backward pass.
+        return torch.cat([read(slab_coords) for slab_coords in torch.split(coords, slab)])
     dtype = _dtype_read(volume) if mode == "trilinear" else volume.dtype
     features = volume.new_empty((len(coords), nb_columns), dtype=dtype)
     for start in range(0, len(coords), slab):

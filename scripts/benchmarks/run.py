@@ -68,7 +68,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="cuda: interpolation and training step on the GPU, the others not at all [%(default)s]",
     )
     parser.add_argument(
-        "--only", nargs="+", metavar="NAME", choices=list(BENCHMARKS), help=f"some of {', '.join(BENCHMARKS)}"
+        "--only",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        choices=list(BENCHMARKS),
+        help=f"some of {', '.join(BENCHMARKS)}",
     )
     parser.add_argument(
         "--quick",
@@ -130,7 +135,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("--device cuda was asked for, but torch finds no GPU here.", file=sys.stderr)
         return 2
     possible = list(BENCHMARKS) if args.device == "cpu" else ON_GPU
-    names = args.only or possible
+    names = list(dict.fromkeys(args.only or possible))
+    if args.json and (args.json.is_dir() or not args.json.absolute().parent.is_dir()):
+        print(f"--json must be a file in a folder that exists, got '{args.json}'.", file=sys.stderr)
+        return 2
     if not set(names) <= set(possible):
         unknown = ", ".join(name for name in names if name not in possible)
         print(f"{unknown}: for the CPU only. With --device cuda, choose among {', '.join(possible)}.", file=sys.stderr)

@@ -216,6 +216,80 @@ def test_data_per_streamline_that_not_all_subjects_have_are_left_out(tmp_path: P
     assert slices.data_per_streamline.keys() == {"id"}
 
 
+def test_subjects_without_streamlines_have_no_say_in_data_per_streamline(tmp_path: Path) -> None:
+    path = write_hdf5(tmp_path / "data.hdf5", {"sub-a": 0, "sub-b": 9, "sub-c": 0})
+    with h5py.File(path, "r+") as handle:
+        handle["sub-b/streamlines/data_per_streamline/wide"] = np.arange(27, dtype=np.float32).reshape(9, 3)
+        handle["sub-b/streamlines/data_per_streamline/flat"] = np.arange(9)
+        del handle["sub-c/streamlines/data_per_streamline"]
+    load = loader(dataset(path))
+    (_, slices), *_ = batches(load)
+    assert {key: rows.shape for key, rows in slices.data_per_streamline.items()} == {
+        "id": (9, 1),
+        "wide": (9, 3),
+        "flat": (9, 1),
+    }
+    sampler = DWIMLBatchIDSampler(load.dataset, "streamlines", seed=2)
+    sampler.set_rank(0, 50)
+    (_, empty), *_ = load.data_loader("training", sampler)
+    assert {key: rows.shape for key, rows in empty.data_per_streamline.items()} == {
+        "id": (0, 1),
+        "wide": (0, 3),
+        "flat": (0, 1),
+    }
+
+
+@pytest.mark.parametrize("lazy", [False, True], ids=["eager", "lazy"])
+def test_texts_a_streamline_are_left_out_with_a_warning(
+    tmp_path: Path, lazy: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_hdf5(tmp_path / "data.hdf5", {"sub-a": 3})
+    with h5py.File(path, "r+") as handle:
+        group = handle["sub-a/streamlines/data_per_streamline"]
+        group.create_dataset("bundle", data=["AF", "CST", "CC"], dtype=h5py.string_dtype())
+        group["code"] = np.array([b"AF", b"CST", b"CC"])
+    (_, slices), *_ = batches(loader(dataset(path, lazy=lazy)))
+    assert slices.data_per_streamline.keys() == {"id"}
+    assert "'bundle' of the streamlines group 'streamlines' of subject 'sub-a' is left out" in caplog.text
+    assert "'code'" in caplog.text
+
+
+@pytest.mark.parametrize("nb_cpu_processes", [0, 2])
+def test_the_position_is_that_of_when_an_iteration_began(tiny_hdf5: Path, nb_cpu_processes: int) -> None:
+    load = loader(dataset(tiny_hdf5))
+    sampler = DWIMLBatchIDSampler(load.dataset, "streamlines", batch_size_training=17, seed=2)
+    loaders = {
+        phase: load.data_loader(phase, sampler, nb_cpu_processes=nb_cpu_processes)
+        for phase in ("training", "validation")
+    }
+    iterations = {}
+    for phase, data in loaders.items():
+        sampler.set_position(phase, 1)
+        iterations[phase] = iter(data)
+    sampler.set_rank(1, 2)
+    for phase, iteration in iterations.items():
+        streamlines, slices = next(iteration)
+        assert slices.key == BatchKey(phase, 1, 0)
+        assert len(streamlines) == min(17, load.dataset.subset(phase).total_nb_streamlines["streamlines"])
+
+
+def test_batches_of_another_set_are_refused(tiny_hdf5: Path) -> None:
+    load = loader(dataset(tiny_hdf5))
+    sampler = DWIMLBatchIDSampler(load.dataset, "streamlines", seed=2)
+    with pytest.raises(ValueError, match="A batch of the training set was asked of the validation set: call"):
+        next(iter(load.data_loader("validation", sampler)))
+    for wrong in ({"epoch": -1}, {"first_batch": -1}, {"max_batches": 1.5}):
+        with pytest.raises(ValueError, match="must be a whole number of at least 0"):
+            sampler.set_position("training", **{"epoch": 0, **wrong})  # type: ignore[arg-type]
+
+
+def test_workers_receive_no_volume(tiny_hdf5: Path) -> None:
+    load = loader(dataset(tiny_hdf5))
+    points = sum(s.streamlines["streamlines"].gather()[0].nbytes for s in load.dataset.training_set)
+    volumes = sum(s.volumes["input"].as_tensor().numpy().nbytes for s in load.dataset.training_set)
+    assert len(pickle.dumps(load.fetcher("training"))) < points + volumes / 2
+
+
 def test_what_was_drawn_is_returned_and_replayed(tiny_hdf5: Path) -> None:
     load = loader(dataset(tiny_hdf5), model(step_size=1.0), split_ratio=0.4, reverse_ratio=0.5)
     ids = next(iter(DWIMLBatchIDSampler(load.dataset, "streamlines", batch_size_training=17, seed=2)))

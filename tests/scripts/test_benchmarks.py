@@ -62,7 +62,11 @@ def test_all_benchmarks(tmp_path: Path) -> None:
     assert result.stdout.startswith(".. list-table::")
 
 
-def test_options_that_cannot_be() -> None:
+def test_options_that_cannot_be(tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "missing" / "figures.json"):
+        result = run("--json", str(place))
+        assert result.returncode == 2
+        assert f"--json must be a file in a folder that exists, got '{place}'." in result.stderr
     import torch
 
     assert "invalid choice: 'nothing'" in run("--only", "nothing").stderr

@@ -16,7 +16,7 @@ from dwiml.training.slurm import requeue
 def _no_slurm(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     for name in [name for name in os.environ if name.startswith("SLURM_")]:
         monkeypatch.delenv(name)
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="dwiml")
 
 
 @pytest.fixture

@@ -103,7 +103,7 @@ def test_in_another_thread_only_the_time_counts(caplog: pytest.LogCaptureFixture
         with StopRequest() as stop:
             seen.append((signal.getsignal(signal.SIGTERM), stop.requested))
 
-    with caplog.at_level(logging.DEBUG):
+    with caplog.at_level(logging.DEBUG, logger="dwiml"):
         thread = threading.Thread(target=use)
         thread.start()
         thread.join()
