@@ -16,6 +16,7 @@ import dwiml
 from dwiml.arguments import check_number, check_whole
 from dwiml.files import write_json, written_whole
 from dwiml.models.checks import unknown_parameter
+from dwiml.ops.sequences import TensorSequence
 from dwiml.params import Parameterized
 
 if TYPE_CHECKING:
@@ -87,6 +88,42 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
     @abc.abstractmethod
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute outputs, usually from ``(inputs, streamlines)``: whatever :meth:`compute_loss` understands."""
+
+    @property
+    def nb_points_to_track(self) -> int:
+        """How many of a streamline's last points :meth:`track_step` needs, beside what it keeps in memory."""
+        return 1
+
+    def track_step(self, inputs: TensorSequence, streamlines: TensorSequence, memory: Any) -> tuple[Any, Any]:
+        """Compute the outputs at the last point of each streamline, to go on from there.
+
+        Here: :meth:`forward` without any memory, under the last points alone. A model that looks at more than a point
+        overrides it.
+
+        Parameters
+        ----------
+        inputs
+            Under the points that are new: all of a first segment, then one for each streamline.
+        streamlines
+            The first segments, then the last :attr:`nb_points_to_track` points of each streamline (fewer, where it has
+            no more), voxel space.
+        memory
+            What the call before returned; None at the first one.
+
+        Returns
+        -------
+        tuple
+            The outputs, a row for each streamline, and the memory for the next call.
+        """
+        ends = torch.cumsum(inputs.lengths, 0).to(inputs.device) - 1
+        points = torch.cumsum(streamlines.lengths, 0).to(streamlines.device) - 1
+        ones = torch.ones(len(inputs), dtype=torch.int64)
+        last = TensorSequence(inputs.data[ends], ones)
+        return self.forward(last, TensorSequence(streamlines.data[points], ones)), None
+
+    def select_memory(self, memory: Any, kept: Tensor) -> Any:
+        """Return the memory of some of the streamlines: those that go on, by number, shape (K,)."""
+        return None
 
     @abc.abstractmethod
     def compute_loss(self, outputs: Any, targets: Any, average_results: bool = True) -> tuple[Tensor, int]:

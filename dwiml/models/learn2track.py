@@ -108,6 +108,23 @@ class Learn2TrackModel(ModelWithPreviousDirections, ModelWithDirectionGetter, Mo
         outputs = order.unpack(self.direction_getter(rows))
         return (outputs, new_states) if return_hidden else outputs
 
+    @property
+    def nb_points_to_track(self) -> int:
+        """The points of the previous directions: the recurrent layers remember the others."""
+        return self.nb_previous_dirs + 1
+
+    def track_step(
+        self, inputs: TensorSequence, streamlines: TensorSequence, memory: HiddenStates | None
+    ) -> tuple[Tensor, HiddenStates]:
+        """Compute the outputs at the last point of each streamline; the memory is the hidden states."""
+        outputs, states = self.forward(inputs, streamlines, memory, return_hidden=True)
+        ends = torch.cumsum(inputs.lengths, 0) - 1
+        return outputs[ends.to(outputs.device)], states
+
+    def select_memory(self, memory: HiddenStates, kept: Tensor) -> HiddenStates:
+        """Return the hidden states of some of the streamlines."""
+        return [tuple(part[kept] for part in layer) for layer in memory]
+
     def _embedded_dirs(
         self, inputs: TensorSequence, streamlines: TensorSequence, hidden_states: HiddenStates | None
     ) -> Tensor:

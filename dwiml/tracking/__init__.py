@@ -1,0 +1,1 @@
+"""Chapter 6, use: streamlines that a trained model makes."""

@@ -1,0 +1,95 @@
+"""The streamlines that are being grown: all in tensors made once, those that have ended left out of every step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dwiml.ops.sequences import TensorSequence
+
+
+class GrowingLines:
+    """Streamlines of which some still grow.
+
+    Parameters
+    ----------
+    first_segments
+        What they begin with, at least one point each, voxel space.
+    most_steps
+        How many points may be added to one.
+    nb_recent
+        How many of the last points :meth:`recent` gives.
+    """
+
+    def __init__(self, first_segments: TensorSequence, *, most_steps: int, nb_recent: int) -> None:
+        self._first = first_segments
+        device, nb = first_segments.device, len(first_segments)
+        self._added = first_segments.data.new_empty((nb, most_steps, 3))
+        self._nb_added = torch.zeros(nb, dtype=torch.int64, device=device)
+        self.reasons = torch.zeros(nb, dtype=torch.int64, device=device)
+        self.alive = torch.arange(nb, device=device)
+        lengths = first_segments.lengths.to(device)
+        ends = torch.cumsum(lengths, 0) - 1
+        # Right-aligned: the last point is the last column.
+        back = torch.arange(nb_recent - 1, -1, -1, device=device)
+        self._nb_known = lengths.clamp(max=nb_recent)
+        rows = ends[:, None] - torch.minimum(back, lengths[:, None] - 1)
+        self._recent = first_segments.data[rows]
+
+    @property
+    def nb_alive(self) -> int:
+        """How many still grow."""
+        return len(self.alive)
+
+    @property
+    def last_points(self) -> Tensor:
+        """Shape (A, 3): the last point of each that grows, voxel space."""
+        return self._recent[:, -1]
+
+    def recent(self) -> TensorSequence:
+        """Return the last points of each that grows, as many as are asked for or as there are."""
+        nb_recent = self._recent.shape[1]
+        known = torch.arange(nb_recent - 1, -1, -1, device=self._recent.device) < self._nb_known[:, None]
+        return TensorSequence(self._recent[known], self._nb_known)
+
+    def add(self, points: Tensor, reasons: Tensor, *, added: Tensor) -> Tensor:
+        """Add a point to those that grow, and leave out those that have ended.
+
+        Parameters
+        ----------
+        points
+            Shape (A, 3), voxel space.
+        reasons
+            Shape (A,), int64: 0 for those that go on.
+        added
+            Shape (A,), bool: whose point counts, though the streamline may end with it.
+
+        Returns
+        -------
+        Tensor
+            The numbers, among those that grew, of those that go on.
+        """
+        grown = self.alive[added]
+        self._added[grown, self._nb_added[grown]] = points[added]
+        self._nb_added[grown] += 1
+        self.reasons[self.alive] = reasons
+        kept = (reasons == 0).nonzero()[:, 0]
+        self.alive = self.alive[kept]
+        self._recent = torch.cat([self._recent[kept, 1:], points[kept, None]], dim=1)
+        self._nb_known = (self._nb_known[kept] + 1).clamp(max=self._recent.shape[1])
+        return kept
+
+    def joined(self) -> TensorSequence:
+        """Return the first segments, each followed by the points that were added to it."""
+        device, nb = self._added.device, len(self.reasons)
+        lengths = self._first.lengths.to(device)
+        total = lengths + self._nb_added
+        starts = torch.cumsum(total, 0) - total
+        data = self._added.new_empty((int(total.sum()), 3))
+        first_line = self._first.sequence_ids()
+        first_place = torch.arange(len(first_line), device=device) - (torch.cumsum(lengths, 0) - lengths)[first_line]
+        data[starts[first_line] + first_place] = self._first.data
+        line = torch.repeat_interleave(torch.arange(nb, device=device), self._nb_added)
+        place = torch.arange(len(line), device=device) - (torch.cumsum(self._nb_added, 0) - self._nb_added)[line]
+        data[(starts + lengths)[line] + place] = self._added[line, place]
+        return TensorSequence(data, total)

@@ -1,0 +1,198 @@
+"""Streamlines grown step by step by a model, thousands at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dwiml.arguments import check_number
+from dwiml.ops.directions import SHORTEST
+from dwiml.ops.interpolation import interpolate_at
+from dwiml.ops.sequences import TensorSequence
+from dwiml.tracking.lines import GrowingLines
+
+REASONS = ("not stopped", "angle", "mask", "bounds", "length", "no direction", "end of streamline")
+"""Why a streamline ended, by the number that :class:`Propagated` has."""
+RUNNING, ANGLE, MASK, BOUNDS, LENGTH, NO_DIRECTION, END_OF_STREAMLINE = range(len(REASONS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PropagationRules:
+    """How a streamline goes on, and when it ends.
+
+    Attributes
+    ----------
+    step_size
+        Distance from a point to the next one, in mm, whatever the voxels.
+    theta
+        Largest angle between two steps, in degrees, measured in mm. A step that turns more is not taken.
+    max_length
+        Longest streamline, its first segment included, in mm.
+    algo
+        As ``model.get_tracking_directions`` takes it.
+    eos_stopping_thresh
+        Probability from which a streamline ends, for models that tell it; None: they are not asked.
+    mask_threshold
+        A point is inside the mask where its value, interpolated, is at least this.
+    mask_interpolation
+        ``"nearest"`` or ``"trilinear"``.
+    both_ways
+        Whether a direction and its opposite mean the same to the model: the one nearer to the last step is taken.
+
+    Raises
+    ------
+    ValueError
+        For a number out of range.
+    """
+
+    step_size: float
+    theta: float = 45.0
+    max_length: float = 300.0
+    algo: str = "det"
+    eos_stopping_thresh: float | None = None
+    mask_threshold: float = 0.5
+    mask_interpolation: str = "nearest"
+    both_ways: bool = False
+
+    def __post_init__(self) -> None:
+        check_number("step_size", self.step_size, low=0, low_included=False)
+        check_number("theta", self.theta, low=0, high=180, low_included=False)
+        check_number("max_length", self.max_length, low=0, low_included=False)
+        if self.mask_interpolation not in ("nearest", "trilinear"):
+            raise ValueError(f"mask_interpolation must be 'nearest' or 'trilinear', got {self.mask_interpolation!r}.")
+
+
+@dataclass(frozen=True)
+class Propagated:
+    """What became of streamlines.
+
+    Attributes
+    ----------
+    streamlines
+        All their points, voxel space, corner origin: those that they began with, and those that were added.
+    reasons
+        Shape (S,), int64: why each ended, a number of :data:`REASONS`.
+    """
+
+    streamlines: TensorSequence
+    reasons: Tensor
+
+
+class Propagator:
+    """Grows streamlines on one subject.
+
+    Parameters
+    ----------
+    model
+        With ``track_step``, ``select_memory`` and ``get_tracking_directions``.
+    read_inputs
+        Returns the model's inputs (N, F) under points (N, 3), voxel space, corner origin.
+    rules
+        How streamlines go on and end.
+    voxel_sizes
+        Shape (3,), mm.
+    shape
+        The grid: streamlines end where it does.
+    mask
+        Shape (X, Y, Z), or None: where streamlines may go.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        read_inputs: Callable[[Tensor], Tensor],
+        rules: PropagationRules,
+        *,
+        voxel_sizes: Tensor,
+        shape: tuple[int, int, int],
+        mask: Tensor | None = None,
+    ) -> None:
+        self._model = model
+        self._read_inputs = read_inputs
+        self._rules = rules
+        self._voxel_sizes = voxel_sizes
+        self._shape = shape
+        self._mask = None if mask is None else mask[..., None].to(torch.float32)
+
+    @torch.no_grad()
+    def propagate(self, first_segments: TensorSequence) -> Propagated:
+        """Go on from the last point of each segment until each streamline has ended.
+
+        Parameters
+        ----------
+        first_segments
+            At least one point each, voxel space, corner origin: a seed, or a piece of a streamline.
+
+        Raises
+        ------
+        ValueError
+            When a segment has no point.
+        """
+        if len(first_segments) and int(first_segments.lengths.min()) == 0:
+            raise ValueError("A streamline needs a point to begin with; one of the first segments has none.")
+        rules, most = self._rules, max(math.ceil(self._rules.max_length / self._rules.step_size) + 1, 1)
+        lines = GrowingLines(first_segments, most_steps=most, nb_recent=max(self._model.nb_points_to_track, 2))
+        travelled = self._lengths_mm(first_segments)
+        inputs = first_segments.mapped(self._read_inputs(first_segments.data))
+        outputs, memory = self._model.track_step(inputs, first_segments, None)
+        while lines.nb_alive:
+            points, reasons = self._next_points(lines.recent(), lines.last_points, outputs)
+            added = reasons == RUNNING
+            travelled = travelled + rules.step_size
+            # Half a step: what the sum of many steps is off by must not cost one.
+            too_long = added & (travelled > rules.max_length - rules.step_size / 2)
+            kept = lines.add(points, torch.where(too_long, LENGTH, reasons), added=added)
+            if lines.nb_alive:
+                travelled, memory = travelled[kept], self._model.select_memory(memory, kept)
+                ones = torch.ones(lines.nb_alive, dtype=torch.int64)
+                inputs = TensorSequence(self._read_inputs(lines.last_points), ones)
+                outputs, memory = self._model.track_step(inputs, lines.recent(), memory)
+        return Propagated(lines.joined(), lines.reasons)
+
+    def _lengths_mm(self, lines: TensorSequence) -> Tensor:
+        """Return the length of each line, shape (S,), mm."""
+        steps = lines.diff()
+        norms = (steps.data * self._voxel_sizes).norm(dim=1)
+        lengths: Tensor = norms.new_zeros(len(lines)).index_add(0, steps.sequence_ids(), norms)
+        return lengths
+
+    def _next_points(self, recent: TensorSequence, last: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return where each streamline would go, voxel space, and why it does not (0: it does)."""
+        rules = self._rules
+        directions = self._model.get_tracking_directions(outputs, rules.algo, rules.eos_stopping_thresh)
+        steps_mm = directions.to(last.dtype) * self._voxel_sizes
+        norms = steps_mm.norm(dim=1, keepdim=True)
+        steps_mm = steps_mm * (rules.step_size / norms)
+        ends = torch.cumsum(recent.lengths, 0).to(last.device) - 1
+        has_step = (recent.lengths > 1).to(last.device)
+        before_mm = (last - recent.data[ends - has_step.long()]) * self._voxel_sizes
+        # A seed has no step before its first one.
+        turns = before_mm.norm(dim=1) > SHORTEST
+        cosines = torch.nn.functional.cosine_similarity(steps_mm, before_mm, dim=1)
+        if rules.both_ways:
+            flipped = turns & (cosines < 0)
+            steps_mm = torch.where(flipped[:, None], -steps_mm, steps_mm)
+            cosines = cosines.abs()
+        points = last + steps_mm / self._voxel_sizes
+        limit = torch.tensor(self._shape, device=points.device)
+        reasons = torch.zeros(len(points), dtype=torch.int64, device=points.device)
+        # The last one that applies counts.
+        for number, applies in (
+            (MASK, self._leaves_mask(points)),
+            (BOUNDS, (points < 0).any(dim=1) | (points >= limit).any(dim=1)),
+            (ANGLE, turns & (cosines < math.cos(math.radians(rules.theta)))),
+            (NO_DIRECTION, ~torch.isfinite(points).all(dim=1) | (norms[:, 0] <= SHORTEST)),
+        ):
+            reasons = torch.where(applies, number, reasons)
+        return points, reasons
+
+    def _leaves_mask(self, points: Tensor) -> Tensor:
+        if self._mask is None:
+            return torch.zeros(len(points), dtype=torch.bool, device=points.device)
+        values = interpolate_at(self._mask, points, mode=self._rules.mask_interpolation)[:, 0]
+        return torch.logical_not(values >= self._rules.mask_threshold)
