@@ -49,12 +49,12 @@ class StepProfiler:
             self._seconds[self._open[-1]] = self._seconds.get(self._open[-1], 0.0) + now - self._since
         self._since = now
 
-    def report(self, nb_batches: int) -> str:
-        """Return a table of the time of each part since the last report, and begin anew."""
+    def report(self, phase: str, nb_batches: int) -> str:
+        """Return a table of the time of each part since the last report, and begin anew; ``phase`` is its title."""
         total = sum(self._seconds.values())
-        lines = [f"{'part of a step':24} {'ms a batch':>10} {'share':>6}"]
+        lines = [f"{'Time of ' + phase:24} {'ms a batch':>10} {'share':>6}"]
         for name, seconds in sorted(self._seconds.items(), key=lambda item: -item[1]):
             share = seconds / max(total, 1e-12)
-            lines.append(f"{name:24} {seconds * 1e3 / max(nb_batches, 1):10.1f} {share:6.1%}")
+            lines.append(f"  {name:22} {seconds * 1e3 / max(nb_batches, 1):10.1f} {share:6.1%}")
         self._seconds.clear()
         return "\n".join(lines)

@@ -191,7 +191,7 @@ class DWIMLTrainer(ResumableTraining):
             except NonFiniteValueError as error:
                 raise FloatingPointError(self._explain(error)) from error
         if self.profile and self.verbose:
-            announce(self.profiler.report(nb_batches - done))
+            announce(self.profiler.report(phase, nb_batches - done))
         return {"learning_rate": self.schedule.current(), **metrics} if training else metrics
 
     def _enter(self, phase: str) -> PhaseMonitor:
