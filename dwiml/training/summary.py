@@ -51,8 +51,9 @@ def _phase_line(phase: str, sampler: DWIMLBatchIDSampler, max_batches: int | Non
     nb_seen = nb_batches if max_batches is None else min(nb_batches, max_batches)
     metres = sum(float(np.sum(mm, dtype=np.float64)) for mm in lengths) / 1000
     seen = "all of them" if nb_seen == nb_batches else f"{nb_seen} of them, {nb_seen / nb_batches:.0%} of the data"
+    subjects = f"{len(subset)} subject{'s' if len(subset) > 1 else ''}"
     return (
-        f"{phase.capitalize():10} {len(subset)} subject{'s' if len(subset) > 1 else ''}, {_spaced(nb_streamlines)} streamlines, {_spaced(metres)} m; "
+        f"{phase.capitalize():10} {subjects}, {_spaced(nb_streamlines)} streamlines, {_spaced(metres)} m; "
         f"{nb_batches} batches, an epoch sees {seen}"
     )
 
