@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -103,8 +102,7 @@ class Ranks:
         """Return a module whose gradients are the mean of those of all ranks, with the weights of the first."""
         if self.alone:
             return step
-        # A model may leave out some of its weights in some batches; torch warns where it never does.
-        warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+        # A model may leave out some of its weights in some batches; torch warns once where it never does.
         return DistributedDataParallel(step, find_unused_parameters=True)
 
     def _together(self, work: Callable[[], object]) -> None:

@@ -157,7 +157,8 @@ class DWIMLTrainer(ResumableTraining):
         judged = "valid_loss" if self.has_validation else "train_loss"
         if judged not in metrics:
             raise ValueError(
-                f"Epoch {epoch} has no {judged}: run_one_batch counted no point (n) in any of its batches."
+                f"Epoch {epoch} has no {judged}: run_one_batch counted no point (n) in any of its batches, or all were "
+                "skipped as NaN."
             )
         is_best = self.best.update(metrics[judged], epoch)
         if self.ranks.is_first:
