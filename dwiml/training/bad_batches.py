@@ -34,6 +34,8 @@ def save_bad_batch(
         The names of the batch's subjects.
     """
     phase = sampler.phase
+    # All of it, whichever process had the part that is to blame.
+    sampler.set_rank(0, 1)
     sampler.set_position(phase, sampler.epoch, first_batch=batch, max_batches=batch + 1)
     batch_ids = next(iter(sampler))
     subset = loader.dataset.subset(phase)

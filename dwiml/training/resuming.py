@@ -90,7 +90,7 @@ class ResumableTraining(TrainerSettings):
             self.lr_scheduler_args,
             optimizer=self.optimizer,
             learning_rates=self.learning_rates,
-            max_epochs=self.max_epochs,
+            max_epochs=self.planned_epochs,
         )
         self.averaged = None if self.ema_decay is None else AveragedWeights(self.model, self.ema_decay)
         self.updater = WeightUpdater(
@@ -143,6 +143,8 @@ class ResumableTraining(TrainerSettings):
         """
         checkpoint = load_checkpoint(ExperimentFolder(Path(experiments_path) / experiment_name).checkpoint)
         params = arguments_of(checkpoint["parameters"]["trainer"])
+        # Agreed to for one resume only.
+        params.pop("allow_changed_data", None)
         params.update(changes, resume="must")
         if new_max_epochs is not None:
             params["max_epochs"] = new_max_epochs

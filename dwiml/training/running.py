@@ -12,6 +12,7 @@ import torch
 
 from dwiml.batching.fetcher import BatchSlices
 from dwiml.ops.sequences import TensorSequence
+from dwiml.training.checks import check_batch_result
 from dwiml.training.experiment import ExperimentFolder
 from dwiml.training.lock import ExperimentLock
 from dwiml.training.loggers import Logger, build_loggers
@@ -42,9 +43,12 @@ class BatchLoss(torch.nn.Module):
         self._run_one_batch = run_one_batch
 
     def forward(self, targets: TensorSequence, ids_per_subj: BatchSlices) -> tuple[torch.Tensor, int]:
-        """Return the mean loss and its weight; of an empty share of a batch, a loss of 0 that all weights are in."""
+        """Return the mean loss and its weight; of a share without a point, a loss of 0 that all weights are in."""
         if len(targets):
-            return self._run_one_batch(targets, ids_per_subj)
+            mean_loss, n = check_batch_result(self._run_one_batch(targets, ids_per_subj))
+            if n > 0:
+                return mean_loss, n
+        # A mean over nothing may be NaN, and would be so after the weighting too.
         parts = [weights.sum() * 0 for weights in self.model.parameters() if weights.requires_grad]
         return torch.stack(parts).sum(), 0
 

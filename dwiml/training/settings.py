@@ -154,6 +154,8 @@ class TrainerSettings(Parameterized):
         self.lr_scheduler, self.lr_scheduler_args = lr_scheduler, lr_scheduler_args
         self.optimizer_name, self.weight_decay = optimizer, weight_decay
         self.max_epochs, self.patience, self.patience_delta = max_epochs, patience, patience_delta
+        # What a schedule is made for, even in a run that ends before.
+        self.planned_epochs = max_epochs
         self.max_batches = {"training": max_batches_per_epoch_training, "validation": max_batches_per_epoch_validation}
         self.clip_grad, self.precision = clip_grad, precision
         self.accumulate_batches = check_whole("accumulate_batches", accumulate_batches, low=1)

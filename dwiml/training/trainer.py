@@ -15,7 +15,6 @@ from dwiml.batching.fetcher import BatchSlices
 from dwiml.batching.transfer import on_device
 from dwiml.models.allocator import keep_freed_memory
 from dwiml.ops.sequences import TensorSequence
-from dwiml.training import checks
 from dwiml.training.bad_batches import save_bad_batch
 from dwiml.training.checkpoint import load_checkpoint
 from dwiml.training.experiment import write_parameters
@@ -234,7 +233,7 @@ class DWIMLTrainer(ResumableTraining):
         """Compute a batch's loss and, in training, add its gradient to those of the step."""
         index = self.position.batch
         with self.updater.autocast(), self.profiler.part("forward and loss"):
-            mean_loss, n = checks.check_batch_result(self._step(targets, ids_per_subj))
+            mean_loss, n = self._step(targets, ids_per_subj)
         self._nb_points, self._requested = self.ranks.exchange(n, self._request())
         self.position.batch += 1
         if self._nb_points == 0:
@@ -253,12 +252,13 @@ class DWIMLTrainer(ResumableTraining):
         with self.profiler.part("optimizer"):
             index, nb_batches = self.position.batch - 1, self.updater.nb_waiting
             norm = self.updater.gradient_norm()
-            if self._is_bad(norm) and not self.updater.scaler.is_enabled():
+            bad = self._is_bad(norm)
+            # In fp16 a step that overflows is left out, and the next one is scaled less; that ends at a scale of 1.
+            if bad and not (self.updater.scaler.is_enabled() and self.updater.scaler.get_scale() >= 1):
                 self._pass_over(monitor.means["grad_norm"].name, index, norm, monitor, nb_batches=nb_batches)
                 self.updater.discard()
                 return
-            # In fp16 the scaler leaves out a step that overflows, and scales the next one less.
-            if not (self.updater.scaler.is_enabled() and self._is_bad(norm)):
+            if not bad:
                 monitor.means["grad_norm"].update(norm, 1, index)
                 if self.clip_grad is not None:
                     monitor.means["grad_norm_clipped"].update(norm.clamp(max=self.clip_grad), 1, index)
@@ -278,6 +278,8 @@ class DWIMLTrainer(ResumableTraining):
 
     def _explain(self, error: NonFiniteValueError) -> str:
         """Save the batch that gave a NaN or infinite value; return what to tell the user."""
+        if not self.ranks.is_first:
+            return str(error)
         path, subjects = save_bad_batch(
             self.folder.bad_batches,
             self.batch_sampler,
