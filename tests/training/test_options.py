@@ -240,3 +240,23 @@ def test_what_cannot_be_is_refused(tiny_hdf5: Path, tmp_path: Path, options: dic
     with pytest.raises(ValueError, match=sentence):
         small_trainer(tiny_hdf5, tmp_path, **options)
     assert not (tmp_path / "exp").exists()
+
+
+def test_fp16_does_not_hide_a_gradient_that_is_always_nan(tiny_hdf5: Path, tmp_path: Path) -> None:
+    trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=40, precision="fp16")
+    run = trainer.run_one_batch
+
+    def spoilt(*batch: Any) -> Any:
+        loss, n = run(*batch)
+        return loss + (loss * 0).sqrt(), n
+
+    trainer.run_one_batch = spoilt  # type: ignore[method-assign]
+    with pytest.raises(FloatingPointError, match="gradient norm"):
+        trainer.train_and_validate()
+
+
+def test_a_first_try_of_a_long_schedule(tiny_hdf5: Path, tmp_path: Path) -> None:
+    schedule = {"learning_rates": 0.01, "lr_scheduler": "warmup_cosine", "lr_scheduler_args": {"warmup_epochs": 3}}
+    trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=20, fast_dev_run=True, **schedule)
+    trainer.train_and_validate()
+    assert trainer.next_epoch == 1
