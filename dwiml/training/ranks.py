@@ -59,6 +59,7 @@ class Ranks:
         self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         # Counts and requests go from processor to processor: the GPU is not waited for.
         self._control = distributed.new_group(backend="gloo", timeout=PATIENCE)
+        atexit.register(self._free_control)
 
     def exchange(self, nb_points: int, request: int) -> Exchanged:
         """Add up the ranks' numbers of points of a batch, and return the highest of their requests."""
@@ -104,6 +105,13 @@ class Ranks:
             return step
         # A model may leave out some of its weights in some batches; torch warns once where it never does.
         return DistributedDataParallel(step, find_unused_parameters=True)
+
+    def _free_control(self) -> None:
+        # gloo's threads let go of Python's tensors a moment after a collective has returned; where Python has ended by
+        # then, they abort the process of a training that is done. Freeing a group waits for its threads.
+        control, self._control = self._control, None
+        if distributed.is_initialized():
+            distributed.destroy_process_group(control)
 
     def _together(self, work: Callable[[], object]) -> None:
         try:
