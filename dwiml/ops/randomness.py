@@ -7,6 +7,10 @@ import zlib
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
+
+_GOLDEN, _MIX_1, _MIX_2 = (word - 2**64 for word in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,43 @@ def keyed_generator(seed: int, *key: int | str) -> np.random.Generator:
     words = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key]
     sequence = np.random.SeedSequence(entropy=seed, spawn_key=words)
     return np.random.Generator(np.random.Philox(sequence))
+
+
+def keyed_uniform(seed: int, keys: Tensor, counter: int) -> Tensor:
+    """Return, for each key, a number that is a function of (seed, key, counter) only, on the keys' device.
+
+    SplitMix64 (Steele, Lea and Flood, 2014, "Fast splittable pseudorandom number generators"): each key has a stream of
+    its own, whose start is a hash of seed and key, and ``counter`` is the place in it.
+
+    Parameters
+    ----------
+    seed
+        A non-negative integer.
+    keys
+        Shape (N,), int64.
+    counter
+        From 0; less than 2**32.
+
+    Returns
+    -------
+    Tensor
+        Shape (N,), float64, uniform in [0, 1).
+    """
+    start = _mixed(_mixed(torch.full_like(keys, seed) + _GOLDEN) ^ keys)
+    words = _mixed(start + torch.full_like(keys, counter + 1) * _GOLDEN)
+    return _shifted(words, 11).to(torch.float64) * 2.0**-53
+
+
+def _mixed(words: Tensor) -> Tensor:
+    """Return each word of 64 bits in another place, so that neighbours end far apart."""
+    words = (words ^ _shifted(words, 30)) * _MIX_1
+    words = (words ^ _shifted(words, 27)) * _MIX_2
+    return words ^ _shifted(words, 31)
+
+
+def _shifted(words: Tensor, bits: int) -> Tensor:
+    """Shift signed words to the right as if they had no sign."""
+    return (words >> bits) & (2 ** (64 - bits) - 1)
 
 
 def draw_seed() -> int:

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from scipy.stats import kstest
 
-from dwiml.ops.randomness import check_seed, keyed_generator
+from dwiml.ops.randomness import check_seed, keyed_generator, keyed_uniform
 
 
 def test_same_key_same_numbers_whatever_was_drawn_before() -> None:
@@ -27,3 +29,36 @@ def test_streams_of_neighbouring_keys_are_uncorrelated() -> None:
 def test_refuses_odd_seeds(seed: object) -> None:
     with pytest.raises(ValueError, match="seed must be an integer"):
         check_seed(seed)  # type: ignore[arg-type]
+
+
+def splitmix64(state: int) -> tuple[int, int]:
+    """Return the next state and word, in Python's own whole numbers."""
+    state = (state + 0x9E3779B97F4A7C15) % 2**64
+    word = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+    word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) % 2**64
+    return state, word ^ (word >> 31)
+
+
+def test_keyed_numbers_are_splitmix64_s() -> None:
+    # The generator's published first word, from state 0.
+    assert splitmix64(0)[1] == 0xE220A8397B1DCDAF
+    keys = [0, 1, 77, 2**40]
+    for key in keys:
+        state = splitmix64(5)[1] ^ key
+        state = splitmix64((state - 0x9E3779B97F4A7C15) % 2**64)[1]
+        for counter in range(3):
+            state, word = splitmix64(state)
+            drawn = keyed_uniform(5, torch.tensor(keys), counter)
+            assert float(drawn[keys.index(key)]) == (word >> 11) / 2**53
+
+
+def test_keyed_numbers_are_uniform_and_unrelated() -> None:
+    keys = torch.arange(100_000)
+    drawn = [keyed_uniform(seed, keys, counter).numpy() for seed, counter in ((7, 0), (7, 1), (8, 0))]
+    assert all(kstest(values, "uniform").pvalue > 1e-3 for values in drawn)
+    along = torch.cat([keyed_uniform(7, keys[:1], counter) for counter in range(3000)]).numpy()
+    assert kstest(along, "uniform").pvalue > 1e-3
+    related = np.corrcoef([*(values[:-1] for values in drawn), drawn[0][1:]]) - np.eye(4)
+    assert np.abs(related).max() < 0.02
+    assert min(values.min() for values in drawn) >= 0
+    assert max(values.max() for values in drawn) < 1
