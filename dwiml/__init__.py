@@ -19,7 +19,7 @@ _MODULE_OF = {
     "DWIMLTrainerOneInput": "dwiml.training.trainer_one_input",
     "Learn2TrackModel": "dwiml.models.learn2track",
     "MainModelAbstract": "dwiml.models.base",
-    "ModelWithDirectionGetter": "dwiml.models.direction_getters",
+    "ModelWithDirectionGetter": "dwiml.models.with_direction_getter",
     "ModelWithNeighborhood": "dwiml.models.one_input",
     "ModelWithOneInput": "dwiml.models.one_input",
     "ModelWithPreviousDirections": "dwiml.models.previous_dirs",
@@ -57,10 +57,10 @@ if TYPE_CHECKING:
     from dwiml.data.dataset import MultiSubjectDataset, MultisubjectSubset
     from dwiml.hdf5.creator import create_hdf5
     from dwiml.models.base import MainModelAbstract
-    from dwiml.models.direction_getters import ModelWithDirectionGetter
     from dwiml.models.learn2track import Learn2TrackModel
     from dwiml.models.one_input import ModelWithNeighborhood, ModelWithOneInput
     from dwiml.models.previous_dirs import ModelWithPreviousDirections
+    from dwiml.models.with_direction_getter import ModelWithDirectionGetter
     from dwiml.ops.sequences import TensorSequence
     from dwiml.phantom.create import create_phantom
     from dwiml.training.trainer import DWIMLTrainer

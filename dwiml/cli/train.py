@@ -135,7 +135,7 @@ def add_learn2track_options(parser: argparse.ArgumentParser) -> None:
         "--dg_key",
         default="cosine-regression",
         metavar="KEY",
-        help="direction getter: cosine-regression or l2-regression [%(default)s]",
+        help="direction getter: cosine-regression, l2-regression or sphere-classification [%(default)s]",
     )
     group.add_argument("--dg_args", type=json_object, metavar="JSON", help='its options, as {"dropout": 0.1}')
 

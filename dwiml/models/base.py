@@ -30,7 +30,7 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
     """The parent of all models.
 
     A child defines :meth:`forward` and :meth:`compute_loss`, or takes the latter from
-    :class:`~dwiml.models.direction_getters.ModelWithDirectionGetter`. Its constructor's arguments are recorded by
+    :class:`~dwiml.models.with_direction_getter.ModelWithDirectionGetter`. Its constructor's arguments are recorded by
     themselves (see :class:`dwiml.params.Parameterized`), which is what :meth:`save` and :meth:`load` rely on.
 
     Parameters

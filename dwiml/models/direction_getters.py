@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import abc
-import inspect
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dwiml.arguments import shown
-from dwiml.models.base import MainModelAbstract
-from dwiml.models.checks import check_dropout, check_key
+from dwiml.models.checks import check_dropout
 from dwiml.ops.directions import SHORTEST, normalize_directions
-from dwiml.ops.sequences import TensorSequence
 
 
 class DirectionGetter(nn.Module, abc.ABC):
@@ -31,22 +26,41 @@ class DirectionGetter(nn.Module, abc.ABC):
     add_eos = False
     """Whether the output also says where streamlines end, so that the last point of each is a target too."""
 
-    def __init__(self, input_size: int, *, dropout: float = 0.0) -> None:
+    has_distribution = False
+    """Whether there is more than one direction: whether :meth:`distribution` can be asked."""
+
+    def __init__(self, input_size: int, *, dropout: float = 0.0, output_size: int = 3) -> None:
         super().__init__()
+        self.output_size = output_size
         dropout = check_dropout("dg_args: dropout", dropout)
         hidden_size = max(input_size // 2, 3)
         self.layers = nn.Sequential(
-            nn.Linear(input_size, hidden_size), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden_size, 3)
+            nn.Linear(input_size, hidden_size), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden_size, output_size)
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """Turn features of shape (N, input_size) into outputs of shape (N, 3)."""
+        """Turn features of shape (N, input_size) into outputs of shape (N, output_size)."""
         outputs: Tensor = self.layers(features)
         return outputs
 
     @abc.abstractmethod
     def losses(self, outputs: Tensor, steps: Tensor) -> Tensor:
-        """Return the loss of each row, (N,), for target steps of shape (N, 3), voxel space, never zero."""
+        """Return the loss of each row, (N,), for target steps of shape (N, 3), voxel space.
+
+        A step of zero is an end of a streamline, where the direction getter has :attr:`add_eos`; else it never occurs.
+        """
+
+    @abc.abstractmethod
+    def best_directions(self, outputs: Tensor) -> Tensor:
+        """Return the likeliest direction of each row, (N, 3), voxel space, unit length."""
+
+    def distribution(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return directions to choose from (C, 3), voxel space, unit length, and the probability of each (N, C)."""
+        raise NotImplementedError(f"{type(self).__name__} gives one direction and no other.")
+
+    def eos_probability(self, outputs: Tensor) -> Tensor | None:
+        """Return the probability that the streamline ends at each row, (N,); None where that is not known."""
+        return None
 
 
 class CosineRegression(DirectionGetter):
@@ -55,6 +69,10 @@ class CosineRegression(DirectionGetter):
     def losses(self, outputs: Tensor, steps: Tensor) -> Tensor:
         """Return 1 - cos of the angle between output and step."""
         return 1.0 - (normalize_directions(outputs) * normalize_directions(steps)).sum(dim=-1)
+
+    def best_directions(self, outputs: Tensor) -> Tensor:
+        """Return the outputs, normalized."""
+        return normalize_directions(outputs)
 
 
 class L2Regression(DirectionGetter):
@@ -77,130 +95,80 @@ class L2Regression(DirectionGetter):
         targets = normalize_directions(steps) if self.normalize_targets else steps
         return (outputs - targets).square().sum(dim=-1)
 
-
-DIRECTION_GETTERS: dict[str, type[CosineRegression] | type[L2Regression]] = {
-    "cosine-regression": CosineRegression,
-    "l2-regression": L2Regression,
-}
+    def best_directions(self, outputs: Tensor) -> Tensor:
+        """Return the outputs, normalized."""
+        return normalize_directions(outputs)
 
 
-class ModelWithDirectionGetter(MainModelAbstract):
-    """Ends with a direction getter, and so has a loss and can track.
+class SphereClassification(DirectionGetter):
+    """Scores (logits) for directions spread over the sphere. Loss: the negative log-likelihood of the nearest one.
 
-    A child calls :meth:`instantiate_direction_getter` in its constructor, once it knows the size of its last layer,
-    and ``self.direction_getter(features)`` at the end of its forward.
+    Benou and Riklin Raviv, "DeepTract: A Probabilistic Deep Learning Framework for White Matter Fiber Tractography"
+    (MICCAI 2019), the end of a streamline as a class of its own.
 
     Parameters
     ----------
-    dg_key
-        'cosine-regression' or 'l2-regression'.
-    dg_args
-        Options of the direction getter: ``dropout`` (both), ``normalize_targets`` (l2).
-
-    Raises
-    ------
-    ValueError
-        When the key or an option is unknown.
+    input_size, dropout
+        As in :class:`DirectionGetter`.
+    sphere
+        One of DIPY's spheres, for instance ``"repulsion724"`` (about 7 degrees between neighbours) or
+        ``"repulsion100"``.
+    add_eos
+        Whether to learn where streamlines end too: one more class.
     """
 
-    direction_getter: DirectionGetter
+    has_distribution = True
+    directions: Tensor
+    """Shape (C, 3), voxel space, unit length."""
 
     def __init__(
-        self, *, dg_key: str = "cosine-regression", dg_args: Mapping[str, Any] | None = None, **kwargs: Any
+        self, input_size: int, *, dropout: float = 0.0, sphere: str = "repulsion724", add_eos: bool = True
     ) -> None:
-        super().__init__(**kwargs)
-        check_key("dg_key", dg_key, DIRECTION_GETTERS)
-        if dg_args is not None and not isinstance(dg_args, Mapping):
-            raise ValueError(f"dg_args must be a dict of options such as {{'dropout': 0.1}}, got {shown(dg_args)}.")
-        allowed = list(inspect.signature(DIRECTION_GETTERS[dg_key]).parameters)[1:]
-        unknown = sorted(set(dg_args or {}) - set(allowed), key=str)
-        if unknown:
-            raise ValueError(f"dg_args of {dg_key!r} has no option {unknown[0]!r}; it has: {allowed}.")
-        self.dg_key = dg_key
-        self.dg_args = dict(dg_args or {})
+        directions = _directions_of(sphere)
+        if not isinstance(add_eos, bool):
+            raise ValueError(f"dg_args: add_eos must be True or False, got {add_eos!r}.")
+        super().__init__(input_size, dropout=dropout, output_size=len(directions) + add_eos)
+        self.add_eos = add_eos
+        self.register_buffer("directions", directions, persistent=False)
 
-    def instantiate_direction_getter(self, input_size: int) -> None:
-        """Build :attr:`direction_getter` for features of that size."""
-        self.direction_getter = DIRECTION_GETTERS[self.dg_key](input_size, **self.dg_args)
+    def losses(self, outputs: Tensor, steps: Tensor) -> Tensor:
+        """Return the negative log-likelihood of the class that is nearest to each step, or of the end."""
+        classes = (normalize_directions(steps) @ self.directions.to(steps.dtype).T).argmax(dim=-1)
+        if self.add_eos:
+            ends = torch.linalg.vector_norm(steps, dim=-1) <= SHORTEST
+            classes = torch.where(ends, len(self.directions), classes)
+        losses = nn.functional.cross_entropy(outputs, classes, reduction="none")
+        # A NaN has no nearest class, and must be named.
+        return torch.where(steps.isnan().any(dim=-1), torch.nan, losses)
 
-    @property
-    def layers_by_point(self) -> list[nn.Module]:
-        """The direction getter, and those of the other parents."""
-        return [*super().layers_by_point, self.direction_getter]
+    def best_directions(self, outputs: Tensor) -> Tensor:
+        """Return the direction with the highest score, whatever the end's."""
+        return self.directions[outputs[:, : len(self.directions)].argmax(dim=-1)]
 
-    @property
-    def forward_uses_last_point(self) -> bool:
-        """Whether the direction getter learns where streamlines end; regression does not."""
-        return self.direction_getter.add_eos
+    def distribution(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the directions of the sphere, and their probabilities given that the streamline goes on."""
+        return self.directions, outputs[:, : len(self.directions)].softmax(dim=-1)
 
-    def compute_loss(
-        self, outputs: Tensor, targets: TensorSequence, average_results: bool = True
-    ) -> tuple[Tensor, int]:
-        """Compare the outputs with the directions that the streamlines took.
+    def eos_probability(self, outputs: Tensor) -> Tensor | None:
+        """Return the probability of the end's class."""
+        return outputs.softmax(dim=-1)[:, -1] if self.add_eos else None
 
-        A repeated point gives no direction: its row has loss 0 and is left out of the mean. It still counts in n,
-        since to know how many there are would make the host wait for the GPU.
 
-        Parameters
-        ----------
-        outputs
-            Shape (sum(max(n_i - 1, 0)), 3): one row for each step, streamline after streamline.
-        targets
-            The points of the streamlines, shape (sum(n_i), 3), voxel space.
-        average_results
-            Whether to return the mean or the loss of each row.
+def _directions_of(sphere: str) -> Tensor:
+    """Return the vertices of one of DIPY's spheres, (C, 3)."""
+    from dipy.data import DataError, get_sphere
 
-        Returns
-        -------
-        tuple
-            The mean loss (0-d; 0 for an empty batch) or the losses (rows,), and the number of rows.
+    try:
+        vertices = get_sphere(name=sphere).vertices
+    except (DataError, TypeError) as error:
+        raise ValueError(
+            f"dg_args: sphere must be one of DIPY's, such as 'repulsion724' or 'repulsion100', got {shown(sphere)}."
+        ) from error
+    return normalize_directions(torch.from_numpy(vertices).to(torch.float32))
 
-        Raises
-        ------
-        ValueError
-            When there is not one output a step.
-        """
-        steps = targets.diff().data
-        if outputs.shape != steps.shape:
-            raise ValueError(
-                f"The outputs have shape {tuple(outputs.shape)}, the targets have {len(steps)} directions (one less "
-                "than points a streamline): give the model the streamlines without their last point."
-            )
-        valid = torch.linalg.vector_norm(steps, dim=-1) > SHORTEST
-        # Whatever the model computes in, angles need the digits of the targets.
-        losses = self.direction_getter.losses(outputs.to(steps.dtype), steps)
-        losses = torch.where(valid | steps.isnan().any(dim=-1), losses, torch.zeros_like(losses))
-        if not average_results:
-            return losses, len(losses)
-        return losses.sum() / valid.sum().clamp(min=1), len(losses)
 
-    def get_tracking_directions(self, outputs: Tensor, algo: str, eos_stopping_thresh: float | None = None) -> Tensor:
-        """Return the direction in which to track on.
-
-        Parameters
-        ----------
-        outputs
-            Shape (N, 3).
-        algo
-            'det'. Regression gives one direction and no distribution to draw from.
-        eos_stopping_thresh
-            None: regression does not say where streamlines end.
-
-        Returns
-        -------
-        Tensor
-            Shape (N, 3), voxel space, unit length.
-
-        Raises
-        ------
-        ValueError
-            When the direction getter cannot do what is asked.
-        """
-        if algo != "det":
-            raise ValueError(f"{self.dg_key!r} gives one direction, so algo must be 'det', got {algo!r}.")
-        if eos_stopping_thresh is not None:
-            raise ValueError(
-                f"{self.dg_key!r} does not say where streamlines end: eos_stopping_thresh must be None, "
-                f"got {eos_stopping_thresh}."
-            )
-        return normalize_directions(outputs)
+DIRECTION_GETTERS: dict[str, type[CosineRegression] | type[L2Regression] | type[SphereClassification]] = {
+    "cosine-regression": CosineRegression,
+    "l2-regression": L2Regression,
+    "sphere-classification": SphereClassification,
+}

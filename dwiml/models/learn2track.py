@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dwiml.models.direction_getters import ModelWithDirectionGetter
 from dwiml.models.one_input import ModelWithNeighborhood, ModelWithOneInput
 from dwiml.models.previous_dirs import ModelWithPreviousDirections
 from dwiml.models.recurrent import HiddenStates, StackedRNN, TimeMajor
+from dwiml.models.with_direction_getter import ModelWithDirectionGetter
 from dwiml.ops.sequences import TensorSequence
 
 

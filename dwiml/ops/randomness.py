@@ -82,12 +82,14 @@ def _mixed(words: Tensor) -> Tensor:
     """Return each word of 64 bits in another place, so that neighbours end far apart."""
     words = (words ^ _shifted(words, 30)) * _MIX_1
     words = (words ^ _shifted(words, 27)) * _MIX_2
-    return words ^ _shifted(words, 31)
+    mixed: Tensor = words ^ _shifted(words, 31)
+    return mixed
 
 
 def _shifted(words: Tensor, bits: int) -> Tensor:
     """Shift signed words to the right as if they had no sign."""
-    return (words >> bits) & (2 ** (64 - bits) - 1)
+    shifted: Tensor = (words >> bits) & (2 ** (64 - bits) - 1)
+    return shifted
 
 
 def draw_seed() -> int:

@@ -13,6 +13,7 @@ from torch import Tensor
 from dwiml.arguments import check_number
 from dwiml.ops.directions import SHORTEST
 from dwiml.ops.interpolation import interpolate_at
+from dwiml.ops.randomness import check_seed, keyed_uniform
 from dwiml.ops.sequences import TensorSequence
 from dwiml.tracking.lines import GrowingLines
 
@@ -34,7 +35,9 @@ class PropagationRules:
     max_length
         Longest streamline, its first segment included, in mm.
     algo
-        As ``model.get_tracking_directions`` takes it.
+        ``"det"``: the likeliest direction; ``"prob"``: one that is drawn, among those that turn by ``theta`` at most.
+    seed
+        For ``"prob"``: what is drawn for a streamline depends on this and on its key only.
     eos_stopping_thresh
         Probability from which a streamline ends, for models that tell it; None: they are not asked.
     mask_threshold
@@ -54,6 +57,7 @@ class PropagationRules:
     theta: float = 45.0
     max_length: float = 300.0
     algo: str = "det"
+    seed: int = 0
     eos_stopping_thresh: float | None = None
     mask_threshold: float = 0.5
     mask_interpolation: str = "nearest"
@@ -65,6 +69,11 @@ class PropagationRules:
         check_number("max_length", self.max_length, low=0, low_included=False)
         if self.mask_interpolation not in ("nearest", "trilinear"):
             raise ValueError(f"mask_interpolation must be 'nearest' or 'trilinear', got {self.mask_interpolation!r}.")
+        if self.algo not in ("det", "prob"):
+            raise ValueError(f"algo must be 'det' or 'prob', got {self.algo!r}.")
+        if self.eos_stopping_thresh is not None:
+            check_number("eos_stopping_thresh", self.eos_stopping_thresh, low=0, high=1, low_included=False)
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,7 @@ class Propagator:
     Parameters
     ----------
     model
-        With ``track_step``, ``select_memory`` and ``get_tracking_directions``.
+        In evaluation mode; with ``track_step``, ``select_memory`` and ``get_tracking_directions``.
     read_inputs
         Returns the model's inputs (N, F) under points (N, 3), voxel space, corner origin.
     rules
@@ -120,13 +129,15 @@ class Propagator:
         self._mask = None if mask is None else mask[..., None].to(torch.float32)
 
     @torch.no_grad()
-    def propagate(self, first_segments: TensorSequence) -> Propagated:
+    def propagate(self, first_segments: TensorSequence, keys: Tensor | None = None) -> Propagated:
         """Go on from the last point of each segment until each streamline has ended.
 
         Parameters
         ----------
         first_segments
             At least one point each, voxel space, corner origin: a seed, or a piece of a streamline.
+        keys
+            Shape (S,), int64: what the draws of each streamline depend on, beside the seed; None: its number.
 
         Raises
         ------
@@ -137,16 +148,21 @@ class Propagator:
             raise ValueError("A streamline needs a point to begin with; one of the first segments has none.")
         rules, most = self._rules, max(math.ceil(self._rules.max_length / self._rules.step_size) + 1, 1)
         lines = GrowingLines(first_segments, most_steps=most, nb_recent=max(self._model.nb_points_to_track, 2))
+        keys = torch.arange(len(first_segments)) if keys is None else keys
+        keys = keys.to(first_segments.device)
         travelled = self._lengths_mm(first_segments)
         inputs = first_segments.mapped(self._read_inputs(first_segments.data))
         outputs, memory = self._model.track_step(inputs, first_segments, None)
+        nb_steps = 0
         while lines.nb_alive:
-            points, reasons = self._next_points(lines.recent(), lines.last_points, outputs)
+            draws = keyed_uniform(rules.seed, keys[lines.alive], nb_steps) if rules.algo == "prob" else None
+            points, reasons = self._next_points(lines.recent(), lines.last_points, outputs, draws)
             added = reasons == RUNNING
             travelled = travelled + rules.step_size
             # Half a step: what the sum of many steps is off by must not cost one.
             too_long = added & (travelled > rules.max_length - rules.step_size / 2)
             kept = lines.add(points, torch.where(too_long, LENGTH, reasons), added=added)
+            nb_steps += 1
             if lines.nb_alive:
                 travelled, memory = travelled[kept], self._model.select_memory(memory, kept)
                 ones = torch.ones(lines.nb_alive, dtype=torch.int64)
@@ -161,35 +177,59 @@ class Propagator:
         lengths: Tensor = norms.new_zeros(len(lines)).index_add(0, steps.sequence_ids(), norms)
         return lengths
 
-    def _next_points(self, recent: TensorSequence, last: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
+    def _next_points(
+        self, recent: TensorSequence, last: Tensor, outputs: Tensor, draws: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Return where each streamline would go, voxel space, and why it does not (0: it does)."""
         rules = self._rules
-        directions = self._model.get_tracking_directions(outputs, rules.algo, rules.eos_stopping_thresh)
-        steps_mm = directions.to(last.dtype) * self._voxel_sizes
-        norms = steps_mm.norm(dim=1, keepdim=True)
-        steps_mm = steps_mm * (rules.step_size / norms)
         ends = torch.cumsum(recent.lengths, 0).to(last.device) - 1
         has_step = (recent.lengths > 1).to(last.device)
         before_mm = (last - recent.data[ends - has_step.long()]) * self._voxel_sizes
+        directions = self._directions(outputs, before_mm, draws)
+        steps_mm = directions.to(last.dtype) * self._voxel_sizes
+        norms = steps_mm.norm(dim=1, keepdim=True)
+        steps_mm = steps_mm * (rules.step_size / norms)
         # A seed has no step before its first one.
         turns = before_mm.norm(dim=1) > SHORTEST
         cosines = torch.nn.functional.cosine_similarity(steps_mm, before_mm, dim=1)
         if rules.both_ways:
-            flipped = turns & (cosines < 0)
-            steps_mm = torch.where(flipped[:, None], -steps_mm, steps_mm)
+            steps_mm = torch.where((turns & (cosines < 0))[:, None], -steps_mm, steps_mm)
             cosines = cosines.abs()
         points = last + steps_mm / self._voxel_sizes
         limit = torch.tensor(self._shape, device=points.device)
         reasons = torch.zeros(len(points), dtype=torch.int64, device=points.device)
+        # A model says NaN for an end where it was asked for one; elsewhere, it has nothing to say.
+        no_direction = END_OF_STREAMLINE if rules.eos_stopping_thresh is not None else NO_DIRECTION
         # The last one that applies counts.
         for number, applies in (
             (MASK, self._leaves_mask(points)),
             (BOUNDS, (points < 0).any(dim=1) | (points >= limit).any(dim=1)),
             (ANGLE, turns & (cosines < math.cos(math.radians(rules.theta)))),
             (NO_DIRECTION, ~torch.isfinite(points).all(dim=1) | (norms[:, 0] <= SHORTEST)),
+            (no_direction, directions.isnan().any(dim=1)),
         ):
             reasons = torch.where(applies, number, reasons)
         return points, reasons
+
+    def _directions(self, outputs: Tensor, before_mm: Tensor, draws: Tensor | None) -> Tensor:
+        """Return the directions that the model gives, voxel space, or draws of those that turn little enough."""
+        rules = self._rules
+        if draws is None:
+            directions: Tensor = self._model.get_tracking_directions(outputs, rules.algo, rules.eos_stopping_thresh)
+            return directions
+
+        def allowed(choice: Tensor) -> Tensor:
+            unit_mm = torch.nn.functional.normalize(choice * self._voxel_sizes, dim=1)
+            cosines = torch.nn.functional.normalize(before_mm, dim=1) @ unit_mm.to(before_mm.dtype).T
+            cosines = cosines.abs() if rules.both_ways else cosines
+            at_start = before_mm.norm(dim=1, keepdim=True) <= SHORTEST
+            little: Tensor = (cosines >= math.cos(math.radians(rules.theta))) | at_start
+            return little
+
+        drawn: Tensor = self._model.get_tracking_directions(
+            outputs, rules.algo, rules.eos_stopping_thresh, draws=draws, allowed=allowed
+        )
+        return drawn
 
     def _leaves_mask(self, points: Tensor) -> Tensor:
         if self._mask is None:

@@ -84,6 +84,9 @@ def evaluate_directions(
             means["loss"].update(loss, n, ids_per_subj.key.batch_index)
             to_mm = _voxel_sizes(batch_loader, targets, ids_per_subj)
             directions = model.get_tracking_directions(outputs, "det", None)
+            if model.forward_uses_last_point:
+                # No direction leaves from a last point.
+                directions = targets.mapped(directions).trimmed_last().data
             for name, angles in _angles(directions, targets, to_mm).items():
                 mean = angles.mean() if len(angles) else angles.sum()
                 means[name].update(mean, len(angles), ids_per_subj.key.batch_index)

@@ -1,0 +1,217 @@
+"""Models that end with a direction getter: their loss, and the directions in which they track."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dwiml.arguments import shown
+from dwiml.models.base import MainModelAbstract
+from dwiml.models.checks import check_key
+from dwiml.models.direction_getters import DIRECTION_GETTERS, DirectionGetter
+from dwiml.ops.directions import SHORTEST
+from dwiml.ops.sequences import TensorSequence
+
+
+class ModelWithDirectionGetter(MainModelAbstract):
+    """Ends with a direction getter, and so has a loss and can track.
+
+    A child calls :meth:`instantiate_direction_getter` in its constructor, once it knows the size of its last layer,
+    and ``self.direction_getter(features)`` at the end of its forward.
+
+    Parameters
+    ----------
+    dg_key
+        'cosine-regression', 'l2-regression' or 'sphere-classification'.
+    dg_args
+        Options of the direction getter: ``dropout`` (all), ``normalize_targets`` (l2), ``sphere`` and ``add_eos``
+        (sphere classification).
+
+    Raises
+    ------
+    ValueError
+        When the key or an option is unknown.
+    """
+
+    direction_getter: DirectionGetter
+
+    def __init__(
+        self, *, dg_key: str = "cosine-regression", dg_args: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        check_key("dg_key", dg_key, DIRECTION_GETTERS)
+        if dg_args is not None and not isinstance(dg_args, Mapping):
+            raise ValueError(f"dg_args must be a dict of options such as {{'dropout': 0.1}}, got {shown(dg_args)}.")
+        allowed = list(inspect.signature(DIRECTION_GETTERS[dg_key]).parameters)[1:]
+        unknown = sorted(set(dg_args or {}) - set(allowed), key=str)
+        if unknown:
+            raise ValueError(f"dg_args of {dg_key!r} has no option {unknown[0]!r}; it has: {allowed}.")
+        self.dg_key = dg_key
+        self.dg_args = dict(dg_args or {})
+
+    def instantiate_direction_getter(self, input_size: int) -> None:
+        """Build :attr:`direction_getter` for features of that size."""
+        self.direction_getter = DIRECTION_GETTERS[self.dg_key](input_size, **self.dg_args)
+
+    @property
+    def layers_by_point(self) -> list[nn.Module]:
+        """The direction getter, and those of the other parents."""
+        return [*super().layers_by_point, self.direction_getter]
+
+    @property
+    def forward_uses_last_point(self) -> bool:
+        """Whether the direction getter learns where streamlines end; regression does not."""
+        return self.direction_getter.add_eos
+
+    def compute_loss(
+        self, outputs: Tensor, targets: TensorSequence, average_results: bool = True
+    ) -> tuple[Tensor, int]:
+        """Compare the outputs with the directions that the streamlines took.
+
+        A repeated point gives no direction: its row has loss 0 and is left out of the mean. It still counts in n,
+        since to know how many there are would make the host wait for the GPU.
+
+        Parameters
+        ----------
+        outputs
+            One row for each step, (sum(max(n_i - 1, 0)), K), streamline after streamline; where
+            :attr:`forward_uses_last_point` is True, one for each point, (sum(n_i), K).
+        targets
+            The points of the streamlines, shape (sum(n_i), 3), voxel space.
+        average_results
+            Whether to return the mean or the loss of each row.
+
+        Returns
+        -------
+        tuple
+            The mean loss (0-d; 0 for an empty batch) or the losses (rows,), and the number of rows.
+
+        Raises
+        ------
+        ValueError
+            When there is not one output a step (or point).
+        """
+        steps, ends = _steps_to_learn(targets, with_ends=self.forward_uses_last_point)
+        expected = (len(steps), self.direction_getter.output_size)
+        if outputs.shape != expected:
+            wanted = (
+                "one a point: give the model the whole streamlines"
+                if self.forward_uses_last_point
+                else "one less than points a streamline: give the model the streamlines without their last point"
+            )
+            raise ValueError(
+                f"The outputs have shape {tuple(outputs.shape)}, the targets have {len(steps)} directions, each of "
+                f"{expected[1]} values ({wanted})."
+            )
+        valid = (torch.linalg.vector_norm(steps, dim=-1) > SHORTEST) | ends
+        # Whatever the model computes in, angles need the digits of the targets.
+        losses = self.direction_getter.losses(outputs.to(steps.dtype), steps)
+        losses = torch.where(valid | steps.isnan().any(dim=-1), losses, torch.zeros_like(losses))
+        if not average_results:
+            return losses, len(losses)
+        return losses.sum() / valid.sum().clamp(min=1), len(losses)
+
+    def eos_probability(self, outputs: Tensor) -> Tensor | None:
+        """Return the probability that each streamline ends here, (N,); None where the model does not say."""
+        return self.direction_getter.eos_probability(outputs)
+
+    def get_tracking_directions(
+        self,
+        outputs: Tensor,
+        algo: str,
+        eos_stopping_thresh: float | None = None,
+        *,
+        draws: Tensor | None = None,
+        allowed: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Return the direction in which to track on.
+
+        Parameters
+        ----------
+        outputs
+            Shape (N, K).
+        algo
+            'det' for the likeliest direction; 'prob' for one that is drawn, where the direction getter has a
+            distribution.
+        eos_stopping_thresh
+            From which probability a streamline ends; None: whatever its probability, it goes on.
+        draws
+            For 'prob': a number in [0, 1) for each row, (N,).
+        allowed
+            For 'prob': tells, of directions (C, 3), which each row may take, (N, C).
+
+        Returns
+        -------
+        Tensor
+            Shape (N, 3), voxel space, unit length. NaN where the streamline ends, zero where no direction is allowed.
+
+        Raises
+        ------
+        ValueError
+            When the direction getter cannot do what is asked.
+        """
+        self.check_tracking(algo, eos_stopping_thresh)
+        if algo == "det":
+            directions = self.direction_getter.best_directions(outputs)
+        else:
+            if draws is None:
+                raise ValueError("algo 'prob' needs draws: a number from 0 to 1 for each row of the outputs.")
+            directions = _drawn(*self.direction_getter.distribution(outputs), draws, allowed)
+        if eos_stopping_thresh is None:
+            return directions
+        probability = self.eos_probability(outputs)
+        return (
+            directions
+            if probability is None
+            else directions.masked_fill((probability >= eos_stopping_thresh)[:, None], torch.nan)
+        )
+
+    def check_tracking(self, algo: str, eos_stopping_thresh: float | None) -> None:
+        """Check, before tracking, that the direction getter can do what is asked.
+
+        Raises
+        ------
+        ValueError
+            When it cannot.
+        """
+        drawn = self.direction_getter.has_distribution
+        if algo not in (("det", "prob") if drawn else ("det",)):
+            can = "algo must be 'det' or 'prob'" if drawn else "gives one direction, so algo must be 'det'"
+            raise ValueError(f"{self.dg_key!r}{':' if drawn else ''} {can}, got {algo!r}.")
+        if eos_stopping_thresh is not None and not self.direction_getter.add_eos:
+            raise ValueError(
+                f"{self.dg_key!r} does not say where streamlines end: eos_stopping_thresh must be None, "
+                f"got {eos_stopping_thresh}."
+            )
+
+
+def _steps_to_learn(targets: TensorSequence, *, with_ends: bool) -> tuple[Tensor, Tensor]:
+    """Return the steps (rows, 3), and which rows are ends of streamlines (rows,): with ends, a row for each point."""
+    steps = targets.diff().data
+    if not with_ends:
+        return steps, torch.zeros(len(steps), dtype=torch.bool, device=steps.device)
+    points = targets.data
+    ends = torch.zeros(len(points), dtype=torch.bool)
+    ends[torch.cumsum(targets.lengths, 0)[targets.lengths > 0] - 1] = True
+    ends = ends.to(points.device, non_blocking=True)
+    to_next = torch.cat([points[1:] - points[:-1], points.new_zeros(min(len(points), 1), 3)])
+    return torch.where(ends[:, None], torch.zeros_like(to_next), to_next), ends
+
+
+def _drawn(
+    directions: Tensor, probabilities: Tensor, draws: Tensor, allowed: Callable[[Tensor], Tensor] | None
+) -> Tensor:
+    """Return the direction that each number in [0, 1) falls on, (N, 3); zero where none is allowed."""
+    weights = probabilities.to(torch.float64)
+    if allowed is not None:
+        weights = weights * allowed(directions)
+    sums = weights.cumsum(dim=1)
+    total = sums[:, -1:]
+    chosen = torch.searchsorted(sums, draws.to(torch.float64)[:, None] * total, right=True)[:, 0]
+    # A draw just under 1 times the total may round to the total.
+    last = (weights.shape[1] - 1) - weights.flip(1).gt(0).to(torch.int8).argmax(dim=1)
+    return torch.where(total > 0, directions[torch.minimum(chosen, last)], 0.0)
