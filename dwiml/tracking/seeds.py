@@ -1,0 +1,159 @@
+"""Where streamlines begin: points that are a function of a seed and of their own number only."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dwiml.arguments import check_whole
+from dwiml.ops.randomness import check_seed, draw_seed, keyed_generator, keyed_uniform
+
+PLACEMENTS = ("random", "center")
+"""Where in its voxel a point may be."""
+
+_VOXEL, _FIRST_AXIS = 0, 1
+# A seed of a voxel has one number: the voxel's above, its own within the voxel below.
+_BITS_WITHIN = 32
+
+
+class Seeds:
+    """The points at which streamlines begin; computed when asked for, so that a million cost no memory.
+
+    Point number i is a function of (seed, i) and of the mask: asking for more in total keeps the first ones. With
+    ``per_voxel``, the points of a voxel are a function of (seed, voxel), whatever the rest of the mask and, for the
+    first ones, however many are asked for.
+
+    Parameters
+    ----------
+    mask
+        Shape (X, Y, Z), bool: where points may be.
+    per_voxel
+        So many in each voxel of the mask, voxel after voxel in C order (z changes first).
+    total
+        So many in all, each in a voxel of the mask that is drawn at random, uniformly, with replacement.
+    placement
+        ``"random"``: uniform in the voxel. ``"center"``: at its centre.
+    seed
+        From 0 to 2**63 - 1; None draws one, see the attribute.
+
+    Attributes
+    ----------
+    seed
+        The seed, drawn or given.
+
+    Raises
+    ------
+    ValueError
+        When the mask is empty or no mask, when a number is below 1, or when not exactly one of ``per_voxel`` and
+        ``total`` is given.
+    """
+
+    def __init__(
+        self,
+        mask: Tensor | NDArray[np.bool_],
+        *,
+        per_voxel: int | None = None,
+        total: int | None = None,
+        placement: str = "random",
+        seed: int | None = None,
+    ) -> None:
+        if (per_voxel is None) == (total is None):
+            raise ValueError(
+                "Give either the number of seeds per voxel or that in total, "
+                f"got {per_voxel} per voxel and {total} in total."
+            )
+        if placement not in PLACEMENTS:
+            raise ValueError(f"placement must be 'random' or 'center', got {placement!r}.")
+        self._per_voxel = None if per_voxel is None else check_whole("per_voxel", per_voxel, low=1)
+        self._placement = placement
+        self._voxels = _voxels_of(mask)
+        self._shape: tuple[int, ...] = tuple(mask.shape)
+        if self._per_voxel is None:
+            self._nb = check_whole("total", total, low=1)
+        else:
+            self._nb = self._per_voxel * len(self._voxels)
+        if (self._per_voxel or 0) >= 2**_BITS_WITHIN or self._nb >= 2**63:
+            raise ValueError(f"{self._nb:,} seeds are more than can be numbered; ask for fewer.")
+        checked = check_seed(seed)
+        self.seed = draw_seed() if checked is None else checked
+        # Apart from what the streamlines that begin here draw with the same seed and keys.
+        self._stream = int(keyed_generator(self.seed, "tracking seeds").integers(2**63))
+
+    def __len__(self) -> int:
+        return self._nb
+
+    def keys(self, start: int, stop: int) -> Tensor:
+        """Return for each point a number that belongs to it only, for whatever else is drawn for its streamline.
+
+        In total: the point's number. Per voxel: made of the voxel and the number within it.
+
+        Parameters
+        ----------
+        start, stop
+            Which points, as in a slice.
+
+        Returns
+        -------
+        Tensor
+            Shape (K,), int64, on the mask's device.
+        """
+        numbers = self._numbers(start, stop)
+        if self._per_voxel is None:
+            return numbers
+        return (self._voxels_under(numbers) << _BITS_WITHIN) | (numbers % self._per_voxel)
+
+    def points(self, start: int, stop: int) -> Tensor:
+        """Return some of the points.
+
+        Parameters
+        ----------
+        start, stop
+            Which ones, as in a slice.
+
+        Returns
+        -------
+        Tensor
+            Shape (K, 3), float32, voxel space, corner origin, on the mask's device: those of voxel i in [i, i + 1).
+        """
+        voxels = self._voxels_under(self._numbers(start, stop))
+        _, size_y, size_z = self._shape
+        corners = torch.stack([voxels // (size_y * size_z), voxels // size_z % size_y, voxels % size_z], dim=1)
+        if self._placement == "center":
+            return corners.to(torch.float32) + 0.5
+        keys = self.keys(start, stop)
+        within = [keyed_uniform(self._stream, keys, _FIRST_AXIS + axis) for axis in range(3)]
+        points = (corners + torch.stack(within, dim=1)).to(torch.float32)
+        # Rounding to float32 may reach the next voxel.
+        return torch.minimum(points, torch.nextafter((corners + 1).to(torch.float32), corners.to(torch.float32)))
+
+    def _numbers(self, start: int, stop: int) -> Tensor:
+        numbers = range(self._nb)[start:stop]
+        return torch.arange(
+            numbers.start, max(numbers.stop, numbers.start), dtype=torch.int64, device=self._voxels.device
+        )
+
+    def _voxels_under(self, numbers: Tensor) -> Tensor:
+        """Return the voxel, as its index in the flat volume, of each numbered point."""
+        if self._per_voxel is not None:
+            return self._voxels[numbers // self._per_voxel]
+        drawn = keyed_uniform(self._stream, numbers, _VOXEL) * len(self._voxels)
+        return self._voxels[drawn.to(torch.int64)]
+
+
+def _voxels_of(mask: Tensor | NDArray[np.bool_]) -> Tensor:
+    """Return the voxels of a mask as their indices in the flat volume, in C order."""
+    kind = str(mask.dtype).removeprefix("torch.")
+    if kind != "bool" or mask.ndim != 3:
+        raise ValueError(f"A seeding mask must be bool of shape (X, Y, Z), got {kind} of shape {tuple(mask.shape)}.")
+    # A copy: torch warns about arrays that cannot be written.
+    volume = mask if isinstance(mask, Tensor) else torch.from_numpy(np.array(mask))
+    voxels = volume.reshape(-1).nonzero()[:, 0]
+    if not len(voxels):
+        raise ValueError(
+            f"The seeding mask, {' x '.join(map(str, volume.shape))} voxels, is empty: no seed fits in it."
+        )
+    if volume.numel() >= 2 ** (63 - _BITS_WITHIN):
+        raise ValueError(f"A seeding mask of {volume.numel():,} voxels is larger than can be numbered.")
+    return voxels
