@@ -52,8 +52,8 @@ class GrowingLines:
         known = torch.arange(nb_recent - 1, -1, -1, device=self._recent.device) < self._nb_known[:, None]
         return TensorSequence(self._recent[known], self._nb_known)
 
-    def add(self, points: Tensor, reasons: Tensor, *, added: Tensor) -> Tensor:
-        """Add a point to those that grow, and leave out those that have ended.
+    def add(self, points: Tensor, reasons: Tensor) -> Tensor:
+        """Add a point to those that go on, and leave out those that have ended.
 
         Parameters
         ----------
@@ -61,20 +61,17 @@ class GrowingLines:
             Shape (A, 3), voxel space.
         reasons
             Shape (A,), int64: 0 for those that go on.
-        added
-            Shape (A,), bool: whose point counts, though the streamline may end with it.
 
         Returns
         -------
         Tensor
             The numbers, among those that grew, of those that go on.
         """
-        grown = self.alive[added]
-        self._added[grown, self._nb_added[grown]] = points[added]
-        self._nb_added[grown] += 1
         self.reasons[self.alive] = reasons
         kept = (reasons == 0).nonzero()[:, 0]
         self.alive = self.alive[kept]
+        self._added[self.alive, self._nb_added[self.alive]] = points[kept]
+        self._nb_added[self.alive] += 1
         self._recent = torch.cat([self._recent[kept, 1:], points[kept, None]], dim=1)
         self._nb_known = (self._nb_known[kept] + 1).clamp(max=self._recent.shape[1])
         return kept

@@ -75,6 +75,11 @@ class PropagationRules:
             check_number("eos_stopping_thresh", self.eos_stopping_thresh, low=0, high=1, low_included=False)
         check_seed(self.seed)
 
+    @property
+    def most_steps(self) -> int:
+        """How many points a streamline can gain."""
+        return math.ceil(self.max_length / self.step_size) + 1
+
 
 @dataclass(frozen=True)
 class Propagated:
@@ -129,7 +134,9 @@ class Propagator:
         self._mask = None if mask is None else mask[..., None].to(torch.float32)
 
     @torch.no_grad()
-    def propagate(self, first_segments: TensorSequence, keys: Tensor | None = None) -> Propagated:
+    def propagate(
+        self, first_segments: TensorSequence, keys: Tensor | None = None, *, opposite: Tensor | None = None
+    ) -> Propagated:
         """Go on from the last point of each segment until each streamline has ended.
 
         Parameters
@@ -138,6 +145,8 @@ class Propagator:
             At least one point each, voxel space, corner origin: a seed, or a piece of a streamline.
         keys
             Shape (S,), int64: what the draws of each streamline depend on, beside the seed; None: its number.
+        opposite
+            Shape (S,), bool: which streamlines take their first step against the direction that the model gives.
 
         Raises
         ------
@@ -146,25 +155,25 @@ class Propagator:
         """
         if len(first_segments) and int(first_segments.lengths.min()) == 0:
             raise ValueError("A streamline needs a point to begin with; one of the first segments has none.")
-        rules, most = self._rules, max(math.ceil(self._rules.max_length / self._rules.step_size) + 1, 1)
-        lines = GrowingLines(first_segments, most_steps=most, nb_recent=max(self._model.nb_points_to_track, 2))
-        keys = torch.arange(len(first_segments)) if keys is None else keys
-        keys = keys.to(first_segments.device)
+        rules, device = self._rules, first_segments.device
+        lines = GrowingLines(
+            first_segments, most_steps=rules.most_steps, nb_recent=max(self._model.nb_points_to_track, 2)
+        )
+        keys = (torch.arange(len(first_segments)) if keys is None else keys).to(device)
         travelled = self._lengths_mm(first_segments)
         inputs = first_segments.mapped(self._read_inputs(first_segments.data))
         outputs, memory = self._model.track_step(inputs, first_segments, None)
         nb_steps = 0
         while lines.nb_alive:
             draws = keyed_uniform(rules.seed, keys[lines.alive], nb_steps) if rules.algo == "prob" else None
-            points, reasons = self._next_points(lines.recent(), lines.last_points, outputs, draws)
-            added = reasons == RUNNING
-            travelled = travelled + rules.step_size
+            points, reasons = self._next_points(lines, outputs, draws, opposite if nb_steps == 0 else None)
             # Half a step: what the sum of many steps is off by must not cost one.
-            too_long = added & (travelled > rules.max_length - rules.step_size / 2)
-            kept = lines.add(points, torch.where(too_long, LENGTH, reasons), added=added)
+            reasons = torch.where(travelled > rules.max_length - rules.step_size / 2, LENGTH, reasons)
+            kept = lines.add(points, reasons)
             nb_steps += 1
             if lines.nb_alive:
-                travelled, memory = travelled[kept], self._model.select_memory(memory, kept)
+                travelled = travelled[kept] + rules.step_size
+                memory = self._model.select_memory(memory, kept)
                 ones = torch.ones(lines.nb_alive, dtype=torch.int64)
                 inputs = TensorSequence(self._read_inputs(lines.last_points), ones)
                 outputs, memory = self._model.track_step(inputs, lines.recent(), memory)
@@ -178,14 +187,16 @@ class Propagator:
         return lengths
 
     def _next_points(
-        self, recent: TensorSequence, last: Tensor, outputs: Tensor, draws: Tensor | None
+        self, lines: GrowingLines, outputs: Tensor, draws: Tensor | None, opposite: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Return where each streamline would go, voxel space, and why it does not (0: it does)."""
-        rules = self._rules
+        rules, recent, last = self._rules, lines.recent(), lines.last_points
         ends = torch.cumsum(recent.lengths, 0).to(last.device) - 1
         has_step = (recent.lengths > 1).to(last.device)
         before_mm = (last - recent.data[ends - has_step.long()]) * self._voxel_sizes
         directions = self._directions(outputs, before_mm, draws)
+        if opposite is not None:
+            directions = torch.where(opposite.to(last.device)[:, None], -directions, directions)
         steps_mm = directions.to(last.dtype) * self._voxel_sizes
         norms = steps_mm.norm(dim=1, keepdim=True)
         steps_mm = steps_mm * (rules.step_size / norms)
