@@ -145,6 +145,20 @@ class TensorSequence(Sequence[Tensor]):
         differences = self.data.index_select(0, rows + 1) - self.data.index_select(0, rows)
         return TensorSequence(differences, (self.lengths - 1).clamp(min=0))
 
+    def select(self, ids: Tensor) -> TensorSequence:
+        """Return some sequences, by number (S,) int64, in that order."""
+        ids = ids.to("cpu")
+        lengths = self.lengths[ids]
+        shifts = torch.repeat_interleave(self.offsets[ids] - (torch.cumsum(lengths, 0) - lengths), lengths)
+        rows = torch.arange(len(shifts)) + shifts
+        return TensorSequence(self.data[rows.to(self.device)], lengths)
+
+    def reversed(self) -> TensorSequence:
+        """Return each sequence with its last row first."""
+        ends = torch.repeat_interleave(2 * self.offsets + self.lengths - 1, self.lengths)
+        rows = ends - torch.arange(self.total_points)
+        return TensorSequence(self.data[rows.to(self.device)], self.lengths)
+
     def padded(self, fill: float = 0.0) -> Tensor:
         """Return a tensor of shape (S, longest length, F), filled after each sequence's end."""
         if not len(self):

@@ -98,3 +98,15 @@ def test_index_out_of_range() -> None:
     sequence, _ = make([1, 1])
     with pytest.raises(IndexError, match="there are 2"):
         sequence[2]
+
+
+@pytest.mark.parametrize("lengths", [[3, 0, 2, 1], [1], [0], []])
+def test_select_and_reversed(lengths: list[int]) -> None:
+    sequence, parts = make(lengths)
+    ids = [i for i in (2, 0, 2, 1, 3) if i < len(lengths)]
+    chosen = sequence.select(torch.tensor(ids, dtype=torch.int64))
+    assert len(chosen) == len(ids)
+    for got, number in zip(chosen, ids, strict=True):
+        assert torch.equal(got, parts[number])
+    for got, part in zip(sequence.reversed(), parts, strict=True):
+        assert torch.equal(got, part.flip(0))
