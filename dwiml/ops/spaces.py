@@ -1,4 +1,4 @@
-"""From the spaces in which streamlines are stored to the one in which dwiml works: voxel space, corner origin.
+"""Between the spaces in which streamlines are stored and the one in which dwiml works: voxel space, corner origin.
 
 Names of spaces: "vox" (voxel indices), "voxmm" (voxel axes, in mm) and "rasmm" (the scanner's right, anterior,
 superior axes, in mm). Names of origins: "center" (coordinate 0 is the centre of the first voxel; NIfTI) and "corner"
@@ -130,6 +130,48 @@ def to_vox_corner(
     to_vox = np.linalg.inv(to_rasmm)
     vox: NDArray[np.float64] = stored @ to_vox[:3, :3].T + (to_vox[:3, 3] + half_voxel)
     return vox.astype(np.float32)
+
+
+def from_vox_corner(
+    points: ArrayLike, *, space: str, origin: str, affine: ArrayLike, voxel_sizes: ArrayLike
+) -> NDArray[np.float32]:
+    """Convert points from voxel space, corner origin: the inverse of :func:`to_vox_corner`.
+
+    Parameters
+    ----------
+    points : array of shape (N, 3)
+        Points in voxel space, corner origin, in voxels.
+    space : str
+        "vox", "voxmm" or "rasmm", in any spelling that `parse_space` knows.
+    origin : str
+        "center" or "corner", in any spelling that `parse_origin` knows.
+    affine : array of shape (4, 4)
+        From voxel indices (center origin) to rasmm. Used for rasmm.
+    voxel_sizes : array of shape (3,)
+        Voxel size along each voxel axis, in mm. Used for voxmm.
+
+    Returns
+    -------
+    array of shape (N, 3), float32
+        Points in `space` with `origin`; in voxels (vox) or mm (voxmm, rasmm). Not a copy when `points` already is this.
+
+    Raises
+    ------
+    ValueError
+        If a shape, a name, the affine or a voxel size is wrong.
+    """
+    space, origin = parse_space(space), parse_origin(origin)
+    to_rasmm, sizes = _checked_affine(affine), _checked_voxel_sizes(voxel_sizes)
+    vox: NDArray[np.floating] = np.asarray(points)
+    if vox.ndim != 2 or vox.shape[1] != 3:
+        raise ValueError(f"Points must have shape (N, 3), got {vox.shape}.")
+    half_voxel = 0.5 if origin == "center" else 0.0
+    if space == "vox":
+        return (vox - half_voxel).astype(np.float32) if half_voxel else vox.astype(np.float32, copy=False)
+    if space == "voxmm":
+        return ((vox - half_voxel) * sizes).astype(np.float32)
+    rasmm: NDArray[np.float64] = (vox - np.float64(half_voxel)) @ to_rasmm[:3, :3].T + to_rasmm[:3, 3]
+    return rasmm.astype(np.float32)
 
 
 def _last_word(text: object) -> str:
