@@ -34,7 +34,11 @@ class RebuiltExperiment:
 
 
 def rebuild_experiment(
-    experiment: str | Path, *, hdf5_file: str | Path | None = None, load_testing: bool = False
+    experiment: str | Path,
+    *,
+    hdf5_file: str | Path | None = None,
+    load_testing: bool = False,
+    lazy: bool | None = None,
 ) -> RebuiltExperiment:
     """Build an experiment's dataset, model, sampler and loader again.
 
@@ -46,6 +50,8 @@ def rebuild_experiment(
         The data's place, when it is another than it was.
     load_testing
         Load the testing set too.
+    lazy
+        Whether to leave the data in their file; None: as in the training.
 
     Raises
     ------
@@ -61,7 +67,11 @@ def rebuild_experiment(
         loader_class = _known(LOADERS, recorded["loader"]["class"], folder)
         trainer_class = _known(TRAINERS, recorded["trainer"]["class"], folder)
         data = recorded["data"]
-        dataset = MultiSubjectDataset(hdf5_file or data["hdf5_file"], lazy=data["lazy"], cache_size=data["cache_size"])
+        dataset = MultiSubjectDataset(
+            hdf5_file or data["hdf5_file"],
+            lazy=data["lazy"] if lazy is None else lazy,
+            cache_size=data["cache_size"],
+        )
         groups = {"volume_groups": [recorded["loader"]["input_group_name"]]}
         groups["streamline_groups"] = [recorded["loader"]["streamline_group_name"]]
         dataset.load_data(load_testing=load_testing, **groups)  # type: ignore[arg-type]

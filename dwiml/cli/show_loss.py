@@ -1,0 +1,173 @@
+"""``dwiml show_loss``: a trained model's loss at each point of true streamlines, to look at."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dwiml.cli import run_command
+
+if TYPE_CHECKING:
+    from dwiml.data.dataset import MultiSubjectDataset
+    from dwiml.training.losses_by_point import SubjectReader
+
+ALL = "all"
+SUMMARY = "summary.json"
+HISTOGRAMS = "histograms.png"
+SECONDS_BETWEEN_LINES = 60.0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dwiml show_loss",
+        description="Run the best model of an experiment of 'dwiml train' along a subject's true streamlines and write "
+        "its loss at each point: loss.trk (every streamline, coloured by its loss), best_10_percent.trk and "
+        "worst_10_percent.trk (by mean loss), histograms.png and summary.json.",
+    )
+    parser.add_argument("experiment", metavar="EXPERIMENT", help="the experiment's folder")
+    parser.add_argument(
+        "subject",
+        metavar="SUBJECT",
+        help=f"a subject of the HDF5 file, or '{ALL}' for those of a subset, each in a folder of its own in OUT_DIR",
+    )
+    parser.add_argument("out_dir", metavar="OUT_DIR", help="folder of the results; made if it is missing")
+    parser.add_argument(
+        "--subset",
+        metavar="NAME",
+        help=f"training, validation or testing [where the subject is; for '{ALL}': validation]",
+    )
+    parser.add_argument(
+        "--percent", type=float, default=10.0, metavar="X", help="share of best and worst streamlines [%(default)g]"
+    )
+    parser.add_argument(
+        "--color_range",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="losses at the two ends of the colours, the same for several subjects or models to be compared "
+        "[each subject's 2nd and 98th percentile]",
+    )
+    parser.add_argument(
+        "--batch_size", type=int, default=1000, metavar="N", help="streamlines at a time, for memory [%(default)s]"
+    )
+    parser.add_argument("--hdf5_file", metavar="HDF5", help="where the data are now [where they were]")
+    parser.add_argument("-f", dest="overwrite", action="store_true", help="replace results that are in OUT_DIR")
+    parser.add_argument("-v", dest="verbose", action="store_true", help="show informative messages")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    return run_command(lambda: _run(arguments), verbose=arguments.verbose)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from dwiml.arguments import check_number, check_whole
+    from dwiml.training.loss_tractograms import check_color_range
+    from dwiml.training.losses_by_point import SubjectReader
+    from dwiml.training.rebuild import rebuild_experiment
+
+    check_number("--percent", arguments.percent, low=0, high=100, low_included=False)
+    check_whole("--batch_size", arguments.batch_size, low=1)
+    check_color_range(arguments.color_range)
+    # Lazy: one subject at a time is looked at.
+    rebuilt = rebuild_experiment(arguments.experiment, hdf5_file=arguments.hdf5_file, load_testing=True, lazy=True)
+    model = type(rebuilt.model).load(rebuilt.folder.best_model, device="cuda" if torch.cuda.is_available() else "cpu")
+    phase, subjects = _find(rebuilt.dataset, arguments.subject, arguments.subset)
+    names = rebuilt.dataset.subset(phase).subjects
+    out_dir = Path(arguments.out_dir)
+    folders = [out_dir / names[each] if arguments.subject == ALL else out_dir for each in subjects]
+    for folder in folders:
+        _check_folder(folder, arguments.percent, overwrite=arguments.overwrite)
+    for subject, folder in zip(subjects, folders, strict=True):
+        reader = SubjectReader(rebuilt.loader, phase, subject, batch_size=arguments.batch_size)
+        summary = _show(model, reader, folder, arguments)
+        print(
+            f"{names[subject]} ({phase} set): mean loss {summary['mean_loss']:.5g} over {summary['nb_losses']} steps "
+            f"of {summary['nb_streamlines']} streamlines; results in {folder}",
+            flush=True,
+        )
+
+
+def _show(model: Any, reader: SubjectReader, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Write one subject's results, the summary last: where it is, all is."""
+    from dwiml.files import write_json
+    from dwiml.training.loss_tractograms import write_loss_tractograms
+    from dwiml.training.losses_by_point import measure_losses
+    from dwiml.viz.losses import DPI, plot_loss_histograms
+    from dwiml.viz.saving import save_figure
+
+    name = reader.data.subject_id
+    with _progress(f"{name}, losses", reader.nb_streamlines) as on_progress:
+        losses = measure_losses(model, reader, on_progress=on_progress)
+    (folder / SUMMARY).unlink(missing_ok=True)
+    with _progress(f"{name}, writing", None) as on_progress:
+        summary = write_loss_tractograms(
+            folder,
+            reader,
+            losses,
+            percent=arguments.percent,
+            color_range=arguments.color_range,
+            on_progress=on_progress,
+        )
+    title = f"{Path(arguments.experiment).resolve().name}: loss on {name} ({reader.phase} set)"
+    figure = plot_loss_histograms(losses.loss, losses.streamline_means(), title=title, eos=losses.eos_by_place())
+    save_figure(figure, folder / HISTOGRAMS, dpi=DPI)
+    summary = {"experiment": str(arguments.experiment), **summary}
+    write_json(folder / SUMMARY, summary)
+    return summary
+
+
+def _find(dataset: MultiSubjectDataset, subject: str, subset: str | None) -> tuple[str, list[int]]:
+    """Return the subset, and the indices in it, of the subjects that are asked for."""
+    from dwiml.batching.sampler import PHASES
+
+    if subset is not None and subset not in PHASES:
+        raise ValueError(f"--subset must be one of {', '.join(PHASES)}, got '{subset}'.")
+    if subject == ALL:
+        phase = subset or "validation"
+        if not dataset.subset(phase).subjects:
+            raise ValueError(f"The {phase} set of {dataset.hdf5_file} has no subject.")
+        return phase, list(range(len(dataset.subset(phase))))
+    phases = PHASES if subset is None else (subset,)
+    for phase in phases:
+        if subject in dataset.subset(phase).subjects:
+            return phase, [dataset.subset(phase).subjects.index(subject)]
+    known = "; ".join(f"{phase}: {', '.join(dataset.subset(phase).subjects) or 'none'}" for phase in phases)
+    raise ValueError(f"Subject '{subject}' not found in {dataset.hdf5_file}; it has: {known}.")
+
+
+def _check_folder(folder: Path, percent: float, *, overwrite: bool) -> None:
+    from dwiml.training.loss_tractograms import loss_files
+
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"'{folder}' is a file; give a folder for the results.")
+    for name in (*loss_files(percent), HISTOGRAMS, SUMMARY):
+        if (folder / name).exists() and not overwrite:
+            raise FileExistsError(f"'{folder / name}' exists already; use -f to replace the results there.")
+
+
+@contextmanager
+def _progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Give what counts streamlines: a bar in a terminal, a line a minute elsewhere."""
+    from tqdm import tqdm
+
+    last_line, done = time.perf_counter(), 0
+    with tqdm(total=total, desc=title, unit="streamline", leave=False, disable=not sys.stderr.isatty()) as bar:
+
+        def count(nb: int) -> None:
+            nonlocal last_line, done
+            bar.update(nb)
+            done += nb
+            if bar.disable and time.perf_counter() - last_line > SECONDS_BETWEEN_LINES:
+                last_line = time.perf_counter()
+                print(f"{title}: {done}{'' if total is None else f' of {total}'} streamlines", file=sys.stderr)
+
+        yield count

@@ -1,0 +1,80 @@
+"""``dwiml show_loss``, run for real."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import pytest
+
+from dwiml.cli import train
+from dwiml.cli.main import main
+
+
+@pytest.fixture(scope="module")
+def experiment(tiny_hdf5: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("experiments")
+    options = ["--input_group_name", "input", "--streamline_group_name", "streamlines", "--rnn_layer_sizes", "4"]
+    options += ["--seed", "1", "--max_epochs", "1", "-q"]
+    assert train.main(["learn2track", str(tiny_hdf5), str(folder), "exp", *options]) == 0
+    return folder / "exp"
+
+
+def test_one_subject_wherever_it_is(experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    out = tmp_path / "out"
+    command = ["show_loss", str(experiment), "sub-b", str(out), "--percent", "20", "--batch_size", "7"]
+    assert main(command) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("sub-b (training set): mean loss ")
+    assert printed.out.endswith(f" of 20 streamlines; results in {out}\n")
+    assert printed.err == ""
+    names = ["best_20_percent.trk", "histograms.png", "loss.trk", "summary.json", "worst_20_percent.trk"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    assert len(nib.streamlines.load(out / "loss.trk").streamlines) == 20
+    assert len(nib.streamlines.load(out / "worst_20_percent.trk").streamlines) == 4
+    assert (out / "histograms.png").read_bytes().startswith(b"\x89PNG")
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["subject"], summary["subset"], summary["nb_best"]) == ("sub-b", "training", 4)
+    assert main(command) == 2
+    assert "exists already; use -f" in capsys.readouterr().err
+    assert main([*command, "-f", "--color_range", "0", "1"]) == 0
+    assert json.loads((out / "summary.json").read_text())["color_range"] == [0, 1]
+
+
+def test_all_subjects_of_a_subset(experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show_loss", str(experiment), "all", str(tmp_path), "--subset", "training"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert sorted(path.parent.name for path in tmp_path.glob("*/summary.json")) == ["sub-a", "sub-b", "sub-c"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["sub-x"], "Subject 'sub-x' not found in"),
+        (["sub-a", "--subset", "testing"], "it has: testing: sub-e."),
+        (["all", "--subset", "test"], "--subset must be one of training, validation, testing, got 'test'."),
+        (["sub-a", "--percent", "0"], "--percent must be a number from 0 to 100, got 0.0."),
+        (["sub-a", "--batch_size", "0"], "--batch_size must be a whole number of at least 1, got 0."),
+        (["sub-a", "--color_range", "1", "1"], "color_range must be two losses, the lower one first, got 1 and 1."),
+        (["sub-a", "--hdf5_file", "none.hdf5"], "none.hdf5"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], sentence: str
+) -> None:
+    subject, *others = options
+    assert main(["show_loss", str(experiment), subject, str(tmp_path / "out"), *others]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert sentence in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_out_dir_that_is_a_file(experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").write_text("mine")
+    assert main(["show_loss", str(experiment), "sub-a", str(tmp_path / "out"), "-f"]) == 2
+    assert "is a file; give a folder" in capsys.readouterr().err
+    assert (tmp_path / "out").read_text() == "mine"

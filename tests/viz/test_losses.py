@@ -1,0 +1,54 @@
+"""The histograms of a loss: what the panels hold is read back from matplotlib's own objects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import StepPatch
+
+from dwiml.viz.losses import plot_loss_histograms
+
+
+def counts_of(ax: Any) -> list[np.ndarray]:
+    return [patch.get_data().values for patch in ax.patches if isinstance(patch, StepPatch)]
+
+
+def drawn(figure: Figure) -> Figure:
+    FigureCanvasAgg(figure).draw()
+    return figure
+
+
+def test_every_loss_is_counted_once_and_nan_never() -> None:
+    rng = np.random.default_rng(0)
+    loss = rng.exponential(0.01, 5000)
+    loss[:40] = np.nan
+    figure = drawn(plot_loss_histograms(loss, rng.uniform(1, 2, 300), title="exp: loss on sub-01"))
+    points, streamlines = figure.axes
+    assert counts_of(points)[0].sum() == 4960
+    assert counts_of(streamlines)[0].sum() == 300
+    assert (points.get_yscale(), streamlines.get_yscale()) == ("log", "linear")
+    assert points.get_ylabel() == "Number of points (log scale)"
+    assert streamlines.get_ylabel() == "Number of streamlines"
+    mean = np.nanmean(loss)
+    assert points.get_legend().get_texts()[0].get_text() == f"mean {mean:.3g}"
+    assert points.lines[0].get_xdata()[0] == pytest.approx(mean)
+    assert figure.get_suptitle() == "exp: loss on sub-01"
+
+
+def test_ends_have_a_panel_of_their_own() -> None:
+    last, others = np.array([0.9, 1.0]), np.array([0.0, 0.1, 0.2])
+    figure = drawn(plot_loss_histograms(np.ones(5), np.ones(2), title="t", eos=(last, others)))
+    panel = figure.axes[2]
+    assert [each.sum() for each in counts_of(panel)] == [2, 3]
+    assert panel.get_xlim() == (0, 1)
+    assert [text.get_text() for text in panel.get_legend().get_texts()] == ["last points", "other points"]
+
+
+def test_equal_and_negative_losses_are_drawn() -> None:
+    figure = drawn(plot_loss_histograms(np.zeros(3), np.array([-1.0, -0.5]), title="t"))
+    assert counts_of(figure.axes[0])[0].sum() == 3
+    assert counts_of(figure.axes[1])[0].sum() == 2
