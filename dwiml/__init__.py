@@ -17,6 +17,7 @@ _MODULE_OF = {
     "DWIMLStreamlinesBatchLoader": "dwiml.batching.loader",
     "DWIMLTrainer": "dwiml.training.trainer",
     "DWIMLTrainerOneInput": "dwiml.training.trainer_one_input",
+    "DWIMLTrainerOneInputWithGVPhase": "dwiml.training.gv_phase",
     "Learn2TrackModel": "dwiml.models.learn2track",
     "MainModelAbstract": "dwiml.models.base",
     "ModelWithDirectionGetter": "dwiml.models.with_direction_getter",
@@ -37,6 +38,7 @@ __all__ = [
     "DWIMLStreamlinesBatchLoader",
     "DWIMLTrainer",
     "DWIMLTrainerOneInput",
+    "DWIMLTrainerOneInputWithGVPhase",
     "Learn2TrackModel",
     "MainModelAbstract",
     "ModelWithDirectionGetter",
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from dwiml.models.with_direction_getter import ModelWithDirectionGetter
     from dwiml.ops.sequences import TensorSequence
     from dwiml.phantom.create import create_phantom
+    from dwiml.training.gv_phase import DWIMLTrainerOneInputWithGVPhase
     from dwiml.training.trainer import DWIMLTrainer
     from dwiml.training.trainer_one_input import DWIMLTrainerOneInput
     from dwiml.viz.logs import visualize_logs

@@ -272,17 +272,38 @@ class DWIMLBatchLoaderOneInput(DWIMLStreamlinesBatchLoader):
         """
         key = getattr(ids_per_subj, "key", None)
         phase = key.phase if isinstance(key, BatchKey) else "training"
-        offsets = getattr(self.model, "neighborhood_offsets", None)
-        if offsets is not None:
-            offsets = offsets.to(streamlines.device)
-        parts = []
-        for subject, own in ids_per_subj.items():
-            volume = self._volume(phase, subject, streamlines.device, at_least=len(ids_per_subj))
-            parts.append(interpolate_at(volume, streamlines[own].data, offsets=offsets))
+        parts = [
+            self.inputs_under(streamlines[own].data, phase, subject, at_least=len(ids_per_subj))
+            for subject, own in ids_per_subj.items()
+        ]
         if not parts:
+            offsets = getattr(self.model, "neighborhood_offsets", None)
             nb_columns = self.dataset.nb_features[self.input_group_name] * (1 if offsets is None else len(offsets))
             return streamlines.mapped(streamlines.data.new_empty((0, nb_columns)))
         return streamlines.mapped(parts[0] if len(parts) == 1 else torch.cat(parts))
+
+    def inputs_under(self, points: torch.Tensor, phase: str, subject: int, *, at_least: int = 1) -> torch.Tensor:
+        """Interpolate the volume of one subject under points, on the points' device.
+
+        Parameters
+        ----------
+        points
+            Shape (N, 3), voxel space, corner origin.
+        phase, subject
+            Whose volume: the subset's name, and the subject's number in it.
+        at_least
+            How many subjects' volumes are kept on the device, if the dataset's ``cache_size`` is lower.
+
+        Returns
+        -------
+        Tensor
+            Shape (N, P * F), as in :meth:`load_batch_inputs`.
+        """
+        offsets = getattr(self.model, "neighborhood_offsets", None)
+        if offsets is not None:
+            offsets = offsets.to(points.device)
+        volume = self._volume(phase, subject, points.device, at_least=at_least)
+        return interpolate_at(volume, points, offsets=offsets)
 
     def _volume(self, phase: str, subject: int, device: torch.device, *, at_least: int) -> torch.Tensor:
         """Return a subject's volume on the device; those used last are kept, at least the subjects of one batch."""

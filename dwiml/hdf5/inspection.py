@@ -119,7 +119,7 @@ def plan_subjects(
 def _plan_subject(folder: Path, name: str, config: GroupsConfig, *, allow_missing: bool) -> SubjectPlan:
     plan = SubjectPlan(name, folder)
     for volume_group in config.volumes:
-        _plan_volumes(plan, volume_group)
+        plan_volumes(plan, volume_group)
     for streamlines_group in config.streamlines:
         _plan_streamlines(plan, streamlines_group, allow_missing=allow_missing)
     if plan.known_grid is None:
@@ -130,7 +130,8 @@ def _plan_subject(folder: Path, name: str, config: GroupsConfig, *, allow_missin
     return plan
 
 
-def _plan_volumes(plan: SubjectPlan, group: VolumeGroup) -> None:
+def plan_volumes(plan: SubjectPlan, group: VolumeGroup) -> None:
+    """Find the files of a group of volumes, and check their headers."""
     label = plan.label(group.name)
     plan.volumes[group.name] = find_files(plan.folder, group.files, label)
     plan.masks[group.name] = find_files(plan.folder, group.std_mask, f"{label}, 'std_mask'")

@@ -53,6 +53,22 @@ def streamline_directions(streamlines: TensorSequence, *, normalize: bool = True
     return steps.mapped(normalize_directions(steps.data)) if normalize else steps
 
 
+def streamline_lengths_mm(streamlines: TensorSequence, voxel_sizes: Tensor) -> Tensor:
+    """Return the length of each streamline along its points, shape (S,), mm.
+
+    Parameters
+    ----------
+    streamlines
+        Points, shape (N, 3), voxel space.
+    voxel_sizes
+        Shape (3,), mm, on the same device.
+    """
+    steps = streamlines.diff()
+    norms = torch.linalg.vector_norm(steps.data * voxel_sizes, dim=1)
+    lengths: Tensor = norms.new_zeros(len(streamlines)).index_add(0, steps.sequence_ids(), norms)
+    return lengths
+
+
 def previous_directions(streamlines: TensorSequence, nb_previous: int, *, normalize: bool = True) -> Tensor:
     """Return, under each point, the directions of the last steps that led to it.
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dwiml.arguments import check_number
-from dwiml.ops.directions import SHORTEST
+from dwiml.ops.directions import SHORTEST, streamline_lengths_mm
 from dwiml.ops.interpolation import interpolate_at
 from dwiml.ops.randomness import check_seed, keyed_uniform
 from dwiml.ops.sequences import TensorSequence
@@ -135,7 +135,12 @@ class Propagator:
 
     @torch.no_grad()
     def propagate(
-        self, first_segments: TensorSequence, keys: Tensor | None = None, *, opposite: Tensor | None = None
+        self,
+        first_segments: TensorSequence,
+        keys: Tensor | None = None,
+        *,
+        opposite: Tensor | None = None,
+        max_lengths: Tensor | None = None,
     ) -> Propagated:
         """Go on from the last point of each segment until each streamline has ended.
 
@@ -147,6 +152,8 @@ class Propagator:
             Shape (S,), int64: what the draws of each streamline depend on, beside the seed; None: its number.
         opposite
             Shape (S,), bool: which streamlines take their first step against the direction that the model gives.
+        max_lengths
+            Shape (S,), mm: where each ends, if not before at the rules' ``max_length``.
 
         Raises
         ------
@@ -160,7 +167,10 @@ class Propagator:
             first_segments, most_steps=rules.most_steps, nb_recent=max(self._model.nb_points_to_track, 2)
         )
         keys = (torch.arange(len(first_segments)) if keys is None else keys).to(device)
-        travelled = self._lengths_mm(first_segments)
+        # What each may still travel.
+        left = self._longest(max_lengths, len(first_segments), device) - streamline_lengths_mm(
+            first_segments, self._voxel_sizes
+        )
         inputs = first_segments.mapped(self._read_inputs(first_segments.data))
         outputs, memory = self._model.track_step(inputs, first_segments, None)
         nb_steps = 0
@@ -168,23 +178,20 @@ class Propagator:
             draws = keyed_uniform(rules.seed, keys[lines.alive], nb_steps) if rules.algo == "prob" else None
             points, reasons = self._next_points(lines, outputs, draws, opposite if nb_steps == 0 else None)
             # Half a step: what the sum of many steps is off by must not cost one.
-            reasons = torch.where(travelled > rules.max_length - rules.step_size / 2, LENGTH, reasons)
+            reasons = torch.where(left < rules.step_size / 2, LENGTH, reasons)
             kept = lines.add(points, reasons)
             nb_steps += 1
             if lines.nb_alive:
-                travelled = travelled[kept] + rules.step_size
+                left = left[kept] - rules.step_size
                 memory = self._model.select_memory(memory, kept)
                 ones = torch.ones(lines.nb_alive, dtype=torch.int64)
                 inputs = TensorSequence(self._read_inputs(lines.last_points), ones)
                 outputs, memory = self._model.track_step(inputs, lines.recent(), memory)
         return Propagated(lines.joined(), lines.reasons)
 
-    def _lengths_mm(self, lines: TensorSequence) -> Tensor:
-        """Return the length of each line, shape (S,), mm."""
-        steps = lines.diff()
-        norms = (steps.data * self._voxel_sizes).norm(dim=1)
-        lengths: Tensor = norms.new_zeros(len(lines)).index_add(0, steps.sequence_ids(), norms)
-        return lengths
+    def _longest(self, max_lengths: Tensor | None, nb: int, device: torch.device) -> Tensor:
+        longest = torch.full((nb,), self._rules.max_length, device=device)
+        return longest if max_lengths is None else torch.minimum(longest, max_lengths.to(device))
 
     def _next_points(
         self, lines: GrowingLines, outputs: Tensor, draws: Tensor | None, opposite: Tensor | None

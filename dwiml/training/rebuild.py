@@ -12,11 +12,15 @@ from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.files import read_json
 from dwiml.models.learn2track import Learn2TrackModel
 from dwiml.training.experiment import ExperimentFolder, arguments_of
+from dwiml.training.gv_phase import DWIMLTrainerOneInputWithGVPhase
 from dwiml.training.trainer_one_input import DWIMLTrainerOneInput
 
 # Named classes only: a file from a stranger must not choose what is imported.
 MODELS = {"Learn2TrackModel": Learn2TrackModel}
-TRAINERS = {"DWIMLTrainerOneInput": DWIMLTrainerOneInput}
+TRAINERS: dict[str, type[DWIMLTrainerOneInput]] = {
+    "DWIMLTrainerOneInput": DWIMLTrainerOneInput,
+    "DWIMLTrainerOneInputWithGVPhase": DWIMLTrainerOneInputWithGVPhase,
+}
 LOADERS = {"DWIMLBatchLoaderOneInput": DWIMLBatchLoaderOneInput}
 
 

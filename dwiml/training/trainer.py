@@ -152,24 +152,39 @@ class DWIMLTrainer(ResumableTraining):
         metrics
             By name; a child that adds some overrides this method and hands on.
         """
-        epoch = self.position.epoch
-        judged = "valid_loss" if self.has_validation else "train_loss"
-        if judged not in metrics:
-            raise ValueError(
-                f"Epoch {epoch} has no {judged}: run_one_batch counted no point (n) in any of its batches, or all were "
-                "skipped as NaN."
-            )
-        is_best = self.best.update(metrics[judged], epoch)
+        epoch, loss = self.position.epoch, self._loss_of(metrics)
+        value = self.judged_value(metrics)
+        is_best = value is not None and self.best.update(value, epoch)
         if self.ranks.is_first:
             with self._averaged_weights():
                 _ = self.best_model.save(self.model) if is_best else self.best_model.retry(self.model)
             for each in self.loggers:
                 each.log_metrics(metrics, epoch)
-        self.schedule.end_epoch(metrics[judged])
+        self.schedule.end_epoch(loss)
         self.position.end_epoch()
         self._save()
         if self.verbose:
             announce(epoch_line(metrics, epoch, self.max_epochs, is_best=is_best))
+
+    def judged_value(self, metrics: dict[str, float]) -> float | None:
+        """Return what the best model is chosen by, the lower the better; None: this epoch is not judged.
+
+        Parameters
+        ----------
+        metrics
+            The epoch's, by name.
+        """
+        return self._loss_of(metrics)
+
+    def _loss_of(self, metrics: dict[str, float]) -> float:
+        """Return the validation loss, or the training loss where there is no validation set."""
+        name = "valid_loss" if self.has_validation else "train_loss"
+        if name not in metrics:
+            raise ValueError(
+                f"Epoch {self.position.epoch} has no {name}: run_one_batch counted no point (n) in any of its batches, "
+                "or all were skipped as NaN."
+            )
+        return metrics[name]
 
     def _run_epoch(self, phase: str) -> dict[str, float]:
         """Go through what is left of a phase of the epoch; return its metrics."""

@@ -13,6 +13,7 @@ from dwiml import (
     DWIMLBatchIDSampler,
     DWIMLBatchLoaderOneInput,
     DWIMLTrainerOneInput,
+    DWIMLTrainerOneInputWithGVPhase,
     Learn2TrackModel,
     MultiSubjectDataset,
 )
@@ -28,6 +29,7 @@ def small_trainer(
     data_seed: int | None = 4,
     model_args: dict[str, Any] | None = None,
     loader_args: dict[str, Any] | None = None,
+    tracking: bool = False,
     **kwargs: Any,
 ) -> DWIMLTrainerOneInput:
     """Return a trainer of a small Learn2Track with dropout, reversing, splitting and noise: all that is random."""
@@ -45,7 +47,8 @@ def small_trainer(
         **(loader_args or {}),
     }
     loader = DWIMLBatchLoaderOneInput(dataset, model, "input", "streamlines", seed=data_seed, **augmentation)
-    build = DWIMLTrainerOneInput.init_from_checkpoint if from_checkpoint else DWIMLTrainerOneInput
+    trainer_class = DWIMLTrainerOneInputWithGVPhase if tracking else DWIMLTrainerOneInput
+    build: Any = trainer_class.init_from_checkpoint if from_checkpoint else trainer_class
     if not from_checkpoint:
         kwargs = {
             "seed": data_seed,

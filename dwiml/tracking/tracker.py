@@ -1,0 +1,233 @@
+"""From seeds to streamlines: thousands at once, in both directions, as many at a time as the memory allows."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dwiml.arguments import check_number, check_whole
+from dwiml.ops.directions import streamline_lengths_mm
+from dwiml.ops.interpolation import interpolate_at
+from dwiml.ops.sequences import TensorSequence
+from dwiml.tracking.propagation import REASONS, RUNNING, Propagated, PropagationRules, Propagator
+from dwiml.tracking.seeds import Seeds
+
+# Beyond these, more at once is no faster.
+_MOST_AT_ONCE = {"cpu": 10_000, "cuda": 100_000}
+_SHARE_OF_FREE_MEMORY = 0.25
+
+
+@dataclass(frozen=True)
+class TrackingSubject:
+    """What a model tracks on.
+
+    Attributes
+    ----------
+    volume
+        Shape (X, Y, Z, F), float32, standardized as those that the model was trained on.
+    voxel_sizes
+        Shape (3,), float32, mm.
+    tracking_mask
+        Shape (X, Y, Z): where streamlines may go. None: anywhere on the grid.
+    """
+
+    volume: Tensor
+    voxel_sizes: Tensor
+    tracking_mask: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> TrackingSubject:
+        """Return it on another device."""
+        mask = None if self.tracking_mask is None else self.tracking_mask.to(device)
+        return TrackingSubject(self.volume.to(device), self.voxel_sizes.to(device), mask)
+
+
+@dataclass
+class TrackingCounts:
+    """What became of the seeds, and why streamlines ended.
+
+    Attributes
+    ----------
+    nb_seeds, nb_kept, nb_too_short
+        Seeds done; streamlines that were long enough, and those that were not.
+    ends
+        For each reason, how many ends of all streamlines, too short ones included.
+    """
+
+    nb_seeds: int = 0
+    nb_kept: int = 0
+    nb_too_short: int = 0
+    ends: Counter[str] = field(default_factory=Counter)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, as JSON has them."""
+        return {
+            "nb_seeds": self.nb_seeds,
+            "nb_streamlines": self.nb_kept,
+            "nb_too_short": self.nb_too_short,
+            "ends": {reason: self.ends[reason] for reason in REASONS[RUNNING + 1 :]},
+        }
+
+
+@dataclass(frozen=True)
+class TrackedLines:
+    """Streamlines that are long enough.
+
+    Attributes
+    ----------
+    streamlines
+        Points, voxel space, corner origin, from one end over the seed to the other.
+    seeds
+        Shape (S, 3): where each began.
+    """
+
+    streamlines: TensorSequence
+    seeds: Tensor
+
+
+class Tracker:
+    """Tracks from seeds with a trained model.
+
+    A streamline depends on the model, the subject, the rules and its own seed only: not on how many are grown at once,
+    nor on their order.
+
+    Parameters
+    ----------
+    model
+        A model with a direction getter; it is set to evaluation, and stays on its device.
+    subject
+        Where to track; it is brought to the model's device.
+    rules
+        How streamlines go on and end.
+    min_length
+        Shorter streamlines are left out, mm.
+    forward_only
+        Go one way from the seed. Otherwise, what was tracked is turned around, and the model, having seen it, goes on
+        from the seed the other way. Where no step could be taken, the first step the other way is against the
+        direction that the model gives.
+    simultaneous
+        How many streamlines are grown at once; None: as many as fit in a quarter of the free memory, at most 10 000
+        (on a GPU 100 000).
+
+    Raises
+    ------
+    ValueError
+        When the model cannot do what the rules ask, or does not go with the subject.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        subject: TrackingSubject,
+        rules: PropagationRules,
+        *,
+        min_length: float = 10.0,
+        forward_only: bool = False,
+        simultaneous: int | None = None,
+    ) -> None:
+        model.check_tracking(rules.algo, rules.eos_stopping_thresh)
+        self._min_length = check_number("min_length", min_length, low=0)
+        if min_length > rules.max_length:
+            raise ValueError(f"min_length ({min_length:g} mm) is above max_length ({rules.max_length:g} mm).")
+        if subject.volume.shape[-1] != model.nb_features:
+            raise ValueError(
+                f"The model was trained on {model.nb_features} features a voxel; the volume has "
+                f"{subject.volume.shape[-1]}."
+            )
+        self._model, self._rules, self._forward_only = model.eval(), rules, forward_only
+        self._subject = subject.to(model.device)
+        self._points_at_once = _points_that_fit(model)
+        if simultaneous is None:
+            fitting = self._points_at_once // max(1 + rules.most_steps * 12 // _bytes_per_point(model), 1)
+            simultaneous = max(1, min(fitting, _MOST_AT_ONCE.get(model.device.type, 10_000)))
+        self.simultaneous = check_whole("simultaneous", simultaneous, low=1)
+        self.counts = TrackingCounts()
+        x, y, z = subject.volume.shape[:3]
+        self._propagator = Propagator(
+            self._model,
+            self._read_inputs,
+            rules,
+            voxel_sizes=self._subject.voxel_sizes,
+            shape=(x, y, z),
+            mask=self._subject.tracking_mask,
+        )
+
+    def track(self, seeds: Seeds) -> Iterator[TrackedLines]:
+        """Track from each seed, a group after the other; :attr:`counts` says how far it is.
+
+        Parameters
+        ----------
+        seeds
+            Where streamlines begin.
+        """
+        for start in range(0, len(seeds), self.simultaneous):
+            stop = min(start + self.simultaneous, len(seeds))
+            device = self._model.device
+            yield self._track_group(seeds.points(start, stop).to(device), seeds.keys(start, stop).to(device))
+
+    def _track_group(self, points: Tensor, keys: Tensor) -> TrackedLines:
+        grown = self._propagator.propagate(TensorSequence(points, torch.ones(len(points), dtype=torch.int64)), keys)
+        ends = [grown.reasons]
+        if not self._forward_only:
+            grown = self._other_way(grown, keys)
+            ends.append(grown.reasons)
+        lines = grown.streamlines
+        lengths = streamline_lengths_mm(lines, self._subject.voxel_sizes)
+        # A rounding error must not cost a streamline.
+        kept = ((lengths > self._min_length - 1e-3) & (lines.lengths.to(lengths.device) > 1)).nonzero()[:, 0]
+        self.counts.nb_seeds += len(points)
+        self.counts.nb_kept += len(kept)
+        self.counts.nb_too_short += len(points) - len(kept)
+        for number, count in enumerate(torch.bincount(torch.cat(ends), minlength=len(REASONS)).tolist()):
+            self.counts.ends[REASONS[number]] += count
+        return TrackedLines(lines.select(kept), points[kept])
+
+    def _other_way(self, grown: Propagated, keys: Tensor) -> Propagated:
+        """Turn streamlines around and go on from their seeds, as many at once as their points fit in the memory."""
+        lines = grown.streamlines.reversed()
+        stuck = lines.lengths == 1
+        parts, reasons = [], []
+        for group in _groups(lines.lengths, self._points_at_once):
+            # What is drawn on the way back is not what was drawn on the way out.
+            part = self._propagator.propagate(lines[group], ~keys[group], opposite=stuck[group])
+            parts.append(part.streamlines)
+            reasons.append(part.reasons)
+        if not parts:
+            return grown
+        joined = TensorSequence(torch.cat([part.data for part in parts]), torch.cat([part.lengths for part in parts]))
+        return Propagated(joined, torch.cat(reasons))
+
+    def _read_inputs(self, points: Tensor) -> Tensor:
+        offsets = self._model.neighborhood_offsets
+        return interpolate_at(self._subject.volume, points, offsets=offsets)
+
+
+def _groups(lengths: Tensor, most_points: int) -> Iterator[slice]:
+    """Yield slices of consecutive streamlines that have so many points together, or that are one too long."""
+    start, total = 0, 0
+    for number, length in enumerate(lengths.tolist()):
+        if total + length > most_points and number > start:
+            yield slice(start, number)
+            start, total = number, 0
+        total += length
+    if start < len(lengths):
+        yield slice(start, len(lengths))
+
+
+def _bytes_per_point(model: Any) -> int:
+    """Estimate what a model takes for a point: its input, and twice what each of its layers computes."""
+    widths = sum(int(weight.shape[0]) for weight in model.parameters() if weight.ndim == 2)
+    return 4 * (int(getattr(model, "input_size", model.nb_features)) + 2 * widths)
+
+
+def _points_that_fit(model: Any) -> int:
+    if model.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(model.device)
+    else:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2**32
+    return max(int(_SHARE_OF_FREE_MEMORY * free) // _bytes_per_point(model), 1)

@@ -1,0 +1,239 @@
+"""Generation-validation: the model continues the validation streamlines by itself, and is judged by what it makes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dwiml.arguments import check_whole
+from dwiml.batching.fetcher import BatchSlices
+from dwiml.batching.loader import DWIMLBatchLoaderOneInput
+from dwiml.batching.sampler import DWIMLBatchIDSampler
+from dwiml.ops.directions import streamline_lengths_mm
+from dwiml.ops.sequences import TensorSequence
+from dwiml.tracking.propagation import MASK, PropagationRules, Propagator
+from dwiml.training.trainer_one_input import DWIMLTrainerOneInput
+
+LOWER_IS_BETTER = ("valid_loss", "gv_endpoint_distance_mm", "gv_left_mask", "gv_invalid_connections")
+BEST_MODEL_METRICS = (*LOWER_IS_BETTER, "gv_length_ratio")
+
+
+class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
+    """A trainer that also lets the model track, every few epochs, and measures what comes of it.
+
+    In the generation-validation phase the first segments of the validation streamlines are given to the model, which
+    goes on step by step from its own points. The log then has, as means over these streamlines:
+
+    - ``gv_endpoint_distance_mm``: from the last point that was made to the end of the true streamline;
+    - ``gv_length_ratio``: length of the streamline that was made, divided by that of the true one;
+    - ``gv_left_mask``: the share that ended because they left the mask (with ``tracking_phase_mask_group``);
+    - ``gv_invalid_connections``: the share of streamlines whose two ends lie in regions that the subject's
+      connectivity matrix does not connect (with a matrix in the HDF5 file).
+
+    An epoch without the phase logs nothing for it.
+
+    Parameters
+    ----------
+    model, experiments_path, experiment_name, batch_sampler, batch_loader, **kwargs
+        As in :class:`DWIMLTrainerOneInput`, with a model that tracks: one with a direction getter.
+    tracking_phase_frequency
+        The phase takes place every so many epochs, and after the last one.
+    tracking_phase_nb_segments_init
+        How many segments of each streamline are given; streamlines that have no more are left out.
+    tracking_phase_max_batches
+        Of the validation batches, the first so many; None: all those of the validation phase.
+    tracking_phase_mask_group
+        A volume group, of one feature: streamlines end where it is 0. None: each streamline ends at the length of the
+        true one, if the model does not end it before.
+    tracking_phase_step_size, tracking_phase_theta, tracking_phase_max_length
+        As in :class:`dwiml.tracking.propagation.PropagationRules`; a step size of None is the model's.
+    tracking_phase_eos_thresh
+        As ``eos_stopping_thresh`` there.
+    best_model_metric
+        What the best model is chosen by, and what patience waits for: ``"valid_loss"`` or one of the names above; the
+        lowest is the best, for the length ratio the nearest to 1.
+
+    Raises
+    ------
+    ValueError
+        When there is no validation set, the model cannot track, or a parameter is out of range.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        experiments_path: str | Path,
+        experiment_name: str,
+        batch_sampler: DWIMLBatchIDSampler,
+        batch_loader: DWIMLBatchLoaderOneInput,
+        *,
+        tracking_phase_frequency: int = 1,
+        tracking_phase_nb_segments_init: int = 1,
+        tracking_phase_max_batches: int | None = None,
+        tracking_phase_mask_group: str | None = None,
+        tracking_phase_step_size: float | None = None,
+        tracking_phase_theta: float = 45.0,
+        tracking_phase_max_length: float = 300.0,
+        tracking_phase_eos_thresh: float | None = None,
+        best_model_metric: str = "valid_loss",
+        **kwargs: Any,
+    ) -> None:
+        self.tracking_phase_frequency = check_whole("tracking_phase_frequency", tracking_phase_frequency, low=1)
+        self.nb_segments_init = check_whole("tracking_phase_nb_segments_init", tracking_phase_nb_segments_init, low=1)
+        if tracking_phase_max_batches is not None:
+            check_whole("tracking_phase_max_batches", tracking_phase_max_batches, low=1)
+        if best_model_metric not in BEST_MODEL_METRICS:
+            raise ValueError(
+                f"best_model_metric must be one of {', '.join(BEST_MODEL_METRICS)}, got {best_model_metric!r}."
+            )
+        self.tracking_phase_max_batches = tracking_phase_max_batches
+        self.best_model_metric, self.mask_group = best_model_metric, tracking_phase_mask_group
+        step_size = getattr(model, "step_size", None) if tracking_phase_step_size is None else tracking_phase_step_size
+        if step_size is None:
+            raise ValueError("The model has no step size of its own; give tracking_phase_step_size, in mm.")
+        self.tracking_rules = PropagationRules(
+            step_size=step_size,
+            theta=tracking_phase_theta,
+            max_length=tracking_phase_max_length,
+            eos_stopping_thresh=tracking_phase_eos_thresh,
+        )
+        self._check_model_tracks(model)
+        super().__init__(model, experiments_path, experiment_name, batch_sampler, batch_loader, **kwargs)
+        self._check_data()
+
+    def finish_epoch(self, metrics: dict[str, float]) -> None:
+        """Track, if it is time, add the metrics to the epoch's, and end the epoch: see the parent's method."""
+        epoch = self.position.epoch
+        if (epoch + 1) % self.tracking_phase_frequency == 0 or epoch + 1 >= self.max_epochs:
+            with self.profiler.part("tracking"), self._averaged_weights():
+                metrics = metrics | self.run_tracking_phase()
+        super().finish_epoch(metrics)
+
+    def judged_value(self, metrics: dict[str, float]) -> float | None:
+        """Return what :attr:`best_model_metric` says; None in an epoch without the phase."""
+        value = metrics.get(self.best_model_metric)
+        if self.best_model_metric == "gv_length_ratio" and value is not None:
+            return abs(value - 1.0)
+        return value
+
+    @torch.no_grad()
+    def run_tracking_phase(self) -> dict[str, float]:
+        """Track on from the first segments of the validation streamlines; return the metrics, by name."""
+        self.model.eval()
+        self.batch_sampler.set_position(
+            "validation", 0, max_batches=self.tracking_phase_max_batches or self.max_batches["validation"]
+        )
+        fetcher = self.batch_loader.fetcher("validation", augment=False)
+        sums: dict[str, tuple[float, int]] = {}
+        for batch_ids in self.batch_sampler:
+            targets, ids_per_subj = fetcher[batch_ids]
+            for name, (total, nb) in self.tracking_phase_sums(targets.to(self.device), ids_per_subj).items():
+                before = sums.get(name, (0.0, 0))
+                sums[name] = (before[0] + total, before[1] + nb)
+        parts = self.ranks.gather(sums)
+        means = {}
+        for name in dict.fromkeys(name for part in parts for name in part):
+            total = math.fsum(part[name][0] for part in parts if name in part)
+            nb = sum(part[name][1] for part in parts if name in part)
+            if nb:
+                means[name] = total / nb
+        return means
+
+    def tracking_phase_sums(self, targets: TensorSequence, ids_per_subj: BatchSlices) -> dict[str, tuple[float, int]]:
+        """Track on from the first segments of a batch, and measure: the method to override for other metrics.
+
+        Parameters
+        ----------
+        targets
+            The true streamlines, on the model's device, voxel space, corner origin.
+        ids_per_subj
+            For each subject index, a slice of the streamlines.
+
+        Returns
+        -------
+        dict
+            For each metric, the sum over streamlines and their number.
+        """
+        sums: dict[str, tuple[float, int]] = {}
+        for subject, own in ids_per_subj.items():
+            true = targets[own]
+            long_enough = (true.lengths > self.nb_segments_init + 1).nonzero()[:, 0]
+            if not len(long_enough):
+                continue
+            true = true.select(long_enough)
+            measured = self._measure(subject, true)
+            for name, values in measured.items():
+                before = sums.get(name, (0.0, 0))
+                sums[name] = (before[0] + float(values.double().sum()), before[1] + len(values))
+        return sums
+
+    def _measure(self, subject: int, true: TensorSequence) -> dict[str, Tensor]:
+        """Track on one subject; return the value of each metric for each streamline."""
+        data = self.batch_loader.dataset.subset("validation")[subject]
+        volume = data.volumes[self.batch_loader.input_group_name]
+        sizes = torch.from_numpy(volume.voxel_sizes).to(self.device)
+        mask = None
+        if self.mask_group is not None:
+            mask = data.volumes[self.mask_group].as_tensor()[..., 0].to(self.device) != 0
+        propagator = Propagator(
+            self.model,
+            lambda points: self.batch_loader.inputs_under(points, "validation", subject),
+            self.tracking_rules,
+            voxel_sizes=sizes,
+            shape=volume.shape[:3],
+            mask=mask,
+        )
+        true_lengths = streamline_lengths_mm(true, sizes)
+        made = propagator.propagate(
+            _first_points(true, self.nb_segments_init + 1), max_lengths=true_lengths if mask is None else None
+        )
+        ends, true_ends = _last_points(made.streamlines), _last_points(true)
+        values = {
+            "gv_endpoint_distance_mm": ((ends - true_ends) * sizes).norm(dim=1),
+            "gv_length_ratio": streamline_lengths_mm(made.streamlines, sizes) / true_lengths.clamp(min=1e-6),
+        }
+        if mask is not None:
+            values["gv_left_mask"] = (made.reasons == MASK).float()
+        return values
+
+    @staticmethod
+    def _check_model_tracks(model: Any) -> None:
+        lacking = [name for name in ("track_step", "get_tracking_directions") if not hasattr(model, name)]
+        if lacking:
+            raise ValueError(
+                f"DWIMLTrainerOneInputWithGVPhase needs a model that tracks; {type(model).__name__} has no "
+                f"{' and no '.join(lacking)}: make it a child of ModelWithDirectionGetter."
+            )
+
+    def _check_data(self) -> None:
+        if not self.has_validation:
+            raise ValueError(
+                "The generation-validation phase tracks on validation subjects, and there is none; add some to the "
+                "HDF5 file, or use DWIMLTrainerOneInput."
+            )
+        self.model.check_tracking(self.tracking_rules.algo, self.tracking_rules.eos_stopping_thresh)
+        if self.mask_group is not None:
+            dataset = self.batch_loader.dataset
+            dataset.check_volume_group(self.mask_group)
+            for subject in dataset.validation_set:
+                if self.mask_group not in subject.volumes:
+                    raise ValueError(
+                        f"Volume group '{self.mask_group}' (tracking_phase_mask_group) was not loaded; give it to "
+                        "dataset.load_data()."
+                    )
+        elif self.best_model_metric == "gv_left_mask":
+            raise ValueError("best_model_metric 'gv_left_mask' needs tracking_phase_mask_group.")
+
+
+def _first_points(lines: TensorSequence, nb: int) -> TensorSequence:
+    """Return the first points of each streamline, which has more."""
+    rows = lines.offsets[:, None] + torch.arange(nb)
+    return TensorSequence(lines.data[rows.flatten().to(lines.device)], torch.full((len(lines),), nb))
+
+
+def _last_points(lines: TensorSequence) -> Tensor:
+    return lines.data[(lines.offsets + lines.lengths - 1).to(lines.device)]

@@ -1,0 +1,135 @@
+"""The trainer that lets the model track, and judges it by what it makes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_training import logs, same_weights, small_trainer
+from tests_support import SHAPE, VOXEL_SIZES, write_hdf5
+
+from dwiml import ModelWithOneInput
+
+METRICS = {"gv_endpoint_distance_mm", "gv_length_ratio"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_hdf5(tmp_path_factory.mktemp("gv") / "data.hdf5", {"sub-a": 30}, {"sub-b": 9, "sub-c": 8})
+
+
+def straight(outputs: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return torch.tensor([1.0, 0.0, 0.0]).expand(len(outputs), 3)
+
+
+def ended_by_hand(line: np.ndarray, nb_init: int, step: float) -> tuple[np.ndarray, float]:
+    """Go straight along x from a streamline's first points, as far as it is long; return the end and the length."""
+    lengths = np.linalg.norm(np.diff(line * VOXEL_SIZES, axis=0), axis=1)
+    length = lengths[:nb_init].sum()
+    point = line[nb_init].astype(np.float64)
+    while lengths.sum() - length >= step / 2 and point[0] + step / VOXEL_SIZES[0] < SHAPE[0]:
+        point[0] += step / VOXEL_SIZES[0]
+        length += step
+    return point, length
+
+
+@pytest.mark.parametrize("nb_init", [1, 3])
+def test_metrics_are_those_of_a_loop_by_hand(data: Path, tmp_path: Path, nb_init: int) -> None:
+    trainer = small_trainer(
+        data, tmp_path, tracking=True, tracking_phase_nb_segments_init=nb_init, tracking_phase_theta=180.0
+    )
+    trainer.model.get_tracking_directions = straight
+    got = trainer.run_tracking_phase()
+    distances, ratios = [], []
+    fetcher = trainer.batch_loader.fetcher("validation", augment=False)
+    trainer.batch_sampler.set_position("validation", 0, max_batches=None)
+    for batch_ids in trainer.batch_sampler:
+        for line in fetcher[batch_ids][0]:
+            if len(line) > nb_init + 1:
+                true = line.numpy()
+                end, length = ended_by_hand(true, nb_init, 2.0)
+                distances.append(np.linalg.norm((end - true[-1]) * VOXEL_SIZES))
+                ratios.append(length / np.linalg.norm(np.diff(true * VOXEL_SIZES, axis=0), axis=1).sum())
+    assert got == pytest.approx({"gv_endpoint_distance_mm": np.mean(distances), "gv_length_ratio": np.mean(ratios)})
+
+
+def test_a_mask_that_is_left(data: Path, tmp_path: Path) -> None:
+    trainer = small_trainer(
+        data, tmp_path, tracking=True, tracking_phase_mask_group="wm_mask", tracking_phase_theta=180
+    )
+    for subject in trainer.batch_sampler.dataset.validation_set:
+        volume = subject.volumes["wm_mask"].as_tensor()
+        volume[:] = 1
+    assert trainer.run_tracking_phase()["gv_left_mask"] == 0
+    for subject in trainer.batch_sampler.dataset.validation_set:
+        subject.volumes["wm_mask"].as_tensor()[:] = 0
+    assert trainer.run_tracking_phase()["gv_left_mask"] == 1
+
+
+def test_epochs_without_the_phase_have_nothing_of_it(data: Path, tmp_path: Path) -> None:
+    trainer = small_trainer(data, tmp_path, tracking=True, tracking_phase_frequency=2, max_epochs=5)
+    trainer.train_and_validate()
+    assert [set(line) >= METRICS for line in logs(tmp_path / "exp", durations=True)] == [False, True, False, True, True]
+    assert not any("gv_left_mask" in line for line in logs(tmp_path / "exp"))
+
+
+@pytest.mark.parametrize("metric", ["gv_endpoint_distance_mm", "gv_length_ratio", "valid_loss"])
+def test_the_best_model_is_that_of_the_metric(data: Path, tmp_path: Path, metric: str) -> None:
+    trainer = small_trainer(
+        data, tmp_path, tracking=True, best_model_metric=metric, max_epochs=6, tracking_phase_frequency=2
+    )
+    trainer.train_and_validate()
+    values = {line["epoch"]: line[metric] for line in logs(tmp_path / "exp", durations=True) if metric in line}
+    badness = {epoch: abs(value - 1) if metric == "gv_length_ratio" else value for epoch, value in values.items()}
+    best = min(badness, key=lambda epoch: badness[epoch])
+    assert (trainer.best.best_epoch, trainer.best.best_value) == (best, badness[best])
+    assert len(values) == (6 if metric == "valid_loss" else 3)
+
+
+def test_a_resumed_run_is_the_run(data: Path, tmp_path: Path) -> None:
+    whole = small_trainer(data, tmp_path, "whole", tracking=True, max_epochs=4)
+    whole.train_and_validate()
+    small_trainer(data, tmp_path, "parts", tracking=True, max_epochs=2).train_and_validate()
+    resumed = small_trainer(data, tmp_path, "parts", tracking=True, max_epochs=4, resume="must")
+    resumed.train_and_validate()
+    assert same_weights(whole.model, resumed.model)
+    assert logs(tmp_path / "whole") == logs(tmp_path / "parts")
+    # The training itself is that of the parent.
+    plain = small_trainer(data, tmp_path, "plain", max_epochs=4)
+    plain.train_and_validate()
+    assert same_weights(whole.model, plain.model)
+
+
+class NoTracker(ModelWithOneInput):
+    def forward(self, *args: Any) -> None: ...
+
+    def compute_loss(self, *args: Any) -> Any: ...
+
+
+def test_what_cannot_be_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"best_model_metric must be one of valid_loss, .*, got 'loss'"):
+        small_trainer(data, tmp_path, tracking=True, best_model_metric="loss")
+    with pytest.raises(ValueError, match="tracking_phase_frequency must be"):
+        small_trainer(data, tmp_path, tracking=True, tracking_phase_frequency=0)
+    with pytest.raises(ValueError, match="no step size of its own; give tracking_phase_step_size"):
+        small_trainer(data, tmp_path, tracking=True, model_args={"step_size": None})
+    with pytest.raises(ValueError, match="Volume group 'mask' not found"):
+        small_trainer(data, tmp_path, tracking=True, tracking_phase_mask_group="mask")
+    with pytest.raises(ValueError, match="'gv_left_mask' needs tracking_phase_mask_group"):
+        small_trainer(data, tmp_path, tracking=True, best_model_metric="gv_left_mask")
+    with pytest.raises(ValueError, match="does not say where streamlines end"):
+        small_trainer(data, tmp_path, tracking=True, tracking_phase_eos_thresh=0.5)
+    alone = write_hdf5(tmp_path / "alone.hdf5", {"sub-a": 5})
+    with (
+        pytest.warns(UserWarning, match="no validation streamline"),
+        pytest.raises(ValueError, match="tracks on validation subjects, and there is none"),
+    ):
+        small_trainer(alone, tmp_path, tracking=True)
+    trainer = small_trainer(data, tmp_path, tracking=True)
+    with pytest.raises(ValueError, match="needs a model that tracks; NoTracker has no get_tracking_directions"):
+        type(trainer)(
+            NoTracker(nb_features=4, step_size=1.0), tmp_path, "x", trainer.batch_sampler, trainer.batch_loader
+        )
