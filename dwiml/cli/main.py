@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train one of dwiml's models",
     "resume": "continue an experiment that was stopped",
     "evaluate": "measure a trained model's direction error beside simple baselines",
+    "track": "make streamlines with a trained model",
     "show_loss": "write a trained model's loss at each point of true streamlines, to look at",
     "visualize_logs": "draw the curves of one or more experiments",
 }

@@ -1,0 +1,225 @@
+"""``dwiml track``: streamlines of a trained model, on a subject of an HDF5 file or on image files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dwiml.cli import run_command
+
+if TYPE_CHECKING:
+    from dwiml.tracking.tracker import Tracker, TrackingCounts
+
+_SECONDS_BETWEEN_LINES = 30.0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dwiml track",
+        usage="dwiml track EXPERIMENT SUBJECT OUT --tracking_mask MASK [options]\n"
+        "       dwiml track EXPERIMENT OUT --input IMAGE [IMAGE ...] --tracking_mask MASK [options]",
+        description="Track with the best model of an experiment. Streamlines depend on the seed of the draws and on "
+        "their own starting point only, not on how many are tracked at once.",
+    )
+    parser.add_argument("experiment", metavar="EXPERIMENT", help="the experiment's folder")
+    parser.add_argument("subject", metavar="SUBJECT", nargs="?", help="a subject of the experiment's HDF5 file")
+    parser.add_argument("out", metavar="OUT", help="tractogram to write: .trk, .tck or .trx")
+    _add_data(parser)
+    _add_seeds(parser)
+    _add_rules(parser)
+    output = parser.add_argument_group("output")
+    output.add_argument("--compress", type=float, metavar="MM", help="leave out points within MM of the curve [none]")
+    output.add_argument(
+        "--save_seeds", action="store_true", help="keep each streamline's seed in data_per_streamline 'seeds'"
+    )
+    output.add_argument("--report", metavar="JSON", help="write the final table there too, as JSON")
+    output.add_argument("-f", dest="overwrite", action="store_true", help="replace OUT and the report if they exist")
+    parser.add_argument(
+        "--simultaneous",
+        metavar="N",
+        default="auto",
+        help="streamlines tracked at once, or 'auto' for what fits in a quarter of the free memory [%(default)s]",
+    )
+    parser.add_argument("-v", dest="verbose", action="store_true", help="show informative messages")
+    return parser
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("data (masks: groups of the HDF5 file, or image files)")
+    group.add_argument(
+        "--tracking_mask", required=True, metavar="MASK", help="where streamlines may go: non-zero voxels"
+    )
+    group.add_argument("--seeding_mask", metavar="MASK", help="where they begin [the tracking mask]")
+    group.add_argument("--hdf5_file", metavar="HDF5", help="where the experiment's data are now [where they were]")
+    group.add_argument("--input", nargs="+", metavar="IMAGE", help="image files of the model's input, in their order")
+    group.add_argument(
+        "--standardization",
+        choices=["all", "independent", "per_file", "none"],
+        help="how to standardize them [as the experiment's HDF5 file says]",
+    )
+    group.add_argument("--std_mask", nargs="+", metavar="MASK", help="mask files for mean and standard deviation")
+
+
+def _add_seeds(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("seeds")
+    number = group.add_mutually_exclusive_group()
+    number.add_argument("--seeds_per_voxel", type=int, metavar="N", help="in each voxel of the seeding mask [1]")
+    number.add_argument("--nb_seeds", type=int, metavar="N", help="in all, each in a voxel that is drawn")
+    group.add_argument(
+        "--seeds_at", choices=["random", "center"], default="random", help="where in their voxel [%(default)s]"
+    )
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="for all that is drawn [%(default)s]")
+    group.add_argument("--forward_only", action="store_true", help="track one way only from each seed")
+
+
+def _add_rules(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("tracking")
+    group.add_argument("--step_size", type=float, metavar="MM", help="between two points [the model's]")
+    group.add_argument("--theta", type=float, default=45.0, metavar="DEG", help="largest turn in a step [%(default)s]")
+    group.add_argument("--min_length", type=float, default=10.0, metavar="MM", help="leave out shorter [%(default)s]")
+    group.add_argument("--max_length", type=float, default=300.0, metavar="MM", help="end there [%(default)s]")
+    group.add_argument(
+        "--algo",
+        choices=["det", "prob"],
+        default="det",
+        help="the likeliest direction, or one that is drawn (models that classify directions) [%(default)s]",
+    )
+    group.add_argument(
+        "--eos_stopping_thresh",
+        type=float,
+        metavar="P",
+        help="probability at which a streamline ends, for models that tell it [never]",
+    )
+    group.add_argument(
+        "--mask_interpolation",
+        choices=["nearest", "trilinear"],
+        default="nearest",
+        help="of the tracking mask; trilinear: inside from 0.5 on [%(default)s]",
+    )
+    group.add_argument(
+        "--both_ways",
+        action="store_true",
+        help="a direction and its opposite mean the same to the model: take the one that turns less",
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    return run_command(lambda: _run(arguments), verbose=arguments.verbose)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from dwiml.cli.tracking_data import load_tracking_data
+    from dwiml.files import write_json
+    from dwiml.tracking.propagation import PropagationRules
+    from dwiml.tracking.seeds import Seeds
+    from dwiml.tracking.tracker import Tracker
+    from dwiml.tracking.writing import TractogramWriter
+    from dwiml.training.trained import load_best_model, recorded_parameters
+
+    if arguments.report and Path(arguments.report).exists() and not arguments.overwrite:
+        raise FileExistsError(f"'{arguments.report}' exists; choose another name, or replace it with -f.")
+    simultaneous = _simultaneous(arguments.simultaneous)
+    recorded = recorded_parameters(arguments.experiment)
+    model = load_best_model(arguments.experiment).to("cuda" if torch.cuda.is_available() else "cpu")
+    step_size = model.step_size if arguments.step_size is None else arguments.step_size
+    if step_size is None:
+        raise ValueError("The model was trained without a step size of its own; give --step_size, in mm.")
+    rules = PropagationRules(
+        step_size=step_size,
+        theta=arguments.theta,
+        max_length=arguments.max_length,
+        algo=arguments.algo,
+        seed=arguments.seed,
+        eos_stopping_thresh=arguments.eos_stopping_thresh,
+        mask_interpolation=arguments.mask_interpolation,
+        both_ways=arguments.both_ways,
+    )
+    data = load_tracking_data(arguments, recorded)
+    tracker = Tracker(
+        model,
+        data.subject,
+        rules,
+        min_length=arguments.min_length,
+        forward_only=arguments.forward_only,
+        simultaneous=simultaneous,
+    )
+    per_voxel = arguments.seeds_per_voxel
+    if per_voxel is None and arguments.nb_seeds is None:
+        per_voxel = 1
+    seeds = Seeds(
+        data.seeding_mask,
+        per_voxel=per_voxel,
+        total=arguments.nb_seeds,
+        placement=arguments.seeds_at,
+        seed=arguments.seed,
+    )
+    x, y, z = data.subject.volume.shape[:3]
+    writer = TractogramWriter(
+        arguments.out,
+        affine=data.affine,
+        dimensions=(x, y, z),
+        data_per_streamline={"seeds": 3} if arguments.save_seeds else None,
+        compress=arguments.compress,
+        overwrite=arguments.overwrite,
+    )
+    start = time.monotonic()
+    with writer:
+        _track(tracker, seeds, writer, save_seeds=arguments.save_seeds)
+    seconds = time.monotonic() - start
+    print(table(tracker.counts, arguments.out, seconds))
+    if arguments.report:
+        write_json(arguments.report, {**tracker.counts.as_dict(), "seconds": seconds, "arguments": vars(arguments)})
+
+
+def _simultaneous(text: str) -> int | None:
+    if text == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"--simultaneous must be a whole number or 'auto', got {text!r}.") from None
+
+
+def _track(tracker: Tracker, seeds: Any, writer: Any, *, save_seeds: bool) -> None:
+    """Track and write, a group of seeds after the other, with a bar or a line now and then."""
+    from tqdm import tqdm
+
+    bar = tqdm(total=len(seeds), desc="Tracking", unit="seed", disable=None, leave=False)
+    last_line = time.monotonic()
+    with bar:
+        for tracked in tracker.track(seeds):
+            lines = tracked.streamlines
+            kept = {"seeds": tracked.seeds.cpu().numpy()} if save_seeds else None
+            writer.append(lines.data.cpu().numpy(), lines.lengths.numpy(), kept)
+            bar.update(tracker.counts.nb_seeds - bar.n)
+            if bar.disable and time.monotonic() - last_line > _SECONDS_BETWEEN_LINES:
+                last_line = time.monotonic()
+                counts = tracker.counts
+                print(f"{counts.nb_seeds} of {len(seeds)} seeds, {counts.nb_kept} streamlines", file=sys.stderr)
+
+
+def table(counts: TrackingCounts, out: str, seconds: float) -> str:
+    """Return what became of the seeds, and why streamlines ended, for people."""
+    speed = counts.nb_seeds / max(seconds, 1e-9)
+    lines = [
+        f"{_grouped(counts.nb_seeds)} seeds: {_grouped(counts.nb_kept)} streamlines in '{out}', "
+        f"{_grouped(counts.nb_too_short)} too short; {seconds:.1f} s, {_grouped(round(speed))} seeds/s.",
+        "Why they ended (each end of each streamline, too short ones included):",
+    ]
+    values = counts.as_dict()["ends"]
+    total = max(sum(values.values()), 1)
+    lines += [
+        f"  {reason:<20}{_grouped(count):>12}{100 * count / total:>8.1f} %" for reason, count in values.items() if count
+    ]
+    return "\n".join(lines)
+
+
+def _grouped(count: int) -> str:
+    return f"{count:,}".replace(",", " ")

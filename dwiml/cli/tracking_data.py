@@ -1,0 +1,147 @@
+"""What ``dwiml track`` tracks on: a subject of an HDF5 file, or image files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dwiml.tracking.tracker import TrackingSubject
+
+IMAGES = (".nii", ".nii.gz", ".mgz", ".mgh")
+
+
+@dataclass(frozen=True)
+class TrackingData:
+    """A subject and where to begin.
+
+    Attributes
+    ----------
+    subject
+        Volume and tracking mask.
+    seeding_mask
+        Shape (X, Y, Z), bool.
+    affine
+        Shape (4, 4), from voxel indices (center origin) to rasmm.
+    """
+
+    subject: TrackingSubject
+    seeding_mask: NDArray[np.bool_]
+    affine: NDArray[np.float64]
+
+
+def load_tracking_data(arguments: argparse.Namespace, recorded: dict[str, Any]) -> TrackingData:
+    """Load what the options ask for.
+
+    Parameters
+    ----------
+    arguments
+        Of ``dwiml track``.
+    recorded
+        The experiment's ``parameters.json``.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        When something is missing, or does not go together.
+    """
+    if (arguments.subject is None) == (arguments.input is None):
+        raise ValueError("Give either a SUBJECT of the HDF5 file or image files with --input.")
+    return _from_hdf5(arguments, recorded) if arguments.input is None else _from_images(arguments, recorded)
+
+
+def _from_hdf5(arguments: argparse.Namespace, recorded: dict[str, Any]) -> TrackingData:
+    import torch
+
+    from dwiml.data.dataset import MultiSubjectDataset
+    from dwiml.hdf5.grid import Grid
+    from dwiml.tracking.tracker import TrackingSubject
+
+    path = Path(arguments.hdf5_file or recorded["data"]["hdf5_file"])
+    group = recorded["loader"]["input_group_name"]
+    names = {name for name in (arguments.tracking_mask, arguments.seeding_mask) if not _is_image(name)}
+    dataset = MultiSubjectDataset(path)
+    dataset.load_data(subj_id=arguments.subject, volume_groups=[group, *sorted(names - {group})], streamline_groups=[])
+    (subject,) = [*dataset.training_set, *dataset.validation_set, *dataset.testing_set]
+    volume = subject.volumes[group]
+    x, y, z = volume.shape[:3]
+    grid = Grid(volume.affine, (x, y, z), path)
+
+    def mask(name: str) -> NDArray[np.bool_]:
+        if _is_image(name):
+            return _read_mask(name, grid)
+        values = subject.volumes[name]
+        if values.nb_features != 1:
+            raise ValueError(f"Volume group '{name}' holds {values.nb_features} features; a mask has one.")
+        inside: NDArray[np.bool_] = values.as_tensor()[..., 0].numpy() != 0
+        return inside
+
+    tracking_mask = mask(arguments.tracking_mask)
+    seeding_mask = tracking_mask if arguments.seeding_mask is None else mask(arguments.seeding_mask)
+    tracked = TrackingSubject(
+        volume.as_tensor(), torch.from_numpy(volume.voxel_sizes), torch.from_numpy(tracking_mask.copy())
+    )
+    return TrackingData(tracked, seeding_mask, volume.affine)
+
+
+def _from_images(arguments: argparse.Namespace, recorded: dict[str, Any]) -> TrackingData:
+    import numpy as np
+    import torch
+
+    from dwiml.hdf5.standalone import read_volumes
+    from dwiml.tracking.tracker import TrackingSubject
+
+    standardization = arguments.standardization or _recorded_standardization(arguments, recorded)
+    values, grid = read_volumes(arguments.input, standardization=standardization, std_mask=arguments.std_mask or ())
+    tracking_mask = _read_mask(arguments.tracking_mask, grid)
+    seeding_mask = tracking_mask if arguments.seeding_mask is None else _read_mask(arguments.seeding_mask, grid)
+    sizes = torch.from_numpy(grid.voxel_sizes.astype(np.float32))
+    tracked = TrackingSubject(torch.from_numpy(values), sizes, torch.from_numpy(tracking_mask))
+    return TrackingData(tracked, seeding_mask, grid.affine)
+
+
+def _recorded_standardization(arguments: argparse.Namespace, recorded: dict[str, Any]) -> str:
+    """Return how the input group of the experiment's data was standardized; refuse what a mask is missing for."""
+    from dwiml.hdf5 import schema
+
+    path, group = Path(arguments.hdf5_file or recorded["data"]["hdf5_file"]), recorded["loader"]["input_group_name"]
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"'{path}', the HDF5 file of the experiment, says how its volumes were standardized, but was not found; "
+            "give --hdf5_file, or --standardization."
+        )
+    with schema.open_file(path) as handle:
+        text = schema.read_text(handle.attrs.get(schema.GROUPS_CONFIG, "{}"))
+    try:
+        entry = json.loads(text)[group]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"'{path}' does not say how its group '{group}' was standardized; give --standardization."
+        ) from error
+    standardization = str(entry.get("standardization", "none"))
+    if entry.get("std_mask") and standardization != "none" and not arguments.std_mask:
+        raise ValueError(
+            f"Group '{group}' of '{path}' was standardized within a mask ({schema.quoted(_listed(entry['std_mask']))} "
+            "of each subject); give that of this subject with --std_mask."
+        )
+    return standardization
+
+
+def _listed(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _is_image(name: str | None) -> bool:
+    return name is None or name.endswith(IMAGES)
+
+
+def _read_mask(path: str, grid: Any) -> NDArray[np.bool_]:
+    from dwiml.hdf5.standalone import read_mask
+
+    return read_mask(path, grid)[0]

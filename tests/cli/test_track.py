@@ -1,0 +1,158 @@
+"""``dwiml track``, run for real."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dwiml.cli import train
+from dwiml.cli.main import main
+from dwiml.hdf5.creator import create_hdf5
+from dwiml.phantom.create import create_phantom
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("track")
+    create_phantom(folder / "phantom", nb_subjects=3, size="small")
+    root = folder / "phantom"
+    lists = [root / f"{name}.txt" for name in ("training", "validation", "testing")]
+    create_hdf5(root / "subjects", folder / "data.hdf5", root / "config.json", *lists)
+    options = ["--input_group_name", "input", "--streamline_group_name", "streamlines", "--rnn_layer_sizes", "16"]
+    options += ["--seed", "1", "--max_epochs", "2", "--learning_rates", "0.01", "--batch_size_training", "50"]
+    options += ["--step_size", "1.5", "-q"]
+    assert train.main(["learn2track", str(folder / "data.hdf5"), str(folder), "exp", *options]) == 0
+    return folder
+
+
+def images(phantom: Path, subject: str = "sub-03") -> tuple[str, str]:
+    folder = phantom / "phantom" / "subjects" / subject
+    return str(folder / "metrics/sh.nii.gz"), str(folder / "masks/wm.nii.gz")
+
+
+def test_from_the_hdf5_file_and_from_images_alike(
+    phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    volume, mask = images(phantom)
+    options = ["--nb_seeds", "60", "--save_seeds"]
+    experiment, report = str(phantom / "exp"), tmp_path / "report.json"
+    capsys.readouterr()
+    command = ["track", experiment, "sub-03", str(tmp_path / "a.trk"), "--tracking_mask", "wm_mask", *options]
+    assert main([*command, "--report", str(report)]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("60 seeds: ")
+    assert "Why they ended" in printed.out
+    assert printed.err == ""
+    counts = json.loads(report.read_text())
+    assert counts["nb_seeds"] == 60 == counts["nb_streamlines"] + counts["nb_too_short"]
+    assert sum(counts["ends"].values()) == 120
+    assert counts["arguments"]["nb_seeds"] == 60
+    command = ["track", experiment, str(tmp_path / "b.trk"), "--input", volume, "--tracking_mask", mask, *options]
+    assert main([*command, "--std_mask", mask, "--simultaneous", "7"]) == 0
+    a, b = (nib.streamlines.load(tmp_path / f"{name}.trk") for name in "ab")
+    assert len(a.streamlines) == len(b.streamlines) == counts["nb_streamlines"] > 5
+    for first, second in zip(a.streamlines, b.streamlines, strict=True):
+        np.testing.assert_allclose(first, second, atol=0.02)
+    np.testing.assert_allclose(
+        np.array(a.tractogram.data_per_streamline["seeds"]), np.array(b.tractogram.data_per_streamline["seeds"])
+    )
+    # In the mask, in mm.
+    wm = nib.load(mask)
+    inside = np.asarray(wm.dataobj) > 0
+    points = np.concatenate(list(a.streamlines))
+    voxels = nib.affines.apply_affine(np.linalg.inv(wm.affine), points)
+    share = inside[tuple(np.round(voxels).astype(int).T)].mean()
+    assert share > 0.99
+    steps = np.concatenate([np.linalg.norm(np.diff(line, axis=0), axis=1) for line in a.streamlines])
+    np.testing.assert_allclose(steps, 1.5, atol=1e-3)
+
+
+@pytest.mark.parametrize("extension", ["tck", "trx"])
+def test_other_formats_and_an_older_file(
+    phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], extension: str
+) -> None:
+    out = tmp_path / f"out.{extension}"
+    command = ["track", str(phantom / "exp"), "sub-02", str(out), "--tracking_mask", "wm_mask", "--nb_seeds", "20"]
+    assert main([*command, "--compress", "0.1", "--seeds_at", "center"]) == 0
+    before = out.read_bytes()
+    assert main(command) == 2
+    assert "exists" in capsys.readouterr().err
+    assert out.read_bytes() == before
+    assert main([*command, "-f"]) == 0
+    assert out.read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["sub-9", "OUT.trk"], "Subject 'sub-9' not found in"),
+        (["OUT.trk"], "Give either a SUBJECT of the HDF5 file or image files with --input."),
+        (["sub-03", "OUT.vtk"], "'OUT.vtk' does not say the tractogram's format"),
+        (["sub-03", "OUT.trk", "--tracking_mask", "mask"], "Volume group 'mask' not found in"),
+        (["sub-03", "OUT.trk", "--tracking_mask", "input"], "Volume group 'input' holds 28 features; a mask has one."),
+        (["sub-03", "OUT.trk", "--tracking_mask", "no.nii.gz"], "was not found"),
+        (["sub-03", "OUT.trk", "--algo", "prob"], "gives one direction, so algo must be 'det', got 'prob'."),
+        (["sub-03", "OUT.trk", "--simultaneous", "many"], "--simultaneous must be a whole number or 'auto', got"),
+        (["sub-03", "OUT.trk", "--theta", "200"], "theta must be a number from 0 to 180, got 200.0."),
+        (["sub-03", "OUT.trk", "--step_size", "0"], "step_size must be positive, got 0.0."),
+        (["sub-03", "OUT.trk", "--seeds_per_voxel", "0"], "per_voxel must be a whole number of at least 1, got 0."),
+    ],
+)
+def test_bad_input_is_told_in_one_sentence(
+    phantom: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    sentence: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if "--tracking_mask" not in options:
+        options = [*options, "--tracking_mask", "wm_mask"]
+    capsys.readouterr()
+    assert main(["track", str(phantom / "exp"), *options]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert sentence in error
+    assert len(error.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_standardization_that_is_not_known(phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    volume, mask = images(phantom)
+    command = ["track", str(phantom / "exp"), str(tmp_path / "o.trk"), "--input", volume, "--tracking_mask", mask]
+    command += ["--nb_seeds", "10"]
+    assert main(command) == 2
+    assert "was standardized within a mask ('masks/wm.nii.gz' of each subject)" in capsys.readouterr().err
+    assert main([*command, "--hdf5_file", str(tmp_path / "gone.hdf5")]) == 2
+    assert "says how its volumes were standardized, but was not found" in capsys.readouterr().err
+    shutil.copy(phantom / "data.hdf5", tmp_path / "copy.hdf5")
+    with h5py.File(tmp_path / "copy.hdf5", "r+") as handle:
+        del handle.attrs["groups_config"]
+    assert main([*command, "--hdf5_file", str(tmp_path / "copy.hdf5")]) == 2
+    assert "does not say how its group 'input' was standardized" in capsys.readouterr().err
+    assert main([*command, "--standardization", "none"]) == 0
+
+
+def test_interrupted_it_leaves_a_readable_file(phantom: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.trk"
+    command = [sys.executable, "-m", "dwiml.cli.main", "track", str(phantom / "exp"), "sub-03", str(out)]
+    command += ["--tracking_mask", "wm_mask", "--nb_seeds", "1000000", "--simultaneous", "50"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    partial = tmp_path / "out.partial.trk"
+    while process.poll() is None and not (partial.exists() and partial.stat().st_size > 20_000):
+        pass
+    process.terminate()
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + 15
+    assert "'out.partial.trk'" in error.replace(str(tmp_path) + "/", "")
+    assert len(nib.streamlines.load(partial).streamlines) > 10
+    assert not out.exists()
