@@ -1,0 +1,244 @@
+"""Which regions streamlines join: endpoints to regions, pairs of regions counted, and held against a known matrix.
+
+Connections have no direction: a streamline from region a to region b is one from b to a. Only the pairs that are joined
+are kept, each as one whole number, ``a * nb_regions + b`` with a <= b, so that the 64 million pairs of 20 x 20 x 20
+blocs take no more memory than the streamlines do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dwiml.ops.regions import NO_REGION, BlocRegions, Regions, as_points
+
+JOINS_NONE, JOINS_UNCONNECTED, JOINS_CONNECTED = -1, 0, 1
+"""What :func:`connection_status` says of a streamline."""
+
+_CHUNK = 2**17
+# Values of a dense matrix that are looked at in one go.
+_BLOCK_VALUES = 2**23
+_LARGEST_DENSE = 2**26
+
+
+@dataclass(frozen=True, eq=False)
+class Connections:
+    """The pairs of regions that are joined, and how strongly; all other pairs are not.
+
+    Attributes
+    ----------
+    nb_regions
+        n.
+    keys
+        Shape (K,), int64, ascending: ``a * n + b`` with a <= b.
+    values
+        Shape (K,): what the matrix holds at (a, b), more than 0; a number of streamlines, for instance.
+    """
+
+    nb_regions: int
+    keys: NDArray[np.int64]
+    values: NDArray[Any]
+
+    @classmethod
+    def from_dense(cls, matrix: Any) -> Connections:
+        """Take the values other than 0 of a matrix.
+
+        Where (a, b) and (b, a) differ, as in a triangular matrix, the larger one counts.
+
+        Parameters
+        ----------
+        matrix : array of shape (n, n)
+            Or what gives rows by slices as an array does (a memory map, an HDF5 dataset); read some rows at a time.
+
+        Raises
+        ------
+        ValueError
+            When it is not square, or holds NaN, infinite or negative values.
+        """
+        nb_regions = _side(matrix)
+        keys, values = [np.zeros(0, dtype=np.int64)], []
+        for start, rows in dense_blocks(matrix):
+            row, column = np.nonzero(rows)
+            values.append(rows[row, column])
+            row += start
+            keys.append(np.minimum(row, column) * nb_regions + np.maximum(row, column))
+        if not values:
+            return cls(nb_regions, keys[0], np.zeros(0))
+        every_key, every_value = np.concatenate(keys), np.concatenate(values)
+        order = np.argsort(every_key, kind="stable")
+        every_key, every_value = every_key[order], every_value[order]
+        first = np.flatnonzero(np.diff(every_key, prepend=-1))
+        largest = np.maximum.reduceat(every_value, first) if len(first) else every_value
+        return cls(nb_regions, every_key[first], largest)
+
+    @property
+    def pairs(self) -> NDArray[np.int64]:
+        """Shape (K, 2): the regions a <= b of each pair."""
+        return np.stack(np.divmod(self.keys, self.nb_regions), axis=1) if len(self.keys) else np.zeros((0, 2), np.int64)
+
+    def include(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return for each pair of regions, shape (S,) each, whether it is joined; never when one is no region."""
+        keys = _pair_keys(first, last, self.nb_regions)
+        if not len(self.keys):
+            return np.zeros(len(keys), dtype=np.bool_)
+        place = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        return np.asarray(self.keys[place] == keys)
+
+    def to_dense(self, dtype: type[np.generic] = np.int64) -> NDArray[Any]:
+        """Return the symmetric matrix, shape (n, n).
+
+        Raises
+        ------
+        ValueError
+            When it has more than 67 million values; use :meth:`dense_rows`.
+        """
+        if self.nb_regions**2 > _LARGEST_DENSE:
+            raise ValueError(
+                f"A matrix of {self.nb_regions} x {self.nb_regions} regions is too large to be held whole; take "
+                "dense_rows, some rows at a time."
+            )
+        return next(self.dense_rows(dtype, nb_rows=self.nb_regions), np.zeros((0, 0), dtype))
+
+    def dense_rows(self, dtype: type[np.generic] = np.int64, *, nb_rows: int | None = None) -> Iterator[NDArray[Any]]:
+        """Yield the symmetric matrix some rows at a time, shape (rows, n)."""
+        nb_rows = nb_rows or max(1, _BLOCK_VALUES // max(self.nb_regions, 1))
+        first, last = self.pairs.T
+        off_diagonal = first != last
+        row = np.concatenate([first, last[off_diagonal]])
+        column = np.concatenate([last, first[off_diagonal]])
+        value = np.concatenate([self.values, self.values[off_diagonal]])
+        order = np.argsort(row, kind="stable")
+        row, column, value = row[order], column[order], value[order]
+        for start in range(0, self.nb_regions, nb_rows):
+            stop = min(start + nb_rows, self.nb_regions)
+            begin, end = np.searchsorted(row, [start, stop])
+            block = np.zeros((stop - start, self.nb_regions), dtype=dtype)
+            block[row[begin:end] - start, column[begin:end]] = value[begin:end]
+            yield block
+
+
+def count_connections(first_points: Any, last_points: Any, regions: Regions) -> Connections:
+    """Count the streamlines that join each pair of regions.
+
+    A streamline with an endpoint in no region is not counted; one with both in region a counts once, at (a, a).
+
+    Parameters
+    ----------
+    first_points, last_points : arrays or tensors of shape (S, 3)
+        The two ends of each streamline, voxel space, corner origin, in voxels.
+    regions
+        The regions.
+    """
+    n = regions.nb_regions
+    keys = [_pair_keys(first, last, n) for first, last in _regions_by_chunk(first_points, last_points, regions)]
+    every_key = np.concatenate([np.zeros(0, dtype=np.int64), *keys])
+    found, counts = np.unique(every_key[every_key >= 0], return_counts=True)
+    return Connections(n, found, counts.astype(np.int64))
+
+
+def connection_status(
+    first_points: Any, last_points: Any, regions: Regions, connections: Connections
+) -> NDArray[np.int8]:
+    """Say of each streamline whether it joins regions that are known to be connected.
+
+    A streamline with both ends in one region joins connected ones where the matrix' diagonal says so.
+
+    Parameters
+    ----------
+    first_points, last_points : arrays or tensors of shape (S, 3)
+        The two ends of each streamline, voxel space, corner origin, in voxels.
+    regions
+        The regions.
+    connections
+        The pairs that are connected, of the same number of regions.
+
+    Returns
+    -------
+    array of shape (S,), int8
+        :data:`JOINS_CONNECTED`, :data:`JOINS_UNCONNECTED`, or :data:`JOINS_NONE` where an end is in no region.
+
+    Raises
+    ------
+    ValueError
+        When the regions and the matrix are not of one number, or the points not of shape (S, 3).
+    """
+    check_same_number(regions, connections.nb_regions)
+    status = [np.zeros(0, dtype=np.int8)]
+    for first, last in _regions_by_chunk(first_points, last_points, regions):
+        known = connections.include(first, last)
+        in_regions = (first != NO_REGION) & (last != NO_REGION)
+        status.append(np.where(in_regions, known, JOINS_NONE).astype(np.int8))
+    return np.concatenate(status)
+
+
+def joins_unconnected(
+    first_points: Any, last_points: Any, regions: Regions, connections: Connections
+) -> NDArray[np.bool_]:
+    """Return, shape (S,), which streamlines join regions that a matrix does not connect; see `connection_status`."""
+    return np.asarray(connection_status(first_points, last_points, regions, connections) == JOINS_UNCONNECTED)
+
+
+def check_same_number(regions: Regions, nb_rows: int) -> None:
+    """Check that a matrix has one row for each region.
+
+    Raises
+    ------
+    ValueError
+        Telling both numbers.
+    """
+    if regions.nb_regions == nb_rows:
+        return
+    if isinstance(regions, BlocRegions):
+        made_of = " x ".join(str(nb) for nb in regions.nb_blocs) + f" blocs are {regions.nb_regions} regions"
+    else:
+        made_of = (
+            f"there are {regions.nb_regions} labels other than 0 (row i belongs to the i-th smallest of them, from "
+            f"{regions.values[0]} to {regions.values[-1]})"
+        )
+    raise ValueError(f"The connectivity matrix has {nb_rows} rows but {made_of}; one row a region is expected.")
+
+
+def dense_blocks(matrix: Any) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Yield (first row, some rows) of a matrix until all is read.
+
+    Raises
+    ------
+    ValueError
+        When it is not square, or holds NaN, infinite or negative values.
+    """
+    side = _side(matrix)
+    nb_rows = max(1, _BLOCK_VALUES // max(side, 1))
+    for start in range(0, side, nb_rows):
+        rows = np.asarray(matrix[start : start + nb_rows])
+        if rows.dtype.kind not in "fiub" or not (np.isfinite(rows) & (rows >= 0)).all():
+            raise ValueError("A connectivity matrix must hold numbers of 0 or more, no NaN, none infinite.")
+        yield start, rows
+
+
+def _side(matrix: Any) -> int:
+    shape = tuple(int(size) for size in matrix.shape)
+    if len(shape) != 2 or shape[0] != shape[1]:
+        raise ValueError(f"A connectivity matrix must be square, got shape {shape}.")
+    return shape[0]
+
+
+def _pair_keys(first: NDArray[np.int64], last: NDArray[np.int64], nb_regions: int) -> NDArray[np.int64]:
+    """Return one number a pair, -1 where one is no region."""
+    low, high = np.minimum(first, last), np.maximum(first, last)
+    return np.where(low < 0, np.int64(-1), low * nb_regions + high)
+
+
+def _regions_by_chunk(
+    first_points: Any, last_points: Any, regions: Regions
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield the regions of both ends, so many streamlines at a time that memory stays bounded."""
+    first, last = as_points(first_points), as_points(last_points)
+    if len(first) != len(last):
+        raise ValueError(f"Each streamline has two ends, got {len(first)} first points and {len(last)} last points.")
+    for start in range(0, len(first), _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        yield regions.of_points(first[chunk]), regions.of_points(last[chunk])
