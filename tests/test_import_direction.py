@@ -28,7 +28,8 @@ ROOMS = {
     "training": LEAVES | {"data", "batching", "models"},
     "viz": {"files", "training.loggers"},
     "phantom": {"files", "ops"},
-    "cli": LEAVES | {"hdf5", "data", "batching", "models", "tracking", "training", "viz", "phantom"},
+    "scoring": LEAVES | {"hdf5"},
+    "cli": LEAVES | {"hdf5", "data", "batching", "models", "tracking", "training", "viz", "phantom", "scoring"},
 }
 # Modules that see otherwise than their room.
 MODULES = {

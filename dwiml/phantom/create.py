@@ -17,6 +17,7 @@ from nibabel.streamlines import Field, Tractogram
 from nibabel.streamlines.trk import TrkFile
 
 from dwiml import __version__
+from dwiml.files import write_json
 from dwiml.phantom.anatomy import Subject, draw_streamlines, draw_subject
 from dwiml.phantom.folder import new_folder
 from dwiml.phantom.geometry import Bundle, Floats, template_bundles
@@ -62,6 +63,7 @@ subjects/sub-XX/metrics/sh.nii.gz, fa.nii.gz         spherical harmonics of the 
 subjects/sub-XX/masks/wm.nii.gz                      white matter
 subjects/sub-XX/labels/endpoints.nii.gz              where bundles start and end (values below)
 subjects/sub-XX/bundles/NAME.trk                     streamlines of each bundle
+subjects/sub-XX/ground_truth.json                    each bundle's files and labels, for dwiml score
 config.json                                          what goes in the HDF5 file
 training.txt, validation.txt, testing.txt            which subject is for what
 
@@ -208,6 +210,20 @@ def _write_subject(folder: Path, simulated: SimulatedSubject, bundles: Sequence[
     _save_volume(folder / "labels" / "endpoints.nii.gz", simulated.fibre_map.labels, affine)
     for bundle, streamlines in zip(bundles, simulated.streamlines, strict=True):
         _save_streamlines(folder / "bundles" / f"{bundle.name}.trk", streamlines, simulated.subject)
+    write_json(folder / "ground_truth.json", ground_truth_config(bundles))
+
+
+def ground_truth_config(bundles: Sequence[Bundle]) -> dict[str, Any]:
+    """Return what tells ``dwiml score`` the files and the endpoint labels of each bundle, relative to a subject."""
+    endpoints = "labels/endpoints.nii.gz"
+    return {
+        bundle.name: {
+            "tractogram": f"bundles/{bundle.name}.trk",
+            "head": {"file": endpoints, "label": 2 * k + 1},
+            "tail": {"file": endpoints, "label": 2 * k + 2},
+        }
+        for k, bundle in enumerate(bundles)
+    }
 
 
 def save_acquisition(

@@ -24,7 +24,7 @@ BUNDLES = [bundle.name for bundle in template_bundles()]
 ANISOTROPIC, OBLIQUE = "sub-02", "sub-03"
 FILES = {
     *("dwi/dwi.nii.gz", "dwi/dwi.bval", "dwi/dwi.bvec", "metrics/fa.nii.gz", "metrics/sh.nii.gz"),
-    *("masks/wm.nii.gz", "labels/endpoints.nii.gz"),
+    *("masks/wm.nii.gz", "labels/endpoints.nii.gz", "ground_truth.json"),
     *(f"bundles/{name}.trk" for name in BUNDLES),
 }
 
@@ -154,6 +154,18 @@ def test_streamlines_stay_in_white_matter_and_end_on_their_labels(phantom: Path)
         assert np.mean(in_wm) > 0.95
         assert np.mean(on_start) > 0.95
         assert np.mean(on_end) > 0.95
+
+
+def test_ground_truth_tells_where_the_streamlines_of_each_bundle_start_and_end(phantom: Path) -> None:
+    for subject in subjects_of(phantom):
+        truth = json.loads((subject / "ground_truth.json").read_text())
+        assert list(truth) == BUNDLES
+        for name, entry in truth.items():
+            assert entry["tractogram"] == f"bundles/{name}.trk"
+            for side, index in (("head", 0), ("tail", -1)):
+                labels = volume(subject, entry[side]["file"])
+                ends = [tuple(np.floor(line[index] + 0.5).astype(int)) for line in streamlines(subject, name)]
+                assert np.mean([labels[end] == entry[side]["label"] for end in ends]) > 0.95
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])

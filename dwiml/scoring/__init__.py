@@ -1,0 +1,1 @@
+"""How much of a known truth a tractogram holds: connections, bundles, overlap."""

@@ -1,0 +1,129 @@
+"""What each streamline connects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from dwiml.scoring.ground_truth import GroundTruth
+from dwiml.scoring.voxels import crossed_voxels, flat_voxels
+
+
+class Connection(IntEnum):
+    """What a streamline is; each is one of these."""
+
+    NONE = 0
+    INVALID = 1
+    WRONG_PATH = 2
+    VALID = 3
+
+
+@dataclass(frozen=True)
+class Connections:
+    """What S streamlines connect and pass, with B bundles and V voxels.
+
+    Attributes
+    ----------
+    kind : (S,) int8
+        Values of :class:`Connection`.
+    bundle : (S,) int64
+        The bundle of valid and wrong path connections; -1 for the others.
+    regions : (S, 2) int64
+        The two regions of invalid connections, the lower one first; -1 for the others.
+    nb_in_mask : (B,) int64
+        For bundles without end regions, how many streamlines lie in the mask; 0 for the others.
+    passed : sparse (B, V)
+        Nonzero in voxels passed by the bundle's valid connections (without end regions: by the streamlines that lie
+        in its mask).
+    """
+
+    kind: NDArray[np.int8]
+    bundle: NDArray[np.int64]
+    regions: NDArray[np.int64]
+    nb_in_mask: NDArray[np.int64]
+    passed: sparse.csr_array
+
+
+def connect(
+    points: NDArray[np.floating], lengths: NDArray[np.int64], truth: GroundTruth, max_outside: float
+) -> Connections:
+    """Classify streamlines; see :func:`~dwiml.scoring.scores.score_streamlines` for the arguments and the rules."""
+    nb_lines, nb_bundles = len(lengths), len(truth.names)
+    kind = np.full(nb_lines, Connection.NONE, dtype=np.int8)
+    bundle = np.full(nb_lines, -1, dtype=np.int64)
+    regions = np.full((nb_lines, 2), -1, dtype=np.int64)
+    at_first, at_last = _regions_of_ends(points, lengths, truth)
+    joins = _joined_bundles(at_first, at_last, truth)
+
+    is_invalid = at_first.any(axis=1) & at_last.any(axis=1) & ~joins.any(axis=1) & ~(at_first & at_last).any(axis=1)
+    kind[is_invalid] = Connection.INVALID
+    if is_invalid.any():
+        pairs = np.stack([at_first[is_invalid].argmax(axis=1), at_last[is_invalid].argmax(axis=1)], axis=1)
+        regions[is_invalid] = np.sort(pairs, axis=1)
+
+    # The path matters only to lines that join a bundle's ends, but to all where there are bundles without ends.
+    chosen = joins.any(axis=1) | (not truth.has_ends.all())
+    chosen &= _moves(points, lengths)
+    looked_at = np.flatnonzero(chosen)
+    crossings = crossed_voxels(points[np.repeat(chosen, lengths)], lengths[looked_at], truth.shape, truth.voxel_sizes)
+    share = (crossings.mm @ truth.wide_masks).toarray() / crossings.total_mm[:, None]
+    in_mask = share >= 1 - max_outside - 1e-9
+    joins = joins[looked_at]
+    valid = _one_each(joins & in_mask, lambda: (crossings.mm @ truth.masks).toarray())
+    wrong = _one_each(joins & ~(joins & in_mask).any(axis=1, keepdims=True), lambda: share)
+    for flags, value in ((valid, Connection.VALID), (wrong, Connection.WRONG_PATH)):
+        lines, bundles = np.nonzero(flags)
+        kind[looked_at[lines]] = value
+        bundle[looked_at[lines]] = bundles
+    without_ends = in_mask & ~truth.has_ends
+    owners = sparse.csr_array((valid | without_ends).astype(np.float64).T)
+    passed = owners @ crossings.mm if len(looked_at) else sparse.csr_array((nb_bundles, truth.masks.shape[0]))
+    return Connections(kind, bundle, regions, without_ends.sum(axis=0), passed)
+
+
+def _regions_of_ends(
+    points: NDArray[np.floating], lengths: NDArray[np.int64], truth: GroundTruth
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return the regions (S, R) in which each streamline's first and last point lie; none for one without points."""
+    found = []
+    after = np.cumsum(lengths)
+    some = lengths > 0
+    for index in (after - lengths, after - 1):
+        flags = np.zeros((len(lengths), len(truth.regions)), dtype=bool)
+        voxels = np.full(len(lengths), -1)
+        voxels[some] = flat_voxels(points[index[some]], truth.shape)
+        inside = voxels >= 0
+        flags[inside] = truth.ends[voxels[inside]].toarray() > 0
+        found.append(flags)
+    return found[0], found[1]
+
+
+def _joined_bundles(at_first: NDArray[np.bool_], at_last: NDArray[np.bool_], truth: GroundTruth) -> NDArray[np.bool_]:
+    """Return (S, B) whether a streamline's ends are in the bundle's two regions, either way round."""
+    joins = np.zeros((len(at_first), len(truth.names)), dtype=bool)
+    known = truth.has_ends
+    head, tail = truth.head[known], truth.tail[known]
+    joins[:, known] = (at_first[:, head] & at_last[:, tail]) | (at_first[:, tail] & at_last[:, head])
+    return joins
+
+
+def _moves(points: NDArray[np.floating], lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return (S,) whether a streamline has two points that differ."""
+    line = np.repeat(np.arange(len(lengths)), lengths)
+    steps = (points[1:] != points[:-1]).any(axis=1) & (line[1:] == line[:-1])
+    moves: NDArray[np.bool_] = np.bincount(line[1:][steps], minlength=len(lengths)) > 0
+    return moves
+
+
+def _one_each(flags: NDArray[np.bool_], merit: Callable[[], NDArray[np.floating]]) -> NDArray[np.bool_]:
+    """Keep one flag a row, that of the largest merit (the first of equals)."""
+    if (flags.sum(axis=1) <= 1).all():
+        return flags
+    best = np.where(flags, merit(), -1).argmax(axis=1)
+    chosen: NDArray[np.bool_] = np.arange(flags.shape[1]) == best[:, None]
+    return flags & chosen

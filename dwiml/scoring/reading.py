@@ -1,0 +1,276 @@
+"""Ground truths and tractograms from their files."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dwiml.files import read_json
+from dwiml.hdf5.grid import Grid
+from dwiml.hdf5.inspection import open_tractogram, open_volume, readable
+from dwiml.hdf5.schema import quoted
+from dwiml.hdf5.trk import check_trk_header, check_trk_whole
+from dwiml.ops.spaces import to_vox_corner
+from dwiml.scoring.ground_truth import END_TOLERANCE_MM, MASK_TOLERANCE_MM, GroundTruth, TrueBundle, Volume
+from dwiml.scoring.voxels import chunks, crossed_voxels
+
+logger = logging.getLogger(__name__)
+
+CONFIG_NAME = "ground_truth.json"
+_BUNDLE_KEYS = ("mask", "tractogram", "head", "tail")
+_VOLUME_KEYS = ("file", "label", "volume")
+_EXTENSIONS = (".trk", ".tck", ".trx")
+_NIFTI = (".nii.gz", ".nii")
+
+PathLike = str | os.PathLike[str]
+
+
+def read_ground_truth(
+    folder: PathLike,
+    *,
+    config: PathLike | None = None,
+    mask_tolerance: float = MASK_TOLERANCE_MM,
+    end_tolerance: float = END_TOLERANCE_MM,
+) -> GroundTruth:
+    """Read the truth that a folder holds.
+
+    Parameters
+    ----------
+    folder
+        It holds ``ground_truth.json``, or else NIfTI masks, one a bundle, named after the bundles.
+    config
+        A file to read instead of ``ground_truth.json``: {bundle: {"mask": volume} or {"tractogram": file or list of
+        files}, with or without "head": volume and "tail": volume}. A volume is a NIfTI file (its nonzero voxels), or
+        {"file": file, "label": whole number or list of them, "volume": index in the fourth axis, from 0}. Files are
+        relative to `folder`.
+    mask_tolerance, end_tolerance
+        See :meth:`GroundTruth.from_volumes`.
+
+    Raises
+    ------
+    FileNotFoundError, NotADirectoryError
+        When the folder, the config or a file of it is missing.
+    ValueError
+        When the config cannot be understood, a file cannot be read, files are on unlike grids, or a volume is empty.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise NotADirectoryError(f"The ground truth must be a folder, '{folder}' is none.")
+    entries = _read_entries(folder, None if config is None else Path(config))
+    reader = _Reader(folder)
+    bundles = {name: reader.bundle(name, entry) for name, entry in entries.items()}
+    grid = reader.known_grid()
+    logger.info("Ground truth: %d bundles on %s voxels from '%s'.", len(bundles), grid.shape, folder)
+    return GroundTruth.from_volumes(bundles, grid.affine, mask_tolerance=mask_tolerance, end_tolerance=end_tolerance)
+
+
+def read_streamlines(path: PathLike, affine: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Read a tractogram (.trk, .tck, .trx) into a voxel space, by way of the scanner's mm, from any grid.
+
+    Parameters
+    ----------
+    path
+        The file.
+    affine : (4, 4)
+        From voxel indices (centre origin) to rasmm.
+
+    Returns
+    -------
+    points : (N, 3) float32
+        Voxel space of the affine, corner origin, in voxels.
+    lengths : (S,) int64
+        Points of each streamline.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        When it is missing, damaged or of another kind, or when a .trk header contradicts itself.
+    """
+    path = Path(path)
+    streamlines = _open_streamlines(path, "The tractogram")
+    lengths = np.fromiter(map(len, streamlines), dtype=np.int64, count=len(streamlines))
+    stored = streamlines.get_data().reshape(-1, 3)
+    logger.info("%d streamlines from '%s'.", len(lengths), path)
+    points = np.empty(stored.shape, dtype=np.float32)
+    for _, part in chunks(lengths):
+        points[part] = to_vox_corner(
+            stored[part], space="rasmm", origin="center", affine=affine, voxel_sizes=np.ones(3)
+        )
+    return points, lengths
+
+
+def _open_streamlines(path: Path, label: str) -> Any:
+    """Return the streamlines of a file, in rasmm, as nibabel's ArraySequence."""
+    suffix = path.suffix.lower()
+    if suffix not in _EXTENSIONS:
+        raise ValueError(f"{label} '{path}' is of no kind that dwiml reads; convert it to .trk, .tck or .trx.")
+    if not path.is_file():
+        raise FileNotFoundError(f"{label} '{path}' was not found.")
+    if suffix == ".trx":
+        from dipy.io.streamline import load_tractogram
+
+        with readable(path, label):
+            tractogram = load_tractogram(str(path), "same", bbox_valid_check=False)
+            tractogram.to_rasmm()
+            tractogram.to_center()
+        return tractogram.streamlines
+    if suffix == ".trk":
+        check_trk_whole(path, label)
+    file = open_tractogram(path, label, lazy=False)
+    if suffix == ".trk":
+        check_trk_header(file.header, path, label)
+    return file.tractogram.streamlines
+
+
+def _read_entries(folder: Path, config: Path | None) -> dict[str, dict[str, Any]]:
+    path = folder / CONFIG_NAME if config is None else config
+    if not path.is_file():
+        masks = {
+            file.name.removesuffix(end): {"mask": file.name}
+            for file in sorted(folder.iterdir())
+            for end in _NIFTI
+            if file.name.endswith(end)
+        }
+        if config is None and masks:
+            return masks
+        if config is not None:
+            raise FileNotFoundError(f"The config of the ground truth, '{config}', was not found.")
+        raise FileNotFoundError(
+            f"'{folder}' holds neither '{CONFIG_NAME}' nor a NIfTI mask; write the file (its form is in the page "
+            "'Scores' of the documentation) or give one with --config. Example subjects have one since dwiml 0.1.0; "
+            "for older ones, run dwiml phantom again."
+        )
+    entries = read_json(path)
+    if not isinstance(entries, dict) or not entries:
+        raise ValueError(f"'{path}' must hold {{bundle: {{...}}}}, one bundle at least.")
+    for name, entry in entries.items():
+        _check_entry(entry, f"'{path}', bundle '{name}'")
+    return entries
+
+
+def _check_entry(entry: Any, label: str) -> None:
+    if not isinstance(entry, dict):
+        raise ValueError(f'{label}: expected {{"mask" or "tractogram": ..., "head": ..., "tail": ...}}.')
+    unknown = [key for key in entry if key not in _BUNDLE_KEYS]
+    if unknown:
+        raise ValueError(f"{label}: unknown key {quoted(unknown)}; known ones are {quoted(_BUNDLE_KEYS)}.")
+    if ("mask" in entry) == ("tractogram" in entry):
+        raise ValueError(f"{label}: give a 'mask' or a 'tractogram', one of them.")
+
+
+class _Reader:
+    """Reads files of a ground truth, each volume once, and holds them to one grid."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._grid: Grid | None = None
+        self._volumes: dict[Path, Any] = {}
+
+    def known_grid(self) -> Grid:
+        if self._grid is None:
+            raise ValueError("No file of the ground truth tells its voxel grid; add a mask or a .trk file.")
+        return self._grid
+
+    def bundle(self, name: str, entry: Mapping[str, Any]) -> TrueBundle:
+        """Read the volumes of one bundle; a tractogram's grid may come from the head's file."""
+        ends = {
+            side: self._volume(entry[side], f"The {side} of bundle '{name}'")
+            for side in ("head", "tail")
+            if side in entry
+        }
+        if "mask" in entry:
+            mask = self._volume(entry["mask"], f"The mask of bundle '{name}'")
+        else:
+            mask = self._crossed(entry["tractogram"], f"The tractogram of bundle '{name}'")
+        return TrueBundle(mask, ends.get("head"), ends.get("tail"))
+
+    def _path(self, value: Any, label: str) -> Path:
+        if not isinstance(value, str) or not value:
+            raise ValueError(f"{label} must be named by a file, got {value!r}.")
+        path = self._folder / value
+        if not path.is_file():
+            raise FileNotFoundError(f"{label}: '{path}' was not found.")
+        return path
+
+    def _take_grid(self, grid: Grid) -> Grid:
+        if self._grid is None:
+            self._grid = grid
+        else:
+            self._grid.check_same(grid, self._folder.resolve().name)
+        return self._grid
+
+    def _volume(self, value: Any, label: str) -> Volume:
+        """Return the voxels (X, Y, Z) that a file, or a label in it, names."""
+        options = value if isinstance(value, dict) else {"file": value}
+        unknown = [key for key in options if key not in _VOLUME_KEYS]
+        if unknown or "file" not in options:
+            raise ValueError(f"{label} must be a file, or have these keys: {quoted(_VOLUME_KEYS)}; got {value!r}.")
+        path = self._path(options["file"], label)
+        data = self._load(path, label, again="label" in options or "volume" in options)
+        index = options.get("volume")
+        if data.ndim == 4:
+            if data.shape[3] == 1 and index is None:
+                index = 0
+            if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < data.shape[3]:
+                raise ValueError(
+                    f"{label}: '{path}' holds {data.shape[3]} volumes; say which one with \"volume\", from 0 to "
+                    f"{data.shape[3] - 1}, got {index!r}."
+                )
+            data = data[..., index]
+        elif index is not None:
+            raise ValueError(f"{label}: '{path}' holds one volume, so that \"volume\": {index!r} names none.")
+        if "label" not in options:
+            # NaN is no voxel of a mask.
+            return np.asarray(np.nan_to_num(data) != 0)
+        labels = options["label"] if isinstance(options["label"], list) else [options["label"]]
+        if not labels or not all(map(_is_whole, labels)):
+            raise ValueError(f'{label}: "label" must be a whole number or a list of them, got {options["label"]!r}.')
+        voxels = np.isin(data, labels)
+        if not voxels.any():
+            raise ValueError(f"{label}: '{path}' has no voxel of label {', '.join(map(str, labels))}.")
+        return voxels
+
+    def _load(self, path: Path, label: str, *, again: bool) -> NDArray[Any]:
+        """Read a file's voxels; keep them in memory when other volumes are likely to be taken from it (`again`)."""
+        data: NDArray[Any] | None = self._volumes.get(path)
+        if data is None:
+            image = open_volume(path, label)
+            if len(image.shape) not in (3, 4) or image.get_data_dtype().kind not in "biuf":
+                raise ValueError(
+                    f"{label}: '{path}' has shape {image.shape} and {image.get_data_dtype()} values; 3 or 4 axes of "
+                    "real numbers are expected."
+                )
+            self._take_grid(Grid.from_header(image.affine, image.shape[:3], path))
+            with readable(path, label):
+                data = np.asarray(image.dataobj)
+            if again:
+                self._volumes[path] = data
+        return data
+
+    def _crossed(self, value: Any, label: str) -> Volume:
+        """Return the voxels (X, Y, Z) that the streamlines of one or more files cross."""
+        voxels: Volume | None = None
+        for name in value if isinstance(value, list) and value else [value]:
+            path = self._path(name, label)
+            if path.suffix.lower() == ".trk":
+                header = open_tractogram(path, label, lazy=True).header
+                check_trk_header(header, path, label)
+                self._take_grid(Grid.from_header(header["voxel_to_rasmm"], header["dimensions"], path))
+            grid = self.known_grid()
+            points, lengths = read_streamlines(path, grid.affine)
+            voxels = np.zeros(grid.shape, dtype=bool) if voxels is None else voxels
+            for lines, part in chunks(lengths):
+                crossings = crossed_voxels(points[part], lengths[lines], grid.shape, grid.voxel_sizes)
+                voxels.flat[np.unique(crossings.mm.indices)] = True
+        assert voxels is not None
+        return voxels
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
