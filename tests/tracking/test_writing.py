@@ -301,8 +301,10 @@ def test_an_older_file_is_replaced_at_the_end(path):
     assert_holds(path, LINES[:4])
 
 
-def test_a_full_disk_loses_the_append_only(path, monkeypatch):
-    write, left = os.pwrite, [30]
+@pytest.mark.parametrize("room", [30, 700], ids=["in the first slab", "in a later slab"])
+def test_a_full_disk_loses_the_append_only(path, monkeypatch, room):
+    monkeypatch.setattr(writing, "_SLAB", 10)
+    write, left = os.pwrite, [room]
 
     def filling(handle, content, at):
         if left[0] <= 0:
