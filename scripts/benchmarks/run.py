@@ -1,9 +1,9 @@
-"""Times dwiml's batches, interpolation and training step, each beside a plain way with the same libraries.
+"""Times dwiml's batches, interpolation, training step and tracking, each beside a plain way with the same libraries.
 
     python scripts/benchmarks/run.py [--json FILE] [--device cuda] [--only NAME ...]
 
 Every figure is the least time of five repeats, in a process of its own, in turns with its baseline. Run it on a machine
-that does nothing else: it takes about four minutes.
+that does nothing else: it takes about six minutes.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from learn2track import measure_step
 from loading import measure_loader
 from measuring import Figure
 from sampling import measure_sampler
+from tracking import measure_tracking
 
 augmented_loader = functools.partial(measure_loader, reverse_ratio=0.5, split_ratio=0.2)
 
@@ -50,6 +51,8 @@ STEPS: dict[str, Callable[..., Figure]] = {
     "grid1_1thread": functools.partial(measure_interpolation, neighborhood="grid"),
     "learn2track_step": functools.partial(measure_step, baseline="packed"),
     "learn2track_step_padded": functools.partial(measure_step, baseline="padded"),
+    "tracking": measure_tracking,
+    "tracking_10000": functools.partial(measure_tracking, nb_seeds=10_000),
 }
 BENCHMARKS = {**BATCHES, **STEPS}
 # On a GPU, grid_sample is the baseline of all, and there is no allocator to choose.
@@ -65,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--device",
         choices=["cpu", "cuda"],
         default="cpu",
-        help="cuda: interpolation and training step on the GPU, the others not at all [%(default)s]",
+        help="cuda: interpolation, training step and tracking on the GPU, the others not at all [%(default)s]",
     )
     parser.add_argument(
         "--only",
