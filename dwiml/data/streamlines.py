@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import h5py
@@ -11,6 +12,7 @@ import numpy as np
 
 from dwiml.arguments import shown
 from dwiml.data.affines import checked_affine
+from dwiml.data.connectivity import Connectivity, read_connectivity
 from dwiml.data.storage import StoredArray
 from dwiml.hdf5 import schema
 from dwiml.ops import resampling, spaces
@@ -40,12 +42,17 @@ class SubjectStreamlines:
         Shape (3,), float32, mm.
     dimensions
         Shape (3,), int64: the grid of the volumes.
+    has_connectivity
+        Whether the file says which regions streamlines may join.
     """
 
     def __init__(self, subject: h5py.Group, group: str, *, lazy: bool) -> None:
         schema.check_group(subject, group, [schema.DATA, schema.LENGTHS], [schema.AFFINE])
         node = subject[group]
-        self.label = f"streamlines group '{group}' of subject '{subject.name.strip('/')}'"
+        self._place = (Path(subject.file.filename).resolve(), subject.name.strip("/"), group)
+        self.label = f"streamlines group '{group}' of subject '{self._place[1]}'"
+        self.has_connectivity = schema.CONNECTIVITY_MATRIX in node
+        self._connectivity: Connectivity | None = None
         self.affine = checked_affine(node.attrs[schema.AFFINE], self.label)
         self.voxel_sizes = np.linalg.norm(self.affine[:3, :3], axis=0).astype(np.float32)
         self.dimensions = np.asarray(node.attrs.get(schema.DIMENSIONS, (0, 0, 0)), dtype=np.int64)
@@ -109,6 +116,23 @@ class SubjectStreamlines:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    @property
+    def connectivity(self) -> Connectivity | None:
+        """Which regions are connected, read from the file when it is first asked for; None when the file has no matrix.
+
+        Raises
+        ------
+        ValueError
+            When the matrix is damaged.
+        """
+        if self.has_connectivity and self._connectivity is None:
+            self._connectivity = read_connectivity(*self._place)
+        return self._connectivity
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process reads it again if it needs it; most never do.
+        return {**self.__dict__, "_connectivity": None}
 
     def gather(self, ids: Ids = None) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Return the points of some streamlines as one flat array.

@@ -14,8 +14,8 @@ from dwiml.hdf5 import schema
 STANDARDIZATIONS = ("all", "independent", "per_file", "none")
 
 _VOLUME_KEYS = ("type", "files", "standardization", "std_mask")
-_STREAMLINES_KEYS = ("type", "files", "dps_keys")
 _CONNECTIVITY_KEYS = ("connectivity_matrix", "connectivity_nb_blocs", "connectivity_labels")
+_STREAMLINES_KEYS = ("type", "files", "dps_keys", *_CONNECTIVITY_KEYS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,25 @@ class VolumeGroup:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConnectivityFiles:
+    """Which regions are connected: a matrix, and what its rows are; `nb_blocs` or `labels`, the other is None.
+
+    Attributes
+    ----------
+    matrix
+        A ``.npy`` file relative to the subject's folder; ``*`` matches any characters of a name.
+    nb_blocs
+        Blocs along x, y and z; see :class:`dwiml.ops.regions.BlocRegions`.
+    labels
+        A label volume, named as the matrix is; see :class:`dwiml.ops.regions.LabelRegions`.
+    """
+
+    matrix: str
+    nb_blocs: tuple[int, int, int] | None = None
+    labels: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class StreamlinesGroup:
     """Tractograms that become one set of streamlines.
 
@@ -53,11 +72,14 @@ class StreamlinesGroup:
         ``.trk`` and ``.tck`` files relative to the subject's folder; ``*`` matches any characters of a name.
     dps_keys
         The data per streamline to keep.
+    connectivity
+        Which regions streamlines may join; None: not known.
     """
 
     name: str
     files: tuple[str, ...]
     dps_keys: tuple[str, ...] = ()
+    connectivity: ConnectivityFiles | None = None
 
 
 @dataclass(frozen=True)
@@ -138,7 +160,8 @@ def _parse_group(name: Any, entry: Any, where: str) -> VolumeGroup | Streamlines
     _check_keys(entry, allowed, label, group_type)
     files = _files(entry["files"], "files", label)
     if group_type == schema.TYPE_STREAMLINES:
-        return StreamlinesGroup(name=name, files=files, dps_keys=_texts(entry.get("dps_keys", ()), "dps_keys", label))
+        dps_keys = _texts(entry.get("dps_keys", ()), "dps_keys", label)
+        return StreamlinesGroup(name=name, files=files, dps_keys=dps_keys, connectivity=_connectivity(entry, label))
     standardization = entry.get("standardization", "none")
     if standardization not in STANDARDIZATIONS:
         raise ValueError(
@@ -150,9 +173,6 @@ def _parse_group(name: Any, entry: Any, where: str) -> VolumeGroup | Streamlines
 
 
 def _check_keys(entry: Mapping[str, Any], allowed: Iterable[str], label: str, group_type: str) -> None:
-    connectivity = [key for key in entry if key in _CONNECTIVITY_KEYS]
-    if connectivity and group_type == schema.TYPE_STREAMLINES:
-        raise ValueError(f"{label} asks for {schema.quoted(connectivity)}, which this version of dwiml does not write.")
     unknown = [key for key in entry if key not in allowed]
     if unknown:
         raise ValueError(
@@ -161,6 +181,44 @@ def _check_keys(entry: Mapping[str, Any], allowed: Iterable[str], label: str, gr
         )
     if "files" not in entry:
         raise ValueError(f"{label} has no 'files': list at least one, relative to the subject's folder.")
+
+
+def _connectivity(entry: Mapping[str, Any], label: str) -> ConnectivityFiles | None:
+    given = [key for key in _CONNECTIVITY_KEYS if key in entry]
+    if not given:
+        return None
+    matrix, blocs, labels = _CONNECTIVITY_KEYS
+    if matrix not in entry:
+        raise ValueError(f"{label} has '{given[0]}' but no '{matrix}'; name the subject's .npy file.")
+    if len(given) != 2:
+        found = "both" if len(given) == 3 else "none of both"
+        raise ValueError(
+            f"{label}: the rows of '{matrix}' are either blocs or labels; give '{blocs}' or '{labels}', got {found}."
+        )
+    file = _one_file(entry[matrix], matrix, label)
+    if not file.endswith(".npy"):
+        raise ValueError(f"{label}: '{matrix}' must be a .npy file, got '{file}'.")
+    if blocs in entry:
+        return ConnectivityFiles(matrix=file, nb_blocs=_nb_blocs(entry[blocs], label))
+    return ConnectivityFiles(matrix=file, labels=_one_file(entry[labels], labels, label))
+
+
+def _one_file(value: Any, key: str, label: str) -> str:
+    files = _files(value, key, label)
+    if len(files) > 1:
+        raise ValueError(f"{label}: '{key}' must be one file, got {schema.quoted(files)}.")
+    return files[0]
+
+
+def _nb_blocs(value: Any, label: str) -> tuple[int, int, int]:
+    numbers = value if isinstance(value, (list, tuple)) else (value,) * 3
+    if len(numbers) != 3 or not all(type(nb) is int and nb > 0 for nb in numbers):
+        raise ValueError(
+            f"{label}: 'connectivity_nb_blocs' must be a whole number of at least 1, or three of them (along x, y and "
+            f"z), got {value!r}."
+        )
+    x, y, z = numbers
+    return x, y, z
 
 
 def _texts(value: Any, key: str, label: str) -> tuple[str, ...]:

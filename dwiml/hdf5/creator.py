@@ -13,6 +13,7 @@ import h5py
 
 from dwiml.hdf5 import writing
 from dwiml.hdf5.config import GroupsConfig, load_config
+from dwiml.hdf5.connectivity import plan_connectivity
 from dwiml.hdf5.inspection import SubjectPlan, plan_subjects
 from dwiml.hdf5.streamlines import read_streamlines_group
 from dwiml.hdf5.subjects import SubjectList, check_folders, read_subject_lists
@@ -122,6 +123,7 @@ def create_hdf5(
     folder, names = Path(subjects_folder), [name for listed in subjects.values() for name in listed]
     check_folders(folder, names)
     plans = plan_subjects(folder, names, groups, allow_missing=allow_missing)
+    plan_connectivity(plans, groups)
     _warn(subjects, groups)
 
     summary = CreationSummary(Path(out_hdf5), subjects=subjects, nb_features=dict(plans[0].nb_features))
@@ -169,6 +171,8 @@ def _write_streamlines(
             plan, group, resample=resample, remove_invalid=remove_invalid, allow_missing=allow_missing
         )
         writing.write_streamlines(subject, group.name, data, plan.grid)
+        if group.name in plan.connectivity:
+            writing.write_connectivity(subject[group.name], plan.connectivity[group.name])
         count = summary.streamlines[group.name]
         count.nb_streamlines += len(data.lengths)
         count.nb_points += len(data.points)

@@ -49,8 +49,12 @@ DIMENSIONS = "dimensions"
 VOXEL_SIZES = "voxel_sizes"
 VOXEL_ORDER = "voxel_order"
 DATA_PER_STREAMLINE = "data_per_streamline"
+# Which regions are connected: dataset CONNECTIVITY_MATRIX (n, n), and its regions in the attribute of blocs (3,) or the
+# dataset of labels (X, Y, Z).
 CONNECTIVITY_MATRIX = "connectivity_matrix"
 CONNECTIVITY_MATRIX_TYPE = "connectivity_matrix_type"
+FROM_BLOCS = "from_blocs"
+FROM_LABELS = "from_labels"
 CONNECTIVITY_NB_BLOCS = "connectivity_nb_blocs"
 CONNECTIVITY_LABEL_VOLUME = "connectivity_label_volume"
 

@@ -62,7 +62,7 @@ def _read_volume(path: Path, label: str) -> NDArray[np.float32]:
     with readable(path, label):
         values: NDArray[np.float32] = image.get_fdata(dtype=np.float32, caching="unchanged")
         for part in image.file_map.values():
-            _check_gzip(part.filename)
+            check_gzip(part.filename)
     finite = np.isfinite(values)
     if not finite.all():
         raise ValueError(
@@ -71,7 +71,7 @@ def _read_volume(path: Path, label: str) -> NDArray[np.float32]:
     return values if values.ndim == 4 else values[..., None]
 
 
-def _check_gzip(filename: str | None) -> None:
+def check_gzip(filename: str | None) -> None:
     """Read a .gz to its end: its checksum stands there, where reading the voxels does not come."""
     if filename and os.fspath(filename).lower().endswith((".gz", ".mgz")):
         with gzip.open(filename) as stream:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import glob
 import logging
+import math
 import os
 import secrets
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -20,13 +22,18 @@ from numpy.typing import NDArray
 from dwiml.files import sync_folder
 from dwiml.hdf5 import schema
 from dwiml.hdf5.config import GroupsConfig
+from dwiml.hdf5.connectivity import ConnectivityPlan, open_matrix
 from dwiml.hdf5.grid import Grid
 from dwiml.hdf5.streamlines import StreamlinesData
+from dwiml.ops.connectivity import dense_blocks
+from dwiml.ops.regions import BlocRegions, LabelRegions
 from dwiml.ops.resampling import Resampling, lengths_mm
 
 logger = logging.getLogger(__name__)
 
 _ROOM_FOR_METADATA = 2**22
+# Rows that are compressed together; less than what HDF5 holds back, so that none is compressed twice.
+_CHUNK_BYTES = 2**19
 
 
 def checked_output(path: Path, inputs: Iterable[object], *, overwrite: bool) -> Path:
@@ -180,6 +187,48 @@ def write_streamlines(subject: h5py.Group, name: str, data: StreamlinesData, gri
         per_streamline = group.create_group(schema.DATA_PER_STREAMLINE)
         for key, values in data.dps.items():
             _write_array(per_streamline, key, values)
+
+
+def write_connectivity(group: h5py.Group, plan: ConnectivityPlan) -> None:
+    """Write the connectivity matrix of a streamlines group, some rows at a time, and its regions.
+
+    Both are compressed: they are mostly zeros, and never mapped in memory.
+
+    Raises
+    ------
+    ValueError
+        When the matrix holds NaN, infinite or negative values, or a file was damaged in the meantime.
+    """
+    regions = plan.read_regions()
+    if isinstance(regions, BlocRegions):
+        group.attrs[schema.CONNECTIVITY_MATRIX_TYPE] = schema.FROM_BLOCS
+        group.attrs[schema.CONNECTIVITY_NB_BLOCS] = np.array(regions.nb_blocs, dtype=np.int64)
+    else:
+        group.attrs[schema.CONNECTIVITY_MATRIX_TYPE] = schema.FROM_LABELS
+        _write_labels(group, regions)
+    matrix = open_matrix(plan.matrix, plan.label)
+    dataset = _compressed(group, schema.CONNECTIVITY_MATRIX, matrix.shape, matrix.dtype.newbyteorder("="))
+    try:
+        for start, rows in dense_blocks(matrix):
+            _check_room(Path(group.file.filename), rows.nbytes)
+            dataset[start : start + len(rows)] = rows
+    except ValueError as error:
+        raise ValueError(f"{plan.label}: '{plan.matrix}': {error}") from error
+
+
+def _write_labels(group: h5py.Group, regions: LabelRegions) -> None:
+    small = regions.values[-1] <= np.iinfo(np.int32).max
+    values = np.append(regions.values, 0).astype(np.int32 if small else np.int64)
+    # The region of label 0 is -1, which takes the last of the values.
+    volume = values[regions.index]
+    _check_room(Path(group.file.filename), volume.nbytes)
+    _compressed(group, schema.CONNECTIVITY_LABEL_VOLUME, volume.shape, volume.dtype)[...] = volume
+
+
+def _compressed(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> h5py.Dataset:
+    row_bytes = math.prod(shape[1:]) * dtype.itemsize
+    chunk = (min(shape[0], max(1, _CHUNK_BYTES // row_bytes)), *shape[1:])
+    return group.create_dataset(name, shape, dtype, chunks=chunk, compression="gzip", track_times=False)
 
 
 def _write_array(group: h5py.Group, name: str, values: NDArray[np.generic]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dwiml.hdf5.config import StreamlinesGroup, VolumeGroup, load_config
+from dwiml.hdf5.config import ConnectivityFiles, StreamlinesGroup, VolumeGroup, load_config
 
 VOLUME = {"type": "volume", "files": ["dwi.nii.gz"]}
 STREAMLINES = {"type": "streamlines", "files": ["wb.trk"]}
@@ -56,10 +56,7 @@ def test_standardization_left_out_is_none():
             "unknown standardization 'zscore'; it must be one of 'all', 'independent', 'per_file', 'none'",
         ),
         ({"input": {**VOLUME, "standardization": ["all"]}}, r"unknown standardization \['all'\]"),
-        (
-            {"lines": {**STREAMLINES, "connectivity_matrix": "m.npy", "connectivity_nb_blocs": 20}},
-            "'connectivity_matrix', 'connectivity_nb_blocs', which this version of dwiml does not write",
-        ),
+        ({"input": {**VOLUME, "connectivity_matrix": "m.npy"}}, "unknown key 'connectivity_matrix'; a group of type"),
     ],
 )
 def test_bad_content_gets_one_sentence(tmp_path, content, sentence):
@@ -68,6 +65,66 @@ def test_bad_content_gets_one_sentence(tmp_path, content, sentence):
     with pytest.raises(ValueError, match=sentence) as caught:
         load_config(path)
     assert "config.json" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({}, None),
+        (
+            {"connectivity_matrix": "m.npy", "connectivity_nb_blocs": 20},
+            ConnectivityFiles(matrix="m.npy", nb_blocs=(20, 20, 20)),
+        ),
+        (
+            {"connectivity_matrix": "m*.npy", "connectivity_nb_blocs": [4, 3, 2]},
+            ConnectivityFiles(matrix="m*.npy", nb_blocs=(4, 3, 2)),
+        ),
+        (
+            {"connectivity_matrix": "a/m.npy", "connectivity_labels": "labels.nii.gz"},
+            ConnectivityFiles(matrix="a/m.npy", labels="labels.nii.gz"),
+        ),
+    ],
+)
+def test_connectivity(keys, expected):
+    config = load_config({"lines": {**STREAMLINES, **keys}})
+    assert config.streamlines[0].connectivity == expected
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        ({"connectivity_nb_blocs": 20}, "has 'connectivity_nb_blocs' but no 'connectivity_matrix'; name"),
+        ({"connectivity_labels": "l.nii.gz"}, "has 'connectivity_labels' but no 'connectivity_matrix'; name"),
+        ({"connectivity_matrix": "m.npy"}, "give 'connectivity_nb_blocs' or 'connectivity_labels', got none of both"),
+        (
+            {"connectivity_matrix": "m.npy", "connectivity_nb_blocs": 20, "connectivity_labels": "l.nii.gz"},
+            "give 'connectivity_nb_blocs' or 'connectivity_labels', got both",
+        ),
+        ({"connectivity_matrix": "m.txt", "connectivity_nb_blocs": 2}, "'connectivity_matrix' must be a .npy file"),
+        (
+            {"connectivity_matrix": 3, "connectivity_nb_blocs": 2},
+            "'connectivity_matrix' must be a list of texts",
+        ),
+        ({"connectivity_matrix": ["a.npy", "b.npy"], "connectivity_nb_blocs": 2}, "must be one file, got 'a.npy'"),
+        (
+            {"connectivity_matrix": "/m.npy", "connectivity_nb_blocs": 2},
+            "relative to the subject's folder, got",
+        ),
+        ({"connectivity_matrix": "m.npy", "connectivity_labels": []}, "'connectivity_labels' is empty"),
+        *[
+            (
+                {"connectivity_matrix": "m.npy", "connectivity_nb_blocs": bad},
+                "or three of them .along x, y and z., got",
+            )
+            for bad in (0, -3, 2.0, True, "20", None, [2, 3], [2, 3, 4, 5], [2, 3, 0], [2, 3, False], [])
+        ],
+    ],
+)
+def test_bad_connectivity_gets_one_sentence(keys, sentence):
+    with pytest.raises(ValueError, match=sentence) as caught:
+        load_config({"lines": {**STREAMLINES, **keys}})
+    assert str(caught.value).startswith("Group 'lines' of the groups config")
     assert "\n" not in str(caught.value)
 
 

@@ -1,0 +1,194 @@
+"""Connectivity matrices on their way into the HDF5 file."""
+
+from __future__ import annotations
+
+import pickle
+import tracemalloc
+
+import h5py
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dwiml.hdf5 import writing
+
+BLOCS = (4, 3, 2)
+LABELS = (7, 3, 1005, 40)
+
+
+def label_volume(shape):
+    return np.random.default_rng(3).choice([0, *LABELS], shape).astype(np.int16)
+
+
+@pytest.fixture
+def with_matrix(subjects):
+    """A subject, and a maker of its config; the matrix is random."""
+    subjects.plain("a")
+    folder = subjects.folder / "a"
+
+    def config(matrix=None, **keys):
+        if matrix is not None:
+            np.save(folder / "m.npy", matrix)
+        keys = {"connectivity_matrix": "m.npy", "connectivity_nb_blocs": list(BLOCS)} | keys
+        return {
+            "input": {"type": "volume", "files": ["dwi.nii.gz"]},
+            "lines": {"type": "streamlines", "files": ["wb.trk"], **{k: v for k, v in keys.items() if v is not None}},
+        }
+
+    subjects.with_connectivity = config
+    return subjects
+
+
+def by_labels(subjects, labels):
+    """The config's keys for labels, once they are written."""
+    subjects.volume("a", "labels.nii.gz", labels)
+    return {"connectivity_nb_blocs": None, "connectivity_labels": "labels.nii.gz"}
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float32, np.bool_, ">u2", np.float64])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_matrix_of_blocs(with_matrix, dtype, order):
+    matrix = np.random.default_rng(0).integers(0, 3, (24, 24)).astype(dtype, order=order)
+    with_matrix.create(with_matrix.with_connectivity(matrix))
+    with h5py.File(with_matrix.out) as handle:
+        group = handle["a/lines"]
+        assert group.attrs["connectivity_matrix_type"] == "from_blocs"
+        assert group.attrs["connectivity_nb_blocs"].tolist() == [4, 3, 2]
+        assert "connectivity_label_volume" not in group
+        assert group["connectivity_matrix"].dtype == np.dtype(dtype).newbyteorder("=")
+        assert np.array_equal(group["connectivity_matrix"][()], matrix)
+
+
+def test_one_number_of_blocs_is_three(with_matrix):
+    with_matrix.create(with_matrix.with_connectivity(np.eye(8), connectivity_nb_blocs=2))
+    with h5py.File(with_matrix.out) as handle:
+        assert handle["a/lines"].attrs["connectivity_nb_blocs"].tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("largest", [1005, 2**31 + 5])
+def test_matrix_of_labels(with_matrix, grid, largest):
+    labels = label_volume(grid["shape"]).astype(np.int64)
+    labels[labels == 1005] = largest
+    # NIfTI of 64-bit integers is asked for by name.
+    keys = {"connectivity_nb_blocs": None, "connectivity_labels": "l*.nii"}
+    nib.save(nib.Nifti1Image(labels, grid["affine"], dtype=np.int64), with_matrix.folder / "a" / "labels.nii")
+    with_matrix.create(with_matrix.with_connectivity(np.eye(4), **keys))
+    with h5py.File(with_matrix.out) as handle:
+        group = handle["a/lines"]
+        assert group.attrs["connectivity_matrix_type"] == "from_labels"
+        assert "connectivity_nb_blocs" not in group.attrs
+        assert np.array_equal(group["connectivity_label_volume"][()], labels)
+        assert group["connectivity_label_volume"].dtype == (np.int32 if largest < 2**31 else np.int64)
+
+
+def test_a_group_without_matrix_has_nothing_of_it(with_matrix):
+    with_matrix.create(with_matrix.with_connectivity(connectivity_matrix=None, connectivity_nb_blocs=None))
+    with h5py.File(with_matrix.out) as handle:
+        assert not [name for name in (*handle["a/lines"], *handle["a/lines"].attrs) if "connectivity" in name]
+
+
+def test_a_large_matrix_is_copied_some_rows_at_a_time(with_matrix):
+    side = 12**3
+    matrix = np.lib.format.open_memmap(with_matrix.folder / "a" / "m.npy", "w+", np.float64, (side, side))
+    first, last = np.random.default_rng(0).integers(0, side, (2, 500))
+    matrix[first, last] = 2
+    matrix.flush()
+    tracemalloc.start()
+    with_matrix.create(with_matrix.with_connectivity(connectivity_nb_blocs=12))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    with h5py.File(with_matrix.out) as handle:
+        dataset = handle["a/lines/connectivity_matrix"]
+        assert np.array_equal(dataset[()], matrix)
+        # Each chunk was compressed once: what is stored is all that the file grew by.
+        assert dataset.id.get_storage_size() < 2**18
+    assert with_matrix.out.stat().st_size < 2**19
+    assert peak < matrix.nbytes
+
+
+@pytest.mark.parametrize(
+    ("matrix", "keys", "sentence"),
+    [
+        (np.eye(23), {}, r"m.npy': The connectivity matrix has 23 rows but 4 x 3 x 2 blocs are 24 regions"),
+        (np.ones((24, 25)), {}, r"m.npy' must hold a square matrix, its shape is \(24, 25\)"),
+        (np.ones(24), {}, r"m.npy' must hold a square matrix, its shape is \(24,\)"),
+        (np.eye(24, dtype=np.complex64), {}, "m.npy' holds complex64 values; real numbers are expected"),
+        (np.full((24, 24), "a"), {}, "m.npy' holds <U1 values; real numbers are expected"),
+        (np.full((24, 24), None), {}, "m.npy' cannot be read, it may be damaged .*Python objects"),
+        (np.eye(24), {"connectivity_matrix": "x.npy"}, "x.npy' was not found; .* has: 'dwi.nii.gz'"),
+        (np.eye(24), {"connectivity_labels": "l.nii", "connectivity_nb_blocs": None}, "l.nii' was not found; .* has:"),
+    ],
+)
+def test_faults_that_are_told_before_the_work_starts(with_matrix, monkeypatch, matrix, keys, sentence):
+    monkeypatch.setattr(writing, "write_root", lambda *args: pytest.fail("the work has started"))
+    with pytest.raises((ValueError, FileNotFoundError), match=sentence) as caught:
+        with_matrix.create(with_matrix.with_connectivity(matrix, **keys))
+    assert str(caught.value).startswith("Group 'lines' of subject 'a'")
+    assert "\n" not in str(caught.value)
+    with_matrix.assert_nothing_written()
+
+
+def test_a_matrix_that_is_cut_off_is_told_before_the_work_starts(with_matrix, monkeypatch):
+    monkeypatch.setattr(writing, "write_root", lambda *args: pytest.fail("the work has started"))
+    config = with_matrix.with_connectivity(np.eye(24))
+    path = with_matrix.folder / "a" / "m.npy"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="m.npy' cannot be read, it may be damaged"):
+        with_matrix.create(config)
+
+
+def test_another_kind_of_file_is_told_before_the_work_starts(with_matrix, monkeypatch):
+    monkeypatch.setattr(writing, "write_root", lambda *args: pytest.fail("the work has started"))
+    config = with_matrix.with_connectivity()
+    path = with_matrix.folder / "a" / "m.npy"
+    for content in (b"", b"1 2 3\n", pickle.dumps([1, 2])):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="m.npy' cannot be read, it may be damaged"):
+            with_matrix.create(config)
+    with path.open("wb") as stream:
+        np.savez(stream, np.eye(24))
+    with pytest.raises(ValueError, match="m.npy' cannot be read, it may be damaged"):
+        with_matrix.create(config)
+
+
+def test_two_matrices_are_not_one(with_matrix):
+    config = with_matrix.with_connectivity(np.eye(24), connectivity_matrix="*.npy")
+    np.save(with_matrix.folder / "a" / "n.npy", np.eye(24))
+    with pytest.raises(ValueError, match=r"'\*.npy' must be one file, it matches 2, such as '.*m.npy' and '.*n.npy'"):
+        with_matrix.create(config)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda labels: labels[1:], "have unlike grids"),
+        (lambda labels: labels * 0, "labels.nii.gz': Labels are all 0"),
+        (lambda labels: labels - 1, "labels.nii.gz': Labels must be whole numbers, 0 .no region. or more, got -1"),
+        (lambda labels: np.stack([labels] * 2, axis=-1), "labels.nii.gz': Labels must be one volume"),
+        (lambda labels: np.minimum(labels, 7), "has 4 rows but there are 2 labels other than 0 .*from 3 to 7"),
+    ],
+)
+def test_labels_that_do_not_go_with_the_matrix(with_matrix, grid, monkeypatch, change, sentence):
+    monkeypatch.setattr(writing, "write_root", lambda *args: pytest.fail("the work has started"))
+    keys = by_labels(with_matrix, change(label_volume(grid["shape"])))
+    with pytest.raises(ValueError, match=sentence) as caught:
+        with_matrix.create(with_matrix.with_connectivity(np.eye(4), **keys))
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_of_another_space(with_matrix, grid):
+    affine = grid["affine"].copy()
+    affine[:3, 3] += 3
+    with_matrix.volume("a", "labels.nii.gz", label_volume(grid["shape"]), affine)
+    keys = {"connectivity_nb_blocs": None, "connectivity_labels": "labels.nii.gz"}
+    with pytest.raises(ValueError, match=r"'.*dwi.nii.gz' and '.*labels.nii.gz' have unlike affines"):
+        with_matrix.create(with_matrix.with_connectivity(np.eye(4), **keys))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -1])
+def test_values_that_count_nothing_leave_no_file(with_matrix, bad):
+    matrix = np.eye(24)
+    matrix[20, 3] = bad
+    with pytest.raises(ValueError, match="subject 'a': '.*m.npy': A connectivity matrix must hold numbers of"):
+        with_matrix.create(with_matrix.with_connectivity(matrix))
+    with_matrix.assert_nothing_written()
