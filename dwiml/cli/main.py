@@ -16,6 +16,8 @@ COMMANDS = {
     "resume": "continue an experiment that was stopped",
     "evaluate": "measure a trained model's direction error beside simple baselines",
     "track": "make streamlines with a trained model",
+    "connectivity_matrix": "count the streamlines that join each pair of regions",
+    "connectivity_score": "tell how many streamlines join regions that a matrix connects",
     "show_loss": "write a trained model's loss at each point of true streamlines, to look at",
     "visualize_logs": "draw the curves of one or more experiments",
 }
@@ -23,7 +25,7 @@ COMMANDS = {
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser that only knows the commands' names; each command parses its own options."""
-    lines = "\n".join(f"  {name:<16}{description}" for name, description in COMMANDS.items())
+    lines = "\n".join(f"  {name:<21}{description}" for name, description in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="dwiml",
         usage="dwiml COMMAND ...",

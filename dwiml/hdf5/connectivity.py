@@ -1,4 +1,7 @@
-"""Connectivity matrices of subjects: found and checked before the long work starts, then copied some rows at a time."""
+"""Connectivity matrices and their label volumes as files: checked, read and written with bounded memory.
+
+Those of subjects are found and checked before the long work starts.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from dwiml.files import written_whole
 from dwiml.hdf5.config import ConnectivityFiles, GroupsConfig
 from dwiml.hdf5.grid import Grid
 from dwiml.hdf5.inspection import SubjectPlan, open_volume, readable
 from dwiml.hdf5.subjects import find_files
 from dwiml.hdf5.volumes import check_gzip
-from dwiml.ops.connectivity import check_same_number
+from dwiml.ops.connectivity import Connections, check_same_number
 from dwiml.ops.regions import BlocRegions, LabelRegions, Regions
 
 logger = logging.getLogger(__name__)
@@ -146,3 +150,83 @@ def read_label_regions(path: str | Path, label: str) -> tuple[LabelRegions, Grid
     except ValueError as error:
         raise ValueError(f"{label}: '{path}': {error}") from error
     return regions, Grid.from_header(image.affine, regions.shape, path)
+
+
+def read_connections(path: str | Path, regions: Regions, label: str) -> Connections:
+    """Read a matrix, some rows at a time: the pairs of regions that it connects.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        See :func:`open_matrix` and :func:`check_matrix`; also for NaN, infinite or negative values.
+    """
+    matrix = open_matrix(path, label)
+    check_matrix(matrix, regions, path, label)
+    try:
+        return Connections.from_dense(matrix)
+    except ValueError as error:
+        raise ValueError(f"{label}: '{path}': {error}") from error
+
+
+def check_matrix_path(path: str | Path, *, overwrite: bool) -> Path:
+    """Return the path of a matrix that can be written.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError, FileExistsError, IsADirectoryError
+        When it is no .npy file, its folder does not exist, or it exists and may not be replaced.
+    """
+    path = Path(path)
+    if path.suffix != ".npy":
+        raise ValueError(f"The matrix '{path}' must be a .npy file.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"The folder '{path.parent}' of the matrix does not exist; make it first.")
+    for file in (path, labels_path(path)):
+        if file.is_dir():
+            raise IsADirectoryError(f"'{file}' is a folder; give the matrix another name.")
+        if file.exists() and not overwrite:
+            raise FileExistsError(f"'{file}' exists; choose another name, or replace it with -f.")
+    return path
+
+
+def labels_path(matrix: Path) -> Path:
+    """Return the file that tells the label of each row of a matrix."""
+    return matrix.with_name(f"{matrix.stem}_labels.txt")
+
+
+def write_matrix(path: Path, connections: Connections, regions: Regions, *, binary: bool = False) -> None:
+    """Write a symmetric matrix as .npy, some rows at a time, whole or not at all.
+
+    Beside one of labels goes a text file with the label of each row, a line each.
+
+    Parameters
+    ----------
+    path
+        The .npy file.
+    connections
+        The pairs that are joined, and by how many streamlines.
+    regions
+        What the rows are.
+    binary
+        Write uint8, 1 where a pair is joined; otherwise int32, the numbers of streamlines.
+
+    Raises
+    ------
+    OSError
+        When it cannot be written.
+    """
+    dtype = np.dtype(np.uint8 if binary else np.int32)
+    if binary:
+        connections = Connections(connections.nb_regions, connections.keys, np.ones_like(connections.values))
+    shape = (connections.nb_regions,) * 2
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    names = labels_path(path)
+    # Never the labels of one matrix beside another.
+    with written_whole(path, before_naming=lambda: names.unlink(missing_ok=True)) as stream:
+        np.lib.format.write_array_header_1_0(stream, header)
+        for rows in connections.dense_rows(dtype.type):
+            stream.write(rows.data)
+    if isinstance(regions, LabelRegions):
+        lines = [f"# The label of each row (and column) of {path.name}, from row 0.", *map(str, regions.values)]
+        with written_whole(names) as stream:
+            stream.write(("\n".join(lines) + "\n").encode())

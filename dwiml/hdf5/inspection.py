@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 _EXTENSIONS = (".trk", ".tck")
 # A .tck without streamlines still ends with three infinite numbers.
 _END_MARK_BYTES = {".trk": 0, ".tck": 12}
-# Raised by nibabel on damaged files, beside its own errors.
+# Raised on damaged files by nibabel, beside its own errors, and by the readers of other formats.
 _READ_ERRORS = (
     ImageFileError,
     HeaderDataError,
@@ -45,6 +46,7 @@ _READ_ERRORS = (
     OSError,
     struct.error,
     zlib.error,
+    zipfile.BadZipFile,
 )
 
 

@@ -1,7 +1,9 @@
-"""Volumes read from image files as they would be for an HDF5 file, without one."""
+"""Volumes and grids read from image files as they would be for an HDF5 file, without one."""
 
 from __future__ import annotations
 
+import json
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +12,8 @@ from numpy.typing import NDArray
 
 from dwiml.hdf5.config import VolumeGroup
 from dwiml.hdf5.grid import Grid
-from dwiml.hdf5.inspection import SubjectPlan, plan_volumes
+from dwiml.hdf5.inspection import SubjectPlan, open_tractogram, open_volume, plan_volumes, readable
+from dwiml.hdf5.trk import check_trk_header, read_trk_counts
 from dwiml.hdf5.volumes import read_volume_group
 
 
@@ -75,3 +78,43 @@ def read_mask(path: str | Path, same_as: Grid | None = None) -> tuple[NDArray[np
     if values.shape[-1] != 1:
         raise ValueError(f"The mask '{path}' must be one volume, it holds {values.shape[-1]}.")
     return values[..., 0] != 0, grid
+
+
+def read_image_grid(path: str | Path) -> Grid:
+    """Return the voxel grid of an image; its voxels are not read.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        When the file is missing, damaged or no image.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"The image '{path}' was not found.")
+    image = open_volume(Path(path), "The image")
+    if len(image.shape) < 3:
+        raise ValueError(f"The image '{path}' has shape {image.shape}; three axes or more are expected.")
+    return Grid.from_header(image.affine, image.shape[:3], Path(path))
+
+
+def read_tractogram_grid(path: str | Path) -> Grid:
+    """Return the voxel grid that a .trk or .trx tells in its header; its streamlines are not read.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        When the file is missing or damaged, its header contradicts itself, or it is of a kind that tells none.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"The tractogram '{path}' was not found.")
+    suffix = path.suffix.lower()
+    if suffix == ".trx":
+        with readable(path, "The tractogram"), zipfile.ZipFile(path) as archive:
+            header = json.loads(archive.read("header.json"))
+            return Grid.from_header(header["VOXEL_TO_RASMM"], header["DIMENSIONS"], path)
+    if suffix == ".trk":
+        read_trk_counts(path, "The tractogram")
+        header = open_tractogram(path, "The tractogram", lazy=True).header
+        check_trk_header(header, path, "The tractogram")
+        return Grid.from_header(header["voxel_to_rasmm"], header["dimensions"], path)
+    raise ValueError(f"The tractogram '{path}' does not tell its voxel grid; give an image that is on it.")

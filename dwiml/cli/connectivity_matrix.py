@@ -1,0 +1,116 @@
+"""``dwiml connectivity_matrix``: count the streamlines that join each pair of regions."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dwiml.cli import run_command
+from dwiml.cli.connectivity_options import add_regions, describe, percent, read_regions
+
+if TYPE_CHECKING:
+    from dwiml.ops.connectivity import Connections
+    from dwiml.ops.regions import Regions
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_NAME = 36
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dwiml connectivity_matrix",
+        usage="dwiml connectivity_matrix TRACTOGRAM [TRACTOGRAM ...] OUT.npy (--nb_blocs N [N N] | --labels LABELS) "
+        "[options]",
+        description="Count the streamlines that join each pair of regions: a symmetric matrix, one row a region. Only "
+        "the two ends of a streamline count; one with an end in no region is left out. With --labels, OUT_labels.txt "
+        "tells the label of each row.",
+    )
+    parser.add_argument(
+        "tractograms", metavar="TRACTOGRAM", nargs="+", help=".trk, .tck or .trx; several are counted together"
+    )
+    parser.add_argument("out", metavar="OUT.npy", help="matrix to write")
+    add_regions(parser, required=True)
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--binary", action="store_true", help="write 1 where any streamline joins two regions [the number of them]"
+    )
+    output.add_argument("--figure", metavar="PNG", help="draw the numbers of streamlines")
+    output.add_argument("-f", dest="overwrite", action="store_true", help="replace the files to write if they exist")
+    parser.add_argument("-v", dest="verbose", action="store_true", help="show informative messages")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    return run_command(lambda: _run(arguments), verbose=arguments.verbose)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    import numpy as np
+
+    from dwiml.hdf5.connectivity import check_matrix_path, labels_path, write_matrix
+    from dwiml.ops.connectivity import count_connections
+    from dwiml.ops.regions import LabelRegions
+    from dwiml.scoring.connectivity import ends_of
+    from dwiml.scoring.reading import read_streamlines
+
+    out = check_matrix_path(arguments.out, overwrite=arguments.overwrite)
+    if arguments.figure is not None:
+        from dwiml.viz.saving import check_figure_path
+
+        check_figure_path(arguments.figure, overwrite=arguments.overwrite)
+    regions, grid = read_regions(arguments, arguments.tractograms)
+    # Of each tractogram only the ends stay in memory.
+    ends = [ends_of(*read_streamlines(tractogram, grid.affine)) for tractogram in arguments.tractograms]
+    first, last = (np.concatenate(points) for points in zip(*ends, strict=True))
+    connections = count_connections(first, last, regions)
+    write_matrix(out, connections, regions, binary=arguments.binary)
+    print(_table(out, connections, regions, len(first)))
+    if isinstance(regions, LabelRegions):
+        print(f"The label of each row is in {labels_path(out)}.")
+    if arguments.figure is not None:
+        _draw(arguments, connections, regions)
+        print(f"Figure: {arguments.figure}")
+    if not len(connections.keys):
+        logger.warning("No streamline has both ends in regions: are tractogram and regions of one subject and space?")
+
+
+def _table(out: Path, connections: Connections, regions: Regions, nb_streamlines: int) -> str:
+    n = connections.nb_regions
+    counted, pairs, possible = int(connections.values.sum()), len(connections.keys), n * (n + 1) // 2
+    rows = [
+        ("streamlines", nb_streamlines, ""),
+        ("with both ends in regions", counted, percent(counted / nb_streamlines if nb_streamlines else None)),
+        ("pairs of regions joined", pairs, f"{percent(pairs / possible)} of {possible}"),
+    ]
+    width = max(len(str(number)) for _, number, _ in rows)
+    lines = [f"  {name:<26}{number:>{width}}{share}" for name, number, share in rows]
+    return "\n".join([f"{out}: {n} x {n} ({describe(regions)})", *lines])
+
+
+def _short(name: str) -> str:
+    """Return a file's name as it fits in a title."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME // 2]}...{name[-_LONGEST_NAME // 2 :]}"
+
+
+def _draw(arguments: argparse.Namespace, connections: Connections, regions: Regions) -> None:
+    from dwiml.ops.regions import LabelRegions
+    from dwiml.viz.connectivity import DPI, plot_connectivity
+    from dwiml.viz.saving import save_figure
+
+    names = [Path(tractogram).name for tractogram in arguments.tractograms]
+    source = _short(names[0]) if len(names) == 1 else f"{len(names)} tractograms"
+    is_labels = isinstance(regions, LabelRegions)
+    figure = plot_connectivity(
+        connections.pairs,
+        connections.values,
+        connections.nb_regions,
+        names=[regions.name(region) for region in range(regions.nb_regions)] if is_labels else None,
+        axis="Label" if is_labels else "Bloc (number, from 0; z runs fastest)",
+        title=f"Streamlines of {source} between {describe(regions)}",
+    )
+    save_figure(figure, Path(arguments.figure), dpi=DPI)

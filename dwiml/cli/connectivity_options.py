@@ -1,0 +1,97 @@
+"""What the commands on connectivity share: how their options name the regions, and how these are read."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dwiml.hdf5.grid import Grid
+    from dwiml.ops.regions import Regions
+
+_GIVEN = "given by name"
+
+
+def add_regions(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """Add the options that name regions."""
+    group = parser.add_argument_group("regions (give one of the first two)")
+    either = group.add_mutually_exclusive_group(required=required)
+    either.add_argument(
+        "--nb_blocs",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="the volume cut in so many equal blocs along each axis; one number, or three (x, y and z)",
+    )
+    either.add_argument(
+        "--labels", metavar="LABELS", help="label image: one region for each label, ascending, but for 0"
+    )
+    group.add_argument(
+        "--reference",
+        metavar="IMAGE",
+        help="image whose volume is cut in blocs [what the tractogram's header tells; a .tck tells none]",
+    )
+
+
+def read_regions(arguments: argparse.Namespace, tractograms: Sequence[str]) -> tuple[Regions, Grid]:
+    """Return the regions, and the grid of voxels that they are on.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        When an option or a file is wrong, or files that tell one volume are on unlike grids.
+    """
+    from dwiml.hdf5.connectivity import read_label_regions
+    from dwiml.hdf5.standalone import read_image_grid
+    from dwiml.ops.regions import BlocRegions
+
+    reference = None if arguments.reference is None else read_image_grid(arguments.reference)
+    if arguments.labels is not None:
+        labels, grid = read_label_regions(arguments.labels, "The labels")
+        if reference is not None:
+            reference.check_same(grid, _GIVEN)
+        return labels, grid
+    x, y, z = _three(arguments.nb_blocs)
+    grid = reference or _grid_of(tractograms)
+    return BlocRegions(grid.shape, (x, y, z)), grid
+
+
+def _grid_of(tractograms: Sequence[str]) -> Grid:
+    from dwiml.hdf5.standalone import read_tractogram_grid
+
+    for tractogram in tractograms:
+        if Path(tractogram).suffix.lower() == ".tck":
+            raise ValueError(
+                f"'{tractogram}' does not tell which volume is to be cut in blocs, as no .tck does; give an image of "
+                "that volume with --reference."
+            )
+    first, *others = map(read_tractogram_grid, tractograms)
+    for other in others:
+        first.check_same(other, _GIVEN)
+    return first
+
+
+def _three(numbers: list[int]) -> list[int]:
+    three = numbers * 3 if len(numbers) == 1 else numbers
+    if len(three) != 3 or min(three) < 1:
+        given = " ".join(map(str, numbers))
+        raise ValueError(f"--nb_blocs must be one or three whole numbers of at least 1, got {given}.")
+    return three
+
+
+def describe(regions: Regions) -> str:
+    """Return the number of regions, and what they are, in words."""
+    from dwiml.ops.regions import BlocRegions
+
+    if isinstance(regions, BlocRegions):
+        return f"{' x '.join(map(str, regions.nb_blocs))} blocs"
+    return f"{regions.nb_regions} label{'s' * (regions.nb_regions != 1)}"
+
+
+def percent(share: float | None) -> str:
+    """Return a share as the tables show it, 9 wide; nothing for None."""
+    if share is None:
+        return ""
+    return "   <0.01%" if 0 < share < 1e-4 else f"{share:>9.2%}"

@@ -1,0 +1,165 @@
+"""``dwiml connectivity_score``: how many streamlines join regions that a matrix connects."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dwiml.cli import run_command
+from dwiml.cli.connectivity_options import add_regions, describe, percent, read_regions
+
+if TYPE_CHECKING:
+    from dwiml.hdf5.grid import Grid
+    from dwiml.ops.connectivity import Connections
+    from dwiml.ops.regions import Regions
+    from dwiml.scoring.connectivity import ConnectivityScore
+
+_PAIRS_SHOWN = 10
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dwiml connectivity_score",
+        usage="dwiml connectivity_score TRACTOGRAM MATRIX.npy (--nb_blocs N [N N] | --labels LABELS) [options]\n"
+        "       dwiml connectivity_score TRACTOGRAM --hdf5_file HDF5 --subject S --streamline_group_name G [options]",
+        description="Tell how many streamlines join regions that a connectivity matrix connects (values above 0), join "
+        "regions that it does not connect, or end in no region.",
+    )
+    parser.add_argument("tractogram", metavar="TRACTOGRAM", help=".trk, .tck or .trx")
+    parser.add_argument("matrix", metavar="MATRIX.npy", nargs="?", help="which regions are connected, one row a region")
+    add_regions(parser, required=False)
+    hdf5 = parser.add_argument_group("or matrix and regions of an HDF5 file")
+    hdf5.add_argument("--hdf5_file", metavar="HDF5", help="file made with a connectivity matrix")
+    hdf5.add_argument("--subject", metavar="S", help="the subject that the tractogram is of")
+    hdf5.add_argument("--streamline_group_name", metavar="G", help="streamlines group that has the matrix")
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", metavar="JSON", help="write the table there too, with all pairs of regions")
+    output.add_argument(
+        "--save_invalid",
+        metavar="OUT",
+        help="write the streamlines that join regions that are not connected (.trk, .tck or .trx)",
+    )
+    output.add_argument("-f", dest="overwrite", action="store_true", help="replace the files to write if they exist")
+    parser.add_argument("-v", dest="verbose", action="store_true", help="show informative messages")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    return run_command(lambda: _run(arguments), verbose=arguments.verbose)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from dwiml.files import write_json
+    from dwiml.ops.connectivity import JOINS_UNCONNECTED
+    from dwiml.scoring.connectivity import score_connectivity
+    from dwiml.scoring.reading import read_streamlines
+    from dwiml.tracking.writing import TractogramWriter
+
+    _check_options(arguments)
+    regions, connections, grid = _read_truth(arguments)
+    writer = None
+    if arguments.save_invalid is not None:
+        writer = TractogramWriter(
+            arguments.save_invalid, affine=grid.affine, dimensions=grid.shape, overwrite=arguments.overwrite
+        )
+    points, lengths = read_streamlines(arguments.tractogram, grid.affine)
+    score = score_connectivity(points, lengths, regions, connections)
+    print(_table(arguments, score, regions))
+    if arguments.json is not None:
+        truth = arguments.matrix or arguments.hdf5_file
+        names = {"tractogram": str(arguments.tractogram), "truth": str(truth), "regions": describe(regions)}
+        write_json(arguments.json, {**names, **score.summary(regions)})
+    if writer is not None:
+        invalid = score.status == JOINS_UNCONNECTED
+        if not invalid.any():
+            print(f"'{arguments.save_invalid}' was not written: there is no such streamline.")
+            return
+        with writer:
+            writer.append(points[invalid.repeat(lengths)], lengths[invalid])
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    of_matrix = {"MATRIX.npy": arguments.matrix, "--nb_blocs": arguments.nb_blocs, "--labels": arguments.labels}
+    of_hdf5 = {
+        "--hdf5_file": arguments.hdf5_file,
+        "--subject": arguments.subject,
+        "--streamline_group_name": arguments.streamline_group_name,
+    }
+    if any(value is not None for value in of_hdf5.values()):
+        of_matrix["--reference"] = arguments.reference
+        extra = [name for name, value in of_matrix.items() if value is not None]
+        missing = [name for name, value in of_hdf5.items() if value is None]
+        if extra:
+            raise ValueError(f"{extra[0]} was given with an HDF5 file, which has its own matrix and regions; give one.")
+        if missing:
+            raise ValueError(f"{missing[0]} is missing: an HDF5 file is given with its subject and streamlines group.")
+    elif arguments.matrix is None:
+        raise ValueError("There is nothing to compare with: give MATRIX.npy, or an HDF5 file with --hdf5_file.")
+    elif arguments.nb_blocs is None and arguments.labels is None:
+        raise ValueError("What are the rows of MATRIX.npy? Give --nb_blocs or --labels.")
+    if arguments.json is not None and Path(arguments.json).exists() and not arguments.overwrite:
+        raise FileExistsError(f"'{arguments.json}' exists; choose another name, or replace it with -f.")
+
+
+def _read_truth(arguments: argparse.Namespace) -> tuple[Regions, Connections, Grid]:
+    if arguments.hdf5_file is not None:
+        return _read_hdf5(arguments)
+    from dwiml.hdf5.connectivity import read_connections
+
+    regions, grid = read_regions(arguments, [arguments.tractogram])
+    return regions, read_connections(arguments.matrix, regions, "The matrix"), grid
+
+
+def _read_hdf5(arguments: argparse.Namespace) -> tuple[Regions, Connections, Grid]:
+    from dwiml.data.dataset import MultiSubjectDataset
+    from dwiml.hdf5.grid import Grid
+
+    name, group = arguments.subject, arguments.streamline_group_name
+    dataset = MultiSubjectDataset(arguments.hdf5_file, lazy=True)
+    dataset.load_data(subj_id=name, volume_groups=[], streamline_groups=[group])
+    subject = next(one for phase in ("training", "validation", "testing") for one in dataset.subset(phase))
+    streamlines = subject.streamlines[group]
+    if streamlines.connectivity is None:
+        raise ValueError(
+            f"'{arguments.hdf5_file}': streamlines group '{group}' of subject '{name}' has no connectivity matrix; "
+            "name one in the groups config, or give MATRIX.npy."
+        )
+    regions, connections = streamlines.connectivity.regions, streamlines.connectivity.connections
+    return regions, connections, Grid.from_header(streamlines.affine, regions.shape, Path(arguments.hdf5_file))
+
+
+def _table(arguments: argparse.Namespace, score: ConnectivityScore, regions: Regions) -> str:
+    from dwiml.ops.connectivity import JOINS_CONNECTED, JOINS_NONE, JOINS_UNCONNECTED
+
+    truth = arguments.matrix or f"{arguments.hdf5_file} ({arguments.subject})"
+    rows = [
+        ("streamlines", score.nb_streamlines, ""),
+        *(
+            (name, score.count(status), percent(score.share(status)))
+            for name, status in (
+                ("join regions that are connected", JOINS_CONNECTED),
+                ("join regions that are not connected", JOINS_UNCONNECTED),
+                ("have an end in no region", JOINS_NONE),
+            )
+        ),
+        ("pairs of regions that are connected", score.nb_pairs_connected, ""),
+        ("of them, joined by a streamline", score.nb_pairs_found, percent(_ratio(score))),
+    ]
+    width = max(len(str(number)) for _, number, _ in rows)
+    lines = [f"{arguments.tractogram} against {truth} ({describe(regions)})"]
+    lines += [f"  {name:<36}{number:>{width}}{share}" for name, number, share in rows]
+    wrong = score.unconnected
+    if wrong:
+        lines.append("  most frequent pairs that are not connected:")
+        names = [f"{regions.name(a)} - {regions.name(b)}" for a, b, _ in wrong[:_PAIRS_SHOWN]]
+        lines += [f"    {name:<34}{wrong[i][2]:>{width}}" for i, name in enumerate(names)]
+        if len(wrong) > _PAIRS_SHOWN:
+            lines.append(f"    and {len(wrong) - _PAIRS_SHOWN} more")
+    return "\n".join(lines)
+
+
+def _ratio(score: ConnectivityScore) -> float | None:
+    return score.nb_pairs_found / score.nb_pairs_connected if score.nb_pairs_connected else None

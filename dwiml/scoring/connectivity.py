@@ -1,0 +1,136 @@
+"""How many streamlines join regions that are known to be connected."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dwiml.ops.connectivity import (
+    JOINS_CONNECTED,
+    JOINS_NONE,
+    JOINS_UNCONNECTED,
+    Connections,
+    connection_status,
+    count_connections,
+)
+from dwiml.ops.regions import Regions
+
+
+@dataclass(frozen=True, eq=False)
+class ConnectivityScore:
+    """What streamlines join, against the pairs of regions that are connected.
+
+    Attributes
+    ----------
+    status : (S,) int8
+        Of each streamline: :data:`~dwiml.ops.connectivity.JOINS_CONNECTED`, ``JOINS_UNCONNECTED`` or ``JOINS_NONE``.
+    joined
+        The pairs that streamlines join, and how many do.
+    connected
+        The pairs that are known to be connected.
+    """
+
+    status: NDArray[np.int8]
+    joined: Connections
+    connected: Connections
+
+    @property
+    def nb_streamlines(self) -> int:
+        """Streamlines scored."""
+        return len(self.status)
+
+    def count(self, status: int) -> int:
+        """Return how many streamlines are of a status."""
+        return int(np.count_nonzero(self.status == status))
+
+    def share(self, status: int) -> float | None:
+        """Return the share (0 to 1) of streamlines that are of a status; None without any streamline."""
+        return self.count(status) / self.nb_streamlines if self.nb_streamlines else None
+
+    @property
+    def nb_pairs_connected(self) -> int:
+        """Pairs known to be connected."""
+        return len(self.connected.keys)
+
+    @property
+    def nb_pairs_found(self) -> int:
+        """Those of them that a streamline joins."""
+        return int(np.isin(self.joined.keys, self.connected.keys).sum())
+
+    @property
+    def unconnected(self) -> list[tuple[int, int, int]]:
+        """(region, region, streamlines) of the pairs that are joined but not connected, the most frequent first."""
+        wrong = ~np.isin(self.joined.keys, self.connected.keys)
+        first, last = self.joined.pairs[wrong].T.tolist()
+        counts = self.joined.values[wrong].tolist()
+        return sorted(zip(first, last, counts, strict=True), key=lambda pair: -pair[2])
+
+    def summary(self, regions: Regions) -> dict[str, Any]:
+        """Return all of it, but for the single streamlines, as JSON holds it; regions by their names."""
+        return {
+            "nb_streamlines": self.nb_streamlines,
+            "nb_joining_connected": self.count(JOINS_CONNECTED),
+            "nb_joining_unconnected": self.count(JOINS_UNCONNECTED),
+            "nb_ending_in_no_region": self.count(JOINS_NONE),
+            "share_joining_connected": self.share(JOINS_CONNECTED),
+            "share_joining_unconnected": self.share(JOINS_UNCONNECTED),
+            "share_ending_in_no_region": self.share(JOINS_NONE),
+            "nb_regions": self.connected.nb_regions,
+            "nb_pairs_connected": self.nb_pairs_connected,
+            "nb_pairs_found": self.nb_pairs_found,
+            "unconnected_pairs": [
+                {"regions": [regions.name(a), regions.name(b)], "nb_streamlines": count}
+                for a, b, count in self.unconnected
+            ],
+        }
+
+
+def score_connectivity(
+    points: NDArray[np.floating], lengths: NDArray[np.integer], regions: Regions, connections: Connections
+) -> ConnectivityScore:
+    """Hold the ends of streamlines against the pairs of regions that are connected.
+
+    Parameters
+    ----------
+    points : (N, 3)
+        The points of all streamlines, one after the other; voxel space, corner origin, in voxels.
+    lengths : (S,)
+        Points of each streamline. One without any joins nothing.
+    regions
+        The regions.
+    connections
+        The pairs that are connected, of the same number of regions.
+
+    Raises
+    ------
+    ValueError
+        When the regions and the connections are not of one number, or the shapes do not fit.
+    """
+    first, last = ends_of(points, lengths)
+    return ConnectivityScore(
+        connection_status(first, last, regions, connections), count_connections(first, last, regions), connections
+    )
+
+
+def ends_of(
+    points: NDArray[np.floating], lengths: NDArray[np.integer]
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Return the first and the last point of each streamline, (S, 3) each; NaN for one without any point.
+
+    Raises
+    ------
+    ValueError
+        When `lengths` announce another number of points.
+    """
+    after = np.cumsum(lengths, dtype=np.int64)
+    nb_points = int(after[-1]) if len(after) else 0
+    if nb_points != len(points):
+        raise ValueError(f"lengths announce {nb_points} points, there are {len(points)}.")
+    some = np.asarray(lengths) > 0
+    ends = np.full((2, len(lengths), 3), np.nan, dtype=np.asarray(points).dtype)
+    ends[0, some] = points[(after - lengths)[some]]
+    ends[1, some] = points[(after - 1)[some]]
+    return ends[0], ends[1]

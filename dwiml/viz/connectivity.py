@@ -1,0 +1,119 @@
+"""A picture of how many streamlines join each pair of regions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+DPI = 150
+# More would be dots too small to be seen, where few regions are joined.
+_MOST_CELLS = 200
+_MOST_NAMES = 40
+# Above it, the colour bar has a number at each power of ten only.
+_MANY = 10_000
+# Its lightest yellow cannot be told from the white of 0.
+_COLOURS = ListedColormap(colormaps["viridis_r"](np.linspace(0.12, 1, 256)))
+
+
+def plot_connectivity(
+    pairs: npt.NDArray[np.int64],
+    values: npt.NDArray[Any],
+    nb_regions: int,
+    *,
+    axis: str,
+    title: str,
+    names: Sequence[str] | None = None,
+) -> Figure:
+    """Draw the symmetric matrix of the numbers of streamlines, in logarithmic colours; 0 is white.
+
+    The matrix itself is never made. Of many regions, neighbours share a cell, which has the colour of the largest
+    number among its pairs.
+
+    Parameters
+    ----------
+    pairs
+        Shape (K, 2): regions (rows) that are joined, each pair once.
+    values
+        Shape (K,): numbers of streamlines, 1 or more.
+    nb_regions
+        Number of rows.
+    axis
+        What a row is, for both axes.
+    title
+        What the figure is about.
+    names
+        Of the rows, shown instead of their numbers: all up to 40, then some at equal distances.
+
+    Returns
+    -------
+    Figure
+    """
+    cells = max_by_cell(pairs, values, nb_regions)
+    figure = Figure(figsize=(7.6, 6.6), layout="constrained")
+    ax = figure.subplots()
+    largest = float(values.max()) if len(values) else 1.0
+    image = ax.imshow(
+        np.ma.masked_equal(cells, 0),
+        # Where all numbers are 1, the scale still needs two ends.
+        norm=LogNorm(1, max(largest, 2.0)),
+        cmap=_COLOURS,
+        extent=(-0.5, nb_regions - 0.5, nb_regions - 0.5, -0.5),
+        interpolation="nearest",
+    )
+    side = f"{nb_regions / len(cells):.3g}"
+    what = "Number of streamlines" if side == "1" else f"Largest number of streamlines in {side} x {side} pairs"
+    bar = figure.colorbar(
+        image,
+        ax=ax,
+        label=f"{what} (log scale)",
+        shrink=0.9,
+        ticks=LogLocator(subs=(1, 2, 5) if largest < _MANY else (1,)),
+        format=StrMethodFormatter("{x:.0f}"),
+    )
+    bar.ax.yaxis.set_minor_locator(NullLocator())
+    if names is not None:
+        _name_rows(ax, names)
+    ax.set_xlabel(axis)
+    ax.set_ylabel(axis)
+    ax.set_title(title)
+    if not len(values):
+        ax.text(0.5, 0.5, "no streamline joins two regions", transform=ax.transAxes, ha="center", va="center")
+    return figure
+
+
+def max_by_cell(
+    pairs: npt.NDArray[np.int64], values: npt.NDArray[Any], nb_regions: int, most_cells: int = _MOST_CELLS
+) -> npt.NDArray[np.float64]:
+    """Return the symmetric matrix made smaller: the largest value of each cell, shape (C, C) with C <= most_cells."""
+    nb_cells = min(nb_regions, most_cells)
+    cells = np.zeros((nb_cells, nb_cells))
+    first, last = (pairs * nb_cells // max(nb_regions, 1)).T
+    np.maximum.at(cells, (first, last), values)
+    return np.maximum(cells, cells.T)
+
+
+def _name_rows(ax: Axes, names: Sequence[str]) -> None:
+    step = -(-len(names) // _MOST_NAMES)
+    rows = range(0, len(names), step)
+    shown = [names[row] for row in rows]
+    if step == 1:
+        edges = np.arange(len(names) - 1) + 0.5
+        ax.set_xticks(edges, minor=True)
+        ax.set_yticks(edges, minor=True)
+        ax.grid(which="minor", color="0.88", linewidth=0.6)
+        ax.tick_params(which="minor", length=0)
+        ax.set_axisbelow(True)
+    size = 10 if len(shown) <= 20 else 7
+    upright = len(shown) > 10 or max(map(len, shown), default=0) > 4
+    ax.set_xticks(rows, shown, rotation=90 if upright else 0, fontsize=size)
+    ax.set_yticks(rows, shown, fontsize=size)
