@@ -32,7 +32,7 @@ from dwiml.ops.resampling import Resampling, lengths_mm
 logger = logging.getLogger(__name__)
 
 _ROOM_FOR_METADATA = 2**22
-# Rows that are compressed together; less than what HDF5 holds back, so that none is compressed twice.
+# Of the rows that are compressed together.
 _CHUNK_BYTES = 2**19
 
 
@@ -209,9 +209,8 @@ def write_connectivity(group: h5py.Group, plan: ConnectivityPlan) -> None:
     matrix = open_matrix(plan.matrix, plan.label)
     dataset = _compressed(group, schema.CONNECTIVITY_MATRIX, matrix.shape, matrix.dtype.newbyteorder("="))
     try:
-        for start, rows in dense_blocks(matrix):
-            _check_room(Path(group.file.filename), rows.nbytes)
-            dataset[start : start + len(rows)] = rows
+        for start, rows in dense_blocks(matrix, nb_rows=dataset.chunks[0]):
+            _write_chunk(dataset, start, rows)
     except ValueError as error:
         raise ValueError(f"{plan.label}: '{plan.matrix}': {error}") from error
 
@@ -219,16 +218,23 @@ def write_connectivity(group: h5py.Group, plan: ConnectivityPlan) -> None:
 def _write_labels(group: h5py.Group, regions: LabelRegions) -> None:
     small = regions.values[-1] <= np.iinfo(np.int32).max
     values = np.append(regions.values, 0).astype(np.int32 if small else np.int64)
-    # The region of label 0 is -1, which takes the last of the values.
-    volume = values[regions.index]
-    _check_room(Path(group.file.filename), volume.nbytes)
-    _compressed(group, schema.CONNECTIVITY_LABEL_VOLUME, volume.shape, volume.dtype)[...] = volume
+    dataset = _compressed(group, schema.CONNECTIVITY_LABEL_VOLUME, regions.shape, values.dtype)
+    for start in range(0, regions.shape[0], dataset.chunks[0]):
+        # The region of label 0 is -1, which takes the last of the values.
+        _write_chunk(dataset, start, values[regions.index[start : start + dataset.chunks[0]]])
 
 
 def _compressed(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> h5py.Dataset:
     row_bytes = math.prod(shape[1:]) * dtype.itemsize
     chunk = (min(shape[0], max(1, _CHUNK_BYTES // row_bytes)), *shape[1:])
     return group.create_dataset(name, shape, dtype, chunks=chunk, compression="gzip", track_times=False)
+
+
+def _write_chunk(dataset: h5py.Dataset, start: int, rows: NDArray[Any]) -> None:
+    """Write the rows of one chunk now: what HDF5 holds back is out of the account of the room on the disk."""
+    _check_room(Path(dataset.file.filename), rows.nbytes)
+    dataset[start : start + len(rows)] = rows
+    dataset.flush()
 
 
 def _write_array(group: h5py.Group, name: str, values: NDArray[np.generic]) -> None:

@@ -202,8 +202,8 @@ def check_same_number(regions: Regions, nb_rows: int) -> None:
     raise ValueError(f"The connectivity matrix has {nb_rows} rows but {made_of}; one row a region is expected.")
 
 
-def dense_blocks(matrix: Any) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Yield (first row, some rows) of a matrix until all is read.
+def dense_blocks(matrix: Any, *, nb_rows: int | None = None) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Yield (first row, some rows) of a matrix until all is read; `nb_rows` at a time, or what 8 million values are.
 
     Raises
     ------
@@ -211,7 +211,7 @@ def dense_blocks(matrix: Any) -> Iterator[tuple[int, NDArray[Any]]]:
         When it is not square, or holds NaN, infinite or negative values.
     """
     side = _side(matrix)
-    nb_rows = max(1, _BLOCK_VALUES // max(side, 1))
+    nb_rows = nb_rows or max(1, _BLOCK_VALUES // max(side, 1))
     for start in range(0, side, nb_rows):
         rows = np.asarray(matrix[start : start + nb_rows])
         if rows.dtype.kind not in "fiub" or not (np.isfinite(rows) & (rows >= 0)).all():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 import tracemalloc
 
 import h5py
@@ -11,6 +13,10 @@ import numpy as np
 import pytest
 
 from dwiml.hdf5 import writing
+from dwiml.hdf5.connectivity import check_matrix_path, labels_path, read_connections, write_matrix
+from dwiml.ops import connectivity
+from dwiml.ops.connectivity import Connections
+from dwiml.ops.regions import BlocRegions, LabelRegions
 
 BLOCS = (4, 3, 2)
 LABELS = (7, 3, 1005, 40)
@@ -192,3 +198,89 @@ def test_values_that_count_nothing_leave_no_file(with_matrix, bad):
     with pytest.raises(ValueError, match="subject 'a': '.*m.npy': A connectivity matrix must hold numbers of"):
         with_matrix.create(with_matrix.with_connectivity(matrix))
     with_matrix.assert_nothing_written()
+
+
+FULL_DISK = """
+import resource, sys
+from dwiml.hdf5 import creator, writing
+
+# A limit on the size of files plays the full disk; there is room for the first of three chunks.
+resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, 600_000))
+writing._ROOM_FOR_METADATA = 6000
+try:
+    creator.create_hdf5(*sys.argv[1:4], ["a"])
+except OSError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_in_the_midst_of_a_matrix_gets_one_sentence(with_matrix):
+    # Such that gzip hardly makes it smaller.
+    matrix = np.random.default_rng(0).integers(1, 2**62, (432, 432))
+    config = with_matrix.config(with_matrix.with_connectivity(matrix, connectivity_nb_blocs=[432, 1, 1]))
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(with_matrix.folder), str(with_matrix.out), str(config)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.startswith(f"The HDF5 file has no room in '{with_matrix.root}' for ")
+    assert done.stdout.count("\n") == 1
+    with_matrix.assert_nothing_written()
+
+
+@pytest.fixture
+def random_connections():
+    rng = np.random.default_rng(0)
+    matrix = np.triu(rng.integers(1, 9, (24, 24)) * (rng.uniform(size=(24, 24)) < 0.2))
+    return matrix + np.triu(matrix, 1).T
+
+
+def test_a_written_matrix_is_read_by_numpy_and_by_us(tmp_path, random_connections):
+    regions = BlocRegions((8, 7, 6), BLOCS)
+    path = tmp_path / "m.npy"
+    write_matrix(path, Connections.from_dense(random_connections), regions)
+    written = np.load(path)
+    assert written.dtype == np.int32
+    np.testing.assert_array_equal(written, random_connections)
+    np.testing.assert_array_equal(read_connections(path, regions, "The matrix").to_dense(), random_connections)
+    write_matrix(path, Connections.from_dense(random_connections), regions, binary=True)
+    written = np.load(path)
+    assert written.dtype == np.uint8
+    np.testing.assert_array_equal(written, random_connections > 0)
+
+
+def test_a_large_matrix_is_written_some_rows_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(connectivity, "_BLOCK_VALUES", 2**20)
+    n = 4000
+    pairs = np.random.default_rng(0).integers(0, n, (200, 2))
+    keys = np.unique(pairs.min(axis=1) * n + pairs.max(axis=1))
+    connections = Connections(n, keys, np.full(len(keys), 3))
+    tracemalloc.start()
+    write_matrix(tmp_path / "m.npy", connections, BlocRegions((20, 20, 20), (20, 20, 10)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < n**2
+    matrix = np.load(tmp_path / "m.npy", mmap_mode="r")
+    first, last = np.nonzero(matrix)
+    assert np.unique(np.minimum(first, last) * n + np.maximum(first, last)).tolist() == keys.tolist()
+
+
+def test_labels_stand_beside_the_matrix_and_never_beside_another(tmp_path, monkeypatch):
+    path = tmp_path / "m.npy"
+    labels = LabelRegions.from_volume(label_volume((8, 7, 6)))
+    write_matrix(path, Connections.from_dense(np.eye(4)), labels)
+    assert np.loadtxt(labels_path(path), dtype=int).tolist() == sorted(LABELS)
+    with pytest.raises(FileExistsError, match="m.npy' exists"):
+        check_matrix_path(path, overwrite=False)
+    assert check_matrix_path(path, overwrite=True) == path
+    # An error leaves both as they were.
+    monkeypatch.setattr(Connections, "dense_rows", lambda *args, **options: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_matrix(path, Connections.from_dense(np.eye(8)), BlocRegions((8, 7, 6), (2, 2, 2)))
+    monkeypatch.undo()
+    assert np.load(path).tolist() == np.eye(4).tolist()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.npy", "m_labels.txt"]
+    write_matrix(path, Connections.from_dense(np.eye(8)), BlocRegions((8, 7, 6), (2, 2, 2)))
+    assert [file.name for file in tmp_path.iterdir()] == ["m.npy"]
