@@ -203,7 +203,7 @@ def check_same_number(regions: Regions, nb_rows: int) -> None:
 
 
 def dense_blocks(matrix: Any, *, nb_rows: int | None = None) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Yield (first row, some rows) of a matrix until all is read; `nb_rows` at a time, or what 8 million values are.
+    """Yield (first row, some rows) of a matrix until all is read; `nb_rows` at a time, or some 8 million values.
 
     Raises
     ------

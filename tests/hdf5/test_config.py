@@ -149,3 +149,14 @@ def test_the_example_of_the_documentation_is_a_config():
     config = load_config(json.loads(textwrap.dedent(block)))
     assert [group.name for group in config.groups] == ["input", "wm_mask", "streamlines"]
     assert config.streamlines[0].dps_keys == ("bundle_id",)
+
+
+def test_the_example_on_connectivity_is_a_config():
+    page = (Path(__file__).parents[2] / "docs" / "connectivity.rst").read_text()
+    block = re.search(r"\.\. code-block:: json\n\n((?:    .*\n|\n)+)", page)[1]
+    config = load_config(json.loads(textwrap.dedent(block)))
+    kinds = [group.connectivity for group in config.streamlines]
+    assert kinds == [
+        ConnectivityFiles(matrix="connectivity/labels.npy", labels="labels/endpoints.nii.gz"),
+        ConnectivityFiles(matrix="connectivity/blocs.npy", nb_blocs=(20, 24, 16)),
+    ]
