@@ -34,7 +34,8 @@ ROOMS = {
 # Modules that see otherwise than their room.
 MODULES = {
     "hdf5.schema": {"ops"},
-    "training.gv_phase": ROOMS["training"] | {"training", "tracking"},
+    "training.gv_phase": ROOMS["training"] | {"training", "tracking", "scoring"},
+    "training.gv_metrics": ROOMS["training"] | {"training", "scoring"},
 }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dwiml.cli import run_command
-from dwiml.cli.trainer_options import add_trainer_options, json_object
+from dwiml.cli.trainer_options import add_tracking_phase_options, add_trainer_options, json_object
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -27,6 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_loader_options(learn2track)
     add_learn2track_options(learn2track)
     add_trainer_options(learn2track)
+    add_tracking_phase_options(learn2track)
     return parser
 
 
@@ -152,16 +153,21 @@ def _run(arguments: argparse.Namespace) -> None:
     from dwiml.batching.sampler import DWIMLBatchIDSampler
     from dwiml.data.dataset import MultiSubjectDataset
     from dwiml.models.learn2track import Learn2TrackModel
+    from dwiml.training.gv_phase import DWIMLTrainerOneInputWithGVPhase
     from dwiml.training.trainer import DWIMLTrainer
     from dwiml.training.trainer_one_input import DWIMLTrainerOneInput
 
     values = vars(arguments)
+    tracks = any(name.startswith("tracking_phase_") or name == "best_model_metric" for name in values)
+    trainer_class = DWIMLTrainerOneInputWithGVPhase if tracks else DWIMLTrainerOneInput
+    volume_groups = {arguments.input_group_name, values.get("tracking_phase_mask_group", arguments.input_group_name)}
     dataset = MultiSubjectDataset(arguments.hdf5_file, lazy=arguments.lazy, cache_size=arguments.cache_size)
-    dataset.check_volume_group(arguments.input_group_name)
+    for group in sorted(volume_groups):
+        dataset.check_volume_group(group)
     dataset.check_streamline_group(arguments.streamline_group_name)
     dataset.load_data(
         load_testing=False,
-        volume_groups=[arguments.input_group_name],
+        volume_groups=sorted(volume_groups),
         streamline_groups=[arguments.streamline_group_name],
     )
     if arguments.seed is not None:
@@ -176,11 +182,11 @@ def _run(arguments: argparse.Namespace) -> None:
         model,
         **_picked(values, DWIMLBatchLoaderOneInput, DWIMLStreamlinesBatchLoader, leave={"dataset", "model"}),
     )
-    trainer = DWIMLTrainerOneInput(
+    trainer = trainer_class(
         model,
         batch_sampler=sampler,
         batch_loader=loader,
-        **_picked(values, *DWIMLTrainer.__mro__, leave={"model", "batch_sampler", "batch_loader"}),
+        **_picked(values, trainer_class, *DWIMLTrainer.__mro__, leave={"model", "batch_sampler", "batch_loader"}),
     )
     trainer.train_and_validate()
 

@@ -58,6 +58,39 @@ def add_trainer_options(parser: argparse.ArgumentParser) -> None:
     trying.add_argument("--profile", action="store_true", help="show where the time of a step goes")
 
 
+def add_tracking_phase_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the generation-validation phase; those that are not given are absent."""
+    group = parser.add_argument_group(
+        "generation-validation (when one of these is given, the model tracks on from the beginnings of the validation "
+        "streamlines)",
+        argument_default=argparse.SUPPRESS,
+    )
+    group.add_argument("--tracking_phase_frequency", type=int, metavar="N", help="every N epochs [1]")
+    group.add_argument(
+        "--tracking_phase_nb_segments_init", type=int, metavar="N", help="segments that the model is given [1]"
+    )
+    group.add_argument("--tracking_phase_max_batches", type=int, metavar="N", help="validation batches [all]")
+    group.add_argument(
+        "--tracking_phase_mask_group", metavar="GROUP", help="volume group where streamlines may go [the true length]"
+    )
+    group.add_argument("--tracking_phase_mask_interpolation", metavar="HOW", help="nearest or trilinear [nearest]")
+    group.add_argument(
+        "--tracking_phase_ground_truth",
+        metavar="DIR",
+        help="true bundles, as 'dwiml score' reads them, {subject} for the subject's name [none]",
+    )
+    group.add_argument("--tracking_phase_step_size", type=float, metavar="MM", help="between points [the model's]")
+    group.add_argument("--tracking_phase_theta", type=float, metavar="DEG", help="largest turn in a step [45]")
+    group.add_argument("--tracking_phase_max_length", type=float, metavar="MM", help="end there [300]")
+    group.add_argument("--tracking_phase_eos_thresh", type=float, metavar="P", help="probability of an end [not asked]")
+    group.add_argument(
+        "--best_model_metric",
+        metavar="NAME",
+        help="what the best model is chosen by: valid_loss, gv_endpoint_distance_mm, gv_length_ratio, gv_left_mask, "
+        "gv_invalid_connections or gv_valid_connections [valid_loss]",
+    )
+
+
 def add_machine_options(group: argparse._ActionsContainer) -> None:
     group.add_argument("--nb_cpu_processes", type=int, default=0, metavar="N", help="loader workers [%(default)s]")
     group.add_argument(

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,11 +16,19 @@ from dwiml.batching.loader import DWIMLBatchLoaderOneInput
 from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.ops.directions import streamline_lengths_mm
 from dwiml.ops.sequences import TensorSequence
+from dwiml.scoring.ground_truth import GroundTruth
+from dwiml.scoring.reading import read_ground_truth
 from dwiml.tracking.propagation import MASK, PropagationRules, Propagator
+from dwiml.training.checks import check_choice
+from dwiml.training.gv_metrics import (
+    BADNESS,
+    INVALID_CONNECTIONS,
+    LEFT_MASK,
+    VALID_CONNECTIONS,
+    KnownOfSubject,
+    measure_continued,
+)
 from dwiml.training.trainer_one_input import DWIMLTrainerOneInput
-
-LOWER_IS_BETTER = ("valid_loss", "gv_endpoint_distance_mm", "gv_left_mask", "gv_invalid_connections")
-BEST_MODEL_METRICS = (*LOWER_IS_BETTER, "gv_length_ratio")
 
 
 class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
@@ -31,8 +40,10 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
     - ``gv_endpoint_distance_mm``: from the last point that was made to the end of the true streamline;
     - ``gv_length_ratio``: length of the streamline that was made, divided by that of the true one;
     - ``gv_left_mask``: the share that ended because they left the mask (with ``tracking_phase_mask_group``);
-    - ``gv_invalid_connections``: the share of streamlines whose two ends lie in regions that the subject's
-      connectivity matrix does not connect (with a matrix in the HDF5 file).
+    - ``gv_invalid_connections``: the share whose two ends lie in regions that the subject's connectivity matrix does
+      not connect (with a matrix in the HDF5 file);
+    - ``gv_valid_connections``: the share that joins the two ends of a true bundle (with
+      ``tracking_phase_ground_truth``).
 
     An epoch without the phase logs nothing for it.
 
@@ -49,13 +60,16 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
     tracking_phase_mask_group
         A volume group, of one feature: streamlines end where it is 0. None: each streamline ends at the length of the
         true one, if the model does not end it before.
-    tracking_phase_step_size, tracking_phase_theta, tracking_phase_max_length
+    tracking_phase_ground_truth
+        The folder of a validation subject's true bundles, as ``dwiml score`` reads it, ``{subject}`` standing for the
+        subject's name: ``"phantom/subjects/{subject}"``. None: valid connections are not measured.
+    tracking_phase_step_size, tracking_phase_theta, tracking_phase_max_length, tracking_phase_mask_interpolation
         As in :class:`dwiml.tracking.propagation.PropagationRules`; a step size of None is the model's.
     tracking_phase_eos_thresh
         As ``eos_stopping_thresh`` there.
     best_model_metric
         What the best model is chosen by, and what patience waits for: ``"valid_loss"`` or one of the names above; the
-        lowest is the best, for the length ratio the nearest to 1.
+        lowest is the best, for the length ratio the nearest to 1, for valid connections the highest.
 
     Raises
     ------
@@ -75,6 +89,8 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
         tracking_phase_nb_segments_init: int = 1,
         tracking_phase_max_batches: int | None = None,
         tracking_phase_mask_group: str | None = None,
+        tracking_phase_mask_interpolation: str = "nearest",
+        tracking_phase_ground_truth: str | None = None,
         tracking_phase_step_size: float | None = None,
         tracking_phase_theta: float = 45.0,
         tracking_phase_max_length: float = 300.0,
@@ -86,10 +102,7 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
         self.nb_segments_init = check_whole("tracking_phase_nb_segments_init", tracking_phase_nb_segments_init, low=1)
         if tracking_phase_max_batches is not None:
             check_whole("tracking_phase_max_batches", tracking_phase_max_batches, low=1)
-        if best_model_metric not in BEST_MODEL_METRICS:
-            raise ValueError(
-                f"best_model_metric must be one of {', '.join(BEST_MODEL_METRICS)}, got {best_model_metric!r}."
-            )
+        check_choice("best_model_metric", best_model_metric, BADNESS)
         self.tracking_phase_max_batches = tracking_phase_max_batches
         self.best_model_metric, self.mask_group = best_model_metric, tracking_phase_mask_group
         step_size = getattr(model, "step_size", None) if tracking_phase_step_size is None else tracking_phase_step_size
@@ -100,10 +113,15 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
             theta=tracking_phase_theta,
             max_length=tracking_phase_max_length,
             eos_stopping_thresh=tracking_phase_eos_thresh,
+            mask_interpolation=tracking_phase_mask_interpolation,
         )
         self._check_model_tracks(model)
         super().__init__(model, experiments_path, experiment_name, batch_sampler, batch_loader, **kwargs)
+        self._ground_truths: dict[str, GroundTruth] = {}
         self._check_data()
+        if tracking_phase_ground_truth is not None:
+            self._ground_truths = self._read_ground_truths(tracking_phase_ground_truth)
+        self._check_best_model_metric()
 
     def finish_epoch(self, metrics: dict[str, float]) -> None:
         """Track, if it is time, add the metrics to the epoch's, and end the epoch: see the parent's method."""
@@ -114,11 +132,9 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
         super().finish_epoch(metrics)
 
     def judged_value(self, metrics: dict[str, float]) -> float | None:
-        """Return what :attr:`best_model_metric` says; None in an epoch without the phase."""
+        """Return how far :attr:`best_model_metric` is from its best; None in an epoch without the phase."""
         value = metrics.get(self.best_model_metric)
-        if self.best_model_metric == "gv_length_ratio" and value is not None:
-            return abs(value - 1.0)
-        return value
+        return None if value is None else BADNESS[self.best_model_metric](value)
 
     @torch.no_grad()
     def run_tracking_phase(self) -> dict[str, float]:
@@ -187,18 +203,17 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
             shape=volume.shape[:3],
             mask=mask,
         )
-        true_lengths = streamline_lengths_mm(true, sizes)
         made = propagator.propagate(
-            _first_points(true, self.nb_segments_init + 1), max_lengths=true_lengths if mask is None else None
+            _first_points(true, self.nb_segments_init + 1),
+            max_lengths=streamline_lengths_mm(true, sizes) if mask is None else None,
         )
-        ends, true_ends = _last_points(made.streamlines), _last_points(true)
-        values = {
-            "gv_endpoint_distance_mm": ((ends - true_ends) * sizes).norm(dim=1),
-            "gv_length_ratio": streamline_lengths_mm(made.streamlines, sizes) / true_lengths.clamp(min=1e-6),
-        }
-        if mask is not None:
-            values["gv_left_mask"] = (made.reasons == MASK).float()
-        return values
+        known = KnownOfSubject(
+            sizes,
+            data.streamlines[self.batch_loader.streamline_group_name].connectivity,
+            self._ground_truths.get(data.subject_id),
+        )
+        left_mask = None if mask is None else made.reasons == MASK
+        return measure_continued(made.streamlines, true, known, left_mask=left_mask)
 
     @staticmethod
     def _check_model_tracks(model: Any) -> None:
@@ -225,15 +240,39 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
                         f"Volume group '{self.mask_group}' (tracking_phase_mask_group) was not loaded; give it to "
                         "dataset.load_data()."
                     )
-        elif self.best_model_metric == "gv_left_mask":
-            raise ValueError("best_model_metric 'gv_left_mask' needs tracking_phase_mask_group.")
+
+    def _check_best_model_metric(self) -> None:
+        """Refuse a metric that would never be measured."""
+        group = self.batch_loader.streamline_group_name
+        subjects = self.batch_loader.dataset.validation_set
+        needed = {
+            LEFT_MASK: (self.mask_group is not None, "tracking_phase_mask_group"),
+            VALID_CONNECTIONS: (bool(self._ground_truths), "tracking_phase_ground_truth"),
+            INVALID_CONNECTIONS: (
+                all(subject.streamlines[group].connectivity is not None for subject in subjects),
+                f"a connectivity matrix of each validation subject in the HDF5 file's group '{group}'",
+            ),
+        }
+        there, what = needed.get(self.best_model_metric, (True, ""))
+        if not there:
+            raise ValueError(f"best_model_metric {self.best_model_metric!r} needs {what}.")
+
+    def _read_ground_truths(self, folder: str) -> dict[str, GroundTruth]:
+        """Read the true bundles of each validation subject, which must be on its grid."""
+        truths = {}
+        for subject in self.batch_loader.dataset.validation_set:
+            truth = read_ground_truth(folder.replace("{subject}", subject.subject_id))
+            volume = subject.volumes[self.batch_loader.input_group_name]
+            if truth.shape != tuple(volume.shape[:3]) or not np.allclose(truth.affine, volume.affine, atol=1e-3):
+                raise ValueError(
+                    f"The ground truth of subject '{subject.subject_id}' ({truth.shape} voxels) is not on the grid of "
+                    f"its volume in the HDF5 file ({tuple(volume.shape[:3])} voxels); bring it there."
+                )
+            truths[subject.subject_id] = truth
+        return truths
 
 
 def _first_points(lines: TensorSequence, nb: int) -> TensorSequence:
     """Return the first points of each streamline, which has more."""
     rows = lines.offsets[:, None] + torch.arange(nb)
     return TensorSequence(lines.data[rows.flatten().to(lines.device)], torch.full((len(lines),), nb))
-
-
-def _last_points(lines: TensorSequence) -> Tensor:
-    return lines.data[(lines.offsets + lines.lengths - 1).to(lines.device)]

@@ -76,7 +76,8 @@ def rebuild_experiment(
             lazy=data["lazy"] if lazy is None else lazy,
             cache_size=data["cache_size"],
         )
-        groups = {"volume_groups": [recorded["loader"]["input_group_name"]]}
+        volumes = [recorded["loader"]["input_group_name"], recorded["trainer"].get("tracking_phase_mask_group")]
+        groups = {"volume_groups": [name for name in dict.fromkeys(volumes) if name is not None]}
         groups["streamline_groups"] = [recorded["loader"]["streamline_group_name"]]
         dataset.load_data(load_testing=load_testing, **groups)  # type: ignore[arg-type]
         model = model_class(**arguments_of(recorded["model"]))

@@ -14,6 +14,7 @@ from dwiml import Learn2TrackModel
 from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.cli import evaluate, main, resume, train
+from dwiml.training.gv_phase import DWIMLTrainerOneInputWithGVPhase
 from dwiml.training.trainer import DWIMLTrainer
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -48,6 +49,18 @@ def test_train_resume_evaluate(tiny_hdf5: Path, tmp_path: Path, capsys: pytest.C
     options = ["--max_epochs", "2", "--nb_previous_dirs", "1", "--resume", "auto"]
     assert run_train(tiny_hdf5, tmp_path, *options) == 0
     assert len(logs(tmp_path / "exp")) == 2
+
+
+def test_the_model_tracks_when_asked_to(tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--step_size", "2", "--tracking_phase_mask_group", "wm_mask", "--tracking_phase_frequency", "2"]
+    assert run_train(tiny_hdf5, tmp_path, *options, "--best_model_metric", "gv_left_mask", "--max_epochs", "2") == 0
+    assert resume.main([str(tmp_path / "exp"), "--new_max_epochs", "4", "-q"]) == 0
+    assert ["gv_left_mask" in line for line in logs(tmp_path / "exp")] == [False, True, False, True]
+    capsys.readouterr()
+    assert train.main(["learn2track", str(tiny_hdf5), str(tmp_path), "other", *OPTIONS, *options[:2]]) == 0
+    assert "gv_left_mask" not in logs(tmp_path / "other")[0]
+    assert run_train(tiny_hdf5, tmp_path, "--tracking_phase_mask_group", "brain") == 2
+    assert "Volume group 'brain' not found in" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -97,6 +110,12 @@ def test_each_option_has_the_default_of_the_class_it_is_for(tmp_path: Path) -> N
         )
     )
     owners = [*Learn2TrackModel.__mro__, DWIMLBatchIDSampler, DWIMLStreamlinesBatchLoader, *DWIMLTrainer.__mro__]
+    # Those of the generation-validation phase are left to the class.
+    tracking = vars(train.build_parser().parse_args(_tracking_options()))
+    init = inspect.signature(DWIMLTrainerOneInputWithGVPhase.__init__)
+    left = {name for name, parameter in init.parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
+    assert left <= set(tracking)
+    assert not left & set(given)
     checked = 0
     for owner in owners:
         init = owner.__dict__.get("__init__")
@@ -108,6 +127,14 @@ def test_each_option_has_the_default_of_the_class_it_is_for(tmp_path: Path) -> N
             assert given[parameter.name] == parameter.default, f"{owner.__name__}: {parameter.name}"
             checked += 1
     assert checked > 40
+
+
+def _tracking_options() -> list[str]:
+    text = "learn2track a b c --input_group_name x --streamline_group_name y --best_model_metric gv_length_ratio"
+    text += " --tracking_phase_frequency 2 --tracking_phase_nb_segments_init 2 --tracking_phase_max_batches 3"
+    text += " --tracking_phase_mask_group wm --tracking_phase_mask_interpolation trilinear --tracking_phase_theta 30"
+    text += " --tracking_phase_ground_truth d --tracking_phase_step_size 1 --tracking_phase_max_length 200"
+    return [*text.split(), "--tracking_phase_eos_thresh", "0.5"]
 
 
 def test_every_command_is_there(capsys: pytest.CaptureFixture[str]) -> None:

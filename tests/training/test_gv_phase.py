@@ -110,7 +110,7 @@ class NoTracker(ModelWithOneInput):
 
 
 def test_what_cannot_be_is_refused(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"best_model_metric must be one of valid_loss, .*, got 'loss'"):
+    with pytest.raises(ValueError, match=r"best_model_metric must be one of 'valid_loss', .*, got 'loss'"):
         small_trainer(data, tmp_path, tracking=True, best_model_metric="loss")
     with pytest.raises(ValueError, match="tracking_phase_frequency must be"):
         small_trainer(data, tmp_path, tracking=True, tracking_phase_frequency=0)

@@ -81,6 +81,16 @@ def test_two_processes_have_the_losses_of_one(data: Path, alone: Path) -> None:
     assert len(load_checkpoint(data.parent / "two" / "checkpoint")["generators"]) == 2
 
 
+def test_two_processes_track_what_one_does(data: Path) -> None:
+    options = {"tracking": True, "tracking_phase_theta": 180.0, "best_model_metric": "gv_endpoint_distance_mm"}
+    for name, nb in (("tracks_alone", 1), ("track_together", 2)):
+        train(data, data.parent, name, nb=nb, **options)
+    alone, together = (logs(data.parent / name) for name in ("tracks_alone", "track_together"))
+    for line, expected in zip(together, alone, strict=True):
+        for metric in ("gv_endpoint_distance_mm", "gv_length_ratio"):
+            assert line[metric] == pytest.approx(expected[metric], rel=0.01)
+
+
 def test_accumulating_and_averaging_too(data: Path) -> None:
     options = {"accumulate_batches": 2, "ema_decay": 0.9, "lr_scheduler": "warmup_cosine", "learning_rates": 0.01}
     for nb, name in ((1, "alone_more"), (2, "two_more")):
