@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -10,12 +11,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from dwiml.arguments import check_number
+from dwiml.arguments import check_number, check_whole
 from dwiml.batching.fetcher import BatchSlices, StreamlineFetcher
+from dwiml.batching.grids import check_grids
 from dwiml.batching.sampler import PHASES, BatchIds, DWIMLBatchIDSampler, check_dataset, described
 from dwiml.batching.workers import leave_signals_to_main
 from dwiml.data.dataset import MultiSubjectDataset
-from dwiml.ops.augmentation import DrawnAugmentation, draw_noise
+from dwiml.ops.augmentation import DrawnAugmentation, draw_noise, draw_wander
 from dwiml.ops.interpolation import interpolate_at
 from dwiml.ops.randomness import BatchKey, check_seed, draw_seed, keyed_generator
 from dwiml.ops.resampling import Resampling
@@ -49,6 +51,14 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
         volume is interpolated and from which previous directions are computed. Truncated at twice that size.
     noise_gaussian_size_loss
         The same for the streamlines that the loss compares with.
+    wander_size
+        How far, in voxels, the streamlines that the model sees wander off the true ones, smoothly, as those of a model
+        that tracks do: a standard deviation, for each streamline between 0 and twice that. The model learns the way
+        back, so that it can correct its own errors. For models with a direction getter.
+    wander_nb_points
+        After how many points the wandering has mostly changed (:func:`dwiml.ops.augmentation.draw_wander`).
+    wander_look_ahead
+        The way back is that to the true streamline's point so many points later.
     seed
         None to draw one, which is recorded in :attr:`params`.
 
@@ -72,6 +82,9 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
         reverse_ratio: float = 0.0,
         noise_gaussian_size_forward: float = 0.0,
         noise_gaussian_size_loss: float = 0.0,
+        wander_size: float = 0.0,
+        wander_nb_points: float = 6.0,
+        wander_look_ahead: int = 2,
         seed: int | None = None,
     ) -> None:
         check_dataset(dataset, type(self).__name__)
@@ -87,6 +100,11 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
             "noise_gaussian_size_forward", noise_gaussian_size_forward, low=0
         )
         self.noise_gaussian_size_loss = check_number("noise_gaussian_size_loss", noise_gaussian_size_loss, low=0)
+        self.wander_size = check_number("wander_size", wander_size, low=0)
+        self.wander_nb_points = check_number("wander_nb_points", wander_nb_points, low=0, low_included=False)
+        self.wander_look_ahead = check_whole("wander_look_ahead", wander_look_ahead, low=1)
+        if self.wander_size:
+            _check_learns_way_back(model)
         self.seed_was_given = seed is not None
         self.set_seed(draw_seed() if seed is None else seed)
 
@@ -185,8 +203,19 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
         return fetcher[batch_ids] if drawn is None else fetcher.fetch(batch_ids, drawn)
 
     def add_noise_forward(self, streamlines: TensorSequence, ids_per_subj: Mapping[int, slice]) -> TensorSequence:
-        """Return the streamlines that the model sees in training: with noise, where it was asked for."""
-        return self._add_noise(streamlines, ids_per_subj, self.noise_gaussian_size_forward, "noise_forward")
+        """Return the streamlines that the model sees in training: wandering and with noise, where it was asked for."""
+        noisy = self._add_noise(streamlines, ids_per_subj, self.noise_gaussian_size_forward, "noise_forward")
+        rng = self._rng_of(ids_per_subj, "wander") if self.wander_size else None
+        if rng is None:
+            return noisy
+        wander = torch.from_numpy(draw_wander(streamlines.lengths.numpy(), self.wander_nb_points, rng))
+        return noisy.mapped(noisy.data + self.wander_size * wander.to(noisy.device, non_blocking=True))
+
+    def way_back(self, seen: TensorSequence, ids_per_subj: Mapping[int, slice]) -> dict[str, Any]:
+        """Return what ``compute_loss`` has to know of the streamlines that the model saw, where they wandered off."""
+        if self.wander_size == 0 or self._rng_of(ids_per_subj, "wander") is None:
+            return {}
+        return {"seen": seen, "look_ahead": self.wander_look_ahead}
 
     def add_noise_loss(self, streamlines: TensorSequence, ids_per_subj: Mapping[int, slice]) -> TensorSequence:
         """Return the streamlines that the loss compares with in training: with noise, where it was asked for."""
@@ -195,13 +224,19 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
     def _add_noise(
         self, streamlines: TensorSequence, ids_per_subj: Mapping[int, slice], size: float, purpose: str
     ) -> TensorSequence:
-        key = getattr(ids_per_subj, "key", None)
-        if size == 0 or not isinstance(key, BatchKey) or key.phase != "training":
+        rng = self._rng_of(ids_per_subj, purpose) if size else None
+        if rng is None:
             return streamlines
-        # Each share of a batch has its own noise.
-        rng = keyed_generator(self.seed, key.epoch, key.batch_index, purpose, key.first)
         noise = torch.from_numpy(draw_noise(streamlines.total_points, rng))
         return streamlines.mapped(streamlines.data + size * noise.to(streamlines.device, non_blocking=True))
+
+    def _rng_of(self, ids_per_subj: Mapping[int, slice], purpose: str) -> np.random.Generator | None:
+        """Return a batch's own generator; None for a batch that is not augmented: not of the training."""
+        key = getattr(ids_per_subj, "key", None)
+        if not isinstance(key, BatchKey) or key.phase != "training":
+            return None
+        # Each share of a batch has its own noise.
+        return keyed_generator(self.seed, key.epoch, key.batch_index, purpose, key.first)
 
 
 class DWIMLBatchLoaderOneInput(DWIMLStreamlinesBatchLoader):
@@ -251,7 +286,7 @@ class DWIMLBatchLoaderOneInput(DWIMLStreamlinesBatchLoader):
             raise ValueError(
                 f"The model expects nb_features={expected}, but volume group '{input_group_name}' has {found} features."
             )
-        self._check_grids()
+        check_grids(dataset, input_group_name, streamline_group_name)
         self._volumes: OrderedDict[tuple[int, str, int, torch.device], torch.Tensor] = OrderedDict()
 
     def load_batch_inputs(self, streamlines: TensorSequence, ids_per_subj: Mapping[int, slice]) -> TensorSequence:
@@ -329,34 +364,20 @@ class DWIMLBatchLoaderOneInput(DWIMLStreamlinesBatchLoader):
             )
         return volume.to(dtype)
 
-    def _check_grids(self) -> None:
-        for subset in map(self.dataset.subset, PHASES):
-            for subject in subset:
-                if self.input_group_name not in subject.volumes:
-                    raise ValueError(
-                        f"Volume group '{self.input_group_name}' was not loaded; give it to dataset.load_data()."
-                    )
-                volume = subject.volumes[self.input_group_name]
-                streamlines = subject.streamlines[self.streamline_group_name]
-                if not np.allclose(volume.affine, streamlines.affine, atol=1e-3):
-                    raise ValueError(
-                        f"Subject '{subject.subject_id}': volume group '{self.input_group_name}' and streamlines group "
-                        f"'{self.streamline_group_name}' have different affines; register them, make the HDF5 again."
-                    )
-                # Older files do not say on which grid the streamlines are.
-                grid = tuple(int(size) for size in streamlines.dimensions)
-                if any(grid) and grid != volume.shape[:3]:
-                    raise ValueError(
-                        f"Subject '{subject.subject_id}': volume group '{self.input_group_name}' has the grid "
-                        f"{volume.shape[:3]}, streamlines group '{self.streamline_group_name}' {grid}; "
-                        "register them, make the HDF5 again."
-                    )
-
 
 def _check_model(model: Any, asked_by: str) -> None:
     if isinstance(model, type) or not hasattr(model, "step_size"):
         raise TypeError(
             f"{asked_by} needs a model, an instance of a child of MainModelAbstract, got {described(model)}."
+        )
+
+
+def _check_learns_way_back(model: Any) -> None:
+    loss = getattr(model, "compute_loss", None)
+    if loss is None or "seen" not in inspect.signature(loss).parameters:
+        raise ValueError(
+            f"wander_size needs a model that learns the way back: the compute_loss of {type(model).__name__} takes no "
+            "'seen'; make it a child of ModelWithDirectionGetter, or leave wander_size at 0."
         )
 
 

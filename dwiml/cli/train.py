@@ -78,6 +78,27 @@ def add_loader_options(parser: argparse.ArgumentParser) -> None:
             metavar="VOXELS",
             help=f"standard deviation of the noise on {what} [%(default)s]",
         )
+    group.add_argument(
+        "--wander_size",
+        type=float,
+        default=0.0,
+        metavar="VOXELS",
+        help="how far the points that the model sees wander off, smoothly; it learns the way back [%(default)s]",
+    )
+    group.add_argument(
+        "--wander_nb_points",
+        type=float,
+        default=6.0,
+        metavar="N",
+        help="points after which that has mostly changed [%(default)g]",
+    )
+    group.add_argument(
+        "--wander_look_ahead",
+        type=int,
+        default=2,
+        metavar="N",
+        help="the way back leads to the true point N points later [%(default)s]",
+    )
 
 
 def add_learn2track_options(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ from dwiml.arguments import shown
 from dwiml.models.base import MainModelAbstract
 from dwiml.models.checks import check_key
 from dwiml.models.direction_getters import DIRECTION_GETTERS, DirectionGetter
-from dwiml.ops.directions import SHORTEST
+from dwiml.ops.directions import SHORTEST, steps_back
 from dwiml.ops.sequences import TensorSequence
 
 
@@ -68,7 +68,13 @@ class ModelWithDirectionGetter(MainModelAbstract):
         return self.direction_getter.add_eos
 
     def compute_loss(
-        self, outputs: Tensor, targets: TensorSequence, average_results: bool = True
+        self,
+        outputs: Tensor,
+        targets: TensorSequence,
+        average_results: bool = True,
+        *,
+        seen: TensorSequence | None = None,
+        look_ahead: int = 1,
     ) -> tuple[Tensor, int]:
         """Compare the outputs with the directions that the streamlines took.
 
@@ -84,6 +90,9 @@ class ModelWithDirectionGetter(MainModelAbstract):
             The points of the streamlines, shape (sum(n_i), 3), voxel space.
         average_results
             Whether to return the mean or the loss of each row.
+        seen, look_ahead
+            The points that the model saw in place of the targets', where it has to learn the way back to them: see
+            :func:`dwiml.ops.directions.steps_back`. None: the steps of the targets themselves.
 
         Returns
         -------
@@ -95,7 +104,8 @@ class ModelWithDirectionGetter(MainModelAbstract):
         ValueError
             When there is not one output a step (or point).
         """
-        steps, ends = _steps_to_learn(targets, with_ends=self.forward_uses_last_point)
+        own = targets.diff() if seen is None else steps_back(targets, seen, look_ahead)
+        steps, ends = _with_ends(own.data, targets) if self.forward_uses_last_point else _without_ends(own.data)
         expected = (len(steps), self.direction_getter.output_size)
         if outputs.shape != expected:
             wanted = (
@@ -189,17 +199,18 @@ class ModelWithDirectionGetter(MainModelAbstract):
             )
 
 
-def _steps_to_learn(targets: TensorSequence, *, with_ends: bool) -> tuple[Tensor, Tensor]:
-    """Return the steps (rows, 3), and which rows are ends of streamlines (rows,): with ends, a row for each point."""
-    steps = targets.diff().data
-    if not with_ends:
-        return steps, torch.zeros(len(steps), dtype=torch.bool, device=steps.device)
-    points = targets.data
-    ends = torch.zeros(len(points), dtype=torch.bool)
+def _without_ends(steps: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the steps to learn (rows, 3), and which rows are ends of streamlines (rows,): none."""
+    return steps, torch.zeros(len(steps), dtype=torch.bool, device=steps.device)
+
+
+def _with_ends(steps: Tensor, targets: TensorSequence) -> tuple[Tensor, Tensor]:
+    """Return the same, with a row of zeros for each streamline's last point."""
+    ends = torch.zeros(targets.total_points, dtype=torch.bool)
     ends[torch.cumsum(targets.lengths, 0)[targets.lengths > 0] - 1] = True
-    ends = ends.to(points.device, non_blocking=True)
-    to_next = torch.cat([points[1:] - points[:-1], points.new_zeros(min(len(points), 1), 3)])
-    return torch.where(ends[:, None], torch.zeros_like(to_next), to_next), ends
+    rows = ends.logical_not().nonzero()[:, 0].to(steps.device, non_blocking=True)
+    all_steps = steps.new_zeros(targets.total_points, 3).index_copy(0, rows, steps)
+    return all_steps, ends.to(steps.device, non_blocking=True)
 
 
 def _drawn(

@@ -1,4 +1,4 @@
-"""Augmentation of streamlines: reverse, split, noise.
+"""Augmentation of streamlines: reverse, split, noise, wandering off.
 
 Each is drawn first, then applied: `draw_...` takes the random generator and returns what was chosen, which can be kept
 and applied again; what applies it is deterministic. Streamlines are flat: `points` (N, F) of all of them in order,
@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.signal import lfilter
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -258,6 +259,46 @@ def draw_noise(nb_points: int, rng: np.random.Generator) -> NDArray[np.float32]:
         noise[beyond] = rng.standard_normal(len(beyond), dtype=np.float32)
         beyond = beyond[np.abs(noise[beyond]) > _NOISE_LIMIT]
     return noise.reshape(nb_points, 3)
+
+
+def draw_wander(lengths: ArrayLike, nb_points: float, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Draw by how much streamlines wander off, smoothly from point to point; to be multiplied by a size.
+
+    Along a streamline it is a stationary autoregressive process of order 1 (an Ornstein-Uhlenbeck process, sampled):
+    normal, of variance 1, the correlation of two points falling by a factor e every `nb_points` points. The whole of it
+    is multiplied by a number of the streamline's own, uniform from 0 to 2.
+
+    Parameters
+    ----------
+    lengths : array of shape (S,)
+        Number of points of each streamline.
+    nb_points : float
+        After how many points it has mostly changed; positive.
+    rng : numpy.random.Generator
+        Source of the draw.
+
+    Returns
+    -------
+    array of shape (N, 3), float32
+        For all points of the streamlines, one streamline after the other; without unit.
+
+    Raises
+    ------
+    ValueError
+        If a length is negative.
+    """
+    lengths = _checked_lengths(lengths)
+    longest = int(lengths.max(initial=0))
+    if not longest:
+        return np.zeros((0, 3), dtype=np.float32)
+    kept = np.exp(-1.0 / nb_points)
+    fresh = np.sqrt(1.0 - kept**2)
+    drawn = rng.standard_normal((len(lengths), longest, 3), dtype=np.float32)
+    # The first point has the variance of all others, not that of what is added at a point.
+    drawn[:, 0] /= fresh
+    wander = lfilter([fresh], [1.0, -kept], drawn, axis=1)
+    wander *= rng.uniform(0.0, 2.0, len(lengths))[:, None, None]
+    return np.asarray(wander[np.arange(longest) < lengths[:, None]], dtype=np.float32)
 
 
 def _check_ratio(name: str, ratio: float) -> None:

@@ -53,6 +53,39 @@ def streamline_directions(streamlines: TensorSequence, *, normalize: bool = True
     return steps.mapped(normalize_directions(steps.data)) if normalize else steps
 
 
+def steps_back(streamlines: TensorSequence, seen: TensorSequence, look_ahead: int) -> TensorSequence:
+    """Return the steps that lead from points beside streamlines back to them.
+
+    From each point that was seen, it is the way to the streamline's point `look_ahead` points later, divided by
+    `look_ahead`. Beyond its last point a streamline goes straight on, as its last step does.
+
+    Parameters
+    ----------
+    streamlines
+        The points of the true streamlines, shape (N, 3), voxel space.
+    seen
+        A point for each of theirs, or for each but the last ones.
+    look_ahead
+        At least 1. With 1 and the true points, the result is that of :meth:`TensorSequence.diff`.
+
+    Returns
+    -------
+    TensorSequence
+        Shape (sum(max(n_i - 1, 0)), 3), voxels.
+    """
+    points, lengths = streamlines.data, streamlines.lengths
+    counts = (lengths - 1).clamp(min=0)
+    last = torch.repeat_interleave(torch.cumsum(lengths, 0) - 1, counts)
+    rows = torch.arange(len(last)) + torch.repeat_interleave(torch.cumsum((lengths > 0).long(), 0) - 1, counts)
+    ahead = torch.minimum(rows + look_ahead, last)
+    beyond = (rows + look_ahead - ahead)[:, None]
+    if seen.total_points != len(rows):
+        seen = seen.trimmed_last()
+    rows, last, ahead, beyond = (each.to(points.device, non_blocking=True) for each in (rows, last, ahead, beyond))
+    aims = points[ahead] + beyond * (points[last] - points[last - 1])
+    return TensorSequence((aims - seen.data) / look_ahead, counts)
+
+
 def streamline_lengths_mm(streamlines: TensorSequence, voxel_sizes: Tensor) -> Tensor:
     """Return the length of each streamline along its points, shape (S,), mm.
 

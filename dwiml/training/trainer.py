@@ -131,10 +131,7 @@ class DWIMLTrainer(ResumableTraining):
         """
         streamlines = self._model_streamlines(targets, ids_per_subj)
         outputs = self.model(streamlines)
-        result: tuple[torch.Tensor, int] = self.model.compute_loss(
-            outputs, self.batch_loader.add_noise_loss(targets, ids_per_subj)
-        )
-        return result
+        return self._loss(outputs, streamlines, targets, ids_per_subj)
 
     def back_propagate(self, mean_loss: torch.Tensor, n: int) -> None:
         """Add a batch's gradient to the others of the same step; ``n`` is the weight of its mean loss."""
@@ -312,6 +309,16 @@ class DWIMLTrainer(ResumableTraining):
         """Return the points at which the model is run: with noise, and without the last ones if it ignores them."""
         streamlines = targets if self.model.forward_uses_last_point else targets.trimmed_last()
         return self.batch_loader.add_noise_forward(streamlines, ids_per_subj)
+
+    def _loss(
+        self, outputs: Any, seen: TensorSequence, targets: TensorSequence, ids_per_subj: BatchSlices
+    ) -> tuple[torch.Tensor, int]:
+        """Return the model's loss, with noise on the targets, or the way back to them from where the model was."""
+        targets = self.batch_loader.add_noise_loss(targets, ids_per_subj)
+        loss: tuple[torch.Tensor, int] = self.model.compute_loss(
+            outputs, targets, **self.batch_loader.way_back(seen, ids_per_subj)
+        )
+        return loss
 
     def _request(self) -> int:
         """Return what this rank wants once the step is done."""

@@ -48,7 +48,4 @@ class DWIMLTrainerOneInput(DWIMLTrainer):
         with self.profiler.part("interpolation"):
             inputs = self.batch_loader.load_batch_inputs(streamlines, ids_per_subj)
         outputs = self.model(inputs, streamlines)
-        result: tuple[torch.Tensor, int] = self.model.compute_loss(
-            outputs, self.batch_loader.add_noise_loss(targets, ids_per_subj)
-        )
-        return result
+        return self._loss(outputs, streamlines, targets, ids_per_subj)

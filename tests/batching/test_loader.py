@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import h5py
 import numpy as np
@@ -123,6 +124,35 @@ def test_noise_is_truncated_and_keyed(tiny_hdf5: Path) -> None:
         assert not torch.equal(noise(0, 1), other)
     slices = BatchSlices({0: slice(0, 2)}, BatchKey("training", 0, 1))
     assert not torch.equal(noise(0, 1), load.add_noise_loss(lines, slices).data)
+
+
+def test_wandering_is_keyed_and_in_training_only(tiny_hdf5: Path) -> None:
+    learns = Learn2TrackModel(nb_features=4, step_size=1.0)
+    load = loader(dataset(tiny_hdf5), learns, wander_size=0.5, wander_look_ahead=3)
+    lines = TensorSequence(torch.zeros(3000, 3), torch.full((100,), 30))
+
+    def slices(phase: str, batch: int = 1) -> BatchSlices:
+        return BatchSlices({0: slice(0, 100)}, BatchKey(phase, 0, batch))
+
+    seen = load.add_noise_forward(lines, slices("training"))
+    assert float(seen.data.var()) == pytest.approx(0.25 * 4 / 3, rel=0.15)
+    assert torch.equal(seen.data, load.add_noise_forward(lines, slices("training")).data)
+    assert not torch.equal(seen.data, load.add_noise_forward(lines, slices("training", 2)).data)
+    assert load.way_back(seen, slices("training")) == {"seen": seen, "look_ahead": 3}
+    assert load.add_noise_forward(lines, slices("validation")) is lines
+    assert load.way_back(lines, slices("validation")) == {}
+    assert loader(dataset(tiny_hdf5)).way_back(lines, slices("training")) == {}
+
+
+def test_wandering_needs_a_model_that_learns_the_way_back(tiny_hdf5: Path) -> None:
+    class Own(Learn2TrackModel):
+        def compute_loss(self, outputs: Any, targets: Any, average_results: bool = True) -> Any:  # type: ignore[override]
+            return super().compute_loss(outputs, targets, average_results)
+
+    own = Own(nb_features=4, step_size=1.0)
+    with pytest.raises(ValueError, match="the compute_loss of Own takes no 'seen'; make it a child of"):
+        loader(dataset(tiny_hdf5), own, wander_size=0.5)
+    loader(dataset(tiny_hdf5), own)
 
 
 def same_batches(
@@ -395,6 +425,9 @@ def test_volumes_of_a_batch_stay_in_the_cache(tiny_hdf5: Path, monkeypatch: pyte
         ({"split_ratio": "0.5"}, "split_ratio must be a number from 0 to 1, got '0.5'"),
         ({"reverse_ratio": None}, "reverse_ratio must be a number from 0 to 1, got None"),
         ({"noise_gaussian_size_loss": True}, "noise_gaussian_size_loss must be a number, 0 or more, got True"),
+        ({"wander_size": -0.1}, "wander_size must be a number, 0 or more"),
+        ({"wander_nb_points": 0}, "wander_nb_points must be"),
+        ({"wander_look_ahead": 0}, "wander_look_ahead must be"),
         ({"seed": -1}, "seed must be an integer"),
     ],
 )

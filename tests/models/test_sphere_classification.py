@@ -49,6 +49,26 @@ def test_loss_is_that_of_a_loop_in_float64(add_eos: bool) -> None:
     assert (float(mean), n, nb) == (pytest.approx(np.mean(expected)), nb_rows, nb_rows)
 
 
+@pytest.mark.parametrize("add_eos", [True, False])
+def test_the_way_back_is_learned_where_the_model_saw_other_points(add_eos: bool) -> None:
+    network, targets = model(add_eos=add_eos), lines()
+    seen = targets.mapped(targets.data + 0.3 * torch.randn_like(targets.data))
+    directions = network.direction_getter.directions.numpy()
+    nb_rows = targets.total_points if add_eos else targets.diff().total_points
+    outputs = torch.randn(nb_rows, len(directions) + add_eos)
+    rows, expected = iter(outputs.double().numpy()), []
+    for line, near in zip(targets, seen, strict=True):
+        for i in range(len(line) - 1):
+            aim = line[i + 2] if i + 2 < len(line) else 2 * line[-1] - line[-2]
+            way = (aim - near[i]).numpy()
+            expected.append(-log_softmax(next(rows))[np.argmax(directions @ (way / np.linalg.norm(way)))])
+        if add_eos:
+            expected.append(-log_softmax(next(rows))[len(directions)])
+    given = seen if add_eos else seen.trimmed_last()
+    losses, _ = network.compute_loss(outputs, targets, average_results=False, seen=given, look_ahead=2)
+    np.testing.assert_allclose(losses.numpy(), expected, rtol=1e-5)
+
+
 def test_repeated_points_are_left_out_and_nan_is_named() -> None:
     network = model()
     targets = TensorSequence.from_list([torch.tensor([[0.0, 0, 0], [0, 0, 0], [1, 0, 0]])])

@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import kstest, truncnorm
 
-from dwiml.ops.augmentation import DrawnAugmentation, cuts_at, draw_noise, draw_reverse, draw_split, reverse, split
+from dwiml.ops.augmentation import (
+    DrawnAugmentation,
+    cuts_at,
+    draw_noise,
+    draw_reverse,
+    draw_split,
+    draw_wander,
+    reverse,
+    split,
+)
 
 some_lengths = st.lists(st.integers(0, 12), max_size=15).map(lambda counts: np.array(counts, dtype=np.int64))
 seeds = st.integers(0, 2**32 - 1)
@@ -156,3 +165,24 @@ def test_what_does_not_fit_is_refused():
     for cut in (-1, 4):
         with pytest.raises(ValueError, match="leave at least one point on both sides"):
             split([4], [cut])
+
+
+def test_wandering_has_the_moments_of_the_process():
+    nb_lines, length, nb_points = 4000, 12, 5.0
+    wander = draw_wander([length] * nb_lines, nb_points, rng_of(1)).reshape(nb_lines, length, 3)
+    # A factor of the streamline's own, uniform from 0 to 2, has a mean square of 4 / 3.
+    for i in (0, 5, 11):
+        assert wander[:, i].var() == pytest.approx(4 / 3, rel=0.05)
+    for apart in (1, 3, 7):
+        product = (wander[:, 2] * wander[:, 2 + apart]).mean()
+        assert product / (4 / 3) == pytest.approx(np.exp(-apart / nb_points), abs=0.04)
+    assert abs(np.corrcoef(wander[:, 3, 0], wander[:, 3, 1])[0, 1]) < 0.05
+    assert abs(wander.mean()) < 0.03
+
+
+def test_wandering_of_unlike_lengths():
+    assert draw_wander([3, 0, 1, 7], 6.0, rng_of(0)).shape == (11, 3)
+    assert draw_wander([3, 0, 1, 7], 6.0, rng_of(0)).dtype == np.float32
+    assert draw_wander([], 6.0, rng_of(0)).shape == draw_wander([0], 6.0, rng_of(0)).shape == (0, 3)
+    with pytest.raises(ValueError, match="one count of points a streamline"):
+        draw_wander([-1], 6.0, rng_of(0))

@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
 from dwiml import TensorSequence
-from dwiml.ops.directions import angle_degrees, normalize_directions, previous_directions, streamline_directions
+from dwiml.ops.directions import (
+    angle_degrees,
+    normalize_directions,
+    previous_directions,
+    steps_back,
+    streamline_directions,
+)
 
 LENGTHS = st.lists(st.integers(0, 6), max_size=6)
 
@@ -102,3 +108,21 @@ def test_tiny_angles_in_single_precision() -> None:
 def test_no_angle_with_a_zero_direction() -> None:
     angles = angle_degrees(torch.zeros(2, 3), torch.ones(2, 3))
     assert angles.isnan().all()
+
+
+@given(LENGTHS, st.integers(1, 4), st.booleans())
+def test_steps_back_are_those_of_a_loop(lengths: list[int], look_ahead: int, trimmed: bool) -> None:
+    streamlines = make(lengths)
+    seen = streamlines.mapped(make(lengths, seed=1).data)
+    expected = [np.zeros((0, 3))]
+    for line, near in zip(streamlines, seen, strict=True):
+        true = line.numpy()
+        for i in range(len(true) - 1):
+            aim = true[min(i + look_ahead, len(true) - 1)].copy()
+            for _ in range(i + look_ahead - (len(true) - 1)):
+                aim += true[-1] - true[-2]
+            expected.append((aim - near[i].numpy())[None] / look_ahead)
+    got = steps_back(streamlines, seen.trimmed_last() if trimmed else seen, look_ahead)
+    assert got.lengths.tolist() == streamlines.diff().lengths.tolist()
+    np.testing.assert_allclose(got.data.numpy(), np.concatenate(expected), atol=1e-12)
+    torch.testing.assert_close(steps_back(streamlines, streamlines, 1).data, streamlines.diff().data)
