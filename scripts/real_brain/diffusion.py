@@ -109,7 +109,9 @@ def fit_signal_sh(acquisition: Acquisition) -> npt.NDArray[np.float32]:
     return volume
 
 
-def fit_fodf(acquisition: Acquisition, region: BoolArray) -> npt.NDArray[np.float64]:
+def fit_fodf(
+    acquisition: Acquisition, region: BoolArray, *, sh_order: int = SH_ORDER, roi_radius: int = 10
+) -> npt.NDArray[np.float64]:
     """Return the fibre orientation distribution by constrained spherical deconvolution (Tournier et al., 2007).
 
     The response is that of voxels of FA > 0.7 in the middle of the volume (``auto_response_ssst``).
@@ -120,17 +122,22 @@ def fit_fodf(acquisition: Acquisition, region: BoolArray) -> npt.NDArray[np.floa
         The acquisition.
     region : (X, Y, Z) array
         Where it is needed. One voxel more is fitted all around, since tracking interpolates.
+    sh_order
+        Largest order of the spherical harmonics.
+    roi_radius
+        How far from the middle of the volume the response's voxels may be, in voxels.
 
     Returns
     -------
-    (X, Y, Z, 28) array
-        SH coefficients up to order 6 in dipy's ``descoteaux07`` basis with ``legacy=True`` (what dipy's model gives).
+    (X, Y, Z, C) array
+        SH coefficients up to that order (28 for order 6) in dipy's ``descoteaux07`` basis with ``legacy=True`` (what
+        dipy's model gives).
     """
-    response, _ = auto_response_ssst(acquisition.gradients, acquisition.data, roi_radii=10, fa_thr=0.7)
-    model = ConstrainedSphericalDeconvModel(acquisition.gradients, response, sh_order_max=SH_ORDER)
+    response, _ = auto_response_ssst(acquisition.gradients, acquisition.data, roi_radii=roi_radius, fa_thr=0.7)
+    model = ConstrainedSphericalDeconvModel(acquisition.gradients, response, sh_order_max=sh_order)
     voxels = np.argwhere(binary_dilation(region, np.ones((3, 3, 3))) & acquisition.mask)
     parts = np.array_split(voxels, max(1, len(voxels) // _VOXELS_AT_ONCE))
-    fodf = np.zeros((*acquisition.mask.shape, (SH_ORDER + 1) * (SH_ORDER + 2) // 2))
+    fodf = np.zeros((*acquisition.mask.shape, (sh_order + 1) * (sh_order + 2) // 2))
     for part in progress(parts, "spherical deconvolution"):
         where = tuple(part.T)
         fodf[where] = np.nan_to_num(model.fit(acquisition.data[where]).shm_coeff)

@@ -1,0 +1,204 @@
+"""Track a subject with a trained model and with dipy's LocalTracking, from the same seeds, and score both.
+
+dipy is given many settings (order of the deconvolution, angle, step, reading of the mask); for each algorithm the one
+with the highest sum of valid connections and overlap is told, as are all of them in the JSON file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dwiml.cli import run_command
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dwiml.scoring.ground_truth import GroundTruth
+
+MAX_LENGTH_MM = 250.0
+# Where the response of a single fibre is looked for, in voxels around the middle of the volume.
+ROI_RADIUS = 20
+MEASURES = ("valid_connections", "invalid_connections", "no_connections", "overlap", "overreach", "f1")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command's parser."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", type=Path, help="folder of the experiment")
+    parser.add_argument("subject", help="subject of the experiment's HDF5 file")
+    parser.add_argument("subject_dir", type=Path, help="the subject's folder, as dwiml phantom makes it")
+    parser.add_argument("--hdf5_file", help="where the experiment's data are now [where they were]")
+    parser.add_argument("--tracking_mask", default="wm_mask", help="volume group of the HDF5 file [%(default)s]")
+    parser.add_argument("--dwi", type=Path, help="folder of dwi.nii.gz, dwi.bval, dwi.bvec [SUBJECT_DIR/dwi]")
+    parser.add_argument("--ground_truth", type=Path, help="folder of the true bundles [SUBJECT_DIR]")
+    parser.add_argument(
+        "--seeds",
+        choices=["ends", "mask"],
+        default="ends",
+        help="in the ends of the bundles (labels/endpoints.nii.gz), or in the whole mask [%(default)s]",
+    )
+    parser.add_argument("--seeds_per_voxel", type=int, default=5, help="[%(default)s]")
+    parser.add_argument(
+        "--min_length", type=float, default=20.0, help="of streamlines, mm, both trackers [%(default)g]"
+    )
+    parser.add_argument("--sh_orders", type=int, nargs="+", default=[6, 8], help="for the deconvolution [6 8]")
+    parser.add_argument("--json", type=Path, help="write all figures there")
+    return parser
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Track, score and print."""
+    import torch
+
+    from dwiml.data.dataset import MultiSubjectDataset
+    from dwiml.scoring.reading import read_ground_truth
+    from dwiml.tracking.seeds import Seeds
+    from dwiml.training.trained import load_best_model, recorded_parameters
+
+    recorded = recorded_parameters(arguments.experiment)
+    dataset = MultiSubjectDataset(arguments.hdf5_file or recorded["data"]["hdf5_file"])
+    group = recorded["loader"]["input_group_name"]
+    dataset.load_data(subj_id=arguments.subject, volume_groups=[group, arguments.tracking_mask], streamline_groups=[])
+    (subject,) = [*dataset.training_set, *dataset.validation_set, *dataset.testing_set]
+    volume, mask = subject.volumes[group], subject.volumes[arguments.tracking_mask].as_tensor()[..., 0] != 0
+    truth = read_ground_truth(arguments.ground_truth or arguments.subject_dir)
+    where = mask if arguments.seeds == "mask" else mask & torch.from_numpy(_ends(arguments.subject_dir))
+    seeds = Seeds(where, per_voxel=arguments.seeds_per_voxel, seed=1)
+    print(f"{arguments.subject}: {len(seeds)} seeds, streamlines of {arguments.min_length:g} mm or more.")
+    model = load_best_model(arguments.experiment).to("cuda" if torch.cuda.is_available() else "cpu")
+    rows = [_track_with_model(model, volume, mask, seeds, truth, arguments)]
+    rows += _track_with_dipy(mask.numpy(), seeds, volume.affine, truth, arguments)
+    best = {name: max((row for row in rows if row["tracker"] == name), key=_merit) for name in _trackers(rows)}
+    print(table(list(best.values())))
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"best": best, "all": rows}, indent=2) + "\n", encoding="utf-8")
+
+
+def _ends(subject_dir: Path) -> NDArray[np.bool_]:
+    import nibabel as nib
+    import numpy as np
+
+    return np.asarray(np.asarray(nib.load(subject_dir / "labels" / "endpoints.nii.gz").dataobj) > 0)
+
+
+def _track_with_model(
+    model: Any, volume: Any, mask: Any, seeds: Any, truth: GroundTruth, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    import numpy as np
+    import torch
+
+    from dwiml.tracking.propagation import PropagationRules
+    from dwiml.tracking.tracker import Tracker, TrackingSubject
+
+    rules = PropagationRules(
+        step_size=model.step_size, theta=45.0, max_length=MAX_LENGTH_MM, mask_interpolation="trilinear"
+    )
+    tracker = Tracker(
+        model,
+        TrackingSubject(volume.as_tensor(), torch.from_numpy(volume.voxel_sizes), mask),
+        rules,
+        min_length=arguments.min_length,
+        forward_only=arguments.seeds == "ends",
+    )
+    begin = time.perf_counter()
+    groups = [tracked.streamlines for tracked in tracker.track(seeds)]
+    seconds = time.perf_counter() - begin
+    points = np.concatenate([group.data.cpu().numpy() for group in groups])
+    lengths = np.concatenate([group.lengths.numpy() for group in groups])
+    settings = f"step {model.step_size:g} mm, 45 degrees, trilinear mask"
+    return {"tracker": "dwiml", "settings": settings, "seconds": seconds, **_scores(points, lengths, truth)}
+
+
+def _track_with_dipy(
+    mask: NDArray[np.bool_], seeds: Any, affine: NDArray[np.float64], truth: GroundTruth, arguments: argparse.Namespace
+) -> list[dict[str, Any]]:
+    import numpy as np
+    from comparison.dipy_tracking import all_settings, track
+    from real_brain.diffusion import fit_fodf, read_acquisition
+    from real_brain.progress import progress
+
+    from dwiml.ops.spaces import from_vox_corner, to_vox_corner
+
+    folder = arguments.dwi or arguments.subject_dir / "dwi"
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    acquisition = read_acquisition(
+        folder / "dwi.nii.gz",
+        folder / "dwi.bval",
+        folder / "dwi.bvec",
+        arguments.subject_dir / "masks" / "wm.nii.gz",
+    )
+    # Tracking interpolates beyond the white matter too.
+    acquisition = dataclasses.replace(acquisition, mask=acquisition.data[..., 0] > 0)
+    fodfs = {order: fit_fodf(acquisition, mask, sh_order=order, roi_radius=ROI_RADIUS) for order in arguments.sh_orders}
+    starts = from_vox_corner(
+        seeds.points(0, len(seeds)).numpy(), space="rasmm", origin="center", affine=affine, voxel_sizes=sizes
+    )
+    rows = []
+    for settings in progress(list(all_settings(tuple(arguments.sh_orders))), "dipy"):
+        begin = time.perf_counter()
+        lines = track(
+            settings,
+            fodfs[settings.sh_order],
+            mask,
+            starts.astype(np.float64),
+            affine,
+            min_length=arguments.min_length,
+            max_length=MAX_LENGTH_MM,
+        )
+        seconds = time.perf_counter() - begin
+        stored = np.concatenate(lines) if lines else np.zeros((0, 3), dtype=np.float32)
+        points = to_vox_corner(stored, space="rasmm", origin="center", affine=affine, voxel_sizes=sizes)
+        scores = _scores(points, np.array([len(line) for line in lines], dtype=np.int64), truth)
+        rows.append({"tracker": f"dipy {settings.algorithm}", "settings": str(settings), "seconds": seconds, **scores})
+    return rows
+
+
+def _scores(points: NDArray[np.float32], lengths: NDArray[np.int64], truth: GroundTruth) -> dict[str, Any]:
+    from dwiml.scoring.scores import score_streamlines
+
+    scores = score_streamlines(points, lengths, truth)
+    return {
+        "nb_streamlines": len(lengths),
+        **scores.summary(),
+        "bundles": {bundle.name: {"found": bundle.found, "overlap": bundle.overlap} for bundle in scores.bundles},
+    }
+
+
+def _merit(row: dict[str, Any]) -> float:
+    return float(row.get("valid_connections", 0.0) + row["overlap"])
+
+
+def _trackers(rows: list[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(row["tracker"] for row in rows))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the figures of some trackers, in percent, for people."""
+    names = [name for name in MEASURES if any(name in row for row in rows)]
+    lines = [
+        f"{'':<11}{'lines':>7}{'bundles':>9}" + "".join(f"{name.replace('_connections', ''):>11}" for name in names)
+    ]
+    for row in rows:
+        shares = "".join(f"{100 * row[name]:>9.1f} %" if name in row else f"{'-':>11}" for name in names)
+        lines.append(
+            f"{row['tracker']:<11}{row['nb_streamlines']:>7}{row['valid_bundles']:>9.0f}{shares}   {row['settings']}"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script; bad input gives one sentence and exit code 2."""
+    arguments = build_parser().parse_args(argv)
+    return run_command(lambda: compare(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
