@@ -16,6 +16,7 @@ COMMANDS = {
     "resume": "continue an experiment that was stopped",
     "evaluate": "measure a trained model's direction error beside simple baselines",
     "track": "make streamlines with a trained model",
+    "score": "measure tractograms against true bundles: connections, overlap, overreach",
     "show_loss": "write a trained model's loss at each point of true streamlines, to look at",
     "visualize_logs": "draw the curves of one or more experiments",
 }
