@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -42,6 +43,7 @@ _READ_ERRORS = (
     OSError,
     struct.error,
     zlib.error,
+    zipfile.BadZipFile,
 )
 
 
