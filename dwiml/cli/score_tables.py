@@ -31,7 +31,7 @@ def tables(
     ]
     if without:
         heading.append(
-            f"{without} bundles have no end regions: valid when {100 * min_coverage:g} % of the mask is covered, no "
+            f"{without} have no end regions: valid when {100 * min_coverage:g} % of the mask is covered, no "
             "connections are told"
         )
     (first, *others) = scores.values()
