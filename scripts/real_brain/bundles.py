@@ -25,8 +25,9 @@ _TWO_SIDED = (
     *("SLF_I", "SLF_II", "SLF_III", "STR", "ST_FO", "ST_OCC", "ST_PAR", "ST_POSTC", "ST_PREC", "ST_PREF", "ST_PREM"),
     *("T_OCC", "T_PAR", "T_POSTC", "T_PREC", "T_PREF", "T_PREM", "UF"),
 )
-# From one side to the other. CC is the whole corpus callosum, CC_1 to CC_7 are its parts.
-_COMMISSURAL = ("CA", "CC", "CC_1", "CC_2", "CC_3", "CC_4", "CC_5", "CC_6", "CC_7", "MCP")
+# From one side to the other. The archive has the whole corpus callosum too, CC; it would take the streamlines of its
+# parts, for a streamline goes to the bundle in whose mask most of it lies.
+_COMMISSURAL = ("CA", "CC_1", "CC_2", "CC_3", "CC_4", "CC_5", "CC_6", "CC_7", "MCP")
 BUNDLES = tuple(sorted([f"{name}_{side}" for name in _TWO_SIDED for side in SIDES] + list(_COMMISSURAL)))
 
 _REFERENCE = "tests/reference_files"
