@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-# Where a line passes through a corner or an edge, rounding leaves pieces of no length.
-_SHORTEST_MM = 1e-6
+# Beside a corner or an edge that a line passes through, rounding (of float32 points too) leaves pieces of no length.
+_SHORTEST_MM = 1e-4
 # Larger chunks leave the processor's cache and take twice as long.
 _CHUNK_POINTS = 250_000
 _CHUNK_LINES = 20_000
@@ -28,7 +28,7 @@ class Crossings:
     mm : sparse (S, V), float64
         Length of each streamline in each voxel of the volume (flat index, C order), in mm.
     total_mm : (S,) float64
-        Length of each streamline, outside the volume too.
+        Length of each streamline, outside the volume too; without what was not measured (see `crossed_voxels`).
     """
 
     mm: sparse.csr_array
@@ -58,7 +58,8 @@ def crossed_voxels(
     Returns
     -------
     Crossings
-        A streamline that only touches a voxel, at a corner for instance, does not cross it.
+        A streamline that only touches a voxel, at a corner for instance, or is in it for less than 0.0001 mm in all,
+        does not cross it.
     """
     start, step, line = _segments(points, lengths)
     mm = np.linalg.norm(step * np.asarray(voxel_sizes, dtype=np.float64), axis=1)
@@ -67,11 +68,13 @@ def crossed_voxels(
     for part in _blocks(met.sum(axis=1) + 1):
         segment, share, voxels = _pieces(start[part], step[part], first[part], met[part], shape)
         piece_mm = share * mm[part][segment]
-        kept = (piece_mm > _SHORTEST_MM) & (voxels >= 0)
+        kept = (piece_mm > 0) & (voxels >= 0)
         rows = line[part][segment[kept]]
         crossed = crossed + sparse.csr_array((piece_mm[kept], (rows, voxels[kept])), shape=crossed.shape)
-    total_mm = np.bincount(line, weights=mm, minlength=len(lengths)).astype(np.float64)
-    return Crossings(crossed, total_mm)
+    total_mm = np.bincount(line, weights=mm, minlength=len(lengths)) - crossed.sum(axis=1)
+    crossed.data[crossed.data < _SHORTEST_MM] = 0
+    crossed.eliminate_zeros()
+    return Crossings(crossed, total_mm + crossed.sum(axis=1))
 
 
 def flat_voxels(points: NDArray[np.floating], shape: tuple[int, int, int]) -> NDArray[np.int64]:

@@ -102,6 +102,14 @@ def test_the_share_outside_is_one_of_the_length(height: float) -> None:
     assert score([along_x(2.5)], truth_of(), max_outside=0).kind[0] == VALID
 
 
+def test_pieces_lost_to_rounding_are_not_outside() -> None:
+    # Through corners of voxels, but for the rounding of tenths: pieces of no length beside them are not measured.
+    mask = box((0, 1), (0, 3)) | box((1, 2), (3, 6)) | box((2, 3), (6, 9))
+    bundles = {"slope": TrueBundle(mask, box((0, 1), (0, 3)), box((2, 3), (6, 9)))}
+    lines = [[[0.1, 0.3, 1.5], [2.1, 6.3, 1.5]], [[0.9, 2.7, 1.5], [2.3, 6.9, 1.5]]]
+    assert score(lines, truth_of(bundles), max_outside=0).kind.tolist() == [VALID, VALID]
+
+
 def test_points_do_not_count_only_lengths_do() -> None:
     # All points in the mask, the way between two of them far outside; and the other way round.
     jump = np.array([[0.5, 2.5, 1.5], [1.5, 2.5, 1.5], [10.5, 2.5, 1.5], [11.5, 2.5, 1.5]])

@@ -65,6 +65,25 @@ def test_a_diagonal_crosses_no_voxel_that_it_only_touches() -> None:
     assert set(mm_of([[0, 3, 0.5], [3, 0, 0.5]])) == {(0, 2, 0), (1, 1, 0), (2, 0, 0)}
 
 
+def test_rounding_beside_a_corner_crosses_nothing() -> None:
+    # Through the corners at (1, 3) and (2, 6), but for the rounding of tenths.
+    for start, end in (([0.1, 0.3, 0.5], [2.1, 6.3, 0.5]), ([0.9, 2.7, 0.5], [2.3, 6.9, 0.5])):
+        voxels = {(0, 0, 0), (0, 1, 0), (0, 2, 0), (1, 3, 0), (1, 4, 0), (1, 5, 0), (2, 6, 0)}
+        assert set(mm_of([start, end], shape=(4, 7, 1))) == {voxel for voxel in voxels if voxel[1] >= int(start[1])}
+
+
+def test_a_voxel_is_crossed_from_a_ten_thousandth_of_a_mm_on_in_steps_of_any_size() -> None:
+    fine = np.linspace(0.9, 0.9 + 1 / 64, 100_001)[:, None] * [1, 0, 0] + [0, 0.5, 0.5]
+    assert np.diff(fine[:, 0]).max() < 1e-6
+    points, lengths = fine.astype(np.float64), np.array([len(fine)])
+    assert crossed_voxels(points, lengths, GRID, np.ones(3)).mm.toarray().max() == pytest.approx(1 / 64)
+    for beyond, is_crossed in ((0.9e-4, False), (1.1e-4, True)):
+        points = np.array([[0.5, 0.5, 0.5], [1 + beyond, 0.5, 0.5]])
+        crossings = crossed_voxels(points, np.array([2]), GRID, np.ones(3))
+        assert crossings.mm.nnz == 1 + is_crossed
+        np.testing.assert_allclose(crossings.total_mm, 0.5 + beyond * is_crossed, rtol=1e-12)
+
+
 def test_a_line_on_a_plane_is_in_the_voxel_above() -> None:
     assert mm_of([[0.5, 2, 0.5], [0.75, 2, 0.5]]) == pytest.approx({(0, 2, 0): 0.25})
     assert mm_of([[0.5, 4, 0.5], [0.75, 4, 0.5]]) == {}
