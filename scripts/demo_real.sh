@@ -15,6 +15,11 @@ EXPERIMENT=$DEMO/experiments/learn2track
 SHA256=cb7c4e064922f42be8c7b42f98a3469118dfc55c9cf46e133b7274289dccbd7e
 mkdir -p "$DEMO"
 
+# One of an older version has no true bundles for dwiml score.
+brain_is_complete() {
+    [ -f "$BRAIN/whole_brain/ground_truth.json" ]
+}
+
 is_the_archive() {
     [ -f "$1" ] && echo "$SHA256  $1" | sha256sum --check --status
 }
@@ -38,7 +43,7 @@ if [ -n "$ARCHIVE" ]; then
     echo "Given: $ARCHIVE"
 else
     ARCHIVE=$DEMO/tractseg-2.10.tar.gz
-    if [ -d "$BRAIN" ] || is_the_archive "$ARCHIVE"; then
+    if brain_is_complete || is_the_archive "$ARCHIVE"; then
         echo "Already there."
     elif ! fetch "$ARCHIVE"; then
         echo "error: pip could not fetch tractseg 2.10 (its message is above); where there is no internet, copy" \
@@ -47,9 +52,15 @@ else
     fi
 fi
 
-step "2/6 Network input and silver-standard streamlines (about 2 minutes)"
-if [ -d "$BRAIN" ]; then
+step "2/6 Network input, silver-standard streamlines and true bundles (about 2 minutes)"
+if brain_is_complete; then
     echo "Already there: $BRAIN"
+elif [ -d "$BRAIN" ]; then
+    echo "$BRAIN was prepared by an older version, without the true bundles that dwiml score needs: preparing it again."
+    rm -rf "$BRAIN.new"
+    python scripts/prepare_real_brain.py "$BRAIN.new" --archive "$ARCHIVE"
+    rm -rf "$BRAIN"
+    mv "$BRAIN.new" "$BRAIN"
 else
     python scripts/prepare_real_brain.py "$BRAIN" --archive "$ARCHIVE"
 fi
@@ -79,6 +90,7 @@ cat <<END
 
 Done. In $PWD/$DEMO:
   brain/                             the two subjects; report.json holds what was measured on the way
+  brain/subjects/right/              among others the true bundles: dwiml score TRACTOGRAM --ground_truth (this folder)
   brain.hdf5                         what a training reads
   experiments/learn2track/           the experiment: best model, checkpoint, logs, curves
 END

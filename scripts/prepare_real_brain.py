@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 SEED_FA = 0.3
 ANGLE_LIMIT = 15.0
 PILOT_SEEDS = 1000
+WHOLE = "whole_brain"
+GROUND_TRUTH = "ground_truth.json"
 CONFIG = {
     "input": {
         "type": "volume",
@@ -59,7 +61,8 @@ def prepare(archive: Path, out_dir: Path, *, seeds_per_voxel: int, seed: int) ->
     if seeds_per_voxel < 1:
         raise ValueError(f"--seeds_per_voxel must be at least 1, got {seeds_per_voxel}.")
     if out_dir.exists():
-        raise ValueError(f"{out_dir} exists already; remove it to prepare the data again.")
+        without = "" if (out_dir / WHOLE / GROUND_TRUTH).exists() else ", without ground truths (an older version's)"
+        raise ValueError(f"{out_dir} exists already{without}; remove it to prepare the data again.")
     check_sha256(archive)
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out_dir.name}.", dir=out_dir.parent) as folder:
@@ -74,12 +77,13 @@ def prepare(archive: Path, out_dir: Path, *, seeds_per_voxel: int, seed: int) ->
 
 def _prepare_in(work: Path, source: Path, archive: Path, seeds_per_voxel: int, seed: int) -> dict[str, Any]:
     import nibabel as nib
-    from real_brain.archive import unpack
+    from real_brain.archive import NEEDED, unpack
+    from real_brain.bundles import bundle_files
     from real_brain.diffusion import fit_fa, fit_signal_sh, read_acquisition
     from real_brain.streamlines import STOP_FA, find_midline, hemisphere_masks, split_hemispheres
 
     begin = time.perf_counter()
-    paths = unpack(archive, source)
+    paths = unpack(archive, source, needed={**NEEDED, **bundle_files()})
     brain = read_acquisition(*(paths[name] for name in ("dwi.nii.gz", "dwi.bval", "dwi.bvec", "brain_mask.nii.gz")))
     fa = fit_fa(brain)
     report: dict[str, Any] = {"fa_median_difference": _compare_fa(fa, brain.mask, paths["reference_fa.nii.gz"])}
@@ -104,12 +108,14 @@ def _prepare_in(work: Path, source: Path, archive: Path, seeds_per_voxel: int, s
         nib.save(nib.Nifti1Image(fa, brain.affine), subject / "metrics" / "fa.nii.gz")
         nib.save(nib.Nifti1Image(mask.astype("uint8"), brain.affine), subject / "masks" / "wm.nii.gz")
         _save_trk(lines, subject / "masks" / "wm.nii.gz", subject / "tractograms" / "silver.trk")
+    bundles = _write_ground_truths(work, paths, brain, fa > STOP_FA, midline)
     (work / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n", encoding="utf-8")
     for name, text in (("training", "left\n"), ("validation", "right\n"), ("testing", "")):
         (work / f"{name}.txt").write_text(text, encoding="utf-8")
     seconds = round(time.perf_counter() - begin, 1)
     print(f"Prepared in {seconds:g} s.")
-    return {**report, **tracked, "midline_mm": midline, "streamlines": counts, "seconds_in_all": seconds}
+    report |= {**tracked, "midline_mm": midline, "streamlines": counts, "bundles": bundles}
+    return {**report, "seconds_in_all": seconds}
 
 
 def _compare_fa(fa: FloatArray, mask: BoolArray, reference: Path) -> float:
@@ -155,6 +161,27 @@ def _track_brain(
         "seconds_deconvolution": round(after_csd - begin, 1),
         "seconds_tracking": round(end - start, 1),
     }
+
+
+def _write_ground_truths(
+    work: Path, paths: dict[str, Path], brain: Acquisition, wm: BoolArray, midline: float
+) -> dict[str, int]:
+    """Write the true bundles of each side, cut at the midline, and of the whole brain; return how many."""
+    import nibabel as nib
+    import numpy as np
+    from real_brain.bundles import BUNDLES, SIDES, bundles_of, write_ground_truth
+    from real_brain.streamlines import hemisphere_masks
+
+    everywhere = np.ones(brain.mask.shape, dtype=bool)
+    halves = hemisphere_masks(everywhere, brain.affine, midline)
+    for side, half in zip(SIDES, halves, strict=True):
+        write_ground_truth(work / "subjects" / side, bundles_of(side), paths, brain.affine, half)
+    write_ground_truth(work / WHOLE, BUNDLES, paths, brain.affine, everywhere)
+    (work / WHOLE / "masks").mkdir()
+    nib.save(nib.Nifti1Image((brain.mask & wm).astype("uint8"), brain.affine), work / WHOLE / "masks" / "wm.nii.gz")
+    counts = {**{side: len(bundles_of(side)) for side in SIDES}, WHOLE: len(BUNDLES)}
+    print(f"True bundles: {counts['left']} left, {counts['right']} right, {counts[WHOLE]} in the whole brain.")
+    return counts
 
 
 def _save_trk(streamlines: list[Any], reference: Path, path: Path) -> None:

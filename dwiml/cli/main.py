@@ -18,6 +18,7 @@ COMMANDS = {
     "track": "make streamlines with a trained model",
     "connectivity_matrix": "count the streamlines that join each pair of regions",
     "connectivity_score": "tell how many streamlines join regions that a matrix connects",
+    "score": "measure tractograms against true bundles: connections, overlap, overreach",
     "show_loss": "write a trained model's loss at each point of true streamlines, to look at",
     "visualize_logs": "draw the curves of one or more experiments",
 }

@@ -13,6 +13,9 @@ from scipy import sparse
 from dwiml.scoring.ground_truth import GroundTruth
 from dwiml.scoring.voxels import crossed_voxels, flat_voxels
 
+# Share of a length.
+_ROUNDING = 1e-9
+
 
 class Connection(IntEnum):
     """What a streamline is; each is one of these."""
@@ -71,8 +74,10 @@ def connect(
     chosen &= _moves(points, lengths)
     looked_at = np.flatnonzero(chosen)
     crossings = crossed_voxels(points[np.repeat(chosen, lengths)], lengths[looked_at], truth.shape, truth.voxel_sizes)
-    share = (crossings.mm @ truth.wide_masks).toarray() / crossings.total_mm[:, None]
-    in_mask = share >= 1 - max_outside - 1e-9
+    # A line may be too short to be measured.
+    total_mm = np.maximum(crossings.total_mm, np.finfo(np.float64).tiny)
+    share = (crossings.mm @ truth.wide_masks).toarray() / total_mm[:, None]
+    in_mask = share >= 1 - max_outside - _ROUNDING
     joins = joins[looked_at]
     valid = _one_each(joins & in_mask, lambda: (crossings.mm @ truth.masks).toarray())
     wrong = _one_each(joins & ~(joins & in_mask).any(axis=1, keepdims=True), lambda: share)

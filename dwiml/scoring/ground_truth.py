@@ -12,9 +12,8 @@ from scipy.ndimage import distance_transform_edt
 
 from dwiml.arguments import check_number
 from dwiml.ops.spaces import voxel_sizes_of
+from dwiml.scoring.defaults import END_TOLERANCE_MM, MASK_TOLERANCE_MM
 
-MASK_TOLERANCE_MM = 3.0
-END_TOLERANCE_MM = 0.0
 # Distances between voxel centres are rounded.
 _ROUNDING_MM = 1e-4
 
@@ -118,8 +117,8 @@ class GroundTruth:
         Raises
         ------
         ValueError
-            For no bundle, unlike shapes, an empty volume, a head without a tail, a head that is the tail, a bad
-            affine or tolerance.
+            For no bundle, unlike shapes, a volume that is empty or not of booleans, a head without a tail, a head that
+            is the tail, a bad affine or tolerance.
         """
         mask_tolerance = check_number("mask_tolerance", mask_tolerance, low=0)
         end_tolerance = check_number("end_tolerance", end_tolerance, low=0)
@@ -157,6 +156,11 @@ def _checked_shape(bundles: Mapping[str, TrueBundle]) -> tuple[int, int, int]:
                 raise ValueError(
                     f"The {kind} of bundle '{name}' has shape {volume.shape}, that of the first bundle's mask is "
                     f"{shape}; all must have the same three axes."
+                )
+            if volume.dtype != np.bool_:
+                raise ValueError(
+                    f"The {kind} of bundle '{name}' holds {volume.dtype} values, booleans are expected; compare them "
+                    "(volume != 0)."
                 )
             if not volume.any():
                 raise ValueError(f"The {kind} of bundle '{name}' has no voxel.")

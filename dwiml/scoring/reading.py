@@ -17,7 +17,8 @@ from dwiml.hdf5.inspection import open_tractogram, open_volume, readable
 from dwiml.hdf5.schema import quoted
 from dwiml.hdf5.trk import check_trk_header, check_trk_whole
 from dwiml.ops.spaces import to_vox_corner
-from dwiml.scoring.ground_truth import END_TOLERANCE_MM, MASK_TOLERANCE_MM, GroundTruth, TrueBundle, Volume
+from dwiml.scoring.defaults import END_TOLERANCE_MM, MASK_TOLERANCE_MM
+from dwiml.scoring.ground_truth import GroundTruth, TrueBundle, Volume
 from dwiml.scoring.voxels import chunks, crossed_voxels
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,9 @@ def read_ground_truth(
         raise NotADirectoryError(f"The ground truth must be a folder, '{folder}' is none.")
     entries = _read_entries(folder, None if config is None else Path(config))
     reader = _Reader(folder)
-    bundles = {name: reader.bundle(name, entry) for name, entry in entries.items()}
+    # Volumes first: a .tck file does not tell the grid of its voxels.
+    volumes = {name: reader.volumes(name, entry) for name, entry in entries.items()}
+    bundles = {name: reader.bundle(name, entries[name], volumes.pop(name)) for name in entries}
     grid = reader.known_grid()
     logger.info("Ground truth: %d bundles on %s voxels from '%s'.", len(bundles), grid.shape, folder)
     return GroundTruth.from_volumes(bundles, grid.affine, mask_tolerance=mask_tolerance, end_tolerance=end_tolerance)
@@ -90,10 +93,16 @@ def read_streamlines(path: PathLike, affine: NDArray[np.float64]) -> tuple[NDArr
     Raises
     ------
     FileNotFoundError, ValueError
-        When it is missing, damaged or of another kind, or when a .trk header contradicts itself.
+        When it is missing, damaged or of another kind, when a .trk header contradicts itself, or when coordinates are
+        NaN or infinite.
     """
-    path = Path(path)
-    streamlines = _open_streamlines(path, "The tractogram")
+    return _read_streamlines(Path(path), affine, "The tractogram")
+
+
+def _read_streamlines(
+    path: Path, affine: NDArray[np.float64], label: str
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    streamlines = _open_streamlines(path, label)
     lengths = np.fromiter(map(len, streamlines), dtype=np.int64, count=len(streamlines))
     stored = streamlines.get_data().reshape(-1, 3)
     logger.info("%d streamlines from '%s'.", len(lengths), path)
@@ -102,16 +111,30 @@ def read_streamlines(path: PathLike, affine: NDArray[np.float64]) -> tuple[NDArr
         points[part] = to_vox_corner(
             stored[part], space="rasmm", origin="center", affine=affine, voxel_sizes=np.ones(3)
         )
+    if not np.isfinite(points).all():
+        raise ValueError(f"{label} '{path}' holds NaN or infinite coordinates; take these streamlines away.")
     return points, lengths
+
+
+def check_tractogram(path: PathLike, label: str = "The tractogram") -> None:
+    """Check, without opening it, that a file is there and of a kind that can be read.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        When it is not.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _EXTENSIONS:
+        raise ValueError(f"{label} '{path}' is of no kind that dwiml reads; convert it to .trk, .tck or .trx.")
+    if not path.is_file():
+        raise FileNotFoundError(f"{label} '{path}' was not found.")
 
 
 def _open_streamlines(path: Path, label: str) -> Any:
     """Return the streamlines of a file, in rasmm, as nibabel's ArraySequence."""
+    check_tractogram(path, label)
     suffix = path.suffix.lower()
-    if suffix not in _EXTENSIONS:
-        raise ValueError(f"{label} '{path}' is of no kind that dwiml reads; convert it to .trk, .tck or .trx.")
-    if not path.is_file():
-        raise FileNotFoundError(f"{label} '{path}' was not found.")
     if suffix == ".trx":
         from dipy.io.streamline import load_tractogram
 
@@ -177,18 +200,20 @@ class _Reader:
             raise ValueError("No file of the ground truth tells its voxel grid; add a mask or a .trk file.")
         return self._grid
 
-    def bundle(self, name: str, entry: Mapping[str, Any]) -> TrueBundle:
-        """Read the volumes of one bundle; a tractogram's grid may come from the head's file."""
-        ends = {
-            side: self._volume(entry[side], f"The {side} of bundle '{name}'")
-            for side in ("head", "tail")
-            if side in entry
+    def volumes(self, name: str, entry: Mapping[str, Any]) -> dict[str, Volume]:
+        """Read the volumes that the entry of one bundle names: mask, head, tail."""
+        return {
+            kind: self._volume(entry[kind], f"The {kind} of bundle '{name}'")
+            for kind in ("mask", "head", "tail")
+            if kind in entry
         }
-        if "mask" in entry:
-            mask = self._volume(entry["mask"], f"The mask of bundle '{name}'")
-        else:
+
+    def bundle(self, name: str, entry: Mapping[str, Any], volumes: Mapping[str, Volume]) -> TrueBundle:
+        """Put the volumes of one bundle together; its mask may be what a tractogram crosses."""
+        mask = volumes.get("mask")
+        if mask is None:
             mask = self._crossed(entry["tractogram"], f"The tractogram of bundle '{name}'")
-        return TrueBundle(mask, ends.get("head"), ends.get("tail"))
+        return TrueBundle(mask, volumes.get("head"), volumes.get("tail"))
 
     def _path(self, value: Any, label: str) -> Path:
         if not isinstance(value, str) or not value:
@@ -263,7 +288,7 @@ class _Reader:
                 check_trk_header(header, path, label)
                 self._take_grid(Grid.from_header(header["voxel_to_rasmm"], header["dimensions"], path))
             grid = self.known_grid()
-            points, lengths = read_streamlines(path, grid.affine)
+            points, lengths = _read_streamlines(path, grid.affine, label)
             voxels = np.zeros(grid.shape, dtype=bool) if voxels is None else voxels
             for lines, part in chunks(lengths):
                 crossings = crossed_voxels(points[part], lengths[lines], grid.shape, grid.voxel_sizes)

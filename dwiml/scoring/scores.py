@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from dwiml.arguments import check_number
-from dwiml.scoring.connections import Connection, Connections, connect
+from dwiml.scoring.connections import Connection, connect
+from dwiml.scoring.defaults import MAX_OUTSIDE, MIN_COVERAGE
 from dwiml.scoring.ground_truth import GroundTruth
 from dwiml.scoring.voxels import chunks
-
-MAX_OUTSIDE = 0.05
-MIN_COVERAGE = 0.5
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,7 @@ def score_streamlines(
     *,
     max_outside: float = MAX_OUTSIDE,
     min_coverage: float = MIN_COVERAGE,
+    on_progress: Callable[[int], None] | None = None,
 ) -> Scores:
     """Score streamlines against the truth (Maier-Hein et al., 2017; Cote et al., 2013; Renauld et al., 2023).
 
@@ -185,6 +186,8 @@ def score_streamlines(
         Share (0 to 1) of a streamline's length.
     min_coverage
         For bundles without end regions: the share of the mask that makes it found.
+    on_progress
+        Called with the number of streamlines scored so far, for a progress bar.
 
     Returns
     -------
@@ -198,20 +201,34 @@ def score_streamlines(
     max_outside = check_number("max_outside", max_outside, low=0, high=1)
     min_coverage = check_number("min_coverage", min_coverage, low=0, high=1)
     points, lengths = _checked(points, lengths)
-    parts = [connect(points[p], lengths[s], ground_truth, max_outside) for s, p in chunks(lengths)]
-    if not parts:
-        parts = [connect(points, lengths, ground_truth, max_outside)]
-    kind = np.concatenate([part.kind for part in parts])
-    bundle = np.concatenate([part.bundle for part in parts])
-    pairs = Counter(map(tuple, np.concatenate([part.regions[part.regions[:, 0] >= 0] for part in parts]).tolist()))
+    kind = np.full(len(lengths), Connection.NONE, dtype=np.int8)
+    bundle = np.full(len(lengths), -1, dtype=np.int64)
+    nb_in_mask = np.zeros(len(ground_truth.names), dtype=np.int64)
+    passed = sparse.csr_array((len(ground_truth.names), ground_truth.masks.shape[0]))
+    pairs: Counter[int] = Counter()
+    for lines, their_points in chunks(lengths):
+        part = connect(points[their_points], lengths[lines], ground_truth, max_outside)
+        kind[lines], bundle[lines] = part.kind, part.bundle
+        nb_in_mask += part.nb_in_mask
+        passed = passed + part.passed
+        first, second = part.regions[part.kind == Connection.INVALID].T
+        found, counts = np.unique(first * len(ground_truth.regions) + second, return_counts=True)
+        pairs.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
+        if on_progress is not None:
+            on_progress(lines.stop)
     return Scores(
         kind,
         bundle,
-        _score_bundles(kind, bundle, parts, ground_truth, min_coverage),
-        tuple(
-            InvalidBundle((ground_truth.regions[first], ground_truth.regions[second]), count)
-            for (first, second), count in sorted(pairs.items(), key=lambda item: (-item[1], item[0]))
-        ),
+        _score_bundles(kind, bundle, nb_in_mask, passed, ground_truth, min_coverage),
+        _list_invalid_bundles(pairs, ground_truth.regions),
+    )
+
+
+def _list_invalid_bundles(pairs: Mapping[int, int], regions: Sequence[str]) -> tuple[InvalidBundle, ...]:
+    """Return the bundles of {first region x number of regions + second region: streamlines}."""
+    ordered = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))
+    return tuple(
+        InvalidBundle((regions[pair // len(regions)], regions[pair % len(regions)]), count) for pair, count in ordered
     )
 
 
@@ -235,18 +252,17 @@ def _checked(
 def _score_bundles(
     kind: NDArray[np.int8],
     bundle: NDArray[np.int64],
-    parts: list[Connections],
+    nb_in_mask: NDArray[np.int64],
+    passed: sparse.csr_array,
     truth: GroundTruth,
     min_coverage: float,
 ) -> tuple[BundleScore, ...]:
     nb_bundles = len(truth.names)
-    passed = sum((part.passed for part in parts[1:]), start=parts[0].passed).tocsr()
     nb_passed = np.diff(passed.indptr)
     nb_right = np.diff(passed.multiply(truth.masks.T.tocsr()).tocsr().indptr)
     sizes = truth.mask_sizes
     nb_valid = np.bincount(bundle[kind == Connection.VALID], minlength=nb_bundles)
     nb_wrong = np.bincount(bundle[kind == Connection.WRONG_PATH], minlength=nb_bundles)
-    nb_in_mask = sum(part.nb_in_mask for part in parts)
     scores = []
     for b, name in enumerate(truth.names):
         has_ends = bool(truth.has_ends[b])
@@ -258,7 +274,7 @@ def _score_bundles(
                 found=bool(nb_valid[b] > 0) if has_ends else 0 < overlap >= min_coverage,
                 nb_valid=int(nb_valid[b]) if has_ends else None,
                 nb_wrong_path=int(nb_wrong[b]) if has_ends else None,
-                nb_in_mask=None if has_ends else int(np.asarray(nb_in_mask)[b]),
+                nb_in_mask=None if has_ends else int(nb_in_mask[b]),
                 nb_voxels=int(sizes[b]),
                 overlap=overlap,
                 overreach=float((nb_passed[b] - nb_right[b]) / sizes[b]) if has_ends else None,

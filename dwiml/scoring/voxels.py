@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,11 +10,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-# Where a line passes through a corner or an edge, rounding leaves pieces of no length.
-_SHORTEST_MM = 1e-6
+# Beside a corner or an edge that a line passes through, rounding (of float32 points too) leaves pieces of no length.
+_SHORTEST_MM = 1e-4
 # Larger chunks leave the processor's cache and take twice as long.
 _CHUNK_POINTS = 250_000
-_CHUNK_LINES = 50_000
+_CHUNK_LINES = 20_000
+# Points far apart have many pieces between them.
+_BLOCK_PIECES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Crossings:
     mm : sparse (S, V), float64
         Length of each streamline in each voxel of the volume (flat index, C order), in mm.
     total_mm : (S,) float64
-        Length of each streamline, outside the volume too.
+        Length of each streamline, outside the volume too; without what was not measured (see `crossed_voxels`).
     """
 
     mm: sparse.csr_array
@@ -55,29 +58,23 @@ def crossed_voxels(
     Returns
     -------
     Crossings
-        A streamline that only touches a voxel, at a corner for instance, does not cross it.
+        A streamline that only touches a voxel, at a corner for instance, or is in it for less than 0.0001 mm in all,
+        does not cross it.
     """
     start, step, line = _segments(points, lengths)
     mm = np.linalg.norm(step * np.asarray(voxel_sizes, dtype=np.float64), axis=1)
-    counts, cuts = _cuts(start, step, shape)
-    piece_segment = np.repeat(np.arange(len(start)), counts + 1)
-    last = np.cumsum(counts + 1) - 1
-    begins, ends = np.zeros(len(piece_segment)), np.ones(len(piece_segment))
-    is_inner = np.ones(len(piece_segment), dtype=bool)
-    is_inner[last] = False
-    ends[is_inner] = cuts
-    is_inner[:] = True
-    is_inner[last - counts] = False
-    begins[is_inner] = cuts
-    middle = start[piece_segment] + ((begins + ends) / 2)[:, None] * step[piece_segment]
-    piece_mm = (ends - begins) * mm[piece_segment]
-    voxels = flat_voxels(middle, shape)
-    kept = (piece_mm > _SHORTEST_MM) & (voxels >= 0)
-    size = (len(lengths), int(np.prod(shape)))
-    total_mm = np.bincount(line, weights=mm, minlength=len(lengths)).astype(np.float64)
-    return Crossings(
-        sparse.csr_array((piece_mm[kept], (line[piece_segment[kept]], voxels[kept])), shape=size), total_mm
-    )
+    first, met = _planes_met(start, step, shape)
+    crossed = sparse.csr_array((len(lengths), math.prod(shape)))
+    for part in _blocks(met.sum(axis=1) + 1):
+        segment, share, voxels = _pieces(start[part], step[part], first[part], met[part], shape)
+        piece_mm = share * mm[part][segment]
+        kept = (piece_mm > 0) & (voxels >= 0)
+        rows = line[part][segment[kept]]
+        crossed = crossed + sparse.csr_array((piece_mm[kept], (rows, voxels[kept])), shape=crossed.shape)
+    total_mm = np.bincount(line, weights=mm, minlength=len(lengths)) - crossed.sum(axis=1)
+    crossed.data[crossed.data < _SHORTEST_MM] = 0
+    crossed.eliminate_zeros()
+    return Crossings(crossed, total_mm + crossed.sum(axis=1))
 
 
 def flat_voxels(points: NDArray[np.floating], shape: tuple[int, int, int]) -> NDArray[np.int64]:
@@ -110,23 +107,63 @@ def _segments(
     return exact[:-1][same], np.diff(exact, axis=0)[same], line[:-1][same]
 
 
-def _cuts(
+def _planes_met(
     start: NDArray[np.float64], step: NDArray[np.float64], shape: tuple[int, int, int]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return how many planes each segment meets, and where: t in (0, 1), in order along all segments."""
-    counts = np.zeros(len(start), dtype=np.int64)
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return, (M, 3) each, the first plane that a segment meets on each axis, and how many; ends on a plane do not."""
+    low, high = np.minimum(start, start + step), np.maximum(start, start + step)
+    sizes = np.array(shape)
+    # Clipped before the cast to integers, which far points would overflow.
+    first = np.clip(np.floor(low) + 1, 0, sizes + 1).astype(np.int64)
+    last = np.clip(np.ceil(high) - 1, -1, sizes).astype(np.int64)
+    return first, np.maximum(last - first + 1, 0)
+
+
+def _blocks(nb_pieces: NDArray[np.int64]) -> Iterator[slice]:
+    """Yield segments, so many at once that they have a bounded number of pieces; none of zero segments."""
+    ends = np.cumsum(nb_pieces)
+    first = 0
+    while first < len(ends):
+        before = int(ends[first - 1]) if first else 0
+        last = max(int(np.searchsorted(ends, before + _BLOCK_PIECES, side="right")), first + 1)
+        yield slice(first, last)
+        first = last
+
+
+def _pieces(
+    start: NDArray[np.float64],
+    step: NDArray[np.float64],
+    first: NDArray[np.int64],
+    met: NDArray[np.int64],
+    shape: tuple[int, int, int],
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+    """Return the segment of each piece, which share of the segment it is, and its voxel (-1: outside the volume)."""
+    nb_pieces = met.sum(axis=1) + 1
+    segment = np.repeat(np.arange(len(start)), nb_pieces)
+    cuts = _cuts(start, step, first, met)
+    ends = np.cumsum(nb_pieces)
+    is_last, is_first = (np.zeros(len(segment), dtype=bool) for _ in range(2))
+    is_last[ends - 1] = True
+    is_first[ends - nb_pieces] = True
+    begin, end = np.zeros(len(segment)), np.ones(len(segment))
+    begin[~is_first] = cuts
+    end[~is_last] = cuts
+    middle = start[segment] + ((begin + end) / 2)[:, None] * step[segment]
+    return segment, end - begin, flat_voxels(middle, shape)
+
+
+def _cuts(
+    start: NDArray[np.float64], step: NDArray[np.float64], first: NDArray[np.int64], met: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return where segments meet planes: t in [0, 1], in order along all segments."""
     segments, cuts = [], []
-    for axis, size in enumerate(shape):
-        one, two = start[:, axis], start[:, axis] + step[:, axis]
-        first = np.clip(np.floor(np.minimum(one, two)) + 1, 0, size + 1).astype(np.int64)
-        last = np.clip(np.ceil(np.maximum(one, two)) - 1, -1, size).astype(np.int64)
-        met = np.maximum(last - first + 1, 0)
-        segment = np.repeat(np.arange(len(start)), met)
-        nth = np.arange(len(segment)) - np.repeat(np.cumsum(met) - met, met)
+    for axis in range(3):
+        nb = met[:, axis]
+        segment = np.repeat(np.arange(len(start)), nb)
+        nth = np.arange(len(segment)) - np.repeat(np.cumsum(nb) - nb, nb)
         segments.append(segment)
-        cuts.append((first[segment] + nth - one[segment]) / step[segment, axis])
-        counts += met
+        cuts.append((first[segment, axis] + nth - start[segment, axis]) / step[segment, axis])
     every_segment, every_cut = np.concatenate(segments), np.concatenate(cuts)
     # A plane that is met is met between the ends, whatever rounding says.
     every_cut = np.clip(every_cut, 0, 1)
-    return counts, every_cut[np.lexsort((every_cut, every_segment))]
+    return np.asarray(every_cut[np.lexsort((every_cut, every_segment))])

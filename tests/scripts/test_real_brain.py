@@ -8,14 +8,17 @@ import sys
 import tarfile
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
+
+from dwiml.scoring.reading import read_ground_truth
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
 import prepare_real_brain  # noqa: E402
-from real_brain import archive, diffusion, streamlines  # noqa: E402
+from real_brain import archive, bundles, diffusion, streamlines  # noqa: E402
 
 # 2.5 mm voxels, first axis to the left, as the real image.
 LAS = np.array([[-2.5, 0, 0, 25], [0, 2.5, 0, -10], [0, 0, 2.5, -5], [0, 0, 0, 1.0]])
@@ -256,10 +259,78 @@ def test_streamlines_follow_the_fibres_in_ras(fibre):
         np.testing.assert_array_equal(one, other)
 
 
+def test_bundles_are_those_of_the_two_sides_and_the_commissural_ones():
+    left, right = bundles.bundles_of("left"), bundles.bundles_of("right")
+    assert len(left) == len(right) == 31
+    assert [name.replace("left", "right") for name in left] == list(right)
+    assert sorted({*bundles.BUNDLES} - {*left, *right}) == ["CA", *(f"CC_{i}" for i in range(1, 8)), "MCP"]
+    files = bundles.bundle_files()
+    assert len(files) == len(set(files.values())) == 3 * len(bundles.BUNDLES) == 213
+    folder = "tests/reference_files"
+    assert files["AF_left_mask.nii.gz"] == f"{folder}/bundle_segmentations/AF_left.nii.gz"
+    assert files["AF_left_head.nii.gz"] == f"{folder}/endings_segmentations/AF_left_b.nii.gz"
+    assert files["AF_left_tail.nii.gz"] == f"{folder}/endings_segmentations/AF_left_e.nii.gz"
+    assert not set(files) & set(archive.NEEDED)
+
+
+@pytest.fixture
+def unpacked(tmp_path):
+    """Return two bundles' files, as they are unpacked; both run front to back, the second across the plane x = 5."""
+    paths = {}
+    for name, first in (("one", 6), ("two", 9)):
+        for part, ys in (("mask", slice(2, 9)), ("head", slice(0, 3)), ("tail", slice(8, 10))):
+            volume = np.zeros((20, 10, 6), dtype=np.int32)
+            volume[first : first - 4 : -1, ys, 2:4] = 1
+            file = f"{name}_{part}.nii.gz"
+            paths[file] = tmp_path / file
+            nib.save(nib.Nifti1Image(volume, LAS), paths[file])
+    return paths
+
+
+def test_ground_truths_are_cut_and_read_by_dwiml_score(unpacked, tmp_path):
+    # x = 25 - 2.5 i: voxel 8 is cut by the plane.
+    _, right = streamlines.hemisphere_masks(np.ones((20, 10, 6), dtype=bool), LAS, 5.0)
+    folder = tmp_path / "right"
+    bundles.write_ground_truth(folder, ["two", "one"], unpacked, LAS, right)
+    truth = read_ground_truth(folder)
+    assert truth.names == ("two", "one")
+    np.testing.assert_array_equal(truth.has_ends, True)
+    np.testing.assert_allclose(truth.affine, LAS)
+    expected = np.zeros((20, 10, 6), dtype=bool)
+    expected[6:9, 2:9, 2:4] = True
+    np.testing.assert_array_equal(truth.masks.toarray()[:, 0].reshape(expected.shape) > 0, expected)
+    assert truth.mask_sizes.tolist() == [3 * 7 * 2, 4 * 7 * 2]
+    assert len(truth.regions) == 4
+    assert read_ground_truth(folder / "ground_truth" / "masks").names == ("one", "two")
+    assert sorted(path.name for path in (folder / "ground_truth").iterdir()) == ["heads", "masks", "tails"]
+
+
+def test_bundles_that_cannot_be_used_are_named(unpacked, tmp_path):
+    everywhere = np.ones((20, 10, 6), dtype=bool)
+    moved = LAS + np.eye(4)
+    with pytest.raises(ValueError, match="The mask of bundle one is not on the grid of the example image"):
+        bundles.write_ground_truth(tmp_path, ["one"], unpacked, moved, everywhere)
+    with pytest.raises(ValueError, match="is not on the grid"):
+        bundles.write_ground_truth(tmp_path, ["one"], unpacked, LAS, everywhere[1:])
+    everywhere[:, 6:] = False
+    with pytest.raises(ValueError, match="Nothing is left of the tail of bundle one"):
+        bundles.write_ground_truth(tmp_path, ["one"], unpacked, LAS, everywhere)
+
+
+def test_a_folder_of_an_older_version_is_told_from_a_complete_one(tmp_path, capsys):
+    arguments = [str(tmp_path), "--archive", str(tmp_path / "none")]
+    assert prepare_real_brain.main(arguments) == 2
+    assert "exists already, without ground truths (an older version's); remove it" in capsys.readouterr().err
+    (tmp_path / "whole_brain").mkdir()
+    (tmp_path / "whole_brain" / "ground_truth.json").touch()
+    assert prepare_real_brain.main(arguments) == 2
+    assert "exists already; remove it" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["{tmp}", "--archive", "{tmp}/none"], "exists already; remove it"),
+        (["{tmp}", "--archive", "{tmp}/none"], "; remove it to prepare the data again"),
         (["{tmp}/new", "--archive", "{tmp}/none"], "none not found"),
         (["{tmp}/new", "--archive", "{tmp}/wrong"], "damaged or another file"),
         (["{tmp}/new", "--archive", "{tmp}/wrong", "--seeds_per_voxel", "0"], "must be at least 1, got 0"),

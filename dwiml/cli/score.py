@@ -1,0 +1,191 @@
+"""``dwiml score``: how much of the true bundles a tractogram holds."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dwiml.cli import run_command
+
+if TYPE_CHECKING:
+    from dwiml.scoring.ground_truth import GroundTruth
+    from dwiml.scoring.scores import Scores
+
+SECONDS_BETWEEN_LINES = 60.0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    from dwiml.scoring.defaults import END_TOLERANCE_MM, MASK_TOLERANCE_MM, MAX_OUTSIDE, MIN_COVERAGE
+
+    parser = argparse.ArgumentParser(
+        prog="dwiml score",
+        description="Score tractograms against true bundles, in the manner of the ISMRM 2015 tractography challenge: "
+        "which streamlines are valid, wrong path, invalid or no connections, and how the valid ones of each bundle "
+        "overlap its true volume.",
+    )
+    parser.add_argument("tractograms", metavar="TRACTOGRAM", nargs="+", help=".trk, .tck or .trx; several to compare")
+    parser.add_argument(
+        "--ground_truth",
+        required=True,
+        metavar="DIR",
+        help="folder of the true bundles: it holds ground_truth.json (a subject of 'dwiml phantom' does), or else one "
+        "NIfTI mask a bundle",
+    )
+    parser.add_argument("--config", metavar="JSON", help="to read instead of the ground_truth.json of DIR")
+    rules = parser.add_argument_group("rules")
+    rules.add_argument(
+        "--mask_tolerance",
+        type=float,
+        default=MASK_TOLERANCE_MM,
+        metavar="MM",
+        help="how far from a bundle's mask a streamline still counts as in it [%(default)g]",
+    )
+    rules.add_argument(
+        "--end_tolerance",
+        type=float,
+        default=END_TOLERANCE_MM,
+        metavar="MM",
+        help="how far from an end region a streamline may end [%(default)g]",
+    )
+    rules.add_argument(
+        "--max_outside",
+        type=float,
+        default=MAX_OUTSIDE,
+        metavar="SHARE",
+        help="share of its length, 0 to 1, that a valid streamline may have outside [%(default)g]",
+    )
+    rules.add_argument(
+        "--min_coverage",
+        type=float,
+        default=MIN_COVERAGE,
+        metavar="SHARE",
+        help="for bundles without end regions: share of the mask that makes them valid [%(default)g]",
+    )
+    output = parser.add_argument_group("output, beside the table")
+    output.add_argument("--json", metavar="OUT", help="write all scores there")
+    output.add_argument("--figure", metavar="OUT", help="draw them there (.png, .pdf, .svg, ...)")
+    output.add_argument(
+        "--save_split",
+        metavar="DIR",
+        help="write the streamlines there, apart by what they are: valid/BUNDLE.trk, wrong_path/BUNDLE.trk, "
+        "invalid.trk, no_connection.trk (of several tractograms, each in a folder of its own)",
+    )
+    parser.add_argument("-f", dest="overwrite", action="store_true", help="replace these outputs if they exist")
+    parser.add_argument("-v", dest="verbose", action="store_true", help="show informative messages")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    return run_command(lambda: _run(arguments), verbose=arguments.verbose)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from dwiml import __version__
+    from dwiml.cli.score_tables import tables
+    from dwiml.files import write_json
+    from dwiml.scoring.reading import read_ground_truth, read_streamlines
+    from dwiml.scoring.scores import score_streamlines
+
+    files = names_of(arguments.tractograms)
+    _check(arguments, files)
+    rules = {name: getattr(arguments, name) for name in ("mask_tolerance", "end_tolerance")}
+    shares = {name: getattr(arguments, name) for name in ("max_outside", "min_coverage")}
+    truth = read_ground_truth(arguments.ground_truth, config=arguments.config, **rules)
+    if arguments.save_split:
+        from dwiml.cli.score_split import check_split, save_split
+
+        folders = {name: Path(arguments.save_split, name if len(files) > 1 else "") for name in files}
+        for folder in folders.values():
+            check_split(folder, truth, overwrite=arguments.overwrite)
+    scores: dict[str, Scores] = {}
+    for name, path in files.items():
+        points, lengths = read_streamlines(path, truth.affine)
+        with _progress(name, len(lengths)) as on_progress:
+            scores[name] = score_streamlines(points, lengths, truth, on_progress=on_progress, **shares)
+        if arguments.save_split:
+            save_split(folders[name], points, lengths, scores[name], truth)
+    print(tables(scores, truth, arguments.ground_truth, **shares))
+    if arguments.json:
+        told = {name: {"file": str(path), **scores[name].as_dict()} for name, path in files.items()}
+        where = {"ground_truth": arguments.ground_truth, "config": arguments.config}
+        write_json(arguments.json, {"dwiml_version": __version__, **where, **rules, **shares, "tractograms": told})
+    if arguments.figure:
+        _draw(scores, truth, arguments)
+
+
+def _check(arguments: argparse.Namespace, files: Mapping[str, Path]) -> None:
+    """Check what can be checked before the work."""
+    from dwiml.arguments import check_number
+    from dwiml.scoring.reading import check_tractogram
+    from dwiml.viz.saving import check_figure_path
+
+    for option in ("mask_tolerance", "end_tolerance"):
+        check_number(f"--{option}", getattr(arguments, option), low=0)
+    for option in ("max_outside", "min_coverage"):
+        check_number(f"--{option}", getattr(arguments, option), low=0, high=1)
+    for path in files.values():
+        check_tractogram(path)
+    if arguments.figure:
+        check_figure_path(arguments.figure, overwrite=arguments.overwrite)
+    if arguments.json:
+        if not Path(arguments.json).parent.is_dir():
+            raise FileNotFoundError(f"Folder '{Path(arguments.json).parent}' of the JSON file does not exist.")
+        if Path(arguments.json).is_dir():
+            raise IsADirectoryError(f"'{arguments.json}' is a folder; give a file for the JSON.")
+        if Path(arguments.json).exists() and not arguments.overwrite:
+            raise FileExistsError(f"'{arguments.json}' exists already; use -f to replace it.")
+
+
+def names_of(tractograms: Sequence[str]) -> dict[str, Path]:
+    """Return the files by name: without extension, with it, or with folders above, the shortest by which they differ.
+
+    Raises
+    ------
+    ValueError
+        When one is given twice.
+    """
+    paths = [Path(each) for each in tractograms]
+    full = [path.absolute() for path in paths]
+    for path, each in zip(paths, full, strict=True):
+        if full.count(each) > 1:
+            raise ValueError(f"The tractogram '{path}' is given twice; give it once.")
+    for depth in range(1, 1 + max(len(each.parts) for each in full)):
+        for candidates in ([each.with_suffix("") for each in full], full):
+            names = [str(Path(*each.parts[-depth:])) for each in candidates]
+            if len(set(names)) == len(names):
+                return dict(zip(names, paths, strict=True))
+    raise AssertionError("Files that differ differ by their full names.")
+
+
+def _draw(scores: Mapping[str, Scores], truth: GroundTruth, arguments: argparse.Namespace) -> None:
+    from dwiml.viz.saving import save_figure
+    from dwiml.viz.scores import DPI, plot_scores
+
+    folder = Path(arguments.ground_truth).resolve().name
+    names = ", ".join(scores) if len(scores) <= 2 else f"{len(scores)} tractograms"
+    figure = plot_scores(scores, title=f"{names} against the {len(truth.names)} bundles of {folder}")
+    save_figure(figure, Path(arguments.figure), dpi=DPI)
+
+
+@contextmanager
+def _progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Give what is told how many streamlines are done: a bar in a terminal, a line a minute elsewhere."""
+    from tqdm import tqdm
+
+    last_line = time.perf_counter()
+    with tqdm(total=total, desc=title, unit="streamline", leave=False, disable=not sys.stderr.isatty()) as bar:
+
+        def tell(done: int) -> None:
+            nonlocal last_line
+            bar.update(done - bar.n)
+            if bar.disable and time.perf_counter() - last_line > SECONDS_BETWEEN_LINES:
+                last_line = time.perf_counter()
+                print(f"{title}: {done} of {total} streamlines", file=sys.stderr)
+
+        yield tell

@@ -1,0 +1,67 @@
+"""The streamlines that ``dwiml score`` has judged, apart by what they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dwiml.scoring.connections import Connection
+from dwiml.scoring.ground_truth import GroundTruth
+from dwiml.scoring.scores import Scores
+
+_WITH_BUNDLE = {Connection.VALID: "valid", Connection.WRONG_PATH: "wrong_path"}
+_WITHOUT = {Connection.INVALID: "invalid.trk", Connection.NONE: "no_connection.trk"}
+
+
+def split_files(truth: GroundTruth) -> dict[str, tuple[Connection, int]]:
+    """Return {file in the folder: (what is in it, of which bundle; -1: of none)}."""
+    return {
+        f"{folder}/{name}.trk": (connection, index)
+        for connection, folder in _WITH_BUNDLE.items()
+        for index, name in enumerate(truth.names)
+        if truth.has_ends[index]
+    } | {file: (connection, -1) for connection, file in _WITHOUT.items()}
+
+
+def check_split(folder: Path, truth: GroundTruth, *, overwrite: bool) -> None:
+    """Check that the files can be written, and take away those of an earlier run (`overwrite`).
+
+    Raises
+    ------
+    ValueError, NotADirectoryError, FileExistsError
+        When no bundle has end regions, a bundle's name is no file name, the folder is a file, or files are there.
+    """
+    if not truth.has_ends.any():
+        raise ValueError("No bundle has end regions, so that streamlines cannot be told apart; leave out --save_split.")
+    for name in truth.names:
+        if Path(name).name != name:
+            raise ValueError(f"Bundle '{name}' has a name that no file can have; rename it for --save_split.")
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"'{folder}' is a file; give a folder for --save_split.")
+    for file in split_files(truth):
+        if (folder / file).exists():
+            if not overwrite:
+                raise FileExistsError(f"'{folder / file}' exists already; use -f to replace what is there.")
+            (folder / file).unlink()
+
+
+def save_split(
+    folder: Path,
+    points: NDArray[np.float32],
+    lengths: NDArray[np.int64],
+    scores: Scores,
+    truth: GroundTruth,
+) -> None:
+    """Write streamlines (N, 3), (S,) in voxel space, corner origin, one file for each kind that there is."""
+    from dwiml.tracking.writing import TractogramWriter
+
+    for file, (connection, bundle) in split_files(truth).items():
+        chosen = (scores.kind == connection) & (scores.bundle == bundle) & (lengths > 0)
+        if not chosen.any():
+            continue
+        path = folder / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TractogramWriter(path, affine=truth.affine, dimensions=truth.shape, overwrite=True) as writer:
+            writer.append(points[np.repeat(chosen, lengths)], lengths[chosen])

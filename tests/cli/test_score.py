@@ -1,0 +1,233 @@
+"""``dwiml score``, run for real."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scoring_support import LOWER, OBLIQUE, UPPER, along_x, save_lines, save_volume
+
+from dwiml import __version__
+from dwiml.cli.main import main
+from dwiml.cli.score import names_of
+
+LINES = {
+    "valid": [along_x(2.5, z=1.5), along_x(2.5, z=2.5), along_x(7.5)],
+    "wrong_path": [np.array([[0.5, 2.5, 1.5], [5.5, 9.5, 1.5], [11.5, 2.5, 1.5]])],
+    "invalid": [np.array([[0.5, 2.5, 1.5], [11.5, 7.5, 1.5]])],
+    "none": [along_x(5.5)] * 3,
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder with a truth of two bundles, tractograms, and a truth of masks only."""
+    for name, bundle in (("lower", LOWER), ("upper", UPPER)):
+        for part, volume in bundle.items():
+            where = tmp_path / "truth" / part
+            where.mkdir(parents=True, exist_ok=True)
+            save_volume(where / f"{name}.nii.gz", volume, OBLIQUE)
+    config = {name: {part: f"{part}/{name}.nii.gz" for part in ("mask", "head", "tail")} for name in ("lower", "upper")}
+    (tmp_path / "truth" / "ground_truth.json").write_text(json.dumps(config))
+    save_lines(tmp_path / "lines.trk", [line for lines in LINES.values() for line in lines], OBLIQUE)
+    save_lines(tmp_path / "good.tck", LINES["valid"], OBLIQUE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str) -> int:
+    return main(["score", *arguments, "--ground_truth", "truth", "--mask_tolerance", "0"])
+
+
+def test_one_tractogram(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("lines.trk", "--json", "out.json", "--figure", "out.png", "--save_split", "split") == 0
+    printed = capsys.readouterr()
+    assert printed.out == (
+        "2 true bundles of 'truth'\n"
+        "tolerances: 0 mm (mask), 0 mm (ends), at most 5 % of a streamline's length outside\n"
+        "\n"
+        "bundle  valid bundle  VC  WPC  overlap %  overreach %   F1 %\n"
+        "lower            yes   2    1      100.0          0.0  100.0\n"
+        "upper            yes   1    0       50.0          0.0   66.7\n"
+        "\n"
+        "in sum                           lines\n"
+        "streamlines                          8\n"
+        "valid connections (VC), %         37.5\n"
+        "wrong path connections (WPC), %   12.5\n"
+        "invalid connections (IC), %       12.5\n"
+        "no connections (NC), %            37.5\n"
+        "valid bundles (VB)                 2/2\n"
+        "invalid bundles (IB)                 1\n"
+        "mean overlap, %                   75.0\n"
+        "mean overreach, %                  0.0\n"
+        "mean F1, %                        83.3\n"
+        "\n"
+        "Invalid bundles (streamlines: regions):\n"
+        "  1: lower head - upper tail\n"
+    )
+    assert printed.err == ""
+    told = json.loads((folder / "out.json").read_text())
+    assert {key: told[key] for key in told if key != "tractograms"} == {
+        "dwiml_version": __version__,
+        "ground_truth": "truth",
+        "config": None,
+        "mask_tolerance": 0,
+        "end_tolerance": 0,
+        "max_outside": 0.05,
+        "min_coverage": 0.5,
+    }
+    scores = told["tractograms"]["lines"]
+    assert scores["file"] == "lines.trk"
+    assert scores["connections"]["valid"] == {"nb_streamlines": 3, "share": 0.375}
+    assert scores["bundles"]["upper"]["overlap"] == 0.5
+    assert (folder / "out.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_streamlines_are_saved_apart(folder: Path) -> None:
+    assert run("lines.trk", "--save_split", "split") == 0
+    expected = {
+        "valid/lower.trk": LINES["valid"][:2],
+        "valid/upper.trk": LINES["valid"][2:],
+        "wrong_path/lower.trk": LINES["wrong_path"],
+        "invalid.trk": LINES["invalid"],
+        "no_connection.trk": LINES["none"],
+    }
+    files = sorted(file.relative_to("split").as_posix() for file in Path("split").rglob("*") if file.is_file())
+    assert files == sorted(expected)
+    for name, lines in expected.items():
+        saved = nib.streamlines.load(Path("split", name))
+        np.testing.assert_allclose(saved.header["voxel_to_rasmm"], OBLIQUE, atol=1e-5)
+        assert len(saved.streamlines) == len(lines)
+        for line, found in zip(lines, saved.streamlines, strict=True):
+            np.testing.assert_allclose(found, (line - 0.5) @ OBLIQUE[:3, :3].T + OBLIQUE[:3, 3], atol=1e-4)
+
+
+def test_a_split_is_replaced_whole(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("lines.trk", "--save_split", "split") == 0
+    assert run("good.tck", "--save_split", "split") == 2
+    assert "exists already; use -f to replace what is there." in capsys.readouterr().err
+    (folder / "split" / "mine.txt").write_text("mine")
+    assert run("good.tck", "--save_split", "split", "-f") == 0
+    files = sorted(file.relative_to("split").as_posix() for file in Path("split").rglob("*") if file.is_file())
+    assert files == ["mine.txt", "valid/lower.trk", "valid/upper.trk"]
+
+
+def test_several_side_by_side(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("lines.trk", "good.tck", "--json", "o.json", "--figure", "o.pdf", "--save_split", "split") == 0
+    assert capsys.readouterr().out.split("\n\n", 1)[1] == (
+        "overlap / overreach / F1 (%)                lines                 good\n"
+        "lower                         100.0 / 0.0 / 100.0  100.0 / 0.0 / 100.0\n"
+        "upper                           50.0 / 0.0 / 66.7    50.0 / 0.0 / 66.7\n"
+        "\n"
+        "in sum                           lines   good\n"
+        "streamlines                          8      3\n"
+        "valid connections (VC), %         37.5  100.0\n"
+        "wrong path connections (WPC), %   12.5    0.0\n"
+        "invalid connections (IC), %       12.5    0.0\n"
+        "no connections (NC), %            37.5    0.0\n"
+        "valid bundles (VB)                 2/2    2/2\n"
+        "invalid bundles (IB)                 1      0\n"
+        "mean overlap, %                   75.0   75.0\n"
+        "mean overreach, %                  0.0    0.0\n"
+        "mean F1, %                        83.3   83.3\n"
+    )
+    told = json.loads((folder / "o.json").read_text())["tractograms"]
+    assert {name: each["nb_streamlines"] for name, each in told.items()} == {"lines": 8, "good": 3}
+    assert (folder / "o.pdf").read_bytes().startswith(b"%PDF")
+    assert len(nib.streamlines.load(folder / "split/good/valid/lower.trk").streamlines) == 2
+    assert (folder / "split/lines/invalid.trk").is_file()
+
+
+def test_masks_only(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", "lines.trk", "--ground_truth", "truth/mask", "--min_coverage", "0.6"]) == 0
+    assert capsys.readouterr().out == (
+        "2 true bundles of 'truth/mask'\n"
+        "tolerances: 3 mm (mask), 0 mm (ends), at most 5 % of a streamline's length outside\n"
+        "2 have no end regions: valid when 60 % of the mask is covered, no connections are told\n"
+        "\n"
+        "bundle  valid bundle  in the mask  overlap %\n"
+        "lower            yes            2      100.0\n"
+        "upper             no            1       50.0\n"
+        "\n"
+        "in sum              lines\n"
+        "streamlines             8\n"
+        "valid bundles (VB)    1/2\n"
+        "mean overlap, %      75.0\n"
+    )
+
+
+def test_options_reach_the_scores(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "other.json").write_text(json.dumps({"low": {"mask": "mask/lower.nii.gz"}}))
+    options = ["--max_outside", "0.95", "--end_tolerance", "9", "--config", "other.json", "--json", "o.json"]
+    assert run("lines.trk", *options) == 0
+    told = json.loads((folder / "o.json").read_text())
+    assert (told["max_outside"], told["end_tolerance"], told["config"]) == (0.95, 9, "other.json")
+    assert told["tractograms"]["lines"]["bundles"]["low"]["nb_in_mask"] == 4
+    assert list(told["tractograms"]["lines"]["bundles"]) == ["low"]
+    capsys.readouterr()
+    assert run("lines.trk", "--max_outside", "0.95") == 0
+    assert "wrong path connections (WPC), %    0.0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["none.trk"], "The tractogram 'none.trk' was not found."),
+        (["lines.trk", "truth/mask/lower.nii.gz"], "is of no kind that dwiml reads; convert it to .trk, .tck or .trx."),
+        (["lines.trk", "./lines.trk"], "The tractogram 'lines.trk' is given twice; give it once."),
+        (["lines.trk", "--ground_truth", "none"], "The ground truth must be a folder, 'none' is none."),
+        (["lines.trk", "--ground_truth", "."], "'.' holds neither 'ground_truth.json' nor a NIfTI mask"),
+        (["lines.trk", "--config", "none.json"], "The config of the ground truth, 'none.json', was not found."),
+        (["lines.trk", "--mask_tolerance", "-1"], "--mask_tolerance must be a number, 0 or more, got -1.0."),
+        (["lines.trk", "--end_tolerance", "nan"], "--end_tolerance must be a number, 0 or more, got nan."),
+        (["lines.trk", "--max_outside", "5"], "--max_outside must be a number from 0 to 1, got 5.0."),
+        (["lines.trk", "--min_coverage", "-1"], "--min_coverage must be a number from 0 to 1, got -1.0."),
+        (["lines.trk", "--json", "none/o.json"], "Folder 'none' of the JSON file does not exist."),
+        (["lines.trk", "--json", "truth"], "'truth' is a folder; give a file for the JSON."),
+        (["lines.trk", "--json", "lines.trk"], "'lines.trk' exists already; use -f to replace it."),
+        (["lines.trk", "--figure", "o.jpeg2"], "Figure 'o.jpeg2' must end in one of: "),
+        (["lines.trk", "--figure", "none/o.png"], "Folder 'none' of the figure does not exist."),
+        (["lines.trk", "--save_split", "lines.trk"], "'lines.trk' is a file; give a folder for --save_split."),
+        (
+            ["lines.trk", "--ground_truth", "truth/mask", "--save_split", "split"],
+            "No bundle has end regions, so that streamlines cannot be told apart; leave out --save_split.",
+        ),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
+) -> None:
+    before = sorted(folder.rglob("*"))
+    assert main(["score", "--ground_truth", "truth", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert sentence in error
+    assert len(error.splitlines()) == 1
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_bundle_that_cannot_name_a_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    entry = {part: f"{part}/lower.nii.gz" for part in ("mask", "head", "tail")}
+    (folder / "truth" / "ground_truth.json").write_text(json.dumps({"../up": entry}))
+    assert run("lines.trk", "--save_split", "split") == 2
+    assert "Bundle '../up' has a name that no file can have; rename it for --save_split." in capsys.readouterr().err
+    assert run("lines.trk") == 0
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (["a.trk"], ["a"]),
+        (["x/a.trk", "y/b.trk"], ["a", "b"]),
+        (["a.trk", "a.tck"], ["a.trk", "a.tck"]),
+        (["x/a.trk", "y/a.trk"], ["x/a", "y/a"]),
+        (["x/a.trk", "y/a.trk", "y/a.tck"], ["x/a.trk", "y/a.trk", "y/a.tck"]),
+        (["a.b.trk", "a.c.trk"], ["a.b", "a.c"]),
+    ],
+)
+def test_names_are_short_and_differ(files: list[str], names: list[str]) -> None:
+    assert list(names_of(files)) == names
+    assert [str(path) for path in names_of(files).values()] == files
