@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from dwiml.scoring.ground_truth import GroundTruth
 
-MAX_LENGTH_MM = 250.0
 # Where the response of a single fibre is looked for, in voxels around the middle of the volume.
 ROI_RADIUS = 20
 MEASURES = ("valid_connections", "invalid_connections", "no_connections", "overlap", "overreach", "f1")
@@ -57,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
 def compare(arguments: argparse.Namespace) -> None:
     """Track, score and print."""
     import torch
+    from comparison.model_tracking import THETA, scores_of, seeds_in_ends, track_with_model
 
     from dwiml.data.dataset import MultiSubjectDataset
     from dwiml.scoring.reading import read_ground_truth
@@ -68,53 +68,29 @@ def compare(arguments: argparse.Namespace) -> None:
     group = recorded["loader"]["input_group_name"]
     dataset.load_data(subj_id=arguments.subject, volume_groups=[group, arguments.tracking_mask], streamline_groups=[])
     (subject,) = [*dataset.training_set, *dataset.validation_set, *dataset.testing_set]
-    volume, mask = subject.volumes[group], subject.volumes[arguments.tracking_mask].as_tensor()[..., 0] != 0
+    volume, mask = subject.volumes[group], subject.volumes[arguments.tracking_mask].as_tensor()[..., 0].numpy() != 0
     truth = read_ground_truth(arguments.ground_truth or arguments.subject_dir)
-    where = mask if arguments.seeds == "mask" else mask & torch.from_numpy(_ends(arguments.subject_dir))
-    seeds = Seeds(where, per_voxel=arguments.seeds_per_voxel, seed=1)
+    if arguments.seeds == "mask":
+        seeds = Seeds(mask, per_voxel=arguments.seeds_per_voxel, seed=1)
+    else:
+        seeds = seeds_in_ends(arguments.subject_dir, mask, arguments.seeds_per_voxel)
     print(f"{arguments.subject}: {len(seeds)} seeds, streamlines of {arguments.min_length:g} mm or more.")
     model = load_best_model(arguments.experiment).to("cuda" if torch.cuda.is_available() else "cpu")
-    rows = [_track_with_model(model, volume, mask, seeds, truth, arguments)]
-    rows += _track_with_dipy(mask.numpy(), seeds, volume.affine, truth, arguments)
+    begin = time.perf_counter()
+    points, lengths = track_with_model(
+        model, volume, mask, seeds, min_length=arguments.min_length, forward_only=arguments.seeds == "ends"
+    )
+    ours = {
+        "tracker": "dwiml",
+        "settings": f"{model.step_size:g} mm, {THETA:g} degrees, trilinear mask",
+        "seconds": time.perf_counter() - begin,
+        **scores_of(points, lengths, truth),
+    }
+    rows = [ours, *_track_with_dipy(mask, seeds, volume.affine, truth, arguments)]
     best = {name: max((row for row in rows if row["tracker"] == name), key=_merit) for name in _trackers(rows)}
     print(table(list(best.values())))
     if arguments.json:
         arguments.json.write_text(json.dumps({"best": best, "all": rows}, indent=2) + "\n", encoding="utf-8")
-
-
-def _ends(subject_dir: Path) -> NDArray[np.bool_]:
-    import nibabel as nib
-    import numpy as np
-
-    return np.asarray(np.asarray(nib.load(subject_dir / "labels" / "endpoints.nii.gz").dataobj) > 0)
-
-
-def _track_with_model(
-    model: Any, volume: Any, mask: Any, seeds: Any, truth: GroundTruth, arguments: argparse.Namespace
-) -> dict[str, Any]:
-    import numpy as np
-    import torch
-
-    from dwiml.tracking.propagation import PropagationRules
-    from dwiml.tracking.tracker import Tracker, TrackingSubject
-
-    rules = PropagationRules(
-        step_size=model.step_size, theta=45.0, max_length=MAX_LENGTH_MM, mask_interpolation="trilinear"
-    )
-    tracker = Tracker(
-        model,
-        TrackingSubject(volume.as_tensor(), torch.from_numpy(volume.voxel_sizes), mask),
-        rules,
-        min_length=arguments.min_length,
-        forward_only=arguments.seeds == "ends",
-    )
-    begin = time.perf_counter()
-    groups = [tracked.streamlines for tracked in tracker.track(seeds)]
-    seconds = time.perf_counter() - begin
-    points = np.concatenate([group.data.cpu().numpy() for group in groups])
-    lengths = np.concatenate([group.lengths.numpy() for group in groups])
-    settings = f"step {model.step_size:g} mm, 45 degrees, trilinear mask"
-    return {"tracker": "dwiml", "settings": settings, "seconds": seconds, **_scores(points, lengths, truth)}
 
 
 def _track_with_dipy(
@@ -122,6 +98,7 @@ def _track_with_dipy(
 ) -> list[dict[str, Any]]:
     import numpy as np
     from comparison.dipy_tracking import all_settings, track
+    from comparison.model_tracking import MAX_LENGTH_MM, scores_of
     from real_brain.diffusion import fit_fodf, read_acquisition
     from real_brain.progress import progress
 
@@ -156,20 +133,9 @@ def _track_with_dipy(
         seconds = time.perf_counter() - begin
         stored = np.concatenate(lines) if lines else np.zeros((0, 3), dtype=np.float32)
         points = to_vox_corner(stored, space="rasmm", origin="center", affine=affine, voxel_sizes=sizes)
-        scores = _scores(points, np.array([len(line) for line in lines], dtype=np.int64), truth)
+        scores = scores_of(points, np.array([len(line) for line in lines], dtype=np.int64), truth)
         rows.append({"tracker": f"dipy {settings.algorithm}", "settings": str(settings), "seconds": seconds, **scores})
     return rows
-
-
-def _scores(points: NDArray[np.float32], lengths: NDArray[np.int64], truth: GroundTruth) -> dict[str, Any]:
-    from dwiml.scoring.scores import score_streamlines
-
-    scores = score_streamlines(points, lengths, truth)
-    return {
-        "nb_streamlines": len(lengths),
-        **scores.summary(),
-        "bundles": {bundle.name: {"found": bundle.found, "overlap": bundle.overlap} for bundle in scores.bundles},
-    }
 
 
 def _merit(row: dict[str, Any]) -> float:

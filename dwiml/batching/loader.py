@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from dwiml.arguments import check_number, check_whole
+from dwiml.arguments import check_number
 from dwiml.batching.fetcher import BatchSlices, StreamlineFetcher
 from dwiml.batching.grids import check_grids
 from dwiml.batching.sampler import PHASES, BatchIds, DWIMLBatchIDSampler, check_dataset, described
@@ -57,8 +57,8 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
         back, so that it can correct its own errors. For models with a direction getter.
     wander_nb_points
         After how many points the wandering has mostly changed (:func:`dwiml.ops.augmentation.draw_wander`).
-    wander_look_ahead
-        The way back is that to the true streamline's point so many points later.
+    wander_nb_steps_back
+        In how many steps the model has to be back (:func:`dwiml.ops.directions.steps_back`), at least 1.
     seed
         None to draw one, which is recorded in :attr:`params`.
 
@@ -84,7 +84,7 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
         noise_gaussian_size_loss: float = 0.0,
         wander_size: float = 0.0,
         wander_nb_points: float = 6.0,
-        wander_look_ahead: int = 2,
+        wander_nb_steps_back: float = 2.0,
         seed: int | None = None,
     ) -> None:
         check_dataset(dataset, type(self).__name__)
@@ -102,7 +102,7 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
         self.noise_gaussian_size_loss = check_number("noise_gaussian_size_loss", noise_gaussian_size_loss, low=0)
         self.wander_size = check_number("wander_size", wander_size, low=0)
         self.wander_nb_points = check_number("wander_nb_points", wander_nb_points, low=0, low_included=False)
-        self.wander_look_ahead = check_whole("wander_look_ahead", wander_look_ahead, low=1)
+        self.wander_nb_steps_back = check_number("wander_nb_steps_back", wander_nb_steps_back, low=1)
         if self.wander_size:
             _check_learns_way_back(model)
         self.seed_was_given = seed is not None
@@ -215,7 +215,7 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
         """Return what ``compute_loss`` has to know of the streamlines that the model saw, where they wandered off."""
         if self.wander_size == 0 or self._rng_of(ids_per_subj, "wander") is None:
             return {}
-        return {"seen": seen, "look_ahead": self.wander_look_ahead}
+        return {"seen": seen, "nb_steps_back": self.wander_nb_steps_back}
 
     def add_noise_loss(self, streamlines: TensorSequence, ids_per_subj: Mapping[int, slice]) -> TensorSequence:
         """Return the streamlines that the loss compares with in training: with noise, where it was asked for."""

@@ -93,11 +93,11 @@ def add_loader_options(parser: argparse.ArgumentParser) -> None:
         help="points after which that has mostly changed [%(default)g]",
     )
     group.add_argument(
-        "--wander_look_ahead",
-        type=int,
-        default=2,
+        "--wander_nb_steps_back",
+        type=float,
+        default=2.0,
         metavar="N",
-        help="the way back leads to the true point N points later [%(default)s]",
+        help="steps in which it has to be back [%(default)g]",
     )
 
 

@@ -74,7 +74,7 @@ class ModelWithDirectionGetter(MainModelAbstract):
         average_results: bool = True,
         *,
         seen: TensorSequence | None = None,
-        look_ahead: int = 1,
+        nb_steps_back: float = 1.0,
     ) -> tuple[Tensor, int]:
         """Compare the outputs with the directions that the streamlines took.
 
@@ -90,7 +90,7 @@ class ModelWithDirectionGetter(MainModelAbstract):
             The points of the streamlines, shape (sum(n_i), 3), voxel space.
         average_results
             Whether to return the mean or the loss of each row.
-        seen, look_ahead
+        seen, nb_steps_back
             The points that the model saw in place of the targets', where it has to learn the way back to them: see
             :func:`dwiml.ops.directions.steps_back`. None: the steps of the targets themselves.
 
@@ -104,7 +104,7 @@ class ModelWithDirectionGetter(MainModelAbstract):
         ValueError
             When there is not one output a step (or point).
         """
-        own = targets.diff() if seen is None else steps_back(targets, seen, look_ahead)
+        own = targets.diff() if seen is None else steps_back(targets, seen, nb_steps_back)
         steps, ends = _with_ends(own.data, targets) if self.forward_uses_last_point else _without_ends(own.data)
         expected = (len(steps), self.direction_getter.output_size)
         if outputs.shape != expected:

@@ -53,11 +53,11 @@ def streamline_directions(streamlines: TensorSequence, *, normalize: bool = True
     return steps.mapped(normalize_directions(steps.data)) if normalize else steps
 
 
-def steps_back(streamlines: TensorSequence, seen: TensorSequence, look_ahead: int) -> TensorSequence:
-    """Return the steps that lead from points beside streamlines back to them.
+def steps_back(streamlines: TensorSequence, seen: TensorSequence, nb_steps: float) -> TensorSequence:
+    """Return the steps that lead from points beside streamlines back to them, in some steps.
 
-    From each point that was seen, it is the way to the streamline's point `look_ahead` points later, divided by
-    `look_ahead`. Beyond its last point a streamline goes straight on, as its last step does.
+    From each point that was seen, it is the streamline's own step there, and of the way to the streamline's point the
+    `nb_steps`-th part. (The way to a point further on would cut the corners of a streamline that turns.)
 
     Parameters
     ----------
@@ -65,25 +65,17 @@ def steps_back(streamlines: TensorSequence, seen: TensorSequence, look_ahead: in
         The points of the true streamlines, shape (N, 3), voxel space.
     seen
         A point for each of theirs, or for each but the last ones.
-    look_ahead
-        At least 1. With 1 and the true points, the result is that of :meth:`TensorSequence.diff`.
+    nb_steps
+        At least 1: with 1, the step leads to the streamline's next point.
 
     Returns
     -------
     TensorSequence
         Shape (sum(max(n_i - 1, 0)), 3), voxels.
     """
-    points, lengths = streamlines.data, streamlines.lengths
-    counts = (lengths - 1).clamp(min=0)
-    last = torch.repeat_interleave(torch.cumsum(lengths, 0) - 1, counts)
-    rows = torch.arange(len(last)) + torch.repeat_interleave(torch.cumsum((lengths > 0).long(), 0) - 1, counts)
-    ahead = torch.minimum(rows + look_ahead, last)
-    beyond = (rows + look_ahead - ahead)[:, None]
-    if seen.total_points != len(rows):
-        seen = seen.trimmed_last()
-    rows, last, ahead, beyond = (each.to(points.device, non_blocking=True) for each in (rows, last, ahead, beyond))
-    aims = points[ahead] + beyond * (points[last] - points[last - 1])
-    return TensorSequence((aims - seen.data) / look_ahead, counts)
+    own, there = streamlines.diff(), streamlines.trimmed_last()
+    here = seen.data if seen.total_points == there.total_points else seen.trimmed_last().data
+    return own.mapped(own.data + (there.data - here) / nb_steps)
 
 
 def streamline_lengths_mm(streamlines: TensorSequence, voxel_sizes: Tensor) -> Tensor:

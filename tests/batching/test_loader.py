@@ -128,7 +128,7 @@ def test_noise_is_truncated_and_keyed(tiny_hdf5: Path) -> None:
 
 def test_wandering_is_keyed_and_in_training_only(tiny_hdf5: Path) -> None:
     learns = Learn2TrackModel(nb_features=4, step_size=1.0)
-    load = loader(dataset(tiny_hdf5), learns, wander_size=0.5, wander_look_ahead=3)
+    load = loader(dataset(tiny_hdf5), learns, wander_size=0.5, wander_nb_steps_back=3)
     lines = TensorSequence(torch.zeros(3000, 3), torch.full((100,), 30))
 
     def slices(phase: str, batch: int = 1) -> BatchSlices:
@@ -138,7 +138,7 @@ def test_wandering_is_keyed_and_in_training_only(tiny_hdf5: Path) -> None:
     assert float(seen.data.var()) == pytest.approx(0.25 * 4 / 3, rel=0.15)
     assert torch.equal(seen.data, load.add_noise_forward(lines, slices("training")).data)
     assert not torch.equal(seen.data, load.add_noise_forward(lines, slices("training", 2)).data)
-    assert load.way_back(seen, slices("training")) == {"seen": seen, "look_ahead": 3}
+    assert load.way_back(seen, slices("training")) == {"seen": seen, "nb_steps_back": 3}
     assert load.add_noise_forward(lines, slices("validation")) is lines
     assert load.way_back(lines, slices("validation")) == {}
     assert loader(dataset(tiny_hdf5)).way_back(lines, slices("training")) == {}
@@ -427,7 +427,7 @@ def test_volumes_of_a_batch_stay_in_the_cache(tiny_hdf5: Path, monkeypatch: pyte
         ({"noise_gaussian_size_loss": True}, "noise_gaussian_size_loss must be a number, 0 or more, got True"),
         ({"wander_size": -0.1}, "wander_size must be a number, 0 or more"),
         ({"wander_nb_points": 0}, "wander_nb_points must be"),
-        ({"wander_look_ahead": 0}, "wander_look_ahead must be"),
+        ({"wander_nb_steps_back": 0.5}, "wander_nb_steps_back must be"),
         ({"seed": -1}, "seed must be an integer"),
     ],
 )

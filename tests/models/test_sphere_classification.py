@@ -59,13 +59,12 @@ def test_the_way_back_is_learned_where_the_model_saw_other_points(add_eos: bool)
     rows, expected = iter(outputs.double().numpy()), []
     for line, near in zip(targets, seen, strict=True):
         for i in range(len(line) - 1):
-            aim = line[i + 2] if i + 2 < len(line) else 2 * line[-1] - line[-2]
-            way = (aim - near[i]).numpy()
+            way = (line[i + 1] - line[i] + (line[i] - near[i]) / 2).numpy()
             expected.append(-log_softmax(next(rows))[np.argmax(directions @ (way / np.linalg.norm(way)))])
         if add_eos:
             expected.append(-log_softmax(next(rows))[len(directions)])
     given = seen if add_eos else seen.trimmed_last()
-    losses, _ = network.compute_loss(outputs, targets, average_results=False, seen=given, look_ahead=2)
+    losses, _ = network.compute_loss(outputs, targets, average_results=False, seen=given, nb_steps_back=2)
     np.testing.assert_allclose(losses.numpy(), expected, rtol=1e-5)
 
 

@@ -110,19 +110,17 @@ def test_no_angle_with_a_zero_direction() -> None:
     assert angles.isnan().all()
 
 
-@given(LENGTHS, st.integers(1, 4), st.booleans())
-def test_steps_back_are_those_of_a_loop(lengths: list[int], look_ahead: int, trimmed: bool) -> None:
+@given(LENGTHS, st.sampled_from([1, 2, 3.5]), st.booleans())
+def test_steps_back_are_those_of_a_loop(lengths: list[int], nb_steps: float, trimmed: bool) -> None:
     streamlines = make(lengths)
     seen = streamlines.mapped(make(lengths, seed=1).data)
     expected = [np.zeros((0, 3))]
     for line, near in zip(streamlines, seen, strict=True):
-        true = line.numpy()
-        for i in range(len(true) - 1):
-            aim = true[min(i + look_ahead, len(true) - 1)].copy()
-            for _ in range(i + look_ahead - (len(true) - 1)):
-                aim += true[-1] - true[-2]
-            expected.append((aim - near[i].numpy())[None] / look_ahead)
-    got = steps_back(streamlines, seen.trimmed_last() if trimmed else seen, look_ahead)
+        for i in range(len(line) - 1):
+            expected.append((line[i + 1] - line[i] + (line[i] - near[i]) / nb_steps).numpy()[None])
+            if nb_steps == 1:
+                np.testing.assert_allclose(expected[-1][0], (line[i + 1] - near[i]).numpy(), atol=1e-12)
+    got = steps_back(streamlines, seen.trimmed_last() if trimmed else seen, nb_steps)
     assert got.lengths.tolist() == streamlines.diff().lengths.tolist()
     np.testing.assert_allclose(got.data.numpy(), np.concatenate(expected), atol=1e-12)
-    torch.testing.assert_close(steps_back(streamlines, streamlines, 1).data, streamlines.diff().data)
+    torch.testing.assert_close(steps_back(streamlines, streamlines, nb_steps).data, streamlines.diff().data)
