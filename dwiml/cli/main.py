@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": "measure a trained model's direction error beside simple baselines",
     "track": "make streamlines with a trained model",
     "show_loss": "write a trained model's loss at each point of true streamlines, to look at",
+    "show_tractogram": "draw streamlines over slices of an image",
     "visualize_logs": "draw the curves of one or more experiments",
 }
 
