@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 COLOR_MAP = "viridis"
 # Where the colour map ends: a few extreme losses would leave one colour for all others.
-_COLOR_QUANTILES = (0.02, 0.98)
+_COLOR_QUANTILES = (0.05, 0.95)
 _NO_LOSS = (128.0, 128.0, 128.0)
 _QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 
@@ -63,7 +63,7 @@ def write_loss_tractograms(
     percent
         The share of the best and of the worst streamlines, by mean loss; one streamline at least.
     color_range
-        The losses at the two ends of the colour map; None: the 2nd and the 98th percentile.
+        The losses at the two ends of the colour map; None: the 5th and the 95th percentile.
     on_progress
         Called after each batch with the number of its streamlines.
 
@@ -87,6 +87,7 @@ def write_loss_tractograms(
     shown = _Shown(losses, means, (low, high))
     for name, ids in zip(loss_files(percent), wanted, strict=True):
         _write(folder / name, reader, shown, ids.astype(np.int64), on_progress)
+    eos = losses.eos_by_place()
     return {
         "subject": reader.data.subject_id,
         "subset": reader.phase,
@@ -100,6 +101,8 @@ def write_loss_tractograms(
         "nb_best": nb,
         "mean_loss_of_best": float(means[ranked[:nb]].mean()),
         "mean_loss_of_worst": float(means[ranked[::-1][:nb]].mean()),
+        **({} if eos is None else {"mean_eos_probability_at_last_points": _mean(eos[0])}),
+        **({} if eos is None else {"mean_eos_probability_at_other_points": _mean(eos[1])}),
         "color_map": COLOR_MAP,
         "color_range": [low, high],
     }
@@ -209,6 +212,10 @@ class _Streamed:
                     {key: values[rows] for key, values in of_points.items()},
                 )
             self._on_progress(len(streamlines))
+
+
+def _mean(values: Floats) -> float:
+    return float(values.mean(dtype=np.float64))
 
 
 def _quantiles(values: npt.NDArray[Any]) -> dict[str, float]:
