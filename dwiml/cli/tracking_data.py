@@ -61,8 +61,9 @@ def _from_hdf5(arguments: argparse.Namespace, recorded: dict[str, Any]) -> Track
     from dwiml.data.dataset import MultiSubjectDataset
     from dwiml.hdf5.grid import Grid
     from dwiml.tracking.tracker import TrackingSubject
+    from dwiml.training.experiment import find_data
 
-    path = Path(arguments.hdf5_file or recorded["data"]["hdf5_file"])
+    path = find_data(recorded, arguments.experiment, arguments.hdf5_file)
     group = recorded["loader"]["input_group_name"]
     names = {name for name in (arguments.tracking_mask, arguments.seeding_mask) if not _is_image(name)}
     dataset = MultiSubjectDataset(path)

@@ -142,6 +142,22 @@ def write_parameters(folder: ExperimentFolder, sections: Mapping[str, Any], grou
     write_json(folder.parameters, {"experiment_name": folder.path.name, **sections, **more})
 
 
+def find_data(recorded: Mapping[str, Any], experiment: str | Path, hdf5_file: str | Path | None = None) -> Path:
+    """Return where the data of an experiment are: where they were, unless another place is given.
+
+    Raises
+    ------
+    FileNotFoundError
+        When they are no longer where they were.
+    """
+    path = Path(hdf5_file or recorded["data"]["hdf5_file"])
+    if not hdf5_file and not path.is_file():
+        raise FileNotFoundError(
+            f"'{path}', the HDF5 file of experiment '{experiment}', is not there; say with --hdf5_file where it is now."
+        )
+    return path
+
+
 def data_has_changed(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> bool:
     """Tell whether the HDF5 file is another than the one that was recorded."""
     return bool(recorded["data"]["fingerprint"] != current["data"]["fingerprint"])
