@@ -87,25 +87,31 @@ def write_loss_tractograms(
     shown = _Shown(losses, means, (low, high))
     for name, ids in zip(loss_files(percent), wanted, strict=True):
         _write(folder / name, reader, shown, ids.astype(np.int64), on_progress)
-    eos = losses.eos_by_place()
     return {
         "subject": reader.data.subject_id,
         "subset": reader.phase,
+        **_summary(losses, means),
+        "percent": percent,
+        "nb_best": nb,
+        "mean_loss_of_best": float(means[ranked[:nb]].mean()),
+        "mean_loss_of_worst": float(means[ranked[::-1][:nb]].mean()),
+        "color_map": COLOR_MAP,
+        "color_range": [low, high],
+    }
+
+
+def _summary(losses: PointLosses, means: npt.NDArray[np.float64]) -> dict[str, Any]:
+    found = {
         "mean_loss": float(np.nanmean(losses.loss, dtype=np.float64)),
         "nb_streamlines": len(losses.lengths),
         "nb_points": len(losses.loss),
         "nb_losses": int(np.count_nonzero(~np.isnan(losses.loss))),
         "loss_quantiles": _quantiles(losses.loss),
         "streamline_mean_loss_quantiles": _quantiles(means),
-        "percent": percent,
-        "nb_best": nb,
-        "mean_loss_of_best": float(means[ranked[:nb]].mean()),
-        "mean_loss_of_worst": float(means[ranked[::-1][:nb]].mean()),
-        **({} if eos is None else {"mean_eos_probability_at_last_points": _mean(eos[0])}),
-        **({} if eos is None else {"mean_eos_probability_at_other_points": _mean(eos[1])}),
-        "color_map": COLOR_MAP,
-        "color_range": [low, high],
     }
+    for place, probabilities in zip(("last", "other"), losses.eos_by_place() or (), strict=False):
+        found[f"mean_eos_probability_at_{place}_points"] = float(probabilities.mean(dtype=np.float64))
+    return found
 
 
 def check_color_range(color_range: Sequence[float] | None) -> None:
@@ -212,10 +218,6 @@ class _Streamed:
                     {key: values[rows] for key, values in of_points.items()},
                 )
             self._on_progress(len(streamlines))
-
-
-def _mean(values: Floats) -> float:
-    return float(values.mean(dtype=np.float64))
 
 
 def _quantiles(values: npt.NDArray[Any]) -> dict[str, float]:

@@ -49,8 +49,8 @@ def plot_tractograms(
 ) -> Figure:
     """Draw streamlines over slices of an image, right in space.
 
-    The axes are the scanner's, in mm, and left is left (neurological convention). What is nearer to the eye lies over
-    what is farther. Streamlines are drawn over the slice, wherever along the line of sight they are.
+    The axes are the scanner's, in mm, and left is left (neurological convention). Streamlines are drawn over the slice,
+    wherever along the line of sight they are; what is nearer to the eye lies over what is farther.
 
     Parameters
     ----------
@@ -68,10 +68,8 @@ def plot_tractograms(
         ``"direction"``, ``"uniform"`` (each tractogram has a colour), or the name of the tractograms' ``values``.
     color_range
         The values at the ends of the colours; None: the 5th and the 95th percentile of all.
-    separate
-        Give each tractogram a row of its own, with the same slices and colours.
-    title
-        None: the tractograms' names.
+    separate, title
+        Give each tractogram a row, with the same slices and colours; a title, or None: the tractograms' names.
 
     Raises
     ------
@@ -88,10 +86,9 @@ def plot_tractograms(
     figure, panels = _panels(planes, len(rows), box)
     for numbers, row in zip(rows, panels, strict=True):
         pieces = _pieces(tractograms, numbers, coloring, planes)
-        nb_streamlines = sum(len(tractograms[number].lengths) for number in numbers)
         for plane, ax in zip(planes, row, strict=True):
             _draw_slice(ax, plane, background)
-            _draw_lines(ax, pieces, plane, nb_streamlines)
+            _draw_lines(ax, pieces, plane, sum(len(tractograms[number].lengths) for number in numbers))
             _dress(ax, plane, box)
         if separate:
             row[0].set_ylabel(f"{tractograms[numbers[0]].name}\n\n{row[0].get_ylabel()}")

@@ -45,23 +45,6 @@ def test_leaves_everything_in_the_experiments_folder(tiny_hdf5: Path, tmp_path: 
     assert parameters["groups_config"] == {}
 
 
-def test_how_the_data_were_made_is_recorded_and_never_compared(tiny_hdf5: Path, tmp_path: Path) -> None:
-    copy, config = tmp_path / "copy.hdf5", {"input": {"type": "volume", "standardization": "all"}}
-    shutil.copy(tiny_hdf5, copy)
-    with h5py.File(copy, "r+") as handle:
-        handle.attrs["groups_config"] = json.dumps(config)
-    small_trainer(copy, tmp_path, max_epochs=1).train_and_validate()
-    path = tmp_path / "exp" / "parameters.json"
-    recorded = json.loads(path.read_text())
-    assert recorded["groups_config"] == config
-    # As an older dwiml has left it; what it is trained with goes on, and is recorded.
-    del recorded["groups_config"]
-    path.write_text(json.dumps(recorded))
-    small_trainer(copy, tmp_path, max_epochs=2, resume="must").train_and_validate()
-    assert json.loads(path.read_text())["groups_config"] == config
-    assert len(logs(tmp_path / "exp")) == 2
-
-
 def test_learns(tiny_hdf5: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"loader_args": {"reverse_ratio": 0, "split_ratio": 0}, "model_args": {"dropout": 0.0}}
     trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=25, learning_rates=0.02, **options)
