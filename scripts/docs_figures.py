@@ -6,51 +6,57 @@ python scripts/docs_figures.py .demo docs/_static/images
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
-
 from dwiml import visualize_logs
+from dwiml.cli import show_loss, show_tractogram
+from dwiml.cli.tractogram_data import read_drawn
+from dwiml.viz.saving import save_figure
+from dwiml.viz.tractograms import plot_tractograms
 
-EVERY = 12
+STREAMLINES_OF_A_BUNDLE = 25
+DPI = 110
 
 
-def draw_bundles(ax: Axes, subject: Path, across: int) -> None:
-    """Draw a subject's streamlines over the sum of its white matter, seen along one world axis."""
-    first, second = (axis for axis in range(3) if axis != across)
-    segments, colours = [], []
-    for path in sorted((subject / "bundles").glob("*.trk")):
-        for line in nib.streamlines.load(path).streamlines[::EVERY]:
-            steps = np.diff(line, axis=0)
-            segments.append(np.stack([line[:-1], line[1:]], axis=1)[:, :, [first, second]])
-            colours.append(np.abs(steps) / np.linalg.norm(steps, axis=1, keepdims=True))
-    ax.add_collection(LineCollection(list(np.concatenate(segments)), colors=np.concatenate(colours), linewidths=0.5))
-    ax.autoscale()
-    ax.set_aspect("equal")
-    ax.set_facecolor("black")
-    names = "xyz"
-    ax.set_xlabel(f"{names[first]} (mm)")
-    ax.set_ylabel(f"{names[second]} (mm)")
+def draw_bundles(subject: Path, out: Path) -> None:
+    """Draw a subject's bundles, seen from behind and from above."""
+    bundles = [
+        read_drawn(path, color="direction", most=STREAMLINES_OF_A_BUNDLE)
+        for path in sorted((subject / "bundles").glob("*.trk"))
+    ]
+    figure = plot_tractograms(bundles, views=["coronal", "axial"], title="Bundles of an example subject")
+    save_figure(figure, out, dpi=DPI)
+
+
+def draw_loss(experiment: Path, subject: Path, out: Path) -> None:
+    """Draw a model's loss along a subject's streamlines, with the commands that the documentation tells of."""
+    with tempfile.TemporaryDirectory() as folder:
+        commands = [
+            (show_loss.main, [str(experiment), subject.name, folder]),
+            (
+                show_tractogram.main,
+                [f"{folder}/loss.trk", str(out), "--color", "loss", "--background", f"{subject}/metrics/fa.nii.gz"]
+                + ["--max_streamlines", "600", "--title", f"Loss along the streamlines of {subject.name}"]
+                + ["--dpi", str(DPI), "-f"],
+            ),
+        ]
+        for command, arguments in commands:
+            if command(arguments):
+                raise SystemExit(f"'{' '.join(arguments)}' failed.")
 
 
 def main() -> None:
-    """Draw both figures."""
+    """Draw all figures."""
     parser = argparse.ArgumentParser(description="Draw the figures of the README and of the documentation.")
     parser.add_argument("demo", type=Path, help="what scripts/demo.sh made")
     parser.add_argument("out", type=Path, help="folder of the images")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    figure = Figure(figsize=(10, 4.6), layout="constrained")
-    for ax, across, title in zip(figure.subplots(1, 2), (1, 2), ("Seen from behind", "Seen from above"), strict=True):
-        draw_bundles(ax, args.demo / "phantom" / "subjects" / "sub-01", across)
-        ax.set_title(title)
-    figure.suptitle("Bundles of an example subject (red: left-right, green: front-back, blue: up-down)")
-    figure.savefig(args.out / "phantom.png", dpi=110)
-    visualize_logs([args.demo / "experiments" / "learn2track"], out=args.out / "curves.png", show=False, overwrite=True)
+    subjects, experiment = args.demo / "phantom" / "subjects", args.demo / "experiments" / "learn2track"
+    draw_bundles(subjects / "sub-01", args.out / "phantom.png")
+    visualize_logs([experiment], out=args.out / "curves.png", show=False, overwrite=True)
+    draw_loss(experiment, subjects / "sub-05", args.out / "loss.png")
 
 
 if __name__ == "__main__":

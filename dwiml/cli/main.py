@@ -20,6 +20,7 @@ COMMANDS = {
     "connectivity_score": "tell how many streamlines join regions that a matrix connects",
     "score": "measure tractograms against true bundles: connections, overlap, overreach",
     "show_loss": "write a trained model's loss at each point of true streamlines, to look at",
+    "show_tractogram": "draw streamlines over slices of an image",
     "visualize_logs": "draw the curves of one or more experiments",
 }
 

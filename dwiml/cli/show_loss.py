@@ -26,8 +26,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dwiml show_loss",
         description="Run the best model of an experiment of 'dwiml train' along a subject's true streamlines and write "
-        "its loss at each point: loss.trk (every streamline, coloured by its loss), best_10_percent.trk and "
-        "worst_10_percent.trk (by mean loss), histograms.png and summary.json.",
+        "its loss at each point, and the probability that the streamline ends there where the model tells it: loss.trk "
+        "(every streamline, coloured by its loss), best_10_percent.trk and worst_10_percent.trk (by mean loss), "
+        "histograms.png and summary.json. 'dwiml show_tractogram OUT_DIR/loss.trk OUT.png --color loss' draws them.",
     )
     parser.add_argument("experiment", metavar="EXPERIMENT", help="the experiment's folder")
     parser.add_argument(
@@ -50,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
         nargs=2,
         metavar=("LOW", "HIGH"),
         help="losses at the two ends of the colours, the same for several subjects or models to be compared "
-        "[each subject's 2nd and 98th percentile]",
+        "[each subject's 5th and 95th percentile]",
     )
     parser.add_argument(
         "--batch_size", type=int, default=1000, metavar="N", help="streamlines at a time, for memory [%(default)s]"

@@ -59,7 +59,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--standardization",
         choices=["all", "independent", "per_file", "none"],
-        help="how to standardize them [as the experiment's HDF5 file says]",
+        help="how to standardize them [as the experiment's data were]",
     )
     group.add_argument("--std_mask", nargs="+", metavar="MASK", help="mask files for mean and standard deviation")
 

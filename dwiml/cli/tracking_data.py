@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,8 +61,9 @@ def _from_hdf5(arguments: argparse.Namespace, recorded: dict[str, Any]) -> Track
     from dwiml.data.dataset import MultiSubjectDataset
     from dwiml.hdf5.grid import Grid
     from dwiml.tracking.tracker import TrackingSubject
+    from dwiml.training.experiment import find_data
 
-    path = Path(arguments.hdf5_file or recorded["data"]["hdf5_file"])
+    path = find_data(recorded, arguments.experiment, arguments.hdf5_file)
     group = recorded["loader"]["input_group_name"]
     names = {name for name in (arguments.tracking_mask, arguments.seeding_mask) if not _is_image(name)}
     dataset = MultiSubjectDataset(path)
@@ -97,6 +97,9 @@ def _from_images(arguments: argparse.Namespace, recorded: dict[str, Any]) -> Tra
     from dwiml.hdf5.standalone import read_volumes
     from dwiml.tracking.tracker import TrackingSubject
 
+    for path in (*arguments.input, *(arguments.std_mask or ()), arguments.tracking_mask, arguments.seeding_mask):
+        if path is not None and not Path(path).is_file():
+            raise FileNotFoundError(f"'{path}' was not found; with --input, masks are image files too.")
     standardization = arguments.standardization or _recorded_standardization(arguments, recorded)
     values, grid = read_volumes(arguments.input, standardization=standardization, std_mask=arguments.std_mask or ())
     tracking_mask = _read_mask(arguments.tracking_mask, grid)
@@ -108,29 +111,40 @@ def _from_images(arguments: argparse.Namespace, recorded: dict[str, Any]) -> Tra
 
 def _recorded_standardization(arguments: argparse.Namespace, recorded: dict[str, Any]) -> str:
     """Return how the input group of the experiment's data was standardized; refuse what a mask is missing for."""
-    from dwiml.hdf5 import schema
+    from dwiml.hdf5.schema import quoted
 
-    path, group = Path(arguments.hdf5_file or recorded["data"]["hdf5_file"]), recorded["loader"]["input_group_name"]
+    group = recorded["loader"]["input_group_name"]
+    entry = _recorded_config(arguments, recorded).get(group)
+    if not isinstance(entry, dict):
+        raise ValueError(
+            f"It is not recorded how the volumes of group '{group}' of '{arguments.experiment}' were standardized; "
+            "give --standardization."
+        )
+    standardization = str(entry.get("standardization", "none"))
+    if entry.get("std_mask") and standardization != "none" and not arguments.std_mask:
+        raise ValueError(
+            f"Group '{group}' of the experiment's data was standardized within a mask "
+            f"({quoted(_listed(entry['std_mask']))} of each subject); give that of this subject with --std_mask."
+        )
+    return standardization
+
+
+def _recorded_config(arguments: argparse.Namespace, recorded: dict[str, Any]) -> dict[str, Any]:
+    """Return how the groups of the data were made: from the experiment, or from an HDF5 file that is given."""
+    from dwiml.hdf5 import schema
+    from dwiml.training.experiment import GROUPS_CONFIG
+
+    config = recorded.get(GROUPS_CONFIG)
+    if isinstance(config, dict) and config and not arguments.hdf5_file:
+        return config
+    path = Path(arguments.hdf5_file or recorded["data"]["hdf5_file"])
     if not path.is_file():
         raise FileNotFoundError(
             f"'{path}', the HDF5 file of the experiment, says how its volumes were standardized, but was not found; "
             "give --hdf5_file, or --standardization."
         )
     with schema.open_file(path) as handle:
-        text = schema.read_text(handle.attrs.get(schema.GROUPS_CONFIG, "{}"))
-    try:
-        entry = json.loads(text)[group]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"'{path}' does not say how its group '{group}' was standardized; give --standardization."
-        ) from error
-    standardization = str(entry.get("standardization", "none"))
-    if entry.get("std_mask") and standardization != "none" and not arguments.std_mask:
-        raise ValueError(
-            f"Group '{group}' of '{path}' was standardized within a mask ({schema.quoted(_listed(entry['std_mask']))} "
-            "of each subject); give that of this subject with --std_mask."
-        )
-    return standardization
+        return schema.groups_config(handle)
 
 
 def _listed(value: Any) -> list[str]:

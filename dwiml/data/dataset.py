@@ -97,6 +97,8 @@ class MultiSubjectDataset(Parameterized):
         The groups' names, those of every subject.
     nb_features : dict of int
         The number of features of each volume group.
+    groups_config : dict of dict
+        What the file was made from, for each group; empty where the file does not say.
     training_set, validation_set, testing_set : MultisubjectSubset
         Empty until :meth:`load_data`.
     nb_loads : int
@@ -115,6 +117,7 @@ class MultiSubjectDataset(Parameterized):
         with schema.open_file(self.hdf5_file) as handle:
             self.volume_groups, self.nb_features = self._read_volume_groups(handle)
             self.streamline_groups = self._read_groups(handle, schema.TYPE_STREAMLINES)
+            self.groups_config = schema.groups_config(handle)
         self.training_set = MultisubjectSubset("training")
         self.validation_set = MultisubjectSubset("validation")
         self.testing_set = MultisubjectSubset("testing")

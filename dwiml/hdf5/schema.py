@@ -6,7 +6,10 @@ Files without that attribute are read as long as they have the layout.
 
 from __future__ import annotations
 
+import ast
+import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +115,20 @@ def _check_root(handle: h5py.File, path: Path) -> None:
 def read_text(value: Any) -> str:
     """Return an attribute's text, whether HDF5 gives it as str or as bytes."""
     return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def groups_config(handle: h5py.File) -> dict[str, dict[str, Any]]:
+    """Return what a file was made from: {group: its entry in the groups config}; empty where it does not say.
+
+    The field's existing tool writes it as Python shows a dict, dwiml as JSON.
+    """
+    text = read_text(handle.attrs.get(GROUPS_CONFIG, "{}"))
+    for parse in (json.loads, ast.literal_eval):
+        with suppress(ValueError, TypeError, AttributeError, SyntaxError, RecursionError, MemoryError):
+            # It is written as JSON again, in an experiment's parameters.
+            config = json.loads(json.dumps(parse(text), allow_nan=False))
+            return {name: entry for name, entry in config.items() if isinstance(entry, dict)}
+    return {}
 
 
 def subject_list(handle: h5py.File, subset: str) -> list[str]:

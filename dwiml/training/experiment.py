@@ -44,6 +44,8 @@ MAY_CHANGE = frozenset(
 # Entries of a section that are not arguments of its object.
 CLASS = "class"
 FIXED = "fixed_by_class"
+# How each group of the data was made: whoever gives the model other volumes has to make them so.
+GROUPS_CONFIG = "groups_config"
 
 
 @dataclass(frozen=True)
@@ -133,9 +135,27 @@ def arguments_of(section: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in section.items() if name not in (CLASS, FIXED)}
 
 
-def write_parameters(folder: ExperimentFolder, sections: Mapping[str, Any]) -> None:
-    """Write ``parameters.json``: what was chosen, and with which versions of what."""
-    write_json(folder.parameters, {"experiment_name": folder.path.name, **sections, "versions": _versions()})
+def write_parameters(folder: ExperimentFolder, sections: Mapping[str, Any], groups_config: Mapping[str, Any]) -> None:
+    """Write ``parameters.json``: what was chosen, what the data were made from, and with which versions of what."""
+    # Neither is compared when the training goes on: the data's fingerprint is.
+    more = {GROUPS_CONFIG: groups_config, "versions": _versions()}
+    write_json(folder.parameters, {"experiment_name": folder.path.name, **sections, **more})
+
+
+def find_data(recorded: Mapping[str, Any], experiment: str | Path, hdf5_file: str | Path | None = None) -> Path:
+    """Return where the data of an experiment are: where they were, unless another place is given.
+
+    Raises
+    ------
+    FileNotFoundError
+        When they are no longer where they were.
+    """
+    path = Path(hdf5_file or recorded["data"]["hdf5_file"])
+    if not hdf5_file and not path.is_file():
+        raise FileNotFoundError(
+            f"'{path}', the HDF5 file of experiment '{experiment}', is not there; say with --hdf5_file where it is now."
+        )
+    return path
 
 
 def data_has_changed(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> bool:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 COLOR_MAP = "viridis"
 # Where the colour map ends: a few extreme losses would leave one colour for all others.
-_COLOR_QUANTILES = (0.02, 0.98)
+_COLOR_QUANTILES = (0.05, 0.95)
 _NO_LOSS = (128.0, 128.0, 128.0)
 _QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 
@@ -63,7 +63,7 @@ def write_loss_tractograms(
     percent
         The share of the best and of the worst streamlines, by mean loss; one streamline at least.
     color_range
-        The losses at the two ends of the colour map; None: the 2nd and the 98th percentile.
+        The losses at the two ends of the colour map; None: the 5th and the 95th percentile.
     on_progress
         Called after each batch with the number of its streamlines.
 
@@ -90,12 +90,7 @@ def write_loss_tractograms(
     return {
         "subject": reader.data.subject_id,
         "subset": reader.phase,
-        "mean_loss": float(np.nanmean(losses.loss, dtype=np.float64)),
-        "nb_streamlines": len(losses.lengths),
-        "nb_points": len(losses.loss),
-        "nb_losses": int(np.count_nonzero(~np.isnan(losses.loss))),
-        "loss_quantiles": _quantiles(losses.loss),
-        "streamline_mean_loss_quantiles": _quantiles(means),
+        **_summary(losses, means),
         "percent": percent,
         "nb_best": nb,
         "mean_loss_of_best": float(means[ranked[:nb]].mean()),
@@ -103,6 +98,20 @@ def write_loss_tractograms(
         "color_map": COLOR_MAP,
         "color_range": [low, high],
     }
+
+
+def _summary(losses: PointLosses, means: npt.NDArray[np.float64]) -> dict[str, Any]:
+    found = {
+        "mean_loss": float(np.nanmean(losses.loss, dtype=np.float64)),
+        "nb_streamlines": len(losses.lengths),
+        "nb_points": len(losses.loss),
+        "nb_losses": int(np.count_nonzero(~np.isnan(losses.loss))),
+        "loss_quantiles": _quantiles(losses.loss),
+        "streamline_mean_loss_quantiles": _quantiles(means),
+    }
+    for place, probabilities in zip(("last", "other"), losses.eos_by_place() or (), strict=False):
+        found[f"mean_eos_probability_at_{place}_points"] = float(probabilities.mean(dtype=np.float64))
+    return found
 
 
 def check_color_range(color_range: Sequence[float] | None) -> None:

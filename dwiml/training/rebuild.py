@@ -11,7 +11,7 @@ from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.files import read_json
 from dwiml.models.learn2track import Learn2TrackModel
-from dwiml.training.experiment import ExperimentFolder, arguments_of
+from dwiml.training.experiment import ExperimentFolder, arguments_of, find_data
 from dwiml.training.gv_phase import DWIMLTrainerOneInputWithGVPhase
 from dwiml.training.trainer_one_input import DWIMLTrainerOneInput
 
@@ -72,7 +72,7 @@ def rebuild_experiment(
         trainer_class = _known(TRAINERS, recorded["trainer"]["class"], folder)
         data = recorded["data"]
         dataset = MultiSubjectDataset(
-            hdf5_file or data["hdf5_file"],
+            find_data(recorded, folder.path, hdf5_file),
             lazy=data["lazy"] if lazy is None else lazy,
             cache_size=data["cache_size"],
         )

@@ -351,7 +351,7 @@ class DWIMLTrainer(ResumableTraining):
         if self.ranks.is_first:
             self._lock = take_folder(self.folder, stack, anew=self.resume == "never" and self.position == Position())
             self._refuse_newer_checkpoint()
-            write_parameters(self.folder, self.parameters)
+            write_parameters(self.folder, self.parameters, self.batch_sampler.dataset.groups_config)
             self.loggers = start_loggers(self.folder, self.comet, self.parameters, checkpoint, verbose=self.verbose)
             stack.callback(self._close_loggers)
         if checkpoint is None:

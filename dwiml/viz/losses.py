@@ -17,6 +17,8 @@ DPI = 120
 _NB_BINS = 80
 # Largest to median count of the bins that are not empty: on a linear axis, most bars then have no height.
 _UNEVEN = 20.0
+# An axis begins at 0 where the smallest loss is below this share of the largest.
+_NEAR_ZERO = 0.3
 
 
 def plot_loss_histograms(
@@ -42,41 +44,56 @@ def plot_loss_histograms(
     """
     figure = Figure(figsize=(5.2 * (2 if eos is None else 3), 4.0), layout="constrained")
     panels = list(figure.subplots(1, 2 if eos is None else 3))
-    _draw(panels[0], {"": loss}, "Loss at a point", "points")
-    _draw(panels[1], {"": streamline_means}, "Mean loss of a streamline", "streamlines")
+    _draw_losses(panels[0], loss, "Loss at a point", "points")
+    _draw_losses(panels[1], streamline_means, "Mean loss of a streamline", "streamlines")
     if eos is not None:
-        last, others = eos
-        shares = {"last points": last, "other points": others}
-        _draw(panels[2], shares, "Probability that the streamline ends", "points", between=(0.0, 1.0))
+        _draw_ends(panels[2], *eos)
     figure.suptitle(title)
     return figure
 
 
-def _draw(
-    ax: Axes, groups: dict[str, Values], axis: str, what: str, between: tuple[float, float] | None = None
-) -> None:
-    groups = {name: values[~np.isnan(values)] for name, values in groups.items()}
-    every = np.concatenate(list(groups.values()))
-    low, high = between or (min(0.0, float(every.min())), float(every.max()))
-    edges = np.linspace(low, high if high > low else low + 1.0, _NB_BINS + 1)
-    counts = []
-    for number, (name, values) in enumerate(groups.items()):
-        counts.append(np.histogram(values, edges)[0])
-        ax.stairs(counts[-1], edges, fill=True, alpha=0.65, color=f"C{number}", label=name or None)
-    found = np.concatenate(counts)
-    found = found[found > 0]
-    is_log = len(found) > 0 and found.max() > _UNEVEN * np.median(found)
-    if is_log:
-        ax.set_yscale("log")
-        # A bin of a single one has a height too.
-        ax.set_ylim(bottom=0.7)
-    if between is None:
-        ax.axvline(float(every.mean()), color="black", label=f"mean {every.mean():.3g}")
-        for share, style in ((0.5, "--"), (0.95, ":")):
-            value = float(np.quantile(every, share))
-            name = "median" if share == 0.5 else f"{share:.0%} are below"
-            ax.axvline(value, color="black", linestyle=style, label=f"{name} {value:.3g}")
+def _draw_losses(ax: Axes, values: Values, axis: str, what: str) -> None:
+    values = values[~np.isnan(values)]
+    low, high = float(values.min()), float(values.max())
+    if 0 <= low <= _NEAR_ZERO * high:
+        low = 0.0
+    counts, edges = np.histogram(values, np.linspace(low, high if high > low else low + 1.0, _NB_BINS + 1))
+    ax.stairs(counts, edges, fill=True, alpha=0.65, color="C0")
+    scale = _choose_scale(ax, counts)
+    ax.axvline(float(values.mean()), color="black", label=f"mean {values.mean():.3g}")
+    for share, style in ((0.5, "--"), (0.95, ":")):
+        value = float(np.quantile(values, share))
+        name = "median" if share == 0.5 else f"{share:.0%} are below"
+        ax.axvline(value, color="black", linestyle=style, label=f"{name} {value:.3g}")
     ax.legend()
     ax.set_xlim(edges[0], edges[-1])
     ax.set_xlabel(axis)
-    ax.set_ylabel(f"Number of {what}{' (log scale)' if is_log else ''}")
+    ax.set_ylabel(f"Number of {what}{scale}")
+
+
+def _draw_ends(ax: Axes, last: Values, others: Values) -> None:
+    """Draw shares of each kind of points: of the last ones, there are few."""
+    edges = np.linspace(0, 1, _NB_BINS // 2 + 1)
+    shares = []
+    for number, (name, values) in enumerate({"last points": last, "other points": others}.items()):
+        values = values[~np.isnan(values)]
+        shares.append(100 * np.histogram(values, edges)[0] / max(len(values), 1))
+        label = f"{name}, mean {values.mean():.3g}" if len(values) else name
+        ax.stairs(shares[-1], edges, fill=True, alpha=0.5, color=f"C{number}")
+        ax.stairs(shares[-1], edges, color=f"C{number}", linewidth=1.5, label=label)
+    scale = _choose_scale(ax, np.concatenate(shares))
+    ax.legend()
+    ax.set_xlim(0, 1)
+    ax.set_xlabel("Probability that the streamline ends")
+    ax.set_ylabel(f"Share of these points (%){scale}")
+
+
+def _choose_scale(ax: Axes, heights: npt.NDArray[Any]) -> str:
+    """Make an axis of very uneven bars logarithmic, and return what to say of it."""
+    found = heights[heights > 0]
+    if not len(found) or found.max() <= _UNEVEN * np.median(found):
+        return ""
+    ax.set_yscale("log")
+    # The lowest bar has a height too.
+    ax.set_ylim(bottom=0.7 * found.min())
+    return " (log scale)"

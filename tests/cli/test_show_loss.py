@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -71,6 +72,19 @@ def test_bad_input_is_one_sentence(
     assert sentence in error
     assert len(error.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_data_that_are_gone(experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(experiment, tmp_path / "copy")
+    path = tmp_path / "copy" / "parameters.json"
+    recorded = json.loads(path.read_text())
+    place, recorded["data"]["hdf5_file"] = recorded["data"]["hdf5_file"], str(tmp_path / "gone.hdf5")
+    path.write_text(json.dumps(recorded))
+    command = ["show_loss", str(tmp_path / "copy"), "sub-d", str(tmp_path / "out")]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert f"gone.hdf5', the HDF5 file of experiment '{tmp_path / 'copy'}', is not there; say with" in error
+    assert main([*command, "--hdf5_file", place]) == 0
 
 
 def test_an_out_dir_that_is_a_file(experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -126,19 +126,60 @@ def test_bad_input_is_told_in_one_sentence(
     assert not list(tmp_path.iterdir())
 
 
-def test_standardization_that_is_not_known(phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_without_the_hdf5_file(phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """How the training's volumes were standardized is known from the experiment's own folder."""
+    volume, mask = images(phantom)
+    experiment = tmp_path / "copy"
+    shutil.copytree(phantom / "exp", experiment)
+    parameters = json.loads((experiment / "parameters.json").read_text())
+    parameters["data"]["hdf5_file"] = str(tmp_path / "gone.hdf5")
+    (experiment / "parameters.json").write_text(json.dumps(parameters))
+    options = ["--input", volume, "--tracking_mask", mask, "--nb_seeds", "10"]
+    assert main(["track", str(experiment), str(tmp_path / "a.trk"), *options, "--std_mask", mask]) == 0
+    assert main(["track", str(phantom / "exp"), str(tmp_path / "b.trk"), *options, "--std_mask", mask]) == 0
+    assert (tmp_path / "a.trk").read_bytes() == (tmp_path / "b.trk").read_bytes()
+    capsys.readouterr()
+    assert main(["track", str(experiment), str(tmp_path / "c.trk"), *options]) == 2
+    assert "was standardized within a mask ('masks/wm.nii.gz' of each subject)" in capsys.readouterr().err
+    assert main(["track", str(experiment), "sub-03", str(tmp_path / "c.trk"), "--tracking_mask", "wm_mask"]) == 2
+    assert f"gone.hdf5', the HDF5 file of experiment '{experiment}', is not there; say with" in capsys.readouterr().err
+    # An experiment of a dwiml that did not record it.
+    del parameters["groups_config"]
+    (experiment / "parameters.json").write_text(json.dumps(parameters))
+    assert main(["track", str(experiment), str(tmp_path / "c.trk"), *options]) == 2
+    assert "says how its volumes were standardized, but was not found" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--input", "--std_mask", "--tracking_mask", "--seeding_mask"])
+def test_an_image_that_is_missing(
+    phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    volume, mask = images(phantom)
+    files = {"--input": volume, "--std_mask": mask, "--tracking_mask": mask, "--seeding_mask": mask, option: "wm_mask"}
+    command = ["track", str(phantom / "exp"), str(tmp_path / "o.trk")]
+    assert main(command + [word for pair in files.items() for word in pair]) == 2
+    assert "error: 'wm_mask' was not found; with --input, masks are image files too." in capsys.readouterr().err
+
+
+def test_standardization_of_another_hdf5_file(
+    phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     volume, mask = images(phantom)
     command = ["track", str(phantom / "exp"), str(tmp_path / "o.trk"), "--input", volume, "--tracking_mask", mask]
     command += ["--nb_seeds", "10"]
-    assert main(command) == 2
-    assert "was standardized within a mask ('masks/wm.nii.gz' of each subject)" in capsys.readouterr().err
     assert main([*command, "--hdf5_file", str(tmp_path / "gone.hdf5")]) == 2
     assert "says how its volumes were standardized, but was not found" in capsys.readouterr().err
-    shutil.copy(phantom / "data.hdf5", tmp_path / "copy.hdf5")
-    with h5py.File(tmp_path / "copy.hdf5", "r+") as handle:
+    copy = tmp_path / "copy.hdf5"
+    shutil.copy(phantom / "data.hdf5", copy)
+    with h5py.File(copy, "r+") as handle:
+        # As the field's existing tool writes it.
+        handle.attrs["groups_config"] = str(json.loads(handle.attrs["groups_config"]))
+    assert main([*command, "--hdf5_file", str(copy)]) == 2
+    assert "was standardized within a mask ('masks/wm.nii.gz' of each subject)" in capsys.readouterr().err
+    with h5py.File(copy, "r+") as handle:
         del handle.attrs["groups_config"]
-    assert main([*command, "--hdf5_file", str(tmp_path / "copy.hdf5")]) == 2
-    assert "does not say how its group 'input' was standardized" in capsys.readouterr().err
+    assert main([*command, "--hdf5_file", str(copy)]) == 2
+    assert "It is not recorded how the volumes of group 'input' of" in capsys.readouterr().err
     assert main([*command, "--standardization", "none"]) == 0
 
 

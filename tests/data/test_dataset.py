@@ -23,6 +23,30 @@ def test_what_is_known_before_loading(tiny_hdf5: Path) -> None:
     assert dataset.training_set.nb_subjects == 0
 
 
+@pytest.mark.parametrize(
+    ("text", "config"),
+    [
+        (None, {}),
+        ('{"a": {"type": "volume", "files": ["x"]}, "b": 3}', {"a": {"type": "volume", "files": ["x"]}}),
+        # As the field's existing tool writes it.
+        ("{'a': {'std_mask': ('x', None), 'on': True}}", {"a": {"std_mask": ["x", None], "on": True}}),
+        ("Not defined by user", {}),
+        ('["a"]', {}),
+        ("{'a': {1, 2}}", {}),
+        ('{"a": {"b": NaN}}', {}),
+        ("__import__('os').getcwd()", {}),
+        ("(" * 10_000, {}),
+    ],
+)
+def test_what_the_file_was_made_from(tiny_hdf5: Path, tmp_path: Path, text: str | None, config: dict) -> None:
+    path = tmp_path / "copy.hdf5"
+    shutil.copy(tiny_hdf5, path)
+    if text is not None:
+        with h5py.File(path, "r+") as handle:
+            handle.attrs["groups_config"] = text
+    assert MultiSubjectDataset(path).groups_config == config
+
+
 @pytest.mark.parametrize("lazy", [False, True])
 def test_subsets(tiny_hdf5: Path, lazy: bool) -> None:
     dataset = MultiSubjectDataset(tiny_hdf5, lazy=lazy)

@@ -152,13 +152,18 @@ def test_tractograms_hold_the_losses(tiny_hdf5: Path, tmp_path: Path) -> None:
     of_points = whole.tractogram.data_per_point
     np.testing.assert_allclose(of_points["loss"].get_data()[:, 0], losses.loss)
     np.testing.assert_allclose(of_points["eos_probability"].get_data()[:, 0], losses.eos_probability)
-    low, high = np.quantile(losses.loss, [0.02, 0.98])
+    low, high = np.quantile(losses.loss, [0.05, 0.95])
     share = np.clip((losses.loss - low) / (high - low), 0, 1)
     np.testing.assert_allclose(of_points["color"].get_data(), 255 * colormaps["viridis"](share)[:, :3], atol=1.01)
     assert summary["color_range"] == pytest.approx([low, high])
     assert summary["mean_loss"] == pytest.approx(losses.loss.mean())
     assert summary["loss_quantiles"]["0.5"] == pytest.approx(np.median(losses.loss))
     assert (summary["nb_streamlines"], summary["nb_points"]) == (12, len(losses.loss))
+    ends = [of_points["eos_probability"][number] for number in range(12)]
+    at_last = np.mean([end[-1] for end in ends])
+    assert summary["mean_eos_probability_at_last_points"] == pytest.approx(at_last, rel=1e-5)
+    others = np.concatenate([end[:-1] for end in ends]).mean()
+    assert summary["mean_eos_probability_at_other_points"] == pytest.approx(others, rel=1e-5)
 
 
 def test_best_and_worst_are_sorted_and_know_their_ids(tiny_hdf5: Path, tmp_path: Path) -> None:

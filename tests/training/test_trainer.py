@@ -42,6 +42,7 @@ def test_leaves_everything_in_the_experiments_folder(tiny_hdf5: Path, tmp_path: 
     assert parameters["sampler"]["seed"] == 4
     assert parameters["data"]["fingerprint"]
     assert parameters["versions"]["torch"] == torch.__version__
+    assert parameters["groups_config"] == {}
 
 
 def test_learns(tiny_hdf5: Path, tmp_path: Path) -> None:

@@ -40,12 +40,22 @@ def test_every_loss_is_counted_once_and_nan_never() -> None:
 
 
 def test_ends_have_a_panel_of_their_own() -> None:
-    last, others = np.array([0.9, 1.0]), np.array([0.0, 0.1, 0.2])
+    last, others = np.array([0.9, 1.0]), np.array([0.0, 0.1, 0.2, 0.2, np.nan])
     figure = drawn(plot_loss_histograms(np.ones(5), np.ones(2), title="t", eos=(last, others)))
     panel = figure.axes[2]
-    assert [each.sum() for each in counts_of(panel)] == [2, 3]
+    # Shares of each kind, filled and outlined.
+    assert [each.sum() for each in counts_of(panel)] == pytest.approx([100] * 4)
+    assert [each.max() for each in counts_of(panel)] == pytest.approx([50] * 4)
+    assert panel.get_ylabel() == "Share of these points (%)"
     assert panel.get_xlim() == (0, 1)
-    assert [text.get_text() for text in panel.get_legend().get_texts()] == ["last points", "other points"]
+    labels = [text.get_text() for text in panel.get_legend().get_texts()]
+    assert labels == ["last points, mean 0.95", "other points, mean 0.125"]
+
+
+def test_losses_far_from_zero_fill_the_axis() -> None:
+    figure = drawn(plot_loss_histograms(np.linspace(6, 7, 50), np.linspace(0.1, 7, 50), title="t"))
+    assert [ax.get_xlim() for ax in figure.axes] == [(6, 7), (0, 7)]
+    assert [counts_of(ax)[0].sum() for ax in figure.axes] == [50, 50]
 
 
 def test_equal_and_negative_losses_are_drawn() -> None:

@@ -1,0 +1,150 @@
+"""``dwiml show_tractogram``: a figure of streamlines over slices of an image."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dwiml.cli import run_command
+
+if TYPE_CHECKING:
+    from dwiml.viz.pieces import DrawnTractogram
+    from dwiml.viz.slices import Background
+
+_MAX_STREAMLINES = 3000
+_DPI = 150
+_VIEWS = ("axial", "coronal", "sagittal")
+# More than this share of the points outside of the background: it is likely another subject's.
+_MANY_OUTSIDE = 0.1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dwiml show_tractogram",
+        usage="dwiml show_tractogram TRACTOGRAM [TRACTOGRAM ...] OUT [--background IMAGE] [options]",
+        description="Draw streamlines (.trk, .tck, .trx) over slices of an image, right in space: the axes are the "
+        "scanner's, in mm, and left is left (neurological convention). Several tractograms are drawn together, or "
+        "in a row each.",
+    )
+    parser.add_argument("tractograms", nargs="+", metavar="TRACTOGRAM", help="what to draw")
+    parser.add_argument("out", metavar="OUT", help="figure to write: .png, .pdf, .svg, ...")
+    _add_place(parser)
+    _add_look(parser)
+    parser.add_argument("-f", dest="overwrite", action="store_true", help="replace OUT if it exists")
+    parser.add_argument("-v", dest="verbose", action="store_true", help="show informative messages")
+    return parser
+
+
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("place")
+    group.add_argument("--background", metavar="IMAGE", help="image under the streamlines, on any grid [black]")
+    group.add_argument(
+        "--background_volume", type=int, metavar="N", help="which of its volumes, where it has several [0, the first]"
+    )
+    group.add_argument(
+        "--views",
+        nargs="+",
+        choices=_VIEWS,
+        default=_VIEWS,
+        metavar="VIEW",
+        help="axial, coronal, sagittal: a panel each [all three]",
+    )
+    group.add_argument(
+        "--slice_mm",
+        type=float,
+        nargs="+",
+        metavar="MM",
+        help="where the slice of each view is, in their order: z for axial, y for coronal, x for sagittal [through the "
+        "middle of the streamlines: the median of their points]",
+    )
+    group.add_argument(
+        "--thickness",
+        type=float,
+        metavar="MM",
+        help="draw only what is within MM of the slice, on either side [streamlines wherever they are]",
+    )
+    group.add_argument(
+        "--separate", action="store_true", help="a row for each tractogram, with the same slices and colours"
+    )
+
+
+def _add_look(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("look")
+    group.add_argument(
+        "--color",
+        default="direction",
+        metavar="NAME",
+        help="direction (red: left-right, green: front-back, blue: up-down), uniform (a colour for each tractogram), "
+        "or the name of data per point or per streamline, 'loss' for example [%(default)s]",
+    )
+    group.add_argument(
+        "--color_range",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="values at the two ends of the colours [the 5th and 95th percentile]",
+    )
+    group.add_argument(
+        "--max_streamlines",
+        type=int,
+        default=_MAX_STREAMLINES,
+        metavar="N",
+        help="of each tractogram; of more, N are drawn that are evenly spread over the file [%(default)s]",
+    )
+    group.add_argument("--title", metavar="TEXT", help="[the tractograms' names]")
+    group.add_argument("--dpi", type=float, default=_DPI, metavar="N", help="pixels per inch [%(default)s]")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    return run_command(lambda: _run(arguments), verbose=arguments.verbose)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from dwiml.arguments import check_number, check_whole
+    from dwiml.cli.tractogram_data import read_background, read_drawn
+    from dwiml.viz.saving import check_figure_path, save_figure
+    from dwiml.viz.tractograms import check_looks, plot_tractograms
+
+    check_whole("--max_streamlines", arguments.max_streamlines, low=1)
+    check_number("--dpi", arguments.dpi, low=10, high=1200)
+    looks = {
+        "slices_mm": arguments.slice_mm,
+        "thickness": arguments.thickness,
+        "color": arguments.color,
+        "color_range": arguments.color_range,
+    }
+    check_looks(arguments.views, **looks)
+    out = check_figure_path(arguments.out, overwrite=arguments.overwrite)
+    if arguments.background_volume is not None and arguments.background is None:
+        raise ValueError("--background_volume chooses a volume of --background, which is not given.")
+    background = None
+    if arguments.background is not None:
+        background = read_background(arguments.background, arguments.background_volume)
+    drawn = [read_drawn(path, color=arguments.color, most=arguments.max_streamlines) for path in arguments.tractograms]
+    if background is not None:
+        _warn_if_elsewhere(drawn, background, arguments.background)
+    figure = plot_tractograms(
+        drawn,
+        background=background,
+        views=arguments.views,
+        separate=arguments.separate,
+        title=arguments.title,
+        **looks,
+    )
+    save_figure(figure, out, dpi=arguments.dpi)
+    nb, total = sum(len(each.lengths) for each in drawn), sum(each.nb_in_file or 0 for each in drawn)
+    print(f"{nb} of {total} streamlines are drawn in {out}")
+
+
+def _warn_if_elsewhere(drawn: Sequence[DrawnTractogram], background: Background, name: str) -> None:
+    import logging
+
+    for each in drawn:
+        outside = 1 - float(background.contains(each.points).mean()) if len(each.points) else 0.0
+        if outside > _MANY_OUTSIDE:
+            logging.getLogger(__name__).warning(
+                "%.0f %% of the points of '%s' are outside of '%s': are they of one subject, in one space?",
+                *(100 * outside, each.name, name),
+            )

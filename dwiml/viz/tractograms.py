@@ -1,0 +1,288 @@
+"""Figures of tractograms: streamlines over slices of an image, in the scanner's mm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+
+from dwiml.viz.pieces import COLOR_MAP, DIRECTION, UNIFORM, Coloring, DrawnTractogram, Pieces, cut, uniform_color
+from dwiml.viz.slices import AXES, ENDS, VIEWS, Background, View, slice_of
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from matplotlib.axes import Axes
+
+    from dwiml.viz.slices import Doubles
+
+    Box = tuple[Doubles, Doubles]
+
+DPI = 150
+# Drawn in a panel; where there are more, some along each streamline are left out.
+MOST_POINTS = 120_000
+# An axis of the scanner is shown over at least this share of the longest one, and this many mm.
+_LEAST_SHARE, _LEAST_MM = 0.6, 10.0
+_MARGIN = 0.06
+_WIDEST, _HIGHEST = 12.0, 4.5
+_DIRECTIONS = (("left - right", "red"), ("back - front", "lime"), ("down - up", "blue"))
+
+
+def plot_tractograms(
+    tractograms: Sequence[DrawnTractogram],
+    *,
+    background: Background | None = None,
+    views: Sequence[str] = tuple(VIEWS),
+    slices_mm: Sequence[float] | None = None,
+    thickness: float | None = None,
+    color: str = DIRECTION,
+    color_range: Sequence[float] | None = None,
+    separate: bool = False,
+    title: str | None = None,
+) -> Figure:
+    """Draw streamlines over slices of an image, right in space.
+
+    The axes are the scanner's, in mm, and left is left (neurological convention). Streamlines are drawn over the slice,
+    wherever along the line of sight they are; what is nearer to the eye lies over what is farther.
+
+    Parameters
+    ----------
+    tractograms
+        One or more.
+    background
+        The image; it is resampled to the scanner's axes. None: black.
+    views
+        ``"axial"``, ``"coronal"``, ``"sagittal"``: some of them, a panel each.
+    slices_mm
+        Where the slice of each view is on the axis that is looked along, mm; None: the median of all points.
+    thickness
+        Draw only what is within so many mm of the slice, on either side; None: all.
+    color
+        ``"direction"``, ``"uniform"`` (each tractogram has a colour), or the name of the tractograms' ``values``.
+    color_range
+        The values at the ends of the colours; None: the 5th and the 95th percentile of all.
+    separate, title
+        Give each tractogram a row, with the same slices and colours; a title, or None: the tractograms' names.
+
+    Raises
+    ------
+    ValueError
+        When there is no point to draw, or an option makes no sense.
+    """
+    check_looks(views, slices_mm=slices_mm, thickness=thickness, color=color, color_range=color_range)
+    if not any(len(each.points) for each in tractograms):
+        raise ValueError(f"There is no streamline to draw in: {_names(tractograms) or 'nothing'}.")
+    box = _box(tractograms, background)
+    planes = _planes(views, slices_mm, thickness, tractograms, box)
+    coloring = Coloring.of(color, tractograms, color_range)
+    rows = [[number] for number in range(len(tractograms))] if separate else [list(range(len(tractograms)))]
+    figure, panels = _panels(planes, len(rows), box)
+    for numbers, row in zip(rows, panels, strict=True):
+        pieces = _pieces(tractograms, numbers, coloring, planes)
+        for plane, ax in zip(planes, row, strict=True):
+            _draw_slice(ax, plane, background)
+            _draw_lines(ax, pieces, plane, sum(len(tractograms[number].lengths) for number in numbers))
+            _dress(ax, plane, box)
+        if separate:
+            row[0].set_ylabel(f"{tractograms[numbers[0]].name}\n\n{row[0].get_ylabel()}")
+    _explain(figure, panels, tractograms, coloring, separate=separate)
+    figure.suptitle(_names(tractograms) if title is None else title)
+    return figure
+
+
+def check_looks(
+    views: Sequence[str],
+    *,
+    slices_mm: Sequence[float] | None = None,
+    thickness: float | None = None,
+    color: str = DIRECTION,
+    color_range: Sequence[float] | None = None,
+) -> None:
+    """Raise the ValueError of :func:`plot_tractograms` for options that make no sense, before there are streamlines."""
+    if not views or len(set(views)) < len(views) or not set(views) <= set(VIEWS):
+        raise ValueError(f"views must be some of {', '.join(VIEWS)}, each once, got {', '.join(views) or 'none'}.")
+    if slices_mm is not None and len(slices_mm) != len(views):
+        raise ValueError(
+            f"A slice must be chosen for each view ({', '.join(views)}), in this order, got {len(slices_mm)} for "
+            f"{len(views)}."
+        )
+    if thickness is not None and not (np.isfinite(thickness) and thickness > 0):
+        raise ValueError(f"thickness must be positive, in mm, got {thickness:g}.")
+    if color_range is not None:
+        low, high = color_range
+        if not (np.isfinite([low, high]).all() and low < high):
+            raise ValueError(f"color_range must be two numbers, the lower one first, got {low:g} and {high:g}.")
+        if color in (DIRECTION, UNIFORM):
+            raise ValueError(f"color_range is for values by name; the color is '{color}'.")
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """Where a panel looks: its view, the slice's place, and how far from it streamlines are drawn; mm."""
+
+    view: View
+    position: float
+    thickness: float | None
+
+    def near(self, points: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Return which points (N, 3) are drawn, (N,)."""
+        if self.thickness is None:
+            return np.ones(len(points), dtype=bool)
+        flags: npt.NDArray[np.bool_] = np.abs(points[:, self.view.across] - self.position) <= self.thickness
+        return flags
+
+    @property
+    def title(self) -> str:
+        around = "" if self.thickness is None else f" ± {self.thickness:g}"
+        name, axis = self.view.name.capitalize(), AXES[self.view.across]
+        # No -0.0.
+        place = round(self.position, 1) + 0.0
+        return f"{name}, {self.view.seen}\n{axis} = {place:.1f}{around} mm"
+
+
+def _planes(
+    views: Sequence[str],
+    slices_mm: Sequence[float] | None,
+    thickness: float | None,
+    tractograms: Sequence[DrawnTractogram],
+    box: Box,
+) -> list[_Plane]:
+    shown = [VIEWS[name] for name in views]
+    if slices_mm is None:
+        middle = np.median(np.concatenate([each.points for each in tractograms]), axis=0)
+        slices_mm = [float(middle[view.across]) for view in shown]
+    for view, position in zip(shown, slices_mm, strict=True):
+        low, high = box[0][view.across], box[1][view.across]
+        if not low <= position <= high:
+            raise ValueError(
+                f"The {view.name} slice must be at {AXES[view.across]} from {low:.4g} to {high:.4g} mm, where there is "
+                f"something to see, got {position:g}."
+            )
+    return [_Plane(view, float(position), thickness) for view, position in zip(shown, slices_mm, strict=True)]
+
+
+def _box(tractograms: Sequence[DrawnTractogram], background: Background | None) -> Box:
+    """Return the corners, (3,) each, rasmm, of what the figure shows: all streamlines and what is in the image."""
+    corners = [end for each in tractograms if len(each.points) for end in (each.points.min(0), each.points.max(0))]
+    if background is not None:
+        corners += background.box()
+    low, high = np.min(corners, axis=0).astype(float), np.max(corners, axis=0).astype(float)
+    sides = np.maximum((high - low) * (1 + 2 * _MARGIN), max(_LEAST_SHARE * (high - low).max(), _LEAST_MM))
+    return (low + high - sides) / 2, (low + high + sides) / 2
+
+
+def _panels(planes: Sequence[_Plane], nb_rows: int, box: Box) -> tuple[Figure, list[list[Axes]]]:
+    """Return a figure whose panels all have the same scale."""
+    sides = box[1] - box[0]
+    widths = [sides[plane.view.axes[0]] for plane in planes]
+    height = max(sides[plane.view.axes[1]] for plane in planes)
+    inches = min(_WIDEST / sum(widths), _HIGHEST / height)
+    size = (max(inches * sum(widths) + 0.9 * len(planes) + 1.4, 5.0), (inches * height + 0.7) * nb_rows + 0.8)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(nb_rows, len(planes), squeeze=False, gridspec_kw={"width_ratios": widths})
+    return figure, [list(row) for row in axes]
+
+
+def _pieces(
+    tractograms: Sequence[DrawnTractogram], numbers: Sequence[int], coloring: Coloring, planes: Sequence[_Plane]
+) -> Pieces:
+    """Cut the tractograms of a panel into as many pieces as may be drawn."""
+    nb_near = max(sum(int(plane.near(tractograms[number].points).sum()) for number in numbers) for plane in planes)
+    stride = max(-(-nb_near // MOST_POINTS), 1)
+    parts = []
+    for number in numbers:
+        drawn = tractograms[number]
+        rows, vertices = cut(drawn.points, drawn.lengths, stride=stride)
+        parts.append(Pieces(vertices, coloring.colors_of(drawn, number, rows, vertices)))
+    return Pieces.joined(parts)
+
+
+def _draw_slice(ax: Axes, plane: _Plane, background: Background | None) -> None:
+    ax.set_facecolor("black")
+    if background is not None:
+        pixels, extent = slice_of(background, plane.view, plane.position)
+        low, high = background.window()
+        ax.imshow(pixels, extent=extent, origin="lower", cmap="gray", vmin=low, vmax=high, zorder=0)
+
+
+def _draw_lines(ax: Axes, pieces: Pieces, plane: _Plane, nb_streamlines: int) -> None:
+    places = pieces.vertices[:, 1]
+    near = np.flatnonzero(plane.near(places))
+    # From the farthest to the nearest.
+    order = np.argsort(plane.view.nearest * places[near, plane.view.across], kind="stable")
+    drawn = pieces.select(near[order])
+    width = float(np.clip(4.0 / max(nb_streamlines, 1) ** 0.25, 0.5, 2.0))
+    segments = drawn.vertices[:, :, list(plane.view.axes)]
+    ax.add_collection(LineCollection(list(segments), colors=drawn.colors, linewidths=width, zorder=1), autolim=False)
+
+
+def _dress(ax: Axes, plane: _Plane, box: Box) -> None:
+    first, second = plane.view.axes
+    ax.set_aspect("equal")
+    ax.set_xlim(box[0][first], box[1][first])
+    ax.set_ylim(box[0][second], box[1][second])
+    ax.set_xlabel(f"{AXES[first]} (mm)")
+    ax.set_ylabel(f"{AXES[second]} (mm)")
+    ax.set_title(plane.title, fontsize="medium")
+    (left, right), (bottom, top) = ENDS[first], ENDS[second]
+    for letter, x, y in ((left, 0.02, 0.5), (right, 0.98, 0.5), (bottom, 0.5, 0.02), (top, 0.5, 0.98)):
+        ax.text(
+            *(x, y, letter),
+            transform=ax.transAxes,
+            color="white",
+            weight="bold",
+            ha={0.02: "left", 0.98: "right"}.get(x, "center"),
+            va={0.02: "bottom", 0.98: "top"}.get(y, "center"),
+            path_effects=[withStroke(linewidth=2, foreground="black")],
+            zorder=3,
+        )
+
+
+def _explain(
+    figure: Figure,
+    panels: Sequence[Sequence[Axes]],
+    tractograms: Sequence[DrawnTractogram],
+    coloring: Coloring,
+    *,
+    separate: bool,
+) -> None:
+    """Tell what colours mean, how many streamlines there are, and on which side left is."""
+    if coloring.color == DIRECTION:
+        handles = [Line2D([], [], color=color, label=name, linewidth=2) for name, color in _DIRECTIONS]
+        figure.legend(handles=handles, loc="outside right upper", fontsize="small", title="Direction")
+    elif coloring.color == UNIFORM and len(tractograms) > 1 and not separate:
+        handles = [
+            Line2D([], [], color=uniform_color(number, len(tractograms)), label=each.name, linewidth=2)
+            for number, each in enumerate(tractograms)
+        ]
+        figure.legend(handles=handles, loc="outside right upper", fontsize="small", ncols=-(-len(handles) // 20))
+    elif any(each.has_numbers for each in tractograms):
+        extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}
+        figure.colorbar(
+            ScalarMappable(Normalize(coloring.low, coloring.high), COLOR_MAP),
+            ax=[ax for row in panels for ax in row],
+            label=coloring.color,
+            extend=extend[coloring.is_cut],
+            aspect=30,
+        )
+    nb_drawn = sum(len(each.lengths) for each in tractograms)
+    nb_in_all = sum(len(each.lengths) if each.nb_in_file is None else each.nb_in_file for each in tractograms)
+    some = f"{_grouped(nb_drawn)} of {_grouped(nb_in_all)} streamlines" if nb_drawn < nb_in_all else ""
+    all_of_them = "1 streamline" if nb_drawn == 1 else f"{_grouped(nb_drawn)} streamlines"
+    figure.supxlabel(f"{some or all_of_them}. Left is left (neurological convention).", fontsize="small")
+
+
+def _names(tractograms: Sequence[DrawnTractogram]) -> str:
+    names = [each.name for each in tractograms]
+    return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
+
+
+def _grouped(count: int) -> str:
+    return f"{count:,}".replace(",", " ")
