@@ -59,7 +59,12 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--standardization",
         choices=["all", "independent", "per_file", "none"],
-        help="how to standardize them [as the experiment's data were]",
+        help="how to standardize them, in place of what an experiment records",
+    )
+    group.add_argument(
+        "--standardize_like",
+        metavar="EXPERIMENT",
+        help="with --input: standardize as the data of this experiment were [as those of the first]",
     )
     group.add_argument("--std_mask", nargs="+", metavar="MASK", help="mask files for mean and standard deviation")
 

@@ -96,10 +96,13 @@ def _from_images(arguments: argparse.Namespace, recorded: dict[str, Any]) -> Tra
 
     from dwiml.hdf5.standalone import read_volumes
     from dwiml.tracking.tracker import TrackingSubject
+    from dwiml.training.trained import recorded_parameters
 
     for path in (*arguments.input, *(arguments.std_mask or ()), arguments.tracking_mask, arguments.seeding_mask):
         if path is not None and not Path(path).is_file():
             raise FileNotFoundError(f"'{path}' was not found; with --input, masks are image files too.")
+    if arguments.standardize_like is not None:
+        recorded = recorded_parameters(arguments.standardize_like)
     standardization = arguments.standardization or _recorded_standardization(arguments, recorded)
     values, grid = read_volumes(arguments.input, standardization=standardization, std_mask=arguments.std_mask or ())
     tracking_mask = _read_mask(arguments.tracking_mask, grid)
@@ -117,7 +120,8 @@ def _recorded_standardization(arguments: argparse.Namespace, recorded: dict[str,
     entry = _recorded_config(arguments, recorded).get(group)
     if not isinstance(entry, dict):
         raise ValueError(
-            f"It is not recorded how the volumes of group '{group}' of '{arguments.experiment}' were standardized; "
+            f"It is not recorded how the volumes of group '{group}' of "
+            f"'{arguments.standardize_like or arguments.experiment}' were standardized; "
             "give --standardization."
         )
     standardization = str(entry.get("standardization", "none"))

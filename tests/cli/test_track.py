@@ -138,7 +138,12 @@ def test_images_without_the_hdf5_file(phantom: Path, tmp_path: Path, capsys: pyt
     assert main(["track", str(experiment), str(tmp_path / "a.trk"), *options, "--std_mask", mask]) == 0
     assert main(["track", str(phantom / "exp"), str(tmp_path / "b.trk"), *options, "--std_mask", mask]) == 0
     assert (tmp_path / "a.trk").read_bytes() == (tmp_path / "b.trk").read_bytes()
+    like = ["--standardize_like", str(phantom / "exp"), "--std_mask", mask]
+    assert main(["track", str(experiment), str(tmp_path / "like.trk"), *options, *like]) == 0
+    assert (tmp_path / "a.trk").read_bytes() == (tmp_path / "like.trk").read_bytes()
     capsys.readouterr()
+    assert main(["track", str(experiment), str(tmp_path / "c.trk"), *options, "--standardize_like", "nowhere"]) == 2
+    assert "nowhere" in capsys.readouterr().err
     assert main(["track", str(experiment), str(tmp_path / "c.trk"), *options]) == 2
     assert "was standardized within a mask ('masks/wm.nii.gz' of each subject)" in capsys.readouterr().err
     assert main(["track", str(experiment), "sub-03", str(tmp_path / "c.trk"), "--tracking_mask", "wm_mask"]) == 2
