@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from dwiml.cli import run_command
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from real_brain.diffusion import Acquisition
 
     from dwiml.scoring.ground_truth import GroundTruth
 
@@ -37,6 +39,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--hdf5_file", help="where the experiment's data are now [where they were]")
     parser.add_argument("--tracking_mask", default="wm_mask", help="volume group of the HDF5 file [%(default)s]")
     parser.add_argument("--dwi", type=Path, help="folder of dwi.nii.gz, dwi.bval, dwi.bvec [SUBJECT_DIR/dwi]")
+    parser.add_argument(
+        "--archive", type=Path, help="tractseg-2.10.tar.gz, to take the images from, for the real brain"
+    )
     parser.add_argument("--ground_truth", type=Path, help="folder of the true bundles [SUBJECT_DIR]")
     parser.add_argument(
         "--seeds",
@@ -69,7 +74,7 @@ def compare(arguments: argparse.Namespace) -> None:
     dataset.load_data(subj_id=arguments.subject, volume_groups=[group, arguments.tracking_mask], streamline_groups=[])
     (subject,) = [*dataset.training_set, *dataset.validation_set, *dataset.testing_set]
     volume, mask = subject.volumes[group], subject.volumes[arguments.tracking_mask].as_tensor()[..., 0].numpy() != 0
-    truth = read_ground_truth(arguments.ground_truth or arguments.subject_dir)
+    truth = read_ground_truth(arguments.ground_truth or arguments.subject_dir, end_tolerance=arguments.end_tolerance)
     if arguments.seeds == "mask":
         seeds = Seeds(mask, per_voxel=arguments.seeds_per_voxel, seed=1)
     else:
@@ -99,21 +104,13 @@ def _track_with_dipy(
     import numpy as np
     from comparison.dipy_tracking import all_settings, track
     from comparison.model_tracking import MAX_LENGTH_MM, scores_of
-    from real_brain.diffusion import fit_fodf, read_acquisition
+    from real_brain.diffusion import fit_fodf
     from real_brain.progress import progress
 
     from dwiml.ops.spaces import from_vox_corner, to_vox_corner
 
-    folder = arguments.dwi or arguments.subject_dir / "dwi"
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    acquisition = read_acquisition(
-        folder / "dwi.nii.gz",
-        folder / "dwi.bval",
-        folder / "dwi.bvec",
-        arguments.subject_dir / "masks" / "wm.nii.gz",
-    )
-    # Tracking interpolates beyond the white matter too.
-    acquisition = dataclasses.replace(acquisition, mask=acquisition.data[..., 0] > 0)
+    acquisition = _read_acquisition(arguments)
     fodfs = {order: fit_fodf(acquisition, mask, sh_order=order, roi_radius=ROI_RADIUS) for order in arguments.sh_orders}
     starts = from_vox_corner(
         seeds.points(0, len(seeds)).numpy(), space="rasmm", origin="center", affine=affine, voxel_sizes=sizes
@@ -136,6 +133,24 @@ def _track_with_dipy(
         scores = scores_of(points, np.array([len(line) for line in lines], dtype=np.int64), truth)
         rows.append({"tracker": f"dipy {settings.algorithm}", "settings": str(settings), "seconds": seconds, **scores})
     return rows
+
+
+def _read_acquisition(arguments: argparse.Namespace) -> Acquisition:
+    from real_brain.archive import check_sha256, unpack
+    from real_brain.diffusion import read_acquisition
+
+    names = ("dwi.nii.gz", "dwi.bval", "dwi.bvec")
+    mask = arguments.subject_dir / "masks" / "wm.nii.gz"
+    with tempfile.TemporaryDirectory() as temporary:
+        if arguments.archive:
+            check_sha256(arguments.archive)
+            paths = unpack(arguments.archive, Path(temporary))
+            dwi, bval, bvec = (paths[name] for name in names)
+        else:
+            dwi, bval, bvec = ((arguments.dwi or arguments.subject_dir / "dwi") / name for name in names)
+        acquisition = read_acquisition(dwi, bval, bvec, mask)
+    # Tracking interpolates beyond the white matter too.
+    return dataclasses.replace(acquisition, mask=acquisition.data[..., 0] > 0)
 
 
 def _merit(row: dict[str, Any]) -> float:

@@ -103,7 +103,14 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
         "--mask_interpolation",
         choices=["nearest", "trilinear"],
         default="nearest",
-        help="of the tracking mask; trilinear: inside from 0.5 on [%(default)s]",
+        help="how the tracking mask is read between voxels' centres [%(default)s]",
+    )
+    group.add_argument(
+        "--mask_threshold",
+        type=float,
+        default=0.5,
+        metavar="X",
+        help="streamlines end where the mask, interpolated, is below; useful with trilinear [%(default)s]",
     )
     group.add_argument(
         "--both_ways",
@@ -144,6 +151,7 @@ def _run(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         eos_stopping_thresh=arguments.eos_stopping_thresh,
         mask_interpolation=arguments.mask_interpolation,
+        mask_threshold=arguments.mask_threshold,
         both_ways=arguments.both_ways,
     )
     data = load_tracking_data(arguments, recorded)

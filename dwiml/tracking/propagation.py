@@ -67,6 +67,7 @@ class PropagationRules:
         check_number("step_size", self.step_size, low=0, low_included=False)
         check_number("theta", self.theta, low=0, high=180, low_included=False)
         check_number("max_length", self.max_length, low=0, low_included=False)
+        check_number("mask_threshold", self.mask_threshold, low=0, high=1, low_included=False)
         if self.mask_interpolation not in ("nearest", "trilinear"):
             raise ValueError(f"mask_interpolation must be 'nearest' or 'trilinear', got {self.mask_interpolation!r}.")
         if self.algo not in ("det", "prob"):

@@ -176,6 +176,19 @@ def test_steps_are_those_of_one_forward_pass() -> None:
     assert torch.allclose(torch.nn.functional.normalize(directions, dim=1) * 0.75, steps, atol=1e-4)
 
 
+@pytest.mark.parametrize("threshold", [0.2, 0.5, 0.9])
+def test_a_mask_read_trilinearly_ends_streamlines_at_its_threshold(threshold: float) -> None:
+    field = torch.zeros(*SHAPE, 3)
+    field[..., 0] = 1
+    mask = np.zeros(SHAPE, dtype=bool)
+    mask[:12] = True
+    rules = PropagationRules(step_size=0.01, max_length=20.0, mask_interpolation="trilinear", mask_threshold=threshold)
+    (line,), (reason,) = propagate(field, torch.tensor([[6.0, 7.0, 8.0]]), rules, torch.from_numpy(mask))
+    assert reason == "mask"
+    # From 1 at the centre of the last voxel of the mask, x = 11.5, to 0 at the next one.
+    assert line[-1, 0] == pytest.approx(12.5 - threshold, abs=0.011)
+
+
 def test_opposite_directions_are_the_same_to_a_symmetric_model() -> None:
     field = torch.from_numpy(smooth_field(1)).abs() + 0.1
     signs = torch.where(torch.rand(*SHAPE[:2], 1, 1, generator=torch.Generator().manual_seed(1)) > 0.5, 1.0, -1.0)
@@ -192,6 +205,8 @@ def test_opposite_directions_are_the_same_to_a_symmetric_model() -> None:
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="step_size must be positive, got 0"):
         PropagationRules(step_size=0)
+    with pytest.raises(ValueError, match="mask_threshold must be"):
+        PropagationRules(step_size=1.0, mask_threshold=0.0)
     with pytest.raises(ValueError, match="mask_interpolation must be 'nearest' or 'trilinear', got 'cubic'"):
         PropagationRules(step_size=1.0, mask_interpolation="cubic")
     propagator = Propagator(
