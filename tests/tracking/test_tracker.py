@@ -57,6 +57,34 @@ def test_any_number_at_once_gives_the_same_streamlines(algo: str, monkeypatch: p
             torch.testing.assert_close(line, expected, atol=0.01, rtol=0)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", ["det", "prob"])
+def test_five_thousand_at_once_are_those_of_a_hundred_and_of_one(algo: str) -> None:
+    torch.manual_seed(2)
+    key = {"det": "cosine-regression", "prob": "sphere-classification"}[algo]
+    model = Learn2TrackModel(nb_features=3, rnn_layer_sizes=(64, 64), nb_previous_dirs=1, dg_key=key)
+    shape = (40, 40, 40)
+    volume = torch.nn.functional.interpolate(torch.randn(1, 3, 8, 8, 8), size=shape, mode="trilinear")[0]
+    where = TrackingSubject(volume.movedim(0, -1).contiguous(), torch.tensor([1.0, 1.2, 0.9]), None)
+    whole = torch.ones(shape, dtype=torch.bool)
+
+    def lines(nb: int, simultaneous: int) -> list[torch.Tensor]:
+        tracker = Tracker(model, where, rules(algo=algo), min_length=0, simultaneous=simultaneous)
+        found, _ = tracked(tracker, Seeds(whole, total=nb, seed=4))
+        return found
+
+    reference = lines(5000, 5000)
+    assert np.mean([len(line) for line in reference]) > 10
+    for nb, simultaneous in ((5000, 100), (300, 1)):
+        others = lines(nb, simultaneous)
+        differing = sum(
+            len(line) != len(other) or not torch.allclose(line, other, atol=0.01, rtol=0)
+            for line, other in zip(reference, others, strict=False)
+        )
+        # A threshold that is met to the last digit.
+        assert differing < 0.005 * nb
+
+
 def test_streamlines_go_through_their_seeds_one_step_after_the_other() -> None:
     # Untrained, a model gives one direction, whatever it has seen: its opposite is as good.
     tracker = Tracker(network(), subject(), rules(both_ways=True), min_length=2.0)
