@@ -50,10 +50,15 @@ class ConnectivityPlan:
         )
 
 
-def plan_connectivity(plans: Sequence[SubjectPlan], config: GroupsConfig) -> None:
-    """Find the matrices of all subjects, and check that they go with their regions; fills ``plan.connectivity``.
+def plan_connectivity(plans: Sequence[SubjectPlan], config: GroupsConfig) -> dict[str, dict[str, ConnectivityPlan]]:
+    """Find the matrices of all subjects, and check that they go with their regions.
 
     Label volumes are read, since their number of regions is told by their voxels only.
+
+    Returns
+    -------
+    dict
+        {subject: {streamlines group: its matrix and regions}}, of the groups that have them.
 
     Raises
     ------
@@ -62,10 +67,14 @@ def plan_connectivity(plans: Sequence[SubjectPlan], config: GroupsConfig) -> Non
     ValueError
         When a file cannot be read, a matrix is not square or has not one row a region, or labels are on another grid.
     """
-    for plan in plans:
-        for group in config.streamlines:
-            if group.connectivity is not None:
-                plan.connectivity[group.name] = _plan_group(plan, group.connectivity, plan.label(group.name))
+    return {
+        plan.name: {
+            group.name: _plan_group(plan, group.connectivity, plan.label(group.name))
+            for group in config.streamlines
+            if group.connectivity is not None
+        }
+        for plan in plans
+    }
 
 
 def _plan_group(plan: SubjectPlan, files: ConnectivityFiles, label: str) -> ConnectivityPlan:

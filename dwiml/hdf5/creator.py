@@ -123,7 +123,7 @@ def create_hdf5(
     folder, names = Path(subjects_folder), [name for listed in subjects.values() for name in listed]
     check_folders(folder, names)
     plans = plan_subjects(folder, names, groups, allow_missing=allow_missing)
-    plan_connectivity(plans, groups)
+    matrices = plan_connectivity(plans, groups)
     _warn(subjects, groups)
 
     summary = CreationSummary(Path(out_hdf5), subjects=subjects, nb_features=dict(plans[0].nb_features))
@@ -138,6 +138,8 @@ def create_hdf5(
             _write_streamlines(
                 subject, plan, groups, summary, resample, remove_invalid=remove_invalid, allow_missing=allow_missing
             )
+            for group, matrix in matrices[plan.name].items():
+                writing.write_connectivity(subject[group], matrix)
             tell(done, len(plans), plan.name)
     summary.nb_bytes = target.stat().st_size
     return summary
@@ -171,8 +173,6 @@ def _write_streamlines(
             plan, group, resample=resample, remove_invalid=remove_invalid, allow_missing=allow_missing
         )
         writing.write_streamlines(subject, group.name, data, plan.grid)
-        if group.name in plan.connectivity:
-            writing.write_connectivity(subject[group.name], plan.connectivity[group.name])
         count = summary.streamlines[group.name]
         count.nb_streamlines += len(data.lengths)
         count.nb_points += len(data.points)

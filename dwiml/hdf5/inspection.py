@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -24,9 +24,6 @@ from dwiml.hdf5.grid import Grid
 from dwiml.hdf5.schema import quoted
 from dwiml.hdf5.subjects import find_files
 from dwiml.hdf5.trk import check_trk_header, read_trk_counts
-
-if TYPE_CHECKING:
-    from dwiml.hdf5.connectivity import ConnectivityPlan
 
 _EXTENSIONS = (".trk", ".tck")
 # A .tck without streamlines still ends with three infinite numbers.
@@ -58,8 +55,6 @@ class SubjectPlan:
     ----------
     volumes, masks, tractograms
         {group: its files}.
-    connectivity
-        {group of streamlines: its matrix and regions}, of the groups that have them.
     grid
         The grid of all of them.
     nb_features
@@ -72,7 +67,6 @@ class SubjectPlan:
     masks: dict[str, list[Path]] = field(default_factory=dict)
     tractograms: dict[str, list[Path]] = field(default_factory=dict)
     nb_features: dict[str, int] = field(default_factory=dict)
-    connectivity: dict[str, ConnectivityPlan] = field(default_factory=dict)
     known_grid: Grid | None = None
 
     @property
