@@ -84,7 +84,7 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
         noise_gaussian_size_loss: float = 0.0,
         wander_size: float = 0.0,
         wander_nb_points: float = 6.0,
-        wander_nb_steps_back: float = 2.0,
+        wander_nb_steps_back: float = 3.0,
         seed: int | None = None,
     ) -> None:
         check_dataset(dataset, type(self).__name__)

@@ -95,7 +95,7 @@ def add_loader_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--wander_nb_steps_back",
         type=float,
-        default=2.0,
+        default=3.0,
         metavar="N",
         help="steps in which it has to be back [%(default)g]",
     )

@@ -131,6 +131,11 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
                 metrics = metrics | self.run_tracking_phase()
         super().finish_epoch(metrics)
 
+    @property
+    def judged_by(self) -> str | None:
+        """:attr:`best_model_metric`, where it is not the loss."""
+        return None if self.best_model_metric == "valid_loss" else self.best_model_metric
+
     def judged_value(self, metrics: dict[str, float]) -> float | None:
         """Return how far :attr:`best_model_metric` is from its best; None in an epoch without the phase."""
         value = metrics.get(self.best_model_metric)

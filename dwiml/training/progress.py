@@ -21,11 +21,12 @@ def announce(sentence: str) -> None:
     tqdm.write(sentence, file=sys.stderr)
 
 
-def epoch_line(metrics: dict[str, float], epoch: int, max_epochs: int, *, is_best: bool) -> str:
+def epoch_line(
+    metrics: dict[str, float], epoch: int, max_epochs: int, *, is_best: bool, judged_by: str | None = None
+) -> str:
     """Return an epoch's line; epochs are counted from 0, as in the log."""
-    parts = [
-        f"{name.replace('_', ' ')} {metrics[name]:.5f}" for name in ("train_loss", "valid_loss") if name in metrics
-    ]
+    names = dict.fromkeys(("train_loss", "valid_loss", judged_by))
+    parts = [f"{name.replace('_', ' ')} {metrics[name]:.5f}" for name in names if name in metrics]
     seconds = metrics.get("train_duration_s", 0.0) + metrics.get("valid_duration_s", 0.0)
     parts.append(f"{seconds:.1f} s")
     if "train_points_per_s" in metrics:
@@ -37,12 +38,27 @@ def _title(epoch: int, max_epochs: int) -> str:
     return f"Epoch {epoch} (last: {max_epochs - 1})"
 
 
-def end_line(best: BestMonitor, first: int, nb_epochs: int, folder: Path) -> str:
-    """Return the line that says why a training ended and what came of it; ``first`` is the epoch it began with."""
+def end_line(best: BestMonitor, first: int, nb_epochs: int, folder: Path, *, judged_by: str | None = None) -> str:
+    """Return the line that says why a training ended and what came of it.
+
+    Parameters
+    ----------
+    best, folder
+        Of the training.
+    first, nb_epochs
+        The epoch it began with, and how many are done.
+    judged_by
+        The metric that the best model was chosen by; None: the loss.
+    """
     done = "1 epoch is done" if nb_epochs == 1 else f"{nb_epochs} epochs are done"
     reason = "patience has run out" if best.is_exhausted else done
     beginning = "Nothing to train" if first == nb_epochs else "Training ended"
-    value = "" if best.best_value is None else f"; best loss {best.best_value:.4g} in epoch {best.best_epoch}"
+    if best.best_value is None:
+        value = ""
+    elif judged_by is None:
+        value = f"; best loss {best.best_value:.4g} in epoch {best.best_epoch}"
+    else:
+        value = f"; the best model by {judged_by} is that of epoch {best.best_epoch}"
     return f"{beginning}: {reason}{value}. Results are in {folder}."
 
 

@@ -110,7 +110,7 @@ class DWIMLTrainer(ResumableTraining):
                     metrics = metrics | self._run_epoch("validation")
                 self.finish_epoch(metrics)
             if self.verbose:
-                announce(end_line(self.best, first, self.position.epoch, self.folder.path))
+                announce(end_line(self.best, first, self.position.epoch, self.folder.path, judged_by=self.judged_by))
 
     def run_one_batch(self, targets: TensorSequence, ids_per_subj: BatchSlices) -> tuple[torch.Tensor, int]:
         """Run the model on a batch and compute its loss: the method to override for a model of another kind.
@@ -161,7 +161,12 @@ class DWIMLTrainer(ResumableTraining):
         self.position.end_epoch()
         self._save()
         if self.verbose:
-            announce(epoch_line(metrics, epoch, self.max_epochs, is_best=is_best))
+            announce(epoch_line(metrics, epoch, self.max_epochs, is_best=is_best, judged_by=self.judged_by))
+
+    @property
+    def judged_by(self) -> str | None:
+        """The metric that :meth:`judged_value` is made of, for the lines that a user reads; None: the loss."""
+        return None
 
     def judged_value(self, metrics: dict[str, float]) -> float | None:
         """Return what the best model is chosen by, the lower the better; None: this epoch is not judged.

@@ -100,17 +100,23 @@ def test_the_phase_logs_them(data: Path, truth: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("metric", ["gv_valid_connections", "gv_invalid_connections"])
-def test_the_best_model_by_what_is_known(data: Path, truth: Path, tmp_path: Path, metric: str) -> None:
+def test_the_best_model_by_what_is_known(
+    data: Path, truth: Path, tmp_path: Path, metric: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     trainer = small_trainer(
         data,
         tmp_path,
         tracking=True,
         best_model_metric=metric,
         max_epochs=4,
+        verbose=True,
         tracking_phase_theta=180.0,
         tracking_phase_ground_truth=str(truth),
     )
     trainer.train_and_validate()
+    told = capsys.readouterr().err
+    assert told.count(f"{metric.replace('_', ' ')} 0.") >= 3
+    assert f"the best model by {metric} is that of epoch {trainer.best.best_epoch}." in told
     values = [line[metric] for line in logs(tmp_path / "exp")]
     best = max(values) if metric == "gv_valid_connections" else min(values)
     assert values[trainer.best.best_epoch] == best
