@@ -53,7 +53,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--min_length", type=float, default=20.0, help="of streamlines, mm, both trackers [%(default)g]"
     )
-    parser.add_argument("--sh_orders", type=int, nargs="+", default=[6, 8], help="for the deconvolution [6 8]")
+    parser.add_argument("--end_tolerance", type=float, default=0.0, help="of the true bundles, mm [%(default)g]")
+    parser.add_argument("--sh_orders", type=int, nargs="+", default=[6, 8], help="of dipy's deconvolution [6 8]")
+    parser.add_argument("--angles", type=float, nargs="+", default=[15, 20, 30, 45, 60], help="[15 20 30 45 60]")
+    parser.add_argument("--steps", type=float, nargs="+", default=[0.5, 1.0], metavar="MM", help="[0.5 1]")
     parser.add_argument("--json", type=Path, help="write all figures there")
     return parser
 
@@ -116,7 +119,7 @@ def _track_with_dipy(
         seeds.points(0, len(seeds)).numpy(), space="rasmm", origin="center", affine=affine, voxel_sizes=sizes
     )
     rows = []
-    for settings in progress(list(all_settings(tuple(arguments.sh_orders))), "dipy"):
+    for settings in progress(all_settings(arguments.sh_orders, arguments.angles, arguments.steps), "dipy"):
         begin = time.perf_counter()
         lines = track(
             settings,

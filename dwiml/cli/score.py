@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +12,6 @@ from dwiml.cli import run_command
 if TYPE_CHECKING:
     from dwiml.scoring.ground_truth import GroundTruth
     from dwiml.scoring.scores import Scores
-
-SECONDS_BETWEEN_LINES = 60.0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -87,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> None:
     from dwiml import __version__
+    from dwiml.cli.progress import counted
     from dwiml.cli.score_tables import tables
     from dwiml.files import write_json
     from dwiml.scoring.reading import read_ground_truth, read_streamlines
@@ -106,7 +102,7 @@ def _run(arguments: argparse.Namespace) -> None:
     scores: dict[str, Scores] = {}
     for name, path in files.items():
         points, lengths = read_streamlines(path, truth.affine)
-        with _progress(name, len(lengths)) as on_progress:
+        with counted(name, len(lengths)) as on_progress:
             scores[name] = score_streamlines(points, lengths, truth, on_progress=on_progress, **shares)
         if arguments.save_split:
             save_split(folders[name], points, lengths, scores[name], truth)
@@ -171,21 +167,3 @@ def _draw(scores: Mapping[str, Scores], truth: GroundTruth, arguments: argparse.
     names = ", ".join(scores) if len(scores) <= 2 else f"{len(scores)} tractograms"
     figure = plot_scores(scores, title=f"{names} against the {len(truth.names)} bundles of {folder}")
     save_figure(figure, Path(arguments.figure), dpi=DPI)
-
-
-@contextmanager
-def _progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Give what is told how many streamlines are done: a bar in a terminal, a line a minute elsewhere."""
-    from tqdm import tqdm
-
-    last_line = time.perf_counter()
-    with tqdm(total=total, desc=title, unit="streamline", leave=False, disable=not sys.stderr.isatty()) as bar:
-
-        def tell(done: int) -> None:
-            nonlocal last_line
-            bar.update(done - bar.n)
-            if bar.disable and time.perf_counter() - last_line > SECONDS_BETWEEN_LINES:
-                last_line = time.perf_counter()
-                print(f"{title}: {done} of {total} streamlines", file=sys.stderr)
-
-        yield tell

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +16,6 @@ if TYPE_CHECKING:
 ALL = "all"
 SUMMARY = "summary.json"
 HISTOGRAMS = "histograms.png"
-SECONDS_BETWEEN_LINES = 60.0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -99,6 +95,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _show(model: Any, reader: SubjectReader, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Write one subject's results, the summary last: where it is, all is."""
+    from dwiml.cli.progress import counted
     from dwiml.files import write_json
     from dwiml.training.loss_tractograms import write_loss_tractograms
     from dwiml.training.losses_by_point import measure_losses
@@ -106,10 +103,10 @@ def _show(model: Any, reader: SubjectReader, folder: Path, arguments: argparse.N
     from dwiml.viz.saving import save_figure
 
     name = reader.data.subject_id
-    with _progress(f"{name}, losses", reader.nb_streamlines) as on_progress:
+    with counted(f"{name}, losses", reader.nb_streamlines) as on_progress:
         losses = measure_losses(model, reader, on_progress=on_progress)
     (folder / SUMMARY).unlink(missing_ok=True)
-    with _progress(f"{name}, writing", None) as on_progress:
+    with counted(f"{name}, writing", None) as on_progress:
         summary = write_loss_tractograms(
             folder,
             reader,
@@ -153,22 +150,3 @@ def _check_folder(folder: Path, percent: float, *, overwrite: bool) -> None:
     for name in (*loss_files(percent), HISTOGRAMS, SUMMARY):
         if (folder / name).exists() and not overwrite:
             raise FileExistsError(f"'{folder / name}' exists already; use -f to replace the results there.")
-
-
-@contextmanager
-def _progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Give what counts streamlines: a bar in a terminal, a line a minute elsewhere."""
-    from tqdm import tqdm
-
-    last_line, done = time.perf_counter(), 0
-    with tqdm(total=total, desc=title, unit="streamline", leave=False, disable=not sys.stderr.isatty()) as bar:
-
-        def count(nb: int) -> None:
-            nonlocal last_line, done
-            bar.update(nb)
-            done += nb
-            if bar.disable and time.perf_counter() - last_line > SECONDS_BETWEEN_LINES:
-                last_line = time.perf_counter()
-                print(f"{title}: {done}{'' if total is None else f' of {total}'} streamlines", file=sys.stderr)
-
-        yield count

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +12,6 @@ from dwiml.cli import run_command
 
 if TYPE_CHECKING:
     from dwiml.tracking.tracker import Tracker, TrackingCounts
-
-_SECONDS_BETWEEN_LINES = 30.0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -201,21 +198,17 @@ def _simultaneous(text: str) -> int | None:
 
 
 def _track(tracker: Tracker, seeds: Any, writer: Any, *, save_seeds: bool) -> None:
-    """Track and write, a group of seeds after the other, with a bar or a line now and then."""
-    from tqdm import tqdm
+    """Track and write, a group of seeds after the other."""
+    from dwiml.cli.progress import counted
 
-    bar = tqdm(total=len(seeds), desc="Tracking", unit="seed", disable=None, leave=False)
-    last_line = time.monotonic()
-    with bar:
+    done = 0
+    with counted("Tracking", len(seeds), unit="seed") as count:
         for tracked in tracker.track(seeds):
             lines = tracked.streamlines
             kept = {"seeds": tracked.seeds.cpu().numpy()} if save_seeds else None
             writer.append(lines.data.cpu().numpy(), lines.lengths.numpy(), kept)
-            bar.update(tracker.counts.nb_seeds - bar.n)
-            if bar.disable and time.monotonic() - last_line > _SECONDS_BETWEEN_LINES:
-                last_line = time.monotonic()
-                counts = tracker.counts
-                print(f"{counts.nb_seeds} of {len(seeds)} seeds, {counts.nb_kept} streamlines", file=sys.stderr)
+            count(tracker.counts.nb_seeds - done)
+            done = tracker.counts.nb_seeds
 
 
 def table(counts: TrackingCounts, out: str, seconds: float) -> str:

@@ -187,7 +187,7 @@ def score_streamlines(
     min_coverage
         For bundles without end regions: the share of the mask that makes it found.
     on_progress
-        Called with the number of streamlines scored so far, for a progress bar.
+        Called after each part with the number of its streamlines, for a progress bar.
 
     Returns
     -------
@@ -215,7 +215,7 @@ def score_streamlines(
         found, counts = np.unique(first * len(ground_truth.regions) + second, return_counts=True)
         pairs.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
         if on_progress is not None:
-            on_progress(lines.stop)
+            on_progress(lines.stop - lines.start)
     return Scores(
         kind,
         bundle,

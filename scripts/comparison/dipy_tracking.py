@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,10 +50,11 @@ class Settings:
         return f"order {self.sh_order}, {self.max_angle:g} degrees, {self.step_mm:g} mm, {self.stop} mask"
 
 
-def all_settings(sh_orders: tuple[int, ...]) -> Iterator[Settings]:
-    """Give every combination."""
-    for values in itertools.product(ALGORITHMS, sh_orders, ANGLES, STEPS_MM, STOPS):
-        yield Settings(*values)
+def all_settings(
+    sh_orders: Sequence[int], angles: Sequence[float] = ANGLES, steps_mm: Sequence[float] = STEPS_MM
+) -> list[Settings]:
+    """Return every combination."""
+    return [Settings(*values) for values in itertools.product(ALGORITHMS, sh_orders, angles, steps_mm, STOPS)]
 
 
 def track(

@@ -293,8 +293,7 @@ def test_chunks_change_nothing(nb_points: int, nb_lines: int, monkeypatch: pytes
     np.testing.assert_array_equal(found.bundle, expected.bundle)
     assert found.as_dict() == expected.as_dict()
     assert [each.nb_streamlines for each in expected.invalid_bundles] == [2]
-    assert steps[-1] == 66
-    assert steps == sorted(set(steps))
+    assert sum(steps) == 66
     assert len(steps) > 1
 
 
