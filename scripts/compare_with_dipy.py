@@ -53,6 +53,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--min_length", type=float, default=20.0, help="of streamlines, mm, both trackers [%(default)g]"
     )
+    parser.add_argument("--algo", choices=["det", "prob"], default="det", help="of the model [%(default)s]")
+    parser.add_argument("--only_model", action="store_true", help="leave dipy out")
     parser.add_argument("--end_tolerance", type=float, default=0.0, help="of the true bundles, mm [%(default)g]")
     parser.add_argument("--sh_orders", type=int, nargs="+", default=[6, 8], help="of dipy's deconvolution [6 8]")
     parser.add_argument("--angles", type=float, nargs="+", default=[15, 20, 30, 45, 60], help="[15 20 30 45 60]")
@@ -86,15 +88,23 @@ def compare(arguments: argparse.Namespace) -> None:
     model = load_best_model(arguments.experiment).to("cuda" if torch.cuda.is_available() else "cpu")
     begin = time.perf_counter()
     points, lengths = track_with_model(
-        model, volume, mask, seeds, min_length=arguments.min_length, forward_only=arguments.seeds == "ends"
+        model,
+        volume,
+        mask,
+        seeds,
+        min_length=arguments.min_length,
+        forward_only=arguments.seeds == "ends",
+        algo=arguments.algo,
     )
     ours = {
         "tracker": "dwiml",
-        "settings": f"{model.step_size:g} mm, {THETA:g} degrees, trilinear mask",
+        "settings": f"{arguments.algo}, {model.step_size:g} mm, {THETA:g} degrees, trilinear mask",
         "seconds": time.perf_counter() - begin,
         **scores_of(points, lengths, truth),
     }
-    rows = [ours, *_track_with_dipy(mask, seeds, volume.affine, truth, arguments)]
+    rows = [ours]
+    if not arguments.only_model:
+        rows += _track_with_dipy(mask, seeds, volume.affine, truth, arguments)
     best = {name: max((row for row in rows if row["tracker"] == name), key=_merit) for name in _trackers(rows)}
     print(table(list(best.values())))
     if arguments.json:

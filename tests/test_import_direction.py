@@ -26,7 +26,7 @@ ROOMS = {
     "models": LEAVES - {"hdf5.schema"},
     "tracking": LEAVES | {"data", "models"},
     "training": LEAVES | {"data", "batching", "models"},
-    "viz": {"files", "training.loggers"},
+    "viz": {"files", "training.loggers", "training.judging"},
     "phantom": {"files", "ops"},
     "scoring": LEAVES | {"hdf5"},
     "cli": LEAVES | {"hdf5", "data", "batching", "models", "tracking", "training", "viz", "phantom", "scoring"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,24 +14,10 @@ from dwiml.ops.sequences import TensorSequence
 from dwiml.scoring.connections import Connection
 from dwiml.scoring.ground_truth import GroundTruth
 from dwiml.scoring.scores import score_streamlines
+from dwiml.training.judging import DISTANCE, INVALID_CONNECTIONS, LEFT_MASK, LENGTH_RATIO, VALID_CONNECTIONS
 
-DISTANCE, LENGTH_RATIO, LEFT_MASK = "gv_endpoint_distance_mm", "gv_length_ratio", "gv_left_mask"
-INVALID_CONNECTIONS, VALID_CONNECTIONS = "gv_invalid_connections", "gv_valid_connections"
-
-
-def _itself(value: float) -> float:
-    return value
-
-
-BADNESS: Mapping[str, Callable[[float], float]] = {
-    "valid_loss": _itself,
-    DISTANCE: _itself,
-    LENGTH_RATIO: lambda value: abs(value - 1.0),
-    LEFT_MASK: _itself,
-    INVALID_CONNECTIONS: _itself,
-    VALID_CONNECTIONS: lambda value: 1.0 - value,
-}
-"""What the best model can be chosen by, and how far each value is from the best that there can be."""
+# Of the true length: a streamline that leaves the mask there has reached its end.
+_LONG_ENOUGH = 0.95
 
 
 @dataclass(frozen=True)
@@ -68,7 +53,8 @@ def measure_continued(
     known
         The rest that is known of the subject.
     left_mask
-        Shape (S,), bool: which ones ended because they left the mask; None without a mask.
+        Shape (S,), bool: which ones ended because they left the mask; None without a mask. To leave it at the end is
+        no fault: what counts is to leave it before 95% of the true length.
 
     Returns
     -------
@@ -77,12 +63,13 @@ def measure_continued(
     """
     sizes = known.voxel_sizes
     ends = _last_points(made)
+    ratios = streamline_lengths_mm(made, sizes) / streamline_lengths_mm(true, sizes).clamp(min=1e-6)
     values = {
         DISTANCE: ((ends - _last_points(true)) * sizes).norm(dim=1),
-        LENGTH_RATIO: streamline_lengths_mm(made, sizes) / streamline_lengths_mm(true, sizes).clamp(min=1e-6),
+        LENGTH_RATIO: ratios,
     }
     if left_mask is not None:
-        values[LEFT_MASK] = left_mask.float()
+        values[LEFT_MASK] = (left_mask & (ratios < _LONG_ENOUGH)).float()
     if known.connectivity is not None:
         starts = made.data[made.offsets.to(made.device)]
         invalid = joins_unconnected(starts, ends, known.connectivity.regions, known.connectivity.connections)

@@ -20,14 +20,8 @@ from dwiml.scoring.ground_truth import GroundTruth
 from dwiml.scoring.reading import read_ground_truth
 from dwiml.tracking.propagation import MASK, PropagationRules, Propagator
 from dwiml.training.checks import check_choice
-from dwiml.training.gv_metrics import (
-    BADNESS,
-    INVALID_CONNECTIONS,
-    LEFT_MASK,
-    VALID_CONNECTIONS,
-    KnownOfSubject,
-    measure_continued,
-)
+from dwiml.training.gv_metrics import KnownOfSubject, measure_continued
+from dwiml.training.judging import BADNESS, INVALID_CONNECTIONS, LEFT_MASK, VALID_CONNECTIONS
 from dwiml.training.trainer_one_input import DWIMLTrainerOneInput
 
 
@@ -39,7 +33,8 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
 
     - ``gv_endpoint_distance_mm``: from the last point that was made to the end of the true streamline;
     - ``gv_length_ratio``: length of the streamline that was made, divided by that of the true one;
-    - ``gv_left_mask``: the share that ended because they left the mask (with ``tracking_phase_mask_group``);
+    - ``gv_left_mask``: the share that left the mask too soon, before 95% of the true length (with
+      ``tracking_phase_mask_group``);
     - ``gv_invalid_connections``: the share whose two ends lie in regions that the subject's connectivity matrix does
       not connect (with a matrix in the HDF5 file);
     - ``gv_valid_connections``: the share that joins the two ends of a true bundle (with

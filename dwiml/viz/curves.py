@@ -13,6 +13,7 @@ from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
+from dwiml.training.judging import VALID_LOSS
 from dwiml.viz.panels import LOSS, Line, Log, Panel, Style, falls_steeply
 
 _Color = tuple[float, float, float, float]
@@ -102,7 +103,7 @@ def _draw_panel(axes: Axes, logs: Sequence[Log], panel: Panel, *, in_log_scale: 
     for i, log in enumerate(logs):
         for line in panel.lines:
             _draw_line(axes, log, line, i, nb_logs=len(logs))
-        if panel.key == LOSS and (best := log.best()) is not None:
+        if _is_judged(panel, log) and (best := log.best()) is not None:
             axes.plot(*best, marker="*", markersize=12, color=_color(i), markeredgecolor="black", zorder=5)
     _set_epochs(axes, logs)
     axes.set_ylabel(panel.axis + (" (log scale)" if in_log_scale else ""), parse_math=False)
@@ -119,6 +120,11 @@ def _draw_panel(axes: Axes, logs: Sequence[Log], panel: Panel, *, in_log_scale: 
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     _add_line_legend(axes, logs, panel)
+
+
+def _is_judged(panel: Panel, log: Log) -> bool:
+    """Return whether the panel shows what the experiment's best model is chosen by."""
+    return any(line.metric == log.judged_by for line in panel.lines)
 
 
 def _give_constant_room(axes: Axes, values: Sequence[float]) -> None:
@@ -162,9 +168,9 @@ def _add_line_legend(axes: Axes, logs: Sequence[Log], panel: Panel) -> None:
         # In the markers too: of a single epoch there is no line to see.
         marker = "o" if any(len(log.records) <= _FEW_EPOCHS for log in logs) else ""
         handles = [_handle(color, line.label, style=line.style, marker=marker) for line in panel.lines]
-    bests = [log.best() for log in logs]
-    if panel.key == LOSS and any(bests):
-        label = "best validation"
+    bests = [log.best() for log in logs if _is_judged(panel, log)]
+    if any(bests):
+        label = "best validation" if panel.key == LOSS else "best model"
         if len(logs) == 1 and bests[0] is not None:
             label += f": {bests[0][1]:.4g} (epoch {bests[0][0]})"
         star = {"marker": "*", "markersize": 11, "markeredgecolor": "black", "linestyle": ""}
@@ -185,7 +191,10 @@ def _legend_shape(logs: Sequence[Log]) -> tuple[int, int]:
 def _legend_label(log: Log) -> str:
     best = log.best()
     name = _shortened(log.label)
-    return name if best is None else f"{name} (best {best[1]:.4g}, epoch {best[0]})"
+    if best is None:
+        return name
+    what = "best" if log.judged_by == VALID_LOSS else log.judged_by.removeprefix("gv_").replace("_", " ")
+    return f"{name} ({what} {best[1]:.4g}, epoch {best[0]})"
 
 
 def _shortened(name: str) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from dwiml.files import written_whole
+from dwiml.files import read_json, written_whole
+from dwiml.training.judging import BADNESS, VALID_LOSS
 from dwiml.training.loggers.local import METRICS_FILE, read_metrics
 from dwiml.viz.curves import draw_curves
 from dwiml.viz.panels import Log, Panel, choose_panels
@@ -92,11 +93,20 @@ def read_logs(experiments: Sequence[PathLike]) -> list[Log]:
         records = read_metrics(folder)
         if not records:
             raise ValueError(f"'{folder / METRICS_FILE}' is empty: no epoch is finished yet.")
-        log = Log(label, records)
+        log = Log(label, records, _judged_by(folder))
         if not choose_panels([log]):
             raise ValueError(f"'{folder / METRICS_FILE}' has no metric to draw.")
         logs.append(log)
     return logs
+
+
+def _judged_by(folder: Path) -> str:
+    """Return what an experiment's best model is chosen by; a log may lie alone, or beside damaged parameters."""
+    try:
+        metric = read_json(folder / "parameters.json")["trainer"]["best_model_metric"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return VALID_LOSS
+    return metric if metric in BADNESS else VALID_LOSS
 
 
 def _distinct(experiments: Sequence[PathLike]) -> list[Path]:
@@ -124,7 +134,7 @@ def _check_out(out: Path, *, overwrite: bool) -> None:
     if not out.parent.is_dir():
         raise FileNotFoundError(f"Folder '{out.parent}' of the figure does not exist.")
     if out.exists() and not overwrite:
-        raise FileExistsError(f"'{out}' exists already; use -f (overwrite=True) to replace it.")
+        raise FileExistsError(f"'{out}' exists already; use -f (in Python: overwrite=True) to replace it.")
 
 
 def _check_scales(

@@ -6,6 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from dwiml.training.judging import (
+    BADNESS,
+    DISTANCE,
+    INVALID_CONNECTIONS,
+    LEFT_MASK,
+    LENGTH_RATIO,
+    VALID_CONNECTIONS,
+    VALID_LOSS,
+)
+
 Style = Literal["-", "--", ":"]
 LOSS = "loss"
 # Largest to smallest value: on a linear axis, the later epochs then lie on its bottom.
@@ -60,10 +70,13 @@ class Log:
         The experiment's name in the figure.
     records
         Its epochs: ``epoch`` (from 0) and the metrics by name.
+    judged_by
+        The metric that its best model is chosen by.
     """
 
     label: str
     records: Sequence[dict[str, Any]]
+    judged_by: str = VALID_LOSS
 
     def series(self, metric: str) -> tuple[list[int], list[float]]:
         """Return the epochs in which a metric was computed, and its values."""
@@ -71,9 +84,10 @@ class Log:
         return [epoch for epoch, _ in found], [value for _, value in found]
 
     def best(self) -> tuple[int, float] | None:
-        """Return the epoch of the lowest validation loss (the first one) and that loss; None without validation."""
-        epochs, values = self.series("valid_loss")
-        return min(zip(epochs, values, strict=True), key=lambda pair: pair[1], default=None)
+        """Return the epoch (the first one) that is the best by :attr:`judged_by`, and its value; None without any."""
+        epochs, values = self.series(self.judged_by)
+        badness = BADNESS[self.judged_by]
+        return min(zip(epochs, values, strict=True), key=lambda pair: badness(pair[1]), default=None)
 
 
 def _training_and_validation(name: str) -> tuple[Line, ...]:
@@ -97,6 +111,13 @@ STANDARD_PANELS = (
 )
 # Too small or already drawn otherwise.
 _NOT_DRAWN = frozenset({"epoch", "valid_data_wait_s", "best_valid_loss", "best_epoch"})
+_TRACKED = {
+    VALID_CONNECTIONS: "Tracked: valid connections (share)",
+    INVALID_CONNECTIONS: "Tracked: invalid connections (share)",
+    LEFT_MASK: "Tracked: left the mask too soon (share)",
+    LENGTH_RATIO: "Tracked: length / true length",
+    DISTANCE: "Tracked: distance to true end (mm)",
+}
 _UNITS = {"_per_s": "/s", "_s": " (s)", "_mm": " (mm)", "_deg": " (degrees)"}
 
 
@@ -138,6 +159,8 @@ def _describe(metric: str) -> tuple[str, Line]:
 
 
 def _axis_label(quantity: str) -> str:
+    if quantity in _TRACKED:
+        return _TRACKED[quantity]
     for suffix, unit in _UNITS.items():
         if quantity.endswith(suffix) and quantity != suffix:
             quantity = quantity.removesuffix(suffix) + unit

@@ -25,7 +25,7 @@ def check_figure_path(path: str | Path, *, overwrite: bool = False) -> Path:
     if not path.parent.is_dir():
         raise FileNotFoundError(f"Folder '{path.parent}' of the figure does not exist.")
     if path.exists() and not overwrite:
-        raise FileExistsError(f"'{path}' exists already; use -f (overwrite=True) to replace it.")
+        raise FileExistsError(f"'{path}' exists already; use -f (in Python: overwrite=True) to replace it.")
     return path
 
 

@@ -27,7 +27,14 @@ def seeds_in_ends(subject_dir: Path, mask: NDArray[np.bool_], per_voxel: int) ->
 
 
 def track_with_model(
-    model: Any, volume: Any, mask: NDArray[np.bool_], seeds: Seeds, *, min_length: float, forward_only: bool
+    model: Any,
+    volume: Any,
+    mask: NDArray[np.bool_],
+    seeds: Seeds,
+    *,
+    min_length: float,
+    forward_only: bool,
+    algo: str = "det",
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Track with the model's own step size.
 
@@ -41,6 +48,8 @@ def track_with_model(
         Shape (X, Y, Z): where streamlines may go, read trilinearly.
     seeds, min_length, forward_only
         As in :class:`dwiml.tracking.tracker.Tracker`.
+    algo
+        As in :class:`dwiml.tracking.propagation.PropagationRules`.
 
     Returns
     -------
@@ -48,7 +57,12 @@ def track_with_model(
         Shapes (N, 3), voxel space, corner origin, and (S,).
     """
     rules = PropagationRules(
-        step_size=model.step_size, theta=THETA, max_length=MAX_LENGTH_MM, mask_interpolation="trilinear"
+        step_size=model.step_size,
+        theta=THETA,
+        max_length=MAX_LENGTH_MM,
+        algo=algo,
+        seed=1,
+        mask_interpolation="trilinear",
     )
     subject = TrackingSubject(volume.as_tensor(), torch.from_numpy(volume.voxel_sizes), torch.from_numpy(mask))
     tracker = Tracker(model, subject, rules, min_length=min_length, forward_only=forward_only)

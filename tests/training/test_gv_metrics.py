@@ -17,8 +17,9 @@ from dwiml import TensorSequence
 from dwiml.data.connectivity import Connectivity
 from dwiml.ops.connectivity import Connections
 from dwiml.ops.regions import BlocRegions
-from dwiml.training.gv_metrics import BADNESS, KnownOfSubject, measure_continued
+from dwiml.training.gv_metrics import KnownOfSubject, measure_continued
 from dwiml.training.gv_phase import DWIMLTrainerOneInputWithGVPhase
+from dwiml.training.judging import BADNESS
 
 BLOCS = (2, 1, 3)
 SUBJECTS = {"sub-b": 9, "sub-c": 8}
@@ -71,6 +72,14 @@ def test_shares_are_those_of_a_loop() -> None:
     assert values["gv_endpoint_distance_mm"].tolist() == pytest.approx([0.0] * 200)
     assert values["gv_length_ratio"].tolist() == pytest.approx([1.0] * 200)
     assert set(values) == {"gv_invalid_connections", "gv_endpoint_distance_mm", "gv_length_ratio"}
+
+
+def test_a_mask_is_left_too_soon_before_95_percent_of_the_length() -> None:
+    true = TensorSequence.from_list([torch.tensor([[0.0, 0, 0], [10, 0, 0]])] * 4)
+    made = TensorSequence.from_list([torch.tensor([[0.0, 0, 0], [x, 0, 0]]) for x in (9.4, 9.6, 12.0, 3.0)])
+    left = torch.tensor([True, True, True, False])
+    values = measure_continued(made, true, KnownOfSubject(torch.ones(3)), left_mask=left)
+    assert values["gv_left_mask"].tolist() == [1, 0, 0, 0]
 
 
 def test_the_phase_logs_them(data: Path, truth: Path, tmp_path: Path) -> None:
