@@ -83,6 +83,8 @@ dwiml_setup() {
             _dwiml_fail "pip could not install dwiml (its message is above); run the same command again to retry."
             return 1
         fi
+        # Found by its path too: a script that lies beside the clone, a folder of the same name, would import that.
+        printf '%s\n' "$root" >"$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/dwiml-clone.pth"
         printf '%s\n' "$wanted" "$extras" >"$stamp"
     fi
     export VIRTUAL_ENV="$root/.venv"

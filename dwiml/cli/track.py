@@ -39,7 +39,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--simultaneous",
         metavar="N",
         default="auto",
-        help="streamlines tracked at once, or 'auto' for what fits in a quarter of the free memory [%(default)s]",
+        help="streamlines tracked at once, and then written, or 'auto': what fits in a quarter of the free memory, at "
+        "most 5000 (GPU: 100 000) [%(default)s]",
     )
     parser.add_argument("-v", dest="verbose", action="store_true", help="show informative messages")
     return parser
@@ -61,7 +62,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--standardize_like",
         metavar="EXPERIMENT",
-        help="with --input: standardize as the data of this experiment were [as those of the first]",
+        help="with --input: standardize as the data of this experiment were [as EXPERIMENT's own]",
     )
     group.add_argument("--std_mask", nargs="+", metavar="MASK", help="mask files for mean and standard deviation")
 

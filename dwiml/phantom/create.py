@@ -74,9 +74,14 @@ Next, from this folder:
 
     dwiml create_hdf5 subjects ../phantom.hdf5 config.json training.txt validation.txt testing.txt
     dwiml train learn2track ../phantom.hdf5 ../experiments phantom_l2t \\
-        --input_group_name input --streamline_group_name streamlines
+        --input_group_name input --streamline_group_name streamlines \\
+        --step_size 2 --nb_previous_dirs 1 --neighborhood_type axes --neighborhood_radius 1 \\
+        --reverse_ratio 0.5 --noise_gaussian_size_forward 0.08 --wander_size 0.4
+    dwiml track ../experiments/phantom_l2t {testing} ../tracked.trk --tracking_mask wm_mask --min_length 20
+    dwiml score ../tracked.trk --ground_truth subjects/{testing}
 
-The first gathers the subjects in one HDF5 file, the second trains a model on it (dwiml train --help tells its options).
+The first gathers the subjects in one HDF5 file, the second trains a model on it (dwiml train --help tells its options),
+the third makes streamlines on a subject that the model has not seen, and the last scores them against the true bundles.
 """
 
 
@@ -280,4 +285,4 @@ def _write_root(folder: Path, names: list[str], bundles: Sequence[Bundle], descr
     for name, text in texts.items():
         (folder / name).write_text(text + "\n", encoding="utf-8")
     labels = "\n".join(f"  {bundle.name:<12}{2 * k + 1:>3}{2 * k + 2:>4}" for k, bundle in enumerate(bundles))
-    (folder / "README.txt").write_text(README.format(**description, labels=labels), encoding="utf-8")
+    (folder / "README.txt").write_text(README.format(**description, labels=labels, testing=names[-1]), encoding="utf-8")

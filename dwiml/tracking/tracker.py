@@ -19,7 +19,7 @@ from dwiml.tracking.propagation import REASONS, RUNNING, Propagated, Propagation
 from dwiml.tracking.seeds import Seeds
 
 # Beyond these, more at once is no faster.
-_MOST_AT_ONCE = {"cpu": 10_000, "cuda": 100_000}
+_MOST_AT_ONCE = {"cpu": 5_000, "cuda": 100_000}
 _SHARE_OF_FREE_MEMORY = 0.25
 
 
@@ -111,8 +111,8 @@ class Tracker:
         from the seed the other way. Where no step could be taken, the first step the other way is against the
         direction that the model gives.
     simultaneous
-        How many streamlines are grown at once; None: as many as fit in a quarter of the free memory, at most 10 000
-        (on a GPU 100 000).
+        How many streamlines are grown at once; None: as many as fit in a quarter of the free memory, at most 5000 (on
+        a GPU 100 000).
 
     Raises
     ------
@@ -144,7 +144,7 @@ class Tracker:
         self._points_at_once = _points_that_fit(model)
         if simultaneous is None:
             fitting = self._points_at_once // max(1 + rules.most_steps * 12 // _bytes_per_point(model), 1)
-            simultaneous = max(1, min(fitting, _MOST_AT_ONCE.get(model.device.type, 10_000)))
+            simultaneous = max(1, min(fitting, _MOST_AT_ONCE.get(model.device.type, 5_000)))
         self.simultaneous = check_whole("simultaneous", simultaneous, low=1)
         self.counts = TrackingCounts()
         x, y, z = subject.volume.shape[:3]

@@ -93,8 +93,8 @@ class ExperimentFolder:
         """Raise FileExistsError when an experiment was started here before."""
         if self.is_used():
             raise FileExistsError(
-                f"Experiment '{self.path}' exists already: go on with it (resume='auto'), choose another "
-                "experiment_name, or delete it."
+                f"Experiment '{self.path}' exists already: go on with it (resume='auto', --resume auto), choose "
+                "another experiment_name, or delete it."
             )
 
     def make(self) -> None:

@@ -116,7 +116,8 @@ def leave(stop: StopRequest, *, written: bool, requeued: bool, folder: Path, ran
     if ranks.is_first:
         state = "a checkpoint is written" if written else "the checkpoint could NOT be written, the last one stays"
         announce(
-            f"Stopped ({reason}): {state}. Go on with the same command and resume='auto', or dwiml resume '{folder}'."
+            f"Stopped ({reason}): {state}. Go on with the same script and resume='auto' (same command and "
+            f"--resume auto), or dwiml resume '{folder}'."
         )
         if requeued:
             announce("SLURM is asked to queue the job again.")

@@ -17,6 +17,9 @@ DPI = 120
 _NB_BINS = 80
 # Largest to median count of the bins that are not empty: on a linear axis, most bars then have no height.
 _UNEVEN = 20.0
+# A loss axis ends there, where the rest of the losses would take most of it.
+_SHOWN_QUANTILE = 0.99
+_MOST_OF_AXIS = 0.5
 # An axis begins at 0 where the smallest loss is below this share of the largest.
 _NEAR_ZERO = 0.3
 
@@ -57,6 +60,9 @@ def _draw_losses(ax: Axes, values: Values, axis: str, what: str) -> None:
     low, high = float(values.min()), float(values.max())
     if 0 <= low <= _NEAR_ZERO * high:
         low = 0.0
+    highest, shown = high, float(np.quantile(values, _SHOWN_QUANTILE))
+    if low < shown < low + _MOST_OF_AXIS * (high - low):
+        high = shown
     counts, edges = np.histogram(values, np.linspace(low, high if high > low else low + 1.0, _NB_BINS + 1))
     ax.stairs(counts, edges, fill=True, alpha=0.65, color="C0")
     scale = _choose_scale(ax, counts)
@@ -65,6 +71,8 @@ def _draw_losses(ax: Axes, values: Values, axis: str, what: str) -> None:
         value = float(np.quantile(values, share))
         name = "median" if share == 0.5 else f"{share:.0%} are below"
         ax.axvline(value, color="black", linestyle=style, label=f"{name} {value:.3g}")
+    if high < highest:
+        ax.plot([], [], " ", label=f"not shown: 1%, up to {highest:.3g}")
     ax.legend()
     ax.set_xlim(edges[0], edges[-1])
     ax.set_xlabel(axis)
