@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -177,6 +178,23 @@ def test_a_metric_computed_in_some_epochs_is_drawn_there() -> None:
 def test_the_first_of_equal_validation_losses_is_the_best() -> None:
     assert Log("run", [{"epoch": i, "valid_loss": 1.0} for i in range(3)]).best() == (0, 1.0)
     assert Log("run", [{"epoch": 0, "train_loss": 1.0}]).best() is None
+
+
+def test_the_star_is_where_the_model_that_is_kept_is_chosen(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    values = [0.2, 0.9, 0.7]
+    records = [{"epoch": i, "valid_loss": 1.0 + i, "gv_valid_connections": value} for i, value in enumerate(values)]
+    (folder / "logs").mkdir(parents=True)
+    (folder / "logs" / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (folder / "parameters.json").write_text(json.dumps({"trainer": {"best_model_metric": "gv_valid_connections"}}))
+    _, panels = _drawn(folder)
+    assert [curve[0] for curve in _curves(panels["Loss"])] == ["--"]
+    tracked = panels["Tracked: valid connections (share)"]
+    assert _curves(tracked)[-1] == ("*", [1], [0.9])
+    assert [text.get_text() for text in tracked.get_legend().get_texts()] == ["best model: 0.9 (epoch 1)"]
+    for damaged in ("{", json.dumps({"trainer": {"best_model_metric": "unknown"}}), "[]"):
+        (folder / "parameters.json").write_text(damaged)
+        assert _curves(_drawn(folder)[1]["Loss"])[-1] == ("*", [0], [1.0])
 
 
 def test_unknown_metrics_get_a_panel_with_their_unit(tmp_path: Path) -> None:
