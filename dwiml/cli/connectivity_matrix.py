@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     import numpy as np
 
+    from dwiml.cli.outputs import check_outputs
     from dwiml.hdf5.connectivity import check_matrix_path, labels_path, write_matrix
     from dwiml.ops.connectivity import count_connections
     from dwiml.ops.regions import LabelRegions
@@ -63,6 +64,9 @@ def _run(arguments: argparse.Namespace) -> None:
         from dwiml.viz.saving import check_figure_path
 
         check_figure_path(arguments.figure, overwrite=arguments.overwrite)
+    outputs = {"OUT.npy": arguments.out, "--figure": arguments.figure}
+    inputs = (*arguments.tractograms, arguments.labels, arguments.reference)
+    check_outputs(outputs, inputs=inputs, overwrite=arguments.overwrite)
     regions, grid = read_regions(arguments, arguments.tractograms)
     # Of each tractogram only the ends stay in memory.
     ends = [ends_of(*read_streamlines(tractogram, grid.affine)) for tractogram in arguments.tractograms]

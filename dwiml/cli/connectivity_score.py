@@ -82,6 +82,8 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _check_options(arguments: argparse.Namespace) -> None:
+    from dwiml.cli.outputs import check_outputs
+
     of_matrix = {"MATRIX.npy": arguments.matrix, "--nb_blocs": arguments.nb_blocs, "--labels": arguments.labels}
     of_hdf5 = {
         "--hdf5_file": arguments.hdf5_file,
@@ -100,8 +102,9 @@ def _check_options(arguments: argparse.Namespace) -> None:
         raise ValueError("There is nothing to compare with: give MATRIX.npy, or an HDF5 file with --hdf5_file.")
     elif arguments.nb_blocs is None and arguments.labels is None:
         raise ValueError("What are the rows of MATRIX.npy? Give --nb_blocs or --labels.")
-    if arguments.json is not None and Path(arguments.json).exists() and not arguments.overwrite:
-        raise FileExistsError(f"'{arguments.json}' exists; choose another name, or replace it with -f.")
+    outputs = {"--json": arguments.json, "--save_invalid": arguments.save_invalid}
+    inputs = (arguments.tractogram, arguments.matrix, arguments.labels, arguments.hdf5_file, arguments.reference)
+    check_outputs(outputs, inputs=inputs, overwrite=arguments.overwrite)
 
 
 def _read_truth(arguments: argparse.Namespace) -> tuple[Regions, Connections, Grid]:

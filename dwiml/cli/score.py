@@ -98,7 +98,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
         folders = {name: Path(arguments.save_split, name if len(files) > 1 else "") for name in files}
         for folder in folders.values():
-            check_split(folder, truth, overwrite=arguments.overwrite)
+            check_split(folder, truth, inputs=files.values(), overwrite=arguments.overwrite)
     scores: dict[str, Scores] = {}
     for name, path in files.items():
         points, lengths = read_streamlines(path, truth.affine)
@@ -118,6 +118,7 @@ def _run(arguments: argparse.Namespace) -> None:
 def _check(arguments: argparse.Namespace, files: Mapping[str, Path]) -> None:
     """Check what can be checked before the work."""
     from dwiml.arguments import check_number
+    from dwiml.cli.outputs import check_outputs
     from dwiml.scoring.reading import check_tractogram
     from dwiml.viz.saving import check_figure_path
 
@@ -129,13 +130,10 @@ def _check(arguments: argparse.Namespace, files: Mapping[str, Path]) -> None:
         check_tractogram(path)
     if arguments.figure:
         check_figure_path(arguments.figure, overwrite=arguments.overwrite)
-    if arguments.json:
-        if not Path(arguments.json).parent.is_dir():
-            raise FileNotFoundError(f"Folder '{Path(arguments.json).parent}' of the JSON file does not exist.")
-        if Path(arguments.json).is_dir():
-            raise IsADirectoryError(f"'{arguments.json}' is a folder; give a file for the JSON.")
-        if Path(arguments.json).exists() and not arguments.overwrite:
-            raise FileExistsError(f"'{arguments.json}' exists already; use -f to replace it.")
+    outputs = {"--json": arguments.json, "--figure": arguments.figure}
+    check_outputs(outputs, inputs=(*files.values(), arguments.config), overwrite=arguments.overwrite)
+    if arguments.json and arguments.save_split and Path(arguments.json) == Path(arguments.save_split):
+        raise ValueError(f"'{arguments.json}' cannot be both the JSON file and the folder of --save_split.")
 
 
 def names_of(tractograms: Sequence[str]) -> dict[str, Path]:

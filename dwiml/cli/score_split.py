@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +26,14 @@ def split_files(truth: GroundTruth) -> dict[str, tuple[Connection, int]]:
     } | {file: (connection, -1) for connection, file in _WITHOUT.items()}
 
 
-def check_split(folder: Path, truth: GroundTruth, *, overwrite: bool) -> None:
-    """Check that the files can be written, and take away those of an earlier run (`overwrite`).
+def check_split(folder: Path, truth: GroundTruth, *, inputs: Iterable[Path], overwrite: bool) -> None:
+    """Check that the files can be written.
 
     Raises
     ------
     ValueError, NotADirectoryError, FileExistsError
-        When no bundle has end regions, a bundle's name is no file name, the folder is a file, or files are there.
+        When no bundle has end regions, a bundle's name is no file name, the folder is a file, files are there and may
+        not be replaced, or one of them is an input.
     """
     if not truth.has_ends.any():
         raise ValueError("No bundle has end regions, so that streamlines cannot be told apart; leave out --save_split.")
@@ -40,11 +42,12 @@ def check_split(folder: Path, truth: GroundTruth, *, overwrite: bool) -> None:
             raise ValueError(f"Bundle '{name}' has a name that no file can have; rename it for --save_split.")
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"'{folder}' is a file; give a folder for --save_split.")
+    read = {path.resolve() for path in inputs}
     for file in split_files(truth):
-        if (folder / file).exists():
-            if not overwrite:
-                raise FileExistsError(f"'{folder / file}' exists already; use -f to replace what is there.")
-            (folder / file).unlink()
+        if (folder / file).resolve() in read:
+            raise ValueError(f"'{folder / file}' is to be scored, and --save_split would replace it; give another DIR.")
+        if (folder / file).exists() and not overwrite:
+            raise FileExistsError(f"'{folder / file}' exists already; use -f to replace what is there.")
 
 
 def save_split(
@@ -59,9 +62,11 @@ def save_split(
 
     for file, (connection, bundle) in split_files(truth).items():
         chosen = (scores.kind == connection) & (scores.bundle == bundle) & (lengths > 0)
-        if not chosen.any():
-            continue
         path = folder / file
+        if not chosen.any():
+            # What an earlier run has left would be taken for this one's.
+            path.unlink(missing_ok=True)
+            continue
         path.parent.mkdir(parents=True, exist_ok=True)
         with TractogramWriter(path, affine=truth.affine, dimensions=truth.shape, overwrite=True) as writer:
             writer.append(points[np.repeat(chosen, lengths)], lengths[chosen])

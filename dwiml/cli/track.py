@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dwiml.cli import run_command
@@ -108,7 +107,7 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.5,
         metavar="X",
-        help="streamlines end where the mask, interpolated, is below; useful with trilinear [%(default)s]",
+        help="streamlines end where the mask (0 or 1), interpolated, is below; useful with trilinear [%(default)s]",
     )
     group.add_argument(
         "--both_ways",
@@ -125,6 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     import torch
 
+    from dwiml.cli.outputs import check_outputs
     from dwiml.cli.tracking_data import load_tracking_data
     from dwiml.files import write_json
     from dwiml.tracking.propagation import PropagationRules
@@ -133,8 +133,9 @@ def _run(arguments: argparse.Namespace) -> None:
     from dwiml.tracking.writing import TractogramWriter
     from dwiml.training.trained import load_best_model, recorded_parameters
 
-    if arguments.report and Path(arguments.report).exists() and not arguments.overwrite:
-        raise FileExistsError(f"'{arguments.report}' exists; choose another name, or replace it with -f.")
+    images = (*(arguments.input or ()), *(arguments.std_mask or ()), arguments.tracking_mask, arguments.seeding_mask)
+    outputs = {"OUT": arguments.out, "--report": arguments.report}
+    check_outputs(outputs, inputs=(*images, arguments.hdf5_file), overwrite=arguments.overwrite)
     simultaneous = _simultaneous(arguments.simultaneous)
     recorded = recorded_parameters(arguments.experiment)
     model = load_best_model(arguments.experiment).to("cuda" if torch.cuda.is_available() else "cpu")

@@ -52,7 +52,17 @@ def load_tracking_data(arguments: argparse.Namespace, recorded: dict[str, Any]) 
     """
     if (arguments.subject is None) == (arguments.input is None):
         raise ValueError("Give either a SUBJECT of the HDF5 file or image files with --input.")
+    _refuse_what_does_nothing(arguments)
     return _from_hdf5(arguments, recorded) if arguments.input is None else _from_images(arguments, recorded)
+
+
+def _refuse_what_does_nothing(arguments: argparse.Namespace) -> None:
+    of_images = ("standardization", "standardize_like", "std_mask")
+    given = [name for name in of_images if getattr(arguments, name) is not None]
+    if given and arguments.input is None:
+        raise ValueError(f"--{given[0]} is for --input: the subjects of an HDF5 file are standardized already.")
+    if arguments.standardization is not None and arguments.standardize_like is not None:
+        raise ValueError("--standardization and --standardize_like say two things; give one of them.")
 
 
 def _from_hdf5(arguments: argparse.Namespace, recorded: dict[str, Any]) -> TrackingData:

@@ -23,7 +23,13 @@ def add_trainer_options(parser: argparse.ArgumentParser) -> None:
             metavar="N",
             help="most batches an epoch, or none for all [%(default)s]",
         )
-    group.add_argument("--patience", type=int, metavar="N", help="epochs without progress before stopping [never]")
+    group.add_argument(
+        "--patience",
+        type=int,
+        metavar="N",
+        help="epochs without progress before stopping; where the best model is chosen by what it makes, those in which "
+        "it tracks [never]",
+    )
     group.add_argument(
         "--patience_delta", type=float, default=1e-6, metavar="D", help="what counts as progress [%(default)s]"
     )

@@ -6,6 +6,7 @@ Those of subjects are found and checked before the long work starts.
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,6 +222,8 @@ def write_matrix(path: Path, connections: Connections, regions: Regions, *, bina
 
     Raises
     ------
+    ValueError
+        When it is larger than what is free on the disk.
     OSError
         When it cannot be written.
     """
@@ -228,6 +231,12 @@ def write_matrix(path: Path, connections: Connections, regions: Regions, *, bina
     if binary:
         connections = Connections(connections.nb_regions, connections.keys, np.ones_like(connections.values))
     shape = (connections.nb_regions,) * 2
+    size, free = connections.nb_regions**2 * dtype.itemsize, shutil.disk_usage(path.absolute().parent).free
+    if size > free:
+        raise ValueError(
+            f"A matrix of {shape[0]} x {shape[1]} regions takes {size / 1e9:,.1f} GB, '{path.absolute().parent}' has "
+            f"{free / 1e9:,.1f} GB left; take fewer regions."
+        )
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     names = labels_path(path)
     # Never the labels of one matrix beside another.

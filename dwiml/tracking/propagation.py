@@ -19,6 +19,8 @@ from dwiml.tracking.lines import GrowingLines
 
 REASONS = ("not stopped", "angle", "mask", "bounds", "length", "no direction", "end of streamline")
 """Why a streamline ended, by the number that :class:`Propagated` has."""
+# Room for all of a streamline's points is made at its beginning.
+_MOST_STEPS = 100_000
 RUNNING, ANGLE, MASK, BOUNDS, LENGTH, NO_DIRECTION, END_OF_STREAMLINE = range(len(REASONS))
 
 
@@ -68,6 +70,11 @@ class PropagationRules:
         check_number("theta", self.theta, low=0, high=180, low_included=False)
         check_number("max_length", self.max_length, low=0, low_included=False)
         check_number("mask_threshold", self.mask_threshold, low=0, high=1, low_included=False)
+        if self.max_length / self.step_size > _MOST_STEPS:
+            raise ValueError(
+                f"max_length ({self.max_length:g} mm) in steps of {self.step_size:g} mm makes more than {_MOST_STEPS} "
+                "points a streamline; give a shorter length, or longer steps."
+            )
         if self.mask_interpolation not in ("nearest", "trilinear"):
             raise ValueError(f"mask_interpolation must be 'nearest' or 'trilinear', got {self.mask_interpolation!r}.")
         if self.algo not in ("det", "prob"):

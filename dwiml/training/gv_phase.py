@@ -123,7 +123,10 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
         epoch = self.position.epoch
         if (epoch + 1) % self.tracking_phase_frequency == 0 or epoch + 1 >= self.max_epochs:
             with self.profiler.part("tracking"), self._averaged_weights():
-                metrics = metrics | self.run_tracking_phase()
+                measured = self.run_tracking_phase()
+            if not measured:
+                raise ValueError(self._nothing_to_measure())
+            metrics = metrics | measured
         super().finish_epoch(metrics)
 
     @property
@@ -177,7 +180,9 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
         sums: dict[str, tuple[float, int]] = {}
         for subject, own in ids_per_subj.items():
             true = targets[own]
-            long_enough = (true.lengths > self.nb_segments_init + 1).nonzero()[:, 0]
+            # A point that is repeated has no length to be compared with.
+            moves = streamline_lengths_mm(true, self._voxel_sizes(subject)).cpu() > 0
+            long_enough = ((true.lengths > self.nb_segments_init + 1) & moves).nonzero()[:, 0]
             if not len(long_enough):
                 continue
             true = true.select(long_enough)
@@ -191,7 +196,7 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
         """Track on one subject; return the value of each metric for each streamline."""
         data = self.batch_loader.dataset.subset("validation")[subject]
         volume = data.volumes[self.batch_loader.input_group_name]
-        sizes = torch.from_numpy(volume.voxel_sizes).to(self.device)
+        sizes = self._voxel_sizes(subject)
         mask = None
         if self.mask_group is not None:
             mask = data.volumes[self.mask_group].as_tensor()[..., 0].to(self.device) != 0
@@ -215,6 +220,29 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
         left_mask = None if mask is None else made.reasons == MASK
         return measure_continued(made.streamlines, true, known, left_mask=left_mask)
 
+    def _voxel_sizes(self, subject: int) -> Tensor:
+        """Return those of a validation subject, (3,), mm, on the model's device."""
+        volume = self.batch_loader.dataset.validation_set[subject].volumes[self.batch_loader.input_group_name]
+        return torch.from_numpy(volume.voxel_sizes).to(self.device)
+
+    def _nothing_to_measure(self) -> str:
+        return (
+            "The generation-validation phase has nothing to measure: no validation streamline has more than "
+            f"{self.nb_segments_init + 1} points, as the model sees it, and a length; give a lower "
+            "tracking_phase_nb_segments_init."
+        )
+
+    def _most_points(self) -> int:
+        """Return the points of the longest validation streamline, as the model sees it (compressed ones: at most)."""
+        group = self.batch_loader.streamline_group_name
+        streamlines = [subject.streamlines[group] for subject in self.batch_loader.dataset.validation_set]
+        if self.model.nb_points is not None:
+            return int(self.model.nb_points)
+        if self.model.step_size is not None:
+            longest = max((float(each.lengths_mm.max(initial=0.0)) for each in streamlines), default=0.0)
+            return round(longest / float(self.model.step_size)) + 1
+        return max((int(each.lengths.max(initial=0)) for each in streamlines), default=0)
+
     @staticmethod
     def _check_model_tracks(model: Any) -> None:
         lacking = [name for name in ("track_step", "get_tracking_directions") if not hasattr(model, name)]
@@ -230,10 +258,17 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
                 "The generation-validation phase tracks on validation subjects, and there is none; add some to the "
                 "HDF5 file, or use DWIMLTrainerOneInput."
             )
+        if self._most_points() <= self.nb_segments_init + 1:
+            raise ValueError(self._nothing_to_measure())
         self.model.check_tracking(self.tracking_rules.algo, self.tracking_rules.eos_stopping_thresh)
         if self.mask_group is not None:
             dataset = self.batch_loader.dataset
             dataset.check_volume_group(self.mask_group)
+            if dataset.nb_features[self.mask_group] != 1:
+                raise ValueError(
+                    f"Volume group '{self.mask_group}' (tracking_phase_mask_group) holds "
+                    f"{dataset.nb_features[self.mask_group]} features; a mask has one."
+                )
             for subject in dataset.validation_set:
                 if self.mask_group not in subject.volumes:
                     raise ValueError(
@@ -264,9 +299,11 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
             truth = read_ground_truth(folder.replace("{subject}", subject.subject_id))
             volume = subject.volumes[self.batch_loader.input_group_name]
             if truth.shape != tuple(volume.shape[:3]) or not np.allclose(truth.affine, volume.affine, atol=1e-3):
+                what = "shape" if truth.shape != tuple(volume.shape[:3]) else "affine"
                 raise ValueError(
-                    f"The ground truth of subject '{subject.subject_id}' ({truth.shape} voxels) is not on the grid of "
-                    f"its volume in the HDF5 file ({tuple(volume.shape[:3])} voxels); bring it there."
+                    f"The ground truth of subject '{subject.subject_id}' is not on the grid of its volume in the HDF5 "
+                    f"file: it has another {what} ({truth.shape} voxels, {tuple(volume.shape[:3])} in the file); bring "
+                    "it there."
                 )
             truths[subject.subject_id] = truth
         return truths

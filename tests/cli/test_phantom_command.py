@@ -40,8 +40,10 @@ def test_makes_the_folder_says_so_and_replaces_another_only_with_f(
 
 
 def test_readme_tells_commands_that_exist() -> None:
-    text = README.format(nb_subjects=7, dwiml_version="0", seed=3, size="small", labels="").replace("\\\n", "")
-    phantom, create, train = [line.split() for line in text.splitlines() if line.startswith("    dwiml")]
+    text = README.format(nb_subjects=7, dwiml_version="0", seed=3, size="small", labels="", testing="sub-07").replace(
+        "\\\n", ""
+    )
+    phantom, create, train, track, score = [line.split() for line in text.splitlines() if line.startswith("    dwiml")]
     assert phantom[:2] == ["dwiml", "phantom"]
     arguments = build_parser().parse_args(phantom[2:])
     assert (arguments.nb_subjects, arguments.seed, arguments.size) == (7, 3, "small")
@@ -49,6 +51,9 @@ def test_readme_tells_commands_that_exist() -> None:
         module = importlib.import_module(f"dwiml.cli.{command[1]}")
         parsed = vars(module.build_parser().parse_args(command[2:]))
         assert "../phantom.hdf5" in parsed.values()
+    for command, name in ((track, "subject"), (score, "ground_truth")):
+        module = importlib.import_module(f"dwiml.cli.{command[1]}")
+        assert "sub-07" in vars(module.build_parser().parse_args(command[2:]))[name]
     assert {parsed["input_group_name"], parsed["streamline_group_name"]} <= set(GROUPS_CONFIG)
 
 

@@ -115,6 +115,22 @@ def test_a_split_is_replaced_whole(folder: Path, capsys: pytest.CaptureFixture[s
     assert files == ["mine.txt", "valid/lower.trk", "valid/upper.trk"]
 
 
+def test_what_is_scored_is_never_replaced(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["score", "lines.trk", "--ground_truth", "truth", "--save_split", "split"]
+    assert main(command) == 0
+    kept = (folder / "split" / "invalid.trk").read_bytes()
+    assert main(["score", "split/no_connection.trk", *command[2:], "-f"]) == 2
+    assert "'split/no_connection.trk' is to be scored, and --save_split would replace it" in capsys.readouterr().err
+    # A tractogram that cannot be read costs no older result.
+    (folder / "cut.trk").write_bytes((folder / "lines.trk").read_bytes()[:-20])
+    assert main(["score", "cut.trk", *command[2:], "-f"]) == 2
+    assert (folder / "split" / "invalid.trk").read_bytes() == kept
+    assert (folder / "split" / "no_connection.trk").exists()
+    capsys.readouterr()
+    assert main(["score", "lines.trk", "--ground_truth", "truth", "--json", "lines.trk", "-f"]) == 2
+    assert "'lines.trk' is an input of the command" in capsys.readouterr().err
+
+
 def test_several_side_by_side(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("lines.trk", "good.tck", "--json", "o.json", "--figure", "o.pdf", "--save_split", "split") == 0
     assert capsys.readouterr().out.split("\n\n", 1)[1] == (
@@ -185,9 +201,9 @@ def test_options_reach_the_scores(folder: Path, capsys: pytest.CaptureFixture[st
         (["lines.trk", "--end_tolerance", "nan"], "--end_tolerance must be a number, 0 or more, got nan."),
         (["lines.trk", "--max_outside", "5"], "--max_outside must be a number from 0 to 1, got 5.0."),
         (["lines.trk", "--min_coverage", "-1"], "--min_coverage must be a number from 0 to 1, got -1.0."),
-        (["lines.trk", "--json", "none/o.json"], "Folder 'none' of the JSON file does not exist."),
-        (["lines.trk", "--json", "truth"], "'truth' is a folder; give a file for the JSON."),
-        (["lines.trk", "--json", "lines.trk"], "'lines.trk' exists already; use -f to replace it."),
+        (["lines.trk", "--json", "none/o.json"], "--json: the folder 'none' does not exist"),
+        (["lines.trk", "--json", "truth"], "--json: 'truth' is a folder"),
+        (["lines.trk", "--json", "lines.trk"], "'lines.trk' is an input of the command"),
         (["lines.trk", "--figure", "o.jpeg2"], "Figure 'o.jpeg2' must end in one of: "),
         (["lines.trk", "--figure", "none/o.png"], "Folder 'none' of the figure does not exist."),
         (["lines.trk", "--save_split", "lines.trk"], "'lines.trk' is a file; give a folder for --save_split."),

@@ -155,6 +155,24 @@ def test_images_without_the_hdf5_file(phantom: Path, tmp_path: Path, capsys: pyt
     assert "says how its volumes were standardized, but was not found" in capsys.readouterr().err
 
 
+def test_options_that_would_do_nothing_or_lose_something(
+    phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    volume, mask = images(phantom)
+    out = str(tmp_path / "o.trk")
+    of_file = ["track", str(phantom / "exp"), "sub-03", out, "--tracking_mask", "wm_mask", "--nb_seeds", "5"]
+    assert main([*of_file, "--report", out]) == 2
+    assert "is what OUT writes too" in capsys.readouterr().err
+    assert main([*of_file, "--std_mask", mask]) == 2
+    assert "--std_mask is for --input" in capsys.readouterr().err
+    of_images = ["track", str(phantom / "exp"), out, "--input", volume, "--tracking_mask", mask, "--nb_seeds", "5"]
+    assert main([*of_images, "--standardize_like", str(phantom / "exp"), "--standardization", "none"]) == 2
+    assert "say two things" in capsys.readouterr().err
+    assert main([*of_file, "--max_length", "1e12"]) == 2
+    assert "makes more than 100000 points a streamline" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("option", ["--input", "--std_mask", "--tracking_mask", "--seeding_mask"])
 def test_an_image_that_is_missing(
     phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str

@@ -11,7 +11,7 @@ import torch
 from small_training import logs, same_weights, small_trainer
 from tests_support import SHAPE, VOXEL_SIZES, write_hdf5
 
-from dwiml import ModelWithOneInput
+from dwiml import ModelWithOneInput, TensorSequence
 
 METRICS = {"gv_endpoint_distance_mm", "gv_length_ratio"}
 
@@ -103,6 +103,16 @@ def test_a_resumed_run_is_the_run(data: Path, tmp_path: Path) -> None:
     assert same_weights(whole.model, plain.model)
 
 
+def test_points_that_are_repeated_have_no_say(data: Path, tmp_path: Path) -> None:
+    trainer = small_trainer(data, tmp_path, tracking=True)
+    still = torch.full((12, 3), 5.0)
+    moving = torch.tensor([[3.0, 5, 5]]) + torch.arange(6.0)[:, None] * torch.tensor([0.8, 0, 0])
+    assert trainer.tracking_phase_sums(TensorSequence.from_list([still]), {0: slice(0, 1)}) == {}
+    sums = trainer.tracking_phase_sums(TensorSequence.from_list([still, moving]), {0: slice(0, 2)})
+    assert [count for _, count in sums.values()] == [1] * len(sums)
+    assert all(total < 50 for total, _ in sums.values())
+
+
 class NoTracker(ModelWithOneInput):
     def forward(self, *args: Any) -> None: ...
 
@@ -122,6 +132,10 @@ def test_what_cannot_be_is_refused(data: Path, tmp_path: Path) -> None:
         small_trainer(data, tmp_path, tracking=True, best_model_metric="gv_left_mask")
     with pytest.raises(ValueError, match="does not say where streamlines end"):
         small_trainer(data, tmp_path, tracking=True, tracking_phase_eos_thresh=0.5)
+    with pytest.raises(ValueError, match=r"nothing to measure: no validation streamline has more than 501 points"):
+        small_trainer(data, tmp_path, tracking=True, tracking_phase_nb_segments_init=500)
+    with pytest.raises(ValueError, match=r"'input' \(tracking_phase_mask_group\) holds 4 features; a mask has one"):
+        small_trainer(data, tmp_path, tracking=True, tracking_phase_mask_group="input")
     alone = write_hdf5(tmp_path / "alone.hdf5", {"sub-a": 5})
     with (
         pytest.warns(UserWarning, match="no validation streamline"),
