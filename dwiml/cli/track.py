@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,11 @@ from typing import TYPE_CHECKING, Any
 from dwiml.cli import run_command
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dwiml.tracking.propagation import PropagationRules
+    from dwiml.tracking.seeds import Seeds
     from dwiml.tracking.tracker import Tracker, TrackingCounts
 
 
@@ -127,8 +133,6 @@ def _run(arguments: argparse.Namespace) -> None:
     from dwiml.cli.outputs import check_outputs
     from dwiml.cli.tracking_data import load_tracking_data
     from dwiml.files import write_json
-    from dwiml.tracking.propagation import PropagationRules
-    from dwiml.tracking.seeds import Seeds
     from dwiml.tracking.tracker import Tracker
     from dwiml.tracking.writing import TractogramWriter
     from dwiml.training.trained import load_best_model, recorded_parameters
@@ -139,20 +143,7 @@ def _run(arguments: argparse.Namespace) -> None:
     simultaneous = _simultaneous(arguments.simultaneous)
     recorded = recorded_parameters(arguments.experiment)
     model = load_best_model(arguments.experiment).to("cuda" if torch.cuda.is_available() else "cpu")
-    step_size = model.step_size if arguments.step_size is None else arguments.step_size
-    if step_size is None:
-        raise ValueError("The model was trained without a step size of its own; give --step_size, in mm.")
-    rules = PropagationRules(
-        step_size=step_size,
-        theta=arguments.theta,
-        max_length=arguments.max_length,
-        algo=arguments.algo,
-        seed=arguments.seed,
-        eos_stopping_thresh=arguments.eos_stopping_thresh,
-        mask_interpolation=arguments.mask_interpolation,
-        mask_threshold=arguments.mask_threshold,
-        both_ways=arguments.both_ways,
-    )
+    rules = _rules(arguments, model)
     data = load_tracking_data(arguments, recorded)
     tracker = Tracker(
         model,
@@ -162,16 +153,7 @@ def _run(arguments: argparse.Namespace) -> None:
         forward_only=arguments.forward_only,
         simultaneous=simultaneous,
     )
-    per_voxel = arguments.seeds_per_voxel
-    if per_voxel is None and arguments.nb_seeds is None:
-        per_voxel = 1
-    seeds = Seeds(
-        data.seeding_mask,
-        per_voxel=per_voxel,
-        total=arguments.nb_seeds,
-        placement=arguments.seeds_at,
-        seed=arguments.seed,
-    )
+    seeds = _seeds(arguments, data.seeding_mask)
     x, y, z = data.subject.volume.shape[:3]
     writer = TractogramWriter(
         arguments.out,
@@ -187,7 +169,42 @@ def _run(arguments: argparse.Namespace) -> None:
     seconds = time.monotonic() - start
     print(table(tracker.counts, arguments.out, seconds))
     if arguments.report:
-        write_json(arguments.report, {**tracker.counts.as_dict(), "seconds": seconds, "arguments": vars(arguments)})
+        used = {"rules": dataclasses.asdict(rules), "arguments": vars(arguments)}
+        write_json(arguments.report, {**tracker.counts.as_dict(), "seconds": seconds, **used})
+
+
+def _rules(arguments: argparse.Namespace, model: Any) -> PropagationRules:
+    from dwiml.tracking.propagation import PropagationRules
+
+    step_size = model.step_size if arguments.step_size is None else arguments.step_size
+    if step_size is None:
+        raise ValueError("The model was trained without a step size of its own; give --step_size, in mm.")
+    return PropagationRules(
+        step_size=step_size,
+        theta=arguments.theta,
+        max_length=arguments.max_length,
+        algo=arguments.algo,
+        seed=arguments.seed,
+        eos_stopping_thresh=arguments.eos_stopping_thresh,
+        mask_interpolation=arguments.mask_interpolation,
+        mask_threshold=arguments.mask_threshold,
+        both_ways=arguments.both_ways,
+    )
+
+
+def _seeds(arguments: argparse.Namespace, mask: NDArray[np.bool_]) -> Seeds:
+    from dwiml.tracking.seeds import Seeds
+
+    per_voxel = arguments.seeds_per_voxel
+    if per_voxel is None and arguments.nb_seeds is None:
+        per_voxel = 1
+    return Seeds(
+        mask,
+        per_voxel=per_voxel,
+        total=arguments.nb_seeds,
+        placement=arguments.seeds_at,
+        seed=arguments.seed,
+    )
 
 
 def _simultaneous(text: str) -> int | None:
@@ -199,7 +216,7 @@ def _simultaneous(text: str) -> int | None:
         raise ValueError(f"--simultaneous must be a whole number or 'auto', got {text!r}.") from None
 
 
-def _track(tracker: Tracker, seeds: Any, writer: Any, *, save_seeds: bool) -> None:
+def _track(tracker: Tracker, seeds: Seeds, writer: Any, *, save_seeds: bool) -> None:
     """Track and write, a group of seeds after the other."""
     from dwiml.cli.progress import counted
 

@@ -55,6 +55,7 @@ def test_from_the_hdf5_file_and_from_images_alike(
     assert counts["nb_seeds"] == 60 == counts["nb_streamlines"] + counts["nb_too_short"]
     assert sum(counts["ends"].values()) == 120
     assert counts["arguments"]["nb_seeds"] == 60
+    assert (counts["rules"]["step_size"], counts["rules"]["theta"]) == (1.5, 45.0)
     command = ["track", experiment, str(tmp_path / "b.trk"), "--input", volume, "--tracking_mask", mask, *options]
     assert main([*command, "--std_mask", mask, "--simultaneous", "7"]) == 0
     a, b = (nib.streamlines.load(tmp_path / f"{name}.trk") for name in "ab")

@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import tracemalloc
+from pathlib import Path
 
 import h5py
 import nibabel as nib
@@ -284,3 +285,10 @@ def test_labels_stand_beside_the_matrix_and_never_beside_another(tmp_path, monke
     assert sorted(file.name for file in tmp_path.iterdir()) == ["m.npy", "m_labels.txt"]
     write_matrix(path, Connections.from_dense(np.eye(8)), BlocRegions((8, 7, 6), (2, 2, 2)))
     assert [file.name for file in tmp_path.iterdir()] == ["m.npy"]
+
+
+def test_a_matrix_that_no_disk_holds_is_refused_before_it_is_written(tmp_path: Path) -> None:
+    nothing = Connections(200**3, np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+    with pytest.raises(ValueError, match=r"8000000 x 8000000 regions takes 256,000.0 GB, .* left; take fewer regions"):
+        write_matrix(tmp_path / "m.npy", nothing, BlocRegions((9, 9, 9), (200, 200, 200)))
+    assert not list(tmp_path.iterdir())
