@@ -19,9 +19,10 @@ from dwiml.tracking.lines import GrowingLines
 
 REASONS = ("not stopped", "angle", "mask", "bounds", "length", "no direction", "end of streamline")
 """Why a streamline ended, by the number that :class:`Propagated` has."""
+RUNNING, ANGLE, MASK, BOUNDS, LENGTH, NO_DIRECTION, END_OF_STREAMLINE = range(len(REASONS))
+
 # Room for all of a streamline's points is made at its beginning.
 _MOST_STEPS = 100_000
-RUNNING, ANGLE, MASK, BOUNDS, LENGTH, NO_DIRECTION, END_OF_STREAMLINE = range(len(REASONS))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from dwiml.training.checks import check_choice
 from dwiml.training.gv_metrics import KnownOfSubject, measure_continued
 from dwiml.training.judging import BADNESS, INVALID_CONNECTIONS, LEFT_MASK, VALID_CONNECTIONS
 from dwiml.training.trainer_one_input import DWIMLTrainerOneInput
+
+logger = logging.getLogger(__name__)
 
 
 class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
@@ -124,8 +127,10 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
         if (epoch + 1) % self.tracking_phase_frequency == 0 or epoch + 1 >= self.max_epochs:
             with self.profiler.part("tracking"), self._averaged_weights():
                 measured = self.run_tracking_phase()
-            if not measured:
+            if not measured and self.judged_by is not None:
                 raise ValueError(self._nothing_to_measure())
+            if not measured:
+                logger.warning(self._nothing_to_measure())
             metrics = metrics | measured
         super().finish_epoch(metrics)
 
@@ -284,7 +289,7 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
             LEFT_MASK: (self.mask_group is not None, "tracking_phase_mask_group"),
             VALID_CONNECTIONS: (bool(self._ground_truths), "tracking_phase_ground_truth"),
             INVALID_CONNECTIONS: (
-                all(subject.streamlines[group].connectivity is not None for subject in subjects),
+                all(subject.streamlines[group].has_connectivity for subject in subjects),
                 f"a connectivity matrix of each validation subject in the HDF5 file's group '{group}'",
             ),
         }
