@@ -70,12 +70,22 @@ def read_json(path: str | Path) -> Any:
     Raises
     ------
     ValueError
-        When the file is not JSON; the message names it.
+        When the file is not JSON, or has a key twice; the message names it.
     """
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(), object_pairs_hook=without_repeats)
     except ValueError as error:
         raise ValueError(f"'{path}' is not valid JSON ({error}).") from error
+
+
+def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; refuse a key written twice, of which JSON would silently keep the last."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"{', '.join(map(repr, repeated))} appears twice")
+    return content
 
 
 def sync_folder(folder: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from dwiml.files import without_repeats
 from dwiml.hdf5 import schema
 
 STANDARDIZATIONS = ("all", "independent", "per_file", "none")
@@ -132,18 +133,9 @@ def _read_json(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"Groups config '{path}' not found; give a JSON file.")
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_repeats)
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=without_repeats)
     except ValueError as error:
         raise ValueError(f"Groups config '{path}' is not valid JSON ({error}).") from error
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse a key written twice, of which JSON would silently keep the last."""
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{schema.quoted(sorted({name for name in names if names.count(name) > 1}))} appears twice")
-    return content
 
 
 def _parse_group(name: Any, entry: Any, where: str) -> VolumeGroup | StreamlinesGroup:

@@ -256,10 +256,10 @@ class _Reader:
         labels = options["label"] if isinstance(options["label"], list) else [options["label"]]
         if not labels or not all(map(_is_whole, labels)):
             raise ValueError(f'{label}: "label" must be a whole number or a list of them, got {options["label"]!r}.')
-        voxels = np.isin(data, labels)
-        if not voxels.any():
-            raise ValueError(f"{label}: '{path}' has no voxel of label {', '.join(map(str, labels))}.")
-        return voxels
+        absent = [each for each in labels if not (data == each).any()]
+        if absent:
+            raise ValueError(f"{label}: '{path}' has no voxel of label {', '.join(map(str, absent))}.")
+        return np.isin(data, labels)
 
     def _load(self, path: Path, label: str, *, again: bool) -> NDArray[Any]:
         """Read a file's voxels; keep them in memory when other volumes are likely to be taken from it (`again`)."""

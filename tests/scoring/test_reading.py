@@ -208,6 +208,7 @@ MASK = {"mask": "lower.nii.gz"}
         ({"a": {"mask": {"file": "lower.nii.gz", "volume": 0}}}, 'holds one volume, so that "volume": 0 names none.'),
         ({"a": {"mask": {"file": "labels.nii.gz", "label": 4}}}, "'{folder}/labels.nii.gz' has no voxel of label 4."),
         ({"a": {"mask": {"file": "labels.nii.gz", "label": [4, 6]}}}, "has no voxel of label 4, 6."),
+        ({"a": {"mask": {"file": "labels.nii.gz", "label": [3, 6]}}}, "has no voxel of label 6."),
         ({"a": {"mask": {"file": "labels.nii.gz", "label": "3"}}}, '"label" must be a whole number or a list of them'),
         ({"a": {"mask": {"file": "labels.nii.gz", "label": []}}}, '"label" must be a whole number or a list of them'),
         (
@@ -258,6 +259,9 @@ def test_a_bad_folder_is_one_sentence(tmp_path: Path, folder: Path) -> None:
         read_ground_truth(folder, config=folder / "absent.json")
     (folder / "ground_truth.json").write_text("{'a'}")
     with pytest.raises(ValueError, match=r"ground_truth.json' is not valid JSON"):
+        read_ground_truth(folder)
+    (folder / "ground_truth.json").write_text('{"a": {"mask": "a.nii"}, "a": {"mask": "b.nii"}}')
+    with pytest.raises(ValueError, match=r"ground_truth.json' is not valid JSON \('a' appears twice\)"):
         read_ground_truth(folder)
 
 
