@@ -213,7 +213,7 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
 
     def way_back(self, seen: TensorSequence, ids_per_subj: Mapping[int, slice]) -> dict[str, Any]:
         """Return what ``compute_loss`` has to know of the streamlines that the model saw, where they wandered off."""
-        if self.wander_size == 0 or self._rng_of(ids_per_subj, "wander") is None:
+        if self.wander_size == 0 or _training_key(ids_per_subj) is None:
             return {}
         return {"seen": seen, "nb_steps_back": self.wander_nb_steps_back}
 
@@ -231,9 +231,9 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
         return streamlines.mapped(streamlines.data + size * noise.to(streamlines.device, non_blocking=True))
 
     def _rng_of(self, ids_per_subj: Mapping[int, slice], purpose: str) -> np.random.Generator | None:
-        """Return a batch's own generator; None for a batch that is not augmented: not of the training."""
-        key = getattr(ids_per_subj, "key", None)
-        if not isinstance(key, BatchKey) or key.phase != "training":
+        """Return a batch's own generator; None for a batch that is not augmented."""
+        key = _training_key(ids_per_subj)
+        if key is None:
             return None
         # Each share of a batch has its own noise.
         return keyed_generator(self.seed, key.epoch, key.batch_index, purpose, key.first)
@@ -370,6 +370,12 @@ def _check_model(model: Any, asked_by: str) -> None:
         raise TypeError(
             f"{asked_by} needs a model, an instance of a child of MainModelAbstract, got {described(model)}."
         )
+
+
+def _training_key(ids_per_subj: Mapping[int, slice]) -> BatchKey | None:
+    """Return a training batch's key; None for all others, which nothing is drawn for."""
+    key = getattr(ids_per_subj, "key", None)
+    return key if isinstance(key, BatchKey) and key.phase == "training" else None
 
 
 def _check_learns_way_back(model: Any) -> None:

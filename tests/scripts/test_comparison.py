@@ -1,0 +1,57 @@
+"""The scripts behind the page on tracking results, run for real on a small phantom."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dwiml.cli.main import main
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a phantom, its HDF5 file and a model that was hardly trained."""
+    folder = tmp_path_factory.mktemp("comparison")
+    phantom, hdf5 = folder / "phantom", str(folder / "data.hdf5")
+    assert main(["phantom", str(phantom), "--size", "small", "--nb_subjects", "3"]) == 0
+    lists = [str(phantom / f"{name}.txt") for name in ("training", "validation", "testing")]
+    assert main(["create_hdf5", str(phantom / "subjects"), hdf5, str(phantom / "config.json"), *lists]) == 0
+    options = "--input_group_name input --streamline_group_name streamlines --step_size 2 --rnn_layer_sizes 16 -q"
+    assert main(["train", "learn2track", hdf5, str(folder), "exp", *options.split(), "--max_epochs", "2"]) == 0
+    return folder
+
+
+def run(script: str, *arguments: str, folder: Path) -> str:
+    command = [sys.executable, str(SCRIPTS / script), *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_a_model_beside_dipy(folder: Path) -> None:
+    options = "--seeds_per_voxel 1 --sh_orders 6 --angles 30 --steps 1 --json both.json"
+    told = run("compare_with_dipy.py", "exp", "sub-03", "phantom/subjects/sub-03", *options.split(), folder=folder)
+    found = json.loads((folder / "both.json").read_text())
+    assert set(found["best"]) == {"dwiml", "dipy det", "dipy prob"}
+    # The model, and two algorithms with two readings of the mask.
+    assert len(found["all"]) == 5
+    assert found["best"]["dipy det"]["valid_connections"] > 0.1
+    assert [line.split("  ")[0] for line in told.splitlines()[-3:]] == ["dwiml", "dipy det", "dipy prob"]
+
+
+@pytest.mark.slow
+def test_each_metric_chooses_an_epoch(folder: Path) -> None:
+    options = "--seeds 1 --max_epochs 2 --max_batches 2 --json chosen.json"
+    told = run("choose_by_tracking.py", "data.hdf5", "phantom", "chosen", *options.split(), folder=folder)
+    rows = json.loads((folder / "chosen.json").read_text())
+    assert [row["metric"] for row in rows] == ["valid_loss", "gv_valid_connections", "gv_endpoint_distance_mm"]
+    log = [json.loads(line) for line in (folder / "chosen/seed_1/logs/metrics.jsonl").read_text().splitlines()]
+    assert rows[0]["epoch"] == min((0, 1), key=lambda epoch: log[epoch]["valid_loss"])
+    assert told.count("on the test subject") == 3
