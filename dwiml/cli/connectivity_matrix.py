@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     import numpy as np
 
-    from dwiml.cli.outputs import check_outputs
+    from dwiml.files import check_outputs
     from dwiml.hdf5.connectivity import check_matrix_path, labels_path, write_matrix
     from dwiml.ops.connectivity import count_connections
     from dwiml.ops.regions import LabelRegions

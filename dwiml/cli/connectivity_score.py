@@ -82,7 +82,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _check_options(arguments: argparse.Namespace) -> None:
-    from dwiml.cli.outputs import check_outputs
+    from dwiml.files import check_outputs
 
     of_matrix = {"MATRIX.npy": arguments.matrix, "--nb_blocs": arguments.nb_blocs, "--labels": arguments.labels}
     of_hdf5 = {

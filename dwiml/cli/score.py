@@ -118,7 +118,7 @@ def _run(arguments: argparse.Namespace) -> None:
 def _check(arguments: argparse.Namespace, files: Mapping[str, Path]) -> None:
     """Check what can be checked before the work."""
     from dwiml.arguments import check_number
-    from dwiml.cli.outputs import check_outputs
+    from dwiml.files import check_outputs
     from dwiml.scoring.reading import check_tractogram
     from dwiml.viz.saving import check_figure_path
 

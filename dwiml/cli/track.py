@@ -130,9 +130,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     import torch
 
-    from dwiml.cli.outputs import check_outputs
     from dwiml.cli.tracking_data import load_tracking_data
-    from dwiml.files import write_json
+    from dwiml.files import check_outputs, write_json
     from dwiml.tracking.tracker import Tracker
     from dwiml.tracking.writing import TractogramWriter
     from dwiml.training.trained import load_best_model, recorded_parameters

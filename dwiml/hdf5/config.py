@@ -6,10 +6,10 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
-from dwiml.files import without_repeats
+from dwiml.files import read_json
 from dwiml.hdf5 import schema
 
 STANDARDIZATIONS = ("all", "independent", "per_file", "none")
@@ -119,7 +119,7 @@ def load_config(config: str | os.PathLike[str] | Mapping[str, Any]) -> GroupsCon
     if isinstance(config, Mapping):
         content, where = dict(config), "the groups config"
     else:
-        content, where = _read_json(Path(config)), f"'{config}'"
+        content, where = read_json(config, "Groups config"), f"'{config}'"
     if not isinstance(content, dict) or not content:
         raise ValueError(
             f"{_capital(where)} must be a JSON object with at least one group, "
@@ -127,15 +127,6 @@ def load_config(config: str | os.PathLike[str] | Mapping[str, Any]) -> GroupsCon
         )
     groups = tuple(_parse_group(name, entry, where) for name, entry in content.items())
     return GroupsConfig(groups, json.dumps(content))
-
-
-def _read_json(path: Path) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError(f"Groups config '{path}' not found; give a JSON file.")
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=without_repeats)
-    except ValueError as error:
-        raise ValueError(f"Groups config '{path}' is not valid JSON ({error}).") from error
 
 
 def _parse_group(name: Any, entry: Any, where: str) -> VolumeGroup | StreamlinesGroup:

@@ -139,7 +139,7 @@ def test_no_json_and_no_file(tmp_path):
     (tmp_path / "config.json").write_text("{'input': 3}")
     with pytest.raises(ValueError, match="config.json' is not valid JSON"):
         load_config(tmp_path / "config.json")
-    with pytest.raises(FileNotFoundError, match="none.json' not found"):
+    with pytest.raises(FileNotFoundError, match="none.json' was not found"):
         load_config(tmp_path / "none.json")
 
 

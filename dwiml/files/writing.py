@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import glob
 import io
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from dwiml.files.outputs import refuse_irregular
+
 
 @contextmanager
-def written_whole(path: str | Path, *, before_naming: Callable[[], None] | None = None) -> Iterator[IO[bytes]]:
+def written_whole(
+    path: str | os.PathLike[str],
+    *,
+    before_naming: Callable[[], None] | None = None,
+    follow_links: bool = True,
+) -> Iterator[IO[bytes]]:
     """Open a temporary file beside ``path``; at the end of the block it takes that name, at once and for good.
 
     A kill, an error or a full disk in between leaves what was at ``path`` as it was. An error removes the temporary
@@ -25,14 +33,22 @@ def written_whole(path: str | Path, *, before_naming: Callable[[], None] | None 
         The final name; its folder is made when it is missing.
     before_naming
         Called when all is on the disk, just before the temporary file takes its name. Not called after an error.
+    follow_links
+        Where ``path`` is a symbolic link: replace what it points to (True, for outputs that a user names) or the link
+        itself (False, for the files of an experiment, which never reach outside its folder).
 
     Raises
     ------
+    IsADirectoryError, ValueError
+        When a folder, a device, a pipe or a socket stands there.
     OSError
         When it cannot be written (a full disk), naming ``path``; also where the code in the block made another error
         of it, as torch does.
     """
     path = Path(path)
+    refuse_irregular(path)
+    if follow_links:
+        path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     file = _RemembersFailure(handle, "wb")
@@ -57,35 +73,19 @@ def written_whole(path: str | Path, *, before_naming: Callable[[], None] | None 
     sync_folder(path.parent)
 
 
-def write_json(path: str | Path, content: Any) -> None:
+def write_json(path: str | os.PathLike[str], content: Any, *, follow_links: bool = True) -> None:
     """Write JSON, indented, whole or not at all; NaN and infinity are refused (they are not JSON)."""
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    with written_whole(path) as stream:
+    with written_whole(path, follow_links=follow_links) as stream:
         stream.write(text.encode())
 
 
-def read_json(path: str | Path) -> Any:
-    """Read JSON.
-
-    Raises
-    ------
-    ValueError
-        When the file is not JSON, or has a key twice; the message names it.
-    """
-    try:
-        return json.loads(Path(path).read_text(), object_pairs_hook=without_repeats)
-    except ValueError as error:
-        raise ValueError(f"'{path}' is not valid JSON ({error}).") from error
-
-
-def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object of JSON; refuse a key written twice, of which JSON would silently keep the last."""
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"{', '.join(map(repr, repeated))} appears twice")
-    return content
+def remove_unfinished(folder: Path, names: Iterable[str]) -> None:
+    """Remove what a killed process left half-written of files of these names; other hidden files stay."""
+    for name in names:
+        for unfinished in folder.glob(f".{glob.escape(name)}.*.tmp"):
+            if not unfinished.is_symlink() and unfinished.is_file():
+                unfinished.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
