@@ -13,11 +13,12 @@ import dwiml
 PACKAGE = Path(dwiml.__file__).parent
 
 # Single modules at the package's root that import nothing of dwiml; ops and the file's schema do so too.
-LEAVES = {"arguments", "files", "params", "ops", "hdf5.schema"}
+LEAVES = {"arguments", "files", "matplotlib_backend", "params", "ops", "hdf5.schema"}
 # What each room may import beside itself. A dotted name is a single module, or a folder inside a room.
 ROOMS = {
     "arguments": set(),
     "files": set(),
+    "matplotlib_backend": set(),
     "params": set(),
     "ops": set(),
     "hdf5": LEAVES,
@@ -26,7 +27,7 @@ ROOMS = {
     "models": LEAVES - {"hdf5.schema"},
     "tracking": LEAVES | {"data", "models"},
     "training": LEAVES | {"data", "batching", "models"},
-    "viz": {"files", "training.loggers", "training.judging"},
+    "viz": {"files", "matplotlib_backend", "training.loggers", "training.judging"},
     "phantom": {"files", "ops"},
     "scoring": LEAVES | {"hdf5"},
     "cli": LEAVES | {"hdf5", "data", "batching", "models", "tracking", "training", "viz", "phantom", "scoring"},

@@ -17,8 +17,18 @@ def build_parser() -> argparse.ArgumentParser:
         "window where there is a display, otherwise in a PNG: curves.png in the experiment's folder, or "
         "curves_compared.png in the folder that the first of several is in. These two are replaced without a question.",
     )
-    parser.add_argument("experiments", nargs="+", metavar="EXPERIMENT", help="folder of an experiment")
-    parser.add_argument("--out", metavar="FILE", help="save the figure here (.png, .pdf, .svg, ...); no window")
+    parser.add_argument(
+        "experiments",
+        nargs="+",
+        metavar="EXPERIMENT",
+        help="folder of an experiment, or a folder of experiments; of several, what is not an experiment is left "
+        "out with a warning",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        help="save the figure here (.png, .pdf, .svg, ...); no window; in an experiment's folder, only as curves.EXT",
+    )
     parser.add_argument("--save", action="store_true", help="save the figure even where there is a display")
     parser.add_argument(
         "--log_scale",

@@ -1,19 +1,25 @@
 """Files, opened in one way and written in one way: the rules are the same in every command and class."""
 
+from dwiml.files.names import check_name
 from dwiml.files.opening import check_file, explained, open_regular
-from dwiml.files.outputs import check_outputs
+from dwiml.files.outputs import check_output_folder, check_outputs, check_target, refuse_inputs, refuse_irregular
 from dwiml.files.reading import parse_json, read_json
 from dwiml.files.reasons import reason_of
 from dwiml.files.writing import remove_unfinished, sync_folder, write_json, written_whole
 
 __all__ = [
     "check_file",
+    "check_name",
+    "check_output_folder",
     "check_outputs",
+    "check_target",
     "explained",
     "open_regular",
     "parse_json",
     "read_json",
     "reason_of",
+    "refuse_inputs",
+    "refuse_irregular",
     "remove_unfinished",
     "sync_folder",
     "write_json",

@@ -7,6 +7,8 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from dwiml.files.reasons import reason_of
+
 PathLike = str | os.PathLike[str]
 
 
@@ -25,7 +27,7 @@ def check_outputs(
         {what the user calls it: the file, or None when it is not asked for}. A link is followed.
     inputs
         What the command reads, under any name (symbolic and hard links are seen through); None among them are left
-        out. Of a folder, every file inside is an input.
+        out. Of a folder, every file inside is an input; in one that stands for a file (.trx), nothing may be made.
     experiments
         Folders of experiments that the command uses: nothing may be written inside.
     overwrite
@@ -36,24 +38,66 @@ def check_outputs(
     ValueError, FileNotFoundError, FileExistsError, IsADirectoryError, PermissionError
         In one sentence, naming the file.
     """
-    read = [Path(each) for each in inputs if each is not None]
-    used = [Path(each) for each in experiments if each is not None]
+    read, used = list(inputs), [Path(each) for each in experiments if each is not None]
     written: dict[str, str] = {}
     for name, given in outputs.items():
         if given is None:
             continue
         path, real = Path(given), os.path.realpath(given)
-        _refuse_inputs(name, path, read)
-        for experiment in used:
-            if _lies_in(real, experiment):
-                raise ValueError(
-                    f"{name}: '{path}' lies in the experiment '{experiment}', where only the training writes; give "
-                    "another place."
-                )
+        refuse_inputs(path, name, inputs=read)
+        _refuse_experiments(path, name, used)
         if real in written:
             raise ValueError(f"{name}: '{path}' is also what {written[real]} writes; give another name.")
         written[real] = name
         check_target(path, name, overwrite=overwrite)
+
+
+def check_output_folder(
+    folder: PathLike,
+    files: Iterable[str],
+    name: str,
+    *,
+    inputs: Iterable[PathLike | None] = (),
+    experiments: Iterable[PathLike | None] = (),
+    overwrite: bool,
+) -> None:
+    """Check a folder of results, which is made when it is missing, as :func:`check_outputs` checks files.
+
+    Parameters
+    ----------
+    folder
+        The folder. It may hold other files, which stay.
+    files
+        What is written there, relative to it. The user does not name these files, so none may be a link.
+    name
+        What the user calls the folder.
+    inputs, experiments, overwrite
+        As in :func:`check_outputs`.
+
+    Raises
+    ------
+    ValueError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError
+        In one sentence, naming the folder or the file.
+    """
+    folder, read = Path(folder), list(inputs)
+    _refuse_experiments(folder, name, [Path(each) for each in experiments if each is not None])
+    above = _nearest_that_exists(folder, name)
+    if not above.is_dir():
+        what = "is a file" if above == folder else f"cannot be made: '{above}' is a file"
+        raise NotADirectoryError(f"{name}: '{folder}' {what}; give a folder.")
+    for each in files:
+        path = folder / each
+        refuse_inputs(path, name, inputs=read)
+        refuse_irregular(path, name)
+        if path.is_symlink():
+            raise ValueError(
+                f"{name}: '{path}' is a symbolic link, and is not followed out of the folder; remove it, or give "
+                "another folder."
+            )
+        if path.exists() and not overwrite:
+            raise FileExistsError(f"{name}: '{path}' exists already; use -f to replace the results there.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(f"{name}: '{folder}' cannot be written: permission denied in the folder '{above}'.")
 
 
 def check_target(path: PathLike, name: str, *, overwrite: bool) -> None:
@@ -65,10 +109,11 @@ def check_target(path: PathLike, name: str, *, overwrite: bool) -> None:
         In one sentence, naming the file.
     """
     path = Path(path)
+    refuse_irregular(path, name)
     parent = Path(os.path.realpath(path)).parent if path.is_symlink() else path.parent
     if not parent.is_dir():
-        raise FileNotFoundError(f"{name}: the folder '{parent}' does not exist; make it first.")
-    refuse_irregular(path, name)
+        what = "is not a folder" if os.path.lexists(parent) else "does not exist; make it first"
+        raise FileNotFoundError(f"{name}: the folder '{parent}' {what}.")
     if os.path.lexists(path) and not overwrite:
         raise FileExistsError(f"{name}: '{path}' exists already; use -f to replace it.")
     if not os.access(parent, os.W_OK | os.X_OK):
@@ -82,29 +127,68 @@ def refuse_irregular(path: PathLike, name: str = "The output") -> None:
     ------
     IsADirectoryError, ValueError
         In one sentence, naming the file.
+    OSError
+        When nothing can have that name (it is too long, or a circle of links).
     """
     try:
         mode = os.stat(path).st_mode
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
+    except (OSError, ValueError) as error:
+        raise OSError(f"{name}: '{_shortened(path)}' cannot be written: {reason_of(error)}.") from error
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(f"{name}: '{path}' is a folder; give a file.")
     if not stat.S_ISREG(mode):
         raise ValueError(f"{name}: '{path}' is not a regular file but a device, a pipe or a socket; give another name.")
 
 
-def _refuse_inputs(name: str, path: Path, inputs: Iterable[Path]) -> None:
-    identity = _identity(path)
-    for given in inputs:
-        if given.is_dir():
-            if identity is not None and any(_identity(each) == identity for each in _files_in(given)):
-                raise ValueError(
-                    f"{name}: '{path}' is a file of '{given}', which the command reads; give another name."
-                )
-        elif os.path.realpath(given) == os.path.realpath(path) or (
-            identity is not None and _identity(given) == identity
-        ):
+def refuse_inputs(path: PathLike, name: str, *, inputs: Iterable[PathLike | None]) -> None:
+    """Refuse an output that is one of the inputs, under any name: see :func:`check_outputs`.
+
+    Raises
+    ------
+    ValueError
+        In one sentence, naming the file.
+    """
+    path = Path(path)
+    identity, real = _identity(path), os.path.realpath(path)
+    for given in [Path(each) for each in inputs if each]:
+        if os.path.realpath(given) == real:
             raise ValueError(f"{name}: '{path}' is an input of the command; give another name.")
+        if not os.path.isdir(given):
+            if identity is not None and _identity(given) == identity:
+                raise ValueError(f"{name}: '{path}' is an input of the command; give another name.")
+        elif given.suffix.lower() == ".trx" and _lies_in(real, given):
+            raise ValueError(f"{name}: '{path}' lies in '{given}', which the command reads; give another place.")
+        elif identity is not None and any(_identity(each) == identity for each in _files_in(given)):
+            raise ValueError(f"{name}: '{path}' is a file of '{given}', which the command reads; give another name.")
+
+
+def _refuse_experiments(path: Path, name: str, experiments: Iterable[Path]) -> None:
+    real = os.path.realpath(path)
+    for experiment in experiments:
+        if _lies_in(real, experiment):
+            raise ValueError(
+                f"{name}: '{path}' lies in the experiment '{experiment}', where only the training writes; give "
+                "another place."
+            )
+
+
+def _nearest_that_exists(folder: Path, name: str) -> Path:
+    for each in (folder, *folder.absolute().parents):
+        try:
+            each.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError) as error:
+            raise OSError(f"{name}: '{_shortened(folder)}' cannot be made: {reason_of(error)}.") from error
+        return each
+    return Path("/")
+
+
+def _shortened(path: PathLike) -> str:
+    text = os.fspath(path)
+    return text if len(text) <= 100 else f"{text[:48]}...{text[-48:]}"
 
 
 def _files_in(folder: Path) -> Iterator[Path]:

@@ -133,6 +133,9 @@ def colors_of(values: npt.NDArray[Any], low: float, high: float) -> Floats:
     low, high
         The values at the two ends of the colour map; those beyond have the colour of the end.
     """
+    from dwiml.matplotlib_backend import import_matplotlib
+
+    import_matplotlib()
     from matplotlib import colormaps
 
     share = (values - low) / (high - low) if high > low else np.where(np.isnan(values), np.nan, 0.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 from collections.abc import Sequence
@@ -10,16 +9,18 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from dwiml.files import read_json, written_whole
+from dwiml.files import check_outputs, check_target, read_json, reason_of
 from dwiml.training.judging import BADNESS, VALID_LOSS
 from dwiml.training.loggers.local import METRICS_FILE, read_metrics
 from dwiml.viz.curves import draw_curves
 from dwiml.viz.panels import Log, Panel, choose_panels
+from dwiml.viz.saving import check_figure_format, save_figure
 
 logger = logging.getLogger(__name__)
 
 PathLike = str | os.PathLike[str]
 _DPI = 130
+_CURVES = "curves"
 
 
 def visualize_logs(
@@ -36,10 +37,12 @@ def visualize_logs(
     Parameters
     ----------
     experiments
-        An experiment's folder, or several to compare.
+        An experiment's folder, or several to compare; or a folder that holds experiments. Of several, what is not an
+        experiment, or has no finished epoch, is left out with a warning.
     out
         Where to save the figure; its extension says the format (png, pdf, svg, ...). None: ``curves.png`` in the
-        experiment's folder, or ``curves_compared.png`` in the folder that the first of several is in.
+        experiment's folder, or ``curves_compared.png`` in the folder that the first of several is in. In the folder of
+        an experiment, the name must be ``curves``, with any of the extensions.
     show
         True: show a window. False: save. None: show a window where there is a display, unless ``out`` is given.
         Where no window can be opened, the figure is saved.
@@ -50,7 +53,7 @@ def visualize_logs(
     linear_scale
         Panels that keep a linear y axis in any case: ``loss``.
     overwrite
-        Whether ``out`` may replace a file. The default file is always replaced.
+        Whether ``out`` may replace a file. The default file is always replaced, unless it is a link.
 
     Returns
     -------
@@ -60,11 +63,14 @@ def visualize_logs(
     Raises
     ------
     ValueError, FileNotFoundError, NotADirectoryError, FileExistsError
-        For an experiment without a finished epoch, an unknown panel, a format that matplotlib cannot write, ...
+        For no experiment with a finished epoch, an unknown panel, a format that matplotlib cannot write, ...
     """
-    folders = _distinct([experiments] if isinstance(experiments, (str, os.PathLike)) else experiments)
+    given = _distinct([experiments] if isinstance(experiments, (str, os.PathLike)) else experiments)
     if out is not None:
-        _check_out(Path(out), overwrite=overwrite)
+        check_figure_format(out)
+    folders = _experiments_of(given)
+    if out is not None:
+        _check_out(Path(out), folders, overwrite=overwrite)
     logs = read_logs(folders)
     panels = choose_panels(logs)
     _check_scales(log_scale, linear_scale, logs, panels)
@@ -73,8 +79,8 @@ def visualize_logs(
     shown = show and _show(logs, panels, log_scale, linear_scale)
     if shown and out is None:
         return []
-    path = Path(out) if out is not None else _default_path(folders)
-    _save(plot_logs(logs, log_scale=log_scale, linear_scale=linear_scale), path)
+    path = Path(out) if out is not None else _checked_default_path(folders)
+    save_figure(plot_logs(logs, log_scale=log_scale, linear_scale=linear_scale), path, dpi=_DPI)
     return [path]
 
 
@@ -127,14 +133,42 @@ def _labels(folders: Sequence[Path]) -> list[str]:
     return [str(folder) for folder in folders]
 
 
-def _check_out(out: Path, *, overwrite: bool) -> None:
-    formats = sorted(Figure().canvas.get_supported_filetypes())
-    if out.suffix.lower().removeprefix(".") not in formats:
-        raise ValueError(f"Figure '{out}' must end in one of: {', '.join('.' + each for each in formats)}.")
-    if not out.parent.is_dir():
-        raise FileNotFoundError(f"Folder '{out.parent}' of the figure does not exist.")
-    if out.exists() and not overwrite:
-        raise FileExistsError(f"'{out}' exists already; use -f (in Python: overwrite=True) to replace it.")
+def _experiments_of(given: Sequence[Path]) -> list[Path]:
+    """Return the experiments' folders among what was given, and in folders that hold some; tell of what is left out.
+
+    What is given alone stays as it is, so that its own error is told.
+    """
+    candidates = [each for path in given for each in _with_those_inside(path)]
+    if len(candidates) == 1:
+        return candidates
+    found = []
+    for each in _distinct(candidates):
+        # A name that is not there is a mistake, not something to leave out.
+        if not os.path.lexists(each) or (_has_log(each) and read_metrics(each)):
+            found.append(each)
+        elif not each.is_dir():
+            logger.warning("'%s' is left out: it is a file, not the folder of an experiment.", each)
+        else:
+            logger.warning("'%s' is left out: it has no %s with a finished epoch.", each, METRICS_FILE)
+    if not found:
+        raise ValueError("None of what was given is the folder of an experiment that has finished an epoch.")
+    return found
+
+
+def _with_those_inside(path: Path) -> list[Path]:
+    """Return a folder that is given, or the experiments in it where it is not one itself."""
+    inside = [] if _has_log(path) or not path.is_dir() else sorted(filter(_has_log, path.iterdir()))
+    return inside or [path]
+
+
+def _has_log(folder: Path) -> bool:
+    return os.path.isfile(folder / METRICS_FILE)
+
+
+def _check_out(out: Path, folders: Sequence[Path], *, overwrite: bool) -> None:
+    """Check the name of a figure: in an experiment, it may only be that of the command's own curves."""
+    own = not out.is_symlink() and out.stem == _CURVES and out.parent.resolve() in {each.resolve() for each in folders}
+    check_outputs({"Figure": out}, experiments=() if own else folders, overwrite=overwrite)
 
 
 def _check_scales(
@@ -159,11 +193,11 @@ def _has_display() -> bool:
 
 def _show(logs: Sequence[Log], panels: Sequence[Panel], log_scale: Sequence[str], linear_scale: Sequence[str]) -> bool:
     """Show a window until it is closed; return False where none can be opened."""
-    # pyplot chooses the backend: without a toolkit, or with a dead display, one that has no windows.
-    from matplotlib import pyplot
-
     figure = None
     try:
+        # pyplot chooses the backend: without a toolkit, or with a dead display, one that has no windows.
+        from matplotlib import pyplot
+
         figure = pyplot.figure(num="dwiml: curves")
         if figure.canvas.required_interactive_framework is None:
             raise RuntimeError(f"matplotlib's backend here, {pyplot.get_backend()}, has none")
@@ -171,7 +205,7 @@ def _show(logs: Sequence[Log], panels: Sequence[Panel], log_scale: Sequence[str]
         pyplot.show()
     except Exception as error:
         # The toolkits' exceptions have no class in common.
-        logger.info("No window could be opened (%s); the figure is saved instead.", error)
+        logger.warning("No window could be opened (%s); the figure is saved instead.", reason_of(error))
         return False
     finally:
         if figure is not None:
@@ -179,18 +213,21 @@ def _show(logs: Sequence[Log], panels: Sequence[Panel], log_scale: Sequence[str]
     return True
 
 
+def _checked_default_path(folders: Sequence[Path]) -> Path:
+    path = _default_path(folders)
+    if path.is_symlink():
+        raise ValueError(f"'{path}' is a symbolic link, and is not replaced without being asked for; give --out.")
+    try:
+        check_target(path, "Figure", overwrite=True)
+    except PermissionError as error:
+        raise PermissionError(f"{str(error).rstrip('.')}; save it elsewhere with --out.") from error
+    return path
+
+
 def _default_path(folders: Sequence[Path]) -> Path:
     if len(folders) == 1:
-        return folders[0] / "curves.png"
+        return folders[0] / f"{_CURVES}.png"
     # As the user gave it; but neither '.' nor 'a/..' ends in the name of a folder to take away.
     first = folders[0]
     parent = first / ".." if first.name in ("", "..") else first.parent
-    return parent / "curves_compared.png"
-
-
-def _save(figure: Figure, path: Path) -> None:
-    # Drawn before the file is touched.
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format=path.suffix.lower().removeprefix("."), dpi=_DPI)
-    with written_whole(path) as stream:
-        stream.write(drawn.getvalue())
+    return parent / f"{_CURVES}_compared.png"

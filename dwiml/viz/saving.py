@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
-from dwiml.files import written_whole
+from dwiml.files import check_target, written_whole
+
+
+def check_figure_format(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a figure whose extension is a format that matplotlib writes.
+
+    Raises
+    ------
+    ValueError
+        For another one.
+    """
+    path = Path(path)
+    formats = sorted(FigureCanvasBase.get_supported_filetypes())
+    if path.suffix.lower().removeprefix(".") not in formats:
+        raise ValueError(f"Figure '{path}' must end in one of: {', '.join('.' + each for each in formats)}.")
+    return path
 
 
 def check_figure_path(path: str | Path, *, overwrite: bool = False) -> Path:
@@ -15,22 +32,17 @@ def check_figure_path(path: str | Path, *, overwrite: bool = False) -> Path:
 
     Raises
     ------
-    ValueError, FileNotFoundError, FileExistsError
-        For a format that matplotlib cannot write, a folder that does not exist, a file that does.
+    ValueError, OSError
+        For a format that matplotlib cannot write, and as :func:`dwiml.files.check_target`: a folder that does not
+        exist, a file that does.
     """
-    path = Path(path)
-    formats = sorted(Figure().canvas.get_supported_filetypes())
-    if path.suffix.lower().removeprefix(".") not in formats:
-        raise ValueError(f"Figure '{path}' must end in one of: {', '.join('.' + each for each in formats)}.")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"Folder '{path.parent}' of the figure does not exist.")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"'{path}' exists already; use -f (in Python: overwrite=True) to replace it.")
+    path = check_figure_format(path)
+    check_target(path, "Figure", overwrite=overwrite)
     return path
 
 
 def save_figure(figure: Figure, path: Path, *, dpi: float) -> None:
-    """Write a figure in the format that its name ends in."""
+    """Write a figure in the format that its name ends in, whatever window or notebook matplotlib is set to."""
     # Drawn before the file is touched.
     drawn = io.BytesIO()
     figure.savefig(drawn, format=path.suffix.lower().removeprefix("."), dpi=dpi, facecolor=figure.get_facecolor())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -299,8 +301,64 @@ def test_out(tmp_path: Path) -> None:
     assert visualize_logs(folder, out=out, overwrite=True) == [out]
     with pytest.raises(ValueError, match=r"must end in one of: .*\.pdf.*\.png"):
         visualize_logs(folder, out=tmp_path / "figure.txt")
-    with pytest.raises(FileNotFoundError, match="Folder '.*nowhere' of the figure does not exist"):
+    with pytest.raises(FileNotFoundError, match="Figure: the folder '.*nowhere' does not exist"):
         visualize_logs(folder, out=tmp_path / "nowhere" / "figure.png")
+
+
+def test_what_is_not_an_experiment_is_left_out_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first, second = (write_losses(tmp_path / "exps" / name) for name in "ab")
+    (tmp_path / "exps" / "begun" / "logs").mkdir(parents=True)
+    (tmp_path / "exps" / "begun" / "logs" / "metrics.jsonl").touch()
+    (tmp_path / "exps" / "other").mkdir()
+    compared = tmp_path / "exps" / "curves_compared.png"
+    assert visualize_logs(sorted((tmp_path / "exps").iterdir())) == [compared]
+    names = [record.args[0].name for record in caplog.records]  # type: ignore[index, union-attr]
+    assert names == ["begun", "other"]
+    caplog.clear()
+    # Its own figure of the first time is left out, too.
+    assert visualize_logs(sorted((tmp_path / "exps").iterdir())) == [compared]
+    assert "curves_compared.png' is left out: it is a file" in caplog.text
+    assert visualize_logs(tmp_path / "exps") == [compared]
+    assert [log.label for log in read_logs(logs._experiments_of([tmp_path / "exps"]))] == ["a", "b"]
+    with pytest.raises(FileNotFoundError, match="'.*missing' does not exist"):
+        visualize_logs([first, second, tmp_path / "missing"])
+    with pytest.raises(ValueError, match="None of what was given is the folder of an experiment"):
+        visualize_logs([tmp_path / "exps" / "other", tmp_path / "exps" / "begun"])
+
+
+def test_nothing_else_is_written_into_an_experiment(tmp_path: Path) -> None:
+    folder = write_losses(tmp_path / "run")
+    before = (folder / "logs" / "metrics.jsonl").read_bytes()
+    for name in ("logs/curves.png", "figure.png", "best.svg"):
+        with pytest.raises(ValueError, match="lies in the experiment"):
+            visualize_logs(folder, out=folder / name, overwrite=True)
+    assert visualize_logs(folder, out=folder / "curves.svg") == [folder / "curves.svg"]
+    # Through a link, the log itself would be replaced.
+    (folder / "curves.png").symlink_to("logs/metrics.jsonl")
+    with pytest.raises(ValueError, match="curves.png' is a symbolic link"):
+        visualize_logs(folder)
+    with pytest.raises(ValueError, match="lies in the experiment"):
+        visualize_logs(folder, out=folder / "curves.png", overwrite=True)
+    (folder / "curves.png").unlink()
+    os.mkfifo(folder / "curves.png")
+    with pytest.raises(ValueError, match="is not a regular file"):
+        visualize_logs(folder)
+    assert (folder / "logs" / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("backend", ["module://no_such.backend", "nonsense"])
+def test_a_figure_is_saved_whatever_backend_the_environment_names(tmp_path: Path, backend: str) -> None:
+    folder = write_losses(tmp_path / "run")
+    environment = {**os.environ, "MPLBACKEND": backend}
+    environment.pop("DISPLAY", None)
+    code = "import sys; from dwiml.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    for display in ("", ":77"):
+        command = [sys.executable, "-W", "error", "-c", code, "visualize_logs", str(folder)]
+        done = subprocess.run(command, env={**environment, "DISPLAY": display}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == f"The curves are in {folder / 'curves.png'}\n"
+        assert done.stderr.count("\n") == bool(display)
+        assert ("No window could be opened" in done.stderr) == bool(display)
 
 
 def test_bad_input(tmp_path: Path) -> None:
