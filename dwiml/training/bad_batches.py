@@ -9,6 +9,7 @@ import torch
 from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.files import written_whole
+from dwiml.training.monitors import NonFiniteValueError
 
 
 def save_bad_batch(
@@ -56,3 +57,20 @@ def save_bad_batch(
     except OSError:
         return None, names
     return path, names
+
+
+def explain_bad_batch(
+    error: NonFiniteValueError,
+    folder: Path,
+    sampler: DWIMLBatchIDSampler,
+    loader: DWIMLStreamlinesBatchLoader,
+    *,
+    epoch: int,
+) -> str:
+    """Save the batch that gave a NaN or infinite value as :func:`save_bad_batch` does; return what to tell the user."""
+    path, subjects = save_bad_batch(folder, sampler, loader, epoch=epoch, batch=error.batch)
+    saved = "It could not be saved" if path is None else f"Its streamlines are saved in '{path}'"
+    return (
+        f"{error} It has streamlines of {', '.join(subjects)}. {saved}; the last checkpoint is from before. Look "
+        "for extreme values in the data, lower the learning rate, clip the gradient, or set nan_policy='skip'."
+    )

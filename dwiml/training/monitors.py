@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from dwiml.training.own_metrics import BatchMetrics, check_metric_name
+
+logger = logging.getLogger(__name__)
 
 
 class NonFiniteValueError(FloatingPointError):
@@ -85,8 +91,14 @@ class MeanMonitor:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`state_dict` returned."""
-        self._values = list(state["values"].unbind())
-        self._weights, self._batches = list(state["weights"]), list(state["batches"])
+        self._values, self._weights, self._batches = [], [], []
+        self.extend(state)
+
+    def extend(self, state: dict[str, Any]) -> None:
+        """Add what the :meth:`state_dict` of another rank returned."""
+        self._values += state["values"].unbind()
+        self._weights += state["weights"]
+        self._batches += state["batches"]
         self._nb_checked = len(self._values)
 
 
@@ -134,6 +146,88 @@ class BestMonitor:
         self.nb_bad_epochs = state["nb_bad_epochs"]
 
 
+class OwnMetrics:
+    """The metrics of one phase of an epoch, each the mean of what its batches logged, weighted by ``n``.
+
+    Each rank keeps what its own share of the batches logged; all ranks are put together at the phase's end and for a
+    checkpoint. So ranks need not log the same names, nor as often.
+
+    Parameters
+    ----------
+    prefix
+        ``"train"`` or ``"valid"``.
+    where
+        How messages call the phase, for example ``"in epoch 0 of training"``.
+    """
+
+    def __init__(self, prefix: str, where: str) -> None:
+        self._prefix, self._where = prefix, where
+        self._means: dict[str, MeanMonitor] = {}
+
+    def update(self, batch: BatchMetrics, index: int, *, skip_bad: bool) -> None:
+        """Take a batch's values.
+
+        Parameters
+        ----------
+        batch
+            What it logged.
+        index
+            The batch's number in the epoch.
+        skip_bad
+            Leave out NaN and infinite values, with a warning (reads the device); otherwise :meth:`check` raises.
+        """
+        for name, value, n in batch.values:
+            if skip_bad and not bool(torch.isfinite(value)):
+                logger.warning(
+                    "Metric '%s' of batch %d %s is %s: left out of the mean.", name, index, self._where, float(value)
+                )
+                continue
+            self._mean(name).update(value, n, index)
+
+    def check(self) -> None:
+        """Raise NonFiniteValueError for a value that was NaN or infinite."""
+        for mean in self._means.values():
+            mean.check()
+
+    def means(self) -> dict[str, float]:
+        """Return the means of this rank's share so far, by the names that they were logged with."""
+        return {name: value for name, mean in self._means.items() if (value := mean.mean()) is not None}
+
+    def metrics(self, gather: Callable[[Any], list[Any]]) -> dict[str, float]:
+        """Return the means over all ranks, by the names of the log, in alphabetical order.
+
+        Parameters
+        ----------
+        gather
+            Returns the values of all ranks (:meth:`dwiml.training.ranks.Ranks.gather`); called once by each.
+        """
+        self.check()
+        products: dict[str, list[float]] = {}
+        counts: dict[str, int] = {}
+        for state in gather(self.state_dict()):
+            for name, each in state.items():
+                weights = torch.tensor(each["weights"], dtype=torch.float64)
+                products.setdefault(name, []).extend((each["values"] * weights).tolist())
+                counts[name] = counts.get(name, 0) + sum(each["weights"])
+        # fsum: the same mean whatever the order, so whatever ranks there are or were before a resume.
+        return {f"{self._prefix}_{name}": math.fsum(products[name]) / counts[name] for name in sorted(products)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what this rank's batches have logged."""
+        return {name: mean.state_dict() for name, mean in self._means.items()}
+
+    def load_state_dicts(self, states: list[dict[str, Any]]) -> None:
+        """Take up the states of all ranks of a run: one rank takes them all, the others begin with nothing."""
+        for state in states:
+            for name, each in state.items():
+                self._mean(check_metric_name(name)).extend(each)
+
+    def _mean(self, name: str) -> MeanMonitor:
+        if name not in self._means:
+            self._means[name] = MeanMonitor(f"metric '{name}' {self._where}")
+        return self._means[name]
+
+
 class PhaseMonitor:
     """All that is measured in one pass over the training or the validation batches.
 
@@ -153,6 +247,7 @@ class PhaseMonitor:
             "grad_norm": MeanMonitor(f"gradient norm {where}"),
             "grad_norm_clipped": MeanMonitor(f"clipped gradient norm {where}"),
         }
+        self.own = OwnMetrics(self.prefix, where)
         self.nb_points = 0
         self.nb_skipped = 0
         self.data_wait_s = 0.0
@@ -175,12 +270,19 @@ class PhaseMonitor:
         return self.nb_points / max(self.duration_s, 1e-9)
 
     def check(self) -> None:
-        """Raise NonFiniteValueError when a loss or a gradient was NaN or infinite."""
+        """Raise NonFiniteValueError when a loss, a gradient or a metric of the user's was NaN or infinite."""
         for mean in self.means.values():
             mean.check()
+        self.own.check()
 
-    def metrics(self) -> dict[str, float]:
-        """Return what was measured, by the names of the log; what was not is absent."""
+    def metrics(self, gather: Callable[[Any], list[Any]]) -> dict[str, float]:
+        """Return what was measured, by the names of the log; what was not is absent.
+
+        Parameters
+        ----------
+        gather
+            As in :meth:`OwnMetrics.metrics`: all ranks call this method.
+        """
         self.check()
         metrics = {
             f"{self.prefix}_loss": self.loss.mean(),
@@ -191,21 +293,25 @@ class PhaseMonitor:
             f"{self.prefix}_points_per_s": self.points_per_s,
             f"{self.prefix}_data_wait_s": self.data_wait_s,
         }
-        return {name: value for name, value in metrics.items() if value is not None}
+        measured = {name: value for name, value in metrics.items() if value is not None}
+        return measured | self.own.metrics(gather)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what was measured so far in the phase."""
+    def state_dict(self, gather: Callable[[Any], list[Any]]) -> dict[str, Any]:
+        """Return what was measured so far in the phase; all ranks call it."""
         return {
             "means": {name: mean.state_dict() for name, mean in self.means.items()},
+            "own": gather(self.own.state_dict()),
             "nb_points": self.nb_points,
             "nb_skipped": self.nb_skipped,
             "data_wait_s": self.data_wait_s,
             "duration_s": self.duration_s,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what :meth:`state_dict` returned."""
+    def load_state_dict(self, state: dict[str, Any], *, is_first_rank: bool = True) -> None:
+        """Take up what :meth:`state_dict` returned; what was the ranks' own goes to the first one."""
         for name, mean in self.means.items():
             mean.load_state_dict(state["means"][name])
+        if is_first_rank:
+            self.own.load_state_dicts(state["own"])
         self.nb_points, self.nb_skipped = state["nb_points"], state["nb_skipped"]
         self.data_wait_s, self._before_s = state["data_wait_s"], state["duration_s"]

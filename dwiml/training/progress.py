@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from dwiml.training.monitors import BestMonitor, PhaseMonitor
+from dwiml.training.own_metrics import own_metric_names
 
 SECONDS_BETWEEN_READINGS = 0.5
 SECONDS_BETWEEN_LINES = 60.0
@@ -27,6 +28,9 @@ def epoch_line(
     """Return an epoch's line; epochs are counted from 0, as in the log."""
     names = dict.fromkeys(("train_loss", "valid_loss", judged_by))
     parts = [f"{name.replace('_', ' ')} {metrics[name]:.5f}" for name in names if name in metrics]
+    parts += [
+        f"{name.replace('_', ' ')} {metrics[name]:.5g}" for name in own_metric_names(metrics) if name not in names
+    ]
     seconds = metrics.get("train_duration_s", 0.0) + metrics.get("valid_duration_s", 0.0)
     parts.append(f"{seconds:.1f} s")
     if "train_points_per_s" in metrics:
@@ -113,10 +117,12 @@ class EpochProgress:
         self._last_reading = now
         monitor.check()
         loss, speed = monitor.loss.mean(), f"{monitor.points_per_s:,.0f}".replace(",", " ")
+        own = {name: f"{value:.4g}" for name, value in monitor.own.means().items()}
         if not self._bar.disable:
             shown = {} if loss is None else {"loss": f"{loss:.4f}"}
-            self._bar.set_postfix({**shown, "points/s": speed})
+            self._bar.set_postfix({**shown, **own, "points/s": speed})
         elif self._shown and now - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = now
             mean = "" if loss is None else f", loss {loss:.5f}"
+            mean += "".join(f", {name.replace('_', ' ')} {value}" for name, value in own.items())
             announce(f"{self._title}: {self._nb_done} of {self._nb_batches} batches{mean}, {speed} points/s")

@@ -21,7 +21,9 @@ from dwiml.training.generators import generators_state
 from dwiml.training.lock import ExperimentInUseError, ExperimentLock
 from dwiml.training.loggers import Logger
 from dwiml.training.monitors import BestMonitor, PhaseMonitor
+from dwiml.training.nonfinite import NonFinitePolicy
 from dwiml.training.optimizers import build_optimizer, load_optimizer_state
+from dwiml.training.own_metrics import BatchMetrics
 from dwiml.training.position import Position
 from dwiml.training.profiling import StepProfiler
 from dwiml.training.ranks import Ranks
@@ -103,6 +105,8 @@ class ResumableTraining(TrainerSettings):
             accumulate_batches=self.accumulate_batches,
             averaged=self.averaged,
         )
+        self.nonfinite = NonFinitePolicy(self.nan_policy, self.device, self.updater)
+        self._logged = BatchMetrics(self.device)
         self.best_model = BestModelKeeper(self.folder.best_model)
         self.profiler = StepProfiler(self.device, enabled=self.profile)
 
@@ -202,7 +206,7 @@ class ResumableTraining(TrainerSettings):
             "best": self.best.state_dict(),
             "loggers": {each.name: each.state_dict() for each in self.loggers},
             "generators": self.ranks.gather(generators_state(self.device)),
-            "monitors": None if monitor is None else monitor.state_dict(),
+            "monitors": None if monitor is None else monitor.state_dict(self.ranks.gather),
         }
 
     def _take_up(self) -> dict[str, Any] | None:

@@ -10,12 +10,12 @@ from dwiml.ops.randomness import check_seed, draw_seed
 from dwiml.params import Parameterized
 from dwiml.training import checks
 from dwiml.training.averaging import check_ema_decay
+from dwiml.training.nonfinite import NAN_POLICIES
 from dwiml.training.optimizers import check_learning_rates
 from dwiml.training.stopping import check_stop_signal, parse_max_time
 from dwiml.training.updates import PRECISIONS
 
 RESUME = ("never", "auto", "must")
-NAN_POLICIES = ("stop", "skip")
 BATCHES_OF_A_DEV_RUN = 2
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
@@ -15,7 +14,7 @@ from dwiml.batching.fetcher import BatchSlices
 from dwiml.batching.transfer import on_device
 from dwiml.models.allocator import keep_freed_memory
 from dwiml.ops.sequences import TensorSequence
-from dwiml.training.bad_batches import save_bad_batch
+from dwiml.training.bad_batches import explain_bad_batch
 from dwiml.training.checkpoint import load_checkpoint
 from dwiml.training.experiment import write_parameters
 from dwiml.training.generators import restore_generators, seed_generators
@@ -29,8 +28,6 @@ from dwiml.training.summary import summarize
 
 # What may be wanted between two steps; the highest of all ranks counts.
 NOTHING, SAVE, STOP = 0, 1, 2
-
-logger = logging.getLogger(__name__)
 
 
 class DWIMLTrainer(ResumableTraining):
@@ -133,6 +130,31 @@ class DWIMLTrainer(ResumableTraining):
         outputs = self.model(streamlines)
         return self._loss(outputs, streamlines, targets, ids_per_subj)
 
+    def log(self, name: str, value: torch.Tensor | float, n: int) -> None:
+        """Log a metric of a batch, from :meth:`run_one_batch`, in training and in validation.
+
+        The log, the figures and Comet have its mean over the epoch and over all processes as ``train_<name>`` and
+        ``valid_<name>``. It is kept on its device: nothing waits for the GPU. A resumed run has the value of one that
+        was never stopped. What is logged in a batch that is skipped as NaN is left out.
+
+        Parameters
+        ----------
+        name
+            Letters, digits and underscores; a unit at the end, as in ``angle_deg`` or ``error_mm``, is shown as one.
+        value
+            The batch's mean: a number or a 0-d tensor.
+        n
+            What it is the mean of: its weight, a whole number. Nothing is logged for 0.
+
+        Raises
+        ------
+        ValueError, RuntimeError
+            For a name that is reserved, a value that is no single number, a call outside of :meth:`run_one_batch`.
+        FloatingPointError
+            From the training, for a NaN or infinite value: the metric and the batch are named.
+        """
+        self._logged.add(name, value, n)
+
     def back_propagate(self, mean_loss: torch.Tensor, n: int) -> None:
         """Add a batch's gradient to the others of the same step; ``n`` is the weight of its mean loss."""
         self.updater.back_propagate(mean_loss, n, total=self._nb_points, share=self.ranks.nb)
@@ -204,7 +226,7 @@ class DWIMLTrainer(ResumableTraining):
                         self._take_step(monitor)
                     progress.update(monitor)
                     self._act_on_requests(monitor)
-                metrics = monitor.metrics()
+                metrics = monitor.metrics(self.ranks.gather)
             except NonFiniteValueError as error:
                 raise FloatingPointError(self._explain(error)) from error
         if self.profile and self.verbose:
@@ -224,7 +246,7 @@ class DWIMLTrainer(ResumableTraining):
             self.schedule.begin_epoch(position.epoch)
         monitor = PhaseMonitor(phase, position.epoch)
         if self._unfinished is not None and position.batch > 0:
-            monitor.load_state_dict(self._unfinished)
+            monitor.load_state_dict(self._unfinished, is_first_rank=self.ranks.is_first)
         self._unfinished = None
         return monitor
 
@@ -250,14 +272,20 @@ class DWIMLTrainer(ResumableTraining):
         """Compute a batch's loss and, in training, add its gradient to those of the step."""
         index = self.position.batch
         with self.updater.autocast(), self.profiler.part("forward and loss"):
+            self._logged.begin()
             mean_loss, n = self._step(targets, ids_per_subj)
+            self._logged.end()
         self._nb_points, self._requested = self.ranks.exchange(n, self._request())
         self.position.batch += 1
-        if self._nb_points == 0:
-            return
+        counts = self._nb_points > 0
         loss = self.ranks.mean(mean_loss, n, self._nb_points)
-        if self._is_bad(loss):
-            self._pass_over(monitor.loss.name, index, loss, monitor, nb_batches=1)
+        if counts and self.nonfinite.is_bad(loss):
+            self.nonfinite.pass_over(monitor.loss.name, index, loss, monitor, nb_batches=1)
+            return
+        monitor.own.update(self._logged, index, skip_bad=self.nonfinite.skips)
+        if self.device.type == "cpu":
+            monitor.own.check()
+        if not counts:
             return
         monitor.loss.update(loss, self._nb_points, index)
         if torch.is_grad_enabled():
@@ -269,10 +297,10 @@ class DWIMLTrainer(ResumableTraining):
         with self.profiler.part("optimizer"):
             index, nb_batches = self.position.batch - 1, self.updater.nb_waiting
             norm = self.updater.gradient_norm()
-            bad = self._is_bad(norm)
+            bad = self.nonfinite.is_bad(norm)
             # In fp16 a step that overflows is left out, and the next one is scaled less; that ends at a scale of 1.
             if bad and not (self.updater.scaler.is_enabled() and self.updater.scaler.get_scale() >= 1):
-                self._pass_over(monitor.means["grad_norm"].name, index, norm, monitor, nb_batches=nb_batches)
+                self.nonfinite.pass_over(monitor.means["grad_norm"].name, index, norm, monitor, nb_batches=nb_batches)
                 self.updater.discard()
                 return
             if not bad:
@@ -281,33 +309,12 @@ class DWIMLTrainer(ResumableTraining):
                     monitor.means["grad_norm_clipped"].update(norm.clamp(max=self.clip_grad), 1, index)
             self.update_weights()
 
-    def _is_bad(self, value: torch.Tensor) -> bool:
-        """Tell whether a value is NaN or infinite, where that can be known now without making the GPU wait."""
-        at_once = self.device.type == "cpu" or self.nan_policy == "skip" or self.updater.scaler.is_enabled()
-        return at_once and not bool(torch.isfinite(value))
-
-    def _pass_over(self, name: str, index: int, value: torch.Tensor, monitor: PhaseMonitor, *, nb_batches: int) -> None:
-        """Count batches as skipped, or stop where that was not asked for."""
-        if self.nan_policy == "stop":
-            raise NonFiniteValueError(name, index, float(value))
-        logger.warning("The %s of batch %d is %s: skipped.", name, index, float(value))
-        monitor.nb_skipped += nb_batches
-
     def _explain(self, error: NonFiniteValueError) -> str:
         """Save the batch that gave a NaN or infinite value; return what to tell the user."""
         if not self.ranks.is_first:
             return str(error)
-        path, subjects = save_bad_batch(
-            self.folder.bad_batches,
-            self.batch_sampler,
-            self.batch_loader,
-            epoch=self.position.epoch,
-            batch=error.batch,
-        )
-        saved = "It could not be saved" if path is None else f"Its streamlines are saved in '{path}'"
-        return (
-            f"{error} It has streamlines of {', '.join(subjects)}. {saved}; the last checkpoint is from before. Look "
-            "for extreme values in the data, lower the learning rate, clip the gradient, or set nan_policy='skip'."
+        return explain_bad_batch(
+            error, self.folder.bad_batches, self.batch_sampler, self.batch_loader, epoch=self.position.epoch
         )
 
     def _model_streamlines(self, targets: TensorSequence, ids_per_subj: BatchSlices) -> TensorSequence:

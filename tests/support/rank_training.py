@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
-from small_training import small_trainer
+from small_training import small_trainer, with_angle
 
 
 def main() -> None:
     hdf5_file, experiments, name, options = sys.argv[1:]
     arguments: dict[str, Any] = json.loads(options)
     dies_at = arguments.pop("dies_at", None)
+    stops_at = arguments.pop("stops_at", None)
+    logs_angle = arguments.pop("logs_angle", False)
     trainer = small_trainer(Path(hdf5_file), Path(experiments), name, resume="auto", **arguments)
+    if logs_angle:
+        with_angle(trainer)
     run, seen = trainer.run_one_batch, []
 
     def run_or_die(*batch: Any) -> Any:
         seen.append(None)
         if len(seen) == dies_at and os.environ.get("RANK") == "1":
             raise MemoryError("Rank 1 is out of memory.")
+        if len(seen) == stops_at and os.environ.get("RANK") == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
         return run(*batch)
 
     trainer.run_one_batch = run_or_die  # type: ignore[method-assign]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tests_support import NB_FEATURES
 
@@ -16,7 +19,9 @@ from dwiml import (
     DWIMLTrainerOneInputWithGVPhase,
     Learn2TrackModel,
     MultiSubjectDataset,
+    TensorSequence,
 )
+from dwiml.training.stopping import TrainingInterrupted
 
 
 def small_trainer(
@@ -59,6 +64,50 @@ def small_trainer(
         }
     trainer: DWIMLTrainerOneInput = build(model, experiments, name, sampler, loader, **kwargs)
     return trainer
+
+
+class AngleTrainer(DWIMLTrainerOneInput):
+    """Logs the mean angle to the true directions, as a tensor, and the mean number of points, as a number."""
+
+    def run_one_batch(self, targets: TensorSequence, ids_per_subj: Any) -> tuple[torch.Tensor, int]:
+        streamlines = self._model_streamlines(targets, ids_per_subj)
+        outputs = self.model(self.batch_loader.load_batch_inputs(streamlines, ids_per_subj), streamlines)
+        true = targets.diff().data
+        cosines = torch.nn.functional.cosine_similarity(self.model.get_tracking_directions(outputs, "det", None), true)
+        self.log("angle_deg", torch.rad2deg(torch.acos(cosines.clamp(-1, 1))).mean(), len(true))
+        if len(targets) > 1:
+            # On a rank with one streamline or none: not logged.
+            self.log("nb_points", targets.total_points / len(targets), len(targets))
+        return self._loss(outputs, streamlines, targets, ids_per_subj)
+
+
+def with_angle(trainer: DWIMLTrainerOneInput) -> DWIMLTrainerOneInput:
+    """Return the trainer as one that logs metrics of its own."""
+    trainer.__class__ = AngleTrainer
+    return trainer
+
+
+def signal_at(trainer: DWIMLTrainerOneInput, nth: int, number: signal.Signals = signal.SIGTERM) -> list[int]:
+    """Have a trainer's process signalled in the middle of its nth batch; return the list that counts its batches."""
+    seen: list[int] = []
+    run = trainer.run_one_batch
+
+    def run_and_signal(*batch: Any) -> Any:
+        seen.append(len(seen))
+        if len(seen) == nth + 1:
+            os.kill(os.getpid(), number)
+        return run(*batch)
+
+    trainer.run_one_batch = run_and_signal  # type: ignore[method-assign]
+    return seen
+
+
+def interrupt(trainer: DWIMLTrainerOneInput, nth: int, number: signal.Signals = signal.SIGTERM) -> TrainingInterrupted:
+    """Train until a signal in the middle of the nth batch ends it; return what was raised."""
+    signal_at(trainer, nth, number)
+    with pytest.raises(TrainingInterrupted) as caught:
+        trainer.train_and_validate()
+    return caught.value
 
 
 def logs(experiment: Path, *, durations: bool = False) -> list[dict[str, Any]]:

@@ -11,10 +11,9 @@ from typing import Any
 import h5py
 import pytest
 import torch
-from small_training import logs, same_weights, small_trainer
+from small_training import interrupt, logs, same_weights, signal_at, small_trainer
 from tests_support import write_hdf5
 
-from dwiml import DWIMLTrainerOneInput
 from dwiml.training.checkpoint import load_checkpoint
 from dwiml.training.lock import ExperimentInUseError
 from dwiml.training.stopping import TrainingInterrupted
@@ -27,28 +26,6 @@ EVERYTHING: dict[str, Any] = {
     "lr_scheduler": "warmup_cosine",
     "lr_scheduler_args": {"warmup_epochs": 0.5, "min_ratio": 0.1},
 }
-
-
-def signal_at(trainer: DWIMLTrainerOneInput, nth: int, number: signal.Signals = signal.SIGTERM) -> list[int]:
-    """Have a trainer's process signalled in the middle of its nth batch; return the list that counts its batches."""
-    seen: list[int] = []
-    run = trainer.run_one_batch
-
-    def run_and_signal(*batch: Any) -> Any:
-        seen.append(len(seen))
-        if len(seen) == nth + 1:
-            os.kill(os.getpid(), number)
-        return run(*batch)
-
-    trainer.run_one_batch = run_and_signal  # type: ignore[method-assign]
-    return seen
-
-
-def interrupt(trainer: DWIMLTrainerOneInput, nth: int, number: signal.Signals = signal.SIGTERM) -> TrainingInterrupted:
-    signal_at(trainer, nth, number)
-    with pytest.raises(TrainingInterrupted) as caught:
-        trainer.train_and_validate()
-    return caught.value
 
 
 # An epoch has 4 batches of training and 1 of validation.

@@ -10,46 +10,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from rank_starting import start, train
 from small_training import logs
 from tests_support import write_hdf5
 
 from dwiml import Learn2TrackModel
 from dwiml.training.checkpoint import load_checkpoint
-
-SUPPORT = Path(__file__).parents[1] / "support"
-# What is drawn for a whole batch, and shared out. Noise and dropout are each rank's own.
-OPTIONS: dict[str, Any] = {
-    "max_epochs": 3,
-    "loader_args": {"noise_gaussian_size_forward": 0, "noise_gaussian_size_loss": 0},
-    "model_args": {"dropout": 0.0},
-}
-
-
-def start(hdf5_file: Path, folder: Path, name: str, *, nb: int, **options: Any) -> subprocess.Popen[str]:
-    command = [sys.executable]
-    if nb > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={nb}"]
-    command += [str(SUPPORT / "rank_training.py"), str(hdf5_file), str(folder), name]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(SUPPORT), *sys.path])}
-    return subprocess.Popen(
-        [*command, json.dumps({**OPTIONS, **options})],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def train(*args: Any, code: int = 0, **options: Any) -> str:
-    process = start(*args, **options)
-    output, _ = process.communicate(timeout=180)
-    assert process.returncode == code, output
-    return output
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,112 @@
+"""Metrics that a user's ``run_one_batch`` logs: their names, and the values of one batch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from dwiml.arguments import check_whole, shown
+
+# Quantities that the trainer logs itself, or that the figures have a panel for.
+RESERVED = frozenset(
+    {
+        "loss",
+        "grad_norm",
+        "grad_norm_clipped",
+        "learning_rate",
+        "epoch",
+        "epoch_time",
+        "duration_s",
+        "points_per_s",
+        "data_wait_s",
+        "skipped_batches",
+    }
+)
+PREFIXES = ("train_", "valid_")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,59}")
+
+
+def check_metric_name(name: Any) -> str:
+    """Return a metric's name.
+
+    Raises
+    ------
+    ValueError
+        When it is not made of letters, digits and underscores, when the trainer has a metric of that name, or when it
+        begins with the phase, which the trainer adds.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(
+            "The name of a metric must be a text of letters, digits and underscores that begins with a letter, of 60 "
+            f"characters at most, got {shown(name)}."
+        )
+    if name in RESERVED:
+        raise ValueError(f"log(): the trainer has a metric '{name}' of its own; give yours another name.")
+    if name.startswith(PREFIXES):
+        raise ValueError(
+            f"log(): give the metric's name without the phase ('{name[len(PREFIXES[0]) :]}' instead of '{name}'); "
+            "train_ and valid_ are added."
+        )
+    return name
+
+
+def own_metric_names(metrics: Mapping[str, float]) -> list[str]:
+    """Return those of an epoch's metrics that belong to a phase and are not the trainer's own: training's first."""
+    return [
+        name
+        for prefix in PREFIXES
+        for name in metrics
+        if name.startswith(prefix) and name.removeprefix(prefix) not in RESERVED
+    ]
+
+
+class BatchMetrics:
+    """What one batch has logged; kept on the device, so that nothing waits for it.
+
+    Parameters
+    ----------
+    device
+        Where values are kept.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._is_open = False
+        self.values: list[tuple[str, torch.Tensor, int]] = []
+
+    def begin(self) -> None:
+        """Forget the batch before, and accept values."""
+        self.values, self._is_open = [], True
+
+    def end(self) -> None:
+        """Accept no more values."""
+        self._is_open = False
+
+    def add(self, name: str, value: Any, n: int) -> None:
+        """Take a value; see :meth:`dwiml.training.trainer.DWIMLTrainer.log`."""
+        check_metric_name(name)
+        if not self._is_open:
+            raise RuntimeError(
+                f"log({name!r}, ...) is for run_one_batch, while train_and_validate runs it: here there is no batch to "
+                "average over. Add a value of the whole epoch to the metrics of finish_epoch instead."
+            )
+        weight = check_whole(f"The n of metric '{name}'", n, low=0)
+        kept = self._as_tensor(name, value)
+        if weight:
+            self.values.append((name, kept, weight))
+
+    def _as_tensor(self, name: str, value: Any) -> torch.Tensor:
+        if isinstance(value, torch.Tensor) and value.ndim == 0 and not value.is_complex():
+            return value.detach().to(self._device, torch.float64, non_blocking=True, copy=True)
+        # numpy's 0-d values have the shape () too.
+        if not isinstance(value, torch.Tensor) and getattr(value, "shape", ()) == ():
+            try:
+                # Filled on the device: a copy from the CPU would wait.
+                return torch.full((), float(value), dtype=torch.float64, device=self._device)
+            except (TypeError, ValueError):
+                pass
+        received = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else shown(value)
+        raise ValueError(f"The value of metric '{name}' must be a number or a 0-d tensor (a mean), got {received}.")
