@@ -27,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
         "[options]",
         description="Count the streamlines that join each pair of regions: a symmetric matrix, one row a region. Only "
         "the two ends of a streamline count; one with an end in no region is left out. With --labels, OUT_labels.txt "
-        "tells the label of each row.",
+        "tells the label of each row; with --nb_blocs, one that an older matrix has left there is removed.",
     )
     parser.add_argument(
         "tractograms", metavar="TRACTOGRAM", nargs="+", help=".trk, .tck or .trx; several are counted together"
@@ -53,20 +53,21 @@ def _run(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from dwiml.files import check_outputs
-    from dwiml.hdf5.connectivity import check_matrix_path, labels_path, write_matrix
+    from dwiml.hdf5.connectivity import check_labels_file, check_matrix_name, labels_path, write_matrix
     from dwiml.ops.connectivity import count_connections
     from dwiml.ops.regions import LabelRegions
     from dwiml.scoring.connectivity import ends_of
     from dwiml.scoring.reading import read_streamlines
 
-    out = check_matrix_path(arguments.out, overwrite=arguments.overwrite)
+    out = check_matrix_name(arguments.out)
     if arguments.figure is not None:
-        from dwiml.viz.saving import check_figure_path
+        from dwiml.viz.saving import check_figure_format
 
-        check_figure_path(arguments.figure, overwrite=arguments.overwrite)
-    outputs = {"OUT.npy": arguments.out, "--figure": arguments.figure}
+        check_figure_format(arguments.figure)
+    outputs = {"OUT.npy": arguments.out, "OUT_labels.txt": labels_path(out), "--figure": arguments.figure}
     inputs = (*arguments.tractograms, arguments.labels, arguments.reference)
     check_outputs(outputs, inputs=inputs, overwrite=arguments.overwrite)
+    check_labels_file(labels_path(out))
     regions, grid = read_regions(arguments, arguments.tractograms)
     # Of each tractogram only the ends stay in memory.
     ends = [ends_of(*read_streamlines(tractogram, grid.affine)) for tractogram in arguments.tractograms]

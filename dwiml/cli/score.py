@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,8 +98,10 @@ def _run(arguments: argparse.Namespace) -> None:
         from dwiml.cli.score_split import check_split, save_split
 
         folders = {name: Path(arguments.save_split, name if len(files) > 1 else "") for name in files}
+        # What is written beside must not be replaced either.
+        inputs = (*_inputs(arguments, files), arguments.json, arguments.figure)
         for folder in folders.values():
-            check_split(folder, truth, inputs=files.values(), overwrite=arguments.overwrite)
+            check_split(folder, truth, inputs=inputs, overwrite=arguments.overwrite)
     scores: dict[str, Scores] = {}
     for name, path in files.items():
         points, lengths = read_streamlines(path, truth.affine)
@@ -120,7 +123,6 @@ def _check(arguments: argparse.Namespace, files: Mapping[str, Path]) -> None:
     from dwiml.arguments import check_number
     from dwiml.files import check_outputs
     from dwiml.scoring.reading import check_tractogram
-    from dwiml.viz.saving import check_figure_path
 
     for option in ("mask_tolerance", "end_tolerance"):
         check_number(f"--{option}", getattr(arguments, option), low=0)
@@ -128,12 +130,20 @@ def _check(arguments: argparse.Namespace, files: Mapping[str, Path]) -> None:
         check_number(f"--{option}", getattr(arguments, option), low=0, high=1)
     for path in files.values():
         check_tractogram(path)
-    if arguments.figure:
-        check_figure_path(arguments.figure, overwrite=arguments.overwrite)
+    if arguments.figure is not None:
+        from dwiml.viz.saving import check_figure_format
+
+        check_figure_format(arguments.figure)
     outputs = {"--json": arguments.json, "--figure": arguments.figure}
-    check_outputs(outputs, inputs=(*files.values(), arguments.config), overwrite=arguments.overwrite)
+    check_outputs(outputs, inputs=_inputs(arguments, files), overwrite=arguments.overwrite)
     if arguments.json and arguments.save_split and Path(arguments.json) == Path(arguments.save_split):
         raise ValueError(f"'{arguments.json}' cannot be both the JSON file and the folder of --save_split.")
+
+
+def _inputs(arguments: argparse.Namespace, files: Mapping[str, Path]) -> list[str | Path]:
+    from dwiml.cli.inputs import truth_files
+
+    return [*files.values(), *truth_files(arguments.ground_truth, arguments.config)]
 
 
 def names_of(tractograms: Sequence[str]) -> dict[str, Path]:
@@ -145,13 +155,14 @@ def names_of(tractograms: Sequence[str]) -> dict[str, Path]:
         When one is given twice.
     """
     paths = [Path(each) for each in tractograms]
-    full = [path.absolute() for path in paths]
+    full = [Path(os.path.abspath(path)) for path in paths]
     for path, each in zip(paths, full, strict=True):
         if full.count(each) > 1:
             raise ValueError(f"The tractogram '{path}' is given twice; give it once.")
     for depth in range(1, 1 + max(len(each.parts) for each in full)):
         for candidates in ([each.with_suffix("") for each in full], full):
-            names = [str(Path(*each.parts[-depth:])) for each in candidates]
+            # A name may become a folder's, and leads nowhere else: without the root.
+            names = [str(Path(*each.parts[1:][-depth:])) for each in candidates]
             if len(set(names)) == len(names):
                 return dict(zip(names, paths, strict=True))
     raise AssertionError("Files that differ differ by their full names.")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dwiml.files import check_name, check_output_folder
 from dwiml.scoring.connections import Connection
 from dwiml.scoring.ground_truth import GroundTruth
 from dwiml.scoring.scores import Scores
@@ -26,28 +27,22 @@ def split_files(truth: GroundTruth) -> dict[str, tuple[Connection, int]]:
     } | {file: (connection, -1) for connection, file in _WITHOUT.items()}
 
 
-def check_split(folder: Path, truth: GroundTruth, *, inputs: Iterable[Path], overwrite: bool) -> None:
+def check_split(folder: Path, truth: GroundTruth, *, inputs: Iterable[str | Path | None], overwrite: bool) -> None:
     """Check that the files can be written.
 
     Raises
     ------
-    ValueError, NotADirectoryError, FileExistsError
+    ValueError, OSError
         When no bundle has end regions, a bundle's name is no file name, the folder is a file, files are there and may
         not be replaced, or one of them is an input.
     """
     if not truth.has_ends.any():
         raise ValueError("No bundle has end regions, so that streamlines cannot be told apart; leave out --save_split.")
     for name in truth.names:
-        if Path(name).name != name:
-            raise ValueError(f"Bundle '{name}' has a name that no file can have; rename it for --save_split.")
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"'{folder}' is a file; give a folder for --save_split.")
-    read = {path.resolve() for path in inputs}
-    for file in split_files(truth):
-        if (folder / file).resolve() in read:
-            raise ValueError(f"'{folder / file}' is to be scored, and --save_split would replace it; give another DIR.")
-        if (folder / file).exists() and not overwrite:
-            raise FileExistsError(f"'{folder / file}' exists already; use -f to replace what is there.")
+        check_name(name, "Bundle")
+        if name.endswith(".partial"):
+            raise ValueError(f"Bundle '{name}' has the name of a file that is being written; rename it.")
+    check_output_folder(folder, split_files(truth), "--save_split", inputs=inputs, overwrite=overwrite)
 
 
 def save_split(

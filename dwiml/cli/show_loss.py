@@ -67,6 +67,7 @@ def _run(arguments: argparse.Namespace) -> None:
     import torch
 
     from dwiml.arguments import check_number, check_whole
+    from dwiml.files import check_name
     from dwiml.training.loss_tractograms import check_color_range
     from dwiml.training.losses_by_point import SubjectReader
     from dwiml.training.rebuild import rebuild_experiment
@@ -80,9 +81,12 @@ def _run(arguments: argparse.Namespace) -> None:
     phase, subjects = _find(rebuilt.dataset, arguments.subject, arguments.subset)
     names = rebuilt.dataset.subset(phase).subjects
     out_dir = Path(arguments.out_dir)
-    folders = [out_dir / names[each] if arguments.subject == ALL else out_dir for each in subjects]
+    # A name from a stranger's file must not lead out of OUT_DIR.
+    folders = [
+        out_dir / check_name(names[each], "Subject") if arguments.subject == ALL else out_dir for each in subjects
+    ]
     for folder in folders:
-        _check_folder(folder, arguments.percent, overwrite=arguments.overwrite)
+        _check_folder(folder, arguments)
     for subject, folder in zip(subjects, folders, strict=True):
         reader = SubjectReader(rebuilt.loader, phase, subject, batch_size=arguments.batch_size)
         summary = _show(model, reader, folder, arguments)
@@ -94,7 +98,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _show(model: Any, reader: SubjectReader, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Write one subject's results, the summary last: where it is, all is."""
+    """Write one subject's results: the tractograms, the summary, and last what only shows them."""
     from dwiml.cli.progress import counted
     from dwiml.files import write_json
     from dwiml.training.loss_tractograms import write_loss_tractograms
@@ -115,11 +119,11 @@ def _show(model: Any, reader: SubjectReader, folder: Path, arguments: argparse.N
             color_range=arguments.color_range,
             on_progress=on_progress,
         )
+    summary = {"experiment": str(arguments.experiment), **summary}
+    write_json(folder / SUMMARY, summary)
     title = f"{Path(arguments.experiment).resolve().name}: loss on {name} ({reader.phase} set)"
     figure = plot_loss_histograms(losses.loss, losses.streamline_means(), title=title, eos=losses.eos_by_place())
     save_figure(figure, folder / HISTOGRAMS, dpi=DPI)
-    summary = {"experiment": str(arguments.experiment), **summary}
-    write_json(folder / SUMMARY, summary)
     return summary
 
 
@@ -142,11 +146,16 @@ def _find(dataset: MultiSubjectDataset, subject: str, subset: str | None) -> tup
     raise ValueError(f"Subject '{subject}' not found in {dataset.hdf5_file}; it has: {known}.")
 
 
-def _check_folder(folder: Path, percent: float, *, overwrite: bool) -> None:
+def _check_folder(folder: Path, arguments: argparse.Namespace) -> None:
+    from dwiml.cli.inputs import data_of
+    from dwiml.files import check_output_folder
     from dwiml.training.loss_tractograms import loss_files
 
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"'{folder}' is a file; give a folder for the results.")
-    for name in (*loss_files(percent), HISTOGRAMS, SUMMARY):
-        if (folder / name).exists() and not overwrite:
-            raise FileExistsError(f"'{folder / name}' exists already; use -f to replace the results there.")
+    check_output_folder(
+        folder,
+        [*loss_files(arguments.percent), HISTOGRAMS, SUMMARY],
+        "OUT_DIR",
+        inputs=[data_of(arguments.experiment, arguments.hdf5_file)],
+        experiments=[arguments.experiment],
+        overwrite=arguments.overwrite,
+    )

@@ -104,7 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     from dwiml.arguments import check_number, check_whole
     from dwiml.cli.tractogram_data import read_background, read_drawn
-    from dwiml.viz.saving import check_figure_path, save_figure
+    from dwiml.files import check_outputs
+    from dwiml.viz.saving import check_figure_format, save_figure
     from dwiml.viz.tractograms import check_looks, plot_tractograms
 
     check_whole("--max_streamlines", arguments.max_streamlines, low=1)
@@ -116,7 +117,9 @@ def _run(arguments: argparse.Namespace) -> None:
         "color_range": arguments.color_range,
     }
     check_looks(arguments.views, **looks)
-    out = check_figure_path(arguments.out, overwrite=arguments.overwrite)
+    out = check_figure_format(arguments.out)
+    inputs = [*arguments.tractograms, arguments.background]
+    check_outputs({"OUT": out}, inputs=inputs, overwrite=arguments.overwrite)
     if arguments.background_volume is not None and arguments.background is None:
         raise ValueError("--background_volume chooses a volume of --background, which is not given.")
     background = None

@@ -39,7 +39,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--save_seeds", action="store_true", help="keep each streamline's seed in data_per_streamline 'seeds'"
     )
     output.add_argument("--report", metavar="JSON", help="write the final table there too, as JSON")
-    output.add_argument("-f", dest="overwrite", action="store_true", help="replace OUT and the report if they exist")
+    output.add_argument(
+        "-f",
+        dest="overwrite",
+        action="store_true",
+        help="replace OUT and the report if they exist, and what a stopped run has left of OUT",
+    )
     parser.add_argument(
         "--simultaneous",
         metavar="N",
@@ -131,14 +136,12 @@ def _run(arguments: argparse.Namespace) -> None:
     import torch
 
     from dwiml.cli.tracking_data import load_tracking_data
-    from dwiml.files import check_outputs, write_json
+    from dwiml.files import write_json
     from dwiml.tracking.tracker import Tracker
     from dwiml.tracking.writing import TractogramWriter
     from dwiml.training.trained import load_best_model, recorded_parameters
 
-    images = (*(arguments.input or ()), *(arguments.std_mask or ()), arguments.tracking_mask, arguments.seeding_mask)
-    outputs = {"OUT": arguments.out, "--report": arguments.report}
-    check_outputs(outputs, inputs=(*images, arguments.hdf5_file), overwrite=arguments.overwrite)
+    _check_outputs(arguments)
     simultaneous = _simultaneous(arguments.simultaneous)
     recorded = recorded_parameters(arguments.experiment)
     model = load_best_model(arguments.experiment).to("cuda" if torch.cuda.is_available() else "cpu")
@@ -170,6 +173,25 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.report:
         used = {"rules": dataclasses.asdict(rules), "arguments": vars(arguments)}
         write_json(arguments.report, {**tracker.counts.as_dict(), "seconds": seconds, **used})
+
+
+def _check_outputs(arguments: argparse.Namespace) -> None:
+    import os
+    from pathlib import Path
+
+    from dwiml.cli.inputs import data_of
+    from dwiml.cli.tracking_data import IMAGES
+    from dwiml.files import check_outputs, refuse_inputs
+    from dwiml.tracking.partial import partial_of
+
+    experiments = [each for each in (arguments.experiment, arguments.standardize_like) if each is not None]
+    masks = [each for each in (arguments.tracking_mask, arguments.seeding_mask) if each and each.endswith(IMAGES)]
+    images = (*(arguments.input or ()), *(arguments.std_mask or ()), *masks)
+    inputs = [*images, *(data_of(each, arguments.hdf5_file) for each in experiments)]
+    outputs = {"OUT": arguments.out, "--report": arguments.report}
+    check_outputs(outputs, inputs=inputs, experiments=experiments, overwrite=arguments.overwrite)
+    partial = partial_of(Path(os.path.realpath(arguments.out)))
+    refuse_inputs(partial, "OUT, until it is whole", inputs=[*inputs, arguments.report])
 
 
 def _rules(arguments: argparse.Namespace, model: Any) -> PropagationRules:

@@ -114,7 +114,7 @@ def check_target(path: PathLike, name: str, *, overwrite: bool) -> None:
     if not parent.is_dir():
         what = "is not a folder" if os.path.lexists(parent) else "does not exist; make it first"
         raise FileNotFoundError(f"{name}: the folder '{parent}' {what}.")
-    if os.path.lexists(path) and not overwrite:
+    if path.exists() and not overwrite:
         raise FileExistsError(f"{name}: '{path}' exists already; use -f to replace it.")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise PermissionError(f"{name}: '{path}' cannot be written: permission denied in the folder '{parent}'.")
@@ -153,10 +153,8 @@ def refuse_inputs(path: PathLike, name: str, *, inputs: Iterable[PathLike | None
     path = Path(path)
     identity, real = _identity(path), os.path.realpath(path)
     for given in [Path(each) for each in inputs if each]:
-        if os.path.realpath(given) == real:
-            raise ValueError(f"{name}: '{path}' is an input of the command; give another name.")
         if not os.path.isdir(given):
-            if identity is not None and _identity(given) == identity:
+            if os.path.realpath(given) == real or (identity is not None and _identity(given) == identity):
                 raise ValueError(f"{name}: '{path}' is an input of the command; give another name.")
         elif given.suffix.lower() == ".trx" and _lies_in(real, given):
             raise ValueError(f"{name}: '{path}' lies in '{given}', which the command reads; give another place.")

@@ -32,8 +32,10 @@ def read_json(path: str | os.PathLike[str], what: str = "The file", *, max_bytes
         When it is not JSON, is too large, holds NaN or Infinity, or has a key twice.
     """
     with open_regular(path, what) as stream:
-        raw = stream.read(max_bytes + 1)
-    if len(raw) > max_bytes:
+        # A read of so many bytes would take them all at once.
+        size = os.fstat(stream.fileno()).st_size
+        raw = stream.read(size) if size <= max_bytes else b""
+    if size > max_bytes:
         raise ValueError(f"{what} '{path}' is larger than {max_bytes / 1e6:.0f} MB, which no JSON of dwiml is.")
     try:
         return parse_json(raw)

@@ -6,15 +6,17 @@ Those of subjects are found and checked before the long work starts.
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dwiml.files import written_whole
+from dwiml.files import open_regular, written_whole
 from dwiml.hdf5.config import ConnectivityFiles, GroupsConfig
 from dwiml.hdf5.grid import Grid
 from dwiml.hdf5.inspection import SubjectPlan, open_volume, readable
@@ -24,6 +26,8 @@ from dwiml.ops.connectivity import Connections, check_same_number
 from dwiml.ops.regions import BlocRegions, LabelRegions, Regions
 
 logger = logging.getLogger(__name__)
+
+_LABELS_HEADER = "# The label of each row (and column) of"
 
 
 @dataclass(frozen=True)
@@ -178,25 +182,36 @@ def read_connections(path: str | Path, regions: Regions, label: str) -> Connecti
         raise ValueError(f"{label}: '{path}': {error}") from error
 
 
-def check_matrix_path(path: str | Path, *, overwrite: bool) -> Path:
-    """Return the path of a matrix that can be written.
+def check_matrix_name(path: str | Path) -> Path:
+    """Return the path of a matrix to write.
 
     Raises
     ------
-    ValueError, FileNotFoundError, FileExistsError, IsADirectoryError
-        When it is no .npy file, its folder does not exist, or it exists and may not be replaced.
+    ValueError
+        When it is no .npy file.
     """
     path = Path(path)
     if path.suffix != ".npy":
         raise ValueError(f"The matrix '{path}' must be a .npy file.")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"The folder '{path.parent}' of the matrix does not exist; make it first.")
-    for file in (path, labels_path(path)):
-        if file.is_dir():
-            raise IsADirectoryError(f"'{file}' is a folder; give the matrix another name.")
-        if file.exists() and not overwrite:
-            raise FileExistsError(f"'{file}' exists; choose another name, or replace it with -f.")
     return path
+
+
+def check_labels_file(path: Path) -> None:
+    """Check that what is in the place of a matrix's labels, if anything, was written with a matrix: it is replaced.
+
+    Raises
+    ------
+    FileExistsError
+        When it is another file, which nobody has named as an output.
+    """
+    if not os.path.lexists(path):
+        return
+    with suppress(OSError), open_regular(path, "The labels") as stream:
+        if stream.read(len(_LABELS_HEADER)) == _LABELS_HEADER.encode():
+            return
+    raise FileExistsError(
+        f"'{path}' exists and holds no labels of a matrix; it would be replaced, so give the matrix another name."
+    )
 
 
 def labels_path(matrix: Path) -> Path:
@@ -225,7 +240,7 @@ def write_matrix(path: Path, connections: Connections, regions: Regions, *, bina
     ValueError
         When it is larger than what is free on the disk.
     OSError
-        When it cannot be written.
+        When it cannot be written, or a file that holds no labels is in their place.
     """
     dtype = np.dtype(np.uint8 if binary else np.int32)
     if binary:
@@ -239,12 +254,13 @@ def write_matrix(path: Path, connections: Connections, regions: Regions, *, bina
         )
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     names = labels_path(path)
+    check_labels_file(names)
     # Never the labels of one matrix beside another.
     with written_whole(path, before_naming=lambda: names.unlink(missing_ok=True)) as stream:
         np.lib.format.write_array_header_1_0(stream, header)
         for rows in connections.dense_rows(dtype.type):
             stream.write(rows.data)
     if isinstance(regions, LabelRegions):
-        lines = [f"# The label of each row (and column) of {path.name}, from row 0.", *map(str, regions.values)]
+        lines = [f"{_LABELS_HEADER} {path.name}, from row 0.", *map(str, regions.values)]
         with written_whole(names) as stream:
             stream.write(("\n".join(lines) + "\n").encode())

@@ -87,21 +87,20 @@ class GrowingTrx(GrowingTractogram):
 
     def move_to(self, target: Path) -> None:
         """Put the arrays into one file, uncompressed so that readers map it; they are twice on the disk meanwhile."""
-        aside = self.path
-
-        def make_way() -> None:
-            nonlocal aside
-            if target == self.path:
-                aside = self.path.with_name(f".{self.path.name}.aside")
-                os.rename(self.path, aside)
-
-        with written_whole(target, before_naming=make_way) as stream, zipfile.ZipFile(stream, "w") as archive:
+        # A file takes a folder's name in two steps.
+        packed = target if target != self.path else self.path.with_name(f".{self.path.name}.packed")
+        with written_whole(packed) as stream, zipfile.ZipFile(stream, "w") as archive:
             for name in self._members():
                 # Without a time stamp, so that equal streamlines give equal bytes.
                 member = zipfile.ZipInfo(name)
                 member.file_size = (self.path / name).stat().st_size
-                with open(self.path / name, "rb") as source, archive.open(member, "w") as packed:
-                    shutil.copyfileobj(source, packed, 2**20)
+                with open(self.path / name, "rb") as source, archive.open(member, "w") as archived:
+                    shutil.copyfileobj(source, archived, 2**20)
+        aside = self.path
+        if packed != target:
+            aside = self.path.with_name(f".{self.path.name}.aside")
+            os.rename(self.path, aside)
+            os.replace(packed, target)
         shutil.rmtree(aside, ignore_errors=True)
 
     def _members(self) -> list[str]:
@@ -115,6 +114,11 @@ class GrowingTrx(GrowingTractogram):
     def _dps_name(self, name: str) -> str:
         width = self._widths[name]
         return f"{name}.float32" if width == 1 else f"{name}.{width}.float32"
+
+    @classmethod
+    def lock_file(cls, folder: Path) -> Path:
+        """Return the file in a folder that stands for it where it is locked."""
+        return folder / cls._POSITIONS
 
     @classmethod
     def is_one(cls, folder: Path) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -13,12 +12,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dwiml.arguments import check_number, check_whole
-from dwiml.files import sync_folder
+from dwiml.files import check_target, sync_folder
 from dwiml.ops.resampling import compress as compressed
 from dwiml.ops.spaces import from_vox_corner, voxel_sizes_of
 from dwiml.tracking.growing import GrowingTractogram
 from dwiml.tracking.growing_files import GrowingTck, GrowingTrk
 from dwiml.tracking.growing_trx import GrowingTrx
+from dwiml.tracking.partial import Claim, check_partial, partial_of, remove_partial
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,8 @@ class TractogramWriter:
       well. Killed in the midst of an append, that folder has to be cut by hand at what its header says; a .trk or .tck
       has all that was appended before (and may have a torn streamline after it).
 
-    A partial file that a killed run has left is not replaced, unless ``overwrite`` is True.
+    A partial file that a killed run has left is not replaced, unless ``overwrite`` is True; a warning tells it. One
+    that another process is writing is never replaced.
 
     .trk files hold voxel axes in mm with the corner as origin, .tck and .trx files rasmm. Data per streamline are
     written as they are: points among them (the name ``seeds`` is a habit of the field) are in voxel space, corner
@@ -67,7 +68,7 @@ class TractogramWriter:
     Raises
     ------
     FileExistsError
-        When the file, or the partial one of another run, exists and may not be replaced.
+        When the file, or the partial one of another run, exists and may not be replaced, or another process writes it.
     FileNotFoundError
         When its folder does not exist.
     IsADirectoryError
@@ -100,8 +101,9 @@ class TractogramWriter:
         self._compress = None if compress is None else check_number("compress", compress, low=0, low_included=False)
         self._overwrite = overwrite
         self._target = _checked_target(self.path, overwrite=overwrite)
-        self.partial = self._target.with_suffix(f".partial{self._target.suffix}")
-        _check_partial(self.partial, overwrite=overwrite)
+        self.partial = partial_of(self._target)
+        check_partial(self.partial, overwrite=overwrite)
+        self._claim: Claim | None = None
         self._tractogram: GrowingTractogram | None = None
         self._nb_streamlines = 0
 
@@ -111,9 +113,20 @@ class TractogramWriter:
         return self._nb_streamlines
 
     def __enter__(self) -> TractogramWriter:
-        _check_partial(self.partial, overwrite=self._overwrite)
-        _remove(self.partial)
-        self._tractogram = self._format(self.partial, affine=self._affine, shape=self._dimensions, widths=self._widths)
+        check_partial(self.partial, overwrite=self._overwrite)
+        # Held until the new one is: of two processes that start at once, one goes on.
+        left = None
+        if os.path.lexists(self.partial):
+            left = Claim(self.partial)
+            logger.warning("'%s', which a stopped run has left, is replaced.", self.partial)
+            remove_partial(self.partial)
+        try:
+            tractogram = self._format(self.partial, affine=self._affine, shape=self._dimensions, widths=self._widths)
+            self._claim = Claim(self.partial)
+        finally:
+            if left is not None:
+                left.release()
+        self._tractogram = tractogram
         return self
 
     def append(
@@ -166,10 +179,24 @@ class TractogramWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._tractogram is None:
+        if self._tractogram is None or self._claim is None:
             return
         tractogram, self._tractogram = self._tractogram, None
-        if error is None:
+        claim, self._claim = self._claim, None
+        try:
+            self._end(tractogram, claim, ends_well=error is None)
+        finally:
+            claim.release()
+
+    def _end(self, tractogram: GrowingTractogram, claim: Claim, *, ends_well: bool) -> None:
+        if not claim.holds():
+            # Another process has removed it, on a disk without locks: what is there is not ours.
+            message = f"'{self.partial}' was removed or replaced while it was written; '{self.path}' was not touched."
+            if ends_well:
+                raise FileNotFoundError(message)
+            logger.warning("%s", message)
+            return
+        if ends_well:
             try:
                 self._end_well(tractogram)
             except BaseException:
@@ -181,7 +208,7 @@ class TractogramWriter:
             if tractogram.nb_streamlines:
                 tractogram.move_to(self.partial)
             else:
-                _remove(self.partial)
+                remove_partial(self.partial)
         except OSError as failure:
             logger.warning("'%s' could not be finished (%s).", self.partial, failure)
         self._tell_of_partial(tractogram)
@@ -192,7 +219,7 @@ class TractogramWriter:
         if self._target.exists():
             if not tractogram.nb_streamlines:
                 logger.warning("There is no streamline to write; the older '%s' stays as it was.", self.path)
-                _remove(self.partial)
+                remove_partial(self.partial)
                 return
             if not self._overwrite:
                 raise FileExistsError(f"'{self.path}' appeared in the meantime; choose another name.")
@@ -263,41 +290,12 @@ def _checked_dimensions(
 
 def _checked_target(path: Path, *, overwrite: bool) -> Path:
     """Return where the file will be, links followed."""
-    target = Path(os.path.realpath(path))
     extension = _extension_of(path)
-    if target.is_dir():
-        raise IsADirectoryError(f"'{path}' is a folder; give the name of the tractogram to write.")
-    if target.exists() and not target.is_file():
-        raise ValueError(f"'{path}' is not a regular file but a device, a pipe or a socket; give another name.")
+    check_target(path, "The tractogram", overwrite=overwrite)
+    target = Path(os.path.realpath(path))
     if target.suffix.lower() != extension:
         raise ValueError(f"'{path}' is a link to '{target}', of another format; give another name.")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"The folder '{target.parent}' of the tractogram does not exist; make it first.")
-    if target.exists() and not overwrite:
-        raise FileExistsError(f"'{path}' exists; choose another name, or replace it with -f.")
     return target
-
-
-def _check_partial(partial: Path, *, overwrite: bool) -> None:
-    if not os.path.lexists(partial):
-        return
-    if not overwrite:
-        raise FileExistsError(
-            f"'{partial}' exists, the streamlines of a run that was stopped or still runs; give it another name to "
-            "keep them, or replace it with -f."
-        )
-    if partial.is_dir() and not GrowingTrx.is_one(partial):
-        raise IsADirectoryError(f"'{partial}' is a folder, and not of dwiml's making; give it another name.")
-    if partial.exists() and not partial.is_file() and not partial.is_dir():
-        raise ValueError(f"'{partial}' is a device, a pipe or a socket, and would be replaced; choose another name.")
-
-
-def _remove(partial: Path) -> None:
-    """Remove what a run has left; it was checked."""
-    if partial.is_dir() and not partial.is_symlink():
-        shutil.rmtree(partial)
-    else:
-        partial.unlink(missing_ok=True)
 
 
 def _slabs(lengths: NDArray[np.int64]) -> Iterator[tuple[slice, slice]]:

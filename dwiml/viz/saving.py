@@ -21,7 +21,8 @@ def check_figure_format(path: str | os.PathLike[str]) -> Path:
         For another one.
     """
     path = Path(path)
-    formats = sorted(FigureCanvasBase.get_supported_filetypes())
+    # A .pgf needs TeX.
+    formats = sorted(FigureCanvasBase.get_supported_filetypes().keys() - {"pgf"})
     if path.suffix.lower().removeprefix(".") not in formats:
         raise ValueError(f"Figure '{path}' must end in one of: {', '.join('.' + each for each in formats)}.")
     return path

@@ -108,7 +108,7 @@ def test_streamlines_are_saved_apart(folder: Path) -> None:
 def test_a_split_is_replaced_whole(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("lines.trk", "--save_split", "split") == 0
     assert run("good.tck", "--save_split", "split") == 2
-    assert "exists already; use -f to replace what is there." in capsys.readouterr().err
+    assert "exists already; use -f to replace the results there." in capsys.readouterr().err
     (folder / "split" / "mine.txt").write_text("mine")
     assert run("good.tck", "--save_split", "split", "-f") == 0
     files = sorted(file.relative_to("split").as_posix() for file in Path("split").rglob("*") if file.is_file())
@@ -120,7 +120,7 @@ def test_what_is_scored_is_never_replaced(folder: Path, capsys: pytest.CaptureFi
     assert main(command) == 0
     kept = (folder / "split" / "invalid.trk").read_bytes()
     assert main(["score", "split/no_connection.trk", *command[2:], "-f"]) == 2
-    assert "'split/no_connection.trk' is to be scored, and --save_split would replace it" in capsys.readouterr().err
+    assert "--save_split: 'split/no_connection.trk' is an input of the command" in capsys.readouterr().err
     # A tractogram that cannot be read costs no older result.
     (folder / "cut.trk").write_bytes((folder / "lines.trk").read_bytes()[:-20])
     assert main(["score", "cut.trk", *command[2:], "-f"]) == 2
@@ -196,7 +196,7 @@ def test_options_reach_the_scores(folder: Path, capsys: pytest.CaptureFixture[st
         (["lines.trk", "./lines.trk"], "The tractogram 'lines.trk' is given twice; give it once."),
         (["lines.trk", "--ground_truth", "none"], "The ground truth must be a folder, 'none' is none."),
         (["lines.trk", "--ground_truth", "."], "'.' holds neither 'ground_truth.json' nor a NIfTI mask"),
-        (["lines.trk", "--config", "none.json"], "The config of the ground truth, 'none.json', was not found."),
+        (["lines.trk", "--config", "none.json"], "The config of the ground truth 'none.json' was not found."),
         (["lines.trk", "--mask_tolerance", "-1"], "--mask_tolerance must be a number, 0 or more, got -1.0."),
         (["lines.trk", "--end_tolerance", "nan"], "--end_tolerance must be a number, 0 or more, got nan."),
         (["lines.trk", "--max_outside", "5"], "--max_outside must be a number from 0 to 1, got 5.0."),
@@ -205,8 +205,8 @@ def test_options_reach_the_scores(folder: Path, capsys: pytest.CaptureFixture[st
         (["lines.trk", "--json", "truth"], "--json: 'truth' is a folder"),
         (["lines.trk", "--json", "lines.trk"], "'lines.trk' is an input of the command"),
         (["lines.trk", "--figure", "o.jpeg2"], "Figure 'o.jpeg2' must end in one of: "),
-        (["lines.trk", "--figure", "none/o.png"], "Folder 'none' of the figure does not exist."),
-        (["lines.trk", "--save_split", "lines.trk"], "'lines.trk' is a file; give a folder for --save_split."),
+        (["lines.trk", "--figure", "none/o.png"], "--figure: the folder 'none' does not exist; make it first."),
+        (["lines.trk", "--save_split", "lines.trk"], "--save_split: 'lines.trk' is a file; give a folder."),
         (
             ["lines.trk", "--ground_truth", "truth/mask", "--save_split", "split"],
             "No bundle has end regions, so that streamlines cannot be told apart; leave out --save_split.",
@@ -229,7 +229,10 @@ def test_a_bundle_that_cannot_name_a_file(folder: Path, capsys: pytest.CaptureFi
     entry = {part: f"{part}/lower.nii.gz" for part in ("mask", "head", "tail")}
     (folder / "truth" / "ground_truth.json").write_text(json.dumps({"../up": entry}))
     assert run("lines.trk", "--save_split", "split") == 2
-    assert "Bundle '../up' has a name that no file can have; rename it for --save_split." in capsys.readouterr().err
+    assert (
+        "Bundle '../up' cannot give a file its name: it has a slash, and would lead to another folder; rename it."
+        in capsys.readouterr().err
+    )
     assert run("lines.trk") == 0
 
 

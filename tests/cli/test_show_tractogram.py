@@ -250,7 +250,7 @@ def test_another_subjects_image_is_told(tmp_path: Path, caplog: pytest.LogCaptur
         (["a.trk", "OUT", "--slice_mm", "1"], "A slice must be chosen for each view (axial, coronal, sagittal)"),
         (["a.trk", "OUT", "--color_range", "0", "1"], "color_range is for values by name; the color is 'direction'."),
         (["a.trk", "out.trk"], "Figure 'out.trk' must end in one of:"),
-        (["a.trk", "none/out.png"], "Folder 'none' of the figure does not exist."),
+        (["a.trk", "none/out.png"], "OUT: the folder 'none' does not exist; make it first."),
     ],
 )
 def test_bad_input_is_one_sentence(

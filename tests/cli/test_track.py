@@ -163,7 +163,7 @@ def test_options_that_would_do_nothing_or_lose_something(
     out = str(tmp_path / "o.trk")
     of_file = ["track", str(phantom / "exp"), "sub-03", out, "--tracking_mask", "wm_mask", "--nb_seeds", "5"]
     assert main([*of_file, "--report", out]) == 2
-    assert "is what OUT writes too" in capsys.readouterr().err
+    assert "is also what OUT writes" in capsys.readouterr().err
     assert main([*of_file, "--std_mask", mask]) == 2
     assert "--std_mask is for --input" in capsys.readouterr().err
     of_images = ["track", str(phantom / "exp"), out, "--input", volume, "--tracking_mask", mask, "--nb_seeds", "5"]

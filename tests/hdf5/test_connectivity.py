@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dwiml.hdf5 import writing
-from dwiml.hdf5.connectivity import check_matrix_path, labels_path, read_connections, write_matrix
+from dwiml.hdf5.connectivity import check_labels_file, labels_path, read_connections, write_matrix
 from dwiml.ops import connectivity
 from dwiml.ops.connectivity import Connections
 from dwiml.ops.regions import BlocRegions, LabelRegions
@@ -273,9 +273,7 @@ def test_labels_stand_beside_the_matrix_and_never_beside_another(tmp_path, monke
     labels = LabelRegions.from_volume(label_volume((8, 7, 6)))
     write_matrix(path, Connections.from_dense(np.eye(4)), labels)
     assert np.loadtxt(labels_path(path), dtype=int).tolist() == sorted(LABELS)
-    with pytest.raises(FileExistsError, match="m.npy' exists"):
-        check_matrix_path(path, overwrite=False)
-    assert check_matrix_path(path, overwrite=True) == path
+    check_labels_file(labels_path(path))
     # An error leaves both as they were.
     monkeypatch.setattr(Connections, "dense_rows", lambda *args, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -285,6 +283,18 @@ def test_labels_stand_beside_the_matrix_and_never_beside_another(tmp_path, monke
     assert sorted(file.name for file in tmp_path.iterdir()) == ["m.npy", "m_labels.txt"]
     write_matrix(path, Connections.from_dense(np.eye(8)), BlocRegions((8, 7, 6), (2, 2, 2)))
     assert [file.name for file in tmp_path.iterdir()] == ["m.npy"]
+
+
+@pytest.mark.parametrize("regions", [BlocRegions((8, 7, 6), (2, 2, 1)), None], ids=["blocs", "labels"])
+def test_a_file_of_the_users_own_in_the_place_of_the_labels_stays(tmp_path, regions):
+    regions = regions or LabelRegions.from_volume(label_volume((8, 7, 6)))
+    path = tmp_path / "m.npy"
+    for content in ("precortical\npostcortical\n", ""):
+        labels_path(path).write_text(content)
+        with pytest.raises(FileExistsError, match="m_labels.txt' exists and holds no labels of a matrix"):
+            write_matrix(path, Connections.from_dense(np.eye(4)), regions)
+        assert labels_path(path).read_text() == content
+        assert not path.exists()
 
 
 def test_a_matrix_that_no_disk_holds_is_refused_before_it_is_written(tmp_path: Path) -> None:

@@ -216,12 +216,56 @@ def test_killed_after_two_appends(path, tmp_path):
     partial = path.with_name(f"lines.partial{path.suffix}")
     assert_holds(partial, LINES[:4])
     path.unlink()
-    with pytest.raises(FileExistsError, match="lines.partial.*a run that was stopped or still runs"):
+    with pytest.raises(FileExistsError, match="lines.partial.*a run that was stopped"):
         a_writer(path)
     with a_writer(path, overwrite=True) as writer:
         writer.append(*flat(LINES[5:]))
     assert_holds(path, LINES[5:])
     assert not partial.exists()
+
+
+def test_what_a_stopped_run_left_is_replaced_with_a_warning_only(path, caplog):
+    interrupted(path, [LINES[:4]])
+    caplog.clear()
+    with a_writer(path, overwrite=True) as writer:
+        writer.append(*flat(LINES))
+    assert f"'{writer.partial}', which a stopped run has left, is replaced." in caplog.text
+    assert_holds(path, LINES)
+
+
+def test_two_runs_never_write_one_partial_file(path):
+    early = a_writer(path, overwrite=True)
+    with a_writer(path, overwrite=True) as first:
+        first.append(*flat(LINES[:4]))
+        with pytest.raises(FileExistsError, match="Another run is writing '.*lines.partial"):
+            a_writer(path, overwrite=True)
+        # Checked when it was not there yet.
+        with pytest.raises(FileExistsError, match="Another run is writing"):
+            early.__enter__()
+        first.append(*flat(LINES[4:]))
+    assert_holds(path, LINES)
+    assert os.listdir(path.parent) == [path.name]
+    # Its lock has ended with it.
+    with early:
+        early.append(*flat(LINES[:2]))
+    assert_holds(path, LINES[:2])
+
+
+def test_where_the_disk_has_no_locks_another_ones_file_is_not_taken(path, monkeypatch):
+    def no_locks(handle, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    path.write_bytes(b"older")
+    first = a_writer(path, overwrite=True).__enter__()
+    first.append(*flat(LINES[:4]))
+    with a_writer(path, overwrite=True) as second:
+        second.append(*flat(LINES[4:6]))
+        with pytest.raises(FileNotFoundError, match="was removed or replaced while it was written"):
+            first.__exit__(None, None, None)
+        assert path.read_bytes() == b"older"
+        second.append(*flat(LINES[6:]))
+    assert_holds(path, LINES[4:])
 
 
 @pytest.mark.parametrize("extension", [".trk", ".tck"])
@@ -363,9 +407,9 @@ def test_a_folder_of_another_is_never_removed(path):
         ("lines.vtk", {}, ValueError, "does not say the tractogram's format; end its name with .trk, .tck, .trx"),
         ("lines.trk.gz", {}, ValueError, "does not say the tractogram's format"),
         ("lines", {}, ValueError, "does not say the tractogram's format"),
-        ("no/lines.trk", {}, FileNotFoundError, "of the tractogram does not exist; make it first"),
+        ("no/lines.trk", {}, FileNotFoundError, "The tractogram: the folder '.*no' does not exist; make it first"),
         ("folder.trk", {"overwrite": True}, IsADirectoryError, "folder.trk' is a folder"),
-        ("there.tck", {}, FileExistsError, "there.tck' exists; choose another name, or replace it with -f"),
+        ("there.tck", {}, FileExistsError, "there.tck' exists already; use -f to replace it"),
         ("pipe.trx", {"overwrite": True}, ValueError, "pipe.trx' is not a regular file"),
         ("link.trk", {"overwrite": True}, ValueError, "is a link to '.*there.tck', of another format"),
         ("a.tck", {"data_per_streamline": {"seeds": 3}}, ValueError, r"a .tck file cannot hold .*\(seeds\)"),

@@ -1,0 +1,83 @@
+"""One of everything that the commands read, on the grid of the tiny HDF5 file: made in some seconds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+from scoring_support import save_lines, save_volume
+from tests_support import AFFINE, NB_FEATURES, SHAPE, curved_streamlines, write_hdf5
+
+from dwiml.cli import train
+from dwiml.ops.regions import LabelRegions
+from dwiml.tracking.writing import TractogramWriter
+
+TRAINING = ["--input_group_name", "input", "--streamline_group_name", "streamlines", "--rnn_layer_sizes", "4"]
+TRAINING += ["--step_size", "2", "--max_epochs", "1", "--seed", "1", "-q"]
+
+
+def make_world(root: Path) -> Path:
+    """Make the files below ``root`` (existing, empty), and return it.
+
+    ``data.hdf5``; ``exps/exp`` and ``exps/other``, experiments trained on it; ``images/`` (input, mask, labels);
+    ``lines.trk`` (``.tck``, ``.trx``); ``truth/`` of two bundles, one of them a tractogram outside, ``outside.trk``;
+    ``matrix.npy`` with its labels; ``subjects/`` with config and lists for ``create_hdf5``.
+    """
+    rng = np.random.default_rng(5)
+    write_hdf5(root / "data.hdf5", {"sub-a": 12, "sub-b": 8}, {"sub-d": 6}, {"sub-e": 5})
+    assert train.main(["learn2track", str(root / "data.hdf5"), str(root / "exps"), "exp", *TRAINING]) == 0
+    shutil.copytree(root / "exps" / "exp", root / "exps" / "other")
+    _write_images(root / "images", rng)
+    lines = curved_streamlines(rng, 12)
+    for suffix in ("trk", "tck"):
+        save_lines(root / f"lines.{suffix}", lines, AFFINE, SHAPE)
+    with TractogramWriter(root / "lines.trx", affine=AFFINE, dimensions=SHAPE) as writer:
+        writer.append(np.concatenate(lines), [len(line) for line in lines])
+    _write_truth(root, lines)
+    from dwiml.hdf5.connectivity import write_matrix
+    from dwiml.ops.connectivity import Connections
+
+    regions = LabelRegions.from_volume(_labels())
+    write_matrix(root / "matrix.npy", Connections.from_dense(np.ones((3, 3))), regions)
+    for name in ("sub-1", "sub-2", "sub-3"):
+        shutil.copytree(root / "images", root / "subjects" / name)
+        shutil.copy(root / "lines.trk", root / "subjects" / name)
+    config = {
+        "input": {"type": "volume", "files": ["input.nii.gz"], "standardization": "all", "std_mask": ["mask.nii.gz"]},
+        "streamlines": {"type": "streamlines", "files": ["lines.trk"]},
+    }
+    (root / "config.json").write_text(json.dumps(config))
+    for number, name in enumerate(("training", "validation", "testing"), start=1):
+        (root / f"{name}.txt").write_text(f"sub-{number}\n")
+    return root
+
+
+def _labels() -> np.ndarray:
+    labels = np.zeros(SHAPE, dtype=np.int16)
+    labels[:4], labels[4:8], labels[8:] = 1, 2, 5
+    return labels
+
+
+def _write_images(folder: Path, rng: np.random.Generator) -> None:
+    folder.mkdir()
+    save_volume(folder / "input.nii.gz", rng.normal(size=(*SHAPE, NB_FEATURES)).astype(np.float32), AFFINE)
+    mask = np.zeros(SHAPE, dtype=bool)
+    mask[2:10, 2:8, 2:7] = True
+    save_volume(folder / "mask.nii.gz", mask, AFFINE)
+    save_volume(folder / "labels.nii.gz", _labels(), AFFINE)
+
+
+def _write_truth(root: Path, lines: list[np.ndarray]) -> None:
+    folder = root / "truth"
+    folder.mkdir()
+    save_volume(folder / "labels.nii.gz", _labels(), AFFINE)
+    save_lines(root / "outside.trk", lines[:6], AFFINE, SHAPE)
+    save_lines(folder / "inside.trk", lines[6:], AFFINE, SHAPE)
+    ends = {name: {"file": "labels.nii.gz", "label": label} for name, label in (("head", 1), ("tail", 5))}
+    truth = {
+        "first": {"tractogram": "inside.trk", **ends},
+        "second": {"tractogram": "../outside.trk", "head": ends["head"], "tail": {"file": "labels.nii.gz", "label": 2}},
+    }
+    (folder / "ground_truth.json").write_text(json.dumps(truth))
