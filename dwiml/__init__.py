@@ -29,6 +29,7 @@ _MODULE_OF = {
     "TensorSequence": "dwiml.ops.sequences",
     "create_hdf5": "dwiml.hdf5.creator",
     "create_phantom": "dwiml.phantom.create",
+    "seed_everything": "dwiml.seeding",
     "visualize_logs": "dwiml.viz.logs",
 }
 
@@ -50,6 +51,7 @@ __all__ = [
     "TensorSequence",
     "create_hdf5",
     "create_phantom",
+    "seed_everything",
     "visualize_logs",
 ]
 
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
     from dwiml.models.with_direction_getter import ModelWithDirectionGetter
     from dwiml.ops.sequences import TensorSequence
     from dwiml.phantom.create import create_phantom
+    from dwiml.seeding import seed_everything
     from dwiml.training.gv_phase import DWIMLTrainerOneInputWithGVPhase
     from dwiml.training.trainer import DWIMLTrainer
     from dwiml.training.trainer_one_input import DWIMLTrainerOneInput

@@ -34,14 +34,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def train(arguments: argparse.Namespace, seed: int) -> tuple[Any, list[dict[str, Any]], list[dict[str, float]]]:
     """Train one seed; return the trainer, the weights of every epoch, and its metrics."""
-    import torch
-
     from dwiml import (
         DWIMLBatchIDSampler,
         DWIMLBatchLoaderOneInput,
         DWIMLTrainerOneInputWithGVPhase,
         Learn2TrackModel,
         MultiSubjectDataset,
+        seed_everything,
     )
 
     states: list[dict[str, Any]] = []
@@ -56,11 +55,11 @@ def train(arguments: argparse.Namespace, seed: int) -> tuple[Any, list[dict[str,
 
     dataset = MultiSubjectDataset(arguments.hdf5_file)
     dataset.load_data()
-    torch.manual_seed(seed)
+    seed_everything(seed)
     model = Learn2TrackModel(nb_features=dataset.nb_features["input"], step_size=2.0, nb_previous_dirs=1)
-    sampler = DWIMLBatchIDSampler(dataset, "streamlines", batch_size_training=200, seed=seed)
+    sampler = DWIMLBatchIDSampler(dataset, "streamlines", batch_size_training=200)
     loader = DWIMLBatchLoaderOneInput(
-        dataset, model, "input", "streamlines", reverse_ratio=0.5, noise_gaussian_size_forward=0.1, seed=seed
+        dataset, model, "input", "streamlines", reverse_ratio=0.5, noise_gaussian_size_forward=0.1
     )
     trainer = KeepsAll(
         model,
@@ -72,7 +71,6 @@ def train(arguments: argparse.Namespace, seed: int) -> tuple[Any, list[dict[str,
         max_batches_per_epoch_training=arguments.max_batches,
         learning_rates=0.002,
         clip_grad=1.0,
-        seed=seed,
         tracking_phase_mask_group="wm_mask",
         tracking_phase_mask_interpolation="trilinear",
         tracking_phase_ground_truth=str(arguments.phantom / "subjects" / "{subject}"),

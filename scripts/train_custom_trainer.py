@@ -19,6 +19,7 @@ from dwiml import (
     MainModelAbstract,
     MultiSubjectDataset,
     TensorSequence,
+    seed_everything,
 )
 from dwiml.batching.fetcher import BatchSlices
 
@@ -75,8 +76,10 @@ def main() -> None:
     parser.add_argument("experiment_name", help="folder made there for this one")
     parser.add_argument("--streamline_group_name", default="streamlines", help="streamlines group [%(default)s]")
     parser.add_argument("--max_epochs", type=int, default=10, help="epochs in all [%(default)s]")
+    parser.add_argument("--seed", type=int, default=1, help="of weights, batches and dropout [%(default)s]")
     args = parser.parse_args()
 
+    seed_everything(args.seed)
     dataset = MultiSubjectDataset(args.hdf5_file)
     # No volume is read.
     dataset.load_data(volume_groups=[])

@@ -18,6 +18,7 @@ from dwiml import (
     ModelWithOneInput,
     MultiSubjectDataset,
     TensorSequence,
+    seed_everything,
 )
 
 
@@ -57,7 +58,11 @@ def main() -> None:
     parser.add_argument("--input_group_name", default="input", help="volume group [%(default)s]")
     parser.add_argument("--streamline_group_name", default="streamlines", help="streamlines group [%(default)s]")
     parser.add_argument("--max_epochs", type=int, default=10, help="epochs in all [%(default)s]")
+    parser.add_argument("--seed", type=int, default=1, help="of weights, batches and dropout [%(default)s]")
     args = parser.parse_args()
+
+    # The same weights, batches and losses each time
+    seed_everything(args.seed)
 
     # Loading the data, possibly with lazy option
     dataset = MultiSubjectDataset(args.hdf5_file)

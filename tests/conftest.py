@@ -8,6 +8,12 @@ import pytest
 from tests_support import write_hdf5
 
 
+@pytest.fixture(autouse=True)
+def nothing_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a test's call of seed_everything end with the test."""
+    monkeypatch.setattr("dwiml.seeding._everything", None)
+
+
 @pytest.fixture(scope="session")
 def tiny_hdf5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three training subjects (30, 20 and 10 streamlines), one validation subject (12), one testing subject (5)."""

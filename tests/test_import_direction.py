@@ -13,13 +13,14 @@ import dwiml
 PACKAGE = Path(dwiml.__file__).parent
 
 # Single modules at the package's root that import nothing of dwiml; ops and the file's schema do so too.
-LEAVES = {"arguments", "files", "matplotlib_backend", "params", "ops", "hdf5.schema"}
+LEAVES = {"seeding", "arguments", "files", "matplotlib_backend", "params", "ops", "hdf5.schema"}
 # What each room may import beside itself. A dotted name is a single module, or a folder inside a room.
 ROOMS = {
     "arguments": set(),
     "files": set(),
     "matplotlib_backend": set(),
     "params": set(),
+    "seeding": {"ops"},
     "ops": set(),
     "hdf5": LEAVES,
     "data": LEAVES,

@@ -19,10 +19,11 @@ from dwiml.batching.workers import leave_signals_to_main
 from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.ops.augmentation import DrawnAugmentation, draw_noise, draw_wander
 from dwiml.ops.interpolation import interpolate_at
-from dwiml.ops.randomness import BatchKey, check_seed, draw_seed, keyed_generator
+from dwiml.ops.randomness import BatchKey, check_seed, keyed_generator
 from dwiml.ops.resampling import Resampling
 from dwiml.ops.sequences import TensorSequence
 from dwiml.params import Parameterized
+from dwiml.seeding import choose_seed
 
 VOLUME_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -60,7 +61,8 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
     wander_nb_steps_back
         In how many steps the model has to be back (:func:`dwiml.ops.directions.steps_back`), at least 1.
     seed
-        None to draw one, which is recorded in :attr:`params`.
+        None: that of :func:`dwiml.seed_everything` where it was called, otherwise one that is drawn. It is recorded in
+        :attr:`params`.
 
     Raises
     ------
@@ -105,8 +107,9 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
         self.wander_nb_steps_back = check_number("wander_nb_steps_back", wander_nb_steps_back, low=1)
         if self.wander_size:
             _check_learns_way_back(model)
-        self.seed_was_given = seed is not None
-        self.set_seed(draw_seed() if seed is None else seed)
+        chosen = choose_seed(seed)
+        self.seed_was_given, self.seed_source = seed is not None, chosen.source
+        self.set_seed(chosen.seed)
 
     def set_seed(self, seed: int) -> None:
         """Use another seed from now on, for instance the recorded one of a run that is resumed."""

@@ -13,8 +13,9 @@ from torch.utils.data import Sampler
 from dwiml.arguments import check_number, check_whole
 from dwiml.batching.plan import PlannedBatch, even_shares, plan_epoch
 from dwiml.data.dataset import MultiSubjectDataset
-from dwiml.ops.randomness import BatchKey, check_seed, draw_seed, keyed_generator
+from dwiml.ops.randomness import BatchKey, check_seed, keyed_generator
 from dwiml.params import Parameterized
+from dwiml.seeding import choose_seed
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -69,7 +70,8 @@ class DWIMLBatchIDSampler(Parameterized, Sampler["BatchIds"]):
         How many batches in a row use the same subjects before others are drawn; needs ``nb_subjects_per_batch``.
         None is 1.
     seed
-        None to draw one, which is recorded in :attr:`params`.
+        None: that of :func:`dwiml.seed_everything` where it was called, otherwise one that is drawn. It is recorded in
+        :attr:`params`.
 
     Raises
     ------
@@ -113,8 +115,9 @@ class DWIMLBatchIDSampler(Parameterized, Sampler["BatchIds"]):
         self.batch_size["testing"] = self.batch_size["validation"]
         self.nb_subjects_per_batch = nb_subjects_per_batch
         self.cycles = cycles or 1
-        self.seed_was_given = seed is not None
-        self.set_seed(draw_seed() if seed is None else seed)
+        chosen = choose_seed(seed)
+        self.seed_was_given, self.seed_source = seed is not None, chosen.source
+        self.set_seed(chosen.seed)
         self.phase = "training"
         self.epoch = 0
         self.first_batch = 0

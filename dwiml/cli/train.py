@@ -168,12 +168,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    import torch
-
     from dwiml.batching.loader import DWIMLBatchLoaderOneInput, DWIMLStreamlinesBatchLoader
     from dwiml.batching.sampler import DWIMLBatchIDSampler
     from dwiml.data.dataset import MultiSubjectDataset
     from dwiml.models.learn2track import Learn2TrackModel
+    from dwiml.seeding import seed_everything
     from dwiml.training.gv_phase import DWIMLTrainerOneInputWithGVPhase
     from dwiml.training.trainer import DWIMLTrainer
     from dwiml.training.trainer_one_input import DWIMLTrainerOneInput
@@ -192,7 +191,7 @@ def _run(arguments: argparse.Namespace) -> None:
         streamline_groups=[arguments.streamline_group_name],
     )
     if arguments.seed is not None:
-        torch.manual_seed(arguments.seed)
+        seed_everything(arguments.seed)
     model = Learn2TrackModel(
         nb_features=dataset.nb_features[arguments.input_group_name],
         **_picked(values, *Learn2TrackModel.__mro__, leave={"nb_features"}),

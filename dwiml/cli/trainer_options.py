@@ -52,7 +52,7 @@ def add_trainer_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--deterministic", action="store_true", help="deterministic algorithms on a GPU too")
     group.add_argument("--compile_model", action="store_true", help="compile the model's layers")
     group.add_argument("--nan_policy", default="stop", metavar="WHAT", help="of NaN: stop or skip [%(default)s]")
-    group.add_argument("--seed", type=int, help="of batches, augmentation and dropout [drawn and recorded]")
+    group.add_argument("--seed", type=int, help="of weights, batches, augmentation and dropout [drawn]")
     group.add_argument("--resume", default="never", metavar="HOW", help="never, auto or must [%(default)s]")
     add_machine_options(group)
     group.add_argument("--comet_workspace", metavar="NAME", help="with --comet_project: log to Comet too")

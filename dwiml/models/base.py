@@ -18,6 +18,7 @@ from dwiml.files import write_json, written_whole
 from dwiml.models.checks import unknown_parameter
 from dwiml.ops.sequences import TensorSequence
 from dwiml.params import Parameterized
+from dwiml.seeding import seed_of_everything
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -54,6 +55,8 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
 
     neighborhood_offsets: Tensor | None
     """Where inputs are read around each point: (P, 3), vox. None: at the point itself."""
+    weights_seed: int | None
+    """The seed of :func:`dwiml.seed_everything` when the model was made; None: the weights were not seeded by it."""
 
     def __init__(
         self,
@@ -68,6 +71,7 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
         if unknown:
             raise unknown_parameter(type(self).__name__, next(iter(unknown)), set(self._recorded) - set(unknown))
         super().__init__()
+        self.weights_seed = seed_of_everything()
         self.register_buffer("neighborhood_offsets", None, persistent=False)
         self.experiment_name = experiment_name
         _check_one_resampling(step_size=step_size, nb_points=nb_points, compress_lines=compress_lines)

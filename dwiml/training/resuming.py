@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
+from dwiml.seeding import SEEDS, describe_seeds
 from dwiml.training import checks
 from dwiml.training.averaging import AveragedWeights
 from dwiml.training.best_model import BestModelKeeper
@@ -73,7 +74,7 @@ class ResumableTraining(TrainerSettings):
         self._build_training()
         self._share_batches()
         self._checkpoint = self._take_up()
-        self.parameters = self._describe()
+        self.parameters = self._describe() | {SEEDS: self._seeds()}
 
     def _build_training(self) -> None:
         """Make all that changes weights."""
@@ -170,6 +171,13 @@ class ResumableTraining(TrainerSettings):
         """Return the context in which the model has the averaged weights, where they are asked for."""
         return nullcontext() if self.averaged is None else self.averaged.in_use()
 
+    def _seeds(self) -> dict[str, Any]:
+        """Return what was seeded: of a training that goes on, when it began."""
+        if self._checkpoint is not None:
+            return dict(self._checkpoint["parameters"].get(SEEDS, {}))
+        drawing = {"trainer": self, "sampler": self.batch_sampler, "loader": self.batch_loader}
+        return describe_seeds(self.model.weights_seed, **drawing)
+
     def _describe(self) -> dict[str, dict[str, Any]]:
         objects = {"trainer": self, "sampler": self.batch_sampler, "loader": self.batch_loader, "model": self.model}
         return describe(objects, self.batch_sampler.dataset)
@@ -242,7 +250,8 @@ class ResumableTraining(TrainerSettings):
             if not thing.seed_was_given:
                 thing.set_seed(recorded[section]["seed"])
         current = self._describe()
-        refuse_differences(recorded, current, str(self.folder.path), allow_changed_data=self.allow_changed_data)
+        chosen = {name: section for name, section in recorded.items() if name != SEEDS}
+        refuse_differences(chosen, current, str(self.folder.path), allow_changed_data=self.allow_changed_data)
         evolving: dict[str, Callable[[Any], object]] = {
             "model": self.model.load_state_dict,
             "optimizer": lambda state: load_optimizer_state(self.optimizer, state),

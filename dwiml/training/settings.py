@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dwiml.arguments import check_number, check_whole
-from dwiml.ops.randomness import check_seed, draw_seed
+from dwiml.ops.randomness import check_seed
 from dwiml.params import Parameterized
+from dwiml.seeding import choose_seed
 from dwiml.training import checks
 from dwiml.training.averaging import check_ema_decay
 from dwiml.training.nonfinite import NAN_POLICIES
@@ -79,7 +80,9 @@ class TrainerSettings(Parameterized):
     comet_workspace, comet_project
         Log to Comet too.
     seed
-        Of torch's generator (dropout); None to draw one, which is recorded.
+        Of torch's generator during the training (dropout), not of the weights, which the model has already: call
+        :func:`dwiml.seed_everything` before the model is made. None: the seed of that, or one that is drawn and
+        recorded.
     verbose
         Show a summary, a progress bar (in a terminal) and a line for each epoch.
     profile
@@ -170,8 +173,9 @@ class TrainerSettings(Parameterized):
         self.overfit_batches, self.fast_dev_run = overfit_batches, fast_dev_run
         if fast_dev_run:
             self._shorten()
-        self.seed_was_given = seed is not None
-        self.set_seed(draw_seed() if seed is None else seed)
+        chosen = choose_seed(seed)
+        self.seed_was_given, self.seed_source = seed is not None, chosen.source
+        self.set_seed(chosen.seed)
 
     def set_seed(self, seed: int) -> None:
         """Use another seed from now on, for instance the recorded one of a run that is resumed."""

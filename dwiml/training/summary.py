@@ -11,6 +11,11 @@ from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
 
 MIB = 2**20
+# The line for a training with a seed whose model was made without one.
+UNSEEDED_WEIGHTS = (
+    "Seed       not of the weights: dwiml.seed_everything was not called before the model was made, so that another "
+    "run begins with other weights (unless torch.manual_seed was called)"
+)
 
 
 def summarize(

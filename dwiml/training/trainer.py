@@ -14,6 +14,7 @@ from dwiml.batching.fetcher import BatchSlices
 from dwiml.batching.transfer import on_device
 from dwiml.models.allocator import keep_freed_memory
 from dwiml.ops.sequences import TensorSequence
+from dwiml.seeding import DRAWN
 from dwiml.training.bad_batches import explain_bad_batch
 from dwiml.training.checkpoint import load_checkpoint
 from dwiml.training.experiment import write_parameters
@@ -24,7 +25,7 @@ from dwiml.training.progress import EpochProgress, announce, end_line, epoch_lin
 from dwiml.training.resuming import ResumableTraining
 from dwiml.training.running import BatchLoss, deterministic_algorithms, leave, start_loggers, take_folder
 from dwiml.training.stopping import StopRequest
-from dwiml.training.summary import summarize
+from dwiml.training.summary import UNSEEDED_WEIGHTS, summarize
 
 # What may be wanted between two steps; the highest of all ranks counts.
 NOTHING, SAVE, STOP = 0, 1, 2
@@ -378,6 +379,8 @@ class DWIMLTrainer(ResumableTraining):
         self._last_checkpoint = time.monotonic()
         if self.verbose and not self.is_finished:
             announce(self.summary())
+            if checkpoint is None and self.seed_source != DRAWN and self.model.weights_seed is None:
+                announce(UNSEEDED_WEIGHTS)
 
     def _close_loggers(self) -> None:
         for each in self.loggers:

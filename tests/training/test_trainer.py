@@ -253,7 +253,7 @@ def test_a_nan_loss_is_named_and_spoils_nothing(tiny_hdf5: Path, tmp_path: Path,
 def test_lines_and_no_bar_without_a_terminal(
     tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small_trainer(tiny_hdf5, tmp_path, max_epochs=2, verbose=True).train_and_validate()
+    small_trainer(tiny_hdf5, tmp_path, max_epochs=2, verbose=True, data_seed=None).train_and_validate()
     lines = capsys.readouterr().err.splitlines()
     assert [line.split()[0] for line in lines[:4]] == ["Model", "Training", "Validation", "Memory"]
     assert len(lines) == 7
@@ -266,7 +266,7 @@ def test_a_line_now_and_then_in_a_long_epoch(
 ) -> None:
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_READINGS", 0.0)
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
-    small_trainer(tiny_hdf5, tmp_path, max_epochs=1, verbose=True).train_and_validate()
+    small_trainer(tiny_hdf5, tmp_path, max_epochs=1, verbose=True, data_seed=None).train_and_validate()
     lines = capsys.readouterr().err.splitlines()
     assert lines[5].startswith("Epoch 0 (last: 0), training: 2 of 4 batches, loss ")
     assert lines[8].startswith("Epoch 0 (last: 0), validation: 1 of 1 batches, loss ")
