@@ -45,7 +45,9 @@ def _run(arguments: argparse.Namespace) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         untrained = type(rebuilt.model)(**rebuilt.model.params)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    # A training that was kept off the GPU (one that does not work, perhaps) is evaluated off it too.
+    on_gpu = rebuilt.parameters["trainer"].get("use_gpu") is not False and torch.cuda.is_available()
+    device = "cuda" if on_gpu else "cpu"
     errors = {
         name: evaluate_directions(
             model.to(device),

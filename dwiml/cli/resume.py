@@ -4,24 +4,54 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from dwiml.cli import run_command
-from dwiml.cli.trainer_options import add_machine_options, add_stop_options
+from dwiml.cli.trainer_options import add_comet_options, add_machine_options, add_stop_options, count_or_none
 
-STOP_OPTIONS = ("checkpoint_minutes", "stop_signal", "max_time", "requeue", "allow_changed_data")
+# What a resumed run may do differently: of each, the recorded value holds unless another is given.
+KEPT = (
+    "nb_cpu_processes",
+    "use_gpu",
+    "verbose",
+    "profile",
+    "nan_policy",
+    "comet_workspace",
+    "comet_project",
+    "checkpoint_minutes",
+    "stop_signal",
+    "max_time",
+    "requeue",
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dwiml resume",
-        description="Continue an experiment of 'dwiml train' from its checkpoint, with the parameters recorded there.",
+        description="Continue an experiment of 'dwiml train' from its checkpoint. All that is not given here is as "
+        "recorded there.",
     )
     parser.add_argument("experiment", metavar="EXPERIMENT", help="the experiment's folder")
-    parser.add_argument("--new_max_epochs", type=int, metavar="N", help="epochs in all [as before]")
-    parser.add_argument("--new_patience", type=int, metavar="N", help="[as before]")
+    parser.add_argument("--new_max_epochs", type=int, metavar="N", help="epochs in all [as recorded]")
+    parser.add_argument(
+        "--new_patience",
+        type=count_or_none,
+        default=argparse.SUPPRESS,
+        metavar="N|none",
+        help="epochs without progress before stopping [as recorded]",
+    )
     parser.add_argument("--hdf5_file", metavar="HDF5", help="where the data are now [where they were]")
-    add_machine_options(parser)
-    add_stop_options(parser)
+    add_machine_options(parser, resuming=True)
+    add_comet_options(parser, resuming=True)
+    parser.add_argument(
+        "--nan_policy", default=argparse.SUPPRESS, metavar="WHAT", help="of NaN: stop or skip [as recorded]"
+    )
+    for name, action, told in (
+        ("--profile", "store_true", "show where the time of a step goes"),
+        ("--no_profile", "store_false", "the opposite of --profile"),
+    ):
+        parser.add_argument(name, dest="profile", action=action, default=argparse.SUPPRESS, help=told)
+    add_stop_options(parser, resuming=True)
     return parser
 
 
@@ -33,7 +63,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     from dwiml.training.rebuild import rebuild_experiment
 
-    rebuilt = rebuild_experiment(arguments.experiment, hdf5_file=arguments.hdf5_file)
+    given = vars(arguments)
+    changes = {name: given[name] for name in KEPT if name in given}
+    if "new_patience" in given:
+        changes["patience"] = given["new_patience"]
+    experiment = Path(arguments.experiment)
+    # '.' and '..' have no name of their own.
+    experiment = experiment.resolve() if experiment.name in ("", "..") else experiment
+    rebuilt = rebuild_experiment(experiment, hdf5_file=arguments.hdf5_file)
     trainer = rebuilt.trainer_class.init_from_checkpoint(
         rebuilt.model,
         rebuilt.folder.path.parent,
@@ -41,10 +78,7 @@ def _run(arguments: argparse.Namespace) -> None:
         rebuilt.sampler,
         rebuilt.loader,
         new_max_epochs=arguments.new_max_epochs,
-        new_patience=arguments.new_patience,
-        nb_cpu_processes=arguments.nb_cpu_processes,
-        use_gpu=arguments.use_gpu,
-        verbose=arguments.verbose,
-        **{name: getattr(arguments, name) for name in STOP_OPTIONS},
+        allow_changed_data=arguments.allow_changed_data,
+        **changes,
     )
     trainer.train_and_validate()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from typing import Any
 
 
@@ -18,7 +19,7 @@ def add_trainer_options(parser: argparse.ArgumentParser) -> None:
     for phase in ("training", "validation"):
         group.add_argument(
             f"--max_batches_per_epoch_{phase}",
-            type=_count_or_none,
+            type=count_or_none,
             default=1000,
             metavar="N",
             help="most batches an epoch, or none for all [%(default)s]",
@@ -55,8 +56,7 @@ def add_trainer_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, help="of weights, batches, augmentation and dropout [drawn]")
     group.add_argument("--resume", default="never", metavar="HOW", help="never, auto or must [%(default)s]")
     add_machine_options(group)
-    group.add_argument("--comet_workspace", metavar="NAME", help="with --comet_project: log to Comet too")
-    group.add_argument("--comet_project", metavar="NAME", help="with --comet_workspace")
+    add_comet_options(group)
     add_stop_options(parser.add_argument_group("when the job ends"))
     trying = parser.add_argument_group("trying out")
     trying.add_argument("--fast_dev_run", action="store_true", help="2 batches of each phase, in a temporary folder")
@@ -97,38 +97,78 @@ def add_tracking_phase_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_machine_options(group: argparse._ActionsContainer) -> None:
-    group.add_argument("--nb_cpu_processes", type=int, default=0, metavar="N", help="loader workers [%(default)s]")
-    group.add_argument(
-        "--use_gpu", type=_yes_or_no, default=None, metavar="yes|no", help="[yes, when there is one that works]"
-    )
-    group.add_argument("-q", dest="verbose", action="store_false", help="no progress bar, no line an epoch")
+def add_machine_options(group: argparse._ActionsContainer, *, resuming: bool = False) -> None:
+    """Add the options of where and how a training runs; when ``resuming``, those that are not given are absent."""
+    add = _adder(group, resuming=resuming)
+    add("--nb_cpu_processes", type=int, default=0, metavar="N", help="loader workers")
+    add("--use_gpu", type=_yes_no_or_auto, default=None, metavar="yes|no|auto", help="auto: when there is one")
+    add("-q", dest="verbose", action="store_false", default=True, help="no progress bar, no line an epoch")
+    if resuming:
+        add("--no_quiet", dest="verbose", action="store_true", help="the opposite of -q")
     group.add_argument("-v", dest="talkative", action="store_true", help="show informative messages")
 
 
-def add_stop_options(group: argparse._ActionsContainer) -> None:
-    group.add_argument(
-        "--checkpoint_minutes", type=float, metavar="MIN", help="checkpoints within an epoch too [at its end only]"
+def add_comet_options(group: argparse._ActionsContainer, *, resuming: bool = False) -> None:
+    """Add Comet's two names; when ``resuming``, those that are not given are absent."""
+    add = _adder(group, resuming=resuming)
+    off = "; none: no longer" if resuming else ""
+    add("--comet_workspace", type=_text_or_none, metavar="NAME", help=f"with --comet_project: log to Comet too{off}")
+    add("--comet_project", type=_text_or_none, metavar="NAME", help="with --comet_workspace")
+
+
+def add_stop_options(group: argparse._ActionsContainer, *, resuming: bool = False) -> None:
+    """Add the options of how a job ends; when ``resuming``, those that are not given are absent."""
+    add = _adder(group, resuming=resuming)
+    add(
+        "--checkpoint_minutes",
+        type=_number_or_none,
+        metavar="MIN|none",
+        help="checkpoints within an epoch too; none: at its end only",
     )
-    group.add_argument(
+    add(
         "--stop_signal",
+        type=_text_or_none,
         default="SIGUSR1",
-        metavar="NAME",
-        help="write a checkpoint and end, as at SIGTERM and Ctrl-C [%(default)s]",
+        metavar="NAME|none",
+        help="write a checkpoint and end, as at SIGTERM and Ctrl-C",
     )
-    group.add_argument("--max_time", metavar="TIME", help="the same when the process is that old, as 11:50:00 [never]")
-    group.add_argument("--requeue", action="store_true", help="then ask SLURM to queue the job again")
+    add(
+        "--max_time", type=_text_or_none, metavar="TIME|none", help="the same when the process is that old, as 11:50:00"
+    )
+    add("--requeue", action="store_true", default=False, help="then ask SLURM to queue the job again")
+    if resuming:
+        add("--no_requeue", dest="requeue", action="store_false", help="the opposite of --requeue")
     group.add_argument("--allow_changed_data", action="store_true", help="resume on another HDF5 file than before")
 
 
-def _count_or_none(text: str) -> int | None:
+def _adder(group: argparse._ActionsContainer, *, resuming: bool) -> Callable[..., None]:
+    """Return what adds an option with its default in its help; when ``resuming``, the default is what was recorded."""
+
+    def add(*names: str, default: Any = None, help: str, action: str | None = None, **more: Any) -> None:
+        shown = "as recorded" if resuming else ("auto" if names[0] == "--use_gpu" else default)
+        told = "" if action is not None else f" [{'none' if shown is None else shown}]"
+        options = more if action is None else {"action": action, **more}
+        group.add_argument(*names, default=argparse.SUPPRESS if resuming else default, help=f"{help}{told}", **options)
+
+    return add
+
+
+def count_or_none(text: str) -> int | None:
     return None if text.lower() == "none" else int(text)
 
 
-def _yes_or_no(text: str) -> bool:
-    if text not in ("yes", "no"):
-        raise argparse.ArgumentTypeError(f"yes or no expected, got '{text}'")
-    return text == "yes"
+def _number_or_none(text: str) -> float | None:
+    return None if text.lower() == "none" else float(text)
+
+
+def _text_or_none(text: str) -> str | None:
+    return None if text.lower() == "none" else text
+
+
+def _yes_no_or_auto(text: str) -> bool | None:
+    if text not in ("yes", "no", "auto"):
+        raise argparse.ArgumentTypeError(f"yes, no or auto expected, got '{text}'")
+    return {"yes": True, "no": False, "auto": None}[text]
 
 
 def json_object(text: str) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_training import logs
@@ -14,6 +16,7 @@ from dwiml import Learn2TrackModel
 from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.cli import evaluate, main, resume, train
+from dwiml.training.experiment import MAY_CHANGE
 from dwiml.training.gv_phase import DWIMLTrainerOneInputWithGVPhase
 from dwiml.training.trainer import DWIMLTrainer
 
@@ -49,6 +52,66 @@ def test_train_resume_evaluate(tiny_hdf5: Path, tmp_path: Path, capsys: pytest.C
     options = ["--max_epochs", "2", "--nb_previous_dirs", "1", "--resume", "auto"]
     assert run_train(tiny_hdf5, tmp_path, *options) == 0
     assert len(logs(tmp_path / "exp")) == 2
+
+
+# What the command of a cluster's job says, and what is recorded of it.
+JOB = {
+    "--nb_cpu_processes": ("2", 2),
+    "--use_gpu": ("no", False),
+    "--checkpoint_minutes": ("5", 5.0),
+    "--max_time": ("23:50:00", "23:50:00"),
+    "--stop_signal": ("SIGUSR2", "SIGUSR2"),
+    "--nan_policy": ("skip", "skip"),
+    "--patience": ("7", 7),
+}
+FLAGS = {"requeue": True, "profile": True, "verbose": False}
+
+
+def recorded_settings(experiment: Path) -> dict[str, Any]:
+    settings: dict[str, Any] = json.loads((experiment / "parameters.json").read_text())["trainer"]
+    return settings
+
+
+def test_resume_keeps_what_was_recorded(tiny_hdf5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = [word for name, (given, _) in JOB.items() for word in (name, given)]
+    assert run_train(tiny_hdf5, tmp_path, *options, "--requeue", "--profile", "-q", "--max_epochs", "1") == 0
+    expected = FLAGS | {name[2:]: value for name, (_, value) in JOB.items()}
+    settings = recorded_settings(tmp_path / "exp")
+    assert {name: settings[name] for name in expected} == expected
+    assert resume.main([str(tmp_path / "exp"), "--new_max_epochs", "2"]) == 0
+    settings = recorded_settings(tmp_path / "exp")
+    assert {name: settings[name] for name in expected} == expected
+    # Each one that is given is changed, and no other; inside of the experiment, it is '.'.
+    changes = ["--max_time", "none", "--no_requeue", "--nb_cpu_processes", "0", "--use_gpu", "auto", "--no_profile"]
+    changes += ["--checkpoint_minutes", "none", "--new_patience", "none"]
+    monkeypatch.chdir(tmp_path / "exp")
+    assert resume.main([".", *changes, "--new_max_epochs", "3"]) == 0
+    after = {"max_time": None, "requeue": False, "nb_cpu_processes": 0, "use_gpu": None, "profile": False}
+    expected |= after | {"checkpoint_minutes": None, "patience": None}
+    settings = recorded_settings(tmp_path / "exp")
+    assert {name: settings[name] for name in expected} == expected
+    assert len(logs(tmp_path / "exp")) == 3
+
+
+def test_resume_keeps_comet_and_turns_it_off(tiny_hdf5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "comet_ml", None)
+    names = ["--comet_workspace", "me", "--comet_project", "mine"]
+    assert run_train(tiny_hdf5, tmp_path, *names, "-q", "--max_epochs", "1") == 0
+    assert resume.main([str(tmp_path / "exp"), "--new_max_epochs", "2", "--no_quiet"]) == 0
+    settings = recorded_settings(tmp_path / "exp")
+    assert [settings[name] for name in ("comet_workspace", "comet_project", "verbose")] == ["me", "mine", True]
+    off = ["--comet_workspace", "none", "--comet_project", "none", "-q"]
+    assert resume.main([str(tmp_path / "exp"), "--new_max_epochs", "3", *off]) == 0
+    settings = recorded_settings(tmp_path / "exp")
+    assert [settings[name] for name in ("comet_workspace", "comet_project", "verbose")] == [None, None, False]
+
+
+def test_whatever_a_resume_may_change_the_command_keeps() -> None:
+    # The data's and how the resume itself is done are options of another kind.
+    other = {"max_epochs", "patience", "resume", "allow_changed_data"}
+    may_change = {name.removeprefix("trainer.") for name in MAY_CHANGE if name.startswith("trainer.")}
+    assert may_change - other == set(resume.KEPT)
+    assert not set(resume.KEPT) & set(vars(resume.build_parser().parse_args(["exp"])))
 
 
 def test_the_model_tracks_when_asked_to(tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
