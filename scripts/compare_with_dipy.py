@@ -69,6 +69,7 @@ def compare(arguments: argparse.Namespace) -> None:
     from comparison.model_tracking import THETA, scores_of, seeds_in_ends, track_with_model
 
     from dwiml.data.dataset import MultiSubjectDataset
+    from dwiml.ops.masks import as_mask
     from dwiml.scoring.reading import read_ground_truth
     from dwiml.tracking.seeds import Seeds
     from dwiml.training.trained import load_best_model, recorded_parameters
@@ -78,7 +79,8 @@ def compare(arguments: argparse.Namespace) -> None:
     group = recorded["loader"]["input_group_name"]
     dataset.load_data(subj_id=arguments.subject, volume_groups=[group, arguments.tracking_mask], streamline_groups=[])
     (subject,) = [*dataset.training_set, *dataset.validation_set, *dataset.testing_set]
-    volume, mask = subject.volumes[group], subject.volumes[arguments.tracking_mask].as_tensor()[..., 0].numpy() != 0
+    volume = subject.volumes[group]
+    mask = as_mask(subject.volumes[arguments.tracking_mask].as_tensor()[..., 0].numpy(), arguments.tracking_mask).inside
     truth = read_ground_truth(arguments.ground_truth or arguments.subject_dir, end_tolerance=arguments.end_tolerance)
     if arguments.seeds == "mask":
         seeds = Seeds(mask, per_voxel=arguments.seeds_per_voxel, seed=1)

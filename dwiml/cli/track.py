@@ -59,7 +59,11 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_data(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data (masks: groups of the HDF5 file, or image files)")
     group.add_argument(
-        "--tracking_mask", required=True, metavar="MASK", help="where streamlines may go: non-zero voxels"
+        "--tracking_mask",
+        required=True,
+        metavar="MASK",
+        help="where streamlines may go: a 0/1 mask, labels (all that are not 0), or a map of probabilities (see "
+        "--mask_threshold)",
     )
     group.add_argument("--seeding_mask", metavar="MASK", help="where they begin [the tracking mask]")
     group.add_argument("--hdf5_file", metavar="HDF5", help="where the experiment's data are now [where they were]")
@@ -118,7 +122,8 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.5,
         metavar="X",
-        help="streamlines end where the mask (0 or 1), interpolated, is below; useful with trilinear [%(default)s]",
+        help="streamlines end where the mask, interpolated, is below; of a map of probabilities, the voxels of at "
+        "least X are the mask, and the seeding mask [%(default)s]",
     )
     group.add_argument(
         "--both_ways",

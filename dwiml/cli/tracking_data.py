@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from dwiml.ops.masks import Mask
     from dwiml.tracking.tracker import TrackingSubject
 
 IMAGES = (".nii", ".nii.gz", ".mgz", ".mgh")
@@ -70,6 +71,7 @@ def _from_hdf5(arguments: argparse.Namespace, recorded: dict[str, Any]) -> Track
 
     from dwiml.data.dataset import MultiSubjectDataset
     from dwiml.hdf5.grid import Grid
+    from dwiml.hdf5.standalone import read_mask, told_mask
     from dwiml.tracking.tracker import TrackingSubject
     from dwiml.training.experiment import find_data
 
@@ -83,28 +85,31 @@ def _from_hdf5(arguments: argparse.Namespace, recorded: dict[str, Any]) -> Track
     x, y, z = volume.shape[:3]
     grid = Grid(volume.affine, (x, y, z), path)
 
-    def mask(name: str) -> NDArray[np.bool_]:
+    def mask(name: str) -> Mask:
         if _is_image(name):
-            return _read_mask(name, grid)
+            return read_mask(name, grid, threshold=arguments.mask_threshold)[0]
         values = subject.volumes[name]
         if values.nb_features != 1:
             raise ValueError(f"Volume group '{name}' holds {values.nb_features} features; a mask has one.")
-        inside: NDArray[np.bool_] = values.as_tensor()[..., 0].numpy() != 0
-        return inside
+        return told_mask(
+            values.as_tensor()[..., 0].numpy(),
+            f"Volume group '{name}' of subject '{arguments.subject}'",
+            threshold=arguments.mask_threshold,
+        )
 
     tracking_mask = mask(arguments.tracking_mask)
     seeding_mask = tracking_mask if arguments.seeding_mask is None else mask(arguments.seeding_mask)
     tracked = TrackingSubject(
-        volume.as_tensor(), torch.from_numpy(volume.voxel_sizes), torch.from_numpy(tracking_mask.copy())
+        volume.as_tensor(), torch.from_numpy(volume.voxel_sizes), torch.from_numpy(tracking_mask.values.copy())
     )
-    return TrackingData(tracked, seeding_mask, volume.affine)
+    return TrackingData(tracked, seeding_mask.inside, volume.affine)
 
 
 def _from_images(arguments: argparse.Namespace, recorded: dict[str, Any]) -> TrackingData:
     import numpy as np
     import torch
 
-    from dwiml.hdf5.standalone import read_volumes
+    from dwiml.hdf5.standalone import read_mask, read_volumes
     from dwiml.tracking.tracker import TrackingSubject
     from dwiml.training.trained import recorded_parameters
 
@@ -115,11 +120,14 @@ def _from_images(arguments: argparse.Namespace, recorded: dict[str, Any]) -> Tra
         recorded = recorded_parameters(arguments.standardize_like)
     standardization = arguments.standardization or _recorded_standardization(arguments, recorded)
     values, grid = read_volumes(arguments.input, standardization=standardization, std_mask=arguments.std_mask or ())
-    tracking_mask = _read_mask(arguments.tracking_mask, grid)
-    seeding_mask = tracking_mask if arguments.seeding_mask is None else _read_mask(arguments.seeding_mask, grid)
+    tracking_mask, seeding_mask = (
+        None if name is None else read_mask(name, grid, threshold=arguments.mask_threshold)[0]
+        for name in (arguments.tracking_mask, arguments.seeding_mask)
+    )
+    assert tracking_mask is not None
     sizes = torch.from_numpy(grid.voxel_sizes.astype(np.float32))
-    tracked = TrackingSubject(torch.from_numpy(values), sizes, torch.from_numpy(tracking_mask))
-    return TrackingData(tracked, seeding_mask, grid.affine)
+    tracked = TrackingSubject(torch.from_numpy(values), sizes, torch.from_numpy(tracking_mask.values.copy()))
+    return TrackingData(tracked, (seeding_mask or tracking_mask).inside, grid.affine)
 
 
 def _recorded_standardization(arguments: argparse.Namespace, recorded: dict[str, Any]) -> str:
@@ -167,9 +175,3 @@ def _listed(value: Any) -> list[str]:
 
 def _is_image(name: str | None) -> bool:
     return name is None or name.endswith(IMAGES)
-
-
-def _read_mask(path: str, grid: Any) -> NDArray[np.bool_]:
-    from dwiml.hdf5.standalone import read_mask
-
-    return read_mask(path, grid)[0]

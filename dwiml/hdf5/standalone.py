@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,9 @@ from dwiml.hdf5.grid import Grid
 from dwiml.hdf5.inspection import SubjectPlan, open_tractogram, open_volume, plan_volumes, readable
 from dwiml.hdf5.trk import check_trk_header, read_trk_counts
 from dwiml.hdf5.volumes import read_volume_group
+from dwiml.ops.masks import DEFAULT_THRESHOLD, Mask, as_mask
+
+logger = logging.getLogger(__name__)
 
 
 def read_volumes(
@@ -59,8 +64,10 @@ def read_volumes(
     return read_volume_group(plan, group), plan.grid
 
 
-def read_mask(path: str | Path, same_as: Grid | None = None) -> tuple[NDArray[np.bool_], Grid]:
-    """Read a mask, shape (X, Y, Z): where the image is not 0.
+def read_mask(
+    path: str | Path, same_as: Grid | None = None, *, threshold: float = DEFAULT_THRESHOLD
+) -> tuple[Mask, Grid]:
+    """Read a mask; what counts as inside is the rule of :func:`dwiml.ops.masks.as_mask`, and is told where it matters.
 
     Parameters
     ----------
@@ -68,16 +75,26 @@ def read_mask(path: str | Path, same_as: Grid | None = None) -> tuple[NDArray[np
         An image of one volume.
     same_as
         The grid that it must be on; None: any.
+    threshold
+        For a map of probabilities.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        When the file is missing, damaged, holds several volumes, or is on another grid.
+        When the file is missing, damaged, holds several volumes, is no mask, or is on another grid.
     """
     values, grid = read_volumes([path], same_as=same_as)
     if values.shape[-1] != 1:
         raise ValueError(f"The mask '{path}' must be one volume, it holds {values.shape[-1]}.")
-    return values[..., 0] != 0, grid
+    return told_mask(values[..., 0], f"The mask '{path}'", threshold=threshold), grid
+
+
+def told_mask(values: NDArray[Any], name: str, *, threshold: float = DEFAULT_THRESHOLD) -> Mask:
+    """Return :func:`dwiml.ops.masks.as_mask`, and warn where the values are not those of a 0/1 mask."""
+    mask = as_mask(values, name, threshold=threshold)
+    if mask.told:
+        logger.warning("%s", mask.told)
+    return mask
 
 
 def read_image_grid(path: str | Path) -> Grid:

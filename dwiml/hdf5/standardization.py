@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 Volume = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+
+FEW_VOXELS = 30
+"""Mean and std of fewer voxels than this are hardly those of the subject."""
+# A std of two units in the last place of the largest value is rounding, not a spread.
+_ROUNDING = 2 * float(np.finfo(np.float32).eps)
 
 
 def non_zero_voxels(data: Volume) -> Mask:
@@ -17,7 +23,24 @@ def non_zero_voxels(data: Volume) -> Mask:
     return mask
 
 
-def standardize(data: Volume, kind: str, features_per_file: Sequence[int], mask: Mask | None) -> list[slice]:
+@dataclass
+class Doubts:
+    """What a user should know of a standardization.
+
+    Attributes
+    ----------
+    constant
+        The features that have a single value in the mask, but for the rounding of float32: their mean was subtracted,
+        and they were divided by 1.
+    fewest_voxels
+        The smallest number of voxels that a mean and a std were computed from; None when nothing was standardized.
+    """
+
+    constant: list[slice] = field(default_factory=list)
+    fewest_voxels: int | None = None
+
+
+def standardize(data: Volume, kind: str, features_per_file: Sequence[int], mask: Mask | None) -> Doubts:
     """Standardize in place.
 
     Parameters
@@ -35,27 +58,31 @@ def standardize(data: Volume, kind: str, features_per_file: Sequence[int], mask:
 
     Returns
     -------
-    list of slice
-        The features that have a single value in the mask: their mean was subtracted, and they were divided by 1.
+    Doubts
+        What should be told.
 
     Raises
     ------
     ValueError
-        When the mask has no voxel.
+        When the mask has no voxel, or one only.
     """
+    doubts = Doubts()
     if kind == "none":
-        return []
+        return doubts
     if mask is None and kind != "per_file":
         mask = non_zero_voxels(data)
-    constant = []
     for features in _blocks(kind, features_per_file):
         block = data[..., features]
         inside = non_zero_voxels(block) if mask is None else mask
-        if not inside.any():
+        nb_voxels = int(np.count_nonzero(inside))
+        if not nb_voxels:
             raise ValueError("no voxel to compute the mean and the std from (empty mask, or only zeros)")
+        if nb_voxels == 1:
+            raise ValueError("only one voxel to compute the mean and the std from; give a larger mask")
+        doubts.fewest_voxels = min(doubts.fewest_voxels or nb_voxels, nb_voxels)
         if not _standardize_block(block, inside):
-            constant.append(features)
-    return constant
+            doubts.constant.append(features)
+    return doubts
 
 
 def _blocks(kind: str, features_per_file: Sequence[int]) -> list[slice]:
@@ -67,9 +94,10 @@ def _blocks(kind: str, features_per_file: Sequence[int]) -> list[slice]:
 
 
 def _standardize_block(block: Volume, mask: Mask) -> bool:
-    """Standardize (X, Y, Z, B) in place with one mean and one std; False when all values in the mask are the same.
+    """Standardize (X, Y, Z, B) in place with one mean and one std; False when the values in the mask do not vary.
 
-    One feature at a time, in float64: a whole group in float64 could be too large for the memory.
+    They vary when their std is above the rounding of the largest of them in float32. One feature at a time, in
+    float64: a whole group in float64 could be too large for the memory.
     """
     nb_features = block.shape[-1]
     means, variances, lows, highs = np.zeros((4, nb_features))
@@ -77,9 +105,10 @@ def _standardize_block(block: Volume, mask: Mask) -> bool:
         values = block[..., k][mask].astype(np.float64)
         means[k], variances[k], lows[k], highs[k] = values.mean(), values.var(), values.min(), values.max()
     mean = means.mean()
-    varies = bool(lows.min() < highs.max())
     # Each feature has the same number of values, so the variance of all is the mean one plus that of the means.
-    std = np.sqrt(np.mean(variances + (means - mean) ** 2)) if varies else 1.0
+    std = np.sqrt(np.mean(variances + (means - mean) ** 2))
+    varies = bool(std > _ROUNDING * max(abs(lows.min()), abs(highs.max())))
+    std = std if varies else 1.0
     for k in range(nb_features):
         block[..., k] = (block[..., k].astype(np.float64) - mean) / std
     return varies

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from dwiml.hdf5.config import VolumeGroup
 from dwiml.hdf5.inspection import SubjectPlan, open_volume, readable
 from dwiml.hdf5.schema import quoted
-from dwiml.hdf5.standardization import standardize
+from dwiml.hdf5.standardization import FEW_VOXELS, standardize
+from dwiml.ops.masks import as_mask
 
 logger = logging.getLogger(__name__)
 
@@ -43,15 +44,21 @@ def read_volume_group(plan: SubjectPlan, group: VolumeGroup) -> NDArray[np.float
         features_per_file.append(end - start)
         start = end
     try:
-        constant = standardize(data, group.standardization, features_per_file, mask)
+        doubts = standardize(data, group.standardization, features_per_file, mask)
     except ValueError as error:
         raise ValueError(f"{label}: {error}; files {_names(plan.volumes, plan.masks, group.name)}.") from error
-    if constant:
-        columns = [str(k) for features in constant for k in range(features.start, features.stop)]
+    if doubts.constant:
+        columns = [str(k) for features in doubts.constant for k in range(features.start, features.stop)]
         logger.warning(
-            "%s: features %s have one value in the whole mask; only their mean was subtracted.",
+            "%s: features %s have one value in the whole mask, up to rounding; only their mean was subtracted.",
             label,
             quoted(columns, 10),
+        )
+    if doubts.fewest_voxels is not None and doubts.fewest_voxels < FEW_VOXELS:
+        logger.warning(
+            "%s: a mean and a std come from %d voxels only; check the mask and the volumes.",
+            label,
+            doubts.fewest_voxels,
         )
     return data
 
@@ -83,7 +90,11 @@ def _read_mask(paths: list[Path], label: str) -> NDArray[np.bool_] | None:
     """Return the union of masks, shape (X, Y, Z); None when there is none."""
     if not paths:
         return None
-    union: NDArray[np.bool_] = np.logical_or.reduce([_read_volume(path, label)[..., 0] != 0 for path in paths])
+    masks = [as_mask(_read_volume(path, label)[..., 0], f"{label}: the mask '{path}'") for path in paths]
+    for mask in masks:
+        if mask.told:
+            logger.warning("%s", mask.told)
+    union: NDArray[np.bool_] = np.logical_or.reduce([mask.inside for mask in masks])
     return union
 
 

@@ -159,8 +159,8 @@ def _checked_shape(bundles: Mapping[str, TrueBundle]) -> tuple[int, int, int]:
                 )
             if volume.dtype != np.bool_:
                 raise ValueError(
-                    f"The {kind} of bundle '{name}' holds {volume.dtype} values, booleans are expected; compare them "
-                    "(volume != 0)."
+                    f"The {kind} of bundle '{name}' holds {volume.dtype} values, booleans are expected; compare them, "
+                    "for instance (volume > 0.5)."
                 )
             if not volume.any():
                 raise ValueError(f"The {kind} of bundle '{name}' has no voxel.")

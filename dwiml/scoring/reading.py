@@ -16,6 +16,7 @@ from dwiml.hdf5.grid import Grid
 from dwiml.hdf5.inspection import open_tractogram, open_volume, readable
 from dwiml.hdf5.schema import quoted
 from dwiml.hdf5.trk import check_trk_header, check_trk_whole
+from dwiml.ops.masks import as_mask
 from dwiml.ops.spaces import to_vox_corner
 from dwiml.scoring.defaults import END_TOLERANCE_MM, MASK_TOLERANCE_MM
 from dwiml.scoring.ground_truth import GroundTruth, TrueBundle, Volume
@@ -47,7 +48,8 @@ def read_ground_truth(
         It holds ``ground_truth.json``, or else NIfTI masks, one a bundle, named after the bundles.
     config
         A file to read instead of ``ground_truth.json``: {bundle: {"mask": volume} or {"tractogram": file or list of
-        files}, with or without "head": volume and "tail": volume}. A volume is a NIfTI file (its nonzero voxels), or
+        files}, with or without "head": volume and "tail": volume}. A volume is a NIfTI file (a mask,
+        see :func:`dwiml.ops.masks.as_mask`), or
         {"file": file, "label": whole number or list of them, "volume": index in the fourth axis, from 0}. Files are
         relative to `folder`.
     mask_tolerance, end_tolerance
@@ -251,8 +253,10 @@ class _Reader:
         elif index is not None:
             raise ValueError(f"{label}: '{path}' holds one volume, so that \"volume\": {index!r} names none.")
         if "label" not in options:
-            # NaN is no voxel of a mask.
-            return np.asarray(np.nan_to_num(data) != 0)
+            mask = as_mask(data, f"{label}: '{path}'")
+            if mask.told:
+                logger.warning('%s Name one with "label", or give a mask.', mask.told)
+            return mask.inside
         labels = options["label"] if isinstance(options["label"], list) else [options["label"]]
         if not labels or not all(map(_is_whole, labels)):
             raise ValueError(f'{label}: "label" must be a whole number or a list of them, got {options["label"]!r}.')

@@ -122,7 +122,7 @@ class Propagator:
     shape
         The grid: streamlines end where it does.
     mask
-        Shape (X, Y, Z), or None: where streamlines may go.
+        Shape (X, Y, Z), or None: where streamlines may go; bool, or a map of probabilities.
     """
 
     def __init__(

@@ -34,7 +34,8 @@ class TrackingSubject:
     voxel_sizes
         Shape (3,), float32, mm.
     tracking_mask
-        Shape (X, Y, Z): where streamlines may go. None: anywhere on the grid.
+        Shape (X, Y, Z), where streamlines may go: bool, or a map of probabilities that is interpolated and compared
+        with the rules' ``mask_threshold``. None: anywhere on the grid.
     """
 
     volume: Tensor

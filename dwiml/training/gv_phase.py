@@ -15,7 +15,9 @@ from dwiml.arguments import check_whole
 from dwiml.batching.fetcher import BatchSlices
 from dwiml.batching.loader import DWIMLBatchLoaderOneInput
 from dwiml.batching.sampler import DWIMLBatchIDSampler
+from dwiml.data.dataset import SubjectData
 from dwiml.ops.directions import streamline_lengths_mm
+from dwiml.ops.masks import Mask, as_mask
 from dwiml.ops.sequences import TensorSequence
 from dwiml.scoring.ground_truth import GroundTruth
 from dwiml.scoring.reading import read_ground_truth
@@ -56,8 +58,8 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
     tracking_phase_max_batches
         Of the validation batches, the first so many; None: all those of the validation phase.
     tracking_phase_mask_group
-        A volume group, of one feature: streamlines end where it is 0. None: each streamline ends at the length of the
-        true one, if the model does not end it before.
+        A volume group, of one feature: a mask, as :func:`dwiml.ops.masks.as_mask` understands it; streamlines end
+        outside. None: each streamline ends at the length of the true one, if the model does not end it before.
     tracking_phase_ground_truth
         The folder of a validation subject's true bundles, as ``dwiml score`` reads it, ``{subject}`` standing for the
         subject's name: ``"phantom/subjects/{subject}"``. None: valid connections are not measured.
@@ -204,7 +206,7 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
         sizes = self._voxel_sizes(subject)
         mask = None
         if self.mask_group is not None:
-            mask = data.volumes[self.mask_group].as_tensor()[..., 0].to(self.device) != 0
+            mask = torch.from_numpy(self._mask_of(data).values.copy()).to(self.device)
         propagator = Propagator(
             self.model,
             lambda points: self.batch_loader.inputs_under(points, "validation", subject),
@@ -280,6 +282,16 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
                         f"Volume group '{self.mask_group}' (tracking_phase_mask_group) was not loaded; give it to "
                         "dataset.load_data()."
                     )
+                mask = self._mask_of(subject)
+                if mask.told:
+                    logger.warning("%s", mask.told)
+
+    def _mask_of(self, subject: SubjectData) -> Mask:
+        """Return the tracking mask of a validation subject, as ``dwiml track`` understands it."""
+        assert self.mask_group is not None
+        values = subject.volumes[self.mask_group].as_tensor()[..., 0].numpy()
+        name = f"Volume group '{self.mask_group}' (tracking_phase_mask_group) of subject '{subject.subject_id}'"
+        return as_mask(values, name, threshold=self.tracking_rules.mask_threshold)
 
     def _check_best_model_metric(self) -> None:
         """Refuse a metric that would never be measured."""

@@ -127,6 +127,64 @@ def test_bad_input_is_told_in_one_sentence(
     assert not list(tmp_path.iterdir())
 
 
+def with_map(phantom: Path, tmp_path: Path) -> tuple[Path, Path, np.ndarray]:
+    """Write a map of probabilities that is above 0 far outside the mask, and a copy of the HDF5 file that holds it."""
+    image = nib.load(images(phantom)[1])
+    inside = np.asarray(image.dataobj) > 0
+    values = np.where(inside, 0.75, 0.01).astype(np.float32)
+    values[0, 0, 0] = 0.0
+    values[~inside & (np.indices(inside.shape)[0] > inside.shape[0] // 2)] = 0.25
+    path, data = tmp_path / "pve.nii.gz", tmp_path / "data.hdf5"
+    nib.save(nib.Nifti1Image(values, image.affine), path)
+    shutil.copy(phantom / "data.hdf5", data)
+    with h5py.File(data, "a") as handle:
+        handle["sub-03/wm_mask/data"][...] = values[..., None]
+    return path, data, values
+
+
+@pytest.mark.parametrize("source", ["image", "group"])
+def test_a_map_of_probabilities_is_thresholded_and_told(
+    phantom: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, source: str
+) -> None:
+    path, data, values = with_map(phantom, tmp_path)
+    experiment = str(phantom / "exp")
+    seeds = {}
+    for name, mask, options in (
+        ("plain", "wm_mask", []),
+        ("map", "MAP", []),
+        ("low", "MAP", ["--mask_threshold", "0.2"]),
+        ("trilinear", "MAP", ["--mask_interpolation", "trilinear", "--mask_threshold", "0.2"]),
+    ):
+        mask, hdf5 = (str(path), []) if mask == "MAP" and source == "image" else ("wm_mask", [])
+        if name != "plain" and source == "group":
+            hdf5 = ["--hdf5_file", str(data)]
+        out, report = tmp_path / f"{name}.trk", tmp_path / f"{name}.json"
+        caplog.clear()
+        command = ["track", experiment, "sub-03", str(out), "--tracking_mask", mask, "--seeds_at", "center", *hdf5]
+        assert main([*command, "--report", str(report), "--min_length", "0", *options]) == 0
+        seeds[name] = json.loads(report.read_text())["nb_seeds"]
+        threshold = "0.2" if options else "0.5"
+        told = f"is not a 0/1 mask (values from 0 to 0.75): voxels of {threshold} and more count."
+        assert (told in caplog.text) is (name != "plain")
+    assert seeds["map"] == seeds["plain"] == np.count_nonzero(values == 0.75)
+    assert seeds["low"] == seeds["trilinear"] == np.count_nonzero(values >= 0.25) > seeds["map"]
+    # What counts as the mask is the same, and so is what comes of it.
+    assert (tmp_path / "map.trk").read_bytes() == (tmp_path / "plain.trk").read_bytes()
+    # The probabilities themselves were interpolated, not the mask that comes of them.
+    assert (tmp_path / "trilinear.trk").read_bytes() != (tmp_path / "low.trk").read_bytes()
+
+
+def test_a_seeding_mask_of_probabilities(phantom: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, _, values = with_map(phantom, tmp_path)
+    volume, mask = images(phantom)
+    command = ["track", str(phantom / "exp"), str(tmp_path / "o.trk"), "--input", volume, "--std_mask", mask]
+    command += ["--tracking_mask", mask, "--seeding_mask", str(path), "--report", str(tmp_path / "r.json")]
+    caplog.clear()
+    assert main([*command, "--seeds_at", "center", "--max_length", "20"]) == 0
+    assert json.loads((tmp_path / "r.json").read_text())["nb_seeds"] == np.count_nonzero(values >= 0.5)
+    assert caplog.text.count("is not a 0/1 mask") == 1
+
+
 def test_images_without_the_hdf5_file(phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """How the training's volumes were standardized is known from the experiment's own folder."""
     volume, mask = images(phantom)

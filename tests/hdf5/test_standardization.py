@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dwiml.hdf5.standardization import standardize
+from dwiml.hdf5.standardization import Doubts, standardize
 
 MASK = np.zeros((3, 3, 3), dtype=bool)
 MASK[0] = True
@@ -26,7 +26,7 @@ def scaled(values, inside):
 
 def test_none_changes_nothing(data):
     before = data.copy()
-    assert standardize(data, "none", [4], MASK) == []
+    assert standardize(data, "none", [4], MASK) == Doubts()
     np.testing.assert_array_equal(data, before)
 
 
@@ -34,7 +34,7 @@ def test_none_changes_nothing(data):
 def test_all_shares_one_mean_and_std(data, masked):
     inside = MASK if masked else (data != 0).any(axis=-1)
     expected = scaled(data, data[inside])
-    assert standardize(data, "all", [3, 1], MASK if masked else None) == []
+    assert standardize(data, "all", [3, 1], MASK if masked else None) == Doubts(fewest_voxels=np.count_nonzero(inside))
     np.testing.assert_allclose(data, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -64,10 +64,36 @@ def test_large_mean_and_small_spread_keep_their_digits():
 
 def test_a_constant_feature_is_divided_by_one(data):
     data[..., 1] = 0.1
-    constant = standardize(data, "independent", [4], MASK)
-    assert constant == [slice(1, 2)]
+    doubts = standardize(data, "independent", [4], MASK)
+    assert doubts.constant == [slice(1, 2)]
     np.testing.assert_allclose(data[..., 1], 0, atol=1e-7)
     assert np.isfinite(data).all()
+
+
+@pytest.mark.parametrize("scale", [1e-3, 0.3, 1000.0])
+@pytest.mark.parametrize("kind", ["independent", "per_file", "all"])
+def test_a_feature_that_is_constant_up_to_rounding_is_divided_by_one(data, scale, kind):
+    """0.3 with a rounding of 3e-8 became values up to 1e7."""
+    rng = np.random.default_rng(0)
+    rounded = (scale * (1 + rng.choice([-1e-7, 0, 1e-7], data.shape[:3]))).astype(np.float32)
+    assert 0 < rounded.std() < 2e-7 * scale
+    data[..., 1] = rounded
+    alone = data[..., 1:2].copy()
+    assert standardize(alone, kind, [1], MASK).constant == [slice(0, 1)]
+    assert np.abs(alone).max() <= 3e-7 * scale
+    # Twenty times the rounding is a spread.
+    spread = (scale * (1 + 2e-6 * rng.standard_normal(data.shape[:3]))).astype(np.float32)[..., None]
+    assert standardize(spread, kind, [1], MASK).constant == []
+    assert spread[MASK].std() == pytest.approx(1, rel=1e-3)
+
+
+def test_one_voxel_is_refused_and_few_are_counted(data):
+    mask = np.zeros((3, 3, 3), dtype=bool)
+    mask[1, 1, 1] = True
+    with pytest.raises(ValueError, match="only one voxel to compute the mean and the std from"):
+        standardize(data.copy(), "all", [4], mask)
+    mask[1, 1, :2] = True
+    assert standardize(data.copy(), "all", [4], mask).fewest_voxels == 2
 
 
 def test_no_voxel_is_refused(data):

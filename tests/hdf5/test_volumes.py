@@ -80,6 +80,23 @@ def test_standardization_in_the_union_of_masks(subjects, grid):
     )
 
 
+def test_a_map_of_probabilities_as_std_mask_is_thresholded_and_told(subjects, grid, caplog):
+    subjects.plain("a")
+    probabilities = np.full(grid["shape"], 1e-4, dtype=np.float32)
+    probabilities[2:6, 2:6, 1:5] = 0.9
+    probabilities[2] = 0.5
+    subjects.volume("a", "pve.nii.gz", probabilities)
+    group = {"type": "volume", "files": ["dwi.nii.gz"], "standardization": "independent"}
+    subjects.create({"input": {**group, "std_mask": "pve.nii.gz"}})
+    raw = nib.load(subjects.folder / "a/dwi.nii.gz").get_fdata()
+    inside = raw[probabilities >= 0.5]
+    np.testing.assert_allclose(
+        read(subjects)[0], (raw - inside.mean(axis=0)) / inside.std(axis=0), rtol=1e-4, atol=1e-5
+    )
+    assert "'a': the mask '" in caplog.text
+    assert "pve.nii.gz' is not a 0/1 mask (values from 0.0001 to 0.9): voxels of 0.5 and more count." in caplog.text
+
+
 def test_a_wrong_checksum_is_refused(subjects):
     subjects.plain("a")
     path = subjects.folder / "a/dwi.nii.gz"
@@ -112,6 +129,22 @@ def test_a_constant_feature_is_told(subjects, grid, caplog):
     subjects.create({"input": {"type": "volume", "files": ["flat.nii.gz"], "standardization": "independent"}})
     assert "Group 'input' of subject 'a': features '1' have one value" in caplog.text
     assert (read(subjects)[0][..., 1] == 0).all()
+
+
+def test_an_almost_constant_feature_and_a_small_mask_are_told(subjects, grid, caplog):
+    subjects.plain("a")
+    values = np.random.default_rng(0).normal(size=(*grid["shape"], 2)).astype(np.float32)
+    values[..., 1] = 0.3
+    values[::2, ..., 1] = np.nextafter(np.float32(0.3), np.float32(1))
+    subjects.volume("a", "flat.nii.gz", values)
+    mask = np.zeros(grid["shape"], dtype=np.uint8)
+    mask[2:4, 2:5, 2:4] = 1
+    subjects.volume("a", "small.nii.gz", mask)
+    group = {"type": "volume", "files": ["flat.nii.gz"], "standardization": "independent"}
+    subjects.create({"input": {**group, "std_mask": "small.nii.gz"}})
+    assert "Group 'input' of subject 'a': features '1' have one value in the whole mask, up to rounding" in caplog.text
+    assert "Group 'input' of subject 'a': a mean and a std come from 12 voxels only" in caplog.text
+    assert np.abs(read(subjects)[0][..., 1]).max() < 1e-6
 
 
 def test_a_mask_without_standardization_is_told(subjects, caplog):

@@ -128,12 +128,30 @@ def test_another_config_is_read_instead(folder: Path, tmp_path: Path) -> None:
     assert read_ground_truth(folder, config=config).names == ("mine",)
 
 
-def test_not_a_number_is_no_voxel_of_a_mask(folder: Path) -> None:
+def test_not_a_number_in_a_mask_is_refused(folder: Path) -> None:
     values = LOWER["mask"].astype(np.float32)
     values[5, 5, 1] = np.nan
     save_volume(folder / "nan.nii", values, OBLIQUE)
-    truth = read_ground_truth(configure(folder, a={"mask": "nan.nii"}))
-    np.testing.assert_array_equal(mask_of(truth, 0), LOWER["mask"])
+    with pytest.raises(ValueError, match=r"The mask of bundle 'a': '.*nan.nii' holds 1 NaN or infinite values"):
+        read_ground_truth(configure(folder, a={"mask": "nan.nii"}))
+
+
+@pytest.mark.parametrize("kind", ["mask", "head", "tail"])
+def test_a_map_of_probabilities_is_thresholded_and_told(
+    folder: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    values = np.where(LOWER[kind], np.float32(0.75), np.float32(0.01))
+    values[UPPER[kind]] = 0.25
+    save_volume(folder / "map.nii", values, OBLIQUE)
+    plain = {"mask": "lower.nii.gz", "head": {"file": "labels.nii.gz", "label": 3}}
+    plain["tail"] = {"file": "labels.nii.gz", "label": 5}
+    expected = read_ground_truth(configure(folder, a=plain))
+    assert not caplog.text
+    truth = read_ground_truth(configure(folder, a={**plain, kind: "map.nii"}))
+    np.testing.assert_array_equal(truth.masks.toarray(), expected.masks.toarray())
+    np.testing.assert_array_equal(truth.ends.toarray(), expected.ends.toarray())
+    assert f"The {kind} of bundle 'a'" in caplog.text
+    assert "is not a 0/1 mask (values from 0.01 to 0.75): voxels of 0.5 and more count." in caplog.text
 
 
 @pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)

@@ -69,6 +69,23 @@ def test_a_mask_that_is_left(data: Path, tmp_path: Path) -> None:
     assert trainer.run_tracking_phase()["gv_left_mask"] == 1
 
 
+def test_a_map_of_probabilities_is_the_mask_that_it_is_for_dwiml_track(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = {"tracking": True, "tracking_phase_mask_group": "wm_mask", "tracking_phase_theta": 180}
+    trainer = small_trainer(data, tmp_path, **options)
+    # Everywhere above 0, and nowhere 0.5.
+    for subject in trainer.batch_sampler.dataset.validation_set:
+        volume = subject.volumes["wm_mask"].as_tensor()
+        volume[:] = torch.linspace(0.01, 0.49, volume.numel()).reshape(volume.shape)
+    assert trainer.run_tracking_phase()["gv_left_mask"] == 1
+    trainer._check_data()
+    assert (
+        "Volume group 'wm_mask' (tracking_phase_mask_group) of subject 'sub-b' is not a 0/1 mask (values from 0.01 to "
+        "0.49): voxels of 0.5 and more count." in caplog.text
+    )
+
+
 def test_epochs_without_the_phase_have_nothing_of_it(data: Path, tmp_path: Path) -> None:
     trainer = small_trainer(data, tmp_path, tracking=True, tracking_phase_frequency=2, max_epochs=5)
     trainer.train_and_validate()

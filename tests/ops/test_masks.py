@@ -1,0 +1,89 @@
+"""The one rule of what a mask is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from dwiml.ops.masks import as_mask
+
+
+def volume(*values: float, dtype: type = np.float32) -> np.ndarray:
+    return np.resize(np.array(values, dtype=dtype), (3, 4, 5))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        volume(0, 1, dtype=np.uint8),
+        volume(0, 255, dtype=np.uint8),
+        volume(0, -1, dtype=np.int8),
+        volume(0, 1, 1),
+        volume(0, 0.25),
+        volume(1),
+        volume(0),
+        volume(0, 1, dtype=bool),
+        np.zeros((0, 2, 2)),
+    ],
+)
+def test_zero_and_one_other_value_is_a_mask(values: np.ndarray) -> None:
+    mask = as_mask(values, "The mask")
+    np.testing.assert_array_equal(mask.inside, values != 0)
+    assert mask.inside.dtype == bool
+    assert mask.values is mask.inside
+    assert not mask.told
+
+
+def test_a_map_of_probabilities_is_thresholded_and_told() -> None:
+    values = volume(0, 1e-6, 0.25, 0.5, 0.75, 1)
+    mask = as_mask(values, "The mask 'pve.nii.gz'")
+    np.testing.assert_array_equal(mask.inside, values >= 0.5)
+    np.testing.assert_array_equal(mask.values, values)
+    assert mask.told == "The mask 'pve.nii.gz' is not a 0/1 mask (values from 0 to 1): voxels of 0.5 and more count."
+    np.testing.assert_array_equal(as_mask(values, "m", threshold=0.2).inside, values >= 0.2)
+    # Splines overshoot.
+    assert as_mask(volume(-0.1, 0.3, 1.1), "m").inside.tolist() == (volume(-0.1, 0.3, 1.1) >= 0.5).tolist()
+
+
+def test_the_threshold_is_compared_in_float32_as_what_interpolates_the_map_does() -> None:
+    values = np.resize(np.array([0.0, 0.1, 1.0]), (2, 3, 4))
+    assert as_mask(values, "m", threshold=0.1).inside.tolist() == (values > 0.05).tolist()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float64])
+def test_labels_count_where_they_are_not_zero_and_are_told(dtype: type) -> None:
+    values = volume(0, 2, 3, 41, dtype=dtype)
+    mask = as_mask(values, "The mask")
+    np.testing.assert_array_equal(mask.inside, values != 0)
+    assert mask.probabilities is None
+    assert mask.told == "The mask is not a 0/1 mask but holds labels (values from 0 to 41): all that are not 0 count."
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (volume(0, np.nan, 1), "The mask holds 20 NaN or infinite values"),
+        (volume(0, np.inf), "The mask holds 30 NaN or infinite values"),
+        (
+            volume(-1.5, 0.3, 2.2),
+            "The mask is not a mask: it has values from -1.5 to 2.2, .* do not standardize a mask",
+        ),
+        (volume(0, 37.5, 100), "The mask is not a mask: it has values from 0 to 100"),
+        (volume(-1, 0, 1, dtype=np.int16), "The mask is not a mask: it has values from -1 to 1"),
+    ],
+)
+def test_anything_else_is_refused(values: np.ndarray, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        as_mask(values, "The mask")
+
+
+@given(arrays(np.float32, (2, 2, 3), elements=st.floats(0, 1, width=32)), st.sampled_from([0.01, 0.25, 0.5, 1.0]))
+def test_probabilities_are_never_taken_as_everything_above_zero(values: np.ndarray, threshold: float) -> None:
+    mask = as_mask(values, "m", threshold=threshold)
+    plain = len(np.unique(values[values != 0])) <= 1 and (0 in values or len(np.unique(values)) == 1)
+    expected = values != 0 if plain else values >= np.float32(threshold)
+    np.testing.assert_array_equal(mask.inside, expected)
+    assert bool(mask.told) is not plain
