@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from dwiml.batching.sampler import PHASES
 from dwiml.data.dataset import MultiSubjectDataset
+from dwiml.ops.spaces import grid_difference
 
 
 def check_grids(dataset: MultiSubjectDataset, volume_group: str, streamline_group: str) -> None:
@@ -22,16 +21,11 @@ def check_grids(dataset: MultiSubjectDataset, volume_group: str, streamline_grou
                 raise ValueError(f"Volume group '{volume_group}' was not loaded; give it to dataset.load_data().")
             volume = subject.volumes[volume_group]
             streamlines = subject.streamlines[streamline_group]
-            if not np.allclose(volume.affine, streamlines.affine, atol=1e-3):
+            # Older files do not say on which grid the streamlines are.
+            grid = streamlines.dimensions.tolist() if any(streamlines.dimensions) else volume.shape
+            difference = grid_difference(volume.shape, volume.affine, grid, streamlines.affine)
+            if difference:
                 raise ValueError(
                     f"Subject '{subject.subject_id}': volume group '{volume_group}' and streamlines group "
-                    f"'{streamline_group}' have different affines; register them, make the HDF5 again."
-                )
-            # Older files do not say on which grid the streamlines are.
-            grid = tuple(int(size) for size in streamlines.dimensions)
-            if any(grid) and grid != volume.shape[:3]:
-                raise ValueError(
-                    f"Subject '{subject.subject_id}': volume group '{volume_group}' has the grid "
-                    f"{volume.shape[:3]}, streamlines group '{streamline_group}' {grid}; "
-                    "register them, make the HDF5 again."
+                    f"'{streamline_group}' have {difference}; register them, make the HDF5 again."
                 )

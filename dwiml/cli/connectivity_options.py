@@ -41,7 +41,7 @@ def read_regions(arguments: argparse.Namespace, tractograms: Sequence[str]) -> t
     Raises
     ------
     FileNotFoundError, ValueError
-        When an option or a file is wrong, or files that tell one volume are on unlike grids.
+        When an option or a file is wrong, or files that tell one volume are on different grids.
     """
     from dwiml.hdf5.connectivity import read_label_regions
     from dwiml.hdf5.standalone import read_image_grid

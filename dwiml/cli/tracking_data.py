@@ -72,6 +72,7 @@ def _from_hdf5(arguments: argparse.Namespace, recorded: dict[str, Any]) -> Track
     from dwiml.data.dataset import MultiSubjectDataset
     from dwiml.hdf5.grid import Grid
     from dwiml.hdf5.standalone import read_mask, told_mask
+    from dwiml.ops.spaces import grid_difference
     from dwiml.tracking.tracker import TrackingSubject
     from dwiml.training.experiment import find_data
 
@@ -91,6 +92,12 @@ def _from_hdf5(arguments: argparse.Namespace, recorded: dict[str, Any]) -> Track
         values = subject.volumes[name]
         if values.nb_features != 1:
             raise ValueError(f"Volume group '{name}' holds {values.nb_features} features; a mask has one.")
+        difference = grid_difference(volume.shape, volume.affine, values.shape, values.affine)
+        if difference:
+            raise ValueError(
+                f"Subject '{arguments.subject}': volume groups '{group}' and '{name}' have {difference}; make the HDF5 "
+                "again."
+            )
         return told_mask(
             values.as_tensor()[..., 0].numpy(),
             f"Volume group '{name}' of subject '{arguments.subject}'",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dwiml.ops.spaces import voxel_sizes_of
+from dwiml.ops.spaces import grid_difference, voxel_sizes_of
 
-# Headers round an affine in different ways; a twentieth of a voxel at the grid's farthest corner is no other space.
-_TOLERANCE_VOXELS = 0.05
+HOW_TO_RESAMPLE = (
+    "for instance with nibabel.processing.resample_from_to (masks and labels: order=0) or MRtrix's 'mrgrid A.nii.gz "
+    "regrid -template B.nii.gz OUT.nii.gz' (masks and labels: -interp nearest)"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,15 +72,10 @@ class Grid:
         ValueError
             When shapes differ, or affines put a corner of the grid in places more than a twentieth of a voxel apart.
         """
-        pair = f"Subject '{subject}': '{self.source}' and '{other.source}'"
-        if self.shape != other.shape:
+        difference = grid_difference(self.shape, self.affine, other.shape, other.affine)
+        if difference:
             raise ValueError(
-                f"{pair} have unlike grids, {self.shape} and {other.shape} voxels; resample one to the other."
-            )
-        corners = np.array(list(itertools.product(*[(-0.5, size - 0.5) for size in self.shape])))
-        difference = self.affine - other.affine
-        apart = np.linalg.norm(corners @ difference[:3, :3].T + difference[:3, 3], axis=1).max()
-        if apart > _TOLERANCE_VOXELS * self.voxel_sizes.min():
-            raise ValueError(
-                f"{pair} have unlike affines, up to {apart:.3g} mm apart; bring them to one space and grid."
+                f"Subject '{subject}': '{self.source}' and '{other.source}' have {difference}. Images in one space: "
+                f"resample one to the grid of the other, {HOW_TO_RESAMPLE}; in different spaces, register them first. "
+                "A tractogram: save it with the header of the image that it belongs to."
             )

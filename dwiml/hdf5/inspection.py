@@ -103,7 +103,7 @@ def plan_subjects(
     FileNotFoundError
         When a file is missing.
     ValueError
-        When a file cannot be read, is empty or is of an unknown kind, when files of a subject are on unlike grids, or
+        When a file cannot be read, is empty or of an unknown kind, when files of a subject are on different grids, or
         when a group has not the same number of features for all subjects.
     """
     plans = [_plan_subject(subjects_folder / name, name, config, allow_missing=allow_missing) for name in subjects]

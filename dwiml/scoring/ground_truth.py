@@ -117,8 +117,8 @@ class GroundTruth:
         Raises
         ------
         ValueError
-            For no bundle, unlike shapes, a volume that is empty or not of booleans, a head without a tail, a head that
-            is the tail, a bad affine or tolerance.
+            For no bundle, different shapes, a volume that is empty or not of booleans, a head without a tail, a head
+            that is the tail, a bad affine or tolerance.
         """
         mask_tolerance = check_number("mask_tolerance", mask_tolerance, low=0)
         end_tolerance = check_number("end_tolerance", end_tolerance, low=0)

@@ -60,7 +60,8 @@ def read_ground_truth(
     FileNotFoundError, NotADirectoryError
         When the folder, the config or a file of it is missing.
     ValueError
-        When the config cannot be understood, a file cannot be read, files are on unlike grids, or a volume is empty.
+        When the config cannot be understood, a file cannot be read, files are on different grids, or a volume is
+        empty.
     """
     folder = Path(folder)
     if not folder.is_dir():

@@ -7,7 +7,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from dwiml.data.dataset import SubjectData
 from dwiml.ops.directions import streamline_lengths_mm
 from dwiml.ops.masks import Mask, as_mask
 from dwiml.ops.sequences import TensorSequence
+from dwiml.ops.spaces import grid_difference
 from dwiml.scoring.ground_truth import GroundTruth
 from dwiml.scoring.reading import read_ground_truth
 from dwiml.tracking.propagation import MASK, PropagationRules, Propagator
@@ -282,6 +282,13 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
                         f"Volume group '{self.mask_group}' (tracking_phase_mask_group) was not loaded; give it to "
                         "dataset.load_data()."
                     )
+                volume, other = subject.volumes[self.batch_loader.input_group_name], subject.volumes[self.mask_group]
+                difference = grid_difference(volume.shape, volume.affine, other.shape, other.affine)
+                if difference:
+                    raise ValueError(
+                        f"Subject '{subject.subject_id}': volume group '{self.mask_group}' (tracking_phase_mask_group) "
+                        f"is not on the grid of the model's input: they have {difference}; make the HDF5 again."
+                    )
                 mask = self._mask_of(subject)
                 if mask.told:
                     logger.warning("%s", mask.told)
@@ -315,12 +322,11 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
         for subject in self.batch_loader.dataset.validation_set:
             truth = read_ground_truth(folder.replace("{subject}", subject.subject_id))
             volume = subject.volumes[self.batch_loader.input_group_name]
-            if truth.shape != tuple(volume.shape[:3]) or not np.allclose(truth.affine, volume.affine, atol=1e-3):
-                what = "shape" if truth.shape != tuple(volume.shape[:3]) else "affine"
+            difference = grid_difference(truth.shape, truth.affine, volume.shape, volume.affine)
+            if difference:
                 raise ValueError(
                     f"The ground truth of subject '{subject.subject_id}' is not on the grid of its volume in the HDF5 "
-                    f"file: it has another {what} ({truth.shape} voxels, {tuple(volume.shape[:3])} in the file); bring "
-                    "it there."
+                    f"file: they have {difference}; bring it there."
                 )
             truths[subject.subject_id] = truth
         return truths

@@ -21,6 +21,7 @@ from dipy.reconst.dti import TensorModel
 from dipy.reconst.shm import sf_to_sh
 from scipy.ndimage import binary_dilation
 
+from dwiml.ops.spaces import grid_difference
 from real_brain.progress import progress
 
 FloatArray = npt.NDArray[np.floating[Any]]
@@ -62,7 +63,7 @@ def read_acquisition(dwi: Path, bval: Path, bvec: Path, mask: Path) -> Acquisiti
         When mask and volume are not on one grid.
     """
     image, mask_image = nib.load(dwi), nib.load(mask)
-    if mask_image.shape != image.shape[:3] or not np.allclose(mask_image.affine, image.affine, atol=1e-3):
+    if grid_difference(mask_image.shape, mask_image.affine, image.shape, image.affine):
         raise ValueError(f"The brain mask {mask} is not on the grid of {dwi}.")
     bvals, bvecs = read_bvals_bvecs(str(bval), str(bvec))
     return Acquisition(

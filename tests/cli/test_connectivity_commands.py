@@ -245,7 +245,7 @@ FAULTS = {
     "half": (["wb.trk", "--subject", "sub-02"], "--hdf5_file is missing: an HDF5 file is given with its subject"),
     "unlike": (
         ["wb.trk", "labels.npy", "--labels", LABELS, "--reference", "../sub-03/masks/wm.nii.gz"],
-        "have unlike grids",
+        "have different shapes",
     ),
 }
 
@@ -279,7 +279,7 @@ def test_bad_input_is_one_sentence(
         (["wb.trk", "no/m.npy", "--nb_blocs", "2"], "OUT.npy: the folder 'no' does not exist; make it first."),
         (["wb.trk", "m.npy", "--nb_blocs", "0"], "one or three whole numbers of at least 1, got 0."),
         (["wb.trk", "m.npy", "--nb_blocs", "2", "--figure", "m.doc"], "Figure 'm.doc' must end in one of"),
-        (["wb.trk", "../sub-03/wb.trk", "m.npy", "--nb_blocs", "2"], "have unlike grids"),
+        (["wb.trk", "../sub-03/wb.trk", "m.npy", "--nb_blocs", "2"], "have different shapes"),
         (["wb.trk", "wb.tck", "m.npy", "--nb_blocs", "2"], "'wb.tck' does not tell which volume"),
         (["wb.trk", "dwi.npy", "--nb_blocs", "2"], "'dwi.npy' is a folder"),
     ],

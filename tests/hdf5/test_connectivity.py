@@ -168,7 +168,7 @@ def test_two_matrices_are_not_one(with_matrix):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda labels: labels[1:], "have unlike grids"),
+        (lambda labels: labels[1:], "have different shapes"),
         (lambda labels: labels * 0, "labels.nii.gz': Labels are all 0"),
         (lambda labels: labels - 1, "labels.nii.gz': Labels must be whole numbers, 0 .no region. or more, got -1"),
         (lambda labels: np.stack([labels] * 2, axis=-1), "labels.nii.gz': Labels must be one volume"),
@@ -188,7 +188,7 @@ def test_labels_of_another_space(with_matrix, grid):
     affine[:3, 3] += 3
     with_matrix.volume("a", "labels.nii.gz", label_volume(grid["shape"]), affine)
     keys = {"connectivity_nb_blocs": None, "connectivity_labels": "labels.nii.gz"}
-    with pytest.raises(ValueError, match=r"'.*dwi.nii.gz' and '.*labels.nii.gz' have unlike affines"):
+    with pytest.raises(ValueError, match=r"'.*dwi.nii.gz' and '.*labels.nii.gz' have different affines"):
         with_matrix.create(with_matrix.with_connectivity(np.eye(4), **keys))
 
 

@@ -263,10 +263,10 @@ def test_a_tractogram_of_another_space_is_refused(subjects, grid):
     elsewhere = grid["affine"].copy()
     elsewhere[:3, 3] += 3
     subjects.tractogram("a", "wb.trk", grid["arcs"](3), affine=elsewhere)
-    with pytest.raises(ValueError, match="dwi.nii.gz' and '.*wb.trk' have unlike affines, up to 5.2 mm apart"):
+    with pytest.raises(ValueError, match="dwi.nii.gz' and '.*wb.trk' have different affines, up to 5.2 mm apart"):
         subjects.create()
     subjects.tractogram("a", "wb.trk", grid["arcs"](3), shape=(8, 7, 9))
-    with pytest.raises(ValueError, match="dwi.nii.gz' and '.*wb.trk' have unlike grids"):
+    with pytest.raises(ValueError, match="dwi.nii.gz' and '.*wb.trk' have different shapes"):
         subjects.create()
     subjects.assert_nothing_written()
 

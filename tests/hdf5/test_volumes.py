@@ -181,13 +181,13 @@ def test_unlike_affines_are_refused_with_both_files(subjects, grid):
     shifted[0, 3] += 0.5
     subjects.volume("a", "fa.nii.gz", np.ones(grid["shape"], dtype=np.float32), shifted)
     groups = {"input": {"type": "volume", "files": ["dwi.nii.gz", "fa.nii.gz"]}}
-    with pytest.raises(ValueError, match="'a': '.*dwi.nii.gz' and '.*fa.nii.gz' have unlike affines, up to 0.5 mm"):
+    with pytest.raises(ValueError, match="'a': '.*dwi.nii.gz' and '.*fa.nii.gz' have different affines, up to 0.5 mm"):
         subjects.create(groups)
     groups = {"i": {"type": "volume", "files": ["dwi.nii.gz"]}, "fa": {"type": "volume", "files": ["fa.nii.gz"]}}
-    with pytest.raises(ValueError, match="unlike affines"):
+    with pytest.raises(ValueError, match="different affines"):
         subjects.create(groups)
     group = {"type": "volume", "files": ["dwi.nii.gz"], "standardization": "all", "std_mask": "fa.nii.gz"}
-    with pytest.raises(ValueError, match="unlike affines"):
+    with pytest.raises(ValueError, match="different affines"):
         subjects.create({"input": group})
     subjects.assert_nothing_written()
 
@@ -207,7 +207,7 @@ def test_a_small_rotation_is_not_alike(subjects, grid):
     turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
     rotated[:3, :3] = turn @ rotated[:3, :3]
     subjects.volume("a", "fa.nii.gz", np.ones(grid["shape"], dtype=np.float32), rotated)
-    with pytest.raises(ValueError, match="unlike affines"):
+    with pytest.raises(ValueError, match="different affines"):
         subjects.create({"input": {"type": "volume", "files": ["dwi.nii.gz", "fa.nii.gz"]}})
 
 
@@ -215,7 +215,7 @@ def test_unlike_grids_are_refused_with_both_files(subjects):
     subjects.plain("a")
     subjects.volume("a", "fa.nii.gz", np.ones((8, 7, 5), dtype=np.float32))
     with pytest.raises(
-        ValueError, match=r"dwi.nii.gz' and '.*fa.nii.gz' have unlike grids, \(8, 7, 6\) and \(8, 7, 5\)"
+        ValueError, match=r"dwi.nii.gz' and '.*fa.nii.gz' have different shapes, \(8, 7, 6\) and \(8, 7, 5\)"
     ):
         subjects.create({"input": {"type": "volume", "files": ["dwi.nii.gz", "fa.nii.gz"]}})
 

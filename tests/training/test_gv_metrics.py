@@ -153,5 +153,14 @@ def test_a_truth_on_another_grid_is_refused(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     nib.save(nib.Nifti1Image(np.ones(SHAPE, dtype=np.uint8), np.diag([2.0, 2.0, 2.0, 1.0])), folder / "one.nii.gz")
-    with pytest.raises(ValueError, match="subject 'sub-b' is not on the grid of its volume .* another affine"):
+    with pytest.raises(ValueError, match="subject 'sub-b' is not on the grid of its volume .* different affines"):
         small_trainer(data, tmp_path, tracking=True, tracking_phase_ground_truth=str(folder))
+
+
+def test_a_truth_whose_affine_was_rounded_is_on_the_same_grid(data: Path, tmp_path: Path) -> None:
+    """A definition of its own stopped the phase where creation, tracking and scoring had accepted the header."""
+    folder = tmp_path / "rounded"
+    folder.mkdir()
+    rounded = AFFINE + 0.03 * np.array([[0, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    nib.save(nib.Nifti1Image(np.ones(SHAPE, dtype=np.uint8), rounded), folder / "one.nii.gz")
+    small_trainer(data, tmp_path, tracking=True, tracking_phase_ground_truth=str(folder))
