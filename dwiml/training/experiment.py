@@ -16,7 +16,9 @@ import dwiml
 from dwiml.files import write_json
 from dwiml.training.checkpoint import has_checkpoint
 
-# What a resumed run may do differently: none of it changes the weights.
+# What a resumed run may do differently: none of it changes the weights of an epoch that both runs have, but for
+# nan_policy, which is told (whether a batch with a NaN is left out). A schedule keeps its shape under another
+# max_epochs.
 MAY_CHANGE = frozenset(
     {
         "trainer.max_epochs",

@@ -28,6 +28,7 @@ from dwiml.training.own_metrics import BatchMetrics
 from dwiml.training.position import Position
 from dwiml.training.profiling import StepProfiler
 from dwiml.training.ranks import Ranks
+from dwiml.training.schedule_base import planned_epochs_of
 from dwiml.training.schedules import build_schedule
 from dwiml.training.settings import TrainerSettings
 from dwiml.training.updates import WeightUpdater
@@ -71,9 +72,15 @@ class ResumableTraining(TrainerSettings):
         self.loggers: list[Logger] = []
         self._lock: ExperimentLock | None = None
         self._stamp: tuple[int, int] | None = None
+        self._checkpoint = self._find_checkpoint()
+        if self._checkpoint is not None:
+            self.planned_epochs = planned_epochs_of(self._checkpoint["schedule"], self.planned_epochs)
         self._build_training()
         self._share_batches()
-        self._checkpoint = self._take_up()
+        # What a user should know before the training goes on.
+        self._notes = [] if self.fast_dev_run else self.schedule.notes(self.max_epochs)
+        if self._checkpoint is not None:
+            self._restore(self._checkpoint)
         self.parameters = self._describe() | {SEEDS: self._seeds()}
 
     def _build_training(self) -> None:
@@ -93,7 +100,7 @@ class ResumableTraining(TrainerSettings):
             self.lr_scheduler_args,
             optimizer=self.optimizer,
             learning_rates=self.learning_rates,
-            max_epochs=self.planned_epochs,
+            planned_epochs=self.planned_epochs,
         )
         self.averaged = None if self.ema_decay is None else AveragedWeights(self.model, self.ema_decay)
         self.updater = WeightUpdater(
@@ -217,8 +224,8 @@ class ResumableTraining(TrainerSettings):
             "monitors": None if monitor is None else monitor.state_dict(self.ranks.gather),
         }
 
-    def _take_up(self) -> dict[str, Any] | None:
-        """Restore the checkpoint, where there is one to go on from, and return it."""
+    def _find_checkpoint(self) -> dict[str, Any] | None:
+        """Return the checkpoint to go on from; None where there is none."""
         # The first rank looks for all: it may begin to write while another one is still on its way here.
         if self.resume == "never" and self.ranks.is_first:
             self.folder.refuse_used()
@@ -233,7 +240,6 @@ class ResumableTraining(TrainerSettings):
         if checkpoint is None:
             checkpoint = load_checkpoint(self.folder.checkpoint)
         self._stamp = checkpoint_stamp(self.folder.checkpoint)
-        self._restore(checkpoint)
         return checkpoint
 
     def _refuse_newer_checkpoint(self) -> None:
@@ -251,6 +257,8 @@ class ResumableTraining(TrainerSettings):
                 thing.set_seed(recorded[section]["seed"])
         current = self._describe()
         chosen = {name: section for name, section in recorded.items() if name != SEEDS}
+        if (policy := chosen["trainer"].get("nan_policy")) != self.nan_policy:
+            self._notes.append(f"nan_policy was '{policy}' and is '{self.nan_policy}' from here on.")
         refuse_differences(chosen, current, str(self.folder.path), allow_changed_data=self.allow_changed_data)
         evolving: dict[str, Callable[[Any], object]] = {
             "model": self.model.load_state_dict,

@@ -158,7 +158,7 @@ class TrainerSettings(Parameterized):
         self.optimizer_name, self.weight_decay = optimizer, weight_decay
         self.max_epochs, self.patience, self.patience_delta = max_epochs, patience, patience_delta
         # What a schedule is made for, even in a run that ends before.
-        self.planned_epochs = max_epochs
+        self.planned_epochs = int(max_epochs)
         self.max_batches = {"training": max_batches_per_epoch_training, "validation": max_batches_per_epoch_validation}
         self.clip_grad, self.precision = clip_grad, precision
         self.accumulate_batches = check_whole("accumulate_batches", accumulate_batches, low=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
@@ -29,6 +30,8 @@ from dwiml.training.summary import UNSEEDED_WEIGHTS, summarize
 
 # What may be wanted between two steps; the highest of all ranks counts.
 NOTHING, SAVE, STOP = 0, 1, 2
+
+logger = logging.getLogger(__name__)
 
 
 class DWIMLTrainer(ResumableTraining):
@@ -377,6 +380,9 @@ class DWIMLTrainer(ResumableTraining):
         # Ends the workers.
         stack.callback(self._loaders.clear)
         self._last_checkpoint = time.monotonic()
+        if self.ranks.is_first and not self.is_finished:
+            for note in self._notes:
+                logger.warning(note)
         if self.verbose and not self.is_finished:
             announce(self.summary())
             if checkpoint is None and self.seed_source != DRAWN and self.model.weights_seed is None:

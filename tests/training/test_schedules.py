@@ -51,7 +51,7 @@ def rates_of(name: str | None) -> list[float]:
 
 
 def build(name: str | None, args: dict[str, Any] | None, optimizer: torch.optim.Optimizer) -> Schedule:
-    return build_schedule(name, args, optimizer=optimizer, learning_rates=rates_of(name), max_epochs=MAX_EPOCHS)
+    return build_schedule(name, args, optimizer=optimizer, learning_rates=rates_of(name), planned_epochs=MAX_EPOCHS)
 
 
 def settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
@@ -271,7 +271,7 @@ def test_warmup_is_one_epoch_unless_there_is_only_one() -> None:
     usual = build("warmup_cosine", None, an_optimizer())
     same = build("warmup_cosine", {"warmup_epochs": 1.0, "min_ratio": 0}, an_optimizer())
     assert by_epoch(usual) == by_epoch(same)
-    schedule = build_schedule("warmup_cosine", {}, optimizer=an_optimizer(), learning_rates=[BASE], max_epochs=1)
+    schedule = build_schedule("warmup_cosine", {}, optimizer=an_optimizer(), learning_rates=[BASE], planned_epochs=1)
     assert schedule.current() == BASE
 
 
@@ -346,7 +346,7 @@ def test_several_learning_rates_and_a_schedule_are_refused(name: str) -> None:
         ValueError, match=f"^The schedule {name} makes .* from one; got 2 learning_rates. Give one, or no"
     ):
         build_schedule(
-            name, {"step_size": 2}, optimizer=an_optimizer(), learning_rates=[0.1, 0.2], max_epochs=MAX_EPOCHS
+            name, {"step_size": 2}, optimizer=an_optimizer(), learning_rates=[0.1, 0.2], planned_epochs=MAX_EPOCHS
         )
 
 
@@ -377,7 +377,7 @@ def test_states_that_do_not_fit_are_refused_and_change_nothing() -> None:
     wrong: list[tuple[Any, str]] = [
         (build(None, None, an_optimizer()).state_dict(), "schedule None, this run has 'StepLR'"),
         (build("ExponentialLR", {"gamma": 0.1}, an_optimizer()).state_dict(), "'ExponentialLR', this run has 'StepLR'"),
-        (None, "'name', 'scheduler', 'groups' is missing"),
+        (None, "'name', 'planned_epochs', 'scheduler', 'groups' is missing"),
         (changed(state, name="absent"), "'name' is missing and none is unknown"),
         (changed(state, groups="absent"), "'groups' is missing"),
         (changed(state, extra=1), "none is missing and 'extra' is unknown"),
@@ -396,4 +396,4 @@ def test_states_that_do_not_fit_are_refused_and_change_nothing() -> None:
     with pytest.raises(ValueError, match=r"schedule 'StepLR', this run has 'warmup_cosine': resume with the schedule"):
         build("warmup_cosine", None, an_optimizer()).load_state_dict(state)
     with pytest.raises(ValueError, match="'extra' is unknown"):
-        build(None, None, an_optimizer()).load_state_dict({"name": None, "extra": 1})
+        build(None, None, an_optimizer()).load_state_dict({"name": None, "planned_epochs": 3, "extra": 1})
