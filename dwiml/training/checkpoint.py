@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import logging
 import os
 import time
-from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import torch
 
-from dwiml.files import written_whole
+from dwiml.files import reason_of, written_whole
+from dwiml.files.tensors import check_plain, read_tensors, write_tensors
 from dwiml.hdf5.schema import quoted
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 KEYS = frozenset(
     {
         "format_version",
@@ -40,13 +38,10 @@ LATEST = "latest.pt"
 PREVIOUS = "previous.pt"
 DAMAGED = "damaged.pt"
 
-# The file is what torch.save writes, a zip archive; its SHA-256 is the archive's comment, the last bytes of the file.
-# So torch.load and unzip read it as it is. torch itself checks no checksum of what it reads.
-_LABEL = b"dwiml checkpoint sha256:"
-_COMMENT_SIZE = len(_LABEL) + 64
-_SIZE_FIELD = _COMMENT_SIZE.to_bytes(2, "little")
-_NO_COMMENT = bytes(2)
-_CHUNK = 1 << 22
+_ADVICE = "nothing is lost but the time since the checkpoint before"
+# Beside the model itself: moments of the optimizer, averaged weights, and the rest in plain values.
+_COPIES = 12
+_BYTES_OF_THE_REST = 64 * 2**20
 
 logger = logging.getLogger(__name__)
 
@@ -73,10 +68,10 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     _check_plain(content)
     latest = folder / LATEST
     try:
-        with written_whole(latest, before_naming=lambda: _keep_previous(folder)) as stream:
-            write_with_digest(content, stream)
+        with written_whole(latest, before_naming=lambda: _keep_previous(folder), follow_links=False) as stream:
+            write_tensors(content, stream, kind="checkpoint")
     except OSError as error:
-        reason = _reason(error)
+        reason = reason_of(error)
         failure = OSError(f"Checkpoint '{latest}' could not be written ({reason}); those before it stay as they were.")
         failure.errno = error.errno
         raise failure from error
@@ -99,7 +94,7 @@ def save_or_warn(folder: Path, state: dict[str, Any]) -> bool:
         save_checkpoint(folder, state)
     except OSError as error:
         # What the system said: the sentence of save_checkpoint is for those who stop here.
-        reason = _reason(error.__cause__ or error)
+        reason = reason_of(error.__cause__ or error)
         logger.warning(
             "%s: checkpoint '%s' not written, %s; trying again at the next.",
             reason[:1].upper() + reason[1:],
@@ -110,38 +105,45 @@ def save_or_warn(folder: Path, state: dict[str, Any]) -> bool:
     return True
 
 
-def write_with_digest(content: Any, stream: IO[bytes]) -> None:
-    """Write to a new file what torch.save writes, with its SHA-256 as the archive's comment; nothing is checked."""
-    hashed = _Hashed(stream)
-    torch.save(content, cast("IO[bytes]", hashed))
-    # An archive ends in the size of its comment.
-    stream.seek(-len(_SIZE_FIELD), io.SEEK_CUR)
-    stream.write(_SIZE_FIELD + _LABEL + hashed.digest())
-
-
 def has_checkpoint(folder: Path) -> bool:
     """Tell whether there is anything to resume from."""
-    return (folder / LATEST).exists() or (folder / PREVIOUS).exists()
+    return any(os.path.lexists(folder / name) for name in (LATEST, PREVIOUS))
 
 
 def checkpoint_stamp(folder: Path) -> tuple[int, int] | None:
     """Return what changes when another checkpoint is written: the file's number and time; None without a checkpoint."""
     for name in (LATEST, PREVIOUS):
         with suppress(FileNotFoundError):
-            status = (folder / name).stat()
+            status = (folder / name).lstat()
             return status.st_ino, status.st_mtime_ns
     return None
 
 
-def load_checkpoint(folder: Path) -> dict[str, Any]:
+def most_bytes_for(model: torch.nn.Module) -> int:
+    """Return how large a checkpoint of a model can be: nobody's file makes a resume take more memory than that."""
+    own = sum(each.numel() * each.element_size() for each in (*model.parameters(), *model.buffers()))
+    return _COPIES * own + _BYTES_OF_THE_REST
+
+
+def load_checkpoint(folder: Path, *, most_bytes: int | None = None) -> dict[str, Any]:
     """Read ``latest.pt``, or ``previous.pt`` with a warning when the latest cannot be used.
 
-    A latest one that cannot be used is renamed ``damaged.pt``.
+    A latest one that cannot be used is renamed ``damaged.pt``. One that the system refuses (no permission, too many
+    open files) may be in order: it stays where it is, and nothing else is used in its place.
+
+    Parameters
+    ----------
+    folder
+        The experiment's ``checkpoint`` folder.
+    most_bytes
+        The largest file that is read (see :func:`most_bytes_for`); None for any.
 
     Raises
     ------
     FileNotFoundError
         When there is neither.
+    OSError
+        When the system refuses the latest, with its reason.
     ValueError
         When none of them can be used: damaged (its digest differs from its content), made by another version or
         program, or holding anything but plain values and tensors; the message says which.
@@ -151,11 +153,11 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
     reasons = []
     for name in (LATEST, PREVIOUS):
         path = folder / name
-        if not path.exists():
+        if not os.path.lexists(path):
             continue
         try:
-            state = _read(path)
-        except ValueError as error:
+            state = _read(path, most_bytes)
+        except (ValueError, IsADirectoryError, FileNotFoundError) as error:
             reasons.append(str(error).rstrip("."))
             continue
         if reasons:
@@ -199,57 +201,24 @@ def _what_stays(folder: Path) -> str:
     return "there is none yet"
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as stream:
-            _check_digest(stream, path)
-            stream.seek(0)
-            content = _load_plain(stream, path)
-    except OSError as error:
-        raise ValueError(f"Checkpoint '{path}' cannot be read ({_reason(error)}).") from error
+def _read(path: Path, most_bytes: int | None) -> dict[str, Any]:
+    what = f"Checkpoint '{path}'"
+    content, has_digest = read_tensors(path, "Checkpoint", advice=_ADVICE, most_bytes=most_bytes)
     if type(content) is not dict:
-        raise ValueError(f"Checkpoint '{path}' holds a {type(content).__name__}, not the state of a training.")
+        raise ValueError(f"{what} holds a {type(content).__name__}, not the state of a training.")
     version = content.get("format_version")
-    if type(version) is int and version != FORMAT_VERSION:
-        raise ValueError(f"Checkpoint '{path}' has format version {version}; this dwiml reads {FORMAT_VERSION}.")
-    _check_content(content, f"Checkpoint '{path}'")
-    return content
-
-
-def _check_digest(stream: IO[bytes], path: Path) -> None:
-    """Compare the file with the digest that it ends in; raise ValueError when any bit of it has changed."""
-    size = stream.seek(0, io.SEEK_END)
-    left = size - _COMMENT_SIZE - len(_SIZE_FIELD)
-    stream.seek(max(left, 0))
-    end = stream.read()
-    if left < 0 or not end.startswith(_SIZE_FIELD + _LABEL):
+    if type(version) is int and version < FORMAT_VERSION:
         raise ValueError(
-            f"Checkpoint '{path}' is damaged, or was written without a digest by an older dwiml (format version 1) or "
-            f"by another program; this dwiml reads format version {FORMAT_VERSION} only."
+            f"{what} was written by an older dwiml (format version {version}; this one reads {FORMAT_VERSION}): finish "
+            "that training with the version in its parameters.json, or start another experiment. Its best model can "
+            "still be used."
         )
-    digest = hashlib.sha256()
-    stream.seek(0)
-    while left > 0:
-        # A file that shrinks meanwhile gives an empty chunk, and so a wrong digest.
-        chunk = stream.read(min(left, _CHUNK)) or b"\0"
-        digest.update(chunk)
-        left -= len(chunk)
-    digest.update(_NO_COMMENT)
-    if end != _SIZE_FIELD + _LABEL + digest.hexdigest().encode():
-        raise ValueError(f"Checkpoint '{path}' is damaged: its content does not match its digest.")
-
-
-def _load_plain(stream: IO[bytes], path: Path) -> Any:
-    try:
-        return torch.load(stream, map_location="cpu", weights_only=True)
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:
-        # What is no checkpoint shows as any of a dozen errors of zip, pickle and torch.
-        reason = type(error).__name__
-        raise ValueError(
-            f"Checkpoint '{path}' holds more than plain values and tensors, or is no file of torch ({reason})."
-        ) from error
+    if type(version) is int and version > FORMAT_VERSION:
+        raise ValueError(f"{what} has format version {version}; this dwiml reads {FORMAT_VERSION}: use a newer one.")
+    _check_content(content, what)
+    if not has_digest:
+        raise ValueError(f"{what} is without a digest: it was not written by dwiml, or is damaged; {_ADVICE}.")
+    return content
 
 
 def _check_content(content: dict[str, Any], what: str) -> None:
@@ -268,52 +237,17 @@ def _check_content(content: dict[str, Any], what: str) -> None:
 
 
 def _check_plain(content: dict[str, Any]) -> None:
-    """Refuse to write what could not be read again; it is found out on a copy with empty tensors, which is small."""
+    """Refuse to write what could not be read again."""
     for key, value in content.items():
-        stream = io.BytesIO()
-        torch.save(_without_tensors(value), stream)
-        stream.seek(0)
         try:
-            torch.load(stream, weights_only=True)
+            check_plain(value)
         except Exception as error:
+            reason = str(error) if type(error) is ValueError else type(error).__name__
             raise ValueError(
                 f"The new checkpoint's '{key}' must hold plain values and tensors only, to be read again without "
-                f"running code; it has something else ({type(error).__name__})."
+                f"running code; it has something else ({reason})."
             ) from error
-
-
-def _without_tensors(value: Any) -> Any:
-    if type(value) in (torch.Tensor, torch.nn.Parameter):
-        return None
-    if type(value) in (dict, OrderedDict):
-        return {key: _without_tensors(each) for key, each in value.items()}
-    if type(value) in (list, tuple):
-        return [_without_tensors(each) for each in value]
-    return value
 
 
 def _kind(value: Any) -> str:
     return type(value).__name__
-
-
-def _reason(error: BaseException) -> str:
-    strerror = getattr(error, "strerror", None)
-    return str(strerror).lower() if strerror else " ".join(str(error).split())
-
-
-class _Hashed:
-    """A stream for torch.save, which computes the digest of what passes."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self._digest = hashlib.sha256()
-
-    def write(self, data: Any) -> int:
-        self._digest.update(data)
-        return self._stream.write(data)
-
-    def flush(self) -> None:
-        self._stream.flush()
-
-    def digest(self) -> bytes:
-        return self._digest.hexdigest().encode()

@@ -1,0 +1,268 @@
+"""A look into a file of ``torch.save`` before it is loaded: is it plain, and does it hold what it says it holds?
+
+``torch.load(weights_only=True)`` runs no foreign code, but believes a file about sizes: a compressed archive may unpack
+to any size, a tensor may say that it has more values than are there, a few bytes may ask for a ``bytearray`` of
+gigabytes. Here the archive and its pickle are read without making any of it.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import pickletools
+import struct
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import IO, Any, ClassVar
+
+# The comment with which dwiml ends an archive: a label and a SHA-256.
+COMMENT_SIZE = 24 + 64
+
+_MOST_MEMBERS = 200_000
+_MOST_PICKLE_BYTES = 16 * 2**20
+# Values of a tensor that are one in the file, repeated (an expanded tensor): so many are allowed.
+_MOST_REPEATED = 2**20
+_MOST_DEPTH = 60
+_MOST_BITS = 512
+
+_START, _END, _END_64, _LOCATOR_64 = b"PK\3\4", b"PK\5\6", b"PK\6\6", b"PK\6\7"
+_END_FORMAT, _LOCATOR_FORMAT, _END_64_FORMAT = "<4s4H2LH", "<4sLQL", "<4sQ2H2L4Q"
+
+_ITEM_SIZES = {
+    "FloatStorage": 4,
+    "DoubleStorage": 8,
+    "HalfStorage": 2,
+    "BFloat16Storage": 2,
+    "LongStorage": 8,
+    "IntStorage": 4,
+    "ShortStorage": 2,
+    "CharStorage": 1,
+    "ByteStorage": 1,
+    "BoolStorage": 1,
+    "ComplexFloatStorage": 8,
+    "ComplexDoubleStorage": 16,
+}
+# What Python's pickle writes for plain values (protocol 2), and nothing else.
+_OPCODES = frozenset(
+    "PROTO STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE EMPTY_LIST APPEND APPENDS "
+    "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_DICT SETITEM SETITEMS GLOBAL REDUCE BUILD BINPERSID BINGET "
+    "LONG_BINGET BINPUT LONG_BINPUT".split()
+)
+
+
+def check_archive(stream: IO[bytes], size: int, *, comment_size: int) -> None:
+    """Check that a file is an archive as ``torch.save`` writes it, of plain values and tensors.
+
+    Parameters
+    ----------
+    stream
+        The file, open for reading; where it stands afterwards is not said.
+    size
+        Of the file, in bytes.
+    comment_size
+        How long the archive's comment, the end of the file, is.
+
+    Raises
+    ------
+    ValueError
+        When anything is otherwise; the message is a few words.
+    """
+    _check_directory(stream, size, comment_size)
+    stream.seek(0)
+    try:
+        archive = zipfile.ZipFile(stream)
+        members = {each.filename: each for each in archive.infolist()}
+        root = _check_members(archive.infolist(), members, size)
+        pickled = archive.read(f"{root}/data.pkl")
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, KeyError, UnicodeError, struct.error) as error:
+        raise ValueError("a damaged archive") from error
+    sizes = {name.removeprefix(f"{root}/data/"): each.file_size for name, each in members.items()}
+    _check_pickle(pickled, sizes)
+
+
+def _check_directory(stream: IO[bytes], size: int, comment_size: int) -> None:
+    """Check that there is one way to read the archive's directory: readers differ in where they look for it."""
+    stream.seek(0)
+    starts_well = stream.read(4) == _START
+    end_at = size - struct.calcsize(_END_FORMAT) - comment_size
+    if not starts_well or end_at < 0:
+        raise ValueError("not an archive")
+    end = _unpacked(stream, end_at, _END_FORMAT)
+    if end[0] != _END or end[7] != comment_size:
+        raise ValueError("a damaged archive")
+    _, _, _, _, nb_members, directory_size, directory_at, _ = end
+    ends_at = end_at
+    locator_at = end_at - struct.calcsize(_LOCATOR_FORMAT)
+    locator = _unpacked(stream, locator_at, _LOCATOR_FORMAT)
+    if locator[0] == _LOCATOR_64:
+        ends_at = locator_at - struct.calcsize(_END_64_FORMAT)
+        end_64 = _unpacked(stream, ends_at, _END_64_FORMAT)
+        if locator[2] != ends_at or end_64[0] != _END_64:
+            raise ValueError("a damaged archive")
+        *_, nb_members_64, directory_size_64, directory_at_64 = end_64
+        same = ((nb_members, nb_members_64), (directory_size, directory_size_64), (directory_at, directory_at_64))
+        if any(short not in (0xFFFF, 0xFFFFFFFF, long) for short, long in same):
+            raise ValueError("a damaged archive")
+        nb_members, directory_size, directory_at = nb_members_64, directory_size_64, directory_at_64
+    if directory_at + directory_size != ends_at or nb_members > _MOST_MEMBERS:
+        raise ValueError("a damaged archive")
+
+
+def _unpacked(stream: IO[bytes], place: int, layout: str) -> tuple[Any, ...]:
+    stream.seek(max(place, 0))
+    raw = stream.read(struct.calcsize(layout))
+    return struct.unpack(layout, raw.ljust(struct.calcsize(layout), b"\0"))
+
+
+def _check_members(listed: list[zipfile.ZipInfo], members: Mapping[str, zipfile.ZipInfo], size: int) -> str:
+    """Check the archive's members; return the folder in which all of them lie."""
+    root = listed[0].filename.partition("/")[0] if listed else ""
+    if f"{root}/data.pkl" not in members or f"{root}/constants.pkl" in members:
+        raise ValueError("an archive of something else")
+    if len(members) != len(listed) or not all(name.startswith(f"{root}/") for name in members):
+        raise ValueError("a member that does not belong there")
+    if any(each.compress_type != zipfile.ZIP_STORED or each.compress_size != each.file_size for each in listed):
+        raise ValueError("a compressed member")
+    if sum(each.file_size for each in listed) > size:
+        raise ValueError("members that are larger than the file")
+    if members[f"{root}/data.pkl"].file_size > _MOST_PICKLE_BYTES:
+        raise ValueError(f"more than {_MOST_PICKLE_BYTES / 2**20:.0f} MiB beside the tensors")
+    return root
+
+
+def _check_pickle(pickled: bytes, sizes: Mapping[str, int]) -> None:
+    """Check what a pickle would make, without making it.
+
+    Parameters
+    ----------
+    pickled
+        The archive's ``data.pkl``.
+    sizes
+        Bytes of each storage, by its key.
+    """
+    try:
+        names = {code.name for code, _, _ in pickletools.genops(pickled)}
+        if names <= _OPCODES:
+            content = _Skeleton(io.BytesIO(pickled), sizes).load()
+            _check_values(content, most=20 * len(pickled) + 10_000)
+            return
+    except _NotPlainError:
+        raise
+    except Exception as error:
+        # A pickle that was not made by Python fails in any way.
+        raise ValueError("a damaged pickle") from error
+    raise ValueError("an unusual pickle")
+
+
+class _NotPlainError(ValueError):
+    """What a pickle would make is no plain value."""
+
+
+class _Tensor:
+    """What a tensor in a file says of itself."""
+
+    __slots__ = ()
+
+
+class _Dtype:
+    """A dtype of torch, or the class of a storage."""
+
+    __slots__ = ("item_size",)
+
+    def __init__(self, item_size: int) -> None:
+        self.item_size = item_size
+
+
+class _Skeleton(pickle._Unpickler):  # type: ignore[name-defined,misc]
+    """Reads a pickle of ``torch.save``, in Python, and makes no tensor of it."""
+
+    dispatch: ClassVar[dict[int, Callable[..., None]]] = {
+        ord(code.code): pickle._Unpickler.dispatch[ord(code.code)]  # type: ignore[attr-defined]
+        for code in pickletools.opcodes
+        if code.name in _OPCODES
+    }
+
+    def __init__(self, stream: IO[bytes], sizes: Mapping[str, int]) -> None:
+        super().__init__(stream)
+        self._sizes = sizes
+
+    def load_build(self) -> None:
+        """Take the one attribute that torch gives a dictionary; on anything else it could change this very reader."""
+        state = self.stack.pop()
+        if type(self.stack[-1]) is not OrderedDict or type(state) is not dict or state.keys() != {"_metadata"}:
+            raise _NotPlainError("a dictionary of another kind")
+        vars(self.stack[-1]).update(state)
+
+    dispatch[pickle.BUILD[0]] = load_build
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what stands for one of the few functions and classes that plain values and tensors need."""
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if module in ("builtins", "__builtin__") and name in ("set", "complex"):
+            return {"set": set, "complex": complex}[name]
+        if module == "torch._utils" and name in _REBUILD:
+            return _REBUILD[name]
+        if module == "torch" and name in _ITEM_SIZES:
+            return _Dtype(_ITEM_SIZES[name])
+        if module == "torch" and name == "Size":
+            return tuple
+        raise _NotPlainError(" ".join(f"{module}.{name}".split())[:60])
+
+    def persistent_load(self, pid: Any) -> int:
+        """Return how many values a storage has; it must be in the archive with as many bytes."""
+        kind, storage, key, device, nb = pid
+        if kind != "storage" or type(storage) is not _Dtype or type(device) is not str or type(nb) is not int:
+            raise _NotPlainError("a storage of another kind")
+        if nb < 0 or self._sizes.get(key) != nb * storage.item_size:
+            raise _NotPlainError("a tensor that is larger than its file")
+        return nb
+
+
+def _rebuilt(storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, more: Any = None) -> _Tensor:
+    """Check what a tensor says of itself against its storage."""
+    numbers = (storage, offset, *size, *stride)
+    whole = all(type(each) is int and each >= 0 for each in numbers) and len(size) == len(stride)
+    if not whole or type(grad) is not bool or type(hooks) is not OrderedDict or hooks or more:
+        raise _NotPlainError("a tensor of another kind")
+    nb = math.prod(size)
+    last = offset + sum((each - 1) * step for each, step in zip(size, stride, strict=True))
+    if nb and (last >= storage or (nb > storage and nb > _MOST_REPEATED)):
+        raise _NotPlainError("a tensor that is larger than its file")
+    return _Tensor()
+
+
+def _parameter(tensor: Any, grad: Any, hooks: Any) -> _Tensor:
+    if type(tensor) is not _Tensor or type(grad) is not bool or type(hooks) is not OrderedDict or hooks:
+        raise _NotPlainError("a tensor of another kind")
+    return tensor
+
+
+_REBUILD: dict[str, Callable[..., _Tensor]] = {"_rebuild_tensor_v2": _rebuilt, "_rebuild_parameter": _parameter}
+
+
+def _check_values(content: Any, *, most: int) -> None:
+    """Go through all values; one that is there more than once counts each time, so that a few bytes cannot be many."""
+    waiting: list[tuple[Any, int]] = [(content, 0)]
+    nb = 0
+    while waiting:
+        value, depth = waiting.pop()
+        nb += 1
+        kind = type(value)
+        if kind is str:
+            nb += len(value)
+        elif kind is int and value.bit_length() > _MOST_BITS:
+            raise _NotPlainError("a number of many digits")
+        elif kind in (dict, OrderedDict):
+            waiting += [(each, depth + 1) for pair in value.items() for each in pair]
+            if kind is OrderedDict:
+                # torch keeps the versions of a model's parts there.
+                waiting += [(each, depth + 1) for each in vars(value).values()]
+        elif kind in (list, tuple, set):
+            waiting += [(each, depth + 1) for each in value]
+        elif kind not in (bool, int, float, complex, type(None), _Tensor):
+            raise _NotPlainError(f"a {kind.__name__}")
+        if nb > most or len(waiting) > most or depth > _MOST_DEPTH:
+            raise _NotPlainError("more values than its size allows")
