@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+_MOST_SHOWN = 200
+
 
 def check_number(name: str, value: Any, *, low: float, high: float = math.inf, low_included: bool = True) -> float:
     """Return a finite number within bounds as a Python float.
@@ -40,19 +42,35 @@ def check_number(name: str, value: Any, *, low: float, high: float = math.inf, l
     raise ValueError(f"{name} must be {wanted}, got {shown(value)}.")
 
 
-def check_whole(name: str, value: Any, *, low: int) -> int:
-    """Return a whole number of at least ``low`` as a Python int; numpy's integers are taken, bools and floats are not.
+def check_whole(name: str, value: Any, *, low: int, high: int | None = None) -> int:
+    """Return a whole number within bounds as a Python int; numpy's integers are taken, bools and floats are not.
+
+    Parameters
+    ----------
+    name
+        What the sentence calls it.
+    value
+        A Python or numpy integer.
+    low, high
+        The bounds, both included; ``high`` may be None.
 
     Raises
     ------
     ValueError
         When it is something else.
     """
-    if not isinstance(value, bool) and isinstance(value, (int, np.integer)) and value >= low:
+    is_whole = not isinstance(value, bool) and isinstance(value, (int, np.integer))
+    if is_whole and value >= low and (high is None or value <= high):
         return int(value)
-    raise ValueError(f"{name} must be a whole number of at least {low}, got {shown(value)}.")
+    wanted = f"of at least {low}" if high is None or not is_whole or value < low else f"of at most {high}"
+    raise ValueError(f"{name} must be a whole number {wanted}, got {shown(value)}.")
 
 
 def shown(value: Any) -> str:
-    """Return a value as a sentence shows it: texts in quotes, numpy's numbers as plain ones."""
-    return repr(value.item() if isinstance(value, np.generic) else value)
+    """Return a value as a sentence shows it: texts in quotes, numpy's numbers as plain ones, long ones cut."""
+    try:
+        text = repr(value.item() if isinstance(value, np.generic) else value)
+    except ValueError:
+        # Python does not write out a number of thousands of digits.
+        text = f"a number of {value.bit_length()} bits"
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."

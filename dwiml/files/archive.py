@@ -45,11 +45,16 @@ _ITEM_SIZES = {
     "ComplexDoubleStorage": 16,
 }
 # What Python's pickle writes for plain values (protocol 2), and nothing else.
-_OPCODES = frozenset(
-    "PROTO STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE EMPTY_LIST APPEND APPENDS "
-    "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_DICT SETITEM SETITEMS GLOBAL REDUCE BUILD BINPERSID BINGET "
-    "LONG_BINGET BINPUT LONG_BINPUT".split()
-)
+_OPCODE_NAMES = """
+PROTO STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE EMPTY_LIST APPEND APPENDS
+EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_DICT SETITEM SETITEMS GLOBAL REDUCE BUILD BINPERSID BINGET LONG_BINGET
+BINPUT LONG_BINPUT
+"""
+_OPCODES = frozenset(_OPCODE_NAMES.split())
+
+
+class NotPlainError(ValueError):
+    """A file is no archive of plain values and tensors; the message is a few words."""
 
 
 def check_archive(stream: IO[bytes], size: int, *, comment_size: int) -> None:
@@ -66,8 +71,8 @@ def check_archive(stream: IO[bytes], size: int, *, comment_size: int) -> None:
 
     Raises
     ------
-    ValueError
-        When anything is otherwise; the message is a few words.
+    NotPlainError
+        When anything is otherwise.
     """
     _check_directory(stream, size, comment_size)
     stream.seek(0)
@@ -77,7 +82,7 @@ def check_archive(stream: IO[bytes], size: int, *, comment_size: int) -> None:
         root = _check_members(archive.infolist(), members, size)
         pickled = archive.read(f"{root}/data.pkl")
     except (zipfile.BadZipFile, NotImplementedError, EOFError, KeyError, UnicodeError, struct.error) as error:
-        raise ValueError("a damaged archive") from error
+        raise NotPlainError("a damaged archive") from error
     sizes = {name.removeprefix(f"{root}/data/"): each.file_size for name, each in members.items()}
     _check_pickle(pickled, sizes)
 
@@ -88,10 +93,10 @@ def _check_directory(stream: IO[bytes], size: int, comment_size: int) -> None:
     starts_well = stream.read(4) == _START
     end_at = size - struct.calcsize(_END_FORMAT) - comment_size
     if not starts_well or end_at < 0:
-        raise ValueError("not an archive")
+        raise NotPlainError("not an archive")
     end = _unpacked(stream, end_at, _END_FORMAT)
     if end[0] != _END or end[7] != comment_size:
-        raise ValueError("a damaged archive")
+        raise NotPlainError("a damaged archive")
     _, _, _, _, nb_members, directory_size, directory_at, _ = end
     ends_at = end_at
     locator_at = end_at - struct.calcsize(_LOCATOR_FORMAT)
@@ -100,14 +105,14 @@ def _check_directory(stream: IO[bytes], size: int, comment_size: int) -> None:
         ends_at = locator_at - struct.calcsize(_END_64_FORMAT)
         end_64 = _unpacked(stream, ends_at, _END_64_FORMAT)
         if locator[2] != ends_at or end_64[0] != _END_64:
-            raise ValueError("a damaged archive")
+            raise NotPlainError("a damaged archive")
         *_, nb_members_64, directory_size_64, directory_at_64 = end_64
         same = ((nb_members, nb_members_64), (directory_size, directory_size_64), (directory_at, directory_at_64))
         if any(short not in (0xFFFF, 0xFFFFFFFF, long) for short, long in same):
-            raise ValueError("a damaged archive")
+            raise NotPlainError("a damaged archive")
         nb_members, directory_size, directory_at = nb_members_64, directory_size_64, directory_at_64
     if directory_at + directory_size != ends_at or nb_members > _MOST_MEMBERS:
-        raise ValueError("a damaged archive")
+        raise NotPlainError("a damaged archive")
 
 
 def _unpacked(stream: IO[bytes], place: int, layout: str) -> tuple[Any, ...]:
@@ -120,15 +125,15 @@ def _check_members(listed: list[zipfile.ZipInfo], members: Mapping[str, zipfile.
     """Check the archive's members; return the folder in which all of them lie."""
     root = listed[0].filename.partition("/")[0] if listed else ""
     if f"{root}/data.pkl" not in members or f"{root}/constants.pkl" in members:
-        raise ValueError("an archive of something else")
+        raise NotPlainError("an archive of something else")
     if len(members) != len(listed) or not all(name.startswith(f"{root}/") for name in members):
-        raise ValueError("a member that does not belong there")
+        raise NotPlainError("a member that does not belong there")
     if any(each.compress_type != zipfile.ZIP_STORED or each.compress_size != each.file_size for each in listed):
-        raise ValueError("a compressed member")
+        raise NotPlainError("a compressed member")
     if sum(each.file_size for each in listed) > size:
-        raise ValueError("members that are larger than the file")
+        raise NotPlainError("members that are larger than the file")
     if members[f"{root}/data.pkl"].file_size > _MOST_PICKLE_BYTES:
-        raise ValueError(f"more than {_MOST_PICKLE_BYTES / 2**20:.0f} MiB beside the tensors")
+        raise NotPlainError(f"more than {_MOST_PICKLE_BYTES / 2**20:.0f} MiB beside the tensors")
     return root
 
 
@@ -148,16 +153,12 @@ def _check_pickle(pickled: bytes, sizes: Mapping[str, int]) -> None:
             content = _Skeleton(io.BytesIO(pickled), sizes).load()
             _check_values(content, most=20 * len(pickled) + 10_000)
             return
-    except _NotPlainError:
+    except NotPlainError:
         raise
     except Exception as error:
         # A pickle that was not made by Python fails in any way.
-        raise ValueError("a damaged pickle") from error
-    raise ValueError("an unusual pickle")
-
-
-class _NotPlainError(ValueError):
-    """What a pickle would make is no plain value."""
+        raise NotPlainError("a damaged pickle") from error
+    raise NotPlainError("an unusual pickle")
 
 
 class _Tensor:
@@ -175,11 +176,12 @@ class _Dtype:
         self.item_size = item_size
 
 
-class _Skeleton(pickle._Unpickler):  # type: ignore[name-defined,misc]
+class _Skeleton(pickle._Unpickler):
     """Reads a pickle of ``torch.save``, in Python, and makes no tensor of it."""
 
+    stack: list[Any]
     dispatch: ClassVar[dict[int, Callable[..., None]]] = {
-        ord(code.code): pickle._Unpickler.dispatch[ord(code.code)]  # type: ignore[attr-defined]
+        ord(code.code): pickle._Unpickler.dispatch[ord(code.code)]
         for code in pickletools.opcodes
         if code.name in _OPCODES
     }
@@ -192,7 +194,7 @@ class _Skeleton(pickle._Unpickler):  # type: ignore[name-defined,misc]
         """Take the one attribute that torch gives a dictionary; on anything else it could change this very reader."""
         state = self.stack.pop()
         if type(self.stack[-1]) is not OrderedDict or type(state) is not dict or state.keys() != {"_metadata"}:
-            raise _NotPlainError("a dictionary of another kind")
+            raise NotPlainError("a dictionary of another kind")
         vars(self.stack[-1]).update(state)
 
     dispatch[pickle.BUILD[0]] = load_build
@@ -209,15 +211,15 @@ class _Skeleton(pickle._Unpickler):  # type: ignore[name-defined,misc]
             return _Dtype(_ITEM_SIZES[name])
         if module == "torch" and name == "Size":
             return tuple
-        raise _NotPlainError(" ".join(f"{module}.{name}".split())[:60])
+        raise NotPlainError(f"it would use {' '.join(f'{module}.{name}'.split())[:60]}")
 
     def persistent_load(self, pid: Any) -> int:
         """Return how many values a storage has; it must be in the archive with as many bytes."""
         kind, storage, key, device, nb = pid
         if kind != "storage" or type(storage) is not _Dtype or type(device) is not str or type(nb) is not int:
-            raise _NotPlainError("a storage of another kind")
+            raise NotPlainError("a storage of another kind")
         if nb < 0 or self._sizes.get(key) != nb * storage.item_size:
-            raise _NotPlainError("a tensor that is larger than its file")
+            raise NotPlainError("a tensor that is larger than its file")
         return nb
 
 
@@ -226,17 +228,17 @@ def _rebuilt(storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks
     numbers = (storage, offset, *size, *stride)
     whole = all(type(each) is int and each >= 0 for each in numbers) and len(size) == len(stride)
     if not whole or type(grad) is not bool or type(hooks) is not OrderedDict or hooks or more:
-        raise _NotPlainError("a tensor of another kind")
+        raise NotPlainError("a tensor of another kind")
     nb = math.prod(size)
     last = offset + sum((each - 1) * step for each, step in zip(size, stride, strict=True))
     if nb and (last >= storage or (nb > storage and nb > _MOST_REPEATED)):
-        raise _NotPlainError("a tensor that is larger than its file")
+        raise NotPlainError("a tensor that is larger than its file")
     return _Tensor()
 
 
 def _parameter(tensor: Any, grad: Any, hooks: Any) -> _Tensor:
     if type(tensor) is not _Tensor or type(grad) is not bool or type(hooks) is not OrderedDict or hooks:
-        raise _NotPlainError("a tensor of another kind")
+        raise NotPlainError("a tensor of another kind")
     return tensor
 
 
@@ -254,7 +256,7 @@ def _check_values(content: Any, *, most: int) -> None:
         if kind is str:
             nb += len(value)
         elif kind is int and value.bit_length() > _MOST_BITS:
-            raise _NotPlainError("a number of many digits")
+            raise NotPlainError("a number of many digits")
         elif kind in (dict, OrderedDict):
             waiting += [(each, depth + 1) for pair in value.items() for each in pair]
             if kind is OrderedDict:
@@ -263,6 +265,6 @@ def _check_values(content: Any, *, most: int) -> None:
         elif kind in (list, tuple, set):
             waiting += [(each, depth + 1) for each in value]
         elif kind not in (bool, int, float, complex, type(None), _Tensor):
-            raise _NotPlainError(f"a {kind.__name__}")
+            raise NotPlainError(f"a {kind.__name__}")
         if nb > most or len(waiting) > most or depth > _MOST_DEPTH:
-            raise _NotPlainError("more values than its size allows")
+            raise NotPlainError("more values than its size allows")

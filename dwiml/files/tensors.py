@@ -12,7 +12,7 @@ from typing import IO, Any, cast
 
 import torch
 
-from dwiml.files.archive import COMMENT_SIZE, check_archive
+from dwiml.files.archive import COMMENT_SIZE, NotPlainError, check_archive
 from dwiml.files.opening import explained, open_regular
 
 # The file is what torch.save writes, a zip archive; its SHA-256 is the archive's comment, the last bytes of the file.
@@ -45,7 +45,7 @@ def write_tensors(content: Any, stream: IO[bytes], *, kind: str) -> None:
 
 
 def read_tensors(
-    path: str | os.PathLike[str], what: str, *, advice: str, most_bytes: int | None = None
+    path: str | os.PathLike[str], what: str, *, advice: str = "", most_bytes: int | None = None
 ) -> tuple[Any, bool]:
     """Read a file of plain values and tensors, onto the CPU; it cannot run code, nor take more memory than its size.
 
@@ -56,7 +56,7 @@ def read_tensors(
     what
         How the sentences of errors begin: ``"Checkpoint"``.
     advice
-        What to do about a damaged one.
+        What to do about a damaged one; empty where the caller says it.
     most_bytes
         The largest file that is read; None for any.
 
@@ -75,16 +75,15 @@ def read_tensors(
         When it is no regular file, is damaged, is too large, or holds anything but plain values and tensors.
     """
     path = Path(path)
+    then = f"; {advice}" if advice else ""
     with open_regular(path, what) as stream:
-        # An error of the disk itself, and all that torch may raise.
-        with explained(path, what, errors=(Exception,), advice=advice):
-            size = stream.seek(0, io.SEEK_END)
+        size = stream.seek(0, io.SEEK_END)
         if most_bytes is not None and size > most_bytes:
             raise ValueError(
                 f"{what} '{path}' does not fit: it has {_megabytes(size)}, more than the {_megabytes(most_bytes)} "
                 "that this model can need."
             )
-        has_digest = _check_digest(stream, size, what=f"{what} '{path}'", advice=advice)
+        has_digest = _check_digest(stream, size, what=f"{what} '{path}'", then=then)
         try:
             check_archive(stream, size, comment_size=COMMENT_SIZE if has_digest else 0)
             stream.seek(0)
@@ -96,7 +95,7 @@ def read_tensors(
             raise ValueError(f"{what} '{path}' does not fit into this machine's memory.") from error
         except Exception as error:
             # torch's own words advise to load it in a way that runs code.
-            reason = str(error) if type(error) is ValueError else type(error).__name__
+            reason = str(error) if isinstance(error, NotPlainError) else type(error).__name__
             raise ValueError(
                 f"{what} '{path}' holds more than plain values and tensors, or is no file of torch ({reason}); it is "
                 "not loaded."
@@ -129,10 +128,10 @@ def ends_in_digest(path: Path) -> bool:
         return False
 
 
-def _check_digest(stream: IO[bytes], size: int, *, what: str, advice: str) -> bool:
+def _check_digest(stream: IO[bytes], size: int, *, what: str, then: str) -> bool:
     """Compare the file with the digest that it ends in, if any; raise ValueError when any bit of it has changed."""
     if not size:
-        raise ValueError(f"{what} is damaged: it is empty; {advice}.")
+        raise ValueError(f"{what} is damaged: it is empty{then}.")
     left = size - COMMENT_SIZE - len(_SIZE_FIELD)
     stream.seek(max(left, 0))
     end = stream.read(COMMENT_SIZE + len(_SIZE_FIELD))
@@ -141,7 +140,7 @@ def _check_digest(stream: IO[bytes], size: int, *, what: str, advice: str) -> bo
         # Without any comment it may be what torch.save wrote; with another one it is a digest that has changed.
         if end.endswith(_NO_COMMENT):
             return False
-        raise ValueError(f"{what} is damaged, or was not written by dwiml: it does not end in a digest; {advice}.")
+        raise ValueError(f"{what} is damaged, or was not written by dwiml: it does not end in a digest{then}.")
     digest = hashlib.sha256()
     stream.seek(0)
     while left > 0:
@@ -151,7 +150,7 @@ def _check_digest(stream: IO[bytes], size: int, *, what: str, advice: str) -> bo
         left -= len(chunk)
     digest.update(_NO_COMMENT)
     if end[len(_SIZE_FIELD) + found.end() :] != digest.hexdigest().encode():
-        raise ValueError(f"{what} is damaged: its content does not match its digest; {advice}.")
+        raise ValueError(f"{what} is damaged: its content does not match its digest{then}.")
     return True
 
 

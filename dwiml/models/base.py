@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import abc
-import json
 import os
-import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-import dwiml
 from dwiml.arguments import check_number, check_whole
-from dwiml.files import write_json, written_whole
-from dwiml.models.checks import unknown_parameter
+from dwiml.models.checks import MOST_RESAMPLED_POINTS, unknown_parameter
+from dwiml.models.saving import (
+    PARAMETERS_FILE,
+    STATE_FILE,
+    build_like,
+    describe,
+    read_params,
+    read_state,
+    write_model,
+)
 from dwiml.ops.sequences import TensorSequence
 from dwiml.params import Parameterized
 from dwiml.seeding import seed_of_everything
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-PARAMETERS_FILE = "parameters.json"
-STATE_FILE = "model_state.pt"
 
 
 class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
@@ -76,7 +78,9 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
         self.experiment_name = experiment_name
         _check_one_resampling(step_size=step_size, nb_points=nb_points, compress_lines=compress_lines)
         self.step_size = _none_or_positive("step_size", step_size)
-        self.nb_points = None if nb_points is None else check_whole("nb_points", nb_points, low=2)
+        self.nb_points = (
+            None if nb_points is None else check_whole("nb_points", nb_points, low=2, high=MOST_RESAMPLED_POINTS)
+        )
         self.compress_lines = _none_or_positive("compress_lines", compress_lines)
 
     @property
@@ -149,7 +153,9 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write all that is needed to build the model again.
 
-        Each file is written aside and put in place when whole; one that is there already is replaced.
+        Each file is written aside and put in place when whole; one that is there already is replaced. The weights
+        have a digest (SHA-256), so that :meth:`load` finds a bit that has changed since; ``torch.load`` reads the file
+        too.
 
         Parameters
         ----------
@@ -157,11 +163,7 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
             Made where needed. Receives ``parameters.json`` (class, parameters, dwiml's version) and
             ``model_state.pt``.
         """
-        folder = Path(folder)
-        described = {"class": type(self).__name__, "params": self.params, "dwiml_version": dwiml.__version__}
-        write_json(folder / PARAMETERS_FILE, described)
-        with written_whole(folder / STATE_FILE) as stream:
-            torch.save(self.state_dict(), stream)
+        write_model(Path(folder), describe(self), self.state_dict())
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], device: torch.device | str = "cpu") -> Self:
@@ -176,25 +178,16 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
 
         Raises
         ------
-        FileNotFoundError
-            When a file is missing.
+        FileNotFoundError, OSError
+            When a file is missing, or the system refuses it.
         ValueError
-            When a file is damaged, or holds another class or other weights.
+            When a file is damaged (the weights no longer match their digest), holds another class or other weights, or
+            weights that are NaN or infinite. The model is built only when it has the size of the weights in the file.
         """
-        folder = Path(folder)
-        params = _read_params(folder / PARAMETERS_FILE, cls.__name__)
-        try:
-            model = cls(**params)
-        except TypeError as error:
-            raise ValueError(
-                f"{folder / PARAMETERS_FILE} does not fit {cls.__name__}: {str(error).rstrip('.')}."
-            ) from error
-        state = _read_state(folder / STATE_FILE)
-        try:
-            model.load_state_dict(state)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"The weights in {folder / STATE_FILE} do not fit the model: {reason}") from error
+        parameters, weights = Path(folder) / PARAMETERS_FILE, Path(folder) / STATE_FILE
+        _, params = read_params(parameters, cls.__name__)
+        state = read_state(weights)
+        model: Self = build_like(lambda: cls(**params), state, parameters=parameters, weights=weights)
         return model.to(device)
 
 
@@ -206,27 +199,3 @@ def _check_one_resampling(**asked: float | None) -> None:
 
 def _none_or_positive(name: str, value: float | None) -> float | None:
     return None if value is None else check_number(name, value, low=0, low_included=False)
-
-
-def _read_params(path: Path, class_name: str) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"No model in {path.parent}: it has no {path.name}.")
-    try:
-        described = json.loads(path.read_text())
-        saved_class, params = described["class"], dict(described["params"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged or does not describe a model: {error!r}.") from error
-    if saved_class != class_name:
-        raise ValueError(f"{path.parent} holds a {saved_class}, not a {class_name}: use {saved_class}.load.")
-    return params
-
-
-def _read_state(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"No weights in {path.parent}: it has no {path.name}.")
-    try:
-        # weights_only: a file from a stranger cannot run code.
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is damaged or does not hold weights: {str(error).splitlines()[0]}") from error
-    return state

@@ -8,6 +8,13 @@ from typing import Any
 
 from dwiml.arguments import check_number, check_whole, shown
 
+# Far above what anyone trains: a number from a damaged or a stranger's file must not become an allocation.
+MOST_UNITS = 100_000
+MOST_LAYERS = 1_000
+MOST_FEATURES = 10_000_000
+MOST_PREVIOUS_DIRS = 10_000
+MOST_RESAMPLED_POINTS = 100_000
+
 
 def check_key(name: str, key: Any, known: Iterable[str]) -> str:
     """Return a key that is one of those known.
@@ -50,7 +57,8 @@ def check_layer_sizes(name: str, sizes: Any) -> list[int]:
     """
     try:
         # The characters of a text are no sizes either, but one by one they would be named in a puzzling way.
-        checked = [] if isinstance(sizes, (str, bytes)) else [check_whole(name, size, low=1) for size in sizes]
+        listed = [] if isinstance(sizes, (str, bytes)) else list(sizes)
+        checked = [check_whole(name, size, low=1) for size in listed]
     except (TypeError, ValueError):
         checked = []
     if not checked:
@@ -58,7 +66,9 @@ def check_layer_sizes(name: str, sizes: Any) -> list[int]:
         raise ValueError(
             f"{name} must hold one positive size a layer, got {shown(received)}: give a list such as [256, 256]."
         )
-    return checked
+    if len(checked) > MOST_LAYERS:
+        raise ValueError(f"{name} must hold at most {MOST_LAYERS} sizes, one a layer; got {len(checked)}.")
+    return [check_whole(name, size, low=1, high=MOST_UNITS) for size in checked]
 
 
 def unknown_parameter(class_name: str, unknown: str, known: Iterable[str]) -> TypeError:

@@ -87,6 +87,8 @@ class L2Regression(DirectionGetter):
     """
 
     def __init__(self, input_size: int, *, dropout: float = 0.0, normalize_targets: bool = True) -> None:
+        if not isinstance(normalize_targets, bool):
+            raise ValueError(f"dg_args: normalize_targets must be True or False, got {shown(normalize_targets)}.")
         super().__init__(input_size, dropout=dropout)
         self.normalize_targets = normalize_targets
 
@@ -126,7 +128,7 @@ class SphereClassification(DirectionGetter):
     ) -> None:
         directions = _directions_of(sphere)
         if not isinstance(add_eos, bool):
-            raise ValueError(f"dg_args: add_eos must be True or False, got {add_eos!r}.")
+            raise ValueError(f"dg_args: add_eos must be True or False, got {shown(add_eos)}.")
         super().__init__(input_size, dropout=dropout, output_size=len(directions) + add_eos)
         self.add_eos = add_eos
         self.register_buffer("directions", directions, persistent=False)

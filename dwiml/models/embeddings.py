@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dwiml.arguments import check_whole, shown
+from dwiml.models.checks import MOST_UNITS
 
 
 class NoEmbedding(nn.Identity):
@@ -26,7 +27,7 @@ class NNEmbedding(nn.Module):
 
     def __init__(self, input_size: int, output_size: int | None = None) -> None:
         super().__init__()
-        self.output_size = check_whole("The embedded size of 'nn_embedding'", output_size, low=1)
+        self.output_size = check_whole("The embedded size of 'nn_embedding'", output_size, low=1, high=MOST_UNITS)
         self.linear = nn.Linear(input_size, self.output_size)
 
     def forward(self, features: Tensor) -> Tensor:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 from torch import Tensor, nn
 
+from dwiml.arguments import check_whole
 from dwiml.models.base import MainModelAbstract
+from dwiml.models.checks import MOST_FEATURES
 from dwiml.models.embeddings import build_embedding
 from dwiml.ops.neighborhood import neighborhood_offsets
 from dwiml.ops.sequences import TensorSequence
@@ -90,7 +91,7 @@ class ModelWithOneInput(MainModelAbstract):
     ) -> None:
         super().__init__(**kwargs)
         # Counts read from an HDF5 file are numpy integers, which torch's layers refuse.
-        self.nb_features = _positive_integer(nb_features)
+        self.nb_features = check_whole("nb_features", nb_features, low=1, high=MOST_FEATURES)
         self.input_size = self.nb_features * self._nb_neighborhood_points
         self.input_embedding_key = input_embedding_key
         self.input_embedding = build_embedding(input_embedding_key, self.input_size, input_embedded_size)
@@ -127,13 +128,3 @@ class ModelWithOneInput(MainModelAbstract):
             )
         embedded: Tensor = self.input_embedding(inputs.data)
         return embedded
-
-
-def _positive_integer(nb_features: object) -> int:
-    try:
-        value = operator.index(nb_features)  # type: ignore[arg-type]
-    except TypeError:
-        value = 0
-    if value < 1 or isinstance(nb_features, bool):
-        raise ValueError(f"nb_features must be a positive integer, got {nb_features!r}.")
-    return value

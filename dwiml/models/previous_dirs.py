@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dwiml.arguments import check_whole
 from dwiml.models.base import MainModelAbstract
+from dwiml.models.checks import MOST_PREVIOUS_DIRS
 from dwiml.models.embeddings import Embedding, build_embedding
 from dwiml.ops.directions import previous_directions
 from dwiml.ops.sequences import TensorSequence
@@ -48,7 +49,7 @@ class ModelWithPreviousDirections(MainModelAbstract):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        nb_previous_dirs = check_whole("nb_previous_dirs", nb_previous_dirs, low=0)
+        nb_previous_dirs = check_whole("nb_previous_dirs", nb_previous_dirs, low=0, high=MOST_PREVIOUS_DIRS)
         if nb_previous_dirs == 0 and (prev_dirs_embedding_key, prev_dirs_embedded_size) != (None, None):
             raise ValueError(
                 f"prev_dirs_embedding_key={prev_dirs_embedding_key!r} and prev_dirs_embedded_size="

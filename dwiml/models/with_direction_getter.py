@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from dwiml.arguments import shown
+from dwiml.arguments import check_number, check_whole, shown
 from dwiml.models.base import MainModelAbstract
 from dwiml.models.checks import check_key
 from dwiml.models.direction_getters import DIRECTION_GETTERS, DirectionGetter
 from dwiml.ops.directions import SHORTEST, steps_back
 from dwiml.ops.sequences import TensorSequence
+
+OWN_SIZES = ("input_size", "output_size")
+"""Arguments of a direction getter that its key and the model decide."""
+
+
+# As torch names it, in the weights' file too.
+_NAME = "direction_getter"
 
 
 class ModelWithDirectionGetter(MainModelAbstract):
@@ -37,8 +44,6 @@ class ModelWithDirectionGetter(MainModelAbstract):
         When the key or an option is unknown.
     """
 
-    direction_getter: DirectionGetter
-
     def __init__(
         self, *, dg_key: str = "cosine-regression", dg_args: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> None:
@@ -46,16 +51,30 @@ class ModelWithDirectionGetter(MainModelAbstract):
         check_key("dg_key", dg_key, DIRECTION_GETTERS)
         if dg_args is not None and not isinstance(dg_args, Mapping):
             raise ValueError(f"dg_args must be a dict of options such as {{'dropout': 0.1}}, got {shown(dg_args)}.")
-        allowed = list(inspect.signature(DIRECTION_GETTERS[dg_key]).parameters)[1:]
+        # The sizes are the model's to give.
+        allowed = [name for name in inspect.signature(DIRECTION_GETTERS[dg_key]).parameters if name not in OWN_SIZES]
         unknown = sorted(set(dg_args or {}) - set(allowed), key=str)
         if unknown:
             raise ValueError(f"dg_args of {dg_key!r} has no option {unknown[0]!r}; it has: {allowed}.")
         self.dg_key = dg_key
         self.dg_args = dict(dg_args or {})
 
+    @property
+    def direction_getter(self) -> DirectionGetter:
+        """The last layers, once :meth:`instantiate_direction_getter` was called."""
+        getter = self._modules.get(_NAME)
+        if getter is None:
+            # Not an AttributeError, which torch's modules would report about the property that asked.
+            raise TypeError(
+                f"{type(self).__name__} has no direction getter: call self.instantiate_direction_getter(input_size) in "
+                "its __init__, with the size of its last layer."
+            )
+        return cast(DirectionGetter, getter)
+
     def instantiate_direction_getter(self, input_size: int) -> None:
         """Build :attr:`direction_getter` for features of that size."""
-        self.direction_getter = DIRECTION_GETTERS[self.dg_key](input_size, **self.dg_args)
+        input_size = check_whole("instantiate_direction_getter: input_size", input_size, low=1)
+        self._modules[_NAME] = DIRECTION_GETTERS[self.dg_key](input_size, **self.dg_args)
 
     @property
     def layers_by_point(self) -> list[nn.Module]:
@@ -168,8 +187,12 @@ class ModelWithDirectionGetter(MainModelAbstract):
         if algo == "det":
             directions = self.direction_getter.best_directions(outputs)
         else:
-            if draws is None:
-                raise ValueError("algo 'prob' needs draws: a number from 0 to 1 for each row of the outputs.")
+            if draws is None or draws.shape != outputs.shape[:1]:
+                received = "none" if draws is None else f"a tensor of shape {tuple(draws.shape)}"
+                raise ValueError(
+                    f"algo 'prob' needs draws: a number from 0 to 1 for each of the {len(outputs)} rows of outputs; "
+                    f"got {received}."
+                )
             directions = _drawn(*self.direction_getter.distribution(outputs), draws, allowed)
         if eos_stopping_thresh is None:
             return directions
@@ -189,14 +212,16 @@ class ModelWithDirectionGetter(MainModelAbstract):
             When it cannot.
         """
         drawn = self.direction_getter.has_distribution
-        if algo not in (("det", "prob") if drawn else ("det",)):
+        if not isinstance(algo, str) or algo not in (("det", "prob") if drawn else ("det",)):
             can = "algo must be 'det' or 'prob'" if drawn else "gives one direction, so algo must be 'det'"
-            raise ValueError(f"{self.dg_key!r}{':' if drawn else ''} {can}, got {algo!r}.")
+            raise ValueError(f"{self.dg_key!r}{':' if drawn else ''} {can}, got {shown(algo)}.")
         if eos_stopping_thresh is not None and not self.direction_getter.add_eos:
             raise ValueError(
                 f"{self.dg_key!r} does not say where streamlines end: eos_stopping_thresh must be None, "
-                f"got {eos_stopping_thresh}."
+                f"got {shown(eos_stopping_thresh)}."
             )
+        if eos_stopping_thresh is not None:
+            check_number("eos_stopping_thresh", eos_stopping_thresh, low=0, high=1)
 
 
 def _without_ends(steps: Tensor) -> tuple[Tensor, Tensor]:

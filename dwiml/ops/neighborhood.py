@@ -9,6 +9,9 @@ import operator
 import torch
 from torch import Tensor
 
+MOST_RADIUS = {"axes": 1000, "grid": 10}
+"""The largest radius of each type: 6 001 and 9 261 points, each with all features of the volume."""
+
 
 def neighborhood_offsets(kind: str | None, radius: int | None = None, resolution: float | None = None) -> Tensor:
     """Offsets from a point to each point of its neighborhood.
@@ -20,7 +23,7 @@ def neighborhood_offsets(kind: str | None, radius: int | None = None, resolution
         "grid": the whole cube of ``(2 * radius + 1) ** 3`` points.
         None: no neighborhood, the point alone.
     radius : int, optional
-        Number of neighbours on each side, at least 1. Needed with a kind.
+        Number of neighbours on each side, from 1 to :data:`MOST_RADIUS`. Needed with a kind.
     resolution : float, optional
         Distance between neighbours, in voxels of each axis. Default: 1.
 
@@ -34,8 +37,8 @@ def neighborhood_offsets(kind: str | None, radius: int | None = None, resolution
     Raises
     ------
     ValueError
-        If the kind is unknown, the radius is missing or not a positive integer, the resolution is not positive, or a
-        radius or resolution comes without a kind.
+        If the kind is unknown, the radius is missing, not a positive integer or too large, the resolution is not
+        positive, or a radius or resolution comes without a kind.
     """
     if kind is None:
         if radius is not None or resolution is not None:
@@ -62,6 +65,9 @@ def _checked_radius(kind: str, radius: int | None) -> int:
         nb_rings = 0
     if nb_rings < 1:
         raise ValueError(f"The neighborhood radius must be a positive integer, got {radius}.")
+    most = MOST_RADIUS[kind]
+    if nb_rings > most:
+        raise ValueError(f"The radius of a neighborhood of type {kind!r} must be at most {most}, got {radius}.")
     return nb_rings
 
 

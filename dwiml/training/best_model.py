@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-import dwiml
-from dwiml.files import write_json, written_whole
-from dwiml.models.base import PARAMETERS_FILE, STATE_FILE, MainModelAbstract
+from dwiml.files import reason_of
+from dwiml.models.base import MainModelAbstract
+from dwiml.models.saving import STATE_FILE, describe, write_model
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +52,11 @@ class BestModelKeeper:
             model.save(self.folder)
         except OSError as error:
             self._state = _on_cpu(model.state_dict())
-            self._parameters = _described(model)
+            self._parameters = describe(model)
             logger.warning(
                 "The best model could not be written to '%s' (%s); it is kept in memory, and tried again.",
                 self.folder,
-                error.strerror or error,
+                reason_of(error),
             )
             return False
         self._state = None
@@ -75,7 +75,7 @@ class BestModelKeeper:
         bool
             Whether nothing is pending any more.
         """
-        self._parameters = _described(model)
+        self._parameters = describe(model)
         try:
             self._write_pending()
         except OSError:
@@ -91,23 +91,16 @@ class BestModelKeeper:
             logger.error(
                 "The best model is not in '%s' (%s): its weights were in memory only and are lost; %s.",
                 self.folder,
-                error.strerror or error,
+                reason_of(error),
                 "an earlier best model is there" if (self.folder / STATE_FILE).exists() else "there is none",
             )
 
     def _write_pending(self) -> None:
         if self._state is None:
             return
-        write_json(self.folder / PARAMETERS_FILE, self._parameters)
-        with written_whole(self.folder / STATE_FILE) as stream:
-            torch.save(self._state, stream)
+        write_model(self.folder, self._parameters, self._state)
         self._state = None
         logger.info("The best model is now written to '%s'.", self.folder)
-
-
-def _described(model: MainModelAbstract) -> dict[str, Any]:
-    """Return what :meth:`MainModelAbstract.save` writes beside the weights."""
-    return {"class": type(model).__name__, "params": model.params, "dwiml_version": dwiml.__version__}
 
 
 def _on_cpu(state: dict[str, Any]) -> dict[str, Any]:

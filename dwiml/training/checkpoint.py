@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from dwiml.files import reason_of, written_whole
+from dwiml.files.archive import NotPlainError
 from dwiml.files.tensors import check_plain, read_tensors, write_tensors
 from dwiml.hdf5.schema import quoted
 
@@ -38,7 +39,6 @@ LATEST = "latest.pt"
 PREVIOUS = "previous.pt"
 DAMAGED = "damaged.pt"
 
-_ADVICE = "nothing is lost but the time since the checkpoint before"
 # Beside the model itself: moments of the optimizer, averaged weights, and the rest in plain values.
 _COPIES = 12
 _BYTES_OF_THE_REST = 64 * 2**20
@@ -163,7 +163,7 @@ def load_checkpoint(folder: Path, *, most_bytes: int | None = None) -> dict[str,
         if reasons:
             logger.warning("%s. %sGoing on from '%s', the one before.", reasons[0], _set_aside(folder), path)
         return state
-    raise ValueError("; ".join(reasons) + ".")
+    raise ValueError(f"{'; '.join(reasons)}. Bring back a copy of it, or start another experiment.")
 
 
 def _keep_previous(folder: Path) -> None:
@@ -203,7 +203,7 @@ def _what_stays(folder: Path) -> str:
 
 def _read(path: Path, most_bytes: int | None) -> dict[str, Any]:
     what = f"Checkpoint '{path}'"
-    content, has_digest = read_tensors(path, "Checkpoint", advice=_ADVICE, most_bytes=most_bytes)
+    content, has_digest = read_tensors(path, "Checkpoint", most_bytes=most_bytes)
     if type(content) is not dict:
         raise ValueError(f"{what} holds a {type(content).__name__}, not the state of a training.")
     version = content.get("format_version")
@@ -217,7 +217,7 @@ def _read(path: Path, most_bytes: int | None) -> dict[str, Any]:
         raise ValueError(f"{what} has format version {version}; this dwiml reads {FORMAT_VERSION}: use a newer one.")
     _check_content(content, what)
     if not has_digest:
-        raise ValueError(f"{what} is without a digest: it was not written by dwiml, or is damaged; {_ADVICE}.")
+        raise ValueError(f"{what} is without a digest: it was not written by dwiml, or is damaged.")
     return content
 
 
@@ -242,7 +242,7 @@ def _check_plain(content: dict[str, Any]) -> None:
         try:
             check_plain(value)
         except Exception as error:
-            reason = str(error) if type(error) is ValueError else type(error).__name__
+            reason = str(error) if isinstance(error, NotPlainError) else type(error).__name__
             raise ValueError(
                 f"The new checkpoint's '{key}' must hold plain values and tensors only, to be read again without "
                 f"running code; it has something else ({reason})."

@@ -14,7 +14,8 @@ from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.data.dataset import MultisubjectSubset
 from dwiml.hdf5.schema import quoted
-from dwiml.models.base import STATE_FILE, MainModelAbstract
+from dwiml.models.base import MainModelAbstract
+from dwiml.models.saving import STATE_FILE
 
 
 def check_choice(name: str, value: object, allowed: Iterable[str]) -> None:

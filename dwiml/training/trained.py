@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from dwiml.files import read_json
-from dwiml.models.base import PARAMETERS_FILE, MainModelAbstract
+from dwiml.models.base import MainModelAbstract
+from dwiml.models.saving import PARAMETERS_FILE
 from dwiml.training.experiment import ExperimentFolder
 from dwiml.training.rebuild import MODELS
 

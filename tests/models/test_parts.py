@@ -17,6 +17,7 @@ from dwiml import (
     ModelWithPreviousDirections,
     TensorSequence,
 )
+from dwiml.models.direction_getters import DIRECTION_GETTERS
 from dwiml.models.embeddings import EMBEDDINGS, build_embedding
 
 
@@ -51,7 +52,7 @@ def test_a_model_without_neighborhood_says_none(own_loss_model: Any) -> None:
 
 @pytest.mark.parametrize("nb_features", [0, -1, 2.5, "4", True, None])
 def test_nb_features_is_checked(nb_features: Any, own_loss_model: Any) -> None:
-    with pytest.raises(ValueError, match="nb_features must be a positive integer"):
+    with pytest.raises(ValueError, match="nb_features must be a whole number of at least 1"):
         own_loss_model(nb_features=nb_features)
 
 
@@ -213,3 +214,57 @@ def test_embedded_sizes_of_another_type(pointwise_model: Any, size: Any) -> None
         pointwise_model(nb_features=2, input_embedding_key="nn_embedding", input_embedded_size=size)
     with pytest.raises(ValueError, match=r"Embedding \['nn_embedding'\] is unknown"):
         pointwise_model(nb_features=2, input_embedding_key=["nn_embedding"])
+
+
+class WithoutGetter(ModelWithDirectionGetter, ModelWithOneInput):
+    """Its author forgot to call instantiate_direction_getter."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.layer = torch.nn.Linear(self.input_size, 8)
+
+    def forward(self, inputs: TensorSequence, streamlines: TensorSequence) -> Any:
+        return self.direction_getter(self.layer(inputs.data))
+
+
+def test_a_forgotten_direction_getter_is_named() -> None:
+    model = WithoutGetter(nb_features=2)
+    for use in (
+        lambda: model.forward_uses_last_point,
+        lambda: model.layers_by_point,
+        lambda: model.get_tracking_directions(torch.zeros(1, 3), "det"),
+    ):
+        with pytest.raises(TypeError, match=r"^WithoutGetter has no direction getter: call self\.instantiate_"):
+            use()
+
+
+@pytest.mark.parametrize("key", sorted(DIRECTION_GETTERS))
+@pytest.mark.parametrize("args", [{"output_size": 7}, {"input_size": 3}, {"droput": 0.1}, {3: 1}])
+def test_options_that_are_not_the_user_s_are_refused(key: str, args: dict[Any, Any]) -> None:
+    with pytest.raises(ValueError, match=r"dg_args of .* has no option .*; it has: \['dropout'"):
+        WithoutGetter(nb_features=2, dg_key=key, dg_args=args)
+
+
+@pytest.mark.parametrize("algo", ["max", None, 3, ["det"], torch.zeros(3)])
+@pytest.mark.parametrize("key", sorted(DIRECTION_GETTERS))
+def test_an_unknown_algorithm_is_a_sentence(key: str, algo: Any) -> None:
+    model = WithoutGetter(nb_features=2, dg_key=key)
+    model.instantiate_direction_getter(8)
+    with pytest.raises(ValueError, match="algo must be 'det'"):
+        model.get_tracking_directions(torch.zeros(2, model.direction_getter.output_size), algo)
+
+
+@pytest.mark.parametrize("threshold", ["0.5", -0.1, 1.5, float("nan"), [0.5]])
+def test_a_threshold_is_a_probability(threshold: Any) -> None:
+    model = WithoutGetter(nb_features=2, dg_key="sphere-classification")
+    model.instantiate_direction_getter(8)
+    with pytest.raises(ValueError, match="eos_stopping_thresh must be a number from 0 to 1"):
+        model.check_tracking("det", threshold)
+
+
+def test_draws_are_one_a_row() -> None:
+    model = WithoutGetter(nb_features=2, dg_key="sphere-classification")
+    model.instantiate_direction_getter(8)
+    outputs = torch.zeros(2, model.direction_getter.output_size)
+    with pytest.raises(ValueError, match=r"for each of the 2 rows of outputs; got a tensor of shape \(3,\)"):
+        model.get_tracking_directions(outputs, "prob", draws=torch.zeros(3))

@@ -65,7 +65,7 @@ def test_pending_weights_are_those_of_the_best_epoch(
     assert keeper.save(model) is False
     assert keeper.pending
     (record,) = caplog.records
-    assert f"could not be written to '{folder}' (No space left on device); it is kept in memory" in record.message
+    assert f"could not be written to '{folder}' (no space left on the disk); it is kept in memory" in record.message
     train_on(model)
     assert keeper.retry(model) is False
     assert keeper.pending
@@ -124,7 +124,7 @@ def test_close_names_what_is_lost(
     keeper.close()
     (record,) = caplog.records
     assert record.levelname == "ERROR"
-    assert f"The best model is not in '{tmp_path}' (No space left on device)" in record.message
+    assert f"The best model is not in '{tmp_path}' (no space left on the disk)" in record.message
     assert record.message.endswith("an earlier best model is there." if has_earlier else "there is none.")
     if has_earlier:
         assert same(weights(Learn2TrackModel.load(tmp_path)), first)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from dwiml.files.tensors import write_tensors
 from dwiml.training.checkpoint import (
     DICTIONARIES,
     FORMAT_VERSION,
@@ -20,7 +21,6 @@ from dwiml.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
     save_or_warn,
-    write_with_digest,
 )
 
 
@@ -46,7 +46,7 @@ def names(folder: Path) -> list[str]:
 def signed(folder: Path, content: Any) -> None:
     """Write ``latest.pt`` with a right digest, but whatever content."""
     with (folder / "latest.pt").open("wb") as stream:
-        write_with_digest(content, stream)
+        write_tensors(content, stream, kind="checkpoint")
 
 
 def test_the_one_before_is_kept(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_a_crafted_one_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         torch.save(content, path)
     else:
         path.write_bytes(pickle.dumps(content))
-    message = "holds more than plain values and tensors" if form == "signed" else "without a digest"
+    message = {"pickle": "does not end in a digest"}.get(form, "holds more than plain values and tensors")
     with pytest.raises(ValueError, match=message):
         load_checkpoint(tmp_path)
     assert not trap.exists()
@@ -243,7 +243,7 @@ def test_a_key_with_another_kind_of_value_is_named(tmp_path: Path, key: str, val
     [
         ([1, 2], "holds a list, not the state of a training"),
         (torch.zeros(3), "holds a Tensor, not the state of a training"),
-        ({**state(1), "format_version": 7}, "has format version 7; this dwiml reads 2"),
+        ({**state(1), "format_version": 7}, "has format version 7; this dwiml reads 3: use a newer one"),
         ({**state(1), "format_version": torch.tensor([2, 2])}, "no number as its format version but a Tensor"),
         ({**state(1), "format_version": True}, "no number as its format version but a bool"),
     ],
@@ -254,9 +254,13 @@ def test_what_is_no_checkpoint_of_this_version(tmp_path: Path, content: Any, mes
         load_checkpoint(tmp_path)
 
 
-def test_one_of_an_older_dwiml(tmp_path: Path) -> None:
-    torch.save({**state(1), "format_version": 1}, tmp_path / "latest.pt")
-    with pytest.raises(ValueError, match=r"older dwiml \(format version 1\).*reads format version 2 only"):
+@pytest.mark.parametrize("version", [1, 2])
+def test_one_of_an_older_dwiml_says_what_to_do(tmp_path: Path, version: int) -> None:
+    if version == 1:
+        torch.save({**state(1), "format_version": 1}, tmp_path / "latest.pt")
+    else:
+        signed(tmp_path, {**state(1), "format_version": 2})
+    with pytest.raises(ValueError, match=rf"older dwiml \(format version {version}; this one reads 3\): finish that"):
         load_checkpoint(tmp_path)
 
 

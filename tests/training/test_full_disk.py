@@ -147,7 +147,7 @@ def test_it_goes_on_and_tries_again_at_the_next(disk: Path, caplog: pytest.LogCa
     messages = [record.message for record in caplog.records]
     assert len(messages) == 3
     for message, stays in zip(messages, ["there is none yet", "the one of 2", "the one of 2"], strict=True):
-        assert message.startswith(f"No space left on device: checkpoint '{folder / 'latest.pt'}' not written, {stays}")
+        assert message.startswith(f"No space left on the disk: checkpoint '{folder}/latest.pt' not written, {stays}")
         assert message.endswith("trying again at the next.")
 
 
@@ -243,7 +243,7 @@ def test_a_training_goes_on_while_the_disk_is_full(
     trainer.finish_epoch = finish_with_little_room  # type: ignore[method-assign]
     with caplog.at_level(logging.WARNING):
         trainer.train_and_validate()
-    assert "No space left on device" in caplog.text
+    assert "no space left on the disk" in caplog.text
     assert logs(disk / "exp") == logs(tmp_path / "undisturbed")
     assert load_checkpoint(checkpoints)["position"]["epoch"] == 5
     models = [Learn2TrackModel.load(folder / "best_model") for folder in (disk / "exp", tmp_path / "undisturbed")]

@@ -1,0 +1,258 @@
+"""A model on the disk: its parameters, and its weights with a digest; built again only as large as the weights are."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+import dwiml
+from dwiml.files import read_json, write_json, written_whole
+from dwiml.files.tensors import check_plain, read_tensors, write_tensors
+
+PARAMETERS_FILE = "parameters.json"
+STATE_FILE = "model_state.pt"
+
+_ADVICE = "copy it again from where it was whole, or train the model again"
+_MOST_NAMED = 3
+
+Model = TypeVar("Model", bound=nn.Module)
+
+logger = logging.getLogger(__name__)
+
+
+def write_model(folder: Path, described: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Write ``parameters.json`` and ``model_state.pt``, each whole or not at all; a link there is replaced.
+
+    Parameters
+    ----------
+    folder
+        Made where needed.
+    described
+        What :func:`describe` returned.
+    state
+        The model's ``state_dict``.
+
+    Raises
+    ------
+    OSError
+        When they cannot be written.
+    ValueError
+        When the state holds anything but plain values and tensors: it could not be read again.
+    """
+    check_plain(state)
+    write_json(folder / PARAMETERS_FILE, described, follow_links=False)
+    with written_whole(folder / STATE_FILE, follow_links=False) as stream:
+        write_tensors(state, stream, kind="weights")
+
+
+def describe(model: Any) -> dict[str, Any]:
+    """Return what ``parameters.json`` holds of a model: its class, parameters and dwiml's version."""
+    return {"class": type(model).__name__, "params": model.params, "dwiml_version": dwiml.__version__}
+
+
+def read_params(path: Path, class_name: str | None = None) -> tuple[str, dict[str, Any]]:
+    """Return the class and the parameters of a saved model.
+
+    Parameters
+    ----------
+    path
+        The model's ``parameters.json``.
+    class_name
+        The class that it must be of; None: whichever.
+
+    Raises
+    ------
+    FileNotFoundError, OSError
+        When it is missing, or the system refuses it.
+    ValueError
+        When it is damaged, or of another class.
+    """
+    if not os.path.lexists(path):
+        raise FileNotFoundError(f"No model in '{path.parent}': it has no {path.name}.")
+    described = read_json(path, "The model's description")
+    try:
+        saved_class, params = described["class"], described["params"]
+    except (KeyError, TypeError):
+        saved_class, params = None, None
+    if not isinstance(saved_class, str) or not isinstance(params, dict):
+        raise ValueError(
+            f"'{path}' is damaged or does not describe a model: it must have 'class' (a text) and 'params' (an object)."
+        )
+    if class_name is not None and saved_class != class_name:
+        shown = " ".join(saved_class.split())[:80]
+        raise ValueError(f"'{path.parent}' holds a {shown}, not a {class_name}: use {shown}.load.")
+    return saved_class, params
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Return the weights of a saved model, on the CPU.
+
+    Raises
+    ------
+    FileNotFoundError, OSError
+        When the file is missing, or the system refuses it.
+    ValueError
+        When it is damaged (its content does not match its digest), or holds anything but tensors by name.
+    """
+    if not os.path.lexists(path):
+        raise FileNotFoundError(f"No weights in '{path.parent}': it has no {path.name}.")
+    state, has_digest = read_tensors(path, "The weights' file", advice=_ADVICE)
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise ValueError(f"The weights' file '{path}' does not hold weights by their names; {_ADVICE}.")
+    if not has_digest:
+        logger.warning(
+            "'%s' has no digest (an older dwiml, or another program, wrote it): a damage that only changes numbers "
+            "would not be noticed. Saving the model again adds one.",
+            path,
+        )
+    return state
+
+
+def build_like(make: Callable[[], Model], state: Mapping[str, Any], *, parameters: Path, weights: Path) -> Model:
+    """Build a model and give it its weights; it is built only when it has the size of these weights.
+
+    Parameters
+    ----------
+    make
+        Makes the model, with untrained weights.
+    state
+        The weights, by name.
+    parameters, weights
+        The files that they are from, for the sentences.
+
+    Raises
+    ------
+    ValueError
+        When the parameters do not describe a model, or one of other weights; when weights are NaN or infinite.
+    """
+    check_own(lambda own: check_fit(own, state, f"The weights in '{weights}'"), make, parameters=parameters)
+    model: Model = built(make, parameters=parameters)
+    check_fit(model, state, f"The weights in '{weights}'")
+    check_finite(model, state, f"The weights in '{weights}'")
+    load_state(model, state)
+    return model
+
+
+def check_own(check: Callable[[nn.Module], None], make: Callable[[], Model], *, parameters: Path) -> None:
+    """Check a model before it takes any memory: as torch's device "meta" has it, with sizes and no values.
+
+    Parameters
+    ----------
+    check
+        Raises ValueError for a model that is not wanted.
+    make
+        Makes the model. A class that cannot be made without values is not checked.
+    parameters
+        The file that the model's parameters are from.
+    """
+    model = built(make, parameters=parameters, device=torch.device("meta"))
+    if model is not None:
+        check(model)
+
+
+def built(make: Callable[[], Model], *, parameters: Path, device: torch.device | None = None) -> Any:
+    """Make a model from parameters of a file; None when it cannot be made on a device that has no values."""
+    try:
+        # Nothing is drawn there, but a class of the user's may do anything.
+        if device is None:
+            return make()
+        with torch.random.fork_rng(devices=[]), device:
+            return make()
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"'{parameters}' does not describe a model: {_one_line(error)}.") from error
+    except (RuntimeError, NotImplementedError, MemoryError) as error:
+        if device is not None and not isinstance(error, MemoryError):
+            return None
+        raise ValueError(f"The model that '{parameters}' describes cannot be built: {_one_line(error)}.") from error
+
+
+def check_fit(model: nn.Module, state: Mapping[str, Any], what: str, *, any_precision: bool = True) -> None:
+    """Check that a state has a model's names and shapes; nothing is changed.
+
+    Parameters
+    ----------
+    model
+        On any device, torch's "meta" included.
+    state
+        Values by name.
+    what
+        How the sentence begins, in the plural.
+    any_precision
+        Whether numbers may be of another precision than the model's, as float16 for float32.
+
+    Raises
+    ------
+    ValueError
+        Naming the first that differ.
+    """
+    own = model.state_dict()
+    missing, unknown = [name for name in own if name not in state], [name for name in state if name not in own]
+    named = (("missing", missing), ("unknown", unknown))
+    reasons = [f"{len(names)} {how} ({_named(names)})" for how, names in named if names]
+    reasons += [
+        f"'{name}' should be {described(mine)} and is {described(state[name])}"
+        for name, mine in own.items()
+        if name in state and not _alike(mine, state[name], any_precision=any_precision)
+    ][:_MOST_NAMED]
+    if reasons:
+        raise ValueError(f"{what} do not fit the model {type(model).__name__}: {'; '.join(reasons)}.")
+
+
+def check_finite(model: nn.Module, state: Mapping[str, Any], what: str) -> None:
+    """Check that no weight is NaN or infinite, and no saved buffer NaN (a mask may well hold infinity).
+
+    Raises
+    ------
+    ValueError
+        Naming the first.
+    """
+    trained = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
+            continue
+        good = torch.isfinite(value) if name in trained else ~torch.isnan(value)
+        if not bool(good.all()):
+            kind = "NaN or infinite" if name in trained else "NaN"
+            raise ValueError(
+                f"{what} cannot be used: {int((~good).sum())} of the {value.numel()} values of '{name}' are {kind}."
+            )
+
+
+def load_state(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Give a model weights that were checked (:func:`check_fit`)."""
+    own = model.state_dict()
+    # In the model's own dictionary, so that what else a stranger's has is left behind.
+    own.update(state)
+    model.load_state_dict(own)
+
+
+def described(value: Any) -> str:
+    """Return what a value of a state is, in words."""
+    if isinstance(value, Tensor):
+        dtype = str(value.dtype).removeprefix("torch.")
+        return f"a {dtype} tensor of shape {tuple(value.shape)}"
+    return f"a {type(value).__name__}"
+
+
+def _alike(mine: Any, theirs: Any, *, any_precision: bool) -> bool:
+    if not isinstance(mine, Tensor) or not isinstance(theirs, Tensor):
+        return type(mine) is type(theirs)
+    both_real = mine.is_floating_point() and theirs.is_floating_point()
+    return mine.shape == theirs.shape and (mine.dtype == theirs.dtype or (any_precision and both_real))
+
+
+def _named(names: list[Any]) -> str:
+    shown = ", ".join(repr(" ".join(str(name).split())[:60]) for name in names[:_MOST_NAMED])
+    return f"{shown}, ..." if len(names) > _MOST_NAMED else shown
+
+
+def _one_line(error: BaseException) -> str:
+    # An allocator's message goes on with a stack of C++.
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:300].rstrip(". ")
