@@ -103,14 +103,15 @@ class MeanMonitor:
 
 
 class BestMonitor:
-    """The best value so far, and how long ago it was: what early stopping looks at.
+    """The lowest value so far, whose model is kept, and for how long there was no progress: early stopping.
 
     Parameters
     ----------
     patience
-        Epochs without improvement after which training stops; None for never.
+        Epochs without progress after which training stops; None for never.
     delta
-        A value is better when it is lower than the best one by more than this.
+        A value is progress when it is lower, by more than this, than that of the last progress. It has no say in which
+        value is the best.
     """
 
     def __init__(self, patience: int | None, delta: float) -> None:
@@ -118,17 +119,21 @@ class BestMonitor:
         self.delta = delta
         self.best_value: float | None = None
         self.best_epoch: int | None = None
+        self.progress_value: float | None = None
         self.nb_bad_epochs = 0
 
     def update(self, value: float, epoch: int) -> bool:
-        """Take an epoch's value; return whether it is the best one."""
+        """Take an epoch's value; return whether it is the lowest one (the first, of several)."""
         if not math.isfinite(value):
             raise FloatingPointError(f"The value of epoch {epoch} is {value}; it can be no best value.")
-        if self.best_value is None or value < self.best_value - self.delta:
-            self.best_value, self.best_epoch, self.nb_bad_epochs = value, epoch, 0
-            return True
-        self.nb_bad_epochs += 1
-        return False
+        if self.progress_value is None or value < self.progress_value - self.delta:
+            self.progress_value, self.nb_bad_epochs = value, 0
+        else:
+            self.nb_bad_epochs += 1
+        if self.best_value is not None and value >= self.best_value:
+            return False
+        self.best_value, self.best_epoch = value, epoch
+        return True
 
     @property
     def is_exhausted(self) -> bool:
@@ -137,12 +142,18 @@ class BestMonitor:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what evolves."""
-        return {"best_value": self.best_value, "best_epoch": self.best_epoch, "nb_bad_epochs": self.nb_bad_epochs}
+        return {
+            "best_value": self.best_value,
+            "best_epoch": self.best_epoch,
+            "progress_value": self.progress_value,
+            "nb_bad_epochs": self.nb_bad_epochs,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`state_dict` returned."""
         self.best_value = state["best_value"]
         self.best_epoch = state["best_epoch"]
+        self.progress_value = state["progress_value"]
         self.nb_bad_epochs = state["nb_bad_epochs"]
 
 

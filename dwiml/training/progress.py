@@ -38,6 +38,12 @@ def epoch_line(
     return f"{_title(epoch, max_epochs)}: {', '.join(parts)}{' (best)' if is_best else ''}"
 
 
+def not_judged(epoch: int, nb_skipped: int) -> str:
+    """Return the line for an epoch whose loss is not comparable with the others'."""
+    batches = "a batch was" if nb_skipped == 1 else f"{nb_skipped} batches were"
+    return f"Epoch {epoch} is not judged (best model, patience): {batches} skipped as NaN, so that its loss lacks them."
+
+
 def _title(epoch: int, max_epochs: int) -> str:
     return f"Epoch {epoch} (last: {max_epochs - 1})"
 
@@ -58,7 +64,7 @@ def end_line(best: BestMonitor, first: int, nb_epochs: int, folder: Path, *, jud
     reason = "patience has run out" if best.is_exhausted else done
     beginning = "Nothing to train" if first == nb_epochs else "Training ended"
     if best.best_value is None:
-        value = ""
+        value = "" if first == nb_epochs else "; no epoch could be judged, so that there is no best model"
     elif judged_by is None:
         value = f"; best loss {best.best_value:.4g} in epoch {best.best_epoch}"
     else:

@@ -109,6 +109,14 @@ def start_loggers(
     return loggers
 
 
+def close_loggers(loggers: list[Logger], *, verbose: bool) -> None:
+    """Finish the loggers; tell the user what they have to say."""
+    for each in loggers:
+        sentence = each.close()
+        if sentence and verbose:
+            announce(sentence)
+
+
 def leave(stop: StopRequest, *, written: bool, requeued: bool, folder: Path, ranks: Ranks) -> TrainingInterrupted:
     """Tell the user why the training ends here, ask SLURM to go on with it later if wanted; return what to raise."""
     # Another rank may be the one that was told to stop.

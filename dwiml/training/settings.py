@@ -39,9 +39,10 @@ class TrainerSettings(Parameterized):
     max_batches_per_epoch_training, max_batches_per_epoch_validation
         Stop a phase after so many batches; None for all of them.
     patience
-        Epochs without a better validation loss (training loss, without a validation set) before stopping; None: never.
+        Epochs without progress of the validation loss (training loss, without a validation set) before stopping; None:
+        never.
     patience_delta
-        How much lower a loss must be to be better.
+        By how much a loss must be lower to count as progress. The best model is that of the lowest loss in any case.
     clip_grad
         Largest norm of the gradient of all weights together; None to leave it.
     accumulate_batches

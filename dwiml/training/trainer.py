@@ -20,11 +20,12 @@ from dwiml.training.bad_batches import explain_bad_batch
 from dwiml.training.checkpoint import load_checkpoint
 from dwiml.training.experiment import write_parameters
 from dwiml.training.generators import restore_generators, seed_generators
+from dwiml.training.judging import skipped_batches
 from dwiml.training.monitors import NonFiniteValueError, PhaseMonitor
 from dwiml.training.position import Position
-from dwiml.training.progress import EpochProgress, announce, end_line, epoch_line
+from dwiml.training.progress import EpochProgress, announce, end_line, epoch_line, not_judged
 from dwiml.training.resuming import ResumableTraining
-from dwiml.training.running import BatchLoss, deterministic_algorithms, leave, start_loggers, take_folder
+from dwiml.training.running import BatchLoss, close_loggers, deterministic_algorithms, leave, start_loggers, take_folder
 from dwiml.training.stopping import StopRequest
 from dwiml.training.summary import UNSEEDED_WEIGHTS, summarize
 
@@ -176,18 +177,25 @@ class DWIMLTrainer(ResumableTraining):
             By name; a child that adds some overrides this method and hands on.
         """
         epoch, loss = self.position.epoch, self._loss_of(metrics)
-        value = self.judged_value(metrics)
+        # A loss that skipped batches is not that of the others: it may be lower for want of the hard ones.
+        nb_skipped = skipped_batches(metrics)
+        value = None if nb_skipped and self.judged_by is None else self.judged_value(metrics)
         is_best = value is not None and self.best.update(value, epoch)
         if self.ranks.is_first:
             with self._averaged_weights():
                 _ = self.best_model.save(self.model) if is_best else self.best_model.retry(self.model)
             for each in self.loggers:
                 each.log_metrics(metrics, epoch)
-        self.schedule.end_epoch(loss)
+        if nb_skipped:
+            self.schedule.pass_epoch()
+        else:
+            self.schedule.end_epoch(loss)
         self.position.end_epoch()
         self._save()
         if self.verbose:
             announce(epoch_line(metrics, epoch, self.max_epochs, is_best=is_best, judged_by=self.judged_by))
+            if nb_skipped and value is None:
+                announce(not_judged(epoch, nb_skipped))
 
     @property
     def judged_by(self) -> str | None:
@@ -369,7 +377,8 @@ class DWIMLTrainer(ResumableTraining):
             self._refuse_newer_checkpoint()
             write_parameters(self.folder, self.parameters, self.batch_sampler.dataset.groups_config)
             self.loggers = start_loggers(self.folder, self.comet, self.parameters, checkpoint, verbose=self.verbose)
-            stack.callback(self._close_loggers)
+            stack.callback(close_loggers, self.loggers, verbose=self.verbose)
+            stack.callback(self.best_model.close)
         if checkpoint is None:
             seed_generators(self.seed, self.ranks.rank)
         else:
@@ -387,10 +396,3 @@ class DWIMLTrainer(ResumableTraining):
             announce(self.summary())
             if checkpoint is None and self.seed_source != DRAWN and self.model.weights_seed is None:
                 announce(UNSEEDED_WEIGHTS)
-
-    def _close_loggers(self) -> None:
-        for each in self.loggers:
-            sentence = each.close()
-            if sentence and self.verbose:
-                announce(sentence)
-        self.best_model.close()

@@ -13,7 +13,7 @@ from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
-from dwiml.training.judging import VALID_LOSS
+from dwiml.training.judging import LOSSES, VALID_LOSS
 from dwiml.viz.panels import LOSS, Line, Log, Panel, Style, falls_steeply
 
 _Color = tuple[float, float, float, float]
@@ -170,7 +170,8 @@ def _add_line_legend(axes: Axes, logs: Sequence[Log], panel: Panel) -> None:
         handles = [_handle(color, line.label, style=line.style, marker=marker) for line in panel.lines]
     bests = [log.best() for log in logs if _is_judged(panel, log)]
     if any(bests):
-        label = "best validation" if panel.key == LOSS else "best model"
+        of_validation = any(log.judged_by == VALID_LOSS for log in logs)
+        label = ("best validation" if of_validation else "best training") if panel.key == LOSS else "best model"
         if len(logs) == 1 and bests[0] is not None:
             label += f": {bests[0][1]:.4g} (epoch {bests[0][0]})"
         star = {"marker": "*", "markersize": 11, "markeredgecolor": "black", "linestyle": ""}
@@ -193,7 +194,7 @@ def _legend_label(log: Log) -> str:
     name = _shortened(log.label)
     if best is None:
         return name
-    what = "best" if log.judged_by == VALID_LOSS else log.judged_by.removeprefix("gv_").replace("_", " ")
+    what = "best" if log.judged_by in LOSSES else log.judged_by.removeprefix("gv_").replace("_", " ")
     return f"{name} ({what} {best[1]:.4g}, epoch {best[0]})"
 
 

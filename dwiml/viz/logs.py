@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from dwiml.files import check_outputs, check_target, read_json, reason_of
-from dwiml.training.judging import BADNESS, VALID_LOSS
+from dwiml.training.judging import BADNESS, TRAIN_LOSS, VALID_LOSS
 from dwiml.training.loggers.local import METRICS_FILE, read_metrics
 from dwiml.viz.curves import draw_curves
 from dwiml.viz.panels import Log, Panel, choose_panels
@@ -99,7 +99,11 @@ def read_logs(experiments: Sequence[PathLike]) -> list[Log]:
         records = read_metrics(folder)
         if not records:
             raise ValueError(f"'{folder / METRICS_FILE}' is empty: no epoch is finished yet.")
-        log = Log(label, records, _judged_by(folder))
+        judged_by = _judged_by(folder)
+        if judged_by == VALID_LOSS and not any(VALID_LOSS in record for record in records):
+            # Without a validation set the training loss decides.
+            judged_by = TRAIN_LOSS
+        log = Log(label, records, judged_by)
         if not choose_panels([log]):
             raise ValueError(f"'{folder / METRICS_FILE}' has no metric to draw.")
         logs.append(log)

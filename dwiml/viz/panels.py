@@ -12,8 +12,10 @@ from dwiml.training.judging import (
     INVALID_CONNECTIONS,
     LEFT_MASK,
     LENGTH_RATIO,
+    LOSSES,
     VALID_CONNECTIONS,
     VALID_LOSS,
+    skipped_batches,
 )
 
 Style = Literal["-", "--", ":"]
@@ -84,9 +86,13 @@ class Log:
         return [epoch for epoch, _ in found], [value for _, value in found]
 
     def best(self) -> tuple[int, float] | None:
-        """Return the epoch (the first one) that is the best by :attr:`judged_by`, and its value; None without any."""
-        epochs, values = self.series(self.judged_by)
-        badness = BADNESS[self.judged_by]
+        """Return the epoch (the first one) that is the best by :attr:`judged_by`, and its value; None without any.
+
+        It is the epoch whose model the training keeps: a loss that lacks skipped batches is not judged.
+        """
+        judged = [each for each in self.records if self.judged_by not in LOSSES or not skipped_batches(each)]
+        epochs, values = Log(self.label, judged, self.judged_by).series(self.judged_by)
+        badness = BADNESS.get(self.judged_by, float)
         return min(zip(epochs, values, strict=True), key=lambda pair: badness(pair[1]), default=None)
 
 

@@ -14,6 +14,7 @@ from tests_support import write_hdf5
 from dwiml import DWIMLTrainerOneInput, Learn2TrackModel, TensorSequence
 from dwiml.training.checkpoint import load_checkpoint
 from dwiml.training.compiling import PaddedRows, padded_size
+from dwiml.viz.logs import read_logs
 
 NOTHING_RANDOM: dict[str, Any] = {
     "loader_args": {
@@ -116,6 +117,47 @@ def test_nan_is_skipped_and_counted(tiny_hdf5: Path, tmp_path: Path, gradient: b
         assert line["train_loss"] > 0
         assert "valid_skipped_batches" not in line
     assert all(torch.isfinite(weights).all() for weights in trainer.model.parameters())
+
+
+class SkipsInEpoch1(DWIMLTrainerOneInput):
+    """Gives NaN in the first validation batch of epoch 1, and a lower loss in all others of it."""
+
+    def run_one_batch(self, targets: TensorSequence, ids_per_subj: Any) -> tuple[torch.Tensor, int]:
+        loss, n = super().run_one_batch(targets, ids_per_subj)
+        if self.next_epoch != 1 or ids_per_subj.key.phase != "validation":
+            return loss, n
+        return (loss * float("nan") if ids_per_subj.key.batch_index == 0 else loss * 0), n
+
+
+@pytest.mark.parametrize("scheduler", [None, "ReduceLROnPlateau"])
+def test_an_epoch_whose_validation_skipped_a_batch_is_not_judged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], scheduler: str | None
+) -> None:
+    path = write_hdf5(tmp_path / "data.hdf5", {"sub-a": 30}, {"sub-b": 40})
+    trainer = small_trainer(
+        path,
+        tmp_path,
+        max_epochs=3,
+        nan_policy="skip",
+        learning_rates=0.01,
+        lr_scheduler=scheduler,
+        lr_scheduler_args=None if scheduler is None else {"patience": 0, "factor": 0.5},
+        verbose=True,
+        patience=9,
+    )
+    trainer.__class__ = SkipsInEpoch1
+    trainer.train_and_validate()
+    lines = logs(tmp_path / "exp")
+    assert lines[1]["valid_loss"] == 0
+    assert lines[1]["valid_skipped_batches"] == 1
+    judged = {epoch: lines[epoch]["valid_loss"] for epoch in (0, 2)}
+    best = min(judged, key=judged.__getitem__)
+    assert (trainer.best.best_epoch, trainer.best.best_value) == (best, judged[best])
+    assert trainer.best.nb_bad_epochs == (0 if best == 2 else 1)
+    assert read_logs([tmp_path / "exp"])[0].best() == (best, judged[best])
+    assert "Epoch 1 is not judged (best model, patience): a batch was skipped as NaN" in capsys.readouterr().err
+    # Had the plateau's schedule seen a loss of 0, epoch 2 would be worse.
+    assert lines[2]["learning_rate"] == 0.01
 
 
 def test_a_nan_validation_is_never_the_best(tiny_hdf5: Path, tmp_path: Path) -> None:

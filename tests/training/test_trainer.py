@@ -15,6 +15,8 @@ from tests_support import write_hdf5
 
 from dwiml import DWIMLTrainer, DWIMLTrainerOneInput, Learn2TrackModel, TensorSequence
 from dwiml.training import progress
+from dwiml.training.monitors import BestMonitor
+from dwiml.viz.logs import read_logs
 
 
 def test_leaves_everything_in_the_experiments_folder(tiny_hdf5: Path, tmp_path: Path) -> None:
@@ -166,6 +168,41 @@ def test_early_stopping(tiny_hdf5: Path, tmp_path: Path) -> None:
     assert [line["epoch"] for line in logs(tmp_path / "exp")] == [0, 1, 2, 3, 4]
 
 
+def test_the_best_epoch_is_one_everywhere(tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # The loss falls by less than this: patience sees no progress, the best model is the last one all the same.
+    trainer = small_trainer(
+        tiny_hdf5, tmp_path, max_epochs=4, learning_rates=1e-4, patience=9, patience_delta=0.5, verbose=True
+    )
+    trainer.train_and_validate()
+    lines = logs(tmp_path / "exp")
+    losses = [line["valid_loss"] for line in lines]
+    best = losses.index(min(losses))
+    assert best > 0
+    said = capsys.readouterr().err.splitlines()
+    marked = [line for line in said if line.startswith("Epoch ") and line.endswith("(best)")]
+    assert marked[-1].startswith(f"Epoch {best} ")
+    assert f"best loss {min(losses):.4g} in epoch {best}." in said[-1]
+    assert read_logs([tmp_path / "exp"])[0].best() == (best, losses[best])
+    assert trainer.best.nb_bad_epochs == 3
+    assert best == 3
+    assert same_weights(Learn2TrackModel.load(tmp_path / "exp" / "best_model"), trainer.model)
+
+
+@pytest.mark.parametrize(
+    ("values", "best", "nb_bad"),
+    [
+        ([1.0, 0.95, 0.9, 0.85], 3, 0),
+        ([1.0, 0.95, 0.96, 0.97], 1, 3),
+        ([1.0, 1.0, 0.5, 0.5], 2, 1),
+    ],
+)
+def test_patience_waits_for_more_than_delta(values: list[float], best: int, nb_bad: int) -> None:
+    monitor = BestMonitor(9, 0.12)
+    marked = [epoch for epoch, value in enumerate(values) if monitor.update(value, epoch)]
+    assert (marked[-1], monitor.best_epoch, monitor.best_value) == (best, best, values[best])
+    assert monitor.nb_bad_epochs == nb_bad
+
+
 def test_without_a_validation_set(tmp_path: Path) -> None:
     path = write_hdf5(tmp_path / "data.hdf5", {"sub-a": 20})
     with pytest.warns(UserWarning, match="There is no validation streamline") as caught:
@@ -174,7 +211,9 @@ def test_without_a_validation_set(tmp_path: Path) -> None:
     # Another warning would be an error.
     trainer.train_and_validate()
     assert all("valid_loss" not in line and "train_loss" in line for line in logs(tmp_path / "exp"))
-    assert trainer.best.best_value == min(line["train_loss"] for line in logs(tmp_path / "exp"))
+    losses = [line["train_loss"] for line in logs(tmp_path / "exp")]
+    assert trainer.best.best_value == min(losses)
+    assert read_logs([tmp_path / "exp"])[0].best() == (losses.index(min(losses)), min(losses))
 
 
 def test_no_training_streamline(tmp_path: Path) -> None:

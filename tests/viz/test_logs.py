@@ -165,7 +165,7 @@ def test_metrics_that_were_not_computed_have_no_panel_and_no_curve(tmp_path: Pat
     )
     _, panels = _drawn(folder)
     assert list(panels) == ["Loss", "Learning rate", "Time per epoch (s)"]
-    assert [curve[0] for curve in _curves(panels["Loss"])] == ["-"]
+    assert [curve[0] for curve in _curves(panels["Loss"])] == ["-", "*"]
 
 
 def test_a_metric_computed_in_some_epochs_is_drawn_there() -> None:
