@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from dwiml.files import check_output_folder
 
 MANIFEST = "phantom.json"
 
@@ -38,7 +41,7 @@ def new_folder(out_dir: Path, *, overwrite: bool, description: Mapping[str, Any]
     ValueError
         `out_dir` is the current folder, which cannot be replaced under the user's feet.
     """
-    target = out_dir.resolve()
+    target = Path(os.path.realpath(out_dir))
     _check_target(out_dir, target, overwrite=overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
     unique = uuid.uuid4().hex[:8]
@@ -57,8 +60,9 @@ def new_folder(out_dir: Path, *, overwrite: bool, description: Mapping[str, Any]
 
 
 def _check_target(out_dir: Path, target: Path, *, overwrite: bool) -> None:
-    if target.exists() and not target.is_dir():
-        raise NotADirectoryError(f"'{out_dir}' is a file; give the name of a folder to make.")
+    if not target.is_dir():
+        # Something that is not a folder, such as a circle of links, or a place where none can be made.
+        check_output_folder(target, (), "OUT_DIR", overwrite=overwrite)
     if target in (Path.cwd(), *Path.cwd().parents):
         raise ValueError(f"'{out_dir}' is the current folder or holds it; give the name of a folder to make.")
     if not target.exists() or not any(target.iterdir()):

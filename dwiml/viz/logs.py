@@ -120,16 +120,16 @@ def _judged_by(folder: Path) -> str:
 
 
 def _distinct(experiments: Sequence[PathLike]) -> list[Path]:
-    folders: dict[Path, Path] = {}
+    folders: dict[str, Path] = {}
     for each in experiments:
-        folders.setdefault(Path(each).resolve(), Path(each))
+        folders.setdefault(os.path.realpath(each), Path(each))
     if not folders:
         raise ValueError("No experiment was given; give the folder of one at least.")
     return list(folders.values())
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:
-    parts = [folder.resolve().parts for folder in folders]
+    parts = [Path(os.path.realpath(folder)).parts for folder in folders]
     for depth in range(1, max(len(each) for each in parts)):
         labels = ["/".join(each[-depth:]) for each in parts]
         if len(set(labels)) == len(labels):
@@ -171,7 +171,8 @@ def _has_log(folder: Path) -> bool:
 
 def _check_out(out: Path, folders: Sequence[Path], *, overwrite: bool) -> None:
     """Check the name of a figure: in an experiment, it may only be that of the command's own curves."""
-    own = not out.is_symlink() and out.stem == _CURVES and out.parent.resolve() in {each.resolve() for each in folders}
+    in_experiment = os.path.realpath(out.parent) in {os.path.realpath(each) for each in folders}
+    own = in_experiment and out.stem == _CURVES and not out.is_symlink()
     check_outputs({"Figure": out}, experiments=() if own else folders, overwrite=overwrite)
 
 

@@ -93,7 +93,7 @@ def test_an_interruption_keeps_the_old_folder(tmp_path: Path) -> None:
 
 def test_a_file_and_the_current_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "ph").write_text("a file")
-    with pytest.raises(NotADirectoryError, match="is a file; give the name of a folder to make"):
+    with pytest.raises(NotADirectoryError, match="is a file; give a folder"):
         make(tmp_path / "ph", overwrite=True)
     (tmp_path / "here" / "below").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here" / "below")

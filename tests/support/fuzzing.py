@@ -132,7 +132,9 @@ def _child(action: Callable[[], int | None], out: int, err: int, cwd: Path | Non
         os.dup2(out, 1)
         os.dup2(err, 2)
         sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False))
-        sys.stdout, sys.stderr = (io.TextIOWrapper(io.FileIO(number, "w", closefd=False)) for number in (1, 2))
+        # As Python itself opens them.
+        sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False))
+        sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), errors="backslashreplace")
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
         if cwd is not None:
