@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ from typing import Any, ClassVar
 
 from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
-from dwiml.seeding import SEEDS, describe_seeds
+from dwiml.seeding import DRAWN, SEEDS, describe_seeds
 from dwiml.training import checks
 from dwiml.training.averaging import AveragedWeights
 from dwiml.training.best_model import BestModelKeeper
@@ -27,11 +28,15 @@ from dwiml.training.optimizers import build_optimizer, load_optimizer_state
 from dwiml.training.own_metrics import BatchMetrics
 from dwiml.training.position import Position
 from dwiml.training.profiling import StepProfiler
+from dwiml.training.progress import announce
 from dwiml.training.ranks import Ranks
 from dwiml.training.schedule_base import planned_epochs_of
 from dwiml.training.schedules import build_schedule
 from dwiml.training.settings import TrainerSettings
+from dwiml.training.summary import UNSEEDED_WEIGHTS, resuming_line, summarize
 from dwiml.training.updates import WeightUpdater
+
+logger = logging.getLogger(__name__)
 
 
 class ResumableTraining(TrainerSettings):
@@ -184,6 +189,31 @@ class ResumableTraining(TrainerSettings):
             return dict(self._checkpoint["parameters"].get(SEEDS, {}))
         drawing = {"trainer": self, "sampler": self.batch_sampler, "loader": self.batch_loader}
         return describe_seeds(self.model.weights_seed, **drawing)
+
+    def summary(self) -> str:
+        """Return some lines on the model, the data that an epoch sees, and the memory that they take at least."""
+        return summarize(
+            self.model,
+            self.optimizer,
+            self.batch_sampler,
+            self.batch_loader,
+            max_batches=self.max_batches if self.overfit_batches is None else {"training": self.overfit_batches},
+            device=self.device,
+            nb_ranks=self.ranks.nb,
+        )
+
+    def _introduce(self, *, resumes: bool) -> None:
+        """Tell what a user should know before the training: the summary, where it goes on, what was not seeded."""
+        for note in self._notes:
+            logger.warning(note)
+        if not self.verbose:
+            return
+        announce(self.summary())
+        if resumes:
+            limit = self.overfit_batches or self.max_batches[self.position.phase]
+            announce(resuming_line(self.position, self.batch_sampler, limit))
+        elif self.seed_source != DRAWN and self.model.weights_seed is None:
+            announce(UNSEEDED_WEIGHTS)
 
     def _describe(self) -> dict[str, dict[str, Any]]:
         objects = {"trainer": self, "sampler": self.batch_sampler, "loader": self.batch_loader, "model": self.model}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +17,16 @@ from dwiml.training.experiment import ExperimentFolder
 from dwiml.training.lock import ExperimentLock
 from dwiml.training.loggers import Logger, build_loggers
 from dwiml.training.progress import announce
-from dwiml.training.ranks import Ranks
 from dwiml.training.slurm import requeue
 from dwiml.training.stopping import StopRequest, TrainingInterrupted
+
+# The classes that dwiml resume builds again, in the order of how_to_go_on: those of training.rebuild, and the sampler.
+RESUMED_BY_COMMAND = {
+    "trainer": ("DWIMLTrainerOneInput", "DWIMLTrainerOneInputWithGVPhase"),
+    "model": ("Learn2TrackModel",),
+    "sampler": ("DWIMLBatchIDSampler",),
+    "loader": ("DWIMLBatchLoaderOneInput",),
+}
 
 
 class BatchLoss(torch.nn.Module):
@@ -117,17 +124,41 @@ def close_loggers(loggers: list[Logger], *, verbose: bool) -> None:
             announce(sentence)
 
 
-def leave(stop: StopRequest, *, written: bool, requeued: bool, folder: Path, ranks: Ranks) -> TrainingInterrupted:
-    """Tell the user why the training ends here, ask SLURM to go on with it later if wanted; return what to raise."""
+def how_to_go_on(trainer: Any) -> str:
+    """Return what to do after a stop; ``dwiml resume`` only where it can build all objects again.
+
+    Parameters
+    ----------
+    trainer
+        With its model, sampler and loader.
+    """
+    script = "the same script and resume='auto' (same command and --resume auto)"
+    objects = (trainer, trainer.model, trainer.batch_sampler, trainer.batch_loader)
+    # A class of the user's own may have one of these names.
+    known = all(type(each).__name__ in names for each, names in zip(objects, RESUMED_BY_COMMAND.values(), strict=True))
+    if known and all(type(each).__module__.startswith("dwiml.") for each in objects):
+        return f"{script}, or dwiml resume {shlex.quote(str(trainer.folder.path))}"
+    return script
+
+
+def leave(stop: StopRequest, trainer: Any, *, written: bool) -> TrainingInterrupted:
+    """Tell the user why the training ends here, ask SLURM to go on with it later if wanted; return what to raise.
+
+    Parameters
+    ----------
+    stop
+        Why it ends.
+    trainer
+        The one that ends.
+    written
+        Whether its checkpoint is.
+    """
     # Another rank may be the one that was told to stop.
     reason, code = stop.reason or "another process", stop.exit_code
-    if ranks.is_first:
+    if trainer.ranks.is_first:
         state = "a checkpoint is written" if written else "the checkpoint could NOT be written, the last one stays"
-        announce(
-            f"Stopped ({reason}): {state}. Go on with the same script and resume='auto' (same command and "
-            f"--resume auto), or dwiml resume '{folder}'."
-        )
-        if requeued:
+        announce(f"Stopped ({reason}): {state}. Go on with {how_to_go_on(trainer)}.")
+        if trainer.requeue:
             announce("SLURM is asked to queue the job again.")
             requeue()
     return TrainingInterrupted(reason, code)

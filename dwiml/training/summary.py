@@ -9,6 +9,7 @@ import torch
 
 from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
+from dwiml.training.position import Position
 
 MIB = 2**20
 # The line for a training with a seed whose model was made without one.
@@ -43,6 +44,16 @@ def summarize(
             lines.append(line)
     lines.append(_memory_line(weights, optimizer, sampler, loader))
     return "\n".join(lines)
+
+
+def resuming_line(position: Position, sampler: DWIMLBatchIDSampler, max_batches: int | None) -> str:
+    """Return the line that says where a training goes on; epochs are counted from 0."""
+    line = f"Resuming at epoch {position.epoch}"
+    if not position.is_inside:
+        return line
+    # Validation sees the same batches in each epoch.
+    sampler.set_position(position.phase, position.epoch if position.phase == "training" else 0, max_batches=max_batches)
+    return f"{line}, {position.phase}: {position.batch} of {len(sampler)} batches are done"
 
 
 def _phase_line(phase: str, sampler: DWIMLBatchIDSampler, max_batches: int | None) -> str:

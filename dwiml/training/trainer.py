@@ -15,7 +15,6 @@ from dwiml.batching.fetcher import BatchSlices
 from dwiml.batching.transfer import on_device
 from dwiml.models.allocator import keep_freed_memory
 from dwiml.ops.sequences import TensorSequence
-from dwiml.seeding import DRAWN
 from dwiml.training.bad_batches import explain_bad_batch
 from dwiml.training.checkpoint import load_checkpoint
 from dwiml.training.experiment import write_parameters
@@ -25,9 +24,15 @@ from dwiml.training.monitors import NonFiniteValueError, PhaseMonitor
 from dwiml.training.position import Position
 from dwiml.training.progress import EpochProgress, announce, end_line, epoch_line, not_judged
 from dwiml.training.resuming import ResumableTraining
-from dwiml.training.running import BatchLoss, close_loggers, deterministic_algorithms, leave, start_loggers, take_folder
+from dwiml.training.running import (
+    BatchLoss,
+    close_loggers,
+    deterministic_algorithms,
+    leave,
+    start_loggers,
+    take_folder,
+)
 from dwiml.training.stopping import StopRequest
-from dwiml.training.summary import UNSEEDED_WEIGHTS, summarize
 
 # What may be wanted between two steps; the highest of all ranks counts.
 NOTHING, SAVE, STOP = 0, 1, 2
@@ -77,18 +82,6 @@ class DWIMLTrainer(ResumableTraining):
     _nb_points: int
     _fraction: float
     _last_checkpoint: float
-
-    def summary(self) -> str:
-        """Return some lines on the model, the data that an epoch sees, and the memory that they take at least."""
-        return summarize(
-            self.model,
-            self.optimizer,
-            self.batch_sampler,
-            self.batch_loader,
-            max_batches=self.max_batches if self.overfit_batches is None else {"training": self.overfit_batches},
-            device=self.device,
-            nb_ranks=self.ranks.nb,
-        )
 
     def train_and_validate(self) -> None:
         """Train until the last epoch, or until patience has run out.
@@ -360,7 +353,7 @@ class DWIMLTrainer(ResumableTraining):
         written = self._save(monitor)
         self._last_checkpoint = time.monotonic()
         if wanted == STOP:
-            raise leave(self._stop, written=written, requeued=self.requeue, folder=self.folder.path, ranks=self.ranks)
+            raise leave(self._stop, self, written=written)
 
     def _begin(self, stack: ExitStack) -> None:
         """Take the experiment's folder, and make what lives as long as the training runs."""
@@ -390,9 +383,4 @@ class DWIMLTrainer(ResumableTraining):
         stack.callback(self._loaders.clear)
         self._last_checkpoint = time.monotonic()
         if self.ranks.is_first and not self.is_finished:
-            for note in self._notes:
-                logger.warning(note)
-        if self.verbose and not self.is_finished:
-            announce(self.summary())
-            if checkpoint is None and self.seed_source != DRAWN and self.model.weights_seed is None:
-                announce(UNSEEDED_WEIGHTS)
+            self._introduce(resumes=checkpoint is not None)

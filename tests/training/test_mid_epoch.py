@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import warnings
 from pathlib import Path
@@ -14,8 +15,12 @@ import torch
 from small_training import interrupt, logs, same_weights, signal_at, small_trainer
 from tests_support import write_hdf5
 
+from dwiml import DWIMLTrainerOneInput
+from dwiml.cli import resume
 from dwiml.training.checkpoint import load_checkpoint
 from dwiml.training.lock import ExperimentInUseError
+from dwiml.training.rebuild import LOADERS, MODELS, TRAINERS
+from dwiml.training.running import RESUMED_BY_COMMAND
 from dwiml.training.stopping import TrainingInterrupted
 
 EVERYTHING: dict[str, Any] = {
@@ -79,6 +84,51 @@ def test_a_signal_ends_the_process_with_its_code(
     assert load_checkpoint(tmp_path / "exp" / "checkpoint")["position"]["batch"] == 2
     assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)] == handlers
     assert not (tmp_path / "exp" / "lock.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("nth", "expected"),
+    [
+        (1, "epoch 0, training: 2 of 4 batches are done"),
+        (5, "epoch 1, training: 1 of 4 batches are done"),
+        (3, "epoch 0, training: 4 of 4 batches are done"),
+    ],
+)
+def test_it_says_where_it_goes_on(
+    tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], nth: int, expected: str
+) -> None:
+    interrupt(small_trainer(tiny_hdf5, tmp_path, max_epochs=2, verbose=True), nth)
+    assert "Resuming" not in capsys.readouterr().err
+    small_trainer(tiny_hdf5, tmp_path, max_epochs=2, verbose=True, resume="auto").train_and_validate()
+    assert f"Resuming at {expected}" in capsys.readouterr().err
+    small_trainer(tiny_hdf5, tmp_path, max_epochs=3, verbose=True, resume="auto").train_and_validate()
+    assert "\nResuming at epoch 2\n" in capsys.readouterr().err
+
+
+class SomebodysTrainer(DWIMLTrainerOneInput):
+    """One that dwiml resume does not know."""
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_the_command_is_recommended_where_it_works(
+    tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], own: bool
+) -> None:
+    trainer = small_trainer(tiny_hdf5, tmp_path / "of me", max_epochs=2)
+    if own:
+        trainer.__class__ = SomebodysTrainer
+    interrupt(trainer, 1)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Stopped")]
+    assert "Go on with the same script and resume='auto'" in line
+    command = line.partition(", or dwiml resume ")[2].removesuffix(".")
+    assert bool(command) != own
+    if command:
+        assert resume.main([*shlex.split(command), "-q"]) == 0
+        assert len(logs(tmp_path / "of me" / "exp")) == 2
+
+
+def test_the_classes_that_the_command_knows() -> None:
+    known = {"trainer": TRAINERS, "model": MODELS, "loader": LOADERS}
+    assert {name: set(RESUMED_BY_COMMAND[name]) for name in known} == {name: set(each) for name, each in known.items()}
 
 
 def test_the_same_trainer_may_go_on_after_a_stop(tiny_hdf5: Path, tmp_path: Path) -> None:
