@@ -22,7 +22,8 @@ ROOMS = {
     "params": set(),
     "seeding": {"ops"},
     "ops": set(),
-    "hdf5": LEAVES,
+    "tractograms": {"arguments", "files", "params", "ops"},
+    "hdf5": LEAVES | {"tractograms"},
     "data": LEAVES,
     "batching": LEAVES | {"data"},
     "models": LEAVES - {"hdf5.schema"},
@@ -30,8 +31,9 @@ ROOMS = {
     "training": LEAVES | {"data", "batching", "models"},
     "viz": {"files", "matplotlib_backend", "training.loggers", "training.judging"},
     "phantom": {"files", "ops"},
-    "scoring": LEAVES | {"hdf5"},
-    "cli": LEAVES | {"hdf5", "data", "batching", "models", "tracking", "training", "viz", "phantom", "scoring"},
+    "scoring": LEAVES | {"hdf5", "tractograms"},
+    "cli": LEAVES
+    | {"tractograms", "hdf5", "data", "batching", "models", "tracking", "training", "viz", "phantom", "scoring"},
 }
 # Modules that see otherwise than their room.
 MODULES = {

@@ -13,11 +13,14 @@ import numpy as np
 from nibabel.affines import apply_affine
 from nibabel.streamlines.trk import get_affine_trackvis_to_rasmm
 
-from dwiml.cli.trx_data import TrxFile
+from dwiml.files import check_file
 from dwiml.hdf5.grid import Grid
 from dwiml.hdf5.inspection import open_tractogram, open_volume, readable
 from dwiml.hdf5.schema import quoted
-from dwiml.hdf5.trk import check_trk_header, check_trk_whole
+from dwiml.tractograms.kinds import check_kind
+from dwiml.tractograms.tck import check_tck_whole
+from dwiml.tractograms.trk import check_trk_header, check_trk_whole
+from dwiml.tractograms.trx import TrxFile
 from dwiml.viz.pieces import DIRECTION, UNIFORM, DrawnTractogram
 from dwiml.viz.slices import Background
 
@@ -75,12 +78,8 @@ def read_drawn(path: str | Path, *, color: str, most: int) -> DrawnTractogram:
     FileNotFoundError, ValueError
         When it is missing, damaged or of another kind, or has no such data.
     """
-    path = Path(path)
+    path = check_kind(path, _LABEL)
     suffix = path.suffix.lower()
-    if suffix not in (".trk", ".tck", ".trx"):
-        raise ValueError(f"{_LABEL} '{path}' is of no kind that dwiml reads; convert it to .trk, .tck or .trx.")
-    if not (path.is_file() or (suffix == ".trx" and path.is_dir())):
-        raise FileNotFoundError(f"{_LABEL} '{path}' was not found.")
     wanted = None if color in (DIRECTION, UNIFORM) else color
     picked = (_read_trx if suffix == ".trx" else _read_with_nibabel)(path, wanted, most)
     _drop_invalid(picked, path)
@@ -111,8 +110,7 @@ def read_background(path: str | Path, volume: int | None) -> Background:
         When it is missing, damaged, or has no such volume.
     """
     path, label = Path(path), "The background"
-    if not path.is_file():
-        raise FileNotFoundError(f"{label} '{path}' was not found.")
+    check_file(path, label)
     image = open_volume(path, label)
     shape = image.shape
     if len(shape) not in (3, 4) or 0 in shape or image.get_data_dtype().kind not in "biuf":
@@ -146,6 +144,8 @@ def _read_with_nibabel(path: Path, wanted: str | None, most: int) -> _Picked:
         else:
             check_trk_header(header, path, _LABEL)
         to_rasmm = get_affine_trackvis_to_rasmm(header)
+    else:
+        check_tck_whole(path, open_tractogram(path, _LABEL, lazy=True).header, _LABEL)
 
     def items() -> Iterator[Any]:
         # Its own iteration, unlike its `streamlines`, leaves out the affine.

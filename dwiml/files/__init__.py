@@ -5,10 +5,12 @@ from dwiml.files.opening import check_file, explained, open_regular
 from dwiml.files.outputs import check_output_folder, check_outputs, check_target, refuse_inputs, refuse_irregular
 from dwiml.files.reading import parse_json, read_json
 from dwiml.files.reasons import reason_of
+from dwiml.files.sizes import check_memory
 from dwiml.files.writing import remove_unfinished, sync_folder, write_json, written_whole
 
 __all__ = [
     "check_file",
+    "check_memory",
     "check_name",
     "check_output_folder",
     "check_outputs",

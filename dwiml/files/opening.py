@@ -106,9 +106,10 @@ def explained(
     try:
         yield
     except MemoryError as error:
+        sizes = f" ({error})" if str(error) else ""
         raise ValueError(
-            f"{what} '{path}' cannot be read: there is not enough memory for what it says it holds; check whether it "
-            "is damaged."
+            f"{what} '{path}' cannot be read: there is not enough memory for what it says it holds{sizes}; check "
+            "whether it is damaged."
         ) from error
     except errors as error:
         if is_refusal(error):

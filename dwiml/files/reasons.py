@@ -62,4 +62,5 @@ def is_refusal(error: BaseException) -> bool:
 
 
 def _lower_first(text: str) -> str:
-    return text[:1].lower() + text[1:]
+    # Not of an abbreviation, such as CRC.
+    return text if text[1:2].isupper() else text[:1].lower() + text[1:]

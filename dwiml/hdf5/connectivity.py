@@ -157,8 +157,7 @@ def read_label_regions(path: str | Path, label: str) -> tuple[LabelRegions, Grid
     image = open_volume(path, label)
     with readable(path, label):
         values = np.asarray(image.dataobj)
-        for part in image.file_map.values():
-            check_gzip(part.filename)
+        check_gzip(image)
     try:
         regions = LabelRegions.from_volume(values)
     except ValueError as error:

@@ -6,28 +6,35 @@ import math
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.analyze import AnalyzeImage
 from nibabel.filebasedimages import ImageFileError
+from nibabel.freesurfer import MGHImage
 from nibabel.spatialimages import HeaderDataError
 from nibabel.streamlines.tractogram_file import DataError, HeaderError, TractogramFile
 from nibabel.wrapstruct import WrapStructError
 
+from dwiml.files import check_memory, explained, open_regular
 from dwiml.hdf5.config import GroupsConfig, StreamlinesGroup, VolumeGroup
 from dwiml.hdf5.grid import Grid
 from dwiml.hdf5.schema import quoted
 from dwiml.hdf5.subjects import find_files
-from dwiml.hdf5.trk import check_trk_header, read_trk_counts
+from dwiml.tractograms.kinds import check_kind
+from dwiml.tractograms.tck import announced_streamlines
+from dwiml.tractograms.trk import check_trk_header, read_trk_counts
 
 _EXTENSIONS = (".trk", ".tck")
 # A .tck without streamlines still ends with three infinite numbers.
 _END_MARK_BYTES = {".trk": 0, ".tck": 12}
+# What gzip makes of zeros.
+_LARGEST_GZIP_RATIO = 1032
 # Raised on damaged files by nibabel, beside its own errors, and by the readers of other formats.
 _READ_ERRORS = (
     ImageFileError,
@@ -161,8 +168,7 @@ def _plan_streamlines(plan: SubjectPlan, group: StreamlinesGroup, *, allow_missi
     files = find_files(plan.folder, group.files, label, allow_missing=allow_missing)
     kept = []
     for path in files:
-        if path.suffix.lower() not in _EXTENSIONS:
-            raise ValueError(f"{label}: '{path}' is not a tractogram that dwiml reads; convert it to .trk or .tck.")
+        check_kind(path, f"{label}: the tractogram", _EXTENSIONS)
         if _inspect_tractogram(plan, path, group, label):
             kept.append(path)
         elif not allow_missing:
@@ -175,8 +181,10 @@ def _plan_streamlines(plan: SubjectPlan, group: StreamlinesGroup, *, allow_missi
 def _inspect_tractogram(plan: SubjectPlan, path: Path, group: StreamlinesGroup, label: str) -> bool:
     """Check a tractogram's header; False when the file holds no streamline."""
     suffix = path.suffix.lower()
+    # The counts first: nibabel reads as many numbers as they say.
     announced = read_trk_counts(path, label).nb_streamlines if suffix == ".trk" else 0
     file = open_tractogram(path, label, lazy=True)
+    announced = announced or announced_streamlines(file.header)
     if suffix == ".trk":
         check_trk_header(file.header, path, label)
         plan.add_grid(Grid.from_header(file.header["voxel_to_rasmm"], file.header["dimensions"], path))
@@ -205,32 +213,59 @@ def check_dps_keys(existing: Sequence[str], group: StreamlinesGroup, path: Path,
 
 
 def open_volume(path: Path, label: str) -> Any:
-    """Open a volume, its voxels unread."""
+    """Open a volume, its voxels unread; what its header announces must fit in its file, and in the memory.
+
+    Raises
+    ------
+    FileNotFoundError, IsADirectoryError, OSError
+        When it is missing, or the system refuses it.
+    ValueError
+        When it is damaged, no image, or too large.
+    """
+    # nibabel tries one format after the other, and calls a file that it may not open one of an unknown format.
+    with open_regular(path, f"{label}: the file"):
+        pass
     with readable(path, label):
-        image = nib.load(path)
-        if not hasattr(image, "affine") or not hasattr(image, "dataobj"):
-            raise ValueError("it is not an image")
-        return image
+        try:
+            image = nib.load(path)
+        except ImageFileError as error:
+            if "Cannot work out file type" not in str(error):
+                raise
+            image = None
+        if hasattr(image, "affine") and hasattr(image, "dataobj"):
+            _check_announced_size(image)
+            return image
+    raise ValueError(
+        f"{label}: the file '{path}' is not an image that nibabel reads, or it is damaged; give a NIfTI "
+        "file, or make or copy it again."
+    )
+
+
+def _check_announced_size(image: Any) -> None:
+    """Check that the voxels that a header announces can be in the file, before room is made for them."""
+    nb_voxels = math.prod(int(size) for size in image.shape)
+    announced = nb_voxels * image.get_data_dtype().itemsize
+    voxels = image.file_map.get("image")
+    if isinstance(image, AnalyzeImage | MGHImage) and voxels is not None and voxels.filename is not None:
+        size = Path(voxels.filename).stat().st_size
+        if str(voxels.filename).lower().endswith((".gz", ".mgz")):
+            size *= _LARGEST_GZIP_RATIO
+        elif str(voxels.filename).lower().endswith((".bz2", ".zst")):
+            size = announced
+        if announced > size:
+            raise ValueError(f"its header announces {announced / 1e6:,.3g} MB of voxels, which it does not hold")
+    check_memory(4 * nb_voxels, "its voxels")
 
 
 def open_tractogram(path: Path, label: str, *, lazy: bool) -> TractogramFile:
     """Open a tractogram; lazy: its header only."""
+    with open_regular(path, f"{label}: the file"):
+        pass
     # Voxel sizes of 0 in a header are told by check_trk_header, in one sentence.
     with readable(path, label), np.errstate(divide="ignore", invalid="ignore"):
         return nib.streamlines.load(path, lazy_load=lazy)
 
 
-@contextmanager
-def readable(path: Path, label: str) -> Iterator[None]:
-    """Turn any failure to read a file into one sentence that names it."""
-    try:
-        yield
-    except MemoryError as error:
-        raise ValueError(
-            f"{label}: '{path}' cannot be read, there is not enough memory for what it says to hold; check whether it "
-            "is damaged."
-        ) from error
-    except _READ_ERRORS as error:
-        # Some of nibabel's messages have several lines.
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{label}: '{path}' cannot be read, it may be damaged ({reason}).") from error
+def readable(path: Path, label: str) -> AbstractContextManager[None]:
+    """Turn any failure to read an image or a tractogram into one sentence that names it, with the true reason."""
+    return explained(path, f"{label}: the file", errors=_READ_ERRORS)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +13,16 @@ from numpy.typing import NDArray
 from dwiml.hdf5.config import VolumeGroup
 from dwiml.hdf5.grid import Grid
 from dwiml.hdf5.inspection import SubjectPlan, open_tractogram, open_volume, plan_volumes, readable
-from dwiml.hdf5.trk import check_trk_header, read_trk_counts
 from dwiml.hdf5.volumes import read_volume_group
 from dwiml.ops.masks import DEFAULT_THRESHOLD, Mask, as_mask
+from dwiml.tractograms.kinds import check_kind
+from dwiml.tractograms.trk import check_trk_header, read_trk_counts
+from dwiml.tractograms.trx import TrxFile
 
 logger = logging.getLogger(__name__)
+
+TELL_THEIR_GRID = (".trk", ".trx")
+"""Extensions of tractograms whose header holds the grid of voxels."""
 
 
 def read_volumes(
@@ -113,25 +116,29 @@ def read_image_grid(path: str | Path) -> Grid:
     return Grid.from_header(image.affine, image.shape[:3], Path(path))
 
 
-def read_tractogram_grid(path: str | Path) -> Grid:
+def read_tractogram_grid(path: str | Path, label: str = "The tractogram") -> Grid:
     """Return the voxel grid that a .trk or .trx tells in its header; its streamlines are not read.
+
+    Parameters
+    ----------
+    path
+        The file.
+    label
+        How a sentence begins.
 
     Raises
     ------
     FileNotFoundError, ValueError
         When the file is missing or damaged, its header contradicts itself, or it is of a kind that tells none.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"The tractogram '{path}' was not found.")
+    path = check_kind(path, label)
     suffix = path.suffix.lower()
     if suffix == ".trx":
-        with readable(path, "The tractogram"), zipfile.ZipFile(path) as archive:
-            header = json.loads(archive.read("header.json"))
-            return Grid.from_header(header["VOXEL_TO_RASMM"], header["DIMENSIONS"], path)
+        with readable(path, label), TrxFile(path) as trx:
+            return Grid.from_header(trx.affine, trx.dimensions, path)
     if suffix == ".trk":
-        read_trk_counts(path, "The tractogram")
-        header = open_tractogram(path, "The tractogram", lazy=True).header
-        check_trk_header(header, path, "The tractogram")
+        read_trk_counts(path, label)
+        header = open_tractogram(path, label, lazy=True).header
+        check_trk_header(header, path, label)
         return Grid.from_header(header["voxel_to_rasmm"], header["dimensions"], path)
-    raise ValueError(f"The tractogram '{path}' does not tell its voxel grid; give an image that is on it.")
+    raise ValueError(f"{label} '{path}' does not tell its voxel grid; give an image that is on it.")

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from dwiml.hdf5.config import StreamlinesGroup
 from dwiml.hdf5.grid import Grid
 from dwiml.hdf5.inspection import SubjectPlan, check_dps_keys, open_tractogram
-from dwiml.hdf5.trk import check_trk_whole
 from dwiml.ops import spaces
 from dwiml.ops.resampling import Resampling
+from dwiml.tractograms.tck import check_tck_whole
+from dwiml.tractograms.trk import check_trk_whole
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +75,8 @@ def _read_tractogram(path: Path, group: StreamlinesGroup, grid: Grid, label: str
     if is_trk:
         check_trk_whole(path, label)
     file = open_tractogram(path, label, lazy=False)
+    if not is_trk:
+        check_tck_whole(path, file.header, label)
     streamlines = file.tractogram.streamlines
     points = spaces.to_vox_corner(
         streamlines.get_data().reshape(-1, 3),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import logging
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,9 @@ from dwiml.hdf5.standardization import FEW_VOXELS, standardize
 from dwiml.ops.masks import as_mask
 
 logger = logging.getLogger(__name__)
+
+# Headers and their extensions.
+_MOST_BESIDE_VOXELS = 2**26
 
 
 def read_volume_group(plan: SubjectPlan, group: VolumeGroup) -> NDArray[np.float32]:
@@ -68,8 +73,7 @@ def _read_volume(path: Path, label: str) -> NDArray[np.float32]:
     image = open_volume(path, label)
     with readable(path, label):
         values: NDArray[np.float32] = image.get_fdata(dtype=np.float32, caching="unchanged")
-        for part in image.file_map.values():
-            check_gzip(part.filename)
+        check_gzip(image)
     finite = np.isfinite(values)
     if not finite.all():
         raise ValueError(
@@ -78,12 +82,26 @@ def _read_volume(path: Path, label: str) -> NDArray[np.float32]:
     return values if values.ndim == 4 else values[..., None]
 
 
-def check_gzip(filename: str | None) -> None:
-    """Read a .gz to its end: its checksum stands there, where reading the voxels does not come."""
-    if filename and os.fspath(filename).lower().endswith((".gz", ".mgz")):
-        with gzip.open(filename) as stream:
-            while stream.read(2**20):
-                pass
+def check_gzip(image: Any) -> None:
+    """Read the .gz files of an image to their end: the checksum stands there, where reading the voxels does not come.
+
+    Raises
+    ------
+    OSError, EOFError, zlib.error
+        When one is damaged.
+    ValueError
+        When one goes on long after the voxels: it may have no end.
+    """
+    most = math.prod(image.shape) * image.get_data_dtype().itemsize + _MOST_BESIDE_VOXELS
+    for part in image.file_map.values():
+        if not part.filename or not os.fspath(part.filename).lower().endswith((".gz", ".mgz")):
+            continue
+        total = 0
+        with gzip.open(part.filename) as stream:
+            while size := len(stream.read(2**20)):
+                total += size
+                if total > most:
+                    raise ValueError("it goes on after the voxels that its header announces")
 
 
 def _read_mask(paths: list[Path], label: str) -> NDArray[np.bool_] | None:

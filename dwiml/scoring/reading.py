@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dwiml.files import read_json
+from dwiml.files import check_file, read_json
 from dwiml.hdf5.grid import Grid
 from dwiml.hdf5.inspection import open_tractogram, open_volume, readable
 from dwiml.hdf5.schema import quoted
-from dwiml.hdf5.trk import check_trk_header, check_trk_whole
+from dwiml.hdf5.standalone import TELL_THEIR_GRID, read_tractogram_grid
 from dwiml.ops.masks import as_mask
 from dwiml.ops.spaces import to_vox_corner
 from dwiml.scoring.defaults import END_TOLERANCE_MM, MASK_TOLERANCE_MM
 from dwiml.scoring.ground_truth import GroundTruth, TrueBundle, Volume
 from dwiml.scoring.voxels import chunks, crossed_voxels
+from dwiml.tractograms.kinds import check_kind
+from dwiml.tractograms.tck import check_tck_whole
+from dwiml.tractograms.trk import check_trk_header, check_trk_whole
+from dwiml.tractograms.trx import TrxFile
 
 logger = logging.getLogger(__name__)
 
 CONFIG_NAME = "ground_truth.json"
 _BUNDLE_KEYS = ("mask", "tractogram", "head", "tail")
 _VOLUME_KEYS = ("file", "label", "volume")
-_EXTENSIONS = (".trk", ".tck", ".trx")
 _NIFTI = (".nii.gz", ".nii")
 
 PathLike = str | os.PathLike[str]
@@ -68,8 +71,10 @@ def read_ground_truth(
         raise NotADirectoryError(f"The ground truth must be a folder, '{folder}' is none.")
     entries = _read_entries(folder, None if config is None else Path(config))
     reader = _Reader(folder)
-    # Volumes first: a .tck file does not tell the grid of its voxels.
+    # Whatever tells the grid of voxels first: a .tck file does not.
     volumes = {name: reader.volumes(name, entry) for name, entry in entries.items()}
+    for name, entry in entries.items():
+        reader.take_grids(name, entry)
     bundles = {name: reader.bundle(name, entries[name], volumes.pop(name)) for name in entries}
     grid = reader.known_grid()
     logger.info("Ground truth: %d bundles on %s voxels from '%s'.", len(bundles), grid.shape, folder)
@@ -105,9 +110,7 @@ def read_streamlines(path: PathLike, affine: NDArray[np.float64]) -> tuple[NDArr
 def _read_streamlines(
     path: Path, affine: NDArray[np.float64], label: str
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    streamlines = _open_streamlines(path, label)
-    lengths = np.fromiter(map(len, streamlines), dtype=np.int64, count=len(streamlines))
-    stored = streamlines.get_data().reshape(-1, 3)
+    stored, lengths = _stored_streamlines(path, label)
     logger.info("%d streamlines from '%s'.", len(lengths), path)
     points = np.empty(stored.shape, dtype=np.float32)
     for _, part in chunks(lengths):
@@ -127,31 +130,26 @@ def check_tractogram(path: PathLike, label: str = "The tractogram") -> None:
     FileNotFoundError, ValueError
         When it is not.
     """
-    path = Path(path)
-    if path.suffix.lower() not in _EXTENSIONS:
-        raise ValueError(f"{label} '{path}' is of no kind that dwiml reads; convert it to .trk, .tck or .trx.")
-    if not path.is_file():
-        raise FileNotFoundError(f"{label} '{path}' was not found.")
+    check_kind(path, label)
 
 
-def _open_streamlines(path: Path, label: str) -> Any:
-    """Return the streamlines of a file, in rasmm, as nibabel's ArraySequence."""
+def _stored_streamlines(path: Path, label: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return the points of a file, (N, 3) in rasmm, and the number of points of each streamline, none of them 0."""
     check_tractogram(path, label)
     suffix = path.suffix.lower()
     if suffix == ".trx":
-        from dipy.io.streamline import load_tractogram
-
-        with readable(path, label):
-            tractogram = load_tractogram(str(path), "same", bbox_valid_check=False)
-            tractogram.to_rasmm()
-            tractogram.to_center()
-        return tractogram.streamlines
+        with readable(path, label), TrxFile(path) as trx:
+            return trx.points(), trx.lengths[trx.lengths > 0]
     if suffix == ".trk":
         check_trk_whole(path, label)
     file = open_tractogram(path, label, lazy=False)
     if suffix == ".trk":
         check_trk_header(file.header, path, label)
-    return file.tractogram.streamlines
+    else:
+        check_tck_whole(path, file.header, label)
+    streamlines = file.tractogram.streamlines
+    lengths = np.fromiter(map(len, streamlines), dtype=np.int64, count=len(streamlines))
+    return streamlines.get_data().reshape(-1, 3), lengths
 
 
 def _read_entries(folder: Path, config: Path | None) -> dict[str, dict[str, Any]]:
@@ -172,7 +170,7 @@ def _read_entries(folder: Path, config: Path | None) -> dict[str, dict[str, Any]
             "'Scores' of the documentation) or give one with --config. Example subjects have one since dwiml 0.1.0; "
             "for older ones, run dwiml phantom again."
         )
-    entries = read_json(path)
+    entries = read_json(path, "The config of the ground truth")
     if not isinstance(entries, dict) or not entries:
         raise ValueError(f"'{path}' must hold {{bundle: {{...}}}}, one bundle at least.")
     for name, entry in entries.items():
@@ -200,7 +198,7 @@ class _Reader:
 
     def known_grid(self) -> Grid:
         if self._grid is None:
-            raise ValueError("No file of the ground truth tells its voxel grid; add a mask or a .trk file.")
+            raise ValueError("No file of the ground truth tells its voxel grid; add a mask, a .trk or a .trx file.")
         return self._grid
 
     def volumes(self, name: str, entry: Mapping[str, Any]) -> dict[str, Volume]:
@@ -211,20 +209,32 @@ class _Reader:
             if kind in entry
         }
 
+    def take_grids(self, name: str, entry: Mapping[str, Any]) -> None:
+        """Take the grids that the tractograms of one bundle tell."""
+        for path in self._tractograms(name, entry):
+            if path.suffix.lower() in TELL_THEIR_GRID:
+                self._take_grid(read_tractogram_grid(path, f"The tractogram of bundle '{name}'"))
+
+    def _tractograms(self, name: str, entry: Mapping[str, Any]) -> list[Path]:
+        if "tractogram" not in entry:
+            return []
+        value, label = entry["tractogram"], f"The tractogram of bundle '{name}'"
+        files = value if isinstance(value, list) and value else [value]
+        return [check_kind(self._path(file, label), label) for file in files]
+
     def bundle(self, name: str, entry: Mapping[str, Any], volumes: Mapping[str, Volume]) -> TrueBundle:
         """Put the volumes of one bundle together; its mask may be what a tractogram crosses."""
         mask = volumes.get("mask")
         if mask is None:
-            mask = self._crossed(entry["tractogram"], f"The tractogram of bundle '{name}'")
+            mask = self._crossed(self._tractograms(name, entry), f"The tractogram of bundle '{name}'")
         return TrueBundle(mask, volumes.get("head"), volumes.get("tail"))
 
     def _path(self, value: Any, label: str) -> Path:
         if not isinstance(value, str) or not value:
             raise ValueError(f"{label} must be named by a file, got {value!r}.")
         path = self._folder / value
-        if not path.is_file():
-            raise FileNotFoundError(f"{label}: '{path}' was not found.")
-        return path
+        # A .trx may be a folder.
+        return path if path.suffix.lower() == ".trx" and path.is_dir() else check_file(path, f"{label}:")
 
     def _take_grid(self, grid: Grid) -> Grid:
         if self._grid is None:
@@ -283,15 +293,10 @@ class _Reader:
                 self._volumes[path] = data
         return data
 
-    def _crossed(self, value: Any, label: str) -> Volume:
+    def _crossed(self, paths: Sequence[Path], label: str) -> Volume:
         """Return the voxels (X, Y, Z) that the streamlines of one or more files cross."""
         voxels: Volume | None = None
-        for name in value if isinstance(value, list) and value else [value]:
-            path = self._path(name, label)
-            if path.suffix.lower() == ".trk":
-                header = open_tractogram(path, label, lazy=True).header
-                check_trk_header(header, path, label)
-                self._take_grid(Grid.from_header(header["voxel_to_rasmm"], header["dimensions"], path))
+        for path in paths:
             grid = self.known_grid()
             points, lengths = _read_streamlines(path, grid.affine, label)
             voxels = np.zeros(grid.shape, dtype=bool) if voxels is None else voxels

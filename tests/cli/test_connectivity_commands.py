@@ -233,8 +233,11 @@ FAULTS = {
     "no matrix": (["wb.trk", "x.npy", "--nb_blocs", "7"], "x.npy' was not found"),
     "no tractogram": (["x.trk", "blocs.npy", "--nb_blocs", "7"], "The tractogram '"),
     "other kind": (["bundles", "labels.npy", "--labels", LABELS], "is of no kind that dwiml reads"),
-    "image": ([MASK, "blocs.npy", "--nb_blocs", "7"], "does not tell its voxel grid; give an image that is on it"),
-    "not an image": (["wb.trk", "blocs.npy", "--nb_blocs", "7", "--reference", "wb.trk"], "cannot be read"),
+    "image": (
+        [MASK, "blocs.npy", "--nb_blocs", "7"],
+        "is of no kind that dwiml reads; convert it to .trk, .tck or .trx",
+    ),
+    "not an image": (["wb.trk", "blocs.npy", "--nb_blocs", "7", "--reference", "wb.trk"], "is not an image"),
     "no matrix there": (
         ["wb.trk", "HDF5", "without"],
         "'without' of subject 'sub-02' has no connectivity matrix",
@@ -304,4 +307,4 @@ def test_bad_input_of_the_matrix_is_one_sentence(
 def test_a_damaged_trx_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.trx").write_bytes(b"no archive")
     assert run("connectivity_matrix", tmp_path / "x.trx", tmp_path / "m.npy", "--nb_blocs", 2) == 2
-    assert "x.trx' cannot be read, it may be damaged (File is not a zip file)" in capsys.readouterr().err
+    assert "x.trx' is damaged (file is not a zip file)" in capsys.readouterr().err

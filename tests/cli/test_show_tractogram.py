@@ -225,9 +225,9 @@ def test_another_subjects_image_is_told(tmp_path: Path, caplog: pytest.LogCaptur
         (["empty.trk", "OUT"], "There is no streamline to draw in: empty."),
         (["empty.trx", "OUT", "--color", "loss"], "There is no streamline to draw in: empty."),
         (["cut.trk", "OUT"], "'cut.trk' is damaged or cut off"),
-        (["cut.tck", "OUT"], "'cut.tck' cannot be read, it may be damaged"),
-        (["cut.trx", "OUT"], "'cut.trx' cannot be read, it may be damaged (File is not a zip file)"),
-        (["short.trx", "OUT"], "'short.trx' cannot be read, it may be damaged (it is cut off)"),
+        (["cut.tck", "OUT"], "'cut.tck' is damaged"),
+        (["cut.trx", "OUT"], "'cut.trx' is damaged (file is not a zip file)"),
+        (["short.trx", "OUT"], "'short.trx' is damaged (it is cut off: its header announces"),
         (["bad.trk", "OUT"], "the header of 'bad.trk' contradicts itself"),
         (
             ["a.trk", "OUT", "--color", "lsos"],
@@ -237,7 +237,7 @@ def test_another_subjects_image_is_told(tmp_path: Path, caplog: pytest.LogCaptur
         (["a.tck", "OUT", "--color", "loss"], "it has per point: none; per streamline: none."),
         (["a.trk", "OUT", "--color", "seeds"], "'seeds' of 'a.trk' holds 3 numbers each; a colour needs one."),
         (["a.trk", "OUT", "--background", "none.nii"], "The background 'none.nii' was not found."),
-        (["a.trk", "OUT", "--background", "a.tck"], "The background: 'a.tck' cannot be read, it may be damaged"),
+        (["a.trk", "OUT", "--background", "a.tck"], "The background: the file 'a.tck' is not an image"),
         (
             ["a.trk", "OUT", "--background", "4d.nii", "--background_volume", "2"],
             "must be from 0 to 1 in '4d.nii', got 2",

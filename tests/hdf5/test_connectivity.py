@@ -121,7 +121,7 @@ def test_a_large_matrix_is_copied_some_rows_at_a_time(with_matrix):
         (np.ones(24), {}, r"m.npy' must hold a square matrix, its shape is \(24,\)"),
         (np.eye(24, dtype=np.complex64), {}, "m.npy' holds complex64 values; real numbers are expected"),
         (np.full((24, 24), "a"), {}, "m.npy' holds <U1 values; real numbers are expected"),
-        (np.full((24, 24), None), {}, "m.npy' cannot be read, it may be damaged .*Python objects"),
+        (np.full((24, 24), None), {}, "m.npy' is damaged .*Python objects"),
         (np.eye(24), {"connectivity_matrix": "x.npy"}, "x.npy' was not found; .* has: 'dwi.nii.gz'"),
         (np.eye(24), {"connectivity_labels": "l.nii", "connectivity_nb_blocs": None}, "l.nii' was not found; .* has:"),
     ],
@@ -140,7 +140,7 @@ def test_a_matrix_that_is_cut_off_is_told_before_the_work_starts(with_matrix, mo
     config = with_matrix.with_connectivity(np.eye(24))
     path = with_matrix.folder / "a" / "m.npy"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match="m.npy' cannot be read, it may be damaged"):
+    with pytest.raises(ValueError, match="m.npy' is damaged"):
         with_matrix.create(config)
 
 
@@ -150,11 +150,11 @@ def test_another_kind_of_file_is_told_before_the_work_starts(with_matrix, monkey
     path = with_matrix.folder / "a" / "m.npy"
     for content in (b"", b"1 2 3\n", pickle.dumps([1, 2])):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="m.npy' cannot be read, it may be damaged"):
+        with pytest.raises(ValueError, match="m.npy' is damaged"):
             with_matrix.create(config)
     with path.open("wb") as stream:
         np.savez(stream, np.eye(24))
-    with pytest.raises(ValueError, match="m.npy' cannot be read, it may be damaged"):
+    with pytest.raises(ValueError, match="m.npy' is damaged"):
         with_matrix.create(config)
 
 

@@ -286,9 +286,7 @@ def test_no_grid_at_all_is_refused(subjects):
 def test_unknown_and_damaged_tractograms_are_refused(subjects, grid):
     subjects.plain("a")
     groups = {"streamlines": {"type": "streamlines", "files": ["mask.nii.gz"]}}
-    with pytest.raises(
-        ValueError, match="mask.nii.gz' is not a tractogram that dwiml reads; convert it to .trk or .tck"
-    ):
+    with pytest.raises(ValueError, match="mask.nii.gz' is of no kind that dwiml reads; convert it to .trk or .tck"):
         subjects.create(groups)
     path = subjects.folder / "a/wb.trk"
     path.write_bytes(path.read_bytes()[:-20])
@@ -300,6 +298,24 @@ def test_unknown_and_damaged_tractograms_are_refused(subjects, grid):
     path = subjects.tractogram("a", "wb.tck", grid["arcs"](3))
     path.write_bytes(path.read_bytes()[:-24])
     groups = {"input": {"type": "volume", "files": ["dwi.nii.gz"]}, "s": {"type": "streamlines", "files": ["wb.tck"]}}
-    with pytest.raises(ValueError, match="wb.tck' cannot be read"):
+    with pytest.raises(ValueError, match="wb.tck' is damaged"):
         subjects.create(groups)
+    subjects.assert_nothing_written()
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_tck_that_announces_more_than_it_holds(subjects, grid, cut):
+    subjects.plain("a")
+    path = subjects.tractogram("a", "wb.tck", grid["arcs"](6))
+    content = path.read_bytes().replace(b"count: 0000000006", b"count: 0000000600")
+    start = content.index(b"END") + 4
+    path.write_bytes(content[:start] + content[-12:] if cut else content)
+    groups = {
+        "input": {"type": "volume", "files": ["dwi.nii.gz"]},
+        "s": {"type": "streamlines", "files": ["wb.tck"]},
+    }
+    sentence = "600 streamlines are announced, none is there" if cut else "600 streamlines are announced .count., 6 are"
+    for options in ({}, {"allow_missing": True}):
+        with pytest.raises(ValueError, match=f"Group 's' of subject 'a': '.*wb.tck' is cut off.*{sentence}"):
+            subjects.create(groups, **options)
     subjects.assert_nothing_written()

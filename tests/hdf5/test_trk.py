@@ -102,7 +102,9 @@ def test_a_length_that_cannot_be(subjects, trk, length):
         content[start : start + 4] = struct.pack("<i", length)
         trk.write_bytes(content)
         # nibabel tries to read the first one as soon as it opens the file.
-        refused(subjects, "is damaged or cut off, 2 streamlines can be read" if nb_before else "cannot be read")
+        refused(
+            subjects, "is damaged or cut off, 2 streamlines can be read" if nb_before else "(is damaged|cannot be read)"
+        )
 
 
 def test_more_memory_than_there_is(subjects, trk, monkeypatch):
@@ -110,7 +112,7 @@ def test_more_memory_than_there_is(subjects, trk, monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr(nib.streamlines, "load", load)
-    refused(subjects, "cannot be read, there is not enough memory for what it says to hold")
+    refused(subjects, "cannot be read: there is not enough memory for what it says it holds")
 
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (1.5, 2, 2.6), (0, 2, 2.5), (np.nan, 2, 2.5)])
@@ -155,4 +157,4 @@ def test_a_message_of_several_lines_becomes_one(subjects, trk):
     affine = np.zeros((4, 4))
     affine[3, 3] = 1
     with_header(trk, voxel_to_rasmm=affine)
-    refused(subjects, "cannot be read, it may be damaged .The 'vox_to_ras' affine is invalid")
+    refused(subjects, "is damaged .the 'vox_to_ras' affine is invalid")

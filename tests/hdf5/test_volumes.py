@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import os
 
 import h5py
 import nibabel as nib
@@ -103,7 +105,7 @@ def test_a_wrong_checksum_is_refused(subjects):
     content = bytearray(path.read_bytes())
     content[-8] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="'a': '.*dwi.nii.gz' cannot be read, it may be damaged .CRC check failed"):
+    with pytest.raises(ValueError, match="'a': the file '.*dwi.nii.gz' is damaged .CRC check failed"):
         subjects.create()
     subjects.assert_nothing_written()
 
@@ -246,13 +248,15 @@ def test_damaged_files_are_refused(subjects, grid):
     subjects.plain("a")
     path = subjects.folder / "a/dwi.nii.gz"
     path.write_bytes(path.read_bytes()[:-3000])
-    with pytest.raises(ValueError, match="'a': '.*dwi.nii.gz' cannot be read, it may be damaged"):
+    with pytest.raises(
+        ValueError, match="'a': the file '.*dwi.nii.gz' is not an image that nibabel reads, or it is damaged"
+    ):
         subjects.create()
     path.write_bytes(gzip.compress(b"no image at all" * 100))
-    with pytest.raises(ValueError, match="dwi.nii.gz' cannot be read"):
+    with pytest.raises(ValueError, match="dwi.nii.gz' is not an image"):
         subjects.create()
     path.write_text("neither gzip nor NIfTI")
-    with pytest.raises(ValueError, match="dwi.nii.gz' cannot be read"):
+    with pytest.raises(ValueError, match="dwi.nii.gz' is damaged"):
         subjects.create()
     subjects.assert_nothing_written()
 
@@ -274,3 +278,55 @@ def test_a_missing_volume_is_told_before_the_work_even_if_tractograms_may_be_mis
     with pytest.raises(FileNotFoundError, match="b/dwi.nii.gz' was not found; '.*b' has: 'mask.nii.gz', 'wb.trk'"):
         subjects.create(allow_missing=True, on_progress=lambda *call: calls.append(call))
     assert calls == []
+
+
+def with_dimensions(path, *dimensions):
+    """Write other dimensions into the header of a .nii or .nii.gz."""
+    content = bytearray(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes())
+    content[40:56] = np.array([len(dimensions), *dimensions, *[1] * (7 - len(dimensions))], "<i2").tobytes()
+    path.write_bytes(gzip.compress(bytes(content)) if path.suffix == ".gz" else bytes(content))
+
+
+@pytest.mark.parametrize("name", ["big.nii", "big.nii.gz"])
+def test_voxels_that_are_announced_and_cannot_be_there(subjects, grid, name):
+    """32 767 cubed: 141 TB were asked of the memory."""
+    subjects.plain("a")
+    path = subjects.volume("a", name, np.ones(grid["shape"], dtype=np.float32))
+    with_dimensions(path, 32767, 32767, 32767)
+    with pytest.raises(ValueError, match=f"{name}' is damaged .its header announces 1.41e.08 MB of voxels"):
+        subjects.create({"input": {"type": "volume", "files": [name]}})
+    subjects.assert_nothing_written()
+
+
+def test_a_volume_that_unpacks_to_more_than_the_memory(subjects, grid, monkeypatch):
+    subjects.plain("a")
+    subjects.volume("a", "zeros.nii.gz", np.zeros((60, 60, 60), dtype=np.uint8))
+    monkeypatch.setattr("dwiml.files.sizes.machine_memory", lambda: 10**5)
+    with pytest.raises(ValueError, match=r"zeros.nii.gz' cannot be read: .* .its voxels would take"):
+        subjects.create({"input": {"type": "volume", "files": ["zeros.nii.gz"]}})
+
+
+def test_an_image_that_goes_on_after_its_voxels_is_not_read_to_its_end(subjects, grid):
+    """A .gz of some kilobytes that unpacks to gigabytes of zeros."""
+    subjects.plain("a")
+    path = subjects.volume("a", "bomb.nii.gz", np.ones(grid["shape"], dtype=np.float32))
+    bomb = gzip.compress(bytes(2**24))
+    path.write_bytes(path.read_bytes() + bomb * 8)
+    with pytest.raises(
+        ValueError, match="bomb.nii.gz' is damaged .it goes on after the voxels that its header announces"
+    ):
+        subjects.create({"input": {"type": "volume", "files": ["bomb.nii.gz"]}})
+
+
+def test_the_true_reason_is_told(subjects, monkeypatch):
+    subjects.plain("a")
+    opened = os.open
+
+    def refusing(path, *arguments, **options):
+        if str(path).endswith("dwi.nii.gz"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refusing)
+    with pytest.raises(PermissionError, match="'a': the file '.*dwi.nii.gz' cannot be read: permission denied"):
+        subjects.create()

@@ -28,6 +28,7 @@ from scoring_support import (
 from dwiml.scoring.ground_truth import GroundTruth, TrueBundle
 from dwiml.scoring.reading import read_ground_truth, read_streamlines
 from dwiml.scoring.scores import score_streamlines
+from dwiml.tracking.writing import TractogramWriter
 
 LABELS = np.zeros(SHAPE, dtype=np.int16)
 for label, region in zip((3, 5, 7, 9), (LOWER["head"], LOWER["tail"], UPPER["head"], UPPER["tail"]), strict=True):
@@ -136,6 +137,31 @@ def test_not_a_number_in_a_mask_is_refused(folder: Path) -> None:
         read_ground_truth(configure(folder, a={"mask": "nan.nii"}))
 
 
+@pytest.mark.parametrize("first", ["trx", "tck", "trk"])
+@pytest.mark.parametrize("second", ["trx", "trk"])
+def test_the_grid_is_told_by_any_file_in_any_order(folder: Path, first: str, second: str) -> None:
+    """{"AF": x.trx, "CST": y.trk} failed for want of a grid, the other order did not."""
+    points, lengths = joined([along_x(7.5, z=1.5)])
+    with TractogramWriter(folder / "upper.trx", affine=OBLIQUE, dimensions=SHAPE) as writer:
+        writer.append(points, lengths)
+    points, lengths = joined([along_x(2.5, z=1.5), along_x(2.5, z=2.5)])
+    with TractogramWriter(folder / "lower.trx", affine=OBLIQUE, dimensions=SHAPE) as writer:
+        writer.append(points, lengths)
+    bundles = {"AF": {"tractogram": f"upper.{first}"}, "CST": {"tractogram": f"lower.{second}"}}
+    truth = read_ground_truth(configure(folder, **bundles))
+    np.testing.assert_allclose(truth.affine, OBLIQUE, atol=1e-5)
+    expected = read_ground_truth(configure(folder, AF={"tractogram": "upper.trk"}, CST={"tractogram": "lower.trk"}))
+    np.testing.assert_array_equal(truth.masks.toarray(), expected.masks.toarray())
+
+
+def test_a_config_with_a_byte_order_mark_is_read(folder: Path) -> None:
+    (folder / "ground_truth.json").write_bytes(b"\xef\xbb\xbf" + json.dumps({"a": {"mask": "lower.nii.gz"}}).encode())
+    assert read_ground_truth(folder).names == ("a",)
+    (folder / "ground_truth.json").write_text('{"a": {"mask": "lower.nii.gz"}, "a": {"mask": "both.nii"}}')
+    with pytest.raises(ValueError, match="ground_truth.json' is not valid JSON .'a' appears twice"):
+        read_ground_truth(folder)
+
+
 @pytest.mark.parametrize("kind", ["mask", "head", "tail"])
 def test_a_map_of_probabilities_is_thresholded_and_told(
     folder: Path, caplog: pytest.LogCaptureFixture, kind: str
@@ -215,7 +241,7 @@ MASK = {"mask": "lower.nii.gz"}
         ({"a": {"mask": ""}}, "The mask of bundle 'a' must be named by a file, got ''."),
         ({"a": {"mask": {"label": 3}}}, "The mask of bundle 'a' must be a file, or have these keys: 'file', 'label'"),
         ({"a": {"mask": {"file": "lower.nii.gz", "labels": 3}}}, "or have these keys: 'file', 'label', 'volume'; got"),
-        ({"a": {"mask": "text.nii"}}, "The mask of bundle 'a': '{folder}/text.nii' cannot be read"),
+        ({"a": {"mask": "text.nii"}}, "The mask of bundle 'a': the file '{folder}/text.nii' is not an image"),
         ({"a": {"mask": "colour.nii"}}, "'{folder}/colour.nii' has shape (2, 2, 2, 2, 2)"),
         (
             {"a": {"mask": "both.nii"}},
@@ -241,7 +267,10 @@ MASK = {"mask": "lower.nii.gz"}
         ({"a": MASK, "b": {"tractogram": "moved.trk"}}, "have different affines, up to 1 mm apart"),
         ({"a": {"tractogram": "none.trk"}}, "The tractogram of bundle 'a': '{folder}/none.trk' was not found."),
         ({"a": {"tractogram": []}}, "The tractogram of bundle 'a' must be named by a file, got []."),
-        ({"a": {"tractogram": "lower.tck"}}, "No file of the ground truth tells its voxel grid; add a mask or a .trk"),
+        (
+            {"a": {"tractogram": "lower.tck"}},
+            "No file of the ground truth tells its voxel grid; add a mask, a .trk or a .trx",
+        ),
         ({"a": {"tractogram": "lower.nii.gz"}, "b": MASK}, "is of no kind that dwiml reads; convert it to .trk"),
         ({"a": {"tractogram": "cut.trk"}}, "The tractogram of bundle 'a': '{folder}/cut.trk' is damaged or cut off"),
         ({"a": {"tractogram": "nan.trk"}}, "'{folder}/nan.trk' holds NaN or infinite coordinates; take these"),
@@ -289,8 +318,8 @@ def test_a_bad_folder_is_one_sentence(tmp_path: Path, folder: Path) -> None:
         ("none.trk", "The tractogram '.*none.trk' was not found"),
         ("lower.nii.gz", "The tractogram '.*lower.nii.gz' is of no kind that dwiml reads"),
         ("cut.trk", "The tractogram: '.*cut.trk' is damaged or cut off"),
-        ("text.tck", "The tractogram: '.*text.tck' cannot be read, it may be damaged"),
-        ("text.trx", "The tractogram: '.*text.trx' cannot be read, it may be damaged"),
+        ("text.tck", "The tractogram: the file '.*text.tck' is damaged"),
+        ("text.trx", "The tractogram: the file '.*text.trx' is damaged"),
         ("nan.trk", "The tractogram '.*nan.trk' holds NaN or infinite coordinates"),
     ],
 )

@@ -17,10 +17,10 @@ from dipy.tracking.streamlinespeed import compress_streamlines
 from scipy.spatial.transform import Rotation
 from trx import trx_file_memmap
 
-from dwiml.hdf5.trk import check_trk_whole
 from dwiml.ops.spaces import from_vox_corner
 from dwiml.tracking import writing
 from dwiml.tracking.writing import TractogramWriter
+from dwiml.tractograms.trk import check_trk_whole
 
 EXTENSIONS = (".trk", ".tck", ".trx")
 WITH_DATA = (".trk", ".trx")

@@ -13,6 +13,8 @@ import numpy as np
 from nibabel.orientations import aff2axcodes
 from nibabel.streamlines.trk import header_2_dtype
 
+from dwiml.files import open_regular
+
 _HEADER_BYTES = header_2_dtype.itemsize
 _COUNTS = ("nb_streamlines", "nb_scalars_per_point", "nb_properties_per_streamline")
 # Some tools round the voxel sizes.
@@ -50,7 +52,7 @@ def read_trk_counts(path: Path, label: str) -> TrkCounts:
     ValueError
         When this is no .trk header, or a count is negative.
     """
-    with open(path, "rb") as stream:
+    with open_regular(path, f"{label}: the file") as stream:
         content = stream.read(_HEADER_BYTES)
     byte_order = next((order for order in "<>" if content[-4:] == struct.pack(f"{order}i", _HEADER_BYTES)), None)
     if len(content) < _HEADER_BYTES or byte_order is None:
@@ -113,7 +115,10 @@ def check_trk_whole(path: Path, label: str) -> None:
     point_bytes, other_bytes = 4 * (3 + counts.nb_scalars), 4 + 4 * counts.nb_properties
     read_length = struct.Struct(f"{counts.byte_order}i").unpack_from
     count, size = 0, path.stat().st_size
-    with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    with (
+        open_regular(path, f"{label}: the file") as stream,
+        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
         while offset < size and (count < announced or not announced):
             nb_points = read_length(content, offset)[0] if offset + 4 <= size else 0
             offset += other_bytes + point_bytes * nb_points

@@ -1,0 +1,1 @@
+"""Files of streamlines: what they say of themselves, held against what is in them."""

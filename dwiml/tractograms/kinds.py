@@ -1,0 +1,44 @@
+"""Which files of streamlines are read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from dwiml.files import check_file
+
+ALL_KINDS = (".trk", ".tck", ".trx")
+
+
+def check_kind(path: str | os.PathLike[str], what: str, kinds: Sequence[str] = ALL_KINDS) -> Path:
+    """Check, without opening it, that a file is there, regular, and of a kind that is read.
+
+    Parameters
+    ----------
+    path
+        The file; a ``.trx`` may also be a folder of arrays.
+    what
+        How a sentence begins, for instance ``"The tractogram"``.
+    kinds
+        Extensions.
+
+    Raises
+    ------
+    FileNotFoundError, IsADirectoryError, PermissionError, ValueError
+        When it is not; of a compressed one, the sentence says how to uncompress it.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    *first, last = kinds
+    wanted = f"{', '.join(first)} or {last}"
+    if suffix == ".gz" and path.with_suffix("").suffix.lower() in ALL_KINDS:
+        raise ValueError(
+            f"{what} '{path}' is compressed, and dwiml reads tractograms uncompressed; run 'gunzip -k {path.name}' "
+            f"first, and give '{path.with_suffix('').name}'."
+        )
+    if suffix not in kinds:
+        raise ValueError(f"{what} '{path}' is of no kind that dwiml reads; convert it to {wanted}.")
+    if suffix == ".trx" and path.is_dir():
+        return path
+    return check_file(path, what)

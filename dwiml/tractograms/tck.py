@@ -1,0 +1,78 @@
+"""What a .tck file announces, held against what is in it; nibabel does not compare them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dwiml.files import open_regular
+
+logger = logging.getLogger(__name__)
+
+# Triplets read at once.
+_SLAB = 2**20
+
+
+def announced_streamlines(header: Mapping[str, Any]) -> int:
+    """Return the ``count`` of a header as nibabel reads it; 0 where it is unknown (absent, 0, or not a number)."""
+    try:
+        return max(int(str(header.get("count", 0)).strip()), 0)
+    except ValueError:
+        return 0
+
+
+def check_tck_whole(path: Path, header: Mapping[str, Any], label: str) -> None:
+    """Check that a file holds the streamlines that its header announces; more of them are told in a warning.
+
+    A streamline ends with three NaN, the file with three infinite numbers (MRtrix's documentation, "Tracks file
+    format").
+
+    Parameters
+    ----------
+    path
+        The file.
+    header
+        As nibabel reads it.
+    label
+        How a sentence begins.
+
+    Raises
+    ------
+    ValueError
+        When streamlines are missing.
+    """
+    announced = announced_streamlines(header)
+    if not announced:
+        return
+    there = _count(path, int(header["_offset_data"]), np.dtype(header["_dtype"]))
+    if there < announced:
+        raise ValueError(
+            f"{label}: '{path}' is cut off, or its header is wrong: {announced} streamlines are announced (count), "
+            f"{there} are there; make or copy the file again."
+        )
+    if there > announced:
+        logger.warning(
+            "%s: the header of '%s' announces %d streamlines (count), %d are there; all of them are read.",
+            *(label, path, announced, there),
+        )
+
+
+def _count(path: Path, offset: int, dtype: np.dtype[Any]) -> int:
+    """Count the triplets of NaN before the triplet of infinite numbers."""
+    count = 0
+    with open_regular(path) as stream:
+        stream.seek(offset)
+        while content := stream.read(3 * dtype.itemsize * _SLAB):
+            whole = len(content) // (3 * dtype.itemsize) * 3
+            triplets = np.frombuffer(content, dtype=dtype, count=whole).reshape(-1, 3)
+            ends = np.flatnonzero(np.isinf(triplets).all(axis=1))
+            if len(ends):
+                triplets = triplets[: ends[0]]
+            count += int(np.count_nonzero(np.isnan(triplets).all(axis=1)))
+            if len(ends):
+                break
+    return count

@@ -1,0 +1,241 @@
+"""A .trx, which may be larger than the memory, written by nobody (a folder that grows), or by a stranger.
+
+Its header announces how many streamlines and points there are; each array is held against it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import stat
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from dwiml.files import check_memory, open_regular, parse_json
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
+
+logger = logging.getLogger(__name__)
+
+# Rows read at once.
+_SLAB = 2**18
+_MAX_HEADER_BYTES = 2**20
+# What deflate makes of zeros; nothing that is packed grows by more.
+_LARGEST_RATIO = 1032
+_DTYPES = ("float16", "float32", "float64", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
+
+
+class TrxFile:
+    """A .trx, zipped or a folder; what its header counts is read.
+
+    The arrays of a zipped file must be exactly as long as the header says. Those of a folder may be longer: one is
+    written so, and its header says how much of it is whole (you are told).
+
+    Unlike trx-python, which maps files for writing and unpacks compressed ones on the disk, it reads files that are
+    read-only, and writes nothing.
+
+    Parameters
+    ----------
+    path
+        The file or the folder.
+
+    Attributes
+    ----------
+    nb_streamlines, nb_points
+        As the header says.
+    affine
+        Shape (4, 4): from voxel indices (center origin) to rasmm.
+    dimensions
+        (X, Y, Z): voxels of the grid.
+    lengths
+        Shape (S,), int64: points of each streamline.
+
+    Raises
+    ------
+    OSError, ValueError
+        When it is damaged.
+    """
+
+    nb_streamlines: int
+    nb_points: int
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._archive: zipfile.ZipFile | None = None
+        try:
+            sizes = self._open_members()
+            # positions.3.float32, dpv/loss.float32: a name, how many numbers in a row, their type.
+            arrays = [name for name in sizes if not name.endswith((".json", "/"))]
+            self._members = {name.split(".")[0]: name for name in arrays}
+            repeated = [name for name in arrays if self._members[name.split(".")[0]] != name]
+            if repeated:
+                raise ValueError(f"it holds '{repeated[0].split('.')[0]}' twice")
+            self._read_header(sizes)
+            self._check_sizes(sizes)
+            self.lengths = self._read_lengths(sizes)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, (zipfile.BadZipFile, zlib.error, NotImplementedError, KeyError, RecursionError)):
+                raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+            raise
+
+    def _open_members(self) -> dict[str, int]:
+        """Return the size of each member, in bytes."""
+        if self._path.is_dir():
+            statuses = {each.relative_to(self._path).as_posix(): each.stat() for each in self._path.rglob("*")}
+            return {name: status.st_size for name, status in statuses.items() if stat.S_ISREG(status.st_mode)}
+        with open_regular(self._path):
+            self._archive = zipfile.ZipFile(self._path)
+        for member in self._archive.infolist():
+            if member.file_size > _LARGEST_RATIO * member.compress_size:
+                raise ValueError(
+                    f"'{member.filename}' says that it unpacks to {member.file_size} bytes, which it cannot"
+                )
+        return {member.filename: member.file_size for member in self._archive.infolist()}
+
+    def _read_header(self, sizes: Mapping[str, int]) -> None:
+        if "header.json" not in sizes:
+            raise ValueError("it has no header.json")
+        if sizes["header.json"] > _MAX_HEADER_BYTES:
+            raise ValueError(f"its header has {sizes['header.json']} bytes")
+        with self._open("header.json") as stream:
+            header = parse_json(stream.read(_MAX_HEADER_BYTES))
+        if not isinstance(header, dict):
+            raise ValueError("its header is not a JSON object")
+        counts = []
+        for name in ("NB_STREAMLINES", "NB_VERTICES"):
+            value = header.get(name)
+            # trx-python may write 6.0.
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0 or value != int(value):
+                raise ValueError(f"{name} in its header must be a whole number from 0 on, got {value!r}")
+            counts.append(int(value))
+        self.nb_streamlines, self.nb_points = counts
+        self.affine = np.array(header.get("VOXEL_TO_RASMM"), dtype=np.float64)
+        self.dimensions = np.array(header.get("DIMENSIONS"), dtype=np.float64)
+        if self.affine.shape != (4, 4) or self.dimensions.shape != (3,) or not (self.dimensions >= 1).all():
+            raise ValueError("its header does not tell a voxel grid (VOXEL_TO_RASMM, DIMENSIONS)")
+
+    def _check_sizes(self, sizes: Mapping[str, int]) -> None:
+        """Hold the arrays against the header."""
+        longer = []
+        for name, member in self._members.items():
+            rows = self._announced_rows(name)
+            if rows is None:
+                continue
+            width, dtype = self._kind(name)
+            row_bytes = width * dtype.itemsize
+            there = sizes[member] // row_bytes if sizes[member] % row_bytes == 0 else sizes[member] / row_bytes
+            if there < rows:
+                raise ValueError(f"it is cut off: its header announces {rows} rows in '{member}', {there:g} are there")
+            # Some files have one offset more, where the last streamline ends.
+            if there > rows + (name == "offsets"):
+                longer.append(f"{rows} rows in '{member}', {there:g} are there")
+        if longer and self._archive is not None:
+            raise ValueError(f"its header announces {longer[0]}")
+        if longer:
+            logger.warning(
+                "'%s': the header announces %s; only what it announces is read. Is it still being written, or was that "
+                "stopped?",
+                *(self._path, longer[0]),
+            )
+
+    def _announced_rows(self, name: str) -> int | None:
+        """Return how many rows an array has; None for those that the header does not count."""
+        if name == "offsets" or name.startswith("dps/"):
+            return self.nb_streamlines
+        return self.nb_points if name == "positions" or name.startswith("dpv/") else None
+
+    def _read_lengths(self, sizes: Mapping[str, int]) -> npt.NDArray[np.int64]:
+        if self.nb_streamlines == 0:
+            return np.zeros(0, dtype=np.int64)
+        if self._kind("positions")[0] != 3:
+            raise ValueError("its positions are not of three coordinates")
+        width, dtype = self._kind("offsets")
+        if width != 1 or dtype.kind not in "iu":
+            raise ValueError("its offsets are not whole numbers")
+        check_memory(16 * self.nb_streamlines, "its offsets")
+        nb_offsets = min(sizes[self._members["offsets"]] // dtype.itemsize, self.nb_streamlines + 1)
+        offsets = self._read("offsets", nb_offsets)[:, 0]
+        if offsets.max() > self.nb_points:
+            raise ValueError(f"an offset of {offsets.max()} is beyond its {self.nb_points} points")
+        ends = np.append(offsets[1:].astype(np.int64), self.nb_points)[: self.nb_streamlines]
+        lengths: npt.NDArray[np.int64] = ends - offsets[: self.nb_streamlines].astype(np.int64)
+        if offsets[0] != 0 or (lengths < 0).any():
+            raise ValueError("its offsets do not begin at 0, or do not increase")
+        if int(lengths.sum()) != self.nb_points:
+            raise ValueError(f"its offsets end at {int(lengths.sum())}, its header announces {self.nb_points} points")
+        return lengths
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._archive is not None:
+            self._archive.close()
+
+    def __enter__(self) -> TrxFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def names(self, kind: str) -> list[str]:
+        """Return the names of the data per vertex (``dpv``) or per streamline (``dps``)."""
+        return [name.removeprefix(f"{kind}/") for name in self._members if name.startswith(f"{kind}/")]
+
+    def values(self, name: str) -> Array:
+        """Return an array that has a row for each streamline, (S, K)."""
+        return self._read(name, self.nb_streamlines)
+
+    def points(self) -> Array:
+        """Return all points, shape (N, 3), of the file's own type: rasmm, centre origin, in mm."""
+        if self.nb_points == 0:
+            return np.zeros((0, 3), dtype=np.float32)
+        width, dtype = self._kind("positions")
+        check_memory(self.nb_points * width * dtype.itemsize, "its points")
+        return self._read("positions", self.nb_points)
+
+    def rows_of(self, name: str, ids: Array) -> Array:
+        """Return the rows of some streamlines, in the file's order, of an array that has one for each point, (N, K)."""
+        wanted = np.zeros(self.nb_streamlines, dtype=bool)
+        wanted[ids] = True
+        flags = np.repeat(wanted, self.lengths)
+        width, dtype = self._kind(name)
+        parts = [np.zeros((0, width), dtype=dtype)]
+        with self._open(self._members[name]) as stream:
+            for start in range(0, self.nb_points, _SLAB):
+                some = flags[start : start + _SLAB]
+                parts.append(_rows(stream, len(some), width, dtype)[some])
+        return np.concatenate(parts)
+
+    def _read(self, name: str, nb_rows: int) -> Array:
+        width, dtype = self._kind(name)
+        with self._open(self._members[name]) as stream:
+            return _rows(stream, nb_rows, width, dtype)
+
+    def _kind(self, name: str) -> tuple[int, np.dtype[Any]]:
+        if name not in self._members:
+            raise ValueError(f"it has no '{name}'")
+        _, *width, dtype = self._members[name].rsplit("/")[-1].split(".")
+        if dtype not in _DTYPES or len(width) > 1 or any(not re.fullmatch("[1-9][0-9]{0,3}", each) for each in width):
+            raise ValueError(f"the name of '{self._members[name]}' tells no type that a .trx has")
+        return int(width[0]) if width else 1, np.dtype(dtype).newbyteorder("<")
+
+    def _open(self, member: str) -> IO[bytes]:
+        return open(self._path / member, "rb") if self._archive is None else self._archive.open(member)
+
+
+def _rows(stream: IO[bytes], nb: int, width: int, dtype: np.dtype[Any]) -> Array:
+    content = stream.read(nb * width * dtype.itemsize)
+    if len(content) < nb * width * dtype.itemsize:
+        raise ValueError("it is cut off")
+    return np.frombuffer(content, dtype=dtype).reshape(nb, width)

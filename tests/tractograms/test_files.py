@@ -1,0 +1,220 @@
+"""What .tck and .trx files announce, against what is in them; which kinds are read."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scoring_support import OBLIQUE, SHAPE, random_lines, save_lines
+
+from dwiml.cli.tractogram_data import read_drawn
+from dwiml.hdf5.standalone import read_tractogram_grid
+from dwiml.scoring.reading import read_streamlines
+from dwiml.tracking.writing import TractogramWriter
+from dwiml.tractograms.kinds import check_kind
+from dwiml.tractograms.tck import announced_streamlines
+from dwiml.tractograms.trx import TrxFile
+
+LINES = random_lines(np.random.default_rng(0), 6, reach=0)
+
+
+@pytest.fixture
+def tck(tmp_path: Path) -> Path:
+    path = tmp_path / "lines.tck"
+    save_lines(path, LINES, OBLIQUE)
+    return path
+
+
+@pytest.fixture
+def trx(tmp_path: Path) -> Path:
+    path = tmp_path / "lines.trx"
+    points, lengths = np.concatenate(LINES).astype(np.float32), np.array([len(line) for line in LINES])
+    with TractogramWriter(path, affine=OBLIQUE, dimensions=SHAPE, data_per_streamline={"id": 1}) as writer:
+        writer.append(points, lengths, {"id": np.arange(6.0, dtype=np.float32)[:, None]})
+    return path
+
+
+def announce(tck: Path, count: str) -> None:
+    content = tck.read_bytes()
+    assert b"count: 0000000006" in content
+    tck.write_bytes(content.replace(b"count: 0000000006", f"count: {count:>10}".encode()))
+
+
+def repack(trx: Path, *, header: dict[str, Any] | None = None, members: dict[str, bytes] | None = None) -> None:
+    """Change the header and the arrays of a .trx."""
+    with zipfile.ZipFile(trx) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    content["header.json"] = json.dumps({**json.loads(content["header.json"]), **(header or {})}).encode()
+    content |= members or {}
+    with zipfile.ZipFile(trx, "w") as archive:
+        for name, value in content.items():
+            archive.writestr(name, value)
+
+
+READERS = {
+    "score": lambda path: read_streamlines(path, OBLIQUE),
+    "show_tractogram": lambda path: read_drawn(path, color="uniform", most=3),
+}
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_a_tck_that_announces_600_streamlines_and_holds_6(tck: Path, read: Any) -> None:
+    announce(tck, "0000000600")
+    with pytest.raises(ValueError, match=r"'.*lines.tck' is cut off, or its header is wrong: 600 streamlines are ann"):
+        read(tck)
+
+
+@pytest.mark.parametrize("count", ["0000000000", "0", "many", "-3"])
+def test_an_unknown_count_is_what_is_there(tck: Path, count: str, caplog: pytest.LogCaptureFixture) -> None:
+    announce(tck, count)
+    assert len(read_streamlines(tck, OBLIQUE)[1]) == 6
+    tck.write_bytes(tck.read_bytes().replace(b"count", b"mount"))
+    assert len(read_streamlines(tck, OBLIQUE)[1]) == 6
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_a_tck_with_more_than_it_announces_is_told_and_read(
+    tck: Path, read: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    announce(tck, "0000000004")
+    read(tck)
+    assert "announces 4 streamlines (count), 6 are there; all of them are read." in caplog.text
+
+
+def test_streamlines_of_no_point_count_as_announced(tck: Path, caplog: pytest.LogCaptureFixture) -> None:
+    announce(tck, "0000000007")
+    content = tck.read_bytes()
+    tck.write_bytes(content[:-12] + np.full(3, np.nan, "<f4").tobytes() + content[-12:])
+    assert announced_streamlines(nib.streamlines.load(tck, lazy_load=True).header) == 7
+    assert len(read_streamlines(tck, OBLIQUE)[1]) == 6
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+@pytest.mark.parametrize(
+    ("header", "members", "sentence"),
+    [
+        ({"NB_STREAMLINES": 600}, {}, "it is cut off: its header announces 600 rows in 'offsets.uint64', 7 are there"),
+        ({"NB_VERTICES": 9000}, {}, "it is cut off: its header announces 9000 rows in 'positions.3.float32'"),
+        ({"NB_STREAMLINES": 4}, {}, "its header announces 4 rows in '.*', [67] are there"),
+        ({"NB_VERTICES": 4}, {}, "its header announces 4 rows in 'positions.3.float32', "),
+        ({"NB_STREAMLINES": 1e15}, {}, "it is cut off"),
+        ({"NB_STREAMLINES": -1}, {}, "NB_STREAMLINES in its header must be a whole number from 0 on, got -1"),
+        ({"NB_VERTICES": "many"}, {}, "NB_VERTICES in its header must be a whole number from 0 on, got 'many'"),
+        ({"VOXEL_TO_RASMM": 3}, {}, "its header does not tell a voxel grid"),
+        ({"DIMENSIONS": [0, 1, 1]}, {}, "its header does not tell a voxel grid"),
+        ({}, {"dps/id.float32": bytes(8)}, "it is cut off: its header announces 6 rows in 'dps/id.float32', 2"),
+        ({}, {"positions.3.float16": b""}, "it holds 'positions' twice"),
+        ({}, {"offsets.uint64": np.full(7, 2**62, "<u8").tobytes()}, "is beyond its"),
+        ({}, {"offsets.uint64": np.zeros(7, "<u8").tobytes()}, "its offsets end at 0, its header announces"),
+        ({}, {"offsets.uint64": np.array([0, 5, 3, 4, 5, 6, 6], "<u8").tobytes()}, "do not increase|offsets end at"),
+        ({}, {"dps/x.object": bytes(48)}, "the name of 'dps/x.object' tells no type"),
+    ],
+)
+def test_a_trx_whose_header_and_arrays_disagree(
+    trx: Path, read: Any, header: dict[str, Any], members: dict[str, bytes], sentence: str
+) -> None:
+    repack(trx, header=header, members=members)
+    with pytest.raises(ValueError, match=sentence) as caught:
+        read(trx)
+    assert "lines.trx' is damaged" in str(caught.value)
+
+
+def test_a_trx_that_says_that_it_expands_to_more_than_it_can(trx: Path) -> None:
+    """1e12 points in some hundred bytes: refused by its sizes, nothing is unpacked."""
+    repack(trx, header={"NB_VERTICES": 10**12})
+    content = trx.read_bytes()
+    size = sum(len(line) for line in LINES) * 12
+    old, new = size.to_bytes(4, "little"), (2**32 - 2).to_bytes(4, "little")
+    assert old in content
+    trx.write_bytes(content.replace(old, new))
+    with pytest.raises(ValueError, match="cannot unpack to the 4294967294 bytes that it announces|is damaged"):
+        read_streamlines(trx, OBLIQUE)
+
+
+def test_a_packed_trx_of_zeros_is_bounded_by_the_memory(trx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nb = 10**5
+    offsets = np.array([0, nb], "<u8").tobytes()
+    with zipfile.ZipFile(trx) as archive:
+        header = json.loads(archive.read("header.json"))
+    with zipfile.ZipFile(trx, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("header.json", json.dumps({**header, "NB_STREAMLINES": 1, "NB_VERTICES": nb}))
+        archive.writestr("positions.3.float32", bytes(12 * nb))
+        archive.writestr("offsets.uint64", offsets)
+    assert len(read_streamlines(trx, OBLIQUE)[0]) == nb
+    monkeypatch.setattr("dwiml.files.sizes.machine_memory", lambda: 10**6)
+    with pytest.raises(ValueError, match=r"cannot be read: .* .its points would take 0.0 GB, this machine has 0.0 GB"):
+        read_streamlines(trx, OBLIQUE)
+
+
+def test_a_trx_that_is_read_only_or_a_growing_folder(trx: Path, caplog: pytest.LogCaptureFixture) -> None:
+    expected = read_streamlines(trx, OBLIQUE)
+    np.testing.assert_allclose(expected[0], np.concatenate(LINES), atol=1e-4)
+    trx.chmod(0o444)
+    np.testing.assert_array_equal(read_streamlines(trx, OBLIQUE)[0], expected[0])
+    folder = trx.with_name("folder.trx")
+    with zipfile.ZipFile(trx) as archive:
+        archive.extractall(folder)
+    np.testing.assert_array_equal(read_streamlines(folder, OBLIQUE)[0], expected[0])
+    assert not caplog.text
+    with (folder / "positions.3.float32").open("ab") as stream:
+        stream.write(bytes(120))
+    np.testing.assert_array_equal(read_streamlines(folder, OBLIQUE)[0], expected[0])
+    assert "only what it announces is read. Is it still being written" in caplog.text
+    assert sorted(path.name for path in trx.parent.iterdir()) == ["folder.trx", "lines.trx"]
+
+
+def test_a_trx_tells_its_grid_and_holds_dwis_streamlines(trx: Path) -> None:
+    grid = read_tractogram_grid(trx)
+    np.testing.assert_allclose(grid.affine, OBLIQUE, atol=1e-6)
+    assert grid.shape == SHAPE
+    with TrxFile(trx) as file:
+        assert (file.nb_streamlines, file.nb_points) == (6, sum(map(len, LINES)))
+        np.testing.assert_array_equal(file.values("dps/id")[:, 0], np.arange(6))
+
+
+@pytest.mark.parametrize("name", ["x.trk.gz", "x.tck.gz", "x.TCK.GZ", "x.trx.gz"])
+def test_compressed_tractograms_are_told_what_to_do(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"")
+    sentence = f"The tractogram '.*{name}' is compressed, .* run 'gunzip -k {name}' first, and give '{name[:5]}'"
+    for read in (check_kind, read_tractogram_grid, lambda path, _="": read_streamlines(path, OBLIQUE)):
+        with pytest.raises(ValueError, match=sentence):
+            read(tmp_path / name, "The tractogram")
+    with pytest.raises(ValueError, match=sentence):
+        read_drawn(tmp_path / name, color="uniform", most=3)
+
+
+@pytest.mark.parametrize("suffix", [".trk", ".tck", ".trx"])
+def test_the_true_reason_is_told(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / f"lines{suffix}"
+    if suffix == ".trx":
+        shutil.copyfile(__file__, path)
+    else:
+        save_lines(path, LINES, OBLIQUE)
+    opened = os.open
+
+    def refusing(name: Any, *arguments: Any, **options: Any) -> int:
+        if os.fspath(name) == str(path):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), name)
+        return opened(name, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refusing)
+    with pytest.raises(OSError, match=f"'.*lines{suffix}' cannot be read: too many files are open in this process"):
+        read_streamlines(path, OBLIQUE)
+
+
+@pytest.mark.parametrize("suffix", [".trk", ".tck", ".trx"])
+def test_a_pipe_is_never_waited_for(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"lines{suffix}"
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match="is not a regular file but a device, a pipe or a socket"):
+        read_streamlines(path, OBLIQUE)
