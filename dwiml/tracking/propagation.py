@@ -106,6 +106,10 @@ class Propagated:
     reasons: Tensor
 
 
+class PropagationStopped(Exception):
+    """Raised between two steps when a propagation is asked to stop; what it has grown is lost."""
+
+
 class Propagator:
     """Grows streamlines on one subject.
 
@@ -123,6 +127,8 @@ class Propagator:
         The grid: streamlines end where it does.
     mask
         Shape (X, Y, Z), or None: where streamlines may go; bool, or a map of probabilities.
+    should_stop
+        Asked before each step; once it says True, :class:`PropagationStopped` is raised. None: never.
     """
 
     def __init__(
@@ -134,6 +140,7 @@ class Propagator:
         voxel_sizes: Tensor,
         shape: tuple[int, int, int],
         mask: Tensor | None = None,
+        should_stop: Callable[[], bool] | None = None,
     ) -> None:
         self._model = model
         self._read_inputs = read_inputs
@@ -141,6 +148,7 @@ class Propagator:
         self._voxel_sizes = voxel_sizes
         self._shape = shape
         self._mask = None if mask is None else mask[..., None].to(torch.float32)
+        self._should_stop = should_stop
 
     @torch.no_grad()
     def propagate(
@@ -168,6 +176,8 @@ class Propagator:
         ------
         ValueError
             When a segment has no point.
+        PropagationStopped
+            When ``should_stop`` said so.
         """
         if len(first_segments) and int(first_segments.lengths.min()) == 0:
             raise ValueError("A streamline needs a point to begin with; one of the first segments has none.")
@@ -184,6 +194,8 @@ class Propagator:
         outputs, memory = self._model.track_step(inputs, first_segments, None)
         nb_steps = 0
         while lines.nb_alive:
+            if self._should_stop is not None and self._should_stop():
+                raise PropagationStopped
             draws = keyed_uniform(rules.seed, keys[lines.alive], nb_steps) if rules.algo == "prob" else None
             points, reasons = self._next_points(lines, outputs, draws, opposite if nb_steps == 0 else None)
             # Half a step: what the sum of many steps is off by must not cost one.

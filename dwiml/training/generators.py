@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +18,17 @@ def generators_state(device: torch.device) -> dict[str, Any]:
     """Return the state of the generators of the CPU and of a device."""
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+@contextmanager
+def generators_as_they_were(state: dict[str, Any], device: torch.device) -> Iterator[None]:
+    """Have the generators, within the block, in a state that :func:`generators_state` returned before."""
+    now = generators_state(device)
+    restore_generators([state], rank=0, seed=0, device=device)
+    try:
+        yield
+    finally:
+        restore_generators([now], rank=0, seed=0, device=device)
 
 
 def restore_generators(states: list[dict[str, Any]], *, rank: int, seed: int, device: torch.device) -> None:

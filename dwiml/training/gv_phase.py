@@ -21,10 +21,13 @@ from dwiml.ops.sequences import TensorSequence
 from dwiml.ops.spaces import grid_difference
 from dwiml.scoring.ground_truth import GroundTruth
 from dwiml.scoring.reading import read_ground_truth
-from dwiml.tracking.propagation import MASK, PropagationRules, Propagator
+from dwiml.tracking.propagation import MASK, PropagationRules, PropagationStopped, Propagator
 from dwiml.training.checks import check_choice
+from dwiml.training.generators import generators_as_they_were, generators_state
 from dwiml.training.gv_metrics import KnownOfSubject, measure_continued
 from dwiml.training.judging import BADNESS, INVALID_CONNECTIONS, LEFT_MASK, VALID_CONNECTIONS
+from dwiml.training.position import GENERATION
+from dwiml.training.trainer import NOTHING
 from dwiml.training.trainer_one_input import DWIMLTrainerOneInput
 
 logger = logging.getLogger(__name__)
@@ -148,8 +151,19 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
 
     @torch.no_grad()
     def run_tracking_phase(self) -> dict[str, float]:
-        """Track on from the first segments of the validation streamlines; return the metrics, by name."""
+        """Track on from the first segments of the validation streamlines; return the metrics, by name.
+
+        In a training, requests to stop are looked at before each step of the streamlines, and obeyed at once; those
+        for a checkpoint, after each batch. The checkpoint keeps the epoch's training and validation: a resumed run
+        begins with this phase.
+
+        Raises
+        ------
+        TrainingInterrupted
+            After a signal, or at the end of ``max_time``, once the checkpoint is written.
+        """
         self.model.eval()
+        at_start = generators_state(self.device)
         self.batch_sampler.set_position(
             "validation", 0, max_batches=self.tracking_phase_max_batches or self.max_batches["validation"]
         )
@@ -157,7 +171,13 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
         sums: dict[str, tuple[float, int]] = {}
         for batch_ids in self.batch_sampler:
             targets, ids_per_subj = fetcher[batch_ids]
-            for name, (total, nb) in self.tracking_phase_sums(targets.to(self.device), ids_per_subj).items():
+            try:
+                found = self.tracking_phase_sums(targets.to(self.device), ids_per_subj)
+            except PropagationStopped:
+                # This process is asked to stop; the others hear of it now.
+                found = {}
+            self._obey_in_phase(at_start)
+            for name, (total, nb) in found.items():
                 before = sums.get(name, (0.0, 0))
                 sums[name] = (before[0] + total, before[1] + nb)
         parts = self.ranks.gather(sums)
@@ -168,6 +188,20 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
             if nb:
                 means[name] = total / nb
         return means
+
+    def _obey_in_phase(self, generators_at_start: dict[str, Any]) -> None:
+        """After a batch: write a checkpoint from which this phase begins again, and leave, if a rank wants it."""
+        if not self._is_in_phase:
+            return
+        wanted = self._request() if self.ranks.alone else self.ranks.exchange(0, self._request()).request
+        if wanted != NOTHING:
+            with generators_as_they_were(generators_at_start, self.device):
+                self._act_on(wanted)
+
+    @property
+    def _is_in_phase(self) -> bool:
+        """Whether the phase is part of a training, and not called by itself."""
+        return self.position.phase == GENERATION
 
     def tracking_phase_sums(self, targets: TensorSequence, ids_per_subj: BatchSlices) -> dict[str, tuple[float, int]]:
         """Track on from the first segments of a batch, and measure: the method to override for other metrics.
@@ -214,6 +248,7 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
             voxel_sizes=sizes,
             shape=volume.shape[:3],
             mask=mask,
+            should_stop=lambda: self._is_in_phase and self._stop.requested,
         )
         made = propagator.propagate(
             _first_points(true, self.nb_segments_init + 1),

@@ -100,10 +100,9 @@ class DWIMLTrainer(ResumableTraining):
             while not self.is_finished:
                 if self.position.phase == "training":
                     self.position.end_training(self._run_epoch("training"))
-                metrics = self.position.metrics
-                if self.has_validation:
-                    metrics = metrics | self._run_epoch("validation")
-                self.finish_epoch(metrics)
+                if self.position.phase == "validation":
+                    self.position.end_validation(self._run_epoch("validation") if self.has_validation else {})
+                self.finish_epoch(self.position.metrics)
             if self.verbose:
                 announce(end_line(self.best, first, self.position.epoch, self.folder.path, judged_by=self.judged_by))
 
@@ -348,8 +347,11 @@ class DWIMLTrainer(ResumableTraining):
         """Between two steps: write a checkpoint, and leave, if a rank wants it."""
         # Alone, what came during the step counts already.
         wanted = self._request() if self.ranks.alone else self._requested
-        if wanted == NOTHING or not self.updater.is_empty:
-            return
+        if wanted != NOTHING and self.updater.is_empty:
+            self._act_on(wanted, monitor)
+
+    def _act_on(self, wanted: int, monitor: PhaseMonitor | None = None) -> None:
+        """Write a checkpoint, and leave for STOP."""
         written = self._save(monitor)
         self._last_checkpoint = time.monotonic()
         if wanted == STOP:

@@ -16,6 +16,7 @@ def main() -> None:
     hdf5_file, experiments, name, options = sys.argv[1:]
     arguments: dict[str, Any] = json.loads(options)
     dies_at = arguments.pop("dies_at", None)
+    stops_at_track_step = arguments.pop("stops_at_track_step", None)
     stops_at = arguments.pop("stops_at", None)
     logs_angle = arguments.pop("logs_angle", False)
     trainer = small_trainer(Path(hdf5_file), Path(experiments), name, resume="auto", **arguments)
@@ -32,6 +33,15 @@ def main() -> None:
         return run(*batch)
 
     trainer.run_one_batch = run_or_die  # type: ignore[method-assign]
+    track_step, steps = trainer.model.track_step, []
+
+    def track_or_stop(*batch: Any) -> Any:
+        steps.append(None)
+        if len(steps) == stops_at_track_step and os.environ.get("RANK") == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return track_step(*batch)
+
+    trainer.model.track_step = track_or_stop
     trainer.train_and_validate()
 
 

@@ -60,6 +60,15 @@ def test_two_processes_track_what_one_does(data: Path) -> None:
             assert line[metric] == pytest.approx(expected[metric], rel=0.01)
 
 
+def test_a_signal_to_one_process_in_the_tracking_phase_stops_both(data: Path) -> None:
+    options = {"tracking": True, "tracking_phase_theta": 180.0}
+    output = train(data, data.parent, "stopped_tracking", nb=2, code=1, stops_at_track_step=5, **options)
+    assert "Stopped (another process): a checkpoint is written." in output
+    assert load_checkpoint(data.parent / "stopped_tracking" / "checkpoint")["position"]["phase"] == "generation"
+    train(data, data.parent, "stopped_tracking", nb=1, **options)
+    assert [line["epoch"] for line in logs(data.parent / "stopped_tracking")] == [0, 1, 2]
+
+
 def test_accumulating_and_averaging_too(data: Path) -> None:
     options = {"accumulate_batches": 2, "ema_decay": 0.9, "lr_scheduler": "warmup_cosine", "learning_rates": 0.01}
     for nb, name in ((1, "alone_more"), (2, "two_more")):
