@@ -160,7 +160,8 @@ def _recorded_standardization(arguments: argparse.Namespace, recorded: dict[str,
 
 def _recorded_config(arguments: argparse.Namespace, recorded: dict[str, Any]) -> dict[str, Any]:
     """Return how the groups of the data were made: from the experiment, or from an HDF5 file that is given."""
-    from dwiml.hdf5 import schema
+    from dwiml.hdf5.stored import open_hdf5
+    from dwiml.hdf5.stored.layout import groups_config
     from dwiml.training.experiment import GROUPS_CONFIG
 
     config = recorded.get(GROUPS_CONFIG)
@@ -172,8 +173,8 @@ def _recorded_config(arguments: argparse.Namespace, recorded: dict[str, Any]) ->
             f"'{path}', the HDF5 file of the experiment, says how its volumes were standardized, but was not found; "
             "give --hdf5_file, or --standardization."
         )
-    with schema.open_file(path) as handle:
-        return schema.groups_config(handle)
+    with open_hdf5(path) as file:
+        return groups_config(file)
 
 
 def _listed(value: Any) -> list[str]:

@@ -6,8 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dwiml.ops.spaces import voxel_sizes_of
+
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+# In mm; a microscope has a thousandth. What is far from that is damage, or another unit.
+_SMALLEST_VOXEL, _LARGEST_VOXEL = 1e-4, 1e3
 
 
 def checked_affine(value: Any, label: str) -> npt.NDArray[np.float64]:
@@ -23,7 +28,8 @@ def checked_affine(value: Any, label: str) -> npt.NDArray[np.float64]:
     Raises
     ------
     ValueError
-        When its shape is another, or voxels cannot be found back from mm.
+        When its shape is another, voxels cannot be found back from mm, its axes are not at right angles, or its voxels
+        have no plausible size.
     """
     affine = np.asarray(value)
     if affine.shape != (4, 4) or affine.dtype.kind not in "fiu":
@@ -33,5 +39,11 @@ def checked_affine(value: Any, label: str) -> npt.NDArray[np.float64]:
     elif np.linalg.matrix_rank(affine[:3, :3]) < 3:
         wrong = "cannot be inverted"
     else:
-        return affine.astype(np.float64)
+        try:
+            sizes = voxel_sizes_of(affine)
+        except ValueError as error:
+            raise ValueError(f"The affine of {label} cannot be used: {error}") from error
+        if sizes.min() >= _SMALLEST_VOXEL and sizes.max() <= _LARGEST_VOXEL:
+            return affine.astype(np.float64)
+        wrong = f"says that voxels have {', '.join(f'{size:.3g}' for size in sizes)} mm"
     raise ValueError(f"The affine of {label} {wrong}; it must be 4 x 4 numbers from voxels to mm: make the HDF5 again.")

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from dwiml.hdf5 import schema
-from dwiml.ops.connectivity import Connections, check_same_number
+from dwiml.hdf5.stored import StoredDataset, StoredGroup, open_hdf5
+from dwiml.hdf5.stored.digests import ArrayDigest
+from dwiml.hdf5.stored.layout import groups_of_type
+from dwiml.ops.connectivity import Connections, connections_of, is_background_counted
 from dwiml.ops.regions import BlocRegions, LabelRegions, Regions
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ def read_connectivity(path: str | Path, subject: str, group: str) -> Connectivit
     Parameters
     ----------
     path
-        An HDF5 file made by ``dwiml create_hdf5``, or by the field's existing tool.
+        An HDF5 file made by ``dwiml create_hdf5``, or by dwi_ml.
     subject, group
         The subject and its streamlines group.
 
@@ -53,16 +59,17 @@ def read_connectivity(path: str | Path, subject: str, group: str) -> Connectivit
         When there is no such subject or group, or its matrix is damaged: the message names the file, the subject and
         the group.
     """
-    with schema.open_file(path) as handle:
-        if subject not in handle or group not in schema.groups_of_type(handle[subject], schema.TYPE_STREAMLINES):
+    with open_hdf5(path) as file:
+        known = groups_of_type(file.root.group(subject), schema.TYPE_STREAMLINES) if subject in file.root else []
+        if group not in known:
             raise ValueError(f"'{path}' has no streamlines group '{group}' of a subject '{subject}'.")
-        return _Reader(handle[subject][group]).read()
+        return _Reader(file.root.group(subject).group(group)).read()
 
 
 class _Reader:
     """Reads one group, each fault told in one sentence."""
 
-    def __init__(self, node: h5py.Group) -> None:
+    def __init__(self, node: StoredGroup) -> None:
         self._node = node
 
     def read(self) -> Connectivity | None:
@@ -70,19 +77,22 @@ class _Reader:
             return None
         try:
             regions = self._regions()
-            matrix = self._node[schema.CONNECTIVITY_MATRIX]
-            if matrix.shape[:1] != ():
-                check_same_number(regions, matrix.shape[0])
-            return Connectivity(regions, Connections.from_dense(matrix))
-        except OSError as error:
-            self._refuse(f"it cannot be read ({' '.join(str(error).split())})")
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            matrix = _HashedRows(self._node.dataset(schema.CONNECTIVITY_MATRIX))
+            if len(matrix.shape) == 2 and is_background_counted(regions, matrix.shape[0]):
+                logger.warning(
+                    "The connectivity matrix of '%s' begins with a row of the background (label 0): it is left out.",
+                    self._node.name,
+                )
+            connections = connections_of(matrix, regions)
+            matrix.check_digest()
+            return Connectivity(regions, connections)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             reason = str(error).rstrip(".")
             self._refuse(reason[:1].lower() + reason[1:])
 
     def _regions(self) -> Regions:
         kind = schema.read_text(self._attribute(schema.CONNECTIVITY_MATRIX_TYPE))
-        shape = tuple(int(size) for size in self._node.attrs.get(schema.DIMENSIONS, ()))
+        shape = tuple(int(size) for size in np.ravel(self._node.attribute(schema.DIMENSIONS, ())))
         if kind == schema.FROM_BLOCS:
             given = np.asarray(self._attribute(schema.CONNECTIVITY_NB_BLOCS)).reshape(-1)
             blocs = [int(nb) for nb in (given if len(given) != 1 else np.repeat(given, 3))]
@@ -92,7 +102,10 @@ class _Reader:
         if kind == schema.FROM_LABELS:
             if schema.CONNECTIVITY_LABEL_VOLUME not in self._node:
                 raise ValueError(f"the group lacks '{schema.CONNECTIVITY_LABEL_VOLUME}'")
-            labels = LabelRegions.from_volume(self._node[schema.CONNECTIVITY_LABEL_VOLUME][()])
+            dataset = self._node.dataset(schema.CONNECTIVITY_LABEL_VOLUME)
+            volume = dataset.read()
+            dataset.check_digest(volume)
+            labels = LabelRegions.from_volume(volume)
             if shape and labels.shape != shape:
                 raise ValueError(f"labels have shape {labels.shape}, the streamlines' volume is {shape}")
             return labels
@@ -103,14 +116,32 @@ class _Reader:
 
     def _attribute(self, name: str) -> Any:
         """Return an attribute of the group, or of the matrix itself."""
-        for node in (self._node, self._node[schema.CONNECTIVITY_MATRIX]):
-            if name in node.attrs:
-                return node.attrs[name]
+        for node in (self._node, self._node.dataset(schema.CONNECTIVITY_MATRIX)):
+            if node.has_attribute(name):
+                return node.attribute(name)
         raise ValueError(f"the group lacks '{name}'")
 
     def _refuse(self, reason: str) -> NoReturn:
-        subject, group = self._node.name.strip("/").split("/", 1)
+        subject, group = self._node.name.split("/", 1)
         raise ValueError(
-            f"'{self._node.file.filename}': the connectivity matrix of streamlines group '{group}' of subject "
+            f"'{self._node.file.path}': the connectivity matrix of streamlines group '{group}' of subject "
             f"'{subject}' is damaged: {reason}; make the HDF5 again."
         )
+
+
+class _HashedRows:
+    """A matrix that gives its rows in order, once, and takes their digest on the way."""
+
+    def __init__(self, dataset: StoredDataset) -> None:
+        self._dataset, self.shape = dataset, dataset.shape
+        self._digest = ArrayDigest(dataset.shape, dataset.dtype) if dataset.digest else None
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        values = self._dataset[rows]
+        if self._digest is not None:
+            self._digest.update(values)
+        return values
+
+    def check_digest(self) -> None:
+        if self._digest is not None:
+            self._dataset.check_digest_is(self._digest.text())

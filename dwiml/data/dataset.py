@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 
 from dwiml.arguments import check_whole
 from dwiml.data.streamlines import SubjectStreamlines
 from dwiml.data.volumes import SubjectVolume
 from dwiml.hdf5 import schema
+from dwiml.hdf5.stored import FileIdentity, StoredFile, StoredGroup, open_hdf5
+from dwiml.hdf5.stored.fingerprint import fingerprint_of
+from dwiml.hdf5.stored.layout import checked_group, groups_config, groups_of_type, subject_lists
 from dwiml.params import Parameterized
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class MultisubjectSubset(Sequence[SubjectData]):
 
 
 class MultiSubjectDataset(Parameterized):
-    """An HDF5 file made by ``dwiml create_hdf5`` (or by the field's existing tool), ready to be read.
+    """An HDF5 file made by ``dwiml create_hdf5`` (or by dwi_ml), ready to be read.
 
     Parameters
     ----------
@@ -114,14 +115,20 @@ class MultiSubjectDataset(Parameterized):
         self.hdf5_file = Path(hdf5_file)
         self.lazy = lazy
         self.cache_size = check_whole("cache_size", cache_size, low=1)
-        with schema.open_file(self.hdf5_file) as handle:
-            self.volume_groups, self.nb_features = self._read_volume_groups(handle)
-            self.streamline_groups = self._read_groups(handle, schema.TYPE_STREAMLINES)
-            self.groups_config = schema.groups_config(handle)
+        with open_hdf5(self.hdf5_file) as file:
+            self._read_structure(file)
         self.training_set = MultisubjectSubset("training")
         self.validation_set = MultisubjectSubset("validation")
         self.testing_set = MultisubjectSubset("testing")
         self.nb_loads = 0
+
+    def _read_structure(self, file: StoredFile) -> None:
+        subjects = {name: file.root.group(name) for names in subject_lists(file).values() for name in names}
+        self.volume_groups = self._read_groups(subjects, schema.TYPE_VOLUME)
+        self.streamline_groups = self._read_groups(subjects, schema.TYPE_STREAMLINES)
+        self.nb_features = self._read_nb_features(subjects)
+        self.groups_config = groups_config(file)
+        self._identity: FileIdentity = file.identity
 
     def load_data(
         self,
@@ -146,14 +153,17 @@ class MultiSubjectDataset(Parameterized):
         Raises
         ------
         ValueError
-            When a group or the subject does not exist, or a volume holds NaN.
+            When a group or the subject does not exist, or something is damaged or makes no sense: see the page
+            "Making the HDF5 file" for what is checked when. The sentence names the subject and the group.
         """
-        volume_groups = self._check_names("Volume", volume_groups, self.volume_groups)
-        streamline_groups = self._check_names("Streamlines", streamline_groups, self.streamline_groups)
         wanted = {"training": load_training, "validation": load_validation, "testing": load_testing}
         self.nb_loads += 1
-        with schema.open_file(self.hdf5_file) as handle:
-            lists = {name: schema.subject_list(handle, name) for name, load in wanted.items() if load}
+        with open_hdf5(self.hdf5_file) as file:
+            if file.identity != self._identity:
+                self._read_structure(file)
+            volume_groups = self._check_names("Volume", volume_groups, self.volume_groups)
+            streamline_groups = self._check_names("Streamlines", streamline_groups, self.streamline_groups)
+            lists = {name: subjects for name, subjects in subject_lists(file).items() if wanted[name]}
             if subj_id is not None:
                 known = [subject for subjects in lists.values() for subject in subjects]
                 if subj_id not in known:
@@ -162,7 +172,10 @@ class MultiSubjectDataset(Parameterized):
                     )
                 lists = {name: [subj_id] if subj_id in subjects else [] for name, subjects in lists.items()}
             for name, subjects in lists.items():
-                data = [self._load_subject(handle[subject], volume_groups, streamline_groups) for subject in subjects]
+                data = [
+                    self._load_subject(file.root.group(subject), volume_groups, streamline_groups)
+                    for subject in subjects
+                ]
                 setattr(self, f"{name}_set", MultisubjectSubset(name, data, loaded=True))
 
     def subset(self, phase: str) -> MultisubjectSubset:
@@ -179,19 +192,21 @@ class MultiSubjectDataset(Parameterized):
         self._check_names("Streamlines", [group], self.streamline_groups)
 
     def fingerprint(self) -> str:
-        """Return a digest of the file's size and of samples of its bytes: the same for a copy on another disk."""
-        size = self.hdf5_file.stat().st_size
-        digest = hashlib.sha256(str(size).encode())
-        block = 64 * 1024
-        with self.hdf5_file.open("rb") as stream:
-            for position in sorted({int(p) for p in np.linspace(0, max(0, size - block), 64)}):
-                stream.seek(position)
-                digest.update(stream.read(block))
-        return digest.hexdigest()[:32]
+        """Return what tells whether two files hold the same data: the same for a copy on another disk.
 
-    def _load_subject(self, subject: h5py.Group, volumes: Sequence[str], streamlines: Sequence[str]) -> SubjectData:
+        See :func:`dwiml.hdf5.stored.fingerprint.fingerprint_of` for what it covers.
+
+        Raises
+        ------
+        ValueError
+            When the file is no longer the one that was loaded.
+        """
+        self._identity.check(self.hdf5_file)
+        return fingerprint_of(self.hdf5_file)
+
+    def _load_subject(self, subject: StoredGroup, volumes: Sequence[str], streamlines: Sequence[str]) -> SubjectData:
         return SubjectData(
-            subject_id=subject.name.strip("/"),
+            subject_id=subject.name,
             volumes={group: SubjectVolume(subject, group, lazy=self.lazy) for group in volumes},
             streamlines={group: SubjectStreamlines(subject, group, lazy=self.lazy) for group in streamlines},
         )
@@ -207,29 +222,27 @@ class MultiSubjectDataset(Parameterized):
                 )
         return list(asked)
 
-    def _read_groups(self, handle: h5py.File, group_type: str) -> list[str]:
-        subjects = [name for subset in schema.SUBJECT_LISTS for name in schema.subject_list(handle, subset)]
-        groups = {name: schema.groups_of_type(handle[name], group_type) for name in subjects}
-        for name in subjects:
-            if groups[name] != groups[subjects[0]]:
+    def _read_groups(self, subjects: Mapping[str, StoredGroup], group_type: str) -> list[str]:
+        groups = {name: groups_of_type(subject, group_type) for name, subject in subjects.items()}
+        first = next(iter(subjects), None)
+        for name, found in groups.items():
+            if found != groups[first or name]:
                 raise ValueError(
-                    f"'{self.hdf5_file}': subject '{name}' has the {group_type} groups {schema.quoted(groups[name])}, "
-                    f"subject '{subjects[0]}' has {schema.quoted(groups[subjects[0]])}; all must have the same."
+                    f"'{self.hdf5_file}': subject '{name}' has the {group_type} groups {schema.quoted(found)}, "
+                    f"subject '{first}' has {schema.quoted(groups[first or name])}; all must have the same."
                 )
-        return groups[subjects[0]] if subjects else []
+        return groups[first] if first is not None else []
 
-    def _read_volume_groups(self, handle: h5py.File) -> tuple[list[str], dict[str, int]]:
-        groups = self._read_groups(handle, schema.TYPE_VOLUME)
+    def _read_nb_features(self, subjects: Mapping[str, StoredGroup]) -> dict[str, int]:
         nb_features: dict[str, int] = {}
-        for subset in schema.SUBJECT_LISTS:
-            for name in schema.subject_list(handle, subset):
-                for group in groups:
-                    schema.check_group(handle[name], group, [schema.DATA], [])
-                    found = int(handle[name][group][schema.DATA].shape[-1])
-                    expected = nb_features.setdefault(group, found)
-                    if found != expected:
-                        raise ValueError(
-                            f"'{self.hdf5_file}': volume group '{group}' has {found} features for subject '{name}' and "
-                            f"{expected} for the subjects before it; all must have the same number."
-                        )
-        return groups, nb_features
+        for name, subject in subjects.items():
+            for group in self.volume_groups:
+                shape = checked_group(subject, group, [schema.DATA], []).dataset(schema.DATA).shape
+                found = shape[-1] if shape else 0
+                expected = nb_features.setdefault(group, found)
+                if found != expected:
+                    raise ValueError(
+                        f"'{self.hdf5_file}': volume group '{group}' has {found} features for subject '{name}' and "
+                        f"{expected} for the subjects before it; all must have the same number."
+                    )
+        return nb_features

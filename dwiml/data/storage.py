@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
-import h5py
 import numpy as np
+
+from dwiml.files import open_regular
+from dwiml.hdf5.stored import FileIdentity, StoredDataset, StoredFile
+from dwiml.hdf5.stored.digests import digest_of_array
+from dwiml.hdf5.stored.nodes import refuse_changed
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+# A dataset that is read within milliseconds is compared with its digest although it stays in the file.
+_SMALL_BYTES = 2**20
+# Not in Python's mmap before 3.13. Without it Linux refuses to map a file that is larger than its memory.
+_MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0
+_maps: WeakValueDictionary[tuple[Path, FileIdentity], npt.NDArray[np.uint8]] = WeakValueDictionary()
 
 
 class StoredArray:
     """Rows of a dataset, read where they are.
 
-    With ``lazy=False`` the whole dataset is read once, as float32. With ``lazy=True`` a contiguous, uncompressed
-    dataset is memory-mapped: a read costs the pages it touches, in any process, and no handle is open. Any other layout
-    is read through h5py, with a handle that each process opens for itself and that is dropped on pickling.
+    With ``lazy=False`` the whole dataset is read once, compared with its digest, and kept as float32. With
+    ``lazy=True`` a contiguous, uncompressed dataset is memory-mapped: a read costs the pages it touches, in any
+    process; a process has one map and one open file for all datasets of a file. Any other layout is read through h5py,
+    with a handle that each process opens for itself and that is dropped on pickling. Before each read, the file must
+    still be the one that was loaded.
 
     Parameters
     ----------
@@ -26,35 +41,53 @@ class StoredArray:
         Open dataset; only its place and layout are kept.
     lazy
         Leave the values in the file.
+
+    Raises
+    ------
+    ValueError
+        When it holds no numbers, or not what was written.
     """
 
-    def __init__(self, dataset: h5py.Dataset, *, lazy: bool) -> None:
-        self.path = Path(dataset.file.filename).resolve()
-        self.name = str(dataset.name)
-        self.shape: tuple[int, ...] = tuple(int(n) for n in dataset.shape)
+    def __init__(self, dataset: StoredDataset, *, lazy: bool) -> None:
+        if not dataset.is_numeric:
+            dataset.file.refuse(dataset.name, f"it holds {dataset.dtype}, numbers are expected")
+        self.path = dataset.file.path.resolve()
+        self.identity = dataset.file.identity
+        self.name = dataset.name
+        self.shape = dataset.shape
         self.dtype = dataset.dtype
         self.lazy = lazy
-        self._offset = _offset_of(dataset)
+        self._digest = dataset.digest
+        self._offset = dataset.offset
         self._array: npt.NDArray[Any] | None = None
-        self._handle: h5py.File | None = None
+        self._handle: StoredFile | None = None
         self._handle_pid = -1
-        if not lazy:
-            self._array = _as_float32(dataset[()])
-        elif dataset.size == 0:
-            self._array = np.zeros(self.shape, dtype=np.float32)
+        if not lazy or dataset.nb_bytes <= _SMALL_BYTES:
+            values = dataset.read()
+            dataset.check_digest(values)
+            if not lazy or values.size == 0:
+                self._array = as_float32(values)
 
     @property
     def is_mapped(self) -> bool:
         """Whether reads go through a memory map."""
         return self.lazy and self._offset is not None
 
-    def whole(self) -> npt.NDArray[Any]:
-        """Return the array, float32: a view of the map where the file holds float32, else a copy in memory."""
-        if self._array is not None:
+    def whole(self, *, verify: bool = False) -> npt.NDArray[Any]:
+        """Return the array, float32: a view of the map where the file holds float32, else a copy in memory.
+
+        Parameters
+        ----------
+        verify
+            Compare it with its digest, where it was not when it was loaded.
+        """
+        if not self.lazy or 0 in self.shape:
+            assert self._array is not None
             return self._array
-        if self.is_mapped:
-            return _as_float32(self._map())
-        return _as_float32(self._dataset()[()])
+        values = self._map() if self.is_mapped else self._dataset()[:]
+        if verify and self._digest is not None and self._digest != digest_of_array(values):
+            refuse_changed(self.path, self.name, "its values")
+        return as_float32(values)
 
     def gather(self, starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Return runs of rows, joined, as a new float32 array.
@@ -63,27 +96,48 @@ class StoredArray:
         ----------
         starts, lengths
             Shape (S,): the first row and the number of rows of each run, in any order.
+
+        Raises
+        ------
+        ValueError
+            When the file is no longer the one that was loaded, or cannot be read.
         """
-        if self._array is not None or self.is_mapped:
-            source = self._array if self._array is not None else self._map()
-            return _as_float32(source.take(run_rows(starts, lengths), axis=0))
+        if self._array is not None and not self.lazy:
+            return as_float32(self._array.take(run_rows(starts, lengths), axis=0))
+        if 0 in self.shape:
+            return np.zeros((int(lengths.sum()) if self.shape[0] else 0, *self.shape[1:]), dtype=np.float32)
+        if self.is_mapped:
+            return as_float32(self._map().take(run_rows(starts, lengths), axis=0))
         dataset = self._dataset()
         runs = [dataset[start : start + length] for start, length in zip(starts, lengths, strict=True)]
-        return _as_float32(np.concatenate(runs)) if runs else np.zeros((0, *self.shape[1:]), dtype=np.float32)
+        return as_float32(np.concatenate(runs)) if runs else np.zeros((0, *self.shape[1:]), dtype=np.float32)
+
+    def check_file(self) -> None:
+        """Check that the file is still the one that was loaded; data in memory do not depend on it.
+
+        Raises
+        ------
+        ValueError
+            When it was removed, replaced, cut off or written to.
+        """
+        if self.lazy:
+            self.identity.check(self.path)
 
     def _map(self) -> npt.NDArray[Any]:
-        # Copy on write: torch gets an array that it may call writable, and the file is never touched.
-        mapped = np.memmap(self.path, dtype=self.dtype, mode="c", offset=self._offset or 0, shape=self.shape)
-        array = np.asarray(mapped)
-        self._array = array if self.dtype == np.float32 else None
-        return array
+        self.check_file()
+        if self._array is None:
+            start, nb_bytes = self._offset or 0, int(np.prod(self.shape)) * self.dtype.itemsize
+            content = _mapped(self.path, self.identity)
+            self._array = content[start : start + nb_bytes].view(self.dtype).reshape(self.shape)
+        return self._array
 
-    def _dataset(self) -> h5py.Dataset:
+    def _dataset(self) -> StoredDataset:
+        self.check_file()
         if self._handle is None or self._handle_pid != os.getpid():
             # A handle that came through a fork shares its file position with the parent: never use it.
-            self._handle = h5py.File(self.path, "r")
+            self._handle = StoredFile(self.path)
             self._handle_pid = os.getpid()
-        return self._handle[self.name]
+        return self._handle.dataset(self.name)
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
@@ -93,17 +147,29 @@ class StoredArray:
         return state
 
 
-def _offset_of(dataset: h5py.Dataset) -> int | None:
-    """Return where in the file a dataset's bytes lie in one piece, None when they do not."""
-    # Texts of any length are references into the file, not values.
-    if dataset.chunks is not None or dataset.external is not None or dataset.is_virtual or dataset.dtype.hasobject:
-        return None
-    offset = dataset.id.get_offset()
-    return None if offset is None else int(offset)
+def _mapped(path: Path, identity: FileIdentity) -> npt.NDArray[np.uint8]:
+    """Return a file's bytes as a memory map, the same one as long as any array uses it.
+
+    Copy on write: torch gets an array that it may call writable, and the file is never touched.
+    """
+    known = _maps.get((path, identity))
+    if known is not None:
+        return known
+    with open_regular(path, "HDF5 file") as stream:
+        if FileIdentity.of(stream.fileno()) != identity:
+            identity.check(path)
+        kind: dict[str, int] = {"access": mmap.ACCESS_COPY}
+        if sys.platform == "linux":
+            kind = {"flags": mmap.MAP_PRIVATE | _MAP_NORESERVE, "prot": mmap.PROT_READ | mmap.PROT_WRITE}
+        content = np.frombuffer(mmap.mmap(stream.fileno(), identity.nb_bytes, **kind), dtype=np.uint8)
+    _maps[path, identity] = content
+    return content
 
 
-def _as_float32(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    return array.astype(np.float32, copy=False)
+def as_float32(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Return values as float32; what is too large becomes infinite, which the checks of values tell."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return array.astype(np.float32, copy=False)
 
 
 def run_rows(starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import math
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import h5py
 import numpy as np
 
 from dwiml.arguments import shown
+from dwiml.data import runs
 from dwiml.data.affines import checked_affine
 from dwiml.data.connectivity import Connectivity, read_connectivity
-from dwiml.data.storage import StoredArray
+from dwiml.data.storage import StoredArray, as_float32
 from dwiml.hdf5 import schema
+from dwiml.hdf5.stored import StoredDataset, StoredGroup
+from dwiml.hdf5.stored.layout import checked_group
 from dwiml.ops import resampling, spaces
 from dwiml.ops.sequences import TensorSequence
 
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
+
+# Streamlines of a lazy subject that are read when it is loaded.
+_LAZY_SAMPLE = 16
+_SLAB_POINTS = 2**20
 
 
 class SubjectStreamlines:
@@ -46,73 +52,168 @@ class SubjectStreamlines:
         Whether the file says which regions streamlines may join.
     """
 
-    def __init__(self, subject: h5py.Group, group: str, *, lazy: bool) -> None:
-        schema.check_group(subject, group, [schema.DATA, schema.LENGTHS], [schema.AFFINE])
-        node = subject[group]
-        self._place = (Path(subject.file.filename).resolve(), subject.name.strip("/"), group)
-        self.label = f"streamlines group '{group}' of subject '{self._place[1]}'"
+    def __init__(self, subject: StoredGroup, group: str, *, lazy: bool) -> None:
+        node = checked_group(subject, group, [schema.DATA, schema.LENGTHS], [schema.AFFINE])
+        self._place = (subject.file.path.resolve(), subject.name, group)
+        self.label = f"streamlines group '{group}' of subject '{subject.name}'"
+        self.lazy = lazy
         self.has_connectivity = schema.CONNECTIVITY_MATRIX in node
         self._connectivity: Connectivity | None = None
-        self.affine = checked_affine(node.attrs[schema.AFFINE], self.label)
-        self.voxel_sizes = np.linalg.norm(self.affine[:3, :3], axis=0).astype(np.float32)
-        self.dimensions = np.asarray(node.attrs.get(schema.DIMENSIONS, (0, 0, 0)), dtype=np.int64)
-        self.space = spaces.parse_space(schema.read_text(node.attrs.get(schema.SPACE, "vox")))
-        self.origin = spaces.parse_origin(schema.read_text(node.attrs.get(schema.ORIGIN, "corner")))
-        self.lengths = np.asarray(node[schema.LENGTHS][()], dtype=np.int64).reshape(-1)
-        self.offsets = self._read_offsets(node)
-        self._points = StoredArray(node[schema.DATA], lazy=lazy)
-        self.data_per_streamline = {
-            str(key): StoredArray(dataset, lazy=lazy)
-            for key, dataset in node.get(schema.DATA_PER_STREAMLINE, {}).items()
-            if self._is_numeric(key, dataset)
-        }
-        self._check_layout()
-        if not lazy:
-            self._check_finite(self._points.whole())
+        self.affine = checked_affine(node.attribute(schema.AFFINE), self.label)
+        self.voxel_sizes = spaces.voxel_sizes_of(self.affine).astype(np.float32)
+        self.dimensions = self._read_dimensions(node)
+        self.space, self.origin = self._read_space(node)
+        self._box = runs.allowed_box(self.dimensions)
+        self._points = StoredArray(node.dataset(schema.DATA), lazy=lazy)
+        if self._points.shape[1:] != (3,):
+            self._refuse(f"its points have shape {self._points.shape}, expected is (N, 3)")
+        self.lengths, self.offsets = self._read_runs(node)
+        self.data_per_streamline = self._read_data_per_streamline(node)
         self.lengths_mm = self._read_lengths_mm(node)
+        if lazy:
+            self._check_sample()
 
-    def _read_offsets(self, node: h5py.Group) -> npt.NDArray[np.int64]:
-        if schema.OFFSETS in node:
-            return np.asarray(node[schema.OFFSETS][()], dtype=np.int64).reshape(-1)
-        return np.cumsum(self.lengths) - self.lengths
+    def _read_dimensions(self, node: StoredGroup) -> npt.NDArray[np.int64]:
+        given = np.asarray(node.attribute(schema.DIMENSIONS, (0, 0, 0)))
+        dimensions = runs.whole_numbers(given, np.iinfo(np.int32).max) if given.shape == (3,) else None
+        if dimensions is None:
+            self._refuse(f"'{schema.DIMENSIONS}' is {given.tolist()}, expected are three numbers of voxels")
+        return dimensions
 
-    def _is_numeric(self, key: str, dataset: Any) -> bool:
-        numeric = isinstance(dataset, h5py.Dataset) and dataset.dtype.kind in "fiub"
-        if not numeric:
-            logger.warning("data_per_streamline '%s' of the %s is left out: it holds no numbers.", key, self.label)
-        return numeric
+    def _read_space(self, node: StoredGroup) -> tuple[str, str]:
+        try:
+            return (
+                spaces.parse_space(schema.read_text(node.attribute(schema.SPACE, "vox"))),
+                spaces.parse_origin(schema.read_text(node.attribute(schema.ORIGIN, "corner"))),
+            )
+        except ValueError as error:
+            raise ValueError(f"The {self.label} cannot be placed: {error}") from error
 
-    def _check_layout(self) -> None:
-        rows = self._points.shape[0]
-        ends = self.offsets + self.lengths if len(self.offsets) == len(self.lengths) else np.array([rows + 1])
-        if self._points.shape[1:] != (3,) or (len(ends) and (ends.max() > rows or self.offsets.min() < 0)):
-            self._refuse(f"offsets and lengths do not fit the {rows} points")
-        if (self.lengths < 0).any():
-            self._refuse(f"lengths holds {self.lengths.min()}, which is no number of points")
-        for key, values in self.data_per_streamline.items():
-            if values.shape[:1] != (len(self),):
+    def _read_runs(self, node: StoredGroup) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return lengths and offsets, shape (S,) each."""
+        nb_rows, found = self._points.shape[0], {}
+        for name in (schema.LENGTHS, schema.OFFSETS):
+            if name not in node:
+                continue
+            values = _read_small(node.dataset(name))
+            numbers = runs.whole_numbers(values, nb_rows)
+            if numbers is None:
+                self._refuse(f"{name} holds {_outside(values, nb_rows)}, which is not a number from 0 to {nb_rows}")
+            found[name] = numbers
+        lengths = found[schema.LENGTHS]
+        offsets = found.get(schema.OFFSETS, np.cumsum(lengths) - lengths)
+        fault = runs.fault_of_runs(offsets, lengths, nb_rows)
+        if fault is not None:
+            self._refuse(fault)
+        return lengths, offsets
+
+    def _read_data_per_streamline(self, node: StoredGroup) -> dict[str, StoredArray]:
+        found: dict[str, StoredArray] = {}
+        if schema.DATA_PER_STREAMLINE not in node:
+            return found
+        group = node.group(schema.DATA_PER_STREAMLINE)
+        for key in group.names:
+            dataset = None if group.is_group(key) else group.dataset(key)
+            if dataset is None or not dataset.is_numeric:
+                logger.warning("data_per_streamline '%s' of the %s is left out: it holds no numbers.", key, self.label)
+                continue
+            if dataset.shape[:1] != (len(self),):
                 self._refuse(
-                    f"data_per_streamline '{key}' of shape {values.shape} is not one row for each of {len(self)}"
+                    f"data_per_streamline '{key}' of shape {dataset.shape} is not one row for each of {len(self)}"
                 )
+            found[key] = StoredArray(dataset, lazy=self.lazy)
+        return found
 
-    def _check_finite(self, points: npt.NDArray[Any]) -> None:
-        if not np.isfinite(points).all():
-            raise ValueError(f"The {self.label} hold NaN or infinite coordinates; make the HDF5 again without them.")
+    def _read_lengths_mm(self, node: StoredGroup) -> npt.NDArray[np.float32]:
+        """Return the lengths of the file, held against the points (of all of them, or lazily of a sample)."""
+        if schema.EUCLIDEAN_LENGTHS not in node:
+            return self.check_points()
+        stored = as_float32(_read_small(node.dataset(schema.EUCLIDEAN_LENGTHS)).reshape(-1))
+        if len(stored) != len(self):
+            self._refuse(f"euclidean_lengths holds {len(stored)} values for {len(self)} streamlines")
+        if not (np.isfinite(stored) & (stored >= 0)).all():
+            self._refuse("euclidean_lengths holds NaN, infinite or negative values")
+        if not self.lazy:
+            self._compare_lengths(stored, self.check_points(), np.arange(len(self)))
+        return stored
 
-    def _refuse(self, reason: str) -> NoReturn:
-        raise ValueError(f"The {self.label} are damaged: {reason}; make the HDF5 again.")
+    def check_points(self) -> npt.NDArray[np.float32]:
+        """Check the points of all streamlines, some at a time; warn of streamlines wholly outside the volume.
 
-    def _read_lengths_mm(self, node: h5py.Group) -> npt.NDArray[np.float32]:
-        if schema.EUCLIDEAN_LENGTHS in node:
-            stored = np.asarray(node[schema.EUCLIDEAN_LENGTHS][()], dtype=np.float32).reshape(-1)
-            if len(stored) != len(self):
-                self._refuse(f"euclidean_lengths holds {len(stored)} values for {len(self)} streamlines")
-            if not (np.isfinite(stored) & (stored >= 0)).all():
-                self._refuse("euclidean_lengths holds NaN, infinite or negative values")
-            return stored
-        points, lengths = self.gather()
-        self._check_finite(points)
-        return resampling.lengths_mm(points, lengths, self.voxel_sizes)
+        Returns
+        -------
+        array of shape (S,), float32
+            Length of each streamline along its points, in mm.
+
+        Raises
+        ------
+        ValueError
+            When a coordinate is NaN, infinite, or absurdly far from the volume.
+        """
+        found, nb_outside = np.zeros(len(self), dtype=np.float32), 0
+        for some in _in_slabs(self.lengths):
+            found[some], outside = self._check_some(np.arange(some.start, some.stop))
+            nb_outside += outside
+        self._warn_outside(nb_outside, f"{len(self)} streamlines")
+        return found
+
+    def check_lengths(self) -> None:
+        """Hold the lengths of the file against all points; see :meth:`check_points`."""
+        self._compare_lengths(self.lengths_mm, self.check_points(), np.arange(len(self)))
+
+    def _check_sample(self) -> None:
+        ids = np.unique(np.linspace(0, max(len(self) - 1, 0), _LAZY_SAMPLE).astype(np.int64))[: len(self)]
+        computed, nb_outside = self._check_some(ids)
+        self._compare_lengths(self.lengths_mm[ids], computed, ids)
+        self._warn_outside(nb_outside, f"{len(ids)} streamlines that were looked at")
+
+    def _check_some(self, ids: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float32], int]:
+        """Return the lengths in mm of some streamlines, and how many lie wholly outside."""
+        points, lengths = self._read(ids)
+        self._check_coordinates(points, lengths, ids)
+        mm = resampling.lengths_mm(points, lengths, self.voxel_sizes)
+        return mm, runs.wholly_outside(points, lengths, self.dimensions)
+
+    def _check_coordinates(
+        self, points: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64], ids: npt.NDArray[np.int64]
+    ) -> None:
+        wrong = runs.first_outside(points, *self._box)
+        if wrong is None:
+            return
+        place = int(np.searchsorted(np.cumsum(lengths), wrong, side="right"))
+        point, what = points[wrong], f"Streamline {ids[place]} of the {self.label}"
+        if not np.isfinite(point).all():
+            raise ValueError(f"{what} holds NaN or infinite coordinates; make the HDF5 again without it.")
+        raise ValueError(
+            f"{what} has a point at ({', '.join(f'{value:.4g}' for value in point)}) in voxels, more than "
+            f"{runs.FARTHEST} voxels outside its volume of {_volume_shown(self.dimensions)}; check the space of the "
+            "tractogram, and make the HDF5 again without it."
+        )
+
+    def _compare_lengths(
+        self, stored: npt.NDArray[np.float32], computed: npt.NDArray[np.float32], ids: npt.NDArray[np.int64]
+    ) -> None:
+        wrong = runs.first_wrong_length(stored, computed)
+        if wrong is not None:
+            self._refuse(
+                f"euclidean_lengths says {stored[wrong]:.4g} mm for streamline {ids[wrong]}, its points make "
+                f"{computed[wrong]:.4g} mm",
+                f"make the HDF5 again, or delete the dataset '{schema.EUCLIDEAN_LENGTHS}' to have it computed",
+            )
+
+    def _warn_outside(self, nb_outside: int, looked_at: str) -> None:
+        if nb_outside:
+            logger.warning(
+                "%d of the %s of the %s lie wholly outside the volume of %s, where inputs are those of its border: "
+                "check the space of the tractogram.",
+                nb_outside,
+                looked_at,
+                self.label,
+                _volume_shown(self.dimensions),
+            )
+
+    def _refuse(self, reason: str, advice: str = "make the HDF5 again") -> NoReturn:
+        raise ValueError(f"The {self.label} are damaged: {reason}; {advice}.")
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -127,6 +228,7 @@ class SubjectStreamlines:
             When the matrix is damaged.
         """
         if self.has_connectivity and self._connectivity is None:
+            self._points.check_file()
             self._connectivity = read_connectivity(*self._place)
         return self._connectivity
 
@@ -154,14 +256,24 @@ class SubjectStreamlines:
         ------
         IndexError
             When an id is out of range, or is no integer.
+        ValueError
+            Lazily: when the file is no longer the one that was loaded, or a coordinate is absurd.
         """
         chosen = self._as_indices(ids)
+        points, lengths = self._read(chosen)
+        if self.lazy:
+            # Eager points were checked when they were loaded.
+            self._check_coordinates(points, lengths, chosen)
+        return points, lengths
+
+    def _read(self, chosen: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         lengths = self.lengths[chosen]
         points = self._points.gather(self.offsets[chosen], lengths)
         if (self.space, self.origin) != ("vox", "corner"):
-            points = spaces.to_vox_corner(
-                points, space=self.space, origin=self.origin, affine=self.affine, voxel_sizes=self.voxel_sizes
-            )
+            with np.errstate(over="ignore", invalid="ignore"):
+                points = spaces.to_vox_corner(
+                    points, space=self.space, origin=self.origin, affine=self.affine, voxel_sizes=self.voxel_sizes
+                )
         return points, lengths
 
     def get(self, ids: Ids = None) -> TensorSequence:
@@ -204,3 +316,33 @@ class SubjectStreamlines:
         if len(outside):
             raise IndexError(f"Streamline {outside[0]} asked for; the {self.label} are {len(self)}.")
         return np.where(chosen < 0, chosen + len(self), chosen)
+
+
+def _read_small(dataset: StoredDataset) -> npt.NDArray[Any]:
+    """Return what is read whole in any case, compared with its digest."""
+    values = dataset.read()
+    dataset.check_digest(values)
+    return values
+
+
+def _in_slabs(lengths: npt.NDArray[np.int64]) -> Iterator[slice]:
+    """Yield streamlines of about a million points together."""
+    ends, start = np.cumsum(lengths), 0
+    while start < len(lengths):
+        before = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + _SLAB_POINTS, side="right")))
+        yield slice(start, stop)
+        start = stop
+
+
+def _outside(values: npt.NDArray[Any], most: int) -> str:
+    """Return what of some values is no number from 0 to ``most``, as a sentence shows it."""
+    flat = values.reshape(-1)
+    if flat.dtype.kind not in "iuf":
+        return f"values of type {values.dtype}"
+    return str(flat[~((flat >= 0) & (flat <= most) & (flat == np.floor(flat)))][0])
+
+
+def _volume_shown(dimensions: npt.NDArray[np.int64]) -> str:
+    known = " x ".join(str(size) for size in dimensions)
+    return f"{known} voxels" if (dimensions > 0).all() else "a size that the file does not tell"

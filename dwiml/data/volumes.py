@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import h5py
 import numpy as np
 import torch
 
 from dwiml.data.affines import checked_affine
 from dwiml.data.storage import StoredArray
 from dwiml.hdf5 import schema
+from dwiml.hdf5.stored import StoredGroup
+from dwiml.hdf5.stored.layout import checked_group
+from dwiml.ops.spaces import voxel_sizes_of
 
 
 class SubjectVolume:
@@ -24,17 +26,24 @@ class SubjectVolume:
         (X, Y, Z, F).
     """
 
-    def __init__(self, subject: h5py.Group, group: str, *, lazy: bool) -> None:
-        schema.check_group(subject, group, [schema.DATA], [schema.AFFINE])
-        node = subject[group]
-        self.label = f"volume group '{group}' of subject '{subject.name.strip('/')}'"
-        self.affine = checked_affine(node.attrs[schema.AFFINE], self.label)
-        self.voxel_sizes = np.linalg.norm(self.affine[:3, :3], axis=0).astype(np.float32)
-        shape = node[schema.DATA].shape
-        if len(shape) != 4:
-            raise ValueError(f"The {self.label} must have shape (X, Y, Z, features), got {shape}.")
-        self.shape: tuple[int, ...] = tuple(int(n) for n in shape)
-        self._values = StoredArray(node[schema.DATA], lazy=lazy)
+    def __init__(self, subject: StoredGroup, group: str, *, lazy: bool) -> None:
+        node = checked_group(subject, group, [schema.DATA], [schema.AFFINE])
+        self.label = f"volume group '{group}' of subject '{subject.name}'"
+        self.affine = checked_affine(node.attribute(schema.AFFINE), self.label)
+        self.voxel_sizes = voxel_sizes_of(self.affine).astype(np.float32)
+        dataset = node.dataset(schema.DATA)
+        if len(dataset.shape) != 4 or 0 in dataset.shape:
+            raise ValueError(
+                f"The {self.label} must have shape (X, Y, Z, features), none of them 0, got {dataset.shape}."
+            )
+        self.shape: tuple[int, ...] = dataset.shape
+        nb_features = node.attribute(schema.NB_FEATURES, self.nb_features)
+        if np.ndim(nb_features) or nb_features != self.nb_features:
+            raise ValueError(
+                f"The {self.label} has {self.nb_features} features, its attribute '{schema.NB_FEATURES}' says "
+                f"{nb_features}: the file is damaged; make the HDF5 again."
+            )
+        self._values = StoredArray(dataset, lazy=lazy)
         self._checked = False
         if not lazy:
             self._check()
@@ -50,7 +59,8 @@ class SubjectVolume:
         Raises
         ------
         ValueError
-            When it holds a value that is not finite.
+            When it holds a value that is not finite, or is not what was written; when the file is no longer the one
+            that was loaded.
         """
         if not self._checked:
             self._check()
@@ -58,7 +68,7 @@ class SubjectVolume:
 
     def _check(self) -> None:
         # Slab by slab: a whole mask of a large volume would double its memory.
-        values = self._values.whole()
+        values = self._values.whole(verify=True)
         bad = sum(int(np.count_nonzero(~np.isfinite(slab))) for slab in values)
         if bad:
             raise ValueError(

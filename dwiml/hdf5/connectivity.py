@@ -22,7 +22,7 @@ from dwiml.hdf5.grid import Grid
 from dwiml.hdf5.inspection import SubjectPlan, open_volume, readable
 from dwiml.hdf5.subjects import find_files
 from dwiml.hdf5.volumes import check_gzip
-from dwiml.ops.connectivity import Connections, check_same_number
+from dwiml.ops.connectivity import Connections, check_same_number, connections_of, is_background_counted
 from dwiml.ops.regions import BlocRegions, LabelRegions, Regions
 
 logger = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ def check_matrix(matrix: Any, regions: Regions, path: str | Path, label: str) ->
     if matrix.dtype.kind not in "fiub":
         raise ValueError(f"{label}: '{path}' holds {matrix.dtype} values; real numbers are expected.")
     try:
-        check_same_number(regions, matrix.shape[0])
+        check_same_number(regions, matrix.shape[0], allow_background=True)
     except ValueError as error:
         raise ValueError(f"{label}: '{path}': {error}") from error
 
@@ -176,7 +176,9 @@ def read_connections(path: str | Path, regions: Regions, label: str) -> Connecti
     matrix = open_matrix(path, label)
     check_matrix(matrix, regions, path, label)
     try:
-        return Connections.from_dense(matrix)
+        if is_background_counted(regions, len(matrix)):
+            logger.warning("%s: '%s': its first row is that of the background (label 0), it is left out.", label, path)
+        return connections_of(matrix, regions)
     except ValueError as error:
         raise ValueError(f"{label}: '{path}': {error}") from error
 

@@ -140,6 +140,7 @@ def create_hdf5(
             )
             for group, matrix in matrices[plan.name].items():
                 writing.write_connectivity(subject[group], matrix)
+            writing.write_group_digests(subject)
             tell(done, len(plans), plan.name)
     summary.nb_bytes = target.stat().st_size
     return summary

@@ -1,20 +1,14 @@
-"""The HDF5 file: the name of every group, dataset and attribute, and the check that a file is one of ours.
+"""The HDF5 file: the name of every group, dataset and attribute, and which names are allowed.
 
-Version 1 has the layout of the files that the field's existing tool makes, plus the attribute ``dwiml_schema_version``.
-Files without that attribute are read as long as they have the layout.
+Version 1 has the layout of the files that dwi_ml makes, plus the attribute ``dwiml_schema_version``.
+Files without that attribute are read as long as they have the layout (:mod:`dwiml.hdf5.stored.layout`).
 """
 
 from __future__ import annotations
 
-import ast
-import json
+import unicodedata
 from collections.abc import Iterable
-from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import h5py
+from typing import Any
 
 SCHEMA_VERSION = 1
 
@@ -61,7 +55,14 @@ FROM_LABELS = "from_labels"
 CONNECTIVITY_NB_BLOCS = "connectivity_nb_blocs"
 CONNECTIVITY_LABEL_VOLUME = "connectivity_label_volume"
 
+# Of a dataset: of its shape, type and values. Of a group and of the root: of attributes and datasets.
+DIGEST = "dwiml_digest"
+
 SUBJECT_LISTS = {"training": TRAINING_SUBJS, "validation": VALIDATION_SUBJS, "testing": TESTING_SUBJS}
+
+_LONGEST_NAME = 200
+# Unicode's categories of control characters, of invisible ones, of halves of characters and of line breaks.
+_CONTROLS = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 def quoted(names: Iterable[object], limit: int | None = None) -> str:
@@ -72,97 +73,32 @@ def quoted(names: Iterable[object], limit: int | None = None) -> str:
     return ", ".join(shown) or "none"
 
 
-def open_file(path: str | Path) -> h5py.File:
-    """Open a file for reading, after the check that it is one of ours.
-
-    Raises
-    ------
-    FileNotFoundError
-        When there is no such file.
-    ValueError
-        When it is no HDF5 file, lacks the layout, or was written by a later version.
-    """
-    import h5py
-
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"HDF5 file '{path}' not found; make one with 'dwiml create_hdf5'.")
-    try:
-        handle = h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(f"'{path}' is not an HDF5 file, or it is damaged ({error}).") from error
-    try:
-        _check_root(handle, path)
-    except ValueError:
-        handle.close()
-        raise
-    return handle
-
-
-def _check_root(handle: h5py.File, path: Path) -> None:
-    missing = [name for name in SUBJECT_LISTS.values() if name not in handle.attrs]
-    if missing:
-        raise ValueError(
-            f"'{path}' was not made by 'dwiml create_hdf5': it lacks the root attributes {quoted(missing)}."
-        )
-    version = int(handle.attrs.get(VERSION, SCHEMA_VERSION))
-    if version > SCHEMA_VERSION:
-        raise ValueError(
-            f"'{path}' has schema version {version}; this dwiml reads up to {SCHEMA_VERSION}: install a newer dwiml."
-        )
-
-
 def read_text(value: Any) -> str:
     """Return an attribute's text, whether HDF5 gives it as str or as bytes."""
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
 
 
-def groups_config(handle: h5py.File) -> dict[str, dict[str, Any]]:
-    """Return what a file was made from: {group: its entry in the groups config}; empty where it does not say.
+def check_name(name: Any, where: str) -> str:
+    """Return the name of a subject or a group, if it is one that can name a file or a folder anywhere.
 
-    The field's existing tool writes it as Python shows a dict, dwiml as JSON.
-    """
-    text = read_text(handle.attrs.get(GROUPS_CONFIG, "{}"))
-    for parse in (json.loads, ast.literal_eval):
-        with suppress(ValueError, TypeError, AttributeError, SyntaxError, RecursionError, MemoryError):
-            # It is written as JSON again, in an experiment's parameters.
-            config = json.loads(json.dumps(parse(text), allow_nan=False))
-            return {name: entry for name, entry in config.items() if isinstance(entry, dict)}
-    return {}
-
-
-def subject_list(handle: h5py.File, subset: str) -> list[str]:
-    """Return the subjects of ``training``, ``validation`` or ``testing``, in the file's order.
+    Parameters
+    ----------
+    name
+        The name.
+    where
+        How the sentence begins: the file, and what the name is.
 
     Raises
     ------
     ValueError
-        When a listed subject is not in the file.
+        When it is empty, ``.`` or ``..``, holds ``/``, control characters or what is not Unicode, or has more than 200
+        characters.
     """
-    subjects = [read_text(name) for name in handle.attrs[SUBJECT_LISTS[subset]]]
-    absent = [name for name in subjects if name not in handle]
-    if absent:
-        raise ValueError(
-            f"'{handle.filename}' lists {quoted(absent)} as {subset} subjects but does not hold them; make it again."
-        )
-    return subjects
-
-
-def groups_of_type(subject: h5py.Group, group_type: str) -> list[str]:
-    """Return the names of a subject's groups of one type, sorted."""
-    return sorted(name for name in subject if read_text(subject[name].attrs.get(TYPE, "")) == group_type)
-
-
-def check_group(subject: h5py.Group, group: str, names: Iterable[str], attributes: Iterable[str]) -> None:
-    """Check that a group has the datasets and attributes that are read without a default.
-
-    Raises
-    ------
-    ValueError
-        Naming the file, the subject, the group and what it lacks.
-    """
-    lacking = [name for name in names if name not in subject[group]]
-    lacking += [name for name in attributes if name not in subject[group].attrs]
-    if lacking:
-        where = f"group '{group}' of subject '{subject.name.strip('/')}'"
-        raise ValueError(f"'{subject.file.filename}': {where} lacks {quoted(lacking)}.")
+    if isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME and name not in (".", ".."):
+        kinds = {unicodedata.category(letter) for letter in name}
+        if "/" not in name and kinds.isdisjoint(_CONTROLS):
+            return name
+    raise ValueError(
+        f"{where} is {str(name)[:80]!r}, which cannot be a name: results are written under such names; expected is a "
+        f"text of at most {_LONGEST_NAME} characters without '/' and without control characters."
+    )

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from dwiml.hdf5 import schema
 from dwiml.hdf5.config import GroupsConfig
 from dwiml.hdf5.connectivity import ConnectivityPlan, open_matrix
 from dwiml.hdf5.grid import Grid
+from dwiml.hdf5.stored.digests import ArrayDigest, digest_of_array, digest_of_group
+from dwiml.hdf5.stored.layout import root_digest
 from dwiml.hdf5.streamlines import StreamlinesData
 from dwiml.ops.connectivity import dense_blocks
 from dwiml.ops.regions import BlocRegions, LabelRegions
@@ -151,6 +154,7 @@ def write_root(
     for name, value in options.items():
         handle.attrs[name] = schema.NOT_DEFINED if value is None else value
     handle.attrs[schema.GROUPS_CONFIG] = config.text
+    handle.attrs[schema.DIGEST] = np.bytes_(root_digest(dict(handle.attrs)))
     handle.attrs[schema.DATE_AND_TIME] = now().strftime("%d %B %Y %H:%M:%S")
 
 
@@ -189,6 +193,19 @@ def write_streamlines(subject: h5py.Group, name: str, data: StreamlinesData, gri
             _write_array(per_streamline, key, values)
 
 
+def write_group_digests(subject: h5py.Group) -> None:
+    """Write the digest of each group of a subject, when all else is written: see `digest_of_group`."""
+    for group in subject.values():
+        datasets: list[tuple[str, tuple[int, ...], str, str]] = []
+        group.visititems(partial(_note_dataset, datasets))
+        _write_digest(group, digest_of_group(dict(group.attrs), datasets))
+
+
+def _note_dataset(found: list[tuple[str, tuple[int, ...], str, str]], name: str, node: h5py.HLObject) -> None:
+    if isinstance(node, h5py.Dataset):
+        found.append((name, node.shape, node.dtype.str, schema.read_text(node.attrs[schema.DIGEST])))
+
+
 def write_connectivity(group: h5py.Group, plan: ConnectivityPlan) -> None:
     """Write the connectivity matrix of a streamlines group, some rows at a time, and its regions.
 
@@ -207,21 +224,30 @@ def write_connectivity(group: h5py.Group, plan: ConnectivityPlan) -> None:
         group.attrs[schema.CONNECTIVITY_MATRIX_TYPE] = schema.FROM_LABELS
         _write_labels(group, regions)
     matrix = open_matrix(plan.matrix, plan.label)
-    dataset = _compressed(group, schema.CONNECTIVITY_MATRIX, matrix.shape, matrix.dtype.newbyteorder("="))
+    dtype = matrix.dtype.newbyteorder("=")
+    digest = ArrayDigest(matrix.shape, dtype)
+    dataset = _compressed(group, schema.CONNECTIVITY_MATRIX, matrix.shape, dtype)
     try:
         for start, rows in dense_blocks(matrix, nb_rows=dataset.chunks[0]):
+            rows = rows.astype(dtype, copy=False)
+            digest.update(rows)
             _write_chunk(dataset, start, rows)
     except ValueError as error:
         raise ValueError(f"{plan.label}: '{plan.matrix}': {error}") from error
+    _write_digest(dataset, digest.text())
 
 
 def _write_labels(group: h5py.Group, regions: LabelRegions) -> None:
     small = regions.values[-1] <= np.iinfo(np.int32).max
     values = np.append(regions.values, 0).astype(np.int32 if small else np.int64)
     dataset = _compressed(group, schema.CONNECTIVITY_LABEL_VOLUME, regions.shape, values.dtype)
+    digest = ArrayDigest(regions.shape, values.dtype)
     for start in range(0, regions.shape[0], dataset.chunks[0]):
         # The region of label 0 is -1, which takes the last of the values.
-        _write_chunk(dataset, start, values[regions.index[start : start + dataset.chunks[0]]])
+        rows = values[regions.index[start : start + dataset.chunks[0]]]
+        digest.update(rows)
+        _write_chunk(dataset, start, rows)
+    _write_digest(dataset, digest.text())
 
 
 def _compressed(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> h5py.Dataset:
@@ -240,4 +266,9 @@ def _write_chunk(dataset: h5py.Dataset, start: int, rows: NDArray[Any]) -> None:
 def _write_array(group: h5py.Group, name: str, values: NDArray[np.generic]) -> None:
     _check_room(Path(group.file.filename), values.nbytes)
     # Contiguous and uncompressed, so that lazy reading maps it; no time stamp, so that equal input gives equal bytes.
-    group.create_dataset(name, data=values, track_times=False)
+    dataset = group.create_dataset(name, data=values, track_times=False)
+    _write_digest(dataset, digest_of_array(values))
+
+
+def _write_digest(node: h5py.HLObject, digest: str) -> None:
+    node.attrs[schema.DIGEST] = np.bytes_(digest)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dwiml.ops.regions import NO_REGION, BlocRegions, Regions, as_points
+from dwiml.ops.regions import NO_REGION, BlocRegions, LabelRegions, Regions, as_points
 
 JOINS_NONE, JOINS_UNCONNECTED, JOINS_CONNECTED = -1, 0, 1
 """What :func:`connection_status` says of a streamline."""
@@ -182,8 +182,46 @@ def joins_unconnected(
     return np.asarray(connection_status(first_points, last_points, regions, connections) == JOINS_UNCONNECTED)
 
 
-def check_same_number(regions: Regions, nb_rows: int) -> None:
+def connections_of(matrix: Any, regions: Regions) -> Connections:
+    """Take the connections of a matrix with one row for each region.
+
+    A matrix of labels may begin with a row and a column for the background (label 0), as those of dwi_ml do: they are
+    left out, since nothing that ends there ends in a region.
+
+    Parameters
+    ----------
+    matrix : array of shape (n, n), or (n + 1, n + 1) with the background
+        See :meth:`Connections.from_dense`.
+    regions
+        The n regions.
+
+    Raises
+    ------
+    ValueError
+        When it is not square, has another number of rows, or holds NaN, infinite or negative values.
+    """
+    nb_rows = _side(matrix)
+    check_same_number(regions, nb_rows, allow_background=True)
+    connections = Connections.from_dense(matrix)
+    if nb_rows == regions.nb_regions:
+        return connections
+    pairs = connections.pairs
+    in_regions = (pairs > 0).all(axis=1)
+    first, last = (pairs[in_regions] - 1).T
+    return Connections(regions.nb_regions, first * regions.nb_regions + last, connections.values[in_regions])
+
+
+def check_same_number(regions: Regions, nb_rows: int, *, allow_background: bool = False) -> None:
     """Check that a matrix has one row for each region.
+
+    Parameters
+    ----------
+    regions
+        The regions.
+    nb_rows
+        Of the matrix.
+    allow_background
+        One of labels may have one row more, for label 0 if there is one; see :func:`connections_of`.
 
     Raises
     ------
@@ -192,14 +230,21 @@ def check_same_number(regions: Regions, nb_rows: int) -> None:
     """
     if regions.nb_regions == nb_rows:
         return
+    if allow_background and is_background_counted(regions, nb_rows):
+        return
     if isinstance(regions, BlocRegions):
         made_of = " x ".join(str(nb) for nb in regions.nb_blocs) + f" blocs are {regions.nb_regions} regions"
     else:
         made_of = (
             f"there are {regions.nb_regions} labels other than 0 (row i belongs to the i-th smallest of them, from "
-            f"{regions.values[0]} to {regions.values[-1]})"
+            f"{regions.values[0]} to {regions.values[-1]}; one more row, the first, may be that of label 0)"
         )
     raise ValueError(f"The connectivity matrix has {nb_rows} rows but {made_of}; one row a region is expected.")
+
+
+def is_background_counted(regions: Regions, nb_rows: int) -> bool:
+    """Tell whether a matrix of labels has one row more than there are regions, for label 0, which some voxels have."""
+    return isinstance(regions, LabelRegions) and nb_rows == regions.nb_regions + 1 and regions.has_background
 
 
 def dense_blocks(matrix: Any, *, nb_rows: int | None = None) -> Iterator[tuple[int, NDArray[Any]]]:

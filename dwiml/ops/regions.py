@@ -125,6 +125,11 @@ class LabelRegions:
         """The number of labels that are not 0."""
         return len(self.values)
 
+    @property
+    def has_background(self) -> bool:
+        """Whether some voxels have label 0, which is no region."""
+        return bool((self.index == NO_REGION).any())
+
     def of_points(self, points: Any) -> NDArray[np.int64]:
         """Return the region of each point: that of the voxel that holds it, ``floor(point)``.
 

@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 GRID_TOLERANCE_VOXELS = 0.05
 """Headers round an affine in different ways: this far apart, in voxels, the corners of two grids are the same."""
+# Of two axes. Rounded headers stay below 0.001; at 0.01, a distance in mm would be wrong by half a percent.
+_LARGEST_COSINE = 0.01
 _SPACES = ("vox", "voxmm", "rasmm")
 _ORIGINS = {"center": "center", "centre": "center", "nifti": "center", "corner": "corner", "trackvis": "corner"}
 
@@ -83,9 +85,18 @@ def voxel_sizes_of(affine: ArrayLike) -> NDArray[np.float64]:
     Raises
     ------
     ValueError
-        If the affine is not of shape (4, 4), not finite or not invertible.
+        If the affine is not of shape (4, 4), not finite or not invertible; if its axes are not at right angles.
     """
-    sizes: NDArray[np.float64] = np.sqrt(np.sum(_checked_affine(affine)[:3, :3] ** 2, axis=0))
+    axes = _checked_affine(affine)[:3, :3]
+    sizes: NDArray[np.float64] = np.linalg.norm(axes, axis=0)
+    cosines = (axes / sizes).T @ (axes / sizes) - np.eye(3)
+    largest = float(np.abs(cosines).max())
+    if largest > _LARGEST_COSINE:
+        raise ValueError(
+            f"The axes of the affine are not at right angles (it is sheared: two axes are at "
+            f"{np.degrees(np.arccos(min(largest, 1.0))):.2f} degrees), so that voxel sizes would not give distances in "
+            "mm; resample the image to a grid without shear."
+        )
     return sizes
 
 

@@ -13,7 +13,9 @@ import h5py
 import numpy as np
 import pytest
 
-from dwiml.hdf5 import creator, schema, writing
+from dwiml.hdf5 import creator, writing
+from dwiml.hdf5.stored import open_hdf5
+from dwiml.hdf5.stored.layout import groups_of_type, subject_lists
 
 TIMEOUT = 60
 
@@ -27,10 +29,9 @@ def three(subjects):
 
 def test_root_attributes(three):
     summary = three.create(training=["c", "a"], validation=["b"], nb_points=7)
-    with schema.open_file(three.out) as handle:
-        assert schema.subject_list(handle, "training") == ["c", "a"]
-        assert schema.subject_list(handle, "validation") == ["b"]
-        assert schema.subject_list(handle, "testing") == []
+    with open_hdf5(three.out) as file:
+        assert subject_lists(file) == {"training": ["c", "a"], "validation": ["b"], "testing": []}
+        handle = file.root.node
         assert list(handle.attrs["chosen_subjs"]) == ["c", "a", "b"]
         assert handle.attrs["dwiml_schema_version"] == 1
         assert handle.attrs["nb_points"] == 7
@@ -38,8 +39,8 @@ def test_root_attributes(three):
         assert json.loads(handle.attrs["groups_config"]) == json.loads((three.root / "config.json").read_text())
         datetime.datetime.strptime(handle.attrs["data_and_time"], "%d %B %Y %H:%M:%S")
         assert set(handle) == {"a", "b", "c"}
-        assert schema.groups_of_type(handle["a"], "volume") == ["input"]
-        assert schema.groups_of_type(handle["a"], "streamlines") == ["streamlines"]
+        assert groups_of_type(file.root.group("a"), "volume") == ["input"]
+        assert groups_of_type(file.root.group("a"), "streamlines") == ["streamlines"]
     assert summary.path == three.out
     assert summary.nb_bytes == three.out.stat().st_size
     assert summary.nb_features == {"input": 3}
@@ -85,7 +86,7 @@ def test_an_existing_file_is_kept_unless_asked(three):
         three.create()
     assert three.out.read_text() == "old"
     three.create(overwrite=True)
-    schema.open_file(three.out).close()
+    open_hdf5(three.out).close()
 
 
 def test_where_the_file_cannot_be(three):
@@ -116,7 +117,7 @@ def test_a_link_is_followed(three):
     three.out.symlink_to(three.root / "disk/real.hdf5")
     three.create()
     assert three.out.is_symlink()
-    schema.open_file(three.root / "disk/real.hdf5").close()
+    open_hdf5(three.root / "disk/real.hdf5").close()
 
 
 @pytest.mark.parametrize("stop", [ValueError, KeyboardInterrupt])
