@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -135,8 +135,9 @@ class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
         Raises
         ------
         ValueError
-            When a coordinate is not finite, which a lazy dataset has not seen before; it names the subjects. When
-            `drawn` is not for as many streamlines.
+            When a lazy dataset finds a coordinate that makes no sense, or that its file is no longer the one that was
+            loaded (see :meth:`~dwiml.data.streamlines.SubjectStreamlines.gather`). When `drawn` is not for as many
+            streamlines.
         """
         if batch_ids.key.phase != self.phase:
             raise ValueError(
@@ -145,8 +146,6 @@ class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
             )
         counts = np.array([len(ids) for _, ids in batch_ids], dtype=np.int64)
         points, lengths = self._gather(batch_ids)
-        if not np.isfinite(points).all():
-            self._name_not_finite(batch_ids)
         data_per_streamline = self._gather_data_per_streamline(batch_ids)
         points, lengths = self.resampling.apply(points, lengths, self._voxel_sizes(batch_ids, counts))
         if drawn is not None:
@@ -164,19 +163,6 @@ class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
 
     def _generator(self, key: BatchKey, purpose: str) -> np.random.Generator:
         return keyed_generator(self.seed, key.epoch, key.batch_index, purpose)
-
-    def _name_not_finite(self, batch_ids: BatchIds) -> NoReturn:
-        found = []
-        for subject, ids in batch_ids:
-            points, lengths = self._streamlines(subject).gather(ids)
-            of_point = np.repeat(ids, lengths)
-            bad = np.unique(of_point[~np.isfinite(points).all(axis=1)])
-            if len(bad):
-                found.append(f"'{self._subjects[subject][0]}' (streamline {bad[0]})")
-        raise ValueError(
-            f"Streamlines group '{self.streamline_group_name}' holds NaN or infinite coordinates for subject "
-            f"{', '.join(found)}; make the HDF5 again without them."
-        )
 
     def _streamlines(self, subject: int) -> SubjectStreamlines:
         return self._subjects[subject][1]

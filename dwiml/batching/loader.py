@@ -14,13 +14,13 @@ from torch.utils.data import DataLoader
 from dwiml.arguments import check_number
 from dwiml.batching.fetcher import BatchSlices, StreamlineFetcher
 from dwiml.batching.grids import check_grids
+from dwiml.batching.lengths import check_steps, resampling_of
 from dwiml.batching.sampler import PHASES, BatchIds, DWIMLBatchIDSampler, check_dataset, described
 from dwiml.batching.workers import leave_signals_to_main
 from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.ops.augmentation import DrawnAugmentation, draw_noise, draw_wander
 from dwiml.ops.interpolation import interpolate_at
 from dwiml.ops.randomness import BatchKey, check_seed, keyed_generator
-from dwiml.ops.resampling import Resampling
 from dwiml.ops.sequences import TensorSequence
 from dwiml.params import Parameterized
 from dwiml.seeding import choose_seed
@@ -69,7 +69,8 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
     TypeError
         When ``dataset`` is no dataset, or ``model`` no model: its class, for instance.
     ValueError
-        For a ratio outside 0 to 1, a negative noise, or a group that does not exist or was not loaded.
+        For a ratio outside 0 to 1, a negative noise, a group that does not exist or was not loaded, or a ``step_size``
+        of the model that makes more than 100 000 points of a streamline.
     """
 
     _not_params = frozenset({"dataset", "model"})
@@ -96,6 +97,7 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
         self.model = model
         self.streamline_group_name = streamline_group_name
         self._check_loaded()
+        check_steps(dataset, streamline_group_name, resampling_of(model))
         self.split_ratio = check_number("split_ratio", split_ratio, low=0, high=1)
         self.reverse_ratio = check_number("reverse_ratio", reverse_ratio, low=0, high=1)
         self.noise_gaussian_size_forward = check_number(
@@ -135,13 +137,10 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
         """
         if augment is None:
             augment = phase == "training"
-        resampling = Resampling(
-            step_size=self.model.step_size, nb_points=self.model.nb_points, compress=self.model.compress_lines
-        )
         return StreamlineFetcher(
             self.dataset.subset(phase),
             self.streamline_group_name,
-            resampling=resampling,
+            resampling=resampling_of(self.model),
             reverse_ratio=self.reverse_ratio if augment else 0.0,
             split_ratio=self.split_ratio if augment else 0.0,
             seed=self.seed,

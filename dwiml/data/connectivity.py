@@ -88,6 +88,9 @@ class _Reader:
             return Connectivity(regions, connections)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             reason = str(error).rstrip(".")
+            if str(self._node.file.path) in reason:
+                # It names the file and the object already.
+                raise
             self._refuse(reason[:1].lower() + reason[1:])
 
     def _regions(self) -> Regions:

@@ -14,7 +14,7 @@ import numpy as np
 from dwiml.files import open_regular
 from dwiml.hdf5.stored import FileIdentity, StoredDataset, StoredFile
 from dwiml.hdf5.stored.digests import digest_of_array
-from dwiml.hdf5.stored.nodes import refuse_changed
+from dwiml.hdf5.stored.links import refuse_changed
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -21,6 +21,35 @@ Lengths = NDArray[np.int64]
 # Points worked on at once: the temporaries of a slab stay in the processor's cache, and small for whole tractograms.
 _SLAB = 2**15
 
+MOST_POINTS = 100_000
+"""Of one streamline after resampling: a brain's longest streamline, of some 300 mm, in steps of 0.003 mm."""
+
+
+def check_number_of_points(step_size: float, longest_mm: float, whose: str = "a streamline") -> None:
+    """Check that steps of a size make no absurd number of points of the longest streamline.
+
+    Parameters
+    ----------
+    step_size
+        In mm.
+    longest_mm
+        Length of the longest streamline, in mm.
+    whose
+        What the sentence calls it.
+
+    Raises
+    ------
+    ValueError
+        When it would get more than :data:`MOST_POINTS`.
+    """
+    # Multiplied: a division by a tiny number overflows.
+    if longest_mm > step_size * MOST_POINTS:
+        nb_points = "more than 1e+15" if longest_mm > step_size * 1e15 else f"{longest_mm / step_size:,.0f}"
+        raise ValueError(
+            f"step_size={step_size:g} mm would make {nb_points} points of {whose} of {longest_mm:.1f} mm; more than "
+            f"{MOST_POINTS:,} points a streamline are refused: choose a larger step_size."
+        )
+
 
 def lengths_mm(points: ArrayLike, lengths: ArrayLike, voxel_sizes: ArrayLike) -> NDArray[np.float32]:
     """Length of each streamline along its points.
@@ -82,13 +111,15 @@ def resample_step_size(
     Raises
     ------
     ValueError
-        If `step_size` is not positive, a shape or a voxel size is wrong, or a coordinate is NaN or infinite.
+        If `step_size` is not positive, or so small that a streamline would get more than :data:`MOST_POINTS`; if a
+        shape or a voxel size is wrong, or a coordinate is NaN or infinite.
     """
     if not (step_size > 0 and np.isfinite(step_size)):
         raise ValueError(f"step_size must be a positive number of mm, got {step_size}.")
     points, lengths, voxel_sizes = _checked(points, lengths, voxel_sizes)
 
     def wanted(total_mm: NDArray[np.float64]) -> Lengths:
+        check_number_of_points(step_size, float(total_mm.max(initial=0.0)))
         return np.maximum(np.rint(total_mm / step_size).astype(np.int64), 1) + 1
 
     return _resample(points, lengths, voxel_sizes, wanted)
@@ -122,14 +153,15 @@ def resample_nb_points(
     Raises
     ------
     ValueError
-        If `nb_points` is below 2, a shape or a voxel size is wrong, or a coordinate is NaN or infinite.
+        If `nb_points` is below 2 or above :data:`MOST_POINTS`, a shape or a voxel size is wrong, or a coordinate is NaN
+        or infinite.
     """
     try:
         count = operator.index(nb_points)
     except TypeError:
         count = 0
-    if count < 2:
-        raise ValueError(f"nb_points must be an integer of at least 2, got {nb_points}.")
+    if not 2 <= count <= MOST_POINTS:
+        raise ValueError(f"nb_points must be an integer from 2 to {MOST_POINTS:,}, got {nb_points}.")
     points, lengths, voxel_sizes = _checked(points, lengths, voxel_sizes)
 
     def wanted(total_mm: NDArray[np.float64]) -> Lengths:
@@ -328,8 +360,9 @@ class Resampling:
             value = chosen.get(name, 1.0)
             if isinstance(value, bool) or not (isinstance(value, numbers.Real) and 0 < float(value) < math.inf):
                 raise ValueError(f"{name} must be a positive number of mm, got {value!r}.")
-        if not (isinstance(chosen.get("nb_points", 2), numbers.Integral) and chosen.get("nb_points", 2) >= 2):
-            raise ValueError(f"nb_points must be an integer of at least 2, got {self.nb_points!r}.")
+        nb_points = chosen.get("nb_points", 2)
+        if not (isinstance(nb_points, numbers.Integral) and 2 <= int(nb_points) <= MOST_POINTS):
+            raise ValueError(f"nb_points must be an integer from 2 to {MOST_POINTS:,}, got {self.nb_points!r}.")
 
     def apply(
         self, points: ArrayLike, lengths: ArrayLike, voxel_sizes: ArrayLike

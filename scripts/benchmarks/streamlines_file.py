@@ -52,7 +52,7 @@ def write_file(path: Path, nb_subjects: int, nb_streamlines: int, *, nb_points: 
     nb_subjects, nb_streamlines
         How many, and how many each of them has.
     nb_points
-        Of each streamline, all alike and without meaning (what the sampler needs); None for curves.
+        Of each streamline, all straight along x (what the sampler needs); None for curves.
     """
     rng = np.random.default_rng(0)
     names = [f"sub-{i:03d}" for i in range(nb_subjects)]
@@ -69,6 +69,7 @@ def write_file(path: Path, nb_subjects: int, nb_streamlines: int, *, nb_points: 
                 lengths = np.full(nb_streamlines, nb_points, dtype=np.int64)
                 points = np.zeros((nb_streamlines * nb_points, 3), dtype=np.float32)
                 mm = rng.uniform(30, 200, nb_streamlines)
+                points[:, 0] = np.outer(mm, np.linspace(0, 1, nb_points)).ravel()
             _write_subject(handle.create_group(f"{name}/streamlines"), points, lengths, mm)
     return path
 

@@ -515,7 +515,7 @@ def test_lazy_nan_coordinates_are_named(tiny_hdf5: Path, tmp_path: Path, net: Si
     with h5py.File(path, "a") as handle:
         group = handle["sub-b/streamlines"]
         group["data"][int(group["offsets"][4]) + 1, 2] = np.nan
-    with pytest.raises(ValueError, match=r"'streamlines' holds NaN .* subject 'sub-b' \(streamline 4\); make the HDF5"):
+    with pytest.raises(ValueError, match=r"Streamline 4 of the .*'streamlines' of subject 'sub-b' holds NaN"):
         batches(loader(dataset(path, lazy=True), net))
 
 

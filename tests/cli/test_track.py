@@ -12,6 +12,7 @@ import h5py
 import nibabel as nib
 import numpy as np
 import pytest
+from tests_support import edited
 
 from dwiml.cli import train
 from dwiml.cli.main import main
@@ -137,7 +138,7 @@ def with_map(phantom: Path, tmp_path: Path) -> tuple[Path, Path, np.ndarray]:
     path, data = tmp_path / "pve.nii.gz", tmp_path / "data.hdf5"
     nib.save(nib.Nifti1Image(values, image.affine), path)
     shutil.copy(phantom / "data.hdf5", data)
-    with h5py.File(data, "a") as handle:
+    with edited(data) as handle:
         handle["sub-03/wm_mask/data"][...] = values[..., None]
     return path, data, values
 
@@ -253,7 +254,7 @@ def test_standardization_of_another_hdf5_file(
     assert "says how its volumes were standardized, but was not found" in capsys.readouterr().err
     copy = tmp_path / "copy.hdf5"
     shutil.copy(phantom / "data.hdf5", copy)
-    with h5py.File(copy, "r+") as handle:
+    with edited(copy) as handle:
         # As the field's existing tool writes it.
         handle.attrs["groups_config"] = str(json.loads(handle.attrs["groups_config"]))
     assert main([*command, "--hdf5_file", str(copy)]) == 2

@@ -148,8 +148,8 @@ def test_nb_points_and_compress(subjects, grid):
         ({"step_size": 0}, "step_size must be a positive number of mm, got 0"),
         ({"step_size": float("nan")}, "step_size must be a positive number of mm, got nan"),
         ({"compress": -1.0}, "compress must be a positive number of mm, got -1.0"),
-        ({"nb_points": 1}, "nb_points must be an integer of at least 2, got 1"),
-        ({"nb_points": 2.5}, "nb_points must be an integer of at least 2, got 2.5"),
+        ({"nb_points": 1}, "nb_points must be an integer from 2 to 100,000, got 1"),
+        ({"nb_points": 2.5}, "nb_points must be an integer from 2 to 100,000, got 2.5"),
     ],
 )
 def test_bad_resampling_is_refused_first(subjects, options, sentence):

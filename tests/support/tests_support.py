@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -18,6 +20,17 @@ AFFINE[:3, :3] = _ROTATION * VOXEL_SIZES
 AFFINE[:3, 3] = [-12.0, 7.0, 3.0]
 SHAPE = (12, 10, 9)
 NB_FEATURES = 4
+
+
+@contextmanager
+def edited(path: Path) -> Iterator[h5py.File]:
+    """Open a file to change it on purpose: its digests are deleted, as the sentence about them says."""
+    with h5py.File(path, "r+") as handle:
+        yield handle
+        nodes: list[h5py.HLObject] = [handle]
+        handle.visititems(lambda _, node: nodes.append(node))
+        for node in nodes:
+            node.attrs.pop(schema.DIGEST, None)
 
 
 def curved_streamlines(rng: np.random.Generator, nb: int, shape: tuple[int, int, int] = SHAPE) -> list[np.ndarray]:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from dwiml.files import open_regular
+from dwiml.hdf5.stored.datasets import StoredDataset
 from dwiml.hdf5.stored.digests import digest_of_array, digest_of_group
 from dwiml.hdf5.stored.layout import open_hdf5, root_digest, subject_lists
-from dwiml.hdf5.stored.nodes import StoredDataset, StoredGroup
+from dwiml.hdf5.stored.nodes import StoredGroup
 
 VERSION = "v2"
 _BLOCK = 4096

@@ -8,7 +8,6 @@ whatever h5py raises becomes one sentence with the file and the object.
 from __future__ import annotations
 
 import bisect
-import math
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -16,13 +15,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import h5py
-import numpy as np
-from numpy.typing import NDArray
 
 from dwiml.files import check_file, explained
 from dwiml.hdf5 import schema
-from dwiml.hdf5.stored.digests import digest_of_array, digest_of_group
+from dwiml.hdf5.stored.datasets import ALWAYS_ALLOWED, MOST_EXPANSION, StoredDataset
+from dwiml.hdf5.stored.digests import digest_of_group
 from dwiml.hdf5.stored.identity import FileIdentity
+from dwiml.hdf5.stored.links import attribute_of, attributes_of, follow, refuse_changed, written_digest
 
 _FAULTS = (
     OSError,
@@ -35,10 +34,6 @@ _FAULTS = (
     ArithmeticError,
     SystemError,
 )
-_MOST_LINKS = 32
-# gzip packs zeros a thousand times; what was measured or traced, a few times.
-_MOST_EXPANSION = 100
-_ALWAYS_ALLOWED = 2**29
 _ADVICE = "copy or make the HDF5 file again"
 
 
@@ -112,7 +107,7 @@ class StoredFile:
             When it is far more than the file can hold.
         """
         self._nb_bytes_read += nb_bytes
-        most = max(2 * _ALWAYS_ALLOWED, _MOST_EXPANSION * self.identity.nb_bytes)
+        most = max(2 * ALWAYS_ALLOWED, MOST_EXPANSION * self.identity.nb_bytes)
         if self._nb_bytes_read > most:
             total, size = self._nb_bytes_read / 1e9, self.identity.nb_bytes / 1e6
             self.refuse(name, f"with it {total:.1f} GB are read of a file of {size:.1f} MB")
@@ -185,11 +180,11 @@ class StoredGroup:
 
     def attributes(self) -> dict[str, Any]:
         """Return all attributes but the digest."""
-        return _attributes(self.file, self.node, self.name)
+        return attributes_of(self.file, self.node, self.name)
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """Return an attribute, ``default`` when there is none."""
-        return _attribute(self.file, self.node, self.name, name, default)
+        return attribute_of(self.file, self.node, self.name, name, default)
 
     def has_attribute(self, name: str) -> bool:
         """Tell whether there is an attribute."""
@@ -218,7 +213,7 @@ class StoredGroup:
         ValueError
             When it is another.
         """
-        written = _digest(self.file, self.node, self.name)
+        written = written_digest(self.file, self.node, self.name)
         if written is not None and written != self.computed_digest():
             refuse_changed(self.file.path, self.name, "an attribute or the shape, type or digest of a dataset")
 
@@ -226,198 +221,7 @@ class StoredGroup:
         return f"{self.name}/{name}" if self.name else name
 
     def _child(self, name: str) -> Any:
-        return _follow(self.file, self.node, name, self._full(name), [0])
-
-
-class StoredDataset:
-    """A dataset of numbers.
-
-    Attributes
-    ----------
-    name
-        Its full name without the first ``/``.
-    shape, dtype
-        Of the array.
-    offset
-        The byte of the file where its values begin, in one piece; None where they are in pieces or compressed.
-    """
-
-    def __init__(self, file: StoredFile, node: h5py.Dataset, name: str) -> None:
-        self.file, self.name, self.node = file, name, node
-        with file.explained(name):
-            layout = node.id.get_create_plist().get_layout()
-            external, shape, dtype = bool(node.external), node.shape, node.dtype
-            offset, self._nb_bytes_stored = node.id.get_offset(), int(node.id.get_storage_size())
-        if external or layout == h5py.h5d.VIRTUAL:
-            kind = "keeps its values in another file (external storage)" if external else "is a virtual dataset"
-            raise ValueError(
-                f"'{name}' of the HDF5 file '{file.path}' {kind}, which is not followed: only values inside the file "
-                "itself are read; copy them into it (h5repack does)."
-            )
-        if shape is None:
-            file.refuse(name, "it holds nothing")
-        self.shape: tuple[int, ...] = tuple(int(size) for size in shape)
-        self.dtype: np.dtype[Any] = dtype
-        self.offset = int(offset) if layout == h5py.h5d.CONTIGUOUS and offset is not None else None
-        self._check_size(layout)
-
-    @property
-    def nb_bytes(self) -> int:
-        """The bytes of the array in memory."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    @property
-    def is_numeric(self) -> bool:
-        """Whether it holds real numbers or booleans."""
-        return self.dtype.kind in "fiub"
-
-    @property
-    def digest(self) -> str | None:
-        """The digest that was written with it; None where there is none."""
-        return _digest(self.file, self.node, self.name)
-
-    def has_attribute(self, name: str) -> bool:
-        """Tell whether there is an attribute."""
-        with self.file.explained(self.name):
-            return name in self.node.attrs
-
-    def attribute(self, name: str, default: Any = None) -> Any:
-        """Return an attribute, ``default`` when there is none."""
-        return _attribute(self.file, self.node, self.name, name, default)
-
-    def read(self) -> NDArray[Any]:
-        """Return the whole array.
-
-        Raises
-        ------
-        ValueError
-            When it is damaged, holds something else than numbers, or more than its size in the file allows.
-        """
-        self._check_numeric()
-        self._check_expansion(self.nb_bytes)
-        self.file.take_memory(self.nb_bytes, self.name)
-        with self.file.explained(self.name):
-            return np.asarray(self.node[()])
-
-    def __getitem__(self, rows: slice) -> NDArray[Any]:
-        """Return some rows."""
-        self._check_numeric()
-        with self.file.explained(self.name):
-            return np.asarray(self.node[rows])
-
-    def check_digest(self, values: NDArray[Any]) -> None:
-        """Compare the array that was read with the digest that was written with it, where there is one.
-
-        Raises
-        ------
-        ValueError
-            When it is another.
-        """
-        self.check_digest_is(digest_of_array(values) if self.digest else None)
-
-    def check_digest_is(self, computed: str | None) -> None:
-        """Compare with a digest that was computed while reading."""
-        if self.digest is not None and self.digest != computed:
-            refuse_changed(self.file.path, self.name, "its values")
-
-    def extents(self) -> list[tuple[int, int]]:
-        """Return (first byte, number of bytes) of each piece in the file; none for a tiny one in the metadata."""
-        if self.offset is not None:
-            return [(self.offset, self.nb_bytes)]
-        pieces: list[tuple[int, int]] = []
-        if self.node.chunks is not None:
-            with self.file.explained(self.name):
-                self.node.id.chunk_iter(lambda chunk: pieces.append((int(chunk.byte_offset), int(chunk.size))))
-        return sorted(pieces)
-
-    def _check_numeric(self) -> None:
-        if not self.is_numeric:
-            self.file.refuse(self.name, f"it holds {self.dtype}, numbers are expected")
-
-    def _check_size(self, layout: int) -> None:
-        if layout == h5py.h5d.CONTIGUOUS and self.nb_bytes:
-            if self.offset is None:
-                self.file.refuse(self.name, "its values were never written")
-            self.file.claim(self.offset, self.nb_bytes, self.name, self.node)
-        elif layout == h5py.h5d.CHUNKED:
-            self._check_chunks()
-        elif self.nb_bytes > 2**16:
-            self.file.refuse(self.name, f"it cannot hold the {self.nb_bytes} bytes that its shape {self.shape} takes")
-
-    def _check_chunks(self) -> None:
-        with self.file.explained(self.name):
-            chunks = self.node.chunks
-            found = int(self.node.id.get_num_chunks()) if self.nb_bytes else 0
-        expected = math.prod(-(-size // chunk) for size, chunk in zip(self.shape, chunks, strict=True))
-        if found != expected:
-            # HDF5 would give zeros for the others.
-            self.file.refuse(self.name, f"{found} of its {expected} pieces (chunks) are in the file")
-        if self._nb_bytes_stored > self.file.identity.nb_bytes:
-            self.file.refuse(self.name, f"it cannot take {self._nb_bytes_stored} bytes of the file")
-        self._check_expansion(math.prod(chunks) * self.dtype.itemsize)
-
-    def _check_expansion(self, nb_bytes: int) -> None:
-        if self.nb_bytes and nb_bytes > max(_ALWAYS_ALLOWED, _MOST_EXPANSION * self._nb_bytes_stored):
-            self.file.refuse(
-                self.name,
-                f"its {self._nb_bytes_stored / 1e6:.3g} MB in the file would become {nb_bytes / 1e9:.3g} GB in memory",
-            )
-
-
-def _follow(file: StoredFile, node: Any, target: str, full: str, hops: list[int]) -> Any:
-    """Return what a name or the path of a soft link leads to, one step at a time, so that none leaves the file."""
-    with file.explained(full):
-        current = node.file["/"] if target.startswith("/") else node
-    for part in target.split("/"):
-        if part in ("", "."):
-            continue
-        if not isinstance(current, h5py.Group):
-            file.refuse(full, "a link leads nowhere")
-        with file.explained(full):
-            link = current.get(part, getlink=True)
-        if isinstance(link, h5py.ExternalLink):
-            raise ValueError(
-                f"'{full}' of the HDF5 file '{file.path}' is a link to another file ('{link.filename}'), which is not "
-                "followed; copy the data into the file."
-            )
-        if link is None:
-            file.refuse(full, "a link leads nowhere" if hops[0] else "it is not in the file")
-        if isinstance(link, h5py.SoftLink):
-            hops[0] += 1
-            if hops[0] > _MOST_LINKS:
-                file.refuse(full, "its links lead in a circle")
-            current = _follow(file, current, link.path, full, hops)
-        else:
-            with file.explained(full):
-                current = current[part]
-    return current
-
-
-def _attributes(file: StoredFile, node: Any, name: str) -> dict[str, Any]:
-    with file.explained(name):
-        return {key: node.attrs[key] for key in node.attrs if key != schema.DIGEST}
-
-
-def _attribute(file: StoredFile, node: Any, name: str, attribute: str, default: Any) -> Any:
-    with file.explained(f"{name or '/'} (attribute '{attribute}')"):
-        value = node.attrs.get(attribute, default)
-    if isinstance(value, h5py.Empty):
-        file.refuse(name, f"its attribute '{attribute}' holds nothing")
-    return value
-
-
-def _digest(file: StoredFile, node: Any, name: str) -> str | None:
-    value = _attribute(file, node, name, schema.DIGEST, None)
-    return None if value is None else schema.read_text(value)
-
-
-def refuse_changed(path: Path, name: str, what: str) -> NoReturn:
-    """Raise the sentence that an object is not what was written."""
-    raise ValueError(
-        f"'{name or '/'}' of the HDF5 file '{path}' does not hold what was written: {what} changed (its digest "
-        "differs). The file is damaged or was edited; copy or make it again (after an edit on purpose, delete the "
-        f"attribute '{schema.DIGEST}' of what was edited and of the group around it)."
-    )
+        return follow(self.file, self.node, name, self._full(name), [0])
 
 
 def _opened(path: Path) -> h5py.File:

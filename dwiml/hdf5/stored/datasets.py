@@ -1,0 +1,155 @@
+"""The datasets of an HDF5 file: arrays of numbers, whose size is compared with the file's before memory is taken."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from dwiml.hdf5.stored.digests import digest_of_array
+from dwiml.hdf5.stored.links import attribute_of, refuse_changed, written_digest
+
+if TYPE_CHECKING:
+    from dwiml.hdf5.stored.nodes import StoredFile
+
+# gzip packs zeros a thousand times; what was measured or traced, a few times.
+MOST_EXPANSION = 100
+ALWAYS_ALLOWED = 2**29
+
+
+class StoredDataset:
+    """A dataset of numbers.
+
+    Attributes
+    ----------
+    name
+        Its full name without the first ``/``.
+    shape, dtype
+        Of the array.
+    offset
+        The byte of the file where its values begin, in one piece; None where they are in pieces or compressed.
+    """
+
+    def __init__(self, file: StoredFile, node: h5py.Dataset, name: str) -> None:
+        self.file, self.name, self.node = file, name, node
+        with file.explained(name):
+            layout = node.id.get_create_plist().get_layout()
+            external, shape, dtype = bool(node.external), node.shape, node.dtype
+            offset, self._nb_bytes_stored = node.id.get_offset(), int(node.id.get_storage_size())
+        if external or layout == h5py.h5d.VIRTUAL:
+            kind = "keeps its values in another file (external storage)" if external else "is a virtual dataset"
+            raise ValueError(
+                f"'{name}' of the HDF5 file '{file.path}' {kind}, which is not followed: only values inside the file "
+                "itself are read; copy them into it (h5repack does)."
+            )
+        if shape is None:
+            file.refuse(name, "it holds nothing")
+        self.shape: tuple[int, ...] = tuple(int(size) for size in shape)
+        self.dtype: np.dtype[Any] = dtype
+        self.offset = int(offset) if layout == h5py.h5d.CONTIGUOUS and offset is not None else None
+        self._check_size(layout)
+
+    @property
+    def nb_bytes(self) -> int:
+        """The bytes of the array in memory."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether it holds real numbers or booleans."""
+        return self.dtype.kind in "fiub"
+
+    @property
+    def digest(self) -> str | None:
+        """The digest that was written with it; None where there is none."""
+        return written_digest(self.file, self.node, self.name)
+
+    def has_attribute(self, name: str) -> bool:
+        """Tell whether there is an attribute."""
+        with self.file.explained(self.name):
+            return name in self.node.attrs
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        """Return an attribute, ``default`` when there is none."""
+        return attribute_of(self.file, self.node, self.name, name, default)
+
+    def read(self) -> NDArray[Any]:
+        """Return the whole array.
+
+        Raises
+        ------
+        ValueError
+            When it is damaged, holds something else than numbers, or more than its size in the file allows.
+        """
+        self._check_numeric()
+        self._check_expansion(self.nb_bytes)
+        self.file.take_memory(self.nb_bytes, self.name)
+        with self.file.explained(self.name):
+            return np.asarray(self.node[()])
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        """Return some rows."""
+        self._check_numeric()
+        with self.file.explained(self.name):
+            return np.asarray(self.node[rows])
+
+    def check_digest(self, values: NDArray[Any]) -> None:
+        """Compare the array that was read with the digest that was written with it, where there is one.
+
+        Raises
+        ------
+        ValueError
+            When it is another.
+        """
+        self.check_digest_is(digest_of_array(values) if self.digest else None)
+
+    def check_digest_is(self, computed: str | None) -> None:
+        """Compare with a digest that was computed while reading."""
+        if self.digest is not None and self.digest != computed:
+            refuse_changed(self.file.path, self.name, "its values")
+
+    def extents(self) -> list[tuple[int, int]]:
+        """Return (first byte, number of bytes) of each piece in the file; none for a tiny one in the metadata."""
+        if self.offset is not None:
+            return [(self.offset, self.nb_bytes)]
+        pieces: list[tuple[int, int]] = []
+        if self.node.chunks is not None:
+            with self.file.explained(self.name):
+                self.node.id.chunk_iter(lambda chunk: pieces.append((int(chunk.byte_offset), int(chunk.size))))
+        return sorted(pieces)
+
+    def _check_numeric(self) -> None:
+        if not self.is_numeric:
+            self.file.refuse(self.name, f"it holds {self.dtype}, numbers are expected")
+
+    def _check_size(self, layout: int) -> None:
+        if layout == h5py.h5d.CONTIGUOUS and self.nb_bytes:
+            if self.offset is None:
+                self.file.refuse(self.name, "its values were never written")
+            self.file.claim(self.offset, self.nb_bytes, self.name, self.node)
+        elif layout == h5py.h5d.CHUNKED:
+            self._check_chunks()
+        elif self.nb_bytes > 2**16:
+            self.file.refuse(self.name, f"it cannot hold the {self.nb_bytes} bytes that its shape {self.shape} takes")
+
+    def _check_chunks(self) -> None:
+        with self.file.explained(self.name):
+            chunks = self.node.chunks
+            found = int(self.node.id.get_num_chunks()) if self.nb_bytes else 0
+        expected = math.prod(-(-size // chunk) for size, chunk in zip(self.shape, chunks, strict=True))
+        if found != expected:
+            # HDF5 would give zeros for the others.
+            self.file.refuse(self.name, f"{found} of its {expected} pieces (chunks) are in the file")
+        if self._nb_bytes_stored > self.file.identity.nb_bytes:
+            self.file.refuse(self.name, f"it cannot take {self._nb_bytes_stored} bytes of the file")
+        self._check_expansion(math.prod(chunks) * self.dtype.itemsize)
+
+    def _check_expansion(self, nb_bytes: int) -> None:
+        if self.nb_bytes and nb_bytes > max(ALWAYS_ALLOWED, MOST_EXPANSION * self._nb_bytes_stored):
+            self.file.refuse(
+                self.name,
+                f"its {self._nb_bytes_stored / 1e6:.3g} MB in the file would become {nb_bytes / 1e9:.3g} GB in memory",
+            )

@@ -1,0 +1,74 @@
+"""Links and attributes of an HDF5 file: links are followed inside the file only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import h5py
+
+from dwiml.hdf5 import schema
+
+if TYPE_CHECKING:
+    from dwiml.hdf5.stored.nodes import StoredFile
+
+_MOST_LINKS = 32
+
+
+def follow(file: StoredFile, node: Any, target: str, full: str, hops: list[int]) -> Any:
+    """Return what a name or the path of a soft link leads to, one step at a time, so that none leaves the file."""
+    with file.explained(full):
+        current = node.file["/"] if target.startswith("/") else node
+    for part in target.split("/"):
+        if part in ("", "."):
+            continue
+        if not isinstance(current, h5py.Group):
+            file.refuse(full, "a link leads nowhere")
+        with file.explained(full):
+            link = current.get(part, getlink=True)
+        if isinstance(link, h5py.ExternalLink):
+            raise ValueError(
+                f"'{full}' of the HDF5 file '{file.path}' is a link to another file ('{link.filename}'), which is not "
+                "followed; copy the data into the file."
+            )
+        if link is None:
+            file.refuse(full, "a link leads nowhere" if hops[0] else "it is not in the file")
+        if isinstance(link, h5py.SoftLink):
+            hops[0] += 1
+            if hops[0] > _MOST_LINKS:
+                file.refuse(full, "its links lead in a circle")
+            current = follow(file, current, link.path, full, hops)
+        else:
+            with file.explained(full):
+                current = current[part]
+    return current
+
+
+def attributes_of(file: StoredFile, node: Any, name: str) -> dict[str, Any]:
+    """Return all attributes of an object but its digest."""
+    with file.explained(name):
+        return {key: node.attrs[key] for key in node.attrs if key != schema.DIGEST}
+
+
+def attribute_of(file: StoredFile, node: Any, name: str, attribute: str, default: Any) -> Any:
+    """Return one attribute, ``default`` when there is none; the empty kind of HDF5 is refused."""
+    with file.explained(f"{name or '/'} (attribute '{attribute}')"):
+        value = node.attrs.get(attribute, default)
+    if isinstance(value, h5py.Empty):
+        file.refuse(name, f"its attribute '{attribute}' holds nothing")
+    return value
+
+
+def written_digest(file: StoredFile, node: Any, name: str) -> str | None:
+    """Return the digest that was written with an object; None where there is none."""
+    value = attribute_of(file, node, name, schema.DIGEST, None)
+    return None if value is None else schema.read_text(value)
+
+
+def refuse_changed(path: Path, name: str, what: str) -> NoReturn:
+    """Raise the sentence that an object is not what was written."""
+    raise ValueError(
+        f"'{name or '/'}' of the HDF5 file '{path}' does not hold what was written: {what} changed (its digest "
+        "differs). The file is damaged or was edited; copy or make it again (after an edit on purpose, delete the "
+        f"attribute '{schema.DIGEST}' of what was edited and of the group around it)."
+    )
