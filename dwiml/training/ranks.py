@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -14,6 +14,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 # A rank may take long to read its data before the first batch.
 PATIENCE = timedelta(minutes=60)
+# What a process may have otherwise than the first: where its data are, and how they get into its memory.
+MAY_DIFFER = frozenset(
+    {"data.hdf5_file", "data.lazy", "data.cache_size", "trainer.nb_cpu_processes", "trainer.use_gpu", "trainer.verbose"}
+)
 
 
 class Exchanged(NamedTuple):
@@ -103,8 +107,33 @@ class Ranks:
         """Return a module whose gradients are the mean of those of all ranks, with the weights of the first."""
         if self.alone:
             return step
-        # A model may leave out some of its weights in some batches; torch warns once where it never does.
+        # A model may leave out some of its weights in some batches. Where it never does, torch warns, in five lines a
+        # process, that it looked in vain: this one it finds.
+        step.register_parameter("never_used", _parameter_like(step))
         return DistributedDataParallel(step, find_unused_parameters=True)
+
+    def check_alike(self, described: Mapping[str, Mapping[str, Any]]) -> None:
+        """Compare what the ranks are about to train; all of them call it.
+
+        Parameters
+        ----------
+        described
+            What was chosen, by section; :data:`MAY_DIFFER` is not compared.
+
+        Raises
+        ------
+        ValueError
+            On each rank, when one of them has other data or other settings than the first.
+        """
+        first, *others = self.gather({section: dict(values) for section, values in described.items()})
+        for rank, other in enumerate(others, start=1):
+            for section, name in [(section, name) for section, values in first.items() for name in values]:
+                ours, theirs = first[section][name], other.get(section, {}).get(name)
+                if ours != theirs and f"{section}.{name}" not in MAY_DIFFER:
+                    raise ValueError(
+                        f"The {self.nb} processes would not train the same: {section}.{name} is {ours!r} in process 0 "
+                        f"and {theirs!r} in process {rank}. Give each of them the same HDF5 file and the same options."
+                    )
 
     def _free_control(self) -> None:
         # gloo's threads let go of Python's tensors a moment after a collective has returned; where Python has ended by
@@ -121,6 +150,11 @@ class Ranks:
                 f"Rank {self.rank} of {self.nb} has lost the others: one of them ended, or does not answer. What it "
                 "said itself is above; go on from the checkpoint with the same command."
             ) from error
+
+
+def _parameter_like(module: torch.nn.Module) -> torch.nn.Parameter:
+    first = next(module.parameters())
+    return torch.nn.Parameter(torch.zeros(1, device=first.device, dtype=first.dtype))
 
 
 def _started_by_torchrun() -> bool:

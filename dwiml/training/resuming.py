@@ -18,7 +18,13 @@ from dwiml.training.averaging import AveragedWeights
 from dwiml.training.best_model import BestModelKeeper
 from dwiml.training.checkpoint import checkpoint_stamp, has_checkpoint, load_checkpoint, save_or_warn
 from dwiml.training.compiling import compile_layers
-from dwiml.training.experiment import ExperimentFolder, arguments_of, data_has_changed, describe, refuse_differences
+from dwiml.training.experiment import (
+    ExperimentFolder,
+    arguments_of,
+    data_has_changed,
+    describe,
+    refuse_differences,
+)
 from dwiml.training.generators import generators_state
 from dwiml.training.lock import ExperimentInUseError, ExperimentLock
 from dwiml.training.loggers import Logger
@@ -82,6 +88,7 @@ class ResumableTraining(TrainerSettings):
             self.planned_epochs = planned_epochs_of(self._checkpoint["schedule"], self.planned_epochs)
         self._build_training()
         self._share_batches()
+        self.ranks.check_alike(self._describe())
         # What a user should know before the training goes on.
         self._notes = [] if self.fast_dev_run else self.schedule.notes(self.max_epochs)
         if self._checkpoint is not None:

@@ -19,6 +19,11 @@ def main() -> None:
     stops_at_track_step = arguments.pop("stops_at_track_step", None)
     stops_at = arguments.pop("stops_at", None)
     logs_angle = arguments.pop("logs_angle", False)
+    # On the second rank.
+    others = arguments.pop("others", {})
+    if os.environ.get("RANK") == "1":
+        hdf5_file = others.pop("hdf5_file", hdf5_file)
+        arguments |= others
     trainer = small_trainer(Path(hdf5_file), Path(experiments), name, resume="auto", **arguments)
     if logs_angle:
         with_angle(trainer)

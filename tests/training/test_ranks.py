@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -48,6 +50,26 @@ def test_two_processes_have_the_losses_of_one(data: Path, alone: Path) -> None:
     train(data, data.parent, "two", nb=2)
     close(data.parent / "two", alone)
     assert len(load_checkpoint(data.parent / "two" / "checkpoint")["generators"]) == 2
+
+
+def test_torch_does_not_warn_of_what_is_meant(data: Path) -> None:
+    output = train(data, data.parent, "quiet", nb=2, max_epochs=1)
+    assert "find_unused_parameters" not in output
+
+
+def test_other_data_or_options_in_one_process_are_named(data: Path) -> None:
+    other = write_hdf5(data.parent / "other.hdf5", {"sub-a": 20, "sub-b": 13}, {"sub-c": 9}, seed=5)
+    options: dict[str, Any] = {"others": {"hdf5_file": str(other)}}
+    output = train(data, data.parent, "mixed", nb=2, code=1, **options)
+    assert "ValueError: The 2 processes would not train the same: data.fingerprint is '" in output
+    assert "Give each of them the same HDF5 file and the same options." in output
+    assert not (data.parent / "mixed").exists()
+    output = train(data, data.parent, "mixed", nb=2, code=1, others={"clip_grad": 2.0})
+    assert "trainer.clip_grad is 1.0 in process 0 and 2.0 in process 1" in output
+    # A copy elsewhere is the same data.
+    copy = data.parent / "copy.hdf5"
+    shutil.copy(data, copy)
+    train(data, data.parent, "copies", nb=2, max_epochs=1, others={"hdf5_file": str(copy)})
 
 
 def test_two_processes_track_what_one_does(data: Path) -> None:
