@@ -5,9 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.colors import ListedColormap
 
 logger = logging.getLogger(__name__)
 
+VALUE_COLORS = "viridis from 0.25 to 1"
+"""The colour map of values along streamlines, in words."""
 _VARIABLE = "MPLBACKEND"
 
 
@@ -29,3 +35,13 @@ def import_matplotlib() -> None:
         logger.info("matplotlib has no backend '%s' here, which %s names; it is not used.", named, _VARIABLE)
     finally:
         os.environ[_VARIABLE] = named
+
+
+def value_colormap() -> ListedColormap:
+    """Return the colour map of values along streamlines: viridis without its dark end, which black hides."""
+    import_matplotlib()
+    import numpy as np
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+
+    return ListedColormap(colormaps["viridis"](np.linspace(0.25, 1, 256)), name=VALUE_COLORS)

@@ -22,17 +22,17 @@ _UNTOLD = "-"
 def tables(
     scores: Mapping[str, Scores], truth: GroundTruth, folder: str, *, max_outside: float, min_coverage: float
 ) -> str:
-    """Return a table by bundle and one in sum: of one tractogram, or of several side by side."""
+    """Return a table by bundle and one of the totals: of one tractogram, or of several side by side."""
     without = len(truth.names) - int(truth.has_ends.sum())
     heading = [
-        f"{len(truth.names)} true bundles of '{folder}'",
+        f"{len(truth.names)} true bundle{'s' * (len(truth.names) != 1)} of '{folder}'",
         f"tolerances: {truth.mask_tolerance:g} mm (mask), {truth.end_tolerance:g} mm (ends), at most "
         f"{100 * max_outside:g} % of a streamline's length outside",
     ]
     if without:
         heading.append(
-            f"{without} have no end regions: valid when {100 * min_coverage:g} % of the mask is covered, no "
-            "connections are told"
+            f"{without} {'has' if without == 1 else 'have'} no end regions: valid when {100 * min_coverage:g} % of the "
+            "mask is covered, connections not available"
         )
     (first, *others) = scores.values()
     by_bundle = _bundles_compared(scores) if others else _bundles(first)
@@ -67,7 +67,7 @@ def _measures(bundle: BundleScore) -> str:
 
 def _sums(scores: Mapping[str, Scores]) -> list[list[str]]:
     every = list(scores.values())
-    rows = [["in sum", *scores], ["streamlines", *(_count(each.nb_streamlines) for each in every)]]
+    rows = [["total", *scores], ["streamlines", *(_count(each.nb_streamlines) for each in every)]]
     if any(each.has_ends for each in every):
         for title, connection in _CONNECTIONS.items():
             rows.append([f"{title}, %", *(_percent(each.share(connection)) for each in every)])

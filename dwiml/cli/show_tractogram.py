@@ -38,7 +38,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("place")
-    group.add_argument("--background", metavar="IMAGE", help="image under the streamlines, on any grid [black]")
+    group.add_argument(
+        "--background",
+        action="append",
+        metavar="IMAGE",
+        help="image under the streamlines, on any grid; with --separate, the option may be given once for each "
+        "tractogram, in their order [black]",
+    )
     group.add_argument(
         "--background_volume", type=int, metavar="N", help="which of its volumes, where it has several [0, the first]"
     )
@@ -102,7 +108,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    from dataclasses import replace
+
     from dwiml.arguments import check_number, check_whole
+    from dwiml.cli.score import names_of
     from dwiml.cli.tractogram_data import read_background, read_drawn
     from dwiml.files import check_outputs
     from dwiml.viz.saving import check_figure_format, save_figure
@@ -118,19 +127,29 @@ def _run(arguments: argparse.Namespace) -> None:
     }
     check_looks(arguments.views, **looks)
     out = check_figure_format(arguments.out)
-    inputs = [*arguments.tractograms, arguments.background]
+    inputs = [*arguments.tractograms, *(arguments.background or ())]
     check_outputs({"OUT": out}, inputs=inputs, overwrite=arguments.overwrite)
     if arguments.background_volume is not None and arguments.background is None:
         raise ValueError("--background_volume chooses a volume of --background, which is not given.")
-    background = None
-    if arguments.background is not None:
-        background = read_background(arguments.background, arguments.background_volume)
-    drawn = [read_drawn(path, color=arguments.color, most=arguments.max_streamlines) for path in arguments.tractograms]
-    if background is not None:
-        _warn_if_elsewhere(drawn, background, arguments.background)
+    names = arguments.background or []
+    nb_rows = len(arguments.tractograms) if arguments.separate else 1
+    if len(names) not in (0, 1, nb_rows):
+        raise ValueError(
+            f"--background was given {len(names)} times; give it once, or with --separate once for each of the "
+            f"{len(arguments.tractograms)} tractograms."
+        )
+    backgrounds = [read_background(name, arguments.background_volume) for name in names]
+    drawn = [
+        replace(read_drawn(path, color=arguments.color, most=arguments.max_streamlines), name=name)
+        for name, path in names_of(arguments.tractograms).items()
+    ]
+    for number, each in enumerate(drawn):
+        if backgrounds:
+            own = number if len(backgrounds) == len(drawn) else 0
+            _warn_if_elsewhere(each, backgrounds[own], names[own])
     figure = plot_tractograms(
         drawn,
-        background=background,
+        background=backgrounds or None,
         views=arguments.views,
         separate=arguments.separate,
         title=arguments.title,
@@ -141,13 +160,12 @@ def _run(arguments: argparse.Namespace) -> None:
     print(f"{nb} of {total} streamlines are drawn in {out}")
 
 
-def _warn_if_elsewhere(drawn: Sequence[DrawnTractogram], background: Background, name: str) -> None:
+def _warn_if_elsewhere(drawn: DrawnTractogram, background: Background, name: str) -> None:
     import logging
 
-    for each in drawn:
-        outside = 1 - float(background.contains(each.points).mean()) if len(each.points) else 0.0
-        if outside > _MANY_OUTSIDE:
-            logging.getLogger(__name__).warning(
-                "%.0f %% of the points of '%s' are outside of '%s': are they of one subject, in one space?",
-                *(100 * outside, each.name, name),
-            )
+    outside = 1 - float(background.contains(drawn.points).mean()) if len(drawn.points) else 0.0
+    if outside > _MANY_OUTSIDE:
+        logging.getLogger(__name__).warning(
+            "%.0f %% of the points of '%s' are outside of '%s': are they of one subject, in one space?",
+            *(100 * outside, drawn.name, name),
+        )

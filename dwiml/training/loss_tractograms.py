@@ -16,6 +16,7 @@ from nibabel.streamlines.trk import TrkFile
 from dwiml.arguments import check_number
 from dwiml.data.storage import run_rows
 from dwiml.files import written_whole
+from dwiml.matplotlib_backend import VALUE_COLORS, value_colormap
 from dwiml.ops.spaces import from_vox_corner
 from dwiml.training.losses_by_point import PointLosses, SubjectReader
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from dwiml.training.losses_by_point import Floats, Integers
 
-COLOR_MAP = "viridis"
 # Where the colour map ends: a few extreme losses would leave one colour for all others.
 _COLOR_QUANTILES = (0.05, 0.95)
 _NO_LOSS = (128.0, 128.0, 128.0)
@@ -95,7 +95,7 @@ def write_loss_tractograms(
         "nb_best": nb,
         "mean_loss_of_best": float(means[ranked[:nb]].mean()),
         "mean_loss_of_worst": float(means[ranked[::-1][:nb]].mean()),
-        "color_map": COLOR_MAP,
+        "color_map": VALUE_COLORS,
         "color_range": [low, high],
     }
 
@@ -133,13 +133,8 @@ def colors_of(values: npt.NDArray[Any], low: float, high: float) -> Floats:
     low, high
         The values at the two ends of the colour map; those beyond have the colour of the end.
     """
-    from dwiml.matplotlib_backend import import_matplotlib
-
-    import_matplotlib()
-    from matplotlib import colormaps
-
     share = (values - low) / (high - low) if high > low else np.where(np.isnan(values), np.nan, 0.0)
-    colors: Floats = (255 * colormaps[COLOR_MAP](np.clip(share, 0, 1))[:, :3]).astype(np.float32)
+    colors: Floats = (255 * value_colormap()(np.clip(share, 0, 1))[:, :3]).astype(np.float32)
     colors[np.isnan(values)] = _NO_LOSS
     return colors
 

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from dwiml.training.judging import LOSSES, VALID_LOSS
-from dwiml.viz.panels import LOSS, Line, Log, Panel, Style, falls_steeply
+from dwiml.viz.panels import LOSS, Line, Log, Panel, Style, falls_steeply, name_of
 
 _Color = tuple[float, float, float, float]
 
@@ -177,7 +177,18 @@ def _add_line_legend(axes: Axes, logs: Sequence[Log], panel: Panel) -> None:
         star = {"marker": "*", "markersize": 11, "markeredgecolor": "black", "linestyle": ""}
         handles.append(Line2D([], [], color=color, label=label, **star))  # type: ignore[arg-type]
     if handles:
-        _draw_names_as_they_are(axes.legend(handles=handles, fontsize=9, framealpha=0.7))
+        # Above the panel: inside, it would lie over a curve; to the right: at the left may be the axis' power of ten.
+        legend = axes.legend(
+            handles=handles,
+            loc="lower right",
+            bbox_to_anchor=(1, 1),
+            borderaxespad=0.2,
+            ncols=len(handles),
+            columnspacing=1.2,
+            fontsize=9,
+            frameon=False,
+        )
+        _draw_names_as_they_are(legend)
 
 
 def _legend_shape(logs: Sequence[Log]) -> tuple[int, int]:
@@ -194,7 +205,7 @@ def _legend_label(log: Log) -> str:
     name = _shortened(log.label)
     if best is None:
         return name
-    what = "best" if log.judged_by in LOSSES else log.judged_by.removeprefix("gv_").replace("_", " ")
+    what = "best" if log.judged_by in LOSSES else f"best {name_of(log.judged_by)}"
     return f"{name} ({what} {best[1]:.4g}, epoch {best[0]})"
 
 

@@ -51,7 +51,8 @@ def plot_loss_histograms(
     _draw_losses(panels[1], streamline_means, "Mean loss of a streamline", "streamlines")
     if eos is not None:
         _draw_ends(panels[2], *eos)
-    figure.suptitle(title)
+    # A `$` in a name is no formula.
+    figure.suptitle(title, parse_math=False)
     return figure
 
 
@@ -73,7 +74,7 @@ def _draw_losses(ax: Axes, values: Values, axis: str, what: str) -> None:
         ax.axvline(value, color="black", linestyle=style, label=f"{name} {value:.3g}")
     if high < highest:
         ax.plot([], [], " ", label=f"not shown: 1%, up to {highest:.3g}")
-    ax.legend()
+    _add_legend(ax)
     ax.set_xlim(edges[0], edges[-1])
     ax.set_xlabel(axis)
     ax.set_ylabel(f"Number of {what}{scale}")
@@ -90,7 +91,7 @@ def _draw_ends(ax: Axes, last: Values, others: Values) -> None:
         ax.stairs(shares[-1], edges, fill=True, alpha=0.5, color=f"C{number}")
         ax.stairs(shares[-1], edges, color=f"C{number}", linewidth=1.5, label=label)
     scale = _choose_scale(ax, np.concatenate(shares))
-    ax.legend()
+    _add_legend(ax)
     ax.set_xlim(0, 1)
     ax.set_xlabel("Probability that the streamline ends")
     ax.set_ylabel(f"Share of these points (%){scale}")
@@ -105,3 +106,8 @@ def _choose_scale(ax: Axes, heights: npt.NDArray[Any]) -> str:
     # The lowest bar has a height too.
     ax.set_ylim(bottom=0.7 * found.min())
     return " (log scale)"
+
+
+def _add_legend(ax: Axes) -> None:
+    # Above the panel: inside, it would lie over bars.
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, ncols=2, fontsize=9, frameon=False)

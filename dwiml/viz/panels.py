@@ -161,18 +161,27 @@ def _describe(metric: str) -> tuple[str, Line]:
     for line in _training_and_validation(""):
         if metric.startswith(line.metric) and metric != line.metric:
             return metric.removeprefix(line.metric), Line(metric, line.label, line.style)
-    return metric, Line(metric, metric.replace("_", " "))
+    return metric, Line(metric, name_of(metric))
+
+
+def name_of(metric: str) -> str:
+    """Return a metric's name for people: ``GV endpoint distance (mm)`` for ``gv_endpoint_distance_mm``."""
+    words = _with_unit(metric).replace("_", " ")
+    return f"GV{words[2:]}" if words.startswith("gv ") else words
 
 
 def _axis_label(quantity: str) -> str:
     if quantity in _TRACKED:
         return _TRACKED[quantity]
+    words = name_of(quantity)
+    return words[:1].upper() + words[1:]
+
+
+def _with_unit(quantity: str) -> str:
     for suffix, unit in _UNITS.items():
         if quantity.endswith(suffix) and quantity != suffix:
-            quantity = quantity.removesuffix(suffix) + unit
-            break
-    words = quantity.replace("_", " ")
-    return words[:1].upper() + words[1:]
+            return quantity.removesuffix(suffix) + unit
+    return quantity
 
 
 def _is_number(value: Any) -> bool:

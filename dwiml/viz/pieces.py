@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import Normalize
 
+from dwiml.matplotlib_backend import value_colormap
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     Flags = npt.NDArray[np.bool_]
 
 DIRECTION, UNIFORM = "direction", "uniform"
-COLOR_MAP = "viridis"
 NO_VALUE = (0.5, 0.5, 0.5)
 # The scale ends at these shares of the values: a few extreme ones would leave one colour for all others.
 _QUANTILES = (0.05, 0.95)
@@ -143,7 +144,7 @@ class Coloring:
     def value_colors(self, values: Floats) -> Floats:
         """Return the colour map's colour of each value, (M,) -> (M, 3); grey for NaN."""
         shares = Normalize(self.low, self.high, clip=True)(np.nan_to_num(values, nan=self.low))
-        colors: Floats = colormaps[COLOR_MAP](np.asarray(shares))[:, :3].astype(np.float32)
+        colors: Floats = value_colormap()(np.asarray(shares))[:, :3].astype(np.float32)
         colors[np.isnan(values)] = NO_VALUE
         return colors
 

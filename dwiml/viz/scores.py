@@ -148,7 +148,7 @@ def _write_sums(ax: Axes, scores: Mapping[str, Scores]) -> None:
         f"{_shortened(name)}: {_grouped(each.nb_streamlines)} streamlines; {_bundles_in_words(each)}"
         for name, each in scores.items()
     ]
-    lines.append("(no bundle has end regions, so that connections are not told)")
+    lines.append("(no bundle has end regions: connections not available)")
     ax.text(0.5, 0.5, "\n".join(lines), ha="center", va="center", fontsize=9, parse_math=False)
     ax.set_axis_off()
 

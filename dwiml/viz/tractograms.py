@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
-from dwiml.viz.pieces import COLOR_MAP, DIRECTION, UNIFORM, Coloring, DrawnTractogram, Pieces, cut, uniform_color
+from dwiml.matplotlib_backend import value_colormap
+from dwiml.viz.pieces import DIRECTION, UNIFORM, Coloring, DrawnTractogram, Pieces, cut, uniform_color
 from dwiml.viz.slices import AXES, ENDS, VIEWS, Background, View, slice_of
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ _DIRECTIONS = (("left - right", "red"), ("back - front", "lime"), ("down - up", 
 def plot_tractograms(
     tractograms: Sequence[DrawnTractogram],
     *,
-    background: Background | None = None,
+    background: Background | Sequence[Background] | None = None,
     views: Sequence[str] = tuple(VIEWS),
     slices_mm: Sequence[float] | None = None,
     thickness: float | None = None,
@@ -57,7 +58,8 @@ def plot_tractograms(
     tractograms
         One or more.
     background
-        The image; it is resampled to the scanner's axes. None: black.
+        The image; it is resampled to the scanner's axes. None: black. With ``separate``, a sequence
+        has one for each row.
     views
         ``"axial"``, ``"coronal"``, ``"sagittal"``: some of them, a panel each.
     slices_mm
@@ -79,21 +81,23 @@ def plot_tractograms(
     check_looks(views, slices_mm=slices_mm, thickness=thickness, color=color, color_range=color_range)
     if not any(len(each.points) for each in tractograms):
         raise ValueError(f"There is no streamline to draw in: {_names(tractograms) or 'nothing'}.")
-    box = _box(tractograms, background)
+    backgrounds = _backgrounds(background, len(tractograms), separate=separate)
+    box = _box(tractograms, backgrounds)
     planes = _planes(views, slices_mm, thickness, tractograms, box)
     coloring = Coloring.of(color, tractograms, color_range)
     rows = [[number] for number in range(len(tractograms))] if separate else [list(range(len(tractograms)))]
     figure, panels = _panels(planes, len(rows), box)
-    for numbers, row in zip(rows, panels, strict=True):
+    for numbers, row, image in zip(rows, panels, backgrounds, strict=True):
         pieces = _pieces(tractograms, numbers, coloring, planes)
         for plane, ax in zip(planes, row, strict=True):
-            _draw_slice(ax, plane, background)
+            _draw_slice(ax, plane, image)
             _draw_lines(ax, pieces, plane, sum(len(tractograms[number].lengths) for number in numbers))
             _dress(ax, plane, box)
         if separate:
-            row[0].set_ylabel(f"{tractograms[numbers[0]].name}\n\n{row[0].get_ylabel()}")
+            row[0].set_ylabel(f"{tractograms[numbers[0]].name}\n\n{row[0].get_ylabel()}", parse_math=False)
     _explain(figure, panels, tractograms, coloring, separate=separate)
-    figure.suptitle(_names(tractograms) if title is None else title)
+    # A `$` in a name is no formula.
+    figure.suptitle(_names(tractograms) if title is None else title, parse_math=False)
     return figure
 
 
@@ -168,11 +172,26 @@ def _planes(
     return [_Plane(view, float(position), thickness) for view, position in zip(shown, slices_mm, strict=True)]
 
 
-def _box(tractograms: Sequence[DrawnTractogram], background: Background | None) -> Box:
-    """Return the corners, (3,) each, rasmm, of what the figure shows: all streamlines and what is in the image."""
+def _backgrounds(
+    given: Background | Sequence[Background] | None, nb_tractograms: int, *, separate: bool
+) -> list[Background | None]:
+    """Return the image of each row of panels."""
+    nb_rows = nb_tractograms if separate else 1
+    if not isinstance(given, Sequence):
+        return [given] * nb_rows
+    if len(given) == 1:
+        return [given[0]] * nb_rows
+    if len(given) != nb_rows:
+        rows = f"{nb_rows} rows" if separate else "one row, as the tractograms are drawn together"
+        raise ValueError(f"Give one background, or one for each row: {len(given)} were given for {rows}.")
+    return list(given)
+
+
+def _box(tractograms: Sequence[DrawnTractogram], backgrounds: Sequence[Background | None]) -> Box:
+    """Return the corners, (3,) each, rasmm, of what the figure shows: all streamlines and what is in the images."""
     corners = [end for each in tractograms if len(each.points) for end in (each.points.min(0), each.points.max(0))]
-    if background is not None:
-        corners += background.box()
+    for image in {id(each): each for each in backgrounds if each is not None}.values():
+        corners += image.box()
     low, high = np.min(corners, axis=0).astype(float), np.max(corners, axis=0).astype(float)
     sides = np.maximum((high - low) * (1 + 2 * _MARGIN), max(_LEAST_SHARE * (high - low).max(), _LEAST_MM))
     return (low + high - sides) / 2, (low + high + sides) / 2
@@ -184,7 +203,7 @@ def _panels(planes: Sequence[_Plane], nb_rows: int, box: Box) -> tuple[Figure, l
     widths = [sides[plane.view.axes[0]] for plane in planes]
     height = max(sides[plane.view.axes[1]] for plane in planes)
     inches = min(_WIDEST / sum(widths), _HIGHEST / height)
-    size = (max(inches * sum(widths) + 0.9 * len(planes) + 1.4, 5.0), (inches * height + 0.7) * nb_rows + 0.8)
+    size = (max(inches * sum(widths) + 0.9 * len(planes) + 1.4, 5.0), (inches * height + 1.1) * nb_rows + 0.8)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(nb_rows, len(planes), squeeze=False, gridspec_kw={"width_ratios": widths})
     return figure, [list(row) for row in axes]
@@ -262,16 +281,21 @@ def _explain(
             Line2D([], [], color=uniform_color(number, len(tractograms)), label=each.name, linewidth=2)
             for number, each in enumerate(tractograms)
         ]
-        figure.legend(handles=handles, loc="outside right upper", fontsize="small", ncols=-(-len(handles) // 20))
+        legend = figure.legend(
+            handles=handles, loc="outside right upper", fontsize="small", ncols=-(-len(handles) // 20)
+        )
+        for text in legend.get_texts():
+            text.set_parse_math(False)
     elif any(each.has_numbers for each in tractograms):
         extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}
-        figure.colorbar(
-            ScalarMappable(Normalize(coloring.low, coloring.high), COLOR_MAP),
+        bar = figure.colorbar(
+            ScalarMappable(Normalize(coloring.low, coloring.high), value_colormap()),
             ax=[ax for row in panels for ax in row],
             label=coloring.color,
             extend=extend[coloring.is_cut],
             aspect=30,
         )
+        bar.ax.yaxis.label.set_parse_math(False)
     nb_drawn = sum(len(each.lengths) for each in tractograms)
     nb_in_all = sum(len(each.lengths) if each.nb_in_file is None else each.nb_in_file for each in tractograms)
     some = f"{_grouped(nb_drawn)} of {_grouped(nb_in_all)} streamlines" if nb_drawn < nb_in_all else ""

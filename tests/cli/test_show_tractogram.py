@@ -299,3 +299,15 @@ def files(made_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     shutil.copytree(made_files, folder)
     monkeypatch.chdir(folder)
     return folder
+
+
+def test_a_background_for_each_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image, other = (tmp_path / f"{name}.nii.gz" for name in ("image", "other"))
+    for path, value in ((image, 1), (other, 2)):
+        nib.save(nib.Nifti1Image(np.full(SHAPE, value, dtype=np.uint8), AFFINE), path)
+    drawn = [str(save(tmp_path / f"lines.{suffix}", lines(5))) for suffix in ("trk", "trx")]
+    command = ["show_tractogram", *drawn, str(tmp_path / "o.png"), "--dpi", "40", "--background", str(image)]
+    assert main([*command, "--background", str(other)]) == 2
+    assert "--background was given 2 times; give it once, or with --separate" in capsys.readouterr().err
+    assert main([*command, "--background", str(other), "--separate"]) == 0
+    assert main([*command, "--background", str(image), "--background", str(other), "--separate", "-f"]) == 2

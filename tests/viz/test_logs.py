@@ -22,7 +22,7 @@ import dwiml
 from dwiml.training.loggers import LocalLogger
 from dwiml.viz import logs
 from dwiml.viz.logs import plot_logs, read_logs, visualize_logs
-from dwiml.viz.panels import Log, choose_panels
+from dwiml.viz.panels import Log, choose_panels, name_of
 
 
 def write_experiment(folder: Path, nb_epochs: int = 4, *, leave_out: tuple[str, ...] = (), **more: float) -> Path:
@@ -204,7 +204,7 @@ def test_unknown_metrics_get_a_panel_with_their_unit(tmp_path: Path) -> None:
         tmp_path / "run", gv_distance_mm=3.0, train_points_per_s=1e4, valid_angle=4.0, train_angle=2.0, best_epoch=1
     )
     _, panels = _drawn(folder)
-    assert list(panels)[4:] == ["Speed (points/s)", "Angle", "Gv distance (mm)"]
+    assert list(panels)[4:] == ["Speed (points/s)", "Angle", "GV distance (mm)"]
     assert [curve[0] for curve in _curves(panels["Angle"])] == ["-", "--"]
     assert [panel.key for panel in choose_panels(read_logs([folder]))][5:] == ["angle", "gv_distance_mm"]
 
@@ -423,3 +423,18 @@ def test_a_display_without_windows_or_a_dead_one_saves(tmp_path: Path, monkeypat
     monkeypatch.setattr(pyplot, "figure", broken)
     assert visualize_logs(folder) == [folder / "curves.png"]
     assert pyplot.get_fignums() == []
+
+
+def test_names_of_metrics_are_for_people(tmp_path: Path) -> None:
+    assert name_of("gv_endpoint_distance_mm") == "GV endpoint distance (mm)"
+    assert name_of("points_per_s") == "points/s"
+    folder = write_experiment(tmp_path / "run", gv_endpoint_distance_mm=2.5)
+    (folder / "parameters.json").write_text('{"trainer": {"best_model_metric": "gv_endpoint_distance_mm"}}')
+    figure, panels = _drawn(folder, write_losses(tmp_path / "other"))
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts[0] == "run (best GV endpoint distance (mm) 2.5, epoch 0)"
+    # A legend stands above its panel, not over a curve.
+    for axes in panels.values():
+        if axes.get_legend() is not None:
+            lowest = axes.get_legend().get_window_extent().y0
+            assert lowest >= axes.get_window_extent().y1 - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -128,12 +129,39 @@ def test_values_have_the_colour_maps_colours_and_a_bar() -> None:
         plot_tractograms([tractogram(line, values=values)], color="loss", color_range=(1, 3), views=["coronal"])
     )
     viridis = colormaps["viridis"]
-    expected = [viridis(share)[:3] for share in (0.0, 0.0, 0.5, 1.0, 1.0)] + [(0.5, 0.5, 0.5)]
-    np.testing.assert_allclose(lines_of(panels(figure)[0])[1], expected, atol=1e-6)
+    # Not from its dark end, which cannot be seen on black.
+    expected = [viridis(share)[:3] for share in (0.25, 0.25, 0.625, 1.0, 1.0)] + [(0.5, 0.5, 0.5)]
+    colors = lines_of(panels(figure)[0])[1]
+    np.testing.assert_allclose(colors, expected, atol=0.01)
+    # Relative luminance (WCAG 2.1) against black: 3:1 is what graphics need.
+    linear = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
+    assert ((linear @ [0.2126, 0.7152, 0.0722] + 0.05) / 0.05).min() > 2.5
     (bar,) = [ax for ax in figure.axes if not ax.get_title()]
     assert bar.get_ylabel() == "loss"
     assert bar.get_ylim() == (1, 3)
     assert bar._colorbar.extend == "both"
+
+
+def test_each_row_may_have_its_own_background() -> None:
+    both = [tractogram(np.eye(3) * 5), tractogram(np.eye(3) * 5 + 1)]
+    images = [Background(np.full((9, 9, 9), value, dtype=np.float32), np.eye(4)) for value in (1.0, 2.0)]
+
+    def pixels(backgrounds: Background | list[Background] | None, *, separate: bool = True) -> list[float]:
+        figure = drawn(plot_tractograms(both, background=backgrounds, separate=separate, views=["axial"]))
+        return [float(np.nanmax(ax.images[0].get_array())) for ax in panels(figure)]
+
+    assert pixels(images) == [1, 2]
+    assert pixels(images[:1]) == pixels(images[0]) == [1, 1]
+    for wrong, separate in ((images * 2, True), (images, False)):
+        with pytest.raises(ValueError, match=f"Give one background, or one for each row: {len(wrong)} were given"):
+            pixels(wrong, separate=separate)
+
+
+def test_a_dollar_is_no_formula() -> None:
+    named = replace(tractogram(np.eye(3), values=[1.0, 2.0, 3.0]), name="$a_{$")
+    for color, separate in (("$x", True), ("uniform", False)):
+        figure = plot_tractograms([named, named], color=color, title=r"$\nothing$", separate=separate, views=["axial"])
+        assert drawn(figure).get_suptitle() == r"$\nothing$"
 
 
 def test_the_ends_of_the_colours_are_percentiles_of_all() -> None:
@@ -147,7 +175,7 @@ def test_the_ends_of_the_colours_are_percentiles_of_all() -> None:
 
 def test_values_that_are_all_one_are_drawn() -> None:
     figure = drawn(plot_tractograms([tractogram(np.eye(3), values=[2.0] * 3)], color="fa", views=["axial"]))
-    np.testing.assert_allclose(lines_of(panels(figure)[0])[1], [colormaps["viridis"](0.0)[:3]] * 3, atol=1e-6)
+    np.testing.assert_allclose(lines_of(panels(figure)[0])[1], [colormaps["viridis"](0.25)[:3]] * 3, atol=0.01)
     nothing = tractogram(np.eye(3), values=[np.nan] * 3)
     figure = drawn(plot_tractograms([nothing], color="fa", views=["axial"]))
     np.testing.assert_allclose(lines_of(panels(figure)[0])[1], 0.5)
