@@ -23,10 +23,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("out_hdf5", metavar="OUT.hdf5", help="file to write")
     parser.add_argument("config", metavar="CONFIG.json", help="which files of a subject make which group")
     for subset in ("training", "validation", "testing"):
+        optional = subset != "training"
         parser.add_argument(
             subset,
             metavar=f"{subset.upper()}.txt",
-            help=f"text file with one {subset} subject a line{'' if subset == 'training' else '; may be empty'}",
+            nargs="?" if optional else None,
+            default=(),
+            help=f"text file with one {subset} subject a line{'; may be empty, or left out' if optional else ''}",
         )
     resampling = parser.add_mutually_exclusive_group()
     resampling.add_argument("--step_size", type=float, metavar="MM", help="resample streamlines to this step, in mm")
@@ -73,15 +76,26 @@ def _run(arguments: argparse.Namespace) -> None:
 def _table(summary: CreationSummary) -> str:
     counts = ", ".join(f"{len(names)} {subset}" for subset, names in summary.subjects.items())
     nb_subjects = sum(map(len, summary.subjects.values()))
-    rows = [(name, f"volume, {nb} {_plural('feature', nb)}") for name, nb in summary.nb_features.items()]
+    rows = [
+        (name, f"volume, {nb} {_plural('feature', nb)}: {_files(summary.files[name])}")
+        for name, nb in summary.nb_features.items()
+    ]
     for name, group in summary.streamlines.items():
         removed = f" ({group.nb_removed} invalid dropped)" if group.nb_removed else ""
-        rows.append((name, f"{group.nb_streamlines} streamlines, {group.nb_points} points{removed}"))
+        files = f" from {group.nb_files} {_plural('tractogram', group.nb_files)}"
+        rows.append((name, f"{group.nb_streamlines} streamlines, {group.nb_points} points{files}{removed}"))
     width = max(len(name) for name, _ in rows)
     title = (
         f"{summary.path}: {nb_subjects} {_plural('subject', nb_subjects)} ({counts}), {summary.nb_bytes / 1e9:.3f} GB"
     )
     return "\n".join([title, *(f"  {name:<{width}}  {text}" for name, text in rows)])
+
+
+def _files(files: list[tuple[str, int]]) -> str:
+    """Return the files of a volume group in their order, with the features of each if there are several."""
+    if len(files) == 1:
+        return files[0][0]
+    return ", ".join(f"{name} ({nb})" for name, nb in files)
 
 
 def _plural(word: str, count: int) -> str:

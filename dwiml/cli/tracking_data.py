@@ -116,6 +116,7 @@ def _from_images(arguments: argparse.Namespace, recorded: dict[str, Any]) -> Tra
     import numpy as np
     import torch
 
+    from dwiml.cli.input_order import check_input_order
     from dwiml.hdf5.standalone import read_mask, read_volumes
     from dwiml.tracking.tracker import TrackingSubject
     from dwiml.training.trained import recorded_parameters
@@ -123,6 +124,8 @@ def _from_images(arguments: argparse.Namespace, recorded: dict[str, Any]) -> Tra
     for path in (*arguments.input, *(arguments.std_mask or ()), arguments.tracking_mask, arguments.seeding_mask):
         if path is not None and not Path(path).is_file():
             raise FileNotFoundError(f"'{path}' was not found; with --input, masks are image files too.")
+    group = recorded["loader"]["input_group_name"]
+    check_input_order(arguments.input, _recorded_config(arguments, recorded, needed=False).get(group) or {}, group)
     if arguments.standardize_like is not None:
         recorded = recorded_parameters(arguments.standardize_like)
     standardization = arguments.standardization or _recorded_standardization(arguments, recorded)
@@ -158,8 +161,11 @@ def _recorded_standardization(arguments: argparse.Namespace, recorded: dict[str,
     return standardization
 
 
-def _recorded_config(arguments: argparse.Namespace, recorded: dict[str, Any]) -> dict[str, Any]:
-    """Return how the groups of the data were made: from the experiment, or from an HDF5 file that is given."""
+def _recorded_config(arguments: argparse.Namespace, recorded: dict[str, Any], *, needed: bool = True) -> dict[str, Any]:
+    """Return how the groups of the data were made: from the experiment, or from an HDF5 file that is given.
+
+    Where neither tells it: an error if it is needed, otherwise nothing.
+    """
     from dwiml.hdf5.stored import open_hdf5
     from dwiml.hdf5.stored.layout import groups_config
     from dwiml.training.experiment import GROUPS_CONFIG
@@ -169,6 +175,8 @@ def _recorded_config(arguments: argparse.Namespace, recorded: dict[str, Any]) ->
         return config
     path = Path(arguments.hdf5_file or recorded["data"]["hdf5_file"])
     if not path.is_file():
+        if not needed and not arguments.hdf5_file:
+            return {}
         raise FileNotFoundError(
             f"'{path}', the HDF5 file of the experiment, says how its volumes were standardized, but was not found; "
             "give --hdf5_file, or --standardization."

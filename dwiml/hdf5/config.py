@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
 from dwiml.files import read_json
 from dwiml.hdf5 import schema
 
+SUBJECT = "{subject}"
+"""Stands for the subject's name in the names of files."""
 STANDARDIZATIONS = ("all", "independent", "per_file", "none")
 
 _VOLUME_KEYS = ("type", "files", "standardization", "std_mask")
@@ -28,7 +30,7 @@ class VolumeGroup:
     name
         Name of the group in the HDF5 file.
     files
-        Files relative to the subject's folder; ``*`` matches any characters of a name.
+        Files relative to the subject's folder; ``*`` matches any characters of a name, ``{subject}`` is the subject's.
     standardization
         One of :data:`STANDARDIZATIONS`.
     std_mask
@@ -90,6 +92,24 @@ class GroupsConfig:
     groups: tuple[VolumeGroup | StreamlinesGroup, ...]
     text: str
 
+    def of_subject(self, name: str) -> GroupsConfig:
+        """Return the config of one subject: its name in the place of :data:`SUBJECT`."""
+
+        def named(files: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(file.replace(SUBJECT, name) for file in files)
+
+        groups: list[VolumeGroup | StreamlinesGroup] = []
+        for group in self.groups:
+            if isinstance(group, VolumeGroup):
+                groups.append(replace(group, files=named(group.files), std_mask=named(group.std_mask)))
+                continue
+            known = group.connectivity
+            if known is not None:
+                labels = None if known.labels is None else known.labels.replace(SUBJECT, name)
+                known = replace(known, matrix=known.matrix.replace(SUBJECT, name), labels=labels)
+            groups.append(replace(group, files=named(group.files), connectivity=known))
+        return GroupsConfig(tuple(groups), self.text)
+
     @property
     def volumes(self) -> tuple[VolumeGroup, ...]:
         """The groups of volumes."""
@@ -130,8 +150,7 @@ def load_config(config: str | os.PathLike[str] | Mapping[str, Any]) -> GroupsCon
 
 
 def _parse_group(name: Any, entry: Any, where: str) -> VolumeGroup | StreamlinesGroup:
-    if not isinstance(name, str) or not name or "/" in name or name in (".", ".."):
-        raise ValueError(f"In {where}, {name!r} cannot name a group: give a text without '/'.")
+    schema.check_name(name, f"A group of {where}")
     label = f"Group '{name}' of {where}"
     if not isinstance(entry, dict):
         raise ValueError(f"{label} must be an object with 'type' and 'files', got {entry!r}.")
@@ -174,7 +193,7 @@ def _connectivity(entry: Mapping[str, Any], label: str) -> ConnectivityFiles | N
     if matrix not in entry:
         raise ValueError(f"{label} has '{given[0]}' but no '{matrix}'; name the subject's .npy file.")
     if len(given) != 2:
-        found = "both" if len(given) == 3 else "none of both"
+        found = "both" if len(given) == 3 else "neither"
         raise ValueError(
             f"{label}: the rows of '{matrix}' are either blocs or labels; give '{blocs}' or '{labels}', got {found}."
         )

@@ -48,6 +48,13 @@ class ConnectivityPlan:
     regions: BlocRegions | Path
     label: str
 
+    @property
+    def files(self) -> list[Path]:
+        """What is read."""
+        beside = labels_path(self.matrix)
+        labels = [self.regions] if isinstance(self.regions, Path) else []
+        return [self.matrix, *labels, *([beside] if beside.is_file() else [])]
+
     def read_regions(self) -> Regions:
         """Return the regions; labels are read from their file."""
         return (
@@ -75,7 +82,7 @@ def plan_connectivity(plans: Sequence[SubjectPlan], config: GroupsConfig) -> dic
     return {
         plan.name: {
             group.name: _plan_group(plan, group.connectivity, plan.label(group.name))
-            for group in config.streamlines
+            for group in config.of_subject(plan.name).streamlines
             if group.connectivity is not None
         }
         for plan in plans

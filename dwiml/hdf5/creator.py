@@ -29,6 +29,7 @@ class StreamlinesCount:
 
     nb_streamlines: int = 0
     nb_points: int = 0
+    nb_files: int = 0
     nb_removed: int = 0
 
 
@@ -48,6 +49,8 @@ class CreationSummary:
         {volume group: number of features}.
     streamlines
         {streamlines group: its counts}.
+    files
+        {volume group: [(file, number of features), ...]} in their order, as the first subject has them.
     """
 
     path: Path
@@ -55,6 +58,7 @@ class CreationSummary:
     subjects: dict[str, list[str]] = field(default_factory=dict)
     nb_features: dict[str, int] = field(default_factory=dict)
     streamlines: dict[str, StreamlinesCount] = field(default_factory=dict)
+    files: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
 
 
 def create_hdf5(
@@ -118,20 +122,24 @@ def create_hdf5(
     resample = Resampling(step_size=step_size, nb_points=nb_points, compress=compress)
     groups = load_config(config)
     subjects = read_subject_lists({"training": training, "validation": validation, "testing": testing})
-    inputs = [config, training, validation, testing]
+    inputs: list[Any] = [config, training, validation, testing]
     target = writing.checked_output(Path(out_hdf5), inputs, overwrite=overwrite)
     folder, names = Path(subjects_folder), [name for listed in subjects.values() for name in listed]
     check_folders(folder, names)
     plans = plan_subjects(folder, names, groups, allow_missing=allow_missing)
     matrices = plan_connectivity(plans, groups)
+    inputs += [path for plan in plans for path in plan.files]
+    inputs += [path for group in matrices.values() for matrix in group.values() for path in matrix.files]
+    writing.checked_output(Path(out_hdf5), inputs, overwrite=overwrite, warn=False)
     _warn(subjects, groups)
 
     summary = CreationSummary(Path(out_hdf5), subjects=subjects, nb_features=dict(plans[0].nb_features))
+    summary.files = _files_of(plans[0])
     summary.streamlines = {group.name: StreamlinesCount() for group in groups.streamlines}
     tell = on_progress or (lambda done, total, name: None)
     tell(0, len(plans), "")
     with writing.whole_hdf5(target, sum(plan.nb_bytes for plan in plans), overwrite=overwrite) as handle:
-        writing.write_root(handle, subjects, groups, resample)
+        writing.write_root(handle, subjects, groups, resample, summary.files)
         for done, plan in enumerate(plans, 1):
             subject = handle.create_group(plan.name)
             _write_volumes(subject, plan, groups)
@@ -144,6 +152,16 @@ def create_hdf5(
             tell(done, len(plans), plan.name)
     summary.nb_bytes = target.stat().st_size
     return summary
+
+
+def _files_of(plan: SubjectPlan) -> dict[str, list[tuple[str, int]]]:
+    return {
+        group: [
+            (path.relative_to(plan.folder).as_posix(), nb)
+            for path, nb in zip(plan.volumes[group], features, strict=True)
+        ]
+        for group, features in plan.features.items()
+    }
 
 
 def _warn(subjects: Mapping[str, list[str]], groups: GroupsConfig) -> None:
@@ -175,6 +193,7 @@ def _write_streamlines(
         )
         writing.write_streamlines(subject, group.name, data, plan.grid)
         count = summary.streamlines[group.name]
+        count.nb_files += len(plan.tractograms[group.name])
         count.nb_streamlines += len(data.lengths)
         count.nb_points += len(data.points)
         count.nb_removed += data.nb_removed

@@ -25,12 +25,13 @@ from dwiml.files import check_memory, explained, open_regular
 from dwiml.hdf5.config import GroupsConfig, StreamlinesGroup, VolumeGroup
 from dwiml.hdf5.grid import Grid
 from dwiml.hdf5.schema import quoted
-from dwiml.hdf5.subjects import find_files
+from dwiml.hdf5.subjects import find_by_pattern, find_files
 from dwiml.tractograms.kinds import check_kind
 from dwiml.tractograms.tck import announced_streamlines
 from dwiml.tractograms.trk import check_trk_header, read_trk_counts
 
 _EXTENSIONS = (".trk", ".tck")
+_PAIR = (".img", ".hdr")
 # A .tck without streamlines still ends with three infinite numbers.
 _END_MARK_BYTES = {".trk": 0, ".tck": 12}
 # What gzip makes of zeros.
@@ -64,8 +65,10 @@ class SubjectPlan:
         {group: its files}.
     grid
         The grid of all of them.
-    nb_features
-        {volume group: number of features}.
+    features
+        {volume group: number of features of each of its files}.
+    matches
+        {volume group: {name or pattern of the config: number of files that it matches}}; those of its masks too.
     """
 
     name: str
@@ -73,7 +76,8 @@ class SubjectPlan:
     volumes: dict[str, list[Path]] = field(default_factory=dict)
     masks: dict[str, list[Path]] = field(default_factory=dict)
     tractograms: dict[str, list[Path]] = field(default_factory=dict)
-    nb_features: dict[str, int] = field(default_factory=dict)
+    features: dict[str, list[int]] = field(default_factory=dict)
+    matches: dict[str, dict[str, int]] = field(default_factory=dict)
     known_grid: Grid | None = None
 
     @property
@@ -82,6 +86,20 @@ class SubjectPlan:
         if self.known_grid is None:
             raise ValueError(f"Subject '{self.name}' has no file that tells its voxel grid.")
         return self.known_grid
+
+    @property
+    def nb_features(self) -> dict[str, int]:
+        """{volume group: number of features}."""
+        return {group: sum(features) for group, features in self.features.items()}
+
+    @property
+    def files(self) -> list[Path]:
+        """All files of the subject that are read, but for those on connectivity."""
+        found = [*self.volumes.values(), *self.masks.values(), *self.tractograms.values()]
+        files = [path for paths in found for path in paths]
+        # A pair of files is one image.
+        pairs = [path.with_suffix(suffix) for path in files for suffix in _PAIR if path.suffix.lower() in _PAIR]
+        return [*files, *pairs]
 
     @property
     def nb_bytes(self) -> int:
@@ -114,19 +132,42 @@ def plan_subjects(
         when a group has not the same number of features for all subjects.
     """
     plans = [_plan_subject(subjects_folder / name, name, config, allow_missing=allow_missing) for name in subjects]
-    first = plans[0]
     for plan in plans[1:]:
-        for group, nb_features in plan.nb_features.items():
-            if nb_features != first.nb_features[group]:
-                raise ValueError(
-                    f"Group '{group}' has {nb_features} features for subject '{plan.name}' and "
-                    f"{first.nb_features[group]} for subject '{first.name}'; all subjects must have the same number."
-                )
+        for group in plan.features:
+            _check_alike(plan, plans[0], group)
     return plans
+
+
+def _check_alike(plan: SubjectPlan, first: SubjectPlan, group: str) -> None:
+    """Check that a group of volumes has as many files, and as many features, as that of another subject."""
+    # The patterns are in the same order; the names of subjects in them differ.
+    for (pattern, count), other in zip(plan.matches[group].items(), first.matches[group].values(), strict=True):
+        if count != other:
+            raise ValueError(
+                f"Group '{group}': '{pattern}' matches {count} {_files(count)} of subject '{plan.name}' and {other} of "
+                f"subject '{first.name}'; all subjects must have the same number: name the files more exactly."
+            )
+    if plan.nb_features[group] != first.nb_features[group]:
+        raise ValueError(
+            f"Group '{group}' has {plan.nb_features[group]} features for subject '{plan.name}' and "
+            f"{first.nb_features[group]} for subject '{first.name}'; all subjects must have the same number."
+        )
+    for k, (path, other_path) in enumerate(zip(plan.volumes[group], first.volumes[group], strict=True)):
+        if plan.features[group][k] != first.features[group][k]:
+            raise ValueError(
+                f"Group '{group}': the files are in another order, '{path}' of subject '{plan.name}' has "
+                f"{plan.features[group][k]} features and '{other_path}' of subject '{first.name}' has "
+                f"{first.features[group][k]}; name the files one by one."
+            )
+
+
+def _files(count: int) -> str:
+    return "file" if count == 1 else "files"
 
 
 def _plan_subject(folder: Path, name: str, config: GroupsConfig, *, allow_missing: bool) -> SubjectPlan:
     plan = SubjectPlan(name, folder)
+    config = config.of_subject(name)
     for volume_group in config.volumes:
         plan_volumes(plan, volume_group)
     for streamlines_group in config.streamlines:
@@ -142,9 +183,16 @@ def _plan_subject(folder: Path, name: str, config: GroupsConfig, *, allow_missin
 def plan_volumes(plan: SubjectPlan, group: VolumeGroup) -> None:
     """Find the files of a group of volumes, and check their headers."""
     label = plan.label(group.name)
-    plan.volumes[group.name] = find_files(plan.folder, group.files, label)
-    plan.masks[group.name] = find_files(plan.folder, group.std_mask, f"{label}, 'std_mask'")
-    plan.nb_features[group.name] = sum(_inspect_volume(plan, path, label) for path in plan.volumes[group.name])
+    found = find_by_pattern(plan.folder, group.files, label)
+    masks = find_by_pattern(plan.folder, group.std_mask, f"{label}, 'std_mask'")
+    plan.volumes[group.name] = [path for paths in found.values() for path in paths]
+    plan.masks[group.name] = [path for paths in masks.values() for path in paths]
+    plan.matches[group.name] = {
+        f"{pattern}{kind}": len(paths)
+        for kind, matched in (("", found), (" (std_mask)", masks))
+        for pattern, paths in matched.items()
+    }
+    plan.features[group.name] = [_inspect_volume(plan, path, label) for path in plan.volumes[group.name]]
     for path in plan.masks[group.name]:
         nb_features = _inspect_volume(plan, path, label)
         if nb_features != 1:

@@ -22,6 +22,11 @@ STEP_SIZE = "step_size"
 NB_POINTS = "nb_points"
 COMPRESS = "compress"
 GROUPS_CONFIG = "groups_config"
+# JSON: {volume group: [{FILE: name, NB_FEATURES: count}, ...]}, as the first subject has them.
+GROUPS_FILES = "groups_files"
+FILE = "file"
+# Under which name the files stand among the entries of a group in the config that is read back.
+FILES_FOUND = "files_found"
 DATE_AND_TIME = "data_and_time"
 NOT_DEFINED = "Not defined by user"
 

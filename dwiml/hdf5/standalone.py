@@ -100,6 +100,18 @@ def told_mask(values: NDArray[Any], name: str, *, threshold: float = DEFAULT_THR
     return mask
 
 
+def read_nb_features(path: str | Path) -> int:
+    """Return the number of features of an image, the size of its fourth axis; its voxels are not read.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        When the file is missing, damaged or no image.
+    """
+    image = open_volume(Path(path), "The image")
+    return int(image.shape[3]) if len(image.shape) > 3 else 1
+
+
 def read_image_grid(path: str | Path) -> Grid:
     """Return the voxel grid of an image; its voxels are not read.
 

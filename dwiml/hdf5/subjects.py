@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from dwiml.hdf5.schema import quoted
+from dwiml.files import open_regular
+from dwiml.hdf5.schema import check_name, quoted
 
 SubjectList = str | os.PathLike[str] | Iterable[str]
 
 _NAMES_SHOWN = 5
+_MOST_LIST_BYTES = 2**24
 
 
 def read_subject_lists(lists: Mapping[str, SubjectList]) -> dict[str, list[str]]:
@@ -22,22 +24,23 @@ def read_subject_lists(lists: Mapping[str, SubjectList]) -> dict[str, list[str]]
     ----------
     lists
         {"training": ..., "validation": ..., "testing": ...}, each a text file with one subject a line, or the subjects
-        themselves. In a file, blank lines and what follows ``#`` are left out.
+        themselves. In a file, blank lines and what follows ``#`` are left out; ``/dev/null`` is an empty list.
 
     Raises
     ------
     FileNotFoundError
         When a list's file does not exist.
     ValueError
-        When there is no training subject, or one subject is listed twice, in one list or in two.
+        When there is no training subject, one is listed twice, in one list or in two, or its name leads to another
+        folder.
     """
     subjects = {subset: _read_list(subset, source) for subset, source in lists.items()}
     if not subjects["training"]:
         raise ValueError("There is no training subject: list at least one.")
     every = [(name, subset) for subset, names in subjects.items() for name in names]
+    for name, subset in every:
+        check_name(name, f"A {subset} subject")
     for name, count in Counter(name for name, _ in every).items():
-        if not name or "/" in name or name in (".", ".."):
-            raise ValueError(f"{name!r} cannot be a subject: give the name of a folder inside the subjects' folder.")
         if count > 1:
             places = " and ".join(subset for listed, subset in every if listed == name)
             raise ValueError(f"Subject '{name}' is listed {count} times ({places}); a subject has one place only.")
@@ -48,12 +51,17 @@ def _read_list(subset: str, source: SubjectList) -> list[str]:
     if not isinstance(source, (str, os.PathLike)):
         return list(source)
     path = Path(source)
-    if not path.is_file():
-        raise FileNotFoundError(f"The list of {subset} subjects, '{path}', was not found; give a text file.")
+    if os.path.realpath(path) == os.devnull:
+        return []
+    what = f"The list of {subset} subjects"
+    with open_regular(path, what) as stream:
+        content = stream.read(_MOST_LIST_BYTES + 1)
+    if len(content) > _MOST_LIST_BYTES:
+        raise ValueError(f"{what}, '{path}', has more than {_MOST_LIST_BYTES // 2**20} MB; give one subject a line.")
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"The list of {subset} subjects, '{path}', is not a text file.") from error
+        raise ValueError(f"{what}, '{path}', is not a text file.") from error
     names = [line.split("#")[0].strip() for line in lines]
     return [name for name in names if name]
 
@@ -98,15 +106,23 @@ def find_files(folder: Path, patterns: Sequence[str], label: str, *, allow_missi
     ValueError
         When two patterns match the same file.
     """
-    files: list[Path] = []
+    found = find_by_pattern(folder, patterns, label, allow_missing=allow_missing)
+    return [path for paths in found.values() for path in paths]
+
+
+def find_by_pattern(
+    folder: Path, patterns: Sequence[str], label: str, *, allow_missing: bool = False
+) -> dict[str, list[Path]]:
+    """Return a subject's files by the pattern that they match: see :func:`find_files`."""
+    files: dict[str, list[Path]] = {}
     for pattern in patterns:
         found = _matches(folder, pattern)
         if not found and not allow_missing:
             raise FileNotFoundError(f"{label}: '{folder / pattern}' was not found; {_nearby(folder, pattern)}.")
-        repeated = [path for path in found if path in files]
+        repeated = [path for path in found if any(path in others for others in files.values())]
         if repeated:
             raise ValueError(f"{label}: '{repeated[0]}' is matched by two entries of the list; name it once.")
-        files += found
+        files[pattern] = found
     return files
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import json
 import logging
 import math
 import os
@@ -20,7 +21,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from dwiml.files import sync_folder
+from dwiml.files import check_outputs, sync_folder
 from dwiml.hdf5 import schema
 from dwiml.hdf5.config import GroupsConfig
 from dwiml.hdf5.connectivity import ConnectivityPlan, open_matrix
@@ -39,32 +40,30 @@ _ROOM_FOR_METADATA = 2**22
 _CHUNK_BYTES = 2**19
 
 
-def checked_output(path: Path, inputs: Iterable[object], *, overwrite: bool) -> Path:
+def checked_output(path: Path, inputs: Iterable[object], *, overwrite: bool, warn: bool = True) -> Path:
     """Return where the file will be, links followed; ``inputs`` are what may not be overwritten in any case.
+
+    Parameters
+    ----------
+    path
+        As the user gave it.
+    inputs
+        What is read; those that are not names of files are left out.
+    overwrite
+        Whether the file may exist.
+    warn
+        Name what killed runs have left beside it.
 
     Raises
     ------
-    FileExistsError
-        When it exists and may not be overwritten.
-    FileNotFoundError
-        When its folder does not exist.
-    IsADirectoryError
-        When it is a folder.
-    ValueError
-        When it is one of the inputs, or a device, a pipe or a socket.
+    FileExistsError, FileNotFoundError, IsADirectoryError, PermissionError, ValueError
+        See :func:`dwiml.files.check_outputs`.
     """
+    read = [name for name in inputs if isinstance(name, (str, os.PathLike))]
+    check_outputs({"The HDF5 file to write": path}, inputs=read, overwrite=overwrite)
     target = Path(os.path.realpath(path))
-    if target.is_dir():
-        raise IsADirectoryError(f"'{path}' is a folder; give the name of the HDF5 file to write.")
-    if target.exists() and not target.is_file():
-        raise ValueError(f"'{path}' is not a regular file but a device, a pipe or a socket; give another name.")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"The folder '{target.parent}' of the HDF5 file does not exist; make it first.")
-    for name in inputs:
-        if isinstance(name, (str, os.PathLike)) and Path(os.path.realpath(name)) == target:
-            raise ValueError(f"'{path}' is both an input and the HDF5 file to write; give the HDF5 file another name.")
-    if target.exists() and not overwrite:
-        raise FileExistsError(f"'{path}' exists; choose another name, or replace it with -f.")
+    if not warn:
+        return target
     abandoned = sorted(target.parent.glob(f".{glob.escape(target.name)}.*.tmp"))
     if abandoned:
         logger.warning(
@@ -138,9 +137,13 @@ def _check_room(path: Path, nb_bytes: int) -> None:
 
 
 def write_root(
-    handle: h5py.File, subjects: Mapping[str, Sequence[str]], config: GroupsConfig, resample: Resampling
+    handle: h5py.File,
+    subjects: Mapping[str, Sequence[str]],
+    config: GroupsConfig,
+    resample: Resampling,
+    files: Mapping[str, Sequence[tuple[str, int]]],
 ) -> None:
-    """Write the root attributes."""
+    """Write the root attributes; ``files`` are those of each volume group, with the features of each."""
     chosen = [name for names in subjects.values() for name in names]
     handle.attrs[schema.VERSION] = schema.SCHEMA_VERSION
     for subset, names in subjects.items():
@@ -154,6 +157,8 @@ def write_root(
     for name, value in options.items():
         handle.attrs[name] = schema.NOT_DEFINED if value is None else value
     handle.attrs[schema.GROUPS_CONFIG] = config.text
+    named = {group: [{schema.FILE: file, schema.NB_FEATURES: nb} for file, nb in each] for group, each in files.items()}
+    handle.attrs[schema.GROUPS_FILES] = json.dumps(named)
     handle.attrs[schema.DIGEST] = np.bytes_(root_digest(dict(handle.attrs)))
     handle.attrs[schema.DATE_AND_TIME] = now().strftime("%d %B %Y %H:%M:%S")
 

@@ -53,7 +53,7 @@ def test_the_command_writes_the_file_and_tells_what_is_in_it(arguments):
     assert done.returncode == 0, done.stderr
     assert "sub-1 done (1 of 2)\nsub-2 done (2 of 2)\n" in done.stdout
     assert "out.hdf5: 2 subjects (1 training, 1 validation, 0 testing), 0.000 GB" in done.stdout
-    assert "  input        volume, 2 features\n" in done.stdout
+    assert "  input        volume, 2 features: dwi.nii.gz\n" in done.stdout
     assert "  streamlines  8 streamlines, " in done.stdout
     assert "(2 invalid dropped)" in done.stdout
     assert done.stderr.count("1 of one point") == 2
@@ -61,6 +61,12 @@ def test_the_command_writes_the_file_and_tells_what_is_in_it(arguments):
         assert set(handle) == {"sub-1", "sub-2"}
         assert handle.attrs["step_size"] == 0.5
         assert len(handle["sub-1/streamlines/lengths"]) == 4
+
+
+def test_lists_may_be_left_out_or_be_dev_null(arguments, capsys):
+    for given in (arguments[:4], arguments[:5], [*arguments[:4], "/dev/null", "/dev/null"]):
+        assert create_hdf5.main([*given, "--remove_invalid", "-f"]) == 0
+        assert f"(1 training, {int(given == arguments[:5])} validation, 0 testing)" in capsys.readouterr().out
 
 
 def test_bad_input_gets_one_sentence_and_exit_code_2(arguments):
@@ -77,7 +83,7 @@ def test_the_options_reach_the_creator(arguments, capsys):
     with h5py.File(arguments[1]) as handle:
         assert handle["sub-2/streamlines/lengths"][()].tolist() == [5] * 4
     assert create_hdf5.main([*arguments, "--remove_invalid"]) == 2
-    assert "exists; choose another name, or replace it with -f" in capsys.readouterr().err
+    assert "exists already; use -f to replace it" in capsys.readouterr().err
     Path(arguments[0], "sub-2", "wb.tck").unlink()
     assert create_hdf5.main([*arguments, "--remove_invalid", "-f"]) == 2
     assert "wb.tck' was not found" in capsys.readouterr().err

@@ -39,7 +39,7 @@ def test_standardization_left_out_is_none():
         ({}, "at least one group"),
         ([], "at least one group"),
         ({"input": []}, r"Group 'input' of .* must be an object with 'type' and 'files', got \[\]"),
-        ({"in/put": VOLUME}, "'in/put' cannot name a group"),
+        ({"in/put": VOLUME}, "is 'in/put', which cannot be a name"),
         ({"input": {"files": ["a"]}}, "has no 'type'; it must be 'volume' or 'streamlines'"),
         ({"input": {**VOLUME, "type": "image"}}, "has type 'image'; it must be 'volume' or 'streamlines'"),
         ({"input": {"type": "volume"}}, "Group 'input' of .* has no 'files'"),
@@ -96,7 +96,7 @@ def test_connectivity(keys, expected):
     [
         ({"connectivity_nb_blocs": 20}, "has 'connectivity_nb_blocs' but no 'connectivity_matrix'; name"),
         ({"connectivity_labels": "l.nii.gz"}, "has 'connectivity_labels' but no 'connectivity_matrix'; name"),
-        ({"connectivity_matrix": "m.npy"}, "give 'connectivity_nb_blocs' or 'connectivity_labels', got none of both"),
+        ({"connectivity_matrix": "m.npy"}, "give 'connectivity_nb_blocs' or 'connectivity_labels', got neither"),
         (
             {"connectivity_matrix": "m.npy", "connectivity_nb_blocs": 20, "connectivity_labels": "l.nii.gz"},
             "give 'connectivity_nb_blocs' or 'connectivity_labels', got both",

@@ -10,12 +10,13 @@ import subprocess
 import sys
 
 import h5py
+import nibabel as nib
 import numpy as np
 import pytest
 
-from dwiml.hdf5 import creator, writing
+from dwiml.hdf5 import creator, schema, writing
 from dwiml.hdf5.stored import open_hdf5
-from dwiml.hdf5.stored.layout import groups_of_type, subject_lists
+from dwiml.hdf5.stored.layout import groups_config, groups_of_type, subject_lists
 
 TIMEOUT = 60
 
@@ -82,7 +83,7 @@ def test_no_training_subject_and_missing_folder(three):
 
 def test_an_existing_file_is_kept_unless_asked(three):
     three.out.write_text("old")
-    with pytest.raises(FileExistsError, match="out.hdf5' exists; choose another name, or replace it with -f"):
+    with pytest.raises(FileExistsError, match="out.hdf5' exists already; use -f to replace it"):
         three.create()
     assert three.out.read_text() == "old"
     three.create(overwrite=True)
@@ -91,17 +92,65 @@ def test_an_existing_file_is_kept_unless_asked(three):
 
 def test_where_the_file_cannot_be(three):
     three.config()
-    with pytest.raises(FileNotFoundError, match="folder '.*nowhere' of the HDF5 file does not exist"):
+    with pytest.raises(FileNotFoundError, match="the folder '.*nowhere' does not exist"):
         creator.create_hdf5(three.folder, three.root / "nowhere/o.hdf5", three.root / "config.json", ["a"])
     with pytest.raises(IsADirectoryError, match="subjects' is a folder"):
         creator.create_hdf5(three.folder, three.folder, three.root / "config.json", ["a"], overwrite=True)
     (three.root / "list.txt").write_text("a\n")
     for name in ("list.txt", "config.json"):
-        with pytest.raises(ValueError, match=f"{name}' is both an input and the HDF5 file"):
+        with pytest.raises(ValueError, match=f"{name}' is an input of the command"):
             creator.create_hdf5(
                 three.folder, three.root / name, three.root / "config.json", three.root / "list.txt", overwrite=True
             )
     assert (three.root / "list.txt").read_text() == "a\n"
+
+
+INPUTS = {
+    "volume": "dwi.nii.gz",
+    "tractogram": "wb.trk",
+    "mask": "mask.nii.gz",
+    "matrix": "m.npy",
+    "labels": "labels.nii.gz",
+    "labels of the rows": "m_labels.txt",
+    "half of a pair": "t1.hdr",
+}
+
+
+@pytest.mark.parametrize("name", INPUTS.values(), ids=INPUTS)
+@pytest.mark.parametrize("link", ["", "symbolic", "hard"])
+def test_a_file_of_a_subject_is_never_replaced(three, name, link):
+    labels = np.zeros(nib.load(three.folder / "a/mask.nii.gz").shape, dtype=np.uint8)
+    labels[:2], labels[2:4] = 3, 5
+    for subject in "abc":
+        three.volume(subject, "labels.nii.gz", labels)
+        folder = three.folder / subject
+        np.save(folder / "m.npy", np.eye(2))
+        (folder / "m_labels.txt").write_text("3\n5\n")
+        image = nib.load(folder / "mask.nii.gz")
+        nib.save(nib.Nifti1Pair(image.get_fdata(dtype=np.float32), image.affine), folder / "t1.img")
+    groups = {
+        "input": {"type": "volume", "files": ["dwi.nii.gz", "t1.img"], "standardization": "all", "std_mask": "mask*"},
+        "streamlines": {
+            "type": "streamlines",
+            "files": ["*.trk"],
+            "connectivity_matrix": "m.npy",
+            "connectivity_labels": "labels.nii.gz",
+        },
+    }
+    three.create(groups)
+    three.out.unlink()
+    source = three.folder / "b" / name
+    before = source.read_bytes()
+    if not link:
+        three.out = source
+    elif link == "symbolic":
+        three.out.symlink_to(source)
+    else:
+        three.out.hardlink_to(source)
+    with pytest.raises(ValueError, match=f"The HDF5 file to write: '{three.out}' is an input of the command"):
+        three.create(groups, overwrite=True)
+    assert source.read_bytes() == before
+    assert not [path for path in source.parent.iterdir() if path.name.endswith(".tmp")]
 
 
 def test_what_is_no_regular_file_is_never_replaced(three):
@@ -223,3 +272,64 @@ def test_the_dataset_reads_it(three, lazy):
     with h5py.File(three.out) as handle:
         expected = handle["c/streamlines/euclidean_lengths"][()]
     np.testing.assert_array_equal(np.ravel(dataset.training_set.streamline_lengths_mm["streamlines"]), expected)
+
+
+def test_the_subjects_name_stands_in_the_names_of_files(subjects):
+    for name in ("sub-1", "sub-2"):
+        subjects.plain(name)
+        folder = subjects.folder / name
+        for file in ("dwi.nii.gz", "mask.nii.gz", "wb.trk"):
+            (folder / file).rename(folder / f"{name}__{file}")
+        np.save(folder / f"{name}__m.npy", np.ones((8, 8)))
+    groups = {
+        "input": {
+            "type": "volume",
+            "files": ["{subject}__dwi.nii.gz"],
+            "standardization": "all",
+            "std_mask": "{subject}__mask.nii.gz",
+        },
+        "streamlines": {
+            "type": "streamlines",
+            "files": ["{subject}__*.trk"],
+            "connectivity_matrix": "{subject}__m.npy",
+            "connectivity_nb_blocs": 2,
+        },
+    }
+    summary = subjects.create(groups)
+    assert summary.files == {"input": [("sub-1__dwi.nii.gz", 3)]}
+    assert summary.streamlines["streamlines"].nb_files == 2
+    with h5py.File(subjects.out) as handle:
+        assert handle["sub-2/streamlines/connectivity_matrix"].shape == (8, 8)
+    with open_hdf5(subjects.out) as file:
+        recorded = groups_config(file)
+    assert recorded["input"]["files"] == ["{subject}__dwi.nii.gz"]
+    assert recorded["input"][schema.FILES_FOUND] == [{"file": "sub-1__dwi.nii.gz", "nb_features": 3}]
+    assert schema.FILES_FOUND not in recorded["streamlines"]
+
+
+@pytest.mark.parametrize("key", ["files", "std_mask"])
+def test_a_pattern_must_match_as_many_files_of_each_subject(three, key):
+    """A pattern that matches two files adds a feature unnoticed; it must at least do so for all subjects."""
+    shape = nib.load(three.folder / "a/mask.nii.gz").shape
+    for subject in "abc":
+        three.volume(subject, "fa.nii.gz", np.ones(shape, dtype=np.uint8))
+    three.volume("b", "fa_old.nii.gz", np.ones(shape, dtype=np.uint8))
+    group = {"type": "volume", "files": ["dwi.nii.gz"], "standardization": "all", key: ["fa*"]}
+    sentence = "Group 'input': 'fa.*' matches 2 files of subject 'b' and 1 of subject 'a'"
+    with pytest.raises(ValueError, match=sentence):
+        three.create({"input": group})
+    for subject in "ac":
+        three.volume(subject, "fa_old.nii.gz", np.ones(shape, dtype=np.uint8))
+    summary = three.create({"input": group})
+    if key == "files":
+        assert summary.files == {"input": [("fa.nii.gz", 1), ("fa_old.nii.gz", 1)]}
+
+
+def test_files_of_one_subject_in_another_order_are_refused(three):
+    shape = nib.load(three.folder / "a/mask.nii.gz").shape
+    for subject, names in (("a", ("x1", "x2")), ("b", ("x2", "x1")), ("c", ("x1", "x2"))):
+        for nb, name in enumerate(names, 1):
+            three.volume(subject, f"{name}.nii.gz", np.ones((*shape, nb), dtype=np.float32))
+    with pytest.raises(ValueError, match=r"another order, '.*b/x1.nii.gz' of subject 'b' has 2 features and '.*a/x1"):
+        three.create({"input": {"type": "volume", "files": ["x*"]}})
+    three.assert_nothing_written()

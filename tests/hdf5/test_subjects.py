@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from dwiml.hdf5.subjects import check_folders, find_files, read_subject_lists
@@ -20,8 +22,8 @@ def test_lists_from_files_and_from_names(tmp_path):
         ([], ["a"], "There is no training subject"),
         (["a", "b", "a"], [], r"Subject 'a' is listed 2 times \(training and training\)"),
         (["a"], ["a"], r"Subject 'a' is listed 2 times \(training and validation\)"),
-        (["site/a"], [], "'site/a' cannot be a subject"),
-        ([".."], [], r"'\.\.' cannot be a subject"),
+        (["site/a"], [], "A training subject is 'site/a', which cannot be a name"),
+        ([".."], [], r"A training subject is '\.\.', which cannot be a name"),
     ],
 )
 def test_bad_lists(training, validation, sentence):
@@ -30,11 +32,27 @@ def test_bad_lists(training, validation, sentence):
 
 
 def test_a_list_that_is_no_text_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match="list of training subjects, '.*none.txt', was not found"):
+    with pytest.raises(FileNotFoundError, match="list of training subjects '.*none.txt' was not found"):
         read_subject_lists({"training": tmp_path / "none.txt"})
     (tmp_path / "data.bin").write_bytes(b"\x89HDF\xff")
     with pytest.raises(ValueError, match="'.*data.bin', is not a text file"):
         read_subject_lists({"training": tmp_path / "data.bin"})
+
+
+def test_a_list_may_be_dev_null_and_no_other_device(tmp_path):
+    lists = {"training": ["a"], "validation": "/dev/null", "testing": tmp_path / "null"}
+    (tmp_path / "null").symlink_to("/dev/null")
+    assert read_subject_lists(lists) == {"training": ["a"], "validation": [], "testing": []}
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "."):
+        with pytest.raises((ValueError, IsADirectoryError), match="The list of testing subjects '.*' is "):
+            read_subject_lists({**lists, "testing": tmp_path / name})
+
+
+@pytest.mark.parametrize("name", ["../../outside", "a/b", "..", "", "a\nb", "x" * 300])
+def test_a_name_that_leads_elsewhere_is_no_subject(name):
+    with pytest.raises(ValueError, match="A training subject is .*, which cannot be a name"):
+        read_subject_lists({"training": [name], "validation": [], "testing": []})
 
 
 def test_missing_folders_are_told_with_those_that_exist(tmp_path):

@@ -67,14 +67,33 @@ def _check_root(file: StoredFile) -> None:
 def groups_config(file: StoredFile) -> dict[str, dict[str, Any]]:
     """Return what a file was made from: {group: its entry in the groups config}; empty where it does not say.
 
-    dwi_ml writes it as Python shows a dict, dwiml as JSON.
+    Volume groups also have :data:`dwiml.hdf5.schema.FILES_FOUND`, where it is known: the files in their order, and the
+    features of each. dwi_ml writes the config as Python shows a dict, dwiml as JSON.
     """
     text = schema.read_text(file.root.attribute(schema.GROUPS_CONFIG, "{}"))
     for parse in (json.loads, ast.literal_eval):
         with suppress(ValueError, TypeError, AttributeError, SyntaxError, RecursionError, MemoryError):
             # It is written as JSON again, in an experiment's parameters.
             config = json.loads(json.dumps(parse(text), allow_nan=False))
-            return {name: entry for name, entry in config.items() if isinstance(entry, dict)}
+            entries = {name: dict(entry) for name, entry in config.items() if isinstance(entry, dict)}
+            for name, files in _groups_files(file).items():
+                if name in entries:
+                    entries[name][schema.FILES_FOUND] = files
+            return entries
+    return {}
+
+
+def _groups_files(file: StoredFile) -> dict[str, list[dict[str, Any]]]:
+    """Return what files each volume group was made of; empty where the file, an older one, does not say."""
+    with suppress(ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        found = json.loads(schema.read_text(file.root.attribute(schema.GROUPS_FILES, "{}")))
+        return {
+            str(name): [
+                {schema.FILE: str(each[schema.FILE]), schema.NB_FEATURES: int(each[schema.NB_FEATURES])}
+                for each in files
+            ]
+            for name, files in found.items()
+        }
     return {}
 
 

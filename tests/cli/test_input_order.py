@@ -1,0 +1,110 @@
+"""Images given to ``dwiml track --input`` in another order than the model was trained on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dwiml.cli import train
+from dwiml.cli.input_order import check_input_order
+from dwiml.cli.main import main
+from dwiml.hdf5 import schema
+from dwiml.hdf5.creator import create_hdf5
+from dwiml.phantom.create import create_phantom
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """sh.nii.gz of 3 features; fa, md and old of one each."""
+    for name, nb in (("sh", 3), ("fa", 1), ("md", 1), ("old", 1), ("sub-9__fa", 1), ("sub-9__md", 1)):
+        values = np.ones((2, 2, 2, nb) if nb > 1 else (2, 2, 2), dtype=np.float32)
+        nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / f"{name}.nii.gz")
+    return tmp_path
+
+
+def entry(*files: tuple[str, int], patterns: list[str] | None = None) -> dict[str, Any]:
+    found = [{schema.FILE: name, schema.NB_FEATURES: nb} for name, nb in files]
+    return {"files": patterns or [name for name, _ in files], schema.FILES_FOUND: found}
+
+
+def check(images: Path, given: list[str], recorded: dict[str, Any]) -> None:
+    check_input_order([str(images / f"{name}.nii.gz") for name in given], recorded, "input")
+
+
+def test_features_of_each_file_are_compared(images: Path) -> None:
+    recorded = entry(("metrics/sh.nii.gz", 3), ("metrics/fa.nii.gz", 1))
+    check(images, ["sh", "fa"], recorded)
+    sentence = (
+        r"trained on group 'input', made of 'metrics/sh.nii.gz' \(3\), 'metrics/fa.nii.gz' \(1\), in this order; --"
+        r"input gives '.*fa.nii.gz' \(1\), '.*sh.nii.gz' \(3\). Give one image for each"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        check(images, ["fa", "sh"], recorded)
+
+
+@pytest.mark.parametrize("patterns", [["maps/fa.nii.gz", "maps/md.nii.gz"], ["*fa*", "*md*"]])
+@pytest.mark.parametrize("found", [True, False])
+def test_names_are_compared_where_features_are_alike(
+    images: Path, caplog: pytest.LogCaptureFixture, patterns: list[str], found: bool
+) -> None:
+    recorded = entry(("maps/fa.nii.gz", 1), ("maps/md.nii.gz", 1), patterns=patterns)
+    recorded = recorded if found else {"files": patterns}
+    check(images, ["fa", "md"], recorded)
+    assert not caplog.text
+    with pytest.raises(ValueError, match="By their names, they are in another order"):
+        check(images, ["md", "fa"], recorded)
+    check(images, ["md", "old"], recorded)
+    assert "The order cannot be told by these names: check it." in caplog.text
+
+
+def test_the_subjects_name_in_a_name_is_any(images: Path, caplog: pytest.LogCaptureFixture) -> None:
+    patterns = ["{subject}__fa.nii.gz", "{subject}__md.nii.gz"]
+    recorded = entry(("sub-1__fa.nii.gz", 1), ("sub-1__md.nii.gz", 1), patterns=patterns)
+    check(images, ["sub-9__fa", "sub-9__md"], recorded)
+    assert not caplog.text
+    with pytest.raises(ValueError, match="By their names, they are in another order"):
+        check(images, ["sub-9__md", "sub-9__fa"], recorded)
+
+
+def test_what_cannot_be_compared_is_told(images: Path, caplog: pytest.LogCaptureFixture) -> None:
+    check(images, ["fa"], entry(("metrics/md.nii.gz", 1)))
+    check(images, ["fa"], {})
+    assert not caplog.text
+    check(images, ["fa", "md"], {})
+    assert "It is not recorded which files the model was trained on" in caplog.text
+    caplog.clear()
+    check(images, ["fa", "sh"], entry(("all.nii.gz", 4)))
+    assert "only the number of features in all can be compared" in caplog.text
+
+
+def test_a_model_trained_on_two_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The number of all features is the same in either order: 286 streamlines became 68."""
+    root = tmp_path / "phantom"
+    create_phantom(root, nb_subjects=3, size="small")
+    config = json.loads((root / "config.json").read_text())
+    config["input"]["files"] = ["metrics/sh.nii.gz", "metrics/fa.nii.gz"]
+    create_hdf5(root / "subjects", tmp_path / "data.hdf5", config, ["sub-01"], ["sub-02"])
+    options = ["--input_group_name", "input", "--streamline_group_name", "streamlines", "--rnn_layer_sizes", "8"]
+    options += ["--seed", "1", "--max_epochs", "1", "--max_batches_per_epoch_training", "2", "--step_size", "1.5", "-q"]
+    assert train.main(["learn2track", str(tmp_path / "data.hdf5"), str(tmp_path), "exp", *options]) == 0
+    recorded = json.loads((tmp_path / "exp/parameters.json").read_text())["groups_config"]["input"]
+    assert recorded["files_found"][1] == {"file": "metrics/fa.nii.gz", "nb_features": 1}
+    # It is known without the HDF5 file.
+    (tmp_path / "data.hdf5").unlink()
+    folder = root / "subjects/sub-02"
+    sh, fa, mask = (str(folder / name) for name in ("metrics/sh.nii.gz", "metrics/fa.nii.gz", "masks/wm.nii.gz"))
+    command = ["track", str(tmp_path / "exp"), str(tmp_path / "out.trk"), "--nb_seeds", "5", "--tracking_mask", mask]
+    command += ["--std_mask", mask]
+    caplog.clear()
+    assert main([*command, "--input", fa, sh]) == 2
+    assert "error: The model was trained on group 'input', made of 'metrics/sh.nii.gz' (28)" in capsys.readouterr().err
+    assert not (tmp_path / "out.trk").exists()
+    assert main([*command, "--input", sh, fa]) == 0
+    assert not caplog.text
