@@ -34,7 +34,7 @@ def check_number(name: str, value: Any, *, low: float, high: float = math.inf, l
         if math.isfinite(number) and (number >= low if low_included else number > low) and number <= high:
             return number
     if math.isfinite(high):
-        wanted = f"a number from {low:g} to {high:g}"
+        wanted = f"a number from {low:g} to {high:g}" if low_included else f"above {low:g}, and {high:g} at most"
     elif low == 0:
         wanted = "a number, 0 or more" if low_included else "positive"
     else:

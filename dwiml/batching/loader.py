@@ -25,6 +25,8 @@ from dwiml.ops.sequences import TensorSequence
 from dwiml.params import Parameterized
 from dwiml.seeding import choose_seed
 
+# In voxels: noise beyond the size of a brain leaves nothing to learn.
+_LARGEST_NOISE = 100.0
 VOLUME_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -101,12 +103,14 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
         self.split_ratio = check_number("split_ratio", split_ratio, low=0, high=1)
         self.reverse_ratio = check_number("reverse_ratio", reverse_ratio, low=0, high=1)
         self.noise_gaussian_size_forward = check_number(
-            "noise_gaussian_size_forward", noise_gaussian_size_forward, low=0
+            "noise_gaussian_size_forward", noise_gaussian_size_forward, low=0, high=_LARGEST_NOISE
         )
-        self.noise_gaussian_size_loss = check_number("noise_gaussian_size_loss", noise_gaussian_size_loss, low=0)
-        self.wander_size = check_number("wander_size", wander_size, low=0)
-        self.wander_nb_points = check_number("wander_nb_points", wander_nb_points, low=0, low_included=False)
-        self.wander_nb_steps_back = check_number("wander_nb_steps_back", wander_nb_steps_back, low=1)
+        self.noise_gaussian_size_loss = check_number(
+            "noise_gaussian_size_loss", noise_gaussian_size_loss, low=0, high=_LARGEST_NOISE
+        )
+        self.wander_size = check_number("wander_size", wander_size, low=0, high=_LARGEST_NOISE)
+        self.wander_nb_points = check_number("wander_nb_points", wander_nb_points, low=0, high=1e6, low_included=False)
+        self.wander_nb_steps_back = check_number("wander_nb_steps_back", wander_nb_steps_back, low=1, high=1e6)
         if self.wander_size:
             _check_learns_way_back(model)
         chosen = choose_seed(seed)

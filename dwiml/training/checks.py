@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -47,16 +48,25 @@ def check_counts(**counts: int | None) -> None:
     """Raise ValueError for a count that is no whole number of at least 1 (None is allowed, but for max_epochs)."""
     for name, count in counts.items():
         if count is not None or name == "max_epochs":
-            check_whole(name, count, low=1)
+            check_whole(name, count, low=1, high=10**9)
 
 
-def check_options(*, nb_cpu_processes: int, clip_grad: float | None, **not_negative: float) -> None:
-    """Raise ValueError for a trainer's number that is out of range."""
-    check_whole("nb_cpu_processes", nb_cpu_processes, low=0)
+def check_options(
+    *,
+    nb_cpu_processes: int,
+    weight_decay: float,
+    patience_delta: float,
+    clip_grad: float | None,
+    checkpoint_minutes: float | None,
+) -> None:
+    """Raise ValueError for a trainer's number that is out of range: one that makes no sense, or no training."""
+    check_whole("nb_cpu_processes", nb_cpu_processes, low=0, high=max(64, 4 * (os.cpu_count() or 1)))
+    check_number("weight_decay", weight_decay, low=0, high=100)
+    check_number("patience_delta", patience_delta, low=0, high=1e6)
     if clip_grad is not None:
-        check_number("clip_grad", clip_grad, low=0, low_included=False)
-    for name, value in not_negative.items():
-        check_number(name, value, low=0)
+        check_number("clip_grad", clip_grad, low=0, high=1e9, low_included=False)
+    if checkpoint_minutes is not None:
+        check_number("checkpoint_minutes", checkpoint_minutes, low=0, high=1e6, low_included=False)
 
 
 def check_comet(workspace: str | None, project: str | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -105,6 +106,12 @@ class ExperimentFolder:
         for folder in (self.path, self.checkpoint, self.best_model, self.logs):
             for half_written in folder.glob(".*.tmp"):
                 half_written.unlink(missing_ok=True)
+
+
+def remove_trial(experiments_path: Path, name: str) -> None:
+    """Remove the folder that a trial run (``fast_dev_run``) was in; a bad batch that the user was told of stays."""
+    if not any(ExperimentFolder(experiments_path / name).bad_batches.glob("*")):
+        shutil.rmtree(experiments_path, ignore_errors=True)
 
 
 def describe(named: Mapping[str, Any], dataset: Any) -> dict[str, dict[str, Any]]:

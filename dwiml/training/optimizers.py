@@ -21,6 +21,8 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "RAdam": torch.optim.RAdam,
     "SGD": torch.optim.SGD,
 }
+# Beyond these no training can work: a step would change nothing in float32, or end in infinity.
+SMALLEST_RATE, LARGEST_RATE = 1e-12, 100.0
 # Those of which torch has a version that updates all weights in one CUDA kernel.
 FUSED = frozenset({"Adam", "AdamW", "SGD"})
 
@@ -84,15 +86,18 @@ def check_learning_rates(learning_rates: float | Sequence[float]) -> list[float]
     Raises
     ------
     ValueError
-        When there is none, or one is not positive.
+        When there is none, or one is not from 1e-12 to 100.
     """
     try:
         rates = list(learning_rates) if isinstance(learning_rates, (Sequence, np.ndarray)) else [learning_rates]
         if rates:
-            return [check_number("learning_rates", rate, low=0, low_included=False) for rate in rates]
+            return [check_number("learning_rates", rate, low=SMALLEST_RATE, high=LARGEST_RATE) for rate in rates]
     except ValueError:
         pass
-    raise ValueError(f"learning_rates must be a positive number, or a list of them by epoch, got {learning_rates!r}.")
+    raise ValueError(
+        f"learning_rates must be a positive number, or a list of them by epoch, each from {SMALLEST_RATE:g} to "
+        f"{LARGEST_RATE:g}, got {learning_rates!r}."
+    )
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rates: Sequence[float], epoch: int) -> float:

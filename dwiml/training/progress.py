@@ -48,13 +48,15 @@ def _title(epoch: int, max_epochs: int) -> str:
     return f"Epoch {epoch} (last: {max_epochs - 1})"
 
 
-def end_line(best: BestMonitor, first: int, nb_epochs: int, folder: Path, *, judged_by: str | None = None) -> str:
+def end_line(
+    best: BestMonitor, first: int, nb_epochs: int, folder: Path | None, *, judged_by: str | None = None
+) -> str:
     """Return the line that says why a training ended and what came of it.
 
     Parameters
     ----------
     best, folder
-        Of the training.
+        Of the training; no folder where nothing is kept.
     first, nb_epochs
         The epoch it began with, and how many are done.
     judged_by
@@ -69,7 +71,8 @@ def end_line(best: BestMonitor, first: int, nb_epochs: int, folder: Path, *, jud
         value = f"; best loss {best.best_value:.4g} in epoch {best.best_epoch}"
     else:
         value = f"; the best model by {judged_by} is that of epoch {best.best_epoch}"
-    return f"{beginning}: {reason}{value}. Results are in {folder}."
+    where = "It was a trial: nothing is kept" if folder is None else f"Results are in {folder}"
+    return f"{beginning}: {reason}{value}. {where}."
 
 
 class EpochProgress:

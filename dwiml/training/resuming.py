@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
+import weakref
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -24,6 +25,7 @@ from dwiml.training.experiment import (
     data_has_changed,
     describe,
     refuse_differences,
+    remove_trial,
 )
 from dwiml.training.generators import generators_state
 from dwiml.training.lock import ExperimentInUseError, ExperimentLock
@@ -58,6 +60,8 @@ class ResumableTraining(TrainerSettings):
         {"model", "experiments_path", "experiment_name", "batch_sampler", "batch_loader"}
     )
 
+    _remove_trial: weakref.finalize[Any, Any] | None = None
+
     def __init__(
         self,
         model: Any,
@@ -72,6 +76,8 @@ class ResumableTraining(TrainerSettings):
         checks.check_objects(model, batch_sampler, batch_loader)
         if self.fast_dev_run:
             experiments_path = tempfile.mkdtemp(prefix="dwiml_fast_dev_run_")
+            # At the latest when the program ends.
+            self._remove_trial = weakref.finalize(self, remove_trial, Path(experiments_path), experiment_name)
         self.model, self.batch_sampler, self.batch_loader = model, batch_sampler, batch_loader
         self.folder = ExperimentFolder(Path(experiments_path) / experiment_name)
         self.ranks = Ranks()
@@ -217,7 +223,7 @@ class ResumableTraining(TrainerSettings):
             return
         announce(self.summary())
         if resumes:
-            limit = self.overfit_batches or self.max_batches[self.position.phase]
+            limit = self.overfit_batches or self.max_batches.get(self.position.phase)
             announce(resuming_line(self.position, self.batch_sampler, limit))
         elif self.seed_source != DRAWN and self.model.weights_seed is None:
             announce(UNSEEDED_WEIGHTS)

@@ -155,7 +155,9 @@ def leave(stop: StopRequest, trainer: Any, *, written: bool) -> TrainingInterrup
     """
     # Another rank may be the one that was told to stop.
     reason, code = stop.reason or "another process", stop.exit_code
-    if trainer.ranks.is_first:
+    if trainer.ranks.is_first and trainer.fast_dev_run:
+        announce(f"Stopped ({reason}). It was a trial: nothing is kept.")
+    elif trainer.ranks.is_first:
         state = "a checkpoint is written" if written else "the checkpoint could NOT be written, the last one stays"
         announce(f"Stopped ({reason}): {state}. Go on with {how_to_go_on(trainer)}.")
         if trainer.requeue:

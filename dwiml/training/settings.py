@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dwiml.arguments import check_number, check_whole
+from dwiml.arguments import check_whole
 from dwiml.ops.randomness import check_seed
 from dwiml.params import Parameterized
 from dwiml.seeding import choose_seed
@@ -92,7 +92,8 @@ class TrainerSettings(Parameterized):
         Train on the first batches of the first epoch again and again, without validation: a model that cannot learn
         them has a fault.
     fast_dev_run
-        Run 2 batches of each phase, for one epoch, in a temporary folder: is the script in order?
+        Run 2 batches of each phase, for one epoch, in a temporary folder that is removed at the end: is the script in
+        order?
 
     Raises
     ------
@@ -143,14 +144,17 @@ class TrainerSettings(Parameterized):
             patience=patience,
             overfit_batches=overfit_batches,
         )
-        sizes = {"weight_decay": weight_decay, "patience_delta": patience_delta}
-        checks.check_options(nb_cpu_processes=nb_cpu_processes, clip_grad=clip_grad, **sizes)
+        checks.check_options(
+            nb_cpu_processes=nb_cpu_processes,
+            weight_decay=weight_decay,
+            patience_delta=patience_delta,
+            clip_grad=clip_grad,
+            checkpoint_minutes=checkpoint_minutes,
+        )
         checks.check_choice("resume", resume, RESUME)
         checks.check_choice("nan_policy", nan_policy, NAN_POLICIES)
         checks.check_choice("precision", precision, PRECISIONS)
         checks.check_comet(comet_workspace, comet_project)
-        if checkpoint_minutes is not None:
-            check_number("checkpoint_minutes", checkpoint_minutes, low=0, low_included=False)
         if max_time is not None:
             parse_max_time(max_time)
         check_stop_signal(stop_signal)

@@ -9,7 +9,7 @@ import torch
 
 from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
-from dwiml.training.position import Position
+from dwiml.training.position import GENERATION, Position
 
 MIB = 2**20
 # The line for a training with a seed whose model was made without one.
@@ -51,6 +51,8 @@ def resuming_line(position: Position, sampler: DWIMLBatchIDSampler, max_batches:
     line = f"Resuming at epoch {position.epoch}"
     if not position.is_inside:
         return line
+    if position.phase == GENERATION:
+        return f"{line}, after its validation"
     # Validation sees the same batches in each epoch.
     sampler.set_position(position.phase, position.epoch if position.phase == "training" else 0, max_batches=max_batches)
     return f"{line}, {position.phase}: {position.batch} of {len(sampler)} batches are done"

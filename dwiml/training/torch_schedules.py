@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch.optim import lr_scheduler
 
+from dwiml.training.optimizers import LARGEST_RATE
 from dwiml.training.schedule_base import Schedule, check_names, listed
 
 # They take other schedulers, or functions: neither can be recorded with the parameters of a run.
@@ -95,7 +95,7 @@ class TorchSchedule(Schedule):
         rates = []
         for epoch in range(nb_epochs):
             for group in rehearsed._settings.param_groups:
-                if not 0 <= group["lr"] < math.inf:
+                if not 0 <= group["lr"] <= LARGEST_RATE:
                     raise ValueError(f"its learning rate would be {group['lr']:g} in epoch {epoch}")
             rates.append(float(rehearsed._settings.param_groups[0]["lr"]))
             # A loss that rises: what goes by it lowers the learning rate then.

@@ -104,7 +104,8 @@ class DWIMLTrainer(ResumableTraining):
                     self.position.end_validation(self._run_epoch("validation") if self.has_validation else {})
                 self.finish_epoch(self.position.metrics)
             if self.verbose:
-                announce(end_line(self.best, first, self.position.epoch, self.folder.path, judged_by=self.judged_by))
+                folder = None if self.fast_dev_run else self.folder.path
+                announce(end_line(self.best, first, self.position.epoch, folder, judged_by=self.judged_by))
 
     def run_one_batch(self, targets: TensorSequence, ids_per_subj: BatchSlices) -> tuple[torch.Tensor, int]:
         """Run the model on a batch and compute its loss: the method to override for a model of another kind.
@@ -359,6 +360,8 @@ class DWIMLTrainer(ResumableTraining):
 
     def _begin(self, stack: ExitStack) -> None:
         """Take the experiment's folder, and make what lives as long as the training runs."""
+        if self._remove_trial is not None:
+            stack.callback(self._remove_trial)
         self._stop = stack.enter_context(StopRequest(stop_signal=self.stop_signal, max_time=self.max_time))
         stack.enter_context(deterministic_algorithms(self.deterministic))
         if self.device.type == "cpu":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import signal
@@ -103,6 +104,23 @@ def test_it_says_where_it_goes_on(
     assert f"Resuming at {expected}" in capsys.readouterr().err
     small_trainer(tiny_hdf5, tmp_path, max_epochs=3, verbose=True, resume="auto").train_and_validate()
     assert "\nResuming at epoch 2\n" in capsys.readouterr().err
+
+
+def test_it_says_that_only_tracking_is_left(
+    tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=1, tracking=True, tracking_phase_theta=180.0)
+    trainer._begin(stack := contextlib.ExitStack())
+    trainer.position.end_training({"train_loss": 1.0})
+    trainer.position.end_validation({"valid_loss": 1.0})
+    trainer._save()
+    stack.close()
+    resumed = small_trainer(
+        tiny_hdf5, tmp_path, max_epochs=1, tracking=True, tracking_phase_theta=180.0, resume="must", verbose=True
+    )
+    resumed.train_and_validate()
+    assert "\nResuming at epoch 0, after its validation\n" in capsys.readouterr().err
+    assert "gv_length_ratio" in logs(tmp_path / "exp")[0]
 
 
 class SomebodysTrainer(DWIMLTrainerOneInput):

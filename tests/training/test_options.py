@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small_training import logs, same_weights, small_trainer
+from small_training import interrupt, logs, same_weights, small_trainer
 from tests_support import write_hdf5
 
 from dwiml import DWIMLTrainerOneInput, Learn2TrackModel, TensorSequence
@@ -173,12 +174,36 @@ def test_a_first_try_leaves_nothing(
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     monkeypatch.setattr("tempfile.tempdir", None)
     (tmp_path / "temporary").mkdir()
-    small_trainer(tiny_hdf5, tmp_path / "experiments", max_epochs=50, fast_dev_run=True).train_and_validate()
+    trainer = small_trainer(tiny_hdf5, tmp_path / "experiments", max_epochs=50, fast_dev_run=True, verbose=True)
+    seen = []
+    finish = trainer.finish_epoch
+
+    def note(metrics: dict[str, float]) -> None:
+        finish(metrics)
+        seen.append((trainer.folder.path / "checkpoint" / "latest.pt").exists())
+
+    trainer.finish_epoch = note  # type: ignore[method-assign]
+    trainer.train_and_validate()
+    assert seen == [True]
+    assert trainer.next_epoch == 1
     assert not (tmp_path / "experiments").exists()
-    (folder,) = (tmp_path / "temporary").glob("dwiml_fast_dev_run_*")
-    (line,) = logs(folder / "exp")
-    assert line["epoch"] == 0
-    assert len(load_checkpoint(folder / "exp" / "checkpoint")["loggers"]["local"]["lines"]) == 1
+    assert not list((tmp_path / "temporary").iterdir())
+    assert capsys.readouterr().err.endswith("It was a trial: nothing is kept.\n")
+
+
+def test_a_first_try_that_ends_early_leaves_a_bad_batch_only(
+    tiny_hdf5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    small_trainer(tiny_hdf5, tmp_path, fast_dev_run=True)
+    interrupt(small_trainer(tiny_hdf5, tmp_path, fast_dev_run=True), 0)
+    gc.collect()
+    assert not list((tmp_path / "temporary").iterdir())
+    bad = spoil(small_trainer(tiny_hdf5, tmp_path, fast_dev_run=True), "validation")
+    with pytest.raises(FloatingPointError, match="Its streamlines are saved in") as caught:
+        bad.train_and_validate()
+    assert Path(str(caught.value).split("saved in '")[1].split("'")[0]).is_file()
 
 
 def test_the_same_batches_again_and_again(tiny_hdf5: Path, tmp_path: Path) -> None:
@@ -266,11 +291,26 @@ def test_compiled_rows_are_padded_to_few_sizes(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
+        ({"learning_rates": 1e38}, "each from 1e-12 to 100, got 1e\\+38"),
+        ({"learning_rates": [0.1, 1e-30]}, "each from 1e-12 to 100"),
+        ({"weight_decay": 1e30}, "weight_decay must be a number from 0 to 100, got 1e\\+30"),
+        ({"clip_grad": 1e20}, "clip_grad must be above 0, and 1e\\+09 at most, got 1e\\+20"),
+        ({"patience_delta": 1e30}, "patience_delta must be a number from 0 to 1e\\+06"),
+        ({"checkpoint_minutes": 1e30}, "checkpoint_minutes must be above 0, and 1e\\+06 at most"),
+        ({"nb_cpu_processes": 10**6}, "nb_cpu_processes must be a whole number of at most"),
+        ({"max_epochs": 10**12}, "max_epochs must be a whole number of at most 1000000000"),
+        ({"ema_decay": 1e38}, "ema_decay must be None, or between 0 and 1"),
+        (
+            {"learning_rates": 0.1, "lr_scheduler": "ExponentialLR", "lr_scheduler_args": {"gamma": 1e38}},
+            "its learning rate would be .* in epoch",
+        ),
+        ({"loader_args": {"noise_gaussian_size_forward": 1e38}}, "noise_gaussian_size_forward must be a number from 0"),
+        ({"loader_args": {"wander_size": 1e38}}, "wander_size must be a number from 0 to 100"),
         ({"precision": "half"}, "precision must be one of 'float32', 'bf16', 'fp16', got 'half'"),
         ({"accumulate_batches": 0}, "accumulate_batches must be a whole number of at least 1, got 0"),
         ({"ema_decay": 1.0}, "ema_decay must be None, or between 0 and 1"),
         ({"nan_policy": "ignore"}, "nan_policy must be one of 'stop', 'skip', got 'ignore'"),
-        ({"checkpoint_minutes": 0}, "checkpoint_minutes must be positive, got 0"),
+        ({"checkpoint_minutes": 0}, "checkpoint_minutes must be above 0"),
         ({"max_time": "soon"}, "max_time"),
         ({"stop_signal": "SIGKILL"}, "SIGKILL"),
         ({"overfit_batches": 0}, "overfit_batches must be a whole number of at least 1, got 0"),
