@@ -27,6 +27,8 @@ from dwiml.ops.regions import BlocRegions, LabelRegions, Regions
 
 logger = logging.getLogger(__name__)
 
+# Of a list of labels: more is another file.
+_MOST_LABELS_BYTES = 2**24
 _LABELS_HEADER = "# The label of each row (and column) of"
 
 
@@ -100,7 +102,9 @@ def _plan_group(plan: SubjectPlan, files: ConnectivityFiles, label: str) -> Conn
         source = _find_one(plan, files.labels, label)
         regions, grid = read_label_regions(source, label)
         plan.grid.check_same(grid, plan.name)
-    check_matrix(open_matrix(path, label), regions, path, label)
+    matrix = open_matrix(path, label)
+    check_matrix(matrix, regions, path, label)
+    check_row_labels(path, len(matrix), regions, label)
     return ConnectivityPlan(path, source, label)
 
 
@@ -148,6 +152,61 @@ def check_matrix(matrix: Any, regions: Regions, path: str | Path, label: str) ->
         raise ValueError(f"{label}: '{path}': {error}") from error
 
 
+def check_row_labels(path: str | Path, nb_rows: int, regions: Regions, label: str) -> None:
+    """Hold the labels that are written beside a matrix, if any, against the regions that its rows are taken for.
+
+    Another label image, with as many labels, would be scored against rows of other regions.
+
+    Parameters
+    ----------
+    path
+        The matrix. The labels are in the text file of :func:`labels_path`, as ``dwiml connectivity_matrix`` writes it.
+    nb_rows
+        Of the matrix.
+    regions
+        What the rows are taken for.
+    label
+        How a sentence begins.
+
+    Raises
+    ------
+    ValueError
+        When they disagree.
+    """
+    beside = labels_path(Path(path))
+    if not beside.is_file():
+        return
+    rows = _read_row_labels(beside, label)
+    if rows is None:
+        logger.warning("%s: '%s' is no list of labels, so that the rows of '%s' are not checked.", label, beside, path)
+        return
+    advice = f"use the labels that the matrix was made with, or make it again; if '{beside.name}' is wrong, remove it."
+    if len(rows) != nb_rows:
+        raise ValueError(f"{label}: '{beside}' lists {len(rows)} labels, '{path}' has {nb_rows} rows; {advice}")
+    if isinstance(regions, BlocRegions):
+        raise ValueError(f"{label}: the rows of '{path}' are labels, as '{beside}' says, and not blocs; {advice}")
+    values = regions.values.tolist()
+    # Some matrices have a row for the background.
+    known = [0, *values] if nb_rows == len(values) + 1 else values
+    for row, (written, taken) in enumerate(zip(rows, known, strict=False)):
+        if written != taken:
+            raise ValueError(
+                f"{label}: row {row} of '{path}' is label {written}, as '{beside}' says, and would be taken for label "
+                f"{taken} of the label image; {advice}"
+            )
+
+
+def _read_row_labels(path: Path, label: str) -> list[int] | None:
+    """Return whole numbers, one a line or between commas and spaces; None for any other text."""
+    with open_regular(path, label) as stream:
+        content = stream.read(_MOST_LABELS_BYTES)
+    try:
+        lines = [line.split("#")[0] for line in content.decode("utf-8-sig").splitlines()]
+        return [int(word) for line in lines for word in line.strip(" []()").replace(",", " ").split()]
+    except ValueError:
+        return None
+
+
 def read_label_regions(path: str | Path, label: str) -> tuple[LabelRegions, Grid]:
     """Read a label volume: its regions, and the grid that it is on.
 
@@ -182,6 +241,7 @@ def read_connections(path: str | Path, regions: Regions, label: str) -> Connecti
     """
     matrix = open_matrix(path, label)
     check_matrix(matrix, regions, path, label)
+    check_row_labels(path, len(matrix), regions, label)
     try:
         if is_background_counted(regions, len(matrix)):
             logger.warning("%s: '%s': its first row is that of the background (label 0), it is left out.", label, path)

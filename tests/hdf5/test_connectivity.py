@@ -302,3 +302,64 @@ def test_a_matrix_that_no_disk_holds_is_refused_before_it_is_written(tmp_path: P
     with pytest.raises(ValueError, match=r"8000000 x 8000000 regions takes 256,000.0 GB, .* left; take fewer regions"):
         write_matrix(tmp_path / "m.npy", nothing, BlocRegions((9, 9, 9), (200, 200, 200)))
     assert not list(tmp_path.iterdir())
+
+
+OTHER_LABELS = {
+    "shifted": (lambda labels: np.where(labels == sorted(LABELS)[1], 77, labels), "row 1 of '.*m.npy' is label"),
+    "one more": (lambda labels: labels + (labels == 0), "must have|rows"),
+}
+
+
+@pytest.mark.parametrize(("change", "sentence"), OTHER_LABELS.values(), ids=OTHER_LABELS)
+def test_other_labels_than_those_beside_the_matrix_are_refused(with_matrix, grid, change, sentence):
+    """As many labels, but others: a streamline would be looked for in the rows of other regions."""
+    labels = label_volume(grid["shape"])
+    keys = by_labels(with_matrix, labels)
+    with_matrix.with_connectivity(np.eye(4))
+    path = with_matrix.folder / "a/m.npy"
+    write_matrix(path, Connections.from_dense(np.eye(4)), LabelRegions.from_volume(labels))
+    config = with_matrix.with_connectivity(None, **keys)
+    np.save(path, np.eye(4))
+    with_matrix.create(config)
+    regions = LabelRegions.from_volume(labels)
+    assert read_connections(path, regions, "The matrix").nb_regions == 4
+    with_matrix.out.unlink()
+    by_labels(with_matrix, change(labels))
+    with pytest.raises(ValueError, match=sentence):
+        with_matrix.create(config)
+    with pytest.raises(ValueError, match=sentence):
+        read_connections(path, LabelRegions.from_volume(change(labels)), "The matrix")
+    with_matrix.assert_nothing_written()
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("# labels\n3\n", "lists 1 labels, '.*m.npy' has 8 rows; use the labels"),
+        ("\n".join(map(str, range(1, 9))), "the rows of '.*m.npy' are labels, as '.*m_labels.txt' says, and not blocs"),
+    ],
+)
+def test_labels_beside_a_matrix_of_blocs_are_refused(tmp_path, content, sentence):
+    np.save(tmp_path / "m.npy", np.eye(8))
+    labels_path(tmp_path / "m.npy").write_text(content)
+    with pytest.raises(ValueError, match=sentence):
+        read_connections(tmp_path / "m.npy", BlocRegions((8, 7, 6), (2, 2, 2)), "The matrix")
+
+
+def test_labels_in_another_form_are_read_and_another_text_is_told(tmp_path, caplog):
+    regions = LabelRegions.from_volume(label_volume((8, 7, 6)))
+    path = tmp_path / "m.npy"
+    np.save(path, np.eye(4))
+    labels_path(path).write_text(str(sorted(LABELS)))
+    read_connections(path, regions, "The matrix")
+    assert not caplog.text
+    labels_path(path).write_text(str(sorted(LABELS)[::-1]))
+    with pytest.raises(ValueError, match="row 0 of"):
+        read_connections(path, regions, "The matrix")
+    labels_path(path).write_text("precentral\npostcentral\n")
+    read_connections(path, regions, "The matrix")
+    assert "m_labels.txt' is no list of labels, so that the rows of" in caplog.text
+    # With a row for the background.
+    np.save(path, np.eye(5))
+    labels_path(path).write_text("\n".join(map(str, [0, *sorted(LABELS)])))
+    assert read_connections(path, regions, "The matrix").nb_regions == 4
