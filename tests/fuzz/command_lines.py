@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import pkgutil
 import shlex
 import shutil
 import sys
@@ -19,8 +20,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from fuzzing import Outcome, run_watched
+from fuzzing import Outcome, give_up_root, run_watched
 
+import dwiml
 from dwiml.cli.main import COMMANDS, main
 
 _TRACK = "--hdf5_file data.hdf5 --tracking_mask wm_mask --seeding_mask images/mask.nii.gz --nb_seeds 5"
@@ -343,6 +345,7 @@ def _act(line: CommandLine) -> int:
     # Threads of the process before the fork are not here.
     torch.set_num_threads(1)
     warnings.resetwarnings()
+    give_up_root()
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         os.environ.pop(name, None)
     sys.argv[0] = "dwiml"
@@ -395,28 +398,8 @@ def _make(world: Path) -> int:
 
 def import_all() -> None:
     """Import what the commands import when they run, so that each run does not."""
-    for module in (
-        *("cli.tractogram_data", "cli.tracking_data", "cli.trx_data", "cli.score_split", "cli.score_tables"),
-        *(
-            "training.rebuild",
-            "training.gv_phase",
-            "training.evaluation",
-            "training.loss_tractograms",
-            "tracking.tracker",
-        ),
-        *("tracking.writing", "training.trained", "hdf5.creator", "hdf5.standalone", "scoring.connectivity"),
-        *(
-            "scoring.scores",
-            "viz.logs",
-            "viz.scores",
-            "viz.tractograms",
-            "viz.losses",
-            "viz.connectivity",
-            "cli.progress",
-        ),
-        *("models.learn2track", "phantom.create", "matplotlib_backend"),
-    ):
-        importlib.import_module(f"dwiml.{module}")
+    for module in pkgutil.walk_packages(dwiml.__path__, "dwiml."):
+        importlib.import_module(module.name)
     importlib.import_module("matplotlib.backends.backend_agg")
     importlib.import_module("matplotlib.backends.backend_svg")
     importlib.import_module("dipy.io.streamline")

@@ -14,15 +14,6 @@ from command_lines import BASES, CommandLine, CommandLines, described, run
 _NB_SHORT = 70
 
 
-@pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files that the lines read, valid ones and odd ones."""
-    command_lines.import_all()
-    folder = tmp_path_factory.mktemp("fuzzed")
-    command_lines.make(folder)
-    return folder
-
-
 def _run_all(world: Path, numbers: range) -> Counter[str]:
     lines, counts, faults = CommandLines(world), Counter[str](), []
     for number in numbers:
