@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from dwiml.ops.resampling import Resampling
 
 logger = logging.getLogger(__name__)
 
+# A micrometre: no streamline is sampled so finely, and one of a brain's length would have 200 000 points.
+_SMALLEST_STEP_MM = 1e-3
+
 
 @dataclass
 class StreamlinesCount:
@@ -31,6 +34,7 @@ class StreamlinesCount:
     nb_points: int = 0
     nb_files: int = 0
     nb_removed: int = 0
+    nb_of_two_points: int = 0
 
 
 @dataclass
@@ -120,6 +124,10 @@ def create_hdf5(
         For any bad input; the sentence names the subject, the group and the file.
     """
     resample = Resampling(step_size=step_size, nb_points=nb_points, compress=compress)
+    if step_size is not None and step_size < _SMALLEST_STEP_MM:
+        raise ValueError(
+            f"step_size must be at least {_SMALLEST_STEP_MM:g} mm, the distance between two points, got {step_size:g}."
+        )
     groups = load_config(config)
     subjects = read_subject_lists({"training": training, "validation": validation, "testing": testing})
     inputs: list[Any] = [config, training, validation, testing]
@@ -150,6 +158,7 @@ def create_hdf5(
                 writing.write_connectivity(subject[group], matrix)
             writing.write_group_digests(subject)
             tell(done, len(plans), plan.name)
+    _warn_of_resampling(summary, resample, [plan.grid.voxel_sizes.min() for plan in plans])
     summary.nb_bytes = target.stat().st_size
     return summary
 
@@ -170,6 +179,21 @@ def _warn(subjects: Mapping[str, list[str]], groups: GroupsConfig) -> None:
     for group in groups.volumes:
         if group.std_mask and group.standardization == "none":
             logger.warning("Group '%s' has a std_mask that is not used: its standardization is 'none'.", group.name)
+
+
+def _warn_of_resampling(summary: CreationSummary, resample: Resampling, voxel_sizes: Sequence[float]) -> None:
+    """Tell when resampling left little of the streamlines."""
+    for name, count in summary.streamlines.items():
+        if resample.step_size is not None and 2 * count.nb_of_two_points > count.nb_streamlines:
+            logger.warning(
+                "Group '%s': of %d of %d streamlines, the step size of %g mm left only the two ends.",
+                *(name, count.nb_of_two_points, count.nb_streamlines, resample.step_size),
+            )
+    if resample.compress is not None and resample.compress > min(voxel_sizes):
+        logger.warning(
+            "Streamlines were allowed to move by %g mm, which is more than a voxel (%.3g mm); --compress 0.1 is usual.",
+            *(resample.compress, min(voxel_sizes)),
+        )
 
 
 def _write_volumes(subject: h5py.Group, plan: SubjectPlan, groups: GroupsConfig) -> None:
@@ -197,3 +221,4 @@ def _write_streamlines(
         count.nb_streamlines += len(data.lengths)
         count.nb_points += len(data.points)
         count.nb_removed += data.nb_removed
+        count.nb_of_two_points += int((data.lengths == 2).sum())

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dwiml.files import check_memory
 from dwiml.hdf5.config import StreamlinesGroup
 from dwiml.hdf5.grid import Grid
 from dwiml.hdf5.inspection import SubjectPlan, check_dps_keys, open_tractogram
@@ -65,7 +66,12 @@ def read_streamlines_group(
     data = _union(parts, group, label)
     if not len(data.lengths) and not allow_missing:
         raise ValueError(f"{label} has no streamline left; check the tractograms, or allow it with --allow_missing.")
-    data.points, data.lengths = resample.apply(data.points, data.lengths, plan.grid.voxel_sizes)
+    if resample.nb_points is not None:
+        check_memory(12 * resample.nb_points * len(data.lengths), f"{label}, resampled to {resample.nb_points} points,")
+    try:
+        data.points, data.lengths = resample.apply(data.points, data.lengths, plan.grid.voxel_sizes)
+    except ValueError as error:
+        raise ValueError(f"{label}: {error}") from error
     return data
 
 
@@ -106,7 +112,7 @@ def _without_invalid(data: StreamlinesData, path: Path, grid: Grid, label: str, 
     told = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
     sentence = f"{label}: '{path}' holds {total} invalid of {len(data.lengths) + data.nb_removed} streamlines ({told})"
     if not remove:
-        raise ValueError(f"{sentence}; mend the file, or drop them with --remove_invalid.")
+        raise ValueError(f"{sentence}; fix the file, or drop them with --remove_invalid.")
     logger.warning("%s; they were dropped.", sentence)
     keep = ~np.logical_or.reduce(list(faults.values()))
     return StreamlinesData(
@@ -149,7 +155,10 @@ def _union(parts: list[StreamlinesData], group: StreamlinesGroup, label: str) ->
     for key in group.dps_keys:
         widths = {part.dps[key].shape[1:] for part in parts}
         if len(widths) > 1:
-            raise ValueError(f"{label}: data per streamline '{key}' has unlike sizes in its tractograms: {widths}.")
+            raise ValueError(
+                f"{label}: data per streamline '{key}' has different sizes in its tractograms: {widths}; "
+                "leave it out of 'dps_keys', or make the files alike."
+            )
         dps[key] = np.concatenate([part.dps[key] for part in parts])
     points = np.concatenate([part.points for part in parts])
     return StreamlinesData(points, np.concatenate([part.lengths for part in parts]), dps, nb_removed)

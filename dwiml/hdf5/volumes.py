@@ -77,7 +77,7 @@ def _read_volume(path: Path, label: str) -> NDArray[np.float32]:
     finite = np.isfinite(values)
     if not finite.all():
         raise ValueError(
-            f"{label}: '{path}' holds {np.count_nonzero(~finite)} NaN or infinite values; mend the file first."
+            f"{label}: '{path}' holds {np.count_nonzero(~finite)} NaN or infinite values; fix the file first."
         )
     return values if values.ndim == 4 else values[..., None]
 

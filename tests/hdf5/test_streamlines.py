@@ -149,12 +149,39 @@ def test_nb_points_and_compress(subjects, grid):
         ({"step_size": float("nan")}, "step_size must be a positive number of mm, got nan"),
         ({"compress": -1.0}, "compress must be a positive number of mm, got -1.0"),
         ({"nb_points": 1}, "nb_points must be an integer from 2 to 100,000, got 1"),
+        ({"step_size": 1e-300}, "step_size must be at least 0.001 mm, .* got 1e-300"),
+        ({"step_size": 1e-6}, "step_size must be at least 0.001 mm, .* got 1e-06"),
+        ({"nb_points": 10**9}, "nb_points must be an integer from 2 to 100,000, got 1000000000"),
         ({"nb_points": 2.5}, "nb_points must be an integer from 2 to 100,000, got 2.5"),
     ],
 )
 def test_bad_resampling_is_refused_first(subjects, options, sentence):
     with pytest.raises(ValueError, match=sentence):
         subjects.create(training=["nobody"], **options)
+
+
+def test_what_resampling_makes_of_streamlines_is_bounded_and_told(subjects, grid, caplog, monkeypatch):
+    subjects.plain("a")
+    long = [np.array([[0.5, 0.5, 0.5], [7.5, 6.5, 5.5]])] * 2
+    subjects.tractogram("a", "wb.trk", long)
+    # To and fro forty times.
+    subjects.tractogram("a", "far.trk", [np.tile(line, (40, 1)) for line in long])
+    with pytest.raises(ValueError, match="Group 'streamlines' of subject 'a': step_size=0.001 mm would make"):
+        subjects.create({"streamlines": {"type": "streamlines", "files": ["far.trk"]}}, step_size=0.001)
+    caplog.clear()
+    subjects.create(step_size=500.0)
+    assert "Group 'streamlines': of 2 of 2 streamlines, the step size of 500 mm left only the two ends." in caplog.text
+    caplog.clear()
+    subjects.create(step_size=1.0, overwrite=True)
+    subjects.create(compress=0.1, overwrite=True)
+    assert "only the two ends" not in caplog.text
+    assert "more than a voxel" not in caplog.text
+    subjects.create(compress=5.0, overwrite=True)
+    assert "allowed to move by 5 mm, which is more than a voxel (1.5 mm)" in caplog.text
+    monkeypatch.setattr("dwiml.files.sizes.machine_memory", lambda: 10**5)
+    groups = {"streamlines": {"type": "streamlines", "files": ["wb.trk"]}}
+    with pytest.raises(MemoryError, match="Group 'streamlines' of subject 'a', resampled to 100000 points, would take"):
+        subjects.create(groups, nb_points=100_000, overwrite=True)
 
 
 def with_faults(subjects, grid):
