@@ -2,16 +2,77 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from dwiml.batching.sampler import PHASES
 from dwiml.data.dataset import MultiSubjectDataset
-from dwiml.ops.resampling import Resampling, check_number_of_points
+from dwiml.ops.resampling import MOST_POINTS, Resampling, check_number_of_points
+
+# A streamline of 250 mm has 2500 points at steps of 0.1 mm.
+MANY_POINTS = 5000
 
 
 def resampling_of(model: Any) -> Resampling:
     """Return how a model wants its streamlines: its ``step_size``, ``nb_points`` or ``compress_lines``."""
     return Resampling(step_size=model.step_size, nb_points=model.nb_points, compress=model.compress_lines)
+
+
+class LongestStreamline(NamedTuple):
+    """The streamline with the most points, as a model sees them.
+
+    Attributes
+    ----------
+    nb_points
+        How many (at most, where streamlines are compressed).
+    subject_id, number
+        Which streamline it is: its subject, and its number among the subject's, from 0.
+    """
+
+    nb_points: int
+    subject_id: str
+    number: int
+
+
+def longest_streamline(dataset: MultiSubjectDataset, streamline_group: str, model: Any) -> LongestStreamline | None:
+    """Return the streamline of the training and validation sets with the most points; None without any."""
+    found: list[LongestStreamline] = []
+    for phase in ("training", "validation"):
+        for subject in dataset.subset(phase):
+            streamlines = subject.streamlines[streamline_group]
+            if not len(streamlines):
+                continue
+            by_length = model.step_size is not None
+            number = int((streamlines.lengths_mm if by_length else streamlines.lengths).argmax())
+            nb_points = int(streamlines.lengths[number])
+            if by_length:
+                nb_points = round(float(streamlines.lengths_mm[number]) / model.step_size) + 1
+            elif model.nb_points is not None:
+                nb_points = model.nb_points
+            found.append(LongestStreamline(nb_points, subject.subject_id, number))
+    return max(found, default=None)
+
+
+def notes_on_lengths(dataset: MultiSubjectDataset, streamline_group: str, model: Any) -> list[str]:
+    """Return what a user should know of the streamlines' number of points before a training.
+
+    Raises
+    ------
+    ValueError
+        For a streamline of more points than a training can take, which its model does not resample.
+    """
+    longest = longest_streamline(dataset, streamline_group, model)
+    if longest is None or longest.nb_points <= MANY_POINTS:
+        return []
+    whose = f"Streamline {longest.number} of subject '{longest.subject_id}' has {longest.nb_points:,} points"
+    if longest.nb_points > MOST_POINTS:
+        raise ValueError(
+            f"{whose}; more than {MOST_POINTS:,} are refused: give the model a step_size (mm), or make the HDF5 again "
+            "without it."
+        )
+    return [
+        f"{whose} as the model sees it: a recurrent model takes one step after the other for each, which may take "
+        "minutes a batch. Give the model a larger step_size (mm), or make the HDF5 again without it."
+    ]
 
 
 def check_steps(dataset: MultiSubjectDataset, streamline_group: str, resampling: Resampling) -> None:

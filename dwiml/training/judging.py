@@ -1,4 +1,4 @@
-"""What the best model of a training is chosen by."""
+"""What the best model of a training is chosen by, and how metrics are called for people."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 VALID_LOSS, TRAIN_LOSS = LOSSES = ("valid_loss", "train_loss")
 DISTANCE, LENGTH_RATIO, LEFT_MASK = "gv_endpoint_distance_mm", "gv_length_ratio", "gv_left_mask"
 INVALID_CONNECTIONS, VALID_CONNECTIONS = "gv_invalid_connections", "gv_valid_connections"
+
+_UNITS = {"_per_s": "/s", "_s": " (s)", "_mm": " (mm)", "_deg": " (degrees)"}
 
 
 def _itself(value: float) -> float:
@@ -29,3 +31,16 @@ def skipped_batches(metrics: Mapping[str, Any]) -> int:
     """Return how many batches an epoch's loss lacks: validation's, or training's where there is no validation."""
     phase = "valid" if VALID_LOSS in metrics else "train"
     return int(metrics.get(f"{phase}_skipped_batches", 0))
+
+
+def name_of(metric: str) -> str:
+    """Return a metric's name for people: ``GV endpoint distance (mm)`` for ``gv_endpoint_distance_mm``."""
+    words = _with_unit(metric).replace("_", " ")
+    return f"GV{words[2:]}" if words.startswith("gv ") else words
+
+
+def _with_unit(quantity: str) -> str:
+    for suffix, unit in _UNITS.items():
+        if quantity.endswith(suffix) and quantity != suffix:
+            return quantity.removesuffix(suffix) + unit
+    return quantity

@@ -10,6 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from dwiml.training.judging import name_of
 from dwiml.training.monitors import BestMonitor, PhaseMonitor
 from dwiml.training.own_metrics import own_metric_names
 
@@ -27,10 +28,8 @@ def epoch_line(
 ) -> str:
     """Return an epoch's line; epochs are counted from 0, as in the log."""
     names = dict.fromkeys(("train_loss", "valid_loss", judged_by))
-    parts = [f"{name.replace('_', ' ')} {metrics[name]:.5f}" for name in names if name in metrics]
-    parts += [
-        f"{name.replace('_', ' ')} {metrics[name]:.5g}" for name in own_metric_names(metrics) if name not in names
-    ]
+    parts = [f"{name_of(name)} {metrics[name]:.5f}" for name in names if name in metrics]
+    parts += [f"{name_of(name)} {metrics[name]:.5g}" for name in own_metric_names(metrics) if name not in names]
     seconds = metrics.get("train_duration_s", 0.0) + metrics.get("valid_duration_s", 0.0)
     parts.append(f"{seconds:.1f} s")
     if "train_points_per_s" in metrics:
@@ -45,7 +44,7 @@ def not_judged(epoch: int, nb_skipped: int) -> str:
 
 
 def _title(epoch: int, max_epochs: int) -> str:
-    return f"Epoch {epoch} (last: {max_epochs - 1})"
+    return f"Epoch {epoch} of {max_epochs}"
 
 
 def end_line(
@@ -70,7 +69,7 @@ def end_line(
     elif judged_by is None:
         value = f"; best loss {best.best_value:.4g} in epoch {best.best_epoch}"
     else:
-        value = f"; the best model by {judged_by} is that of epoch {best.best_epoch}"
+        value = f"; the best model by {name_of(judged_by)} is that of epoch {best.best_epoch}"
     where = "It was a trial: nothing is kept" if folder is None else f"Results are in {folder}"
     return f"{beginning}: {reason}{value}. {where}."
 
@@ -133,5 +132,6 @@ class EpochProgress:
         elif self._shown and now - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = now
             mean = "" if loss is None else f", loss {loss:.5f}"
-            mean += "".join(f", {name.replace('_', ' ')} {value}" for name, value in own.items())
-            announce(f"{self._title}: {self._nb_done} of {self._nb_batches} batches{mean}, {speed} points/s")
+            mean += "".join(f", {name_of(name)} {value}" for name, value in own.items())
+            batches = "batch" if self._nb_batches == 1 else "batches"
+            announce(f"{self._title}: {self._nb_done} of {self._nb_batches} {batches}{mean}, {speed} points/s")

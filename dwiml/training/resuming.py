@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
+from dwiml.batching.lengths import notes_on_lengths
 from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.seeding import DRAWN, SEEDS, describe_seeds
@@ -96,7 +97,8 @@ class ResumableTraining(TrainerSettings):
         self._share_batches()
         self.ranks.check_alike(self._describe())
         # What a user should know before the training goes on.
-        self._notes = [] if self.fast_dev_run else self.schedule.notes(self.max_epochs)
+        self._notes = notes_on_lengths(batch_sampler.dataset, batch_sampler.streamline_group_name, model)
+        self._notes += [] if self.fast_dev_run else self.schedule.notes(self.max_epochs)
         if self._checkpoint is not None:
             self._restore(self._checkpoint)
         self.parameters = self._describe() | {SEEDS: self._seeds()}
@@ -213,6 +215,7 @@ class ResumableTraining(TrainerSettings):
             max_batches=self.max_batches if self.overfit_batches is None else {"training": self.overfit_batches},
             device=self.device,
             nb_ranks=self.ranks.nb,
+            accumulate_batches=self.accumulate_batches,
         )
 
     def _introduce(self, *, resumes: bool) -> None:

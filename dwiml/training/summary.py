@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import torch
 
+from dwiml.batching.lengths import longest_streamline
 from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.training.position import GENERATION, Position
@@ -28,6 +30,7 @@ def summarize(
     max_batches: dict[str, int | None],
     device: torch.device,
     nb_ranks: int,
+    accumulate_batches: int = 1,
 ) -> str:
     """Return the lines of :meth:`DWIMLTrainer.summary`."""
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -43,7 +46,23 @@ def summarize(
         if line:
             lines.append(line)
     lines.append(_memory_line(weights, optimizer, sampler, loader))
+    longest = longest_streamline(sampler.dataset, sampler.streamline_group_name, model)
+    if longest is not None:
+        lines.append(f"Longest    {_counted(longest.nb_points, 'point')} in a streamline, as the model sees it")
+    lines += _hint_on_steps(sampler, max_batches["training"], accumulate_batches)
     return "\n".join(lines)
+
+
+def _hint_on_steps(sampler: DWIMLBatchIDSampler, max_batches: int | None, accumulate_batches: int) -> list[str]:
+    """Return a line where an epoch updates the weights once or twice only, because there is little data."""
+    sampler.set_position("training", 0, max_batches=max_batches)
+    nb_batches = len(sampler)
+    nb_steps = math.ceil(nb_batches / accumulate_batches)
+    # Where batches are limited on purpose there is nothing to tell.
+    if nb_steps > 2 or nb_batches == max_batches:
+        return []
+    smaller = "a smaller batch_size_training" + (" or accumulate_batches" if accumulate_batches > 1 else "")
+    return [f"Hint       the weights are updated {_counted(nb_steps, 'time')} an epoch only: {smaller} learns faster"]
 
 
 def resuming_line(position: Position, sampler: DWIMLBatchIDSampler, max_batches: int | None) -> str:
@@ -55,7 +74,7 @@ def resuming_line(position: Position, sampler: DWIMLBatchIDSampler, max_batches:
         return f"{line}, after its validation"
     # Validation sees the same batches in each epoch.
     sampler.set_position(position.phase, position.epoch if position.phase == "training" else 0, max_batches=max_batches)
-    return f"{line}, {position.phase}: {position.batch} of {len(sampler)} batches are done"
+    return f"{line}, {position.phase}: {position.batch} of {_counted(len(sampler), 'batch')} are done"
 
 
 def _phase_line(phase: str, sampler: DWIMLBatchIDSampler, max_batches: int | None) -> str:
@@ -68,11 +87,11 @@ def _phase_line(phase: str, sampler: DWIMLBatchIDSampler, max_batches: int | Non
     nb_batches = len(sampler)
     nb_seen = nb_batches if max_batches is None else min(nb_batches, max_batches)
     metres = sum(float(np.sum(mm, dtype=np.float64)) for mm in lengths) / 1000
-    seen = "all of them" if nb_seen == nb_batches else f"{nb_seen} of them, {nb_seen / nb_batches:.0%} of the data"
-    subjects = f"{len(subset)} subject{'s' if len(subset) > 1 else ''}"
+    every = "it" if nb_batches == 1 else "all of them"
+    seen = every if nb_seen == nb_batches else f"{nb_seen} of them, {nb_seen / nb_batches:.0%} of the data"
     return (
-        f"{phase.capitalize():10} {subjects}, {_spaced(nb_streamlines)} streamlines, {_spaced(metres)} m; "
-        f"{nb_batches} batches, an epoch sees {seen}"
+        f"{phase.capitalize():10} {_counted(len(subset), 'subject')}, {_counted(nb_streamlines, 'streamline')}, "
+        f"{_spaced(metres)} metres; {_counted(nb_batches, 'batch')}, an epoch sees {seen}"
     )
 
 
@@ -122,6 +141,12 @@ def _nb_columns(loader: Any, group: str) -> int:
 
 def _mib(nb_bytes: float) -> str:
     return f"{nb_bytes / MIB:.0f} MiB" if nb_bytes >= 10 * MIB else f"{nb_bytes / MIB:.1f} MiB"
+
+
+def _counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural where that is due."""
+    plural = f"{noun}es" if noun.endswith("ch") else f"{noun}s"
+    return f"{_spaced(number)} {noun if number == 1 else plural}"
 
 
 def _spaced(number: float) -> str:

@@ -15,6 +15,7 @@ from dwiml.training.judging import (
     LOSSES,
     VALID_CONNECTIONS,
     VALID_LOSS,
+    name_of,
     skipped_batches,
 )
 
@@ -124,7 +125,6 @@ _TRACKED = {
     LENGTH_RATIO: "Tracked: length / true length",
     DISTANCE: "Tracked: distance to true end (mm)",
 }
-_UNITS = {"_per_s": "/s", "_s": " (s)", "_mm": " (mm)", "_deg": " (degrees)"}
 
 
 def choose_panels(logs: Sequence[Log]) -> list[Panel]:
@@ -164,24 +164,11 @@ def _describe(metric: str) -> tuple[str, Line]:
     return metric, Line(metric, name_of(metric))
 
 
-def name_of(metric: str) -> str:
-    """Return a metric's name for people: ``GV endpoint distance (mm)`` for ``gv_endpoint_distance_mm``."""
-    words = _with_unit(metric).replace("_", " ")
-    return f"GV{words[2:]}" if words.startswith("gv ") else words
-
-
 def _axis_label(quantity: str) -> str:
     if quantity in _TRACKED:
         return _TRACKED[quantity]
     words = name_of(quantity)
     return words[:1].upper() + words[1:]
-
-
-def _with_unit(quantity: str) -> str:
-    for suffix, unit in _UNITS.items():
-        if quantity.endswith(suffix) and quantity != suffix:
-            return quantity.removesuffix(suffix) + unit
-    return quantity
 
 
 def _is_number(value: Any) -> bool:

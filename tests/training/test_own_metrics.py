@@ -100,11 +100,11 @@ def test_it_is_shown_in_the_line_and_beside_the_bar(
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     with_angle(small_trainer(tiny_hdf5, tmp_path, max_epochs=1, verbose=True)).train_and_validate()
     lines = capsys.readouterr().err.splitlines()
-    assert any("training: 2 of 4 batches, loss " in line and ", angle deg " in line for line in lines)
+    assert any("training: 2 of 4 batches, loss " in line and ", angle (degrees) " in line for line in lines)
     (epoch,) = [line for line in lines if line.startswith("Epoch 0") and "train loss" in line]
     (logged,) = logs(tmp_path / "exp")
-    assert f"train angle deg {logged['train_angle_deg']:.5g}, " in epoch
-    assert f"valid angle deg {logged['valid_angle_deg']:.5g}" in epoch
+    assert f"train angle (degrees) {logged['train_angle_deg']:.5g}, " in epoch
+    assert f"valid angle (degrees) {logged['valid_angle_deg']:.5g}" in epoch
 
 
 @pytest.mark.parametrize("phase", ["training", "validation"])

@@ -294,10 +294,10 @@ def test_lines_and_no_bar_without_a_terminal(
 ) -> None:
     small_trainer(tiny_hdf5, tmp_path, max_epochs=2, verbose=True, data_seed=None).train_and_validate()
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split()[0] for line in lines[:4]] == ["Model", "Training", "Validation", "Memory"]
-    assert len(lines) == 7
-    assert lines[4].startswith("Epoch 0 (last: 1): train loss ")
-    assert lines[6].startswith("Training ended: 2 epochs are done; best loss ")
+    assert [line.split()[0] for line in lines[:5]] == ["Model", "Training", "Validation", "Memory", "Longest"]
+    assert len(lines) == 8
+    assert lines[5].startswith("Epoch 0 of 2: train loss ")
+    assert lines[7].startswith("Training ended: 2 epochs are done; best loss ")
 
 
 def test_a_line_now_and_then_in_a_long_epoch(
@@ -307,8 +307,8 @@ def test_a_line_now_and_then_in_a_long_epoch(
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     small_trainer(tiny_hdf5, tmp_path, max_epochs=1, verbose=True, data_seed=None).train_and_validate()
     lines = capsys.readouterr().err.splitlines()
-    assert lines[5].startswith("Epoch 0 (last: 0), training: 2 of 4 batches, loss ")
-    assert lines[8].startswith("Epoch 0 (last: 0), validation: 1 of 1 batches, loss ")
+    assert lines[6].startswith("Epoch 0 of 1, training: 2 of 4 batches, loss ")
+    assert lines[9].startswith("Epoch 0 of 1, validation: 1 of 1 batch, loss ")
 
 
 def test_comet_failing_stops_nothing(
