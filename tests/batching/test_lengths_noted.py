@@ -45,10 +45,9 @@ NOT_RESAMPLED: dict[str, Any] = {"model_args": {"step_size": None}, "learning_ra
 def test_many_points_are_told_before_the_training(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
-    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # As if 40 were many: the training itself is to be short.
+    # As if 200 were many: the training itself is to be short.
     monkeypatch.setattr(lengths, "MANY_POINTS", 200)
     path = with_a_long_one(tmp_path / "data.hdf5", 400)
     trainer = small_trainer(path, tmp_path, max_epochs=1, verbose=True, **NOT_RESAMPLED)
@@ -66,7 +65,7 @@ def test_too_many_are_refused(tmp_path: Path) -> None:
     path = with_a_long_one(tmp_path / "data.hdf5", 100_002)
     with pytest.raises(
         ValueError,
-        match=r"Streamline 3 of subject 'sub-b' has 100,002 points; more than 100,000 are refused: give the model a step",
+        match=r"Streamline 3 of subject 'sub-b' has 100,002 points; more than 100,000 are refused: give the model",
     ):
         small_trainer(path, tmp_path, **NOT_RESAMPLED)
     assert not (tmp_path / "exp").exists()
