@@ -9,6 +9,7 @@ from typing import Any
 
 from dwiml.cli import run_command
 from dwiml.cli.trainer_options import add_tracking_phase_options, add_trainer_options, json_object
+from dwiml.cli.unknown_options import parse_known_options
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -19,6 +20,8 @@ def build_parser() -> argparse.ArgumentParser:
     models = parser.add_subparsers(dest="model_name", required=True, metavar="MODEL")
     learn2track = models.add_parser(
         "learn2track",
+        usage="dwiml train learn2track HDF5 EXPERIMENTS_PATH EXPERIMENT_NAME --input_group_name GROUP "
+        "--streamline_group_name GROUP [options]",
         help="recurrent network (Poulin et al., 2017)",
         description="Train Learn2Track, a stacked recurrent network (Poulin et al., 2017), on one volume group.",
     )
@@ -163,7 +166,7 @@ def add_learn2track_options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = build_parser().parse_args(argv)
+    arguments = parse_known_options(build_parser(), argv)
     return run_command(lambda: _run(arguments), verbose=arguments.talkative)
 
 

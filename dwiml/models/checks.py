@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dwiml.arguments import check_number, check_whole, shown
@@ -71,11 +71,25 @@ def check_layer_sizes(name: str, sizes: Any) -> list[int]:
     return [check_whole(name, size, low=1, high=MOST_UNITS) for size in checked]
 
 
-def unknown_parameter(class_name: str, unknown: str, known: Iterable[str]) -> TypeError:
-    """Return the error for a parameter that a class does not have, with those that are spelt alike."""
+def unknown_parameter(
+    class_name: str, unknown: str, known: Iterable[str], usual: Mapping[str, str] | None = None
+) -> TypeError:
+    """Return the error for a parameter that a class does not have, with those that are spelt alike.
+
+    Parameters
+    ----------
+    class_name, unknown
+        The class, and what it was given.
+    known
+        What it has.
+    usual
+        Names that other libraries have, and ours.
+    """
     known = sorted(known)
     near = difflib.get_close_matches(unknown, known)
-    if near:
+    if usual and unknown in usual:
+        hint = f"did you mean {usual[unknown]}?"
+    elif near:
         hint = f"did you mean {' or '.join(repr(name) for name in near)}?"
     else:
         hint = f"it has: {', '.join(repr(name) for name in known)}."

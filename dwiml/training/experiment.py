@@ -197,7 +197,11 @@ def refuse_differences(
         if name not in MAY_CHANGE and old != new and not (allow_changed_data and name.startswith("data."))
     ]
     if differences:
-        changed_data = " (or allow_changed_data=True)" if any(each.startswith("data.") for each in differences) else ""
+        changed_data = (
+            " (or allow_changed_data=True, --allow_changed_data)"
+            if any(each.startswith("data.") for each in differences)
+            else ""
+        )
         raise ValueError(
             f"Experiment '{experiment}' cannot go on with other parameters: {'; '.join(differences)}. "
             f"Use the recorded values{changed_data}, or start another experiment."

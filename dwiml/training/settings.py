@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dwiml.arguments import check_whole
+from dwiml.models.checks import unknown_parameter
 from dwiml.ops.randomness import check_seed
 from dwiml.params import Parameterized
 from dwiml.seeding import choose_seed
@@ -18,6 +19,16 @@ from dwiml.training.updates import PRECISIONS
 
 RESUME = ("never", "auto", "must")
 BATCHES_OF_A_DEV_RUN = 2
+# Under which other libraries have some of them.
+USUAL_NAMES = {
+    **dict.fromkeys(("lr", "learning_rate"), "'learning_rates'"),
+    **dict.fromkeys(("epochs", "nb_epochs", "num_epochs", "n_epochs"), "'max_epochs'"),
+    **dict.fromkeys(("batch_size", "batch_size_training"), "the batch sampler's 'batch_size_training'"),
+    **dict.fromkeys(("num_workers", "nb_workers", "workers"), "'nb_cpu_processes'"),
+    **dict.fromkeys(("device", "gpu", "gpus", "cuda"), "'use_gpu'"),
+    **dict.fromkeys(("scheduler", "lr_schedule"), "'lr_scheduler'"),
+    **dict.fromkeys(("clip_grad_norm", "gradient_clip_val", "max_grad_norm"), "'clip_grad'"),
+}
 
 
 class TrainerSettings(Parameterized):
@@ -99,6 +110,8 @@ class TrainerSettings(Parameterized):
     ------
     ValueError
         For what would stop the training later.
+    TypeError
+        For a parameter that no class of the trainer has; what may be meant is named.
     """
 
     def __init__(
@@ -136,7 +149,12 @@ class TrainerSettings(Parameterized):
         profile: bool = False,
         overfit_batches: int | None = None,
         fast_dev_run: bool = False,
+        **unknown: Any,
     ) -> None:
+        # What no class of the chain has taken ends here, where all their names are known.
+        if unknown:
+            known = set(self._recorded) - set(unknown) - self._not_params
+            raise unknown_parameter(type(self).__name__, next(iter(unknown)), known, USUAL_NAMES)
         checks.check_counts(
             max_epochs=max_epochs,
             max_batches_per_epoch_training=max_batches_per_epoch_training,

@@ -159,6 +159,27 @@ def test_an_experiment_that_exists_and_one_that_does_not(
     assert "phase must be one of" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--epochs", "3"], "there is no option --epochs: did you mean --max_epochs?"),
+        (["--learning-rates=3"], "there is no option --learning-rates: did you mean --learning_rates"),
+        (["--max_epoch_s", "3"], "there is no option --max_epoch_s: did you mean --max_epochs"),
+        (["--qwertz", "3"], "there is no option --qwertz\n"),
+        (["one", "more"], "too many arguments: one more"),
+    ],
+)
+def test_an_unknown_option_shows_the_models_usage(
+    tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], sentence: str
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run_train(tiny_hdf5, tmp_path, *options)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("usage: dwiml train learn2track HDF5 EXPERIMENTS_PATH EXPERIMENT_NAME ")
+    assert f"dwiml train learn2track: error: {sentence}" in error
+
+
 def test_two_resamplings(tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         run_train(tiny_hdf5, tmp_path, "--step_size", "1", "--nb_points", "20")

@@ -187,7 +187,9 @@ def test_changed_data_are_refused_or_begin_the_epoch_anew(tmp_path: Path) -> Non
     interrupt(small_trainer(path, tmp_path, max_epochs=2), 1)
     with h5py.File(path, "r+") as handle:
         handle["sub-a/input/data"][...] += 0.5
-    with pytest.raises(ValueError, match=r"data.fingerprint was .* \(or allow_changed_data=True\)"):
+    with pytest.raises(
+        ValueError, match=r"data.fingerprint was .* \(or allow_changed_data=True, --allow_changed_data\)"
+    ):
         small_trainer(path, tmp_path, max_epochs=2, resume="auto")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

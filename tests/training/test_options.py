@@ -324,6 +324,25 @@ def test_what_cannot_be_is_refused(tiny_hdf5: Path, tmp_path: Path, options: dic
     assert not (tmp_path / "exp").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("lr", "did you mean 'learning_rates'[?]"),
+        ("epochs", "did you mean 'max_epochs'[?]"),
+        ("batch_size", "did you mean the batch sampler's 'batch_size_training'[?]"),
+        ("clip_gradd", "did you mean 'clip_grad'[?]"),
+        ("qwertz", "it has: 'accumulate_batches', .*'weight_decay'"),
+    ],
+)
+@pytest.mark.parametrize("tracking", [False, True])
+def test_an_unknown_parameter_names_the_class_and_what_is_meant(
+    tiny_hdf5: Path, tmp_path: Path, name: str, hint: str, tracking: bool
+) -> None:
+    class_name = "DWIMLTrainerOneInputWithGVPhase" if tracking else "DWIMLTrainerOneInput"
+    with pytest.raises(TypeError, match=f"^{class_name} has no parameter '{name}'; {hint}"):
+        small_trainer(tiny_hdf5, tmp_path, tracking=tracking, **{name: 0.1})
+
+
 def test_fp16_does_not_hide_a_gradient_that_is_always_nan(tiny_hdf5: Path, tmp_path: Path) -> None:
     trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=40, precision="fp16")
     run = trainer.run_one_batch

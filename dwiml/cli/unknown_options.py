@@ -1,0 +1,46 @@
+"""What a command says of an option that it does not have."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Sequence
+
+# Under which other programs have some of ours.
+_USUAL_NAMES = {
+    "--epochs": "--max_epochs",
+    "--nb_epochs": "--max_epochs",
+    "--num_workers": "--nb_cpu_processes",
+    "--device": "--use_gpu",
+}
+
+
+def parse_known_options(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse a command line; an unknown option ends in the usage of the subcommand, and what may be meant.
+
+    Python's own ``parse_args`` would show the usage of the command above, without any of the options.
+    """
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        chosen = _chosen(parser, arguments)
+        options = [option for action in chosen._actions for option in action.option_strings]
+        chosen.error("; ".join(_sentence(word, options) for word in unknown if word.startswith("-")) or _extra(unknown))
+    return arguments
+
+
+def _chosen(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> argparse.ArgumentParser:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            child: argparse.ArgumentParser = action.choices[getattr(arguments, action.dest)]
+            return child
+    return parser
+
+
+def _sentence(word: str, options: Sequence[str]) -> str:
+    name = word.partition("=")[0]
+    near = [_USUAL_NAMES[name]] if name in _USUAL_NAMES else difflib.get_close_matches(name, options)
+    return f"there is no option {name}" + (f": did you mean {' or '.join(near)}?" if near else "")
+
+
+def _extra(words: Sequence[str]) -> str:
+    return f"too many arguments: {' '.join(words)}"
