@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dwiml.files import open_regular, written_whole
+from dwiml.files import check_file, open_regular, written_whole
 from dwiml.hdf5.config import ConnectivityFiles, GroupsConfig
 from dwiml.hdf5.grid import Grid
 from dwiml.hdf5.inspection import SubjectPlan, open_volume, readable
@@ -126,9 +126,7 @@ def open_matrix(path: str | Path, label: str) -> Any:
     ValueError
         When it is damaged, or another kind of file; one that would run code is not opened.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{label}: '{path}' was not found.")
+    path = check_file(path, f"{label}:")
     with readable(path, label):
         # Unlike numpy.load it takes nothing but .npy, and objects never.
         return np.lib.format.open_memmap(path, mode="r")
@@ -217,9 +215,7 @@ def read_label_regions(path: str | Path, label: str) -> tuple[LabelRegions, Grid
     ValueError
         When it is damaged, holds several volumes, or values that are not whole numbers from 0 on.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{label}: '{path}' was not found.")
+    path = check_file(path, f"{label}:")
     image = open_volume(path, label)
     with readable(path, label):
         values = np.asarray(image.dataobj)

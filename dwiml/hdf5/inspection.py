@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -49,7 +50,14 @@ _READ_ERRORS = (
     IndexError,
     EOFError,
     OSError,
+    ArithmeticError,
+    AttributeError,
+    NotImplementedError,
+    RecursionError,
+    SyntaxError,
     struct.error,
+    # Of the header of a .npy.
+    tokenize.TokenError,
     zlib.error,
     zipfile.BadZipFile,
 )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dwiml.files import check_file
 from dwiml.hdf5.config import VolumeGroup
 from dwiml.hdf5.grid import Grid
 from dwiml.hdf5.inspection import SubjectPlan, open_tractogram, open_volume, plan_volumes, readable
@@ -108,7 +109,7 @@ def read_nb_features(path: str | Path) -> int:
     FileNotFoundError, ValueError
         When the file is missing, damaged or no image.
     """
-    image = open_volume(Path(path), "The image")
+    image = open_volume(check_file(path, "The image"), "The image")
     return int(image.shape[3]) if len(image.shape) > 3 else 1
 
 
@@ -120,9 +121,7 @@ def read_image_grid(path: str | Path) -> Grid:
     FileNotFoundError, ValueError
         When the file is missing, damaged or no image.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"The image '{path}' was not found.")
-    image = open_volume(Path(path), "The image")
+    image = open_volume(check_file(path, "The image"), "The image")
     if len(image.shape) < 3:
         raise ValueError(f"The image '{path}' has shape {image.shape}; three axes or more are expected.")
     return Grid.from_header(image.affine, image.shape[:3], Path(path))
