@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import torch
 
 import dwiml
 from dwiml.files import write_json
-from dwiml.training.checkpoint import has_checkpoint
+from dwiml.training.folder import ExperimentFolder
 
 # What a resumed run may do differently: none of it changes the weights of an epoch that both runs have, but for
 # nan_policy, which is told (whether a batch with a NaN is left out). A schedule keeps its shape under another
@@ -49,69 +47,6 @@ CLASS = "class"
 FIXED = "fixed_by_class"
 # How each group of the data was made: whoever gives the model other volumes has to make them so.
 GROUPS_CONFIG = "groups_config"
-
-
-@dataclass(frozen=True)
-class ExperimentFolder:
-    """Where an experiment keeps what it makes.
-
-    Attributes
-    ----------
-    path
-        ``experiments_path/experiment_name``.
-    """
-
-    path: Path
-
-    @property
-    def parameters(self) -> Path:
-        """Everything that was chosen (JSON)."""
-        return self.path / "parameters.json"
-
-    @property
-    def checkpoint(self) -> Path:
-        """Folder of ``latest.pt`` and ``previous.pt``."""
-        return self.path / "checkpoint"
-
-    @property
-    def best_model(self) -> Path:
-        """Folder from which the best model can be built again."""
-        return self.path / "best_model"
-
-    @property
-    def bad_batches(self) -> Path:
-        """Folder of the batches that gave a NaN or infinite value."""
-        return self.path / "bad_batches"
-
-    @property
-    def logs(self) -> Path:
-        """Folder of ``metrics.jsonl``."""
-        return self.path / "logs"
-
-    def is_used(self) -> bool:
-        """Tell whether an experiment was started here before."""
-        return self.parameters.exists() or has_checkpoint(self.checkpoint) or self.logs.exists()
-
-    def refuse_used(self) -> None:
-        """Raise FileExistsError when an experiment was started here before."""
-        if self.is_used():
-            raise FileExistsError(
-                f"Experiment '{self.path}' exists already: go on with it (resume='auto', --resume auto), choose "
-                "another experiment_name, or delete it."
-            )
-
-    def make(self) -> None:
-        """Make the folder; remove what a killed process left half-written in it."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        for folder in (self.path, self.checkpoint, self.best_model, self.logs):
-            for half_written in folder.glob(".*.tmp"):
-                half_written.unlink(missing_ok=True)
-
-
-def remove_trial(experiments_path: Path, name: str) -> None:
-    """Remove the folder that a trial run (``fast_dev_run``) was in; a bad batch that the user was told of stays."""
-    if not any(ExperimentFolder(experiments_path / name).bad_batches.glob("*")):
-        shutil.rmtree(experiments_path, ignore_errors=True)
 
 
 def describe(named: Mapping[str, Any], dataset: Any) -> dict[str, dict[str, Any]]:
@@ -148,7 +83,8 @@ def write_parameters(folder: ExperimentFolder, sections: Mapping[str, Any], grou
     """Write ``parameters.json``: what was chosen, what the data were made from, and with which versions of what."""
     # Neither is compared when the training goes on: the data's fingerprint is.
     more = {GROUPS_CONFIG: groups_config, "versions": _versions()}
-    write_json(folder.parameters, {"experiment_name": folder.path.name, **sections, **more})
+    described = {"experiment_name": folder.path.name, **sections, **more}
+    write_json(folder.parameters, described, follow_links=False)
 
 
 def find_data(recorded: Mapping[str, Any], experiment: str | Path, hdf5_file: str | Path | None = None) -> Path:

@@ -7,6 +7,7 @@ from typing import Any
 
 TRAINING, VALIDATION, GENERATION = PHASES = ("training", "validation", "generation")
 """The phases of an epoch, in their order; the last is the generation-validation phase, and the end of the epoch."""
+MOST_EPOCHS = 10**9
 
 
 @dataclass

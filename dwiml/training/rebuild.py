@@ -11,7 +11,10 @@ from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.files import read_json
 from dwiml.models.learn2track import Learn2TrackModel
-from dwiml.training.experiment import ExperimentFolder, arguments_of, find_data
+from dwiml.models.saving import STATE_FILE, built, check_own
+from dwiml.training.checkpoint import LATEST, PREVIOUS
+from dwiml.training.experiment import arguments_of, find_data
+from dwiml.training.folder import ExperimentFolder, experiment_folder
 from dwiml.training.gv_phase import DWIMLTrainerOneInputWithGVPhase
 from dwiml.training.trainer_one_input import DWIMLTrainerOneInput
 
@@ -62,14 +65,13 @@ def rebuild_experiment(
     FileNotFoundError, ValueError
         When the folder is no experiment, the data are gone, or a class is the user's own.
     """
-    folder = ExperimentFolder(Path(experiment))
-    if not folder.parameters.is_file():
-        raise FileNotFoundError(f"'{folder.path}' is no experiment's folder: it has no parameters.json.")
-    recorded = read_json(folder.parameters)
+    folder = experiment_folder(experiment)
+    recorded = read_json(folder.parameters, "The experiment's file")
     try:
         model_class = _known(MODELS, recorded["model"]["class"], folder)
         loader_class = _known(LOADERS, recorded["loader"]["class"], folder)
         trainer_class = _known(TRAINERS, recorded["trainer"]["class"], folder)
+        model = _model_of_its_size(model_class, arguments_of(recorded["model"]), folder)
         data = recorded["data"]
         dataset = MultiSubjectDataset(
             find_data(recorded, folder.path, hdf5_file),
@@ -80,7 +82,6 @@ def rebuild_experiment(
         groups = {"volume_groups": [name for name in dict.fromkeys(volumes) if name is not None]}
         groups["streamline_groups"] = [recorded["loader"]["streamline_group_name"]]
         dataset.load_data(load_testing=load_testing, **groups)  # type: ignore[arg-type]
-        model = model_class(**arguments_of(recorded["model"]))
         sampler = DWIMLBatchIDSampler(dataset, **arguments_of(recorded["sampler"]))
         loader = loader_class(dataset, model, **arguments_of(recorded["loader"]))
     except (KeyError, TypeError, AttributeError) as error:
@@ -90,7 +91,31 @@ def rebuild_experiment(
     return RebuiltExperiment(folder, dataset, model, sampler, loader, trainer_class, recorded)
 
 
+def _model_of_its_size(model_class: Any, params: dict[str, Any], folder: ExperimentFolder) -> Any:
+    """Build a model that is no larger than the experiment's weights: the numbers in a file may be anything."""
+    files = [folder.best_model / STATE_FILE, *(folder.checkpoint / name for name in (LATEST, PREVIOUS))]
+    largest = max((path.stat().st_size for path in files if path.is_file()), default=None)
+    if largest is None:
+        raise FileNotFoundError(
+            f"Experiment '{folder.path}' has neither a checkpoint nor a best model yet: run the training again "
+            "(--resume auto)."
+        )
+
+    def check(model: Any) -> None:
+        size = sum(each.numel() * each.element_size() for each in model.state_dict().values())
+        if size > largest:
+            raise ValueError(
+                f"'{folder.parameters}' describes a model of {size / 1e6:.3g} MB, but the experiment's weights take "
+                f"{largest / 1e6:.3g} MB: it was changed, or belongs to another experiment."
+            )
+
+    check_own(check, lambda: model_class(**params), parameters=folder.parameters)
+    return built(lambda: model_class(**params), parameters=folder.parameters)
+
+
 def _known(classes: dict[str, Any], name: str, folder: ExperimentFolder) -> Any:
+    if not isinstance(name, str):
+        raise TypeError("a class's name is no text")
     if name not in classes:
         raise ValueError(
             f"Experiment '{folder.path}' was made with {name}, a class that dwiml does not know; this command is for "

@@ -14,23 +14,26 @@ from typing import Any, ClassVar
 from dwiml.batching.lengths import notes_on_lengths
 from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
+from dwiml.models.saving import load_state
 from dwiml.seeding import DRAWN, SEEDS, describe_seeds
-from dwiml.training import checks
+from dwiml.training import checks, fitting
 from dwiml.training.averaging import AveragedWeights
 from dwiml.training.best_model import BestModelKeeper
-from dwiml.training.checkpoint import checkpoint_stamp, has_checkpoint, load_checkpoint, save_or_warn
-from dwiml.training.compiling import compile_layers
-from dwiml.training.experiment import (
-    ExperimentFolder,
-    arguments_of,
-    data_has_changed,
-    describe,
-    refuse_differences,
-    remove_trial,
+from dwiml.training.checkpoint import (
+    checkpoint_stamp,
+    has_checkpoint,
+    load_checkpoint,
+    most_bytes_for,
+    save_or_warn,
 )
+from dwiml.training.compiling import compile_layers
+from dwiml.training.experiment import arguments_of, data_has_changed, describe, refuse_differences
+from dwiml.training.fitting import check_all, check_parameters, refuse_unknown
+from dwiml.training.folder import ExperimentFolder, remove_trial
 from dwiml.training.generators import generators_state
+from dwiml.training.leftovers import require_saved
 from dwiml.training.lock import ExperimentInUseError, ExperimentLock
-from dwiml.training.loggers import Logger
+from dwiml.training.loggers import Logger, check_logger_states
 from dwiml.training.monitors import BestMonitor, PhaseMonitor
 from dwiml.training.nonfinite import NonFinitePolicy
 from dwiml.training.optimizers import build_optimizer, load_optimizer_state
@@ -90,6 +93,8 @@ class ResumableTraining(TrainerSettings):
         self.loggers: list[Logger] = []
         self._lock: ExperimentLock | None = None
         self._stamp: tuple[int, int] | None = None
+        # Whether the disk has the last checkpoint that was asked for.
+        self._is_saved = True
         self._checkpoint = self._find_checkpoint()
         if self._checkpoint is not None:
             self.planned_epochs = planned_epochs_of(self._checkpoint["schedule"], self.planned_epochs)
@@ -173,8 +178,11 @@ class ResumableTraining(TrainerSettings):
         FileNotFoundError, ValueError
             When there is no checkpoint, or it does not fit.
         """
-        checkpoint = load_checkpoint(ExperimentFolder(Path(experiments_path) / experiment_name).checkpoint)
+        folder = ExperimentFolder(Path(experiments_path) / experiment_name)
+        checkpoint = load_checkpoint(folder.checkpoint, most_bytes=most_bytes_for(model))
+        check_all(checkpoint, {"parameters": check_parameters}, str(folder.path))
         params = arguments_of(checkpoint["parameters"]["trainer"])
+        refuse_unknown(params, cls, str(folder.path))
         # Agreed to for one resume only.
         params.pop("allow_changed_data", None)
         params.update(changes, resume="must")
@@ -245,15 +253,47 @@ class ResumableTraining(TrainerSettings):
             state = self._state(monitor)
             if not self.ranks.is_first:
                 return True
-            if self._lock is not None and not self._lock.is_ours:
-                raise ExperimentInUseError(
-                    f"Another process has taken over the experiment '{self.folder.path}' while this one was suspended; "
-                    "this one ends here, and leaves the other's checkpoint alone."
-                )
+            self._refuse_if_taken_over()
             # A checkpoint knows of the best model: that has to be on the disk first.
             written = self.best_model.retry(self.model) and save_or_warn(self.folder.checkpoint, state)
             self._stamp = checkpoint_stamp(self.folder.checkpoint)
+            self._is_saved = written
             return written
+
+    def _refuse_if_taken_over(self) -> None:
+        """Check, before anything is written, that the experiment is still this process's; the first rank looks.
+
+        Raises
+        ------
+        ExperimentInUseError, ExperimentGoneError
+            When another process has taken it over while this one was suspended, or its folder is gone.
+        """
+        if self._lock is not None:
+            self._lock.check()
+
+    def _close_loggers(self) -> None:
+        """Write what waits, unless it would go into what is another's by now."""
+        if self._lock is not None and not self._lock.is_ours:
+            return
+        for each in self.loggers:
+            sentence = each.close()
+            if sentence and self.verbose:
+                announce(sentence)
+        self.best_model.close()
+
+    def _require_saved(self) -> None:
+        """At the end, try a last time to write what could not be written; all ranks call it.
+
+        Raises
+        ------
+        ResultsNotSavedError
+            Naming what is missing on the disk.
+        """
+        saved = self.ranks.of_first(self._is_saved)
+        if not saved:
+            self._save()
+        if self.ranks.is_first:
+            require_saved(self.folder, self.best_model, self.loggers, has_checkpoint=self._is_saved)
 
     def _state(self, monitor: PhaseMonitor | None) -> dict[str, Any]:
         return {
@@ -273,19 +313,23 @@ class ResumableTraining(TrainerSettings):
     def _find_checkpoint(self) -> dict[str, Any] | None:
         """Return the checkpoint to go on from; None where there is none."""
         # The first rank looks for all: it may begin to write while another one is still on its way here.
-        if self.resume == "never" and self.ranks.is_first:
-            self.folder.refuse_used()
+        if self.ranks.is_first:
+            self.folder.refuse_foreign()
+            if self.resume == "never":
+                self.folder.refuse_used()
         found = self.ranks.of_first(has_checkpoint(self.folder.checkpoint))
         if self.resume == "must" and not found:
             raise FileNotFoundError(f"No checkpoint in '{self.folder.checkpoint}': nothing to resume.")
         if not found:
             return None
         # It also moves a damaged checkpoint out of the way, before the others read.
-        checkpoint = load_checkpoint(self.folder.checkpoint) if self.ranks.is_first else None
+        most_bytes = most_bytes_for(self.model)
+        checkpoint = load_checkpoint(self.folder.checkpoint, most_bytes=most_bytes) if self.ranks.is_first else None
         self.ranks.of_first(None)
         if checkpoint is None:
-            checkpoint = load_checkpoint(self.folder.checkpoint)
+            checkpoint = load_checkpoint(self.folder.checkpoint, most_bytes=most_bytes)
         self._stamp = checkpoint_stamp(self.folder.checkpoint)
+        check_all(checkpoint, {"parameters": check_parameters}, str(self.folder.path))
         return checkpoint
 
     def _refuse_newer_checkpoint(self) -> None:
@@ -306,8 +350,11 @@ class ResumableTraining(TrainerSettings):
         if (policy := chosen["trainer"].get("nan_policy")) != self.nan_policy:
             self._notes.append(f"nan_policy was '{policy}' and is '{self.nan_policy}' from here on.")
         refuse_differences(chosen, current, str(self.folder.path), allow_changed_data=self.allow_changed_data)
+        check_all(checkpoint, self._checks(checkpoint), str(self.folder.path))
+        if not data_has_changed(recorded, current):
+            check_all(checkpoint, {"position": self._check_batches}, str(self.folder.path))
         evolving: dict[str, Callable[[Any], object]] = {
-            "model": self.model.load_state_dict,
+            "model": lambda state: load_state(self.model, state),
             "optimizer": lambda state: load_optimizer_state(self.optimizer, state),
             "schedule": self.schedule.load_state_dict,
             "scaler": self.updater.scaler.load_state_dict,
@@ -316,14 +363,7 @@ class ResumableTraining(TrainerSettings):
         }
         if self.averaged is not None:
             evolving["averaged_weights"] = self.averaged.load_state_dict
-        for name, load in evolving.items():
-            try:
-                load(checkpoint[name])
-            except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-                reason = " ".join(str(error).split())
-                raise ValueError(
-                    f"The checkpoint of '{self.folder.path}' does not fit: '{name}' cannot be taken up ({reason})."
-                ) from error
+        check_all(checkpoint, evolving, str(self.folder.path))
         if self.position.is_inside and data_has_changed(recorded, current):
             warnings.warn(
                 f"The data have changed: epoch {self.position.epoch} begins anew, with the weights as they are.",
@@ -332,3 +372,31 @@ class ResumableTraining(TrainerSettings):
             self.position = Position(self.position.epoch)
         if self.best.best_value is not None:
             checks.warn_of_lost_model(self.folder.best_model)
+
+    def _checks(self, checkpoint: Mapping[str, Any]) -> dict[str, Callable[[Any], object]]:
+        """Return, for each part of a checkpoint, what raises ValueError when it does not fit this run."""
+        return {
+            "position": fitting.check_position,
+            "model": lambda state: fitting.check_model(self.model, state),
+            "optimizer": lambda state: fitting.check_optimizer(self.optimizer, state),
+            "schedule": lambda state: fitting.check_like("its state", state, self.schedule.state_dict()),
+            "scaler": lambda state: fitting.check_like("its state", state, self.updater.scaler.state_dict()),
+            "averaged_weights": lambda state: fitting.check_averaged(self.averaged, state),
+            "best": lambda state: fitting.check_best(state, self.best.state_dict(), checkpoint["position"]["epoch"]),
+            "loggers": check_logger_states,
+            "generators": fitting.check_generators,
+            "monitors": lambda state: fitting.check_monitors(
+                state, PhaseMonitor("training", 0).state_dict(lambda own: [own]), checkpoint["position"]["batch"]
+            ),
+        }
+
+    def _check_batches(self, position: Mapping[str, Any]) -> None:
+        """Raise ValueError when more batches are done than the phase has."""
+        phase, done = position["phase"], position["batch"]
+        if not done:
+            return
+        same = phase != "training" or self.overfit_batches is not None
+        limit = self.overfit_batches or self.max_batches[phase]
+        self.batch_sampler.set_position(phase, 0 if same else position["epoch"], max_batches=limit)
+        if done > len(self.batch_sampler):
+            raise ValueError(f"{done} batches are done of the {len(self.batch_sampler)} that the phase has")

@@ -13,7 +13,7 @@ import torch
 from dwiml.batching.fetcher import BatchSlices
 from dwiml.ops.sequences import TensorSequence
 from dwiml.training.checks import check_batch_result
-from dwiml.training.experiment import ExperimentFolder
+from dwiml.training.folder import ExperimentFolder
 from dwiml.training.lock import ExperimentLock
 from dwiml.training.loggers import Logger, build_loggers
 from dwiml.training.progress import announce
@@ -81,19 +81,22 @@ def deterministic_algorithms(wanted: bool) -> Iterator[None]:
 def take_folder(folder: ExperimentFolder, stack: ExitStack, *, anew: bool) -> ExperimentLock:
     """Make the experiment's folder, and keep every other process out of it until the stack is closed.
 
+    A training that ends with an error before it has any result leaves no new folder behind.
+
     Raises
     ------
     FileExistsError
-        When the training begins anew and the folder has become another's since.
+        When the folder is not of an experiment of dwiml, or the training starts over and one is there by now.
     ExperimentInUseError
         When another process trains there.
     """
-    folder.path.mkdir(parents=True, exist_ok=True)
+    stack.enter_context(folder.left_only_with_results())
     lock = ExperimentLock(folder.path)
     lock.acquire()
     stack.callback(lock.release)
+    # Another training may have begun and ended here since this one was made.
+    folder.refuse_foreign()
     if anew:
-        # Another training may have begun and ended here since this one was made.
         folder.refuse_used()
     folder.make()
     return lock

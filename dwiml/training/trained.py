@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from dwiml.files import read_json
 from dwiml.models.base import MainModelAbstract
-from dwiml.models.saving import PARAMETERS_FILE
-from dwiml.training.experiment import ExperimentFolder
+from dwiml.models.saving import PARAMETERS_FILE, read_params
+from dwiml.training.folder import experiment_folder
 from dwiml.training.rebuild import MODELS
 
 
@@ -25,12 +26,11 @@ def recorded_parameters(experiment: str | Path) -> dict[str, Any]:
     FileNotFoundError, ValueError
         When the folder is no experiment, or its ``parameters.json`` is damaged.
     """
-    folder = ExperimentFolder(Path(experiment))
-    if not folder.parameters.is_file():
-        raise FileNotFoundError(f"'{folder.path}' is no experiment's folder: it has no parameters.json.")
-    recorded: dict[str, Any] = read_json(folder.parameters)
+    folder = experiment_folder(experiment)
+    recorded: dict[str, Any] = read_json(folder.parameters, "The experiment's file")
     for section, key in (("data", "hdf5_file"), ("loader", "input_group_name")):
-        if not isinstance(recorded, dict) or key not in recorded.get(section, {}):
+        part = recorded.get(section) if isinstance(recorded, dict) else None
+        if not isinstance(part, dict) or not isinstance(part.get(key), str):
             raise ValueError(f"'{folder.parameters}' is damaged or not from this version of dwiml: no {section}.{key}.")
     return recorded
 
@@ -48,15 +48,14 @@ def load_best_model(experiment: str | Path) -> Any:
     FileNotFoundError, ValueError
         When there is no best model, its files are damaged, or its class is the user's own.
     """
-    folder = ExperimentFolder(Path(experiment)).best_model
-    if not (folder / PARAMETERS_FILE).is_file():
+    folder = experiment_folder(experiment).best_model
+    if not os.path.lexists(folder / PARAMETERS_FILE):
         raise FileNotFoundError(f"'{experiment}' has no best model yet: train it for an epoch first.")
-    described = read_json(folder / PARAMETERS_FILE)
-    name = described.get("class") if isinstance(described, dict) else None
+    name, _ = read_params(folder / PARAMETERS_FILE)
     if name not in MODELS:
         raise ValueError(
-            f"The best model of '{experiment}' is a {name}, a class that dwiml does not know: load it in a script of "
-            "yours and use dwiml.tracking.tracker.Tracker."
+            f"The best model of '{experiment}' is a {' '.join(name.split())[:80]}, a class that dwiml does not know: "
+            "load it in a script of yours and use dwiml.tracking.tracker.Tracker."
         )
     model: MainModelAbstract = MODELS[name].load(folder)
     return model

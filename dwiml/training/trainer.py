@@ -90,6 +90,8 @@ class DWIMLTrainer(ResumableTraining):
         ------
         FloatingPointError
             When a loss or a gradient is NaN or infinite; the last checkpoint is from before.
+        OSError
+            When the disk does not have all results at the end, or another process has taken the experiment over.
         TrainingInterrupted
             After a signal, or at the end of ``max_time``, once the checkpoint is written. It ends a script that does
             not catch it.
@@ -103,6 +105,7 @@ class DWIMLTrainer(ResumableTraining):
                 if self.position.phase == "validation":
                     self.position.end_validation(self._run_epoch("validation") if self.has_validation else {})
                 self.finish_epoch(self.position.metrics)
+            self._require_saved()
             if self.verbose:
                 folder = None if self.fast_dev_run else self.folder.path
                 announce(end_line(self.best, first, self.position.epoch, folder, judged_by=self.judged_by))
@@ -169,6 +172,7 @@ class DWIMLTrainer(ResumableTraining):
         metrics
             By name; a child that adds some overrides this method and hands on.
         """
+        self._refuse_if_taken_over()
         epoch, loss = self.position.epoch, self._loss_of(metrics)
         # A loss that skipped batches is not that of the others: it may be lower for want of the hard ones.
         nb_skipped = skipped_batches(metrics)

@@ -208,7 +208,7 @@ def test_a_resumed_run_goes_on_under_its_key_and_sends_what_was_never_sent(
     assert second.key == first.key == fake.experiments[1].options["experiment_key"]
     assert [metrics[1] for metrics in fake.experiments[1].metrics] == [0, 1]
     assert second.state_dict()["pending"] == []
-    with pytest.raises(ValueError, match="'key' and 'pending', got .'key'"):
+    with pytest.raises(ValueError, match="must have the keys 'key' and 'pending'"):
         second.load_state_dict({"key": "a"})
 
 

@@ -19,7 +19,9 @@ from typing import Any
 import pytest
 
 from dwiml.training import lock as lock_module
-from dwiml.training.lock import ExperimentInUseError, ExperimentLock, Holder
+from dwiml.training import lock_file
+from dwiml.training.holder import Holder
+from dwiml.training.lock import ExperimentInUseError, ExperimentLock
 
 HOLD = """
 import sys, time
@@ -253,14 +255,14 @@ def test_whoever_was_slow_to_write_does_not_hold_it(tmp_path: Path, monkeypatch:
 def test_a_lock_that_is_not_the_judged_one_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between judging and removing, the lock became another's; with and without flock."""
     path = leave(tmp_path, pid=a_dead_pid())
-    judged = lock_module._look(path)
+    judged = lock_file.look(path)
     assert judged is not None
     path.unlink()
     leave(tmp_path)
     before = path.read_bytes()
-    assert lock_module._remove(path, judged) is False
+    assert lock_file.remove(path, judged) is False
     # As late as it can be: just before it is renamed.
-    now = lock_module._look(path)
+    now = lock_file.look(path)
     assert now is not None
     real = os.rename
 
@@ -269,7 +271,7 @@ def test_a_lock_that_is_not_the_judged_one_stays(tmp_path: Path, monkeypatch: py
         real(source, target)
 
     monkeypatch.setattr(os, "rename", late)
-    assert lock_module._remove(path, now) is False
+    assert lock_file.remove(path, now) is False
     assert b'"token": "x' in path.read_bytes()
     assert list(tmp_path.iterdir()) == [path]
 

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from dwiml.training.loggers import CometLogger, LocalLogger, build_loggers, read_metrics
+from dwiml.training.loggers import CometLogger, LocalLogger, build_loggers, check_logger_states, read_metrics
 
 
 def _path(folder: Path) -> Path:
     return folder / "logs" / "metrics.jsonl"
+
+
+def _all_lines(log: LocalLogger) -> list[str]:
+    """Return what a run that is resumed from the log's state would have: what is in the file, then what waits."""
+    state = log.state_dict()
+    content = log.path.read_bytes()[: state["size"]] if log.path.exists() else b""
+    assert hashlib.sha256(content).hexdigest() == state["sha256"]
+    return [*content.decode().split("\n")[:-1], *state["pending"]]
 
 
 def test_each_epoch_is_a_line_of_plain_json(tmp_path: Path) -> None:
@@ -74,7 +84,12 @@ def test_what_is_no_finite_number_is_refused_and_nothing_is_written(
 
 def test_state_brings_the_file_back_byte_by_byte(tmp_path: Path) -> None:
     log = LocalLogger(tmp_path)
-    assert log.state_dict() == {"lines": []}
+    assert log.state_dict() == {
+        "size": 0,
+        "sha256": hashlib.sha256(b"").hexdigest(),
+        "last_epoch": None,
+        "pending": [],
+    }
     log.log_metrics({"train_loss": 0.1 + 0.2}, 0)
     state = json.loads(json.dumps(log.state_dict()))
     before = _path(tmp_path).read_bytes()
@@ -84,8 +99,110 @@ def test_state_brings_the_file_back_byte_by_byte(tmp_path: Path) -> None:
     assert _path(tmp_path).read_bytes() == before
     assert os.listdir(_path(tmp_path).parent) == ["metrics.jsonl"]
     assert resumed.state_dict() == state
-    with pytest.raises(ValueError, match="'lines' only, got .'epoch'"):
+    with pytest.raises(ValueError, match="must have 'size', 'sha256', 'last_epoch' and 'pending'"):
         resumed.load_state_dict({"epoch": 3})
+
+
+def test_a_state_does_not_grow_with_the_log(tmp_path: Path) -> None:
+    log, sizes = LocalLogger(tmp_path), []
+    for epoch in range(60):
+        log.log_metrics({"train_loss": 1 / 3, "valid_loss": 2 / 3}, epoch)
+        sizes.append(len(json.dumps(log.state_dict())))
+    assert _path(tmp_path).stat().st_size > 3000
+    assert max(sizes) - min(sizes) < 10
+
+
+@pytest.mark.parametrize(
+    ("damage", "how", "kept"),
+    [
+        (lambda path: path.unlink(), "is gone", []),
+        (lambda path: path.write_bytes(path.read_bytes()[:70]), "is shorter", [0, 1]),
+        (lambda path: path.write_bytes(path.read_bytes().replace(b"0.5", b"0.6")), "has changed", [0, 1, 2]),
+    ],
+)
+def test_a_log_that_was_lost_or_changed_is_told_and_the_rest_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], object], how: str, kept: list[int]
+) -> None:
+    log = LocalLogger(tmp_path)
+    for epoch in range(3):
+        log.log_metrics({"train_loss": 1 / (epoch + 1)}, epoch)
+    state = log.state_dict()
+    for epoch in range(3, 6):
+        log.log_metrics({"train_loss": 1 / (epoch + 1)}, epoch)
+    damage(_path(tmp_path))
+    resumed = LocalLogger(tmp_path)
+    resumed.load_state_dict(state)
+    (record,) = caplog.records
+    assert f"metrics.jsonl' {how} since the checkpoint was written: it keeps {len(kept)} lines" in record.message
+    resumed.log_metrics({"train_loss": 0.1}, 3)
+    assert [line["epoch"] for line in read_metrics(tmp_path)] == [*kept, 3]
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_the_log_is_never_written_through_a_link_nor_waited_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    other, path = tmp_path / "other.txt", _path(tmp_path)
+    other.write_text("mine\n")
+    path.parent.mkdir()
+    if kind == "link":
+        path.symlink_to(other)
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    log = LocalLogger(tmp_path)
+    log.log_metrics({"train_loss": 1.0}, 0)
+    assert log.pending
+    assert "is kept in memory" in caplog.text
+    assert other.read_text() == "mine\n"
+
+
+def test_a_log_with_a_second_name_does_not_grow_there(tmp_path: Path) -> None:
+    log = LocalLogger(tmp_path)
+    log.log_metrics({"train_loss": 1.0}, 0)
+    backup = tmp_path / "backup"
+    os.link(_path(tmp_path), backup)
+    before = backup.read_bytes()
+    for epoch in (1, 2):
+        log.log_metrics({"train_loss": 1.0}, epoch)
+    assert backup.read_bytes() == before
+    assert [line["epoch"] for line in read_metrics(tmp_path)] == [0, 1, 2]
+
+
+_GOOD = {"size": 0, "sha256": "0" * 64, "last_epoch": None, "pending": []}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"size": -1},
+        {"size": 10**12},
+        {"size": True},
+        {"size": torch.zeros(3)},
+        {"sha256": 3},
+        {"last_epoch": "2"},
+        {"pending": "text"},
+        {"pending": torch.zeros(1).expand(10**9)},
+        {"pending": ["[1]"]},
+        {"pending": ['{"epoch": 1}', '{"epoch": 1}']},
+        {"pending": ['{"epoch": 1}\n{"epoch": 2}']},
+        {"pending": ['{"epoch": "1"}']},
+        {"lines": []},
+    ],
+)
+def test_a_stranger_s_state_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="The local log's"):
+        check_logger_states({"local": {**_GOOD, **changes}})
+
+
+@pytest.mark.parametrize("key", ["../../../secret", "*" * 32, "a", 3, "a" * 51])
+def test_a_stranger_s_key_of_comet_names_no_file_of_the_user_s(key: object) -> None:
+    check_logger_states({"comet": {"key": "a1" * 16, "pending": [{"epoch": 0, "metrics": {"loss": 1.0}}]}})
+    with pytest.raises(ValueError, match="32 to 50 letters and digits"):
+        check_logger_states({"comet": {"key": key, "pending": []}})
+    with pytest.raises(ValueError, match="There is no logger 'other'"):
+        check_logger_states({"other": {}})
 
 
 def test_an_epoch_run_again_takes_the_place_of_its_line_and_of_later_ones(tmp_path: Path) -> None:
@@ -102,7 +219,7 @@ def test_a_half_line_is_left_out_by_the_reader_and_replaced_by_the_logger(tmp_pa
     with _path(tmp_path).open("a") as handle:
         handle.write('{"epoch": 1, "train_lo')
     assert read_metrics(tmp_path) == [{"epoch": 0, "train_loss": 1.0}]
-    assert len(log.state_dict()["lines"]) == 1
+    assert len(_all_lines(log)) == 1
     log.log_metrics({"train_loss": 0.5}, 1)
     assert [line["epoch"] for line in read_metrics(tmp_path)] == [0, 1]
 
@@ -133,7 +250,7 @@ def test_lines_that_cannot_be_written_wait_for_the_next(
                 before = _path(tmp_path).read_bytes()
                 patch.setattr(os, function, fails)
             log.log_metrics(metrics, epoch)
-        assert log.state_dict() == undisturbed.state_dict()
+        assert _all_lines(log) == _all_lines(undisturbed)
         whole = _path(tmp_path / "undisturbed").read_bytes()
         assert _path(tmp_path).read_bytes() == (before if full else whole)
     assert log.close() is None
@@ -154,7 +271,7 @@ def test_close_is_the_last_try_and_says_what_is_lost(
         assert log.close() is None
         (record,) = caplog.records
         assert record.levelname == "ERROR"
-        assert "metrics.jsonl' ends without epochs 0 to 2 (No space left on device)" in record.message
+        assert "metrics.jsonl' ends without epochs 0 to 2 (no space left on the disk)" in record.message
         assert read_metrics(tmp_path) == []
     assert log.close() is None
     assert [line["epoch"] for line in read_metrics(tmp_path)] == [0, 1, 2]
@@ -170,7 +287,7 @@ def test_a_half_line_that_cannot_be_removed_is_removed_by_the_next(
         patch.setattr(os, "ftruncate", _full)
         log.log_metrics({"train_loss": 2.0}, 1)
     assert not _path(tmp_path).read_bytes().endswith(b"\n")
-    assert [json.loads(line)["epoch"] for line in log.state_dict()["lines"]] == [0, 1]
+    assert [json.loads(line)["epoch"] for line in _all_lines(log)] == [0, 1]
     log.log_metrics({"train_loss": 3.0}, 2)
     assert [json.loads(line)["train_loss"] for line in _path(tmp_path).read_text().splitlines()] == [1.0, 2.0, 3.0]
 
@@ -183,7 +300,7 @@ def test_an_epoch_run_again_replaces_lines_that_wait(tmp_path: Path, monkeypatch
         patch.setattr(os, "write", _full)
         for epoch in (3, 4, 1, 2):
             log.log_metrics({"train_loss": 2.0}, epoch)
-        assert [json.loads(line)["epoch"] for line in log.state_dict()["lines"]] == [0, 1, 2]
+        assert [json.loads(line)["epoch"] for line in _all_lines(log)] == [0, 1, 2]
     log.close()
     assert [(line["epoch"], line["train_loss"]) for line in read_metrics(tmp_path)] == [(0, 1.0), (1, 2.0), (2, 2.0)]
 
@@ -194,7 +311,7 @@ def test_a_state_that_the_file_agrees_with_needs_no_space(tmp_path: Path, monkey
     monkeypatch.setattr(os, "fsync", _full)
     LocalLogger(tmp_path).load_state_dict(log.state_dict())
     with pytest.raises(OSError, match="No space left on device.*metrics.jsonl"):
-        LocalLogger(tmp_path).load_state_dict({"lines": []})
+        LocalLogger(tmp_path).load_state_dict(LocalLogger(tmp_path / "new").state_dict())
 
 
 def test_kill_9_never_leaves_a_half_line(tmp_path: Path) -> None:

@@ -150,11 +150,11 @@ def test_an_experiment_that_exists_is_not_overwritten(tiny_hdf5: Path, tmp_path:
         small_trainer(tiny_hdf5, tmp_path, "other", from_checkpoint=True)
 
 
-def test_a_users_own_files_in_the_folder_are_left(tiny_hdf5: Path, tmp_path: Path) -> None:
-    note = tmp_path / "exp" / "notes.txt"
-    note.parent.mkdir()
-    note.write_text("mine")
+def test_a_users_own_files_beside_an_experiment_are_left(tiny_hdf5: Path, tmp_path: Path) -> None:
     small_trainer(tiny_hdf5, tmp_path, max_epochs=1).train_and_validate()
+    note = tmp_path / "exp" / "notes.txt"
+    note.write_text("mine")
+    small_trainer(tiny_hdf5, tmp_path, max_epochs=2, resume="auto").train_and_validate()
     assert note.read_text() == "mine"
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from dwiml.training.loggers.base import Logger
-from dwiml.training.loggers.comet import CometLogger
-from dwiml.training.loggers.local import LocalLogger, read_metrics
+from dwiml.training.loggers.comet import CometLogger, check_comet_state
+from dwiml.training.loggers.local import LocalLogger, check_local_state, read_metrics
 
-__all__ = ["CometLogger", "LocalLogger", "Logger", "build_loggers", "read_metrics"]
+__all__ = ["CometLogger", "LocalLogger", "Logger", "build_loggers", "check_logger_states", "read_metrics"]
+
+_CHECKS = {LocalLogger.name: check_local_state, CometLogger.name: check_comet_state}
 
 
 def build_loggers(
@@ -29,3 +33,13 @@ def build_loggers(
     if comet_workspace is not None and comet_project is not None:
         loggers.append(CometLogger(comet_workspace, comet_project, folder.name, folder, verbose=verbose))
     return loggers
+
+
+def check_logger_states(states: Mapping[str, Any]) -> None:
+    """Check the loggers' states of a checkpoint; ValueError for one that is no logger's."""
+    for name, state in states.items():
+        if name not in _CHECKS:
+            raise ValueError(
+                f"There is no logger {' '.join(str(name).split())[:60]!r}; there are: {', '.join(_CHECKS)}."
+            )
+        _CHECKS[name](state)

@@ -6,6 +6,7 @@ import functools
 import importlib
 import logging
 import os
+import re
 import shlex
 import sys
 import time
@@ -133,8 +134,7 @@ class CometLogger:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue the Comet experiment of a checkpoint."""
-        if set(state) != {"key", "pending"}:
-            raise ValueError(f"Comet's state must have the keys 'key' and 'pending', got {sorted(state)}.")
+        check_comet_state(state)
         if self._experiment is not None:
             self.close()
         self.key = state["key"]
@@ -226,6 +226,27 @@ class CometLogger:
 
     def _archives(self) -> list[Path]:
         return sorted(self.offline_folder.glob(f"{self.key}*.zip"))
+
+
+def check_comet_state(state: Any) -> None:
+    """Check what :meth:`CometLogger.state_dict` returned, from a file that may be a stranger's.
+
+    Raises
+    ------
+    ValueError
+        When it is something else.
+    """
+    if type(state) is not dict or state.keys() != {"key", "pending"}:
+        raise ValueError("Comet's state must have the keys 'key' and 'pending'.")
+    # The key names files that are removed.
+    if type(state["key"]) is not str or not re.fullmatch(r"[0-9A-Za-z]{32,50}", state["key"]):
+        raise ValueError("Comet's 'key' must be 32 to 50 letters and digits.")
+    if type(state["pending"]) is not list:
+        raise ValueError("Comet's 'pending' must be a list.")
+    for record in state["pending"]:
+        if type(record) is not dict or record.keys() != {"epoch", "metrics"} or type(record["metrics"]) is not dict:
+            raise ValueError("Comet's 'pending' must hold an epoch and its metrics each.")
+        plain_metrics(record["metrics"], plain_epoch(record["epoch"]))
 
 
 def _send(experiment: Any, record: Mapping[str, Any]) -> None:

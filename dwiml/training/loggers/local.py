@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
 import os
+import re
+import stat
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dwiml.files import written_whole
+from dwiml.files import open_regular, reason_of, written_whole
 from dwiml.training.loggers.base import plain_epoch, plain_metrics
 
 METRICS_FILE = Path("logs") / "metrics.jsonl"
+# Hundreds of thousands of epochs.
+MOST_BYTES = 256 * 2**20
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +38,9 @@ class LocalLogger:
     a part of a line, left by a crash of the machine, and the lines of epochs that are run again.
     A line that cannot be written (a full disk) is kept in memory, and in the state of a checkpoint; it is written,
     in its place, with the next one or at the end. One warning tells it.
+    The state of a checkpoint is a position in the file, and a digest of what is before: a resumed run cuts the file
+    there. A file that has changed since, or is gone, is told in a warning, and keeps what it has of these epochs.
+    The file is never opened through a link, and one that has a second name (a hard link) is written anew instead.
     Parameters are not written here: they are in ``parameters.json``.
     """
 
@@ -66,27 +74,50 @@ class LocalLogger:
         else:
             self._has_warned = False
 
+    @property
+    def pending(self) -> bool:
+        """Whether there are lines that could not be written yet."""
+        return bool(self._pending)
+
+    def retry(self) -> bool:
+        """Try again to write what is pending, if anything; return whether nothing is pending any more."""
+        with suppress(OSError):
+            self._write_pending()
+        return not self._pending
+
     def state_dict(self) -> dict[str, Any]:
-        """Return all lines so far, those that are not in the file yet included, so that a checkpoint loses none."""
-        kept = b"".join(self._kept(self._content())).decode()
-        return {"lines": [*kept.split("\n")[:-1], *self._pending.values()]}
+        """Return how far the file goes, and the lines that are not in it yet, so that a checkpoint loses none."""
+        kept = b"".join(self._kept(self._content()))
+        return {
+            "size": len(kept),
+            "sha256": hashlib.sha256(kept).hexdigest(),
+            "last_epoch": _last_epoch(kept),
+            "pending": list(self._pending.values()),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Make the file hold the lines of a checkpoint (whole or not at all).
+        """Bring the file back to where it was at a checkpoint, and write the lines that were not in it then.
 
         Raises
         ------
         ValueError
             When the state is not this logger's.
         OSError
-            When the file differs and cannot be written.
+            When the file has to be cut and cannot be written.
         """
-        if set(state) != {"lines"}:
-            raise ValueError(f"The local log's state must have the key 'lines' only, got {sorted(state)}.")
+        check_local_state(state)
         self._pending = {}
-        lines = "".join(f"{line}\n" for line in state["lines"]).encode()
-        if lines != self._content():
-            self._rewrite(lines)
+        content, size = self._content(), state["size"]
+        kept = content[:size]
+        if hashlib.sha256(kept).hexdigest() != state["sha256"]:
+            kept = self._kept_of_changed(content, size, state["last_epoch"])
+        if kept != content:
+            self._rewrite(kept)
+        self._pending = {json.loads(line)["epoch"]: line for line in state["pending"]}
+        try:
+            self._write_pending()
+        except OSError as error:
+            self._warn(error)
 
     def close(self) -> str | None:
         """Write what is pending, if anything; log an error that names what could not be written."""
@@ -97,7 +128,7 @@ class LocalLogger:
                 "The log '%s' ends without %s (%s); a checkpoint that was written since holds what is missing.",
                 self.path,
                 _epochs(self._pending),
-                error.strerror or error,
+                reason_of(error),
             )
         return None
 
@@ -106,24 +137,53 @@ class LocalLogger:
             return
         content = self._content()
         kept = b"".join(self._kept(content))
+        lines = "".join(f"{line}\n" for line in self._pending.values()).encode()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         if kept != content:
             self._rewrite(kept)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        lines = "".join(f"{line}\n" for line in self._pending.values()).encode()
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(self.path, flags, 0o666)
         try:
-            _append(descriptor, lines)
+            has_other_name = _check_own(descriptor, self.path)
+            if not has_other_name:
+                _append(descriptor, lines)
         finally:
             os.close(descriptor)
+        if has_other_name:
+            # A backup of hard links, for example: what is there must not grow.
+            self._rewrite(kept + lines)
         self._pending = {}
 
     def _content(self) -> bytes:
-        return self.path.read_bytes() if self.path.exists() else b""
+        if not os.path.lexists(self.path):
+            return b""
+        try:
+            with open_regular(self.path, "The log", follow_links=False) as stream:
+                content = stream.read(MOST_BYTES + 1)
+        except ValueError as error:
+            # A device or a pipe: the training goes on without it, as on a full disk.
+            raise OSError(str(error).rstrip(".")) from error
+        if len(content) > MOST_BYTES:
+            raise OSError(f"it is larger than {MOST_BYTES / 1e6:.0f} MB, which no log of dwiml is")
+        return content
+
+    def _kept_of_changed(self, content: bytes, size: int, last_epoch: int | None) -> bytes:
+        """Say that the file is not what it was at the checkpoint; return what it has of the epochs before."""
+        lines = [] if last_epoch is None else [line for line in _lines(content) if _stays(line, last_epoch + 1)]
+        kept = b"".join(lines)
+        how = "is gone" if not os.path.lexists(self.path) else "is shorter" if len(content) < size else "has changed"
+        logger.warning(
+            "The log '%s' %s since the checkpoint was written: it keeps %d lines of the epochs before, and goes on.",
+            self.path,
+            how,
+            len(lines),
+        )
+        return kept
 
     def _kept(self, content: bytes) -> list[bytes]:
         """Return the whole lines of the epochs before the first pending one."""
         first = next(iter(self._pending), None)
-        return [line for line in content.splitlines(keepends=True) if _stays(line, first)]
+        return [line for line in _lines(content) if _stays(line, first)]
 
     def _warn(self, error: OSError) -> None:
         if self._has_warned:
@@ -132,12 +192,12 @@ class LocalLogger:
         logger.warning(
             "The log '%s' cannot be written (%s); %s is kept in memory, to be written with the next.",
             self.path,
-            error.strerror or error,
+            reason_of(error),
             _epochs(self._pending),
         )
 
     def _rewrite(self, content: bytes) -> None:
-        with written_whole(self.path) as stream:
+        with written_whole(self.path, follow_links=False) as stream:
             stream.write(content)
 
 
@@ -169,11 +229,14 @@ def read_metrics(experiment: str | os.PathLike[str]) -> list[dict[str, Any]]:
     if not folder.is_dir():
         raise NotADirectoryError(f"'{folder}' is not an experiment's folder but a file; give the folder.")
     path = folder / METRICS_FILE
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise FileNotFoundError(
             f"'{folder}' has no {METRICS_FILE}: it is not an experiment's folder, or no epoch is finished yet."
         )
-    content = path.read_bytes()
+    with open_regular(path, "The log") as stream:
+        content = stream.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"The log '{path}' is larger than {MOST_BYTES / 1e6:.0f} MB, which no log of dwiml is.")
     lines = content.split(b"\n")
     half_line = lines.pop()
     records = [_parse(line, path, number) for number, line in enumerate(lines, start=1) if line.strip()]
@@ -181,6 +244,31 @@ def read_metrics(experiment: str | os.PathLike[str]) -> list[dict[str, Any]]:
         records.extend(_parse_half(half_line, path, len(lines) + 1))
     by_epoch = {record["epoch"]: record for record in records}
     return [by_epoch[epoch] for epoch in sorted(by_epoch)]
+
+
+def check_local_state(state: Any) -> None:
+    """Check what :meth:`LocalLogger.state_dict` returned, from a file that may be a stranger's.
+
+    Raises
+    ------
+    ValueError
+        When it is something else.
+    """
+    if type(state) is not dict or state.keys() != {"size", "sha256", "last_epoch", "pending"}:
+        raise ValueError("The local log's state must have 'size', 'sha256', 'last_epoch' and 'pending'.")
+    size, digest, last, pending = (state[name] for name in ("size", "sha256", "last_epoch", "pending"))
+    if type(size) is not int or not 0 <= size <= MOST_BYTES:
+        raise ValueError(f"The local log's 'size' must be a number of bytes, got {size!r}.")
+    if type(digest) is not str or len(digest) != 64 or not (last is None or type(last) is int):
+        raise ValueError("The local log's state must have a SHA-256 and the last epoch's number.")
+    if type(pending) is not list or not all(type(line) is str and "\n" not in line for line in pending):
+        raise ValueError("The local log's 'pending' must be a list of lines.")
+    try:
+        epochs = [json.loads(line)["epoch"] for line in pending]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError("The local log's pending lines must be JSON objects, each with its epoch.") from error
+    if not all(type(epoch) is int for epoch in epochs) or sorted(set(epochs)) != epochs:
+        raise ValueError("The local log's pending lines must be of epochs, each once and in order.")
 
 
 def _parse_half(line: bytes, path: Path, number: int) -> list[dict[str, Any]]:
@@ -219,6 +307,30 @@ def _refuse_constant(constant: str) -> NoReturn:
     raise ValueError(f"JSON has no {constant}")
 
 
+def _lines(content: bytes) -> list[bytes]:
+    """Return the lines with their ends, as the log has them: other characters end no line."""
+    return re.findall(rb"[^\n]*\n|[^\n]+", content)
+
+
+def _last_epoch(content: bytes) -> int | None:
+    for line in reversed(_lines(content)):
+        try:
+            epoch = json.loads(line)["epoch"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue
+        if type(epoch) is int:
+            return epoch
+    return None
+
+
+def _check_own(descriptor: int, path: Path) -> bool:
+    """Check that an open log is a regular file; tell whether it has another name as well."""
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(f"'{path}' is not a regular file")
+    return status.st_nlink > 1
+
+
 def _stays(line: bytes, first: int | None) -> bool:
     if not line.endswith(b"\n"):
         return False
@@ -227,7 +339,7 @@ def _stays(line: bytes, first: int | None) -> bool:
     # A line that cannot be read is for a person to look at: read_metrics names it.
     try:
         return bool(json.loads(line)["epoch"] < first)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return True
 
 
