@@ -19,7 +19,7 @@ from dwiml.hdf5.schema import quoted
 from dwiml.models.saving import check_finite, check_fit, described
 from dwiml.training.folder import SECTIONS
 from dwiml.training.own_metrics import check_metric_name
-from dwiml.training.position import MOST_EPOCHS, PHASES, Position
+from dwiml.training.position import GENERATION, MOST_EPOCHS, PHASES, Position
 
 _MOST_POINTS = 2**62
 # What changes in an optimizer's groups while it trains: schedules set them.
@@ -116,6 +116,8 @@ def check_position(state: Any) -> None:
     check_whole("the batch", state["batch"], low=0, high=_MOST_POINTS)
     if type(state["phase"]) is not str or state["phase"] not in PHASES:
         raise ValueError(f"the phase should be one of {quoted(PHASES)} and is {_said(state['phase'])}")
+    if state["batch"] and state["phase"] == GENERATION:
+        raise ValueError("a phase that is always done from its beginning should have no batch that is done")
     if type(state["metrics"]) is not dict:
         raise ValueError(f"the metrics should be a dictionary and are {described(state['metrics'])}")
     for name, value in state["metrics"].items():

@@ -154,7 +154,7 @@ def test_an_experiment_that_exists_and_one_that_does_not(
     assert run_train(tiny_hdf5, tmp_path) == 2
     assert "exists already" in capsys.readouterr().err
     assert resume.main([str(tmp_path / "other")]) == 2
-    assert "is no experiment's folder" in capsys.readouterr().err
+    assert "does not exist" in capsys.readouterr().err
     assert evaluate.main([str(tmp_path / "exp"), "--subset", "all"]) == 2
     assert "phase must be one of" in capsys.readouterr().err
 
