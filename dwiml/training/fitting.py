@@ -15,11 +15,12 @@ from typing import Any
 import torch
 
 from dwiml.arguments import check_whole, shown
+from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.hdf5.schema import quoted
 from dwiml.models.saving import check_finite, check_fit, described
 from dwiml.training.folder import SECTIONS
 from dwiml.training.own_metrics import check_metric_name
-from dwiml.training.position import GENERATION, MOST_EPOCHS, PHASES, Position
+from dwiml.training.position import GENERATION, MOST_EPOCHS, PHASES, TRAINING, Position
 
 _MOST_POINTS = 2**62
 # What changes in an optimizer's groups while it trains: schedules set them.
@@ -123,6 +124,23 @@ def check_position(state: Any) -> None:
     for name, value in state["metrics"].items():
         if type(name) is not str or type(value) not in (int, float) or not math.isfinite(value):
             raise ValueError(f"the metric {_said(name)} should be a finite number and is {_said(value)}")
+
+
+def check_batches(
+    state: Mapping[str, Any],
+    sampler: DWIMLBatchIDSampler,
+    *,
+    overfit_batches: int | None,
+    max_batches: Mapping[str, int | None],
+) -> None:
+    """Check that no more batches are done than the phase has, on the data that the run began with."""
+    phase, done = state["phase"], state["batch"]
+    if not done:
+        return
+    same = phase != TRAINING or overfit_batches is not None
+    sampler.set_position(phase, 0 if same else state["epoch"], max_batches=overfit_batches or max_batches[phase])
+    if done > len(sampler):
+        raise ValueError(f"{done} batches are done of the {len(sampler)} that the phase has")
 
 
 def check_model(model: torch.nn.Module, state: Any) -> None:

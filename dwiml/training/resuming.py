@@ -352,7 +352,9 @@ class ResumableTraining(TrainerSettings):
         refuse_differences(chosen, current, str(self.folder.path), allow_changed_data=self.allow_changed_data)
         check_all(checkpoint, self._checks(checkpoint), str(self.folder.path))
         if not data_has_changed(recorded, current):
-            check_all(checkpoint, {"position": self._check_batches}, str(self.folder.path))
+            limits: dict[str, Any] = {"overfit_batches": self.overfit_batches, "max_batches": self.max_batches}
+            of_phase = {"position": lambda state: fitting.check_batches(state, self.batch_sampler, **limits)}
+            check_all(checkpoint, of_phase, str(self.folder.path))
         evolving: dict[str, Callable[[Any], object]] = {
             "model": lambda state: load_state(self.model, state),
             "optimizer": lambda state: load_optimizer_state(self.optimizer, state),
@@ -389,14 +391,3 @@ class ResumableTraining(TrainerSettings):
                 state, PhaseMonitor("training", 0).state_dict(lambda own: [own]), checkpoint["position"]["batch"]
             ),
         }
-
-    def _check_batches(self, position: Mapping[str, Any]) -> None:
-        """Raise ValueError when more batches are done than the phase has."""
-        phase, done = position["phase"], position["batch"]
-        if not done:
-            return
-        same = phase != "training" or self.overfit_batches is not None
-        limit = self.overfit_batches or self.max_batches[phase]
-        self.batch_sampler.set_position(phase, 0 if same else position["epoch"], max_batches=limit)
-        if done > len(self.batch_sampler):
-            raise ValueError(f"{done} batches are done of the {len(self.batch_sampler)} that the phase has")
