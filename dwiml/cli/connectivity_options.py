@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from dwiml.ops.regions import Regions
 
 _GIVEN = "given by name"
+# Along an axis: more than voxels in any image.
+_MOST_BLOCS = 100_000
 
 
 def add_regions(parser: argparse.ArgumentParser, *, required: bool) -> None:
@@ -75,9 +77,9 @@ def _grid_of(tractograms: Sequence[str]) -> Grid:
 
 def _three(numbers: list[int]) -> list[int]:
     three = numbers * 3 if len(numbers) == 1 else numbers
-    if len(three) != 3 or min(three) < 1:
+    if len(three) != 3 or min(three) < 1 or max(three) > _MOST_BLOCS:
         given = " ".join(map(str, numbers))
-        raise ValueError(f"--nb_blocs must be one or three whole numbers of at least 1, got {given}.")
+        raise ValueError(f"--nb_blocs must be one or three whole numbers from 1 to {_MOST_BLOCS}, got {given}.")
     return three
 
 

@@ -122,10 +122,11 @@ def _check(arguments: argparse.Namespace, files: Mapping[str, Path]) -> None:
     """Check what can be checked before the work."""
     from dwiml.arguments import check_number
     from dwiml.files import check_outputs
+    from dwiml.scoring.defaults import MOST_TOLERANCE_MM
     from dwiml.scoring.reading import check_tractogram
 
     for option in ("mask_tolerance", "end_tolerance"):
-        check_number(f"--{option}", getattr(arguments, option), low=0)
+        check_number(f"--{option}", getattr(arguments, option), low=0, high=MOST_TOLERANCE_MM)
     for option in ("max_outside", "min_coverage"):
         check_number(f"--{option}", getattr(arguments, option), low=0, high=1)
     for path in files.values():

@@ -205,6 +205,10 @@ def _rules(arguments: argparse.Namespace, model: Any) -> PropagationRules:
     step_size = model.step_size if arguments.step_size is None else arguments.step_size
     if step_size is None:
         raise ValueError("The model was trained without a step size of its own; give --step_size, in mm.")
+    if step_size > arguments.max_length:
+        raise ValueError(
+            f"step_size ({step_size:g} mm) is above max_length ({arguments.max_length:g} mm): no step could be made."
+        )
     return PropagationRules(
         step_size=step_size,
         theta=arguments.theta,

@@ -6,3 +6,5 @@ MASK_TOLERANCE_MM = 3.0
 END_TOLERANCE_MM = 0.0
 MAX_OUTSIDE = 0.05
 MIN_COVERAGE = 0.5
+# More is a mistake in the unit, or no tolerance at all.
+MOST_TOLERANCE_MM = 1000.0

@@ -12,7 +12,7 @@ from scipy.ndimage import distance_transform_edt
 
 from dwiml.arguments import check_number
 from dwiml.ops.spaces import voxel_sizes_of
-from dwiml.scoring.defaults import END_TOLERANCE_MM, MASK_TOLERANCE_MM
+from dwiml.scoring.defaults import END_TOLERANCE_MM, MASK_TOLERANCE_MM, MOST_TOLERANCE_MM
 
 # Distances between voxel centres are rounded.
 _ROUNDING_MM = 1e-4
@@ -120,8 +120,8 @@ class GroundTruth:
             For no bundle, different shapes, a volume that is empty or not of booleans, a head without a tail, a head
             that is the tail, a bad affine or tolerance.
         """
-        mask_tolerance = check_number("mask_tolerance", mask_tolerance, low=0)
-        end_tolerance = check_number("end_tolerance", end_tolerance, low=0)
+        mask_tolerance = check_number("mask_tolerance", mask_tolerance, low=0, high=MOST_TOLERANCE_MM)
+        end_tolerance = check_number("end_tolerance", end_tolerance, low=0, high=MOST_TOLERANCE_MM)
         sizes = voxel_sizes_of(affine)
         shape = _checked_shape(bundles)
         masks = [np.flatnonzero(bundle.mask) for bundle in bundles.values()]

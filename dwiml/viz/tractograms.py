@@ -139,7 +139,7 @@ class _Plane:
         """Return which points (N, 3) are drawn, (N,)."""
         if self.thickness is None:
             return np.ones(len(points), dtype=bool)
-        flags: npt.NDArray[np.bool_] = np.abs(points[:, self.view.across] - self.position) <= self.thickness
+        flags: npt.NDArray[np.bool_] = np.abs(points[:, self.view.across] - np.float64(self.position)) <= self.thickness
         return flags
 
     @property

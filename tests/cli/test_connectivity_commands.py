@@ -224,7 +224,7 @@ FAULTS = {
     "no reference": (["wb.tck", "blocs.npy", "--nb_blocs", "7"], "give an image of that volume with --reference"),
     "two blocs": (
         ["wb.trk", "blocs.npy", "--nb_blocs", "7", "6"],
-        "one or three whole numbers of at least 1, got 7 6",
+        "one or three whole numbers from 1 to 100000, got 7 6",
     ),
     "other blocs": (["wb.trk", "blocs.npy", "--nb_blocs", "7"], "has 210 rows but 7 x 7 x 7 blocs are 343 regions"),
     "other labels": (["wb.trk", "blocs.npy", "--labels", LABELS], "has 210 rows but there are 20 labels other than 0"),
@@ -280,7 +280,7 @@ def test_bad_input_is_one_sentence(
     [
         (["wb.trk", "m.txt", "--nb_blocs", "2"], "The matrix 'm.txt' must be a .npy file."),
         (["wb.trk", "no/m.npy", "--nb_blocs", "2"], "OUT.npy: the folder 'no' does not exist; make it first."),
-        (["wb.trk", "m.npy", "--nb_blocs", "0"], "one or three whole numbers of at least 1, got 0."),
+        (["wb.trk", "m.npy", "--nb_blocs", "0"], "one or three whole numbers from 1 to 100000, got 0."),
         (["wb.trk", "m.npy", "--nb_blocs", "2", "--figure", "m.doc"], "Figure 'm.doc' must end in one of"),
         (["wb.trk", "../sub-03/wb.trk", "m.npy", "--nb_blocs", "2"], "have different shapes"),
         (["wb.trk", "wb.tck", "m.npy", "--nb_blocs", "2"], "'wb.tck' does not tell which volume"),

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-from scoring_support import LOWER, OBLIQUE, UPPER, along_x, save_lines, save_volume
+from scoring_support import LOWER, OBLIQUE, SHAPE, UPPER, along_x, joined, save_lines, save_volume
 
 from dwiml import __version__
 from dwiml.cli.main import main
 from dwiml.cli.score import names_of
+from dwiml.tracking.writing import TractogramWriter
 
 LINES = {
     "valid": [along_x(2.5, z=1.5), along_x(2.5, z=2.5), along_x(7.5)],
@@ -197,8 +199,9 @@ def test_options_reach_the_scores(folder: Path, capsys: pytest.CaptureFixture[st
         (["lines.trk", "--ground_truth", "none"], "The ground truth must be a folder, 'none' is none."),
         (["lines.trk", "--ground_truth", "."], "'.' holds neither 'ground_truth.json' nor a NIfTI mask"),
         (["lines.trk", "--config", "none.json"], "The config of the ground truth 'none.json' was not found."),
-        (["lines.trk", "--mask_tolerance", "-1"], "--mask_tolerance must be a number, 0 or more, got -1.0."),
-        (["lines.trk", "--end_tolerance", "nan"], "--end_tolerance must be a number, 0 or more, got nan."),
+        (["lines.trk", "--mask_tolerance", "-1"], "--mask_tolerance must be a number from 0 to 1000, got -1.0."),
+        (["lines.trk", "--end_tolerance", "1e300"], "--end_tolerance must be a number from 0 to 1000, got 1e+300."),
+        (["lines.trk", "--end_tolerance", "nan"], "--end_tolerance must be a number from 0 to 1000, got nan."),
         (["lines.trk", "--max_outside", "5"], "--max_outside must be a number from 0 to 1, got 5.0."),
         (["lines.trk", "--min_coverage", "-1"], "--min_coverage must be a number from 0 to 1, got -1.0."),
         (["lines.trk", "--json", "none/o.json"], "--json: the folder 'none' does not exist"),
@@ -250,3 +253,24 @@ def test_a_bundle_that_cannot_name_a_file(folder: Path, capsys: pytest.CaptureFi
 def test_names_are_short_and_differ(files: list[str], names: list[str]) -> None:
     assert list(names_of(files)) == names
     assert [str(path) for path in names_of(files).values()] == files
+
+
+def test_a_config_names_its_files_in_any_order(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A .trx tells its grid, as a .trk does; a .tck tells none."""
+    truth = folder / "truth"
+    save_lines(truth / "lower.trk", [along_x(2.5)], OBLIQUE)
+    save_lines(truth / "upper.tck", [along_x(7.5)], OBLIQUE)
+    with TractogramWriter(truth / "middle.trx", affine=OBLIQUE, dimensions=SHAPE) as writer:
+        writer.append(*joined([along_x(4.5)]))
+    files = {"AF": "middle.trx", "CST": "lower.trk", "CC": "upper.tck"}
+    found = []
+    for names in itertools.permutations(files):
+        config = folder / "config.json"
+        config.write_text(json.dumps({name: {"tractogram": files[name]} for name in names}))
+        assert run("lines.trk", "--config", "config.json", "--json", "scores.json", "-f") == 0
+        told = json.loads((folder / "scores.json").read_text())["tractograms"]["lines"]["bundles"]
+        found.append({name: told[name] for name in sorted(told)})
+    assert len(found) == 6
+    assert found[0]["CST"]["overlap"] == 1
+    assert all(each == found[0] for each in found)
+    capsys.readouterr()

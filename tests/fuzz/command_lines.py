@@ -226,15 +226,12 @@ class CommandLines:
         # Phantom and training take seconds, so they are drawn less often.
         if words[0] in ("phantom", "train") and rng.random() < 0.7:
             words = list(_one_of(rng, self._bases))
-        for _ in range(1 + int(rng.random() < 0.3)):
-            words = self._changed(rng, words)
+        ways = (self._value, self._value, self._path, self._path, self._output, self._option, self._word)
+        changes = [_one_of(rng, ways) for _ in range(1 + int(rng.random() < 0.3))]
+        # An output last: another file in its place could be one that may be replaced.
+        for change in sorted(changes, key=lambda each: each == self._output):
+            words = change(rng, words)
         return CommandLine(tuple(words))
-
-    def _changed(self, rng: np.random.Generator, words: list[str]) -> list[str]:
-        change = _one_of(
-            rng, (self._value, self._value, self._path, self._path, self._output, self._option, self._word)
-        )
-        return change(rng, list(words))
 
     def _value(self, rng: np.random.Generator, words: list[str]) -> list[str]:
         """Give an option that is there an odd value."""

@@ -107,8 +107,12 @@ def test_without_any_region() -> None:
             "The head and the tail of bundle 'a' are the same region; they must be two.",
         ),
         ({"a": TrueBundle(**LOWER)}, {"affine": np.zeros((4, 4))}, "The affine is not finite or not invertible"),
-        ({"a": TrueBundle(**LOWER)}, {"mask_tolerance": -1}, "mask_tolerance must be a number, 0 or more, got -1."),
-        ({"a": TrueBundle(**LOWER)}, {"end_tolerance": np.nan}, "end_tolerance must be a number, 0 or more, got nan."),
+        ({"a": TrueBundle(**LOWER)}, {"mask_tolerance": -1}, "mask_tolerance must be a number from 0 to 1000, got -1."),
+        (
+            {"a": TrueBundle(**LOWER)},
+            {"end_tolerance": np.nan},
+            "end_tolerance must be a number from 0 to 1000, got nan.",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence(bundles: dict, options: dict, sentence: str) -> None:
