@@ -12,6 +12,7 @@ from dwiml import __version__
 COMMANDS = {
     "phantom": "make the built-in example subjects",
     "create_hdf5": "gather subjects' volumes and streamlines into one HDF5 file",
+    "check_hdf5": "check an HDF5 file: structure, coordinates, digests of all values",
     "train": "train one of dwiml's models",
     "resume": "continue an experiment that was stopped",
     "evaluate": "measure a trained model's direction error beside simple baselines",

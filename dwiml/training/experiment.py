@@ -13,6 +13,7 @@ import torch
 
 import dwiml
 from dwiml.files import write_json
+from dwiml.hdf5.stored.fingerprint import is_older
 from dwiml.training.folder import ExperimentFolder
 
 # What a resumed run may do differently: none of it changes the weights of an epoch that both runs have, but for
@@ -133,6 +134,11 @@ def refuse_differences(
         if name not in MAY_CHANGE and old != new and not (allow_changed_data and name.startswith("data."))
     ]
     if differences:
+        fingerprint = str(recorded.get("data", {}).get("fingerprint", ""))
+        if any(each.startswith("data.fingerprint") for each in differences) and is_older(fingerprint):
+            differences.append(
+                "(an earlier dwiml recorded it in another way: whether the HDF5 file is the same cannot be told)"
+            )
         changed_data = (
             " (or allow_changed_data=True, --allow_changed_data)"
             if any(each.startswith("data.") for each in differences)

@@ -1,0 +1,182 @@
+"""A check of a whole HDF5 file, object by object, that goes on after what is damaged."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+from dwiml.data.connectivity import read_connectivity
+from dwiml.data.streamlines import SubjectStreamlines
+from dwiml.data.volumes import SubjectVolume
+from dwiml.hdf5 import schema
+from dwiml.hdf5.stored import StoredDataset, StoredFile, StoredGroup, open_hdf5
+from dwiml.hdf5.stored.digests import ArrayDigest
+from dwiml.hdf5.stored.layout import groups_of_type, subject_lists
+
+_BLOCK_BYTES = 2**26
+
+
+@dataclass
+class GroupReport:
+    """What was found of one group.
+
+    Attributes
+    ----------
+    subset, subject, group
+        Where it is.
+    content
+        What it holds, in words; empty when that could not be read.
+    faults
+        One sentence each.
+    nb_datasets, nb_with_digest
+        How many datasets it has, and how many of them tell of their values.
+    """
+
+    subset: str
+    subject: str
+    group: str
+    content: str = ""
+    faults: list[str] = field(default_factory=list)
+    nb_datasets: int = 0
+    nb_with_digest: int = 0
+
+
+@dataclass
+class FileReport:
+    """What was found of a file: its groups, and what concerns several of them."""
+
+    groups: list[GroupReport] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def all_faults(self) -> list[str]:
+        """All sentences, those of the file first."""
+        return [*self.faults, *(fault for group in self.groups for fault in group.faults)]
+
+
+def check_hdf5_file(
+    path: str | os.PathLike[str],
+    *,
+    digests: bool = False,
+    on_group: Callable[[int, int], None] | None = None,
+) -> FileReport:
+    """Check every group of every subject of a file.
+
+    Without ``digests``: links, attributes and their digest, shapes, sizes, offsets; all coordinates, and the lengths of
+    all streamlines; the connectivity. With it all values are read, volumes too: held against their digest, and searched
+    for NaN.
+
+    Parameters
+    ----------
+    path
+        The file.
+    digests
+        Read all values.
+    on_group
+        Called with (groups done, groups in all), first with (0, all).
+
+    Returns
+    -------
+    FileReport
+        What was found; damage of a group does not end the check.
+
+    Raises
+    ------
+    FileNotFoundError, OSError, ValueError
+        When the file cannot be opened, or its root tells no subjects.
+    """
+    report = FileReport()
+    with open_hdf5(path) as file:
+        places = list(_groups(file, report))
+        if on_group is not None:
+            on_group(0, len(places))
+        for done, (place, kind) in enumerate(places, 1):
+            report.groups.append(place)
+            _check_group(file, place, kind, digests=digests)
+            if on_group is not None:
+                on_group(done, len(places))
+    _compare_subjects(report, [place for place, _ in places], [kind for _, kind in places])
+    return report
+
+
+def _groups(file: StoredFile, report: FileReport) -> Iterator[tuple[GroupReport, str]]:
+    """Yield the groups of all subjects, with their type."""
+    for subset, subjects in subject_lists(file).items():
+        for name in subjects:
+            found = 0
+            try:
+                subject = file.root.group(name)
+                for kind in (schema.TYPE_VOLUME, schema.TYPE_STREAMLINES):
+                    for group in groups_of_type(subject, kind):
+                        found += 1
+                        yield GroupReport(subset, name, group), kind
+            except ValueError as error:
+                report.faults.append(str(error))
+                continue
+            if not found:
+                report.faults.append(f"Subject '{name}' has no group of volumes or of streamlines.")
+
+
+def _check_group(file: StoredFile, place: GroupReport, kind: str, *, digests: bool) -> None:
+    def attempt(check: Callable[[], None]) -> None:
+        try:
+            check()
+        except (ValueError, OSError) as error:
+            if str(error) not in place.faults:
+                place.faults.append(str(error))
+
+    check = _check_volume if kind == schema.TYPE_VOLUME else _check_streamlines
+    attempt(lambda: check(file.root.group(place.subject), place, digests))
+    datasets: list[StoredDataset] = []
+    attempt(lambda: datasets.extend(file.root.group(place.subject).group(place.group).datasets()))
+    place.nb_datasets = len(datasets)
+    place.nb_with_digest = sum(dataset.digest is not None for dataset in datasets)
+    # The values of a volume whose group is in order were compared there.
+    compared = f"{place.subject}/{place.group}/{schema.DATA}" if kind == schema.TYPE_VOLUME and place.content else ""
+    for dataset in datasets if digests else []:
+        if dataset.name != compared:
+            attempt(partial(_check_values, dataset))
+
+
+def _check_volume(subject: StoredGroup, place: GroupReport, digests: bool) -> None:
+    volume = SubjectVolume(subject, place.group, lazy=True)
+    place.content = (
+        f"{' x '.join(map(str, volume.shape[:3]))} voxels, {volume.nb_features} feature{'s' * (volume.nb_features > 1)}"
+    )
+    if digests:
+        volume.as_tensor()
+
+
+def _check_streamlines(subject: StoredGroup, place: GroupReport, digests: bool) -> None:
+    streamlines = SubjectStreamlines(subject, place.group, lazy=True)
+    place.content = f"{len(streamlines)} streamlines, {int(streamlines.lengths.sum())} points"
+    streamlines.check_lengths()
+    if streamlines.has_connectivity:
+        read_connectivity(subject.file.path, place.subject, place.group)
+
+
+def _check_values(dataset: StoredDataset) -> None:
+    if dataset.digest is None or not dataset.is_numeric:
+        return
+    computed = ArrayDigest(dataset.shape, dataset.dtype)
+    nb_rows = dataset.shape[0] if dataset.shape else 0
+    step = max(1, _BLOCK_BYTES * nb_rows // max(1, dataset.nb_bytes))
+    for start in range(0, nb_rows, step):
+        computed.update(dataset[start : start + step])
+    dataset.check_digest_is(computed.text())
+
+
+def _compare_subjects(report: FileReport, places: list[GroupReport], kinds: list[str]) -> None:
+    """Note the groups that some subjects have and others have not."""
+    groups: dict[tuple[str, str], set[str]] = {}
+    for place, kind in zip(places, kinds, strict=True):
+        groups.setdefault((kind, place.group), set()).add(place.subject)
+    subjects = list(dict.fromkeys(place.subject for place in places))
+    for (kind, group), having in groups.items():
+        lacking = [subject for subject in subjects if subject not in having]
+        if lacking:
+            report.faults.append(
+                f"The {kind} group '{group}' is missing for {schema.quoted(lacking, 5)}; all subjects must have it."
+            )
