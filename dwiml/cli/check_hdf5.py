@@ -55,7 +55,8 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     shown = "; ".join(fault.rstrip(".") for fault in faults[:20])
     more = f"; and {len(faults) - 20} more" if len(faults) > 20 else ""
-    print(f"error: {len(faults)} faults in '{arguments.hdf5_file}': {shown}{more}.", file=sys.stderr)
+    nb_faults = f"{len(faults)} fault{'' if len(faults) == 1 else 's'}"
+    print(f"error: {nb_faults} in '{arguments.hdf5_file}': {shown}{more}.", file=sys.stderr)
     return BAD_INPUT
 
 

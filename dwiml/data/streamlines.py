@@ -70,8 +70,6 @@ class SubjectStreamlines:
         self.lengths, self.offsets = self._read_runs(node)
         self.data_per_streamline = self._read_data_per_streamline(node)
         self.lengths_mm = self._read_lengths_mm(node)
-        if lazy:
-            self._check_sample()
 
     def _read_dimensions(self, node: StoredGroup) -> npt.NDArray[np.int64]:
         given = np.asarray(node.attribute(schema.DIMENSIONS, (0, 0, 0)))
@@ -133,7 +131,9 @@ class SubjectStreamlines:
             self._refuse(f"euclidean_lengths holds {len(stored)} values for {len(self)} streamlines")
         if not (np.isfinite(stored) & (stored >= 0)).all():
             self._refuse("euclidean_lengths holds NaN, infinite or negative values")
-        if not self.lazy:
+        if self.lazy:
+            self._check_sample(stored)
+        else:
             self._compare_lengths(stored, self.check_points(), np.arange(len(self)))
         return stored
 
@@ -161,10 +161,10 @@ class SubjectStreamlines:
         """Hold the lengths of the file against all points; see :meth:`check_points`."""
         self._compare_lengths(self.lengths_mm, self.check_points(), np.arange(len(self)))
 
-    def _check_sample(self) -> None:
+    def _check_sample(self, stored: npt.NDArray[np.float32]) -> None:
         ids = np.unique(np.linspace(0, max(len(self) - 1, 0), _LAZY_SAMPLE).astype(np.int64))[: len(self)]
         computed, nb_outside = self._check_some(ids)
-        self._compare_lengths(self.lengths_mm[ids], computed, ids)
+        self._compare_lengths(stored[ids], computed, ids)
         self._warn_outside(nb_outside, f"{len(ids)} streamlines that were looked at")
 
     def _check_some(self, ids: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float32], int]:

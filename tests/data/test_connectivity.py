@@ -185,6 +185,35 @@ def test_the_spellings_of_files_of_the_existing_tool(
     assert np.array_equal(found.connections.to_dense(), np.ones((8, 8)))
 
 
+@pytest.mark.parametrize("lazy", [False, True])
+def test_the_background_row_of_dwi_ml_is_left_out(
+    labels_hdf5: Path, lazy: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There, the rows are all labels of the volume, 0 among them."""
+    expected = streamlines_of(labels_hdf5, lazy).connectivity
+    assert expected is not None
+    with h5py.File(labels_hdf5, "r+") as handle:
+        group = handle["sub-a/streamlines"]
+        without = group["connectivity_matrix"][()]
+        matrix = np.full((len(LABELS) + 1,) * 2, 5, dtype=without.dtype)
+        matrix[1:, 1:] = without
+        del group["connectivity_matrix"]
+        group["connectivity_matrix"] = matrix
+    found = streamlines_of(labels_hdf5, lazy).connectivity
+    assert found is not None
+    assert np.array_equal(found.connections.keys, expected.connections.keys)
+    assert np.array_equal(found.connections.values, expected.connections.values)
+    assert found.connections.nb_regions == len(LABELS)
+    assert "begins with a row of the background (label 0)" in caplog.text
+    # Without a voxel of label 0 there is no such row.
+    with h5py.File(labels_hdf5, "r+") as handle:
+        group = handle["sub-a/streamlines"]
+        volume = group["connectivity_label_volume"][()]
+        group["connectivity_label_volume"][...] = np.where(volume == 0, LABELS[0], volume)
+    with pytest.raises(ValueError, match="the connectivity matrix has 5 rows but there are 4 labels other than 0"):
+        _ = streamlines_of(labels_hdf5, lazy).connectivity
+
+
 DAMAGES: dict[str, tuple[Any, dict[str, Any], str]] = {
     "no type": (np.eye(8), {"connectivity_nb_blocs": 2}, "the group lacks 'connectivity_matrix_type'"),
     "unknown type": (

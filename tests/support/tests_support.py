@@ -9,7 +9,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from dwiml.hdf5 import schema
+from dwiml.hdf5 import schema, writing
+from dwiml.hdf5.stored.digests import digest_of_array
+from dwiml.hdf5.stored.layout import root_digest
 
 # Oblique and anisotropic: a rotation about z of 20 degrees, voxels of 1.5 x 2 x 2.5 mm.
 _ANGLE = np.deg2rad(20.0)
@@ -31,6 +33,20 @@ def edited(path: Path) -> Iterator[h5py.File]:
         handle.visititems(lambda _, node: nodes.append(node))
         for node in nodes:
             node.attrs.pop(schema.DIGEST, None)
+
+
+def add_digests(path: Path) -> Path:
+    """Write the digests that ``dwiml create_hdf5`` writes."""
+    with h5py.File(path, "r+") as handle:
+        handle.visititems(lambda _, node: _add_digest(node) if isinstance(node, h5py.Dataset) else None)
+        for subject in handle.values():
+            writing.write_group_digests(subject)
+        handle.attrs[schema.DIGEST] = np.bytes_(root_digest(dict(handle.attrs)))
+    return path
+
+
+def _add_digest(dataset: h5py.Dataset) -> None:
+    dataset.attrs[schema.DIGEST] = np.bytes_(digest_of_array(dataset[()]))
 
 
 def curved_streamlines(rng: np.random.Generator, nb: int, shape: tuple[int, int, int] = SHAPE) -> list[np.ndarray]:
