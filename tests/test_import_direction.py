@@ -36,7 +36,7 @@ ROOMS = {
     | {"tractograms", "hdf5", "data", "batching", "models", "tracking", "training", "viz", "phantom", "scoring"},
 }
 # Reading of an HDF5 file knows nothing of how one is made.
-STORED = ("", ".datasets", ".digests", ".fingerprint", ".identity", ".layout", ".links", ".nodes")
+STORED = ("", ".datasets", ".digests", ".fingerprint", ".heaps", ".identity", ".layout", ".links", ".nodes")
 # Modules that see otherwise than their room.
 MODULES = {
     "hdf5.schema": {"ops"},

@@ -49,8 +49,7 @@ class StoredArray:
     """
 
     def __init__(self, dataset: StoredDataset, *, lazy: bool) -> None:
-        if not dataset.is_numeric:
-            dataset.file.refuse(dataset.name, f"it holds {dataset.dtype}, numbers are expected")
+        dataset.check_readable()
         self.path = dataset.file.path.resolve()
         self.identity = dataset.file.identity
         self.name = dataset.name

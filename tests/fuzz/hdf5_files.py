@@ -16,6 +16,7 @@ import numpy as np
 from tests_support import AFFINE, SHAPE, curved_streamlines, write_hdf5
 
 from dwiml import MultiSubjectDataset
+from dwiml.batching.grids import check_grids
 from dwiml.cli import run_command
 from dwiml.hdf5 import writing
 from dwiml.hdf5.config import load_config
@@ -64,7 +65,7 @@ def write_bases(folder: Path) -> dict[str, Path]:
     rng = np.random.default_rng(0)
     grid = Grid.from_header(AFFINE, SHAPE, path)
     with h5py.File(path, "w") as handle:
-        writing.write_root(handle, SUBJECTS, load_config(_CONFIG), Resampling())
+        writing.write_root(handle, SUBJECTS, load_config(_CONFIG), Resampling(), {})
         for name in [name for names in SUBJECTS.values() for name in names]:
             subject = handle.create_group(name)
             writing.write_volume(subject, "input", rng.normal(size=(*SHAPE, 3)).astype(np.float32), grid)
@@ -82,6 +83,8 @@ def reading(path: Path, *, lazy: bool) -> str:
     """Return a digest of all that is read of a file."""
     dataset = MultiSubjectDataset(path, lazy=lazy)
     dataset.load_data()
+    # As every batch loader does.
+    check_grids(dataset, "input", "streamlines")
     found = hashlib.blake2b(repr((dataset.volume_groups, dataset.streamline_groups, dataset.nb_features)).encode())
     for subset in (dataset.training_set, dataset.validation_set, dataset.testing_set):
         found.update(repr((subset.name, subset.subjects)).encode())
@@ -445,7 +448,7 @@ KINDS: dict[str, tuple[Change, str, str]] = {
     "made longer": (made_longer, EQUAL, EQUAL),
     "odd attribute": (odd_attribute, EQUAL, ANY),
     "odd affine": (odd_affine, REFUSED, REFUSED),
-    "other shape": (other_shape, REFUSED, REFUSED),
+    "other shape": (other_shape, REFUSED, EQUAL),
     "other type": (other_type, REFUSED, REFUSED),
     "external storage": (external_storage, REFUSED, REFUSED),
     "virtual dataset": (virtual_dataset, REFUSED, REFUSED),

@@ -252,6 +252,20 @@ def test_a_written_matrix_is_read_by_numpy_and_by_us(tmp_path, random_connection
     np.testing.assert_array_equal(written, random_connections > 0)
 
 
+def test_a_background_row_is_left_out_and_told(tmp_path, random_connections, caplog):
+    """dwi_ml counts label 0 as a region, the first."""
+    small = random_connections[:4, :4]
+    matrix = np.pad(small, ((1, 0), (1, 0)), constant_values=7)
+    np.save(tmp_path / "m.npy", matrix)
+    regions = LabelRegions.from_volume(label_volume((8, 7, 6)))
+    found = read_connections(tmp_path / "m.npy", regions, "The matrix")
+    np.testing.assert_array_equal(found.to_dense(), small)
+    assert "its first row is that of the background (label 0), it is left out" in caplog.text
+    without_background = LabelRegions.from_volume(np.maximum(label_volume((8, 7, 6)), min(LABELS)))
+    with pytest.raises(ValueError, match="has 5 rows but there are 4 labels other than 0"):
+        read_connections(tmp_path / "m.npy", without_background, "The matrix")
+
+
 def test_a_large_matrix_is_written_some_rows_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(connectivity, "_BLOCK_VALUES", 2**20)
     n = 4000

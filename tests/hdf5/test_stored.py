@@ -309,6 +309,17 @@ def test_read_only_files_and_folders_are_read(path: Path, public_folder: Path) -
     assert "permission denied" in outcome.err
 
 
+def test_texts_overwritten_with_zeros_never_hang(path: Path) -> None:
+    """HDF5 goes through such a place for ever."""
+    content = bytearray(path.read_bytes())
+    start = content.index(b"GCOL") + 16
+    content[start : start + 200] = bytes(200)
+    path.write_bytes(content)
+    outcome = run_watched(lambda: main(["check_hdf5", str(path)]), most_seconds=10)
+    assert outcome.kind == "sentence", outcome
+    assert "the texts of its attributes (from byte " in outcome.err
+
+
 def test_the_lists_come_in_the_order_of_the_file(path: Path) -> None:
     with open_hdf5(path) as file:
         assert subject_lists(file) == {"training": ["sub-a", "sub-b"], "validation": ["sub-c"], "testing": []}

@@ -84,8 +84,7 @@ class StoredDataset:
         ValueError
             When it is damaged, holds something else than numbers, or more than its size in the file allows.
         """
-        self._check_numeric()
-        self._check_expansion(self.nb_bytes)
+        self.check_readable()
         self.file.take_memory(self.nb_bytes, self.name)
         with self.file.explained(self.name):
             return np.asarray(self.node[()])
@@ -146,6 +145,17 @@ class StoredDataset:
         if self._nb_bytes_stored > self.file.identity.nb_bytes:
             self.file.refuse(self.name, f"it cannot take {self._nb_bytes_stored} bytes of the file")
         self._check_expansion(math.prod(chunks) * self.dtype.itemsize)
+
+    def check_readable(self) -> None:
+        """Check that it holds numbers, and not far more of them than its size in the file allows.
+
+        Raises
+        ------
+        ValueError
+            When it does not.
+        """
+        self._check_numeric()
+        self._check_expansion(self.nb_bytes)
 
     def _check_expansion(self, nb_bytes: int) -> None:
         if self.nb_bytes and nb_bytes > max(ALWAYS_ALLOWED, MOST_EXPANSION * self._nb_bytes_stored):

@@ -46,12 +46,14 @@ def follow(file: StoredFile, node: Any, target: str, full: str, hops: list[int])
 
 def attributes_of(file: StoredFile, node: Any, name: str) -> dict[str, Any]:
     """Return all attributes of an object but its digest."""
+    file.check_texts(node, name)
     with file.explained(name):
         return {key: node.attrs[key] for key in node.attrs if key != schema.DIGEST}
 
 
 def attribute_of(file: StoredFile, node: Any, name: str, attribute: str, default: Any) -> Any:
     """Return one attribute, ``default`` when there is none; the empty kind of HDF5 is refused."""
+    file.check_texts(node, name)
     with file.explained(f"{name or '/'} (attribute '{attribute}')"):
         value = node.attrs.get(attribute, default)
     if isinstance(value, h5py.Empty):

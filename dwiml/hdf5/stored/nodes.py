@@ -16,10 +16,11 @@ from typing import Any, NoReturn
 
 import h5py
 
-from dwiml.files import check_file, explained
+from dwiml.files import check_file, explained, open_regular
 from dwiml.hdf5 import schema
 from dwiml.hdf5.stored.datasets import ALWAYS_ALLOWED, MOST_EXPANSION, StoredDataset
 from dwiml.hdf5.stored.digests import digest_of_group
+from dwiml.hdf5.stored.heaps import endless_heap
 from dwiml.hdf5.stored.identity import FileIdentity
 from dwiml.hdf5.stored.links import attribute_of, attributes_of, follow, refuse_changed, written_digest
 
@@ -55,6 +56,7 @@ class StoredFile:
             self._handle = _opened(self.path)
         self._extents: list[tuple[int, int, str, Any]] = []
         self._nb_bytes_read = 0
+        self._checked_texts: set[int] = set()
 
     @property
     def root(self) -> StoredGroup:
@@ -111,6 +113,23 @@ class StoredFile:
         if self._nb_bytes_read > most:
             total, size = self._nb_bytes_read / 1e9, self.identity.nb_bytes / 1e6
             self.refuse(name, f"with it {total:.1f} GB are read of a file of {size:.1f} MB")
+
+    def check_texts(self, node: h5py.HLObject, name: str) -> None:
+        """Check the texts among the attributes of an object before HDF5 reads them, once.
+
+        Raises
+        ------
+        ValueError
+            When HDF5 would never come to their end.
+        """
+        with self.explained(name):
+            address = int(h5py.h5o.get_info(node.id).addr) + int(self._handle.userblock_size)
+        if address not in self._checked_texts:
+            with open_regular(self.path, "HDF5 file") as stream:
+                heap = endless_heap(stream.fileno(), address)
+            if heap is not None:
+                self.refuse(name, f"the texts of its attributes (from byte {heap}) are overwritten with zeros")
+            self._checked_texts.add(address)
 
     def explained(self, name: str) -> AbstractContextManager[None]:
         """Turn what h5py raises in the block into one sentence with the file and the object."""

@@ -1,0 +1,88 @@
+"""A check of the texts of an object's attributes before HDF5 reads them.
+
+HDF5 keeps texts of any length in "global heaps" (HDF5 File Format Specification, version 3.0, III.E). Where a part of
+one is overwritten with zeros, the library (2.0 and before) goes through it for ever, and the program hangs. So heaps
+that attributes of an object refer to are gone through here first.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+
+_ATTRIBUTE, _CONTINUATION = 0x0C, 0x10
+_VARIABLE_LENGTH = 9
+_MOST_HEADER_BYTES = 2**20
+
+
+def endless_heap(descriptor: int, address: int) -> int | None:
+    """Return where the heap of a text begins that has no end; None where there is none.
+
+    Parameters
+    ----------
+    descriptor
+        The file, open for reading.
+    address
+        The byte where the object's header begins. Headers of version 1 are looked at, those that h5py writes unless it
+        is told otherwise.
+    """
+    for heap in {each for message in _attributes(descriptor, address) for each in _heaps(message)}:
+        if _is_endless(descriptor, heap):
+            return heap
+    return None
+
+
+def _attributes(descriptor: int, address: int) -> Iterator[bytes]:
+    """Yield the messages of attributes of a header of version 1; none for another, or a damaged one."""
+    start = os.pread(descriptor, 16, address)
+    if len(start) < 16 or start[0] != 1:
+        return
+    blocks, seen = [(address + 16, struct.unpack_from("<I", start, 8)[0])], set()
+    while blocks:
+        begin, size = blocks.pop()
+        if begin in seen or size > _MOST_HEADER_BYTES:
+            return
+        seen.add(begin)
+        content, place = os.pread(descriptor, size, begin), 0
+        while place + 8 <= len(content):
+            kind, length = struct.unpack_from("<HH", content, place)
+            message = content[place + 8 : place + 8 + length]
+            if kind == _CONTINUATION and len(message) >= 16:
+                blocks.append(struct.unpack_from("<QQ", message))
+            elif kind == _ATTRIBUTE:
+                yield message
+            place += 8 + length
+
+
+def _heaps(message: bytes) -> Iterator[int]:
+    """Yield the addresses of the heaps that an attribute refers to; none for one of numbers or of fixed length."""
+    if len(message) < 8 or message[0] not in (1, 2, 3):
+        return
+    sizes = list(struct.unpack_from("<HHH", message, 2))
+    if message[0] == 1:
+        sizes = [-(-size // 8) * 8 for size in sizes]
+    place = 9 if message[0] == 3 else 8
+    type_place = place + sizes[0]
+    if type_place >= len(message) or message[type_place] & 0x0F != _VARIABLE_LENGTH:
+        return
+    for element in range(place + sum(sizes), len(message) - 15, 16):
+        (heap,) = struct.unpack_from("<Q", message, element + 4)
+        if 0 < heap < 2**62:
+            yield heap
+
+
+def _is_endless(descriptor: int, heap: int) -> bool:
+    start = os.pread(descriptor, 16, heap)
+    if len(start) < 16 or start[:4] != b"GCOL":
+        # HDF5 tells this by itself.
+        return False
+    size = struct.unpack_from("<Q", start, 8)[0]
+    content, place = os.pread(descriptor, min(size, _MOST_HEADER_BYTES), heap), 16
+    while place + 16 <= len(content):
+        number, _, _, length = struct.unpack_from("<HHIQ", content, place)
+        step = 16 + -(-length // 8) * 8 if number else length
+        if step == 0:
+            return True
+        place += step
+    return False
