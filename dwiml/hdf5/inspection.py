@@ -229,7 +229,7 @@ def _plan_streamlines(plan: SubjectPlan, group: StreamlinesGroup, *, allow_missi
             kept.append(path)
         elif not allow_missing:
             raise ValueError(
-                f"{label}: the tractogram '{path}' is empty; take it away, or allow it with --allow_missing."
+                f"{label}: the tractogram '{path}' is empty; remove it, or allow it with --allow_missing."
             )
     plan.tractograms[group.name] = kept
 

@@ -68,7 +68,7 @@ def read_ground_truth(
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise NotADirectoryError(f"The ground truth must be a folder, '{folder}' is none.")
+        raise NotADirectoryError(f"The ground truth '{folder}' is not a folder.")
     entries = _read_entries(folder, None if config is None else Path(config))
     reader = _Reader(folder)
     # Whatever tells the grid of voxels first: a .tck file does not.
@@ -118,7 +118,7 @@ def _read_streamlines(
             stored[part], space="rasmm", origin="center", affine=affine, voxel_sizes=np.ones(3)
         )
     if not np.isfinite(points).all():
-        raise ValueError(f"{label} '{path}' holds NaN or infinite coordinates; take these streamlines away.")
+        raise ValueError(f"{label} '{path}' holds NaN or infinite coordinates; remove these streamlines.")
     return points, lengths
 
 

@@ -245,7 +245,7 @@ def _checked(
     if counts.sum() != len(points):
         raise ValueError(f"lengths announce {int(counts.sum())} points, there are {len(points)}.")
     if not np.isfinite(points).all():
-        raise ValueError("points hold NaN or infinite coordinates; take these streamlines away.")
+        raise ValueError("points hold NaN or infinite coordinates; remove these streamlines.")
     return points, counts.astype(np.int64)
 
 

@@ -89,14 +89,14 @@ def check_trk_header(header: Mapping[str, Any], path: Path, label: str) -> None:
     if not np.allclose(sizes, of_affine, rtol=_SIZES_TOLERANCE, atol=0):
         raise ValueError(
             f"{label}: the header of '{path}' contradicts itself, its voxel_sizes are {_numbers(sizes)} mm and those "
-            f"of its affine {_numbers(of_affine)} mm; save it anew with a header made from the image it belongs to."
+            f"of its affine {_numbers(of_affine)} mm; save it again with a header made from the image it belongs to."
         )
     order = bytes(header["voxel_order"]).decode("latin1").upper()
     of_affine_order = "".join(aff2axcodes(affine))
     if order != of_affine_order:
         raise ValueError(
             f"{label}: the header of '{path}' contradicts itself, its voxel_order is '{order}' and that of its affine "
-            f"'{of_affine_order}'; save it anew with a header made from the image it belongs to."
+            f"'{of_affine_order}'; save it again with a header made from the image it belongs to."
         )
 
 

@@ -11,6 +11,7 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
@@ -91,7 +92,8 @@ class TrxFile:
     def _open_members(self) -> dict[str, int]:
         """Return the size of each member, in bytes."""
         if self._path.is_dir():
-            statuses = {each.relative_to(self._path).as_posix(): each.stat() for each in self._path.rglob("*")}
+            # A link would lead to another file.
+            statuses = {each.relative_to(self._path).as_posix(): each.lstat() for each in self._path.rglob("*")}
             return {name: status.st_size for name, status in statuses.items() if stat.S_ISREG(status.st_mode)}
         with open_regular(self._path):
             self._archive = zipfile.ZipFile(self._path)
@@ -230,8 +232,10 @@ class TrxFile:
             raise ValueError(f"the name of '{self._members[name]}' tells no type that a .trx has")
         return int(width[0]) if width else 1, np.dtype(dtype).newbyteorder("<")
 
-    def _open(self, member: str) -> IO[bytes]:
-        return open(self._path / member, "rb") if self._archive is None else self._archive.open(member)
+    def _open(self, member: str) -> AbstractContextManager[IO[bytes]]:
+        if self._archive is None:
+            return open_regular(self._path / member, follow_links=False)
+        return self._archive.open(member)
 
 
 def _rows(stream: IO[bytes], nb: int, width: int, dtype: np.dtype[Any]) -> Array:

@@ -196,7 +196,7 @@ def test_options_reach_the_scores(folder: Path, capsys: pytest.CaptureFixture[st
         (["none.trk"], "The tractogram 'none.trk' was not found."),
         (["lines.trk", "truth/mask/lower.nii.gz"], "is of no kind that dwiml reads; convert it to .trk, .tck or .trx."),
         (["lines.trk", "./lines.trk"], "The tractogram 'lines.trk' is given twice; give it once."),
-        (["lines.trk", "--ground_truth", "none"], "The ground truth must be a folder, 'none' is none."),
+        (["lines.trk", "--ground_truth", "none"], "The ground truth 'none' is not a folder."),
         (["lines.trk", "--ground_truth", "."], "'.' holds neither 'ground_truth.json' nor a NIfTI mask"),
         (["lines.trk", "--config", "none.json"], "The config of the ground truth 'none.json' was not found."),
         (["lines.trk", "--mask_tolerance", "-1"], "--mask_tolerance must be a number from 0 to 1000, got -1.0."),

@@ -273,7 +273,7 @@ MASK = {"mask": "lower.nii.gz"}
         ),
         ({"a": {"tractogram": "lower.nii.gz"}, "b": MASK}, "is of no kind that dwiml reads; convert it to .trk"),
         ({"a": {"tractogram": "cut.trk"}}, "The tractogram of bundle 'a': '{folder}/cut.trk' is damaged or cut off"),
-        ({"a": {"tractogram": "nan.trk"}}, "'{folder}/nan.trk' holds NaN or infinite coordinates; take these"),
+        ({"a": {"tractogram": "nan.trk"}}, "'{folder}/nan.trk' holds NaN or infinite coordinates; remove these"),
         ({"a": {"tractogram": "zero.trk"}}, "The mask of bundle 'a' has no voxel."),
     ],
 )
@@ -297,7 +297,7 @@ def test_a_bad_config_is_one_sentence(folder: Path, config: Any, sentence: str) 
 
 
 def test_a_bad_folder_is_one_sentence(tmp_path: Path, folder: Path) -> None:
-    with pytest.raises(NotADirectoryError, match=r"The ground truth must be a folder, '.*/none' is none\."):
+    with pytest.raises(NotADirectoryError, match=r"The ground truth '.*/none' is not a folder\."):
         read_ground_truth(tmp_path / "none")
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"holds neither 'ground_truth.json' nor a NIfTI mask"):

@@ -173,6 +173,17 @@ def test_a_trx_that_is_read_only_or_a_growing_folder(trx: Path, caplog: pytest.L
     assert sorted(path.name for path in trx.parent.iterdir()) == ["folder.trx", "lines.trx"]
 
 
+def test_a_link_in_a_trx_folder_is_not_followed(trx: Path) -> None:
+    folder = trx.with_name("folder.trx")
+    with zipfile.ZipFile(trx) as archive:
+        archive.extractall(folder)
+    outside = trx.with_name("outside")
+    (folder / "positions.3.float32").rename(outside)
+    (folder / "positions.3.float32").symlink_to(outside)
+    with pytest.raises(ValueError, match="folder.trx' is damaged .it has no 'positions'"):
+        read_streamlines(folder, OBLIQUE)
+
+
 def test_a_trx_tells_its_grid_and_holds_dwis_streamlines(trx: Path) -> None:
     grid = read_tractogram_grid(trx)
     np.testing.assert_allclose(grid.affine, OBLIQUE, atol=1e-6)

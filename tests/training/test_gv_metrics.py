@@ -137,7 +137,7 @@ def test_the_truth_of_each_subject_is_found_by_its_name(data: Path, truth: Path,
         (tmp_path / name).symlink_to(truth)
     trainer = small_trainer(data, tmp_path, tracking=True, tracking_phase_ground_truth=f"{tmp_path}/{{subject}}")
     assert "gv_valid_connections" in trainer.run_tracking_phase()
-    with pytest.raises(NotADirectoryError, match=r"must be a folder, '.*sub-b_gone' is none"):
+    with pytest.raises(NotADirectoryError, match=r"'.*sub-b_gone' is not a folder"):
         small_trainer(data, tmp_path, "gone", tracking=True, tracking_phase_ground_truth=f"{tmp_path}/{{subject}}_gone")
 
 
