@@ -17,6 +17,7 @@ from dwiml.files import check_file
 from dwiml.hdf5.grid import Grid
 from dwiml.hdf5.inspection import open_tractogram, open_volume, readable
 from dwiml.hdf5.schema import quoted
+from dwiml.hdf5.volumes import check_end
 from dwiml.tractograms.kinds import check_kind
 from dwiml.tractograms.tck import check_tck_whole
 from dwiml.tractograms.trk import check_trk_header, check_trk_whole
@@ -124,6 +125,7 @@ def read_background(path: str | Path, volume: int | None) -> Background:
         raise ValueError(f"--background_volume must be from 0 to {nb_volumes - 1} in '{path}', got {volume}.")
     with readable(path, label):
         data = np.asarray(image.dataobj[..., volume or 0] if len(shape) == 4 else image.dataobj, dtype=np.float32)
+        check_end(image, label)
     return Background(data, grid.affine)
 
 

@@ -21,7 +21,7 @@ from dwiml.hdf5.config import ConnectivityFiles, GroupsConfig
 from dwiml.hdf5.grid import Grid
 from dwiml.hdf5.inspection import SubjectPlan, open_volume, readable
 from dwiml.hdf5.subjects import find_files
-from dwiml.hdf5.volumes import check_gzip
+from dwiml.hdf5.volumes import check_end
 from dwiml.ops.connectivity import Connections, check_same_number, connections_of, is_background_counted
 from dwiml.ops.regions import BlocRegions, LabelRegions, Regions
 
@@ -129,7 +129,11 @@ def open_matrix(path: str | Path, label: str) -> Any:
     path = check_file(path, f"{label}:")
     with readable(path, label):
         # Unlike numpy.load it takes nothing but .npy, and objects never.
-        return np.lib.format.open_memmap(path, mode="r")
+        matrix = np.lib.format.open_memmap(path, mode="r")
+        beside = path.stat().st_size - matrix.offset - matrix.nbytes
+        if beside:
+            raise ValueError(f"it holds {beside} bytes after the array that its header announces")
+        return matrix
 
 
 def check_matrix(matrix: Any, regions: Regions, path: str | Path, label: str) -> None:
@@ -219,7 +223,7 @@ def read_label_regions(path: str | Path, label: str) -> tuple[LabelRegions, Grid
     image = open_volume(path, label)
     with readable(path, label):
         values = np.asarray(image.dataobj)
-        check_gzip(image)
+        check_end(image, label)
     try:
         regions = LabelRegions.from_volume(values)
     except ValueError as error:

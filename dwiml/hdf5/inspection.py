@@ -228,9 +228,7 @@ def _plan_streamlines(plan: SubjectPlan, group: StreamlinesGroup, *, allow_missi
         if _inspect_tractogram(plan, path, group, label):
             kept.append(path)
         elif not allow_missing:
-            raise ValueError(
-                f"{label}: the tractogram '{path}' is empty; remove it, or allow it with --allow_missing."
-            )
+            raise ValueError(f"{label}: the tractogram '{path}' is empty; remove it, or allow it with --allow_missing.")
     plan.tractograms[group.name] = kept
 
 

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -73,7 +74,7 @@ def _read_volume(path: Path, label: str) -> NDArray[np.float32]:
     image = open_volume(path, label)
     with readable(path, label):
         values: NDArray[np.float32] = image.get_fdata(dtype=np.float32, caching="unchanged")
-        check_gzip(image)
+        check_end(image, label)
     finite = np.isfinite(values)
     if not finite.all():
         raise ValueError(
@@ -82,8 +83,10 @@ def _read_volume(path: Path, label: str) -> NDArray[np.float32]:
     return values if values.ndim == 4 else values[..., None]
 
 
-def check_gzip(image: Any) -> None:
+def check_end(image: Any, label: str) -> None:
     """Read the .gz files of an image to their end: the checksum stands there, where reading the voxels does not come.
+
+    What follows the voxels of a NIfTI file is told: its header may announce too few of them.
 
     Raises
     ------
@@ -92,16 +95,31 @@ def check_gzip(image: Any) -> None:
     ValueError
         When one goes on long after the voxels: it may have no end.
     """
-    most = math.prod(image.shape) * image.get_data_dtype().itemsize + _MOST_BESIDE_VOXELS
-    for part in image.file_map.values():
-        if not part.filename or not os.fspath(part.filename).lower().endswith((".gz", ".mgz")):
+    announced = math.prod(image.shape) * image.get_data_dtype().itemsize
+    for name, part in image.file_map.items():
+        if not part.filename:
             continue
-        total = 0
-        with gzip.open(part.filename) as stream:
-            while size := len(stream.read(2**20)):
-                total += size
-                if total > most:
-                    raise ValueError("it goes on after the voxels that its header announces")
+        if os.fspath(part.filename).lower().endswith((".gz", ".mgz")):
+            size = _unpacked_size(part.filename, announced + _MOST_BESIDE_VOXELS)
+        else:
+            size = os.stat(part.filename).st_size
+        if name == "image" and isinstance(image, nib.Nifti1Pair):
+            beside = size - announced - int(getattr(image.dataobj, "offset", 0))
+            if beside > 0:
+                logger.warning(
+                    "%s: '%s' holds %d bytes after the voxels that its header announces; is the header right?",
+                    *(label, part.filename, beside),
+                )
+
+
+def _unpacked_size(path: str | os.PathLike[str], most: int) -> int:
+    total = 0
+    with gzip.open(path) as stream:
+        while size := len(stream.read(2**20)):
+            total += size
+            if total > most:
+                raise ValueError("it goes on after the voxels that its header announces")
+    return total
 
 
 def _read_mask(paths: list[Path], label: str) -> NDArray[np.bool_] | None:

@@ -16,6 +16,7 @@ from dwiml.hdf5.grid import Grid
 from dwiml.hdf5.inspection import open_tractogram, open_volume, readable
 from dwiml.hdf5.schema import quoted
 from dwiml.hdf5.standalone import TELL_THEIR_GRID, read_tractogram_grid
+from dwiml.hdf5.volumes import check_end
 from dwiml.ops.masks import as_mask
 from dwiml.ops.spaces import to_vox_corner
 from dwiml.scoring.defaults import END_TOLERANCE_MM, MASK_TOLERANCE_MM
@@ -289,6 +290,7 @@ class _Reader:
             self._take_grid(Grid.from_header(image.affine, image.shape[:3], path))
             with readable(path, label):
                 data = np.asarray(image.dataobj)
+                check_end(image, label)
             if again:
                 self._volumes[path] = data
         return data

@@ -377,3 +377,13 @@ def test_labels_in_another_form_are_read_and_another_text_is_told(tmp_path, capl
     np.save(path, np.eye(5))
     labels_path(path).write_text("\n".join(map(str, [0, *sorted(LABELS)])))
     assert read_connections(path, regions, "The matrix").nb_regions == 4
+
+
+def test_a_matrix_that_holds_more_than_its_header_says_is_refused(tmp_path):
+    path = tmp_path / "m.npy"
+    np.save(path, np.eye(4))
+    path.write_bytes(path.read_bytes() + bytes(8))
+    with pytest.raises(
+        ValueError, match="m.npy' is damaged .it holds 8 bytes after the array that its header announces"
+    ):
+        read_connections(path, LabelRegions.from_volume(label_volume((8, 7, 6))), "The matrix")

@@ -330,3 +330,16 @@ def test_the_true_reason_is_told(subjects, monkeypatch):
     monkeypatch.setattr(os, "open", refusing)
     with pytest.raises(PermissionError, match="'a': the file '.*dwi.nii.gz' cannot be read: permission denied"):
         subjects.create()
+
+
+@pytest.mark.parametrize("name", ["less.nii", "less.nii.gz"])
+def test_voxels_that_the_header_leaves_out_are_told(subjects, grid, name, caplog):
+    """A damaged dimension would leave out features in silence."""
+    subjects.plain("a")
+    path = subjects.volume("a", name, np.ones((*grid["shape"], 3), dtype=np.float32))
+    groups = {"input": {"type": "volume", "files": [name]}}
+    subjects.create(groups)
+    assert "bytes after the voxels" not in caplog.text
+    with_dimensions(path, *grid["shape"], 2)
+    subjects.create(groups, overwrite=True)
+    assert f"{name}' holds {8 * 7 * 6 * 4} bytes after the voxels that its header announces" in caplog.text
