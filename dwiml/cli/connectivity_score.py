@@ -67,18 +67,18 @@ def _run(arguments: argparse.Namespace) -> None:
         )
     points, lengths = read_streamlines(arguments.tractogram, grid.affine)
     score = score_connectivity(points, lengths, regions, connections)
-    print(_table(arguments, score, regions))
     if arguments.json is not None:
         truth = arguments.matrix or arguments.hdf5_file
         names = {"tractogram": str(arguments.tractogram), "truth": str(truth), "regions": describe(regions)}
         write_json(arguments.json, {**names, **score.summary(regions)})
-    if writer is not None:
-        invalid = score.status == JOINS_UNCONNECTED
-        if not invalid.any():
-            print(f"'{arguments.save_invalid}' was not written: there is no such streamline.")
-            return
+    invalid = score.status == JOINS_UNCONNECTED
+    if writer is not None and invalid.any():
         with writer:
             writer.append(points[invalid.repeat(lengths)], lengths[invalid])
+    # What is written first does not depend on a terminal or a pipe.
+    print(_table(arguments, score, regions))
+    if writer is not None and not invalid.any():
+        print(f"'{arguments.save_invalid}' was not written: there is no such streamline.")
 
 
 def _check_options(arguments: argparse.Namespace) -> None:

@@ -109,11 +109,11 @@ def _run(arguments: argparse.Namespace) -> None:
             scores[name] = score_streamlines(points, lengths, truth, on_progress=on_progress, **shares)
         if arguments.save_split:
             save_split(folders[name], points, lengths, scores[name], truth)
-    print(tables(scores, truth, arguments.ground_truth, **shares))
     if arguments.json:
         told = {name: {"file": str(path), **scores[name].as_dict()} for name, path in files.items()}
         where = {"ground_truth": arguments.ground_truth, "config": arguments.config}
         write_json(arguments.json, {"dwiml_version": __version__, **where, **rules, **shares, "tractograms": told})
+    print(tables(scores, truth, arguments.ground_truth, **shares))
     if arguments.figure:
         _draw(scores, truth, arguments)
 

@@ -174,10 +174,10 @@ def _run(arguments: argparse.Namespace) -> None:
     with writer:
         _track(tracker, seeds, writer, save_seeds=arguments.save_seeds)
     seconds = time.monotonic() - start
-    print(table(tracker.counts, arguments.out, seconds))
     if arguments.report:
         used = {"rules": dataclasses.asdict(rules), "arguments": vars(arguments)}
         write_json(arguments.report, {**tracker.counts.as_dict(), "seconds": seconds, **used})
+    print(table(tracker.counts, arguments.out, seconds))
 
 
 def _check_outputs(arguments: argparse.Namespace) -> None:

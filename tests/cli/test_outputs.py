@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -201,3 +203,19 @@ def test_split_folders_of_files_with_one_name_stay_inside(world: Path, capsys: p
         == 2
     )
     assert "is given twice" in is_refused("score b/../lines.trk lines.trk --ground_truth truth", world, capsys)
+
+
+@pytest.mark.parametrize("command", [f"{SCORE} --json o.json", f"{SCORE} --json o.json --figure o.png", SHOW, "loss"])
+def test_a_notebooks_backend_stops_no_command(world: Path, command: str) -> None:
+    """Not one that draws, nor one that only has numbers to write."""
+    command = command.replace("{}", "o.png")
+    if command == "loss":
+        command = "show_loss exps/exp sub-d out --hdf5_file data.hdf5"
+    code = "import sys; from dwiml.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    environment = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.no_such_backend"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command.split()], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    expected = [word for word in command.split() if word in ("o.json", "o.png")] or ["out/histograms.png"]
+    assert all((world / name).stat().st_size for name in expected)
