@@ -53,6 +53,45 @@ def check_input_order(images: Sequence[str | Path], entry: Mapping[str, Any], gr
     _compare_names(images, patterns if len(patterns) == len(names) else names, order)
 
 
+def check_same_making(
+    recorded: Mapping[str, Any], current: Mapping[str, Any], group: str, hdf5_file: str | Path
+) -> None:
+    """Compare how a group was made for the training with how it was made in the HDF5 file that is used now.
+
+    Parameters
+    ----------
+    recorded, current
+        The entry of the group in the groups config of the experiment, and of the file; empty where it is unknown.
+    group
+        Its name.
+    hdf5_file
+        The file, for the sentence.
+
+    Raises
+    ------
+    ValueError
+        When its files are in another order, or of other features. Another standardization is told.
+    """
+    from dwiml.hdf5.schema import FILE, FILES_FOUND, NB_FEATURES
+
+    then, now = (entry.get(FILES_FOUND) or [] for entry in (recorded, current))
+    features = [[int(each[NB_FEATURES]) for each in files] for files in (then, now)]
+    if then and now and features[0] != features[1]:
+        trained, given = (
+            _listed([each[FILE] for each in files], nb) for files, nb in zip((then, now), features, strict=True)
+        )
+        raise ValueError(
+            f"The model was trained on group '{group}', made of {trained}; in '{hdf5_file}' it is made of {given}. "
+            "Make the HDF5 file as that of the training was."
+        )
+    for key in ("files", "standardization", "std_mask"):
+        if recorded and current and recorded.get(key) != current.get(key):
+            logger.warning(
+                "Group '%s' of '%s' was made otherwise than that of the training: its '%s' is %r, and was %r.",
+                *(group, hdf5_file, key, current.get(key), recorded.get(key)),
+            )
+
+
 def _compare_names(images: Sequence[str | Path], names: Sequence[str], order: str) -> None:
     """Refuse names that are those of the training in another order."""
     fitting = [{k for k, name in enumerate(names) if _fits(image, name)} for image in images]

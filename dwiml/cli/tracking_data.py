@@ -69,17 +69,20 @@ def _refuse_what_does_nothing(arguments: argparse.Namespace) -> None:
 def _from_hdf5(arguments: argparse.Namespace, recorded: dict[str, Any]) -> TrackingData:
     import torch
 
+    from dwiml.cli.input_order import check_same_making
     from dwiml.data.dataset import MultiSubjectDataset
     from dwiml.hdf5.grid import Grid
     from dwiml.hdf5.standalone import read_mask, told_mask
     from dwiml.ops.spaces import grid_difference
     from dwiml.tracking.tracker import TrackingSubject
-    from dwiml.training.experiment import find_data
+    from dwiml.training.experiment import GROUPS_CONFIG, find_data
 
     path = find_data(recorded, arguments.experiment, arguments.hdf5_file)
     group = recorded["loader"]["input_group_name"]
     names = {name for name in (arguments.tracking_mask, arguments.seeding_mask) if not _is_image(name)}
     dataset = MultiSubjectDataset(path)
+    trained_on = (recorded.get(GROUPS_CONFIG) or {}).get(group) or {}
+    check_same_making(trained_on, dataset.groups_config.get(group) or {}, group, path)
     dataset.load_data(subj_id=arguments.subject, volume_groups=[group, *sorted(names - {group})], streamline_groups=[])
     (subject,) = [*dataset.training_set, *dataset.validation_set, *dataset.testing_set]
     volume = subject.volumes[group]

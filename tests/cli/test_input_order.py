@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dwiml.cli import train
-from dwiml.cli.input_order import check_input_order
+from dwiml.cli.input_order import check_input_order, check_same_making
 from dwiml.cli.main import main
 from dwiml.hdf5 import schema
 from dwiml.hdf5.creator import create_hdf5
@@ -80,6 +80,19 @@ def test_what_cannot_be_compared_is_told(images: Path, caplog: pytest.LogCapture
     caplog.clear()
     check(images, ["fa", "sh"], entry(("all.nii.gz", 4)))
     assert "only the number of features in all can be compared" in caplog.text
+
+
+def test_an_hdf5_file_made_otherwise_than_that_of_the_training(caplog: pytest.LogCaptureFixture) -> None:
+    recorded = {**entry(("sh.nii.gz", 28), ("fa.nii.gz", 1)), "standardization": "all"}
+    check_same_making(recorded, recorded, "input", "data.hdf5")
+    check_same_making({}, recorded, "input", "data.hdf5")
+    check_same_making(recorded, {}, "input", "data.hdf5")
+    assert not caplog.text
+    other = {**entry(("fa.nii.gz", 1), ("sh.nii.gz", 28)), "standardization": "all"}
+    with pytest.raises(ValueError, match=r"of 'sh.nii.gz' \(28\), 'fa.nii.gz' \(1\); in 'data.hdf5' it is made of 'fa"):
+        check_same_making(recorded, other, "input", "data.hdf5")
+    check_same_making(recorded, {**recorded, "standardization": "none"}, "input", "data.hdf5")
+    assert "otherwise than that of the training: its 'standardization' is 'none', and was 'all'." in caplog.text
 
 
 def test_a_model_trained_on_two_files(

@@ -161,6 +161,13 @@ def test_what_is_no_regular_file_is_never_replaced(three):
     assert three.out.is_fifo()
 
 
+def test_a_link_to_itself_is_not_replaced(three):
+    three.out.symlink_to(three.out.name)
+    with pytest.raises(OSError, match="out.hdf5' cannot be written: it is a symbolic link, or a circle of them"):
+        three.create(overwrite=True)
+    assert three.out.is_symlink()
+
+
 def test_a_link_is_followed(three):
     (three.root / "disk").mkdir()
     three.out.symlink_to(three.root / "disk/real.hdf5")
