@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -53,7 +55,8 @@ def write_model(folder: Path, described: Mapping[str, Any], state: Mapping[str, 
 
 def describe(model: Any) -> dict[str, Any]:
     """Return what ``parameters.json`` holds of a model: its class, parameters and dwiml's version."""
-    return {"class": type(model).__name__, "params": model.params, "dwiml_version": dwiml.__version__}
+    name, params = type(model).__name__, model.params
+    return {"class": name, "params": params, "dwiml_version": dwiml.__version__, "digest": _digest(name, params)}
 
 
 def read_params(path: Path, class_name: str | None = None) -> tuple[str, dict[str, Any]]:
@@ -85,8 +88,14 @@ def read_params(path: Path, class_name: str | None = None) -> tuple[str, dict[st
             f"'{path}' is damaged or does not describe a model: it must have 'class' (a text) and 'params' (an object)."
         )
     if class_name is not None and saved_class != class_name:
-        shown = " ".join(saved_class.split())[:80]
+        shown = " ".join(saved_class.split())[:80] or "nameless class"
         raise ValueError(f"'{path.parent}' holds a {shown}, not a {class_name}: use {shown}.load.")
+    if "digest" in described and described["digest"] != _digest(saved_class, params):
+        logger.warning(
+            "The model's parameters in '%s' were changed since they were saved. If that was not you, copy the file "
+            "again from where it was whole.",
+            path,
+        )
     return saved_class, params
 
 
@@ -238,6 +247,11 @@ def described(value: Any) -> str:
         dtype = str(value.dtype).removeprefix("torch.")
         return f"a {dtype} tensor of shape {tuple(value.shape)}"
     return f"a {type(value).__name__}"
+
+
+def _digest(name: str, params: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what describes a model, however its file is laid out."""
+    return hashlib.sha256(json.dumps([name, params], sort_keys=True).encode()).hexdigest()
 
 
 def _alike(mine: Any, theirs: Any, *, any_precision: bool) -> bool:

@@ -16,7 +16,7 @@ from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.data.dataset import MultisubjectSubset
 from dwiml.hdf5.schema import quoted
 from dwiml.models.base import MainModelAbstract
-from dwiml.models.saving import STATE_FILE
+from dwiml.models.saving import STATE_FILE, read_state
 
 
 def check_choice(name: str, value: object, allowed: Iterable[str]) -> None:
@@ -122,9 +122,16 @@ def has_validation_set(sampler: DWIMLBatchIDSampler) -> bool:
 
 
 def warn_of_lost_model(best_model: Path) -> None:
-    """Warn when a run that is resumed has lost its best model."""
-    if not (best_model / STATE_FILE).is_file():
-        warnings.warn(f"'{best_model}' is gone; the next epoch that is better writes it anew.", stacklevel=4)
+    """Warn when a run that is resumed has lost its best model, or the weights in it are damaged."""
+    problem = None
+    try:
+        read_state(best_model / STATE_FILE)
+    except FileNotFoundError:
+        problem = f"'{best_model}' is gone"
+    except ValueError as error:
+        problem = str(error).rstrip(".")
+    if problem:
+        warnings.warn(f"{problem}; the next epoch that is better writes it anew.", stacklevel=4)
 
 
 def check_batch_result(result: Any) -> tuple[torch.Tensor, int]:

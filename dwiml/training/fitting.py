@@ -37,7 +37,9 @@ def check_keys(what: str, given: Any, wanted: Any) -> None:
     missing, unknown = [key for key in wanted if key not in given], [key for key in given if key not in wanted]
     if missing or unknown:
         names = [" ".join(str(key).split())[:60] for key in unknown]
-        raise ValueError(f"{what} lacks {quoted(missing)} and has unknown {quoted(names, limit=5)}")
+        lacking, strange = quoted(missing, limit=5), quoted(names, limit=5)
+        parts = [f"lacks {lacking}"] * bool(missing) + [f"has unknown {strange}"] * bool(unknown)
+        raise ValueError(f"{what} {' and '.join(parts)}")
 
 
 def check_like(what: str, given: Any, own: Any) -> None:

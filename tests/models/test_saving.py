@@ -227,3 +227,20 @@ def test_state_that_cannot_be_read_again_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="it would use"):
         tensors.check_plain({"a": np.float64(3)})
     tensors.check_plain({"a": torch.zeros(3), "b": [1, (2.0, None)], "c": {"d": "e"}})
+
+
+def test_parameters_that_changed_since_are_told(saved: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A step size with another digit is no error of any reader's."""
+    path = saved / "parameters.json"
+    described = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(reversed(described.items()))))
+    Learn2TrackModel.load(saved)
+    assert not caplog.records
+    change(saved, step_size=2.0)
+    assert Learn2TrackModel.load(saved).step_size == 2.0
+    assert "were changed since they were saved" in caplog.text
+    caplog.clear()
+    del described["digest"]
+    path.write_text(json.dumps(described))
+    Learn2TrackModel.load(saved)
+    assert not caplog.records
