@@ -496,7 +496,7 @@ def run_all(run: Callable[[World, int], tuple[str, Outcome, Path]], world: World
             faults.append(
                 f"#{seed} {how}: {fault} ({outcome.seconds:.1f} s) {outcome.touched[:3]}\n{outcome.err[-1500:]}"
             )
-            print(faults[-1], flush=True)
+            sys.stderr.write(f"{faults[-1]}\n")
         elif "-v" in sys.argv:
             last = (outcome.err.strip().splitlines() or ["-"])[-1]
             last = last[:300].replace(str(experiment.parent), "")

@@ -12,7 +12,7 @@ import pytest
 from checkpoints import World, run_all
 
 # Runs of each kind in the default suite.
-_NB_SHORT = 12
+_NB_SHORT = 8
 
 
 @pytest.fixture(scope="module")
