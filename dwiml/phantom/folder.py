@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dwiml.files import check_output_folder
+from dwiml.files import check_output_folder, read_json
 
 MANIFEST = "phantom.json"
 
@@ -88,7 +88,7 @@ def _files_in(folder: Path) -> set[str]:
 
 def _files_of_manifest(folder: Path) -> set[str]:
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(folder / MANIFEST)
         return {MANIFEST, *map(str, manifest["files"])}
     except (OSError, ValueError, KeyError, TypeError):
         return set()

@@ -1,0 +1,74 @@
+"""Files are opened and written in one place; each module that does so by itself says here why."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import dwiml
+
+PACKAGE = Path(dwiml.__file__).parent
+OPENERS = {
+    "open",
+    "os.open",
+    "os.replace",
+    "h5py.File",
+    "nib.load",
+    "nib.streamlines.load",
+    "torch.load",
+    "np.load",
+    "np.memmap",
+    "np.lib.format.open_memmap",
+    "json.load",
+    "zipfile.ZipFile",
+    "gzip.open",
+}
+METHODS = {"read_text", "read_bytes", "write_text", "write_bytes"}
+# What dwiml.files does not do for them.
+BY_ITSELF = {
+    "batching.workers": "reads /proc",
+    "hdf5.connectivity": "maps a .npy, within explained()",
+    "hdf5.inspection": "nibabel, within explained()",
+    "hdf5.stored.nodes": "the one place that opens HDF5 files to read",
+    "hdf5.volumes": "reads a .gz to its checksum, within explained()",
+    "hdf5.writing": "h5py writes a temporary file, which takes its name when it is whole",
+    "phantom.create": "writes into a new folder, which takes its name when it is whole",
+    "phantom.folder": "the same",
+    "tracking.growing": "appends to a partial file",
+    "tracking.growing_files": "the partial file takes its name",
+    "tracking.growing_trx": "the same, of a folder",
+    "tracking.partial": "locks a partial file",
+    "tractograms.trx": "reads the members of an archive, within explained()",
+    "training.checkpoint": "the latest becomes the previous",
+    "training.holder": "reads /proc",
+    "training.lock_file": "makes and judges a lock, links never followed",
+    "training.loggers.comet": "reads the archive that comet_ml has made",
+    "training.loggers.local": "appends lines, links never followed",
+    "training.stopping": "reads /proc",
+}
+
+
+def openers(source: str) -> set[str]:
+    """Return what a source calls to open, read or write a file."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            # schema.read_text reads an attribute.
+            if name in OPENERS or (name.rpartition(".")[2] in METHODS and not name.startswith("schema.")):
+                found.add(name)
+    return found
+
+
+def test_the_check_sees_what_opens_files() -> None:
+    source = "json.load(stream)\nPath(name).read_text()\nwith open(a) as b: pass\nschema.read_text(value)\nstream.read()"
+    assert openers(source) == {"json.load", "Path(name).read_text", "open"}
+
+
+def test_files_are_opened_and_written_in_one_place() -> None:
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        if not module.startswith("files.") and openers(path.read_text(encoding="utf-8")):
+            found.add(module)
+    assert found == set(BY_ITSELF)
