@@ -60,8 +60,12 @@ def first_outside(
     """Return the number of the first point, of shape (N, 3), that is NaN or not between two corners; None for none."""
     if not len(points):
         return None
-    # NaN is in both where there is one, and compares as False.
-    if (points.min(axis=0) >= low).all() and (points.max(axis=0) <= high).all():
+    # NaN is the least and the greatest where there is one, and compares as False. All numbers together are compared
+    # first, then each axis: a reduction over rows of three is some ten times slower.
+    if points.min() >= low.max() and points.max() <= high.min():
+        return None
+    axes = range(points.shape[1])
+    if all(points[:, axis].min() >= low[axis] and points[:, axis].max() <= high[axis] for axis in axes):
         return None
     return int(np.flatnonzero(~((points >= low) & (points <= high)).all(axis=1))[0])
 

@@ -234,6 +234,16 @@ def test_a_changed_attribute_is_told(path: Path, group: str, attribute: str, val
         MultiSubjectDataset(path, lazy=lazy).load_data()
 
 
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_digest_that_vanished_is_told(path: Path, lazy: bool) -> None:
+    """Damage of a group's header can hide attributes, and the digest with them."""
+    add_digests(path)
+    with h5py.File(path, "r+") as handle:
+        for name in ("dimensions", "dwiml_digest"):
+            del handle["sub-b/streamlines"].attrs[name]
+    assert "its attribute 'dwiml_digest' is missing, or something else changed" in refusal(path, lazy=lazy)
+
+
 def test_a_changed_list_of_subjects_is_told(path: Path) -> None:
     add_digests(path)
     with h5py.File(path, "r+") as handle:

@@ -72,5 +72,5 @@ def refuse_changed(path: Path, name: str, what: str) -> NoReturn:
     raise ValueError(
         f"'{name or '/'}' of the HDF5 file '{path}' does not hold what was written: {what} changed (its digest "
         "differs). The file is damaged or was edited; copy or make it again (after an edit on purpose, delete the "
-        f"attribute '{schema.DIGEST}' of what was edited and of the group around it)."
+        f"attribute '{schema.DIGEST}' of what was edited, of the group around it and of the root)."
     )

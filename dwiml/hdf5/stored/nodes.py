@@ -225,14 +225,17 @@ class StoredGroup:
         return digest_of_group(self.attributes(), datasets)
 
     def check_digest(self) -> None:
-        """Compare with the digest that was written with it, where there is one.
+        """Compare with the digest that was written with it: where the root has one, all groups do.
 
         Raises
         ------
         ValueError
-            When it is another.
+            When it is another, or is missing.
         """
         written = written_digest(self.file, self.node, self.name)
+        if written is None and self.file.root.has_attribute(schema.DIGEST):
+            # Damage can hide attributes, and with them this one.
+            refuse_changed(self.file.path, self.name, f"its attribute '{schema.DIGEST}' is missing, or something else")
         if written is not None and written != self.computed_digest():
             refuse_changed(self.file.path, self.name, "an attribute or the shape, type or digest of a dataset")
 

@@ -1,0 +1,66 @@
+"""Other data than those of the training: told when it resumes, and while it reads."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_training import small_trainer
+from tests_support import add_digests, edited, write_hdf5
+
+from dwiml import MultiSubjectDataset
+from dwiml.ops.resampling import lengths_mm
+from dwiml.training.experiment import refuse_differences
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return add_digests(write_hdf5(tmp_path / "data.hdf5", {"sub-a": 30, "sub-b": 20}, {"sub-d": 12}))
+
+
+def test_50_points_that_moved_are_refused_at_the_resume(path: Path, tmp_path: Path) -> None:
+    small_trainer(path, tmp_path, max_epochs=1).train_and_validate()
+    with edited(path) as handle:
+        group = handle["sub-b/streamlines"]
+        points = group["data"][()]
+        points[100:150, 1] += 0.5
+        group["data"][...] = points
+        sizes = np.linalg.norm(group.attrs["affine"][:3, :3], axis=0)
+        group["euclidean_lengths"][...] = lengths_mm(points, group["lengths"][()], sizes)
+    add_digests(path)
+    with pytest.raises(ValueError, match=r"data.fingerprint was .* \(or allow_changed_data=True"):
+        small_trainer(path, tmp_path, max_epochs=2, resume="auto").train_and_validate()
+    small_trainer(path, tmp_path, max_epochs=2, resume="auto", allow_changed_data=True).train_and_validate()
+
+
+def test_a_fingerprint_of_an_earlier_dwiml_cannot_be_compared() -> None:
+    recorded, current = ({"data": {"fingerprint": text}} for text in ("0a1b" * 8, "v2-0a1b"))
+    with pytest.raises(ValueError, match="an earlier dwiml recorded it in another way"):
+        refuse_differences(recorded, current, "exp")
+    refuse_differences(recorded, current, "exp", allow_changed_data=True)
+    with pytest.raises(ValueError, match="data.fingerprint was 'v2-x' and is now 'v2-0a1b'") as caught:
+        refuse_differences({"data": {"fingerprint": "v2-x"}}, current, "exp")
+    assert "earlier" not in str(caught.value)
+
+
+@pytest.mark.parametrize("nb_cpu_processes", [0, 1])
+def test_a_file_replaced_under_a_lazy_training_is_told(path: Path, tmp_path: Path, nb_cpu_processes: int) -> None:
+    trainer = small_trainer(path, tmp_path, max_epochs=3, nb_cpu_processes=nb_cpu_processes, lazy=True)
+    dataset = trainer.batch_loader.dataset
+    assert isinstance(dataset, MultiSubjectDataset)
+    assert dataset.lazy
+    os.replace(write_hdf5(tmp_path / "other.hdf5", {"sub-a": 30, "sub-b": 20}, {"sub-d": 12}, seed=1), path)
+    with pytest.raises(ValueError, match=f"HDF5 file '{path}' was replaced by another file since it was loaded"):
+        trainer.train_and_validate()
+
+
+@pytest.mark.parametrize("nb_cpu_processes", [0, 1])
+def test_a_worker_tells_it_too(path: Path, tmp_path: Path, nb_cpu_processes: int) -> None:
+    trainer = small_trainer(path, tmp_path, lazy=True)
+    trainer.batch_sampler.set_position("training", 0)
+    os.replace(write_hdf5(tmp_path / "other.hdf5", {"sub-a": 30, "sub-b": 20}, {"sub-d": 12}, seed=1), path)
+    batches = trainer.batch_loader.data_loader("training", trainer.batch_sampler, nb_cpu_processes=nb_cpu_processes)
+    with pytest.raises((ValueError, RuntimeError), match=f"'{path}' was replaced by another file since it was loaded"):
+        next(iter(batches))
