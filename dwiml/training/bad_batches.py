@@ -52,7 +52,7 @@ def save_bad_batch(
     }
     path = folder / f"{phase}_epoch_{epoch}_batch_{batch}.pt"
     try:
-        with written_whole(path) as stream:
+        with written_whole(path, follow_links=False) as stream:
             torch.save(content, stream)
     except OSError:
         return None, names

@@ -10,13 +10,16 @@ from typing import Any
 
 import torch
 
-from dwiml.arguments import check_number, check_whole
+from dwiml.arguments import check_number, check_whole, shown
 from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.data.dataset import MultisubjectSubset
 from dwiml.hdf5.schema import quoted
 from dwiml.models.base import MainModelAbstract
 from dwiml.models.saving import STATE_FILE, read_state
+
+# Bytes, on all disks in use.
+_LONGEST_NAME = 255
 
 
 def check_choice(name: str, value: object, allowed: Iterable[str]) -> None:
@@ -77,8 +80,12 @@ def check_comet(workspace: str | None, project: str | None) -> None:
 
 def check_place(experiments_path: str | Path, name: str) -> None:
     """Raise ValueError when a name would not be a folder of its own in experiments_path."""
-    if not isinstance(name, str) or not name or name in (".", "..") or Path(name).name != name:
-        raise ValueError(f"experiment_name must be the name of a folder, without slashes, got {name!r}.")
+    is_name = isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name
+    if not is_name or not name.isprintable() or len(os.fsencode(name)) > _LONGEST_NAME:
+        raise ValueError(
+            "experiment_name must be the name of a folder, without slashes and line breaks and not too long, got "
+            f"{shown(name)}."
+        )
     if not isinstance(experiments_path, (str, Path)):
         raise ValueError(f"experiments_path must be the path of a folder, got {experiments_path!r}.")
     folder = Path(experiments_path) / name

@@ -219,6 +219,14 @@ def _names_kept(optimizer: torch.optim.Optimizer) -> set[frozenset[Any]]:
     return {frozenset(values) for values in stepped.state.values()}
 
 
+def check_schedule(state: Any, own: Mapping[str, Any]) -> None:
+    """Check that a learning-rate schedule's state is of the same schedule, and of its kinds and lengths."""
+    name = state.get("name") if type(state) is dict else None
+    if type(name) is not type(own["name"]) or name != own["name"]:
+        raise ValueError(f"the schedule should be {_said(own['name'])} and is {_said(name)}")
+    check_like("its state", state, own)
+
+
 def check_averaged(own: Any, state: Any) -> None:
     """Check that averaged weights are there where this run has some, and finite; their own class checks the rest."""
     if (own is None) != (state is None):

@@ -105,8 +105,8 @@ def _model_of_its_size(model_class: Any, params: dict[str, Any], folder: Experim
         size = sum(each.numel() * each.element_size() for each in model.state_dict().values())
         if size > largest:
             raise ValueError(
-                f"'{folder.parameters}' describes a model of {size / 1e6:.3g} MB, but the experiment's weights take "
-                f"{largest / 1e6:.3g} MB: it was changed, or belongs to another experiment."
+                f"'{folder.parameters}' describes a model of {size / 1e6:.1f} MB, but the experiment's weights take "
+                f"{largest / 1e6:.1f} MB: it was changed, or belongs to another experiment."
             )
 
     check_own(check, lambda: model_class(**params), parameters=folder.parameters)

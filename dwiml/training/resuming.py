@@ -381,7 +381,7 @@ class ResumableTraining(TrainerSettings):
             "position": fitting.check_position,
             "model": lambda state: fitting.check_model(self.model, state),
             "optimizer": lambda state: fitting.check_optimizer(self.optimizer, state),
-            "schedule": lambda state: fitting.check_like("its state", state, self.schedule.state_dict()),
+            "schedule": lambda state: fitting.check_schedule(state, self.schedule.state_dict()),
             "scaler": lambda state: fitting.check_like("its state", state, self.updater.scaler.state_dict()),
             "averaged_weights": lambda state: fitting.check_averaged(self.averaged, state),
             "best": lambda state: fitting.check_best(state, self.best.state_dict(), checkpoint["position"]["epoch"]),

@@ -322,6 +322,7 @@ class DWIMLTrainer(ResumableTraining):
         """Save the batch that gave a NaN or infinite value; return what to tell the user."""
         if not self.ranks.is_first:
             return str(error)
+        self._refuse_if_taken_over()
         return explain_bad_batch(
             error, self.folder.bad_batches, self.batch_sampler, self.batch_loader, epoch=self.position.epoch
         )
