@@ -13,13 +13,26 @@ import dwiml
 PACKAGE = Path(dwiml.__file__).parent
 
 # Single modules at the package's root that import nothing of dwiml; ops and the file's schema do so too.
-LEAVES = {"seeding", "arguments", "files", "matplotlib_backend", "params", "ops", "hdf5.schema", "hdf5.stored"}
+LEAVES = {
+    "seeding",
+    "signals",
+    "failures",
+    "arguments",
+    "files",
+    "matplotlib_backend",
+    "params",
+    "ops",
+    "hdf5.schema",
+    "hdf5.stored",
+}
 # What each room may import beside itself. A dotted name is a single module, or a folder inside a room.
 ROOMS = {
     "arguments": set(),
     "files": set(),
     "matplotlib_backend": set(),
     "params": set(),
+    "signals": set(),
+    "failures": set(),
     "seeding": {"ops"},
     "ops": set(),
     "tractograms": {"arguments", "files", "params", "ops"},

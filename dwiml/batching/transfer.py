@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
+from dwiml.batching.delivery import delivered
 from dwiml.batching.fetcher import BatchSlices
 from dwiml.ops.sequences import TensorSequence
 
@@ -26,11 +27,11 @@ def on_device(
         The model's.
     """
     if device.type != "cuda":
-        for streamlines, ids_per_subj in batches:
+        for streamlines, ids_per_subj in delivered(batches):
             yield streamlines.to(device), ids_per_subj.to(device)
         return
     copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    for streamlines, ids_per_subj in batches:
+    for streamlines, ids_per_subj in delivered(batches):
         with torch.cuda.stream(copying):
             streamlines = streamlines.pin_memory().to(device, non_blocking=True)
             ids_per_subj = ids_per_subj.pin_memory().to(device, non_blocking=True)

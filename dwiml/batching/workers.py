@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import atexit
 import multiprocessing
+import multiprocessing.queues
 
 # Before the hook below: what is registered last is called first, and multiprocessing's own hook is registered there.
 import multiprocessing.util
 import os
+import re
 import signal
 from pathlib import Path
 
-LEFT_TO_MAIN = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+UNSENT = 100
+"""Exit code of a worker that could not send a batch, to which the system's error number is added."""
+LEFT_TO_MAIN = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def leave_signals_to_main(worker_id: int) -> None:
-    """Have a worker ignore the signals that stop a training: SIGINT, SIGTERM, SIGUSR1, SIGUSR2.
+    """Have a worker ignore the signals that stop a training: SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2.
 
     A ``worker_init_fn`` for ``torch.utils.data.DataLoader``. Ctrl-C, ``scancel`` and SLURM's time limit send their
     signal to all processes of a job. The main process then finishes its step and writes a checkpoint, for which it may
@@ -37,9 +41,27 @@ def leave_signals_to_main(worker_id: int) -> None:
     ----------
     worker_id
         Given by torch; of no use here.
+
+    Notes
+    -----
+    A worker that cannot send its batch (no more open files, a full shared memory) ends with a code that says why, which
+    :func:`dwiml.batching.delivery.delivered` reads.
     """
     for number in LEFT_TO_MAIN:
         signal.signal(number, signal.SIG_IGN)
+    # Or the main process would wait for ever for a batch that could not be sent.
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_leave_when_mute)  # type: ignore[attr-defined]
+
+
+def _leave_when_mute(error: BaseException, batch: object) -> None:
+    os._exit(UNSENT + errno_of_failure(error))
+
+
+def errno_of_failure(error: BaseException) -> int:
+    """Return the system's error number, which torch has in its text only; 0 where there is none."""
+    number = getattr(error, "errno", None)
+    found = re.search(r"\((\d{1,2})\)\s*$", str(error))
+    return number if isinstance(number, int) else int(found.group(1)) if found else 0
 
 
 @atexit.register

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from dwiml import __version__
+from dwiml.files.streams import guarded_streams
 
 COMMANDS = {
     "phantom": "make the built-in example subjects",
@@ -42,7 +43,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    with guarded_streams():
+        return _main(list(sys.argv[1:] if argv is None else argv))
+
+
+def _main(arguments: list[str]) -> int:
     parser = build_parser()
     if not arguments:
         parser.print_help()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from dwiml.cli import run_command
+from dwiml.cli.run_training import run_training
 from dwiml.cli.trainer_options import add_comet_options, add_machine_options, add_stop_options, count_or_none
 
 # What a resumed run may do differently: of each, the recorded value holds unless another is given.
@@ -57,7 +59,17 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
-    return run_command(lambda: _run(arguments), verbose=arguments.talkative)
+    settings = {**_recorded_settings(Path(arguments.experiment)), **vars(arguments)}
+    return run_training(lambda: _run(arguments), settings, verbose=arguments.talkative)
+
+
+def _recorded_settings(experiment: Path) -> dict[str, Any]:
+    """Return the trainer's recorded settings; none where they cannot be read, which is told later."""
+    from dwiml.files import read_json
+
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return dict(read_json(experiment / "parameters.json")["trainer"])
+    return {}
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-from dwiml.cli import run_command
+from dwiml.cli.run_training import run_training
 from dwiml.cli.trainer_options import add_tracking_phase_options, add_trainer_options, json_object
 from dwiml.cli.unknown_options import parse_known_options
 
@@ -167,7 +167,7 @@ def add_learn2track_options(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_known_options(build_parser(), argv)
-    return run_command(lambda: _run(arguments), verbose=arguments.talkative)
+    return run_training(lambda: _run(arguments), vars(arguments), verbose=arguments.talkative)
 
 
 def _run(arguments: argparse.Namespace) -> None:

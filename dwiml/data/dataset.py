@@ -17,6 +17,7 @@ from dwiml.hdf5.stored import FileIdentity, StoredFile, StoredGroup, open_hdf5
 from dwiml.hdf5.stored.fingerprint import fingerprint_of
 from dwiml.hdf5.stored.layout import checked_group, groups_config, groups_of_type, subject_lists
 from dwiml.params import Parameterized
+from dwiml.signals import ended_by_signals
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -130,6 +131,7 @@ class MultiSubjectDataset(Parameterized):
         self.groups_config = groups_config(file)
         self._identity: FileIdentity = file.identity
 
+    @ended_by_signals(library="the data were loaded: nothing was trained yet")
     def load_data(
         self,
         load_training: bool = True,

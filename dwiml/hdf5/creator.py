@@ -19,6 +19,7 @@ from dwiml.hdf5.streamlines import read_streamlines_group
 from dwiml.hdf5.subjects import SubjectList, check_folders, read_subject_lists
 from dwiml.hdf5.volumes import read_volume_group
 from dwiml.ops.resampling import Resampling
+from dwiml.signals import ended_by_signals
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ class CreationSummary:
     files: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
 
 
+@ended_by_signals(library="the HDF5 file was made: it is removed, and what was there before stays")
 def create_hdf5(
     subjects_folder: str | os.PathLike[str],
     out_hdf5: str | os.PathLike[str],

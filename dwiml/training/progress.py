@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from dwiml.files.streams import safe_stderr
 from dwiml.training.judging import name_of
 from dwiml.training.monitors import BestMonitor, PhaseMonitor
 from dwiml.training.own_metrics import own_metric_names
@@ -19,8 +19,8 @@ SECONDS_BETWEEN_LINES = 60.0
 
 
 def announce(sentence: str) -> None:
-    """Write a line to stderr, without breaking a progress bar."""
-    tqdm.write(sentence, file=sys.stderr)
+    """Write a line to stderr, without breaking a progress bar; where it cannot be written, nothing happens."""
+    tqdm.write(sentence, file=safe_stderr)
 
 
 def epoch_line(
@@ -102,6 +102,7 @@ class EpochProgress:
             desc=self._title,
             unit="batch",
             leave=False,
+            file=safe_stderr,
             # None: no bar where stderr is no terminal.
             disable=None if shown else True,
         )

@@ -49,10 +49,10 @@ class TrainingInterrupted(SystemExit):
 class StopRequest:
     """Whether the training is asked to stop, by a signal or because its time is over.
 
-    As a context manager it handles SIGTERM, SIGINT (Ctrl-C) and ``stop_signal``, and at its end gives them back to who
-    had them before. The first signal is remembered, and the training is expected to look at :attr:`requested` after
-    each step; a second SIGINT raises KeyboardInterrupt at once. Python lets only the main thread handle signals: in
-    another one, only the time counts.
+    As a context manager it handles SIGTERM, SIGINT (Ctrl-C), SIGHUP (a terminal that is closed; not under ``nohup``)
+    and ``stop_signal``, and at its end gives them back to who had them before. The first signal is remembered, and the
+    training is expected to look at :attr:`requested` after each step; a second SIGINT raises KeyboardInterrupt at once.
+    Python lets only the main thread handle signals: in another one, only the time counts.
 
     Parameters
     ----------
@@ -84,7 +84,8 @@ class StopRequest:
         if threading.current_thread() is not threading.main_thread():
             logger.debug("Not in the main thread: no signal is handled.")
             return self
-        for number in (signal.SIGTERM, signal.SIGINT, self._stop_signal):
+        hang_up = None if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else signal.SIGHUP
+        for number in (signal.SIGTERM, signal.SIGINT, hang_up, self._stop_signal):
             if number is not None and number not in self._previous:
                 self._previous[number] = signal.signal(number, self._handle)
         return self

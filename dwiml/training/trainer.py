@@ -18,6 +18,7 @@ from dwiml.ops.sequences import TensorSequence
 from dwiml.training.bad_batches import explain_bad_batch
 from dwiml.training.checkpoint import load_checkpoint
 from dwiml.training.experiment import write_parameters
+from dwiml.training.failures import explained_failures, kept_on_failure
 from dwiml.training.generators import restore_generators, seed_generators
 from dwiml.training.judging import skipped_batches
 from dwiml.training.monitors import NonFiniteValueError, PhaseMonitor
@@ -268,7 +269,7 @@ class DWIMLTrainer(ResumableTraining):
         batches = on_device(self._loaders[phase], self.device)
         while True:
             before = time.perf_counter()
-            with self.profiler.part("waiting for data"):
+            with self.profiler.part("waiting for data"), kept_on_failure(self, monitor):
                 batch = next(batches, None)
             if batch is None:
                 return
@@ -365,6 +366,7 @@ class DWIMLTrainer(ResumableTraining):
 
     def _begin(self, stack: ExitStack) -> None:
         """Take the experiment's folder, and make what lives as long as the training runs."""
+        stack.enter_context(explained_failures(self.folder.path))
         if self._remove_trial is not None:
             stack.callback(self._remove_trial)
         self._stop = stack.enter_context(StopRequest(stop_signal=self.stop_signal, max_time=self.max_time))

@@ -1,0 +1,118 @@
+"""What a machine runs out of, in one sentence: memory, the GPU's memory, open files, or a process that loads data."""
+
+from __future__ import annotations
+
+import errno
+import re
+import traceback
+
+_ALLOCATOR = re.compile(r"can't allocate memory|not enough memory: you tried to allocate|Cannot allocate memory", re.I)
+_BYTES = re.compile(r"tried to allocate (\d+) bytes")
+_GPU_SIZE = re.compile(r"Tried to allocate ([\d.]+ [KMGT]?i?B)")
+_OPEN_FILES = re.compile(r"too many open files|received 0 items of ancdata", re.I)
+_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)")
+_WORKER_SIGNAL = re.compile(r"killed by signal: ([A-Za-z ]+)")
+_SHARED_MEMORY = re.compile(r"</torch_|/dev/shm|shared memory|shm_open", re.I)
+
+MEMORY, GPU, FILES, WORKER, SHARED = "memory", "gpu", "files", "worker", "shared memory"
+
+ADVICE = {
+    MEMORY: "give it less at a time, or use a machine with more memory",
+    GPU: "give it less at a time, or use a GPU with more memory",
+    FILES: "raise the limit with 'ulimit -n 4096', or use fewer workers",
+    WORKER: "use fewer workers, or ask the cluster for more memory",
+    SHARED: "use fewer workers, or give the container more shared memory (docker run --shm-size)",
+}
+"""What to do, where the place that fails knows nothing better."""
+
+
+class ResourceError(RuntimeError):
+    """The machine could not give what the work needed; the message says what, and what to do.
+
+    Attributes
+    ----------
+    kind
+        What was missing, a key of :data:`ADVICE`.
+    """
+
+    def __init__(self, sentence: str, kind: str) -> None:
+        super().__init__(sentence)
+        self.kind = kind
+
+
+def resource_error(error: BaseException, advice: dict[str, str] | None = None) -> ResourceError | None:
+    """Return what an error says about the machine's resources; None when it says nothing about them.
+
+    Parameters
+    ----------
+    error
+        Anything that was raised: by Python, NumPy, torch (which has its own words) or the system.
+    advice
+        For each kind, what to do; what is missing is as in :data:`ADVICE`.
+    """
+    if isinstance(error, ResourceError):
+        return error
+    kind = _kind(error)
+    if kind is None:
+        return None
+    told = {**ADVICE, **(advice or {})}[kind]
+    return ResourceError(f"{_what(error, kind)}; {told}.", kind)
+
+
+def _kind(error: BaseException) -> str | None:
+    text, name = str(error), type(error).__name__
+    # An error that dwiml raised has a sentence of its own, which names the file.
+    number = error.errno if isinstance(error, OSError) and error.strerror is not None else None
+    if _WORKER.search(text) and isinstance(error, RuntimeError):
+        return WORKER
+    if name == "OutOfMemoryError" or (isinstance(error, RuntimeError) and "CUDA error: out of memory" in text):
+        return GPU
+    if number in (errno.EMFILE, errno.ENFILE) or (isinstance(error, RuntimeError) and _OPEN_FILES.search(text)):
+        return FILES
+    no_space = number == errno.ENOSPC or "No space left on device" in text
+    if isinstance(error, (OSError, RuntimeError)) and no_space and _SHARED_MEMORY.search(text):
+        return SHARED
+    if isinstance(error, MemoryError) or number == errno.ENOMEM:
+        return MEMORY
+    if isinstance(error, RuntimeError) and _ALLOCATOR.search(text):
+        return MEMORY
+    return None
+
+
+def _what(error: BaseException, kind: str) -> str:
+    text = " ".join(str(error).split())
+    if kind == GPU:
+        size = _GPU_SIZE.search(text)
+        return f"The GPU's memory is full{f' ({size.group(1)} more were asked for)' if size else ''}{_where(error)}"
+    if kind == MEMORY:
+        size = _BYTES.search(text)
+        asked = f"{int(size.group(1)) / 1e9:.3g} GB more were asked for" if size else text.rstrip(".")
+        return f"There is not enough memory{f' ({asked})' if asked else ''}{_where(error)}"
+    if kind == FILES:
+        return "Too many files are open in this process"
+    if kind == SHARED:
+        return "The shared memory (/dev/shm), through which workers give their batches, is full"
+    return _worker_sentence(text)
+
+
+def _worker_sentence(text: str) -> str:
+    found = _WORKER_SIGNAL.search(text)
+    ended = found.group(1).strip() if found else ""
+    if ended == "Killed":
+        how = "was killed (SIGKILL), most often by the system when the memory is full"
+    elif ended == "Bus error":
+        how = (
+            "ended by SIGBUS: the shared memory (/dev/shm) is full, or the HDF5 file was made shorter while it was read"
+        )
+    elif ended:
+        how = f"was ended by a signal ({ended})"
+    else:
+        how = "ended without a word; what it wrote itself is above"
+    return f"A process that loads data (nb_cpu_processes) {how}"
+
+
+def _where(error: BaseException) -> str:
+    """Name the part of dwiml that was at work."""
+    names = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    own = [name for name in names if name.startswith("dwiml.") and not name.startswith(("dwiml.cli", "dwiml.files"))]
+    return f", in {own[-1]}" if own else ""

@@ -1,0 +1,134 @@
+"""What a loader's workers say, and how their death is told."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from dwiml.batching.delivery import delivered
+from dwiml.batching.workers import UNSENT, leave_signals_to_main
+from dwiml.failures import FILES, WORKER, resource_error
+
+
+class Numbers(Dataset[torch.Tensor]):
+    """Its 4th item is what the test wants."""
+
+    def __init__(self, at_four: Any = None) -> None:
+        self.at_four = at_four
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if index == 4 and self.at_four is not None:
+            self.at_four()
+        return torch.tensor(index)
+
+
+def loader(at_four: Any = None, nb_workers: int = 2) -> DataLoader[torch.Tensor]:
+    return DataLoader(
+        Numbers(at_four),
+        batch_size=None,
+        num_workers=nb_workers,
+        worker_init_fn=leave_signals_to_main if nb_workers else None,
+    )
+
+
+def fail(error: BaseException) -> Any:
+    def act() -> None:
+        raise error
+
+    return act
+
+
+@pytest.mark.parametrize("nb_workers", [0, 2])
+def test_batches_pass(nb_workers: int) -> None:
+    assert [int(batch) for batch in delivered(loader(nb_workers=nb_workers))] == list(range(8))
+    assert list(delivered([1, 2])) == [1, 2]
+
+
+class OwnError(ValueError):
+    """Of a user."""
+
+
+@pytest.mark.parametrize("nb_workers", [0, 2])
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ValueError("Subject 'a' holds NaN: in 'x'."), "Subject 'a' holds NaN: in 'x'."),
+        (OwnError("Two lines:\nthe second."), "Two lines:\nthe second."),
+        (KeyError("fodf"), "'fodf'"),
+        (FileNotFoundError("'data.hdf5' was not found."), "'data.hdf5' was not found."),
+        (MemoryError(), ""),
+    ],
+)
+def test_a_workers_error_is_its_own(error: Exception, message: str, nb_workers: int) -> None:
+    got = []
+    with pytest.raises(type(error)) as caught:
+        got.extend(int(batch) for batch in delivered(loader(fail(error), nb_workers)))
+    assert type(caught.value) is type(error)
+    assert str(caught.value) == message
+    assert nb_workers == 0 or "Original Traceback" in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize(
+    ("at_four", "words"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "was killed (SIGKILL)"),
+        (lambda: os.kill(os.getpid(), signal.SIGBUS), "SIGBUS"),
+        (lambda: os._exit(3), "ended without a word"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_workers_death_is_told(at_four: Any, words: str) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        list(delivered(loader(at_four)))
+    failure = resource_error(caught.value)
+    assert failure is not None
+    assert failure.kind == WORKER
+    assert words in str(failure)
+
+
+def test_a_worker_that_cannot_send_is_told_with_the_reason() -> None:
+    with pytest.raises(OSError, match="Too many open files") as caught:
+        list(delivered(loader(lambda: os._exit(UNSENT + 24))))
+    assert getattr(resource_error(caught.value), "kind", None) == FILES
+
+
+class Unsendable:
+    """Fails in the thread that sends it, after which torch would wait for ever."""
+
+    def __reduce__(self) -> Any:
+        raise OSError(24, "Too many open files")
+
+
+class Mute(Numbers):
+    def __getitem__(self, index: int) -> Any:
+        return Unsendable() if index == 4 else torch.tensor(index)
+
+
+def test_a_batch_that_cannot_be_sent_is_not_waited_for() -> None:
+    batches = DataLoader(Mute(), batch_size=None, num_workers=2, worker_init_fn=leave_signals_to_main)
+    begin = time.monotonic()
+    with pytest.raises(OSError, match="Too many open files"):
+        list(delivered(batches))
+    assert time.monotonic() - begin < 15
+
+
+def test_a_death_is_told_between_steps_and_never_within_one() -> None:
+    batches: Iterator[torch.Tensor] = delivered(loader())
+    next(batches)
+    workers = batches.gi_frame.f_locals["iterator"]._workers  # type: ignore[attr-defined]
+    os.kill(workers[0].pid, signal.SIGKILL)
+    workers[0].join(10)
+    # torch would raise here, in the middle of a step.
+    time.sleep(0.2)
+    with pytest.raises(RuntimeError, match="killed by signal: Killed"):
+        list(batches)

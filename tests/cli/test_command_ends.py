@@ -1,0 +1,269 @@
+"""How commands end: at a signal, on a full disk under their output, in a pipe that has ended, without memory."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import pytest
+
+from dwiml.cli import train
+from dwiml.cli.main import main
+from dwiml.hdf5.creator import create_hdf5
+from dwiml.phantom.create import create_phantom
+
+SIGNALS = [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP]
+DATA = ["--input_group_name", "input", "--streamline_group_name", "streamlines"]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A phantom, its HDF5 file, and an experiment 'exp' of one epoch."""
+    folder = tmp_path_factory.mktemp("signals")
+    root = create_phantom(folder / "phantom", nb_subjects=3, size="small")
+    lists = [root / f"{name}.txt" for name in ("training", "validation", "testing")]
+    create_hdf5(root / "subjects", folder / "data.hdf5", root / "config.json", *lists)
+    options = [*DATA, "--rnn_layer_sizes", "8", "--seed", "1", "--max_epochs", "1", "--step_size", "1.5", "-q"]
+    assert train.main(["learn2track", str(folder / "data.hdf5"), str(folder), "exp", *options]) == 0
+    return folder
+
+
+def killing(number: signal.Signals, at_call: int = 1, then: Callable[..., Any] | None = None) -> Callable[..., Any]:
+    """Return a function that has a signal sent to this process, the nth time that it is called."""
+    calls: list[int] = []
+
+    def act(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == at_call:
+            os.kill(os.getpid(), number)
+            time.sleep(20)
+        return then(*args, **kwargs) if then is not None else None
+
+    return act
+
+
+def command_at(name: str, work: Path, out: Path) -> tuple[list[str], str]:
+    """Return a command that writes below `out`, and the function in the middle of its work."""
+    subject = work / "phantom/subjects/sub-03"
+    hdf5, experiment = str(work / "data.hdf5"), str(work / "exp")
+    bundle, labels = str(subject / "bundles/helix.trk"), str(subject / "labels/endpoints.nii.gz")
+    lists = [str(work / f"phantom/{each}.txt") for each in ("training", "validation", "testing")]
+    config = str(work / "phantom/config.json")
+    return {
+        "phantom": (["phantom", str(out / "ph")], "dwiml.phantom.create.simulate_subject"),
+        "create_hdf5": (
+            ["create_hdf5", str(work / "phantom/subjects"), str(out / "new.hdf5"), config, *lists],
+            "dwiml.hdf5.creator.read_streamlines_group",
+        ),
+        "train": (["train", "learn2track", hdf5, str(out), "exp", *DATA], "dwiml.data.dataset.SubjectVolume"),
+        "resume": (["resume", experiment, "--new_max_epochs", "2"], "dwiml.data.dataset.SubjectVolume"),
+        "evaluate": (["evaluate", experiment], "dwiml.training.evaluation.evaluate_directions"),
+        "track": (
+            ["track", experiment, "sub-03", str(out / "a.trk"), "--tracking_mask", "wm_mask", "--nb_seeds", "5"],
+            "dwiml.tracking.propagation.GrowingLines",
+        ),
+        "score": (
+            ["score", bundle, "--ground_truth", str(subject), "--json", str(out / "scores.json")],
+            "dwiml.cli.score_tables.tables",
+        ),
+        "connectivity_matrix": (
+            ["connectivity_matrix", bundle, str(out / "m.npy"), "--labels", labels],
+            "dwiml.ops.connectivity.count_connections",
+        ),
+        "show_loss": (["show_loss", experiment, "sub-03", str(out)], "dwiml.training.losses_by_point.measure_losses"),
+        "show_tractogram": (
+            ["show_tractogram", bundle, str(out / "a.png"), "--background", str(subject / "metrics/fa.nii.gz")],
+            "dwiml.viz.saving.save_figure",
+        ),
+        "visualize_logs": (["visualize_logs", experiment, "--out", str(out / "a.png")], "dwiml.viz.logs.read_metrics"),
+    }[name]
+
+
+COMMANDS = [
+    "phantom",
+    "create_hdf5",
+    "train",
+    "resume",
+    "evaluate",
+    "track",
+    "score",
+    "connectivity_matrix",
+    "show_loss",
+    "show_tractogram",
+    "visualize_logs",
+]
+
+
+@pytest.mark.parametrize("i_command", range(len(COMMANDS)), ids=COMMANDS)
+def test_a_signal_ends_each_command_in_good_order(
+    i_command: int,
+    work: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    number, name = SIGNALS[i_command % len(SIGNALS)], COMMANDS[i_command]
+    command, target = command_at(name, work, tmp_path)
+    module, _, attribute = target.rpartition(".")
+    before = [signal.getsignal(each) for each in SIGNALS]
+    monkeypatch.setattr(importlib.import_module(module), attribute, killing(number))
+    begin = time.monotonic()
+    assert main(command) == 128 + number
+    assert time.monotonic() - begin < 15
+    printed = capsys.readouterr().err
+    lines = [line for line in printed.splitlines() if line.startswith("Stopped (")]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"Stopped ({number.name}): ")
+    assert "Traceback" not in printed
+    assert ("nothing was trained" in lines[0]) == (name in ("train", "resume"))
+    assert list(tmp_path.rglob("*")) == []
+    assert [signal.getsignal(each) for each in SIGNALS] == before
+
+
+@pytest.mark.parametrize("suffix", [".trk", ".tck", ".trx"])
+def test_interrupted_tracking_keeps_what_it_has_made(
+    suffix: str, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from dwiml.tracking.tracker import Tracker
+
+    group = Tracker._track_group
+    monkeypatch.setattr(Tracker, "_track_group", killing(signal.SIGTERM, 3, group))
+    # killing() gives a plain function, which the class binds.
+    command = ["track", str(work / "exp"), "sub-03", str(tmp_path / f"a{suffix}"), "--tracking_mask", "wm_mask"]
+    options = ["--nb_seeds", "60", "--simultaneous", "20", "--min_length", "2"]
+    assert main([*command, *options]) == 128 + signal.SIGTERM
+    partial = tmp_path / f"a.partial{suffix}"
+    assert any(str(partial) in message for message in caplog.messages)
+    assert not (tmp_path / f"a{suffix}").exists()
+    if suffix != ".trx":
+        assert 0 < len(nib.streamlines.load(partial).streamlines) <= 40
+    else:
+        assert partial.exists()
+
+
+LOADING = """
+import sys, time
+from dwiml.data import dataset
+
+def slow(*_, **__):
+    print("loading", flush=True)
+    time.sleep(60)
+
+dataset.SubjectVolume = slow
+"""
+SCRIPT = """
+data = dataset.MultiSubjectDataset(sys.argv[1])
+data.load_data()
+"""
+COMMAND = """
+from dwiml.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def stop_while_loading(code: str, arguments: list[str], number: signal.Signals, **environment: str) -> tuple[int, str]:
+    with subprocess.Popen(
+        [sys.executable, "-c", LOADING + code, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "loading\n"
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+    return process.returncode, errors
+
+
+def test_a_script_that_loads_its_data_says_so_and_leaves(work: Path) -> None:
+    code, errors = stop_while_loading(SCRIPT, [str(work / "data.hdf5")], signal.SIGUSR1)
+    assert code == 128 + signal.SIGUSR1
+    assert errors == "Stopped (SIGUSR1) while the data were loaded: nothing was trained yet.\n"
+
+
+def test_a_job_that_is_stopped_while_loading_is_requeued(work: Path, tmp_path: Path) -> None:
+    asked = tmp_path / "asked"
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" > {asked}\n')
+    scontrol.chmod(0o755)
+    path = f"{scontrol.parent}:{os.environ['PATH']}"
+    command = ["train", "learn2track", str(work / "data.hdf5"), str(tmp_path), "exp", *DATA]
+    options = ["--requeue", "--stop_signal", "USR2"]
+    code, errors = stop_while_loading(COMMAND, [*command, *options], signal.SIGUSR2, PATH=path, SLURM_JOB_ID="77")
+    assert code == 128 + signal.SIGUSR2
+    assert "Stopped (SIGUSR2): the training had not begun; nothing was trained" in errors
+    assert "SLURM is asked to queue the job again" in errors
+    assert asked.read_text() == "requeue 77\n"
+    assert not (tmp_path / "exp").exists()
+
+
+needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is always full")
+
+
+def shell(command: str, work: Path) -> subprocess.CompletedProcess[str]:
+    full = f"set -o pipefail; {command.replace('dwiml', f'{sys.executable} -m dwiml.cli.main', 1)}"
+    return subprocess.run(["bash", "-c", full], cwd=work, capture_output=True, text=True, timeout=120, check=False)
+
+
+@needs_full
+@pytest.mark.parametrize(("redirect", "code"), [("> /dev/full", 1), ("2> /dev/full", 0), (">&-", 1), ("2>&-", 0)])
+def test_a_score_that_cannot_be_printed_is_written(redirect: str, code: int, work: Path, tmp_path: Path) -> None:
+    subject = "phantom/subjects/sub-03"
+    written = tmp_path / "scores.json"
+    done = shell(f"dwiml score {subject}/bundles/helix.trk --ground_truth {subject} --json {written} {redirect}", work)
+    assert done.returncode == code, done.stderr
+    assert '"scores"' in written.read_text() or '"bundles"' in written.read_text()
+    if code:
+        assert "error: the results could not be printed (standard output: " in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_pipe_that_has_seen_enough_is_no_failure(work: Path) -> None:
+    subject = "phantom/subjects/sub-03"
+    done = shell(f"dwiml score {subject}/bundles/helix.trk --ground_truth {subject} | head -1", work)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 1
+    # The reader is gone before the first line.
+    done = shell(f"dwiml score {subject}/bundles/helix.trk --ground_truth {subject} | true", work)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@needs_full
+@pytest.mark.parametrize(("redirect", "code"), [("> /dev/full 2>&1", 1), ("2> /dev/full | true", 0)])
+def test_an_hdf5_file_outlives_its_progress_lines(redirect: str, code: int, work: Path, tmp_path: Path) -> None:
+    lists = " ".join(f"phantom/{each}.txt" for each in ("training", "validation", "testing"))
+    new = tmp_path / "new.hdf5"
+    done = shell(f"dwiml create_hdf5 phantom/subjects {new} phantom/config.json {lists} {redirect}", work)
+    assert done.returncode == code
+    assert new.stat().st_size == (work / "data.hdf5").stat().st_size
+
+
+@needs_full
+@pytest.mark.parametrize("redirect", ["> /dev/full 2>&1", "2> >(head -c 1 > /dev/null)", ">&- 2>&-"])
+def test_a_training_outlives_its_output(redirect: str, work: Path, tmp_path: Path) -> None:
+    options = f"{' '.join(DATA)} --rnn_layer_sizes 8 --max_epochs 2 --max_batches_per_epoch_training 2 -v"
+    done = shell(f"dwiml train learn2track data.hdf5 {tmp_path} exp {options} {redirect}", work)
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "exp/logs/metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_memory_that_is_missing_is_named(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import numpy as np
+
+    monkeypatch.setattr("dwiml.training.evaluation.evaluate_directions", lambda *_, **__: np.empty(2**50))
+    assert main(["evaluate", str(work / "exp")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: There is not enough memory (Unable to allocate 8.00 PiB for an array with shape")
+    assert len(error.splitlines()) == 1
