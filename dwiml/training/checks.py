@@ -83,7 +83,7 @@ def check_place(experiments_path: str | Path, name: str) -> None:
     is_name = isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name
     if not is_name or not name.isprintable() or len(os.fsencode(name)) > _LONGEST_NAME:
         raise ValueError(
-            "experiment_name must be the name of a folder, without slashes and line breaks and not too long, got "
+            "experiment_name must be the name of a folder, without slashes, line breaks or too many letters, got "
             f"{shown(name)}."
         )
     if not isinstance(experiments_path, (str, Path)):

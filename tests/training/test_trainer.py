@@ -336,7 +336,10 @@ def test_comet_failing_stops_nothing(
         ({"resume": "yes"}, "resume must be one of 'never', 'auto', 'must', got 'yes'"),
         ({"comet_workspace": "me"}, "Comet needs both comet_workspace and comet_project"),
         ({"name": ""}, "experiment_name must be the name of a folder"),
-        ({"name": "../other"}, "experiment_name must be the name of a folder, without slashes, got '../other'"),
+        (
+            {"name": "../other"},
+            "without slashes, line breaks or too many letters, got '../other'",
+        ),
         ({"nb_cpu_processes": -1}, "nb_cpu_processes must be a whole number of at least 0, got -1"),
     ],
 )
