@@ -52,7 +52,7 @@ ROOMS = {
 STORED = ("", ".datasets", ".digests", ".fingerprint", ".heaps", ".identity", ".layout", ".links", ".nodes")
 # Modules that see otherwise than their room.
 MODULES = {
-    "hdf5.schema": {"ops"},
+    "hdf5.schema": {"files", "ops"},
     **{f"hdf5.stored{name}": {"files", "hdf5.schema", "hdf5.stored"} for name in STORED},
     "training.gv_phase": ROOMS["training"] | {"training", "tracking", "scoring"},
     "training.gv_metrics": ROOMS["training"] | {"training", "scoring"},

@@ -163,6 +163,8 @@ def _parse_group(name: Any, entry: Any, where: str) -> VolumeGroup | Streamlines
     files = _files(entry["files"], "files", label)
     if group_type == schema.TYPE_STREAMLINES:
         dps_keys = _texts(entry.get("dps_keys", ()), "dps_keys", label)
+        for key in dps_keys:
+            schema.check_name(key, f"{label}: one of its dps_keys")
         return StreamlinesGroup(name=name, files=files, dps_keys=dps_keys, connectivity=_connectivity(entry, label))
     standardization = entry.get("standardization", "none")
     if standardization not in STANDARDIZATIONS:

@@ -6,9 +6,10 @@ Files without that attribute are read as long as they have the layout (:mod:`dwi
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable
 from typing import Any
+
+from dwiml import files
 
 SCHEMA_VERSION = 1
 
@@ -65,10 +66,6 @@ DIGEST = "dwiml_digest"
 
 SUBJECT_LISTS = {"training": TRAINING_SUBJS, "validation": VALIDATION_SUBJS, "testing": TESTING_SUBJS}
 
-_LONGEST_NAME = 200
-# Unicode's categories of control characters, of invisible ones, of halves of characters and of line breaks.
-_CONTROLS = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-
 
 def quoted(names: Iterable[object], limit: int | None = None) -> str:
     """Return names as they are shown in a sentence: ``'a', 'b'``, or ``none``; after ``limit`` names, how many more."""
@@ -83,27 +80,21 @@ def read_text(value: Any) -> str:
     return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
 
 
-def check_name(name: Any, where: str) -> str:
-    """Return the name of a subject or a group, if it is one that can name a file or a folder anywhere.
+def check_name(name: Any, what: str) -> str:
+    """Return the name of a subject, a group or a key, if results may be written under it.
 
     Parameters
     ----------
     name
-        The name.
-    where
+        As a file or a user gives it.
+    what
         How the sentence begins: the file, and what the name is.
 
     Raises
     ------
     ValueError
-        When it is empty, ``.`` or ``..``, holds ``/``, control characters or what is not Unicode, or has more than 200
-        characters.
+        When it is not a text, or as :func:`dwiml.files.check_name`.
     """
-    if isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME and name not in (".", ".."):
-        kinds = {unicodedata.category(letter) for letter in name}
-        if "/" not in name and kinds.isdisjoint(_CONTROLS):
-            return name
-    raise ValueError(
-        f"{where} is {str(name)[:80]!r}, which cannot be a name: results are written under such names; expected is a "
-        f"text of at most {_LONGEST_NAME} characters without '/' and without control characters."
-    )
+    if not isinstance(name, str):
+        raise ValueError(f"{what} is {str(name)[:60]!r}, which is not a name.")
+    return files.check_name(name, what)

@@ -39,7 +39,7 @@ def test_standardization_left_out_is_none():
         ({}, "at least one group"),
         ([], "at least one group"),
         ({"input": []}, r"Group 'input' of .* must be an object with 'type' and 'files', got \[\]"),
-        ({"in/put": VOLUME}, "is 'in/put', which cannot be a name"),
+        ({"in/put": VOLUME}, "'in/put' cannot give a file its name"),
         ({"input": {"files": ["a"]}}, "has no 'type'; it must be 'volume' or 'streamlines'"),
         ({"input": {**VOLUME, "type": "image"}}, "has type 'image'; it must be 'volume' or 'streamlines'"),
         ({"input": {"type": "volume"}}, "Group 'input' of .* has no 'files'"),
@@ -49,6 +49,10 @@ def test_standardization_left_out_is_none():
         ({"input": {"type": "volume", "files": ["/a.nii"]}}, "relative to the subject's folder, got '/a.nii'"),
         ({"input": {"type": "volume", "files": ["~/a.nii"]}}, "relative to the subject's folder, got '~/a.nii'"),
         ({"input": {**VOLUME, "standardisation": "all"}}, "unknown key 'standardisation'.*'files', 'standardization'"),
+        (
+            {"lines": {"type": "streamlines", "files": ["*.trk"], "dps_keys": ["a/b"]}},
+            "one of its dps_keys 'a/b' cannot give",
+        ),
         ({"input": {**VOLUME, "dps_keys": ["id"]}}, "unknown key 'dps_keys'; a group of type 'volume' has"),
         ({"lines": {**STREAMLINES, "std_mask": "m"}}, "unknown key 'std_mask'; a group of type 'streamlines' has"),
         (
