@@ -87,11 +87,12 @@ def _phase_line(phase: str, sampler: DWIMLBatchIDSampler, max_batches: int | Non
     nb_batches = len(sampler)
     nb_seen = nb_batches if max_batches is None else min(nb_batches, max_batches)
     metres = sum(float(np.sum(mm, dtype=np.float64)) for mm in lengths) / 1000
+    metres_text = f"{metres:.1f}" if metres < 10 else _spaced(metres)
     every = "it" if nb_batches == 1 else "all of them"
     seen = every if nb_seen == nb_batches else f"{nb_seen} of them, {nb_seen / nb_batches:.0%} of the data"
     return (
         f"{phase.capitalize():10} {_counted(len(subset), 'subject')}, {_counted(nb_streamlines, 'streamline')}, "
-        f"{_spaced(metres)} metres; {_counted(nb_batches, 'batch')}, an epoch sees {seen}"
+        f"{metres_text} metres; {_counted(nb_batches, 'batch')}, an epoch sees {seen}"
     )
 
 

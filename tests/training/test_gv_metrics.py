@@ -19,7 +19,7 @@ from dwiml.ops.connectivity import Connections
 from dwiml.ops.regions import BlocRegions
 from dwiml.training.gv_metrics import KnownOfSubject, measure_continued
 from dwiml.training.gv_phase import DWIMLTrainerOneInputWithGVPhase
-from dwiml.training.judging import BADNESS
+from dwiml.training.judging import BADNESS, name_of
 
 BLOCS = (2, 1, 3)
 SUBJECTS = {"sub-b": 9, "sub-c": 8}
@@ -124,8 +124,8 @@ def test_the_best_model_by_what_is_known(
     )
     trainer.train_and_validate()
     told = capsys.readouterr().err
-    assert told.count(f"{metric.replace('_', ' ')} 0.") >= 3
-    assert f"the best model by {metric} is that of epoch {trainer.best.best_epoch}." in told
+    assert told.count(f"{name_of(metric)} 0.") >= 3
+    assert f"the best model by {name_of(metric)} is that of epoch {trainer.best.best_epoch}." in told
     values = [line[metric] for line in logs(tmp_path / "exp")]
     best = max(values) if metric == "gv_valid_connections" else min(values)
     assert values[trainer.best.best_epoch] == best
