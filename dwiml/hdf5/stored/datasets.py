@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -62,7 +63,7 @@ class StoredDataset:
         """Whether it holds real numbers or booleans."""
         return self.dtype.kind in "fiub"
 
-    @property
+    @cached_property
     def digest(self) -> str | None:
         """The digest that was written with it; None where there is none."""
         return written_digest(self.file, self.node, self.name)

@@ -56,6 +56,11 @@ def attribute_of(file: StoredFile, node: Any, name: str, attribute: str, default
     file.check_texts(node, name)
     with file.explained(f"{name or '/'} (attribute '{attribute}')"):
         value = node.attrs.get(attribute, default)
+    return checked_value(file, name, attribute, value)
+
+
+def checked_value(file: StoredFile, name: str, attribute: str, value: Any) -> Any:
+    """Return the value of an attribute that holds one."""
     if isinstance(value, h5py.Empty):
         file.refuse(name, f"its attribute '{attribute}' holds nothing")
     return value

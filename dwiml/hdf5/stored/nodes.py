@@ -22,7 +22,7 @@ from dwiml.hdf5.stored.datasets import ALWAYS_ALLOWED, MOST_EXPANSION, StoredDat
 from dwiml.hdf5.stored.digests import digest_of_group
 from dwiml.hdf5.stored.heaps import endless_heap
 from dwiml.hdf5.stored.identity import FileIdentity
-from dwiml.hdf5.stored.links import attribute_of, attributes_of, follow, refuse_changed, written_digest
+from dwiml.hdf5.stored.links import attribute_of, attributes_of, checked_value, follow, refuse_changed, written_digest
 
 _FAULTS = (
     OSError,
@@ -54,6 +54,8 @@ class StoredFile:
         with explained(path, "HDF5 file", errors=_FAULTS, advice=_ADVICE):
             self.identity = FileIdentity.of(self.path)
             self._handle = _opened(self.path)
+        with self.explained(""):
+            self._first_byte = int(self._handle.userblock_size)
         self._extents: list[tuple[int, int, str, Any]] = []
         self._nb_bytes_read = 0
         self._checked_texts: set[int] = set()
@@ -123,7 +125,7 @@ class StoredFile:
             When HDF5 would never come to their end.
         """
         with self.explained(name):
-            address = int(h5py.h5o.get_info(node.id).addr) + int(self._handle.userblock_size)
+            address = int(h5py.h5o.get_info(node.id).addr) + self._first_byte
         if address not in self._checked_texts:
             with open_regular(self.path, "HDF5 file") as stream:
                 heap = endless_heap(stream.fileno(), address)
@@ -153,6 +155,7 @@ class StoredGroup:
 
     def __init__(self, file: StoredFile, node: h5py.Group, name: str) -> None:
         self.file, self.name, self.node = file, name, node
+        self._attributes: dict[str, Any] | None = None
 
     @property
     def names(self) -> list[str]:
@@ -199,10 +202,14 @@ class StoredGroup:
 
     def attributes(self) -> dict[str, Any]:
         """Return all attributes but the digest."""
-        return attributes_of(self.file, self.node, self.name)
+        if self._attributes is None:
+            self._attributes = attributes_of(self.file, self.node, self.name)
+        return dict(self._attributes)
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """Return an attribute, ``default`` when there is none."""
+        if self._attributes is not None and name != schema.DIGEST:
+            return checked_value(self.file, self.name, name, self._attributes.get(name, default))
         return attribute_of(self.file, self.node, self.name, name, default)
 
     def has_attribute(self, name: str) -> bool:
