@@ -24,6 +24,7 @@ def main() -> None:
     if os.environ.get("RANK") == "1":
         hdf5_file = others.pop("hdf5_file", hdf5_file)
         arguments |= others
+    marks_tracking = arguments.pop("marks_tracking", False)
     trainer = small_trainer(Path(hdf5_file), Path(experiments), name, resume="auto", **arguments)
     if logs_angle:
         with_angle(trainer)
@@ -47,7 +48,20 @@ def main() -> None:
         return track_step(*batch)
 
     trainer.model.track_step = track_or_stop
+    if marks_tracking:
+        mark_tracking(trainer, Path(experiments) / f"{name}.tracking")
     trainer.train_and_validate()
+
+
+def mark_tracking(trainer: Any, path: Path) -> None:
+    """Have a file appear when the model tracks."""
+    phase = trainer.run_tracking_phase
+
+    def run_and_mark() -> Any:
+        path.touch()
+        return phase()
+
+    trainer.run_tracking_phase = run_and_mark
 
 
 if __name__ == "__main__":
