@@ -12,9 +12,10 @@ _GPU_SIZE = re.compile(r"Tried to allocate ([\d.]+ [KMGT]?i?B)")
 _OPEN_FILES = re.compile(r"too many open files|received 0 items of ancdata", re.I)
 _WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)")
 _WORKER_SIGNAL = re.compile(r"killed by signal: ([A-Za-z ]+)")
+_RANKS = re.compile(r"gloo/transport|ProcessGroup(NCCL|Gloo)|NCCL (error|communicator)|Connection closed by peer")
 _SHARED_MEMORY = re.compile(r"</torch_|/dev/shm|shared memory|shm_open", re.I)
 
-MEMORY, GPU, FILES, WORKER, SHARED = "memory", "gpu", "files", "worker", "shared memory"
+MEMORY, GPU, FILES, WORKER, SHARED, RANKS = "memory", "gpu", "files", "worker", "shared memory", "ranks"
 
 ADVICE = {
     MEMORY: "give it less at a time, or use a machine with more memory",
@@ -22,6 +23,7 @@ ADVICE = {
     FILES: "raise the limit with 'ulimit -n 4096', or use fewer workers",
     WORKER: "use fewer workers, or ask the cluster for more memory",
     SHARED: "use fewer workers, or give the container more shared memory (docker run --shm-size)",
+    RANKS: "what it said itself is above, and the training goes on from its checkpoint with the same command",
 }
 """What to do, where the place that fails knows nothing better."""
 
@@ -72,6 +74,8 @@ def _kind(error: BaseException) -> str | None:
     no_space = number == errno.ENOSPC or "No space left on device" in text
     if isinstance(error, (OSError, RuntimeError)) and no_space and _SHARED_MEMORY.search(text):
         return SHARED
+    if isinstance(error, RuntimeError) and _RANKS.search(text):
+        return RANKS
     if isinstance(error, MemoryError) or number == errno.ENOMEM:
         return MEMORY
     if isinstance(error, RuntimeError) and _ALLOCATOR.search(text):
@@ -88,6 +92,8 @@ def _what(error: BaseException, kind: str) -> str:
         size = _BYTES.search(text)
         asked = f"{int(size.group(1)) / 1e9:.3g} GB more were asked for" if size else text.rstrip(".")
         return f"There is not enough memory{f' ({asked})' if asked else ''}{_where(error)}"
+    if kind == RANKS:
+        return "Another process of this training ended, or does not answer"
     if kind == FILES:
         return "Too many files are open in this process"
     if kind == SHARED:

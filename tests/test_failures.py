@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from dwiml.failures import FILES, GPU, MEMORY, SHARED, WORKER, ResourceError, resource_error
+from dwiml.failures import FILES, GPU, MEMORY, RANKS, SHARED, WORKER, ResourceError, resource_error
 from dwiml.files import open_regular
 
 
@@ -83,6 +83,11 @@ class OutOfMemoryError(RuntimeError):
             "The GPU's memory is full (2.50 GiB more were asked for)",
         ),
         (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"), GPU, "The GPU's memory is full"),
+        (
+            RuntimeError("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:2"),
+            RANKS,
+            "Another process of this training ended",
+        ),
         (MemoryError(), MEMORY, "There is not enough memory; "),
         (RuntimeError("received 0 items of ancdata"), FILES, "Too many files are open"),
         (RuntimeError("Too many open files. Communication with the workers"), FILES, "Too many files are open"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dwiml.cli import run_command
+from dwiml.failures import GPU, MEMORY
 
 if TYPE_CHECKING:
     from dwiml.data.dataset import MultiSubjectDataset
@@ -60,7 +61,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
-    return run_command(lambda: _run(arguments), verbose=arguments.verbose)
+    fewer = f"give a lower --batch_size (now: {arguments.batch_size})"
+    return run_command(lambda: _run(arguments), verbose=arguments.verbose, advice={MEMORY: fewer, GPU: fewer})
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dwiml.cli import run_command
+from dwiml.failures import GPU, MEMORY
 
 if TYPE_CHECKING:
     import numpy as np
@@ -134,7 +135,8 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
-    return run_command(lambda: _run(arguments), verbose=arguments.verbose)
+    fewer = f"give a lower --simultaneous (now: {arguments.simultaneous})"
+    return run_command(lambda: _run(arguments), verbose=arguments.verbose, advice={MEMORY: fewer, GPU: fewer})
 
 
 def _run(arguments: argparse.Namespace) -> None:

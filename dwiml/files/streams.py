@@ -84,7 +84,7 @@ def guarded_streams() -> Iterator[GuardedStreams]:
     if isinstance(sys.stdout, SafeStream) and isinstance(sys.stderr, SafeStream):
         yield GuardedStreams(sys.stdout, sys.stderr)
         return
-    _fill_missing_descriptors()
+    fill_missing_descriptors()
     out, err = sys.stdout, sys.stderr
     guarded = GuardedStreams(SafeStream(lambda: out), SafeStream(lambda: err))
     sys.stdout, sys.stderr = guarded
@@ -104,7 +104,7 @@ def _write(stream: Any, text: str) -> None:
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
-def _fill_missing_descriptors() -> None:
+def fill_missing_descriptors() -> None:
     """Open /dev/null where a standard stream was closed: or a file of the user's would take its number."""
     for number in range(3):
         try:

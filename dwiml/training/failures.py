@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dwiml.failures import FILES, GPU, MEMORY, SHARED, WORKER, ResourceError, resource_error
+from dwiml.files.streams import fill_missing_descriptors
 
 if TYPE_CHECKING:
     from dwiml.training.monitors import PhaseMonitor
@@ -60,6 +61,8 @@ def explained_failures(folder: Path) -> Iterator[None]:
     folder
         The experiment's, from which the training goes on.
     """
+    # A checkpoint must not take the number of a stream that was closed: what libraries say goes there.
+    fill_missing_descriptors()
     try:
         yield
     except ResourceError:

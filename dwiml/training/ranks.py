@@ -12,6 +12,8 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
+from dwiml.failures import RANKS, ResourceError
+
 # A rank may take long to read its data before the first batch.
 PATIENCE = timedelta(minutes=60)
 # What a process may have otherwise than the first: where its data are, and how they get into its memory.
@@ -146,9 +148,10 @@ class Ranks:
         try:
             work()
         except RuntimeError as error:
-            raise RuntimeError(
+            raise ResourceError(
                 f"Rank {self.rank} of {self.nb} has lost the others: one of them ended, or does not answer. What it "
-                "said itself is above; go on from the checkpoint with the same command."
+                "said itself is above; go on from the checkpoint with the same command.",
+                RANKS,
             ) from error
 
 
