@@ -72,7 +72,8 @@ def _from_hdf5(arguments: argparse.Namespace, recorded: dict[str, Any]) -> Track
     from dwiml.cli.input_order import check_same_making
     from dwiml.data.dataset import MultiSubjectDataset
     from dwiml.hdf5.grid import Grid
-    from dwiml.hdf5.standalone import read_mask, told_mask
+    from dwiml.hdf5.standalone import read_mask
+    from dwiml.hdf5.volumes import mask_with_warning
     from dwiml.ops.spaces import grid_difference
     from dwiml.tracking.tracker import TrackingSubject
     from dwiml.training.experiment import GROUPS_CONFIG, find_data
@@ -101,7 +102,7 @@ def _from_hdf5(arguments: argparse.Namespace, recorded: dict[str, Any]) -> Track
                 f"Subject '{arguments.subject}': volume groups '{group}' and '{name}' have {difference}; make the HDF5 "
                 "again."
             )
-        return told_mask(
+        return mask_with_warning(
             values.as_tensor()[..., 0].numpy(),
             f"Volume group '{name}' of subject '{arguments.subject}'",
             threshold=arguments.mask_threshold,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +12,11 @@ from dwiml.files import check_file
 from dwiml.hdf5.config import VolumeGroup
 from dwiml.hdf5.grid import Grid
 from dwiml.hdf5.inspection import SubjectPlan, open_tractogram, open_volume, plan_volumes, readable
-from dwiml.hdf5.volumes import read_volume_group
-from dwiml.ops.masks import DEFAULT_THRESHOLD, Mask, as_mask
+from dwiml.hdf5.volumes import mask_with_warning, read_volume_group
+from dwiml.ops.masks import DEFAULT_THRESHOLD, Mask
 from dwiml.tractograms.kinds import check_kind
 from dwiml.tractograms.trk import check_trk_header, read_trk_counts
 from dwiml.tractograms.trx import TrxFile
-
-logger = logging.getLogger(__name__)
 
 TELL_THEIR_GRID = (".trk", ".trx")
 """Extensions of tractograms whose header holds the grid of voxels."""
@@ -71,7 +67,7 @@ def read_volumes(
 def read_mask(
     path: str | Path, same_as: Grid | None = None, *, threshold: float = DEFAULT_THRESHOLD
 ) -> tuple[Mask, Grid]:
-    """Read a mask; what counts as inside is the rule of :func:`dwiml.ops.masks.as_mask`, and is told where it matters.
+    """Read a mask, see :func:`dwiml.ops.masks.as_mask`; warn when it is not a 0/1 mask.
 
     Parameters
     ----------
@@ -90,15 +86,7 @@ def read_mask(
     values, grid = read_volumes([path], same_as=same_as)
     if values.shape[-1] != 1:
         raise ValueError(f"The mask '{path}' must be one volume, it holds {values.shape[-1]}.")
-    return told_mask(values[..., 0], f"The mask '{path}'", threshold=threshold), grid
-
-
-def told_mask(values: NDArray[Any], name: str, *, threshold: float = DEFAULT_THRESHOLD) -> Mask:
-    """Return :func:`dwiml.ops.masks.as_mask`, and warn where the values are not those of a 0/1 mask."""
-    mask = as_mask(values, name, threshold=threshold)
-    if mask.told:
-        logger.warning("%s", mask.told)
-    return mask
+    return mask_with_warning(values[..., 0], f"The mask '{path}'", threshold=threshold), grid
 
 
 def read_nb_features(path: str | Path) -> int:

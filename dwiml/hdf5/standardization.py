@@ -13,8 +13,9 @@ Mask = NDArray[np.bool_]
 
 FEW_VOXELS = 30
 """Mean and std of fewer voxels than this are hardly those of the subject."""
-# A std of two units in the last place of the largest value is rounding, not a spread.
-_ROUNDING = 2 * float(np.finfo(np.float32).eps)
+# In units in the last place of the largest value: tolerance for the rounding that some operations accumulate. A std of
+# so few of them leaves no signal in float32.
+_ROUNDING = 8 * float(np.finfo(np.float32).eps)
 
 
 def non_zero_voxels(data: Volume) -> Mask:
@@ -30,8 +31,8 @@ class Doubts:
     Attributes
     ----------
     constant
-        The features that have a single value in the mask, but for the rounding of float32: their mean was subtracted,
-        and they were divided by 1.
+        The features that are constant in the mask, up to the rounding of float32: their mean was subtracted, and they
+        were divided by 1.
     fewest_voxels
         The smallest number of voxels that a mean and a std were computed from; None when nothing was standardized.
     """
@@ -59,7 +60,7 @@ def standardize(data: Volume, kind: str, features_per_file: Sequence[int], mask:
     Returns
     -------
     Doubts
-        What should be told.
+        What the user should be warned of.
 
     Raises
     ------

@@ -17,7 +17,7 @@ from dwiml.hdf5.config import VolumeGroup
 from dwiml.hdf5.inspection import SubjectPlan, open_volume, readable
 from dwiml.hdf5.schema import quoted
 from dwiml.hdf5.standardization import FEW_VOXELS, standardize
-from dwiml.ops.masks import as_mask
+from dwiml.ops.masks import DEFAULT_THRESHOLD, Mask, as_mask
 
 logger = logging.getLogger(__name__)
 
@@ -122,14 +122,19 @@ def _unpacked_size(path: str | os.PathLike[str], most: int) -> int:
     return total
 
 
+def mask_with_warning(values: NDArray[Any], name: str, *, threshold: float = DEFAULT_THRESHOLD) -> Mask:
+    """Return :func:`dwiml.ops.masks.as_mask`, and log a warning when the image is not a 0/1 mask."""
+    mask = as_mask(values, name, threshold=threshold)
+    if mask.note:
+        logger.warning("%s", mask.note)
+    return mask
+
+
 def _read_mask(paths: list[Path], label: str) -> NDArray[np.bool_] | None:
     """Return the union of masks, shape (X, Y, Z); None when there is none."""
     if not paths:
         return None
-    masks = [as_mask(_read_volume(path, label)[..., 0], f"{label}: the mask '{path}'") for path in paths]
-    for mask in masks:
-        if mask.told:
-            logger.warning("%s", mask.told)
+    masks = [mask_with_warning(_read_volume(path, label)[..., 0], f"{label}: the mask '{path}'") for path in paths]
     union: NDArray[np.bool_] = np.logical_or.reduce([mask.inside for mask in masks])
     return union
 

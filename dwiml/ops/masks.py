@@ -8,28 +8,28 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 DEFAULT_THRESHOLD = 0.5
-"""A voxel of a map of probabilities is inside from this value on."""
+"""Voxels of a map of probabilities are inside if their value is at least this."""
 # Interpolating a 0/1 mask with splines gives values a little below 0 and above 1.
 _OVERSHOOT = 0.25
 
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """A mask, and how it was understood.
+    """A mask, and how its image was understood.
 
     Attributes
     ----------
     inside
         Shape (X, Y, Z), bool.
     probabilities
-        Shape (X, Y, Z), float32: the values of a map of probabilities, as they were; None for a 0/1 mask or labels.
-    told
-        One sentence for the user, where values other than 0 and one more were found; otherwise empty.
+        Shape (X, Y, Z), float32: the values of a map of probabilities; None for a 0/1 mask or labels.
+    note
+        A warning for the user when the image is not a 0/1 mask: how it was understood. Empty otherwise.
     """
 
     inside: NDArray[np.bool_]
     probabilities: NDArray[np.float32] | None = None
-    told: str = ""
+    note: str = ""
 
     @property
     def values(self) -> NDArray[np.float32] | NDArray[np.bool_]:
@@ -41,9 +41,11 @@ def as_mask(values: ArrayLike, name: str, *, threshold: float = DEFAULT_THRESHOL
     """Decide which voxels are inside a mask.
 
     - Values of 0 and one other (1, 255, ...), or a single value: the voxels that are not 0.
-    - Whole numbers from 0 on, several of them: labels; the voxels that are not 0. It is told.
+    - Several whole numbers, none negative: labels; the voxels that are not 0, with a note.
     - Other values from 0 to 1 (with the overshoot of an interpolation): a map of probabilities; the voxels whose value
-      is at least ``threshold``. It is told.
+      is at least ``threshold``, with a note.
+
+    A map of probabilities in whole numbers (percentages, 0 to 255) looks like labels; the note says to threshold it.
 
     Parameters
     ----------
@@ -76,11 +78,15 @@ def as_mask(values: ArrayLike, name: str, *, threshold: float = DEFAULT_THRESHOL
         return Mask(volume != 0)
     found = f"values from {low:g} to {high:g}"
     if low >= 0 and (volume.dtype.kind in "iu" or bool((volume == np.rint(volume)).all())):
-        return Mask(volume != 0, told=f"{name} is not a 0/1 mask but holds labels ({found}): all that are not 0 count.")
+        note = (
+            f"{name} is not a 0/1 mask but holds whole numbers ({found}), which are taken as labels: all non-zero "
+            "voxels are inside. If they are percentages or another scale of probabilities, threshold it first."
+        )
+        return Mask(volume != 0, note=note)
     if low < -_OVERSHOOT or high > 1 + _OVERSHOOT:
         raise ValueError(
-            f"{name} is not a mask: it has {found}, where 0 and 1, labels (whole numbers from 0 on) or probabilities "
-            "(from 0 to 1) are expected; threshold it first, and do not standardize a mask."
+            f"{name} is not a mask: it has {found}; expected are 0 and 1, labels (whole numbers, none negative), or "
+            "probabilities (from 0 to 1). Threshold it first; if it was standardized, use the original mask."
         )
-    told = f"{name} is not a 0/1 mask ({found}): voxels of {threshold:g} and more count."
-    return Mask(volume >= np.float32(threshold), volume.astype(np.float32, copy=False), told)
+    note = f"{name} is not a 0/1 mask ({found}): voxels of at least {threshold:g} are inside."
+    return Mask(volume >= np.float32(threshold), volume.astype(np.float32, copy=False), note)

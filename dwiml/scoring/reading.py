@@ -266,8 +266,8 @@ class _Reader:
             raise ValueError(f"{label}: '{path}' holds one volume, so that \"volume\": {index!r} names none.")
         if "label" not in options:
             mask = as_mask(data, f"{label}: '{path}'")
-            if mask.told:
-                logger.warning('%s Name one with "label", or give a mask.', mask.told)
+            if mask.note:
+                logger.warning('%s Name one with "label", or give a mask.', mask.note)
             return mask.inside
         labels = options["label"] if isinstance(options["label"], list) else [options["label"]]
         if not labels or not all(map(_is_whole, labels)):

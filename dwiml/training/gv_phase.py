@@ -325,8 +325,8 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
                         f"is not on the grid of the model's input: they have {difference}; make the HDF5 again."
                     )
                 mask = self._mask_of(subject)
-                if mask.told:
-                    logger.warning("%s", mask.told)
+                if mask.note:
+                    logger.warning("%s", mask.note)
 
     def _mask_of(self, subject: SubjectData) -> Mask:
         """Return the tracking mask of a validation subject, as ``dwiml track`` understands it."""

@@ -166,7 +166,7 @@ def test_a_map_of_probabilities_is_thresholded_and_told(
         assert main([*command, "--report", str(report), "--min_length", "0", *options]) == 0
         seeds[name] = json.loads(report.read_text())["nb_seeds"]
         threshold = "0.2" if options else "0.5"
-        told = f"is not a 0/1 mask (values from 0 to 0.75): voxels of {threshold} and more count."
+        told = f"is not a 0/1 mask (values from 0 to 0.75): voxels of at least {threshold} are inside."
         assert (told in caplog.text) is (name != "plain")
     assert seeds["map"] == seeds["plain"] == np.count_nonzero(values == 0.75)
     assert seeds["low"] == seeds["trilinear"] == np.count_nonzero(values >= 0.25) > seeds["map"]

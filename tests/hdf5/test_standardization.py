@@ -55,8 +55,8 @@ def test_per_file_has_one_mean_and_std_a_file_and_its_own_non_zero_voxels(data, 
 
 
 def test_large_mean_and_small_spread_keep_their_digits():
-    # In float32 the mean of 27 numbers near 1e6 is off by more than their spread.
-    data = (1e6 + np.arange(27).reshape(3, 3, 3, 1) % 5 / 4).astype(np.float32)
+    # Sums of squares in float32 would lose this spread.
+    data = (1e5 + np.arange(27).reshape(3, 3, 3, 1) % 5 / 4).astype(np.float32)
     expected = scaled(data.astype(np.float64), data)
     standardize(data, "all", [1], None)
     np.testing.assert_allclose(data, expected, atol=1e-5)
@@ -71,17 +71,18 @@ def test_a_constant_feature_is_divided_by_one(data):
 
 
 @pytest.mark.parametrize("scale", [1e-3, 0.3, 1000.0])
+@pytest.mark.parametrize("rounding", [1e-7, 6e-7])
 @pytest.mark.parametrize("kind", ["independent", "per_file", "all"])
-def test_a_feature_that_is_constant_up_to_rounding_is_divided_by_one(data, scale, kind):
+def test_a_feature_that_is_constant_up_to_rounding_is_divided_by_one(data, scale, kind, rounding):
     """0.3 with a rounding of 3e-8 became values up to 1e7."""
     rng = np.random.default_rng(0)
-    rounded = (scale * (1 + rng.choice([-1e-7, 0, 1e-7], data.shape[:3]))).astype(np.float32)
-    assert 0 < rounded.std() < 2e-7 * scale
+    rounded = (scale * (1 + rng.choice([-rounding, 0, rounding], data.shape[:3]))).astype(np.float32)
+    assert 0 < rounded.std() < 2 * rounding * scale
     data[..., 1] = rounded
     alone = data[..., 1:2].copy()
     assert standardize(alone, kind, [1], MASK).constant == [slice(0, 1)]
-    assert np.abs(alone).max() <= 3e-7 * scale
-    # Twenty times the rounding is a spread.
+    assert np.abs(alone).max() <= 3 * rounding * scale
+    # Sixteen units in the last place are a spread.
     spread = (scale * (1 + 2e-6 * rng.standard_normal(data.shape[:3]))).astype(np.float32)[..., None]
     assert standardize(spread, kind, [1], MASK).constant == []
     assert spread[MASK].std() == pytest.approx(1, rel=1e-3)

@@ -96,7 +96,9 @@ def test_a_map_of_probabilities_as_std_mask_is_thresholded_and_told(subjects, gr
         read(subjects)[0], (raw - inside.mean(axis=0)) / inside.std(axis=0), rtol=1e-4, atol=1e-5
     )
     assert "'a': the mask '" in caplog.text
-    assert "pve.nii.gz' is not a 0/1 mask (values from 0.0001 to 0.9): voxels of 0.5 and more count." in caplog.text
+    assert (
+        "pve.nii.gz' is not a 0/1 mask (values from 0.0001 to 0.9): voxels of at least 0.5 are inside." in caplog.text
+    )
 
 
 def test_a_wrong_checksum_is_refused(subjects):

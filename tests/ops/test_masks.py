@@ -34,15 +34,17 @@ def test_zero_and_one_other_value_is_a_mask(values: np.ndarray) -> None:
     np.testing.assert_array_equal(mask.inside, values != 0)
     assert mask.inside.dtype == bool
     assert mask.values is mask.inside
-    assert not mask.told
+    assert not mask.note
 
 
-def test_a_map_of_probabilities_is_thresholded_and_told() -> None:
+def test_a_map_of_probabilities_is_thresholded_with_a_note() -> None:
     values = volume(0, 1e-6, 0.25, 0.5, 0.75, 1)
     mask = as_mask(values, "The mask 'pve.nii.gz'")
     np.testing.assert_array_equal(mask.inside, values >= 0.5)
     np.testing.assert_array_equal(mask.values, values)
-    assert mask.told == "The mask 'pve.nii.gz' is not a 0/1 mask (values from 0 to 1): voxels of 0.5 and more count."
+    assert (
+        mask.note == "The mask 'pve.nii.gz' is not a 0/1 mask (values from 0 to 1): voxels of at least 0.5 are inside."
+    )
     np.testing.assert_array_equal(as_mask(values, "m", threshold=0.2).inside, values >= 0.2)
     # Splines overshoot.
     assert as_mask(volume(-0.1, 0.3, 1.1), "m").inside.tolist() == (volume(-0.1, 0.3, 1.1) >= 0.5).tolist()
@@ -54,12 +56,15 @@ def test_the_threshold_is_compared_in_float32_as_what_interpolates_the_map_does(
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float64])
-def test_labels_count_where_they_are_not_zero_and_are_told(dtype: type) -> None:
+def test_labels_are_inside_where_they_are_not_zero_with_a_note(dtype: type) -> None:
     values = volume(0, 2, 3, 41, dtype=dtype)
     mask = as_mask(values, "The mask")
     np.testing.assert_array_equal(mask.inside, values != 0)
     assert mask.probabilities is None
-    assert mask.told == "The mask is not a 0/1 mask but holds labels (values from 0 to 41): all that are not 0 count."
+    assert mask.note == (
+        "The mask is not a 0/1 mask but holds whole numbers (values from 0 to 41), which are taken as labels: all "
+        "non-zero voxels are inside. If they are percentages or another scale of probabilities, threshold it first."
+    )
 
 
 @pytest.mark.parametrize(
@@ -69,7 +74,7 @@ def test_labels_count_where_they_are_not_zero_and_are_told(dtype: type) -> None:
         (volume(0, np.inf), "The mask holds 30 NaN or infinite values"),
         (
             volume(-1.5, 0.3, 2.2),
-            "The mask is not a mask: it has values from -1.5 to 2.2, .* do not standardize a mask",
+            "The mask is not a mask: it has values from -1.5 to 2.2, .* if it was standardized, use the original mask",
         ),
         (volume(0, 37.5, 100), "The mask is not a mask: it has values from 0 to 100"),
         (volume(-1, 0, 1, dtype=np.int16), "The mask is not a mask: it has values from -1 to 1"),
@@ -86,4 +91,4 @@ def test_probabilities_are_never_taken_as_everything_above_zero(values: np.ndarr
     plain = len(np.unique(values[values != 0])) <= 1 and (0 in values or len(np.unique(values)) == 1)
     expected = values != 0 if plain else values >= np.float32(threshold)
     np.testing.assert_array_equal(mask.inside, expected)
-    assert bool(mask.told) is not plain
+    assert bool(mask.note) is not plain

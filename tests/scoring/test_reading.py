@@ -177,7 +177,7 @@ def test_a_map_of_probabilities_is_thresholded_and_told(
     np.testing.assert_array_equal(truth.masks.toarray(), expected.masks.toarray())
     np.testing.assert_array_equal(truth.ends.toarray(), expected.ends.toarray())
     assert f"The {kind} of bundle 'a'" in caplog.text
-    assert "is not a 0/1 mask (values from 0.01 to 0.75): voxels of 0.5 and more count." in caplog.text
+    assert "is not a 0/1 mask (values from 0.01 to 0.75): voxels of at least 0.5 are inside." in caplog.text
 
 
 @pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)

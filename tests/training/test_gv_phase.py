@@ -82,7 +82,7 @@ def test_a_map_of_probabilities_is_the_mask_that_it_is_for_dwiml_track(
     trainer._check_data()
     assert (
         "Volume group 'wm_mask' (tracking_phase_mask_group) of subject 'sub-b' is not a 0/1 mask (values from 0.01 to "
-        "0.49): voxels of 0.5 and more count." in caplog.text
+        "0.49): voxels of at least 0.5 are inside." in caplog.text
     )
 
 
