@@ -183,12 +183,15 @@ def _check_group(theirs: Any, ours: Mapping[str, Any]) -> None:
         raise ValueError(f"a group of parameters lacks 'params' or 'lr', or has unknown {quoted(unknown, limit=5)}")
     # What a later torch has added keeps this run's own value.
     for key, value in theirs.items():
+        if key in _OF_THE_MACHINE:
+            check_like(f"'{key}'", value, None)
+            continue
         check_like(f"'{key}'", value, ours[key])
         if key in _EVOLVING:
             numbers = value if type(value) in (list, tuple) else [value]
             if any(type(each) in (int, float) and not 0 <= each < math.inf for each in numbers):
                 raise ValueError(f"'{key}' should be a finite number, 0 or more, and is {_said(value)}")
-        elif key not in _OF_THE_MACHINE and value != ours[key]:
+        elif value != ours[key]:
             raise ValueError(f"'{key}' should be {_said(ours[key])} and is {_said(value)}")
 
 
@@ -202,9 +205,11 @@ def _check_kept(values: Mapping[Any, Any], parameter: torch.Tensor, number: int)
         if not isinstance(value, torch.Tensor):
             raise ValueError(f"{what} should be a tensor and is {_said(value)}")
         shape = () if name == "step" else tuple(parameter.shape)
-        if tuple(value.shape) != shape or not value.is_floating_point():
+        is_number = value.is_floating_point() or (value.is_complex() and parameter.is_complex())
+        if tuple(value.shape) != shape or not is_number:
             raise ValueError(f"{what} should be a tensor of numbers of shape {shape} and is {described(value)}")
-        if not bool(torch.isfinite(value).all()) or (name in ("step", "exp_avg_sq") and bool((value < 0).any())):
+        real = torch.view_as_real(value) if value.is_complex() else value
+        if not bool(torch.isfinite(real).all()) or (name in ("step", "exp_avg_sq") and bool((real < 0).any())):
             raise ValueError(f"{what} has values that it cannot have (NaN, infinite or negative)")
 
 

@@ -17,6 +17,7 @@ from dwiml.cli import resume
 from dwiml.files.tensors import write_tensors
 from dwiml.training import fitting
 from dwiml.training.checkpoint import load_checkpoint, most_bytes_for
+from dwiml.training.optimizers import OPTIMIZERS
 
 State = dict[str, Any]
 
@@ -159,6 +160,29 @@ def take_up(trainer: Any, state: State) -> None:
 
 def test_the_good_one_is_taken_up(stopped: Path, resumed: Any) -> None:
     take_up(resumed, load_checkpoint(stopped / "exp" / "checkpoint"))
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD"])
+@pytest.mark.parametrize(("then", "now"), [(None, True), (True, None), (False, True)])
+def test_a_run_may_go_on_on_another_device(name: str, then: bool | None, now: bool | None) -> None:
+    """An optimizer is fused on a GPU, and not on a CPU."""
+    first, second = (stepped(OPTIMIZERS[name], torch.float32, fused=fused) for fused in (then, now))
+    fitting.check_optimizer(second, first.state_dict())
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.complex64])
+def test_weights_of_any_kind_have_moments_of_theirs(name: str, dtype: torch.dtype) -> None:
+    optimizer = stepped(OPTIMIZERS[name], dtype)
+    fitting.check_optimizer(optimizer, optimizer.state_dict())
+
+
+def stepped(kind: Any, dtype: torch.dtype, **options: Any) -> torch.optim.Optimizer:
+    weights = torch.nn.Parameter(torch.ones(2, 3, dtype=dtype))
+    optimizer: torch.optim.Optimizer = kind([weights], lr=0.1, **options)
+    weights.grad = torch.ones_like(weights)
+    optimizer.step()
+    return optimizer
 
 
 def test_an_unknown_parameter_is_named(tiny_hdf5: Path, stopped: Path) -> None:
