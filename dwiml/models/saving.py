@@ -174,6 +174,9 @@ def built(make: Callable[[], Model], *, parameters: Path, device: torch.device |
         with torch.random.fork_rng(devices=[]), device:
             return make()
     except (TypeError, ValueError, OverflowError) as error:
+        if device is not None and isinstance(error, TypeError) and "meta device" in str(error):
+            # torch's error for numpy(), where there are no values.
+            return None
         raise ValueError(f"'{parameters}' does not describe a model: {_one_line(error)}.") from error
     except (RuntimeError, NotImplementedError, MemoryError) as error:
         if device is not None and not isinstance(error, MemoryError):
