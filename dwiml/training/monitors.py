@@ -89,14 +89,14 @@ class MeanMonitor:
         values = torch.stack(self._values).cpu() if self._values else torch.empty(0)
         return {"values": values, "weights": list(self._weights), "batches": list(self._batches)}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what :meth:`state_dict` returned."""
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Take up what :meth:`state_dict` returned; ``device`` is that of the values to come."""
         self._values, self._weights, self._batches = [], [], []
-        self.extend(state)
+        self.extend(state, device)
 
-    def extend(self, state: dict[str, Any]) -> None:
+    def extend(self, state: dict[str, Any], device: torch.device) -> None:
         """Add what the :meth:`state_dict` of another rank returned."""
-        self._values += state["values"].unbind()
+        self._values += state["values"].to(device).unbind()
         self._weights += state["weights"]
         self._batches += state["batches"]
         self._nb_checked = len(self._values)
@@ -227,11 +227,11 @@ class OwnMetrics:
         """Return what this rank's batches have logged."""
         return {name: mean.state_dict() for name, mean in self._means.items()}
 
-    def load_state_dicts(self, states: list[dict[str, Any]]) -> None:
+    def load_state_dicts(self, states: list[dict[str, Any]], device: torch.device) -> None:
         """Take up the states of all ranks of a run: one rank takes them all, the others begin with nothing."""
         for state in states:
             for name, each in state.items():
-                self._mean(check_metric_name(name)).extend(each)
+                self._mean(check_metric_name(name)).extend(each, device)
 
     def _mean(self, name: str) -> MeanMonitor:
         if name not in self._means:
@@ -318,11 +318,21 @@ class PhaseMonitor:
             "duration_s": self.duration_s,
         }
 
-    def load_state_dict(self, state: dict[str, Any], *, is_first_rank: bool = True) -> None:
-        """Take up what :meth:`state_dict` returned; what was the ranks' own goes to the first one."""
+    def load_state_dict(self, state: dict[str, Any], *, device: torch.device, is_first_rank: bool = True) -> None:
+        """Take up what :meth:`state_dict` returned; what was the ranks' own goes to the first one.
+
+        Parameters
+        ----------
+        state
+            From a checkpoint: its values are on the CPU.
+        device
+            Where the values of the batches to come are.
+        is_first_rank
+            Whether this is the first one.
+        """
         for name, mean in self.means.items():
-            mean.load_state_dict(state["means"][name])
+            mean.load_state_dict(state["means"][name], device)
         if is_first_rank:
-            self.own.load_state_dicts(state["own"])
+            self.own.load_state_dicts(state["own"], device)
         self.nb_points, self.nb_skipped = state["nb_points"], state["nb_skipped"]
         self.data_wait_s, self._before_s = state["data_wait_s"], state["duration_s"]
