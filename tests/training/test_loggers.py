@@ -196,6 +196,22 @@ def test_a_stranger_s_state_is_refused(changes: dict[str, object]) -> None:
         check_logger_states({"local": {**_GOOD, **changes}})
 
 
+def test_a_log_that_cannot_be_read_stops_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = LocalLogger(tmp_path)
+    log.log_metrics({"train_loss": 0.5}, 0)
+
+    def refused(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dwiml.training.loggers.local.open_regular", refused)
+        log.log_metrics({"train_loss": 0.25}, 1)
+        state = log.state_dict()
+    again = LocalLogger(tmp_path)
+    again.load_state_dict(state)
+    assert [(line["epoch"], line["train_loss"]) for line in read_metrics(tmp_path)] == [(0, 0.5), (1, 0.25)]
+
+
 @pytest.mark.parametrize("key", ["../../../secret", "*" * 32, "a", 3, "a" * 51])
 def test_a_stranger_s_key_of_comet_names_no_file_of_the_user_s(key: object) -> None:
     check_logger_states({"comet": {"key": "a1" * 16, "pending": [{"epoch": 0, "metrics": {"loss": 1.0}}]}})

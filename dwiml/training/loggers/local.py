@@ -51,6 +51,8 @@ class LocalLogger:
         # By epoch, in their order: the lines that the file should end in and does not.
         self._pending: dict[int, str] = {}
         self._has_warned = False
+        # For a checkpoint while the file cannot be read.
+        self._position = _position(b"")
 
     def log_parameters(self, params: Mapping[str, Any]) -> None:
         """Do nothing: the trainer writes ``parameters.json``."""
@@ -87,13 +89,9 @@ class LocalLogger:
 
     def state_dict(self) -> dict[str, Any]:
         """Return how far the file goes, and the lines that are not in it yet, so that a checkpoint loses none."""
-        kept = b"".join(self._kept(self._content()))
-        return {
-            "size": len(kept),
-            "sha256": hashlib.sha256(kept).hexdigest(),
-            "last_epoch": _last_epoch(kept),
-            "pending": list(self._pending.values()),
-        }
+        with suppress(OSError):
+            self._position = _position(b"".join(self._kept(self._content())))
+        return {**self._position, "pending": list(self._pending.values())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Bring the file back to where it was at a checkpoint, and write the lines that were not in it then.
@@ -113,6 +111,7 @@ class LocalLogger:
             kept = self._kept_of_changed(content, size, state["last_epoch"])
         if kept != content:
             self._rewrite(kept)
+        self._position = _position(kept)
         self._pending = {json.loads(line)["epoch"]: line for line in state["pending"]}
         try:
             self._write_pending()
@@ -152,7 +151,7 @@ class LocalLogger:
         if has_other_name:
             # A backup of hard links, for example: what is there must not grow.
             self._rewrite(kept + lines)
-        self._pending = {}
+        self._position, self._pending = _position(kept + lines), {}
 
     def _content(self) -> bytes:
         if not os.path.lexists(self.path):
@@ -310,6 +309,14 @@ def _refuse_constant(constant: str) -> NoReturn:
 def _lines(content: bytes) -> list[bytes]:
     """Return the lines with their ends, as the log has them: other characters end no line."""
     return re.findall(rb"[^\n]*\n|[^\n]+", content)
+
+
+def _position(content: bytes) -> dict[str, Any]:
+    return {
+        "size": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "last_epoch": _last_epoch(content),
+    }
 
 
 def _last_epoch(content: bytes) -> int | None:
