@@ -271,15 +271,15 @@ class ResumableTraining(TrainerSettings):
         if self._lock is not None:
             self._lock.check()
 
-    def _close_loggers(self) -> None:
-        """Write what waits, unless it would go into what is another's by now."""
+    def _write_what_waits(self) -> None:
+        """Finish the best model and the logs, unless they are another process's by now."""
         if self._lock is not None and not self._lock.is_ours:
             return
+        self.best_model.close()
         for each in self.loggers:
             sentence = each.close()
             if sentence and self.verbose:
                 announce(sentence)
-        self.best_model.close()
 
     def _require_saved(self) -> None:
         """At the end, try a last time to write what could not be written; all ranks call it.

@@ -119,14 +119,6 @@ def start_loggers(
     return loggers
 
 
-def close_loggers(loggers: list[Logger], *, verbose: bool) -> None:
-    """Finish the loggers; tell the user what they have to say."""
-    for each in loggers:
-        sentence = each.close()
-        if sentence and verbose:
-            announce(sentence)
-
-
 def how_to_go_on(trainer: Any) -> str:
     """Return what to do after a stop; ``dwiml resume`` only where it can build all objects again.
 

@@ -27,7 +27,6 @@ from dwiml.training.progress import EpochProgress, announce, end_line, epoch_lin
 from dwiml.training.resuming import ResumableTraining
 from dwiml.training.running import (
     BatchLoss,
-    close_loggers,
     deterministic_algorithms,
     leave,
     start_loggers,
@@ -256,7 +255,7 @@ class DWIMLTrainer(ResumableTraining):
             self.schedule.begin_epoch(position.epoch)
         monitor = PhaseMonitor(phase, position.epoch)
         if self._unfinished is not None and position.batch > 0:
-            monitor.load_state_dict(self._unfinished, is_first_rank=self.ranks.is_first)
+            monitor.load_state_dict(self._unfinished, device=self.device, is_first_rank=self.ranks.is_first)
         self._unfinished = None
         return monitor
 
@@ -382,8 +381,7 @@ class DWIMLTrainer(ResumableTraining):
             self._refuse_newer_checkpoint()
             write_parameters(self.folder, self.parameters, self.batch_sampler.dataset.groups_config)
             self.loggers = start_loggers(self.folder, self.comet, self.parameters, checkpoint, verbose=self.verbose)
-            stack.callback(close_loggers, self.loggers, verbose=self.verbose)
-            stack.callback(self.best_model.close)
+            stack.callback(self._write_what_waits)
         if checkpoint is None:
             seed_generators(self.seed, self.ranks.rank)
         else:
