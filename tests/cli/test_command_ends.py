@@ -72,7 +72,7 @@ def command_at(name: str, work: Path, out: Path) -> tuple[list[str], str]:
         ),
         "score": (
             ["score", bundle, "--ground_truth", str(subject), "--json", str(out / "scores.json")],
-            "dwiml.cli.score_tables.tables",
+            "dwiml.scoring.scores.score_streamlines",
         ),
         "connectivity_matrix": (
             ["connectivity_matrix", bundle, str(out / "m.npy"), "--labels", labels],
