@@ -74,7 +74,7 @@ def test_labels_are_inside_where_they_are_not_zero_with_a_note(dtype: type) -> N
         (volume(0, np.inf), "The mask holds 30 NaN or infinite values"),
         (
             volume(-1.5, 0.3, 2.2),
-            "The mask is not a mask: it has values from -1.5 to 2.2, .* if it was standardized, use the original mask",
+            "The mask is not a mask: it has values from -1.5 to 2.2; .* if it was standardized, use the original mask",
         ),
         (volume(0, 37.5, 100), "The mask is not a mask: it has values from 0 to 100"),
         (volume(-1, 0, 1, dtype=np.int16), "The mask is not a mask: it has values from -1 to 1"),
