@@ -130,6 +130,8 @@ class MultiSubjectDataset(Parameterized):
         self.nb_features = self._read_nb_features(subjects)
         self.groups_config = groups_config(file)
         self._identity: FileIdentity = file.identity
+        # Of the file with this identity: a trainer asks several times.
+        self._fingerprint: str | None = None
 
     @ended_by_signals(library="the data were loaded: nothing was trained yet")
     def load_data(
@@ -204,7 +206,9 @@ class MultiSubjectDataset(Parameterized):
             When the file is no longer the one that was loaded.
         """
         self._identity.check(self.hdf5_file)
-        return fingerprint_of(self.hdf5_file)
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint_of(self.hdf5_file)
+        return self._fingerprint
 
     def _load_subject(self, subject: StoredGroup, volumes: Sequence[str], streamlines: Sequence[str]) -> SubjectData:
         return SubjectData(
