@@ -11,7 +11,7 @@ import torch
 from dwiml.ops.randomness import check_seed, draw_seed
 
 GIVEN, EVERYTHING, DRAWN, NOT_SEEDED = "given", "seed_everything", "drawn", "not seeded"
-# The section of parameters.json that tells them; it is no parameter, and not compared at a resume.
+# The section of parameters.json that tells them; it is not a parameter, and is not compared at a resume.
 SEEDS = "seeds"
 
 _everything: int | None = None

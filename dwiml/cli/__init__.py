@@ -85,7 +85,7 @@ def _run(action: Callable[[], int | None], signals: Iterable[str], advice: dict[
 def _code_when_told(code: int, out: SafeStream) -> int:
     """Return the exit code, with a sentence where the results could not be printed."""
     out.flush()
-    # A reader that has seen enough (`| head`) is no failure.
+    # A reader that has seen enough (`| head`) is not a failure.
     if out.error is None or isinstance(out.error, BrokenPipeError):
         return code
     reason = "it is closed" if out.error.errno == errno.EBADF else reason_of(out.error)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
     """The parent of all models.
 
-    A child defines :meth:`forward` and :meth:`compute_loss`, or takes the latter from
+    A subclass defines :meth:`forward` and :meth:`compute_loss`, or takes the latter from
     :class:`~dwiml.models.with_direction_getter.ModelWithDirectionGetter`. Its constructor's arguments are recorded by
     themselves (see :class:`dwiml.params.Parameterized`), which is what :meth:`save` and :meth:`load` rely on.
 
@@ -50,7 +50,7 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
     Raises
     ------
     TypeError
-        When a parameter is given that no class of the model has; those that are spelt alike are named.
+        When a parameter is given that no class of the model has; similar names are suggested.
     ValueError
         When more than one of the three is given, or one is not positive.
     """

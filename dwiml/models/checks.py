@@ -22,7 +22,7 @@ def check_key(name: str, key: Any, known: Iterable[str]) -> str:
     Raises
     ------
     ValueError
-        When it is none of them, or no text.
+        When it is none of them, or not a text.
     """
     known = sorted(known)
     if not isinstance(key, str) or key not in known:
@@ -53,10 +53,10 @@ def check_layer_sizes(name: str, sizes: Any) -> list[int]:
     Raises
     ------
     ValueError
-        When it is no sequence, is empty, or holds something else than integers of at least 1.
+        When it is not a sequence, is empty, or holds something else than integers of at least 1.
     """
     try:
-        # The characters of a text are no sizes either, but one by one they would be named in a puzzling way.
+        # A text is a sequence too; its characters, named one by one, would puzzle.
         listed = [] if isinstance(sizes, (str, bytes)) else list(sizes)
         checked = [check_whole(name, size, low=1) for size in listed]
     except (TypeError, ValueError):
@@ -74,7 +74,7 @@ def check_layer_sizes(name: str, sizes: Any) -> list[int]:
 def unknown_parameter(
     class_name: str, unknown: str, known: Iterable[str], usual: Mapping[str, str] | None = None
 ) -> TypeError:
-    """Return the error for a parameter that a class does not have, with those that are spelt alike.
+    """Return the error for a parameter that a class does not have, with similar names.
 
     Parameters
     ----------

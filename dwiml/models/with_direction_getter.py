@@ -27,7 +27,7 @@ _NAME = "direction_getter"
 class ModelWithDirectionGetter(MainModelAbstract):
     """Ends with a direction getter, and so has a loss and can track.
 
-    A child calls :meth:`instantiate_direction_getter` in its constructor, once it knows the size of its last layer,
+    A subclass calls :meth:`instantiate_direction_getter` in its constructor, once it knows the size of its last layer,
     and ``self.direction_getter(features)`` at the end of its forward.
 
     Parameters

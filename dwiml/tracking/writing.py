@@ -61,7 +61,7 @@ class TractogramWriter:
     data_per_streamline
         {name: how many numbers each streamline has under this name}; every append gives them.
     compress
-        Leave out points that are within so many mm of the curve that the others make; None: keep all.
+        Leave out points that are within this many mm of the curve that the others make; None: keep all.
     overwrite
         Whether an older file may be replaced.
 

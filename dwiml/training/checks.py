@@ -48,7 +48,7 @@ def choose_device(use_gpu: bool | None, local_rank: int = 0) -> torch.device:
 
 
 def check_counts(**counts: int | None) -> None:
-    """Raise ValueError for a count that is no whole number of at least 1 (None is allowed, but for max_epochs)."""
+    """Raise ValueError for a count that is not a whole number of at least 1 (None is allowed, but for max_epochs)."""
     for name, count in counts.items():
         if count is not None or name == "max_epochs":
             check_whole(name, count, low=1, high=10**9)
@@ -98,7 +98,7 @@ def check_objects(model: Any, sampler: DWIMLBatchIDSampler, loader: DWIMLStreaml
     """Raise TypeError or ValueError when model, sampler and loader do not go together, or have no data."""
     if not isinstance(model, MainModelAbstract):
         received = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
-        raise TypeError(f"The model must be an instance of a child of MainModelAbstract, got {received}.")
+        raise TypeError(f"The model must be an instance of a subclass of MainModelAbstract, got {received}.")
     if loader.model is not model:
         raise ValueError("The batch loader was made with another model than the trainer's; make it with this one.")
     if sampler.dataset is not loader.dataset or sampler.streamline_group_name != loader.streamline_group_name:
@@ -138,7 +138,7 @@ def warn_of_lost_model(best_model: Path) -> None:
     except ValueError as error:
         problem = str(error).rstrip(".")
     if problem:
-        warnings.warn(f"{problem}; the next epoch that is better writes it anew.", stacklevel=4)
+        warnings.warn(f"{problem}; the next epoch that is better writes it again.", stacklevel=4)
 
 
 def check_batch_result(result: Any) -> tuple[torch.Tensor, int]:

@@ -59,7 +59,7 @@ def evaluate_directions(
     phase
         ``"training"``, ``"validation"`` or ``"testing"``; nothing is augmented.
     max_batches
-        Only so many batches; None for all.
+        Evaluate at most this many batches; None for all.
 
     Raises
     ------

@@ -68,7 +68,7 @@ def check_json(what: str, value: Any) -> None:
     if type(value) is dict:
         for key, each in value.items():
             if type(key) is not str:
-                raise ValueError(f"{what} has the key {_said(key)}, which is no text")
+                raise ValueError(f"{what} has the key {_said(key)}, which is not a text")
             check_json(what, each)
     elif type(value) is list:
         for each in value:
@@ -200,7 +200,7 @@ def _check_kept(values: Mapping[Any, Any], parameter: torch.Tensor, number: int)
         what = f"'{str(name)[:60]}' of parameter {number}"
         if value is None or type(name) is not str:
             if type(name) is not str:
-                raise ValueError(f"{what} has no text as its name")
+                raise ValueError(f"{what} has a name that is not a text")
             continue
         if not isinstance(value, torch.Tensor):
             raise ValueError(f"{what} should be a tensor and is {_said(value)}")
@@ -235,7 +235,8 @@ def check_schedule(state: Any, own: Mapping[str, Any]) -> None:
 def check_averaged(own: Any, state: Any) -> None:
     """Check that averaged weights are there where this run has some, and finite; their own class checks the rest."""
     if (own is None) != (state is None):
-        raise ValueError(f"this run has {'no' if own is None else 'an'} average of the weights, the checkpoint has not")
+        has, lacks = ("the checkpoint", "this run") if own is None else ("this run", "the checkpoint")
+        raise ValueError(f"{has} has averaged weights and {lacks} has none")
     if own is None:
         return
     check_keys("its state", state, own.state_dict())

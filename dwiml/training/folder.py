@@ -99,7 +99,7 @@ class ExperimentFolder:
         FileExistsError
             When it holds anything else, which is named.
         ValueError
-            When one of its own folders or its log is a link, or no folder or file at all.
+            When one of its own folders or its log is a link, or is neither a folder nor a file.
         OSError
             When the system refuses to say.
         """
@@ -123,7 +123,7 @@ class ExperimentFolder:
                 raise ValueError(f"'{folder}' should be a folder and is a file; move it away.")
         log = self.path / METRICS_FILE
         if os.path.lexists(log) and (log.is_symlink() or not log.is_file()):
-            kind = "a symbolic link" if log.is_symlink() else "no regular file"
+            kind = "a symbolic link" if log.is_symlink() else "not a regular file"
             raise ValueError(f"'{log}' is {kind}: an experiment adds to a file of its own only; move it away.")
 
     def make(self) -> None:

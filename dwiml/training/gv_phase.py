@@ -55,11 +55,11 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
     model, experiments_path, experiment_name, batch_sampler, batch_loader, **kwargs
         As in :class:`DWIMLTrainerOneInput`, with a model that tracks: one with a direction getter.
     tracking_phase_frequency
-        The phase takes place every so many epochs, and after the last one.
+        The phase takes place every N epochs, and after the last one.
     tracking_phase_nb_segments_init
         How many segments of each streamline are given; streamlines that have no more are left out.
     tracking_phase_max_batches
-        Of the validation batches, the first so many; None: all those of the validation phase.
+        How many validation batches to use, from the first; None: all those of the validation phase.
     tracking_phase_mask_group
         A volume group, of one feature: a mask, as :func:`dwiml.ops.masks.as_mask` understands it; streamlines end
         outside. None: each streamline ends at the length of the true one, if the model does not end it before.
@@ -291,7 +291,7 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
         if lacking:
             raise ValueError(
                 f"DWIMLTrainerOneInputWithGVPhase needs a model that tracks; {type(model).__name__} has no "
-                f"{' and no '.join(lacking)}: make it a child of ModelWithDirectionGetter."
+                f"{' and no '.join(lacking)}: make it a subclass of ModelWithDirectionGetter."
             )
 
     def _check_data(self) -> None:

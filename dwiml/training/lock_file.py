@@ -72,7 +72,7 @@ def age_s(path: Path, found: Found) -> float:
 
 
 def look(path: Path) -> Found | None:
-    """Return what is in the file; None without one. OSError for what is no regular file, or cannot be read."""
+    """Return what is in the file; None without one. OSError for what is not a regular file, or cannot be read."""
     try:
         handle = os.open(path, os.O_RDONLY | _CAREFULLY)
     except (FileNotFoundError, NotADirectoryError):
@@ -83,7 +83,7 @@ def look(path: Path) -> Found | None:
         raise NotALockError(errno.ELOOP, "it is a symbolic link") from error
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise NotALockError(errno.EINVAL, "it is no regular file")
+            raise NotALockError(errno.EINVAL, "it is not a regular file")
         return _found(handle)
     finally:
         os.close(handle)

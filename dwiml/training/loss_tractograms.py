@@ -75,7 +75,7 @@ def write_loss_tractograms(
     Raises
     ------
     ValueError
-        For a share outside 0 to 100, or a range that is none.
+        For a share outside 0 to 100, or an invalid range.
     """
     check_number("percent", percent, low=0, high=100, low_included=False)
     check_color_range(color_range)

@@ -50,7 +50,7 @@ class StepProfiler:
         self._since = now
 
     def report(self, phase: str, nb_batches: int) -> str:
-        """Return a table of the time of each part since the last report, and begin anew; ``phase`` is its title."""
+        """Return a table of the time of each part since the last report, and start over; ``phase`` is its title."""
         total = sum(self._seconds.values())
         lines = [f"{'Time of ' + phase:24} {'ms a batch':>10} {'share':>6}"]
         for name, seconds in sorted(self._seconds.items(), key=lambda item: -item[1]):

@@ -40,7 +40,7 @@ def epoch_line(
 def not_judged(epoch: int, nb_skipped: int) -> str:
     """Return the line for an epoch whose loss is not comparable with the others'."""
     batches = "a batch was" if nb_skipped == 1 else f"{nb_skipped} batches were"
-    return f"Epoch {epoch} is not judged (best model, patience): {batches} skipped as NaN, so that its loss lacks them."
+    return f"Epoch {epoch} is not judged (best model, patience): {batches} skipped as NaN, so its loss lacks them."
 
 
 def _title(epoch: int, max_epochs: int) -> str:
@@ -65,7 +65,7 @@ def end_line(
     reason = "patience has run out" if best.is_exhausted else done
     beginning = "Nothing to train" if first == nb_epochs else "Training ended"
     if best.best_value is None:
-        value = "" if first == nb_epochs else "; no epoch could be judged, so that there is no best model"
+        value = "" if first == nb_epochs else "; no epoch could be judged, so there is no best model"
     elif judged_by is None:
         value = f"; best loss {best.best_value:.4g} in epoch {best.best_epoch}"
     else:
@@ -75,7 +75,7 @@ def end_line(
 
 
 class EpochProgress:
-    """A bar over a phase's batches, or a line now and then where the output is no terminal.
+    """A bar over a phase's batches, or a line now and then where the output is not a terminal.
 
     It reads the device no more than twice a second.
 
@@ -103,7 +103,7 @@ class EpochProgress:
             unit="batch",
             leave=False,
             file=safe_stderr,
-            # None: no bar where stderr is no terminal.
+            # None: no bar where stderr is not a terminal.
             disable=None if shown else True,
         )
         self._last_reading = self._last_line = time.perf_counter()

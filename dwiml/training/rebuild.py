@@ -63,7 +63,7 @@ def rebuild_experiment(
     Raises
     ------
     FileNotFoundError, ValueError
-        When the folder is no experiment, the data are gone, or a class is the user's own.
+        When the folder is not an experiment, the data are gone, or a class is the user's own.
     """
     folder = experiment_folder(experiment)
     recorded = read_json(folder.parameters, "The experiment's file")
@@ -115,7 +115,7 @@ def _model_of_its_size(model_class: Any, params: dict[str, Any], folder: Experim
 
 def _known(classes: dict[str, Any], name: str, folder: ExperimentFolder) -> Any:
     if not isinstance(name, str):
-        raise TypeError("a class's name is no text")
+        raise TypeError("the name of a class is not a text")
     if name not in classes:
         raise ValueError(
             f"Experiment '{folder.path}' was made with {name}, a class that dwiml does not know; this command is for "

@@ -336,7 +336,7 @@ class ResumableTraining(TrainerSettings):
         """Raise ExperimentInUseError when another process has trained here since this one read the checkpoint."""
         if checkpoint_stamp(self.folder.checkpoint) != self._stamp:
             raise ExperimentInUseError(
-                f"Another process has trained in '{self.folder.path}' since this trainer was made: make it again."
+                f"Another process has trained in '{self.folder.path}' since this trainer was created: create it again."
             )
 
     def _restore(self, checkpoint: Mapping[str, Any]) -> None:
@@ -368,7 +368,7 @@ class ResumableTraining(TrainerSettings):
         check_all(checkpoint, evolving, str(self.folder.path))
         if self.position.is_inside and data_has_changed(recorded, current):
             warnings.warn(
-                f"The data have changed: epoch {self.position.epoch} begins anew, with the weights as they are.",
+                f"The data have changed: epoch {self.position.epoch} starts over, with the weights as they are.",
                 stacklevel=4,
             )
             self.position = Position(self.position.epoch)

@@ -78,7 +78,7 @@ def deterministic_algorithms(wanted: bool) -> Iterator[None]:
         torch.backends.cudnn.benchmark = before[1]
 
 
-def take_folder(folder: ExperimentFolder, stack: ExitStack, *, anew: bool) -> ExperimentLock:
+def take_folder(folder: ExperimentFolder, stack: ExitStack, *, starts_over: bool) -> ExperimentLock:
     """Make the experiment's folder, and keep every other process out of it until the stack is closed.
 
     A training that ends with an error before it has any result leaves no new folder behind.
@@ -96,7 +96,7 @@ def take_folder(folder: ExperimentFolder, stack: ExitStack, *, anew: bool) -> Ex
     stack.callback(lock.release)
     # Another training may have begun and ended here since this one was made.
     folder.refuse_foreign()
-    if anew:
+    if starts_over:
         folder.refuse_used()
     folder.make()
     return lock

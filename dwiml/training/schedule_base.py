@@ -50,7 +50,7 @@ class Schedule:
         return False
 
     def rates(self, nb_epochs: int) -> list[float] | None:
-        """Return the learning rate that each of so many epochs begins with; None when that depends on the losses."""
+        """Return the learning rate that each of the first epochs begins with; None when that depends on the losses."""
         raise NotImplementedError
 
     def begin_epoch(self, epoch: int) -> None:

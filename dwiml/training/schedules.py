@@ -107,7 +107,7 @@ class ClockSchedule(Schedule):
         return self.name == WARMUP_COSINE
 
     def rates(self, nb_epochs: int) -> list[float]:
-        """Return the learning rate that each of so many epochs begins with."""
+        """Return the learning rate that each of the first epochs begins with."""
         return [self._rate(epoch, 0.0) for epoch in range(nb_epochs)]
 
     def begin_epoch(self, epoch: int) -> None:

@@ -48,7 +48,7 @@ class TrainerSettings(Parameterized):
     max_epochs
         How many epochs to train.
     max_batches_per_epoch_training, max_batches_per_epoch_validation
-        Stop a phase after so many batches; None for all of them.
+        Stop a phase after this many batches; None for all of them.
     patience
         Epochs without progress of the validation loss (training loss, without a validation set) before stopping; None:
         never.
@@ -57,7 +57,7 @@ class TrainerSettings(Parameterized):
     clip_grad
         Largest norm of the gradient of all weights together; None to leave it.
     accumulate_batches
-        Update the weights after so many batches, with the gradient of all their points: a larger batch in the memory of
+        Update the weights every N batches, with the gradient of all their points: a larger batch in the memory of
         a small one.
     precision
         ``"float32"``; ``"bf16"`` or ``"fp16"``: the model computes in that precision where torch finds it safe
@@ -73,11 +73,11 @@ class TrainerSettings(Parameterized):
         A NaN or infinite loss or gradient: ``"stop"`` the training, or ``"skip"`` the batch, which the log counts.
     resume
         ``"never"`` refuses an experiment that exists, ``"auto"`` goes on from its checkpoint if it has one, ``"must"``
-        refuses to begin anew.
+        refuses to start over.
     allow_changed_data
         Go on although the HDF5 file is no longer the one that the training began with.
     checkpoint_minutes
-        Write a checkpoint every so many minutes too, not only at each epoch's end.
+        Write a checkpoint every N minutes too, not only at each epoch's end.
     stop_signal
         A signal that writes a checkpoint and ends the process, beside SIGTERM and Ctrl-C: ``"SIGUSR1"`` goes with
         SLURM's ``--signal=USR1@120``.

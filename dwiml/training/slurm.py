@@ -26,7 +26,7 @@ def requeue() -> str:
     """
     job = _job()
     if job is None:
-        return _warned("Not requeued: this is no SLURM job (SLURM_JOB_ID is not set).")
+        return _warned("Not requeued: this is not a SLURM job (SLURM_JOB_ID is not set).")
     command = ["scontrol", "requeue", job]
     by_hand = f"to go on, submit the job again or run: {' '.join(command)}"
     try:

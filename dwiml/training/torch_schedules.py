@@ -21,7 +21,7 @@ _OWN_ARGUMENTS = {"optimizer", "last_epoch", "verbose"}
 _TRANSIENT = frozenset({"optimizer", "verbose", "_get_lr_called_within_step", "_is_initial"})
 # Those that come to an end. Stepped on, some would climb again, one would stay at 0, and one would fail.
 _WITH_END = frozenset({"CosineAnnealingLR", "OneCycleLR", "PolynomialLR"})
-# Wrong arguments are looked for in so many epochs.
+# Wrong arguments are looked for in this many epochs at most.
 _MOST_REHEARSED = 10_000
 
 
@@ -53,8 +53,8 @@ class TorchSchedule(Schedule):
     learning_rate
         What the scheduler starts from.
     planned_epochs
-        Arguments that fail within so many epochs are refused. In those after them, a schedule that has come to its end
-        keeps its last learning rate.
+        Arguments that fail within this many epochs are refused. After them, a schedule that has come to its end keeps
+        its last learning rate.
 
     Raises
     ------

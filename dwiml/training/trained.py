@@ -24,7 +24,7 @@ def recorded_parameters(experiment: str | Path) -> dict[str, Any]:
     Raises
     ------
     FileNotFoundError, ValueError
-        When the folder is no experiment, or its ``parameters.json`` is damaged.
+        When the folder is not an experiment, or its ``parameters.json`` is damaged.
     """
     folder = experiment_folder(experiment)
     recorded: dict[str, Any] = read_json(folder.parameters, "The experiment's file")

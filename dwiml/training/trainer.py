@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 class DWIMLTrainer(ResumableTraining):
     """Trains a model on batches of streamlines, epoch after epoch, and survives being stopped.
 
-    The loop, with the methods that a child may override::
+    The loop, with the methods that a subclass may override::
 
         train_and_validate()
             for each epoch:
@@ -59,7 +59,7 @@ class DWIMLTrainer(ResumableTraining):
     Parameters
     ----------
     model
-        A child of ``MainModelAbstract``.
+        A subclass of ``MainModelAbstract``.
     experiments_path, experiment_name
         What the training makes goes to ``experiments_path/experiment_name``.
     batch_sampler, batch_loader
@@ -150,7 +150,7 @@ class DWIMLTrainer(ResumableTraining):
         Raises
         ------
         ValueError, RuntimeError
-            For a name that is reserved, a value that is no single number, a call outside of :meth:`run_one_batch`.
+            For a name that is reserved, a value that is not a single number, a call outside of :meth:`run_one_batch`.
         FloatingPointError
             From the training, for a NaN or infinite value: the metric and the batch are named.
         """
@@ -170,7 +170,7 @@ class DWIMLTrainer(ResumableTraining):
         Parameters
         ----------
         metrics
-            By name; a child that adds some overrides this method and hands on.
+            By name; a subclass that adds some overrides this method and passes them on to it.
         """
         self._refuse_if_taken_over()
         epoch, loss = self.position.epoch, self._loss_of(metrics)
@@ -377,7 +377,8 @@ class DWIMLTrainer(ResumableTraining):
             # The same object goes on, after it was stopped or has ended.
             checkpoint = load_checkpoint(self.folder.checkpoint)
         if self.ranks.is_first:
-            self._lock = take_folder(self.folder, stack, anew=self.resume == "never" and self.position == Position())
+            starts_over = self.resume == "never" and self.position == Position()
+            self._lock = take_folder(self.folder, stack, starts_over=starts_over)
             self._refuse_newer_checkpoint()
             write_parameters(self.folder, self.parameters, self.batch_sampler.dataset.groups_config)
             self.loggers = start_loggers(self.folder, self.comet, self.parameters, checkpoint, verbose=self.verbose)

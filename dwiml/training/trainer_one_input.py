@@ -23,7 +23,7 @@ class DWIMLTrainerOneInput(DWIMLTrainer):
     Parameters
     ----------
     model, experiments_path, experiment_name, batch_sampler, batch_loader, **kwargs
-        As in :class:`DWIMLTrainer`, with a child of ``ModelWithOneInput`` and a ``DWIMLBatchLoaderOneInput``.
+        As in :class:`DWIMLTrainer`, with a subclass of ``ModelWithOneInput`` and a ``DWIMLBatchLoaderOneInput``.
     """
 
     def __init__(

@@ -194,7 +194,7 @@ def test_changed_data_are_refused_or_begin_the_epoch_anew(tmp_path: Path) -> Non
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         trainer = small_trainer(path, tmp_path, max_epochs=2, resume="auto", allow_changed_data=True)
-    assert "epoch 0 begins anew" in str(caught[0].message)
+    assert "epoch 0 starts over" in str(caught[0].message)
     trainer.train_and_validate()
     assert [line["epoch"] for line in logs(tmp_path / "exp")] == [0, 1]
 
@@ -203,7 +203,7 @@ def test_another_process_has_trained_in_between(tiny_hdf5: Path, tmp_path: Path)
     interrupt(small_trainer(tiny_hdf5, tmp_path, max_epochs=2), 1)
     late = small_trainer(tiny_hdf5, tmp_path, max_epochs=2, resume="auto")
     small_trainer(tiny_hdf5, tmp_path, max_epochs=2, resume="auto").train_and_validate()
-    with pytest.raises(ExperimentInUseError, match="since this trainer was made: make it again"):
+    with pytest.raises(ExperimentInUseError, match="since this trainer was created: create it again"):
         late.train_and_validate()
     assert len(logs(tmp_path / "exp")) == 2
 

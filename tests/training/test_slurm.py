@@ -104,7 +104,7 @@ def test_without_scontrol_or_slurm_it_only_warns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert requeue() == "Not requeued: this is no SLURM job (SLURM_JOB_ID is not set)."
+    assert requeue() == "Not requeued: this is not a SLURM job (SLURM_JOB_ID is not set)."
     the_warning(caplog)
     caplog.clear()
     monkeypatch.setenv("SLURM_JOB_ID", "77")

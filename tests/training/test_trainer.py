@@ -370,7 +370,7 @@ def test_sampler_and_loader_must_match(tiny_hdf5: Path, tmp_path: Path) -> None:
         DWIMLTrainer(first.model, tmp_path, "exp", second.batch_sampler, first.batch_loader)
     with pytest.raises(ValueError, match="made with another model than the trainer's"):
         DWIMLTrainer(first.model, tmp_path, "exp", first.batch_sampler, second.batch_loader)
-    with pytest.raises(TypeError, match="an instance of a child of MainModelAbstract, got a Linear"):
+    with pytest.raises(TypeError, match="an instance of a subclass of MainModelAbstract, got a Linear"):
         DWIMLTrainer(torch.nn.Linear(2, 2), tmp_path, "exp", first.batch_sampler, first.batch_loader)
 
 

@@ -36,7 +36,7 @@ def build_loggers(
 
 
 def check_logger_states(states: Mapping[str, Any]) -> None:
-    """Check the loggers' states of a checkpoint; ValueError for one that is no logger's."""
+    """Check the loggers' states of a checkpoint; ValueError for one that no logger wrote."""
     for name, state in states.items():
         if name not in _CHECKS:
             raise ValueError(

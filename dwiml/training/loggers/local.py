@@ -39,8 +39,8 @@ class LocalLogger:
     A line that cannot be written (a full disk) is kept in memory, and in the state of a checkpoint; it is written,
     in its place, with the next one or at the end. One warning tells it.
     The state of a checkpoint is a position in the file, and a digest of what is before: a resumed run cuts the file
-    there. A file that has changed since, or is gone, is told in a warning, and keeps what it has of these epochs.
-    The file is never opened through a link, and one that has a second name (a hard link) is written anew instead.
+    there. A warning tells when the file has changed since, or is gone; what it has of these epochs is kept.
+    The file is never opened through a link, and one that has a second name (a hard link) is rewritten instead.
     Parameters are not written here: they are in ``parameters.json``.
     """
 
@@ -286,12 +286,12 @@ def _parse(line: bytes, path: Path, number: int) -> dict[str, Any]:
     try:
         record = json.loads(line, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"Line {number} of '{path}' is not valid JSON ({error}); mend or remove it.") from error
+        raise ValueError(f"Line {number} of '{path}' is not valid JSON ({error}); fix or remove it.") from error
     if not isinstance(record, dict) or type(record.get("epoch")) is not int:
-        raise ValueError(f"Line {number} of '{path}' must be an object with an integer 'epoch'; mend or remove it.")
+        raise ValueError(f"Line {number} of '{path}' must be an object with an integer 'epoch'; fix or remove it.")
     for name, value in record.items():
         if _is_too_large(value):
-            raise ValueError(f"'{name}' in line {number} of '{path}' is too large a number; mend or remove that line.")
+            raise ValueError(f"'{name}' in line {number} of '{path}' is too large a number; fix or remove that line.")
     return record
 
 
