@@ -79,10 +79,7 @@ def _run(arguments: argparse.Namespace) -> None:
     changes = {name: given[name] for name in KEPT if name in given}
     if "new_patience" in given:
         changes["patience"] = given["new_patience"]
-    experiment = Path(arguments.experiment)
-    # '.' and '..' have no name of their own.
-    experiment = experiment.resolve() if experiment.name in ("", "..") else experiment
-    rebuilt = rebuild_experiment(experiment, hdf5_file=arguments.hdf5_file)
+    rebuilt = rebuild_experiment(arguments.experiment, hdf5_file=arguments.hdf5_file)
     trainer = rebuilt.trainer_class.init_from_checkpoint(
         rebuilt.model,
         rebuilt.folder.path.parent,
