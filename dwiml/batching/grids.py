@@ -27,5 +27,5 @@ def check_grids(dataset: MultiSubjectDataset, volume_group: str, streamline_grou
             if difference:
                 raise ValueError(
                     f"Subject '{subject.subject_id}': volume group '{volume_group}' and streamlines group "
-                    f"'{streamline_group}' have {difference}; register them, make the HDF5 again."
+                    f"'{streamline_group}' have {difference}; register them and recreate the HDF5 file."
                 )

@@ -1,4 +1,4 @@
-"""Streamlines of a data set must be of a length that can be resampled as the model asks."""
+"""Limits on the number of points of streamlines, checked before a training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def resampling_of(model: Any) -> Resampling:
 
 
 class LongestStreamline(NamedTuple):
-    """The streamline with the most points, as a model sees them.
+    """The streamline with the most points, after resampling.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ def longest_streamline(dataset: MultiSubjectDataset, streamline_group: str, mode
 
 
 def notes_on_lengths(dataset: MultiSubjectDataset, streamline_group: str, model: Any) -> list[str]:
-    """Return what a user should know of the streamlines' number of points before a training.
+    """Return warnings about streamlines of very many points, to show before a training.
 
     Raises
     ------
@@ -66,12 +66,12 @@ def notes_on_lengths(dataset: MultiSubjectDataset, streamline_group: str, model:
     whose = f"Streamline {longest.number} of subject '{longest.subject_id}' has {longest.nb_points:,} points"
     if longest.nb_points > MOST_POINTS:
         raise ValueError(
-            f"{whose}; more than {MOST_POINTS:,} are refused: give the model a step_size (mm), or make the HDF5 again "
-            "without it."
+            f"{whose}; more than {MOST_POINTS:,} are refused: give the model a step_size (mm), or recreate the HDF5 "
+            "file without it."
         )
     return [
-        f"{whose} as the model sees it: a recurrent model takes one step after the other for each, which may take "
-        "minutes a batch. Give the model a larger step_size (mm), or make the HDF5 again without it."
+        f"{whose} after resampling. A recurrent model takes one step for each point, which may take minutes per "
+        "batch. Give the model a larger step_size (mm), or recreate the HDF5 file without it."
     ]
 
 

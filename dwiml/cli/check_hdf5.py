@@ -18,7 +18,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dwiml check_hdf5",
         description="Check an HDF5 file of subjects: structure, lengths and coordinates of every group of every "
-        "subject. What is damaged is named, and ends in exit code 2.",
+        "subject. Damaged objects are named, and the exit code is then 2.",
     )
     parser.add_argument("hdf5_file", metavar="FILE.hdf5", help="made by 'dwiml create_hdf5', or by dwi_ml")
     parser.add_argument(
@@ -61,7 +61,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _table(report: FileReport) -> str:
-    rows = [("set", "subject", "group", "content", "found")]
+    rows = [("set", "subject", "group", "content", "state")]
     for each in report.groups:
         found = "DAMAGED" if each.faults else "good"
         rows.append((each.subset, each.subject, each.group, each.content or "-", found))
@@ -78,7 +78,7 @@ def _summary(report: FileReport, *, digests: bool) -> str:
     if not digests:
         how = f"Structure, lengths and coordinates were checked; {covered}: --digests compares their values."
     elif nb_with < nb_datasets:
-        how = f"All values were read; {covered}: damage of the others' values cannot be seen."
+        how = f"All values were read; {covered}: damage to the values of the others cannot be detected."
     else:
         how = f"All values were read and compared with their digests ({nb_datasets} datasets)."
     return f"{how} Faults: {len(report.all_faults)}."

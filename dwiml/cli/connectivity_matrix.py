@@ -27,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
         "[options]",
         description="Count the streamlines that join each pair of regions: a symmetric matrix, one row a region. Only "
         "the two ends of a streamline count; one with an end in no region is left out. With --labels, OUT_labels.txt "
-        "tells the label of each row; with --nb_blocs, one that an older matrix has left there is removed.",
+        "gives the label of each row; with --nb_blocs, one that an older matrix has left there is removed.",
     )
     parser.add_argument(
         "tractograms", metavar="TRACTOGRAM", nargs="+", help=".trk, .tck or .trx; several are counted together"

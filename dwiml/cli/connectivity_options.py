@@ -25,7 +25,7 @@ def add_regions(parser: argparse.ArgumentParser, *, required: bool) -> None:
         type=int,
         nargs="+",
         metavar="N",
-        help="the volume cut in so many equal blocs along each axis; one number, or three (x, y and z)",
+        help="number of equal blocs that the volume is cut into along each axis; one number, or three (x, y and z)",
     )
     either.add_argument(
         "--labels", metavar="LABELS", help="label image: one region for each label, ascending, but for 0"
@@ -33,7 +33,7 @@ def add_regions(parser: argparse.ArgumentParser, *, required: bool) -> None:
     group.add_argument(
         "--reference",
         metavar="IMAGE",
-        help="image whose volume is cut in blocs [what the tractogram's header tells; a .tck tells none]",
+        help="image whose volume is cut in blocs [that of the tractogram's header; a .tck has none]",
     )
 
 
@@ -43,7 +43,7 @@ def read_regions(arguments: argparse.Namespace, tractograms: Sequence[str]) -> t
     Raises
     ------
     FileNotFoundError, ValueError
-        When an option or a file is wrong, or files that tell one volume are on different grids.
+        When an option or a file is wrong, or files of one volume are on different grids.
     """
     from dwiml.hdf5.connectivity import read_label_regions
     from dwiml.hdf5.standalone import read_image_grid
@@ -66,7 +66,7 @@ def _grid_of(tractograms: Sequence[str]) -> Grid:
     for tractogram in tractograms:
         if Path(tractogram).suffix.lower() == ".tck":
             raise ValueError(
-                f"'{tractogram}' does not tell which volume is to be cut in blocs, as no .tck does; give an image of "
+                f"'{tractogram}' does not give the volume to be cut in blocs, as no .tck does; give an image of "
                 "that volume with --reference."
             )
     first, *others = map(read_tractogram_grid, tractograms)

@@ -23,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--subset", default="validation", metavar="NAME", help="training, validation or testing [%(default)s]"
     )
-    parser.add_argument("--max_batches", type=int, metavar="N", help="only so many batches [all]")
+    parser.add_argument("--max_batches", type=int, metavar="N", help="evaluate at most N batches [all]")
     parser.add_argument("--hdf5_file", metavar="HDF5", help="where the data are now [where they were]")
     parser.add_argument("-v", dest="verbose", action="store_true", help="show informative messages")
     return parser

@@ -1,4 +1,4 @@
-"""The images given to ``dwiml track --input``, held against those that the model was trained on."""
+"""The images given to ``dwiml track --input``, compared with those that the model was trained on."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def check_input_order(images: Sequence[str | Path], entry: Mapping[str, Any], gr
     given, expected = _listed(images, features), _listed(names, trained)
     order = f"The model was trained on group '{group}', made of {expected}, in this order; --input gives {given}"
     if len(images) != len(names):
-        logger.warning("%s: only the number of features in all can be compared.", order)
+        logger.warning("%s: only the total number of features can be compared.", order)
         return
     if trained is not None and features != trained:
         raise ValueError(f"{order}. Give one image for each, with as many features, in the order of the training.")
@@ -70,7 +70,7 @@ def check_same_making(
     Raises
     ------
     ValueError
-        When its files are in another order, or of other features. Another standardization is told.
+        When its files have other numbers of features. Other files or another standardization give a warning.
     """
     from dwiml.hdf5.schema import FILE, FILES_FOUND, NB_FEATURES
 
@@ -82,12 +82,12 @@ def check_same_making(
         )
         raise ValueError(
             f"The model was trained on group '{group}', made of {trained}; in '{hdf5_file}' it is made of {given}. "
-            "Make the HDF5 file as that of the training was."
+            "Create the HDF5 file from the same files, in the same order, as for the training."
         )
     for key in ("files", "standardization", "std_mask"):
         if recorded and current and recorded.get(key) != current.get(key):
             logger.warning(
-                "Group '%s' of '%s' was made otherwise than that of the training: its '%s' is %r, and was %r.",
+                "Group '%s' of '%s' was not made as for the training: its '%s' is %r, and was %r.",
                 *(group, hdf5_file, key, current.get(key), recorded.get(key)),
             )
 
@@ -100,7 +100,7 @@ def _compare_names(images: Sequence[str | Path], names: Sequence[str], order: st
     if elsewhere and not strangers:
         raise ValueError(f"{order}. By their names, they are in another order; give them in the order of the training.")
     if strangers or elsewhere:
-        logger.warning("%s. The order cannot be told by these names: check it.", order)
+        logger.warning("%s. These names do not show the order: check it.", order)
 
 
 def _fits(image: str | Path, name: str) -> bool:

@@ -39,7 +39,7 @@ def truth_files(folder: str, config: str | None) -> list[str]:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Yield every text in a JSON value that is not a key: those that are not files are none's output either."""
+    """Yield every text in a JSON value that is not a key: a text that is not a file matches no output."""
     if isinstance(value, str):
         yield value.replace("\0", "")
     elif isinstance(value, (list, dict)):

@@ -63,7 +63,7 @@ def _refuse_what_does_nothing(arguments: argparse.Namespace) -> None:
     if given and arguments.input is None:
         raise ValueError(f"--{given[0]} is for --input: the subjects of an HDF5 file are standardized already.")
     if arguments.standardization is not None and arguments.standardize_like is not None:
-        raise ValueError("--standardization and --standardize_like say two things; give one of them.")
+        raise ValueError("--standardization and --standardize_like exclude each other; give one of them.")
 
 
 def _from_hdf5(arguments: argparse.Namespace, recorded: dict[str, Any]) -> TrackingData:
@@ -168,7 +168,7 @@ def _recorded_standardization(arguments: argparse.Namespace, recorded: dict[str,
 def _recorded_config(arguments: argparse.Namespace, recorded: dict[str, Any], *, needed: bool = True) -> dict[str, Any]:
     """Return how the groups of the data were made: from the experiment, or from an HDF5 file that is given.
 
-    Where neither tells it: an error if it is needed, otherwise nothing.
+    Where neither says it: an error if it is needed, otherwise nothing.
     """
     from dwiml.hdf5.stored import open_hdf5
     from dwiml.hdf5.stored.layout import groups_config

@@ -130,7 +130,7 @@ def read_background(path: str | Path, volume: int | None) -> Background:
 
 
 def _evenly(nb: int, most: int) -> Array:
-    """Return the numbers of at most so many of `nb` streamlines, from the first one on, equally far apart."""
+    """Return the numbers of at most `most` of `nb` streamlines, evenly spaced, the first one included."""
     nb_kept = min(nb, most)
     return np.arange(nb_kept) * nb // max(nb_kept, 1)
 
@@ -142,7 +142,7 @@ def _read_with_nibabel(path: Path, wanted: str | None, most: int) -> _Picked:
         check_trk_whole(path, _LABEL)
         header = open_tractogram(path, _LABEL, lazy=True).header
         if tuple(header["dimensions"]) == (1, 1, 1) and np.array_equal(header["voxel_to_rasmm"], np.eye(4)):
-            logger.warning("'%s' does not tell its voxel grid; its points are taken as they are, in mm.", path)
+            logger.warning("'%s' does not give its voxel grid; its points are taken as they are, in mm.", path)
         else:
             check_trk_header(header, path, _LABEL)
         to_rasmm = get_affine_trackvis_to_rasmm(header)
@@ -158,7 +158,7 @@ def _read_with_nibabel(path: Path, wanted: str | None, most: int) -> _Picked:
     if wanted is not None and first is not None:
         _check_known(wanted, first.data_for_points, first.data_for_streamline, path)
     points, values = [np.zeros((0, 3))], []
-    # Infinite coordinates are told later.
+    # Infinite coordinates are reported later.
     with readable(path, _LABEL), np.errstate(invalid="ignore"):
         nb = sum(1 for _ in items())
         flags = np.zeros(nb, dtype=bool)

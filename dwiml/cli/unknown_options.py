@@ -1,4 +1,4 @@
-"""What a command says of an option that it does not have."""
+"""The error for an unknown option, with the option that may be meant."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import difflib
 from collections.abc import Sequence
 
-# Under which other programs have some of ours.
+# What other programs call some of our options.
 _USUAL_NAMES = {
     "--epochs": "--max_epochs",
     "--nb_epochs": "--max_epochs",

@@ -28,8 +28,7 @@ def checked_affine(value: Any, label: str) -> npt.NDArray[np.float64]:
     Raises
     ------
     ValueError
-        When its shape is another, voxels cannot be found back from mm, its axes are not at right angles, or its voxels
-        have no plausible size.
+        When it is not an invertible 4 x 4 matrix, its axes are not at right angles, or its voxel sizes are implausible.
     """
     affine = np.asarray(value)
     if affine.shape != (4, 4) or affine.dtype.kind not in "fiu":
@@ -45,5 +44,7 @@ def checked_affine(value: Any, label: str) -> npt.NDArray[np.float64]:
             raise ValueError(f"The affine of {label} cannot be used: {error}") from error
         if sizes.min() >= _SMALLEST_VOXEL and sizes.max() <= _LARGEST_VOXEL:
             return affine.astype(np.float64)
-        wrong = f"says that voxels have {', '.join(f'{size:.3g}' for size in sizes)} mm"
-    raise ValueError(f"The affine of {label} {wrong}; it must be 4 x 4 numbers from voxels to mm: make the HDF5 again.")
+        wrong = f"gives voxel sizes of {', '.join(f'{size:.3g}' for size in sizes)} mm"
+    raise ValueError(
+        f"The affine of {label} {wrong}; it must be a 4 x 4 matrix from voxels to mm: recreate the HDF5 file."
+    )

@@ -1,4 +1,4 @@
-"""A check of a whole HDF5 file, object by object, that goes on after what is damaged."""
+"""A check of a whole HDF5 file, object by object, that continues after a damaged one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BLOCK_BYTES = 2**26
 
 @dataclass
 class GroupReport:
-    """What was found of one group.
+    """What was found in one group.
 
     Attributes
     ----------
@@ -31,7 +31,7 @@ class GroupReport:
     faults
         One sentence each.
     nb_datasets, nb_with_digest
-        How many datasets it has, and how many of them tell of their values.
+        How many datasets it has, and how many of them have a digest.
     """
 
     subset: str
@@ -45,7 +45,7 @@ class GroupReport:
 
 @dataclass
 class FileReport:
-    """What was found of a file: its groups, and what concerns several of them."""
+    """What was found in a file: its groups, and the faults that concern several of them."""
 
     groups: list[GroupReport] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
@@ -65,8 +65,8 @@ def check_hdf5_file(
     """Check every group of every subject of a file.
 
     Without ``digests``: links, attributes and their digest, shapes, sizes, offsets; all coordinates, and the lengths of
-    all streamlines; the connectivity. With it all values are read, volumes too: held against their digest, and searched
-    for NaN.
+    all streamlines; the connectivity. With it, all values are read, volumes too, compared with their digest, and
+    searched for NaN.
 
     Parameters
     ----------
@@ -80,12 +80,12 @@ def check_hdf5_file(
     Returns
     -------
     FileReport
-        What was found; damage of a group does not end the check.
+        What was found; a damaged group does not end the check.
 
     Raises
     ------
     FileNotFoundError, OSError, ValueError
-        When the file cannot be opened, or its root tells no subjects.
+        When the file cannot be opened, or its root lists no subjects.
     """
     report = FileReport()
     with open_hdf5(path) as file:
@@ -169,7 +169,7 @@ def _check_values(dataset: StoredDataset) -> None:
 
 
 def _compare_subjects(report: FileReport, places: list[GroupReport], kinds: list[str]) -> None:
-    """Note the groups that some subjects have and others have not."""
+    """Note the groups that only some subjects have."""
     groups: dict[tuple[str, str], set[str]] = {}
     for place, kind in zip(places, kinds, strict=True):
         groups.setdefault((kind, place.group), set()).add(place.subject)

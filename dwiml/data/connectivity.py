@@ -67,7 +67,7 @@ def read_connectivity(path: str | Path, subject: str, group: str) -> Connectivit
 
 
 class _Reader:
-    """Reads one group, each fault told in one sentence."""
+    """Reads one group; each fault becomes one sentence."""
 
     def __init__(self, node: StoredGroup) -> None:
         self._node = node
@@ -80,7 +80,8 @@ class _Reader:
             matrix = _HashedRows(self._node.dataset(schema.CONNECTIVITY_MATRIX))
             if len(matrix.shape) == 2 and is_background_counted(regions, matrix.shape[0]):
                 logger.warning(
-                    "The connectivity matrix of '%s' begins with a row of the background (label 0): it is left out.",
+                    "The first row of the connectivity matrix of '%s' is that of the background "
+                    "(label 0); it is left out.",
                     self._node.name,
                 )
             connections = connections_of(matrix, regions)
@@ -128,7 +129,7 @@ class _Reader:
         subject, group = self._node.name.split("/", 1)
         raise ValueError(
             f"'{self._node.file.path}': the connectivity matrix of streamlines group '{group}' of subject "
-            f"'{subject}' is damaged: {reason}; make the HDF5 again."
+            f"'{subject}' is damaged: {reason}; recreate the HDF5 file."
         )
 
 

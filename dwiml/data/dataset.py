@@ -157,7 +157,7 @@ class MultiSubjectDataset(Parameterized):
         Raises
         ------
         ValueError
-            When a group or the subject does not exist, or something is damaged or makes no sense: see the page
+            When a group or the subject does not exist, or something is damaged or implausible: see the page
             "Making the HDF5 file" for what is checked when. The sentence names the subject and the group.
         """
         wanted = {"training": load_training, "validation": load_validation, "testing": load_testing}
@@ -196,7 +196,7 @@ class MultiSubjectDataset(Parameterized):
         self._check_names("Streamlines", [group], self.streamline_groups)
 
     def fingerprint(self) -> str:
-        """Return what tells whether two files hold the same data: the same for a copy on another disk.
+        """Return the fingerprint of the file, by which two files hold the same data: the same for a copy.
 
         See :func:`dwiml.hdf5.stored.fingerprint.fingerprint_of` for what it covers.
 

@@ -9,8 +9,8 @@ import numpy as np
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-# Voxels. Streamlines of another space lie some hundreds of voxels beside the volume, which is warned of; no scanner's
-# space puts them farther away.
+# In voxels. Streamlines in another space lie some hundreds of voxels away, which gives a warning; no scanner space puts
+# them farther.
 FARTHEST = 1000
 # How much a stored length may differ from that of the points: by 1 %, and by 0.1 mm where that is more.
 _RELATIVE, _ABSOLUTE_MM = 0.01, 0.1
@@ -46,7 +46,7 @@ def fault_of_runs(offsets: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
 def allowed_box(dimensions: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return the least and the greatest coordinates, shape (3,) each, voxel space, corner origin.
 
-    As far from the volume as 1000 voxels, or as its own size where that is more. Where the file does not tell the
+    As far from the volume as 1000 voxels, or as its own size where that is more. Where the file does not give the
     volume's size (0), it is taken to be 1000 voxels.
     """
     sizes = np.where(dimensions > 0, dimensions, FARTHEST).astype(np.float64)
@@ -82,7 +82,7 @@ def wholly_outside(
     lengths
         Shape (S,): points of each.
     dimensions
-        Shape (3,): voxels of the volume; where one is 0, the volume is not known, and nothing is outside.
+        Shape (3,): voxels of the volume; where one is 0, the volume is unknown, and nothing counts as outside.
     """
     if (
         not len(points)

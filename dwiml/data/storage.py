@@ -166,7 +166,7 @@ def _mapped(path: Path, identity: FileIdentity) -> npt.NDArray[np.uint8]:
 
 
 def as_float32(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Return values as float32; what is too large becomes infinite, which the checks of values tell."""
+    """Return values as float32; what is too large becomes infinite, and is refused by the checks of values."""
     with np.errstate(over="ignore", invalid="ignore"):
         return array.astype(np.float32, copy=False)
 

@@ -31,6 +31,10 @@ logger = logging.getLogger(__name__)
 # Streamlines of a lazy subject that are read when it is loaded.
 _LAZY_SAMPLE = 16
 _SLAB_POINTS = 2**20
+# Older versions of dwi_ml kept the lengths of streamlines that they had removed.
+_DELETE_LENGTHS = (
+    f"recreate the HDF5 file, or delete the dataset '{schema.EUCLIDEAN_LENGTHS}' from it: it is then computed"
+)
 
 
 class SubjectStreamlines:
@@ -66,7 +70,7 @@ class SubjectStreamlines:
         self._box = runs.allowed_box(self.dimensions)
         self._points = StoredArray(node.dataset(schema.DATA), lazy=lazy)
         if self._points.shape[1:] != (3,):
-            self._refuse(f"its points have shape {self._points.shape}, expected is (N, 3)")
+            self._refuse(f"its points have shape {self._points.shape}; (N, 3) is expected")
         self.lengths, self.offsets = self._read_runs(node)
         self.data_per_streamline = self._read_data_per_streamline(node)
         self.lengths_mm = self._read_lengths_mm(node)
@@ -75,7 +79,7 @@ class SubjectStreamlines:
         given = np.asarray(node.attribute(schema.DIMENSIONS, (0, 0, 0)))
         dimensions = runs.whole_numbers(given, np.iinfo(np.int32).max) if given.shape == (3,) else None
         if dimensions is None:
-            self._refuse(f"'{schema.DIMENSIONS}' is {given.tolist()}, expected are three numbers of voxels")
+            self._refuse(f"'{schema.DIMENSIONS}' is {given.tolist()}, expected are three whole numbers of voxels")
         return dimensions
 
     def _read_space(self, node: StoredGroup) -> tuple[str, str]:
@@ -96,7 +100,9 @@ class SubjectStreamlines:
             values = _read_small(node.dataset(name))
             numbers = runs.whole_numbers(values, nb_rows)
             if numbers is None:
-                self._refuse(f"{name} holds {_outside(values, nb_rows)}, which is not a number from 0 to {nb_rows}")
+                self._refuse(
+                    f"{name} holds {_outside(values, nb_rows)}, which is not a whole number from 0 to {nb_rows}"
+                )
             found[name] = numbers
         lengths = found[schema.LENGTHS]
         offsets = found.get(schema.OFFSETS, np.cumsum(lengths) - lengths)
@@ -123,12 +129,12 @@ class SubjectStreamlines:
         return found
 
     def _read_lengths_mm(self, node: StoredGroup) -> npt.NDArray[np.float32]:
-        """Return the lengths of the file, held against the points (of all of them, or lazily of a sample)."""
+        """Return the lengths of the file, compared with those of the points (all of them; lazily, of a sample)."""
         if schema.EUCLIDEAN_LENGTHS not in node:
             return self.check_points()
         stored = as_float32(_read_small(node.dataset(schema.EUCLIDEAN_LENGTHS)).reshape(-1))
         if len(stored) != len(self):
-            self._refuse(f"euclidean_lengths holds {len(stored)} values for {len(self)} streamlines")
+            self._refuse(f"euclidean_lengths holds {len(stored)} values for {len(self)} streamlines", _DELETE_LENGTHS)
         if not (np.isfinite(stored) & (stored >= 0)).all():
             self._refuse("euclidean_lengths holds NaN, infinite or negative values")
         if self.lazy:
@@ -138,7 +144,7 @@ class SubjectStreamlines:
         return stored
 
     def check_points(self) -> npt.NDArray[np.float32]:
-        """Check the points of all streamlines, some at a time; warn of streamlines wholly outside the volume.
+        """Check the points of all streamlines, some at a time; warn about streamlines entirely outside the volume.
 
         Returns
         -------
@@ -158,17 +164,17 @@ class SubjectStreamlines:
         return found
 
     def check_lengths(self) -> None:
-        """Hold the lengths of the file against all points; see :meth:`check_points`."""
+        """Compare the lengths of the file with those of all points; see :meth:`check_points`."""
         self._compare_lengths(self.lengths_mm, self.check_points(), np.arange(len(self)))
 
     def _check_sample(self, stored: npt.NDArray[np.float32]) -> None:
         ids = np.unique(np.linspace(0, max(len(self) - 1, 0), _LAZY_SAMPLE).astype(np.int64))[: len(self)]
         computed, nb_outside = self._check_some(ids)
         self._compare_lengths(stored[ids], computed, ids)
-        self._warn_outside(nb_outside, f"{len(ids)} streamlines that were looked at")
+        self._warn_outside(nb_outside, f"{len(ids)} sampled streamlines")
 
     def _check_some(self, ids: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float32], int]:
-        """Return the lengths in mm of some streamlines, and how many lie wholly outside."""
+        """Return the lengths in mm of some streamlines, and how many lie entirely outside."""
         points, lengths = self._read(ids)
         self._check_coordinates(points, lengths, ids)
         mm = resampling.lengths_mm(points, lengths, self.voxel_sizes)
@@ -183,11 +189,11 @@ class SubjectStreamlines:
         place = int(np.searchsorted(np.cumsum(lengths), wrong, side="right"))
         point, what = points[wrong], f"Streamline {ids[place]} of the {self.label}"
         if not np.isfinite(point).all():
-            raise ValueError(f"{what} holds NaN or infinite coordinates; make the HDF5 again without it.")
+            raise ValueError(f"{what} holds NaN or infinite coordinates; recreate the HDF5 file without it.")
         raise ValueError(
             f"{what} has a point at ({', '.join(f'{value:.4g}' for value in point)}) in voxels, more than "
             f"{runs.FARTHEST} voxels outside its volume of {_volume_shown(self.dimensions)}; check the space of the "
-            "tractogram, and make the HDF5 again without it."
+            "tractogram, and recreate the HDF5 file without it."
         )
 
     def _compare_lengths(
@@ -198,13 +204,13 @@ class SubjectStreamlines:
             self._refuse(
                 f"euclidean_lengths says {stored[wrong]:.4g} mm for streamline {ids[wrong]}, its points make "
                 f"{computed[wrong]:.4g} mm",
-                f"make the HDF5 again, or delete the dataset '{schema.EUCLIDEAN_LENGTHS}' to have it computed",
+                _DELETE_LENGTHS,
             )
 
     def _warn_outside(self, nb_outside: int, looked_at: str) -> None:
         if nb_outside:
             logger.warning(
-                "%d of the %s of the %s lie wholly outside the volume of %s, where inputs are those of its border: "
+                "%d of the %s of the %s lie entirely outside the volume of %s, where inputs are those of its border: "
                 "check the space of the tractogram.",
                 nb_outside,
                 looked_at,
@@ -212,8 +218,8 @@ class SubjectStreamlines:
                 _volume_shown(self.dimensions),
             )
 
-    def _refuse(self, reason: str, advice: str = "make the HDF5 again") -> NoReturn:
-        raise ValueError(f"The {self.label} are damaged: {reason}; {advice}.")
+    def _refuse(self, reason: str, advice: str = "recreate the HDF5 file") -> NoReturn:
+        raise ValueError(f"The {self.label} is damaged: {reason}; {advice}.")
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -314,7 +320,7 @@ class SubjectStreamlines:
         chosen = given.astype(np.int64)
         outside = chosen[(chosen < -len(self)) | (chosen >= len(self))]
         if len(outside):
-            raise IndexError(f"Streamline {outside[0]} asked for; the {self.label} are {len(self)}.")
+            raise IndexError(f"Streamline {outside[0]} is out of range: the {self.label} has {len(self)}.")
         return np.where(chosen < 0, chosen + len(self), chosen)
 
 
@@ -336,7 +342,7 @@ def _in_slabs(lengths: npt.NDArray[np.int64]) -> Iterator[slice]:
 
 
 def _outside(values: npt.NDArray[Any], most: int) -> str:
-    """Return what of some values is no number from 0 to ``most``, as a sentence shows it."""
+    """Return the first value that is not a whole number from 0 to ``most``, as text."""
     flat = values.reshape(-1)
     if flat.dtype.kind not in "iuf":
         return f"values of type {values.dtype}"
@@ -345,4 +351,4 @@ def _outside(values: npt.NDArray[Any], most: int) -> str:
 
 def _volume_shown(dimensions: npt.NDArray[np.int64]) -> str:
     known = " x ".join(str(size) for size in dimensions)
-    return f"{known} voxels" if (dimensions > 0).all() else "a size that the file does not tell"
+    return f"{known} voxels" if (dimensions > 0).all() else "unknown size"

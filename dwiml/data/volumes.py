@@ -41,7 +41,7 @@ class SubjectVolume:
         if np.ndim(nb_features) or nb_features != self.nb_features:
             raise ValueError(
                 f"The {self.label} has {self.nb_features} features, its attribute '{schema.NB_FEATURES}' says "
-                f"{nb_features}: the file is damaged; make the HDF5 again."
+                f"{nb_features}: the file is damaged; recreate the HDF5 file."
             )
         self._values = StoredArray(dataset, lazy=lazy)
         self._checked = False
@@ -72,6 +72,6 @@ class SubjectVolume:
         bad = sum(int(np.count_nonzero(~np.isfinite(slab))) for slab in values)
         if bad:
             raise ValueError(
-                f"The {self.label} holds {bad} NaN or infinite values; mend the NIfTI file and make the HDF5 again."
+                f"The {self.label} holds {bad} NaN or infinite values; fix the NIfTI file and recreate the HDF5 file."
             )
         self._checked = True

@@ -1,4 +1,4 @@
-"""Names from files that become names of files."""
+"""Names that a file holds and that results are written under."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def check_name(name: str, what: str) -> str:
     """
     why = ""
     if name in ("", ".", ".."):
-        why = "it is not the name of a file"
+        why = "it is not a name"
     elif any(each in name for each in {"/", os.sep, os.altsep or "/"}):
         why = "it has a slash, and would lead to another folder"
     elif not name.isprintable():
@@ -34,5 +34,5 @@ def check_name(name: str, what: str) -> str:
         why = f"it is longer than {_MOST_BYTES} bytes"
     if why:
         shown = name if len(name) <= 60 else f"{name[:60]}..."
-        raise ValueError(f"{what} {shown!r} cannot give a file its name: {why}; rename it.")
+        raise ValueError(f"{what} {shown!r} cannot be used as a file name: {why}; rename it.")
     return name

@@ -87,7 +87,7 @@ def explained(
     what: str = "The file",
     *,
     errors: tuple[type[BaseException], ...] = (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError),
-    advice: str = "make or copy it again",
+    advice: str = "copy it again or recreate it",
 ) -> Iterator[None]:
     """Turn any failure to read a file in the block into one sentence with the true reason.
 

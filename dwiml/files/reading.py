@@ -32,11 +32,13 @@ def read_json(path: str | os.PathLike[str], what: str = "The file", *, max_bytes
         When it is not JSON, is too large, holds NaN or Infinity, or has a key twice.
     """
     with open_regular(path, what) as stream:
-        # A read of so many bytes would take them all at once.
+        # read(max_bytes) would allocate all of them.
         size = os.fstat(stream.fileno()).st_size
         raw = stream.read(size) if size <= max_bytes else b""
     if size > max_bytes:
-        raise ValueError(f"{what} '{path}' is larger than {max_bytes / 1e6:.0f} MB, which no JSON of dwiml is.")
+        raise ValueError(
+            f"{what} '{path}' is larger than {max_bytes / 1e6:.0f} MB, more than any JSON file that dwiml reads."
+        )
     try:
         return parse_json(raw)
     except (ValueError, RecursionError) as error:

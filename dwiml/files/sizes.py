@@ -1,4 +1,4 @@
-"""Numbers that a file gives and that become an allocation: what this machine cannot hold is refused before."""
+"""Sizes that a file announces: what does not fit in the memory of this machine is refused before it is allocated."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def machine_memory() -> int | None:
 
 
 def check_memory(nb_bytes: int, what: str) -> None:
-    """Check that so many bytes are not more than the memory of this machine.
+    """Check that a number of bytes fits in the memory of this machine.
 
     Parameters
     ----------
@@ -36,4 +36,6 @@ def check_memory(nb_bytes: int, what: str) -> None:
     """
     memory = machine_memory()
     if memory is not None and nb_bytes > memory:
-        raise MemoryError(f"{what} would take {nb_bytes / 1e9:,.1f} GB, this machine has {memory / 1e9:,.1f} GB")
+        raise MemoryError(
+            f"{what} would take {nb_bytes / 1e9:,.1f} GB of memory; this machine has {memory / 1e9:,.1f} GB"
+        )

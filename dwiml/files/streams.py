@@ -1,4 +1,4 @@
-"""The standard output and error as streams that may be full, closed, or a pipe that has ended: work goes on."""
+"""The standard output and error as streams that may be full, closed, or a pipe that has ended: work continues."""
 
 from __future__ import annotations
 

@@ -97,8 +97,8 @@ def read_tensors(
             # torch's own words advise to load it in a way that runs code.
             reason = str(error) if isinstance(error, NotPlainError) else type(error).__name__
             raise ValueError(
-                f"{what} '{path}' holds more than plain values and tensors, or is no file of torch ({reason}); it is "
-                "not loaded."
+                f"{what} '{path}' holds more than plain values and tensors, or is not from torch.save ({reason}); "
+                "it is not loaded."
             ) from error
     raise AssertionError("open_regular hides no error")
 

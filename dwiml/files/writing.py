@@ -67,7 +67,7 @@ def written_whole(
             os.unlink(temporary)
         failure = file.failure if isinstance(error, RuntimeError) else error
         if isinstance(failure, OSError) and failure.errno and failure.filename is None:
-            # A full disk is told without a name.
+            # The error of a full disk names no file.
             raise OSError(failure.errno, os.strerror(failure.errno), str(path)) from error
         raise
     sync_folder(path.parent)
@@ -99,7 +99,7 @@ def sync_folder(folder: Path) -> None:
 
 
 class _RemembersFailure(io.FileIO):
-    """A file that keeps the error of a write: torch.save tells a full disk as a RuntimeError about positions."""
+    """A file that keeps the error of a write: torch.save reports a full disk as a RuntimeError about positions."""
 
     failure: OSError | None = None
 

@@ -155,7 +155,7 @@ def check_matrix(matrix: Any, regions: Regions, path: str | Path, label: str) ->
 
 
 def check_row_labels(path: str | Path, nb_rows: int, regions: Regions, label: str) -> None:
-    """Hold the labels that are written beside a matrix, if any, against the regions that its rows are taken for.
+    """Compare the labels that are written beside a matrix, if any, with the regions that its rows stand for.
 
     Another label image, with as many labels, would be scored against rows of other regions.
 
@@ -180,9 +180,9 @@ def check_row_labels(path: str | Path, nb_rows: int, regions: Regions, label: st
         return
     rows = _read_row_labels(beside, label)
     if rows is None:
-        logger.warning("%s: '%s' is no list of labels, so that the rows of '%s' are not checked.", label, beside, path)
+        logger.warning("%s: '%s' is not a list of labels, so the rows of '%s' cannot be checked.", label, beside, path)
         return
-    advice = f"use the labels that the matrix was made with, or make it again; if '{beside.name}' is wrong, remove it."
+    advice = f"use the labels that the matrix was made with, or recreate it; if '{beside.name}' is wrong, remove it."
     if len(rows) != nb_rows:
         raise ValueError(f"{label}: '{beside}' lists {len(rows)} labels, '{path}' has {nb_rows} rows; {advice}")
     if isinstance(regions, BlocRegions):
@@ -244,7 +244,7 @@ def read_connections(path: str | Path, regions: Regions, label: str) -> Connecti
     check_row_labels(path, len(matrix), regions, label)
     try:
         if is_background_counted(regions, len(matrix)):
-            logger.warning("%s: '%s': its first row is that of the background (label 0), it is left out.", label, path)
+            logger.warning("%s: '%s': its first row is that of the background (label 0), and is left out.", label, path)
         return connections_of(matrix, regions)
     except ValueError as error:
         raise ValueError(f"{label}: '{path}': {error}") from error
@@ -278,7 +278,7 @@ def check_labels_file(path: Path) -> None:
         if stream.read(len(_LABELS_HEADER)) == _LABELS_HEADER.encode():
             return
     raise FileExistsError(
-        f"'{path}' exists and holds no labels of a matrix; it would be replaced, so give the matrix another name."
+        f"'{path}' exists and was not written with a matrix; it would be replaced: give the matrix another name."
     )
 
 

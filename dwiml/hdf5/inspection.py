@@ -92,7 +92,9 @@ class SubjectPlan:
     def grid(self) -> Grid:
         """The grid of all files; only a plan under construction has none."""
         if self.known_grid is None:
-            raise ValueError(f"Subject '{self.name}' has no file that tells its voxel grid.")
+            raise ValueError(
+                f"Subject '{self.name}' has no file that gives its voxel grid; add a volume, a mask or a .trk."
+            )
         return self.known_grid
 
     @property
@@ -163,7 +165,7 @@ def _check_alike(plan: SubjectPlan, first: SubjectPlan, group: str) -> None:
     for k, (path, other_path) in enumerate(zip(plan.volumes[group], first.volumes[group], strict=True)):
         if plan.features[group][k] != first.features[group][k]:
             raise ValueError(
-                f"Group '{group}': the files are in another order, '{path}' of subject '{plan.name}' has "
+                f"Group '{group}': the files are not in the same order: '{path}' of subject '{plan.name}' has "
                 f"{plan.features[group][k]} features and '{other_path}' of subject '{first.name}' has "
                 f"{first.features[group][k]}; name the files one by one."
             )
@@ -244,13 +246,13 @@ def _inspect_tractogram(plan: SubjectPlan, path: Path, group: StreamlinesGroup, 
         plan.add_grid(Grid.from_header(file.header["voxel_to_rasmm"], file.header["dimensions"], path))
     elif plan.known_grid is None:
         raise ValueError(
-            f"{label}: '{path}' does not tell its voxel grid; add a group of type 'volume' to the groups config."
+            f"{label}: '{path}' does not give its voxel grid; add a group of type 'volume' to the groups config."
         )
     if path.stat().st_size <= file.header["_offset_data"] + _END_MARK_BYTES[suffix]:
         if announced:
             raise ValueError(
                 f"{label}: '{path}' is cut off after its header: {announced} streamlines are announced, none is there; "
-                "make or copy the file again."
+                "copy the file again or recreate it."
             )
         return False
     check_dps_keys(list(file.tractogram.data_per_streamline), group, path, label)
@@ -290,8 +292,8 @@ def open_volume(path: Path, label: str) -> Any:
             _check_announced_size(image)
             return image
     raise ValueError(
-        f"{label}: the file '{path}' is not an image that nibabel reads, or it is damaged; give a NIfTI "
-        "file, or make or copy it again."
+        f"{label}: the file '{path}' is not an image that nibabel reads, or is damaged; give a NIfTI "
+        "file, or copy it again."
     )
 
 
@@ -307,7 +309,7 @@ def _check_announced_size(image: Any) -> None:
         elif str(voxels.filename).lower().endswith((".bz2", ".zst")):
             size = announced
         if announced > size:
-            raise ValueError(f"its header announces {announced / 1e6:,.3g} MB of voxels, which it does not hold")
+            raise ValueError(f"its header announces {announced / 1e6:,.3g} MB of voxels, more than the file can hold")
     check_memory(4 * nb_voxels, "its voxels")
 
 
@@ -315,7 +317,7 @@ def open_tractogram(path: Path, label: str, *, lazy: bool) -> TractogramFile:
     """Open a tractogram; lazy: its header only."""
     with open_regular(path, f"{label}: the file"):
         pass
-    # Voxel sizes of 0 in a header are told by check_trk_header, in one sentence.
+    # Voxel sizes of 0 in a header are refused by check_trk_header, in one sentence.
     with readable(path, label), np.errstate(divide="ignore", invalid="ignore"):
         return nib.streamlines.load(path, lazy_load=lazy)
 

@@ -116,7 +116,7 @@ def read_image_grid(path: str | Path) -> Grid:
 
 
 def read_tractogram_grid(path: str | Path, label: str = "The tractogram") -> Grid:
-    """Return the voxel grid that a .trk or .trx tells in its header; its streamlines are not read.
+    """Return the voxel grid of the header of a .trk or .trx; its streamlines are not read.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def read_tractogram_grid(path: str | Path, label: str = "The tractogram") -> Gri
     Raises
     ------
     FileNotFoundError, ValueError
-        When the file is missing or damaged, its header contradicts itself, or it is of a kind that tells none.
+        When the file is missing or damaged, its header contradicts itself, or it has none (.tck).
     """
     path = check_kind(path, label)
     suffix = path.suffix.lower()
@@ -140,4 +140,4 @@ def read_tractogram_grid(path: str | Path, label: str = "The tractogram") -> Gri
         header = open_tractogram(path, label, lazy=True).header
         check_trk_header(header, path, label)
         return Grid.from_header(header["voxel_to_rasmm"], header["dimensions"], path)
-    raise ValueError(f"{label} '{path}' does not tell its voxel grid; give an image that is on it.")
+    raise ValueError(f"{label} '{path}' does not give its voxel grid; give an image on that grid.")

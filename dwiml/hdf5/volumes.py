@@ -56,13 +56,13 @@ def read_volume_group(plan: SubjectPlan, group: VolumeGroup) -> NDArray[np.float
     if doubts.constant:
         columns = [str(k) for features in doubts.constant for k in range(features.start, features.stop)]
         logger.warning(
-            "%s: features %s have one value in the whole mask, up to rounding; only their mean was subtracted.",
+            "%s: features %s are constant in the mask, up to rounding; only their mean was subtracted.",
             label,
             quoted(columns, 10),
         )
     if doubts.fewest_voxels is not None and doubts.fewest_voxels < FEW_VOXELS:
         logger.warning(
-            "%s: a mean and a std come from %d voxels only; check the mask and the volumes.",
+            "%s: a mean and a std were computed from only %d voxels; check the mask and the volumes.",
             label,
             doubts.fewest_voxels,
         )
@@ -86,14 +86,14 @@ def _read_volume(path: Path, label: str) -> NDArray[np.float32]:
 def check_end(image: Any, label: str) -> None:
     """Read the .gz files of an image to their end: the checksum stands there, where reading the voxels does not come.
 
-    What follows the voxels of a NIfTI file is told: its header may announce too few of them.
+    Bytes after the voxels of a NIfTI file give a warning: its header may announce too few voxels.
 
     Raises
     ------
     OSError, EOFError, zlib.error
         When one is damaged.
     ValueError
-        When one goes on long after the voxels: it may have no end.
+        When one continues long after the voxels: it may never end.
     """
     announced = math.prod(image.shape) * image.get_data_dtype().itemsize
     for name, part in image.file_map.items():
@@ -118,7 +118,7 @@ def _unpacked_size(path: str | os.PathLike[str], most: int) -> int:
         while size := len(stream.read(2**20)):
             total += size
             if total > most:
-                raise ValueError("it goes on after the voxels that its header announces")
+                raise ValueError("it continues long after the voxels that its header announces")
     return total
 
 

@@ -114,7 +114,7 @@ def whole_hdf5(target: Path, nb_bytes: int, *, overwrite: bool) -> Iterator[h5py
 
 
 def _check_room(path: Path, nb_bytes: int) -> None:
-    """Check that a file can grow by so many bytes, and by what HDF5 adds.
+    """Check that a file can grow by a number of bytes, and by what HDF5 adds.
 
     HDF5 cannot be left to find out: it may crash when it cannot write while it closes a file.
     """

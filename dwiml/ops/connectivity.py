@@ -1,4 +1,4 @@
-"""Which regions streamlines join: endpoints to regions, pairs of regions counted, and held against a known matrix.
+"""Which regions streamlines join: endpoints to regions, pairs of regions counted, and compared with a known matrix.
 
 Connections have no direction: a streamline from region a to region b is one from b to a. Only the pairs that are joined
 are kept, each as one whole number, ``a * nb_regions + b`` with a <= b, so that the 64 million pairs of 20 x 20 x 20

@@ -22,11 +22,11 @@ Lengths = NDArray[np.int64]
 _SLAB = 2**15
 
 MOST_POINTS = 100_000
-"""Of one streamline after resampling: a brain's longest streamline, of some 300 mm, in steps of 0.003 mm."""
+"""Of one streamline after resampling: one of 300 mm, long for a brain, in steps of 0.003 mm."""
 
 
 def check_number_of_points(step_size: float, longest_mm: float, whose: str = "a streamline") -> None:
-    """Check that steps of a size make no absurd number of points of the longest streamline.
+    """Check that a step size gives the longest streamline a plausible number of points.
 
     Parameters
     ----------
@@ -46,8 +46,8 @@ def check_number_of_points(step_size: float, longest_mm: float, whose: str = "a 
     if longest_mm > step_size * MOST_POINTS:
         nb_points = "more than 1e+15" if longest_mm > step_size * 1e15 else f"{longest_mm / step_size:,.0f}"
         raise ValueError(
-            f"step_size={step_size:g} mm would make {nb_points} points of {whose} of {longest_mm:.1f} mm; more than "
-            f"{MOST_POINTS:,} points a streamline are refused: choose a larger step_size."
+            f"step_size={step_size:g} mm would make {nb_points} points of {whose} of {longest_mm:.1f} mm; at most "
+            f"{MOST_POINTS:,} points are allowed: choose a larger step_size."
         )
 
 

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 GRID_TOLERANCE_VOXELS = 0.05
 """Headers round an affine in different ways: this far apart, in voxels, the corners of two grids are the same."""
-# Of two axes. Rounded headers stay below 0.001; at 0.01, a distance in mm would be wrong by half a percent.
+# Between two axes. Rounded headers stay below 0.001; at 0.01, a distance in mm is wrong by up to half a percent.
 _LARGEST_COSINE = 0.01
 _SPACES = ("vox", "voxmm", "rasmm")
 _ORIGINS = {"center": "center", "centre": "center", "nifti": "center", "corner": "corner", "trackvis": "corner"}
@@ -94,7 +94,7 @@ def voxel_sizes_of(affine: ArrayLike) -> NDArray[np.float64]:
     if largest > _LARGEST_COSINE:
         raise ValueError(
             f"The axes of the affine are not at right angles (it is sheared: two axes are at "
-            f"{np.degrees(np.arccos(min(largest, 1.0))):.2f} degrees), so that voxel sizes would not give distances in "
+            f"{np.degrees(np.arccos(min(largest, 1.0))):.2f} degrees), so voxel sizes do not give distances in "
             "mm; resample the image to a grid without shear."
         )
     return sizes

@@ -72,7 +72,7 @@ def read_ground_truth(
         raise NotADirectoryError(f"The ground truth '{folder}' is not a folder.")
     entries = _read_entries(folder, None if config is None else Path(config))
     reader = _Reader(folder)
-    # Whatever tells the grid of voxels first: a .tck file does not.
+    # Files with a voxel grid first: a .tck has none.
     volumes = {name: reader.volumes(name, entry) for name, entry in entries.items()}
     for name, entry in entries.items():
         reader.take_grids(name, entry)
@@ -199,7 +199,7 @@ class _Reader:
 
     def known_grid(self) -> Grid:
         if self._grid is None:
-            raise ValueError("No file of the ground truth tells its voxel grid; add a mask, a .trk or a .trx file.")
+            raise ValueError("No file of the ground truth gives its voxel grid; add a mask, a .trk or a .trx file.")
         return self._grid
 
     def volumes(self, name: str, entry: Mapping[str, Any]) -> dict[str, Volume]:
@@ -211,7 +211,7 @@ class _Reader:
         }
 
     def take_grids(self, name: str, entry: Mapping[str, Any]) -> None:
-        """Take the grids that the tractograms of one bundle tell."""
+        """Take the grids from the headers of one bundle's tractograms."""
         for path in self._tractograms(name, entry):
             if path.suffix.lower() in TELL_THEIR_GRID:
                 self._take_grid(read_tractogram_grid(path, f"The tractogram of bundle '{name}'"))

@@ -92,7 +92,7 @@ class Scores:
 
     @property
     def has_ends(self) -> bool:
-        """Whether there is a bundle with end regions, so that connections can be told."""
+        """Whether there is a bundle with end regions, so that connections are available."""
         return any(bundle.has_ends for bundle in self.bundles)
 
     def count(self, connection: Connection) -> int | None:
@@ -118,7 +118,7 @@ class Scores:
         return float(np.mean(values)) if values else None
 
     def summary(self) -> dict[str, float]:
-        """Return the scores in sum, by name, shares from 0 to 1; those that cannot be told are absent."""
+        """Return the total scores, by name, shares from 0 to 1; those that are not available are absent."""
         told = {
             "valid_connections": self.share(Connection.VALID),
             "wrong_path_connections": self.share(Connection.WRONG_PATH),
@@ -131,7 +131,7 @@ class Scores:
         return {name: value for name, value in told.items() if value is not None}
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all but what is told of single streamlines, as JSON holds it: shares from 0 to 1, null if untold."""
+        """Return all scores but those of single streamlines, for JSON: shares from 0 to 1, null if not available."""
         return {
             "nb_streamlines": self.nb_streamlines,
             "connections": {
@@ -196,7 +196,7 @@ def score_streamlines(
     Raises
     ------
     ValueError
-        For shapes that do not fit, coordinates that are not finite, a share that is none.
+        For shapes that do not fit, coordinates that are not finite, an invalid share.
     """
     max_outside = check_number("max_outside", max_outside, low=0, high=1)
     min_coverage = check_number("min_coverage", min_coverage, low=0, high=1)

@@ -1,1 +1,1 @@
-"""Files of streamlines: what they say of themselves, held against what is in them."""
+"""Files of streamlines: opened, and compared with what their headers announce."""

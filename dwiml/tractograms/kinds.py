@@ -38,7 +38,7 @@ def check_kind(path: str | os.PathLike[str], what: str, kinds: Sequence[str] = A
             f"first, and give '{path.with_suffix('').name}'."
         )
     if suffix not in kinds:
-        raise ValueError(f"{what} '{path}' is of no kind that dwiml reads; convert it to {wanted}.")
+        raise ValueError(f"{what} '{path}' is not in a format that dwiml reads; convert it to {wanted}.")
     if suffix == ".trx" and path.is_dir():
         return path
     return check_file(path, what)

@@ -1,4 +1,4 @@
-"""What a .tck file announces, held against what is in it; nibabel does not compare them."""
+"""The number of streamlines that a .tck announces, compared with what it holds; nibabel does not compare them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def announced_streamlines(header: Mapping[str, Any]) -> int:
 
 
 def check_tck_whole(path: Path, header: Mapping[str, Any], label: str) -> None:
-    """Check that a file holds the streamlines that its header announces; more of them are told in a warning.
+    """Check that a file holds the streamlines that its header announces; more of them give a warning.
 
     A streamline ends with three NaN, the file with three infinite numbers (MRtrix's documentation, "Tracks file
     format").
@@ -52,11 +52,11 @@ def check_tck_whole(path: Path, header: Mapping[str, Any], label: str) -> None:
     if there < announced:
         raise ValueError(
             f"{label}: '{path}' is cut off, or its header is wrong: {announced} streamlines are announced (count), "
-            f"{there} are there; make or copy the file again."
+            f"but it holds {there}; copy the file again or recreate it."
         )
     if there > announced:
         logger.warning(
-            "%s: the header of '%s' announces %d streamlines (count), %d are there; all of them are read.",
+            "%s: the header of '%s' announces %d streamlines (count) but it holds %d; all of them are read.",
             *(label, path, announced, there),
         )
 

@@ -1,4 +1,4 @@
-"""What a .trk file says of itself, held against what is in it; nibabel believes it."""
+"""What a .trk header announces, compared with what the file holds; nibabel does not compare them."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def read_trk_counts(path: Path, label: str) -> TrkCounts:
     for name, count in zip(_COUNTS, counts, strict=True):
         if count < 0:
             raise ValueError(
-                f"{label}: the header of '{path}' is damaged, its {name} is {count}; make or copy it again."
+                f"{label}: the header of '{path}' is damaged, its {name} is {count}; copy it again or recreate it."
             )
     return TrkCounts(byte_order, *counts)
 
 
 def check_trk_header(header: Mapping[str, Any], path: Path, label: str) -> None:
-    """Check that a header as nibabel reads it tells one grid.
+    """Check that a header as nibabel reads it describes one grid.
 
     The points are divided by ``voxel_sizes`` and turned from ``voxel_order`` before the affine is applied to them, so
     that a header whose affine has others puts them elsewhere.
@@ -82,7 +82,7 @@ def check_trk_header(header: Mapping[str, Any], path: Path, label: str) -> None:
     sizes = np.asarray(header["voxel_sizes"], dtype=np.float64)
     if tuple(header["dimensions"]) == (1, 1, 1) and np.array_equal(affine, np.eye(4)):
         raise ValueError(
-            f"{label}: '{path}' does not tell its voxel grid (its header is nibabel's default: one voxel, the identity "
+            f"{label}: '{path}' does not give its voxel grid (its header is nibabel's default: one voxel, the identity "
             "as affine); save it with a header made from the image it belongs to."
         )
     of_affine = np.linalg.norm(affine[:3, :3], axis=0)
@@ -126,18 +126,18 @@ def check_trk_whole(path: Path, label: str) -> None:
                 announcing = f"{announced} are announced" if announced else "the file ends in the next"
                 raise ValueError(
                     f"{label}: '{path}' is damaged or cut off, {count} streamlines can be read, {announcing}; "
-                    "make or copy the file again."
+                    "copy the file again or recreate it."
                 )
             count += 1
     if count < announced:
         raise ValueError(
             f"{label}: '{path}' is cut off, or its header is wrong: {announced} streamlines are announced, {count} are "
-            "there; make or copy the file again."
+            "there; copy the file again or recreate it."
         )
     if offset < size:
         raise ValueError(
             f"{label}: '{path}' holds {size - offset} bytes after the {announced} streamlines that its header "
-            "announces; make or copy the file again."
+            "announces; copy the file again or recreate it."
         )
 
 

@@ -1,6 +1,6 @@
 """A .trx, which may be larger than the memory, written by nobody (a folder that grows), or by a stranger.
 
-Its header announces how many streamlines and points there are; each array is held against it.
+Its header announces how many streamlines and points there are; each array is compared with it.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _DTYPES = ("float16", "float32", "float64", *(f"{sign}int{bits}" for sign in (""
 class TrxFile:
     """A .trx, zipped or a folder; what its header counts is read.
 
-    The arrays of a zipped file must be exactly as long as the header says. Those of a folder may be longer: one is
-    written so, and its header says how much of it is whole (you are told).
+    The arrays of a zipped file must be exactly as long as the header says. Those of a folder may be longer, with a
+    warning: a folder that is still being written has a header that says how much of it is complete.
 
     Unlike trx-python, which maps files for writing and unpacks compressed ones on the disk, it reads files that are
     read-only, and writes nothing.
@@ -124,10 +124,10 @@ class TrxFile:
         self.affine = np.array(header.get("VOXEL_TO_RASMM"), dtype=np.float64)
         self.dimensions = np.array(header.get("DIMENSIONS"), dtype=np.float64)
         if self.affine.shape != (4, 4) or self.dimensions.shape != (3,) or not (self.dimensions >= 1).all():
-            raise ValueError("its header does not tell a voxel grid (VOXEL_TO_RASMM, DIMENSIONS)")
+            raise ValueError("its header does not give a voxel grid (VOXEL_TO_RASMM, DIMENSIONS)")
 
     def _check_sizes(self, sizes: Mapping[str, int]) -> None:
-        """Hold the arrays against the header."""
+        """Compare the arrays with the header."""
         longer = []
         for name, member in self._members.items():
             rows = self._announced_rows(name)
@@ -229,7 +229,7 @@ class TrxFile:
             raise ValueError(f"it has no '{name}'")
         _, *width, dtype = self._members[name].rsplit("/")[-1].split(".")
         if dtype not in _DTYPES or len(width) > 1 or any(not re.fullmatch("[1-9][0-9]{0,3}", each) for each in width):
-            raise ValueError(f"the name of '{self._members[name]}' tells no type that a .trx has")
+            raise ValueError(f"the name of '{self._members[name]}' gives no type that a .trx can have")
         return int(width[0]) if width else 1, np.dtype(dtype).newbyteorder("<")
 
     def _open(self, member: str) -> AbstractContextManager[IO[bytes]]:

@@ -322,7 +322,7 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
                 if difference:
                     raise ValueError(
                         f"Subject '{subject.subject_id}': volume group '{self.mask_group}' (tracking_phase_mask_group) "
-                        f"is not on the grid of the model's input: they have {difference}; make the HDF5 again."
+                        f"is not on the grid of the model's input: they have {difference}; recreate the HDF5 file."
                     )
                 mask = self._mask_of(subject)
                 if mask.note:

@@ -76,7 +76,7 @@ def plot_tractograms(
     Raises
     ------
     ValueError
-        When there is no point to draw, or an option makes no sense.
+        When there is no point to draw, or an option is invalid.
     """
     check_looks(views, slices_mm=slices_mm, thickness=thickness, color=color, color_range=color_range)
     if not any(len(each.points) for each in tractograms):

@@ -54,7 +54,7 @@ def test_many_points_are_told_before_the_training(
     assert "Longest    400 points in a streamline, as the model sees it" in trainer.summary()
     with caplog.at_level(logging.WARNING):
         trainer.train_and_validate()
-    assert "Streamline 3 of subject 'sub-b' has 400 points as the model sees it: a recurrent model" in caplog.text
+    assert "Streamline 3 of subject 'sub-b' has 400 points after resampling. A recurrent model" in caplog.text
     caplog.clear()
     # Resampled to 2 mm it has some 60.
     small_trainer(path, tmp_path, "resampled", max_epochs=1).train_and_validate()

@@ -232,10 +232,10 @@ FAULTS = {
     "not whole": (["wb.trk", "labels.npy", "--labels", "metrics/fa.nii.gz"], "Labels must be whole numbers"),
     "no matrix": (["wb.trk", "x.npy", "--nb_blocs", "7"], "x.npy' was not found"),
     "no tractogram": (["x.trk", "blocs.npy", "--nb_blocs", "7"], "The tractogram '"),
-    "other kind": (["bundles", "labels.npy", "--labels", LABELS], "is of no kind that dwiml reads"),
+    "other kind": (["bundles", "labels.npy", "--labels", LABELS], "is not in a format that dwiml reads"),
     "image": (
         [MASK, "blocs.npy", "--nb_blocs", "7"],
-        "is of no kind that dwiml reads; convert it to .trk, .tck or .trx",
+        "is not in a format that dwiml reads; convert it to .trk, .tck or .trx",
     ),
     "not an image": (["wb.trk", "blocs.npy", "--nb_blocs", "7", "--reference", "wb.trk"], "is not an image"),
     "no matrix there": (
@@ -283,7 +283,7 @@ def test_bad_input_is_one_sentence(
         (["wb.trk", "m.npy", "--nb_blocs", "0"], "one or three whole numbers from 1 to 100000, got 0."),
         (["wb.trk", "m.npy", "--nb_blocs", "2", "--figure", "m.doc"], "Figure 'm.doc' must end in one of"),
         (["wb.trk", "../sub-03/wb.trk", "m.npy", "--nb_blocs", "2"], "have different shapes"),
-        (["wb.trk", "wb.tck", "m.npy", "--nb_blocs", "2"], "'wb.tck' does not tell which volume"),
+        (["wb.trk", "wb.tck", "m.npy", "--nb_blocs", "2"], "'wb.tck' does not give the volume"),
         (["wb.trk", "dwi.npy", "--nb_blocs", "2"], "'dwi.npy' is a folder"),
     ],
 )

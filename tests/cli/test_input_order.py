@@ -59,7 +59,7 @@ def test_names_are_compared_where_features_are_alike(
     with pytest.raises(ValueError, match="By their names, they are in another order"):
         check(images, ["md", "fa"], recorded)
     check(images, ["md", "old"], recorded)
-    assert "The order cannot be told by these names: check it." in caplog.text
+    assert "These names do not show the order: check it." in caplog.text
 
 
 def test_the_subjects_name_in_a_name_is_any(images: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -79,7 +79,7 @@ def test_what_cannot_be_compared_is_told(images: Path, caplog: pytest.LogCapture
     assert "It is not recorded which files the model was trained on" in caplog.text
     caplog.clear()
     check(images, ["fa", "sh"], entry(("all.nii.gz", 4)))
-    assert "only the number of features in all can be compared" in caplog.text
+    assert "only the total number of features can be compared" in caplog.text
 
 
 def test_an_hdf5_file_made_otherwise_than_that_of_the_training(caplog: pytest.LogCaptureFixture) -> None:
@@ -92,7 +92,7 @@ def test_an_hdf5_file_made_otherwise_than_that_of_the_training(caplog: pytest.Lo
     with pytest.raises(ValueError, match=r"of 'sh.nii.gz' \(28\), 'fa.nii.gz' \(1\); in 'data.hdf5' it is made of 'fa"):
         check_same_making(recorded, other, "input", "data.hdf5")
     check_same_making(recorded, {**recorded, "standardization": "none"}, "input", "data.hdf5")
-    assert "otherwise than that of the training: its 'standardization' is 'none', and was 'all'." in caplog.text
+    assert "was not made as for the training: its 'standardization' is 'none', and was 'all'." in caplog.text
 
 
 def test_a_model_trained_on_two_files(

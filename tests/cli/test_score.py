@@ -194,7 +194,10 @@ def test_options_reach_the_scores(folder: Path, capsys: pytest.CaptureFixture[st
     ("arguments", "sentence"),
     [
         (["none.trk"], "The tractogram 'none.trk' was not found."),
-        (["lines.trk", "truth/mask/lower.nii.gz"], "is of no kind that dwiml reads; convert it to .trk, .tck or .trx."),
+        (
+            ["lines.trk", "truth/mask/lower.nii.gz"],
+            "is not in a format that dwiml reads; convert it to .trk, .tck or .trx.",
+        ),
         (["lines.trk", "./lines.trk"], "The tractogram 'lines.trk' is given twice; give it once."),
         (["lines.trk", "--ground_truth", "none"], "The ground truth 'none' is not a folder."),
         (["lines.trk", "--ground_truth", "."], "'.' holds neither 'ground_truth.json' nor a NIfTI mask"),
@@ -233,7 +236,7 @@ def test_a_bundle_that_cannot_name_a_file(folder: Path, capsys: pytest.CaptureFi
     (folder / "truth" / "ground_truth.json").write_text(json.dumps({"../up": entry}))
     assert run("lines.trk", "--save_split", "split") == 2
     assert (
-        "Bundle '../up' cannot give a file its name: it has a slash, and would lead to another folder; rename it."
+        "Bundle '../up' cannot be used as a file name: it has a slash, and would lead to another folder; rename it."
         in capsys.readouterr().err
     )
     assert run("lines.trk") == 0

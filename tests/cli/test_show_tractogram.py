@@ -167,7 +167,7 @@ def test_a_header_that_tells_nothing_is_believed_and_told(tmp_path: Path, caplog
     nib.streamlines.save(Tractogram(streamlines, affine_to_rasmm=np.eye(4)), tmp_path / "lines.trk")
     drawn = read_drawn(tmp_path / "lines.trk", color="direction", most=10)
     np.testing.assert_allclose(drawn.points, np.concatenate(streamlines), atol=2e-5)
-    assert "does not tell its voxel grid" in caplog.text
+    assert "does not give its voxel grid" in caplog.text
 
 
 def test_the_volume_of_an_image(image: Path) -> None:
@@ -221,7 +221,7 @@ def test_another_subjects_image_is_told(tmp_path: Path, caplog: pytest.LogCaptur
     ("arguments", "sentence"),
     [
         (["none.trk", "OUT"], "The tractogram 'none.trk' was not found."),
-        (["lines.vtk", "OUT"], "The tractogram 'lines.vtk' is of no kind that dwiml reads; convert it to .trk"),
+        (["lines.vtk", "OUT"], "The tractogram 'lines.vtk' is not in a format that dwiml reads; convert it to .trk"),
         (["empty.trk", "OUT"], "There is no streamline to draw in: empty."),
         (["empty.trx", "OUT", "--color", "loss"], "There is no streamline to draw in: empty."),
         (["cut.trk", "OUT"], "'cut.trk' is damaged or cut off"),

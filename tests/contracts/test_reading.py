@@ -88,7 +88,7 @@ def test_unknown_data_per_streamline_is_named(subject: SubjectData) -> None:
 
 
 def test_id_out_of_range(subject: SubjectData) -> None:
-    with pytest.raises(IndexError, match="Streamline 20 asked for"):
+    with pytest.raises(IndexError, match="Streamline 20 is out of range"):
         subject.streamlines["streamlines"].get(20)
 
 

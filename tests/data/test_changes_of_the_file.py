@@ -113,8 +113,8 @@ def test_values_edited_under_their_digests_are_told_by_the_command(
     assert "sub-b    streamlines" in out
     assert "DAMAGED" in out
     assert err.startswith(f"error: 1 fault in '{path}': ")
-    assert f"'sub-b/streamlines/data' of the HDF5 file '{path}' does not hold what was written" in err
-    with pytest.raises(ValueError, match="'sub-b/streamlines/data' of .* does not hold what was written"):
+    assert f"'sub-b/streamlines/data' of the HDF5 file '{path}' is not as it was written" in err
+    with pytest.raises(ValueError, match="'sub-b/streamlines/data' of .* is not as it was written"):
         MultiSubjectDataset(path).load_data()
 
 

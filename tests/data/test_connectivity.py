@@ -204,7 +204,7 @@ def test_the_background_row_of_dwi_ml_is_left_out(
     assert np.array_equal(found.connections.keys, expected.connections.keys)
     assert np.array_equal(found.connections.values, expected.connections.values)
     assert found.connections.nb_regions == len(LABELS)
-    assert "begins with a row of the background (label 0)" in caplog.text
+    assert "is that of the background (label 0); it is left out" in caplog.text
     # Without a voxel of label 0 there is no such row.
     with h5py.File(labels_hdf5, "r+") as handle:
         group = handle["sub-a/streamlines"]
@@ -272,7 +272,7 @@ def test_damage_gets_one_sentence(
         _ = streamlines.connectivity
     where = "the connectivity matrix of streamlines group 'streamlines' of subject 'sub-a' is damaged: "
     assert str(caught.value).startswith(f"'{path}': {where}")
-    assert str(caught.value).endswith("; make the HDF5 again.")
+    assert str(caught.value).endswith("; recreate the HDF5 file.")
     assert "\n" not in str(caught.value)
 
 

@@ -195,7 +195,7 @@ def test_damaged_offsets_are_refused(tiny_hdf5: Path, tmp_path: Path) -> None:
     path = Path(shutil.copy(tiny_hdf5, tmp_path))
     with h5py.File(path, "a") as handle:
         handle["sub-a/streamlines/offsets"][-1] = 10**6
-    with pytest.raises(ValueError, match="subject 'sub-a' are damaged"):
+    with pytest.raises(ValueError, match="subject 'sub-a' is damaged"):
         MultiSubjectDataset(path).load_data()
 
 
@@ -246,7 +246,7 @@ def test_streamlines_that_do_not_fit_are_damaged(
     tiny_hdf5: Path, tmp_path: Path, lazy: bool, name: str, values: np.ndarray, sentence: str
 ) -> None:
     path = damaged(tiny_hdf5, tmp_path, f"streamlines/{name}", values)
-    with pytest.raises(ValueError, match=f"'streamlines' of subject 'sub-a' are damaged: {sentence}"):
+    with pytest.raises(ValueError, match=f"'streamlines' of subject 'sub-a' is damaged: {sentence}"):
         MultiSubjectDataset(path, lazy=lazy).load_data()
 
 

@@ -64,7 +64,7 @@ def test_streamlines_beside_the_volume_are_warned_of(path: Path, lazy: bool, cap
     load(path, lazy=lazy)
     (record,) = caplog.records
     assert record.getMessage().startswith(
-        "10 of the 40 streamlines of the streamlines group 'streamlines' of subject 'sub-b' lie wholly outside"
+        "10 of the 40 streamlines of the streamlines group 'streamlines' of subject 'sub-b' lie entirely outside"
     )
     assert "sub-a" not in caplog.text
 
@@ -73,14 +73,16 @@ def test_a_lazy_sample_warns_too(path: Path, caplog: pytest.LogCaptureFixture) -
     with h5py.File(path, "r+") as handle:
         handle["sub-b/streamlines/data"][:, 0] += 40
     load(path, lazy=True)
-    assert "16 of the 16 streamlines that were looked at of the streamlines group" in caplog.text
+    assert "16 of the 16 sampled streamlines of the streamlines group" in caplog.text
 
 
 @pytest.mark.parametrize("lazy", [False, True])
 def test_lengths_that_are_not_those_of_the_points(path: Path, lazy: bool) -> None:
     with h5py.File(path, "r+") as handle:
         handle["sub-b/streamlines/euclidean_lengths"][39] *= 1.5
-    with pytest.raises(ValueError, match="euclidean_lengths says .* mm for streamline 39, its points make .* mm; make"):
+    with pytest.raises(
+        ValueError, match="euclidean_lengths says .* mm for streamline 39, its points make .* mm; recreate"
+    ):
         load(path, lazy=lazy)
     with h5py.File(path, "r+") as handle:
         del handle["sub-b/streamlines/euclidean_lengths"]
@@ -91,7 +93,7 @@ def test_lengths_that_are_not_those_of_the_points(path: Path, lazy: bool) -> Non
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("offsets", 2**63 - 1, "offsets holds 9223372036854775807, which is not a number from 0 to"),
+        ("offsets", 2**63 - 1, "offsets holds 9223372036854775807, which is not a whole number from 0 to"),
         ("offsets", 2**63 - 20, "offsets holds 9223372036854775788, which"),
         ("offsets", -5, "offsets holds -5, which"),
         ("offsets", 3, "its offsets give streamlines 0 and 8 the same points"),
@@ -101,7 +103,7 @@ def test_lengths_that_are_not_those_of_the_points(path: Path, lazy: bool) -> Non
 def test_runs_that_overflow_or_overlap(path: Path, lazy: bool, name: str, value: int, sentence: str) -> None:
     with h5py.File(path, "r+") as handle:
         handle[f"sub-b/streamlines/{name}"][8] = value
-    with pytest.raises(ValueError, match=f"of subject 'sub-b' are damaged: {sentence}"):
+    with pytest.raises(ValueError, match=f"of subject 'sub-b' is damaged: {sentence}"):
         load(path, lazy=lazy)
 
 
@@ -150,7 +152,7 @@ def test_sheared_affines_are_refused(path: Path, group: str) -> None:
 def test_voxels_of_no_plausible_size_are_refused(path: Path, scale: float) -> None:
     with h5py.File(path, "r+") as handle:
         handle["sub-b/input"].attrs["affine"] = AFFINE @ np.diag([scale] * 3 + [1])
-    with pytest.raises(ValueError, match="'input' of subject 'sub-b' says that voxels have"):
+    with pytest.raises(ValueError, match="'input' of subject 'sub-b' gives voxel sizes of"):
         load(path, lazy=True)
 
 
@@ -161,7 +163,7 @@ def test_absurd_step_sizes_are_refused_before_training(path: Path, step_size: fl
     model = SimpleNamespace(step_size=step_size, nb_points=None, compress_lines=None)
     with pytest.raises(ValueError, match=f"would make .* points of the longest streamline .* of {longest:.1f} mm"):
         DWIMLStreamlinesBatchLoader(dataset, model, "streamlines")
-    with pytest.raises(ValueError, match="more than 100,000 points a streamline are refused"):
+    with pytest.raises(ValueError, match="at most 100,000 points are allowed"):
         resample_step_size(np.array([[0, 0, 0], [1, 0, 0]]), [2], step_size, [1, 1, 1])
     allowed = SimpleNamespace(step_size=longest / MOST_POINTS * 1.001, nb_points=None, compress_lines=None)
     DWIMLStreamlinesBatchLoader(dataset, allowed, "streamlines")
@@ -188,6 +190,6 @@ def test_older_files_do_not_tell_the_volume(path: Path) -> None:
         del handle["sub-b/streamlines"].attrs["dimensions"]
         handle["sub-b/streamlines/data"][0, 0] = 1e5
         del handle["sub-b/streamlines/euclidean_lengths"]
-    with pytest.raises(ValueError, match="voxels outside its volume of a size that the file does not tell"):
+    with pytest.raises(ValueError, match="voxels outside its volume of unknown size"):
         load(path, lazy=True)
     assert SHAPE == (12, 10, 9)

@@ -47,7 +47,7 @@ def test_a_refusal_is_not_called_damage(error: BaseException, reason: str) -> No
 
 
 def test_damage_is_called_damage() -> None:
-    sentence = r"HDF5 file 'a' is damaged \(bad b-tree\); make or copy it again\."
+    sentence = r"HDF5 file 'a' is damaged \(bad b-tree\); copy it again or recreate it\."
     with pytest.raises(ValueError, match=sentence), explained("a", "HDF5 file"):
         raise RuntimeError("Bad b-tree.")
     with pytest.raises(ValueError, match="not enough memory for what it says it holds"), explained("a"):

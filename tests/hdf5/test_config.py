@@ -39,7 +39,7 @@ def test_standardization_left_out_is_none():
         ({}, "at least one group"),
         ([], "at least one group"),
         ({"input": []}, r"Group 'input' of .* must be an object with 'type' and 'files', got \[\]"),
-        ({"in/put": VOLUME}, "'in/put' cannot give a file its name"),
+        ({"in/put": VOLUME}, "'in/put' cannot be used as a file name"),
         ({"input": {"files": ["a"]}}, "has no 'type'; it must be 'volume' or 'streamlines'"),
         ({"input": {**VOLUME, "type": "image"}}, "has type 'image'; it must be 'volume' or 'streamlines'"),
         ({"input": {"type": "volume"}}, "Group 'input' of .* has no 'files'"),
@@ -51,7 +51,7 @@ def test_standardization_left_out_is_none():
         ({"input": {**VOLUME, "standardisation": "all"}}, "unknown key 'standardisation'.*'files', 'standardization'"),
         (
             {"lines": {"type": "streamlines", "files": ["*.trk"], "dps_keys": ["a/b"]}},
-            "one of its dps_keys 'a/b' cannot give",
+            "one of its dps_keys 'a/b' cannot be used",
         ),
         ({"input": {**VOLUME, "dps_keys": ["id"]}}, "unknown key 'dps_keys'; a group of type 'volume' has"),
         ({"lines": {**STREAMLINES, "std_mask": "m"}}, "unknown key 'std_mask'; a group of type 'streamlines' has"),

@@ -260,7 +260,7 @@ def test_a_background_row_is_left_out_and_told(tmp_path, random_connections, cap
     regions = LabelRegions.from_volume(label_volume((8, 7, 6)))
     found = read_connections(tmp_path / "m.npy", regions, "The matrix")
     np.testing.assert_array_equal(found.to_dense(), small)
-    assert "its first row is that of the background (label 0), it is left out" in caplog.text
+    assert "its first row is that of the background (label 0), and is left out" in caplog.text
     without_background = LabelRegions.from_volume(np.maximum(label_volume((8, 7, 6)), min(LABELS)))
     with pytest.raises(ValueError, match="has 5 rows but there are 4 labels other than 0"):
         read_connections(tmp_path / "m.npy", without_background, "The matrix")
@@ -305,7 +305,7 @@ def test_a_file_of_the_users_own_in_the_place_of_the_labels_stays(tmp_path, regi
     path = tmp_path / "m.npy"
     for content in ("precortical\npostcortical\n", ""):
         labels_path(path).write_text(content)
-        with pytest.raises(FileExistsError, match="m_labels.txt' exists and holds no labels of a matrix"):
+        with pytest.raises(FileExistsError, match="m_labels.txt' exists and was not written with a matrix"):
             write_matrix(path, Connections.from_dense(np.eye(4)), regions)
         assert labels_path(path).read_text() == content
         assert not path.exists()
@@ -372,7 +372,7 @@ def test_labels_in_another_form_are_read_and_another_text_is_told(tmp_path, capl
         read_connections(path, regions, "The matrix")
     labels_path(path).write_text("precentral\npostcentral\n")
     read_connections(path, regions, "The matrix")
-    assert "m_labels.txt' is no list of labels, so that the rows of" in caplog.text
+    assert "m_labels.txt' is not a list of labels, so the rows of" in caplog.text
     # With a row for the background.
     np.save(path, np.eye(5))
     labels_path(path).write_text("\n".join(map(str, [0, *sorted(LABELS)])))

@@ -337,6 +337,8 @@ def test_files_of_one_subject_in_another_order_are_refused(three):
     for subject, names in (("a", ("x1", "x2")), ("b", ("x2", "x1")), ("c", ("x1", "x2"))):
         for nb, name in enumerate(names, 1):
             three.volume(subject, f"{name}.nii.gz", np.ones((*shape, nb), dtype=np.float32))
-    with pytest.raises(ValueError, match=r"another order, '.*b/x1.nii.gz' of subject 'b' has 2 features and '.*a/x1"):
+    with pytest.raises(
+        ValueError, match=r"not in the same order: '.*b/x1.nii.gz' of subject 'b' has 2 features and '.*a/x1"
+    ):
         three.create({"input": {"type": "volume", "files": ["x*"]}})
     three.assert_nothing_written()

@@ -118,7 +118,7 @@ def test_links_that_lead_nowhere(path: Path, links: dict[str, str], reason: str)
         del handle["sub-b"]
         for name, target in links.items():
             handle[name] = h5py.SoftLink(target)
-    assert refusal(path) == f"'sub-b' of the HDF5 file '{path}' is damaged: {reason}; copy or make the HDF5 file again."
+    assert refusal(path) == f"'sub-b' of the HDF5 file '{path}' is damaged: {reason}; copy it again or recreate it."
 
 
 def test_a_pipe_or_a_device_never_hangs(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_two_datasets_may_not_lie_in_the_same_bytes(path: Path) -> None:
 def test_names_that_cannot_be_those_of_files(path: Path, name: str) -> None:
     with h5py.File(path, "r+") as handle:
         handle.attrs["training_subjs"] = [name]
-    with pytest.raises(ValueError, match="cannot give a file its name") as caught:
+    with pytest.raises(ValueError, match="cannot be used as a file name") as caught:
         MultiSubjectDataset(path)
     assert str(caught.value).isprintable()
 
@@ -188,7 +188,7 @@ def test_names_of_groups_are_checked(path: Path) -> None:
     with h5py.File(path, "r+") as handle:
         for name in ("sub-a", "sub-b", "sub-c"):
             handle[name].move("input", "in\tput")
-    assert "'in\\tput' cannot give a file its name" in refusal(path)
+    assert "'in\\tput' cannot be used as a file name" in refusal(path)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_a_changed_attribute_is_told(path: Path, group: str, attribute: str, val
     with h5py.File(path, "r+") as handle:
         handle[group].attrs[attribute] = value
     sentence = refusal(path, lazy=lazy)
-    assert f"'{group}' of the HDF5 file '{path}' does not hold what was written: an attribute or" in sentence
+    assert f"'{group}' of the HDF5 file '{path}' is not as it was written: an attribute or" in sentence
     with edited(path):
         pass
     if attribute == "more":
@@ -248,7 +248,7 @@ def test_a_changed_list_of_subjects_is_told(path: Path) -> None:
     add_digests(path)
     with h5py.File(path, "r+") as handle:
         handle.attrs["training_subjs"] = ["sub-b", "sub-a"]
-    assert f"The attributes of the HDF5 file '{path}' are not those that were written" in refusal(path)
+    assert f"The root attributes of the HDF5 file '{path}' are not as they were written" in refusal(path)
 
 
 @pytest.mark.parametrize("lazy", [False, True])
@@ -263,7 +263,7 @@ def test_changed_values_are_told(path: Path, name: str, lazy: bool) -> None:
         stream.seek(place)
         stream.write(bytes([byte ^ 1]))
     sentence = refusal(path, lazy=lazy)
-    assert f"'sub-b/{name}' of the HDF5 file '{path}' does not hold what was written: its values changed" in sentence
+    assert f"'sub-b/{name}' of the HDF5 file '{path}' is not as it was written: its values changed" in sentence
     assert f"delete the attribute '{schema.DIGEST}'" in sentence
 
 

@@ -300,7 +300,7 @@ def test_a_tractogram_of_another_space_is_refused(subjects, grid):
 
 def test_a_tck_without_a_volume_is_refused(subjects, grid):
     subjects.tractogram("a", "wb.tck", grid["arcs"](3))
-    with pytest.raises(ValueError, match="wb.tck' does not tell its voxel grid; add a group of type 'volume'"):
+    with pytest.raises(ValueError, match="wb.tck' does not give its voxel grid; add a group of type 'volume'"):
         subjects.create(LINES_ONLY)
 
 
@@ -313,7 +313,9 @@ def test_no_grid_at_all_is_refused(subjects):
 def test_unknown_and_damaged_tractograms_are_refused(subjects, grid):
     subjects.plain("a")
     groups = {"streamlines": {"type": "streamlines", "files": ["mask.nii.gz"]}}
-    with pytest.raises(ValueError, match="mask.nii.gz' is of no kind that dwiml reads; convert it to .trk or .tck"):
+    with pytest.raises(
+        ValueError, match="mask.nii.gz' is not in a format that dwiml reads; convert it to .trk or .tck"
+    ):
         subjects.create(groups)
     path = subjects.folder / "a/wb.trk"
     path.write_bytes(path.read_bytes()[:-20])
@@ -341,7 +343,11 @@ def test_a_tck_that_announces_more_than_it_holds(subjects, grid, cut):
         "input": {"type": "volume", "files": ["dwi.nii.gz"]},
         "s": {"type": "streamlines", "files": ["wb.tck"]},
     }
-    sentence = "600 streamlines are announced, none is there" if cut else "600 streamlines are announced .count., 6 are"
+    sentence = (
+        "600 streamlines are announced, none is there"
+        if cut
+        else "600 streamlines are announced .count., but it holds 6"
+    )
     for options in ({}, {"allow_missing": True}):
         with pytest.raises(ValueError, match=f"Group 's' of subject 'a': '.*wb.tck' is cut off.*{sentence}"):
             subjects.create(groups, **options)

@@ -22,8 +22,8 @@ def test_lists_from_files_and_from_names(tmp_path):
         ([], ["a"], "There is no training subject"),
         (["a", "b", "a"], [], r"Subject 'a' is listed 2 times \(training and training\)"),
         (["a"], ["a"], r"Subject 'a' is listed 2 times \(training and validation\)"),
-        (["site/a"], [], "A training subject 'site/a' cannot give a file its name"),
-        ([".."], [], r"A training subject '\.\.' cannot give a file its name"),
+        (["site/a"], [], "A training subject 'site/a' cannot be used as a file name"),
+        ([".."], [], r"A training subject '\.\.' cannot be used as a file name"),
     ],
 )
 def test_bad_lists(training, validation, sentence):
@@ -51,7 +51,7 @@ def test_a_list_may_be_dev_null_and_no_other_device(tmp_path):
 
 @pytest.mark.parametrize("name", ["../../outside", "a/b", "..", "", "a\nb", "x" * 300])
 def test_a_name_that_leads_elsewhere_is_no_subject(name):
-    with pytest.raises(ValueError, match="A training subject .* cannot give a file its name"):
+    with pytest.raises(ValueError, match="A training subject .* cannot be used as a file name"):
         read_subject_lists({"training": [name], "validation": [], "testing": []})
 
 

@@ -148,8 +148,8 @@ def test_the_default_header_of_nibabel_tells_no_grid(subjects, grid):
     subjects.plain("a")
     tractogram = nib.streamlines.Tractogram(grid["to_rasmm"](grid["arcs"](3)), affine_to_rasmm=np.eye(4))
     nib.streamlines.save(tractogram, str(subjects.folder / "a/wb.trk"))
-    refused(subjects, "does not tell its voxel grid .its header is nibabel's default.*from the image it belongs to")
-    with pytest.raises(ValueError, match="wb.trk' does not tell its voxel grid .*save it with a header"):
+    refused(subjects, "does not give its voxel grid .its header is nibabel's default.*from the image it belongs to")
+    with pytest.raises(ValueError, match="wb.trk' does not give its voxel grid .*save it with a header"):
         subjects.create()
 
 

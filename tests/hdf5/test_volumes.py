@@ -131,7 +131,7 @@ def test_a_constant_feature_is_told(subjects, grid, caplog):
     values[..., 1] = 4
     subjects.volume("a", "flat.nii.gz", values)
     subjects.create({"input": {"type": "volume", "files": ["flat.nii.gz"], "standardization": "independent"}})
-    assert "Group 'input' of subject 'a': features '1' have one value" in caplog.text
+    assert "Group 'input' of subject 'a': features '1' are constant in the mask" in caplog.text
     assert (read(subjects)[0][..., 1] == 0).all()
 
 
@@ -146,8 +146,8 @@ def test_an_almost_constant_feature_and_a_small_mask_are_told(subjects, grid, ca
     subjects.volume("a", "small.nii.gz", mask)
     group = {"type": "volume", "files": ["flat.nii.gz"], "standardization": "independent"}
     subjects.create({"input": {**group, "std_mask": "small.nii.gz"}})
-    assert "Group 'input' of subject 'a': features '1' have one value in the whole mask, up to rounding" in caplog.text
-    assert "Group 'input' of subject 'a': a mean and a std come from 12 voxels only" in caplog.text
+    assert "Group 'input' of subject 'a': features '1' are constant in the mask, up to rounding" in caplog.text
+    assert "Group 'input' of subject 'a': a mean and a std were computed from only 12 voxels" in caplog.text
     assert np.abs(read(subjects)[0][..., 1]).max() < 1e-6
 
 
@@ -251,7 +251,7 @@ def test_damaged_files_are_refused(subjects, grid):
     path = subjects.folder / "a/dwi.nii.gz"
     path.write_bytes(path.read_bytes()[:-3000])
     with pytest.raises(
-        ValueError, match="'a': the file '.*dwi.nii.gz' is not an image that nibabel reads, or it is damaged"
+        ValueError, match="'a': the file '.*dwi.nii.gz' is not an image that nibabel reads, or is damaged"
     ):
         subjects.create()
     path.write_bytes(gzip.compress(b"no image at all" * 100))
@@ -315,7 +315,7 @@ def test_an_image_that_goes_on_after_its_voxels_is_not_read_to_its_end(subjects,
     bomb = gzip.compress(bytes(2**24))
     path.write_bytes(path.read_bytes() + bomb * 8)
     with pytest.raises(
-        ValueError, match="bomb.nii.gz' is damaged .it goes on after the voxels that its header announces"
+        ValueError, match="bomb.nii.gz' is damaged .it continues long after the voxels that its header announces"
     ):
         subjects.create({"input": {"type": "volume", "files": ["bomb.nii.gz"]}})
 

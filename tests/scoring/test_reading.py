@@ -269,9 +269,9 @@ MASK = {"mask": "lower.nii.gz"}
         ({"a": {"tractogram": []}}, "The tractogram of bundle 'a' must be named by a file, got []."),
         (
             {"a": {"tractogram": "lower.tck"}},
-            "No file of the ground truth tells its voxel grid; add a mask, a .trk or a .trx",
+            "No file of the ground truth gives its voxel grid; add a mask, a .trk or a .trx",
         ),
-        ({"a": {"tractogram": "lower.nii.gz"}, "b": MASK}, "is of no kind that dwiml reads; convert it to .trk"),
+        ({"a": {"tractogram": "lower.nii.gz"}, "b": MASK}, "is not in a format that dwiml reads; convert it to .trk"),
         ({"a": {"tractogram": "cut.trk"}}, "The tractogram of bundle 'a': '{folder}/cut.trk' is damaged or cut off"),
         ({"a": {"tractogram": "nan.trk"}}, "'{folder}/nan.trk' holds NaN or infinite coordinates; remove these"),
         ({"a": {"tractogram": "zero.trk"}}, "The mask of bundle 'a' has no voxel."),
@@ -316,7 +316,7 @@ def test_a_bad_folder_is_one_sentence(tmp_path: Path, folder: Path) -> None:
     ("name", "sentence"),
     [
         ("none.trk", "The tractogram '.*none.trk' was not found"),
-        ("lower.nii.gz", "The tractogram '.*lower.nii.gz' is of no kind that dwiml reads"),
+        ("lower.nii.gz", "The tractogram '.*lower.nii.gz' is not in a format that dwiml reads"),
         ("cut.trk", "The tractogram: '.*cut.trk' is damaged or cut off"),
         ("text.tck", "The tractogram: the file '.*text.tck' is damaged"),
         ("text.trx", "The tractogram: the file '.*text.trx' is damaged"),

@@ -87,7 +87,7 @@ def test_a_tck_with_more_than_it_announces_is_told_and_read(
 ) -> None:
     announce(tck, "0000000004")
     read(tck)
-    assert "announces 4 streamlines (count), 6 are there; all of them are read." in caplog.text
+    assert "announces 4 streamlines (count) but it holds 6; all of them are read." in caplog.text
 
 
 def test_streamlines_of_no_point_count_as_announced(tck: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -110,14 +110,14 @@ def test_streamlines_of_no_point_count_as_announced(tck: Path, caplog: pytest.Lo
         ({"NB_STREAMLINES": 1e15}, {}, "it is cut off"),
         ({"NB_STREAMLINES": -1}, {}, "NB_STREAMLINES in its header must be a whole number from 0 on, got -1"),
         ({"NB_VERTICES": "many"}, {}, "NB_VERTICES in its header must be a whole number from 0 on, got 'many'"),
-        ({"VOXEL_TO_RASMM": 3}, {}, "its header does not tell a voxel grid"),
-        ({"DIMENSIONS": [0, 1, 1]}, {}, "its header does not tell a voxel grid"),
+        ({"VOXEL_TO_RASMM": 3}, {}, "its header does not give a voxel grid"),
+        ({"DIMENSIONS": [0, 1, 1]}, {}, "its header does not give a voxel grid"),
         ({}, {"dps/id.float32": bytes(8)}, "it is cut off: its header announces 6 rows in 'dps/id.float32', 2"),
         ({}, {"positions.3.float16": b""}, "it holds 'positions' twice"),
         ({}, {"offsets.uint64": np.full(7, 2**62, "<u8").tobytes()}, "is beyond its"),
         ({}, {"offsets.uint64": np.zeros(7, "<u8").tobytes()}, "its offsets end at 0, its header announces"),
         ({}, {"offsets.uint64": np.array([0, 5, 3, 4, 5, 6, 6], "<u8").tobytes()}, "do not increase|offsets end at"),
-        ({}, {"dps/x.object": bytes(48)}, "the name of 'dps/x.object' tells no type"),
+        ({}, {"dps/x.object": bytes(48)}, "the name of 'dps/x.object' gives no type"),
     ],
 )
 def test_a_trx_whose_header_and_arrays_disagree(
@@ -152,7 +152,9 @@ def test_a_packed_trx_of_zeros_is_bounded_by_the_memory(trx: Path, monkeypatch: 
         archive.writestr("offsets.uint64", offsets)
     assert len(read_streamlines(trx, OBLIQUE)[0]) == nb
     monkeypatch.setattr("dwiml.files.sizes.machine_memory", lambda: 10**6)
-    with pytest.raises(ValueError, match=r"cannot be read: .* .its points would take 0.0 GB, this machine has 0.0 GB"):
+    with pytest.raises(
+        ValueError, match=r"cannot be read: .* .its points would take 0.0 GB of memory; this machine has 0.0 GB"
+    ):
         read_streamlines(trx, OBLIQUE)
 
 

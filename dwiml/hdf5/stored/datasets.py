@@ -123,7 +123,7 @@ class StoredDataset:
 
     def _check_numeric(self) -> None:
         if not self.is_numeric:
-            self.file.refuse(self.name, f"it holds {self.dtype}, numbers are expected")
+            self.file.refuse(self.name, f"it holds {self.dtype}; numbers are expected")
 
     def _check_size(self, layout: int) -> None:
         if layout == h5py.h5d.CONTIGUOUS and self.nb_bytes:

@@ -1,4 +1,4 @@
-"""One text that tells whether two files hold the same data, without reading all of them."""
+"""A fingerprint of an HDF5 file: whether two files hold the same data, without reading all of it."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from dwiml.hdf5.stored.nodes import StoredGroup
 
 VERSION = "v2"
 _BLOCK = 4096
-# Blocks that are read of a dataset: where its digest tells of its values, and where nothing else does.
+# Blocks read from a large dataset: with a digest, and without one.
 _BLOCKS_BESIDE_DIGEST = 8
 _BLOCKS = 256
 
 
 def fingerprint_of(path: str | os.PathLike[str]) -> str:
-    """Return the fingerprint of an HDF5 file: the same for a copy, and for a file made again from the same input.
+    """Return the fingerprint of an HDF5 file: the same for a copy, and for a file recreated from the same input.
 
     It covers, for every subject that is listed: all attributes, the name, shape, type and digest of every dataset, and
     values of every dataset. Values are read whole where a dataset is small (32 kB with a digest, 1 MB without one, as
-    in files of dwi_ml), and in evenly spaced blocks of 4 kB where it is larger (8 with a digest, 256 without). So it
-    tells any difference between files that were made with digests. A change inside a file that leaves the digests as
-    they were is told where it meets the blocks; ``dwiml check_hdf5 --digests`` tells all of them.
+    in files of dwi_ml), and in evenly spaced blocks of 4 kB where it is larger (8 with a digest, 256 without). So any
+    difference between files created with digests changes it. An edit that leaves the digests as they were changes it
+    only where it touches a block; ``dwiml check_hdf5 --digests`` finds all such edits.
 
     Raises
     ------
@@ -89,5 +89,5 @@ def _read(descriptor: int, start: int, nb_bytes: int, dataset: StoredDataset) ->
 
 
 def is_older(fingerprint: str) -> bool:
-    """Tell whether a fingerprint was recorded by an earlier dwiml, which took it in another way."""
+    """Tell whether a fingerprint was computed by an earlier dwiml, with another algorithm."""
     return not fingerprint.startswith(f"{VERSION}-")

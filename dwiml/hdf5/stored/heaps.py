@@ -1,8 +1,8 @@
 """A check of the texts of an object's attributes before HDF5 reads them.
 
 HDF5 keeps texts of any length in "global heaps" (HDF5 File Format Specification, version 3.0, III.E). Where a part of
-one is overwritten with zeros, the library (2.0 and before) goes through it for ever, and the program hangs. So heaps
-that attributes of an object refer to are gone through here first.
+one is overwritten with zeros, the library (2.0 and before) loops forever, and the program hangs. So the heaps
+that the attributes of an object refer to are checked here first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _MOST_HEADER_BYTES = 2**20
 
 
 def endless_heap(descriptor: int, address: int) -> int | None:
-    """Return where the heap of a text begins that has no end; None where there is none.
+    """Return the address of a heap without an end; None if there is none.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def _heaps(message: bytes) -> Iterator[int]:
 def _is_endless(descriptor: int, heap: int) -> bool:
     start = os.pread(descriptor, 16, heap)
     if len(start) < 16 or start[:4] != b"GCOL":
-        # HDF5 tells this by itself.
+        # HDF5 reports this itself.
         return False
     size = struct.unpack_from("<Q", start, 8)[0]
     content, place = os.pread(descriptor, min(size, _MOST_HEADER_BYTES), heap), 16

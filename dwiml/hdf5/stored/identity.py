@@ -10,7 +10,7 @@ from typing import NoReturn
 
 @dataclass(frozen=True)
 class FileIdentity:
-    """What tells one content of a file from another without reading it.
+    """What identifies a version of a file without reading it.
 
     Attributes
     ----------

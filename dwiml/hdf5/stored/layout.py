@@ -59,8 +59,9 @@ def _check_root(file: StoredFile) -> None:
     digest = file.root.attribute(schema.DIGEST)
     if digest is not None and schema.read_text(digest) != root_digest(file.root.attributes()):
         raise ValueError(
-            f"The attributes of the HDF5 file '{file.path}' are not those that were written (their digest differs): it "
-            f"is damaged or was edited; copy or make it again (after an edit on purpose, delete '{schema.DIGEST}')."
+            f"The root attributes of the HDF5 file '{file.path}' are not as they were written (their digest differs). "
+            "The file is damaged or was edited: copy it again or recreate it. If you edited it on purpose, delete the "
+            f"attribute '{schema.DIGEST}' of the root."
         )
 
 
@@ -113,19 +114,19 @@ def subject_lists(file: StoredFile) -> dict[str, list[str]]:
         absent = [name for name in subjects if name not in file.root]
         if absent:
             raise ValueError(
-                f"'{file.path}' lists {quoted(absent, 5)} as {subset} subjects but does not hold them; make it again."
+                f"'{file.path}' lists {quoted(absent, 5)} as {subset} subjects but does not hold them; recreate it."
             )
         for name in subjects:
             if name in seen:
                 sets = f"the {subset} set" if seen[name] == subset else f"the {seen[name]} and the {subset} set"
                 raise ValueError(
-                    f"'{file.path}' lists '{name}' twice, in {sets}; a subject is in one set, once: make it again."
+                    f"'{file.path}' lists '{name}' twice, in {sets}; a subject is in one set, once: recreate it."
                 )
             seen[name] = subset
             other = objects.setdefault(file.root.group(name).node, name)
             if other != name:
                 raise ValueError(
-                    f"'{file.path}': subjects '{other}' and '{name}' are two names of the same data; make it again."
+                    f"'{file.path}': subjects '{other}' and '{name}' are two names of the same data; recreate it."
                 )
     return lists
 

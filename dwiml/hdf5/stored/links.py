@@ -52,7 +52,7 @@ def attributes_of(file: StoredFile, node: Any, name: str) -> dict[str, Any]:
 
 
 def attribute_of(file: StoredFile, node: Any, name: str, attribute: str, default: Any) -> Any:
-    """Return one attribute, ``default`` when there is none; the empty kind of HDF5 is refused."""
+    """Return one attribute, ``default`` when there is none; an HDF5 null dataspace is refused."""
     file.check_texts(node, name)
     with file.explained(f"{name or '/'} (attribute '{attribute}')"):
         value = node.attrs.get(attribute, default)
@@ -75,7 +75,7 @@ def written_digest(file: StoredFile, node: Any, name: str) -> str | None:
 def refuse_changed(path: Path, name: str, what: str) -> NoReturn:
     """Raise the sentence that an object is not what was written."""
     raise ValueError(
-        f"'{name or '/'}' of the HDF5 file '{path}' does not hold what was written: {what} changed (its digest "
-        "differs). The file is damaged or was edited; copy or make it again (after an edit on purpose, delete the "
-        f"attribute '{schema.DIGEST}' of what was edited, of the group around it and of the root)."
+        f"'{name or '/'}' of the HDF5 file '{path}' is not as it was written: {what} changed (its digest differs). "
+        "The file is damaged or was edited: copy it again or recreate it. If you edited it on purpose, delete the "
+        f"attribute '{schema.DIGEST}' of the dataset, of its group and of the root."
     )

@@ -35,7 +35,7 @@ _FAULTS = (
     ArithmeticError,
     SystemError,
 )
-_ADVICE = "copy or make the HDF5 file again"
+_ADVICE = "copy it again or recreate it"
 
 
 class StoredFile:
