@@ -55,7 +55,7 @@ class _Panel:
 
 
 def plot_scores(scores: Mapping[str, Scores], *, title: str) -> Figure:
-    """Draw the connections in sum and, for each bundle, overlap, overreach, F1 and streamlines.
+    """Draw the total connections and, for each bundle, overlap, overreach, F1 and streamlines.
 
     Parameters
     ----------

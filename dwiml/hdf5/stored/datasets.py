@@ -44,7 +44,7 @@ class StoredDataset:
             kind = "keeps its values in another file (external storage)" if external else "is a virtual dataset"
             raise ValueError(
                 f"'{name}' of the HDF5 file '{file.path}' {kind}, which is not followed: only values inside the file "
-                "itself are read; copy them into it (h5repack does)."
+                "itself are read; copy the values into the file."
             )
         if shape is None:
             file.refuse(name, "it holds nothing")
