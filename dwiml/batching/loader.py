@@ -349,15 +349,16 @@ class DWIMLBatchLoaderOneInput(DWIMLStreamlinesBatchLoader):
     def _volume(self, phase: str, subject: int, device: torch.device, *, at_least: int) -> torch.Tensor:
         """Return a subject's volume on the device; those used last are kept, at least the subjects of one batch."""
         where = (self.dataset.nb_loads, phase, subject, device)
-        if where in self._volumes:
-            self._volumes.move_to_end(where)
-            return self._volumes[where]
-        for old in [old for old in self._volumes if old[0] != self.dataset.nb_loads]:
-            del self._volumes[old]
-        while len(self._volumes) >= max(self.dataset.cache_size, at_least):
-            self._volumes.popitem(last=False)
-        volume: torch.Tensor = self.dataset.subset(phase)[subject].volumes[self.input_group_name].as_tensor()
-        self._volumes[where] = self._in_volume_dtype(volume, phase, subject).to(device)
+        volume = self.dataset.subset(phase)[subject].volumes[self.input_group_name]
+        # What is kept may be a view of the map: what stands in the file by now.
+        volume.check_file()
+        if where not in self._volumes:
+            for old in [old for old in self._volumes if old[0] != self.dataset.nb_loads]:
+                del self._volumes[old]
+            while len(self._volumes) >= max(self.dataset.cache_size, at_least):
+                self._volumes.popitem(last=False)
+            self._volumes[where] = self._in_volume_dtype(volume.as_tensor(), phase, subject).to(device)
+        self._volumes.move_to_end(where)
         return self._volumes[where]
 
     def _in_volume_dtype(self, volume: torch.Tensor, phase: str, subject: int) -> torch.Tensor:

@@ -66,6 +66,16 @@ class SubjectVolume:
             self._check()
         return torch.from_numpy(self._values.whole())
 
+    def check_file(self) -> None:
+        """Check that a volume that is left in the file is still what was loaded: a tensor that was taken of it views it.
+
+        Raises
+        ------
+        ValueError
+            When the file was removed, replaced, cut off or written to.
+        """
+        self._values.check_file()
+
     def _check(self) -> None:
         # Slab by slab: a whole mask of a large volume would double its memory.
         values = self._values.whole(verify=True)

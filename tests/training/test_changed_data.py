@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from small_training import small_trainer
 from tests_support import add_digests, edited, write_hdf5
 
@@ -64,3 +65,18 @@ def test_a_worker_tells_it_too(path: Path, tmp_path: Path, nb_cpu_processes: int
     batches = trainer.batch_loader.data_loader("training", trainer.batch_sampler, nb_cpu_processes=nb_cpu_processes)
     with pytest.raises((ValueError, RuntimeError), match=f"'{path}' was replaced by another file since it was loaded"):
         next(iter(batches))
+
+
+@pytest.mark.parametrize("change", ["written to", "cut off"])
+def test_a_volume_that_is_kept_is_not_read_from_a_changed_file(path: Path, tmp_path: Path, change: str) -> None:
+    # Batches that workers have read before meet the volume as it is in the file by then; tracking reads nothing else.
+    loader = small_trainer(path, tmp_path, lazy=True).batch_loader
+    points = torch.full((5, 3), 4.0)
+    loader.inputs_under(points, "validation", 0)
+    if change == "cut off":
+        os.truncate(path, 0)
+    else:
+        with edited(path) as handle:
+            handle["sub-d/input/data"][...] += 1
+    with pytest.raises(ValueError, match=f"'{path}' was .* since it was loaded"):
+        loader.inputs_under(points, "validation", 0)
