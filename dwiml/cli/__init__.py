@@ -56,8 +56,10 @@ def run_command(
             code = _run(action, signals, advice)
         except (EndedBySignal, KeyboardInterrupt) as end:
             name = end.reason if isinstance(end, EndedBySignal) else "SIGINT"
-            print(f"Stopped ({name}): {when_stopped}.", file=sys.stderr)
-            if after_stop is not None:
+            # A training that has begun tells itself what becomes of it.
+            told = str(end) if isinstance(end, KeyboardInterrupt) else ""
+            print(f"Stopped ({name}): {told or when_stopped}.", file=sys.stderr)
+            if after_stop is not None and not told:
                 after_stop()
             code = 128 + signal.Signals[name]
         return _code_when_told(code, streams.out)
@@ -77,9 +79,17 @@ def _run(action: Callable[[], int | None], signals: Iterable[str], advice: dict[
             return FAILED if isinstance(error, ResourceError) else BAD_INPUT
         if not isinstance(error, (ValueError, OSError, KeyError, TypeError, ArithmeticError)):
             raise
-        # KeyError's str() is the repr of its message.
-        _tell_error(str(error.args[0] if isinstance(error, KeyError) and error.args else error))
+        _tell_error(_sentence_of(error))
         return BAD_INPUT
+
+
+def _sentence_of(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror is not None:
+        # The system's own, as "[Errno 28] No space left on device: 'OUT'".
+        why = f"{reason_of(error)}."
+        return f"'{error.filename}': {why}" if error.filename is not None else why[:1].upper() + why[1:]
+    # KeyError's str() is the repr of its message.
+    return str(error.args[0] if isinstance(error, KeyError) and error.args else error)
 
 
 def _code_when_told(code: int, out: SafeStream) -> int:

@@ -67,7 +67,7 @@ class SubjectVolume:
         return torch.from_numpy(self._values.whole())
 
     def check_file(self) -> None:
-        """Check that a volume that is left in the file is still what was loaded: a tensor that was taken of it views it.
+        """Check that a volume that is left in the file is still what was loaded: a tensor taken of it is a view.
 
         Raises
         ------

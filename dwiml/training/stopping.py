@@ -115,7 +115,7 @@ class StopRequest:
         if number == signal.SIGINT:
             self._nb_sigint += 1
             if self._nb_sigint > 1:
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt("at once, at the second Ctrl-C; the last checkpoint stays as it was")
 
 
 def check_stop_signal(name: str | None) -> signal.Signals | None:

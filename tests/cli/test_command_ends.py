@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
@@ -15,7 +16,7 @@ from typing import Any
 import nibabel as nib
 import pytest
 
-from dwiml.cli import train
+from dwiml.cli import run_command, train
 from dwiml.cli.main import main
 from dwiml.hdf5.creator import create_hdf5
 from dwiml.phantom.create import create_phantom
@@ -267,3 +268,35 @@ def test_memory_that_is_missing_is_named(
     error = capsys.readouterr().err
     assert error.startswith("error: There is not enough memory (Unable to allocate 8.00 PiB for an array with shape")
     assert len(error.splitlines()) == 1
+
+
+def test_a_second_ctrl_c_in_a_training_says_what_is_kept(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dwiml import DWIMLTrainerOneInput
+
+    def twice(*_: Any) -> None:
+        for _each in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(DWIMLTrainerOneInput, "run_one_batch", twice)
+    options = [*DATA, "--rnn_layer_sizes", "8", "--seed", "1", "--requeue"]
+    assert main(["train", "learn2track", str(work / "data.hdf5"), str(work), "twice", *options]) == 130
+    assert (
+        "Stopped (SIGINT): at once, at the second Ctrl-C; the last checkpoint stays as it was."
+        in capsys.readouterr().err
+    )
+
+
+def test_what_the_system_refuses_is_told_without_its_number(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def write_more_than_allowed() -> None:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), "out.trk")
+
+    assert run_command(write_more_than_allowed) == 2
+    assert capsys.readouterr().err == "error: 'out.trk': file too large.\n"
+
+    def write_on_a_full_disk() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    assert run_command(write_on_a_full_disk) == 2
+    assert capsys.readouterr().err == "error: No space left on the disk.\n"
