@@ -9,6 +9,8 @@ import torch
 from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.files import written_whole
+from dwiml.training.checkpoint import has_checkpoint
+from dwiml.training.folder import ExperimentFolder
 from dwiml.training.monitors import NonFiniteValueError
 
 
@@ -61,16 +63,21 @@ def save_bad_batch(
 
 def explain_bad_batch(
     error: NonFiniteValueError,
-    folder: Path,
+    folder: ExperimentFolder,
     sampler: DWIMLBatchIDSampler,
     loader: DWIMLStreamlinesBatchLoader,
     *,
     epoch: int,
 ) -> str:
     """Save the batch that gave a NaN or infinite value as :func:`save_bad_batch` does; return what to tell the user."""
-    path, subjects = save_bad_batch(folder, sampler, loader, epoch=epoch, batch=error.batch)
+    path, subjects = save_bad_batch(folder.bad_batches, sampler, loader, epoch=epoch, batch=error.batch)
     saved = "It could not be saved" if path is None else f"Its streamlines are saved in '{path}'"
+    before = has_checkpoint(folder.checkpoint)
+    checkpoint = "the last checkpoint is from before" if before else "no checkpoint was written yet"
+    advice = "Look for extreme values in the data, lower the learning rate, clip the gradient"
+    if error.is_own:
+        advice = "Check the value that you give to self.log"
     return (
-        f"{error} It has streamlines of {', '.join(subjects)}. {saved}; the last checkpoint is from before. Look "
-        "for extreme values in the data, lower the learning rate, clip the gradient, or set nan_policy='skip'."
+        f"{error} The batch has streamlines of {', '.join(subjects)}. {saved}; {checkpoint}. {advice}, or set "
+        "nan_policy='skip'."
     )

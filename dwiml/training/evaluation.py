@@ -69,7 +69,7 @@ def evaluate_directions(
         When the model gives no direction at some point.
     """
     names = ("loss", "angle", "angle_after_first", "straight_on_angle")
-    means = {name: MeanMonitor(f"{name} of the {phase} set") for name in names}
+    means = {name: MeanMonitor(name, f"the {phase} set") for name in names}
     was_training = model.training
     model.eval()
     batch_sampler.set_position(phase, 0, max_batches=max_batches)

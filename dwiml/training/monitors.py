@@ -16,17 +16,19 @@ logger = logging.getLogger(__name__)
 
 
 class NonFiniteValueError(FloatingPointError):
-    """A loss or a gradient is NaN or infinite.
+    """A loss, a gradient or a metric is NaN or infinite.
 
     Attributes
     ----------
     batch
         The index of the batch in its epoch.
+    is_own
+        Whether it is a metric that the user logs.
     """
 
-    def __init__(self, name: str, batch: int, value: float) -> None:
-        super().__init__(f"The {name} of batch {batch} is {value}.")
-        self.batch = batch
+    def __init__(self, sentence: str, batch: int, *, is_own: bool = False) -> None:
+        super().__init__(f"{sentence}.")
+        self.batch, self.is_own = batch, is_own
 
 
 class MeanMonitor:
@@ -36,12 +38,14 @@ class MeanMonitor:
 
     Parameters
     ----------
-    name
-        How messages call the value.
+    name, where
+        How messages call the value and the phase, for example ``"loss"`` and ``"the training of epoch 0"``.
+    is_own
+        Whether it is a metric that the user logs.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, where: str, *, is_own: bool = False) -> None:
+        self._name, self._where, self._is_own = name, where, is_own
         self._values: list[torch.Tensor] = []
         self._weights: list[int] = []
         self._batches: list[int] = []
@@ -67,8 +71,17 @@ class MeanMonitor:
         finite = torch.isfinite(torch.stack(new)).cpu()
         if not bool(finite.all()):
             first = int(finite.logical_not().nonzero()[0])
-            raise NonFiniteValueError(self.name, self._batches[self._nb_checked + first], float(new[first]))
+            raise self.error(self._batches[self._nb_checked + first], new[first])
         self._nb_checked = len(self._values)
+
+    def told(self, batch: int, value: torch.Tensor) -> str:
+        """Return in words that a batch's value is NaN or infinite (reads the device)."""
+        kind = "NaN" if math.isnan(float(value)) else "infinite"
+        return f"The {self._name} is {kind} in batch {batch} of {self._where}"
+
+    def error(self, batch: int, value: torch.Tensor) -> NonFiniteValueError:
+        """Return the error for a batch's value that is NaN or infinite."""
+        return NonFiniteValueError(self.told(batch, value), batch, is_own=self._is_own)
 
     @property
     def nb(self) -> int:
@@ -168,7 +181,7 @@ class OwnMetrics:
     prefix
         ``"train"`` or ``"valid"``.
     where
-        How messages call the phase, for example ``"in epoch 0 of training"``.
+        How messages call the phase, for example ``"the training of epoch 0"``.
     """
 
     def __init__(self, prefix: str, where: str) -> None:
@@ -189,9 +202,7 @@ class OwnMetrics:
         """
         for name, value, n in batch.values:
             if skip_bad and not bool(torch.isfinite(value)):
-                logger.warning(
-                    "Metric '%s' of batch %d %s is %s: left out of the mean.", name, index, self._where, float(value)
-                )
+                logger.warning("%s: left out of the mean.", self._mean(name).told(index, value))
                 continue
             self._mean(name).update(value, n, index)
 
@@ -235,7 +246,7 @@ class OwnMetrics:
 
     def _mean(self, name: str) -> MeanMonitor:
         if name not in self._means:
-            self._means[name] = MeanMonitor(f"metric '{name}' {self._where}")
+            self._means[name] = MeanMonitor(f"metric '{name}'", self._where, is_own=True)
         return self._means[name]
 
 
@@ -251,12 +262,12 @@ class PhaseMonitor:
     """
 
     def __init__(self, phase: str, epoch: int) -> None:
-        where = f"in epoch {epoch} of {phase}"
+        where = f"the {phase} of epoch {epoch}"
         self.prefix = {"training": "train", "validation": "valid"}[phase]
         self.means = {
-            "loss": MeanMonitor(f"loss {where}"),
-            "grad_norm": MeanMonitor(f"gradient norm {where}"),
-            "grad_norm_clipped": MeanMonitor(f"clipped gradient norm {where}"),
+            "loss": MeanMonitor("loss", where),
+            "grad_norm": MeanMonitor("gradient norm", where),
+            "grad_norm_clipped": MeanMonitor("clipped gradient norm", where),
         }
         self.own = OwnMetrics(self.prefix, where)
         self.nb_points = 0

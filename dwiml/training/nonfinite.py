@@ -6,7 +6,7 @@ import logging
 
 import torch
 
-from dwiml.training.monitors import NonFiniteValueError, PhaseMonitor
+from dwiml.training.monitors import MeanMonitor, PhaseMonitor
 from dwiml.training.updates import WeightUpdater
 
 STOP, SKIP = "stop", "skip"
@@ -37,9 +37,11 @@ class NonFinitePolicy:
         at_once = self._device.type == "cpu" or self.skips or self._updater.scaler.is_enabled()
         return at_once and not bool(torch.isfinite(value))
 
-    def pass_over(self, name: str, index: int, value: torch.Tensor, monitor: PhaseMonitor, *, nb_batches: int) -> None:
+    def pass_over(
+        self, mean: MeanMonitor, index: int, value: torch.Tensor, monitor: PhaseMonitor, *, nb_batches: int
+    ) -> None:
         """Count batches as skipped; raise NonFiniteValueError where that was not asked for."""
         if not self.skips:
-            raise NonFiniteValueError(name, index, float(value))
-        logger.warning("The %s of batch %d is %s: skipped.", name, index, float(value))
+            raise mean.error(index, value)
+        logger.warning("%s: skipped.", mean.told(index, value))
         monitor.nb_skipped += nb_batches

@@ -85,13 +85,18 @@ class BatchMetrics:
         """Accept no more values."""
         self._is_open = False
 
-    def add(self, name: str, value: Any, n: int) -> None:
+    def add(self, name: str, value: Any, n: int | None) -> None:
         """Take a value; see :meth:`dwiml.training.trainer.DWIMLTrainer.log`."""
         check_metric_name(name)
         if not self._is_open:
             raise RuntimeError(
                 f"log({name!r}, ...) is for run_one_batch, while train_and_validate runs it: here there is no batch to "
                 "average over. Add a value of the whole epoch to the metrics of finish_epoch instead."
+            )
+        if n is None:
+            raise TypeError(
+                f"log({name!r}, ...) needs n, how many points (or others) the value is the mean of: "
+                f"self.log({name!r}, value, n=...)."
             )
         weight = check_whole(f"The n of metric '{name}'", n, low=0)
         kept = self._as_tensor(name, value)

@@ -89,7 +89,7 @@ class DWIMLTrainer(ResumableTraining):
         Raises
         ------
         FloatingPointError
-            When a loss or a gradient is NaN or infinite; the last checkpoint is from before.
+            When a loss, a gradient or a metric is NaN or infinite; the last checkpoint is from before.
         OSError
             When the disk does not have all results at the end, or another process has taken the experiment over.
         TrainingInterrupted
@@ -131,7 +131,7 @@ class DWIMLTrainer(ResumableTraining):
         outputs = self.model(streamlines)
         return self._loss(outputs, streamlines, targets, ids_per_subj)
 
-    def log(self, name: str, value: torch.Tensor | float, n: int) -> None:
+    def log(self, name: str, value: torch.Tensor | float, n: int | None = None) -> None:
         """Log a metric of a batch, from :meth:`run_one_batch`, in training and in validation.
 
         The log, the figures and Comet have its mean over the epoch and over all processes as ``train_<name>`` and
@@ -145,12 +145,13 @@ class DWIMLTrainer(ResumableTraining):
         value
             The batch's mean: a number or a 0-d tensor.
         n
-            What it is the mean of: its weight, a whole number. Nothing is logged for 0.
+            What it is the mean of: its weight, a whole number. Has to be given. Nothing is logged for 0.
 
         Raises
         ------
-        ValueError, RuntimeError
-            For a name that is reserved, a value that is not a single number, a call outside of :meth:`run_one_batch`.
+        ValueError, TypeError, RuntimeError
+            For a name that is reserved, no `n`, a value that is not a single number, a call outside of
+            :meth:`run_one_batch`.
         FloatingPointError
             From the training, for a NaN or infinite value: the metric and the batch are named.
         """
@@ -289,7 +290,7 @@ class DWIMLTrainer(ResumableTraining):
         counts = self._nb_points > 0
         loss = self.ranks.mean(mean_loss, n, self._nb_points)
         if counts and self.nonfinite.is_bad(loss):
-            self.nonfinite.pass_over(monitor.loss.name, index, loss, monitor, nb_batches=1)
+            self.nonfinite.pass_over(monitor.loss, index, loss, monitor, nb_batches=1)
             return
         monitor.own.update(self._logged, index, skip_bad=self.nonfinite.skips)
         if self.device.type == "cpu":
@@ -309,7 +310,7 @@ class DWIMLTrainer(ResumableTraining):
             bad = self.nonfinite.is_bad(norm)
             # In fp16 a step that overflows is left out, and the next one is scaled less; that ends at a scale of 1.
             if bad and not (self.updater.scaler.is_enabled() and self.updater.scaler.get_scale() >= 1):
-                self.nonfinite.pass_over(monitor.means["grad_norm"].name, index, norm, monitor, nb_batches=nb_batches)
+                self.nonfinite.pass_over(monitor.means["grad_norm"], index, norm, monitor, nb_batches=nb_batches)
                 self.updater.discard()
                 return
             if not bad:
@@ -323,9 +324,7 @@ class DWIMLTrainer(ResumableTraining):
         if not self.ranks.is_first:
             return str(error)
         self._refuse_if_taken_over()
-        return explain_bad_batch(
-            error, self.folder.bad_batches, self.batch_sampler, self.batch_loader, epoch=self.position.epoch
-        )
+        return explain_bad_batch(error, self.folder, self.batch_sampler, self.batch_loader, epoch=self.position.epoch)
 
     def _model_streamlines(self, targets: TensorSequence, ids_per_subj: BatchSlices) -> TensorSequence:
         """Return the points at which the model is run: with noise, and without the last ones if it ignores them."""

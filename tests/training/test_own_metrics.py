@@ -112,9 +112,14 @@ def test_it_is_shown_in_the_line_and_beside_the_bar(
 def test_nan_is_named_and_stops(tiny_hdf5: Path, tmp_path: Path, phase: str, value: Any) -> None:
     trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=2)
     logging_with(trainer, lambda t, _, ids: t.log("x", value if ids.key.phase == phase else 1.0, 1))
-    what = float(value)
-    with pytest.raises(FloatingPointError, match=f"The metric 'x' in epoch 0 of {phase} of batch 0 is {what}"):
+    what = "NaN" if math.isnan(value) else "infinite"
+    with pytest.raises(FloatingPointError) as caught:
         trainer.train_and_validate()
+    assert str(caught.value).startswith(
+        f"The metric 'x' is {what} in batch 0 of the {phase} of epoch 0. The batch has "
+    )
+    end = "no checkpoint was written yet. Check the value that you give to self.log, or set nan_policy='skip'."
+    assert str(caught.value).endswith(end)
     assert not (tmp_path / "exp" / "logs" / "metrics.jsonl").exists()
 
 
@@ -125,7 +130,7 @@ def test_nan_is_left_out_and_said_where_batches_are_skipped(
     logging_with(trainer, lambda t, _, ids: t.log("x", math.nan if ids.key.batch_index == 1 else 2.0, 3))
     with caplog.at_level(logging.WARNING):
         trainer.train_and_validate()
-    assert "Metric 'x' of batch 1 in epoch 0 of training is nan: left out of the mean." in caplog.text
+    assert "The metric 'x' is NaN in batch 1 of the training of epoch 0: left out of the mean." in caplog.text
     (line,) = logs(tmp_path / "exp")
     assert line["train_x"] == 2.0
     assert "train_skipped_batches" not in line
@@ -143,6 +148,7 @@ def test_nan_is_left_out_and_said_where_batches_are_skipped(
         (("x", None, 1), ValueError, "got None"),
         (("x", 1.0, 0.5), ValueError, "n of metric 'x' must be a whole number of at least 0, got 0.5"),
         (("x", 1.0, -1), ValueError, "got -1"),
+        (("x", 1.0), TypeError, r"log\('x', ...\) needs n, how many points .*: self.log\('x', value, n=...\)"),
     ],
 )
 def test_what_cannot_be_logged(

@@ -280,8 +280,9 @@ def test_a_nan_loss_is_named_and_spoils_nothing(tiny_hdf5: Path, tmp_path: Path,
         trainer.model, tmp_path, "exp", trainer.batch_sampler, trainer.batch_loader, max_epochs=3, verbose=False, seed=1
     )
     spoilt.spoilt_phase = phase
-    with pytest.raises(FloatingPointError, match=f"loss in epoch 1 of {phase} of batch 0 is nan"):
+    with pytest.raises(FloatingPointError, match=f"The loss is NaN in batch 0 of the {phase} of epoch 1") as caught:
         spoilt.train_and_validate()
+    assert "; the last checkpoint is from before. " in str(caught.value)
     assert [line["epoch"] for line in logs(tmp_path / "exp")] == [0]
     assert all(
         torch.isfinite(value).all()
