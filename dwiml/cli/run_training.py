@@ -8,7 +8,7 @@ from typing import Any
 
 from dwiml.cli import run_command
 from dwiml.training.failures import ADVICE
-from dwiml.training.slurm import requeue
+from dwiml.training.slurm import in_job, requeue
 from dwiml.training.stopping import check_stop_signal
 
 NOT_BEGUN = "the training had not begun; nothing was trained, and a checkpoint that is there stays as it was"
@@ -38,7 +38,7 @@ def run_training(action: Callable[[], None], settings: Mapping[str, Any], *, ver
         action,
         verbose=verbose,
         signals=["SIGTERM", "SIGHUP"] + ([stop_signal.name] if stop_signal is not None else []),
-        when_stopped=f"{NOT_BEGUN}; SLURM is asked to queue the job again" if wanted else NOT_BEGUN,
+        when_stopped=f"{NOT_BEGUN}; SLURM is asked to queue the job again" if wanted and in_job() else NOT_BEGUN,
         after_stop=requeue if wanted else None,
         advice=ADVICE,
     )

@@ -17,7 +17,7 @@ from dwiml.training.folder import ExperimentFolder
 from dwiml.training.lock import ExperimentLock
 from dwiml.training.loggers import Logger, build_loggers
 from dwiml.training.progress import announce
-from dwiml.training.slurm import requeue
+from dwiml.training.slurm import in_job, requeue
 from dwiml.training.stopping import StopRequest, TrainingInterrupted
 
 # The classes that dwiml resume builds again, in the order of how_to_go_on: those of training.rebuild, and the sampler.
@@ -127,12 +127,12 @@ def how_to_go_on(trainer: Any) -> str:
     trainer
         With its model, sampler and loader.
     """
-    script = "the same script and resume='auto' (same command and --resume auto)"
+    script = "the same script and resume='auto'"
     objects = (trainer, trainer.model, trainer.batch_sampler, trainer.batch_loader)
     # A class of the user's own may have one of these names.
     known = all(type(each).__name__ in names for each, names in zip(objects, RESUMED_BY_COMMAND.values(), strict=True))
     if known and all(type(each).__module__.startswith("dwiml.") for each in objects):
-        return f"{script}, or dwiml resume {shlex.quote(str(trainer.folder.path))}"
+        return f"{script} (--resume auto in dwiml train), or dwiml resume {shlex.quote(str(trainer.folder.path))}"
     return script
 
 
@@ -156,6 +156,7 @@ def leave(stop: StopRequest, trainer: Any, *, written: bool) -> TrainingInterrup
         state = "a checkpoint is written" if written else "the checkpoint could NOT be written, the last one stays"
         announce(f"Stopped ({reason}): {state}. Go on with {how_to_go_on(trainer)}.")
         if trainer.requeue:
-            announce("SLURM is asked to queue the job again.")
+            if in_job():
+                announce("SLURM is asked to queue the job again.")
             requeue()
     return TrainingInterrupted(reason, code)

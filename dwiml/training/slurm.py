@@ -8,6 +8,7 @@ import signal
 import subprocess
 
 TIMEOUT_S = 30.0
+_NO_JOB = "this is not a SLURM job (SLURM_JOB_ID is not set)"
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ def requeue() -> str:
     """
     job = _job()
     if job is None:
-        return _warned("Not requeued: this is not a SLURM job (SLURM_JOB_ID is not set).")
+        return _warned(f"Not requeued: {_NO_JOB}.")
     command = ["scontrol", "requeue", job]
     by_hand = f"to go on, submit the job again or run: {' '.join(command)}"
     try:
@@ -51,6 +52,17 @@ def requeue() -> str:
     sentence = f"Job {job} was requeued: SLURM starts it again, and the training goes on from its checkpoint."
     logger.info("%s", sentence)
     return sentence
+
+
+def in_job() -> bool:
+    """Tell whether this is a SLURM job, so that :func:`requeue` has something to ask for."""
+    return _job() is not None
+
+
+def warn_without_job() -> None:
+    """Warn at a training's start that ``requeue`` will do nothing, where that is so."""
+    if not in_job():
+        _warned(f"requeue (--requeue) has no effect here: {_NO_JOB}.")
 
 
 def _job() -> str | None:

@@ -32,6 +32,7 @@ from dwiml.training.running import (
     start_loggers,
     take_folder,
 )
+from dwiml.training.slurm import warn_without_job
 from dwiml.training.stopping import StopRequest
 
 # What may be wanted between two steps; the highest of all ranks counts.
@@ -393,4 +394,6 @@ class DWIMLTrainer(ResumableTraining):
         stack.callback(self._loaders.clear)
         self._last_checkpoint = time.monotonic()
         if self.ranks.is_first and not self.is_finished:
+            if self.requeue and not self.fast_dev_run:
+                warn_without_job()
             self._introduce(resumes=checkpoint is not None)

@@ -127,6 +127,23 @@ def test_the_job_is_requeued(data: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert asked == [True]
 
 
+def test_outside_of_slurm_the_requeue_is_warned_of_at_the_start(
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    stop_in_phase(small_trainer(data, tmp_path, requeue=True, **OPTIONS), 2, signal.SIGUSR1)
+    warnings = [record.message for record in caplog.records if "SLURM" in record.message]
+    assert warnings == [
+        f"{what}: this is not a SLURM job (SLURM_JOB_ID is not set)."
+        for what in ("requeue (--requeue) has no effect here", "Not requeued")
+    ]
+    assert "SLURM is asked" not in capsys.readouterr().err
+
+
 class KilledError(Exception):
     """In the place of kill -9: nothing is written any more."""
 

@@ -139,6 +139,7 @@ def test_the_command_is_recommended_where_it_works(
     assert "Go on with the same script and resume='auto'" in line
     command = line.partition(", or dwiml resume ")[2].removesuffix(".")
     assert bool(command) != own
+    assert ("--resume auto" in line) != own
     if command:
         assert resume.main([*shlex.split(command), "-q"]) == 0
         assert len(logs(tmp_path / "of me" / "exp")) == 2
