@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from dwiml.cli import run_command
 from dwiml.cli.connectivity_options import add_regions, describe, percent, read_regions
+from dwiml.cli.unknown_options import parse_known_options
 
 if TYPE_CHECKING:
     from dwiml.ops.connectivity import Connections
@@ -23,6 +24,7 @@ _LONGEST_NAME = 36
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dwiml connectivity_matrix",
+        allow_abbrev=False,
         usage="dwiml connectivity_matrix TRACTOGRAM [TRACTOGRAM ...] OUT.npy (--nb_blocs N [N N] | --labels LABELS) "
         "[options]",
         description="Count the streamlines that join each pair of regions: a symmetric matrix, one row a region. Only "
@@ -45,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = build_parser().parse_args(argv)
+    arguments = parse_known_options(build_parser(), argv)
     return run_command(lambda: _run(arguments), verbose=arguments.verbose)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dwiml.cli import run_command
 from dwiml.cli.connectivity_options import add_regions, describe, percent, read_regions
+from dwiml.cli.unknown_options import parse_known_options
 
 if TYPE_CHECKING:
     from dwiml.hdf5.grid import Grid
@@ -22,6 +23,7 @@ _PAIRS_SHOWN = 10
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dwiml connectivity_score",
+        allow_abbrev=False,
         usage="dwiml connectivity_score TRACTOGRAM MATRIX.npy (--nb_blocs N [N N] | --labels LABELS) [options]\n"
         "       dwiml connectivity_score TRACTOGRAM --hdf5_file HDF5 --subject S --streamline_group_name G [options]",
         description="Tell how many streamlines join regions that a connectivity matrix connects (values above 0), join "
@@ -47,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = build_parser().parse_args(argv)
+    arguments = parse_known_options(build_parser(), argv)
     return run_command(lambda: _run(arguments), verbose=arguments.verbose)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dwiml.cli import run_command
+from dwiml.cli.unknown_options import parse_known_options
 
 if TYPE_CHECKING:
     from dwiml.hdf5.creator import CreationSummary
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dwiml create_hdf5",
+        allow_abbrev=False,
         description="Gather the volumes and streamlines of many subjects into one HDF5 file, ready for training. "
         "All headers are checked before the work starts, and the file appears only when it is whole.",
     )
@@ -45,13 +47,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--allow_missing", action="store_true", help="tractograms may be missing or empty (volumes never)"
     )
-    parser.add_argument("-f", dest="overwrite", action="store_true", help="replace OUT.hdf5 if it exists")
+    parser.add_argument("-f", dest="overwrite", action="store_true", help="replace OUT.hdf5, if it is an HDF5 file")
     parser.add_argument("-v", dest="verbose", action="store_true", help="say more")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = build_parser().parse_args(argv)
+    arguments = parse_known_options(build_parser(), argv)
     return run_command(lambda: _run(arguments), verbose=arguments.verbose)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dwiml.cli import run_command
+from dwiml.cli.unknown_options import parse_known_options
 
 if TYPE_CHECKING:
     from dwiml.training.evaluation import DirectionError
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dwiml evaluate",
+        allow_abbrev=False,
         description="Measure the best model of an experiment of 'dwiml train', point by point along true streamlines: "
         "its loss and its mean angle to the next step, beside those of the same model before training, and of going "
         "straight on.",
@@ -30,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = build_parser().parse_args(argv)
+    arguments = parse_known_options(build_parser(), argv)
     return run_command(lambda: _run(arguments), verbose=arguments.verbose)
 
 

@@ -32,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     lines = "\n".join(f"  {name:<21}{description}" for name, description in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="dwiml",
+        allow_abbrev=False,
         usage="dwiml COMMAND ...",
         description="Train tractography models.",
         epilog=f"commands:\n{lines}\n\n'dwiml COMMAND --help' describes a command.",

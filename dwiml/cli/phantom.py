@@ -8,11 +8,13 @@ import time
 from collections.abc import Sequence
 
 from dwiml.cli import run_command
+from dwiml.cli.unknown_options import parse_known_options
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dwiml phantom",
+        allow_abbrev=False,
         description="Simulate example subjects with known truth: diffusion images, input volumes, masks, endpoint "
         "labels and one tractogram a bundle, ready for 'dwiml create_hdf5'. Nothing is downloaded.",
     )
@@ -31,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = build_parser().parse_args(argv)
+    arguments = parse_known_options(build_parser(), argv)
     return run_command(lambda: _run(arguments), verbose=arguments.verbose)
 
 

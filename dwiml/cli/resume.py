@@ -10,6 +10,7 @@ from typing import Any
 
 from dwiml.cli.run_training import run_training
 from dwiml.cli.trainer_options import add_comet_options, add_machine_options, add_stop_options, count_or_none
+from dwiml.cli.unknown_options import parse_known_options
 
 # What a resumed run may do differently: of each, the recorded value holds unless another is given.
 KEPT = (
@@ -30,6 +31,7 @@ KEPT = (
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dwiml resume",
+        allow_abbrev=False,
         description="Continue an experiment of 'dwiml train' from its checkpoint. All that is not given here is as "
         "recorded there.",
     )
@@ -58,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = build_parser().parse_args(argv)
+    arguments = parse_known_options(build_parser(), argv)
     settings = {**_recorded_settings(Path(arguments.experiment)), **vars(arguments)}
     return run_training(lambda: _run(arguments), settings, verbose=arguments.talkative)
 

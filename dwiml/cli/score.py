@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dwiml.cli import run_command
+from dwiml.cli.unknown_options import parse_known_options
 
 if TYPE_CHECKING:
     from dwiml.scoring.ground_truth import GroundTruth
@@ -20,6 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(
         prog="dwiml score",
+        allow_abbrev=False,
         description="Score tractograms against true bundles, in the manner of the ISMRM 2015 tractography challenge: "
         "which streamlines are valid, wrong path, invalid or no connections, and how the valid ones of each bundle "
         "overlap its true volume.",
@@ -77,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = build_parser().parse_args(argv)
+    arguments = parse_known_options(build_parser(), argv)
     return run_command(lambda: _run(arguments), verbose=arguments.verbose)
 
 

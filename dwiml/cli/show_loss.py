@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dwiml.cli import run_command
+from dwiml.cli.unknown_options import parse_known_options
 from dwiml.failures import GPU, MEMORY
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ HISTOGRAMS = "histograms.png"
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dwiml show_loss",
+        allow_abbrev=False,
         description="Run the best model of an experiment of 'dwiml train' along a subject's true streamlines and write "
         "its loss at each point, and the probability that the streamline ends there where the model tells it: loss.trk "
         "(every streamline, coloured by its loss), best_10_percent.trk and worst_10_percent.trk (by mean loss), "
@@ -60,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = build_parser().parse_args(argv)
+    arguments = parse_known_options(build_parser(), argv)
     fewer = f"give a lower --batch_size (now: {arguments.batch_size})"
     return run_command(lambda: _run(arguments), verbose=arguments.verbose, advice={MEMORY: fewer, GPU: fewer})
 

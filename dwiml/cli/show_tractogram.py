@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dwiml.cli import run_command
+from dwiml.cli.unknown_options import parse_known_options
 
 if TYPE_CHECKING:
     from dwiml.viz.pieces import DrawnTractogram
@@ -22,6 +23,7 @@ _MANY_OUTSIDE = 0.1
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dwiml show_tractogram",
+        allow_abbrev=False,
         usage="dwiml show_tractogram TRACTOGRAM [TRACTOGRAM ...] OUT [--background IMAGE] [options]",
         description="Draw streamlines (.trk, .tck, .trx) over slices of an image, right in space: the axes are the "
         "scanner's, in mm, and left is left (neurological convention). Several tractograms are drawn together, or "
@@ -103,7 +105,7 @@ def _add_look(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = build_parser().parse_args(argv)
+    arguments = parse_known_options(build_parser(), argv)
     return run_command(lambda: _run(arguments), verbose=arguments.verbose)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dwiml.cli import run_command
+from dwiml.cli.unknown_options import parse_known_options
 from dwiml.failures import GPU, MEMORY
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dwiml track",
+        allow_abbrev=False,
         usage="dwiml track EXPERIMENT SUBJECT OUT --tracking_mask MASK [options]\n"
         "       dwiml track EXPERIMENT OUT --input IMAGE [IMAGE ...] --tracking_mask MASK [options]",
         description="Track with the best model of an experiment. Streamlines depend on the seed of the draws and on "
@@ -134,7 +136,7 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = build_parser().parse_args(argv)
+    arguments = parse_known_options(build_parser(), argv)
     fewer = f"give a lower --simultaneous (now: {arguments.simultaneous})"
     return run_command(lambda: _run(arguments), verbose=arguments.verbose, advice={MEMORY: fewer, GPU: fewer})
 

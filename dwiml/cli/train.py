@@ -15,11 +15,13 @@ from dwiml.cli.unknown_options import parse_known_options
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dwiml train",
+        allow_abbrev=False,
         description="Train one of dwiml's models. Run again with --resume auto, or use 'dwiml resume', to go on.",
     )
     models = parser.add_subparsers(dest="model_name", required=True, metavar="MODEL")
     learn2track = models.add_parser(
         "learn2track",
+        allow_abbrev=False,
         usage="dwiml train learn2track HDF5 EXPERIMENTS_PATH EXPERIMENT_NAME --input_group_name GROUP "
         "--streamline_group_name GROUP [options]",
         help="recurrent network (Poulin et al., 2017)",

@@ -38,7 +38,10 @@ def _chosen(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> a
 
 def _sentence(word: str, options: Sequence[str]) -> str:
     name = word.partition("=")[0]
-    near = [_USUAL_NAMES[name]] if name in _USUAL_NAMES else difflib.get_close_matches(name, options)
+    meant = _USUAL_NAMES.get(name, name)
+    # 'dwiml resume' has --new_max_epochs for the --max_epochs of 'dwiml train'.
+    near = [each for each in (meant, f"--new_{meant[2:]}") if each in options]
+    near = near or difflib.get_close_matches(name, options)
     return f"there is no option {name}" + (f": did you mean {' or '.join(near)}?" if near else "")
 
 

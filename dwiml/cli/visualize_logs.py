@@ -7,12 +7,14 @@ import sys
 from collections.abc import Sequence
 
 from dwiml.cli import run_command
+from dwiml.cli.unknown_options import parse_known_options
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
     parser = argparse.ArgumentParser(
         prog="visualize_logs",
+        allow_abbrev=False,
         description="Draw the losses, gradient norms, learning rate and epoch times of one or more experiments: in a "
         "window where there is a display, otherwise in a PNG: curves.png in the experiment's folder, or "
         "curves_compared.png in the folder that the first of several is in. These two are replaced without a question.",
@@ -47,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = build_parser().parse_args(argv)
+    arguments = parse_known_options(build_parser(), argv)
 
     def draw() -> None:
         from dwiml.viz.logs import visualize_logs

@@ -105,7 +105,7 @@ def create_hdf5(
     compress
         Leave out points as long as the curve moves by less than this, in mm.
     overwrite
-        Replace ``out_hdf5`` if it exists.
+        Replace ``out_hdf5`` if it exists: an HDF5 file or an empty one, nothing else.
     remove_invalid
         Drop streamlines of one point or of no length, with NaN, or outside the volume, rather than refuse them.
     allow_missing
@@ -141,6 +141,7 @@ def create_hdf5(
     inputs += [path for plan in plans for path in plan.files]
     inputs += [path for group in matrices.values() for matrix in group.values() for path in matrix.files]
     writing.checked_output(Path(out_hdf5), inputs, overwrite=overwrite, warn=False)
+    writing.refuse_other_kind(target)
     _warn(subjects, groups)
 
     summary = CreationSummary(Path(out_hdf5), subjects=subjects, nb_features=dict(plans[0].nb_features))

@@ -12,6 +12,8 @@ from typing import Any
 from dwiml import files
 
 SCHEMA_VERSION = 1
+# What an HDF5 file begins with.
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 # Root attributes.
 VERSION = "dwiml_schema_version"

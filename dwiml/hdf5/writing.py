@@ -21,7 +21,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from dwiml.files import check_outputs, sync_folder
+from dwiml.files import check_outputs, open_regular, sync_folder
 from dwiml.hdf5 import schema
 from dwiml.hdf5.config import GroupsConfig
 from dwiml.hdf5.connectivity import ConnectivityPlan, open_matrix
@@ -72,6 +72,24 @@ def checked_output(path: Path, inputs: Iterable[object], *, overwrite: bool, war
             target.parent,
         )
     return target
+
+
+def refuse_other_kind(path: Path) -> None:
+    """Refuse to replace a file that holds something and is not HDF5: its name was given by mistake.
+
+    Raises
+    ------
+    FileExistsError
+        When there is such a file.
+    """
+    if not path.exists():
+        return
+    with open_regular(path, "The HDF5 file to write:") as stream:
+        beginning = stream.read(len(schema.SIGNATURE))
+    if beginning not in (b"", schema.SIGNATURE):
+        raise FileExistsError(
+            f"The HDF5 file to write: '{path}' exists and is not an HDF5 file, so it stays; give another name."
+        )
 
 
 @contextmanager

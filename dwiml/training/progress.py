@@ -71,7 +71,11 @@ def end_line(
     else:
         value = f"; the best model by {name_of(judged_by)} is that of epoch {best.best_epoch}"
     where = "It was a trial: nothing is kept" if folder is None else f"Results are in {folder}"
-    return f"{beginning}: {reason}{value}. {where}."
+    more = ""
+    if first == nb_epochs:
+        option = "patience" if best.is_exhausted else "max_epochs"
+        more = f" To train further, give a larger {option} ('dwiml resume': --new_{option})."
+    return f"{beginning}: {reason}{value}. {where}.{more}"
 
 
 class EpochProgress:

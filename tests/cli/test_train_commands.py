@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import subprocess
@@ -51,6 +52,7 @@ def test_train_resume_evaluate(tiny_hdf5: Path, tmp_path: Path, capsys: pytest.C
     # The same script again goes on; an ended run stays as it is.
     options = ["--max_epochs", "2", "--nb_previous_dirs", "1", "--resume", "auto"]
     assert run_train(tiny_hdf5, tmp_path, *options) == 0
+    assert "To train further, give a larger max_epochs ('dwiml resume': --new_max_epochs)." in capsys.readouterr().err
     assert len(logs(tmp_path / "exp")) == 2
 
 
@@ -167,6 +169,7 @@ def test_an_experiment_that_exists_and_one_that_does_not(
         (["--epochs", "3"], "there is no option --epochs: did you mean --max_epochs?"),
         (["--learning-rates=3"], "there is no option --learning-rates: did you mean --learning_rates"),
         (["--max_epoch_s", "3"], "there is no option --max_epoch_s: did you mean --max_epochs"),
+        (["--step_siz", "1"], "there is no option --step_siz: did you mean --step_size"),
         (["--qwertz", "3"], "there is no option --qwertz\n"),
         (["one", "more"], "too many arguments: one more"),
     ],
@@ -180,6 +183,19 @@ def test_an_unknown_option_shows_the_models_usage(
     error = capsys.readouterr().err
     assert error.startswith("usage: dwiml train learn2track HDF5 EXPERIMENTS_PATH EXPERIMENT_NAME ")
     assert f"dwiml train learn2track: error: {sentence}" in error
+
+
+@pytest.mark.parametrize("option", ["--max_epochs", "--epochs", "--new_max_epoch"])
+def test_resume_suggests_its_own_options(capsys: pytest.CaptureFixture[str], option: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        resume.main(["exp", option, "6"])
+    assert stopped.value.code == 2
+    assert f"dwiml resume: error: there is no option {option}: did you mean --new_max_epochs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [name for name in main.COMMANDS if name != "train"])
+def test_no_parser_takes_a_shortened_option(command: str) -> None:
+    assert not importlib.import_module(f"dwiml.cli.{command}").build_parser().allow_abbrev
 
 
 def test_two_resamplings(tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -185,7 +185,8 @@ def prepare(world: Path) -> None:
     for suffix in ("trk", "json", "npy", "hdf5", "png"):
         (out / f"folder.{suffix}").mkdir()
     for name in ("old.trk", "old.json", "old.npy", "old.hdf5", "old.png"):
-        (out / name).write_bytes(b"older")
+        # Only an HDF5 file is replaced by one.
+        (out / name).write_bytes(b"\x89HDF\r\n\x1a\nolder")
 
 
 class CommandLines:

@@ -19,6 +19,7 @@ from dwiml.hdf5.stored import open_hdf5
 from dwiml.hdf5.stored.layout import groups_config, groups_of_type, subject_lists
 
 TIMEOUT = 60
+OLD = schema.SIGNATURE + b"old"
 
 
 @pytest.fixture
@@ -82,10 +83,21 @@ def test_no_training_subject_and_missing_folder(three):
 
 
 def test_an_existing_file_is_kept_unless_asked(three):
-    three.out.write_text("old")
+    three.out.write_bytes(OLD)
     with pytest.raises(FileExistsError, match="out.hdf5' exists already; use -f to replace it"):
         three.create()
-    assert three.out.read_text() == "old"
+    assert three.out.read_bytes() == OLD
+    three.create(overwrite=True)
+    open_hdf5(three.out).close()
+
+
+def test_what_is_no_hdf5_file_is_never_replaced(three):
+    for old in (b"old", OLD[:5]):
+        three.out.write_bytes(old)
+        with pytest.raises(FileExistsError, match="out.hdf5' exists and is not an HDF5 file, so it stays; give"):
+            three.create(overwrite=True)
+        assert three.out.read_bytes() == old
+    three.out.write_bytes(b"")
     three.create(overwrite=True)
     open_hdf5(three.out).close()
 
@@ -178,7 +190,7 @@ def test_a_link_is_followed(three):
 
 @pytest.mark.parametrize("stop", [ValueError, KeyboardInterrupt])
 def test_an_error_and_ctrl_c_leave_the_old_file_and_nothing_else(three, stop):
-    three.out.write_text("old")
+    three.out.write_bytes(OLD)
 
     def fail(done, total, name):
         if done == 2:
@@ -186,7 +198,7 @@ def test_an_error_and_ctrl_c_leave_the_old_file_and_nothing_else(three, stop):
 
     with pytest.raises(stop):
         three.create(overwrite=True, on_progress=fail)
-    assert three.out.read_text() == "old"
+    assert three.out.read_bytes() == OLD
     assert sorted(path.name for path in three.root.iterdir()) == ["config.json", "out.hdf5", "subjects"]
 
 
@@ -252,7 +264,7 @@ except OSError as error:
 @pytest.mark.parametrize(("room", "nb_done"), [(500, 0), (20_000, 0), (30_000, 1)])
 def test_a_full_disk_gets_one_sentence(three, room, nb_done):
     three.config()
-    three.out.write_text("old")
+    three.out.write_bytes(OLD)
     arguments = [str(three.folder), str(three.out), str(three.root / "config.json"), str(room)]
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, *arguments], capture_output=True, text=True, timeout=TIMEOUT, check=True
@@ -260,7 +272,7 @@ def test_a_full_disk_gets_one_sentence(three, room, nb_done):
     *progress, sentence = done.stdout.splitlines()
     assert progress == [str(n) for n in range(nb_done + 1)]
     assert sentence.startswith(f"The HDF5 file has no room in '{three.root}' for 0.0 MB more (File too large); ")
-    assert three.out.read_text() == "old"
+    assert three.out.read_bytes() == OLD
     assert sorted(path.name for path in three.root.iterdir()) == ["config.json", "out.hdf5", "subjects"]
 
 

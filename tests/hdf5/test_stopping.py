@@ -31,13 +31,14 @@ PLACES = {
     "writing": "dwiml.hdf5.writing.write_streamlines",
     "the last digests": "dwiml.hdf5.writing.write_group_digests",
 }
+OLDER = b"\x89HDF\r\n\x1a\nolder"
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
 
 
 @pytest.mark.parametrize("k", range(len(PLACES)), ids=PLACES)
 def test_a_signal_leaves_the_older_file_and_nothing_else(subjects, k):
     subjects.plain("a")
-    subjects.out.write_text("older")
+    subjects.out.write_bytes(OLDER)
     (subjects.root / "list.txt").write_text("a\n")
     sent = SIGNALS[k % len(SIGNALS)]
     (subjects.root / "nobody.txt").touch()
@@ -57,7 +58,7 @@ def test_a_signal_leaves_the_older_file_and_nothing_else(subjects, k):
     assert process.returncode == 128 + sent
     assert "Traceback" not in errors
     assert f"Stopped ({sent.name}): " in errors
-    assert subjects.out.read_text() == "older"
+    assert subjects.out.read_bytes() == OLDER
     left = {path.name for path in subjects.root.iterdir()}
     assert left == {"config.json", "list.txt", "nobody.txt", "out.hdf5", "subjects"}
 
