@@ -85,7 +85,8 @@ def _table(summary: CreationSummary) -> str:
     for name, group in summary.streamlines.items():
         removed = f" ({group.nb_removed} invalid dropped)" if group.nb_removed else ""
         files = f" from {group.nb_files} {_plural('tractogram', group.nb_files)}"
-        rows.append((name, f"{group.nb_streamlines} streamlines, {group.nb_points} points{files}{removed}"))
+        lines = _plural("streamline", group.nb_streamlines)
+        rows.append((name, f"{group.nb_streamlines} {lines}, {group.nb_points} points{files}{removed}"))
     width = max(len(name) for name, _ in rows)
     title = (
         f"{summary.path}: {nb_subjects} {_plural('subject', nb_subjects)} ({counts}), {summary.nb_bytes / 1e9:.3f} GB"

@@ -159,7 +159,7 @@ def _run(arguments: argparse.Namespace) -> None:
     )
     save_figure(figure, out, dpi=arguments.dpi)
     nb, total = sum(len(each.lengths) for each in drawn), sum(each.nb_in_file or 0 for each in drawn)
-    print(f"{nb} of {total} streamlines are drawn in {out}")
+    print(f"{nb} of {total} streamlines {'is' if nb == 1 else 'are'} drawn in {out}")
 
 
 def _warn_if_elsewhere(drawn: DrawnTractogram, background: Background, name: str) -> None:

@@ -268,7 +268,7 @@ def table(counts: TrackingCounts, out: str, seconds: float) -> str:
     """Return what became of the seeds, and why streamlines ended, for people."""
     speed = counts.nb_seeds / max(seconds, 1e-9)
     lines = [
-        f"{_grouped(counts.nb_seeds)} seeds: {_grouped(counts.nb_kept)} streamlines in '{out}', "
+        f"{_counted(counts.nb_seeds, 'seed')}: {_counted(counts.nb_kept, 'streamline')} in '{out}', "
         f"{_grouped(counts.nb_too_short)} too short; {seconds:.1f} s, {_grouped(round(speed))} seeds/s.",
         "Why they ended (each end of each streamline, too short ones included):",
     ]
@@ -282,3 +282,7 @@ def table(counts: TrackingCounts, out: str, seconds: float) -> str:
 
 def _grouped(count: int) -> str:
     return f"{count:,}".replace(",", " ")
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{_grouped(count)} {word}{'' if count == 1 else 's'}"

@@ -11,7 +11,7 @@ from typing import Any
 def add_trainer_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training")
     group.add_argument(
-        "--learning_rates", type=float, nargs="+", default=0.001, metavar="RATE", help="one, or one an epoch [0.001]"
+        "--learning_rates", type=_rate, nargs="+", default=0.001, metavar="RATE", help="one, or one an epoch [0.001]"
     )
     group.add_argument("--weight_decay", type=float, default=0.0, help="L2 penalty; decoupled with AdamW [%(default)s]")
     group.add_argument("--optimizer", default="Adam", help="Adam, AdamW, RAdam or SGD [%(default)s]")
@@ -179,3 +179,11 @@ def json_object(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"a JSON object expected, got '{text}'")
     return value
+
+
+def _rate(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        hint = "; separate several by spaces" if "," in text else ""
+        raise argparse.ArgumentTypeError(f"a learning rate must be a number, got '{text}'{hint}") from None

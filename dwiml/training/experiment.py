@@ -134,16 +134,16 @@ def refuse_differences(
         if name not in MAY_CHANGE and old != new and not (allow_changed_data and name.startswith("data."))
     ]
     if differences:
+        names = [each.partition(" ")[0] for each in differences]
         fingerprint = str(recorded.get("data", {}).get("fingerprint", ""))
         if any(each.startswith("data.fingerprint") for each in differences) and is_older(fingerprint):
             differences.append(
                 "(an earlier dwiml recorded it in another way: whether the HDF5 file is the same cannot be told)"
             )
-        changed_data = (
-            " (or allow_changed_data=True, --allow_changed_data)"
-            if any(each.startswith("data.") for each in differences)
-            else ""
-        )
+        of_data = [name.startswith("data.") for name in names]
+        changed_data = " (or allow_changed_data=True, --allow_changed_data)" if any(of_data) else ""
+        if any(of_data) and not all(of_data):
+            changed_data = " (allow_changed_data=True, --allow_changed_data is for the data alone)"
         raise ValueError(
             f"Experiment '{experiment}' cannot go on with other parameters: {'; '.join(differences)}. "
             f"Use the recorded values{changed_data}, or start another experiment."

@@ -16,8 +16,10 @@ from tests_support import edited
 
 from dwiml.cli import train
 from dwiml.cli.main import main
+from dwiml.cli.track import table
 from dwiml.hdf5.creator import create_hdf5
 from dwiml.phantom.create import create_phantom
+from dwiml.tracking.tracker import TrackingCounts
 
 
 @pytest.fixture(scope="module")
@@ -281,3 +283,10 @@ def test_interrupted_it_leaves_a_readable_file(phantom: Path, tmp_path: Path) ->
     assert "'out.partial.trk'" in error.replace(str(tmp_path) + "/", "")
     assert len(nib.streamlines.load(partial).streamlines) > 10
     assert not out.exists()
+
+
+def test_one_streamline_is_told_in_the_singular() -> None:
+    counts = TrackingCounts(nb_seeds=1, nb_kept=1)
+    assert table(counts, "out.trk", 1.0).startswith("1 seed: 1 streamline in 'out.trk', 0 too short; ")
+    counts = TrackingCounts(nb_seeds=1200, nb_kept=2)
+    assert table(counts, "out.trk", 1.0).startswith("1 200 seeds: 2 streamlines in ")

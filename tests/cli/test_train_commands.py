@@ -166,6 +166,10 @@ def test_an_experiment_that_exists_and_one_that_does_not(
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
+        (
+            ["--learning_rates", "1e-3,1e-4"],
+            "argument --learning_rates: a learning rate must be a number, got '1e-3,1e-4'; separate several by",
+        ),
         (["--epochs", "3"], "there is no option --epochs: did you mean --max_epochs?"),
         (["--learning-rates=3"], "there is no option --learning-rates: did you mean --learning_rates"),
         (["--max_epoch_s", "3"], "there is no option --max_epoch_s: did you mean --max_epochs"),
