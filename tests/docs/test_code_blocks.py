@@ -32,6 +32,8 @@ from dwiml.cli.main import build_parser as build_dwiml_parser
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.rst"))]
 LANGUAGES = {"python", "bash", "json", "text"}
+# This page goes on where the first script of another one has ended.
+GOES_ON_FROM = {"tracking.rst": "README.md"}
 # What a reader replaces: OUT_DIR, <name>, "$FOLDER".
 PLACEHOLDER = re.compile(r"[A-Z][A-Z0-9_.]*|<.*>|.*\$.*")
 
@@ -200,6 +202,8 @@ def page_namespace(tmp_path: Path, tiny_hdf5: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("page", _pages_with("python"), ids=lambda page: page.name)
 def test_python_blocks_run(page: Path, page_namespace: dict[str, Any]) -> None:
+    if before := GOES_ON_FROM.get(page.name):
+        run_blocks([block for block in blocks_of(ROOT / before) if block.language == "python"][:1], page_namespace)
     run_blocks([block for block in blocks_of(page) if block.language == "python"], page_namespace)
 
 
