@@ -76,7 +76,7 @@ def notes_on_lengths(dataset: MultiSubjectDataset, streamline_group: str, model:
 
 
 def check_steps(dataset: MultiSubjectDataset, streamline_group: str, resampling: Resampling) -> None:
-    """Refuse a step size that makes an absurd number of points, before the training and not in its first batch.
+    """Refuse a step size that makes an absurd number of points, or two of every streamline, before the training.
 
     Raises
     ------
@@ -93,3 +93,8 @@ def check_steps(dataset: MultiSubjectDataset, streamline_group: str, resampling:
     if longest:
         mm, subject = max(longest)
         check_number_of_points(resampling.step_size, mm, f"the longest streamline (subject '{subject}'),")
+        if 0 < mm < resampling.step_size:
+            raise ValueError(
+                f"step_size={resampling.step_size:g} mm is more than the length of the longest streamline (subject "
+                f"'{subject}'), {mm:.1f} mm: of each, only its two ends would be left; choose a smaller step_size."
+            )

@@ -167,6 +167,10 @@ def test_absurd_step_sizes_are_refused_before_training(path: Path, step_size: fl
         resample_step_size(np.array([[0, 0, 0], [1, 0, 0]]), [2], step_size, [1, 1, 1])
     allowed = SimpleNamespace(step_size=longest / MOST_POINTS * 1.001, nb_points=None, compress_lines=None)
     DWIMLStreamlinesBatchLoader(dataset, allowed, "streamlines")
+    for too_long in (longest * 1.01, 1e300):
+        model = SimpleNamespace(step_size=too_long, nb_points=None, compress_lines=None)
+        with pytest.raises(ValueError, match="of each, only its two ends would be left"):
+            DWIMLStreamlinesBatchLoader(dataset, model, "streamlines")
 
 
 @pytest.mark.parametrize("nb_points", [MOST_POINTS + 1, 10**12])

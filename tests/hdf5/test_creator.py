@@ -165,6 +165,18 @@ def test_a_file_of_a_subject_is_never_replaced(three, name, link):
     assert not [path for path in source.parent.iterdir() if path.name.endswith(".tmp")]
 
 
+def test_a_file_of_a_subject_that_is_not_in_the_lists_is_not_replaced(three):
+    lists = {"training": ["a", "b"], "validation": [], "testing": []}
+    three.out = three.folder / "c/older.hdf5"
+    three.create(**lists)
+    three.create(**lists, overwrite=True)
+    three.out = three.folder / "c/dwi.nii.gz"
+    before = three.out.read_bytes()
+    with pytest.raises(FileExistsError, match="exists and is not an HDF5 file, so it stays"):
+        three.create(**lists, overwrite=True)
+    assert three.out.read_bytes() == before
+
+
 def test_what_is_no_regular_file_is_never_replaced(three):
     os.mkfifo(three.out)
     for overwrite in (False, True):
