@@ -90,7 +90,15 @@ def test_missing_file(tmp_path: Path) -> None:
 def test_file_that_is_no_hdf5(tmp_path: Path) -> None:
     path = tmp_path / "text.hdf5"
     path.write_text("hello")
-    with pytest.raises(ValueError, match="is not an HDF5 file"):
+    with pytest.raises(ValueError, match="^'.*text.hdf5' is not an HDF5 file .or its first bytes are overwritten"):
+        MultiSubjectDataset(path)
+
+
+def test_a_file_that_is_cut_off(tiny_hdf5: Path, tmp_path: Path) -> None:
+    whole = tiny_hdf5.read_bytes()
+    path = tmp_path / "cut.hdf5"
+    path.write_bytes(whole[:-100])
+    with pytest.raises(ValueError, match=f"cut.hdf5' is cut off: it has {len(whole) - 100} of {len(whole)} bytes; copy"):
         MultiSubjectDataset(path)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import os
+import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -36,6 +37,8 @@ _FAULTS = (
     SystemError,
 )
 _ADVICE = "copy it again or recreate it"
+# What HDF5 says of a file that is shorter than its beginning announces.
+_CUT_OFF = re.compile(r"truncated file: eof = (\d+), .*stored_eof = (\d+)")
 
 
 class StoredFile:
@@ -53,7 +56,7 @@ class StoredFile:
         self.path = check_file(path, "HDF5 file", hint="make one with 'dwiml create_hdf5'")
         with explained(path, "HDF5 file", errors=_FAULTS, advice=_ADVICE):
             self.identity = FileIdentity.of(self.path)
-            self._handle = _opened(self.path)
+        self._handle = _opened(self.path)
         with self.explained(""):
             self._first_byte = int(self._handle.userblock_size)
         self._extents: list[tuple[int, int, str, Any]] = []
@@ -254,9 +257,16 @@ class StoredGroup:
 
 
 def _opened(path: Path) -> h5py.File:
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        if "signature" in str(error):
-            raise ValueError("it is not an HDF5 file, or its beginning is overwritten") from error
-        raise
+    with explained(path, "HDF5 file", errors=_FAULTS, advice=_ADVICE):
+        try:
+            return h5py.File(path, "r")
+        except OSError as caught:
+            error, text = caught, str(caught)
+            cut = _CUT_OFF.search(text)
+            if cut is None and "signature" not in text:
+                raise
+    if cut is not None:
+        raise ValueError(f"HDF5 file '{path}' is cut off: it has {cut[1]} of {cut[2]} bytes; {_ADVICE}.") from error
+    raise ValueError(
+        f"'{path}' is not an HDF5 file (or its first bytes are overwritten); give one made with 'dwiml create_hdf5'."
+    ) from error
