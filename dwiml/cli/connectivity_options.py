@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from dwiml.hdf5.grid import Grid
     from dwiml.ops.regions import Regions
 
-_GIVEN = "given by name"
 # Along an axis: more than voxels in any image.
 _MOST_BLOCS = 100_000
 
@@ -53,7 +52,7 @@ def read_regions(arguments: argparse.Namespace, tractograms: Sequence[str]) -> t
     if arguments.labels is not None:
         labels, grid = read_label_regions(arguments.labels, "The labels")
         if reference is not None:
-            reference.check_same(grid, _GIVEN)
+            reference.check_same(grid, "--reference, --labels")
         return labels, grid
     x, y, z = _three(arguments.nb_blocs)
     grid = reference or _grid_of(tractograms)
@@ -71,7 +70,7 @@ def _grid_of(tractograms: Sequence[str]) -> Grid:
             )
     first, *others = map(read_tractogram_grid, tractograms)
     for other in others:
-        first.check_same(other, _GIVEN)
+        first.check_same(other, "The tractograms")
     return first
 
 

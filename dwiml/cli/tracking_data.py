@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dwiml.ops.masks import Mask
     from dwiml.tracking.tracker import TrackingSubject
 
+_MASKS = ("tracking_mask", "seeding_mask")
 IMAGES = (".nii", ".nii.gz", ".mgz", ".mgh")
 
 
@@ -90,9 +91,10 @@ def _from_hdf5(arguments: argparse.Namespace, recorded: dict[str, Any]) -> Track
     x, y, z = volume.shape[:3]
     grid = Grid(volume.affine, (x, y, z), path)
 
-    def mask(name: str) -> Mask:
+    def mask(option: str) -> Mask:
+        name = getattr(arguments, option)
         if _is_image(name):
-            return read_mask(name, grid, threshold=arguments.mask_threshold)[0]
+            return read_mask(name, grid, threshold=arguments.mask_threshold, label=f"--{option}")[0]
         values = subject.volumes[name]
         if values.nb_features != 1:
             raise ValueError(f"Volume group '{name}' holds {values.nb_features} features; a mask has one.")
@@ -108,12 +110,13 @@ def _from_hdf5(arguments: argparse.Namespace, recorded: dict[str, Any]) -> Track
             threshold=arguments.mask_threshold,
         )
 
-    tracking_mask = mask(arguments.tracking_mask)
-    seeding_mask = tracking_mask if arguments.seeding_mask is None else mask(arguments.seeding_mask)
+    masks = {option: mask(option) for option in _MASKS if getattr(arguments, option) is not None}
+    _refuse_empty(arguments, masks)
+    tracking_mask = masks["tracking_mask"]
     tracked = TrackingSubject(
         volume.as_tensor(), torch.from_numpy(volume.voxel_sizes), torch.from_numpy(tracking_mask.values.copy())
     )
-    return TrackingData(tracked, seeding_mask.inside, volume.affine)
+    return TrackingData(tracked, masks.get("seeding_mask", tracking_mask).inside, volume.affine)
 
 
 def _from_images(arguments: argparse.Namespace, recorded: dict[str, Any]) -> TrackingData:
@@ -133,15 +136,32 @@ def _from_images(arguments: argparse.Namespace, recorded: dict[str, Any]) -> Tra
     if arguments.standardize_like is not None:
         recorded = recorded_parameters(arguments.standardize_like)
     standardization = arguments.standardization or _recorded_standardization(arguments, recorded)
-    values, grid = read_volumes(arguments.input, standardization=standardization, std_mask=arguments.std_mask or ())
-    tracking_mask, seeding_mask = (
-        None if name is None else read_mask(name, grid, threshold=arguments.mask_threshold)[0]
-        for name in (arguments.tracking_mask, arguments.seeding_mask)
+    values, grid = read_volumes(
+        arguments.input, standardization=standardization, std_mask=arguments.std_mask or (), label="--input"
     )
-    assert tracking_mask is not None
+    masks = {
+        option: read_mask(name, grid, threshold=arguments.mask_threshold, label=f"--{option}")[0]
+        for option in _MASKS
+        if (name := getattr(arguments, option)) is not None
+    }
+    _refuse_empty(arguments, masks)
+    tracking_mask = masks["tracking_mask"]
     sizes = torch.from_numpy(grid.voxel_sizes.astype(np.float32))
     tracked = TrackingSubject(torch.from_numpy(values), sizes, torch.from_numpy(tracking_mask.values.copy()))
-    return TrackingData(tracked, (seeding_mask or tracking_mask).inside, grid.affine)
+    return TrackingData(tracked, masks.get("seeding_mask", tracking_mask).inside, grid.affine)
+
+
+def _refuse_empty(arguments: argparse.Namespace, masks: dict[str, Mask]) -> None:
+    for option, mask in masks.items():
+        if mask.inside.any():
+            continue
+        where = f"--{option}: '{getattr(arguments, option)}' has no voxel"
+        if mask.probabilities is None:
+            raise ValueError(f"{where} inside: all are 0; give another mask.")
+        raise ValueError(
+            f"{where} of {arguments.mask_threshold:g} or more (its largest value is {mask.probabilities.max():.3g}): "
+            "lower --mask_threshold, or give another mask."
+        )
 
 
 def _recorded_standardization(arguments: argparse.Namespace, recorded: dict[str, Any]) -> str:

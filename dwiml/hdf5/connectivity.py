@@ -101,7 +101,7 @@ def _plan_group(plan: SubjectPlan, files: ConnectivityFiles, label: str) -> Conn
         assert files.labels is not None
         source = _find_one(plan, files.labels, label)
         regions, grid = read_label_regions(source, label)
-        plan.grid.check_same(grid, plan.name)
+        plan.grid.check_same(grid, f"Subject '{plan.name}'")
     matrix = open_matrix(path, label)
     check_matrix(matrix, regions, path, label)
     check_row_labels(path, len(matrix), regions, label)

@@ -64,8 +64,8 @@ class Grid:
 
         return "".join(aff2axcodes(self.affine))
 
-    def check_same(self, other: Grid, subject: str) -> None:
-        """Check that another file of the subject is on this grid.
+    def check_same(self, other: Grid, label: str) -> None:
+        """Check that another file is on this grid; ``label`` (as ``"Subject 'x'"``) begins the sentence.
 
         Raises
         ------
@@ -75,7 +75,7 @@ class Grid:
         difference = grid_difference(self.shape, self.affine, other.shape, other.affine)
         if difference:
             raise ValueError(
-                f"Subject '{subject}': '{self.source}' and '{other.source}' have {difference}. Images in one space: "
+                f"{label}: '{self.source}' and '{other.source}' have {difference}. Images in one space: "
                 f"resample one to the grid of the other, {HOW_TO_RESAMPLE}; in different spaces, register them first. "
                 "A tractogram: save it with the header of the image that it belongs to."
             )

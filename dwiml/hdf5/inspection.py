@@ -125,7 +125,7 @@ class SubjectPlan:
         if self.known_grid is None:
             self.known_grid = grid
         else:
-            self.known_grid.check_same(grid, self.name)
+            self.known_grid.check_same(grid, f"Subject '{self.name}'")
 
 
 def plan_subjects(

@@ -22,12 +22,25 @@ TELL_THEIR_GRID = (".trk", ".trx")
 """Extensions of tractograms whose header holds the grid of voxels."""
 
 
+class _GivenFiles(SubjectPlan):
+    """Files of no subject: errors begin with what its name is."""
+
+    def label(self, group: str) -> str:
+        return self.name
+
+    def add_grid(self, grid: Grid) -> None:
+        if self.known_grid is not None:
+            self.known_grid.check_same(grid, self.name)
+        self.known_grid = self.known_grid or grid
+
+
 def read_volumes(
     files: Sequence[str | Path],
     *,
     standardization: str = "none",
     std_mask: Sequence[str | Path] = (),
     same_as: Grid | None = None,
+    label: str = "The images",
 ) -> tuple[NDArray[np.float32], Grid]:
     """Read images, concatenate them on the last axis, and standardize.
 
@@ -39,6 +52,8 @@ def read_volumes(
         As in a groups config (see :class:`dwiml.hdf5.config.VolumeGroup`).
     same_as
         The grid that they must be on; None: any.
+    label
+        How a sentence begins, for instance ``"--input"``.
 
     Returns
     -------
@@ -53,7 +68,7 @@ def read_volumes(
         When a file is missing, damaged, holds NaN, or is on another grid.
     """
     here = Path.cwd()
-    plan = SubjectPlan("given by name", here, known_grid=same_as)
+    plan = _GivenFiles(label, here, known_grid=same_as)
     group = VolumeGroup(
         name="images",
         files=tuple(map(str, files)),
@@ -65,7 +80,11 @@ def read_volumes(
 
 
 def read_mask(
-    path: str | Path, same_as: Grid | None = None, *, threshold: float = DEFAULT_THRESHOLD
+    path: str | Path,
+    same_as: Grid | None = None,
+    *,
+    threshold: float = DEFAULT_THRESHOLD,
+    label: str = "The mask",
 ) -> tuple[Mask, Grid]:
     """Read a mask, see :func:`dwiml.ops.masks.as_mask`; warn when it is not a 0/1 mask.
 
@@ -77,13 +96,15 @@ def read_mask(
         The grid that it must be on; None: any.
     threshold
         For a map of probabilities.
+    label
+        How a sentence begins, for instance ``"--tracking_mask"``.
 
     Raises
     ------
     FileNotFoundError, ValueError
         When the file is missing, damaged, holds several volumes, is no mask, or is on another grid.
     """
-    values, grid = read_volumes([path], same_as=same_as)
+    values, grid = read_volumes([path], same_as=same_as, label=label)
     if values.shape[-1] != 1:
         raise ValueError(f"The mask '{path}' must be one volume, it holds {values.shape[-1]}.")
     return mask_with_warning(values[..., 0], f"The mask '{path}'", threshold=threshold), grid

@@ -241,7 +241,7 @@ class _Reader:
         if self._grid is None:
             self._grid = grid
         else:
-            self._grid.check_same(grid, self._folder.resolve().name)
+            self._grid.check_same(grid, f"Subject '{self._folder.resolve().name}'")
         return self._grid
 
     def _volume(self, value: Any, label: str) -> Volume:

@@ -102,7 +102,7 @@ def test_other_formats_and_an_older_file(
         (["sub-03", "OUT.vtk"], "'OUT.vtk' does not say the tractogram's format"),
         (["sub-03", "OUT.trk", "--tracking_mask", "mask"], "Volume group 'mask' not found in"),
         (["sub-03", "OUT.trk", "--tracking_mask", "input"], "Volume group 'input' holds 28 features; a mask has one."),
-        (["sub-03", "OUT.trk", "--tracking_mask", "no.nii.gz"], "was not found"),
+        (["sub-03", "OUT.trk", "--tracking_mask", "no.nii.gz"], "error: --tracking_mask: '/"),
         (["sub-03", "OUT.trk", "--algo", "prob"], "gives one direction, so algo must be 'det', got 'prob'."),
         (["sub-03", "OUT.trk", "--simultaneous", "many"], "--simultaneous must be a whole number or 'auto', got"),
         (["sub-03", "OUT.trk", "--theta", "200"], "theta must be above 0, and 180 at most, got 200.0."),
@@ -144,6 +144,23 @@ def with_map(phantom: Path, tmp_path: Path) -> tuple[Path, Path, np.ndarray]:
     with edited(data) as handle:
         handle["sub-03/wm_mask/data"][...] = values[..., None]
     return path, data, values
+
+
+@pytest.mark.parametrize("source", [[], ["--input"]])
+def test_a_mask_that_is_empty_or_on_another_grid(
+    phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], source: list[str]
+) -> None:
+    path, _, _ = with_map(phantom, tmp_path)
+    other = tmp_path / "other.nii.gz"
+    nib.save(nib.Nifti1Image(np.ones((3, 3, 3), np.uint8), np.eye(4)), other)
+    out = str(tmp_path / "o.trk")
+    words = [out, "--input", images(phantom)[0], "--std_mask", images(phantom)[1]] if source else ["sub-03", out]
+    command = ["track", str(phantom / "exp"), *words, "--tracking_mask", images(phantom)[1], "--seeding_mask"]
+    assert main([*command, str(path), "--mask_threshold", "0.9"]) == 2
+    told = "pve.nii.gz' has no voxel of 0.9 or more (its largest value is 0.75): lower --mask_threshold"
+    assert told in capsys.readouterr().err
+    assert main([*command, str(other)]) == 2
+    assert capsys.readouterr().err.startswith("error: --seeding_mask: '")
 
 
 @pytest.mark.parametrize("source", ["image", "group"])

@@ -98,7 +98,9 @@ def test_a_file_that_is_cut_off(tiny_hdf5: Path, tmp_path: Path) -> None:
     whole = tiny_hdf5.read_bytes()
     path = tmp_path / "cut.hdf5"
     path.write_bytes(whole[:-100])
-    with pytest.raises(ValueError, match=f"cut.hdf5' is cut off: it has {len(whole) - 100} of {len(whole)} bytes; copy"):
+    with pytest.raises(
+        ValueError, match=f"cut.hdf5' is cut off: it has {len(whole) - 100} of {len(whole)} bytes; copy"
+    ):
         MultiSubjectDataset(path)
 
 
