@@ -62,6 +62,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
     from dwiml.hdf5.creator import create_hdf5
 
+    _check_order(arguments.config)
     options = {name: value for name, value in vars(arguments).items() if name != "verbose"}
     with tqdm(unit="subject", disable=not sys.stderr.isatty() or arguments.verbose) as bar:
 
@@ -73,6 +74,17 @@ def _run(arguments: argparse.Namespace) -> None:
 
         summary = create_hdf5(**options, on_progress=tell)
     print(_table(summary))
+
+
+def _check_order(config: str) -> None:
+    """Refuse a config that is missing or no JSON, with what a forgotten or misplaced argument asks for."""
+    from dwiml.files import read_json
+
+    try:
+        read_json(config, "Groups config")
+    except (FileNotFoundError, ValueError) as error:
+        order = "FOLDER OUT.hdf5 CONFIG.json TRAINING.txt [VALIDATION.txt] [TESTING.txt]"
+        raise ValueError(f"{str(error).rstrip('.')}; the order is {order}.") from error
 
 
 def _table(summary: CreationSummary) -> str:

@@ -119,6 +119,6 @@ def _known(classes: dict[str, Any], name: str, folder: ExperimentFolder) -> Any:
     if name not in classes:
         raise ValueError(
             f"Experiment '{folder.path}' was made with {name}, a class that dwiml does not know; this command is for "
-            "experiments of 'dwiml train' (to go on with yours, run its script again with resume='auto')."
+            "experiments of 'dwiml train'. To train yours further, run its script again with resume='auto'."
         )
     return classes[name]

@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 PathLike = str | os.PathLike[str]
 _DPI = 130
 _CURVES = "curves"
+# As dwiml.models.saving has it, which would import torch.
+_PARAMETERS_FILE = "parameters.json"
 
 
 def visualize_logs(
@@ -113,7 +115,7 @@ def read_logs(experiments: Sequence[PathLike]) -> list[Log]:
 def _judged_by(folder: Path) -> str:
     """Return what an experiment's best model is chosen by; a log may lie alone, or beside damaged parameters."""
     try:
-        metric = read_json(folder / "parameters.json")["trainer"]["best_model_metric"]
+        metric = read_json(folder / _PARAMETERS_FILE)["trainer"]["best_model_metric"]
     except (OSError, ValueError, KeyError, TypeError):
         return VALID_LOSS
     return metric if metric in BADNESS else VALID_LOSS
@@ -161,8 +163,13 @@ def _experiments_of(given: Sequence[Path]) -> list[Path]:
 
 def _with_those_inside(path: Path) -> list[Path]:
     """Return a folder that is given, or the experiments in it where it is not one itself."""
-    inside = [] if _has_log(path) or not path.is_dir() else sorted(filter(_has_log, path.iterdir()))
+    inside = [] if _is_experiment(path) or not path.is_dir() else sorted(filter(_is_experiment, path.iterdir()))
     return inside or [path]
+
+
+def _is_experiment(folder: Path) -> bool:
+    # Without a log, no epoch was finished.
+    return _has_log(folder) or os.path.isfile(folder / _PARAMETERS_FILE)
 
 
 def _has_log(folder: Path) -> bool:

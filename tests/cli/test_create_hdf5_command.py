@@ -93,6 +93,15 @@ def test_the_options_reach_the_creator(arguments, capsys):
         assert handle.attrs["compress"] == 0.2
 
 
+def test_a_wrong_order_of_the_arguments_is_told(arguments, capsys):
+    folder, out, config, *lists = arguments
+    for words in ([folder, config, out, *lists], [folder, out, *lists]):
+        assert create_hdf5.main(words) == 2
+        assert capsys.readouterr().err.endswith(
+            "; the order is FOLDER OUT.hdf5 CONFIG.json TRAINING.txt [VALIDATION.txt] [TESTING.txt].\n"
+        )
+
+
 @pytest.mark.parametrize(
     "options", [["--step_size", "1", "--nb_points", "4"], ["--step_size", "much"], ["--no_such_option"]]
 )

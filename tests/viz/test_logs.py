@@ -319,7 +319,12 @@ def test_what_is_not_an_experiment_is_left_out_and_told(tmp_path: Path, caplog: 
     assert visualize_logs(sorted((tmp_path / "exps").iterdir())) == [compared]
     assert "curves_compared.png' is left out: it is a file" in caplog.text
     assert visualize_logs(tmp_path / "exps") == [compared]
+    (tmp_path / "exps" / "stopped").mkdir()
+    (tmp_path / "exps" / "stopped" / "parameters.json").touch()
+    caplog.clear()
     assert [log.label for log in read_logs(logs._experiments_of([tmp_path / "exps"]))] == ["a", "b"]
+    names = [record.args[0].name for record in caplog.records]  # type: ignore[index, union-attr]
+    assert names == ["begun", "stopped"]
     with pytest.raises(FileNotFoundError, match="'.*missing' does not exist"):
         visualize_logs([first, second, tmp_path / "missing"])
     with pytest.raises(ValueError, match="None of what was given is the folder of an experiment"):
