@@ -21,7 +21,9 @@ METRICS = ("valid_loss", "gv_valid_connections", "gv_endpoint_distance_mm")
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("hdf5_file", help="of the example subjects")
     parser.add_argument("phantom", type=Path, help="their folder")
     parser.add_argument("experiments_path", type=Path, help="folder of the experiments, one a seed")

@@ -32,7 +32,9 @@ MEASURES = ("valid_connections", "invalid_connections", "no_connections", "overl
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("experiment", type=Path, help="folder of the experiment")
     parser.add_argument("subject", help="subject of the experiment's HDF5 file")
     parser.add_argument("subject_dir", type=Path, help="the subject's folder, as dwiml phantom makes it")

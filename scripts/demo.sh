@@ -36,8 +36,7 @@ dwiml train learn2track "$DEMO/phantom.hdf5" "$DEMO/experiments" learn2track \
 
 step "4/7 The model's error beside that of simple baselines"
 dwiml evaluate "$EXPERIMENT"
-echo "Straight on is told the true last direction at each point, so on smooth bundles it is hard to beat. It cannot track,"
-echo "though; this model learned to come back to where it should be (--wander_size), and is to be judged by step 7."
+echo "This model learned to come back to where it should be (--wander_size), and is to be judged by step 7."
 
 step "5/7 The curves"
 visualize_logs "$EXPERIMENT" --save

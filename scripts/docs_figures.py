@@ -48,7 +48,9 @@ def draw_loss(experiment: Path, subject: Path, out: Path) -> None:
 
 def main() -> None:
     """Draw all figures."""
-    parser = argparse.ArgumentParser(description="Draw the figures of the README and of the documentation.")
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description="Draw the figures of the README and of the documentation."
+    )
     parser.add_argument("demo", type=Path, help="what scripts/demo.sh made")
     parser.add_argument("out", type=Path, help="folder of the images")
     args = parser.parse_args()

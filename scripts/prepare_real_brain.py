@@ -40,7 +40,7 @@ CONFIG = {
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__)
     parser.add_argument("out_dir", type=Path, help="folder to write; it must not exist yet")
     parser.add_argument("--archive", type=Path, required=True, help="tractseg-2.10.tar.gz, the source distribution")
     parser.add_argument("--seeds_per_voxel", type=int, default=2, help="seeds in each voxel of FA > 0.3 [%(default)s]")

@@ -80,8 +80,6 @@ def table(errors: dict[str, DirectionError], subset: str) -> str:
         lines.append(f"{name:<18}{error.loss:>10.4f}{error.angle:>14.2f}{error.angle_after_first:>25.2f}")
     lines.append(f"{'straight on':<18}{'-':>10}{'-':>14}{first.straight_on_angle:>25.2f}")
     lines.append("(straight on keeps the true last direction: it has none at a streamline's first point, and no loss.")
-    lines.append(
-        "Told the truth at each point, it is hard to beat on smooth bundles, but cannot track: judge a model by its"
-    )
-    lines.append("tractogram, with 'dwiml track' and 'dwiml score')")
+    lines.append("Told the truth at each point, it is hard to beat on smooth bundles, but cannot track: judge a model")
+    lines.append("by its tractogram, with 'dwiml track' and 'dwiml score')")
     return "\n".join(lines)

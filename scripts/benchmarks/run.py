@@ -61,7 +61,9 @@ ON_GPU = [name for name in STEPS if not name.endswith(("_grid_sample", "_new_mem
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
     parser.add_argument("--rst", action="store_true", help="print the table as the documentation has it")
     parser.add_argument(
