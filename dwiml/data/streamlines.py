@@ -11,7 +11,7 @@ import numpy as np
 
 from dwiml.arguments import shown
 from dwiml.data import runs
-from dwiml.data.affines import checked_affine
+from dwiml.data.affines import checked_affine, warn_of_other_sizes
 from dwiml.data.connectivity import Connectivity, read_connectivity
 from dwiml.data.storage import StoredArray, as_float32
 from dwiml.hdf5 import schema
@@ -65,6 +65,7 @@ class SubjectStreamlines:
         self._connectivity: Connectivity | None = None
         self.affine = checked_affine(node.attribute(schema.AFFINE), self.label)
         self.voxel_sizes = spaces.voxel_sizes_of(self.affine).astype(np.float32)
+        warn_of_other_sizes(node.attribute(schema.VOXEL_SIZES), self.voxel_sizes, self.label)
         self.dimensions = self._read_dimensions(node)
         self.space, self.origin = self._read_space(node)
         self._box = runs.allowed_box(self.dimensions)

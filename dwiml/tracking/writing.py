@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 FORMATS: Mapping[str, type[GrowingTractogram]] = {".trk": GrowingTrk, ".tck": GrowingTck, ".trx": GrowingTrx}
 """By file name extension."""
 
+# Farther from the curve than this, a streamline is no longer the one that was tracked.
+_MOST_COMPRESSION_MM = 10.0
 # Points converted and written at once.
 _SLAB = 2**18
 
@@ -98,7 +100,9 @@ class TractogramWriter:
         self._affine = np.asarray(affine, dtype=np.float64)
         self._voxel_sizes = voxel_sizes_of(self._affine)
         self._dimensions = _checked_dimensions(dimensions, self._format, self.path)
-        self._compress = None if compress is None else check_number("compress", compress, low=0, low_included=False)
+        if compress is not None:
+            check_number("compress", compress, low=0, high=_MOST_COMPRESSION_MM, low_included=False)
+        self._compress = compress
         self._overwrite = overwrite
         self._target = _checked_target(self.path, overwrite=overwrite)
         self.partial = partial_of(self._target)

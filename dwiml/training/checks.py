@@ -113,8 +113,8 @@ def _check_data(sampler: DWIMLBatchIDSampler) -> None:
         raise ValueError("The training set is not loaded: call dataset.load_data() first.")
     if not _has_streamlines(training, sampler.streamline_group_name):
         raise ValueError(
-            f"There is no training streamline of two points or more in '{sampler.dataset.hdf5_file}' "
-            f"(training subjects: {', '.join(training.subjects) or 'none'})."
+            f"There is no training streamline of two points or more, and longer than 0 mm, in "
+            f"'{sampler.dataset.hdf5_file}' (training subjects: {', '.join(training.subjects) or 'none'})."
         )
 
 
@@ -151,4 +151,6 @@ def check_batch_result(result: Any) -> tuple[torch.Tensor, int]:
 
 
 def _has_streamlines(subset: MultisubjectSubset, group: str) -> bool:
-    return any((subject.streamlines[group].lengths >= 2).any() for subject in subset if group in subject.streamlines)
+    streamlines = (subject.streamlines[group] for subject in subset if group in subject.streamlines)
+    # Without a length there is no direction, and the loss is 0 whatever the model does.
+    return any(((each.lengths >= 2) & (each.lengths_mm > 0)).any() for each in streamlines)

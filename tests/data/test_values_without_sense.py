@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import h5py
 import numpy as np
 import pytest
+from small_training import small_trainer
 from tests_support import AFFINE, SHAPE, write_hdf5
 
 from dwiml import DWIMLStreamlinesBatchLoader, MultiSubjectDataset
@@ -197,3 +198,24 @@ def test_older_files_do_not_tell_the_volume(path: Path) -> None:
     with pytest.raises(ValueError, match="voxels outside its volume of unknown size"):
         load(path, lazy=True)
     assert SHAPE == (12, 10, 9)
+
+
+def test_voxel_sizes_that_are_not_those_of_the_affine_are_told(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load(path, lazy=False)
+    assert not caplog.records
+    with h5py.File(path, "r+") as handle:
+        handle["sub-a/streamlines"].attrs["voxel_sizes"] = np.array([1.0, 2.0, 2.5], dtype=np.float32)
+    load(path, lazy=False)
+    (record,) = caplog.records
+    assert "voxel_sizes of the streamlines group 'streamlines' of subject 'sub-a'" in record.getMessage()
+    assert "1.5 x 2 x 2.5 mm are used" in record.getMessage()
+
+
+def test_streamlines_without_a_length_are_nothing_to_train_on(path: Path, tmp_path: Path) -> None:
+    with h5py.File(path, "r+") as handle:
+        for subject in handle.attrs["training_subjs"]:
+            group = handle[subject]["streamlines"]
+            group["data"][...] = 4.5
+            group["euclidean_lengths"][...] = 0
+    with pytest.raises(ValueError, match="no training streamline of two points or more, and longer than 0 mm"):
+        small_trainer(path, tmp_path)

@@ -421,7 +421,8 @@ def test_a_folder_of_another_is_never_removed(path):
         ("a.trk", {"dimensions": (40000, 2, 2)}, ValueError, "at most 32767 voxels along an axis"),
         ("a.trk", {"dimensions": (2, 2)}, ValueError, "must be three numbers"),
         ("a.trk", {"affine": np.zeros((4, 4))}, ValueError, "not finite or not invertible"),
-        ("a.trk", {"compress": 0}, ValueError, "compress must be positive, got 0"),
+        ("a.trk", {"compress": 0}, ValueError, "compress must be above 0, and 10 at most, got 0"),
+        ("a.trk", {"compress": 1e300}, ValueError, "compress must be above 0, and 10 at most, got 1e"),
     ],
 )
 def test_what_is_refused_before_work_starts(tmp_path, name, options, error, sentence):
