@@ -128,9 +128,11 @@ def _from_images(arguments: argparse.Namespace, recorded: dict[str, Any]) -> Tra
     from dwiml.tracking.tracker import TrackingSubject
     from dwiml.training.trained import recorded_parameters
 
-    for path in (*arguments.input, *(arguments.std_mask or ()), arguments.tracking_mask, arguments.seeding_mask):
-        if path is not None and not Path(path).is_file():
-            raise FileNotFoundError(f"'{path}' was not found; with --input, masks are image files too.")
+    for option in ("input", "std_mask", *_MASKS):
+        given = getattr(arguments, option)
+        for path in _listed(given or []):
+            if not Path(path).is_file():
+                raise FileNotFoundError(f"--{option}: '{path}' was not found; with --input, masks are image files too.")
     group = recorded["loader"]["input_group_name"]
     check_input_order(arguments.input, _recorded_config(arguments, recorded, needed=False).get(group) or {}, group)
     if arguments.standardize_like is not None:

@@ -161,6 +161,8 @@ def test_a_mask_that_is_empty_or_on_another_grid(
     assert told in capsys.readouterr().err
     assert main([*command, str(other)]) == 2
     assert capsys.readouterr().err.startswith("error: --seeding_mask: '")
+    assert main([*command, str(tmp_path / "no.nii.gz")]) == 2
+    assert capsys.readouterr().err.startswith("error: --seeding_mask: '")
 
 
 @pytest.mark.parametrize("source", ["image", "group"])

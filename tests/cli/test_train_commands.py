@@ -190,6 +190,16 @@ def test_an_unknown_option_shows_the_models_usage(
     assert f"dwiml train learn2track: error: {sentence}" in error
 
 
+def test_evaluate_of_a_trainer_of_ones_own(tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_train(tiny_hdf5, tmp_path, "--max_epochs", "1", "-q") == 0
+    path = tmp_path / "exp" / "parameters.json"
+    recorded = json.loads(path.read_text())
+    recorded["trainer"]["class"] = "Mine"
+    path.write_text(json.dumps(recorded))
+    assert evaluate.main([str(tmp_path / "exp")]) == 2
+    assert "'dwiml train'. To train yours further, run its script again" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("option", ["--max_epochs", "--epochs", "--new_max_epoch"])
 def test_resume_suggests_its_own_options(capsys: pytest.CaptureFixture[str], option: str) -> None:
     with pytest.raises(SystemExit) as stopped:
