@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,6 +141,8 @@ def _child(action: Callable[[], int | None], out: int, err: int, cwd: Path | Non
             signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
         if cwd is not None:
             os.chdir(cwd)
+        # What dwiml tells its user is no error here, as it is under pytest; numpy's warnings of overflows stay one.
+        warnings.simplefilter("default", UserWarning)
         code = action() or 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
