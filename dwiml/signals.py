@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,6 +14,8 @@ from typing import Any
 
 # What a cluster, a shell or a terminal that is closed sends to end a program. Ctrl-C is Python's own KeyboardInterrupt.
 ENDING = ("SIGTERM", "SIGUSR1", "SIGHUP")
+
+_SECONDS_TO_ASK_AGAIN = 0.05
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +50,8 @@ def ended_by_signals(names: Iterable[str] = ENDING, *, library: str | None = Non
     """Have signals raise :class:`EndedBySignal` within the block, the first one only: what cleans up is left to end.
 
     A signal that the process was told to ignore (``nohup``) is left alone. Python lets only the main thread handle
-    signals: in another one, this does nothing.
+    signals: in another one, this does nothing. An error that is raised in the callback of a weak reference is lost to
+    Python: the signal is then sent once more.
 
     Parameters
     ----------
@@ -68,6 +73,15 @@ def ended_by_signals(names: Iterable[str] = ENDING, *, library: str | None = Non
             ended = True
             raise EndedBySignal(signal.Signals(number).name)
 
+    def end_after_all(unraisable: sys.UnraisableHookArgs) -> None:
+        nonlocal ended
+        if not isinstance(unraisable.exc_value, EndedBySignal):
+            hook(unraisable)
+            return
+        ended = False
+        number = signal.Signals[unraisable.exc_value.reason]
+        threading.Timer(_SECONDS_TO_ASK_AGAIN, os.kill, (os.getpid(), number)).start()
+
     for name in names:
         # Windows lacks some.
         if name not in signal.Signals.__members__:
@@ -77,14 +91,17 @@ def ended_by_signals(names: Iterable[str] = ENDING, *, library: str | None = Non
         if handler in (None, signal.SIG_IGN) or (library and handler != signal.SIG_DFL):
             continue
         previous[number] = handler
+    hook = sys.unraisablehook
     try:
         for number in previous:
             signal.signal(number, end)
+        sys.unraisablehook = end_after_all
         yield
     except EndedBySignal as error:
         if library:
             logger.warning("Stopped (%s) while %s.", error.reason, library)
         raise
     finally:
+        sys.unraisablehook = hook
         for number, handler in previous.items():
             signal.signal(number, handler)

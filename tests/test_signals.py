@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -100,3 +101,28 @@ def test_a_script_leaves_with_the_code_and_no_traceback() -> None:
 def test_it_travels_between_processes() -> None:
     error = pickle.loads(pickle.dumps(EndedBySignal("SIGTERM")))
     assert (error.reason, error.code, str(error)) == ("SIGTERM", 143, "Ended by SIGTERM (exit code 143).")
+
+
+class Held:
+    """Something to which a weak reference can be made."""
+
+
+def test_a_signal_in_the_callback_of_a_weak_reference_is_not_lost() -> None:
+    """Python forgets what is raised there."""
+    ended_in_callback = []
+
+    def callback(reference: object) -> None:
+        ended_in_callback.append(True)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+        ended_in_callback.append(False)
+
+    hook = sys.unraisablehook
+    held = Held()
+    reference = weakref.ref(held, callback)
+    with pytest.raises(EndedBySignal, match="SIGTERM"), ended_by_signals():  # noqa: PT012
+        del held
+        time.sleep(10)
+    assert ended_in_callback == [True]
+    assert reference() is None
+    assert sys.unraisablehook is hook

@@ -20,6 +20,9 @@ _CAUGHT = re.compile(r"^'?Caught (\w+) in DataLoader worker process \d+\.")
 _DEAD = re.compile(r"^DataLoader worker \(pid.* exited unexpectedly")
 _SECONDS_TO_SEE_A_DEATH = 1.0
 _TORCH_HANDLER = "torch.utils.data._utils.signal_handling"
+# The functions in which a worker is waited for: they can be left by an error at any moment.
+_WAITING = {("selectors", "select"), ("multiprocessing.connection", "_recv"), ("threading", "wait")}
+_SECONDS_TO_ASK_AGAIN = 0.05
 
 
 def delivered(batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -65,11 +68,16 @@ def delivered(batches: Iterable[Batch]) -> Iterator[Batch]:
 
 
 class _Deaths:
-    """Holds back torch's handler of SIGCHLD until it may raise."""
+    """Holds back torch's handler of SIGCHLD until it may raise.
+
+    It may where a worker's answer is waited for. Elsewhere an error would cut a step in two, or be lost: what is raised
+    in the callback of a weak reference is printed by Python and forgotten.
+    """
 
     def __init__(self) -> None:
         self._tell: Callable[[int, FrameType | None], Any] | None = None
-        self._may_raise = self._held_back = False
+        self._is_awaited = self._held_back = False
+        self._again: threading.Timer | None = None
 
     def take_over(self) -> None:
         handler = signal.getsignal(signal.SIGCHLD)
@@ -79,25 +87,37 @@ class _Deaths:
             signal.signal(signal.SIGCHLD, self._handle)
 
     def give_back(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
         if self._tell is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, self._tell)
 
     @contextmanager
     def told(self) -> Iterator[None]:
-        self._may_raise = True
+        self._is_awaited = True
         try:
             if self._held_back and self._tell is not None:
                 self._held_back = False
                 self._tell(signal.SIGCHLD, None)
             yield
         finally:
-            self._may_raise = False
+            self._is_awaited = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._may_raise and self._tell is not None:
+        if self._is_awaited and self._tell is not None and _is_waiting(frame):
+            self._held_back = False
             self._tell(number, frame)
-        else:
-            self._held_back = True
+            return
+        self._held_back = True
+        if self._is_awaited:
+            # A worker that died while it sent is waited for without end.
+            self._again = threading.Timer(_SECONDS_TO_ASK_AGAIN, os.kill, (os.getpid(), number))
+            self._again.daemon = True
+            self._again.start()
+
+
+def _is_waiting(frame: FrameType | None) -> bool:
+    return frame is not None and (frame.f_globals.get("__name__"), frame.f_code.co_name) in _WAITING
 
 
 def _end_workers(iterator: Any) -> None:

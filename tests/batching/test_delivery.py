@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -132,3 +134,48 @@ def test_a_death_is_told_between_steps_and_never_within_one() -> None:
     time.sleep(0.2)
     with pytest.raises(RuntimeError, match="killed by signal: Killed"):
         list(batches)
+
+
+class LetGo:
+    """Something to which a weak reference can be made."""
+
+
+class KillsWithinACallback:
+    """Kills a worker of a loader while a weak reference's callback runs, where Python forgets what is raised."""
+
+    def __init__(self) -> None:
+        self.batches = loader(lambda: time.sleep(1))
+        self._iterator: Any = None
+
+    def __iter__(self) -> KillsWithinACallback:
+        self._iterator = iter(self.batches)
+        return self
+
+    def __next__(self) -> torch.Tensor:
+        held = LetGo()
+        reference = weakref.ref(held, self._kill)
+        del held
+        assert reference() is None
+        batch: torch.Tensor = next(self._iterator)
+        return batch
+
+    def _kill(self, reference: object) -> None:
+        os.kill(self._iterator._workers[0].pid, signal.SIGKILL)
+        # Not joined: torch's handler sees only those whose end nobody has asked for.
+        time.sleep(0.2)
+
+    def _shutdown_workers(self) -> None:
+        self._iterator._shutdown_workers()
+
+    @property
+    def _workers(self) -> Any:
+        return self._iterator._workers
+
+
+def test_a_death_within_a_callback_is_told_and_leaves_no_stray_line() -> None:
+    unraisable: list[object] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "unraisablehook", unraisable.append)
+        with pytest.raises(RuntimeError, match="killed by signal: Killed"):
+            list(delivered(KillsWithinACallback()))
+    assert not unraisable
