@@ -16,8 +16,8 @@ _MODULE_OF = {
     "DWIMLBatchLoaderOneInput": "dwiml.batching.loader",
     "DWIMLStreamlinesBatchLoader": "dwiml.batching.loader",
     "DWIMLTrainer": "dwiml.training.trainer",
-    "DWIMLTrainerOneInput": "dwiml.training.trainer_one_input",
-    "DWIMLTrainerOneInputWithGVPhase": "dwiml.training.gv_phase",
+    "DWIMLTrainerOneInput": "dwiml.training.one_input",
+    "DWIMLTrainerOneInputWithGVPhase": "dwiml.training.generation.phase",
     "Learn2TrackModel": "dwiml.models.learn2track",
     "MainModelAbstract": "dwiml.models.base",
     "ModelWithDirectionGetter": "dwiml.models.with_direction_getter",
@@ -68,9 +68,9 @@ if TYPE_CHECKING:
     from dwiml.ops.sequences import TensorSequence
     from dwiml.phantom.create import create_phantom
     from dwiml.seeding import seed_everything
-    from dwiml.training.gv_phase import DWIMLTrainerOneInputWithGVPhase
+    from dwiml.training.generation.phase import DWIMLTrainerOneInputWithGVPhase
+    from dwiml.training.one_input import DWIMLTrainerOneInput
     from dwiml.training.trainer import DWIMLTrainer
-    from dwiml.training.trainer_one_input import DWIMLTrainerOneInput
     from dwiml.viz.logs import visualize_logs
 
 

@@ -104,7 +104,7 @@ def test(arguments: argparse.Namespace, trainer: Any, state: dict[str, Any]) -> 
 
 def compare(arguments: argparse.Namespace) -> None:
     """Train all seeds and print what each metric's choice does on the test subject."""
-    from dwiml.training.judging import BADNESS
+    from dwiml.training.generation.selection import BADNESS
 
     rows = []
     for seed in arguments.seeds:

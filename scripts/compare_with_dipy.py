@@ -74,7 +74,7 @@ def compare(arguments: argparse.Namespace) -> None:
     from dwiml.ops.masks import as_mask
     from dwiml.scoring.reading import read_ground_truth
     from dwiml.tracking.seeds import Seeds
-    from dwiml.training.trained import load_best_model, recorded_parameters
+    from dwiml.training.loading import load_best_model, recorded_parameters
 
     recorded = recorded_parameters(arguments.experiment)
     dataset = MultiSubjectDataset(arguments.hdf5_file or recorded["data"]["hdf5_file"])

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dwiml.hdf5.grid import Grid
     from dwiml.ops.regions import Regions
+    from dwiml.tractograms.grid import Grid
 
 # Along an axis: more than voxels in any image.
 _MOST_BLOCS = 100_000

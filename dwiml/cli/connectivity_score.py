@@ -12,10 +12,10 @@ from dwiml.cli.connectivity_options import add_regions, describe, percent, read_
 from dwiml.cli.unknown_options import parse_known_options
 
 if TYPE_CHECKING:
-    from dwiml.hdf5.grid import Grid
     from dwiml.ops.connectivity import Connections
     from dwiml.ops.regions import Regions
     from dwiml.scoring.connectivity import ConnectivityScore
+    from dwiml.tractograms.grid import Grid
 
 _PAIRS_SHOWN = 10
 
@@ -58,7 +58,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from dwiml.ops.connectivity import JOINS_UNCONNECTED
     from dwiml.scoring.connectivity import score_connectivity
     from dwiml.scoring.reading import read_streamlines
-    from dwiml.tracking.writing import TractogramWriter
+    from dwiml.tractograms.writing.writer import TractogramWriter
 
     _check_options(arguments)
     regions, connections, grid = _read_truth(arguments)
@@ -120,7 +120,7 @@ def _read_truth(arguments: argparse.Namespace) -> tuple[Regions, Connections, Gr
 
 def _read_hdf5(arguments: argparse.Namespace) -> tuple[Regions, Connections, Grid]:
     from dwiml.data.dataset import MultiSubjectDataset
-    from dwiml.hdf5.grid import Grid
+    from dwiml.tractograms.grid import Grid
 
     name, group = arguments.subject, arguments.streamline_group_name
     dataset = MultiSubjectDataset(arguments.hdf5_file, lazy=True)

@@ -10,7 +10,7 @@ from dwiml.cli import run_command
 from dwiml.cli.unknown_options import parse_known_options
 
 if TYPE_CHECKING:
-    from dwiml.training.evaluation import DirectionError
+    from dwiml.evaluation.direction_error import DirectionError
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -41,8 +41,8 @@ def _run(arguments: argparse.Namespace) -> None:
 
     from dwiml.arguments import check_whole
     from dwiml.batching.sampler import PHASES
-    from dwiml.training.evaluation import evaluate_directions
-    from dwiml.training.rebuild import rebuild_experiment
+    from dwiml.evaluation.direction_error import evaluate_directions
+    from dwiml.training.loading import rebuild_experiment
 
     if arguments.subset not in PHASES:
         raise ValueError(f"--subset must be one of {', '.join(PHASES)}, got '{arguments.subset}'.")

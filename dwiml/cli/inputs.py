@@ -15,7 +15,7 @@ def data_of(experiment: str, hdf5_file: str | None = None) -> str | None:
     FileNotFoundError, ValueError
         When the folder is not an experiment.
     """
-    from dwiml.training.trained import recorded_parameters
+    from dwiml.training.loading import recorded_parameters
 
     path = hdf5_file or recorded_parameters(experiment)["data"]["hdf5_file"]
     return path if isinstance(path, str) else None

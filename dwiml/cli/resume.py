@@ -75,7 +75,7 @@ def _recorded_settings(experiment: Path) -> dict[str, Any]:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from dwiml.training.rebuild import rebuild_experiment
+    from dwiml.training.loading import rebuild_experiment
 
     given = vars(arguments)
     changes = {name: given[name] for name in KEPT if name in given}

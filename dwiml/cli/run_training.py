@@ -7,9 +7,9 @@ from contextlib import suppress
 from typing import Any
 
 from dwiml.cli import run_command
-from dwiml.training.failures import ADVICE
-from dwiml.training.slurm import in_job, requeue
-from dwiml.training.stopping import check_stop_signal
+from dwiml.training.cluster.failures import ADVICE
+from dwiml.training.cluster.slurm import in_job, requeue
+from dwiml.training.cluster.stopping import check_stop_signal
 
 NOT_BEGUN = "the training had not begun; nothing was trained, and a checkpoint that is there stays as it was"
 

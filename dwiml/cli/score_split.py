@@ -53,7 +53,7 @@ def save_split(
     truth: GroundTruth,
 ) -> None:
     """Write streamlines (N, 3), (S,) in voxel space, corner origin, one file for each kind that there is."""
-    from dwiml.tracking.writing import TractogramWriter
+    from dwiml.tractograms.writing.writer import TractogramWriter
 
     for file, (connection, bundle) in split_files(truth).items():
         chosen = (scores.kind == connection) & (scores.bundle == bundle) & (lengths > 0)

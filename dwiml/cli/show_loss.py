@@ -13,7 +13,7 @@ from dwiml.failures import GPU, MEMORY
 
 if TYPE_CHECKING:
     from dwiml.data.dataset import MultiSubjectDataset
-    from dwiml.training.losses_by_point import SubjectReader
+    from dwiml.evaluation.losses_by_point import SubjectReader
 
 ALL = "all"
 SUMMARY = "summary.json"
@@ -71,10 +71,10 @@ def _run(arguments: argparse.Namespace) -> None:
     import torch
 
     from dwiml.arguments import check_number, check_whole
+    from dwiml.evaluation.loss_tractograms import check_color_range
+    from dwiml.evaluation.losses_by_point import SubjectReader
     from dwiml.files import check_name
-    from dwiml.training.loss_tractograms import check_color_range
-    from dwiml.training.losses_by_point import SubjectReader
-    from dwiml.training.rebuild import rebuild_experiment
+    from dwiml.training.loading import rebuild_experiment
 
     check_number("--percent", arguments.percent, low=0, high=100, low_included=False)
     check_whole("--batch_size", arguments.batch_size, low=1)
@@ -104,9 +104,9 @@ def _run(arguments: argparse.Namespace) -> None:
 def _show(model: Any, reader: SubjectReader, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Write one subject's results: the tractograms, the summary, and last what only shows them."""
     from dwiml.cli.progress import counted
+    from dwiml.evaluation.loss_tractograms import write_loss_tractograms
+    from dwiml.evaluation.losses_by_point import measure_losses
     from dwiml.files import write_json
-    from dwiml.training.loss_tractograms import write_loss_tractograms
-    from dwiml.training.losses_by_point import measure_losses
     from dwiml.viz.losses import DPI, plot_loss_histograms
     from dwiml.viz.saving import save_figure
 
@@ -152,8 +152,8 @@ def _find(dataset: MultiSubjectDataset, subject: str, subset: str | None) -> tup
 
 def _check_folder(folder: Path, arguments: argparse.Namespace) -> None:
     from dwiml.cli.inputs import data_of
+    from dwiml.evaluation.loss_tractograms import loss_files
     from dwiml.files import check_output_folder
-    from dwiml.training.loss_tractograms import loss_files
 
     check_output_folder(
         folder,

@@ -147,8 +147,8 @@ def _run(arguments: argparse.Namespace) -> None:
     from dwiml.cli.tracking_data import load_tracking_data
     from dwiml.files import write_json
     from dwiml.tracking.tracker import Tracker
-    from dwiml.tracking.writing import TractogramWriter
-    from dwiml.training.trained import load_best_model, recorded_parameters
+    from dwiml.tractograms.writing.writer import TractogramWriter
+    from dwiml.training.loading import load_best_model, recorded_parameters
 
     _check_outputs(arguments)
     simultaneous = _simultaneous(arguments.simultaneous)
@@ -191,7 +191,7 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
     from dwiml.cli.inputs import data_of
     from dwiml.cli.tracking_data import IMAGES
     from dwiml.files import check_outputs, refuse_inputs
-    from dwiml.tracking.partial import partial_of
+    from dwiml.tractograms.writing.partial import partial_of
 
     experiments = [each for each in (arguments.experiment, arguments.standardize_like) if each is not None]
     masks = [each for each in (arguments.tracking_mask, arguments.seeding_mask) if each and each.endswith(IMAGES)]

@@ -72,12 +72,12 @@ def _from_hdf5(arguments: argparse.Namespace, recorded: dict[str, Any]) -> Track
 
     from dwiml.cli.input_order import check_same_making
     from dwiml.data.dataset import MultiSubjectDataset
-    from dwiml.hdf5.grid import Grid
     from dwiml.hdf5.standalone import read_mask
     from dwiml.hdf5.volumes import mask_with_warning
     from dwiml.ops.spaces import grid_difference
     from dwiml.tracking.tracker import TrackingSubject
-    from dwiml.training.experiment import GROUPS_CONFIG, find_data
+    from dwiml.tractograms.grid import Grid
+    from dwiml.training.experiment.parameters import GROUPS_CONFIG, find_data
 
     path = find_data(recorded, arguments.experiment, arguments.hdf5_file)
     group = recorded["loader"]["input_group_name"]
@@ -126,7 +126,7 @@ def _from_images(arguments: argparse.Namespace, recorded: dict[str, Any]) -> Tra
     from dwiml.cli.input_order import check_input_order
     from dwiml.hdf5.standalone import read_mask, read_volumes
     from dwiml.tracking.tracker import TrackingSubject
-    from dwiml.training.trained import recorded_parameters
+    from dwiml.training.loading import recorded_parameters
 
     for option in ("input", "std_mask", *_MASKS):
         given = getattr(arguments, option)
@@ -194,7 +194,7 @@ def _recorded_config(arguments: argparse.Namespace, recorded: dict[str, Any], *,
     """
     from dwiml.hdf5.stored import open_hdf5
     from dwiml.hdf5.stored.layout import groups_config
-    from dwiml.training.experiment import GROUPS_CONFIG
+    from dwiml.training.experiment.parameters import GROUPS_CONFIG
 
     config = recorded.get(GROUPS_CONFIG)
     if isinstance(config, dict) and config and not arguments.hdf5_file:

@@ -14,10 +14,10 @@ from nibabel.affines import apply_affine
 from nibabel.streamlines.trk import get_affine_trackvis_to_rasmm
 
 from dwiml.files import check_file
-from dwiml.hdf5.grid import Grid
 from dwiml.hdf5.inspection import open_tractogram, open_volume, readable
 from dwiml.hdf5.schema import quoted
 from dwiml.hdf5.volumes import check_end
+from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.kinds import check_kind
 from dwiml.tractograms.tck import check_tck_whole
 from dwiml.tractograms.trk import check_trk_header, check_trk_whole

@@ -178,9 +178,9 @@ def _run(arguments: argparse.Namespace) -> None:
     from dwiml.data.dataset import MultiSubjectDataset
     from dwiml.models.learn2track import Learn2TrackModel
     from dwiml.seeding import seed_everything
-    from dwiml.training.gv_phase import DWIMLTrainerOneInputWithGVPhase
+    from dwiml.training.generation.phase import DWIMLTrainerOneInputWithGVPhase
+    from dwiml.training.one_input import DWIMLTrainerOneInput
     from dwiml.training.trainer import DWIMLTrainer
-    from dwiml.training.trainer_one_input import DWIMLTrainerOneInput
 
     values = vars(arguments)
     tracks = any(name.startswith("tracking_phase_") or name == "best_model_metric" for name in values)

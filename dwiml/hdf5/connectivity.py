@@ -18,12 +18,12 @@ import numpy as np
 
 from dwiml.files import check_file, open_regular, written_whole
 from dwiml.hdf5.config import ConnectivityFiles, GroupsConfig
-from dwiml.hdf5.grid import Grid
 from dwiml.hdf5.inspection import SubjectPlan, open_volume, readable
 from dwiml.hdf5.subjects import find_files
 from dwiml.hdf5.volumes import check_end
 from dwiml.ops.connectivity import Connections, check_same_number, connections_of, is_background_counted
 from dwiml.ops.regions import BlocRegions, LabelRegions, Regions
+from dwiml.tractograms.grid import Grid
 
 logger = logging.getLogger(__name__)
 

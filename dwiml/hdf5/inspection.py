@@ -24,9 +24,9 @@ from nibabel.wrapstruct import WrapStructError
 
 from dwiml.files import check_memory, explained, open_regular
 from dwiml.hdf5.config import GroupsConfig, StreamlinesGroup, VolumeGroup
-from dwiml.hdf5.grid import Grid
 from dwiml.hdf5.schema import quoted
 from dwiml.hdf5.subjects import find_by_pattern, find_files
+from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.kinds import check_kind
 from dwiml.tractograms.tck import announced_streamlines
 from dwiml.tractograms.trk import check_trk_header, read_trk_counts

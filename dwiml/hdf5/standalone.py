@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from dwiml.files import check_file
 from dwiml.hdf5.config import VolumeGroup
-from dwiml.hdf5.grid import Grid
 from dwiml.hdf5.inspection import SubjectPlan, open_tractogram, open_volume, plan_volumes, readable
 from dwiml.hdf5.volumes import mask_with_warning, read_volume_group
 from dwiml.ops.masks import DEFAULT_THRESHOLD, Mask
+from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.kinds import check_kind
 from dwiml.tractograms.trk import check_trk_header, read_trk_counts
 from dwiml.tractograms.trx import TrxFile

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from dwiml.files import check_memory
 from dwiml.hdf5.config import StreamlinesGroup
-from dwiml.hdf5.grid import Grid
 from dwiml.hdf5.inspection import SubjectPlan, check_dps_keys, open_tractogram
 from dwiml.ops import spaces
 from dwiml.ops.resampling import Resampling
+from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.tck import check_tck_whole
 from dwiml.tractograms.trk import check_trk_whole
 

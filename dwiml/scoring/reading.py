@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwiml.files import check_file, read_json
-from dwiml.hdf5.grid import Grid
 from dwiml.hdf5.inspection import open_tractogram, open_volume, readable
 from dwiml.hdf5.schema import quoted
 from dwiml.hdf5.standalone import TELL_THEIR_GRID, read_tractogram_grid
@@ -22,6 +21,7 @@ from dwiml.ops.spaces import to_vox_corner
 from dwiml.scoring.defaults import END_TOLERANCE_MM, MASK_TOLERANCE_MM
 from dwiml.scoring.ground_truth import GroundTruth, TrueBundle, Volume
 from dwiml.scoring.voxels import chunks, crossed_voxels
+from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.kinds import check_kind
 from dwiml.tractograms.tck import check_tck_whole
 from dwiml.tractograms.trk import check_trk_header, check_trk_whole

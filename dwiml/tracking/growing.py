@@ -1,109 +1,92 @@
-"""Tractograms on the disk that grow: readable after each commit, whatever happens to the process afterwards."""
+"""The streamlines that are being grown: all in tensors made once, those that have ended left out of every step."""
 
 from __future__ import annotations
 
-import os
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from pathlib import Path
-from typing import ClassVar
+import torch
+from torch import Tensor
 
-import numpy as np
-from numpy.typing import NDArray
-
-Points = NDArray[np.float32]
-Lengths = NDArray[np.int64]
-DataPerStreamline = Mapping[str, NDArray[np.float32]]
+from dwiml.ops.sequences import TensorSequence
 
 
-class GrowingTractogram(ABC):
-    """A tractogram on the disk to which streamlines are added.
-
-    What is written counts once it is committed. Written but not committed, it is cut off by :meth:`finish`, or
-    overwritten by the next write after :meth:`forget`.
+class GrowingLines:
+    """Streamlines of which some still grow.
 
     Parameters
     ----------
-    path
-        What to make; nothing may be there.
-    affine
-        Shape (4, 4), from voxel indices (center origin) to rasmm.
-    shape
-        The grid, in voxels.
-    widths
-        {name: how many numbers each streamline has under this name}.
-
-    Attributes
-    ----------
-    nb_streamlines
-        How many are committed.
+    first_segments
+        What they begin with, at least one point each, voxel space.
+    most_steps
+        How many points may be added to one.
+    nb_recent
+        How many of the last points :meth:`recent` gives.
     """
 
-    space: ClassVar[str]
-    """Of the points in the file."""
-    origin: ClassVar[str]
-    largest_dimension: ClassVar[int] = 2**31 - 1
-    """What the file's header can hold."""
+    def __init__(self, first_segments: TensorSequence, *, most_steps: int, nb_recent: int) -> None:
+        self._first = first_segments
+        device, nb = first_segments.device, len(first_segments)
+        self._added = first_segments.data.new_empty((nb, most_steps, 3))
+        self._nb_added = torch.zeros(nb, dtype=torch.int64, device=device)
+        self.reasons = torch.zeros(nb, dtype=torch.int64, device=device)
+        self.alive = torch.arange(nb, device=device)
+        lengths = first_segments.lengths.to(device)
+        ends = torch.cumsum(lengths, 0) - 1
+        # Right-aligned: the last point is the last column.
+        back = torch.arange(nb_recent - 1, -1, -1, device=device)
+        self._nb_known = lengths.clamp(max=nb_recent)
+        rows = ends[:, None] - torch.minimum(back, lengths[:, None] - 1)
+        self._recent = first_segments.data[rows]
 
-    def __init__(
-        self, path: Path, *, affine: NDArray[np.float64], shape: tuple[int, int, int], widths: Mapping[str, int]
-    ) -> None:
-        self.path = path
-        self._affine, self._shape, self._widths = affine, shape, dict(widths)
-        self.nb_streamlines = 0
-        self._nb_written = 0
+    @property
+    def nb_alive(self) -> int:
+        """How many still grow."""
+        return len(self.alive)
 
-    @classmethod
-    def check_names(cls, widths: Mapping[str, int], path: Path) -> None:
-        """Raise ValueError when the format cannot hold such data per streamline."""
-        for name in widths:
-            if not name or "\0" in name:
-                raise ValueError(f"'{path}': data per streamline need a name, got {name!r}.")
+    @property
+    def last_points(self) -> Tensor:
+        """Shape (A, 3): the last point of each that grows, voxel space."""
+        return self._recent[:, -1]
 
-    @abstractmethod
-    def write(self, points: Points, lengths: Lengths, data: DataPerStreamline) -> None:
-        """Add streamlines, in the file's space; each has a point, and what was declared for it."""
+    def recent(self) -> TensorSequence:
+        """Return the last points of each that grows, as many as are asked for or as there are."""
+        nb_recent = self._recent.shape[1]
+        known = torch.arange(nb_recent - 1, -1, -1, device=self._recent.device) < self._nb_known[:, None]
+        return TensorSequence(self._recent[known], self._nb_known)
 
-    @abstractmethod
-    def commit(self) -> None:
-        """Let all that was written count."""
+    def add(self, points: Tensor, reasons: Tensor) -> Tensor:
+        """Add a point to those that go on, and leave out those that have ended.
 
-    @abstractmethod
-    def forget(self) -> None:
-        """Let nothing count that was written since the last commit."""
+        Parameters
+        ----------
+        points
+            Shape (A, 3), voxel space.
+        reasons
+            Shape (A,), int64: 0 for those that go on.
 
-    @abstractmethod
-    def finish(self) -> None:
-        """Leave on the disk, and closed, all that was committed and nothing else."""
+        Returns
+        -------
+        Tensor
+            The numbers, among those that grew, of those that go on.
+        """
+        self.reasons[self.alive] = reasons
+        kept = (reasons == 0).nonzero()[:, 0]
+        self.alive = self.alive[kept]
+        self._added[self.alive, self._nb_added[self.alive]] = points[kept]
+        self._nb_added[self.alive] += 1
+        self._recent = torch.cat([self._recent[kept, 1:], points[kept, None]], dim=1)
+        self._nb_known = (self._nb_known[kept] + 1).clamp(max=self._recent.shape[1])
+        return kept
 
-    @abstractmethod
-    def move_to(self, target: Path) -> None:
-        """Give a finished tractogram its name, in the place of what was there."""
-
-
-class GrowingFile:
-    """A file that is written at given places, and grows."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-
-    def write(self, content: bytes, *, at: int) -> int:
-        """Write all, and return where it ends."""
-        left = memoryview(content)
-        try:
-            while left:
-                nb_written = os.pwrite(self._handle, left, at)
-                left, at = left[nb_written:], at + nb_written
-        except OSError as error:
-            # A full disk is told without a name.
-            raise OSError(error.errno, os.strerror(error.errno or 0), str(self.path)) from error
-        return at
-
-    def close(self, *, size: int) -> None:
-        """Cut the file at a size, have it on the disk, and close it."""
-        try:
-            os.ftruncate(self._handle, size)
-            os.fsync(self._handle)
-        finally:
-            os.close(self._handle)
+    def joined(self) -> TensorSequence:
+        """Return the first segments, each followed by the points that were added to it."""
+        device, nb = self._added.device, len(self.reasons)
+        lengths = self._first.lengths.to(device)
+        total = lengths + self._nb_added
+        starts = torch.cumsum(total, 0) - total
+        data = self._added.new_empty((int(total.sum()), 3))
+        first_line = self._first.sequence_ids()
+        first_place = torch.arange(len(first_line), device=device) - (torch.cumsum(lengths, 0) - lengths)[first_line]
+        data[starts[first_line] + first_place] = self._first.data
+        line = torch.repeat_interleave(torch.arange(nb, device=device), self._nb_added)
+        place = torch.arange(len(line), device=device) - (torch.cumsum(self._nb_added, 0) - self._nb_added)[line]
+        data[(starts + lengths)[line] + place] = self._added[line, place]
+        return TensorSequence(data, total)

@@ -15,7 +15,7 @@ from dwiml.ops.directions import SHORTEST, streamline_lengths_mm
 from dwiml.ops.interpolation import interpolate_at
 from dwiml.ops.randomness import check_seed, keyed_uniform
 from dwiml.ops.sequences import TensorSequence
-from dwiml.tracking.lines import GrowingLines
+from dwiml.tracking.growing import GrowingLines
 
 REASONS = ("not stopped", "angle", "mask", "bounds", "length", "no direction", "end of streamline")
 """Why a streamline ended, by the number that :class:`Propagated` has."""

@@ -16,37 +16,38 @@ from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.models.saving import load_state
 from dwiml.seeding import DRAWN, SEEDS, describe_seeds
-from dwiml.training import checks, fitting
-from dwiml.training.averaging import AveragedWeights
-from dwiml.training.best_model import BestModelKeeper
-from dwiml.training.checkpoint import (
+from dwiml.training import checks
+from dwiml.training.cluster.ranks import Ranks
+from dwiml.training.experiment import fitting
+from dwiml.training.experiment.best_model import BestModelKeeper
+from dwiml.training.experiment.checkpoint import (
     checkpoint_stamp,
     has_checkpoint,
     load_checkpoint,
     most_bytes_for,
     save_or_warn,
 )
-from dwiml.training.compiling import compile_layers
-from dwiml.training.experiment import arguments_of, data_has_changed, describe, refuse_differences
-from dwiml.training.fitting import check_all, check_parameters, refuse_unknown
-from dwiml.training.folder import ExperimentFolder, remove_trial
-from dwiml.training.generators import generators_state
-from dwiml.training.leftovers import require_saved
-from dwiml.training.lock import ExperimentInUseError, ExperimentLock
-from dwiml.training.loggers import Logger, check_logger_states
-from dwiml.training.monitors import BestMonitor, PhaseMonitor
-from dwiml.training.nonfinite import NonFinitePolicy
-from dwiml.training.optimizers import build_optimizer, load_optimizer_state
-from dwiml.training.own_metrics import BatchMetrics
-from dwiml.training.position import Position
-from dwiml.training.profiling import StepProfiler
-from dwiml.training.progress import announce
-from dwiml.training.ranks import Ranks
-from dwiml.training.schedule_base import planned_epochs_of
-from dwiml.training.schedules import build_schedule
+from dwiml.training.experiment.fitting import check_all, check_parameters, refuse_unknown
+from dwiml.training.experiment.folder import ExperimentFolder, remove_trial
+from dwiml.training.experiment.leftovers import require_saved
+from dwiml.training.experiment.lock import ExperimentInUseError, ExperimentLock
+from dwiml.training.experiment.parameters import arguments_of, data_has_changed, describe, refuse_differences
+from dwiml.training.optimization.averaging import AveragedWeights
+from dwiml.training.optimization.compiling import compile_layers
+from dwiml.training.optimization.nonfinite import NonFinitePolicy
+from dwiml.training.optimization.optimizers import build_optimizer, load_optimizer_state
+from dwiml.training.optimization.schedule_base import planned_epochs_of
+from dwiml.training.optimization.schedules import build_schedule
+from dwiml.training.optimization.updates import WeightUpdater
+from dwiml.training.reporting.loggers import Logger, check_logger_states
+from dwiml.training.reporting.monitors import BestMonitor, PhaseMonitor
+from dwiml.training.reporting.own_metrics import BatchMetrics
+from dwiml.training.reporting.profiling import StepProfiler
+from dwiml.training.reporting.progress import announce
+from dwiml.training.reporting.summary import UNSEEDED_WEIGHTS, resuming_line, summarize
+from dwiml.training.reproducibility import generators_state
 from dwiml.training.settings import TrainerSettings
-from dwiml.training.summary import UNSEEDED_WEIGHTS, resuming_line, summarize
-from dwiml.training.updates import WeightUpdater
+from dwiml.training.state import Position
 
 logger = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ import torch
 from dwiml.batching.fetcher import BatchSlices
 from dwiml.ops.sequences import TensorSequence
 from dwiml.training.checks import check_batch_result
-from dwiml.training.folder import ExperimentFolder
-from dwiml.training.lock import ExperimentLock
-from dwiml.training.loggers import Logger, build_loggers
-from dwiml.training.progress import announce
-from dwiml.training.slurm import in_job, requeue
-from dwiml.training.stopping import StopRequest, TrainingInterrupted
+from dwiml.training.cluster.slurm import in_job, requeue
+from dwiml.training.cluster.stopping import StopRequest, TrainingInterrupted
+from dwiml.training.experiment.folder import ExperimentFolder
+from dwiml.training.experiment.lock import ExperimentLock
+from dwiml.training.reporting.loggers import Logger, build_loggers
+from dwiml.training.reporting.progress import announce
 
 # The classes that dwiml resume builds again, in the order of how_to_go_on: those of training.rebuild, and the sampler.
 RESUMED_BY_COMMAND = {

@@ -11,11 +11,11 @@ from dwiml.ops.randomness import check_seed
 from dwiml.params import Parameterized
 from dwiml.seeding import choose_seed
 from dwiml.training import checks
-from dwiml.training.averaging import check_ema_decay
-from dwiml.training.nonfinite import NAN_POLICIES
-from dwiml.training.optimizers import check_learning_rates
-from dwiml.training.stopping import check_stop_signal, parse_max_time
-from dwiml.training.updates import PRECISIONS
+from dwiml.training.cluster.stopping import check_stop_signal, parse_max_time
+from dwiml.training.optimization.averaging import check_ema_decay
+from dwiml.training.optimization.nonfinite import NAN_POLICIES
+from dwiml.training.optimization.optimizers import check_learning_rates
+from dwiml.training.optimization.updates import PRECISIONS
 
 RESUME = ("never", "auto", "must")
 BATCHES_OF_A_DEV_RUN = 2

@@ -15,15 +15,16 @@ from dwiml.batching.fetcher import BatchSlices
 from dwiml.batching.transfer import on_device
 from dwiml.models.allocator import keep_freed_memory
 from dwiml.ops.sequences import TensorSequence
-from dwiml.training.bad_batches import explain_bad_batch
-from dwiml.training.checkpoint import load_checkpoint
-from dwiml.training.experiment import write_parameters
-from dwiml.training.failures import explained_failures, kept_on_failure
-from dwiml.training.generators import restore_generators, seed_generators
-from dwiml.training.judging import skipped_batches
-from dwiml.training.monitors import NonFiniteValueError, PhaseMonitor
-from dwiml.training.position import Position
-from dwiml.training.progress import EpochProgress, announce, end_line, epoch_line, not_judged
+from dwiml.training.cluster.failures import explained_failures, kept_on_failure
+from dwiml.training.cluster.slurm import warn_without_job
+from dwiml.training.cluster.stopping import StopRequest
+from dwiml.training.experiment.bad_batches import explain_bad_batch
+from dwiml.training.experiment.checkpoint import load_checkpoint
+from dwiml.training.experiment.parameters import write_parameters
+from dwiml.training.generation.selection import skipped_batches
+from dwiml.training.reporting.monitors import NonFiniteValueError, PhaseMonitor
+from dwiml.training.reporting.progress import EpochProgress, announce, end_line, epoch_line, not_judged
+from dwiml.training.reproducibility import restore_generators, seed_generators
 from dwiml.training.resuming import ResumableTraining
 from dwiml.training.running import (
     BatchLoss,
@@ -32,8 +33,7 @@ from dwiml.training.running import (
     start_loggers,
     take_folder,
 )
-from dwiml.training.slurm import warn_without_job
-from dwiml.training.stopping import StopRequest
+from dwiml.training.state import Position
 
 # What may be wanted between two steps; the highest of all ranks counts.
 NOTHING, SAVE, STOP = 0, 1, 2

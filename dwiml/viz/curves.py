@@ -13,7 +13,7 @@ from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
-from dwiml.training.judging import LOSSES, VALID_LOSS, name_of
+from dwiml.training.generation.selection import LOSSES, VALID_LOSS, name_of
 from dwiml.viz.panels import LOSS, Line, Log, Panel, Style, falls_steeply
 
 _Color = tuple[float, float, float, float]

@@ -10,8 +10,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from dwiml.files import check_outputs, check_target, read_json, reason_of
-from dwiml.training.judging import BADNESS, TRAIN_LOSS, VALID_LOSS
-from dwiml.training.loggers.local import METRICS_FILE, read_metrics
+from dwiml.training.generation.selection import BADNESS, TRAIN_LOSS, VALID_LOSS
+from dwiml.training.reporting.loggers.local import METRICS_FILE, read_metrics
 from dwiml.viz.curves import draw_curves
 from dwiml.viz.panels import Log, Panel, choose_panels
 from dwiml.viz.saving import check_figure_format, save_figure

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dwiml.training.judging import (
+from dwiml.training.generation.selection import (
     BADNESS,
     DISTANCE,
     INVALID_CONNECTIONS,

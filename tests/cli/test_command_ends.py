@@ -66,7 +66,7 @@ def command_at(name: str, work: Path, out: Path) -> tuple[list[str], str]:
         ),
         "train": (["train", "learn2track", hdf5, str(out), "exp", *DATA], "dwiml.data.dataset.SubjectVolume"),
         "resume": (["resume", experiment, "--new_max_epochs", "2"], "dwiml.data.dataset.SubjectVolume"),
-        "evaluate": (["evaluate", experiment], "dwiml.training.evaluation.evaluate_directions"),
+        "evaluate": (["evaluate", experiment], "dwiml.evaluation.direction_error.evaluate_directions"),
         "track": (
             ["track", experiment, "sub-03", str(out / "a.trk"), "--tracking_mask", "wm_mask", "--nb_seeds", "5"],
             "dwiml.tracking.propagation.GrowingLines",
@@ -79,7 +79,7 @@ def command_at(name: str, work: Path, out: Path) -> tuple[list[str], str]:
             ["connectivity_matrix", bundle, str(out / "m.npy"), "--labels", labels],
             "dwiml.ops.connectivity.count_connections",
         ),
-        "show_loss": (["show_loss", experiment, "sub-03", str(out)], "dwiml.training.losses_by_point.measure_losses"),
+        "show_loss": (["show_loss", experiment, "sub-03", str(out)], "dwiml.evaluation.losses_by_point.measure_losses"),
         "show_tractogram": (
             ["show_tractogram", bundle, str(out / "a.png"), "--background", str(subject / "metrics/fa.nii.gz")],
             "dwiml.viz.saving.save_figure",
@@ -263,7 +263,7 @@ def test_memory_that_is_missing_is_named(
 ) -> None:
     import numpy as np
 
-    monkeypatch.setattr("dwiml.training.evaluation.evaluate_directions", lambda *_, **__: np.empty(2**50))
+    monkeypatch.setattr("dwiml.evaluation.direction_error.evaluate_directions", lambda *_, **__: np.empty(2**50))
     assert main(["evaluate", str(work / "exp")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: There is not enough memory (Unable to allocate 8.00 PiB for an array with shape")

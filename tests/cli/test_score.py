@@ -14,7 +14,7 @@ from scoring_support import LOWER, OBLIQUE, SHAPE, UPPER, along_x, joined, save_
 from dwiml import __version__
 from dwiml.cli.main import main
 from dwiml.cli.score import names_of
-from dwiml.tracking.writing import TractogramWriter
+from dwiml.tractograms.writing.writer import TractogramWriter
 
 LINES = {
     "valid": [along_x(2.5, z=1.5), along_x(2.5, z=2.5), along_x(7.5)],

@@ -17,7 +17,7 @@ from trx import trx_file_memmap
 
 from dwiml.cli.main import main
 from dwiml.cli.tractogram_data import read_background, read_drawn
-from dwiml.tracking.writing import TractogramWriter
+from dwiml.tractograms.writing.writer import TractogramWriter
 
 HEADER = {
     "voxel_to_rasmm": AFFINE,

@@ -17,8 +17,8 @@ from dwiml import Learn2TrackModel
 from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.cli import evaluate, main, resume, train
-from dwiml.training.experiment import MAY_CHANGE
-from dwiml.training.gv_phase import DWIMLTrainerOneInputWithGVPhase
+from dwiml.training.experiment.parameters import MAY_CHANGE
+from dwiml.training.generation.phase import DWIMLTrainerOneInputWithGVPhase
 from dwiml.training.trainer import DWIMLTrainer
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"

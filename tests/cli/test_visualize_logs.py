@@ -11,7 +11,7 @@ import pytest
 
 from dwiml.cli.main import main as dwiml_main
 from dwiml.cli.visualize_logs import main
-from dwiml.training.loggers import LocalLogger
+from dwiml.training.reporting.loggers import LocalLogger
 
 
 @pytest.fixture

@@ -20,10 +20,10 @@ from dwiml.batching.grids import check_grids
 from dwiml.cli import run_command
 from dwiml.hdf5 import writing
 from dwiml.hdf5.config import load_config
-from dwiml.hdf5.grid import Grid
 from dwiml.hdf5.stored.digests import digest_of_array
 from dwiml.hdf5.streamlines import StreamlinesData
 from dwiml.ops.resampling import Resampling
+from dwiml.tractograms.grid import Grid
 
 SUBJECTS = {"training": ["sub-a", "sub-b"], "validation": ["sub-c"], "testing": []}
 _CONFIG = {

@@ -17,7 +17,7 @@ import numpy as np
 from fuzzing import Outcome, run_watched
 
 from dwiml.cli.main import main
-from dwiml.tracking.writing import TractogramWriter
+from dwiml.tractograms.writing.writer import TractogramWriter
 
 SHAPE = (9, 8, 7)
 AFFINE = np.array([[-1.5, 0, 0, 4], [0, 2.0, 0, -9], [0, 0, 2.5, 1], [0, 0, 0, 1]])

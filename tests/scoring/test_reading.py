@@ -28,7 +28,7 @@ from scoring_support import (
 from dwiml.scoring.ground_truth import GroundTruth, TrueBundle
 from dwiml.scoring.reading import read_ground_truth, read_streamlines
 from dwiml.scoring.scores import score_streamlines
-from dwiml.tracking.writing import TractogramWriter
+from dwiml.tractograms.writing.writer import TractogramWriter
 
 LABELS = np.zeros(SHAPE, dtype=np.int16)
 for label, region in zip((3, 5, 7, 9), (LOWER["head"], LOWER["tail"], UPPER["head"], UPPER["tail"]), strict=True):

@@ -13,7 +13,7 @@ import pytest
 from small_training import logs
 from tests_support import write_hdf5
 
-from dwiml.training.checkpoint import load_checkpoint
+from dwiml.training.experiment.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
 SUPPORT = ROOT / "tests" / "support"

@@ -21,7 +21,7 @@ from dwiml import (
     MultiSubjectDataset,
     TensorSequence,
 )
-from dwiml.training.stopping import TrainingInterrupted
+from dwiml.training.cluster.stopping import TrainingInterrupted
 
 
 def small_trainer(

@@ -12,7 +12,7 @@ from tests_support import AFFINE, NB_FEATURES, SHAPE, curved_streamlines, write_
 
 from dwiml.cli import train
 from dwiml.ops.regions import LabelRegions
-from dwiml.tracking.writing import TractogramWriter
+from dwiml.tractograms.writing.writer import TractogramWriter
 
 TRAINING = ["--input_group_name", "input", "--streamline_group_name", "streamlines", "--rnn_layer_sizes", "4"]
 TRAINING += ["--step_size", "2", "--max_epochs", "1", "--seed", "1", "-q"]

@@ -18,10 +18,10 @@ from scoring_support import OBLIQUE, SHAPE, random_lines, save_lines
 from dwiml.cli.tractogram_data import read_drawn
 from dwiml.hdf5.standalone import read_tractogram_grid
 from dwiml.scoring.reading import read_streamlines
-from dwiml.tracking.writing import TractogramWriter
 from dwiml.tractograms.kinds import check_kind
 from dwiml.tractograms.tck import announced_streamlines
 from dwiml.tractograms.trx import TrxFile
+from dwiml.tractograms.writing.writer import TractogramWriter
 
 LINES = random_lines(np.random.default_rng(0), 6, reach=0)
 

@@ -13,7 +13,7 @@ from tests_support import add_digests, edited, write_hdf5
 
 from dwiml import MultiSubjectDataset
 from dwiml.ops.resampling import lengths_mm
-from dwiml.training.experiment import refuse_differences
+from dwiml.training.experiment.parameters import refuse_differences
 
 
 @pytest.fixture

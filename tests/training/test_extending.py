@@ -10,7 +10,7 @@ import pytest
 import torch
 from small_training import interrupt, logs, same_weights, small_trainer
 
-from dwiml.training.schedules import build_schedule
+from dwiml.training.optimization.schedules import build_schedule
 
 BASE = 0.01
 COSINE = {"lr_scheduler": "warmup_cosine", "lr_scheduler_args": {"warmup_epochs": 1, "min_ratio": 0.1}}

@@ -18,11 +18,11 @@ from tests_support import write_hdf5
 
 from dwiml import DWIMLTrainerOneInput
 from dwiml.cli import resume
-from dwiml.training.checkpoint import load_checkpoint
-from dwiml.training.lock import ExperimentInUseError
-from dwiml.training.rebuild import LOADERS, MODELS, TRAINERS
+from dwiml.training.cluster.stopping import TrainingInterrupted
+from dwiml.training.experiment.checkpoint import load_checkpoint
+from dwiml.training.experiment.lock import ExperimentInUseError
+from dwiml.training.loading import LOADERS, MODELS, TRAINERS
 from dwiml.training.running import RESUMED_BY_COMMAND
-from dwiml.training.stopping import TrainingInterrupted
 
 EVERYTHING: dict[str, Any] = {
     "max_epochs": 3,

@@ -13,8 +13,8 @@ from small_training import interrupt, logs, same_weights, small_trainer
 from tests_support import write_hdf5
 
 from dwiml import DWIMLTrainerOneInput, Learn2TrackModel, TensorSequence
-from dwiml.training.checkpoint import load_checkpoint
-from dwiml.training.compiling import PaddedRows, padded_size
+from dwiml.training.experiment.checkpoint import load_checkpoint
+from dwiml.training.optimization.compiling import PaddedRows, padded_size
 from dwiml.viz.logs import read_logs
 
 NOTHING_RANDOM: dict[str, Any] = {

@@ -14,8 +14,8 @@ from small_training import logs, same_weights, small_trainer
 from tests_support import write_hdf5
 
 from dwiml import DWIMLTrainer, DWIMLTrainerOneInput, Learn2TrackModel, TensorSequence
-from dwiml.training import progress
-from dwiml.training.monitors import BestMonitor
+from dwiml.training.reporting import progress
+from dwiml.training.reporting.monitors import BestMonitor
 from dwiml.viz.logs import read_logs
 
 

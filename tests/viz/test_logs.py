@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import dwiml
-from dwiml.training.loggers import LocalLogger
+from dwiml.training.reporting.loggers import LocalLogger
 from dwiml.viz import logs
 from dwiml.viz.logs import plot_logs, read_logs, visualize_logs
 from dwiml.viz.panels import Log, choose_panels, name_of

@@ -1,0 +1,1 @@
+"""Tractograms written as they are made."""

@@ -1,0 +1,1 @@
+"""Training on a cluster: several processes, signals, time limits, SLURM."""

@@ -1,0 +1,83 @@
+"""A batch that gave a NaN or infinite value, kept to be looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
+from dwiml.batching.sampler import DWIMLBatchIDSampler
+from dwiml.files import written_whole
+from dwiml.training.experiment.checkpoint import has_checkpoint
+from dwiml.training.experiment.folder import ExperimentFolder
+from dwiml.training.reporting.monitors import NonFiniteValueError
+
+
+def save_bad_batch(
+    folder: Path, sampler: DWIMLBatchIDSampler, loader: DWIMLStreamlinesBatchLoader, *, epoch: int, batch: int
+) -> tuple[Path | None, list[str]]:
+    """Load a batch again and write it to a file, for ``torch.load(path, weights_only=True)``.
+
+    Parameters
+    ----------
+    folder
+        Where to.
+    sampler, loader
+        Of the training; the sampler is in the phase of the batch.
+    epoch, batch
+        Which batch it was.
+
+    Returns
+    -------
+    path
+        The file: a dict with ``points`` (N, 3), voxel space, corner origin, ``lengths`` (S,), and by subject ``ids``,
+        the numbers of the streamlines in the file. None when it could not be written.
+    subjects
+        The names of the batch's subjects.
+    """
+    phase = sampler.phase
+    # All of it, whichever process had the part that is to blame.
+    sampler.set_rank(0, 1)
+    sampler.set_position(phase, sampler.epoch, first_batch=batch, max_batches=batch + 1)
+    batch_ids = next(iter(sampler))
+    subset = loader.dataset.subset(phase)
+    names = [subset.subjects[subject] for subject, _ in batch_ids]
+    streamlines, _ = loader.load_batch_streamlines(batch_ids)
+    content = {
+        "phase": phase,
+        "epoch": epoch,
+        "batch": batch,
+        "points": streamlines.data,
+        "lengths": streamlines.lengths,
+        "ids": {name: torch.from_numpy(ids) for name, (_, ids) in zip(names, batch_ids, strict=True)},
+    }
+    path = folder / f"{phase}_epoch_{epoch}_batch_{batch}.pt"
+    try:
+        with written_whole(path, follow_links=False) as stream:
+            torch.save(content, stream)
+    except OSError:
+        return None, names
+    return path, names
+
+
+def explain_bad_batch(
+    error: NonFiniteValueError,
+    folder: ExperimentFolder,
+    sampler: DWIMLBatchIDSampler,
+    loader: DWIMLStreamlinesBatchLoader,
+    *,
+    epoch: int,
+) -> str:
+    """Save the batch that gave a NaN or infinite value as :func:`save_bad_batch` does; return what to tell the user."""
+    path, subjects = save_bad_batch(folder.bad_batches, sampler, loader, epoch=epoch, batch=error.batch)
+    saved = "It could not be saved" if path is None else f"Its streamlines are saved in '{path}'"
+    before = has_checkpoint(folder.checkpoint)
+    checkpoint = "the last checkpoint is from before" if before else "no checkpoint was written yet"
+    advice = "Look for extreme values in the data, lower the learning rate, clip the gradient"
+    if error.is_own:
+        advice = "Check the value that you give to self.log"
+    return (
+        f"{error} The batch has streamlines of {', '.join(subjects)}. {saved}; {checkpoint}. {advice}, or set "
+        "nan_policy='skip'."
+    )

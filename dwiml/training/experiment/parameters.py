@@ -1,0 +1,179 @@
+"""An experiment's folder, and what is recorded there of everything that was chosen."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import dwiml
+from dwiml.files import write_json
+from dwiml.hdf5.stored.fingerprint import is_older
+from dwiml.training.experiment.folder import ExperimentFolder
+
+# What a resumed run may do differently: none of it changes the weights of an epoch that both runs have, but for
+# nan_policy, which is told (whether a batch with a NaN is left out). A schedule keeps its shape under another
+# max_epochs.
+MAY_CHANGE = frozenset(
+    {
+        "trainer.max_epochs",
+        "trainer.patience",
+        "trainer.nb_cpu_processes",
+        "trainer.use_gpu",
+        "trainer.comet_workspace",
+        "trainer.comet_project",
+        "trainer.resume",
+        "trainer.verbose",
+        "trainer.profile",
+        "trainer.nan_policy",
+        "trainer.allow_changed_data",
+        "trainer.checkpoint_minutes",
+        "trainer.stop_signal",
+        "trainer.max_time",
+        "trainer.requeue",
+        "data.lazy",
+        "data.cache_size",
+        "data.hdf5_file",
+    }
+)
+
+
+# Entries of a section that are not arguments of its object.
+CLASS = "class"
+FIXED = "fixed_by_class"
+# How each group of the data was made: whoever gives the model other volumes has to make them so.
+GROUPS_CONFIG = "groups_config"
+
+
+def describe(named: Mapping[str, Any], dataset: Any) -> dict[str, dict[str, Any]]:
+    """Return the parameters of the objects of a training, by section.
+
+    Parameters
+    ----------
+    named
+        The objects by the name of their section; each has ``params``.
+    dataset
+        Its own parameters, its fingerprint and the subjects that were loaded make the section ``data``.
+    """
+    sections = {name: {CLASS: type(thing).__name__, **thing.params} for name, thing in named.items()}
+    for name, thing in named.items():
+        if thing.fixed_params:
+            sections[name][FIXED] = thing.fixed_params
+    data = dataset.params
+    sections["data"] = {
+        **data,
+        "hdf5_file": str(Path(data["hdf5_file"]).resolve()),
+        "fingerprint": dataset.fingerprint(),
+        "training_subjects": dataset.training_set.subjects,
+        "validation_subjects": dataset.validation_set.subjects,
+    }
+    return sections
+
+
+def arguments_of(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a section's object."""
+    return {name: value for name, value in section.items() if name not in (CLASS, FIXED)}
+
+
+def write_parameters(folder: ExperimentFolder, sections: Mapping[str, Any], groups_config: Mapping[str, Any]) -> None:
+    """Write ``parameters.json``: what was chosen, what the data were made from, and with which versions of what."""
+    # Neither is compared when the training goes on: the data's fingerprint is.
+    more = {GROUPS_CONFIG: groups_config, "versions": _versions()}
+    described = {"experiment_name": folder.path.name, **sections, **more}
+    write_json(folder.parameters, described, follow_links=False)
+
+
+def find_data(recorded: Mapping[str, Any], experiment: str | Path, hdf5_file: str | Path | None = None) -> Path:
+    """Return where the data of an experiment are: where they were, unless another place is given.
+
+    Raises
+    ------
+    FileNotFoundError
+        When they are no longer where they were.
+    """
+    path = Path(hdf5_file or recorded["data"]["hdf5_file"])
+    if not hdf5_file and not path.is_file():
+        raise FileNotFoundError(
+            f"'{path}', the HDF5 file of experiment '{experiment}', is not there; say with --hdf5_file where it is now."
+        )
+    return path
+
+
+def data_has_changed(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> bool:
+    """Tell whether the HDF5 file is another than the one that was recorded."""
+    return bool(recorded["data"]["fingerprint"] != current["data"]["fingerprint"])
+
+
+def refuse_differences(
+    recorded: Mapping[str, Any], current: Mapping[str, Any], experiment: str, *, allow_changed_data: bool = False
+) -> None:
+    """Compare the parameters of a run with those that its checkpoint recorded.
+
+    Parameters
+    ----------
+    recorded, current
+        By section, as :func:`describe` returns them.
+    experiment
+        What the sentence calls the experiment.
+    allow_changed_data
+        Let the section ``data`` differ.
+
+    Raises
+    ------
+    ValueError
+        Naming each parameter that differs, except those that may (:data:`MAY_CHANGE`).
+    """
+    differences = [
+        f"{name} was {_shown(old)} and is now {_shown(new)}"
+        for name, old, new in _pairs(recorded, current)
+        if name not in MAY_CHANGE and old != new and not (allow_changed_data and name.startswith("data."))
+    ]
+    if differences:
+        names = [each.partition(" ")[0] for each in differences]
+        fingerprint = str(recorded.get("data", {}).get("fingerprint", ""))
+        if any(each.startswith("data.fingerprint") for each in differences) and is_older(fingerprint):
+            differences.append(
+                "(an earlier dwiml recorded it in another way: whether the HDF5 file is the same cannot be told)"
+            )
+        of_data = [name.startswith("data.") for name in names]
+        changed_data = " (or allow_changed_data=True, --allow_changed_data)" if any(of_data) else ""
+        if any(of_data) and not all(of_data):
+            changed_data = " (allow_changed_data=True, --allow_changed_data is for the data alone)"
+        raise ValueError(
+            f"Experiment '{experiment}' cannot go on with other parameters: {'; '.join(differences)}. "
+            f"Use the recorded values{changed_data}, or start another experiment."
+        )
+
+
+def _pairs(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> Iterable[tuple[str, Any, Any]]:
+    for section in sorted(recorded.keys() | current.keys()):
+        old, new = recorded.get(section, {}), current.get(section, {})
+        for name in sorted(old.keys() | new.keys()):
+            yield f"{section}.{name}", old.get(name, "absent"), new.get(name, "absent")
+
+
+def _shown(value: Any) -> str:
+    return f"'{value}'" if isinstance(value, str) else str(value)
+
+
+def _versions() -> dict[str, str]:
+    versions = {"dwiml": dwiml.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    commit = _git_commit()
+    return {**versions, "git_commit": commit} if commit else versions
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the checkout that holds the user's script, None outside of one."""
+    script = Path(sys.argv[0]).resolve() if sys.argv and sys.argv[0] else Path.cwd()
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=script.parent, capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None

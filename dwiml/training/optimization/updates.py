@@ -1,0 +1,136 @@
+"""From the losses of one or more batches to one step of the optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+
+from dwiml.training.optimization.averaging import AveragedWeights
+from dwiml.training.optimization.schedules import Schedule
+
+PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class WeightUpdater:
+    """Adds up the gradients of some batches, and updates the weights.
+
+    The gradient of several batches is that of the mean over all their points, as if they had been one batch.
+
+    Parameters
+    ----------
+    parameters
+        The model's.
+    optimizer, schedule
+        Of these parameters.
+    device
+        Where they are.
+    precision
+        One of :data:`PRECISIONS`: in what the model computes; weights and their updates are in float32.
+    clip_grad
+        Largest norm of the gradient of all weights together; None to leave it.
+    accumulate_batches
+        After how many batches the weights are updated.
+    averaged
+        Weights that follow the updates, or None.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[torch.nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+        *,
+        device: torch.device,
+        precision: str = "float32",
+        clip_grad: float | None = None,
+        accumulate_batches: int = 1,
+        averaged: AveragedWeights | None = None,
+    ) -> None:
+        self._parameters = list(parameters)
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.averaged = averaged
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self._device = device
+        self._dtype = PRECISIONS[precision]
+        self._limit = float("inf") if clip_grad is None else clip_grad
+        self._accumulate = accumulate_batches
+        self._first_weight = 0
+        self._weights: list[float] = []
+        self._is_finished = False
+
+    @property
+    def nb_waiting(self) -> int:
+        """How many batches were added up since the last step."""
+        return len(self._weights)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether enough batches were added up."""
+        return len(self._weights) >= self._accumulate
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no gradient waits for a step."""
+        return not self._weights
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context in which the model computes."""
+        return torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype is not None)
+
+    def back_propagate(self, mean_loss: torch.Tensor, weight: int, *, total: int | None = None, share: int = 1) -> None:
+        """Add a batch's gradient to those that are there.
+
+        Parameters
+        ----------
+        mean_loss
+            0-d tensor.
+        weight
+            The number of points that it is the mean of.
+        total, share
+            The number of points of all ranks together, and how many ranks the gradient is the mean of.
+        """
+        total = weight if total is None else total
+        if self.is_empty:
+            self.optimizer.zero_grad(set_to_none=True)
+            self._first_weight = total
+        # Relative to the first batch, so that a single one keeps its loss as it is.
+        relative = total / self._first_weight
+        factor = relative * share * weight / total
+        self._weights.append(relative)
+        loss = mean_loss if factor == 1 else mean_loss * factor
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+
+    def gradient_norm(self) -> torch.Tensor:
+        """Finish the gradient of the step: return its norm, a 0-d tensor, and clip it."""
+        self.scaler.unscale_(self.optimizer)
+        self._is_finished = self.scaler.is_enabled()
+        total = sum(self._weights)
+        if total != 1:
+            gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+            torch._foreach_div_(gradients, total)
+        return torch.nn.utils.clip_grad_norm_(self._parameters, self._limit)
+
+    def apply(self, epoch: int, fraction: float) -> None:
+        """Take one step of the optimizer; ``fraction`` of the epoch is done."""
+        self.schedule.begin_step(epoch, fraction)
+        scale = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        # In fp16, a step that overflows is left out, and the scale goes down.
+        if self.averaged is not None and self.scaler.get_scale() >= scale:
+            self.averaged.update()
+        self._weights.clear()
+        self._is_finished = False
+
+    def discard(self) -> None:
+        """Forget the gradients that wait."""
+        if self._is_finished:
+            # A scaler allows no second gradient before.
+            self.scaler.update()
+        self._is_finished = False
+        self._weights.clear()
+        self.optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,282 @@
+"""Comet.ml as a guest: imported only when asked for, offline without a network, never the end of a training."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+import os
+import re
+import shlex
+import sys
+import time
+import uuid
+import zipfile
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin
+
+from dwiml.training.reporting.loggers.base import plain_epoch, plain_metrics
+from dwiml.training.reporting.loggers.network import can_reach, within
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+logger = logging.getLogger(__name__)
+
+OFFLINE_FOLDER = "comet_offline"
+# Comet's own limits for a server that hangs are minutes at the start, an hour at the end.
+_COMET_TIMEOUT_S = 60.0
+# However long the import took, a network that is there gets this long to answer.
+_SHORTEST_PROBE_S = 2.0
+
+# What Comet would gather by itself. Only parameters and metrics of the trainer are sent.
+_NOTHING_AUTOMATIC = {
+    "log_code": False,
+    "log_graph": False,
+    "parse_args": False,
+    "log_git_metadata": False,
+    "log_git_patch": False,
+    "log_env_details": False,
+    "auto_output_logging": False,
+    "auto_param_logging": False,
+    "auto_metric_logging": False,
+    "auto_log_co2": False,
+    "display_summary_level": 0,
+}
+# Read by Comet when it is imported: no patching of other libraries, no console messages, no crash reports.
+_QUIET_IMPORT = {
+    "COMET_DISABLE_AUTO_LOGGING": "1",
+    "COMET_LOGGING_CONSOLE": "CRITICAL",
+    "COMET_ERROR_TRACKING_ENABLE": "false",
+}
+
+
+class CometLogger:
+    """Sends parameters and metrics to Comet.ml, or keeps them in ``comet_offline/`` for a later upload.
+
+    Comet is imported and started by the first parameters or metrics, so that a resumed run can give its key before.
+    It runs offline when no API key is configured or when its server does not answer in time. Whatever fails in Comet
+    is told in one warning, and Comet is then left alone until the run is resumed.
+
+    Parameters
+    ----------
+    workspace, project
+        Where Comet shows the run.
+    experiment_name
+        The run's name on Comet.
+    folder
+        The experiment's folder.
+    key
+        The key of a Comet experiment to continue (32 to 50 letters and digits). None: a new one.
+    timeout
+        How long to look for Comet's server, in seconds.
+    verbose
+        Whether being offline is told in a warning (otherwise in a message of level INFO).
+
+    Notes
+    -----
+    Comet writes an offline archive when a run ends, so a process that is killed leaves none. Therefore the state of a
+    checkpoint holds every epoch that is not yet on the server; a resumed run logs them again, and an archive
+    replaces the one of the run that it continues.
+    """
+
+    name: str = "comet"
+
+    def __init__(
+        self,
+        workspace: str,
+        project: str,
+        experiment_name: str,
+        folder: str | os.PathLike[str],
+        *,
+        key: str | None = None,
+        timeout: float = 5.0,
+        verbose: bool = True,
+    ) -> None:
+        self.workspace = workspace
+        self.project = project
+        self.experiment_name = experiment_name
+        # Absolute: the sentence that names it must be true from any folder.
+        self.offline_folder = Path(folder).absolute() / OFFLINE_FOLDER
+        self.timeout = timeout
+        self.verbose = verbose
+        self.key = key or uuid.uuid4().hex
+        self.online: bool | None = None
+        self._experiment: Any = None
+        self._failed = False
+        self._pending: list[dict[str, Any]] = []
+        self._superseded: list[Path] = []
+
+    def log_parameters(self, params: Mapping[str, Any]) -> None:
+        """Send what was chosen; nested dictionaries become names joined by ``|``."""
+        self._attempt(lambda experiment: experiment.log_parameters(dict(params)))
+
+    def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
+        """Send an epoch's metrics, with the epoch as step too.
+
+        Raises
+        ------
+        ValueError
+            For a value that is not one finite number.
+        """
+        epoch = plain_epoch(epoch)
+        record = {"epoch": epoch, "metrics": plain_metrics(metrics, epoch)}
+        sent = self._attempt(lambda experiment: _send(experiment, record))
+        if not (sent and self.online):
+            self._pending.append(record)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the key, and the epochs that are not on Comet's server."""
+        return {"key": self.key, "pending": [dict(record) for record in self._pending]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue the Comet experiment of a checkpoint."""
+        check_comet_state(state)
+        if self._experiment is not None:
+            self.close()
+        self.key = state["key"]
+        self._pending = [dict(record) for record in state["pending"]]
+        self._superseded = self._archives()
+
+    def close(self) -> str | None:
+        """End the Comet experiment; return where to see it, or how to upload it."""
+        experiment, self._experiment = self._experiment, None
+        if experiment is None:
+            return None
+        try:
+            within(_COMET_TIMEOUT_S, experiment.end)
+            if self._tidy_archives():
+                command = f"comet upload {shlex.quote(str(self.offline_folder))}/*.zip"
+                return f"Comet was offline; from a computer with internet and your API key, run: {command}"
+            return f"Comet shows this run at {experiment.url}" if self.online else None
+        except Exception as error:
+            self._give_up(error)
+            return None
+
+    def _tidy_archives(self) -> bool:
+        """Remove the archives of the runs that this one continued; tell whether this one has left any."""
+        new = [path for path in self._archives() if path not in self._superseded and _is_whole(path)]
+        # All that they hold is now on the server or in the new archive.
+        if (self.online or new) and not self._failed:
+            for path in self._superseded:
+                path.unlink(missing_ok=True)
+        self._superseded = self._archives()
+        return bool(new)
+
+    def _attempt(self, action: Callable[[Any], object]) -> bool:
+        """Start Comet if needed and run the action; return False when Comet is off."""
+        if self._failed:
+            return False
+        try:
+            if self._experiment is None:
+                self._start()
+            action(self._experiment)
+        except Exception as error:
+            self._give_up(error)
+            return False
+        return True
+
+    def _give_up(self, error: Exception) -> None:
+        if self._failed:
+            return
+        self._failed = True
+        logger.warning(
+            "Comet failed (%s: %s); the training goes on without it, its metrics are in the experiment's logs folder.",
+            type(error).__name__,
+            error,
+        )
+
+    def _start(self) -> None:
+        begin = time.monotonic()
+        comet_ml = _import_comet()
+        config = comet_ml.config.get_config()
+        if not comet_ml.config.get_api_key(None, config):
+            reason = "no API key is configured (COMET_API_KEY)"
+        else:
+            server = comet_ml.config.get_backend_address()
+            left = max(self.timeout - (time.monotonic() - begin), min(self.timeout, _SHORTEST_PROBE_S))
+            reason = "" if can_reach(urljoin(server, "isAlive/ver"), timeout=left) else f"{server} cannot be reached"
+        self.online = not reason
+        if reason:
+            level = logging.WARNING if self.verbose else logging.INFO
+            logger.log(level, "Comet is offline: %s. Its data are kept in '%s'.", reason, self.offline_folder)
+            self.offline_folder.mkdir(parents=True, exist_ok=True)
+        start = functools.partial(
+            comet_ml.start,
+            workspace=self.workspace,
+            project_name=self.project,
+            experiment_key=self.key,
+            # Right for a first run and for a continued one, uploads in any order included.
+            mode="get_or_create",
+            online=self.online,
+            experiment_config=comet_ml.ExperimentConfig(
+                name=self.experiment_name, offline_directory=str(self.offline_folder), **_NOTHING_AUTOMATIC
+            ),
+        )
+        # Offline, in this thread: Comet's own hook then writes the archive should the program end without close().
+        # Online, that same hook could hang the end of the program; it runs in the starting thread only.
+        self._experiment = within(_COMET_TIMEOUT_S, start) if self.online else start()
+        for record in self._pending:
+            _send(self._experiment, record)
+        if self.online:
+            self._pending = []
+
+    def _archives(self) -> list[Path]:
+        return sorted(self.offline_folder.glob(f"{self.key}*.zip"))
+
+
+def check_comet_state(state: Any) -> None:
+    """Check what :meth:`CometLogger.state_dict` returned, from a file that may be a stranger's.
+
+    Raises
+    ------
+    ValueError
+        When it is something else.
+    """
+    if type(state) is not dict or state.keys() != {"key", "pending"}:
+        raise ValueError("Comet's state must have the keys 'key' and 'pending'.")
+    # The key names files that are removed.
+    if type(state["key"]) is not str or not re.fullmatch(r"[0-9A-Za-z]{32,50}", state["key"]):
+        raise ValueError("Comet's 'key' must be 32 to 50 letters and digits.")
+    if type(state["pending"]) is not list:
+        raise ValueError("Comet's 'pending' must be a list.")
+    for record in state["pending"]:
+        if type(record) is not dict or record.keys() != {"epoch", "metrics"} or type(record["metrics"]) is not dict:
+            raise ValueError("Comet's 'pending' must hold an epoch and its metrics each.")
+        plain_metrics(record["metrics"], plain_epoch(record["epoch"]))
+
+
+def _send(experiment: Any, record: Mapping[str, Any]) -> None:
+    experiment.log_metrics(record["metrics"], step=record["epoch"], epoch=record["epoch"])
+
+
+def _is_whole(archive: Path) -> bool:
+    # A killed process leaves a valid, empty archive.
+    if not zipfile.is_zipfile(archive):
+        return False
+    with zipfile.ZipFile(archive) as content:
+        return bool(content.namelist())
+
+
+def _import_comet() -> Any:
+    """Import Comet without what it does to the process when imported: messages, patches, an exception hook."""
+    hook = sys.excepthook
+    with _environment_defaults(_QUIET_IMPORT):
+        comet_ml = importlib.import_module("comet_ml")
+    sys.excepthook = hook
+    return comet_ml
+
+
+@contextmanager
+def _environment_defaults(defaults: Mapping[str, str]) -> Iterator[None]:
+    # What the user has set wins.
+    added = {name: value for name, value in defaults.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)

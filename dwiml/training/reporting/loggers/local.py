@@ -1,0 +1,369 @@
+"""The log that every experiment has: ``logs/metrics.jsonl``, one JSON object a line, one line an epoch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import re
+import stat
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dwiml.files import open_regular, reason_of, written_whole
+from dwiml.training.reporting.loggers.base import plain_epoch, plain_metrics
+
+METRICS_FILE = Path("logs") / "metrics.jsonl"
+# Hundreds of thousands of epochs.
+MOST_BYTES = 256 * 2**20
+
+logger = logging.getLogger(__name__)
+
+
+class LocalLogger:
+    """Appends a line an epoch to ``logs/metrics.jsonl`` in the experiment's folder.
+
+    Parameters
+    ----------
+    folder
+        The experiment's folder. It and ``logs/`` are made when the first line is written.
+
+    Notes
+    -----
+    A line is one ``write`` call, then on the disk (fsync). What cannot stay is removed before the next line is added:
+    a part of a line, left by a crash of the machine, and the lines of epochs that are run again.
+    A line that cannot be written (a full disk) is kept in memory, and in the state of a checkpoint; it is written,
+    in its place, with the next one or at the end. One warning tells it.
+    The state of a checkpoint is a position in the file, and a digest of what is before: a resumed run cuts the file
+    there. A warning tells when the file has changed since, or is gone; what it has of these epochs is kept.
+    The file is never opened through a link, and one that has a second name (a hard link) is rewritten instead.
+    Parameters are not written here: they are in ``parameters.json``.
+    """
+
+    name: str = "local"
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.path = Path(folder) / METRICS_FILE
+        # By epoch, in their order: the lines that the file should end in and does not.
+        self._pending: dict[int, str] = {}
+        self._has_warned = False
+        # For a checkpoint while the file cannot be read.
+        self._position = _position(b"")
+
+    def log_parameters(self, params: Mapping[str, Any]) -> None:
+        """Do nothing: the trainer writes ``parameters.json``."""
+
+    def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
+        """Append one line, after those that could not be written before.
+
+        Raises
+        ------
+        ValueError
+            For a value that is not one finite number (JSON has neither NaN nor Infinity). Nothing is then written.
+        """
+        epoch = plain_epoch(epoch)
+        record = {"epoch": epoch, **plain_metrics(metrics, epoch)}
+        line = json.dumps(record, allow_nan=False)
+        self._pending = {each: text for each, text in self._pending.items() if each < epoch} | {epoch: line}
+        try:
+            self._write_pending()
+        except OSError as error:
+            self._warn(error)
+        else:
+            self._has_warned = False
+
+    @property
+    def pending(self) -> bool:
+        """Whether there are lines that could not be written yet."""
+        return bool(self._pending)
+
+    def retry(self) -> bool:
+        """Try again to write what is pending, if anything; return whether nothing is pending any more."""
+        with suppress(OSError):
+            self._write_pending()
+        return not self._pending
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how far the file goes, and the lines that are not in it yet, so that a checkpoint loses none."""
+        with suppress(OSError):
+            self._position = _position(b"".join(self._kept(self._content())))
+        return {**self._position, "pending": list(self._pending.values())}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Bring the file back to where it was at a checkpoint, and write the lines that were not in it then.
+
+        Raises
+        ------
+        ValueError
+            When the state is not this logger's.
+        OSError
+            When the file has to be cut and cannot be written.
+        """
+        check_local_state(state)
+        self._pending = {}
+        content, size = self._content(), state["size"]
+        kept = content[:size]
+        if hashlib.sha256(kept).hexdigest() != state["sha256"]:
+            kept = self._kept_of_changed(content, size, state["last_epoch"])
+        if kept != content:
+            self._rewrite(kept)
+        self._position = _position(kept)
+        self._pending = {json.loads(line)["epoch"]: line for line in state["pending"]}
+        try:
+            self._write_pending()
+        except OSError as error:
+            self._warn(error)
+
+    def close(self) -> str | None:
+        """Write what is pending, if anything; log an error that names what could not be written."""
+        try:
+            self._write_pending()
+        except OSError as error:
+            logger.error(
+                "The log '%s' ends without %s (%s); a checkpoint that was written since holds what is missing.",
+                self.path,
+                _epochs(self._pending),
+                reason_of(error),
+            )
+        return None
+
+    def _write_pending(self) -> None:
+        if not self._pending:
+            return
+        content = self._content()
+        kept = b"".join(self._kept(content))
+        lines = "".join(f"{line}\n" for line in self._pending.values()).encode()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if kept != content:
+            self._rewrite(kept)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(self.path, flags, 0o666)
+        try:
+            has_other_name = _check_own(descriptor, self.path)
+            if not has_other_name:
+                _append(descriptor, lines)
+        finally:
+            os.close(descriptor)
+        if has_other_name:
+            # A backup of hard links, for example: what is there must not grow.
+            self._rewrite(kept + lines)
+        self._position, self._pending = _position(kept + lines), {}
+
+    def _content(self) -> bytes:
+        if not os.path.lexists(self.path):
+            return b""
+        try:
+            with open_regular(self.path, "The log", follow_links=False) as stream:
+                content = stream.read(MOST_BYTES + 1)
+        except ValueError as error:
+            # A device or a pipe: the training goes on without it, as on a full disk.
+            raise OSError(str(error).rstrip(".")) from error
+        if len(content) > MOST_BYTES:
+            raise OSError(f"it is larger than {MOST_BYTES / 1e6:.0f} MB, which no log of dwiml is")
+        return content
+
+    def _kept_of_changed(self, content: bytes, size: int, last_epoch: int | None) -> bytes:
+        """Say that the file is not what it was at the checkpoint; return what it has of the epochs before."""
+        lines = [] if last_epoch is None else [line for line in _lines(content) if _stays(line, last_epoch + 1)]
+        kept = b"".join(lines)
+        how = "is gone" if not os.path.lexists(self.path) else "is shorter" if len(content) < size else "has changed"
+        logger.warning(
+            "The log '%s' %s since the checkpoint was written: it keeps %d lines of the epochs before, and goes on.",
+            self.path,
+            how,
+            len(lines),
+        )
+        return kept
+
+    def _kept(self, content: bytes) -> list[bytes]:
+        """Return the whole lines of the epochs before the first pending one."""
+        first = next(iter(self._pending), None)
+        return [line for line in _lines(content) if _stays(line, first)]
+
+    def _warn(self, error: OSError) -> None:
+        if self._has_warned:
+            return
+        self._has_warned = True
+        logger.warning(
+            "The log '%s' cannot be written (%s); %s is kept in memory, to be written with the next.",
+            self.path,
+            reason_of(error),
+            _epochs(self._pending),
+        )
+
+    def _rewrite(self, content: bytes) -> None:
+        with written_whole(self.path, follow_links=False) as stream:
+            stream.write(content)
+
+
+def read_metrics(experiment: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Read an experiment's ``logs/metrics.jsonl``, also while a training is writing it.
+
+    Parameters
+    ----------
+    experiment
+        The experiment's folder.
+
+    Returns
+    -------
+    list of dict
+        One an epoch, in the epochs' order: ``epoch`` (an integer, from 0) and the metrics by name. Of an epoch that is
+        there more than once, the last line counts. A last line that is only there in part is left out.
+
+    Raises
+    ------
+    FileNotFoundError, NotADirectoryError
+        When there is no such folder, or no log in it.
+    ValueError
+        When a line is not a JSON object with an epoch, or has a number too large for a float: file and line number
+        are named.
+    """
+    folder = Path(experiment)
+    if not folder.exists():
+        raise FileNotFoundError(f"Experiment's folder '{folder}' does not exist.")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"'{folder}' is not an experiment's folder but a file; give the folder.")
+    path = folder / METRICS_FILE
+    if not os.path.lexists(path):
+        raise FileNotFoundError(
+            f"'{folder}' has no {METRICS_FILE}: it is not an experiment's folder, or no epoch is finished yet."
+        )
+    with open_regular(path, "The log") as stream:
+        content = stream.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"The log '{path}' is larger than {MOST_BYTES / 1e6:.0f} MB, which no log of dwiml is.")
+    lines = content.split(b"\n")
+    half_line = lines.pop()
+    records = [_parse(line, path, number) for number, line in enumerate(lines, start=1) if line.strip()]
+    if half_line.strip():
+        records.extend(_parse_half(half_line, path, len(lines) + 1))
+    by_epoch = {record["epoch"]: record for record in records}
+    return [by_epoch[epoch] for epoch in sorted(by_epoch)]
+
+
+def check_local_state(state: Any) -> None:
+    """Check what :meth:`LocalLogger.state_dict` returned, from a file that may be a stranger's.
+
+    Raises
+    ------
+    ValueError
+        When it is something else.
+    """
+    if type(state) is not dict or state.keys() != {"size", "sha256", "last_epoch", "pending"}:
+        raise ValueError("The local log's state must have 'size', 'sha256', 'last_epoch' and 'pending'.")
+    size, digest, last, pending = (state[name] for name in ("size", "sha256", "last_epoch", "pending"))
+    if type(size) is not int or not 0 <= size <= MOST_BYTES:
+        raise ValueError(f"The local log's 'size' must be a number of bytes, got {size!r}.")
+    if type(digest) is not str or len(digest) != 64 or not (last is None or type(last) is int):
+        raise ValueError("The local log's state must have a SHA-256 and the last epoch's number.")
+    if type(pending) is not list or not all(type(line) is str and "\n" not in line for line in pending):
+        raise ValueError("The local log's 'pending' must be a list of lines.")
+    try:
+        epochs = [json.loads(line)["epoch"] for line in pending]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError("The local log's pending lines must be JSON objects, each with its epoch.") from error
+    if not all(type(epoch) is int for epoch in epochs) or sorted(set(epochs)) != epochs:
+        raise ValueError("The local log's pending lines must be of epochs, each once and in order.")
+
+
+def _parse_half(line: bytes, path: Path, number: int) -> list[dict[str, Any]]:
+    # A line being written begins as one does; anything else, a binary file for example, never was a log.
+    begins_well = line.lstrip().startswith(b"{") and b"\0" not in line
+    # But a crash of the machine may leave anything after lines that are whole.
+    if number > 1 or begins_well:
+        try:
+            json.loads(line)
+        except (ValueError, RecursionError):
+            return []
+    return [_parse(line, path, number)]
+
+
+def _parse(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    try:
+        record = json.loads(line, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"Line {number} of '{path}' is not valid JSON ({error}); fix or remove it.") from error
+    if not isinstance(record, dict) or type(record.get("epoch")) is not int:
+        raise ValueError(f"Line {number} of '{path}' must be an object with an integer 'epoch'; fix or remove it.")
+    for name, value in record.items():
+        if _is_too_large(value):
+            raise ValueError(f"'{name}' in line {number} of '{path}' is too large a number; fix or remove that line.")
+    return record
+
+
+def _is_too_large(value: Any) -> bool:
+    try:
+        return isinstance(value, (int, float)) and not math.isfinite(value)
+    except OverflowError:
+        return True
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(f"JSON has no {constant}")
+
+
+def _lines(content: bytes) -> list[bytes]:
+    """Return the lines with their ends, as the log has them: other characters end no line."""
+    return re.findall(rb"[^\n]*\n|[^\n]+", content)
+
+
+def _position(content: bytes) -> dict[str, Any]:
+    return {
+        "size": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "last_epoch": _last_epoch(content),
+    }
+
+
+def _last_epoch(content: bytes) -> int | None:
+    for line in reversed(_lines(content)):
+        try:
+            epoch = json.loads(line)["epoch"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue
+        if type(epoch) is int:
+            return epoch
+    return None
+
+
+def _check_own(descriptor: int, path: Path) -> bool:
+    """Check that an open log is a regular file; tell whether it has another name as well."""
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(f"'{path}' is not a regular file")
+    return status.st_nlink > 1
+
+
+def _stays(line: bytes, first: int | None) -> bool:
+    if not line.endswith(b"\n"):
+        return False
+    if first is None:
+        return True
+    # A line that cannot be read is for a person to look at: read_metrics names it.
+    try:
+        return bool(json.loads(line)["epoch"] < first)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return True
+
+
+def _epochs(pending: Iterable[int]) -> str:
+    epochs = list(pending)
+    return f"epoch {epochs[0]}" if len(epochs) == 1 else f"epochs {epochs[0]} to {epochs[-1]}"
+
+
+def _append(descriptor: int, lines: bytes) -> None:
+    """Add whole lines and have them on the disk; after an error, the file is as it was."""
+    size = os.fstat(descriptor).st_size
+    try:
+        if os.write(descriptor, lines) != len(lines):
+            raise OSError("a part of it only could be written; is the disk full?")
+        os.fsync(descriptor)
+    except BaseException:
+        # Where this fails too, the next line's writer removes what is not whole.
+        with suppress(OSError):
+            os.ftruncate(descriptor, size)
+        raise

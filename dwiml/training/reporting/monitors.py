@@ -1,0 +1,349 @@
+"""What is measured while training, kept on the device until it is read."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from dwiml.training.reporting.own_metrics import BatchMetrics, check_metric_name
+
+logger = logging.getLogger(__name__)
+
+
+class NonFiniteValueError(FloatingPointError):
+    """A loss, a gradient or a metric is NaN or infinite.
+
+    Attributes
+    ----------
+    batch
+        The index of the batch in its epoch.
+    is_own
+        Whether it is a metric that the user logs.
+    """
+
+    def __init__(self, sentence: str, batch: int, *, is_own: bool = False) -> None:
+        super().__init__(f"{sentence}.")
+        self.batch, self.is_own = batch, is_own
+
+
+class MeanMonitor:
+    """The mean of a value over batches, each weighted by its number of points.
+
+    Values stay on their device: an update waits for nothing. :meth:`check` and :meth:`mean` read them.
+
+    Parameters
+    ----------
+    name, where
+        How messages call the value and the phase, for example ``"loss"`` and ``"the training of epoch 0"``.
+    is_own
+        Whether it is a metric that the user logs.
+    """
+
+    def __init__(self, name: str, where: str, *, is_own: bool = False) -> None:
+        self._name, self._where, self._is_own = name, where, is_own
+        self._values: list[torch.Tensor] = []
+        self._weights: list[int] = []
+        self._batches: list[int] = []
+        self._nb_checked = 0
+
+    def update(self, value: torch.Tensor, weight: int, batch: int) -> None:
+        """Take a batch's value, a 0-d tensor; ``batch`` is its index in the epoch."""
+        self._values.append(value.detach())
+        self._weights.append(weight)
+        self._batches.append(batch)
+
+    def check(self) -> None:
+        """Read the values that came since the last check.
+
+        Raises
+        ------
+        NonFiniteValueError
+            When one is NaN or infinite; the message names the batch.
+        """
+        new = self._values[self._nb_checked :]
+        if not new:
+            return
+        finite = torch.isfinite(torch.stack(new)).cpu()
+        if not bool(finite.all()):
+            first = int(finite.logical_not().nonzero()[0])
+            raise self.error(self._batches[self._nb_checked + first], new[first])
+        self._nb_checked = len(self._values)
+
+    def told(self, batch: int, value: torch.Tensor) -> str:
+        """Return in words that a batch's value is NaN or infinite (reads the device)."""
+        kind = "NaN" if math.isnan(float(value)) else "infinite"
+        return f"The {self._name} is {kind} in batch {batch} of {self._where}"
+
+    def error(self, batch: int, value: torch.Tensor) -> NonFiniteValueError:
+        """Return the error for a batch's value that is NaN or infinite."""
+        return NonFiniteValueError(self.told(batch, value), batch, is_own=self._is_own)
+
+    @property
+    def nb(self) -> int:
+        """The number of points that the mean is over."""
+        return sum(self._weights)
+
+    def mean(self) -> float | None:
+        """Return the weighted mean, None when nothing was measured."""
+        total = self.nb
+        if not total:
+            return None
+        values = torch.stack(self._values).double().cpu()
+        weights = torch.tensor(self._weights, dtype=torch.float64)
+        return float((values * weights).sum() / total)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was measured so far."""
+        values = torch.stack(self._values).cpu() if self._values else torch.empty(0)
+        return {"values": values, "weights": list(self._weights), "batches": list(self._batches)}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Take up what :meth:`state_dict` returned; ``device`` is that of the values to come."""
+        self._values, self._weights, self._batches = [], [], []
+        self.extend(state, device)
+
+    def extend(self, state: dict[str, Any], device: torch.device) -> None:
+        """Add what the :meth:`state_dict` of another rank returned."""
+        self._values += state["values"].to(device).unbind()
+        self._weights += state["weights"]
+        self._batches += state["batches"]
+        self._nb_checked = len(self._values)
+
+
+class BestMonitor:
+    """The lowest value so far, whose model is kept, and for how long there was no progress: early stopping.
+
+    Parameters
+    ----------
+    patience
+        Epochs without progress after which training stops; None for never.
+    delta
+        A value is progress when it is lower, by more than this, than that of the last progress. It has no say in which
+        value is the best.
+    """
+
+    def __init__(self, patience: int | None, delta: float) -> None:
+        self.patience = patience
+        self.delta = delta
+        self.best_value: float | None = None
+        self.best_epoch: int | None = None
+        self.progress_value: float | None = None
+        self.nb_bad_epochs = 0
+
+    def update(self, value: float, epoch: int) -> bool:
+        """Take an epoch's value; return whether it is the lowest one (the first, of several)."""
+        if not math.isfinite(value):
+            raise FloatingPointError(f"The value of epoch {epoch} is {value}; it can be no best value.")
+        if self.progress_value is None or value < self.progress_value - self.delta:
+            self.progress_value, self.nb_bad_epochs = value, 0
+        else:
+            self.nb_bad_epochs += 1
+        if self.best_value is not None and value >= self.best_value:
+            return False
+        self.best_value, self.best_epoch = value, epoch
+        return True
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether patience has run out."""
+        return self.patience is not None and self.nb_bad_epochs >= self.patience
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what evolves."""
+        return {
+            "best_value": self.best_value,
+            "best_epoch": self.best_epoch,
+            "progress_value": self.progress_value,
+            "nb_bad_epochs": self.nb_bad_epochs,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what :meth:`state_dict` returned."""
+        self.best_value = state["best_value"]
+        self.best_epoch = state["best_epoch"]
+        self.progress_value = state["progress_value"]
+        self.nb_bad_epochs = state["nb_bad_epochs"]
+
+
+class OwnMetrics:
+    """The metrics of one phase of an epoch, each the mean of what its batches logged, weighted by ``n``.
+
+    Each rank keeps what its own share of the batches logged; all ranks are put together at the phase's end and for a
+    checkpoint. So ranks need not log the same names, nor as often.
+
+    Parameters
+    ----------
+    prefix
+        ``"train"`` or ``"valid"``.
+    where
+        How messages call the phase, for example ``"the training of epoch 0"``.
+    """
+
+    def __init__(self, prefix: str, where: str) -> None:
+        self._prefix, self._where = prefix, where
+        self._means: dict[str, MeanMonitor] = {}
+
+    def update(self, batch: BatchMetrics, index: int, *, skip_bad: bool) -> None:
+        """Take a batch's values.
+
+        Parameters
+        ----------
+        batch
+            What it logged.
+        index
+            The batch's number in the epoch.
+        skip_bad
+            Leave out NaN and infinite values, with a warning (reads the device); otherwise :meth:`check` raises.
+        """
+        for name, value, n in batch.values:
+            if skip_bad and not bool(torch.isfinite(value)):
+                logger.warning("%s: left out of the mean.", self._mean(name).told(index, value))
+                continue
+            self._mean(name).update(value, n, index)
+
+    def check(self) -> None:
+        """Raise NonFiniteValueError for a value that was NaN or infinite."""
+        for mean in self._means.values():
+            mean.check()
+
+    def means(self) -> dict[str, float]:
+        """Return the means of this rank's share so far, by the names that they were logged with."""
+        return {name: value for name, mean in self._means.items() if (value := mean.mean()) is not None}
+
+    def metrics(self, gather: Callable[[Any], list[Any]]) -> dict[str, float]:
+        """Return the means over all ranks, by the names of the log, in alphabetical order.
+
+        Parameters
+        ----------
+        gather
+            Returns the values of all ranks (:meth:`dwiml.training.cluster.ranks.Ranks.gather`); called once by each.
+        """
+        self.check()
+        products: dict[str, list[float]] = {}
+        counts: dict[str, int] = {}
+        for state in gather(self.state_dict()):
+            for name, each in state.items():
+                weights = torch.tensor(each["weights"], dtype=torch.float64)
+                products.setdefault(name, []).extend((each["values"] * weights).tolist())
+                counts[name] = counts.get(name, 0) + sum(each["weights"])
+        # fsum: the same mean whatever the order, so whatever ranks there are or were before a resume.
+        return {f"{self._prefix}_{name}": math.fsum(products[name]) / counts[name] for name in sorted(products)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what this rank's batches have logged."""
+        return {name: mean.state_dict() for name, mean in self._means.items()}
+
+    def load_state_dicts(self, states: list[dict[str, Any]], device: torch.device) -> None:
+        """Take up the states of all ranks of a run: one rank takes them all, the others begin with nothing."""
+        for state in states:
+            for name, each in state.items():
+                self._mean(check_metric_name(name)).extend(each, device)
+
+    def _mean(self, name: str) -> MeanMonitor:
+        if name not in self._means:
+            self._means[name] = MeanMonitor(f"metric '{name}'", self._where, is_own=True)
+        return self._means[name]
+
+
+class PhaseMonitor:
+    """All that is measured in one pass over the training or the validation batches.
+
+    Parameters
+    ----------
+    phase
+        ``"training"`` or ``"validation"``.
+    epoch
+        From 0.
+    """
+
+    def __init__(self, phase: str, epoch: int) -> None:
+        where = f"the {phase} of epoch {epoch}"
+        self.prefix = {"training": "train", "validation": "valid"}[phase]
+        self.means = {
+            "loss": MeanMonitor("loss", where),
+            "grad_norm": MeanMonitor("gradient norm", where),
+            "grad_norm_clipped": MeanMonitor("clipped gradient norm", where),
+        }
+        self.own = OwnMetrics(self.prefix, where)
+        self.nb_points = 0
+        self.nb_skipped = 0
+        self.data_wait_s = 0.0
+        self._before_s = 0.0
+        self._start = time.perf_counter()
+
+    @property
+    def loss(self) -> MeanMonitor:
+        """The loss."""
+        return self.means["loss"]
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds spent in the phase, those before a stop included."""
+        return self._before_s + time.perf_counter() - self._start
+
+    @property
+    def points_per_s(self) -> float:
+        """Streamline points seen in a second so far."""
+        return self.nb_points / max(self.duration_s, 1e-9)
+
+    def check(self) -> None:
+        """Raise NonFiniteValueError when a loss, a gradient or a metric of the user's was NaN or infinite."""
+        for mean in self.means.values():
+            mean.check()
+        self.own.check()
+
+    def metrics(self, gather: Callable[[Any], list[Any]]) -> dict[str, float]:
+        """Return what was measured, by the names of the log; what was not is absent.
+
+        Parameters
+        ----------
+        gather
+            As in :meth:`OwnMetrics.metrics`: all ranks call this method.
+        """
+        self.check()
+        metrics = {
+            f"{self.prefix}_loss": self.loss.mean(),
+            "grad_norm": self.means["grad_norm"].mean(),
+            "grad_norm_clipped": self.means["grad_norm_clipped"].mean(),
+            f"{self.prefix}_skipped_batches": self.nb_skipped or None,
+            f"{self.prefix}_duration_s": self.duration_s,
+            f"{self.prefix}_points_per_s": self.points_per_s,
+            f"{self.prefix}_data_wait_s": self.data_wait_s,
+        }
+        measured = {name: value for name, value in metrics.items() if value is not None}
+        return measured | self.own.metrics(gather)
+
+    def state_dict(self, gather: Callable[[Any], list[Any]]) -> dict[str, Any]:
+        """Return what was measured so far in the phase; all ranks call it."""
+        return {
+            "means": {name: mean.state_dict() for name, mean in self.means.items()},
+            "own": gather(self.own.state_dict()),
+            "nb_points": self.nb_points,
+            "nb_skipped": self.nb_skipped,
+            "data_wait_s": self.data_wait_s,
+            "duration_s": self.duration_s,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], *, device: torch.device, is_first_rank: bool = True) -> None:
+        """Take up what :meth:`state_dict` returned; what was the ranks' own goes to the first one.
+
+        Parameters
+        ----------
+        state
+            From a checkpoint: its values are on the CPU.
+        device
+            Where the values of the batches to come are.
+        is_first_rank
+            Whether this is the first one.
+        """
+        for name, mean in self.means.items():
+            mean.load_state_dict(state["means"][name], device)
+        if is_first_rank:
+            self.own.load_state_dicts(state["own"], device)
+        self.nb_points, self.nb_skipped = state["nb_points"], state["nb_skipped"]
+        self.data_wait_s, self._before_s = state["data_wait_s"], state["duration_s"]

@@ -1,0 +1,142 @@
+"""What a user sees while training: a bar in a terminal, and a line for each epoch anywhere."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tqdm import tqdm
+
+from dwiml.files.streams import safe_stderr
+from dwiml.training.generation.selection import name_of
+from dwiml.training.reporting.monitors import BestMonitor, PhaseMonitor
+from dwiml.training.reporting.own_metrics import own_metric_names
+
+SECONDS_BETWEEN_READINGS = 0.5
+SECONDS_BETWEEN_LINES = 60.0
+
+
+def announce(sentence: str) -> None:
+    """Write a line to stderr, without breaking a progress bar; where it cannot be written, nothing happens."""
+    tqdm.write(sentence, file=safe_stderr)
+
+
+def epoch_line(
+    metrics: dict[str, float], epoch: int, max_epochs: int, *, is_best: bool, judged_by: str | None = None
+) -> str:
+    """Return an epoch's line; epochs are counted from 0, as in the log."""
+    names = dict.fromkeys(("train_loss", "valid_loss", judged_by))
+    parts = [f"{name_of(name)} {metrics[name]:.5f}" for name in names if name in metrics]
+    parts += [f"{name_of(name)} {metrics[name]:.5g}" for name in own_metric_names(metrics) if name not in names]
+    seconds = metrics.get("train_duration_s", 0.0) + metrics.get("valid_duration_s", 0.0)
+    parts.append(f"{seconds:.1f} s")
+    if "train_points_per_s" in metrics:
+        parts.append(f"{metrics['train_points_per_s']:,.0f} points/s".replace(",", " "))
+    return f"{_title(epoch, max_epochs)}: {', '.join(parts)}{' (best)' if is_best else ''}"
+
+
+def not_judged(epoch: int, nb_skipped: int) -> str:
+    """Return the line for an epoch whose loss is not comparable with the others'."""
+    batches = "a batch was" if nb_skipped == 1 else f"{nb_skipped} batches were"
+    return f"Epoch {epoch} is not judged (best model, patience): {batches} skipped as NaN, so its loss lacks them."
+
+
+def _title(epoch: int, max_epochs: int) -> str:
+    return f"Epoch {epoch} of {max_epochs}"
+
+
+def end_line(
+    best: BestMonitor, first: int, nb_epochs: int, folder: Path | None, *, judged_by: str | None = None
+) -> str:
+    """Return the line that says why a training ended and what came of it.
+
+    Parameters
+    ----------
+    best, folder
+        Of the training; no folder where nothing is kept.
+    first, nb_epochs
+        The epoch it began with, and how many are done.
+    judged_by
+        The metric that the best model was chosen by; None: the loss.
+    """
+    done = "1 epoch is done" if nb_epochs == 1 else f"{nb_epochs} epochs are done"
+    reason = "patience has run out" if best.is_exhausted else done
+    beginning = "Nothing to train" if first == nb_epochs else "Training ended"
+    if best.best_value is None:
+        value = "" if first == nb_epochs else "; no epoch could be judged, so there is no best model"
+    elif judged_by is None:
+        value = f"; best loss {best.best_value:.4g} in epoch {best.best_epoch}"
+    else:
+        value = f"; the best model by {name_of(judged_by)} is that of epoch {best.best_epoch}"
+    where = "It was a trial: nothing is kept" if folder is None else f"Results are in {folder}"
+    more = ""
+    if first == nb_epochs:
+        option = "patience" if best.is_exhausted else "max_epochs"
+        more = f" To train further, give a larger {option} ('dwiml resume': --new_{option})."
+    return f"{beginning}: {reason}{value}. {where}.{more}"
+
+
+class EpochProgress:
+    """A bar over a phase's batches, or a line now and then where the output is not a terminal.
+
+    It reads the device no more than twice a second.
+
+    Parameters
+    ----------
+    phase, epoch, max_epochs
+        What it says.
+    nb_batches
+        How many there will be.
+    done
+        How many of them are done already.
+    shown
+        Whether to show anything.
+    """
+
+    def __init__(self, phase: str, epoch: int, max_epochs: int, nb_batches: int, *, done: int = 0, shown: bool) -> None:
+        self._title = f"{_title(epoch, max_epochs)}, {phase}"
+        self._nb_batches = nb_batches
+        self._nb_done = done
+        self._shown = shown
+        self._bar: Any = tqdm(
+            total=nb_batches,
+            initial=done,
+            desc=self._title,
+            unit="batch",
+            leave=False,
+            file=safe_stderr,
+            # None: no bar where stderr is not a terminal.
+            disable=None if shown else True,
+        )
+        self._last_reading = self._last_line = time.perf_counter()
+
+    def __enter__(self) -> EpochProgress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+
+    def update(self, monitor: PhaseMonitor) -> None:
+        """Count a batch; now and then check the losses and show their mean."""
+        self._bar.update(1)
+        self._nb_done += 1
+        now = time.perf_counter()
+        if now - self._last_reading < SECONDS_BETWEEN_READINGS:
+            return
+        self._last_reading = now
+        monitor.check()
+        loss, speed = monitor.loss.mean(), f"{monitor.points_per_s:,.0f}".replace(",", " ")
+        own = {name: f"{value:.4g}" for name, value in monitor.own.means().items()}
+        if not self._bar.disable:
+            shown = {} if loss is None else {"loss": f"{loss:.4f}"}
+            self._bar.set_postfix({**shown, **own, "points/s": speed})
+        elif self._shown and now - self._last_line > SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            mean = "" if loss is None else f", loss {loss:.5f}"
+            mean += "".join(f", {name_of(name)} {value}" for name, value in own.items())
+            batches = "batch" if self._nb_batches == 1 else "batches"
+            announce(f"{self._title}: {self._nb_done} of {self._nb_batches} {batches}{mean}, {speed} points/s")

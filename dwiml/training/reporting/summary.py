@@ -1,0 +1,154 @@
+"""What a training will be, told before its first epoch."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+from dwiml.batching.lengths import longest_streamline
+from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
+from dwiml.batching.sampler import DWIMLBatchIDSampler
+from dwiml.training.state import GENERATION, Position
+
+MIB = 2**20
+# The line for a training with a seed whose model was made without one.
+UNSEEDED_WEIGHTS = (
+    "Seed       not of the weights: dwiml.seed_everything was not called before the model was made, so that another "
+    "run begins with other weights (unless torch.manual_seed was called)"
+)
+
+
+def summarize(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    sampler: DWIMLBatchIDSampler,
+    loader: DWIMLStreamlinesBatchLoader,
+    *,
+    max_batches: dict[str, int | None],
+    device: torch.device,
+    nb_ranks: int,
+    accumulate_batches: int = 1,
+) -> str:
+    """Return the lines of :meth:`DWIMLTrainer.summary`."""
+    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    nb_all = sum(parameter.numel() for parameter in model.parameters())
+    nb_trained = sum(parameter.numel() for parameter in weights)
+    processes = "" if nb_ranks == 1 else f", {nb_ranks} processes that share each batch"
+    lines = [
+        f"Model      {type(model).__name__}: {_spaced(nb_all)} parameters, {_spaced(nb_trained)} of them trained, "
+        f"on {device}{processes}",
+    ]
+    for phase in ("training", "validation"):
+        line = _phase_line(phase, sampler, max_batches[phase]) if phase in max_batches else ""
+        if line:
+            lines.append(line)
+    lines.append(_memory_line(weights, optimizer, sampler, loader))
+    longest = longest_streamline(sampler.dataset, sampler.streamline_group_name, model)
+    if longest is not None:
+        lines.append(f"Longest    {_counted(longest.nb_points, 'point')} in a streamline, as the model sees it")
+    lines += _hint_on_steps(sampler, max_batches["training"], accumulate_batches)
+    return "\n".join(lines)
+
+
+def _hint_on_steps(sampler: DWIMLBatchIDSampler, max_batches: int | None, accumulate_batches: int) -> list[str]:
+    """Return a line where an epoch updates the weights once or twice only, because there is little data."""
+    sampler.set_position("training", 0, max_batches=max_batches)
+    nb_batches = len(sampler)
+    nb_steps = math.ceil(nb_batches / accumulate_batches)
+    # Where batches are limited on purpose there is nothing to tell.
+    if nb_steps > 2 or nb_batches == max_batches:
+        return []
+    smaller = "a smaller batch_size_training" + (" or accumulate_batches" if accumulate_batches > 1 else "")
+    return [f"Hint       the weights are updated {_counted(nb_steps, 'time')} an epoch only: {smaller} learns faster"]
+
+
+def resuming_line(position: Position, sampler: DWIMLBatchIDSampler, max_batches: int | None) -> str:
+    """Return the line that says where a training goes on; epochs are counted from 0."""
+    line = f"Resuming at epoch {position.epoch}"
+    if not position.is_inside:
+        return line
+    if position.phase == GENERATION:
+        return f"{line}, after its validation"
+    # Validation sees the same batches in each epoch.
+    sampler.set_position(position.phase, position.epoch if position.phase == "training" else 0, max_batches=max_batches)
+    return f"{line}, {position.phase}: {position.batch} of {_counted(len(sampler), 'batch')} are done"
+
+
+def _phase_line(phase: str, sampler: DWIMLBatchIDSampler, max_batches: int | None) -> str:
+    subset = sampler.dataset.subset(phase)
+    lengths = subset.streamline_lengths_mm.get(sampler.streamline_group_name, [])
+    nb_streamlines = sum(len(mm) for mm in lengths)
+    if nb_streamlines == 0:
+        return ""
+    sampler.set_position(phase, 0)
+    nb_batches = len(sampler)
+    nb_seen = nb_batches if max_batches is None else min(nb_batches, max_batches)
+    metres = sum(float(np.sum(mm, dtype=np.float64)) for mm in lengths) / 1000
+    metres_text = f"{metres:.1f}" if metres < 10 else _spaced(metres)
+    every = "it" if nb_batches == 1 else "all of them"
+    seen = every if nb_seen == nb_batches else f"{nb_seen} of them, {nb_seen / nb_batches:.0%} of the data"
+    return (
+        f"{phase.capitalize():10} {_counted(len(subset), 'subject')}, {_counted(nb_streamlines, 'streamline')}, "
+        f"{metres_text} metres; {_counted(nb_batches, 'batch')}, an epoch sees {seen}"
+    )
+
+
+def _memory_line(
+    weights: list[torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    sampler: DWIMLBatchIDSampler,
+    loader: DWIMLStreamlinesBatchLoader,
+) -> str:
+    nb_bytes = sum(parameter.numel() * parameter.element_size() for parameter in weights)
+    # Adam and its kin keep two moments a weight.
+    copies = 4 if "betas" in optimizer.defaults else 2
+    parts = {"weights, gradients, optimizer": copies * nb_bytes}
+    group = getattr(loader, "input_group_name", None)
+    if group is not None:
+        shapes = [subject.volumes[group].shape for subject in sampler.dataset.training_set]
+        at_once = sampler.nb_subjects_per_batch or len(shapes)
+        largest = sorted((int(np.prod(shape)) for shape in shapes), reverse=True)
+        bytes_each = 4 if getattr(loader, "volume_dtype", "float32") == "float32" else 2
+        parts["volumes"] = bytes_each * sum(largest[: max(at_once, sampler.dataset.cache_size)])
+        parts["inputs of a batch"] = 4 * _points_of_a_batch(sampler, loader) * _nb_columns(loader, group)
+    total = sum(parts.values())
+    listed = ", ".join(f"{name} {_mib(size)}" for name, size in parts.items())
+    return f"Memory     at least {_mib(total)} and what the model's layers keep: {listed}"
+
+
+def _points_of_a_batch(sampler: DWIMLBatchIDSampler, loader: DWIMLStreamlinesBatchLoader) -> int:
+    streamlines = [subject.streamlines[sampler.streamline_group_name] for subject in sampler.dataset.training_set]
+    nb, mm = sum(len(each) for each in streamlines), sum(float(each.lengths_mm.sum()) for each in streamlines)
+    model = loader.model
+    if model.nb_points is not None:
+        points_each = float(model.nb_points)
+    elif model.step_size is not None:
+        points_each = mm / nb / model.step_size + 1
+    else:
+        points_each = sum(int(each.lengths.sum()) for each in streamlines) / nb
+    size = sampler.batch_size["training"]
+    nb_streamlines = size if sampler.batch_size_units == "nb_streamlines" else size / (mm / nb)
+    return int(min(nb_streamlines, nb) * points_each)
+
+
+def _nb_columns(loader: Any, group: str) -> int:
+    offsets = getattr(loader.model, "neighborhood_offsets", None)
+    nb_features: int = loader.dataset.nb_features[group]
+    return nb_features * (1 if offsets is None else len(offsets))
+
+
+def _mib(nb_bytes: float) -> str:
+    return f"{nb_bytes / MIB:.0f} MiB" if nb_bytes >= 10 * MIB else f"{nb_bytes / MIB:.1f} MiB"
+
+
+def _counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural where that is due."""
+    plural = f"{noun}es" if noun.endswith("ch") else f"{noun}s"
+    return f"{_spaced(number)} {noun if number == 1 else plural}"
+
+
+def _spaced(number: float) -> str:
+    return f"{number:,.0f}".replace(",", " ")
