@@ -7,10 +7,18 @@ import functools
 import inspect
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
+
+RENAMED = {
+    "wander_size": "noise_correlated_size",
+    "wander_nb_points": "noise_correlated_nb_points",
+    "wander_nb_steps_back": "nb_recovery_steps",
+    "both_ways": "antipodal",
+}
+"""Old names of parameters, which the error for them tells for one release."""
 
 
 def to_plain(value: Any, name: str = "value") -> Any:
@@ -106,6 +114,7 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
         try:
             bound = signature.bind(self, *args, **kwargs)
         except TypeError:
+            _refuse_old_names(type(self).__name__, set(kwargs) - set(signature.parameters))
             # Python's own message, from the call itself, is the one that users know.
             init(self, *args, **kwargs)
             raise
@@ -113,6 +122,11 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
         init(self, *args, **kwargs)
 
     return wrapped
+
+
+def _refuse_old_names(class_name: str, unknown: Iterable[str]) -> None:
+    for name in sorted(set(unknown) & set(RENAMED)):
+        raise TypeError(f"{class_name} has no parameter {name!r} any more: it is called {RENAMED[name]!r} now.")
 
 
 def _record_level(instance: Parameterized, bound: inspect.BoundArguments) -> None:

@@ -49,11 +49,11 @@ def train(arguments: argparse.Namespace, seed: int) -> tuple[Any, list[dict[str,
     logged: list[dict[str, float]] = []
 
     class KeepsAll(DWIMLTrainerOneInputWithGVPhase):
-        def judged_value(self, metrics: dict[str, float]) -> float | None:
+        def selection_value(self, metrics: dict[str, float]) -> float | None:
             """Keep the weights and the metrics of the epoch that has ended."""
             states.append(copy.deepcopy(self.model.state_dict()))
             logged.append(dict(metrics))
-            return super().judged_value(metrics)
+            return super().selection_value(metrics)
 
     dataset = MultiSubjectDataset(arguments.hdf5_file)
     dataset.load_data()
@@ -104,13 +104,13 @@ def test(arguments: argparse.Namespace, trainer: Any, state: dict[str, Any]) -> 
 
 def compare(arguments: argparse.Namespace) -> None:
     """Train all seeds and print what each metric's choice does on the test subject."""
-    from dwiml.training.generation.selection import BADNESS
+    from dwiml.training.generation.selection import LOWER_IS_BETTER
 
     rows = []
     for seed in arguments.seeds:
         trainer, states, logged = train(arguments, seed)
         for metric in METRICS:
-            badness = [BADNESS[metric](metrics[metric]) for metrics in logged]
+            badness = [LOWER_IS_BETTER[metric](metrics[metric]) for metrics in logged]
             epoch = badness.index(min(badness))
             scores = test(arguments, trainer, states[epoch])
             rows.append({"seed": seed, "metric": metric, "epoch": epoch, "value": logged[epoch][metric], **scores})

@@ -30,13 +30,13 @@ step "3/7 Training a Learn2Track model"
 dwiml train learn2track "$DEMO/phantom.hdf5" "$DEMO/experiments" learn2track \
     --input_group_name input --streamline_group_name streamlines \
     --step_size 2 --nb_previous_dirs 1 --neighborhood_type axes --neighborhood_radius 1 \
-    --reverse_ratio 0.5 --noise_gaussian_size_forward 0.08 --wander_size 0.3 \
+    --reverse_ratio 0.5 --noise_gaussian_size_forward 0.08 --noise_correlated_size 0.3 \
     --batch_size_training 300 --max_batches_per_epoch_training 30 \
     --max_epochs 4 --learning_rates 0.002 0.002 0.001 0.0005 --seed 1 --resume auto
 
 step "4/7 The model's error beside that of simple baselines"
 dwiml evaluate "$EXPERIMENT"
-echo "This model learned to come back to where it should be (--wander_size), and is to be judged by step 7."
+echo "This model learned to come back to where it should be (--noise_correlated_size), and is to be judged by step 7."
 
 step "5/7 The curves"
 visualize_logs "$EXPERIMENT" --save

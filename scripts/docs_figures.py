@@ -12,7 +12,7 @@ from pathlib import Path
 from dwiml import visualize_logs
 from dwiml.cli import show_loss, show_tractogram
 from dwiml.cli.tractogram_data import read_drawn
-from dwiml.viz.saving import save_figure
+from dwiml.viz.figure_file import save_figure
 from dwiml.viz.tractograms import plot_tractograms
 
 STREAMLINES_OF_A_BUNDLE = 25

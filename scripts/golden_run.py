@@ -35,7 +35,7 @@ from dwiml.cli.main import main as dwiml
 MODEL = ("--nb_previous_dirs", "2", "--neighborhood_type", "axes", "--neighborhood_radius", "1", "--step_size", "3")
 BATCHES = ("--batch_size_training", "60", "--max_batches_per_epoch_training", "8", "--max_epochs", "2", "--seed", "4")
 AUGMENTATION = ("--reverse_ratio", "0.5", "--split_ratio", "0.2", "--noise_gaussian_size_forward", "0.08")
-WANDERING = ("--wander_size", "0.3")
+WANDERING = ("--noise_correlated_size", "0.3")
 TRACKING_PHASE = ("--tracking_phase_nb_segments_init", "3", "--tracking_phase_max_batches", "1")
 TIMES = ("duration_s", "points_per_s", "data_wait_s", "time")
 

@@ -57,7 +57,7 @@ MODULES = {
     "hdf5.schema": {"files", "ops"},
     **{f"hdf5.stored{name}": {"files", "hdf5.schema", "hdf5.stored"} for name in STORED},
     "training.generation.phase": ROOMS["training"] | {"training", "tracking", "scoring"},
-    "training.generation.metrics": ROOMS["training"] | {"training", "scoring"},
+    "training.generation.measures": ROOMS["training"] | {"training", "scoring"},
 }
 
 

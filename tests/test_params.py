@@ -125,3 +125,17 @@ def test_infinity_is_named() -> None:
 def test_a_misspelt_argument_is_pythons_own_error() -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'sise'"):
         Base(sise=3)  # type: ignore[call-arg]
+
+
+def test_an_old_name_is_told_the_new_one() -> None:
+    class Noisy(Parameterized):
+        def __init__(self, *, noise_correlated_size: float = 0.0) -> None:
+            self.size = noise_correlated_size
+
+    class Child(Noisy):
+        def __init__(self, **kwargs: float) -> None:
+            super().__init__(**kwargs)
+
+    for cls in (Noisy, Child):
+        with pytest.raises(TypeError, match="'wander_size' any more: it is called 'noise_correlated_size' now"):
+            cls(wander_size=0.3)  # type: ignore[call-arg]

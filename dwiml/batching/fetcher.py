@@ -117,7 +117,7 @@ class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
         key, here = batch_ids.key, sum(len(ids) for _, ids in batch_ids)
         total = here if key.total is None else key.total
         drawn = DrawnAugmentation(
-            turned=augmentation.draw_reverse(total, self.reverse_ratio, self._generator(key, "reverse")),
+            reversed=augmentation.draw_reverse(total, self.reverse_ratio, self._generator(key, "reverse")),
             split_places=augmentation.draw_split(total, self.split_ratio, self._generator(key, "split")),
         )
         return drawn[key.first : key.first + here]

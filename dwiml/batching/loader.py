@@ -18,7 +18,7 @@ from dwiml.batching.lengths import check_steps, resampling_of
 from dwiml.batching.sampler import PHASES, BatchIds, DWIMLBatchIDSampler, check_dataset, described
 from dwiml.batching.workers import leave_signals_to_main
 from dwiml.data.dataset import MultiSubjectDataset
-from dwiml.ops.augmentation import DrawnAugmentation, draw_noise, draw_wander
+from dwiml.ops.augmentation import DrawnAugmentation, draw_correlated_noise, draw_noise
 from dwiml.ops.interpolation import interpolate_at
 from dwiml.ops.randomness import BatchKey, check_seed, keyed_generator
 from dwiml.ops.sequences import TensorSequence
@@ -54,14 +54,14 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
         volume is interpolated and from which previous directions are computed. Truncated at twice that size.
     noise_gaussian_size_loss
         The same for the streamlines that the loss compares with.
-    wander_size
+    noise_correlated_size
         How far, in voxels, the streamlines that the model sees wander off the true ones, smoothly, as those of a model
         that tracks do: a standard deviation, for each streamline between 0 and twice that. The model learns the way
         back, so that it can correct its own errors. For models with a direction getter.
-    wander_nb_points
-        After how many points the wandering has mostly changed (:func:`dwiml.ops.augmentation.draw_wander`).
-    wander_nb_steps_back
-        In how many steps the model has to be back (:func:`dwiml.ops.directions.steps_back`), at least 1.
+    noise_correlated_nb_points
+        After how many points the wandering has mostly changed (:func:`dwiml.ops.augmentation.draw_correlated_noise`).
+    nb_recovery_steps
+        In how many steps the model has to be back (:func:`dwiml.ops.directions.recovery_steps`), at least 1.
     seed
         None: that of :func:`dwiml.seed_everything` where it was called, otherwise one that is drawn. It is recorded in
         :attr:`params`.
@@ -87,9 +87,9 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
         reverse_ratio: float = 0.0,
         noise_gaussian_size_forward: float = 0.0,
         noise_gaussian_size_loss: float = 0.0,
-        wander_size: float = 0.0,
-        wander_nb_points: float = 6.0,
-        wander_nb_steps_back: float = 3.0,
+        noise_correlated_size: float = 0.0,
+        noise_correlated_nb_points: float = 6.0,
+        nb_recovery_steps: float = 3.0,
         seed: int | None = None,
     ) -> None:
         check_dataset(dataset, type(self).__name__)
@@ -108,11 +108,15 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
         self.noise_gaussian_size_loss = check_number(
             "noise_gaussian_size_loss", noise_gaussian_size_loss, low=0, high=_LARGEST_NOISE
         )
-        self.wander_size = check_number("wander_size", wander_size, low=0, high=_LARGEST_NOISE)
-        self.wander_nb_points = check_number("wander_nb_points", wander_nb_points, low=0, high=1e6, low_included=False)
-        self.wander_nb_steps_back = check_number("wander_nb_steps_back", wander_nb_steps_back, low=1, high=1e6)
-        if self.wander_size:
-            _check_learns_way_back(model)
+        self.noise_correlated_size = check_number(
+            "noise_correlated_size", noise_correlated_size, low=0, high=_LARGEST_NOISE
+        )
+        self.noise_correlated_nb_points = check_number(
+            "noise_correlated_nb_points", noise_correlated_nb_points, low=0, high=1e6, low_included=False
+        )
+        self.nb_recovery_steps = check_number("nb_recovery_steps", nb_recovery_steps, low=1, high=1e6)
+        if self.noise_correlated_size:
+            _check_learns_recovery(model)
         chosen = choose_seed(seed)
         self.seed_was_given, self.seed_source = seed is not None, chosen.source
         self.set_seed(chosen.seed)
@@ -211,17 +215,19 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
     def add_noise_forward(self, streamlines: TensorSequence, ids_per_subj: Mapping[int, slice]) -> TensorSequence:
         """Return the streamlines that the model sees in training: wandering and with noise, where it was asked for."""
         noisy = self._add_noise(streamlines, ids_per_subj, self.noise_gaussian_size_forward, "noise_forward")
-        rng = self._rng_of(ids_per_subj, "wander") if self.wander_size else None
+        rng = self._rng_of(ids_per_subj, "wander") if self.noise_correlated_size else None
         if rng is None:
             return noisy
-        wander = torch.from_numpy(draw_wander(streamlines.lengths.numpy(), self.wander_nb_points, rng))
-        return noisy.mapped(noisy.data + self.wander_size * wander.to(noisy.device, non_blocking=True))
+        wander = torch.from_numpy(
+            draw_correlated_noise(streamlines.lengths.numpy(), self.noise_correlated_nb_points, rng)
+        )
+        return noisy.mapped(noisy.data + self.noise_correlated_size * wander.to(noisy.device, non_blocking=True))
 
-    def way_back(self, seen: TensorSequence, ids_per_subj: Mapping[int, slice]) -> dict[str, Any]:
+    def recovery_target(self, seen: TensorSequence, ids_per_subj: Mapping[int, slice]) -> dict[str, Any]:
         """Return what ``compute_loss`` has to know of the streamlines that the model saw, where they wandered off."""
-        if self.wander_size == 0 or _training_key(ids_per_subj) is None:
+        if self.noise_correlated_size == 0 or _training_key(ids_per_subj) is None:
             return {}
-        return {"seen": seen, "nb_steps_back": self.wander_nb_steps_back}
+        return {"seen": seen, "nb_recovery_steps": self.nb_recovery_steps}
 
     def add_noise_loss(self, streamlines: TensorSequence, ids_per_subj: Mapping[int, slice]) -> TensorSequence:
         """Return the streamlines that the loss compares with in training: with noise, where it was asked for."""
@@ -385,12 +391,13 @@ def _training_key(ids_per_subj: Mapping[int, slice]) -> BatchKey | None:
     return key if isinstance(key, BatchKey) and key.phase == "training" else None
 
 
-def _check_learns_way_back(model: Any) -> None:
+def _check_learns_recovery(model: Any) -> None:
     loss = getattr(model, "compute_loss", None)
     if loss is None or "seen" not in inspect.signature(loss).parameters:
         raise ValueError(
-            f"wander_size needs a model that learns the way back: the compute_loss of {type(model).__name__} takes no "
-            "'seen'; make it a child of ModelWithDirectionGetter, or leave wander_size at 0."
+            "noise_correlated_size needs a model that learns to recover, and compute_loss of "
+            f"{type(model).__name__} has no parameter 'seen': make it a subclass of ModelWithDirectionGetter, or leave "
+            "noise_correlated_size at 0."
         )
 
 

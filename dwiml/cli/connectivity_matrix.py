@@ -13,7 +13,7 @@ from dwiml.cli.connectivity_options import add_regions, describe, percent, read_
 from dwiml.cli.unknown_options import parse_known_options
 
 if TYPE_CHECKING:
-    from dwiml.ops.connectivity import Connections
+    from dwiml.ops.connectivity_matrix import ConnectivityMatrix
     from dwiml.ops.regions import Regions
 
 logger = logging.getLogger(__name__)
@@ -55,15 +55,15 @@ def _run(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from dwiml.files import check_outputs
-    from dwiml.hdf5.connectivity import check_labels_file, check_matrix_name, labels_path, write_matrix
-    from dwiml.ops.connectivity import count_connections
+    from dwiml.hdf5.connectivity_group import check_labels_file, check_matrix_name, labels_path, write_matrix
+    from dwiml.ops.connectivity_matrix import count_connections
     from dwiml.ops.regions import LabelRegions
-    from dwiml.scoring.connectivity import ends_of
+    from dwiml.scoring.connectivity_scores import ends_of
     from dwiml.scoring.reading import read_streamlines
 
     out = check_matrix_name(arguments.out)
     if arguments.figure is not None:
-        from dwiml.viz.saving import check_figure_format
+        from dwiml.viz.figure_file import check_figure_format
 
         check_figure_format(arguments.figure)
     outputs = {"OUT.npy": arguments.out, "OUT_labels.txt": labels_path(out), "--figure": arguments.figure}
@@ -86,7 +86,7 @@ def _run(arguments: argparse.Namespace) -> None:
         logger.warning("No streamline has both ends in regions: are tractogram and regions of one subject and space?")
 
 
-def _table(out: Path, connections: Connections, regions: Regions, nb_streamlines: int) -> str:
+def _table(out: Path, connections: ConnectivityMatrix, regions: Regions, nb_streamlines: int) -> str:
     n = connections.nb_regions
     counted, pairs, possible = int(connections.values.sum()), len(connections.keys), n * (n + 1) // 2
     rows = [
@@ -104,10 +104,10 @@ def _short(name: str) -> str:
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME // 2]}...{name[-_LONGEST_NAME // 2 :]}"
 
 
-def _draw(arguments: argparse.Namespace, connections: Connections, regions: Regions) -> None:
+def _draw(arguments: argparse.Namespace, connections: ConnectivityMatrix, regions: Regions) -> None:
     from dwiml.ops.regions import LabelRegions
-    from dwiml.viz.connectivity import DPI, plot_connectivity
-    from dwiml.viz.saving import save_figure
+    from dwiml.viz.connectivity_figure import DPI, plot_connectivity
+    from dwiml.viz.figure_file import save_figure
 
     names = [Path(tractogram).name for tractogram in arguments.tractograms]
     source = _short(names[0]) if len(names) == 1 else f"{len(names)} tractograms"

@@ -44,7 +44,7 @@ def read_regions(arguments: argparse.Namespace, tractograms: Sequence[str]) -> t
     FileNotFoundError, ValueError
         When an option or a file is wrong, or files of one volume are on different grids.
     """
-    from dwiml.hdf5.connectivity import read_label_regions
+    from dwiml.hdf5.connectivity_group import read_label_regions
     from dwiml.hdf5.standalone import read_image_grid
     from dwiml.ops.regions import BlocRegions
 

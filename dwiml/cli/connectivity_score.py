@@ -12,9 +12,9 @@ from dwiml.cli.connectivity_options import add_regions, describe, percent, read_
 from dwiml.cli.unknown_options import parse_known_options
 
 if TYPE_CHECKING:
-    from dwiml.ops.connectivity import Connections
+    from dwiml.ops.connectivity_matrix import ConnectivityMatrix
     from dwiml.ops.regions import Regions
-    from dwiml.scoring.connectivity import ConnectivityScore
+    from dwiml.scoring.connectivity_scores import ConnectivityScore
     from dwiml.tractograms.grid import Grid
 
 _PAIRS_SHOWN = 10
@@ -55,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> None:
     from dwiml.files import write_json
-    from dwiml.ops.connectivity import JOINS_UNCONNECTED
-    from dwiml.scoring.connectivity import score_connectivity
+    from dwiml.ops.connectivity_matrix import JOINS_UNCONNECTED
+    from dwiml.scoring.connectivity_scores import score_connectivity
     from dwiml.scoring.reading import read_streamlines
     from dwiml.tractograms.writing.writer import TractogramWriter
 
@@ -109,16 +109,16 @@ def _check_options(arguments: argparse.Namespace) -> None:
     check_outputs(outputs, inputs=inputs, overwrite=arguments.overwrite)
 
 
-def _read_truth(arguments: argparse.Namespace) -> tuple[Regions, Connections, Grid]:
+def _read_truth(arguments: argparse.Namespace) -> tuple[Regions, ConnectivityMatrix, Grid]:
     if arguments.hdf5_file is not None:
         return _read_hdf5(arguments)
-    from dwiml.hdf5.connectivity import read_connections
+    from dwiml.hdf5.connectivity_group import read_connections
 
     regions, grid = read_regions(arguments, [arguments.tractogram])
     return regions, read_connections(arguments.matrix, regions, "The matrix"), grid
 
 
-def _read_hdf5(arguments: argparse.Namespace) -> tuple[Regions, Connections, Grid]:
+def _read_hdf5(arguments: argparse.Namespace) -> tuple[Regions, ConnectivityMatrix, Grid]:
     from dwiml.data.dataset import MultiSubjectDataset
     from dwiml.tractograms.grid import Grid
 
@@ -137,7 +137,7 @@ def _read_hdf5(arguments: argparse.Namespace) -> tuple[Regions, Connections, Gri
 
 
 def _table(arguments: argparse.Namespace, score: ConnectivityScore, regions: Regions) -> str:
-    from dwiml.ops.connectivity import JOINS_CONNECTED, JOINS_NONE, JOINS_UNCONNECTED
+    from dwiml.ops.connectivity_matrix import JOINS_CONNECTED, JOINS_NONE, JOINS_UNCONNECTED
 
     truth = arguments.matrix or f"{arguments.hdf5_file} ({arguments.subject})"
     rows = [

@@ -134,7 +134,7 @@ def _check(arguments: argparse.Namespace, files: Mapping[str, Path]) -> None:
     for path in files.values():
         check_tractogram(path)
     if arguments.figure is not None:
-        from dwiml.viz.saving import check_figure_format
+        from dwiml.viz.figure_file import check_figure_format
 
         check_figure_format(arguments.figure)
     outputs = {"--json": arguments.json, "--figure": arguments.figure}
@@ -172,8 +172,8 @@ def names_of(tractograms: Sequence[str]) -> dict[str, Path]:
 
 
 def _draw(scores: Mapping[str, Scores], truth: GroundTruth, arguments: argparse.Namespace) -> None:
-    from dwiml.viz.saving import save_figure
-    from dwiml.viz.scores import DPI, plot_scores
+    from dwiml.viz.figure_file import save_figure
+    from dwiml.viz.score_figure import DPI, plot_scores
 
     folder = Path(arguments.ground_truth).resolve().name
     names = ", ".join(scores) if len(scores) <= 2 else f"{len(scores)} tractograms"

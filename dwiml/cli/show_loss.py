@@ -107,8 +107,8 @@ def _show(model: Any, reader: SubjectReader, folder: Path, arguments: argparse.N
     from dwiml.evaluation.loss_tractograms import write_loss_tractograms
     from dwiml.evaluation.losses_by_point import measure_losses
     from dwiml.files import write_json
+    from dwiml.viz.figure_file import save_figure
     from dwiml.viz.losses import DPI, plot_loss_histograms
-    from dwiml.viz.saving import save_figure
 
     name = reader.data.subject_id
     with counted(f"{name}, losses", reader.nb_streamlines) as on_progress:

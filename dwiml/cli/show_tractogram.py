@@ -116,7 +116,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from dwiml.cli.score import names_of
     from dwiml.cli.tractogram_data import read_background, read_drawn
     from dwiml.files import check_outputs
-    from dwiml.viz.saving import check_figure_format, save_figure
+    from dwiml.viz.figure_file import check_figure_format, save_figure
     from dwiml.viz.tractograms import check_looks, plot_tractograms
 
     check_whole("--max_streamlines", arguments.max_streamlines, low=1)

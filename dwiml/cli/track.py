@@ -129,7 +129,7 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
         "least X are the mask, and the seeding mask [%(default)s]",
     )
     group.add_argument(
-        "--both_ways",
+        "--antipodal",
         action="store_true",
         help="a direction and its opposite mean the same to the model: take the one that turns less",
     )
@@ -222,7 +222,7 @@ def _rules(arguments: argparse.Namespace, model: Any) -> PropagationRules:
         eos_stopping_thresh=arguments.eos_stopping_thresh,
         mask_interpolation=arguments.mask_interpolation,
         mask_threshold=arguments.mask_threshold,
-        both_ways=arguments.both_ways,
+        antipodal=arguments.antipodal,
     )
 
 

@@ -84,21 +84,21 @@ def add_loader_options(parser: argparse.ArgumentParser) -> None:
             help=f"standard deviation of the noise on {what} [%(default)s]",
         )
     group.add_argument(
-        "--wander_size",
+        "--noise_correlated_size",
         type=float,
         default=0.0,
         metavar="VOXELS",
         help="how far the points that the model sees wander off, smoothly; it learns the way back [%(default)s]",
     )
     group.add_argument(
-        "--wander_nb_points",
+        "--noise_correlated_nb_points",
         type=float,
         default=6.0,
         metavar="N",
         help="points after which that has mostly changed [%(default)g]",
     )
     group.add_argument(
-        "--wander_nb_steps_back",
+        "--nb_recovery_steps",
         type=float,
         default=3.0,
         metavar="N",

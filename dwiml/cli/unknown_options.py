@@ -6,8 +6,11 @@ import argparse
 import difflib
 from collections.abc import Sequence
 
-# What other programs call some of our options.
+from dwiml.params import RENAMED
+
+# What other programs, and earlier versions, call some of our options.
 _USUAL_NAMES = {
+    **{f"--{old}": f"--{new}" for old, new in RENAMED.items()},
     "--epochs": "--max_epochs",
     "--nb_epochs": "--max_epochs",
     "--num_workers": "--nb_cpu_processes",

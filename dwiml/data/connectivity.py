@@ -14,7 +14,7 @@ from dwiml.hdf5 import schema
 from dwiml.hdf5.stored import StoredDataset, StoredGroup, open_hdf5
 from dwiml.hdf5.stored.digests import ArrayDigest
 from dwiml.hdf5.stored.layout import groups_of_type
-from dwiml.ops.connectivity import Connections, connections_of, is_background_counted
+from dwiml.ops.connectivity_matrix import ConnectivityMatrix, connections_of, is_background_counted
 from dwiml.ops.regions import BlocRegions, LabelRegions, Regions
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Connectivity:
-    """What :func:`dwiml.ops.connectivity.connection_status` needs to know of a subject.
+    """What :func:`dwiml.ops.connectivity_matrix.connection_status` needs to know of a subject.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class Connectivity:
     """
 
     regions: Regions
-    connections: Connections
+    connections: ConnectivityMatrix
 
 
 def read_connectivity(path: str | Path, subject: str, group: str) -> Connectivity | None:

@@ -11,9 +11,9 @@ from typing import Any
 
 import h5py
 
-from dwiml.hdf5 import writing
+from dwiml.hdf5 import file_writer
 from dwiml.hdf5.config import GroupsConfig, load_config
-from dwiml.hdf5.connectivity import plan_connectivity
+from dwiml.hdf5.connectivity_group import plan_connectivity
 from dwiml.hdf5.inspection import SubjectPlan, plan_subjects
 from dwiml.hdf5.streamlines import read_streamlines_group
 from dwiml.hdf5.subjects import SubjectList, check_folders, read_subject_lists
@@ -133,15 +133,15 @@ def create_hdf5(
     groups = load_config(config)
     subjects = read_subject_lists({"training": training, "validation": validation, "testing": testing})
     inputs: list[Any] = [config, training, validation, testing]
-    target = writing.checked_output(Path(out_hdf5), inputs, overwrite=overwrite)
+    target = file_writer.checked_output(Path(out_hdf5), inputs, overwrite=overwrite)
     folder, names = Path(subjects_folder), [name for listed in subjects.values() for name in listed]
     check_folders(folder, names)
     plans = plan_subjects(folder, names, groups, allow_missing=allow_missing)
     matrices = plan_connectivity(plans, groups)
     inputs += [path for plan in plans for path in plan.files]
     inputs += [path for group in matrices.values() for matrix in group.values() for path in matrix.files]
-    writing.checked_output(Path(out_hdf5), inputs, overwrite=overwrite, warn=False)
-    writing.refuse_other_kind(target)
+    file_writer.checked_output(Path(out_hdf5), inputs, overwrite=overwrite, warn=False)
+    file_writer.refuse_other_kind(target)
     _warn(subjects, groups)
 
     summary = CreationSummary(Path(out_hdf5), subjects=subjects, nb_features=dict(plans[0].nb_features))
@@ -149,8 +149,8 @@ def create_hdf5(
     summary.streamlines = {group.name: StreamlinesCount() for group in groups.streamlines}
     tell = on_progress or (lambda done, total, name: None)
     tell(0, len(plans), "")
-    with writing.whole_hdf5(target, sum(plan.nb_bytes for plan in plans), overwrite=overwrite) as handle:
-        writing.write_root(handle, subjects, groups, resample, summary.files)
+    with file_writer.whole_hdf5(target, sum(plan.nb_bytes for plan in plans), overwrite=overwrite) as handle:
+        file_writer.write_root(handle, subjects, groups, resample, summary.files)
         for done, plan in enumerate(plans, 1):
             subject = handle.create_group(plan.name)
             _write_volumes(subject, plan, groups)
@@ -158,8 +158,8 @@ def create_hdf5(
                 subject, plan, groups, summary, resample, remove_invalid=remove_invalid, allow_missing=allow_missing
             )
             for group, matrix in matrices[plan.name].items():
-                writing.write_connectivity(subject[group], matrix)
-            writing.write_group_digests(subject)
+                file_writer.write_connectivity(subject[group], matrix)
+            file_writer.write_group_digests(subject)
             tell(done, len(plans), plan.name)
     _warn_of_resampling(summary, resample, [plan.grid.voxel_sizes.min() for plan in plans])
     summary.nb_bytes = target.stat().st_size
@@ -201,7 +201,7 @@ def _warn_of_resampling(summary: CreationSummary, resample: Resampling, voxel_si
 
 def _write_volumes(subject: h5py.Group, plan: SubjectPlan, groups: GroupsConfig) -> None:
     for group in groups.volumes:
-        writing.write_volume(subject, group.name, read_volume_group(plan, group), plan.grid)
+        file_writer.write_volume(subject, group.name, read_volume_group(plan, group), plan.grid)
 
 
 def _write_streamlines(
@@ -218,7 +218,7 @@ def _write_streamlines(
         data = read_streamlines_group(
             plan, group, resample=resample, remove_invalid=remove_invalid, allow_missing=allow_missing
         )
-        writing.write_streamlines(subject, group.name, data, plan.grid)
+        file_writer.write_streamlines(subject, group.name, data, plan.grid)
         count = summary.streamlines[group.name]
         count.nb_files += len(plan.tractograms[group.name])
         count.nb_streamlines += len(data.lengths)

@@ -189,13 +189,13 @@ class RaggedLSTM(torch.autograd.Function):
             The hidden states under each row, (N, H), and each sequence's last hidden and cell states, (S, H).
         """
         size = w_hidden.shape[1]
-        gates, cells, squashed, hidden = (rows.new_empty(len(rows), width * size) for width in (4, 1, 1, 1))
+        gates, cells, tanh_cell, hidden = (rows.new_empty(len(rows), width * size) for width in (4, 1, 1, 1))
         last, last_cell = initial.clone(), initial_cell.clone()
         weights = (w_input, w_hidden, b_input + b_hidden)
         states = (initial, initial_cell, last, last_cell)
-        groups = _groups(sizes, (rows, gates, cells, squashed, hidden), states)
+        groups = _groups(sizes, (rows, gates, cells, tanh_cell, hidden), states)
         map_parts(lambda group: _lstm_forward(group, *weights), groups)
-        ctx.save_for_backward(rows, initial, initial_cell, w_input, w_hidden, gates, cells, squashed, hidden)
+        ctx.save_for_backward(rows, initial, initial_cell, w_input, w_hidden, gates, cells, tanh_cell, hidden)
         ctx.sizes = sizes
         return hidden, last, last_cell
 
@@ -203,10 +203,10 @@ class RaggedLSTM(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_hidden: Tensor, grad_last: Tensor, grad_cell: Tensor) -> tuple[Tensor | None, ...]:
         """Go back through time, then form the gradients of inputs and weights from all rows at once."""
-        rows, initial, initial_cell, w_input, w_hidden, gates, cells, squashed, hidden = ctx.saved_tensors
+        rows, initial, initial_cell, w_input, w_hidden, gates, cells, tanh_cell, hidden = ctx.saved_tensors
         carry, carry_cell = grad_last.clone(), grad_cell.clone()
         grad_rows = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
-        buffers = [rows, gates, cells, squashed, hidden, grad_hidden, torch.empty_like(gates)]
+        buffers = [rows, gates, cells, tanh_cell, hidden, grad_hidden, torch.empty_like(gates)]
         states = (initial, initial_cell, carry, carry_cell)
         groups = _groups(ctx.sizes, buffers + ([] if grad_rows is None else [grad_rows]), states)
         parts = map_parts(lambda group: _lstm_backward(group, w_input, w_hidden), groups)
@@ -215,12 +215,12 @@ class RaggedLSTM(torch.autograd.Function):
 
 
 def _lstm_forward(group: _Group, w_input: Tensor, w_hidden: Tensor, bias: Tensor) -> None:
-    rows, gates, cells, squashed, hidden = group.rows
+    rows, gates, cells, tanh_cell, hidden = group.rows
     previous, cell, last, last_cell = group.states
     size = w_hidden.shape[1]
     torch.addmm(bias, rows, w_input.t(), out=gates)
     w_recurrent = w_hidden.t()
-    for gates_t, cell_t, squashed_t, hidden_t in group.steps(gates, cells, squashed, hidden):
+    for gates_t, cell_t, tanh_cell_t, hidden_t in group.steps(gates, cells, tanh_cell, hidden):
         alive = len(hidden_t)
         gates_t.addmm_(previous[:alive], w_recurrent)
         gates_t[:, : 2 * size].sigmoid_()
@@ -228,34 +228,34 @@ def _lstm_forward(group: _Group, w_input: Tensor, w_hidden: Tensor, bias: Tensor
         gates_t[:, 3 * size :].sigmoid_()
         torch.mul(gates_t[:, size : 2 * size], cell[:alive], out=cell_t)
         cell_t.addcmul_(gates_t[:, :size], gates_t[:, 2 * size : 3 * size])
-        torch.tanh(cell_t, out=squashed_t)
-        torch.mul(gates_t[:, 3 * size :], squashed_t, out=hidden_t)
+        torch.tanh(cell_t, out=tanh_cell_t)
+        torch.mul(gates_t[:, 3 * size :], tanh_cell_t, out=hidden_t)
         previous, cell = hidden_t, cell_t
     _copy_last(last, hidden, group.sizes)
     _copy_last(last_cell, cells, group.sizes)
 
 
 def _lstm_backward(group: _Group, w_input: Tensor, w_hidden: Tensor) -> tuple[Tensor, ...]:
-    rows, gates, cells, squashed, hidden, grad_hidden, grad_gates, *grad_rows = group.rows
+    rows, gates, cells, tanh_cell, hidden, grad_hidden, grad_gates, *grad_rows = group.rows
     initial, initial_cell, carry, carry_cell = group.states
     size = w_hidden.shape[1]
     cells_before = _previous_states(initial_cell, cells, group.sizes)
     scratch, scratch_cell = torch.empty_like(initial), torch.empty_like(initial)
-    steps = list(group.steps(grad_hidden, gates, squashed, cells_before, grad_gates))
-    for grad_t, gates_t, squashed_t, before_t, grad_gates_t in reversed(steps):
-        entry, forget, proposal, output = torch.split(gates_t, size, dim=1)
-        grad_entry, grad_forget, grad_proposal, grad_output = torch.split(grad_gates_t, size, dim=1)
+    steps = list(group.steps(grad_hidden, gates, tanh_cell, cells_before, grad_gates))
+    for grad_t, gates_t, tanh_cell_t, before_t, grad_gates_t in reversed(steps):
+        input_gate, forget, candidate, output = torch.split(gates_t, size, dim=1)
+        grad_input_gate, grad_forget, grad_candidate, grad_output = torch.split(grad_gates_t, size, dim=1)
         alive = len(grad_t)
         carried, carried_cell, delta, work = carry[:alive], carry_cell[:alive], scratch[:alive], scratch_cell[:alive]
         torch.add(grad_t, carried, out=delta)
-        torch.mul(delta, squashed_t, out=work)
+        torch.mul(delta, tanh_cell_t, out=work)
         _sigmoid_backward(work, output, out=grad_output)
-        _tanh_backward(delta.mul_(output), squashed_t, out=work)
+        _tanh_backward(delta.mul_(output), tanh_cell_t, out=work)
         carried_cell.add_(work)
-        torch.mul(carried_cell, proposal, out=work)
-        _sigmoid_backward(work, entry, out=grad_entry)
-        torch.mul(carried_cell, entry, out=work)
-        _tanh_backward(work, proposal, out=grad_proposal)
+        torch.mul(carried_cell, candidate, out=work)
+        _sigmoid_backward(work, input_gate, out=grad_input_gate)
+        torch.mul(carried_cell, input_gate, out=work)
+        _tanh_backward(work, candidate, out=grad_candidate)
         torch.mul(carried_cell, before_t, out=work)
         _sigmoid_backward(work, forget, out=grad_forget)
         carried_cell.mul_(forget)

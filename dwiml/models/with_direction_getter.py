@@ -13,7 +13,7 @@ from dwiml.arguments import check_number, check_whole, shown
 from dwiml.models.base import MainModelAbstract
 from dwiml.models.checks import check_key
 from dwiml.models.direction_getters import DIRECTION_GETTERS, DirectionGetter
-from dwiml.ops.directions import SHORTEST, steps_back
+from dwiml.ops.directions import SHORTEST, recovery_steps
 from dwiml.ops.sequences import TensorSequence
 
 OWN_SIZES = ("input_size", "output_size")
@@ -93,7 +93,7 @@ class ModelWithDirectionGetter(MainModelAbstract):
         average_results: bool = True,
         *,
         seen: TensorSequence | None = None,
-        nb_steps_back: float = 1.0,
+        nb_recovery_steps: float = 1.0,
     ) -> tuple[Tensor, int]:
         """Compare the outputs with the directions that the streamlines took.
 
@@ -109,9 +109,9 @@ class ModelWithDirectionGetter(MainModelAbstract):
             The points of the streamlines, shape (sum(n_i), 3), voxel space.
         average_results
             Whether to return the mean or the loss of each row.
-        seen, nb_steps_back
+        seen, nb_recovery_steps
             The points that the model saw in place of the targets', where it has to learn the way back to them: see
-            :func:`dwiml.ops.directions.steps_back`. None: the steps of the targets themselves.
+            :func:`dwiml.ops.directions.recovery_steps`. None: the steps of the targets themselves.
 
         Returns
         -------
@@ -123,7 +123,7 @@ class ModelWithDirectionGetter(MainModelAbstract):
         ValueError
             When there is not one output a step (or point).
         """
-        own = targets.diff() if seen is None else steps_back(targets, seen, nb_steps_back)
+        own = targets.diff() if seen is None else recovery_steps(targets, seen, nb_recovery_steps)
         steps, ends = _with_ends(own.data, targets) if self.forward_uses_last_point else _without_ends(own.data)
         expected = (len(steps), self.direction_getter.output_size)
         if outputs.shape != expected:

@@ -187,21 +187,21 @@ class DrawnAugmentation:
 
     Attributes
     ----------
-    turned : array of shape (S,), bool
+    reversed : array of shape (S,), bool
         Whether the streamline is reversed.
     split_places : array of shape (S,), float64
         Where it is cut in two once it is reversed, as :func:`draw_split` returns it; -1: it stays whole.
     """
 
-    turned: NDArray[np.bool_]
+    reversed: NDArray[np.bool_]
     split_places: NDArray[np.float64]
 
     def __len__(self) -> int:
-        return len(self.turned)
+        return len(self.reversed)
 
     def __getitem__(self, some: slice) -> DrawnAugmentation:
         """Return what was drawn for some of the streamlines."""
-        return DrawnAugmentation(self.turned[some], self.split_places[some])
+        return DrawnAugmentation(self.reversed[some], self.split_places[some])
 
     def apply(
         self, points: NDArray[Scalar], lengths: NDArray[np.int64]
@@ -231,8 +231,8 @@ class DrawnAugmentation:
         """
         if len(self) != len(lengths):
             raise ValueError(f"This augmentation was drawn for {len(self)} streamlines, the batch has {len(lengths)}.")
-        if self.turned.any():
-            points = reverse(points, lengths, self.turned)
+        if self.reversed.any():
+            points = reverse(points, lengths, self.reversed)
         return points, *split(lengths, cuts_at(lengths, self.split_places))
 
 
@@ -261,7 +261,7 @@ def draw_noise(nb_points: int, rng: np.random.Generator) -> NDArray[np.float32]:
     return noise.reshape(nb_points, 3)
 
 
-def draw_wander(lengths: ArrayLike, nb_points: float, rng: np.random.Generator) -> NDArray[np.float32]:
+def draw_correlated_noise(lengths: ArrayLike, nb_points: float, rng: np.random.Generator) -> NDArray[np.float32]:
     """Draw by how much streamlines wander off, smoothly from point to point; to be multiplied by a size.
 
     Along a streamline it is a stationary autoregressive process of order 1 (an Ornstein-Uhlenbeck process, sampled):

@@ -53,7 +53,7 @@ def streamline_directions(streamlines: TensorSequence, *, normalize: bool = True
     return steps.mapped(normalize_directions(steps.data)) if normalize else steps
 
 
-def steps_back(streamlines: TensorSequence, seen: TensorSequence, nb_steps: float) -> TensorSequence:
+def recovery_steps(streamlines: TensorSequence, seen: TensorSequence, nb_steps: float) -> TensorSequence:
     """Return the steps that lead from points beside streamlines back to them, in some steps.
 
     From each point that was seen, it is the streamline's own step there, and of the way to the streamline's point the

@@ -19,10 +19,10 @@ from nibabel.streamlines.trk import TrkFile
 from dwiml import __version__
 from dwiml.files import write_json
 from dwiml.phantom.anatomy import Subject, draw_streamlines, draw_subject
-from dwiml.phantom.folder import new_folder
 from dwiml.phantom.geometry import Bundle, Floats, template_bundles
-from dwiml.phantom.metrics import fractional_anisotropy, signal_harmonics
+from dwiml.phantom.output import new_folder
 from dwiml.phantom.simulate import Protocol, make_protocol, simulate_dwi, to_fsl
+from dwiml.phantom.tensor_maps import fractional_anisotropy, signal_harmonics
 from dwiml.phantom.voxelize import FibreMap, map_fibres
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ Next, from this folder:
     dwiml train learn2track ../phantom.hdf5 ../experiments phantom_l2t \\
         --input_group_name input --streamline_group_name streamlines \\
         --step_size 2 --nb_previous_dirs 1 --neighborhood_type axes --neighborhood_radius 1 \\
-        --reverse_ratio 0.5 --noise_gaussian_size_forward 0.08 --wander_size 0.4
+        --reverse_ratio 0.5 --noise_gaussian_size_forward 0.08 --noise_correlated_size 0.4
     dwiml track ../experiments/phantom_l2t {testing} ../tracked.trk --tracking_mask wm_mask --min_length 20
     dwiml score ../tracked.trk --ground_truth subjects/{testing}
 

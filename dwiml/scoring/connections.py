@@ -27,7 +27,7 @@ class Connection(IntEnum):
 
 
 @dataclass(frozen=True)
-class Connections:
+class StreamlineConnections:
     """What S streamlines connect and pass, with B bundles and V voxels.
 
     Attributes
@@ -54,7 +54,7 @@ class Connections:
 
 def connect(
     points: NDArray[np.floating], lengths: NDArray[np.int64], truth: GroundTruth, max_outside: float
-) -> Connections:
+) -> StreamlineConnections:
     """Classify streamlines; see :func:`~dwiml.scoring.scores.score_streamlines` for the arguments and the rules."""
     nb_lines, nb_bundles = len(lengths), len(truth.names)
     kind = np.full(nb_lines, Connection.NONE, dtype=np.int8)
@@ -88,7 +88,7 @@ def connect(
     without_ends = in_mask & ~truth.has_ends
     owners = sparse.csr_array((valid | without_ends).astype(np.float64).T)
     passed = owners @ crossings.mm if len(looked_at) else sparse.csr_array((nb_bundles, truth.masks.shape[0]))
-    return Connections(kind, bundle, regions, without_ends.sum(axis=0), passed)
+    return StreamlineConnections(kind, bundle, regions, without_ends.sum(axis=0), passed)
 
 
 def _regions_of_ends(

@@ -47,7 +47,7 @@ class PropagationRules:
         A point is inside the mask where its value, interpolated, is at least this.
     mask_interpolation
         ``"nearest"`` or ``"trilinear"``.
-    both_ways
+    antipodal
         Whether a direction and its opposite mean the same to the model: the one nearer to the last step is taken.
 
     Raises
@@ -64,7 +64,7 @@ class PropagationRules:
     eos_stopping_thresh: float | None = None
     mask_threshold: float = 0.5
     mask_interpolation: str = "nearest"
-    both_ways: bool = False
+    antipodal: bool = False
 
     def __post_init__(self) -> None:
         check_number("step_size", self.step_size, low=0, low_included=False)
@@ -231,7 +231,7 @@ class Propagator:
         # A seed has no step before its first one.
         turns = before_mm.norm(dim=1) > SHORTEST
         cosines = torch.nn.functional.cosine_similarity(steps_mm, before_mm, dim=1)
-        if rules.both_ways:
+        if rules.antipodal:
             steps_mm = torch.where((turns & (cosines < 0))[:, None], -steps_mm, steps_mm)
             cosines = cosines.abs()
         points = last + steps_mm / self._voxel_sizes
@@ -260,7 +260,7 @@ class Propagator:
         def allowed(choice: Tensor) -> Tensor:
             unit_mm = torch.nn.functional.normalize(choice * self._voxel_sizes, dim=1)
             cosines = torch.nn.functional.normalize(before_mm, dim=1) @ unit_mm.to(before_mm.dtype).T
-            cosines = cosines.abs() if rules.both_ways else cosines
+            cosines = cosines.abs() if rules.antipodal else cosines
             at_start = before_mm.norm(dim=1, keepdim=True) <= SHORTEST
             little: Tensor = (cosines >= math.cos(math.radians(rules.theta))) | at_start
             return little

@@ -148,7 +148,7 @@ class ResumableTraining(TrainerSettings):
         """Have all ranks draw alike, each for its share of a batch."""
         self.batch_sampler.set_rank(self.ranks.rank, self.ranks.nb)
         for drawing in (self, self.batch_sampler, self.batch_loader):
-            drawing.set_seed(self.ranks.of_first(drawing.seed))
+            drawing.set_seed(self.ranks.broadcast(drawing.seed))
 
     @classmethod
     def init_from_checkpoint(
@@ -290,7 +290,7 @@ class ResumableTraining(TrainerSettings):
         ResultsNotSavedError
             Naming what is missing on the disk.
         """
-        saved = self.ranks.of_first(self._is_saved)
+        saved = self.ranks.broadcast(self._is_saved)
         if not saved:
             self._save()
         if self.ranks.is_first:
@@ -318,7 +318,7 @@ class ResumableTraining(TrainerSettings):
             self.folder.refuse_foreign()
             if self.resume == "never":
                 self.folder.refuse_used()
-        found = self.ranks.of_first(has_checkpoint(self.folder.checkpoint))
+        found = self.ranks.broadcast(has_checkpoint(self.folder.checkpoint))
         if self.resume == "must" and not found:
             raise FileNotFoundError(f"No checkpoint in '{self.folder.checkpoint}': nothing to resume.")
         if not found:
@@ -326,7 +326,7 @@ class ResumableTraining(TrainerSettings):
         # It also moves a damaged checkpoint out of the way, before the others read.
         most_bytes = most_bytes_for(self.model)
         checkpoint = load_checkpoint(self.folder.checkpoint, most_bytes=most_bytes) if self.ranks.is_first else None
-        self.ranks.of_first(None)
+        self.ranks.broadcast(None)
         if checkpoint is None:
             checkpoint = load_checkpoint(self.folder.checkpoint, most_bytes=most_bytes)
         self._stamp = checkpoint_stamp(self.folder.checkpoint)

@@ -23,7 +23,7 @@ from dwiml.training.experiment.checkpoint import load_checkpoint
 from dwiml.training.experiment.parameters import write_parameters
 from dwiml.training.generation.selection import skipped_batches
 from dwiml.training.reporting.monitors import NonFiniteValueError, PhaseMonitor
-from dwiml.training.reporting.progress import EpochProgress, announce, end_line, epoch_line, not_judged
+from dwiml.training.reporting.progress import EpochProgress, announce, end_line, epoch_line, not_selected
 from dwiml.training.reproducibility import restore_generators, seed_generators
 from dwiml.training.resuming import ResumableTraining
 from dwiml.training.running import (
@@ -109,7 +109,9 @@ class DWIMLTrainer(ResumableTraining):
             self._require_saved()
             if self.verbose:
                 folder = None if self.fast_dev_run else self.folder.path
-                announce(end_line(self.best, first, self.position.epoch, folder, judged_by=self.judged_by))
+                announce(
+                    end_line(self.best, first, self.position.epoch, folder, selection_metric=self.selection_metric)
+                )
 
     def run_one_batch(self, targets: TensorSequence, ids_per_subj: BatchSlices) -> tuple[torch.Tensor, int]:
         """Run the model on a batch and compute its loss: the method to override for a model of another kind.
@@ -178,7 +180,7 @@ class DWIMLTrainer(ResumableTraining):
         epoch, loss = self.position.epoch, self._loss_of(metrics)
         # A loss that skipped batches is not that of the others: it may be lower for want of the hard ones.
         nb_skipped = skipped_batches(metrics)
-        value = None if nb_skipped and self.judged_by is None else self.judged_value(metrics)
+        value = None if nb_skipped and self.selection_metric is None else self.selection_value(metrics)
         is_best = value is not None and self.best.update(value, epoch)
         if self.ranks.is_first:
             with self._averaged_weights():
@@ -192,16 +194,18 @@ class DWIMLTrainer(ResumableTraining):
         self.position.end_epoch()
         self._save()
         if self.verbose:
-            announce(epoch_line(metrics, epoch, self.max_epochs, is_best=is_best, judged_by=self.judged_by))
+            announce(
+                epoch_line(metrics, epoch, self.max_epochs, is_best=is_best, selection_metric=self.selection_metric)
+            )
             if nb_skipped and value is None:
-                announce(not_judged(epoch, nb_skipped))
+                announce(not_selected(epoch, nb_skipped))
 
     @property
-    def judged_by(self) -> str | None:
-        """The metric that :meth:`judged_value` is made of, for the lines that a user reads; None: the loss."""
+    def selection_metric(self) -> str | None:
+        """The metric that :meth:`selection_value` is made of, for the lines that a user reads; None: the loss."""
         return None
 
-    def judged_value(self, metrics: dict[str, float]) -> float | None:
+    def selection_value(self, metrics: dict[str, float]) -> float | None:
         """Return what the best model is chosen by, the lower the better; None: this epoch is not judged.
 
         Parameters
@@ -286,7 +290,7 @@ class DWIMLTrainer(ResumableTraining):
             self._logged.begin()
             mean_loss, n = self._step(targets, ids_per_subj)
             self._logged.end()
-        self._nb_points, self._requested = self.ranks.exchange(n, self._request())
+        self._nb_points, self._requested = self.ranks.all_reduce(n, self._request())
         self.position.batch += 1
         counts = self._nb_points > 0
         loss = self.ranks.mean(mean_loss, n, self._nb_points)
@@ -338,7 +342,7 @@ class DWIMLTrainer(ResumableTraining):
         """Return the model's loss, with noise on the targets, or the way back to them from where the model was."""
         targets = self.batch_loader.add_noise_loss(targets, ids_per_subj)
         loss: tuple[torch.Tensor, int] = self.model.compute_loss(
-            outputs, targets, **self.batch_loader.way_back(seen, ids_per_subj)
+            outputs, targets, **self.batch_loader.recovery_target(seen, ids_per_subj)
         )
         return loss
 
@@ -388,7 +392,7 @@ class DWIMLTrainer(ResumableTraining):
         else:
             restore_generators(checkpoint["generators"], rank=self.ranks.rank, seed=self.seed, device=self.device)
         self._unfinished = None if checkpoint is None else checkpoint["monitors"]
-        self._step = self.ranks.synchronized(BatchLoss(self.model, lambda *batch: self.run_one_batch(*batch)))
+        self._step = self.ranks.wrap_ddp(BatchLoss(self.model, lambda *batch: self.run_one_batch(*batch)))
         self._loaders = {}
         # Ends the workers.
         stack.callback(self._loaders.clear)

@@ -124,7 +124,7 @@ def _draw_panel(axes: Axes, logs: Sequence[Log], panel: Panel, *, in_log_scale: 
 
 def _is_judged(panel: Panel, log: Log) -> bool:
     """Return whether the panel shows what the experiment's best model is chosen by."""
-    return any(line.metric == log.judged_by for line in panel.lines)
+    return any(line.metric == log.selection_metric for line in panel.lines)
 
 
 def _give_constant_room(axes: Axes, values: Sequence[float]) -> None:
@@ -170,7 +170,7 @@ def _add_line_legend(axes: Axes, logs: Sequence[Log], panel: Panel) -> None:
         handles = [_handle(color, line.label, style=line.style, marker=marker) for line in panel.lines]
     bests = [log.best() for log in logs if _is_judged(panel, log)]
     if any(bests):
-        of_validation = any(log.judged_by == VALID_LOSS for log in logs)
+        of_validation = any(log.selection_metric == VALID_LOSS for log in logs)
         label = ("best validation" if of_validation else "best training") if panel.key == LOSS else "best model"
         if len(logs) == 1 and bests[0] is not None:
             label += f": {bests[0][1]:.4g} (epoch {bests[0][0]})"
@@ -205,7 +205,7 @@ def _legend_label(log: Log) -> str:
     name = _shortened(log.label)
     if best is None:
         return name
-    what = "best" if log.judged_by in LOSSES else f"best {name_of(log.judged_by)}"
+    what = "best" if log.selection_metric in LOSSES else f"best {name_of(log.selection_metric)}"
     return f"{name} ({what} {best[1]:.4g}, epoch {best[0]})"
 
 

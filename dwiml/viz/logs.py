@@ -10,11 +10,11 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from dwiml.files import check_outputs, check_target, read_json, reason_of
-from dwiml.training.generation.selection import BADNESS, TRAIN_LOSS, VALID_LOSS
+from dwiml.training.generation.selection import LOWER_IS_BETTER, TRAIN_LOSS, VALID_LOSS
 from dwiml.training.reporting.loggers.local import METRICS_FILE, read_metrics
 from dwiml.viz.curves import draw_curves
+from dwiml.viz.figure_file import check_figure_format, save_figure
 from dwiml.viz.panels import Log, Panel, choose_panels
-from dwiml.viz.saving import check_figure_format, save_figure
 
 logger = logging.getLogger(__name__)
 
@@ -101,11 +101,11 @@ def read_logs(experiments: Sequence[PathLike]) -> list[Log]:
         records = read_metrics(folder)
         if not records:
             raise ValueError(f"'{folder / METRICS_FILE}' is empty: no epoch is finished yet.")
-        judged_by = _judged_by(folder)
-        if judged_by == VALID_LOSS and not any(VALID_LOSS in record for record in records):
+        selection_metric = _judged_by(folder)
+        if selection_metric == VALID_LOSS and not any(VALID_LOSS in record for record in records):
             # Without a validation set the training loss decides.
-            judged_by = TRAIN_LOSS
-        log = Log(label, records, judged_by)
+            selection_metric = TRAIN_LOSS
+        log = Log(label, records, selection_metric)
         if not choose_panels([log]):
             raise ValueError(f"'{folder / METRICS_FILE}' has no metric to draw.")
         logs.append(log)
@@ -118,7 +118,7 @@ def _judged_by(folder: Path) -> str:
         metric = read_json(folder / _PARAMETERS_FILE)["trainer"]["best_model_metric"]
     except (OSError, ValueError, KeyError, TypeError):
         return VALID_LOSS
-    return metric if metric in BADNESS else VALID_LOSS
+    return metric if metric in LOWER_IS_BETTER else VALID_LOSS
 
 
 def _distinct(experiments: Sequence[PathLike]) -> list[Path]:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dwiml.training.generation.selection import (
-    BADNESS,
     DISTANCE,
     INVALID_CONNECTIONS,
     LEFT_MASK,
     LENGTH_RATIO,
     LOSSES,
+    LOWER_IS_BETTER,
     VALID_CONNECTIONS,
     VALID_LOSS,
     name_of,
@@ -73,13 +73,13 @@ class Log:
         The experiment's name in the figure.
     records
         Its epochs: ``epoch`` (from 0) and the metrics by name.
-    judged_by
+    selection_metric
         The metric that its best model is chosen by.
     """
 
     label: str
     records: Sequence[dict[str, Any]]
-    judged_by: str = VALID_LOSS
+    selection_metric: str = VALID_LOSS
 
     def series(self, metric: str) -> tuple[list[int], list[float]]:
         """Return the epochs in which a metric was computed, and its values."""
@@ -87,13 +87,13 @@ class Log:
         return [epoch for epoch, _ in found], [value for _, value in found]
 
     def best(self) -> tuple[int, float] | None:
-        """Return the epoch (the first one) that is the best by :attr:`judged_by`, and its value; None without any.
+        """Return the first epoch that is the best by :attr:`selection_metric`, and its value; None without any.
 
         It is the epoch whose model the training keeps: a loss that lacks skipped batches is not judged.
         """
-        judged = [each for each in self.records if self.judged_by not in LOSSES or not skipped_batches(each)]
-        epochs, values = Log(self.label, judged, self.judged_by).series(self.judged_by)
-        badness = BADNESS.get(self.judged_by, float)
+        judged = [each for each in self.records if self.selection_metric not in LOSSES or not skipped_batches(each)]
+        epochs, values = Log(self.label, judged, self.selection_metric).series(self.selection_metric)
+        badness = LOWER_IS_BETTER.get(self.selection_metric, float)
         return min(zip(epochs, values, strict=True), key=lambda pair: badness(pair[1]), default=None)
 
 

@@ -28,7 +28,7 @@ def measure_tracking(name: str, *, quick: bool, device: torch.device, nb_seeds: 
     volume = torch.randn(size, size, size, 28, generator=torch.Generator().manual_seed(0))
     subject = TrackingSubject(volume, torch.ones(3), torch.ones(size, size, size, dtype=torch.bool))
     # A direction and its opposite are the same to it: otherwise an untrained model turns around.
-    rules = PropagationRules(step_size=0.75, theta=90.0, max_length=60.0, both_ways=True)
+    rules = PropagationRules(step_size=0.75, theta=90.0, max_length=60.0, antipodal=True)
 
     def track(nb: int, simultaneous: int) -> Callable[[], int]:
         def work() -> int:

@@ -128,7 +128,7 @@ def test_noise_is_truncated_and_keyed(tiny_hdf5: Path) -> None:
 
 def test_wandering_is_keyed_and_in_training_only(tiny_hdf5: Path) -> None:
     learns = Learn2TrackModel(nb_features=4, step_size=1.0)
-    load = loader(dataset(tiny_hdf5), learns, wander_size=0.5, wander_nb_steps_back=3)
+    load = loader(dataset(tiny_hdf5), learns, noise_correlated_size=0.5, nb_recovery_steps=3)
     lines = TensorSequence(torch.zeros(3000, 3), torch.full((100,), 30))
 
     def slices(phase: str, batch: int = 1) -> BatchSlices:
@@ -138,10 +138,10 @@ def test_wandering_is_keyed_and_in_training_only(tiny_hdf5: Path) -> None:
     assert float(seen.data.var()) == pytest.approx(0.25 * 4 / 3, rel=0.15)
     assert torch.equal(seen.data, load.add_noise_forward(lines, slices("training")).data)
     assert not torch.equal(seen.data, load.add_noise_forward(lines, slices("training", 2)).data)
-    assert load.way_back(seen, slices("training")) == {"seen": seen, "nb_steps_back": 3}
+    assert load.recovery_target(seen, slices("training")) == {"seen": seen, "nb_recovery_steps": 3}
     assert load.add_noise_forward(lines, slices("validation")) is lines
-    assert load.way_back(lines, slices("validation")) == {}
-    assert loader(dataset(tiny_hdf5)).way_back(lines, slices("training")) == {}
+    assert load.recovery_target(lines, slices("validation")) == {}
+    assert loader(dataset(tiny_hdf5)).recovery_target(lines, slices("training")) == {}
 
 
 def test_wandering_needs_a_model_that_learns_the_way_back(tiny_hdf5: Path) -> None:
@@ -150,8 +150,8 @@ def test_wandering_needs_a_model_that_learns_the_way_back(tiny_hdf5: Path) -> No
             return super().compute_loss(outputs, targets, average_results)
 
     own = Own(nb_features=4, step_size=1.0)
-    with pytest.raises(ValueError, match="the compute_loss of Own takes no 'seen'; make it a child of"):
-        loader(dataset(tiny_hdf5), own, wander_size=0.5)
+    with pytest.raises(ValueError, match="compute_loss of Own has no parameter 'seen': make it a subclass of"):
+        loader(dataset(tiny_hdf5), own, noise_correlated_size=0.5)
     loader(dataset(tiny_hdf5), own)
 
 
@@ -425,9 +425,9 @@ def test_volumes_of_a_batch_stay_in_the_cache(tiny_hdf5: Path, monkeypatch: pyte
         ({"split_ratio": "0.5"}, "split_ratio must be a number from 0 to 1, got '0.5'"),
         ({"reverse_ratio": None}, "reverse_ratio must be a number from 0 to 1, got None"),
         ({"noise_gaussian_size_loss": True}, "noise_gaussian_size_loss must be a number from 0 to 100, got True"),
-        ({"wander_size": -0.1}, "wander_size must be a number from 0 to 100"),
-        ({"wander_nb_points": 0}, "wander_nb_points must be"),
-        ({"wander_nb_steps_back": 0.5}, "wander_nb_steps_back must be"),
+        ({"noise_correlated_size": -0.1}, "noise_correlated_size must be a number from 0 to 100"),
+        ({"noise_correlated_nb_points": 0}, "noise_correlated_nb_points must be"),
+        ({"nb_recovery_steps": 0.5}, "nb_recovery_steps must be"),
         ({"seed": -1}, "seed must be an integer"),
     ],
 )

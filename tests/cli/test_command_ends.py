@@ -77,12 +77,12 @@ def command_at(name: str, work: Path, out: Path) -> tuple[list[str], str]:
         ),
         "connectivity_matrix": (
             ["connectivity_matrix", bundle, str(out / "m.npy"), "--labels", labels],
-            "dwiml.ops.connectivity.count_connections",
+            "dwiml.ops.connectivity_matrix.count_connections",
         ),
         "show_loss": (["show_loss", experiment, "sub-03", str(out)], "dwiml.evaluation.losses_by_point.measure_losses"),
         "show_tractogram": (
             ["show_tractogram", bundle, str(out / "a.png"), "--background", str(subject / "metrics/fa.nii.gz")],
-            "dwiml.viz.saving.save_figure",
+            "dwiml.viz.figure_file.save_figure",
         ),
         "visualize_logs": (["visualize_logs", experiment, "--out", str(out / "a.png")], "dwiml.viz.logs.read_metrics"),
     }[name]

@@ -13,7 +13,7 @@ from dwiml.cli.main import main
 from dwiml.cli.phantom import build_parser
 from dwiml.phantom import create
 from dwiml.phantom.create import GROUPS_CONFIG, README
-from dwiml.phantom.folder import new_folder
+from dwiml.phantom.output import new_folder
 
 
 def test_makes_the_folder_says_so_and_replaces_another_only_with_f(

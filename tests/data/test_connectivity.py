@@ -14,7 +14,7 @@ from tests_support import SHAPE, write_hdf5
 from dwiml import MultiSubjectDataset
 from dwiml.data.connectivity import Connectivity, read_connectivity
 from dwiml.data.streamlines import SubjectStreamlines
-from dwiml.ops.connectivity import connection_status
+from dwiml.ops.connectivity_matrix import connection_status
 from dwiml.ops.regions import BlocRegions, LabelRegions
 
 # Unlike along each axis: [x, y, y] for [x, y, z] is seen.

@@ -27,13 +27,13 @@ METHODS = {"read_text", "read_bytes", "write_text", "write_bytes"}
 # What dwiml.files does not do for them.
 BY_ITSELF = {
     "batching.workers": "reads /proc",
-    "hdf5.connectivity": "maps a .npy, within explained()",
+    "hdf5.connectivity_group": "maps a .npy, within explained()",
     "hdf5.inspection": "nibabel, within explained()",
     "hdf5.stored.nodes": "the one place that opens HDF5 files to read",
     "hdf5.volumes": "reads a .gz to its checksum, within explained()",
-    "hdf5.writing": "h5py writes a temporary file, which takes its name when it is whole",
+    "hdf5.file_writer": "h5py writes a temporary file, which takes its name when it is whole",
     "phantom.create": "writes into a new folder, which takes its name when it is whole",
-    "phantom.folder": "the same",
+    "phantom.output": "the same",
     "tractograms.writing.appending": "appends to a partial file",
     "tractograms.writing.single_file": "the partial file takes its name",
     "tractograms.writing.trx_folder": "the same, of a folder",

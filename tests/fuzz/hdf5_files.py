@@ -18,7 +18,7 @@ from tests_support import AFFINE, SHAPE, curved_streamlines, write_hdf5
 from dwiml import MultiSubjectDataset
 from dwiml.batching.grids import check_grids
 from dwiml.cli import run_command
-from dwiml.hdf5 import writing
+from dwiml.hdf5 import file_writer
 from dwiml.hdf5.config import load_config
 from dwiml.hdf5.stored.digests import digest_of_array
 from dwiml.hdf5.streamlines import StreamlinesData
@@ -65,16 +65,16 @@ def write_bases(folder: Path) -> dict[str, Path]:
     rng = np.random.default_rng(0)
     grid = Grid.from_header(AFFINE, SHAPE, path)
     with h5py.File(path, "w") as handle:
-        writing.write_root(handle, SUBJECTS, load_config(_CONFIG), Resampling(), {})
+        file_writer.write_root(handle, SUBJECTS, load_config(_CONFIG), Resampling(), {})
         for name in [name for names in SUBJECTS.values() for name in names]:
             subject = handle.create_group(name)
-            writing.write_volume(subject, "input", rng.normal(size=(*SHAPE, 3)).astype(np.float32), grid)
+            file_writer.write_volume(subject, "input", rng.normal(size=(*SHAPE, 3)).astype(np.float32), grid)
             lines = curved_streamlines(rng, 9)
             lengths = np.array([len(line) for line in lines], dtype=np.int64)
             dps = {"id": np.arange(len(lines), dtype=np.float32)[:, None]}
             data = StreamlinesData(np.concatenate(lines), lengths, dps, 0)
-            writing.write_streamlines(subject, "streamlines", data, grid)
-            writing.write_group_digests(subject)
+            file_writer.write_streamlines(subject, "streamlines", data, grid)
+            file_writer.write_group_digests(subject)
     plain = write_hdf5(folder / "plain.hdf5", {"sub-a": 9, "sub-b": 8}, {"sub-c": 7})
     return {"digests": path, "plain": plain}
 

@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dwiml.hdf5 import creator, schema, writing
+from dwiml.hdf5 import creator, schema
 from dwiml.hdf5.stored import open_hdf5
 from dwiml.hdf5.stored.layout import groups_config, groups_of_type, subject_lists
 
@@ -51,7 +51,7 @@ def test_root_attributes(three):
 
 
 def test_lists_and_config_from_files_or_from_memory_give_the_same_bytes(three, monkeypatch):
-    monkeypatch.setattr(writing, "now", lambda: datetime.datetime(2020, 1, 2))
+    monkeypatch.setattr(file_writer, "now", lambda: datetime.datetime(2020, 1, 2))
     (three.root / "list.txt").write_text("a\nb\n")
     three.create(training=three.root / "list.txt", validation=["c"])
     first = three.out.read_bytes()
@@ -259,12 +259,12 @@ def test_a_kill_leaves_the_old_file_whole_or_none(three, caplog, old):
 
 FULL_DISK = """
 import resource, sys
-from dwiml.hdf5 import creator, writing
+from dwiml.hdf5 import creator, file_writer
 
 # A limit on the size of files plays the full disk.
 room = int(sys.argv[4])
 resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
-writing._ROOM_FOR_METADATA = 6000
+file_writer._ROOM_FOR_METADATA = 6000
 tell = lambda done, total, name: print(done)
 try:
     creator.create_hdf5(*sys.argv[1:4], ["a", "b", "c"], overwrite=True, on_progress=tell)

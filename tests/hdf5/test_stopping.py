@@ -28,8 +28,8 @@ PLACES = {
     "reading volumes": "dwiml.hdf5.volumes.open_volume",
     "standardizing": "dwiml.hdf5.volumes.standardize",
     "reading tractograms": "dwiml.hdf5.streamlines.open_tractogram",
-    "writing": "dwiml.hdf5.writing.write_streamlines",
-    "the last digests": "dwiml.hdf5.writing.write_group_digests",
+    "writing": "dwiml.hdf5.file_writer.write_streamlines",
+    "the last digests": "dwiml.hdf5.file_writer.write_group_digests",
 }
 OLDER = b"\x89HDF\r\n\x1a\nolder"
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]

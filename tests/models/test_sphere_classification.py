@@ -64,7 +64,7 @@ def test_the_way_back_is_learned_where_the_model_saw_other_points(add_eos: bool)
         if add_eos:
             expected.append(-log_softmax(next(rows))[len(directions)])
     given = seen if add_eos else seen.trimmed_last()
-    losses, _ = network.compute_loss(outputs, targets, average_results=False, seen=given, nb_steps_back=2)
+    losses, _ = network.compute_loss(outputs, targets, average_results=False, seen=given, nb_recovery_steps=2)
     np.testing.assert_allclose(losses.numpy(), expected, rtol=1e-5)
 
 

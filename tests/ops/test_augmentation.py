@@ -10,10 +10,10 @@ from scipy.stats import kstest, truncnorm
 from dwiml.ops.augmentation import (
     DrawnAugmentation,
     cuts_at,
+    draw_correlated_noise,
     draw_noise,
     draw_reverse,
     draw_split,
-    draw_wander,
     reverse,
     split,
 )
@@ -84,7 +84,7 @@ def test_a_drawn_augmentation_is_replayed_and_shared_out(lengths, seed):
     for parts, expected in zip(zip(first, second, strict=True), (new_points, new_lengths, counts), strict=True):
         np.testing.assert_array_equal(np.concatenate(parts), expected)
     # Nothing is lost: the halves joined, the turned ones turned back.
-    np.testing.assert_array_equal(reverse(new_points, lengths, drawn.turned), points)
+    np.testing.assert_array_equal(reverse(new_points, lengths, drawn.reversed), points)
     joined = [part.sum() for part in np.split(new_lengths, np.cumsum(counts)[:-1])] if nb else []
     assert joined == lengths.tolist()
 
@@ -169,7 +169,7 @@ def test_what_does_not_fit_is_refused():
 
 def test_wandering_has_the_moments_of_the_process():
     nb_lines, length, nb_points = 4000, 12, 5.0
-    wander = draw_wander([length] * nb_lines, nb_points, rng_of(1)).reshape(nb_lines, length, 3)
+    wander = draw_correlated_noise([length] * nb_lines, nb_points, rng_of(1)).reshape(nb_lines, length, 3)
     # A factor of the streamline's own, uniform from 0 to 2, has a mean square of 4 / 3.
     for i in (0, 5, 11):
         assert wander[:, i].var() == pytest.approx(4 / 3, rel=0.05)
@@ -181,8 +181,8 @@ def test_wandering_has_the_moments_of_the_process():
 
 
 def test_wandering_of_unlike_lengths():
-    assert draw_wander([3, 0, 1, 7], 6.0, rng_of(0)).shape == (11, 3)
-    assert draw_wander([3, 0, 1, 7], 6.0, rng_of(0)).dtype == np.float32
-    assert draw_wander([], 6.0, rng_of(0)).shape == draw_wander([0], 6.0, rng_of(0)).shape == (0, 3)
+    assert draw_correlated_noise([3, 0, 1, 7], 6.0, rng_of(0)).shape == (11, 3)
+    assert draw_correlated_noise([3, 0, 1, 7], 6.0, rng_of(0)).dtype == np.float32
+    assert draw_correlated_noise([], 6.0, rng_of(0)).shape == draw_correlated_noise([0], 6.0, rng_of(0)).shape == (0, 3)
     with pytest.raises(ValueError, match="one count of points a streamline"):
-        draw_wander([-1], 6.0, rng_of(0))
+        draw_correlated_noise([-1], 6.0, rng_of(0))

@@ -12,7 +12,7 @@ from dwiml.ops.directions import (
     angle_degrees,
     normalize_directions,
     previous_directions,
-    steps_back,
+    recovery_steps,
     streamline_directions,
 )
 
@@ -120,7 +120,7 @@ def test_steps_back_are_those_of_a_loop(lengths: list[int], nb_steps: float, tri
             expected.append((line[i + 1] - line[i] + (line[i] - near[i]) / nb_steps).numpy()[None])
             if nb_steps == 1:
                 np.testing.assert_allclose(expected[-1][0], (line[i + 1] - near[i]).numpy(), atol=1e-12)
-    got = steps_back(streamlines, seen.trimmed_last() if trimmed else seen, nb_steps)
+    got = recovery_steps(streamlines, seen.trimmed_last() if trimmed else seen, nb_steps)
     assert got.lengths.tolist() == streamlines.diff().lengths.tolist()
     np.testing.assert_allclose(got.data.numpy(), np.concatenate(expected), atol=1e-12)
-    torch.testing.assert_close(steps_back(streamlines, streamlines, nb_steps).data, streamlines.diff().data)
+    torch.testing.assert_close(recovery_steps(streamlines, streamlines, nb_steps).data, streamlines.diff().data)

@@ -10,8 +10,8 @@ from dipy.sims.voxel import multi_tensor, single_tensor
 from scipy import sparse
 
 from dwiml.phantom.create import save_acquisition
-from dwiml.phantom.metrics import fractional_anisotropy, signal_harmonics
 from dwiml.phantom.simulate import B_VALUE, FIBRE_DIFFUSIVITIES, S0_FIBRES, make_protocol, simulate_dwi, to_fsl
+from dwiml.phantom.tensor_maps import fractional_anisotropy, signal_harmonics
 from dwiml.phantom.voxelize import FibreMap
 
 PROTOCOL = make_protocol()

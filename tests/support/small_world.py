@@ -36,11 +36,11 @@ def make_world(root: Path) -> Path:
     with TractogramWriter(root / "lines.trx", affine=AFFINE, dimensions=SHAPE) as writer:
         writer.append(np.concatenate(lines), [len(line) for line in lines])
     _write_truth(root, lines)
-    from dwiml.hdf5.connectivity import write_matrix
-    from dwiml.ops.connectivity import Connections
+    from dwiml.hdf5.connectivity_group import write_matrix
+    from dwiml.ops.connectivity_matrix import ConnectivityMatrix
 
     regions = LabelRegions.from_volume(_labels())
-    write_matrix(root / "matrix.npy", Connections.from_dense(np.ones((3, 3))), regions)
+    write_matrix(root / "matrix.npy", ConnectivityMatrix.from_dense(np.ones((3, 3))), regions)
     for name in ("sub-1", "sub-2", "sub-3"):
         shutil.copytree(root / "images", root / "subjects" / name)
         shutil.copy(root / "lines.trk", root / "subjects" / name)

@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from dwiml.hdf5 import schema, writing
+from dwiml.hdf5 import file_writer, schema
 from dwiml.hdf5.stored.digests import digest_of_array
 from dwiml.hdf5.stored.layout import root_digest
 
@@ -40,7 +40,7 @@ def add_digests(path: Path) -> Path:
     with h5py.File(path, "r+") as handle:
         handle.visititems(lambda _, node: _add_digest(node) if isinstance(node, h5py.Dataset) else None)
         for subject in handle.values():
-            writing.write_group_digests(subject)
+            file_writer.write_group_digests(subject)
         handle.attrs[schema.DIGEST] = np.bytes_(root_digest(dict(handle.attrs)))
     return path
 

@@ -192,7 +192,7 @@ def test_a_mask_read_trilinearly_ends_streamlines_at_its_threshold(threshold: fl
 def test_opposite_directions_are_the_same_to_a_symmetric_model() -> None:
     field = torch.from_numpy(smooth_field(1)).abs() + 0.1
     signs = torch.where(torch.rand(*SHAPE[:2], 1, 1, generator=torch.Generator().manual_seed(1)) > 0.5, 1.0, -1.0)
-    rules = PropagationRules(step_size=0.5, theta=60.0, max_length=12.0, both_ways=True)
+    rules = PropagationRules(step_size=0.5, theta=60.0, max_length=12.0, antipodal=True)
     plain, _ = propagate(field, seeds(20), rules)
     blocks = signs.repeat_interleave(24, 0)[:24].clone()
     blocks[:] = torch.where(torch.arange(24)[:, None, None, None] > 11, -1.0, 1.0)

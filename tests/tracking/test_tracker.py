@@ -87,7 +87,7 @@ def test_five_thousand_at_once_are_those_of_a_hundred_and_of_one(algo: str) -> N
 
 def test_streamlines_go_through_their_seeds_one_step_after_the_other() -> None:
     # Untrained, a model gives one direction, whatever it has seen: its opposite is as good.
-    tracker = Tracker(network(), subject(), rules(both_ways=True), min_length=2.0)
+    tracker = Tracker(network(), subject(), rules(antipodal=True), min_length=2.0)
     lines, where = tracked(tracker, seeds())
     for line, seed in zip(lines, where, strict=True):
         steps = torch.linalg.vector_norm(line.diff(dim=0) * VOXEL_SIZES, dim=1)
@@ -97,8 +97,8 @@ def test_streamlines_go_through_their_seeds_one_step_after_the_other() -> None:
     counts = tracker.counts
     assert (counts.nb_seeds, counts.nb_kept, counts.nb_too_short) == (50, len(lines), 50 - len(lines))
     assert sum(counts.ends.values()) == 100
-    both_ways = sum(bool((line[1:-1] == seed).all(dim=1).any()) for line, seed in zip(lines, where, strict=True))
-    assert both_ways > len(lines) / 2
+    antipodal = sum(bool((line[1:-1] == seed).all(dim=1).any()) for line, seed in zip(lines, where, strict=True))
+    assert antipodal > len(lines) / 2
 
 
 def test_forward_only_begins_at_the_seeds() -> None:
@@ -136,7 +136,7 @@ def test_where_the_first_step_leaves_the_mask_the_other_way_is_taken() -> None:
     last_plane = torch.zeros(SHAPE, dtype=torch.bool)
     last_plane[-3, 5, 5] = True
     where = Seeds(last_plane, per_voxel=1, placement="center")
-    tracker = Tracker(Straight(), subject(), rules(theta=20.0, step_size=1.0, both_ways=True), min_length=0)
+    tracker = Tracker(Straight(), subject(), rules(theta=20.0, step_size=1.0, antipodal=True), min_length=0)
     (line,), _ = tracked(tracker, where)
     # From the mask's last plane to its first one.
     expected = torch.arange(2.5, 12).flip(0)

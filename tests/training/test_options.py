@@ -306,7 +306,7 @@ def test_compiled_rows_are_padded_to_few_sizes(monkeypatch: pytest.MonkeyPatch) 
             "its learning rate would be .* in epoch",
         ),
         ({"loader_args": {"noise_gaussian_size_forward": 1e38}}, "noise_gaussian_size_forward must be a number from 0"),
-        ({"loader_args": {"wander_size": 1e38}}, "wander_size must be a number from 0 to 100"),
+        ({"loader_args": {"noise_correlated_size": 1e38}}, "noise_correlated_size must be a number from 0 to 100"),
         ({"precision": "half"}, "precision must be one of 'float32', 'bf16', 'fp16', got 'half'"),
         ({"accumulate_batches": 0}, "accumulate_batches must be a whole number of at least 1, got 0"),
         ({"ema_decay": 1.0}, "ema_decay must be None, or between 0 and 1"),

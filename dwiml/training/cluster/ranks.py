@@ -67,7 +67,7 @@ class Ranks:
         self._control = distributed.new_group(backend="gloo", timeout=PATIENCE)
         atexit.register(self._free_control)
 
-    def exchange(self, nb_points: int, request: int) -> Exchanged:
+    def all_reduce(self, nb_points: int, request: int) -> Exchanged:
         """Add up the ranks' numbers of points of a batch, and return the highest of their requests."""
         if self.alone:
             return Exchanged(nb_points, request)
@@ -101,11 +101,11 @@ class Ranks:
         self._together(lambda: distributed.all_gather_object(values, value, group=self._control))
         return values
 
-    def of_first(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Return the first rank's plain value on each rank."""
         return self.gather(value)[0]
 
-    def synchronized(self, step: torch.nn.Module) -> torch.nn.Module:
+    def wrap_ddp(self, step: torch.nn.Module) -> torch.nn.Module:
         """Return a module whose gradients are the mean of those of all ranks, with the weights of the first."""
         if self.alone:
             return step

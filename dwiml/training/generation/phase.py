@@ -23,8 +23,8 @@ from dwiml.scoring.ground_truth import GroundTruth
 from dwiml.scoring.reading import read_ground_truth
 from dwiml.tracking.propagation import MASK, PropagationRules, PropagationStopped, Propagator
 from dwiml.training.checks import check_choice
-from dwiml.training.generation.metrics import KnownOfSubject, measure_continued
-from dwiml.training.generation.selection import BADNESS, INVALID_CONNECTIONS, LEFT_MASK, VALID_CONNECTIONS
+from dwiml.training.generation.measures import SubjectReference, measure_continued
+from dwiml.training.generation.selection import INVALID_CONNECTIONS, LEFT_MASK, LOWER_IS_BETTER, VALID_CONNECTIONS
 from dwiml.training.one_input import DWIMLTrainerOneInput
 from dwiml.training.reproducibility import generators_as_they_were, generators_state
 from dwiml.training.state import GENERATION
@@ -105,7 +105,7 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
         self.nb_segments_init = check_whole("tracking_phase_nb_segments_init", tracking_phase_nb_segments_init, low=1)
         if tracking_phase_max_batches is not None:
             check_whole("tracking_phase_max_batches", tracking_phase_max_batches, low=1)
-        check_choice("best_model_metric", best_model_metric, BADNESS)
+        check_choice("best_model_metric", best_model_metric, LOWER_IS_BETTER)
         self.tracking_phase_max_batches = tracking_phase_max_batches
         self.best_model_metric, self.mask_group = best_model_metric, tracking_phase_mask_group
         step_size = getattr(model, "step_size", None) if tracking_phase_step_size is None else tracking_phase_step_size
@@ -132,7 +132,7 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
         if (epoch + 1) % self.tracking_phase_frequency == 0 or epoch + 1 >= self.max_epochs:
             with self.profiler.part("tracking"), self._averaged_weights():
                 measured = self.run_tracking_phase()
-            if not measured and self.judged_by is not None:
+            if not measured and self.selection_metric is not None:
                 raise ValueError(self._nothing_to_measure())
             if not measured:
                 logger.warning(self._nothing_to_measure())
@@ -140,14 +140,14 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
         super().finish_epoch(metrics)
 
     @property
-    def judged_by(self) -> str | None:
+    def selection_metric(self) -> str | None:
         """:attr:`best_model_metric`, where it is not the loss."""
         return None if self.best_model_metric == "valid_loss" else self.best_model_metric
 
-    def judged_value(self, metrics: dict[str, float]) -> float | None:
+    def selection_value(self, metrics: dict[str, float]) -> float | None:
         """Return how far :attr:`best_model_metric` is from its best; None in an epoch without the phase."""
         value = metrics.get(self.best_model_metric)
-        return None if value is None else BADNESS[self.best_model_metric](value)
+        return None if value is None else LOWER_IS_BETTER[self.best_model_metric](value)
 
     @torch.no_grad()
     def run_tracking_phase(self) -> dict[str, float]:
@@ -193,7 +193,7 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
         """After a batch: write a checkpoint from which this phase begins again, and leave, if a rank wants it."""
         if not self._is_in_phase:
             return
-        wanted = self._request() if self.ranks.alone else self.ranks.exchange(0, self._request()).request
+        wanted = self._request() if self.ranks.alone else self.ranks.all_reduce(0, self._request()).request
         if wanted != NOTHING:
             with generators_as_they_were(generators_at_start, self.device):
                 self._act_on(wanted)
@@ -254,7 +254,7 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
             _first_points(true, self.nb_segments_init + 1),
             max_lengths=streamline_lengths_mm(true, sizes) if mask is None else None,
         )
-        known = KnownOfSubject(
+        known = SubjectReference(
             sizes,
             data.streamlines[self.batch_loader.streamline_group_name].connectivity,
             self._ground_truths.get(data.subject_id),

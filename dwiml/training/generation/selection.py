@@ -16,7 +16,7 @@ def _itself(value: float) -> float:
     return value
 
 
-BADNESS: Mapping[str, Callable[[float], float]] = {
+LOWER_IS_BETTER: Mapping[str, Callable[[float], float]] = {
     VALID_LOSS: _itself,
     DISTANCE: _itself,
     LENGTH_RATIO: lambda value: abs(value - 1.0),

@@ -26,7 +26,7 @@ class Schedule:
             begin_epoch(epoch)                (when resuming in mid-epoch, too)
             for each step of the optimizer:
                 begin_step(epoch, fraction)
-            end_epoch(judged_loss)            (before the checkpoint of the epoch's end)
+            end_epoch(selection_loss)            (before the checkpoint of the epoch's end)
             or pass_epoch()                   (the same, of an epoch that is not judged)
 
     Parameters
@@ -60,7 +60,7 @@ class Schedule:
     def begin_step(self, epoch: int, fraction: float) -> None:
         """Give the optimizer the learning rate of its next step; ``fraction``, in [0, 1), of the epoch is done."""
 
-    def end_epoch(self, judged_loss: float | None) -> None:
+    def end_epoch(self, selection_loss: float | None) -> None:
         """Learn that an epoch is over, and the loss by which models are judged; None when there is none."""
 
     def pass_epoch(self) -> None:

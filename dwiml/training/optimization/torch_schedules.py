@@ -111,11 +111,11 @@ class TorchSchedule(Schedule):
             )
         self._hand_over()
 
-    def end_epoch(self, judged_loss: float | None) -> None:
+    def end_epoch(self, selection_loss: float | None) -> None:
         """Step the scheduler, with the judged loss where it goes by that: ValueError when there is none then."""
-        if judged_loss is None and self._needs_loss:
+        if selection_loss is None and self._needs_loss:
             raise ValueError(f"The schedule {self.name} goes by the loss of each epoch, and this one has none.")
-        self._step(judged_loss)
+        self._step(selection_loss)
         self._hand_over()
 
     def pass_epoch(self) -> None:
@@ -150,14 +150,14 @@ class TorchSchedule(Schedule):
         copies = {key: list(value) if isinstance(value, list) else value for key, value in self._args.items()}
         self._scheduler = self._class(self._settings, **copies)
 
-    def _step(self, judged_loss: float | None, *, holds: bool = True) -> None:
+    def _step(self, selection_loss: float | None, *, holds: bool = True) -> None:
         if holds and self.has_end and self._scheduler.last_epoch + 1 >= self.planned_epochs:
             self._scheduler.last_epoch += 1
             return
         # torch warns of a scheduler that is stepped before its optimizer.
         self._settings.step()
         if self._needs_loss:
-            self._scheduler.step(judged_loss)
+            self._scheduler.step(selection_loss)
         else:
             self._scheduler.step()
 

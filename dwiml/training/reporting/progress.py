@@ -24,10 +24,10 @@ def announce(sentence: str) -> None:
 
 
 def epoch_line(
-    metrics: dict[str, float], epoch: int, max_epochs: int, *, is_best: bool, judged_by: str | None = None
+    metrics: dict[str, float], epoch: int, max_epochs: int, *, is_best: bool, selection_metric: str | None = None
 ) -> str:
     """Return an epoch's line; epochs are counted from 0, as in the log."""
-    names = dict.fromkeys(("train_loss", "valid_loss", judged_by))
+    names = dict.fromkeys(("train_loss", "valid_loss", selection_metric))
     parts = [f"{name_of(name)} {metrics[name]:.5f}" for name in names if name in metrics]
     parts += [f"{name_of(name)} {metrics[name]:.5g}" for name in own_metric_names(metrics) if name not in names]
     seconds = metrics.get("train_duration_s", 0.0) + metrics.get("valid_duration_s", 0.0)
@@ -37,7 +37,7 @@ def epoch_line(
     return f"{_title(epoch, max_epochs)}: {', '.join(parts)}{' (best)' if is_best else ''}"
 
 
-def not_judged(epoch: int, nb_skipped: int) -> str:
+def not_selected(epoch: int, nb_skipped: int) -> str:
     """Return the line for an epoch whose loss is not comparable with the others'."""
     batches = "a batch was" if nb_skipped == 1 else f"{nb_skipped} batches were"
     return f"Epoch {epoch} is not judged (best model, patience): {batches} skipped as NaN, so its loss lacks them."
@@ -48,7 +48,7 @@ def _title(epoch: int, max_epochs: int) -> str:
 
 
 def end_line(
-    best: BestMonitor, first: int, nb_epochs: int, folder: Path | None, *, judged_by: str | None = None
+    best: BestMonitor, first: int, nb_epochs: int, folder: Path | None, *, selection_metric: str | None = None
 ) -> str:
     """Return the line that says why a training ended and what came of it.
 
@@ -58,7 +58,7 @@ def end_line(
         Of the training; no folder where nothing is kept.
     first, nb_epochs
         The epoch it began with, and how many are done.
-    judged_by
+    selection_metric
         The metric that the best model was chosen by; None: the loss.
     """
     done = "1 epoch is done" if nb_epochs == 1 else f"{nb_epochs} epochs are done"
@@ -66,10 +66,10 @@ def end_line(
     beginning = "Nothing to train" if first == nb_epochs else "Training ended"
     if best.best_value is None:
         value = "" if first == nb_epochs else "; no epoch could be judged, so there is no best model"
-    elif judged_by is None:
+    elif selection_metric is None:
         value = f"; best loss {best.best_value:.4g} in epoch {best.best_epoch}"
     else:
-        value = f"; the best model by {name_of(judged_by)} is that of epoch {best.best_epoch}"
+        value = f"; the best model by {name_of(selection_metric)} is that of epoch {best.best_epoch}"
     where = "It was a trial: nothing is kept" if folder is None else f"Results are in {folder}"
     more = ""
     if first == nb_epochs:

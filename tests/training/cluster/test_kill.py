@@ -21,7 +21,7 @@ from tests_support import write_hdf5
 
 from dwiml.training.experiment.checkpoint import load_checkpoint
 
-SUPPORT = Path(__file__).parents[1] / "support"
+SUPPORT = Path(__file__).parents[2] / "support"
 SEED = 20261123
 # Of all four ways of loading together.
 KILLS = int(os.environ.get("DWIML_KILLS", "52"))

@@ -21,7 +21,7 @@ from dwiml.batching.fetcher import StreamlineFetcher
 from dwiml.failures import WORKER, ResourceError
 from dwiml.training.experiment.checkpoint import load_checkpoint
 
-SUPPORT = Path(__file__).parents[1] / "support"
+SUPPORT = Path(__file__).parents[2] / "support"
 
 
 def act_at(trainer: Any, nth: int, act: Any) -> None:

@@ -130,7 +130,7 @@ import torch
 from dwiml.training.cluster.ranks import Ranks
 
 ranks = Ranks()
-step = ranks.synchronized(torch.nn.Linear(3, 3))
+step = ranks.wrap_ddp(torch.nn.Linear(3, 3))
 step(torch.ones(2, 3)).sum().backward()
 ranks.mean(torch.tensor(2.0), 1, 2)
 assert ranks.gather(ranks.rank) == [0, 1]

@@ -8,9 +8,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from dwiml.ops.connectivity import JOINS_CONNECTED, JOINS_NONE, JOINS_UNCONNECTED, Connections
+from dwiml.ops.connectivity_matrix import JOINS_CONNECTED, JOINS_NONE, JOINS_UNCONNECTED, ConnectivityMatrix
 from dwiml.ops.regions import BlocRegions, LabelRegions
-from dwiml.scoring.connectivity import ends_of, score_connectivity
+from dwiml.scoring.connectivity_scores import ends_of, score_connectivity
 
 SHAPE = (9, 7, 5)
 LABELS = (3, 7, 40, 1005)
@@ -39,7 +39,7 @@ def test_score_by_a_loop() -> None:
     regions = LabelRegions.from_volume(volume)
     matrix = np.array([[1, 2, 0, 0], [2, 0, 0, 5], [0, 0, 1, 0], [0, 5, 0, 0]])
     points, lengths = lines(400)
-    score = score_connectivity(points, lengths, regions, Connections.from_dense(matrix))
+    score = score_connectivity(points, lengths, regions, ConnectivityMatrix.from_dense(matrix))
 
     status, joined, after = [], Counter[tuple[int, int]](), 0
     for length in lengths:
@@ -75,7 +75,7 @@ def test_score_by_a_loop() -> None:
 
 def test_nothing_to_score() -> None:
     regions = BlocRegions(SHAPE, (2, 1, 1))
-    nothing = Connections.from_dense(np.zeros((2, 2)))
+    nothing = ConnectivityMatrix.from_dense(np.zeros((2, 2)))
     score = score_connectivity(np.zeros((0, 3)), np.zeros(0, int), regions, nothing)
     assert (score.nb_streamlines, score.share(1), score.unconnected) == (0, None, [])
     assert (score.nb_pairs_connected, score.nb_pairs_found) == (0, 0)
@@ -84,4 +84,4 @@ def test_nothing_to_score() -> None:
 
 def test_other_numbers_of_regions_are_refused() -> None:
     with pytest.raises(ValueError, match="has 3 rows but 2 x 1 x 1 blocs are 2 regions"):
-        score_connectivity(*lines(), BlocRegions(SHAPE, (2, 1, 1)), Connections.from_dense(np.eye(3)))
+        score_connectivity(*lines(), BlocRegions(SHAPE, (2, 1, 1)), ConnectivityMatrix.from_dense(np.eye(3)))

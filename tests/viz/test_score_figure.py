@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from dwiml.scoring.connections import Connection
 from dwiml.scoring.scores import BundleScore, InvalidBundle, Scores
-from dwiml.viz.scores import plot_scores
+from dwiml.viz.score_figure import plot_scores
 
 
 def made(seed: int, nb_bundles: int = 10, *, ends: bool = True, longest: str = "") -> Scores:

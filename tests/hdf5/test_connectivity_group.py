@@ -13,10 +13,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dwiml.hdf5 import writing
-from dwiml.hdf5.connectivity import check_labels_file, labels_path, read_connections, write_matrix
-from dwiml.ops import connectivity
-from dwiml.ops.connectivity import Connections
+from dwiml.hdf5.connectivity_group import check_labels_file, labels_path, read_connections, write_matrix
+from dwiml.ops.connectivity_matrix import ConnectivityMatrix
 from dwiml.ops.regions import BlocRegions, LabelRegions
 
 BLOCS = (4, 3, 2)
@@ -127,7 +125,7 @@ def test_a_large_matrix_is_copied_some_rows_at_a_time(with_matrix):
     ],
 )
 def test_faults_that_are_told_before_the_work_starts(with_matrix, monkeypatch, matrix, keys, sentence):
-    monkeypatch.setattr(writing, "write_root", lambda *args: pytest.fail("the work has started"))
+    monkeypatch.setattr(file_writer, "write_root", lambda *args: pytest.fail("the work has started"))
     with pytest.raises((ValueError, FileNotFoundError), match=sentence) as caught:
         with_matrix.create(with_matrix.with_connectivity(matrix, **keys))
     assert str(caught.value).startswith("Group 'lines' of subject 'a'")
@@ -136,7 +134,7 @@ def test_faults_that_are_told_before_the_work_starts(with_matrix, monkeypatch, m
 
 
 def test_a_matrix_that_is_cut_off_is_told_before_the_work_starts(with_matrix, monkeypatch):
-    monkeypatch.setattr(writing, "write_root", lambda *args: pytest.fail("the work has started"))
+    monkeypatch.setattr(file_writer, "write_root", lambda *args: pytest.fail("the work has started"))
     config = with_matrix.with_connectivity(np.eye(24))
     path = with_matrix.folder / "a" / "m.npy"
     path.write_bytes(path.read_bytes()[:-1])
@@ -145,7 +143,7 @@ def test_a_matrix_that_is_cut_off_is_told_before_the_work_starts(with_matrix, mo
 
 
 def test_another_kind_of_file_is_told_before_the_work_starts(with_matrix, monkeypatch):
-    monkeypatch.setattr(writing, "write_root", lambda *args: pytest.fail("the work has started"))
+    monkeypatch.setattr(file_writer, "write_root", lambda *args: pytest.fail("the work has started"))
     config = with_matrix.with_connectivity()
     path = with_matrix.folder / "a" / "m.npy"
     for content in (b"", b"1 2 3\n", pickle.dumps([1, 2])):
@@ -176,7 +174,7 @@ def test_two_matrices_are_not_one(with_matrix):
     ],
 )
 def test_labels_that_do_not_go_with_the_matrix(with_matrix, grid, monkeypatch, change, sentence):
-    monkeypatch.setattr(writing, "write_root", lambda *args: pytest.fail("the work has started"))
+    monkeypatch.setattr(file_writer, "write_root", lambda *args: pytest.fail("the work has started"))
     keys = by_labels(with_matrix, change(label_volume(grid["shape"])))
     with pytest.raises(ValueError, match=sentence) as caught:
         with_matrix.create(with_matrix.with_connectivity(np.eye(4), **keys))
@@ -203,11 +201,11 @@ def test_values_that_count_nothing_leave_no_file(with_matrix, bad):
 
 FULL_DISK = """
 import resource, sys
-from dwiml.hdf5 import creator, writing
+from dwiml.hdf5 import creator, file_writer
 
 # A limit on the size of files plays the full disk; there is room for the first of three chunks.
 resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, 600_000))
-writing._ROOM_FOR_METADATA = 6000
+file_writer._ROOM_FOR_METADATA = 6000
 try:
     creator.create_hdf5(*sys.argv[1:4], ["a"])
 except OSError as error:
@@ -241,12 +239,12 @@ def random_connections():
 def test_a_written_matrix_is_read_by_numpy_and_by_us(tmp_path, random_connections):
     regions = BlocRegions((8, 7, 6), BLOCS)
     path = tmp_path / "m.npy"
-    write_matrix(path, Connections.from_dense(random_connections), regions)
+    write_matrix(path, ConnectivityMatrix.from_dense(random_connections), regions)
     written = np.load(path)
     assert written.dtype == np.int32
     np.testing.assert_array_equal(written, random_connections)
     np.testing.assert_array_equal(read_connections(path, regions, "The matrix").to_dense(), random_connections)
-    write_matrix(path, Connections.from_dense(random_connections), regions, binary=True)
+    write_matrix(path, ConnectivityMatrix.from_dense(random_connections), regions, binary=True)
     written = np.load(path)
     assert written.dtype == np.uint8
     np.testing.assert_array_equal(written, random_connections > 0)
@@ -271,7 +269,7 @@ def test_a_large_matrix_is_written_some_rows_at_a_time(tmp_path, monkeypatch):
     n = 4000
     pairs = np.random.default_rng(0).integers(0, n, (200, 2))
     keys = np.unique(pairs.min(axis=1) * n + pairs.max(axis=1))
-    connections = Connections(n, keys, np.full(len(keys), 3))
+    connections = ConnectivityMatrix(n, keys, np.full(len(keys), 3))
     tracemalloc.start()
     write_matrix(tmp_path / "m.npy", connections, BlocRegions((20, 20, 20), (20, 20, 10)))
     peak = tracemalloc.get_traced_memory()[1]
@@ -285,17 +283,17 @@ def test_a_large_matrix_is_written_some_rows_at_a_time(tmp_path, monkeypatch):
 def test_labels_stand_beside_the_matrix_and_never_beside_another(tmp_path, monkeypatch):
     path = tmp_path / "m.npy"
     labels = LabelRegions.from_volume(label_volume((8, 7, 6)))
-    write_matrix(path, Connections.from_dense(np.eye(4)), labels)
+    write_matrix(path, ConnectivityMatrix.from_dense(np.eye(4)), labels)
     assert np.loadtxt(labels_path(path), dtype=int).tolist() == sorted(LABELS)
     check_labels_file(labels_path(path))
     # An error leaves both as they were.
-    monkeypatch.setattr(Connections, "dense_rows", lambda *args, **options: 1 / 0)
+    monkeypatch.setattr(ConnectivityMatrix, "dense_rows", lambda *args, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        write_matrix(path, Connections.from_dense(np.eye(8)), BlocRegions((8, 7, 6), (2, 2, 2)))
+        write_matrix(path, ConnectivityMatrix.from_dense(np.eye(8)), BlocRegions((8, 7, 6), (2, 2, 2)))
     monkeypatch.undo()
     assert np.load(path).tolist() == np.eye(4).tolist()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["m.npy", "m_labels.txt"]
-    write_matrix(path, Connections.from_dense(np.eye(8)), BlocRegions((8, 7, 6), (2, 2, 2)))
+    write_matrix(path, ConnectivityMatrix.from_dense(np.eye(8)), BlocRegions((8, 7, 6), (2, 2, 2)))
     assert [file.name for file in tmp_path.iterdir()] == ["m.npy"]
 
 
@@ -306,13 +304,13 @@ def test_a_file_of_the_users_own_in_the_place_of_the_labels_stays(tmp_path, regi
     for content in ("precortical\npostcortical\n", ""):
         labels_path(path).write_text(content)
         with pytest.raises(FileExistsError, match="m_labels.txt' exists and was not written with a matrix"):
-            write_matrix(path, Connections.from_dense(np.eye(4)), regions)
+            write_matrix(path, ConnectivityMatrix.from_dense(np.eye(4)), regions)
         assert labels_path(path).read_text() == content
         assert not path.exists()
 
 
 def test_a_matrix_that_no_disk_holds_is_refused_before_it_is_written(tmp_path: Path) -> None:
-    nothing = Connections(200**3, np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+    nothing = ConnectivityMatrix(200**3, np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
     with pytest.raises(ValueError, match=r"8000000 x 8000000 regions takes 256,000.0 GB, .* left; take fewer regions"):
         write_matrix(tmp_path / "m.npy", nothing, BlocRegions((9, 9, 9), (200, 200, 200)))
     assert not list(tmp_path.iterdir())
@@ -331,7 +329,7 @@ def test_other_labels_than_those_beside_the_matrix_are_refused(with_matrix, grid
     keys = by_labels(with_matrix, labels)
     with_matrix.with_connectivity(np.eye(4))
     path = with_matrix.folder / "a/m.npy"
-    write_matrix(path, Connections.from_dense(np.eye(4)), LabelRegions.from_volume(labels))
+    write_matrix(path, ConnectivityMatrix.from_dense(np.eye(4)), LabelRegions.from_volume(labels))
     config = with_matrix.with_connectivity(None, **keys)
     np.save(path, np.eye(4))
     with_matrix.create(config)

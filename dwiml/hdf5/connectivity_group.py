@@ -21,7 +21,7 @@ from dwiml.hdf5.config import ConnectivityFiles, GroupsConfig
 from dwiml.hdf5.inspection import SubjectPlan, open_volume, readable
 from dwiml.hdf5.subjects import find_files
 from dwiml.hdf5.volumes import check_end
-from dwiml.ops.connectivity import Connections, check_same_number, connections_of, is_background_counted
+from dwiml.ops.connectivity_matrix import ConnectivityMatrix, check_same_number, connections_of, is_background_counted
 from dwiml.ops.regions import BlocRegions, LabelRegions, Regions
 from dwiml.tractograms.grid import Grid
 
@@ -231,7 +231,7 @@ def read_label_regions(path: str | Path, label: str) -> tuple[LabelRegions, Grid
     return regions, Grid.from_header(image.affine, regions.shape, path)
 
 
-def read_connections(path: str | Path, regions: Regions, label: str) -> Connections:
+def read_connections(path: str | Path, regions: Regions, label: str) -> ConnectivityMatrix:
     """Read a matrix, some rows at a time: the pairs of regions that it connects.
 
     Raises
@@ -287,7 +287,7 @@ def labels_path(matrix: Path) -> Path:
     return matrix.with_name(f"{matrix.stem}_labels.txt")
 
 
-def write_matrix(path: Path, connections: Connections, regions: Regions, *, binary: bool = False) -> None:
+def write_matrix(path: Path, connections: ConnectivityMatrix, regions: Regions, *, binary: bool = False) -> None:
     """Write a symmetric matrix as .npy, some rows at a time, whole or not at all.
 
     Beside one of labels goes a text file with the label of each row, a line each.
@@ -312,7 +312,7 @@ def write_matrix(path: Path, connections: Connections, regions: Regions, *, bina
     """
     dtype = np.dtype(np.uint8 if binary else np.int32)
     if binary:
-        connections = Connections(connections.nb_regions, connections.keys, np.ones_like(connections.values))
+        connections = ConnectivityMatrix(connections.nb_regions, connections.keys, np.ones_like(connections.values))
     shape = (connections.nb_regions,) * 2
     size, free = connections.nb_regions**2 * dtype.itemsize, shutil.disk_usage(path.absolute().parent).free
     if size > free:

@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from dwiml.files import check_outputs, open_regular, sync_folder
 from dwiml.hdf5 import schema
 from dwiml.hdf5.config import GroupsConfig
-from dwiml.hdf5.connectivity import ConnectivityPlan, open_matrix
+from dwiml.hdf5.connectivity_group import ConnectivityPlan, open_matrix
 from dwiml.hdf5.stored.digests import ArrayDigest, digest_of_array, digest_of_group
 from dwiml.hdf5.stored.layout import root_digest
 from dwiml.hdf5.streamlines import StreamlinesData
-from dwiml.ops.connectivity import dense_blocks
+from dwiml.ops.connectivity_matrix import dense_blocks
 from dwiml.ops.regions import BlocRegions, LabelRegions
 from dwiml.ops.resampling import Resampling, lengths_mm
 from dwiml.tractograms.grid import Grid

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dwiml.viz.connectivity import max_by_cell, plot_connectivity
+from dwiml.viz.connectivity_figure import max_by_cell, plot_connectivity
 
 
 def drawn(pairs: Any, values: Any, nb_regions: int, **options: Any) -> Figure:

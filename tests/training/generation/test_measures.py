@@ -15,11 +15,11 @@ from tests_support import AFFINE, SHAPE, VOXEL_SIZES, write_hdf5
 
 from dwiml import TensorSequence
 from dwiml.data.connectivity import Connectivity
-from dwiml.ops.connectivity import Connections
+from dwiml.ops.connectivity_matrix import ConnectivityMatrix
 from dwiml.ops.regions import BlocRegions
-from dwiml.training.generation.metrics import KnownOfSubject, measure_continued
+from dwiml.training.generation.measures import SubjectReference, measure_continued
 from dwiml.training.generation.phase import DWIMLTrainerOneInputWithGVPhase
-from dwiml.training.generation.selection import BADNESS, name_of
+from dwiml.training.generation.selection import LOWER_IS_BETTER, name_of
 
 BLOCS = (2, 1, 3)
 SUBJECTS = {"sub-b": 9, "sub-c": 8}
@@ -57,8 +57,9 @@ def test_shares_are_those_of_a_loop() -> None:
     lines = [rng.uniform(0, SHAPE, size=(2, 3)).astype(np.float32) for _ in range(200)]
     matrix = np.zeros((6, 6), dtype=bool)
     matrix[[0, 1, 3]] = matrix[:, [0, 1, 3]] = True
-    known = KnownOfSubject(
-        torch.from_numpy(VOXEL_SIZES).float(), Connectivity(BlocRegions(SHAPE, BLOCS), Connections.from_dense(matrix))
+    known = SubjectReference(
+        torch.from_numpy(VOXEL_SIZES).float(),
+        Connectivity(BlocRegions(SHAPE, BLOCS), ConnectivityMatrix.from_dense(matrix)),
     )
     streamlines = TensorSequence.from_list([torch.from_numpy(line) for line in lines])
     values = measure_continued(streamlines, streamlines, known)
@@ -78,7 +79,7 @@ def test_a_mask_is_left_too_soon_before_95_percent_of_the_length() -> None:
     true = TensorSequence.from_list([torch.tensor([[0.0, 0, 0], [10, 0, 0]])] * 4)
     made = TensorSequence.from_list([torch.tensor([[0.0, 0, 0], [x, 0, 0]]) for x in (9.4, 9.6, 12.0, 3.0)])
     left = torch.tensor([True, True, True, False])
-    values = measure_continued(made, true, KnownOfSubject(torch.ones(3)), left_mask=left)
+    values = measure_continued(made, true, SubjectReference(torch.ones(3)), left_mask=left)
     assert values["gv_left_mask"].tolist() == [1, 0, 0, 0]
 
 
@@ -129,7 +130,7 @@ def test_the_best_model_by_what_is_known(
     values = [line[metric] for line in logs(tmp_path / "exp")]
     best = max(values) if metric == "gv_valid_connections" else min(values)
     assert values[trainer.best.best_epoch] == best
-    assert BADNESS[metric](0.25) == (0.75 if metric == "gv_valid_connections" else 0.25)
+    assert LOWER_IS_BETTER[metric](0.25) == (0.75 if metric == "gv_valid_connections" else 0.25)
 
 
 def test_the_truth_of_each_subject_is_found_by_its_name(data: Path, truth: Path, tmp_path: Path) -> None:

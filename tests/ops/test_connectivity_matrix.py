@@ -9,11 +9,11 @@ import pytest
 import torch
 from dipy.tracking.utils import connectivity_matrix
 
-from dwiml.ops.connectivity import (
+from dwiml.ops.connectivity_matrix import (
     JOINS_CONNECTED,
     JOINS_NONE,
     JOINS_UNCONNECTED,
-    Connections,
+    ConnectivityMatrix,
     connection_status,
     count_connections,
     joins_unconnected,
@@ -148,14 +148,14 @@ def test_chunks_change_nothing(monkeypatch):
     first, last = points(1000, 7), points(1000, 8)
     whole = count_connections(first, last, regions)
     status = connection_status(first, last, regions, whole)
-    monkeypatch.setattr("dwiml.ops.connectivity._CHUNK", 7)
-    monkeypatch.setattr("dwiml.ops.connectivity._BLOCK_VALUES", 50)
+    monkeypatch.setattr("dwiml.ops.connectivity_matrix._CHUNK", 7)
+    monkeypatch.setattr("dwiml.ops.connectivity_matrix._BLOCK_VALUES", 50)
     again = count_connections(first, last, regions)
     assert np.array_equal(again.keys, whole.keys)
     assert np.array_equal(again.values, whole.values)
     assert np.array_equal(connection_status(first, last, regions, whole), status)
     assert np.array_equal(np.concatenate(list(whole.dense_rows())), whole.to_dense())
-    assert np.array_equal(Connections.from_dense(whole.to_dense()).keys, whole.keys)
+    assert np.array_equal(ConnectivityMatrix.from_dense(whole.to_dense()).keys, whole.keys)
 
 
 @pytest.mark.parametrize("part", [np.asarray, np.triu, np.tril])
@@ -163,7 +163,7 @@ def test_a_matrix_and_its_triangles_say_the_same(part):
     rng = np.random.default_rng(9)
     dense = rng.integers(0, 4, (30, 30)) * (rng.random((30, 30)) < 0.3)
     dense = np.triu(dense) + np.triu(dense, 1).T
-    assert np.array_equal(Connections.from_dense(part(dense)).to_dense(), dense)
+    assert np.array_equal(ConnectivityMatrix.from_dense(part(dense)).to_dense(), dense)
 
 
 def test_status_is_that_of_a_loop():
@@ -177,7 +177,7 @@ def test_status_is_that_of_a_loop():
             expected.append(JOINS_NONE)
         else:
             expected.append(JOINS_CONNECTED if matrix[a, b] or matrix[b, a] else JOINS_UNCONNECTED)
-    connections = Connections.from_dense(matrix)
+    connections = ConnectivityMatrix.from_dense(matrix)
     assert connection_status(first, last, regions, connections).tolist() == expected
     assert min(expected.count(each) for each in (JOINS_NONE, JOINS_CONNECTED, JOINS_UNCONNECTED)) > 300
     wrong = joins_unconnected(first, last, regions, connections)
@@ -221,7 +221,7 @@ def test_thousands_of_blocs_take_no_dense_matrix():
 
 
 def test_a_matrix_too_large_to_hold_is_refused_and_given_by_rows():
-    connections = Connections(9000, np.array([5 * 9000 + 8000]), np.array([3]))
+    connections = ConnectivityMatrix(9000, np.array([5 * 9000 + 8000]), np.array([3]))
     with pytest.raises(ValueError, match="9000 x 9000 regions is too large"):
         connections.to_dense()
     sums = np.concatenate([rows.sum(axis=1) for rows in connections.dense_rows(np.uint8)])
@@ -240,11 +240,11 @@ def test_a_matrix_too_large_to_hold_is_refused_and_given_by_rows():
 )
 def test_what_a_matrix_may_not_be(matrix, sentence):
     with pytest.raises(ValueError, match=sentence):
-        Connections.from_dense(matrix)
+        ConnectivityMatrix.from_dense(matrix)
 
 
 def test_a_matrix_of_other_regions_is_refused():
-    known, inside = Connections.from_dense(np.eye(5)), np.ones((1, 3))
+    known, inside = ConnectivityMatrix.from_dense(np.eye(5)), np.ones((1, 3))
     with pytest.raises(ValueError, match="has 5 rows but 4 x 3 x 2 blocs are 24 regions"):
         connection_status(inside, inside, BlocRegions(SHAPE, BLOCS), known)
     with pytest.raises(ValueError, match="has 5 rows but there are 4 labels other than 0 .*from 3 to 1005"):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dwiml.data.connectivity import Connectivity
-from dwiml.ops.connectivity import joins_unconnected
+from dwiml.ops.connectivity_matrix import joins_unconnected
 from dwiml.ops.directions import streamline_lengths_mm
 from dwiml.ops.sequences import TensorSequence
 from dwiml.scoring.connections import Connection
@@ -27,7 +27,7 @@ _LONG_ENOUGH = 0.95
 
 
 @dataclass(frozen=True)
-class KnownOfSubject:
+class SubjectReference:
     """What a subject's streamlines are held against, beside themselves.
 
     Attributes
@@ -46,7 +46,7 @@ class KnownOfSubject:
 
 
 def measure_continued(
-    made: TensorSequence, true: TensorSequence, known: KnownOfSubject, *, left_mask: Tensor | None = None
+    made: TensorSequence, true: TensorSequence, known: SubjectReference, *, left_mask: Tensor | None = None
 ) -> dict[str, Tensor]:
     """Return the value of each metric for each streamline, those that can be told.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dwiml.phantom.folder import new_folder
+from dwiml.phantom.output import new_folder
 
 
 def make(out_dir: Path, text: str = "new", *, overwrite: bool = False) -> None:

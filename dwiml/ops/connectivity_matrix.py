@@ -26,7 +26,7 @@ _LARGEST_DENSE = 2**26
 
 
 @dataclass(frozen=True, eq=False)
-class Connections:
+class ConnectivityMatrix:
     """The pairs of regions that are joined, and how strongly; all other pairs are not.
 
     Attributes
@@ -44,7 +44,7 @@ class Connections:
     values: NDArray[Any]
 
     @classmethod
-    def from_dense(cls, matrix: Any) -> Connections:
+    def from_dense(cls, matrix: Any) -> ConnectivityMatrix:
         """Take the values other than 0 of a matrix.
 
         Where (a, b) and (b, a) differ, as in a triangular matrix, the larger one counts.
@@ -121,7 +121,7 @@ class Connections:
             yield block
 
 
-def count_connections(first_points: Any, last_points: Any, regions: Regions) -> Connections:
+def count_connections(first_points: Any, last_points: Any, regions: Regions) -> ConnectivityMatrix:
     """Count the streamlines that join each pair of regions.
 
     A streamline with an endpoint in no region is not counted; one with both in region a counts once, at (a, a).
@@ -137,11 +137,11 @@ def count_connections(first_points: Any, last_points: Any, regions: Regions) -> 
     keys = [_pair_keys(first, last, n) for first, last in _regions_by_chunk(first_points, last_points, regions)]
     every_key = np.concatenate([np.zeros(0, dtype=np.int64), *keys])
     found, counts = np.unique(every_key[every_key >= 0], return_counts=True)
-    return Connections(n, found, counts.astype(np.int64))
+    return ConnectivityMatrix(n, found, counts.astype(np.int64))
 
 
 def connection_status(
-    first_points: Any, last_points: Any, regions: Regions, connections: Connections
+    first_points: Any, last_points: Any, regions: Regions, connections: ConnectivityMatrix
 ) -> NDArray[np.int8]:
     """Say of each streamline whether it joins regions that are known to be connected.
 
@@ -176,13 +176,13 @@ def connection_status(
 
 
 def joins_unconnected(
-    first_points: Any, last_points: Any, regions: Regions, connections: Connections
+    first_points: Any, last_points: Any, regions: Regions, connections: ConnectivityMatrix
 ) -> NDArray[np.bool_]:
     """Return, shape (S,), which streamlines join regions that a matrix does not connect; see `connection_status`."""
     return np.asarray(connection_status(first_points, last_points, regions, connections) == JOINS_UNCONNECTED)
 
 
-def connections_of(matrix: Any, regions: Regions) -> Connections:
+def connections_of(matrix: Any, regions: Regions) -> ConnectivityMatrix:
     """Take the connections of a matrix with one row for each region.
 
     A matrix of labels may begin with a row and a column for the background (label 0), as those of dwi_ml do: they are
@@ -191,7 +191,7 @@ def connections_of(matrix: Any, regions: Regions) -> Connections:
     Parameters
     ----------
     matrix : array of shape (n, n), or (n + 1, n + 1) with the background
-        See :meth:`Connections.from_dense`.
+        See :meth:`ConnectivityMatrix.from_dense`.
     regions
         The n regions.
 
@@ -202,13 +202,13 @@ def connections_of(matrix: Any, regions: Regions) -> Connections:
     """
     nb_rows = _side(matrix)
     check_same_number(regions, nb_rows, allow_background=True)
-    connections = Connections.from_dense(matrix)
+    connections = ConnectivityMatrix.from_dense(matrix)
     if nb_rows == regions.nb_regions:
         return connections
     pairs = connections.pairs
     in_regions = (pairs > 0).all(axis=1)
     first, last = (pairs[in_regions] - 1).T
-    return Connections(regions.nb_regions, first * regions.nb_regions + last, connections.values[in_regions])
+    return ConnectivityMatrix(regions.nb_regions, first * regions.nb_regions + last, connections.values[in_regions])
 
 
 def check_same_number(regions: Regions, nb_rows: int, *, allow_background: bool = False) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dwiml.ops.connectivity import (
+from dwiml.ops.connectivity_matrix import (
     JOINS_CONNECTED,
     JOINS_NONE,
     JOINS_UNCONNECTED,
-    Connections,
+    ConnectivityMatrix,
     connection_status,
     count_connections,
 )
@@ -26,7 +26,8 @@ class ConnectivityScore:
     Attributes
     ----------
     status : (S,) int8
-        Of each streamline: :data:`~dwiml.ops.connectivity.JOINS_CONNECTED`, ``JOINS_UNCONNECTED`` or ``JOINS_NONE``.
+        Of each streamline: ``JOINS_CONNECTED``, ``JOINS_UNCONNECTED`` or ``JOINS_NONE``, see
+        :mod:`dwiml.ops.connectivity_matrix`.
     joined
         The pairs that streamlines join, and how many do.
     connected
@@ -34,8 +35,8 @@ class ConnectivityScore:
     """
 
     status: NDArray[np.int8]
-    joined: Connections
-    connected: Connections
+    joined: ConnectivityMatrix
+    connected: ConnectivityMatrix
 
     @property
     def nb_streamlines(self) -> int:
@@ -89,7 +90,7 @@ class ConnectivityScore:
 
 
 def score_connectivity(
-    points: NDArray[np.floating], lengths: NDArray[np.integer], regions: Regions, connections: Connections
+    points: NDArray[np.floating], lengths: NDArray[np.integer], regions: Regions, connections: ConnectivityMatrix
 ) -> ConnectivityScore:
     """Hold the ends of streamlines against the pairs of regions that are connected.
 
