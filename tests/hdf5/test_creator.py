@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dwiml.hdf5 import creator, schema
+from dwiml.hdf5 import creator, file_writer, schema
 from dwiml.hdf5.stored import open_hdf5
 from dwiml.hdf5.stored.layout import groups_config, groups_of_type, subject_lists
 
