@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from dwiml.batching.sampler import BatchIds
+from dwiml.batching.sampler import BatchIds, described
 from dwiml.data.dataset import MultisubjectSubset
 from dwiml.data.streamlines import SubjectStreamlines
 from dwiml.ops import augmentation
@@ -34,6 +34,13 @@ class BatchSlices(dict[int, slice]):
     drawn : DrawnAugmentation or None
         How the streamlines were reversed and split: given to ``load_batch_streamlines``, it is done again. None where
         nothing was drawn.
+    augment : bool
+        Whether noise is added to what the model is given. By default for training batches only.
+
+    Raises
+    ------
+    TypeError
+        Without a BatchKey.
     """
 
     def __init__(
@@ -42,24 +49,44 @@ class BatchSlices(dict[int, slice]):
         key: BatchKey,
         data_per_streamline: dict[str, torch.Tensor] | None = None,
         drawn: DrawnAugmentation | None = None,
+        augment: bool | None = None,
     ) -> None:
         super().__init__(slices)
+        if not isinstance(key, BatchKey):
+            raise TypeError(f"The slices of a batch need the batch's BatchKey, got {described(key)}.")
         self.key = key
         self.data_per_streamline = data_per_streamline or {}
         self.drawn = drawn
+        self.augment = key.phase == "training" if augment is None else augment
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> BatchSlices:
         """Return the same with the data per streamline on another device."""
         moved = {key: rows.to(device, non_blocking=non_blocking) for key, rows in self.data_per_streamline.items()}
-        return BatchSlices(dict(self), self.key, moved, self.drawn)
+        return BatchSlices(dict(self), self.key, moved, self.drawn, self.augment)
 
     def pin_memory(self) -> BatchSlices:
         """Return the same with the data per streamline in page-locked memory."""
         pinned = {key: rows.pin_memory() for key, rows in self.data_per_streamline.items()}
-        return BatchSlices(dict(self), self.key, pinned, self.drawn)
+        return BatchSlices(dict(self), self.key, pinned, self.drawn, self.augment)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (BatchSlices, (dict(self), self.key, self.data_per_streamline, self.drawn))
+        return (BatchSlices, (dict(self), self.key, self.data_per_streamline, self.drawn, self.augment))
+
+
+def check_slices(ids_per_subj: Any) -> BatchSlices:
+    """Return a batch's slices, which say which batch it is.
+
+    Raises
+    ------
+    TypeError
+        For anything else: a plain dict does not say whether noise is to be added, nor which.
+    """
+    if not isinstance(ids_per_subj, BatchSlices):
+        raise TypeError(
+            "ids_per_subj must be the BatchSlices that a batch's streamlines come with, which say which batch it is, "
+            f"got {described(ids_per_subj)}."
+        )
+    return ids_per_subj
 
 
 class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
@@ -76,8 +103,10 @@ class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
         The group to read.
     resampling
         How the model wants its streamlines.
+    augment
+        Whether to reverse and split; what the batches' noise depends on too.
     reverse_ratio, split_ratio
-        Share of a batch's streamlines that are reversed, or cut in two; 0 outside of training.
+        Share of a batch's streamlines that are reversed, or cut in two.
     seed
         Of the augmentation.
     """
@@ -88,6 +117,7 @@ class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
         streamline_group_name: str,
         *,
         resampling: Resampling,
+        augment: bool,
         reverse_ratio: float,
         split_ratio: float,
         seed: int,
@@ -97,6 +127,7 @@ class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
         # Not the subset itself: workers that are spawned receive a copy, and volumes are large.
         self._subjects = [(subject.subject_id, subject.streamlines[streamline_group_name]) for subject in subset]
         self.resampling = resampling
+        self.augment = augment
         self.reverse_ratio = reverse_ratio
         self.split_ratio = split_ratio
         self.seed = seed
@@ -112,7 +143,7 @@ class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
         It is drawn for the whole batch, of which this process may have a share only: together, several processes do
         what one alone would do.
         """
-        if self.reverse_ratio == 0 and self.split_ratio == 0:
+        if not self.augment or (self.reverse_ratio == 0 and self.split_ratio == 0):
             return None
         key, here = batch_ids.key, sum(len(ids) for _, ids in batch_ids)
         total = here if key.total is None else key.total
@@ -159,7 +190,8 @@ class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
             for (subject, _), count, end in zip(batch_ids, counts, ends, strict=True)
         }
         tensors = {key: torch.from_numpy(rows) for key, rows in data_per_streamline.items()}
-        return TensorSequence.from_numpy(points, lengths), BatchSlices(slices, batch_ids.key, tensors, drawn)
+        own = BatchSlices(slices, batch_ids.key, tensors, drawn, self.augment)
+        return TensorSequence.from_numpy(points, lengths), own
 
     def _generator(self, key: BatchKey, purpose: str) -> np.random.Generator:
         return keyed_generator(self.seed, key.epoch, key.batch_index, purpose)

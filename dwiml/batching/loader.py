@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from dwiml.arguments import check_number
-from dwiml.batching.fetcher import BatchSlices, StreamlineFetcher
+from dwiml.batching.fetcher import BatchSlices, StreamlineFetcher, check_slices
 from dwiml.batching.grids import check_grids
 from dwiml.batching.lengths import check_steps, resampling_of
+from dwiml.batching.model_batch import ModelBatch
 from dwiml.batching.sampler import PHASES, BatchIds, DWIMLBatchIDSampler, check_dataset, described
 from dwiml.batching.workers import leave_signals_to_main
 from dwiml.data.dataset import MultiSubjectDataset
@@ -141,16 +142,15 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
         phase
             Whose streamlines.
         augment
-            Whether to reverse and split; None: in training only.
+            Whether to reverse and split, and to add noise to what the model is given; None: in training only.
         """
-        if augment is None:
-            augment = phase == "training"
         return StreamlineFetcher(
             self.dataset.subset(phase),
             self.streamline_group_name,
             resampling=resampling_of(self.model),
-            reverse_ratio=self.reverse_ratio if augment else 0.0,
-            split_ratio=self.split_ratio if augment else 0.0,
+            augment=phase == "training" if augment is None else augment,
+            reverse_ratio=self.reverse_ratio,
+            split_ratio=self.split_ratio,
             seed=self.seed,
         )
 
@@ -212,41 +212,55 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
         fetcher = self.fetcher(batch_ids.key.phase)
         return fetcher[batch_ids] if drawn is None else fetcher.fetch(batch_ids, drawn)
 
-    def add_noise_forward(self, streamlines: TensorSequence, ids_per_subj: Mapping[int, slice]) -> TensorSequence:
+    def model_batch(self, targets: TensorSequence, ids_per_subj: BatchSlices) -> ModelBatch:
+        """Return what the model is given of a batch, and what its loss compares.
+
+        Parameters
+        ----------
+        targets
+            The batch's streamlines, on the model's device: points (total_points, 3), voxel space, corner origin.
+        ids_per_subj
+            As returned with the streamlines.
+        """
+        streamlines = targets if self.model.forward_uses_last_point else targets.trimmed_last()
+        streamlines = self.add_noise_forward(streamlines, ids_per_subj)
+        return ModelBatch(
+            targets=self.add_noise_loss(targets, ids_per_subj),
+            streamlines=streamlines,
+            ids_per_subj=ids_per_subj,
+            recovery_target=self.recovery_target(streamlines, ids_per_subj),
+        )
+
+    def add_noise_forward(self, streamlines: TensorSequence, ids_per_subj: BatchSlices) -> TensorSequence:
         """Return the streamlines that the model sees in training: wandering and with noise, where it was asked for."""
         noisy = self._add_noise(streamlines, ids_per_subj, self.noise_gaussian_size_forward, "noise_forward")
-        rng = self._rng_of(ids_per_subj, "wander") if self.noise_correlated_size else None
-        if rng is None:
+        if not ids_per_subj.augment or self.noise_correlated_size == 0:
             return noisy
+        rng = self._generator(ids_per_subj.key, "wander")
         wander = torch.from_numpy(
             draw_correlated_noise(streamlines.lengths.numpy(), self.noise_correlated_nb_points, rng)
         )
         return noisy.mapped(noisy.data + self.noise_correlated_size * wander.to(noisy.device, non_blocking=True))
 
-    def recovery_target(self, seen: TensorSequence, ids_per_subj: Mapping[int, slice]) -> dict[str, Any]:
+    def recovery_target(self, seen: TensorSequence, ids_per_subj: BatchSlices) -> dict[str, Any]:
         """Return what ``compute_loss`` has to know of the streamlines that the model saw, where they wandered off."""
-        if self.noise_correlated_size == 0 or _training_key(ids_per_subj) is None:
+        if not check_slices(ids_per_subj).augment or self.noise_correlated_size == 0:
             return {}
         return {"seen": seen, "nb_recovery_steps": self.nb_recovery_steps}
 
-    def add_noise_loss(self, streamlines: TensorSequence, ids_per_subj: Mapping[int, slice]) -> TensorSequence:
+    def add_noise_loss(self, streamlines: TensorSequence, ids_per_subj: BatchSlices) -> TensorSequence:
         """Return the streamlines that the loss compares with in training: with noise, where it was asked for."""
         return self._add_noise(streamlines, ids_per_subj, self.noise_gaussian_size_loss, "noise_loss")
 
     def _add_noise(
-        self, streamlines: TensorSequence, ids_per_subj: Mapping[int, slice], size: float, purpose: str
+        self, streamlines: TensorSequence, ids_per_subj: BatchSlices, size: float, purpose: str
     ) -> TensorSequence:
-        rng = self._rng_of(ids_per_subj, purpose) if size else None
-        if rng is None:
+        if not check_slices(ids_per_subj).augment or size == 0:
             return streamlines
-        noise = torch.from_numpy(draw_noise(streamlines.total_points, rng))
+        noise = torch.from_numpy(draw_noise(streamlines.total_points, self._generator(ids_per_subj.key, purpose)))
         return streamlines.mapped(streamlines.data + size * noise.to(streamlines.device, non_blocking=True))
 
-    def _rng_of(self, ids_per_subj: Mapping[int, slice], purpose: str) -> np.random.Generator | None:
-        """Return a batch's own generator; None for a batch that is not augmented."""
-        key = _training_key(ids_per_subj)
-        if key is None:
-            return None
+    def _generator(self, key: BatchKey, purpose: str) -> np.random.Generator:
         # Each share of a batch has its own noise.
         return keyed_generator(self.seed, key.epoch, key.batch_index, purpose, key.first)
 
@@ -301,7 +315,12 @@ class DWIMLBatchLoaderOneInput(DWIMLStreamlinesBatchLoader):
         check_grids(dataset, input_group_name, streamline_group_name)
         self._volumes: OrderedDict[tuple[int, str, int, torch.device], torch.Tensor] = OrderedDict()
 
-    def load_batch_inputs(self, streamlines: TensorSequence, ids_per_subj: Mapping[int, slice]) -> TensorSequence:
+    def model_batch(self, targets: TensorSequence, ids_per_subj: BatchSlices) -> ModelBatch:
+        """Return what the model is given of a batch, the volume under its points included: see the superclass."""
+        batch = super().model_batch(targets, ids_per_subj)
+        return replace(batch, inputs=self.load_batch_inputs(batch.streamlines, ids_per_subj))
+
+    def load_batch_inputs(self, streamlines: TensorSequence, ids_per_subj: BatchSlices) -> TensorSequence:
         """Interpolate the volume under each point of a batch, on the points' device.
 
         Parameters
@@ -317,8 +336,7 @@ class DWIMLBatchLoaderOneInput(DWIMLStreamlinesBatchLoader):
             Features (total_points, P * F): those of the point's own place first, then those of each neighbour, P being
             the number of points of the model's neighborhood (1 without one).
         """
-        key = getattr(ids_per_subj, "key", None)
-        phase = key.phase if isinstance(key, BatchKey) else "training"
+        phase = check_slices(ids_per_subj).key.phase
         parts = [
             self.inputs_under(streamlines[own].data, phase, subject, at_least=len(ids_per_subj))
             for subject, own in ids_per_subj.items()
@@ -383,12 +401,6 @@ def _check_model(model: Any, asked_by: str) -> None:
         raise TypeError(
             f"{asked_by} needs a model, an instance of a child of MainModelAbstract, got {described(model)}."
         )
-
-
-def _training_key(ids_per_subj: Mapping[int, slice]) -> BatchKey | None:
-    """Return a training batch's key; None for all others, which nothing is drawn for."""
-    key = getattr(ids_per_subj, "key", None)
-    return key if isinstance(key, BatchKey) and key.phase == "training" else None
 
 
 def _check_learns_recovery(model: Any) -> None:

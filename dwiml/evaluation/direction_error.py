@@ -78,9 +78,9 @@ def evaluate_directions(
         for batch_ids in batch_sampler:
             targets, ids_per_subj = fetcher[batch_ids]
             targets = targets.to(model.device)
-            streamlines = targets if model.forward_uses_last_point else targets.trimmed_last()
-            outputs = model(batch_loader.load_batch_inputs(streamlines, ids_per_subj), streamlines)
-            loss, n = model.compute_loss(outputs, targets)
+            batch = batch_loader.model_batch(targets, ids_per_subj)
+            outputs = batch.run(model)
+            loss, n = batch.loss(model, outputs)
             means["loss"].update(loss, n, ids_per_subj.key.batch_index)
             to_mm = _voxel_sizes(batch_loader, targets, ids_per_subj)
             directions = model.get_tracking_directions(outputs, "det", None)

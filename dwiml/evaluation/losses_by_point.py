@@ -162,9 +162,9 @@ def _losses_of_batch(
     is_last[(torch.cumsum(targets.lengths, 0) - 1)[targets.lengths > 0]] = True
     is_last = is_last.to(targets.device)
     with_ends = bool(model.forward_uses_last_point)
-    streamlines = targets if with_ends else targets.trimmed_last()
-    outputs = model(reader.batch_loader.load_batch_inputs(streamlines, ids_per_subj), streamlines)
-    losses, _ = model.compute_loss(outputs, targets, average_results=False)
+    batch = reader.batch_loader.model_batch(targets, ids_per_subj)
+    outputs = batch.run(model)
+    losses, _ = batch.loss(model, outputs, average_results=False)
     has_row = torch.ones_like(is_last) if with_ends else ~is_last
     moves = torch.zeros_like(is_last)
     moves[~is_last] = torch.linalg.vector_norm(targets.diff().data, dim=-1) > SHORTEST

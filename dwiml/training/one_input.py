@@ -44,8 +44,6 @@ class DWIMLTrainerOneInput(DWIMLTrainer):
 
     def run_one_batch(self, targets: TensorSequence, ids_per_subj: BatchSlices) -> tuple[torch.Tensor, int]:
         """Interpolate the volume under the streamlines, run the model, compute its loss: see the parent's method."""
-        streamlines = self._model_streamlines(targets, ids_per_subj)
         with self.profiler.part("interpolation"):
-            inputs = self.batch_loader.load_batch_inputs(streamlines, ids_per_subj)
-        outputs = self.model(inputs, streamlines)
-        return self._loss(outputs, streamlines, targets, ids_per_subj)
+            batch = self.batch_loader.model_batch(targets, ids_per_subj)
+        return batch.loss(self.model, batch.run(self.model))

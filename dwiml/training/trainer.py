@@ -130,9 +130,8 @@ class DWIMLTrainer(ResumableTraining):
         n
             The number of points (or of whatever the mean is over): the weight of this batch in the epoch's mean.
         """
-        streamlines = self._model_streamlines(targets, ids_per_subj)
-        outputs = self.model(streamlines)
-        return self._loss(outputs, streamlines, targets, ids_per_subj)
+        batch = self.batch_loader.model_batch(targets, ids_per_subj)
+        return batch.loss(self.model, batch.run(self.model))
 
     def log(self, name: str, value: torch.Tensor | float, n: int | None = None) -> None:
         """Log a metric of a batch, from :meth:`run_one_batch`, in training and in validation.
@@ -330,21 +329,6 @@ class DWIMLTrainer(ResumableTraining):
             return str(error)
         self._refuse_if_taken_over()
         return explain_bad_batch(error, self.folder, self.batch_sampler, self.batch_loader, epoch=self.position.epoch)
-
-    def _model_streamlines(self, targets: TensorSequence, ids_per_subj: BatchSlices) -> TensorSequence:
-        """Return the points at which the model is run: with noise, and without the last ones if it ignores them."""
-        streamlines = targets if self.model.forward_uses_last_point else targets.trimmed_last()
-        return self.batch_loader.add_noise_forward(streamlines, ids_per_subj)
-
-    def _loss(
-        self, outputs: Any, seen: TensorSequence, targets: TensorSequence, ids_per_subj: BatchSlices
-    ) -> tuple[torch.Tensor, int]:
-        """Return the model's loss, with noise on the targets, or the way back to them from where the model was."""
-        targets = self.batch_loader.add_noise_loss(targets, ids_per_subj)
-        loss: tuple[torch.Tensor, int] = self.model.compute_loss(
-            outputs, targets, **self.batch_loader.recovery_target(seen, ids_per_subj)
-        )
-        return loss
 
     def _request(self) -> int:
         """Return what this rank wants once the step is done."""

@@ -70,15 +70,15 @@ class AngleTrainer(DWIMLTrainerOneInput):
     """Logs the mean angle to the true directions, as a tensor, and the mean number of points, as a number."""
 
     def run_one_batch(self, targets: TensorSequence, ids_per_subj: Any) -> tuple[torch.Tensor, int]:
-        streamlines = self._model_streamlines(targets, ids_per_subj)
-        outputs = self.model(self.batch_loader.load_batch_inputs(streamlines, ids_per_subj), streamlines)
+        batch = self.batch_loader.model_batch(targets, ids_per_subj)
+        outputs = batch.run(self.model)
         true = targets.diff().data
         cosines = torch.nn.functional.cosine_similarity(self.model.get_tracking_directions(outputs, "det", None), true)
         self.log("angle_deg", torch.rad2deg(torch.acos(cosines.clamp(-1, 1))).mean(), len(true))
         if len(targets) > 1:
             # On a rank with one streamline or none: not logged.
             self.log("nb_points", targets.total_points / len(targets), len(targets))
-        return self._loss(outputs, streamlines, targets, ids_per_subj)
+        return batch.loss(self.model, outputs)
 
 
 def with_angle(trainer: DWIMLTrainerOneInput) -> DWIMLTrainerOneInput:

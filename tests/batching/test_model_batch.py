@@ -1,0 +1,107 @@
+"""What a model is given of a batch, and what its loss compares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dwiml import (
+    DWIMLBatchIDSampler,
+    DWIMLBatchLoaderOneInput,
+    DWIMLStreamlinesBatchLoader,
+    Learn2TrackModel,
+    MultiSubjectDataset,
+    TensorSequence,
+)
+from dwiml.batching.fetcher import BatchSlices
+from dwiml.ops.randomness import BatchKey
+
+NOISE = {"noise_gaussian_size_forward": 0.1, "noise_gaussian_size_loss": 0.1, "noise_correlated_size": 0.3}
+
+
+def a_batch(
+    path: Path, phase: str = "training", *, augment: bool | None = None, **model_args: Any
+) -> tuple[DWIMLBatchLoaderOneInput, TensorSequence, BatchSlices]:
+    dataset = MultiSubjectDataset(path)
+    dataset.load_data()
+    model = Learn2TrackModel(nb_features=4, rnn_layer_sizes=[8], step_size=2.0, dropout=0.0, **model_args)
+    loader = DWIMLBatchLoaderOneInput(dataset, model, "input", "streamlines", seed=3, **NOISE)
+    sampler = DWIMLBatchIDSampler(dataset, "streamlines", batch_size_training=17, seed=2)
+    sampler.set_position(phase, 1)
+    targets, ids_per_subj = loader.fetcher(phase, augment=augment)[next(iter(sampler))]
+    return loader, targets, ids_per_subj
+
+
+def test_in_training_the_model_sees_noise_and_the_loss_is_told_where_it_was(tiny_hdf5: Path) -> None:
+    loader, targets, ids_per_subj = a_batch(tiny_hdf5)
+    batch = loader.model_batch(targets, ids_per_subj)
+    # Regression ignores last points.
+    assert batch.streamlines.lengths.tolist() == (targets.lengths - 1).tolist()
+    assert (batch.streamlines.data - targets.trimmed_last().data).abs().min() > 0
+    assert 0 < (batch.targets.data - targets.data).abs().max() <= 0.2
+    assert batch.ids_per_subj is ids_per_subj
+    assert batch.inputs is not None
+    assert torch.equal(batch.inputs.data, loader.load_batch_inputs(batch.streamlines, ids_per_subj).data)
+    assert batch.recovery_target == {"seen": batch.streamlines, "nb_recovery_steps": 3.0}
+    outputs = batch.run(loader.model)
+    assert torch.equal(outputs, loader.model(batch.inputs, batch.streamlines))
+    expected, n = loader.model.compute_loss(outputs, batch.targets, seen=batch.streamlines, nb_recovery_steps=3.0)
+    loss, counted = batch.loss(loader.model, outputs)
+    assert torch.equal(loss, expected)
+    assert counted == n == batch.streamlines.total_points
+    assert batch.loss(loader.model, outputs, average_results=False)[0].shape == (n,)
+
+
+@pytest.mark.parametrize(("phase", "augment"), [("validation", None), ("training", False)])
+def test_nothing_is_added_where_nothing_is_augmented(tiny_hdf5: Path, phase: str, augment: bool | None) -> None:
+    loader, targets, ids_per_subj = a_batch(tiny_hdf5, phase, augment=augment)
+    batch = loader.model_batch(targets, ids_per_subj.to("cpu"))
+    assert batch.targets is targets
+    assert torch.equal(batch.streamlines.data, targets.trimmed_last().data)
+    assert batch.recovery_target == {}
+
+
+def test_a_model_of_ends_is_given_the_last_points(tiny_hdf5: Path) -> None:
+    ends = {"dg_key": "sphere-classification", "dg_args": {"add_eos": True}}
+    loader, targets, ids_per_subj = a_batch(tiny_hdf5, "validation", **ends)
+    batch = loader.model_batch(targets, ids_per_subj)
+    assert batch.streamlines is targets
+    assert batch.inputs is not None
+    assert batch.inputs.total_points == targets.total_points
+
+
+def test_without_a_volume_the_model_is_given_streamlines_only(tiny_hdf5: Path) -> None:
+    of_volume, targets, ids_per_subj = a_batch(tiny_hdf5, "validation")
+    loader = DWIMLStreamlinesBatchLoader(of_volume.dataset, of_volume.model, "streamlines")
+    batch = loader.model_batch(targets, ids_per_subj)
+    assert batch.inputs is None
+    assert batch.run(lambda *given: given) == (batch.streamlines,)
+
+
+def test_a_compute_loss_without_average_results_serves_to_train(tiny_hdf5: Path) -> None:
+    class Own:
+        def compute_loss(self, outputs: Any, targets: Any) -> Any:
+            return torch.tensor(1.0), len(targets)
+
+    loader, targets, ids_per_subj = a_batch(tiny_hdf5, "validation")
+    assert loader.model_batch(targets, ids_per_subj).loss(Own(), None) == (torch.tensor(1.0), len(targets))
+
+
+def test_a_batch_without_its_key_is_refused(tiny_hdf5: Path) -> None:
+    loader, targets, ids_per_subj = a_batch(tiny_hdf5)
+    plain: Any = dict(ids_per_subj)
+    for call in (
+        loader.model_batch,
+        loader.load_batch_inputs,
+        loader.add_noise_forward,
+        loader.add_noise_loss,
+        loader.recovery_target,
+    ):
+        with pytest.raises(TypeError, match=r"ids_per_subj must be the BatchSlices .* got an object of type dict\."):
+            call(targets, plain)
+    with pytest.raises(TypeError, match="The slices of a batch need the batch's BatchKey, got an object of type None"):
+        BatchSlices(plain, None)  # type: ignore[arg-type]
+    assert BatchSlices(plain, BatchKey("training", 0, 0)).augment
