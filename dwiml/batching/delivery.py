@@ -122,8 +122,13 @@ def _is_waiting(frame: FrameType | None) -> bool:
 
 def _end_workers(iterator: Any) -> None:
     """End the workers that are left now: when Python finds them later, each takes ten seconds."""
+    workers = list(getattr(iterator, "_workers", []))
     with suppress(Exception):
         iterator._shutdown_workers()
+    for worker in workers:
+        # torch's own terminate() does not reach those that leave signals to the main process.
+        if worker.is_alive():
+            worker.kill()
 
 
 def _own_error(error: Exception) -> Exception | None:

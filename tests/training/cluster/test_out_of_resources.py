@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import resource
 import signal
@@ -37,8 +36,9 @@ def act_at(trainer: Any, nth: int, act: Any) -> None:
     trainer.run_one_batch = run_and_act
 
 
-def kill_a_worker(number: signal.Signals, *, all_of_them: bool = False) -> None:
-    for worker in multiprocessing.active_children()[: None if all_of_them else 1]:
+def kill_a_worker(trainer: Any, number: signal.Signals) -> None:
+    """Kill a worker of the training: other children may be left of other tests."""
+    for worker in trainer._loaders["training"]._iterator._workers[:1]:
         assert worker.pid is not None
         os.kill(worker.pid, number)
         worker.join(10)
@@ -58,7 +58,7 @@ def test_a_worker_that_dies_costs_no_step(long_hdf5: Path, tmp_path: Path, numbe
     whole = small_trainer(long_hdf5, tmp_path, "whole", **MANY)
     whole.train_and_validate()
     part = small_trainer(long_hdf5, tmp_path, "part", nb_cpu_processes=2, **MANY)
-    act_at(part, 5, lambda: kill_a_worker(number))
+    act_at(part, 5, lambda: kill_a_worker(part, number))
     with pytest.raises(ResourceError) as caught:
         part.train_and_validate()
     assert caught.value.kind == WORKER
@@ -77,7 +77,7 @@ def test_a_worker_that_dies_costs_no_step(long_hdf5: Path, tmp_path: Path, numbe
 def test_a_worker_that_dies_between_two_epochs(tiny_hdf5: Path, tmp_path: Path) -> None:
     trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=3, nb_cpu_processes=1)
     # The only batch of validation, while the training's worker waits.
-    act_at(trainer, 5, lambda: kill_a_worker(signal.SIGKILL, all_of_them=True))
+    act_at(trainer, 5, lambda: kill_a_worker(trainer, signal.SIGKILL))
     with pytest.raises(ResourceError, match="SIGKILL"):
         trainer.train_and_validate()
     assert load_checkpoint(tmp_path / "exp" / "checkpoint")["position"]["epoch"] == 1
