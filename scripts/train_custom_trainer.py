@@ -60,9 +60,7 @@ class NextStepTrainer(DWIMLTrainer):
     def run_one_batch(self, targets: TensorSequence, ids_per_subj: BatchSlices) -> tuple[torch.Tensor, int]:
         """Return the mean loss of a batch, and the number of steps that it is the mean of."""
         steps = targets.diff()
-        is_first = torch.zeros(steps.total_points, dtype=torch.bool, device=steps.device)
-        is_first[steps.offsets[steps.lengths > 0].to(steps.device)] = True
-        following = TensorSequence(steps.data[~is_first], (steps.lengths - 1).clamp(min=0))
+        following = steps.tail((steps.lengths - 1).clamp(min=0))
         outputs = self.model(steps.trimmed_last())
         result: tuple[torch.Tensor, int] = self.model.compute_loss(outputs, following)
         return result

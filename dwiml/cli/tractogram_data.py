@@ -17,6 +17,7 @@ from dwiml.files import check_file
 from dwiml.hdf5.inspection import open_tractogram, open_volume, readable
 from dwiml.hdf5.schema import quoted
 from dwiml.hdf5.volumes import check_end
+from dwiml.ops.ragged import sequence_ids
 from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.kinds import check_kind
 from dwiml.tractograms.tck import check_tck_whole
@@ -207,7 +208,7 @@ def _check_known(wanted: str, per_point: Iterable[str], per_streamline: Iterable
 
 def _drop_invalid(picked: _Picked, path: Path) -> None:
     """Leave out streamlines that cannot be drawn, and say so."""
-    line = np.repeat(np.arange(len(picked.lengths)), picked.lengths)
+    line = sequence_ids(picked.lengths)
     bad = picked.lengths < 2
     bad[line[~np.isfinite(picked.points).all(axis=1)]] = True
     if bad.any():

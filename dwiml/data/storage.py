@@ -15,6 +15,7 @@ from dwiml.files import open_regular
 from dwiml.hdf5.stored import FileIdentity, StoredDataset, StoredFile
 from dwiml.hdf5.stored.digests import digest_of_array
 from dwiml.hdf5.stored.links import refuse_changed
+from dwiml.ops.ragged import run_rows
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -169,11 +170,3 @@ def as_float32(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """Return values as float32; what is too large becomes infinite, and is refused by the checks of values."""
     with np.errstate(over="ignore", invalid="ignore"):
         return array.astype(np.float32, copy=False)
-
-
-def run_rows(starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the row numbers of runs: for starts (5, 0) and lengths (2, 3): 5 6 0 1 2."""
-    ends = np.cumsum(lengths)
-    total = int(ends[-1]) if len(ends) else 0
-    shift: npt.NDArray[np.int64] = np.repeat(starts - (ends - lengths), lengths)
-    return shift + np.arange(total, dtype=np.int64)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -18,6 +17,8 @@ from dwiml.hdf5 import schema
 from dwiml.hdf5.stored import StoredDataset, StoredGroup
 from dwiml.hdf5.stored.layout import checked_group
 from dwiml.ops import resampling, spaces
+from dwiml.ops.ragged import offsets as offsets_of
+from dwiml.ops.ragged import sequence_of_row, slabs
 from dwiml.ops.sequences import TensorSequence
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class SubjectStreamlines:
                 )
             found[name] = numbers
         lengths = found[schema.LENGTHS]
-        offsets = found.get(schema.OFFSETS, np.cumsum(lengths) - lengths)
+        offsets = found.get(schema.OFFSETS, offsets_of(lengths))
         fault = runs.fault_of_runs(offsets, lengths, nb_rows)
         if fault is not None:
             self._refuse(fault)
@@ -158,7 +159,7 @@ class SubjectStreamlines:
             When a coordinate is NaN, infinite, or absurdly far from the volume.
         """
         found, nb_outside = np.zeros(len(self), dtype=np.float32), 0
-        for some in _in_slabs(self.lengths):
+        for some, _ in slabs(self.lengths, _SLAB_POINTS):
             found[some], outside = self._check_some(np.arange(some.start, some.stop))
             nb_outside += outside
         self._warn_outside(nb_outside, f"{len(self)} streamlines")
@@ -187,7 +188,7 @@ class SubjectStreamlines:
         wrong = runs.first_outside(points, *self._box)
         if wrong is None:
             return
-        place = int(np.searchsorted(np.cumsum(lengths), wrong, side="right"))
+        place = sequence_of_row(lengths, wrong)
         point, what = points[wrong], f"Streamline {ids[place]} of the {self.label}"
         if not np.isfinite(point).all():
             raise ValueError(f"{what} holds NaN or infinite coordinates; recreate the HDF5 file without it.")
@@ -330,16 +331,6 @@ def _read_small(dataset: StoredDataset) -> npt.NDArray[Any]:
     values = dataset.read()
     dataset.check_digest(values)
     return values
-
-
-def _in_slabs(lengths: npt.NDArray[np.int64]) -> Iterator[slice]:
-    """Yield streamlines of about a million points together."""
-    ends, start = np.cumsum(lengths), 0
-    while start < len(lengths):
-        before = ends[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(ends, before + _SLAB_POINTS, side="right")))
-        yield slice(start, stop)
-        start = stop
 
 
 def _outside(values: npt.NDArray[Any], most: int) -> str:

@@ -120,11 +120,9 @@ def _angles(directions: torch.Tensor, targets: TensorSequence, to_mm: torch.Tens
     steps = targets.diff()
     true = steps.data * to_mm
     model_angles = angle_degrees(directions * to_mm, true)
-    is_first = torch.zeros(steps.total_points, dtype=torch.bool, device=true.device)
-    is_first[steps.offsets[steps.lengths > 0].to(true.device)] = True
     before = true.roll(1, dims=0)
     moves = true.norm(dim=1) > 0
-    inner = moves & ~is_first & (before.norm(dim=1) > 0)
+    inner = moves & ~steps.is_first() & (before.norm(dim=1) > 0)
     return {
         "angle": model_angles[moves],
         "angle_after_first": model_angles[inner],

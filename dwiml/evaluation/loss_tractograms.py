@@ -14,10 +14,10 @@ from nibabel.streamlines.tractogram import TractogramItem
 from nibabel.streamlines.trk import TrkFile
 
 from dwiml.arguments import check_number
-from dwiml.data.storage import run_rows
 from dwiml.evaluation.losses_by_point import PointLosses, SubjectReader
 from dwiml.files import written_whole
 from dwiml.matplotlib_backend import VALUE_COLORS, value_colormap
+from dwiml.ops.ragged import run_rows
 from dwiml.ops.spaces import from_vox_corner
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from dwiml.batching.fetcher import BatchSlices
 from dwiml.batching.loader import DWIMLBatchLoaderOneInput
 from dwiml.batching.sampler import BatchIds
 from dwiml.data.dataset import SubjectData
+from dwiml.ops import ragged
 from dwiml.ops.directions import SHORTEST
 from dwiml.ops.randomness import BatchKey
 from dwiml.ops.sequences import TensorSequence
@@ -87,12 +88,11 @@ class PointLosses:
     @property
     def offsets(self) -> Integers:
         """Shape (S,), int64: the first point of each streamline."""
-        offsets: Integers = np.cumsum(self.lengths) - self.lengths
-        return offsets
+        return ragged.offsets(self.lengths)
 
     def streamline_means(self) -> npt.NDArray[np.float64]:
         """Return each streamline's mean loss, (S,); NaN for one that has no step."""
-        ids = np.repeat(np.arange(len(self.lengths)), self.lengths)
+        ids = ragged.sequence_ids(self.lengths)
         counted = ~np.isnan(self.loss)
         sums = np.bincount(ids[counted], weights=self.loss[counted], minlength=len(self.lengths))
         counts = np.bincount(ids[counted], minlength=len(self.lengths))
@@ -104,7 +104,7 @@ class PointLosses:
         if self.eos_probability is None:
             return None
         is_last = np.zeros(len(self.loss), dtype=bool)
-        is_last[(self.offsets + self.lengths - 1)[self.lengths > 0]] = True
+        is_last[ragged.last_rows(self.lengths)] = True
         return self.eos_probability[is_last], self.eos_probability[~is_last]
 
     def filled(self) -> Floats:
@@ -158,9 +158,7 @@ def _losses_of_batch(
     model: Any, reader: SubjectReader, targets: TensorSequence, ids_per_subj: BatchSlices
 ) -> tuple[Integers, Floats, Floats | None]:
     """Return the lengths (S,), the losses (P,) and the probabilities of an end (P,) or None."""
-    is_last = torch.zeros(targets.total_points, dtype=torch.bool)
-    is_last[(torch.cumsum(targets.lengths, 0) - 1)[targets.lengths > 0]] = True
-    is_last = is_last.to(targets.device)
+    is_last = targets.is_last()
     with_ends = bool(model.forward_uses_last_point)
     batch = reader.batch_loader.model_batch(targets, ids_per_subj)
     outputs = batch.run(model)

@@ -29,6 +29,7 @@ from dwiml.hdf5.stored.digests import ArrayDigest, digest_of_array, digest_of_gr
 from dwiml.hdf5.stored.layout import root_digest
 from dwiml.hdf5.streamlines import StreamlinesData
 from dwiml.ops.connectivity_matrix import dense_blocks
+from dwiml.ops.ragged import offsets
 from dwiml.ops.regions import BlocRegions, LabelRegions
 from dwiml.ops.resampling import Resampling, lengths_mm
 from dwiml.tractograms.grid import Grid
@@ -207,7 +208,7 @@ def write_streamlines(subject: h5py.Group, name: str, data: StreamlinesData, gri
     group.attrs[schema.VOXEL_SIZES] = grid.voxel_sizes.astype(np.float32)
     group.attrs[schema.VOXEL_ORDER] = grid.voxel_order
     _write_array(group, schema.DATA, data.points)
-    _write_array(group, schema.OFFSETS, np.cumsum(data.lengths) - data.lengths)
+    _write_array(group, schema.OFFSETS, offsets(data.lengths))
     _write_array(group, schema.LENGTHS, data.lengths)
     _write_array(group, schema.EUCLIDEAN_LENGTHS, lengths_mm(data.points, data.lengths, grid.voxel_sizes))
     if data.dps:

@@ -13,6 +13,7 @@ from dwiml.files import check_memory
 from dwiml.hdf5.config import StreamlinesGroup
 from dwiml.hdf5.inspection import SubjectPlan, check_dps_keys, open_tractogram
 from dwiml.ops import spaces
+from dwiml.ops.ragged import offsets, sequence_ids
 from dwiml.ops.resampling import Resampling
 from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.tck import check_tck_whole
@@ -127,8 +128,8 @@ def _faults(
     points: NDArray[np.float32], lengths: NDArray[np.int64], shape: tuple[int, int, int]
 ) -> dict[str, NDArray[np.bool_]]:
     """Flag (S,) the invalid streamlines, each for one reason only."""
-    streamline = np.repeat(np.arange(len(lengths)), lengths)
-    first_points = points[(np.cumsum(lengths) - lengths)[streamline]]
+    streamline = sequence_ids(lengths)
+    first_points = points[offsets(lengths)[streamline]]
 
     def any_point(flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return np.bincount(streamline[flags.any(axis=1)], minlength=len(lengths)) > 0

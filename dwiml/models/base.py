@@ -123,11 +123,7 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
         tuple
             The outputs, a row for each streamline, and the memory for the next call.
         """
-        ends = torch.cumsum(inputs.lengths, 0).to(inputs.device) - 1
-        points = torch.cumsum(streamlines.lengths, 0).to(streamlines.device) - 1
-        ones = torch.ones(len(inputs), dtype=torch.int64)
-        last = TensorSequence(inputs.data[ends], ones)
-        return self.forward(last, TensorSequence(streamlines.data[points], ones)), None
+        return self.forward(inputs.tail(1), streamlines.tail(1)), None
 
     def select_memory(self, memory: Any, kept: Tensor) -> Any:
         """Return the memory of some of the streamlines: those that go on, by number, shape (K,)."""

@@ -118,8 +118,7 @@ class Learn2TrackModel(ModelWithPreviousDirections, ModelWithDirectionGetter, Mo
     ) -> tuple[Tensor, HiddenStates]:
         """Compute the outputs at the last point of each streamline; the memory is the hidden states."""
         outputs, states = self.forward(inputs, streamlines, memory, return_hidden=True)
-        ends = torch.cumsum(inputs.lengths, 0) - 1
-        return outputs[ends.to(outputs.device)], states
+        return inputs.mapped(outputs).last_points(), states
 
     def select_memory(self, memory: HiddenStates, kept: Tensor) -> HiddenStates:
         """Return the hidden states of some of the streamlines."""
@@ -137,11 +136,8 @@ class Learn2TrackModel(ModelWithPreviousDirections, ModelWithDirectionGetter, Mo
             )
         directions = self.previous_dirs(streamlines)
         if not same:
-            starts = torch.cumsum(streamlines.lengths, 0) - inputs.lengths
-            # Row i of `inputs` is as far from its streamline's end as the row taken here is from the same end.
-            shifts = torch.repeat_interleave(starts - inputs.offsets, inputs.lengths)
-            rows = torch.arange(inputs.total_points) + shifts
-            directions = directions.index_select(0, rows.to(directions.device, non_blocking=True))
+            # The inputs are those of the last points.
+            directions = streamlines.mapped(directions).tail(inputs.lengths).data
         return self.embed_previous_dirs(directions)
 
 

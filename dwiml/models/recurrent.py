@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from dwiml.models.checks import check_dropout, check_key, check_layer_sizes
 from dwiml.models.recurrent_cells import RaggedGRU, RaggedLSTM
+from dwiml.ops import ragged
 
 HiddenStates = list[tuple[Tensor, ...]]
 """For each layer (h,) of a GRU or (h, c) of an LSTM, each of shape (S, layer size), in the streamlines' order."""
@@ -47,7 +48,7 @@ class TimeMajor:
         nb_groups = max(1, min(nb_groups, self.nb_started))
         descending = torch.argsort(lengths, descending=True, stable=True)
         started, empty = descending[: self.nb_started], descending[self.nb_started :]
-        offsets = torch.cumsum(lengths, 0) - lengths
+        offsets = torch.from_numpy(ragged.offsets(lengths))
         members = [started[first::nb_groups] for first in range(nb_groups)] if self.nb_started else []
         blocks = [_time_major_rows(lengths[group], offsets[group]) for group in members]
         self.sizes: list[list[int]] = [alive for _, alive in blocks]
@@ -80,8 +81,7 @@ def _time_major_rows(lengths: Tensor, offsets: Tensor) -> tuple[Tensor, list[int
     """Return the row numbers of sequences sorted by decreasing length, time-major, and how many live at each step."""
     longest = int(lengths[0])
     alive = len(lengths) - torch.cumsum(torch.bincount(lengths), dim=0)[:longest]
-    steps = torch.repeat_interleave(torch.arange(longest), alive)
-    rank = torch.arange(len(steps)) - torch.repeat_interleave(torch.cumsum(alive, 0) - alive, alive)
+    steps, rank = map(torch.from_numpy, (ragged.sequence_ids(alive), ragged.positions(alive)))
     return offsets[rank] + steps, alive.tolist()
 
 

@@ -231,11 +231,8 @@ def _without_ends(steps: Tensor) -> tuple[Tensor, Tensor]:
 
 def _with_ends(steps: Tensor, targets: TensorSequence) -> tuple[Tensor, Tensor]:
     """Return the same, with a row of zeros for each streamline's last point."""
-    ends = torch.zeros(targets.total_points, dtype=torch.bool)
-    ends[torch.cumsum(targets.lengths, 0)[targets.lengths > 0] - 1] = True
-    rows = ends.logical_not().nonzero()[:, 0].to(steps.device, non_blocking=True)
-    all_steps = steps.new_zeros(targets.total_points, 3).index_copy(0, rows, steps)
-    return all_steps, ends.to(steps.device, non_blocking=True)
+    all_steps = steps.new_zeros(targets.total_points, 3).index_copy(0, targets.rows_but_last(), steps)
+    return all_steps, targets.is_last()
 
 
 def _drawn(

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.signal import lfilter
 
+from dwiml.ops.ragged import last_rows, reversed_rows
+
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 # In standard deviations: no point of a streamline should jump far away by chance.
@@ -74,11 +76,9 @@ def reverse(points: NDArray[Scalar], lengths: ArrayLike, chosen: NDArray[np.bool
     chosen = np.asarray(chosen, dtype=bool)
     if chosen.shape != lengths.shape:
         raise ValueError(f"chosen must have shape {lengths.shape}, one value a streamline, got {chosen.shape}.")
-    ends = np.cumsum(lengths)
-    first_plus_last = ends - lengths + ends - 1
-    to_move = np.flatnonzero(np.repeat(chosen, lengths))
+    to_move = np.repeat(chosen, lengths)
     reversed_points = points.copy()
-    reversed_points[to_move] = points[np.repeat(first_plus_last[chosen], lengths[chosen]) - to_move]
+    reversed_points[to_move] = points[reversed_rows(lengths)[to_move]]
     return reversed_points
 
 
@@ -175,7 +175,7 @@ def split(lengths: ArrayLike, cuts: ArrayLike) -> tuple[NDArray[np.int64], NDArr
     is_cut = cuts > 0
     counts = 1 + is_cut.astype(np.int64)
     new_lengths = np.repeat(lengths, counts)
-    second_half = (np.cumsum(counts) - 1)[is_cut]
+    second_half = last_rows(counts)[is_cut]
     new_lengths[second_half - 1] = cuts[is_cut]
     new_lengths[second_half] -= cuts[is_cut]
     return new_lengths, counts

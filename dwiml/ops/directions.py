@@ -127,7 +127,7 @@ def previous_directions(streamlines: TensorSequence, nb_previous: int, *, normal
     steps = points[1:] - points[:-1]
     if normalize:
         steps = normalize_directions(steps)
-    position = _positions(streamlines).unsqueeze(1)
+    position = streamlines.positions().unsqueeze(1)
     columns = []
     for back in range(nb_previous):
         # Row i of `shifted` is the step that ended `back` points before i, of whatever streamline; those that belong
@@ -161,10 +161,3 @@ def angle_degrees(first: Tensor, second: Tensor) -> Tensor:
     angle = torch.rad2deg(2.0 * torch.atan2(difference, total))
     undefined = ~(unit_first.any(dim=-1) & unit_second.any(dim=-1))
     return angle.masked_fill(undefined, torch.nan)
-
-
-def _positions(streamlines: TensorSequence) -> Tensor:
-    """Shape (N,), int64, on the points' device: the index of each point in its own streamline."""
-    starts = torch.repeat_interleave(streamlines.offsets, streamlines.lengths)
-    position = torch.arange(streamlines.total_points) - starts
-    return position.to(streamlines.device, non_blocking=True)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 import numbers
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from dwiml.ops.ragged import offsets, sequence_of_row, slabs
 
 Points = NDArray[np.float32]
 Lengths = NDArray[np.int64]
@@ -75,7 +77,7 @@ def lengths_mm(points: ArrayLike, lengths: ArrayLike, voxel_sizes: ArrayLike) ->
     """
     points, lengths, voxel_sizes = _checked(points, lengths, voxel_sizes)
     result = np.empty(len(lengths), dtype=np.float32)
-    for some, theirs in _slabs(lengths):
+    for some, theirs in slabs(lengths, _SLAB):
         travelled = _travelled_mm(points[theirs], lengths[some], _sizes_of(voxel_sizes, some))
         first, last = _ends(lengths[some])
         result[some] = travelled[last] - travelled[first]
@@ -210,7 +212,7 @@ def compress(points: ArrayLike, lengths: ArrayLike, tolerance: float, voxel_size
         return points.copy(), lengths.copy()
     sizes_of_points = _per_point(voxel_sizes, lengths)
     # In float64 so that the way to mm and back gives the very same float32 coordinates.
-    streamlines_mm = np.split(points.astype(np.float64) * sizes_of_points, np.cumsum(lengths)[:-1])
+    streamlines_mm = np.split(points.astype(np.float64) * sizes_of_points, offsets(lengths)[1:])
     compressed = compress_streamlines([streamlines_mm[i] for i in long_enough], tol_error=tolerance)
     for i, streamline_mm in zip(long_enough, compressed, strict=True):
         streamlines_mm[i] = streamline_mm
@@ -227,7 +229,7 @@ def _resample(
 ) -> tuple[Points, Lengths]:
     """Resample in slabs; `wanted` tells the number of points from the lengths (S,) in mm."""
     all_points, all_lengths = [points[:0]], [lengths[:0]]
-    for some, theirs in _slabs(lengths):
+    for some, theirs in slabs(lengths, _SLAB):
         new_points, new_lengths = _resample_slab(points[theirs], lengths[some], _sizes_of(voxel_sizes, some), wanted)
         all_points.append(new_points)
         all_lengths.append(new_lengths)
@@ -285,24 +287,13 @@ def _travelled_mm(points: Points, lengths: Lengths, voxel_sizes: NDArray[np.floa
     return travelled
 
 
-def _slabs(lengths: Lengths) -> Iterator[tuple[slice, slice]]:
-    """Streamlines and points of each slab: whole streamlines, of about `_SLAB` points together, or a longer one."""
-    borders = np.concatenate([[0], np.cumsum(lengths)])
-    start = 0
-    while start < len(lengths):
-        stop = int(np.searchsorted(borders, borders[start] + _SLAB, side="right")) - 1
-        stop = max(stop, start + 1)
-        yield slice(start, stop), slice(int(borders[start]), int(borders[stop]))
-        start = stop
-
-
 def _sizes_of(voxel_sizes: NDArray[np.float64], streamlines: slice) -> NDArray[np.float64]:
     return voxel_sizes if voxel_sizes.ndim == 1 else voxel_sizes[streamlines]
 
 
 def _ends(lengths: Lengths) -> tuple[Lengths, Lengths]:
     """Index (S,) of the first and of the last point of each streamline; both are where it would be if it is empty."""
-    first = np.cumsum(lengths) - lengths
+    first = offsets(lengths)
     return first, first + np.maximum(lengths - 1, 0)
 
 
@@ -329,7 +320,7 @@ def _checked(
         raise ValueError("Voxel sizes must be positive and finite.")
     if not np.isfinite(points).all():
         wrong = int(np.flatnonzero(~np.isfinite(points).all(axis=1))[0])
-        streamline = int(np.searchsorted(np.cumsum(lengths), wrong, side="right"))
+        streamline = sequence_of_row(lengths, wrong)
         raise ValueError(f"Streamline {streamline} of {len(lengths)} holds a NaN or infinite coordinate; remove it.")
     return points, lengths, voxel_sizes
 

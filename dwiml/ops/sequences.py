@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_sequence
 
+from dwiml.ops import ragged
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -123,41 +125,128 @@ class TensorSequence(Sequence[Tensor]):
         return TensorSequence(data, self.lengths)
 
     def sequence_ids(self) -> Tensor:
-        """Shape (total_points,), int64, on the rows' device: the index of the sequence that each row belongs to."""
-        ids = torch.repeat_interleave(torch.arange(len(self)), self.lengths)
-        return ids.to(self.data.device, non_blocking=True)
+        """Return the index of the sequence that each row belongs to.
 
-    def _rows_but_last(self) -> Tensor:
-        """Return the number of each row that is not its sequence's last, on the rows' device."""
-        keep = torch.ones(self.total_points, dtype=torch.bool)
-        ends = torch.cumsum(self.lengths, dim=0) - 1
-        keep[ends[self.lengths > 0]] = False
-        return keep.nonzero().squeeze(1).to(self.data.device, non_blocking=True)
+        Returns
+        -------
+        Tensor
+            Shape (total_points,), int64, on the device of the rows.
+        """
+        return self._on_device(ragged.sequence_ids(self.lengths))
+
+    def positions(self) -> Tensor:
+        """Return the position of each row in its sequence, 0 for the first row.
+
+        Returns
+        -------
+        Tensor
+            Shape (total_points,), int64, on the device of the rows.
+        """
+        return self._on_device(ragged.positions(self.lengths))
+
+    def positions_from_end(self) -> Tensor:
+        """Return the position of each row counted from the end of its sequence, 0 for the last row.
+
+        Returns
+        -------
+        Tensor
+            Shape (total_points,), int64, on the device of the rows.
+        """
+        return self._on_device(ragged.positions_from_end(self.lengths))
+
+    def is_first(self) -> Tensor:
+        """Return which rows are the first of their sequence: shape (total_points,), bool, on the device of the rows."""
+        return self.positions() == 0
+
+    def is_last(self) -> Tensor:
+        """Return which rows are the last of their sequence: shape (total_points,), bool, on the device of the rows."""
+        return self.positions_from_end() == 0
+
+    def first_points(self) -> Tensor:
+        """Return the first row of each sequence, shape (S, F).
+
+        Raises
+        ------
+        ValueError
+            When a sequence has no row.
+        """
+        self._check_none_empty("first")
+        return self.data.index_select(0, self._on_device(ragged.first_rows(self.lengths)))
+
+    def last_points(self) -> Tensor:
+        """Return the last row of each sequence, shape (S, F).
+
+        Raises
+        ------
+        ValueError
+            When a sequence has no row.
+        """
+        self._check_none_empty("last")
+        return self.data.index_select(0, self._on_device(ragged.last_rows(self.lengths)))
+
+    def head(self, nb: int | Tensor) -> TensorSequence:
+        """Return the first rows of each sequence, or all of them where it has no more.
+
+        Parameters
+        ----------
+        nb
+            How many: one number, 0 or more, or shape (S,), integers, one for each sequence.
+        """
+        counts = torch.minimum(self.lengths, torch.as_tensor(nb, device="cpu"))
+        return self._runs(self.offsets, counts)
+
+    def tail(self, nb: int | Tensor) -> TensorSequence:
+        """Return the last rows of each sequence, or all of them where it has no more.
+
+        Parameters
+        ----------
+        nb
+            How many: one number, 0 or more, or shape (S,), integers, one for each sequence.
+        """
+        counts = torch.minimum(self.lengths, torch.as_tensor(nb, device="cpu"))
+        return self._runs(self.offsets + self.lengths - counts, counts)
+
+    def rows_but_last(self) -> Tensor:
+        """Return the number of each row that is not the last of its sequence: those that :meth:`diff` starts from.
+
+        Returns
+        -------
+        Tensor
+            Shape (sum(max(n_i - 1, 0)),), int64, increasing, on the device of the rows.
+        """
+        return self._on_device(ragged.run_rows(self.offsets, (self.lengths - 1).clamp(min=0)))
 
     def trimmed_last(self) -> TensorSequence:
         """Return the sequences without their last row (an empty one stays empty)."""
-        rows = self._rows_but_last()
-        return TensorSequence(self.data.index_select(0, rows), (self.lengths - 1).clamp(min=0))
+        return self.head((self.lengths - 1).clamp(min=0))
 
     def diff(self) -> TensorSequence:
         """Return the differences of consecutive rows: n - 1 rows a sequence, none for those of 0 or 1 row."""
-        rows = self._rows_but_last()
+        rows = self.rows_but_last()
         differences = self.data.index_select(0, rows + 1) - self.data.index_select(0, rows)
         return TensorSequence(differences, (self.lengths - 1).clamp(min=0))
 
     def select(self, ids: Tensor) -> TensorSequence:
-        """Return some sequences, by number (S,) int64, in that order."""
+        """Return some sequences, by number (K,) int64, in that order; a number may come several times."""
         ids = ids.to("cpu")
-        lengths = self.lengths[ids]
-        shifts = torch.repeat_interleave(self.offsets[ids] - (torch.cumsum(lengths, 0) - lengths), lengths)
-        rows = torch.arange(len(shifts)) + shifts
-        return TensorSequence(self.data[rows.to(self.device)], lengths)
+        return self._runs(self.offsets[ids], self.lengths[ids])
 
     def reversed(self) -> TensorSequence:
         """Return each sequence with its last row first."""
-        ends = torch.repeat_interleave(2 * self.offsets + self.lengths - 1, self.lengths)
-        rows = ends - torch.arange(self.total_points)
-        return TensorSequence(self.data[rows.to(self.device)], self.lengths)
+        return self.mapped(self.data.index_select(0, self._on_device(ragged.reversed_rows(self.lengths))))
+
+    def _runs(self, starts: Tensor, lengths: Tensor) -> TensorSequence:
+        """Return runs of consecutive rows as sequences."""
+        return TensorSequence(self.data.index_select(0, self._on_device(ragged.run_rows(starts, lengths))), lengths)
+
+    def _on_device(self, rows: npt.NDArray[np.int64]) -> Tensor:
+        """Bring numbers that the lengths gave (on the CPU) to the rows, without a wait for the device."""
+        return torch.from_numpy(rows).to(self.device, non_blocking=True)
+
+    def _check_none_empty(self, which: str) -> None:
+        if not bool(self.lengths.all()):
+            empty = int((self.lengths == 0).nonzero()[0])
+            raise ValueError(f"Sequence {empty} of {len(self)} has no row, so it has no {which} point; leave it out.")
 
     def padded(self, fill: float = 0.0) -> Tensor:
         """Return a tensor of shape (S, longest length, F), filled after each sequence's end."""

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from dwiml.ops.ragged import first_rows, last_rows, sequence_ids
 from dwiml.scoring.ground_truth import GroundTruth
 from dwiml.scoring.voxels import crossed_voxels, flat_voxels
 
@@ -96,12 +97,11 @@ def _regions_of_ends(
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return the regions (S, R) in which each streamline's first and last point lie; none for one without points."""
     found = []
-    after = np.cumsum(lengths)
     some = lengths > 0
-    for index in (after - lengths, after - 1):
+    for rows in (first_rows(lengths), last_rows(lengths)):
         flags = np.zeros((len(lengths), len(truth.regions)), dtype=bool)
         voxels = np.full(len(lengths), -1)
-        voxels[some] = flat_voxels(points[index[some]], truth.shape)
+        voxels[some] = flat_voxels(points[rows], truth.shape)
         inside = voxels >= 0
         flags[inside] = truth.ends[voxels[inside]].toarray() > 0
         found.append(flags)
@@ -119,7 +119,7 @@ def _joined_bundles(at_first: NDArray[np.bool_], at_last: NDArray[np.bool_], tru
 
 def _moves(points: NDArray[np.floating], lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Return (S,) whether a streamline has two points that differ."""
-    line = np.repeat(np.arange(len(lengths)), lengths)
+    line = sequence_ids(lengths)
     steps = (points[1:] != points[:-1]).any(axis=1) & (line[1:] == line[:-1])
     moves: NDArray[np.bool_] = np.bincount(line[1:][steps], minlength=len(lengths)) > 0
     return moves

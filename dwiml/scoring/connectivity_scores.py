@@ -16,6 +16,7 @@ from dwiml.ops.connectivity_matrix import (
     connection_status,
     count_connections,
 )
+from dwiml.ops.ragged import first_rows, last_rows
 from dwiml.ops.regions import Regions
 
 
@@ -126,12 +127,11 @@ def ends_of(
     ValueError
         When `lengths` announce another number of points.
     """
-    after = np.cumsum(lengths, dtype=np.int64)
-    nb_points = int(after[-1]) if len(after) else 0
+    nb_points = int(np.sum(lengths, dtype=np.int64))
     if nb_points != len(points):
         raise ValueError(f"lengths announce {nb_points} points, there are {len(points)}.")
     some = np.asarray(lengths) > 0
     ends = np.full((2, len(lengths), 3), np.nan, dtype=np.asarray(points).dtype)
-    ends[0, some] = points[(after - lengths)[some]]
-    ends[1, some] = points[(after - 1)[some]]
+    ends[0, some] = points[first_rows(lengths)]
+    ends[1, some] = points[last_rows(lengths)]
     return ends[0], ends[1]

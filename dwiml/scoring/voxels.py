@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
+from dwiml.ops.ragged import positions, positions_from_end, sequence_ids, slabs
+
 # Beside a corner or an edge that a line passes through, rounding (of float32 points too) leaves pieces of no length.
 _SHORTEST_MM = 1e-4
 # Larger chunks leave the processor's cache and take twice as long.
@@ -65,7 +67,7 @@ def crossed_voxels(
     mm = np.linalg.norm(step * np.asarray(voxel_sizes, dtype=np.float64), axis=1)
     first, met = _planes_met(start, step, shape)
     crossed = sparse.csr_array((len(lengths), math.prod(shape)))
-    for part in _blocks(met.sum(axis=1) + 1):
+    for part, _ in slabs(met.sum(axis=1) + 1, _BLOCK_PIECES):
         segment, share, voxels = _pieces(start[part], step[part], first[part], met[part], shape)
         piece_mm = share * mm[part][segment]
         kept = (piece_mm > 0) & (voxels >= 0)
@@ -86,15 +88,8 @@ def flat_voxels(points: NDArray[np.floating], shape: tuple[int, int, int]) -> ND
 
 
 def chunks(lengths: NDArray[np.int64]) -> Iterator[tuple[slice, slice]]:
-    """Yield (streamlines, their points) so that the working memory of each is bounded."""
-    ends = np.cumsum(lengths)
-    first = 0
-    while first < len(lengths):
-        before = int(ends[first - 1]) if first else 0
-        last = int(np.searchsorted(ends, before + _CHUNK_POINTS, side="right"))
-        last = min(max(last, first + 1), first + _CHUNK_LINES)
-        yield slice(first, last), slice(before, int(ends[last - 1]))
-        first = last
+    """Iterate over (streamlines, their points) so that the working memory of each is bounded."""
+    return slabs(lengths, _CHUNK_POINTS, _CHUNK_LINES)
 
 
 def _segments(
@@ -102,7 +97,7 @@ def _segments(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
     """Return first points (M, 3), vectors to the second (M, 3) and streamlines (M,) of all segments."""
     exact = np.asarray(points, dtype=np.float64)
-    line = np.repeat(np.arange(len(lengths)), lengths)
+    line = sequence_ids(lengths)
     same = line[1:] == line[:-1]
     return exact[:-1][same], np.diff(exact, axis=0)[same], line[:-1][same]
 
@@ -119,17 +114,6 @@ def _planes_met(
     return first, np.maximum(last - first + 1, 0)
 
 
-def _blocks(nb_pieces: NDArray[np.int64]) -> Iterator[slice]:
-    """Yield segments, so many at once that they have a bounded number of pieces; none of zero segments."""
-    ends = np.cumsum(nb_pieces)
-    first = 0
-    while first < len(ends):
-        before = int(ends[first - 1]) if first else 0
-        last = max(int(np.searchsorted(ends, before + _BLOCK_PIECES, side="right")), first + 1)
-        yield slice(first, last)
-        first = last
-
-
 def _pieces(
     start: NDArray[np.float64],
     step: NDArray[np.float64],
@@ -139,12 +123,9 @@ def _pieces(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
     """Return the segment of each piece, which share of the segment it is, and its voxel (-1: outside the volume)."""
     nb_pieces = met.sum(axis=1) + 1
-    segment = np.repeat(np.arange(len(start)), nb_pieces)
+    segment = sequence_ids(nb_pieces)
     cuts = _cuts(start, step, first, met)
-    ends = np.cumsum(nb_pieces)
-    is_last, is_first = (np.zeros(len(segment), dtype=bool) for _ in range(2))
-    is_last[ends - 1] = True
-    is_first[ends - nb_pieces] = True
+    is_last, is_first = positions_from_end(nb_pieces) == 0, positions(nb_pieces) == 0
     begin, end = np.zeros(len(segment)), np.ones(len(segment))
     begin[~is_first] = cuts
     end[~is_last] = cuts
@@ -159,10 +140,9 @@ def _cuts(
     segments, cuts = [], []
     for axis in range(3):
         nb = met[:, axis]
-        segment = np.repeat(np.arange(len(start)), nb)
-        nth = np.arange(len(segment)) - np.repeat(np.cumsum(nb) - nb, nb)
+        segment = sequence_ids(nb)
         segments.append(segment)
-        cuts.append((first[segment, axis] + nth - start[segment, axis]) / step[segment, axis])
+        cuts.append((first[segment, axis] + positions(nb) - start[segment, axis]) / step[segment, axis])
     every_segment, every_cut = np.concatenate(segments), np.concatenate(cuts)
     # A plane that is met is met between the ends, whatever rounding says.
     every_cut = np.clip(every_cut, 0, 1)

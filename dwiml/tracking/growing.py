@@ -18,7 +18,7 @@ class GrowingLines:
     most_steps
         How many points may be added to one.
     nb_recent
-        How many of the last points :meth:`recent` gives.
+        How many of the last points :meth:`recent` gives, at least 2.
     """
 
     def __init__(self, first_segments: TensorSequence, *, most_steps: int, nb_recent: int) -> None:
@@ -28,13 +28,11 @@ class GrowingLines:
         self._nb_added = torch.zeros(nb, dtype=torch.int64, device=device)
         self.reasons = torch.zeros(nb, dtype=torch.int64, device=device)
         self.alive = torch.arange(nb, device=device)
-        lengths = first_segments.lengths.to(device)
-        ends = torch.cumsum(lengths, 0) - 1
-        # Right-aligned: the last point is the last column.
-        back = torch.arange(nb_recent - 1, -1, -1, device=device)
-        self._nb_known = lengths.clamp(max=nb_recent)
-        rows = ends[:, None] - torch.minimum(back, lengths[:, None] - 1)
-        self._recent = first_segments.data[rows]
+        self._nb_known = first_segments.lengths.clamp(max=nb_recent).to(device)
+        # Right-aligned: the last point is the last column. Where a streamline has fewer points, its first is repeated.
+        last = first_segments.offsets + first_segments.lengths - 1
+        rows = torch.maximum(last[:, None] - torch.arange(nb_recent - 1, -1, -1), first_segments.offsets[:, None])
+        self._recent = first_segments.data[rows.to(device)]
 
     @property
     def nb_alive(self) -> int:
@@ -45,6 +43,11 @@ class GrowingLines:
     def last_points(self) -> Tensor:
         """Shape (A, 3): the last point of each that grows, voxel space."""
         return self._recent[:, -1]
+
+    @property
+    def last_steps(self) -> Tensor:
+        """Shape (A, 3): the step that led to the last point of each that grows, in voxels; zero where there is none."""
+        return self._recent[:, -1] - self._recent[:, -2]
 
     def recent(self) -> TensorSequence:
         """Return the last points of each that grows, as many as are asked for or as there are."""
@@ -78,15 +81,10 @@ class GrowingLines:
 
     def joined(self) -> TensorSequence:
         """Return the first segments, each followed by the points that were added to it."""
-        device, nb = self._added.device, len(self.reasons)
-        lengths = self._first.lengths.to(device)
-        total = lengths + self._nb_added
-        starts = torch.cumsum(total, 0) - total
-        data = self._added.new_empty((int(total.sum()), 3))
-        first_line = self._first.sequence_ids()
-        first_place = torch.arange(len(first_line), device=device) - (torch.cumsum(lengths, 0) - lengths)[first_line]
-        data[starts[first_line] + first_place] = self._first.data
-        line = torch.repeat_interleave(torch.arange(nb, device=device), self._nb_added)
-        place = torch.arange(len(line), device=device) - (torch.cumsum(self._nb_added, 0) - self._nb_added)[line]
-        data[(starts + lengths)[line] + place] = self._added[line, place]
-        return TensorSequence(data, total)
+        device, (nb, most_steps, _) = self._added.device, self._added.shape
+        both = torch.stack([self._first.lengths.to(device), self._nb_added], dim=1)
+        is_added = torch.tensor([False, True], device=device).repeat(nb).repeat_interleave(both.flatten())
+        data = self._added.new_empty((len(is_added), 3))
+        data[~is_added] = self._first.data
+        data[is_added] = self._added[torch.arange(most_steps, device=device) < self._nb_added[:, None]]
+        return TensorSequence(data, both.sum(dim=1))

@@ -218,10 +218,8 @@ class Propagator:
         self, lines: GrowingLines, outputs: Tensor, draws: Tensor | None, opposite: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Return where each streamline would go, voxel space, and why it does not (0: it does)."""
-        rules, recent, last = self._rules, lines.recent(), lines.last_points
-        ends = torch.cumsum(recent.lengths, 0).to(last.device) - 1
-        has_step = (recent.lengths > 1).to(last.device)
-        before_mm = (last - recent.data[ends - has_step.long()]) * self._voxel_sizes
+        rules, last = self._rules, lines.last_points
+        before_mm = lines.last_steps * self._voxel_sizes
         directions = self._directions(outputs, before_mm, draws)
         if opposite is not None:
             directions = torch.where(opposite.to(last.device)[:, None], -directions, directions)

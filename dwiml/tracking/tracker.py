@@ -14,6 +14,7 @@ from torch import Tensor
 from dwiml.arguments import check_number, check_whole
 from dwiml.ops.directions import streamline_lengths_mm
 from dwiml.ops.interpolation import interpolate_at
+from dwiml.ops.ragged import slabs
 from dwiml.ops.sequences import TensorSequence
 from dwiml.tracking.propagation import REASONS, RUNNING, Propagated, PropagationRules, Propagator
 from dwiml.tracking.seeds import Seeds
@@ -193,7 +194,7 @@ class Tracker:
         lines = grown.streamlines.reversed()
         stuck = lines.lengths == 1
         parts, reasons = [], []
-        for group in _groups(lines.lengths, self._points_at_once):
+        for group, _ in slabs(lines.lengths, self._points_at_once):
             # What is drawn on the way back is not what was drawn on the way out.
             part = self._propagator.propagate(lines[group], ~keys[group], opposite=stuck[group])
             parts.append(part.streamlines)
@@ -206,18 +207,6 @@ class Tracker:
     def _read_inputs(self, points: Tensor) -> Tensor:
         offsets = self._model.neighborhood_offsets
         return interpolate_at(self._subject.volume, points, offsets=offsets)
-
-
-def _groups(lengths: Tensor, most_points: int) -> Iterator[slice]:
-    """Yield slices of consecutive streamlines that have so many points together, or that are one too long."""
-    start, total = 0, 0
-    for number, length in enumerate(lengths.tolist()):
-        if total + length > most_points and number > start:
-            yield slice(start, number)
-            start, total = number, 0
-        total += length
-    if start < len(lengths):
-        yield slice(start, len(lengths))
 
 
 def _bytes_per_point(model: Any) -> int:

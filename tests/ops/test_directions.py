@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
@@ -110,6 +110,7 @@ def test_no_angle_with_a_zero_direction() -> None:
     assert angles.isnan().all()
 
 
+@settings(deadline=None)
 @given(LENGTHS, st.sampled_from([1, 2, 3.5]), st.booleans())
 def test_steps_back_are_those_of_a_loop(lengths: list[int], nb_steps: float, trimmed: bool) -> None:
     streamlines = make(lengths)

@@ -110,3 +110,59 @@ def test_select_and_reversed(lengths: list[int]) -> None:
         assert torch.equal(got, parts[number])
     for got, part in zip(sequence.reversed(), parts, strict=True):
         assert torch.equal(got, part.flip(0))
+
+
+@given(LENGTHS)
+def test_positions_are_those_of_loops(lengths: list[int]) -> None:
+    sequence, _ = make(lengths)
+    assert sequence.positions().tolist() == [i for n in lengths for i in range(n)]
+    assert sequence.positions_from_end().tolist() == [n - 1 - i for n in lengths for i in range(n)]
+    assert sequence.is_first().tolist() == [i == 0 for n in lengths for i in range(n)]
+    assert sequence.is_last().tolist() == [i == n - 1 for n in lengths for i in range(n)]
+    rows = iter(range(sum(lengths)))
+    numbered = [[next(rows) for _ in range(n)] for n in lengths]
+    assert sequence.rows_but_last().tolist() == [row for own in numbered for row in own[:-1]]
+    for values in (sequence.positions(), sequence.positions_from_end(), sequence.sequence_ids()):
+        assert values.dtype == torch.int64
+        assert values.shape == (sequence.total_points,)
+
+
+@given(LENGTHS)
+def test_first_and_last_points(lengths: list[int]) -> None:
+    sequence, parts = make(lengths)
+    if 0 in lengths:
+        for which, points in (("first", sequence.first_points), ("last", sequence.last_points)):
+            with pytest.raises(ValueError, match=f"Sequence {lengths.index(0)} of .* has no row, so it has no {which}"):
+                points()
+        return
+    assert sequence.first_points().tolist() == [part[0].tolist() for part in parts]
+    assert sequence.last_points().tolist() == [part[-1].tolist() for part in parts]
+    assert sequence.first_points().shape == (len(lengths), 3)
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 8)), max_size=8), st.integers(0, 7))
+def test_head_and_tail_are_a_lists(both: list[tuple[int, int]], nb: int) -> None:
+    lengths, counts = [n for n, _ in both], [count for _, count in both]
+    sequence, parts = make(lengths)
+    own = torch.tensor(counts, dtype=torch.int64)
+    for number, part in enumerate(parts):
+        rows = part.tolist()
+        assert sequence.head(nb)[number].tolist() == rows[:nb]
+        assert sequence.tail(nb)[number].tolist() == (rows[-nb:] if nb else [])
+        assert sequence.head(own)[number].tolist() == rows[: counts[number]]
+        assert sequence.tail(own)[number].tolist() == (rows[-counts[number] :] if counts[number] else [])
+
+
+def test_points_keep_their_gradient() -> None:
+    lengths = torch.tensor([2, 3])
+    data = torch.zeros(5, 3, requires_grad=True)
+    TensorSequence(data, lengths).last_points().sum().backward()
+    assert data.grad is not None
+    assert data.grad[:, 0].tolist() == [0, 1, 0, 0, 1]
+
+
+def test_positions_are_where_the_rows_are() -> None:
+    sequence = make([2, 3])[0].to("meta")
+    for values in (sequence.sequence_ids(), sequence.positions(), sequence.is_last(), sequence.first_points()):
+        assert values.device.type == "meta"
+    assert sequence.lengths.device.type == "cpu"

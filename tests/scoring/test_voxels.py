@@ -7,6 +7,7 @@ import pytest
 from dipy.tracking.utils import density_map, target_line_based
 from scoring_support import joined, random_lines, sampled_voxels
 
+from dwiml.ops.ragged import slabs
 from dwiml.scoring import voxels as module
 from dwiml.scoring.voxels import chunks, crossed_voxels, flat_voxels
 
@@ -143,7 +144,7 @@ def test_blocks_of_pieces_change_nothing(block: int, monkeypatch: pytest.MonkeyP
 
 def test_blocks_hold_a_bounded_number_of_pieces() -> None:
     counts = np.random.default_rng(4).integers(1, 3_000_000, size=50)
-    parts = list(module._blocks(counts))
+    parts = [part for part, _ in slabs(counts, module._BLOCK_PIECES)]
     np.testing.assert_array_equal(np.concatenate([np.arange(50)[part] for part in parts]), np.arange(50))
     for part in parts:
         assert counts[part].sum() <= module._BLOCK_PIECES or part.stop - part.start == 1

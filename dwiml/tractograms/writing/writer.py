@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dwiml.arguments import check_number, check_whole
 from dwiml.files import check_target, sync_folder
+from dwiml.ops.ragged import sequence_of_row, slabs
 from dwiml.ops.resampling import compress as compressed
 from dwiml.ops.spaces import from_vox_corner, voxel_sizes_of
 from dwiml.tractograms.writing.appending import GrowingTractogram
@@ -162,7 +163,7 @@ class TractogramWriter:
             return
         tractogram = self._tractogram
         try:
-            for some, theirs in _slabs(nb_points):
+            for some, theirs in slabs(nb_points, _SLAB):
                 some_lines, some_lengths = lines[theirs], nb_points[some]
                 if self._compress is not None:
                     some_lines, some_lengths = compressed(some_lines, some_lengths, self._compress, self._voxel_sizes)
@@ -273,7 +274,7 @@ def _checked_lines(points: ArrayLike, lengths: ArrayLike) -> tuple[NDArray[np.fl
         raise ValueError(f"Streamline {int(counts.argmin())} of {len(counts)} has no point; leave it out.")
     finite = np.isfinite(lines).all(axis=1)
     if not finite.all():
-        line = int(np.searchsorted(np.cumsum(counts), int(finite.argmin()), side="right"))
+        line = sequence_of_row(counts, int(finite.argmin()))
         raise ValueError(f"Streamline {line} of {len(counts)} holds a NaN or infinite coordinate; leave it out.")
     return lines, counts
 
@@ -300,14 +301,3 @@ def _checked_target(path: Path, *, overwrite: bool) -> Path:
     if target.suffix.lower() != extension:
         raise ValueError(f"'{path}' is a link to '{target}', of another format; give another name.")
     return target
-
-
-def _slabs(lengths: NDArray[np.int64]) -> Iterator[tuple[slice, slice]]:
-    """Yield the streamlines and points of each slab: whole streamlines, about ``_SLAB`` points, or a longer one."""
-    borders = np.concatenate([[0], np.cumsum(lengths)])
-    start = 0
-    while start < len(lengths):
-        stop = int(np.searchsorted(borders, borders[start] + _SLAB, side="right")) - 1
-        stop = max(stop, start + 1)
-        yield slice(start, stop), slice(int(borders[start]), int(borders[stop]))
-        start = stop

@@ -68,23 +68,20 @@ def measure_continued(
         {metric: shape (S,)}, on the streamlines' device.
     """
     sizes = known.voxel_sizes
-    ends = _last_points(made)
+    ends = made.last_points()
     ratios = streamline_lengths_mm(made, sizes) / streamline_lengths_mm(true, sizes).clamp(min=1e-6)
     values = {
-        DISTANCE: ((ends - _last_points(true)) * sizes).norm(dim=1),
+        DISTANCE: ((ends - true.last_points()) * sizes).norm(dim=1),
         LENGTH_RATIO: ratios,
     }
     if left_mask is not None:
         values[LEFT_MASK] = (left_mask & (ratios < _LONG_ENOUGH)).float()
     if known.connectivity is not None:
-        starts = made.data[made.offsets.to(made.device)]
-        invalid = joins_unconnected(starts, ends, known.connectivity.regions, known.connectivity.connections)
+        invalid = joins_unconnected(
+            made.first_points(), ends, known.connectivity.regions, known.connectivity.connections
+        )
         values[INVALID_CONNECTIONS] = torch.from_numpy(invalid).float()
     if known.ground_truth is not None:
         scores = score_streamlines(made.data.cpu().numpy(), made.lengths.cpu().numpy(), known.ground_truth)
         values[VALID_CONNECTIONS] = torch.from_numpy(scores.kind == Connection.VALID).float()
     return values
-
-
-def _last_points(lines: TensorSequence) -> Tensor:
-    return lines.data[(lines.offsets + lines.lengths - 1).to(lines.device)]

@@ -251,7 +251,7 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
             should_stop=lambda: self._is_in_phase and self._stop.requested,
         )
         made = propagator.propagate(
-            _first_points(true, self.nb_segments_init + 1),
+            true.head(self.nb_segments_init + 1),
             max_lengths=streamline_lengths_mm(true, sizes) if mask is None else None,
         )
         known = SubjectReference(
@@ -365,9 +365,3 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
                 )
             truths[subject.subject_id] = truth
         return truths
-
-
-def _first_points(lines: TensorSequence, nb: int) -> TensorSequence:
-    """Return the first points of each streamline, which has more."""
-    rows = lines.offsets[:, None] + torch.arange(nb)
-    return TensorSequence(lines.data[rows.flatten().to(lines.device)], torch.full((len(lines),), nb))
