@@ -91,9 +91,7 @@ def take_folder(folder: ExperimentFolder, stack: ExitStack, *, starts_over: bool
         When another process trains there.
     """
     stack.enter_context(folder.left_only_with_results())
-    lock = ExperimentLock(folder.path)
-    lock.acquire()
-    stack.callback(lock.release)
+    lock = stack.enter_context(ExperimentLock(folder.path))
     # Another training may have begun and ended here since this one was made.
     folder.refuse_foreign()
     if starts_over:

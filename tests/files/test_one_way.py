@@ -41,7 +41,7 @@ BY_ITSELF = {
     "tractograms.trx": "reads the members of an archive, within explained()",
     "training.experiment.checkpoint": "the latest becomes the previous",
     "training.experiment.holder": "reads /proc",
-    "training.experiment.lock_file": "makes and judges a lock, links never followed",
+    "training.experiment.lock": "makes a lock, links never followed",
     "training.reporting.loggers.comet": "reads the archive that comet_ml has made",
     "training.reporting.loggers.local": "appends lines, links never followed",
     "training.cluster.stopping": "reads /proc",

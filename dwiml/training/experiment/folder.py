@@ -14,7 +14,7 @@ from dwiml.files.tensors import ends_in_digest
 from dwiml.hdf5.schema import quoted
 from dwiml.models.saving import PARAMETERS_FILE, STATE_FILE
 from dwiml.training.experiment.checkpoint import LATEST, PREVIOUS, has_checkpoint
-from dwiml.training.experiment.lock_file import LOCK_FILE, is_lock
+from dwiml.training.experiment.lock import LOCK_FILE, is_lock
 from dwiml.training.reporting.loggers.local import METRICS_FILE
 
 # Sections of parameters.json by which an experiment of dwiml is known.

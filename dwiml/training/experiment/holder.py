@@ -6,20 +6,19 @@ import json
 import os
 import platform
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from dwiml.training.cluster.stopping import process_start, process_stat
 
-# Seconds without a sign of life until a holder that cannot be seen counts as gone.
+# Seconds without a sign of life until a holder on another machine counts as gone.
 LIMIT_S = 300.0
 
 
 @dataclass(frozen=True)
 class Holder:
-    """The process that holds a lock, as its file says.
+    """The process that holds a lock, as the lock's file names it.
 
     Attributes
     ----------
@@ -28,8 +27,8 @@ class Holder:
     process_start
         When the process began, in clock ticks since the machine's start (a reused pid has another); None without /proc.
     machine
-        The machine's start and its space of process ids (containers have their own): pids of another are not ours to
-        look up, even where the host has the same name. None without /proc.
+        The machine's start and its space of process ids (containers have their own): pids of another cannot be looked
+        up here, even where the host has the same name. None without /proc.
     slurm_job, slurm_restarts
         The job, and how often it had been requeued.
     token
@@ -47,7 +46,7 @@ class Holder:
 
     @classmethod
     def this_process(cls) -> Holder:
-        """Return what is to be written of this process."""
+        """Return the description of this process."""
         restarts = os.environ.get("SLURM_RESTART_COUNT", "")
         return cls(
             host=platform.node(),
@@ -61,7 +60,7 @@ class Holder:
 
     @classmethod
     def read(cls, raw: bytes) -> Holder | None:
-        """Return the holder that a file names; None for a damaged file. Keys of a later version are passed over."""
+        """Return the holder that a file names; None for a damaged file. Keys of a later version are ignored."""
         try:
             content = json.loads(raw)
             holder = cls(**{name: content[name] for name in cls.__dataclass_fields__})
@@ -72,45 +71,54 @@ class Holder:
         fits = all(isinstance(each, str) for each in texts) and all(type(each) is int for each in numbers)
         return holder if fits and 0 < holder.pid < 1 << 31 else None
 
+    def written(self) -> bytes:
+        """Return what :meth:`read` reads."""
+        return json.dumps(asdict(self), indent=2).encode() + b"\n"
+
     def sees(self, other: Holder) -> bool:
         """Tell whether the other is or was on this machine, so that its pid can be looked up."""
         return (self.host, self.machine) == (other.host, other.machine)
 
+    def why_gone(self, me: Holder, age_s: float) -> str | None:
+        """Return why this process counts as gone; None when it may still be there.
+
+        Parameters
+        ----------
+        me
+            The process that asks.
+        age_s
+            Seconds since the last sign of life.
+        """
+        if me.sees(self):
+            running = self._is_running()
+            if running is not None:
+                return None if running else "that process is gone"
+        elif me.slurm_job and me.slurm_job == self.slurm_job and me.slurm_restarts > self.slurm_restarts:
+            # Two processes that srun started on two nodes share the job too, but not the count.
+            return "the job was requeued since"
+        return f"no sign of life for {age_s:.0f} s" if age_s > LIMIT_S else None
+
+    def _is_running(self) -> bool | None:
+        """Tell whether a process of this machine is still there; None when that cannot be seen."""
+        fields = process_stat(self.pid)
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            # Another user's: it is there.
+            pass
+        if self.process_start is None:
+            return True
+        if fields is None:
+            # Some clusters hide the processes of others.
+            return None
+        # Z and X: it ended, and its parent has not asked how.
+        return fields[0] not in (b"Z", b"X") and int(fields[19]) == self.process_start
+
     def __str__(self) -> str:
         job = f", SLURM job {self.slurm_job}" if self.slurm_job else ""
         return f"process {self.pid} on host '{self.host}' (since {self.started}{job})"
-
-
-def why_stale(holder: Holder, me: Holder, age: Callable[[], float]) -> str | None:
-    """Return why a lock may be taken over; None when it may not."""
-    if me.sees(holder):
-        running = _is_running(holder)
-        if running is not None:
-            return None if running else "that process is gone"
-    elif me.slurm_job and me.slurm_job == holder.slurm_job and me.slurm_restarts > holder.slurm_restarts:
-        # Two processes that srun started on two nodes share the job too, but not the count.
-        return "the job was requeued since"
-    seconds = age()
-    return f"no sign of life for {seconds:.0f} s" if seconds > LIMIT_S else None
-
-
-def _is_running(holder: Holder) -> bool | None:
-    """Tell whether a process of this machine is still there; None when that cannot be seen."""
-    fields = process_stat(holder.pid)
-    try:
-        os.kill(holder.pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        # Another user's: it is there.
-        pass
-    if holder.process_start is None:
-        return True
-    if fields is None:
-        # Some clusters hide the processes of others.
-        return None
-    # Z and X: it ended, and its parent has not asked how.
-    return fields[0] not in (b"Z", b"X") and int(fields[19]) == holder.process_start
 
 
 def _machine() -> str | None:

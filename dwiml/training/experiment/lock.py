@@ -1,22 +1,27 @@
-"""One training per experiment: the lock in its folder, who holds it, and when it may be taken over."""
+"""One training per experiment: the lock in its folder, and when it may be taken over."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import logging
 import os
 import threading
 import time
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from dwiml.training.experiment.holder import LIMIT_S, Holder, why_stale
-from dwiml.training.experiment.lock_file import LOCK_FILE, Found, NotALockError, age_s, alone_with, create, look, remove
+from dwiml.files import reason_of
+from dwiml.files.opening import open_regular
+from dwiml.training.experiment.holder import LIMIT_S, Holder
 
-# Seconds: between two signs of life; for which a file stays unreadable, until it counts as left by a crash.
+LOCK_FILE = "lock.json"
 HEARTBEAT_S = 30.0
-UNREADABLE_S = 5.0
-
-_PAUSE_S = 0.05
+"""Seconds between two signs of life."""
+SETTLE_S = 0.5
+"""Seconds after which a process that took a lock over looks whether another did so at the same moment."""
 
 logger = logging.getLogger(__name__)
 
@@ -30,20 +35,21 @@ class ExperimentGoneError(OSError):
 
 
 class ExperimentLock:
-    """Says that this process trains an experiment, and keeps others from doing so; a context manager, if you like.
+    """Says that this process trains an experiment, and keeps others from doing so; also a context manager.
 
-    The lock is a file, ``lock.json``, in the experiment's folder, which a thread touches every 30 seconds. A lock that
-    was left is taken over, with a warning:
+    The lock is a file, ``lock.json``, in the experiment's folder, which a thread touches every 30 seconds. Whoever the
+    file names holds the lock, and looks there before each write (:meth:`check`). The file has its content from its
+    first moment on. A lock that was left is taken over, with a warning:
 
-    - the process was on this machine and is gone, or its pid is now another process';
+    - the process was on this machine and is gone, or its pid is now another process;
     - it was in this SLURM job before the job was requeued;
     - it is on a machine that cannot be looked at, and the file was not touched for 5 minutes, by the clock of the disk
       that holds it;
-    - the file is damaged or empty, and has stayed exactly so for 5 seconds. A process that is killed while it makes the
-      lock leaves such a file; one that is merely slow finds that its file was removed, and does not hold the lock.
+    - the file is damaged or empty.
 
-    All who remove a lock do so under ``flock`` on that very file, so of many that want it one has it. On a disk without
-    ``flock``, whoever removed another lock than the one it had judged puts it back.
+    The processes of a machine take it one after the other (``flock`` on the folder), and a new lock is a hard link,
+    which only one process can make, on network disks too. Of processes on several machines that take over the same lock
+    at the same moment, the last one has it; the others notice half a second later, or before they write.
 
     Parameters
     ----------
@@ -71,7 +77,7 @@ class ExperimentLock:
         ExperimentInUseError
             When another process, or another lock of this process, holds it.
         OSError
-            When the file cannot be written: a full disk, a folder that one may only read.
+            When the file cannot be written: a full disk, a read-only folder, a link or a pipe of that name.
         """
         if self._me is not None and self._me.pid == os.getpid():
             return
@@ -79,31 +85,30 @@ class ExperimentLock:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._acquire(me)
-        except OSError as error:
-            if isinstance(error, ExperimentInUseError):
-                raise
-            reason = (error.strerror or str(error)).lower()
+        except ExperimentInUseError:
+            raise
+        except (OSError, ValueError) as error:
             failure = OSError(
-                f"The experiment's folder '{self.path.parent}' cannot be locked ({reason}): '{LOCK_FILE}' must be "
-                "written there; make room or get the right to write, or choose another experiments_path."
+                f"The experiment's folder '{self.path.parent}' cannot be locked ({reason_of(error)}): '{LOCK_FILE}' "
+                "must be written there; make room or get the right to write, or choose another experiments_path."
             )
-            failure.errno = error.errno
+            failure.errno = getattr(error, "errno", None)
             raise failure from error
         self._me = me
         self._stop = threading.Event()
-        threading.Thread(target=self._keep_alive, args=(me, self._stop), name="dwiml-lock", daemon=True).start()
+        threading.Thread(target=self._keep_alive, args=(self._stop,), name="dwiml-lock", daemon=True).start()
 
     def release(self) -> None:
-        """Give the lock back: delete the file if it is still ours. Not held, or forked since: do nothing."""
+        """Delete the lock if it is still ours. Not held, or forked since: do nothing."""
+        self._stop.set()
         me, self._me = self._me, None
         if me is None or me.pid != os.getpid():
             return
-        self._stop.set()
         try:
-            with alone_with(self.path) as found:
-                if found is not None and found.holder == me:
-                    self.path.unlink()
-        except OSError as error:
+            found = look(self.path)
+            if found is not None and found.holder == me:
+                self.path.unlink()
+        except (OSError, ValueError) as error:
             logger.warning("'%s' could not be deleted (%s); it is taken over when it is next met.", self.path, error)
 
     @property
@@ -133,11 +138,11 @@ class ExperimentLock:
             return ExperimentGoneError(f"This process does not hold the lock of the experiment '{folder}'; {end}")
         try:
             found = look(self.path)
-        except NotALockError as error:
-            return ExperimentGoneError(f"The lock of the experiment '{folder}' was replaced ({error}); {end}")
-        except OSError:
-            # A disk that does not answer says nothing about others.
-            return None
+        except (OSError, ValueError) as error:
+            if getattr(error, "errno", None) not in (None, errno.ELOOP):
+                # A disk that does not answer says nothing about others.
+                return None
+            found = None
         if found is not None and found.holder == me:
             return None
         if found is not None and found.holder is not None:
@@ -149,48 +154,125 @@ class ExperimentLock:
                 f"The experiment's folder '{folder}' is gone (deleted, renamed, or its disk removed); {end} If it was "
                 "renamed, go on from its checkpoint there."
             )
-        return ExperimentGoneError(f"The lock '{self.path}' was deleted or damaged while this training used it; {end}")
+        return ExperimentGoneError(
+            f"The lock '{self.path}' was deleted, replaced or damaged while this training used it; {end}"
+        )
 
     def _acquire(self, me: Holder) -> None:
-        unreadable: tuple[Found | None, float] = (None, 0.0)
-        limit = time.monotonic() + 4 * UNREADABLE_S
-        while not create(self.path, me):
-            if time.monotonic() > limit:
-                raise ExperimentInUseError(f"'{self.path}' keeps changing: other processes want it too; try again.")
+        with _written(self.path.with_name(f".{LOCK_FILE}.{me.token}.tmp"), me) as (mine, now_s), self._alone():
             found = look(self.path)
-            if found is not None and found.holder is not None:
-                reason = why_stale(found.holder, me, partial(age_s, self.path, found))
-                if reason is None:
-                    raise ExperimentInUseError(self._refusal(found.holder, me))
-            elif found != unreadable[0]:
-                unreadable = (found, time.monotonic())
-                continue
-            elif found is None or time.monotonic() - unreadable[1] < UNREADABLE_S:
-                time.sleep(_PAUSE_S)
-                continue
-            else:
-                reason = f"it is damaged and has not changed for {UNREADABLE_S:g} s"
-            if remove(self.path, found):
-                whose = f"of {found.holder}" if found.holder else "of an unknown process"
-                logger.warning("The lock '%s' %s was left behind (%s); it is taken over.", self.path, whose, reason)
+            if found is None:
+                try:
+                    os.link(mine, self.path)
+                    return
+                except FileExistsError:
+                    # Made at this moment, on another machine.
+                    found = look(self.path)
+                except OSError as error:
+                    logger.debug("'%s' has no hard links (%s).", self.path.parent, error)
+            if found is not None:
+                self._judge(found, me, now_s)
+            os.replace(mine, self.path)
+            time.sleep(SETTLE_S)
+            found = look(self.path)
+            if found is None or found.holder != me:
+                raise self._busy()
 
-    def _refusal(self, holder: Holder, me: Holder) -> str:
-        if holder.pid == me.pid and me.sees(holder):
-            return f"The experiment '{self.path.parent}' is in use by this very {holder}; end its other training first."
-        wait = "" if me.sees(holder) else f", or wait {LIMIT_S / 60:g} minutes"
-        what = f"The experiment '{self.path.parent}' is in use by {holder}; wait for it to end or stop it."
-        return f"{what} If that process is gone, delete '{self.path}'{wait}."
+    def _judge(self, found: Found, me: Holder, now_s: float) -> None:
+        """Warn that a lock is taken over; raise ExperimentInUseError when it may not be."""
+        holder = found.holder
+        reason = "it is damaged" if holder is None else holder.why_gone(me, now_s - found.mtime_s)
+        if reason is not None:
+            whose = f"of {holder}" if holder else "of an unknown process"
+            logger.warning("The lock '%s' %s was left behind (%s); it is taken over.", self.path, whose, reason)
+            return
+        assert holder is not None
+        folder, sees = self.path.parent, me.sees(holder)
+        if sees and holder.pid == me.pid:
+            raise ExperimentInUseError(
+                f"The experiment '{folder}' is in use by this very {holder}; end its other training first."
+            )
+        wait = "" if sees else f", or wait {LIMIT_S / 60:g} minutes"
+        raise ExperimentInUseError(
+            f"The experiment '{folder}' is in use by {holder}; wait for it to end or stop it. If that process is gone, "
+            f"delete '{self.path}'{wait}."
+        )
 
-    def _keep_alive(self, me: Holder, stop: threading.Event) -> None:
-        while not stop.wait(HEARTBEAT_S):
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep the other processes of this machine out of the block; on a disk that cannot, do nothing."""
+        handle = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
+        try:
             try:
-                found = look(self.path)
-                if stop.is_set():
-                    return
-                if found is None or found.holder != me:
-                    taker = f"taken over by {found.holder}" if found and found.holder else "deleted or damaged"
-                    logger.error("The lock '%s' was %s while this training goes on.", self.path, taker)
-                    return
-                os.utime(self.path, follow_symlinks=False)
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise self._busy() from None
             except OSError as error:
-                logger.debug("'%s' could not be touched (%s); trying again.", self.path, error)
+                logger.debug("'%s' has no flock (%s).", self.path.parent, error)
+            yield
+        finally:
+            os.close(handle)
+
+    def _busy(self) -> ExperimentInUseError:
+        return ExperimentInUseError(
+            f"The experiment '{self.path.parent}' is being taken by another process at this very moment; wait for that "
+            "process to end or stop it."
+        )
+
+    def _keep_alive(self, stop: threading.Event) -> None:
+        while not stop.wait(HEARTBEAT_S):
+            loss = self._loss()
+            if stop.is_set():
+                return
+            if loss is not None:
+                logger.error(loss)
+                return
+            with suppress(OSError):
+                os.utime(self.path, follow_symlinks=False)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is in a lock's file: the holder, None in a damaged one; and when it was last touched (s since 1970)."""
+
+    holder: Holder | None
+    mtime_s: float
+
+
+def look(path: Path) -> Found | None:
+    """Return what is in a lock's file; None without one.
+
+    Raises
+    ------
+    OSError, ValueError
+        When it cannot be read, or is a link, a folder, a device or a pipe.
+    """
+    try:
+        with open_regular(path, "The lock", follow_links=False) as stream:
+            return Found(Holder.read(stream.read(1 << 16)), os.fstat(stream.fileno()).st_mtime)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def is_lock(path: Path) -> bool:
+    """Tell whether a file is a lock of dwiml's, or has just been deleted."""
+    try:
+        found = look(path)
+    except (OSError, ValueError):
+        return False
+    return found is None or found.holder is not None
+
+
+@contextmanager
+def _written(path: Path, me: Holder) -> Iterator[tuple[Path, float]]:
+    """Give a file with a lock's content, and the time by the clock of its disk (s since 1970); remove the file."""
+    try:
+        with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666), "wb") as stream:
+            stream.write(me.written())
+            stream.flush()
+            os.fsync(stream.fileno())
+            now_s = os.fstat(stream.fileno()).st_mtime
+        yield path, now_s
+    finally:
+        with suppress(OSError):
+            path.unlink()

@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,8 @@ def test_a_new_folder_or_what_a_killed_process_left_is_taken(tiny_hdf5: Path, tm
     folder = tmp_path / "exp"
     folder.mkdir()
     if left:
-        (folder / left).write_text("" if left != "lock.json" else '{\n  "ho')
+        dead = replace(Holder.this_process(), process_start=0)
+        (folder / left).write_bytes(b"" if left != "lock.json" else dead.written())
     trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=1)
     trainer.train_and_validate()
     assert sorted(os.listdir(folder)) == ["best_model", "checkpoint", "logs", "parameters.json"]
