@@ -17,7 +17,7 @@ from dwiml.batching.grids import check_grids
 from dwiml.batching.lengths import check_steps, resampling_of
 from dwiml.batching.model_batch import ModelBatch
 from dwiml.batching.sampler import PHASES, BatchIds, DWIMLBatchIDSampler, check_dataset, described
-from dwiml.batching.workers import leave_signals_to_main
+from dwiml.batching.workers import end_workers_at_exit, leave_signals_to_main
 from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.ops.augmentation import DrawnAugmentation, draw_correlated_noise, draw_noise
 from dwiml.ops.interpolation import interpolate_at
@@ -176,6 +176,8 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
             ``"fork"``, ``"spawn"`` or ``"forkserver"``: how workers are started; None: as Python does by itself. All
             but ``"fork"`` give each worker a copy of eager data; lazy data are mapped by all.
         """
+        if nb_cpu_processes > 0:
+            end_workers_at_exit()
         return DataLoader(
             self.fetcher(phase),
             sampler=sampler,

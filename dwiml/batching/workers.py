@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import multiprocessing
 import multiprocessing.queues
-
-# Before the hook below: what is registered last is called first, and multiprocessing's own hook is registered there.
-import multiprocessing.util
 import os
 import re
 import signal
@@ -31,8 +29,8 @@ def leave_signals_to_main(worker_id: int) -> None:
     - when the main process dies, even by SIGKILL: between two batches a worker looks every 5 seconds (torch's
       watchdog) whether its parent is still the same;
     - when the main process leaves with a loader still alive (in a global variable, in the traceback of an error):
-      multiprocessing then sends SIGTERM and waits, which would be for ever; so workers that ignore it are killed just
-      before, by a hook that this module registers with :mod:`atexit`.
+      multiprocessing then sends SIGTERM and waits, which would be for ever; :func:`end_workers_at_exit` has them killed
+      just before.
 
     Before this function is called a worker dies of these signals as any process does: for some milliseconds where
     workers are forked, for the seconds of its imports where they are spawned.
@@ -64,9 +62,21 @@ def errno_of_failure(error: BaseException) -> int:
     return number if isinstance(number, int) else int(found.group(1)) if found else 0
 
 
-@atexit.register
-def _end_workers_left() -> None:
-    left = [child for child in multiprocessing.active_children() if child.daemon and _is_deaf_child(child.pid)]
+@functools.cache
+def end_workers_at_exit() -> None:
+    """Have the workers that are left when this process ends killed, before multiprocessing waits for them.
+
+    For whoever starts workers with :func:`leave_signals_to_main`; once is enough.
+    """
+    # What is registered last is called first, and multiprocessing has registered its own when it was imported.
+    atexit.register(_end_workers_left, os.getpid())
+
+
+def _end_workers_left(owner: int) -> None:
+    if os.getpid() != owner:
+        # Forked since: the workers are another process's.
+        return
+    left = [child for child in multiprocessing.active_children() if child.daemon and _is_deaf(child.pid)]
     if left:
         # torch's handler would make an error of each worker that is killed.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -74,13 +84,12 @@ def _end_workers_left() -> None:
         child.kill()
 
 
-def _is_deaf_child(pid: int | None) -> bool:
-    """Tell whether a process is a child of this one (and not of the one it was forked from) that ignores them all."""
+def _is_deaf(pid: int | None) -> bool:
+    """Tell whether a process ignores all signals that are left to the main process."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
+        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
     except OSError:
         return False
-    status = dict(line.split(":", 1) for line in lines if ":" in line)
-    ignored = int(status.get("SigIgn", "0"), 16)
-    is_child = status.get("PPid", "").strip() == str(os.getpid())
-    return is_child and all(ignored >> (number - 1) & 1 for number in LEFT_TO_MAIN)
+    found = re.search(r"^SigIgn:\s*([0-9a-f]+)", status, re.MULTILINE)
+    ignored = int(found.group(1), 16) if found else 0
+    return all(ignored >> (number - 1) & 1 for number in LEFT_TO_MAIN)

@@ -32,6 +32,7 @@ from dwiml.training.experiment.folder import ExperimentFolder, remove_trial
 from dwiml.training.experiment.leftovers import require_saved
 from dwiml.training.experiment.lock import ExperimentInUseError, ExperimentLock
 from dwiml.training.experiment.parameters import arguments_of, data_has_changed, describe, refuse_differences
+from dwiml.training.experiment.plain import check_like
 from dwiml.training.optimization.averaging import AveragedWeights
 from dwiml.training.optimization.compiling import compile_layers
 from dwiml.training.optimization.nonfinite import NonFinitePolicy
@@ -205,7 +206,7 @@ class ResumableTraining(TrainerSettings):
 
     def _averaged_weights(self) -> AbstractContextManager[Any]:
         """Return the context in which the model has the averaged weights, where they are asked for."""
-        return nullcontext() if self.averaged is None else self.averaged.in_use()
+        return nullcontext() if self.averaged is None else self.averaged.applied()
 
     def _seeds(self) -> dict[str, Any]:
         """Return what was seeded: of a training that goes on, when it began."""
@@ -250,7 +251,7 @@ class ResumableTraining(TrainerSettings):
             # No checkpoint of weights that a NaN went into.
             monitor.check()
         # Until it is written: the state holds the model's tensors themselves.
-        with nullcontext() if self.averaged is None else self.averaged.set_aside():
+        with nullcontext() if self.averaged is None else self.averaged.restored():
             state = self._state(monitor)
             if not self.ranks.is_first:
                 return True
@@ -382,8 +383,8 @@ class ResumableTraining(TrainerSettings):
             "position": fitting.check_position,
             "model": lambda state: fitting.check_model(self.model, state),
             "optimizer": lambda state: fitting.check_optimizer(self.optimizer, state),
-            "schedule": lambda state: fitting.check_schedule(state, self.schedule.state_dict()),
-            "scaler": lambda state: fitting.check_like("its state", state, self.updater.scaler.state_dict()),
+            "schedule": self.schedule.check_state,
+            "scaler": lambda state: check_like("its state", state, self.updater.scaler.state_dict()),
             "averaged_weights": lambda state: fitting.check_averaged(self.averaged, state),
             "best": lambda state: fitting.check_best(state, self.best.state_dict(), checkpoint["position"]["epoch"]),
             "loggers": check_logger_states,

@@ -20,8 +20,9 @@ SCRIPT = """
 import signal, sys, time
 import torch
 from torch.utils.data import DataLoader, TensorDataset
-from dwiml.batching.workers import leave_signals_to_main
+from dwiml.batching.workers import end_workers_at_exit, leave_signals_to_main
 
+end_workers_at_exit()
 loader = DataLoader(
     TensorDataset(torch.arange(1000)), num_workers=2, worker_init_fn=leave_signals_to_main, persistent_workers=True,
 )

@@ -69,7 +69,7 @@ def test_validation_and_best_model_have_the_averaged_weights(tiny_hdf5: Path, tm
     assert trainer.averaged is not None
     assert trainer.averaged.nb_updates == 4
     assert not same_weights(best, trainer.model)
-    with trainer.averaged.in_use():
+    with trainer.averaged.applied():
         assert same_weights(best, trainer.model)
 
 

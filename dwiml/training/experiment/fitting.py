@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 
-from dwiml.arguments import check_whole, shown
+from dwiml.arguments import check_whole
 from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.hdf5.schema import quoted
 from dwiml.models.saving import check_finite, check_fit, described
 from dwiml.training.experiment.folder import SECTIONS
+from dwiml.training.experiment.plain import check_json, check_keys, check_like, said
 from dwiml.training.reporting.own_metrics import check_metric_name
 from dwiml.training.state import GENERATION, MOST_EPOCHS, PHASES, TRAINING, Position
 
@@ -30,62 +31,13 @@ _OF_THE_MACHINE = frozenset({"fused", "foreach"})
 _MEASURED = ("values", "weights", "batches")
 
 
-def check_keys(what: str, given: Any, wanted: Any) -> None:
-    """Check that a dictionary has exactly some keys, all of them texts."""
-    if type(given) is not dict:
-        raise ValueError(f"{what} should be a dictionary and is {described(given)}")
-    missing, unknown = [key for key in wanted if key not in given], [key for key in given if key not in wanted]
-    if missing or unknown:
-        names = [" ".join(str(key).split())[:60] for key in unknown]
-        lacking, strange = quoted(missing, limit=5), quoted(names, limit=5)
-        parts = [f"lacks {lacking}"] * bool(missing) + [f"has unknown {strange}"] * bool(unknown)
-        raise ValueError(f"{what} {' and '.join(parts)}")
-
-
-def check_like(what: str, given: Any, own: Any) -> None:
-    """Check that plain values have the kinds and lengths of this run's own, and that no number is NaN."""
-    if isinstance(own, dict):
-        check_keys(what, given, own)
-        for key, value in own.items():
-            check_like(f"'{key}' of {what}", given[key], value)
-    elif isinstance(own, (list, tuple)):
-        if type(given) not in (list, tuple) or len(given) != len(own):
-            raise ValueError(f"{what} should have {len(own)} items and is {_said(given)}")
-        for theirs, ours in zip(given, own, strict=True):
-            check_like(what, theirs, ours)
-    elif own is None:
-        if type(given) not in (type(None), bool, int, float, str):
-            raise ValueError(f"{what} should be a plain value and is {_said(given)}")
-    elif isinstance(own, (bool, str)):
-        if type(given) is not type(own):
-            raise ValueError(f"{what} should be {described(own)} and is {_said(given)}")
-    elif type(given) not in (int, float) or math.isnan(given):
-        raise ValueError(f"{what} should be a number and is {_said(given)}")
-
-
-def check_json(what: str, value: Any) -> None:
-    """Check that a value is what JSON holds: no tensors, and texts as keys."""
-    if type(value) is dict:
-        for key, each in value.items():
-            if type(key) is not str:
-                raise ValueError(f"{what} has the key {_said(key)}, which is not a text")
-            check_json(what, each)
-    elif type(value) is list:
-        for each in value:
-            check_json(what, each)
-    elif type(value) not in (type(None), bool, int, float, str):
-        raise ValueError(f"{what} has {described(value)}")
-
-
 def check_parameters(parameters: Any) -> None:
     """Check what a checkpoint recorded of the run's choices: sections, with the seeds and the data's fingerprint."""
     check_json("'parameters'", parameters)
     sections = {**dict.fromkeys(SECTIONS), **parameters}
     for name, section in sections.items():
         if type(section) is not dict:
-            raise ValueError(
-                f"the section '{name[:60]}' of 'parameters' should be a dictionary and is {_said(section)}"
-            )
+            raise ValueError(f"the section '{name[:60]}' of 'parameters' should be a dictionary and is {said(section)}")
     for name in ("trainer", "sampler", "loader"):
         check_whole(f"the seed of the {name}", sections[name].get("seed"), low=0, high=2**64)
     if "fingerprint" not in sections["data"]:
@@ -118,14 +70,14 @@ def check_position(state: Any) -> None:
     check_whole("the epoch", state["epoch"], low=0, high=MOST_EPOCHS)
     check_whole("the batch", state["batch"], low=0, high=_MOST_POINTS)
     if type(state["phase"]) is not str or state["phase"] not in PHASES:
-        raise ValueError(f"the phase should be one of {quoted(PHASES)} and is {_said(state['phase'])}")
+        raise ValueError(f"the phase should be one of {quoted(PHASES)} and is {said(state['phase'])}")
     if state["batch"] and state["phase"] == GENERATION:
         raise ValueError("a phase that is always done from its beginning should have no batch that is done")
     if type(state["metrics"]) is not dict:
         raise ValueError(f"the metrics should be a dictionary and are {described(state['metrics'])}")
     for name, value in state["metrics"].items():
         if type(name) is not str or type(value) not in (int, float) or not math.isfinite(value):
-            raise ValueError(f"the metric {_said(name)} should be a finite number and is {_said(value)}")
+            raise ValueError(f"the metric {said(name)} should be a finite number and is {said(value)}")
 
 
 def check_batches(
@@ -159,7 +111,7 @@ def check_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
     check_keys("its state", state, own)
     groups, kept = state["param_groups"], state["state"]
     if type(groups) is not list or len(groups) != len(own["param_groups"]):
-        raise ValueError(f"it should have {len(own['param_groups'])} groups of parameters and has {_said(groups)}")
+        raise ValueError(f"it should have {len(own['param_groups'])} groups of parameters and has {said(groups)}")
     for theirs, ours in zip(groups, own["param_groups"], strict=True):
         _check_group(theirs, ours)
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
@@ -168,7 +120,7 @@ def check_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
     names: set[frozenset[Any]] = set()
     for number, values in kept.items():
         if type(number) is not int or not 0 <= number < len(parameters) or type(values) is not dict:
-            raise ValueError(f"it keeps {described(values)} for parameter {_said(number)} of {len(parameters)}")
+            raise ValueError(f"it keeps {described(values)} for parameter {said(number)} of {len(parameters)}")
         _check_kept(values, parameters[number], number)
         names.add(frozenset(values))
     if not names <= _names_kept(optimizer) | {frozenset()}:
@@ -190,9 +142,9 @@ def _check_group(theirs: Any, ours: Mapping[str, Any]) -> None:
         if key in _EVOLVING:
             numbers = value if type(value) in (list, tuple) else [value]
             if any(type(each) in (int, float) and not 0 <= each < math.inf for each in numbers):
-                raise ValueError(f"'{key}' should be a finite number, 0 or more, and is {_said(value)}")
+                raise ValueError(f"'{key}' should be a finite number, 0 or more, and is {said(value)}")
         elif value != ours[key]:
-            raise ValueError(f"'{key}' should be {_said(ours[key])} and is {_said(value)}")
+            raise ValueError(f"'{key}' should be {said(ours[key])} and is {said(value)}")
 
 
 def _check_kept(values: Mapping[Any, Any], parameter: torch.Tensor, number: int) -> None:
@@ -203,7 +155,7 @@ def _check_kept(values: Mapping[Any, Any], parameter: torch.Tensor, number: int)
                 raise ValueError(f"{what} has a name that is not a text")
             continue
         if not isinstance(value, torch.Tensor):
-            raise ValueError(f"{what} should be a tensor and is {_said(value)}")
+            raise ValueError(f"{what} should be a tensor and is {said(value)}")
         shape = () if name == "step" else tuple(parameter.shape)
         is_number = value.is_floating_point() or (value.is_complex() and parameter.is_complex())
         if tuple(value.shape) != shape or not is_number:
@@ -224,31 +176,13 @@ def _names_kept(optimizer: torch.optim.Optimizer) -> set[frozenset[Any]]:
     return {frozenset(values) for values in stepped.state.values()}
 
 
-def check_schedule(state: Any, own: Mapping[str, Any]) -> None:
-    """Check that a learning-rate schedule's state is of the same schedule, and of its kinds and lengths."""
-    name = state.get("name") if type(state) is dict else None
-    if type(name) is not type(own["name"]) or name != own["name"]:
-        raise ValueError(f"the schedule should be {_said(own['name'])} and is {_said(name)}")
-    check_like("its state", state, own)
-
-
 def check_averaged(own: Any, state: Any) -> None:
-    """Check that averaged weights are there where this run has some, and finite; their own class checks the rest."""
+    """Check that averaged weights are there where this run has some; their own class checks the rest."""
     if (own is None) != (state is None):
         has, lacks = ("the checkpoint", "this run") if own is None else ("this run", "the checkpoint")
         raise ValueError(f"{has} has averaged weights and {lacks} has none")
-    if own is None:
-        return
-    check_keys("its state", state, own.state_dict())
-    tensors = state["tensors"]
-    if type(tensors) is not dict:
-        raise ValueError(f"the weights should be a dictionary and are {described(tensors)}")
-    for name, mine in own.state_dict()["tensors"].items():
-        theirs = tensors.get(name)
-        if described(theirs) != described(mine):
-            raise ValueError(f"'{name}' should be {described(mine)} and is {described(theirs)}")
-        if isinstance(theirs, torch.Tensor) and bool(torch.isnan(theirs).any()):
-            raise ValueError(f"'{name}' has values that are NaN")
+    if own is not None:
+        own.check_state(state)
 
 
 def check_best(state: Any, own: Mapping[str, Any], epoch: int) -> None:
@@ -256,7 +190,7 @@ def check_best(state: Any, own: Mapping[str, Any], epoch: int) -> None:
     check_keys("'best'", state, own)
     for name, value in state.items():
         if value is not None and (type(value) not in (int, float) or not math.isfinite(value)):
-            raise ValueError(f"'{name}' should be a finite number and is {_said(value)}")
+            raise ValueError(f"'{name}' should be a finite number and is {said(value)}")
         counted = isinstance(own[name], int) or "epoch" in name
         if counted and (value is not None or own[name] is not None):
             check_whole(f"'{name}'", value, low=0, high=epoch)
@@ -265,7 +199,7 @@ def check_best(state: Any, own: Mapping[str, Any], epoch: int) -> None:
 def check_generators(states: Any) -> None:
     """Check the states of torch's generators, one for each rank, on a generator that nobody uses."""
     if type(states) is not list or not states:
-        raise ValueError(f"there should be the state of a generator for each process, and there is {_said(states)}")
+        raise ValueError(f"there should be the state of a generator for each process, and there is {said(states)}")
     for state in states:
         check_keys("a generator's state", state, ("cpu", "cuda"))
         _check_generator(state["cpu"], torch.Generator())
@@ -323,7 +257,7 @@ def check_monitors(state: Any, own: Mapping[str, Any], nb_batches: int) -> None:
     check_whole("'nb_skipped'", state["nb_skipped"], low=0, high=nb_batches)
     for name in ("data_wait_s", "duration_s"):
         if type(state[name]) not in (int, float) or not 0 <= state[name] < math.inf:
-            raise ValueError(f"'{name}' should be a time in seconds and is {_said(state[name])}")
+            raise ValueError(f"'{name}' should be a time in seconds and is {said(state[name])}")
 
 
 def _check_mean(name: str, state: Any, nb_batches: int) -> None:
@@ -357,10 +291,3 @@ def check_all(checkpoint: Mapping[str, Any], checks: Mapping[str, Callable[[Any]
             raise ValueError(
                 f"The checkpoint of '{experiment}' does not fit: '{name}' cannot be taken up ({reason})."
             ) from error
-
-
-def _said(value: Any) -> str:
-    """Return a value as a sentence tells it: plain ones as they are, others by their kind."""
-    if type(value) in (type(None), bool, int, float, str):
-        return " ".join(shown(value).split())
-    return f"a {type(value).__name__} of {len(value)}" if type(value) in (list, tuple, dict) else described(value)

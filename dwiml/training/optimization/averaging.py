@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from dwiml.arguments import check_number, shown
-from dwiml.hdf5.schema import quoted
+from dwiml.arguments import check_number, check_whole, shown
+from dwiml.models.saving import described
+from dwiml.training.experiment.plain import check_keys
 
 _HALVES = (torch.float16, torch.bfloat16)
 
@@ -42,7 +43,8 @@ class AveragedWeights:
     object is made. Buffers that are saved with the model (statistics, counters) and whole numbers are copied.
 
     Everything stays on the parameters' device, and nothing waits for it. The average of parameters in half precision is
-    kept in float32, in which small changes are not lost.
+    kept in float32, in which small changes are not lost. (``torch.optim.swa_utils.AveragedModel`` waits for a GPU at
+    each update, averages in half precision, and takes neither whole numbers nor buffers that a module replaces.)
 
     Parameters
     ----------
@@ -61,22 +63,20 @@ class AveragedWeights:
         checked = check_ema_decay(decay)
         if checked is None:
             raise ValueError("The decay of averaged weights must be between 0 and 1, got None.")
-        self.decay = checked
-        self.nb_updates = 0
+        self.decay, self.nb_updates = checked, 0
         self._model = model
-        self._in_use = False
-        self._kept: dict[str, torch.Tensor] = {}
-        parameters = dict(model.named_parameters())
-        self._averaged = {name: each for name, each in parameters.items() if each.is_floating_point()}
-        self._averages = {
-            name: each.detach().to(torch.float32 if each.dtype in _HALVES else each.dtype, copy=True)
-            for name, each in self._averaged.items()
-        }
+        self._parameters = dict(model.named_parameters())
         # Buffers that are not saved with the model follow from something else.
         saved = model.state_dict().keys()
-        buffers = {name: each for name, each in model.named_buffers() if name in saved}
-        rest = {name: each for name, each in parameters.items() if name not in self._averaged}
-        self._copies = {name: each.detach().clone() for name, each in (buffers | rest).items()}
+        self._buffers = [name for name, _ in model.named_buffers() if name in saved]
+        self._averaged = [name for name, each in self._parameters.items() if each.is_floating_point()]
+        self._kept: dict[str, torch.Tensor] | None = None
+        own = self._own()
+        self._copied = [name for name in own if name not in self._averaged]
+        self._tensors = {name: each.detach().clone() for name, each in own.items()}
+        for name in self._averaged:
+            if own[name].dtype in _HALVES:
+                self._tensors[name] = self._tensors[name].float()
 
     @torch.no_grad()
     def update(self) -> None:
@@ -85,22 +85,22 @@ class AveragedWeights:
         Raises
         ------
         RuntimeError
-            When the averaged weights are in use: they would be averaged with themselves.
+            While the averaged weights are applied: they would be averaged with themselves.
         """
-        if self._in_use:
+        if self._kept is not None:
             raise RuntimeError("The averaged weights are in the model now, so they cannot be updated from it.")
         decay = min(self.decay, (1 + self.nb_updates) / (10 + self.nb_updates))
-        averages = list(self._averages.values())
+        own, averages = self._own(), [self._tensors[name] for name in self._averaged]
         # Nothing is copied here unless a parameter is in half precision.
-        now = [each.to(mean.dtype) for each, mean in zip(self._averaged.values(), averages, strict=True)]
+        now = [own[name].to(mean.dtype) for name, mean in zip(self._averaged, averages, strict=True)]
         if averages:
             torch._foreach_lerp_(averages, now, 1 - decay)
-        if self._copies:
-            torch._foreach_copy_(list(self._copies.values()), list(self._copied().values()))
+        if self._copied:
+            torch._foreach_copy_([self._tensors[name] for name in self._copied], [own[name] for name in self._copied])
         self.nb_updates += 1
 
     @contextmanager
-    def in_use(self) -> Iterator[None]:
+    def applied(self) -> Iterator[None]:
         """Put the averaged weights into the model for the time of a ``with`` block.
 
         Afterwards, after an exception too, the model has its own weights and buffers again, to the bit; what the block
@@ -109,38 +109,48 @@ class AveragedWeights:
         Raises
         ------
         RuntimeError
-            When they are in use already.
+            When they are applied already.
         """
-        if self._in_use:
-            raise RuntimeError("The averaged weights are in use already.")
-        with torch.no_grad():
-            self._kept = {name: each.detach().clone() for name, each in (self._averaged | self._copied()).items()}
-        self._in_use = True
+        if self._kept is not None:
+            raise RuntimeError("The averaged weights are in the model already.")
+        self._kept = {name: each.detach().clone() for name, each in self._own().items()}
         try:
-            self._fill(self._averages | self._copies)
+            self._fill(self._tensors)
             yield
         finally:
             self._fill(self._kept)
-            self._in_use, self._kept = False, {}
+            self._kept = None
 
     @contextmanager
-    def set_aside(self) -> Iterator[None]:
-        """Give the model its own weights for the time of a block inside one of :meth:`in_use`; elsewhere, do nothing.
+    def restored(self) -> Iterator[None]:
+        """Give the model its own weights for the time of a block inside one of :meth:`applied`; elsewhere, do nothing.
 
         For a checkpoint that is written during the validation.
         """
-        if not self._in_use:
+        if self._kept is None:
             yield
             return
         self._fill(self._kept)
         try:
             yield
         finally:
-            self._fill(self._averages | self._copies)
+            self._fill(self._tensors)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of updates and the averaged tensors by name: the tensors themselves, as torch does."""
-        return {"nb_updates": self.nb_updates, "tensors": self._averages | self._copies}
+        return {"nb_updates": self.nb_updates, "tensors": dict(self._tensors)}
+
+    def check_state(self, state: Any) -> None:
+        """Check that a state is one of averaged weights of this model, and has no NaN; ValueError with the reason."""
+        check_keys("the averaged weights' state", state, self.state_dict())
+        check_whole("'nb_updates'", state["nb_updates"], low=0)
+        check_keys("the average", state["tensors"], self._tensors)
+        for name, mine in self._tensors.items():
+            theirs = state["tensors"][name]
+            if described(theirs) != described(mine):
+                raise ValueError(f"'{name}' should be {described(mine)} and is {described(theirs)}")
+            if bool(torch.isnan(theirs).any()):
+                raise ValueError(f"'{name}' has values that are NaN")
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -149,44 +159,20 @@ class AveragedWeights:
         Raises
         ------
         ValueError
-            When a key is missing, unknown or does not fit this model; nothing is changed then.
+            When it does not fit this model (:meth:`check_state`); nothing is changed then.
         """
-        _check_keys("The averaged weights' state", state, {"nb_updates", "tensors"})
-        own, tensors, nb_updates = self._averages | self._copies, state["tensors"], state["nb_updates"]
-        if type(nb_updates) is not int or nb_updates < 0:
-            raise ValueError(f"The averaged weights' 'nb_updates' must be a whole number, got {shown(nb_updates)}.")
-        _check_keys("The averaged weights' state", tensors, own)
-        for name, mine in own.items():
-            theirs = tensors[name]
-            if not isinstance(theirs, torch.Tensor) or (theirs.shape, theirs.dtype) != (mine.shape, mine.dtype):
-                raise ValueError(f"The averaged weight '{name}' must be {_described(mine)}, got {_described(theirs)}.")
-        for name, mine in own.items():
-            mine.copy_(tensors[name])
-        self.nb_updates = nb_updates
+        self.check_state(state)
+        for name, mine in self._tensors.items():
+            mine.copy_(state["tensors"][name])
+        self.nb_updates = state["nb_updates"]
 
-    def _copied(self) -> dict[str, torch.Tensor]:
-        """Return what is copied, as the model has it now: a module may put another tensor in a buffer's place."""
-        if not self._copies:
-            return {}
-        own = dict(self._model.named_buffers()) | dict(self._model.named_parameters())
-        return {name: own[name] for name in self._copies}
+    def _own(self) -> dict[str, torch.Tensor]:
+        """Return what the model has now: a module may put another tensor in a buffer's place."""
+        buffers = dict(self._model.named_buffers()) if self._buffers else {}
+        return {**self._parameters, **{name: buffers[name] for name in self._buffers}}
 
     @torch.no_grad()
     def _fill(self, values: Mapping[str, torch.Tensor]) -> None:
-        own = self._averaged | self._copied()
+        own = self._own()
         for name, value in values.items():
             own[name].copy_(value)
-
-
-def _check_keys(what: str, given: Any, wanted: Any) -> None:
-    if not isinstance(given, Mapping):
-        raise ValueError(f"{what} must be a dictionary, got {_described(given)}.")
-    missing, unknown = sorted(set(wanted) - set(given)), sorted(map(str, set(given) - set(wanted)))
-    if missing or unknown:
-        raise ValueError(f"{what} does not fit this model: missing {quoted(missing)}, unknown {quoted(unknown)}.")
-
-
-def _described(value: Any) -> str:
-    if isinstance(value, torch.Tensor):
-        return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
-    return f"a {type(value).__name__}"

@@ -98,11 +98,3 @@ def check_learning_rates(learning_rates: float | Sequence[float]) -> list[float]
         f"learning_rates must be a positive number, or a list of them by epoch, each from {SMALLEST_RATE:g} to "
         f"{LARGEST_RATE:g}, got {learning_rates!r}."
     )
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, rates: Sequence[float], epoch: int) -> float:
-    """Give the optimizer the learning rate of an epoch, and return it."""
-    rate = rates[min(epoch, len(rates) - 1)]
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    return rate

@@ -1,24 +1,22 @@
-"""What the learning rate is at each moment of a training."""
+"""The learning-rate schedule that a training's parameters ask for."""
 
 from __future__ import annotations
 
-import math
+import copy
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
-from dwiml.arguments import check_number, shown
+from dwiml.arguments import shown
 from dwiml.hdf5.schema import quoted
-from dwiml.training.optimization.optimizers import set_learning_rate
-from dwiml.training.optimization.schedule_base import Schedule, check_names, plain_argument
+from dwiml.training.optimization.schedule_base import WARMUP_COSINE, Schedule, warmup_cosine
 from dwiml.training.optimization.torch_schedules import NEEDS_OBJECTS, TorchSchedule, scheduler_classes
 
-__all__ = ["ClockSchedule", "Schedule", "TorchSchedule", "build_schedule", "scheduler_classes", "warmup_cosine"]
-
-WARMUP_COSINE = "warmup_cosine"
-# The share of the learning rate that a warm-up begins with: a first step at zero would be a batch for nothing.
-WARMUP_START = 0.01
+# Arguments of torch's schedulers that are not the user's.
+_OWN_ARGUMENTS = {"optimizer", "last_epoch", "verbose"}
 
 
 def build_schedule(
@@ -55,12 +53,13 @@ def build_schedule(
         if args:
             raise ValueError(f"The arguments {quoted(map(str, args))} need the name of the schedule that they are for.")
         rates = list(learning_rates)
-        return ClockSchedule(None, optimizer, planned_epochs, lambda epoch, fraction: rates[min(epoch, len(rates) - 1)])
+        return Schedule(None, optimizer, planned_epochs, lambda epoch, fraction: rates[min(epoch, len(rates) - 1)])
     if isinstance(name, str) and name in NEEDS_OBJECTS:
         raise ValueError(
             f"The schedule {name} takes other schedulers or functions, which cannot be recorded; use another."
         )
-    known = [WARMUP_COSINE, *scheduler_classes()]
+    classes = scheduler_classes()
+    known = [WARMUP_COSINE, *classes]
     if not isinstance(name, str) or name not in known:
         raise ValueError(f"The learning-rate schedule must be None or one of {', '.join(known)}, got {shown(name)}.")
     if args is not None and not isinstance(args, Mapping):
@@ -70,96 +69,50 @@ def build_schedule(
             f"The schedule {name} makes the learning rates of all epochs from one; got {len(learning_rates)} "
             "learning_rates. Give one, or no schedule."
         )
-    given = {key: plain_argument(name, key, value) for key, value in (args or {}).items()}
+    given = {key: _plain(name, key, value) for key, value in (args or {}).items()}
     if name == WARMUP_COSINE:
-        check_names(name, given, warmup_cosine, own={"base_rate", "max_epochs"})
-        return ClockSchedule(name, optimizer, planned_epochs, warmup_cosine(learning_rates[0], planned_epochs, **given))
-    return TorchSchedule(name, given, optimizer, learning_rates[0], planned_epochs)
+        _check_names(name, given, warmup_cosine, own={"base_rate", "max_epochs"})
+        return Schedule(name, optimizer, planned_epochs, warmup_cosine(learning_rates[0], planned_epochs, **given))
+    chosen = _check_names(name, given, classes[name], own=_OWN_ARGUMENTS)
+    try:
+        # A copy: schedulers keep the lists that they are given, and change them.
+        return TorchSchedule(
+            name,
+            lambda optimizer: classes[name](optimizer, **copy.deepcopy(given)),
+            optimizer,
+            learning_rates[0],
+            planned_epochs,
+            chosen=chosen,
+        )
+    except ValueError as error:
+        raise ValueError(f"The schedule {name} cannot work with {_listed(given)}: {error}.") from error
 
 
-class ClockSchedule(Schedule):
-    """A learning rate that follows from the moment alone: nothing evolves, so a resume at any moment is exact.
-
-    Parameters
-    ----------
-    name, planned_epochs
-        As in :class:`Schedule`.
-    optimizer
-        All its groups get the same learning rate.
-    rate
-        From the epoch and the fraction of it that is done, in [0, 1), to the learning rate.
-    """
-
-    def __init__(
-        self,
-        name: str | None,
-        optimizer: torch.optim.Optimizer,
-        planned_epochs: int,
-        rate: Callable[[int, float], float],
-    ) -> None:
-        super().__init__(name, optimizer, planned_epochs)
-        self._rate = rate
-        self.begin_epoch(0)
-
-    @property
-    def has_end(self) -> bool:
-        """Whether it is the cosine."""
-        return self.name == WARMUP_COSINE
-
-    def rates(self, nb_epochs: int) -> list[float]:
-        """Return the learning rate that each of the first epochs begins with."""
-        return [self._rate(epoch, 0.0) for epoch in range(nb_epochs)]
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Give the optimizer the learning rate that the epoch begins with."""
-        self.begin_step(epoch, 0.0)
-
-    def begin_step(self, epoch: int, fraction: float) -> None:
-        """Give the optimizer the learning rate of this moment."""
-        set_learning_rate(self._optimizer, [self._rate(epoch, fraction)], 0)
+def _plain(name: str, key: Any, value: Any) -> Any:
+    """Return an argument with Python's own numbers and lists, so that it can be recorded and its results saved."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_plain(name, key, each) for each in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise ValueError(
+        f"The argument '{key}' of the schedule {name} must be a number, a text, or a list of them, got {shown(value)}."
+    )
 
 
-def warmup_cosine(
-    base_rate: float, max_epochs: int, *, warmup_epochs: float | None = None, min_ratio: float = 0.0
-) -> Callable[[int, float], float]:
-    """Return a linear warm-up (Goyal et al., 2017), then half a cosine (Loshchilov and Hutter, 2017), step by step.
+def _check_names(name: str, args: Mapping[str, Any], made_by: Callable[..., Any], *, own: set[str]) -> list[str]:
+    """Refuse arguments that a schedule does not take, and their absence without a default; return all that it takes."""
+    parameters = inspect.signature(made_by).parameters
+    taken = [key for key in parameters if key not in own]
+    unknown = [key for key in args if key not in taken]
+    if unknown:
+        raise ValueError(f"The schedule {name} takes {quoted(taken)}; got {quoted(unknown)}.")
+    missing = [key for key in taken if parameters[key].default is inspect.Parameter.empty and key not in args]
+    if missing:
+        raise ValueError(f"The schedule {name} needs {quoted(missing)} among its arguments; got {_listed(args)}.")
+    return taken
 
-    With ``t = epoch + fraction``, ``w = warmup_epochs``, the base rate ``r``, and 0.01 for ``s``::
 
-        t < w                  r * (s + (1 - s) * t / w)
-        w <= t < max_epochs    r * (m + (1 - m) * (1 + cos(pi * (t - w) / (max_epochs - w))) / 2)    m = min_ratio
-        t >= max_epochs        r * m
-
-    They are torch's ``LinearLR`` with ``start_factor=0.01`` and ``CosineAnnealingLR``, at each step instead of each
-    epoch.
-
-    Parameters
-    ----------
-    base_rate
-        The highest learning rate.
-    max_epochs
-        Where the minimum is reached, and held from there on.
-    warmup_epochs
-        From 0, below ``max_epochs``; need not be whole. None: 1, or 0 in a training of one epoch.
-    min_ratio
-        From 0 to 1: the last learning rate, as a share of the highest.
-
-    Raises
-    ------
-    ValueError
-        For numbers out of these ranges.
-    """
-    usual = min(1, max_epochs - 1)
-    warmup = check_number("warmup_epochs", usual if warmup_epochs is None else warmup_epochs, low=0)
-    if warmup >= max_epochs:
-        raise ValueError(f"warmup_epochs must be less than max_epochs ({max_epochs}), got {warmup:g}.")
-    lowest = check_number("min_ratio", min_ratio, low=0, high=1)
-
-    def rate(epoch: int, fraction: float) -> float:
-        now = epoch + fraction
-        if now < warmup:
-            return base_rate * (WARMUP_START + (1 - WARMUP_START) * now / warmup)
-        done = min((now - warmup) / (max_epochs - warmup), 1.0)
-        return base_rate * (lowest + (1 - lowest) * (1 + math.cos(math.pi * done)) / 2)
-
-    return rate
+def _listed(args: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={shown(value)}" for key, value in args.items()) or "no argument"

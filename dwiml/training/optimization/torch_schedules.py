@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch.optim import lr_scheduler
 
 from dwiml.training.optimization.optimizers import LARGEST_RATE
-from dwiml.training.optimization.schedule_base import Schedule, check_names, listed
+from dwiml.training.optimization.schedule_base import MOST_EPOCHS, Schedule
 
 # They take other schedulers, or functions: neither can be recorded with the parameters of a run.
 NEEDS_OBJECTS = frozenset({"SequentialLR", "ChainedScheduler", "LambdaLR", "MultiplicativeLR"})
-# What schedulers of torch change in the optimizer, and their arguments that are not the user's.
+# What schedulers of torch change in the optimizer.
 _CHANGED = ("lr", "momentum", "betas")
-_OWN_ARGUMENTS = {"optimizer", "last_epoch", "verbose"}
 # Attributes of torch's schedulers that mean something during a step only, and differ between versions of torch.
 _TRANSIENT = frozenset({"optimizer", "verbose", "_get_lr_called_within_step", "_is_initial"})
 # Those that come to an end. Stepped on, some would climb again, one would stay at 0, and one would fail.
 _WITH_END = frozenset({"CosineAnnealingLR", "OneCycleLR", "PolynomialLR"})
-# Wrong arguments are looked for in this many epochs at most.
-_MOST_REHEARSED = 10_000
 
 
 def scheduler_classes() -> dict[str, type[lr_scheduler.LRScheduler]]:
@@ -45,48 +42,54 @@ class TorchSchedule(Schedule):
 
     Parameters
     ----------
-    name, args
-        The class, and its arguments. ``OneCycleLR`` and ``CyclicLR`` have their rates among them, count epochs where
-        they speak of steps, and change the momentum too unless ``cycle_momentum`` is False.
+    name
+        What the sentences of errors call it.
+    factory
+        Makes the scheduler, given an optimizer; called more than once. ``OneCycleLR`` and ``CyclicLR`` count epochs
+        where they speak of steps, and change the momentum too unless ``cycle_momentum`` is False.
     optimizer
         The one whose settings are changed.
     learning_rate
         What the scheduler starts from.
     planned_epochs
-        Arguments that fail within this many epochs are refused. After them, a schedule that has come to its end keeps
-        its last learning rate.
+        A scheduler that fails within this many epochs is refused. After them, one that has come to its end keeps its
+        last learning rate.
+    chosen
+        Attributes of the scheduler that the factory gives it: they are not in the state.
 
     Raises
     ------
     ValueError
-        For arguments that are unknown, missing, or that the scheduler fails with.
+        For a scheduler that cannot be made, or fails, or whose learning rate leaves the range of 0 to 100.
     """
 
     def __init__(
         self,
         name: str,
-        args: Mapping[str, Any],
+        factory: Callable[[torch.optim.Optimizer], Any],
         optimizer: torch.optim.Optimizer,
         learning_rate: float,
         planned_epochs: int,
+        *,
+        chosen: Iterable[str] = (),
     ) -> None:
-        super().__init__(name, optimizer, planned_epochs)
-        self._args, self._learning_rate = args, learning_rate
-        self._class: Any = scheduler_classes()[name]
-        self._needs_loss = issubclass(self._class, lr_scheduler.ReduceLROnPlateau)
-        self._chosen = check_names(name, args, self._class, own=_OWN_ARGUMENTS)
+        self.name, self.planned_epochs, self._optimizer = name, planned_epochs, optimizer
+        self._factory, self._learning_rate, self._unsaved = factory, learning_rate, _TRANSIENT | set(chosen)
         try:
-            self.rates(min(planned_epochs, _MOST_REHEARSED))
             self._build()
+            self.rates(min(planned_epochs, MOST_EPOCHS))
         except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
-            text = str(error).rstrip(".") or type(error).__name__
-            raise ValueError(f"The schedule {name} cannot work with {listed(args)}: {text}.") from error
+            raise ValueError(str(error).rstrip(".") or type(error).__name__) from error
         self._hand_over()
 
     @property
     def has_end(self) -> bool:
         """Whether it comes to an end."""
-        return self.name in _WITH_END
+        return type(self._scheduler).__name__ in _WITH_END
+
+    @property
+    def _needs_loss(self) -> bool:
+        return isinstance(self._scheduler, lr_scheduler.ReduceLROnPlateau)
 
     def rates(self, nb_epochs: int) -> list[float] | None:
         """Go through a training without training, which also finds out now what would fail hours later."""
@@ -111,6 +114,9 @@ class TorchSchedule(Schedule):
             )
         self._hand_over()
 
+    def begin_step(self, epoch: int, fraction: float) -> None:
+        """Leave the learning rate as it is within an epoch."""
+
     def end_epoch(self, selection_loss: float | None) -> None:
         """Step the scheduler, with the judged loss where it goes by that: ValueError when there is none then."""
         if selection_loss is None and self._needs_loss:
@@ -129,11 +135,9 @@ class TorchSchedule(Schedule):
     def state_dict(self) -> dict[str, Any]:
         """Return the numbers of the scheduler that its arguments do not give, and the settings that it changes."""
         scheduler = {
-            key: value
-            for key, value in vars(self._scheduler).items()
-            if key not in _TRANSIENT | self._chosen and _is_plain(value)
+            key: value for key, value in vars(self._scheduler).items() if key not in self._unsaved and _is_plain(value)
         }
-        groups = [{key: group[key] for key in _CHANGED if key in group} for group in self._settings.param_groups]
+        groups = [_changed(group) for group in self._settings.param_groups]
         return super().state_dict() | {"scheduler": scheduler, "groups": groups}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -146,9 +150,7 @@ class TorchSchedule(Schedule):
 
     def _build(self) -> None:
         self._settings = _Settings(self._optimizer, self._learning_rate)
-        # Copies of the lists: schedulers keep what they are given.
-        copies = {key: list(value) if isinstance(value, list) else value for key, value in self._args.items()}
-        self._scheduler = self._class(self._settings, **copies)
+        self._scheduler = self._factory(self._settings)
 
     def _step(self, selection_loss: float | None, *, holds: bool = True) -> None:
         if holds and self.has_end and self._scheduler.last_epoch + 1 >= self.planned_epochs:
@@ -156,14 +158,11 @@ class TorchSchedule(Schedule):
             return
         # torch warns of a scheduler that is stepped before its optimizer.
         self._settings.step()
-        if self._needs_loss:
-            self._scheduler.step(selection_loss)
-        else:
-            self._scheduler.step()
+        self._scheduler.step(*([selection_loss] if self._needs_loss else []))
 
     def _hand_over(self) -> None:
         for group, values in zip(self._optimizer.param_groups, self._settings.param_groups, strict=True):
-            group.update({key: values[key] for key in _CHANGED if key in values})
+            group.update(_changed(values))
 
 
 class _Settings(torch.optim.Optimizer):
@@ -171,13 +170,16 @@ class _Settings(torch.optim.Optimizer):
 
     def __init__(self, optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
         groups = [
-            {**{key: group[key] for key in _CHANGED if key in group}, "params": [torch.empty(0)], "lr": learning_rate}
-            for group in optimizer.param_groups
+            {**_changed(group), "params": [torch.empty(0)], "lr": learning_rate} for group in optimizer.param_groups
         ]
-        super().__init__(groups, {key: optimizer.defaults[key] for key in _CHANGED if key in optimizer.defaults})
+        super().__init__(groups, _changed(optimizer.defaults))
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Do nothing, so that a scheduler may follow."""
+
+
+def _changed(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: group[key] for key in _CHANGED if key in group}
 
 
 def _is_plain(value: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from dwiml.training.optimization.averaging import AveragedWeights
-from dwiml.training.optimization.schedules import Schedule
+from dwiml.training.optimization.schedule_base import Schedule
 
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 

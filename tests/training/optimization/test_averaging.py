@@ -83,7 +83,7 @@ def test_it_is_the_average_of_a_plain_loop(decay: float) -> None:
     averaged = AveragedWeights(model, decay)
     states = train(model, 30, averaged)
     parameters = {name for name, each in model.named_parameters(remove_duplicate=False) if each.is_floating_point()}
-    with averaged.in_use():
+    with averaged.applied():
         got = snapshot(model)
     for name, value in got.items():
         if name not in parameters:
@@ -107,7 +107,7 @@ def test_a_long_memory_forgets_the_first_weights_all_the_same() -> None:
     nn.init.constant_(model.weight, 1.0)
     for _ in range(20):
         averaged.update()
-    with averaged.in_use():
+    with averaged.applied():
         assert model.weight.item() == pytest.approx(1.0, abs=0.01)
 
 
@@ -120,7 +120,7 @@ def test_the_model_comes_back_to_the_bit() -> None:
         model.first.weight[0, 1] = -0.0
     before = {name: each.numpy().tobytes() for name, each in snapshot(model).items()}
     tensors = [id(each) for each in model.parameters()]
-    with averaged.in_use():
+    with averaged.applied():
         assert model.first.weight[0, 0].isfinite()
         # The batch statistics, the counters and the weights change: all of it is undone.
         train(model, 1)
@@ -135,7 +135,7 @@ def test_the_model_comes_back_after_an_exception() -> None:
     before = train(model, 3, averaged)[-1]
 
     def is_stopped() -> None:
-        with averaged.in_use():
+        with averaged.applied():
             assert not same(snapshot(model), before)
             raise KeyboardInterrupt
 
@@ -143,7 +143,7 @@ def test_the_model_comes_back_after_an_exception() -> None:
         is_stopped()
     assert same(snapshot(model), before)
     averaged.update()
-    with averaged.in_use():
+    with averaged.applied():
         pass
 
 
@@ -153,18 +153,18 @@ def test_using_the_average_changes_nothing_of_the_training() -> None:
     train(plain, 6)
     for step in range(6):
         train(watched, 1, averaged, start=step)
-        with averaged.in_use():
+        with averaged.applied():
             watched(torch.ones(2, 3))
     assert same(snapshot(plain), snapshot(watched))
 
 
-def test_it_is_not_updated_nor_used_while_in_use() -> None:
+def test_it_is_not_updated_nor_used_while_applied() -> None:
     model = a_model()
     averaged = AveragedWeights(model, 0.9)
-    with averaged.in_use():
+    with averaged.applied():
         with pytest.raises(RuntimeError, match="in the model now, so they cannot be updated from it"):
             averaged.update()
-        with pytest.raises(RuntimeError, match="in use already"), averaged.in_use():
+        with pytest.raises(RuntimeError, match="in the model already"), averaged.applied():
             pass
     assert averaged.nb_updates == 0
 
@@ -174,7 +174,7 @@ def test_no_gradient_is_tracked() -> None:
     averaged = AveragedWeights(model, 0.9)
     train(model, 2, averaged)
     assert not any(each.requires_grad for each in averaged.state_dict()["tensors"].values())
-    with averaged.in_use():
+    with averaged.applied():
         assert model.first.weight.requires_grad
         assert not model.frozen.requires_grad
         model(torch.ones(4, 3)).sum().backward()
@@ -185,7 +185,7 @@ def test_before_the_first_update_it_is_the_model() -> None:
     model = a_model()
     averaged = AveragedWeights(model, 0.9)
     before = snapshot(model)
-    with averaged.in_use():
+    with averaged.applied():
         assert same(snapshot(model), before)
 
 
@@ -204,7 +204,7 @@ def test_small_changes_are_not_lost_in_half_precision(dtype: torch.dtype) -> Non
     assert mean.dtype == (torch.float32 if dtype == torch.bfloat16 else torch.float64)
     # In bfloat16 1 + 0.001 is 1: the average would stay there.
     assert mean.mean().item() == pytest.approx(2.0, abs=1e-3)
-    with averaged.in_use():
+    with averaged.applied():
         assert model.weight.dtype == dtype
     assert torch.equal(model.weight, before)
 
@@ -254,23 +254,24 @@ def test_states_that_do_not_fit_are_refused_and_change_nothing() -> None:
     before = saved(other.state_dict())
     tensors = state["tensors"]
     wrong: list[tuple[Any, str]] = [
-        (None, "state must be a dictionary, got a NoneType"),
-        (changed(state, tensors=None), "missing 'tensors', unknown none"),
-        (changed(state, decay=0.3), "missing none, unknown 'decay'"),
-        (changed(state, nb_updates=-1), "'nb_updates' must be a whole number, got -1"),
-        (changed(state, nb_updates=2.0), "'nb_updates' must be a whole number, got 2.0"),
-        (changed(state, nb_updates=True), "'nb_updates' must be a whole number, got True"),
-        (changed(state, tensors=[1]), "state must be a dictionary, got a list"),
+        (None, "state should be a dictionary and is a NoneType"),
+        (changed(state, tensors=None), "state lacks 'tensors'$"),
+        (changed(state, decay=0.3), "state has unknown 'decay'$"),
+        (changed(state, nb_updates=-1), "'nb_updates' must be a whole number of at least 0, got -1"),
+        (changed(state, nb_updates=2.0), "'nb_updates' must be a whole number of at least 0, got 2.0"),
+        (changed(state, nb_updates=True), "'nb_updates' must be a whole number of at least 0, got True"),
+        (changed(state, tensors=[1]), "the average should be a dictionary and is a list"),
         (
             changed(state, tensors=changed(tensors, scale=None, **{"last.weight": None, "more": torch.zeros(1)})),
-            "^The averaged weights' state does not fit this model: missing 'last.weight', 'scale', unknown 'more'.$",
+            "^the average lacks 'last.weight', 'scale' and has unknown 'more'$",
         ),
         (
             changed(state, tensors=changed(tensors, frozen=torch.zeros(3))),
-            r"'frozen' must be a torch.float32 tensor of shape \(2,\), got a torch.float32 tensor of shape \(3,\)\.$",
+            r"'frozen' should be a float32 tensor of shape \(2,\) and is a float32 tensor of shape \(3,\)$",
         ),
-        (changed(state, tensors=changed(tensors, frozen=torch.zeros(2).double())), "got a torch.float64 tensor"),
-        (changed(state, tensors=changed(tensors, frozen="zeros")), "got a str"),
+        (changed(state, tensors=changed(tensors, frozen=torch.zeros(2).double())), "and is a float64 tensor"),
+        (changed(state, tensors=changed(tensors, frozen="zeros")), "and is a str"),
+        (changed(state, tensors=changed(tensors, frozen=torch.full((2,), float("nan")))), "values that are NaN"),
     ]
     for each, sentence in wrong:
         with pytest.raises(ValueError, match=sentence):
@@ -283,7 +284,7 @@ def test_a_model_without_buffers_or_without_weights_is_averaged_too() -> None:
     for model in (nn.Linear(2, 2), nn.Identity()):
         averaged = AveragedWeights(model, 0.9)
         averaged.update()
-        with averaged.in_use():
+        with averaged.applied():
             pass
         assert set(averaged.state_dict()["tensors"]) == set(model.state_dict())
 
@@ -316,7 +317,7 @@ def test_on_cuda_nothing_is_waited_for_and_states_move_between_devices() -> None
     torch.cuda.set_sync_debug_mode("error")
     try:
         averaged.update()
-        with averaged.in_use():
+        with averaged.applied():
             pass
     finally:
         torch.cuda.set_sync_debug_mode("default")
@@ -334,12 +335,12 @@ def test_own_weights_for_a_while_inside_a_block() -> None:
     with torch.no_grad():
         model.weight.copy_(own)
     averaged.update()
-    with averaged.set_aside():
+    with averaged.restored():
         assert torch.equal(model.weight, own)
-    with averaged.in_use():
+    with averaged.applied():
         average = model.weight.detach().clone()
         assert not torch.equal(average, own)
-        with averaged.set_aside():
+        with averaged.restored():
             assert torch.equal(model.weight, own)
         assert torch.equal(model.weight, average)
     assert torch.equal(model.weight, own)

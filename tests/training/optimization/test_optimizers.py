@@ -14,8 +14,8 @@ from dwiml.training.optimization.optimizers import (
     can_be_fused,
     check_learning_rates,
     load_optimizer_state,
-    set_learning_rate,
 )
+from dwiml.training.optimization.schedules import build_schedule
 
 
 class StandIn:
@@ -146,8 +146,12 @@ def test_the_state_of_other_parameters_is_refused() -> None:
 def test_learning_rates_by_epoch() -> None:
     optimizer = build_optimizer("SGD", linear().parameters(), learning_rate=0.1, weight_decay=0.0)
     rates = check_learning_rates([0.1, 0.05])
-    assert [set_learning_rate(optimizer, rates, epoch) for epoch in range(4)] == [0.1, 0.05, 0.05, 0.05]
-    assert optimizer.param_groups[0]["lr"] == 0.05
+    schedule = build_schedule(None, None, optimizer=optimizer, learning_rates=rates, planned_epochs=4)
+    found = []
+    for epoch in range(4):
+        schedule.begin_epoch(epoch)
+        found.append(optimizer.param_groups[0]["lr"])
+    assert found == [0.1, 0.05, 0.05, 0.05]
     assert check_learning_rates(0.3) == [0.3]
 
 
