@@ -74,3 +74,8 @@ def shown(value: Any) -> str:
         # Python does not write out a number of thousands of digits.
         text = f"a number of {value.bit_length()} bits"
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+
+
+def kind_shown(value: Any) -> str:
+    """Return what a sentence says of an object that is of the wrong kind."""
+    return f"the class {value.__name__}" if isinstance(value, type) else f"an object of type {type(value).__name__}"

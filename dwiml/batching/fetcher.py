@@ -1,4 +1,4 @@
-"""From ids to a batch's streamlines: what a loader worker does, without the model and without the GPU."""
+"""The CPU half of a batch loader: from ids to a batch's streamlines; what a worker does, without model or GPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from dwiml.batching.sampler import BatchIds, described
+from dwiml.arguments import kind_shown
+from dwiml.batching.sampler import BatchIds
 from dwiml.data.dataset import MultisubjectSubset
 from dwiml.data.streamlines import SubjectStreamlines
 from dwiml.ops import augmentation
@@ -53,7 +54,7 @@ class BatchSlices(dict[int, slice]):
     ) -> None:
         super().__init__(slices)
         if not isinstance(key, BatchKey):
-            raise TypeError(f"The slices of a batch need the batch's BatchKey, got {described(key)}.")
+            raise TypeError(f"The slices of a batch need the batch's BatchKey, got {kind_shown(key)}.")
         self.key = key
         self.data_per_streamline = data_per_streamline or {}
         self.drawn = drawn
@@ -73,6 +74,16 @@ class BatchSlices(dict[int, slice]):
         return (BatchSlices, (dict(self), self.key, self.data_per_streamline, self.drawn, self.augment))
 
 
+def check_ids(batch_ids: Any) -> BatchIds:
+    """Return a batch's ids; raise a TypeError for anything else, such as the plain list of a sampler of one's own."""
+    if not isinstance(batch_ids, BatchIds):
+        raise TypeError(
+            f"A sampler must yield BatchIds, which say which batch it is, got {kind_shown(batch_ids)}: "
+            "BatchIds(list of (subject, ids), BatchKey(phase, epoch, batch_index))."
+        )
+    return batch_ids
+
+
 def check_slices(ids_per_subj: Any) -> BatchSlices:
     """Return a batch's slices, which say which batch it is.
 
@@ -84,7 +95,7 @@ def check_slices(ids_per_subj: Any) -> BatchSlices:
     if not isinstance(ids_per_subj, BatchSlices):
         raise TypeError(
             "ids_per_subj must be the BatchSlices that a batch's streamlines come with, which say which batch it is, "
-            f"got {described(ids_per_subj)}."
+            f"got {kind_shown(ids_per_subj)}."
         )
     return ids_per_subj
 
@@ -145,7 +156,7 @@ class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
         """
         if not self.augment or (self.reverse_ratio == 0 and self.split_ratio == 0):
             return None
-        key, here = batch_ids.key, sum(len(ids) for _, ids in batch_ids)
+        key, here = check_ids(batch_ids).key, sum(len(ids) for _, ids in batch_ids)
         total = here if key.total is None else key.total
         drawn = DrawnAugmentation(
             reversed=augmentation.draw_reverse(total, self.reverse_ratio, self._generator(key, "reverse")),
@@ -165,11 +176,14 @@ class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
 
         Raises
         ------
+        TypeError
+            When ``batch_ids`` is a plain list, which does not say which batch it is.
         ValueError
             When a lazy dataset finds a coordinate that makes no sense, or that its file is no longer the one that was
             loaded (see :meth:`~dwiml.data.streamlines.SubjectStreamlines.gather`). When `drawn` is not for as many
             streamlines.
         """
+        check_ids(batch_ids)
         if batch_ids.key.phase != self.phase:
             raise ValueError(
                 f"A batch of the {batch_ids.key.phase} set was asked of the {self.phase} set: call the sampler's "
@@ -235,3 +249,8 @@ class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
 def joined(arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
     """Concatenate, without a copy where there is one array only."""
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def whole_batch(batch: Any) -> Any:
+    """Keep torch from taking a batch apart (a function of the module, so that workers can be spawned)."""
+    return batch

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from dwiml.batching.sampler import PHASES
-from dwiml.data.dataset import MultiSubjectDataset
+from dwiml.data.dataset import SUBSETS, MultiSubjectDataset
 from dwiml.ops.resampling import MOST_POINTS, Resampling, check_number_of_points
 
 # A streamline of 250 mm has 2500 points at steps of 0.1 mm.
@@ -87,7 +86,7 @@ def check_steps(dataset: MultiSubjectDataset, streamline_group: str, resampling:
         return
     longest = [
         (float(subject.streamlines[streamline_group].lengths_mm.max(initial=0.0)), subject.subject_id)
-        for phase in PHASES
+        for phase in SUBSETS
         for subject in dataset.subset(phase)
     ]
     if longest:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from os import PathLike
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from torch.utils.data import Sampler
 
 from dwiml.arguments import check_number, check_whole
+from dwiml.batching.compatibility import check_dataset
 from dwiml.batching.plan import PlannedBatch, even_shares, plan_epoch
-from dwiml.data.dataset import MultiSubjectDataset
+from dwiml.data.dataset import SUBSETS, MultiSubjectDataset
 from dwiml.ops.randomness import BatchKey, check_seed, keyed_generator
 from dwiml.params import Parameterized
 from dwiml.seeding import choose_seed
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 UNITS = ("nb_streamlines", "length_mm")
-PHASES = ("training", "validation", "testing")
 
 SubjectIds: TypeAlias = "tuple[int, npt.NDArray[np.int64]]"
 
@@ -76,7 +75,7 @@ class DWIMLBatchIDSampler(Parameterized, Sampler["BatchIds"]):
     Raises
     ------
     TypeError
-        When ``dataset`` is no dataset.
+        When ``dataset`` is not a dataset.
     ValueError
         For a size, unit, group or seed that cannot be used, and for data that are not loaded.
     """
@@ -163,8 +162,8 @@ class DWIMLBatchIDSampler(Parameterized, Sampler["BatchIds"]):
         max_batches
             End the epoch after so many batches, those that were skipped included; None for all.
         """
-        if phase not in PHASES:
-            raise ValueError(f"phase must be one of {PHASES}, got '{phase}'.")
+        if phase not in SUBSETS:
+            raise ValueError(f"phase must be one of {SUBSETS}, got '{phase}'.")
         self.phase, self.epoch = phase, check_whole("epoch", epoch, low=0)
         self.first_batch = check_whole("first_batch", first_batch, low=0)
         self.max_batches = None if max_batches is None else check_whole("max_batches", max_batches, low=0)
@@ -245,21 +244,6 @@ class DWIMLBatchIDSampler(Parameterized, Sampler["BatchIds"]):
         if self.batch_size_units == "nb_streamlines" and value != int(value):
             raise ValueError(f"{name} must be a whole number of streamlines, got {value}.")
         return value
-
-
-def check_dataset(dataset: Any, asked_by: str) -> None:
-    """Raise a TypeError when something else is given as the dataset, such as the file's path."""
-    if isinstance(dataset, type) or not hasattr(dataset, "check_streamline_group"):
-        got = repr(dataset) if isinstance(dataset, (str, PathLike)) else described(dataset)
-        raise TypeError(
-            f"{asked_by} needs a MultiSubjectDataset with its data loaded, got {got}: "
-            "make one with MultiSubjectDataset(hdf5_file) and call its load_data()."
-        )
-
-
-def described(value: Any) -> str:
-    """Return what a sentence says of an object that is of the wrong kind."""
-    return f"the class {value.__name__}" if isinstance(value, type) else f"an object of type {type(value).__name__}"
 
 
 def _none_or_whole(name: str, value: int | None) -> int | None:

@@ -40,12 +40,12 @@ def _run(arguments: argparse.Namespace) -> None:
     import torch
 
     from dwiml.arguments import check_whole
-    from dwiml.batching.sampler import PHASES
+    from dwiml.data.dataset import SUBSETS
     from dwiml.evaluation.direction_error import evaluate_directions
     from dwiml.training.loading import rebuild_experiment
 
-    if arguments.subset not in PHASES:
-        raise ValueError(f"--subset must be one of {', '.join(PHASES)}, got '{arguments.subset}'.")
+    if arguments.subset not in SUBSETS:
+        raise ValueError(f"--subset must be one of {', '.join(SUBSETS)}, got '{arguments.subset}'.")
     if arguments.max_batches is not None:
         check_whole("--max_batches", arguments.max_batches, low=1)
     rebuilt = rebuild_experiment(arguments.experiment, hdf5_file=arguments.hdf5_file, load_testing=True)

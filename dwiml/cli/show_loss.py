@@ -133,16 +133,16 @@ def _show(model: Any, reader: SubjectReader, folder: Path, arguments: argparse.N
 
 def _find(dataset: MultiSubjectDataset, subject: str, subset: str | None) -> tuple[str, list[int]]:
     """Return the subset, and the indices in it, of the subjects that are asked for."""
-    from dwiml.batching.sampler import PHASES
+    from dwiml.data.dataset import SUBSETS
 
-    if subset is not None and subset not in PHASES:
-        raise ValueError(f"--subset must be one of {', '.join(PHASES)}, got '{subset}'.")
+    if subset is not None and subset not in SUBSETS:
+        raise ValueError(f"--subset must be one of {', '.join(SUBSETS)}, got '{subset}'.")
     if subject == ALL:
         phase = subset or "validation"
         if not dataset.subset(phase).subjects:
             raise ValueError(f"The {phase} set of {dataset.hdf5_file} has no subject.")
         return phase, list(range(len(dataset.subset(phase))))
-    phases = PHASES if subset is None else (subset,)
+    phases = SUBSETS if subset is None else (subset,)
     for phase in phases:
         if subject in dataset.subset(phase).subjects:
             return phase, [dataset.subset(phase).subjects.index(subject)]

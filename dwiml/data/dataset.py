@@ -22,6 +22,9 @@ from dwiml.signals import ended_by_signals
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+SUBSETS = tuple(schema.SUBJECT_LISTS)
+"""``training``, ``validation``, ``testing``."""
+
 
 @dataclass(frozen=True)
 class SubjectData:

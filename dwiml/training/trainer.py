@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from dwiml.batching.delivery import on_device
 from dwiml.batching.fetcher import BatchSlices
-from dwiml.batching.transfer import on_device
 from dwiml.models.allocator import keep_freed_memory
 from dwiml.ops.sequences import TensorSequence
 from dwiml.training.cluster.failures import explained_failures, kept_on_failure

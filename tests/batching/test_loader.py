@@ -89,14 +89,14 @@ def test_augmentation_in_training_only(tiny_hdf5: Path) -> None:
     load = loader(dataset(tiny_hdf5), **augmentation)
     for (got, slices), wanted in zip(batches(load, "validation"), originals(load, "validation"), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
-        assert load.add_noise_forward(got, slices) is got
-        assert load.add_noise_loss(got, slices) is got
+        assert load.preparer().add_noise_forward(got, slices) is got
+        assert load.preparer().add_noise_loss(got, slices) is got
     for (got, slices), wanted in zip(batches(load), originals(load), strict=True):
         assert len(got) == 2 * len(wanted)
         # All halves together are all points, in the opposite order.
         joined = torch.cat([torch.cat([got[2 * i], got[2 * i + 1]]).flip(0) for i in range(len(wanted))])
         assert torch.equal(joined, torch.cat(wanted))
-        assert load.add_noise_forward(got, slices) is not got
+        assert load.preparer().add_noise_forward(got, slices) is not got
 
 
 def test_slices_follow_a_split(tiny_hdf5: Path) -> None:
@@ -114,7 +114,7 @@ def test_noise_is_truncated_and_keyed(tiny_hdf5: Path) -> None:
 
     def noise(epoch: int, batch: int) -> torch.Tensor:
         slices = BatchSlices({0: slice(0, 2)}, BatchKey("training", epoch, batch))
-        return load.add_noise_forward(lines, slices).data
+        return load.preparer().add_noise_forward(lines, slices).data
 
     assert noise(0, 0).abs().max() <= 0.4
     # Variance of a standard normal truncated at two sigma: 0.77374.
@@ -123,7 +123,7 @@ def test_noise_is_truncated_and_keyed(tiny_hdf5: Path) -> None:
     for other in (noise(0, 0), noise(1, 1)):
         assert not torch.equal(noise(0, 1), other)
     slices = BatchSlices({0: slice(0, 2)}, BatchKey("training", 0, 1))
-    assert not torch.equal(noise(0, 1), load.add_noise_loss(lines, slices).data)
+    assert not torch.equal(noise(0, 1), load.preparer().add_noise_loss(lines, slices).data)
 
 
 def test_wandering_is_keyed_and_in_training_only(tiny_hdf5: Path) -> None:
@@ -134,14 +134,14 @@ def test_wandering_is_keyed_and_in_training_only(tiny_hdf5: Path) -> None:
     def slices(phase: str, batch: int = 1) -> BatchSlices:
         return BatchSlices({0: slice(0, 100)}, BatchKey(phase, 0, batch))
 
-    seen = load.add_noise_forward(lines, slices("training"))
+    seen = load.preparer().add_noise_forward(lines, slices("training"))
     assert float(seen.data.var()) == pytest.approx(0.25 * 4 / 3, rel=0.15)
-    assert torch.equal(seen.data, load.add_noise_forward(lines, slices("training")).data)
-    assert not torch.equal(seen.data, load.add_noise_forward(lines, slices("training", 2)).data)
-    assert load.recovery_target(seen, slices("training")) == {"seen": seen, "nb_recovery_steps": 3}
-    assert load.add_noise_forward(lines, slices("validation")) is lines
-    assert load.recovery_target(lines, slices("validation")) == {}
-    assert loader(dataset(tiny_hdf5)).recovery_target(lines, slices("training")) == {}
+    assert torch.equal(seen.data, load.preparer().add_noise_forward(lines, slices("training")).data)
+    assert not torch.equal(seen.data, load.preparer().add_noise_forward(lines, slices("training", 2)).data)
+    assert load.preparer().recovery_target(seen, slices("training")) == {"seen": seen, "nb_recovery_steps": 3}
+    assert load.preparer().add_noise_forward(lines, slices("validation")) is lines
+    assert load.preparer().recovery_target(lines, slices("validation")) == {}
+    assert loader(dataset(tiny_hdf5)).preparer().recovery_target(lines, slices("training")) == {}
 
 
 def test_wandering_needs_a_model_that_learns_the_way_back(tiny_hdf5: Path) -> None:
@@ -346,7 +346,7 @@ def test_volumes_in_half_precision(tiny_hdf5: Path, volume_dtype: str, tolerance
     expected = loader(load.dataset).load_batch_inputs(streamlines, slices)
     assert inputs.data.dtype == torch.float32
     assert 0 < (inputs.data - expected.data).abs().max() < tolerance
-    assert {volume.dtype for volume in load._volumes.values()} == {getattr(torch, volume_dtype)}
+    assert {volume.dtype for volume in load.volumes._kept.values()} == {getattr(torch, volume_dtype)}
 
 
 def test_values_that_half_precision_cannot_hold_are_refused(tmp_path: Path) -> None:
@@ -501,11 +501,11 @@ def test_loading_again_reads_other_volumes(tiny_hdf5: Path) -> None:
     data = dataset(tiny_hdf5)
     load = loader(data)
     device = torch.device("cpu")
-    load._volume("training", 0, device, at_least=3)
+    load.volumes._volume("training", 0, device, at_least=3)
     data.load_data(subj_id="sub-b")
-    again = load._volume("training", 0, device, at_least=3)
+    again = load.volumes._volume("training", 0, device, at_least=3)
     assert torch.equal(again, data.training_set[0].volumes["input"].as_tensor())
-    assert len(load._volumes) == 1
+    assert len(load.volumes._kept) == 1
 
 
 @pytest.mark.parametrize("net", [model(), model(step_size=1.0)], ids=["as it is", "step_size"])

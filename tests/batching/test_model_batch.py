@@ -96,12 +96,34 @@ def test_a_batch_without_its_key_is_refused(tiny_hdf5: Path) -> None:
     for call in (
         loader.model_batch,
         loader.load_batch_inputs,
-        loader.add_noise_forward,
-        loader.add_noise_loss,
-        loader.recovery_target,
+        loader.preparer().add_noise_forward,
+        loader.preparer().add_noise_loss,
+        loader.preparer().recovery_target,
     ):
         with pytest.raises(TypeError, match=r"ids_per_subj must be the BatchSlices .* got an object of type dict\."):
             call(targets, plain)
     with pytest.raises(TypeError, match="The slices of a batch need the batch's BatchKey, got an object of type None"):
         BatchSlices(plain, None)  # type: ignore[arg-type]
     assert BatchSlices(plain, BatchKey("training", 0, 0)).augment
+
+
+def test_ids_without_their_key_are_refused(tiny_hdf5: Path) -> None:
+    loader, *_ = a_batch(tiny_hdf5)
+    plain: Any = [(0, [1, 2])]
+    for call in (loader.load_batch_streamlines, loader.fetcher("training").fetch):
+        with pytest.raises(TypeError, match="A sampler must yield BatchIds, .* got an object of type list: BatchIds"):
+            call(plain)
+
+
+def test_a_loader_with_inputs_of_its_own_gives_them_to_the_model(tiny_hdf5: Path) -> None:
+    class Own(DWIMLBatchLoaderOneInput):
+        def load_batch_inputs(self, streamlines: TensorSequence, ids_per_subj: BatchSlices) -> TensorSequence:
+            inputs = super().load_batch_inputs(streamlines, ids_per_subj)
+            return inputs.mapped(2 * inputs.data)
+
+    loader, targets, ids_per_subj = a_batch(tiny_hdf5, "validation")
+    own = Own(loader.dataset, loader.model, "input", "streamlines")
+    doubled, plain = (each.model_batch(targets, ids_per_subj).inputs for each in (own, loader))
+    assert doubled is not None
+    assert plain is not None
+    assert torch.equal(doubled.data, 2 * plain.data)

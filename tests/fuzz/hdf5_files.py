@@ -16,7 +16,7 @@ import numpy as np
 from tests_support import AFFINE, SHAPE, curved_streamlines, write_hdf5
 
 from dwiml import MultiSubjectDataset
-from dwiml.batching.grids import check_grids
+from dwiml.batching.compatibility import check_grids
 from dwiml.cli import run_command
 from dwiml.hdf5 import file_writer
 from dwiml.hdf5.config import load_config
