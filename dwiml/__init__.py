@@ -27,6 +27,7 @@ _MODULE_OF = {
     "MultiSubjectDataset": "dwiml.data.dataset",
     "MultisubjectSubset": "dwiml.data.dataset",
     "TensorSequence": "dwiml.ops.sequences",
+    "TrackingModel": "dwiml.models.protocols",
     "create_hdf5": "dwiml.hdf5.creator",
     "create_phantom": "dwiml.phantom.create",
     "seed_everything": "dwiml.seeding",
@@ -49,6 +50,7 @@ __all__ = [
     "MultiSubjectDataset",
     "MultisubjectSubset",
     "TensorSequence",
+    "TrackingModel",
     "create_hdf5",
     "create_phantom",
     "seed_everything",
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     from dwiml.models.learn2track import Learn2TrackModel
     from dwiml.models.one_input import ModelWithNeighborhood, ModelWithOneInput
     from dwiml.models.previous_dirs import ModelWithPreviousDirections
+    from dwiml.models.protocols import TrackingModel
     from dwiml.models.with_direction_getter import ModelWithDirectionGetter
     from dwiml.ops.sequences import TensorSequence
     from dwiml.phantom.create import create_phantom

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from dwiml.data.dataset import SUBSETS, MultiSubjectDataset
 from dwiml.ops.resampling import MOST_POINTS, Resampling, check_number_of_points
+
+if TYPE_CHECKING:
+    from dwiml.models.protocols import LoaderModel
 
 # A streamline of 250 mm has 2500 points at steps of 0.1 mm.
 MANY_POINTS = 5000
 
 
-def resampling_of(model: Any) -> Resampling:
+def resampling_of(model: LoaderModel) -> Resampling:
     """Return how a model wants its streamlines: its ``step_size``, ``nb_points`` or ``compress_lines``."""
     return Resampling(step_size=model.step_size, nb_points=model.nb_points, compress=model.compress_lines)
 
@@ -32,26 +35,28 @@ class LongestStreamline(NamedTuple):
     number: int
 
 
-def longest_streamline(dataset: MultiSubjectDataset, streamline_group: str, model: Any) -> LongestStreamline | None:
+def longest_streamline(
+    dataset: MultiSubjectDataset, streamline_group: str, model: LoaderModel
+) -> LongestStreamline | None:
     """Return the streamline of the training and validation sets with the most points; None without any."""
+    step_size = model.step_size
     found: list[LongestStreamline] = []
     for phase in ("training", "validation"):
         for subject in dataset.subset(phase):
             streamlines = subject.streamlines[streamline_group]
             if not len(streamlines):
                 continue
-            by_length = model.step_size is not None
-            number = int((streamlines.lengths_mm if by_length else streamlines.lengths).argmax())
+            number = int((streamlines.lengths if step_size is None else streamlines.lengths_mm).argmax())
             nb_points = int(streamlines.lengths[number])
-            if by_length:
-                nb_points = round(float(streamlines.lengths_mm[number]) / model.step_size) + 1
+            if step_size is not None:
+                nb_points = round(float(streamlines.lengths_mm[number]) / step_size) + 1
             elif model.nb_points is not None:
                 nb_points = model.nb_points
             found.append(LongestStreamline(nb_points, subject.subject_id, number))
     return max(found, default=None)
 
 
-def notes_on_lengths(dataset: MultiSubjectDataset, streamline_group: str, model: Any) -> list[str]:
+def notes_on_lengths(dataset: MultiSubjectDataset, streamline_group: str, model: LoaderModel) -> list[str]:
     """Return warnings about streamlines of very many points, to show before a training.
 
     Raises

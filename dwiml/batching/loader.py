@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -27,6 +27,9 @@ from dwiml.ops.randomness import check_seed
 from dwiml.ops.sequences import TensorSequence
 from dwiml.params import Parameterized
 from dwiml.seeding import choose_seed
+
+if TYPE_CHECKING:
+    from dwiml.models.protocols import LoaderModel, OneInputModel
 
 # In voxels: noise beyond the size of a brain leaves nothing to learn.
 _LARGEST_NOISE = 100.0
@@ -82,7 +85,7 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
     def __init__(
         self,
         dataset: MultiSubjectDataset,
-        model: Any,
+        model: LoaderModel,
         streamline_group_name: str,
         *,
         split_ratio: float = 0.0,
@@ -256,7 +259,7 @@ class DWIMLBatchLoaderOneInput(DWIMLStreamlinesBatchLoader):
     def __init__(
         self,
         dataset: MultiSubjectDataset,
-        model: Any,
+        model: OneInputModel,
         input_group_name: str,
         streamline_group_name: str,
         *,

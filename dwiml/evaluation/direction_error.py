@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from dwiml.batching.fetcher import BatchSlices
 from dwiml.batching.loader import DWIMLBatchLoaderOneInput
 from dwiml.batching.sampler import DWIMLBatchIDSampler
+from dwiml.models.protocols import EvaluatedModel
 from dwiml.ops.directions import angle_degrees
 from dwiml.ops.sequences import TensorSequence
 from dwiml.training.reporting.monitors import MeanMonitor
@@ -41,7 +41,7 @@ class DirectionError:
 
 
 def evaluate_directions(
-    model: Any,
+    model: EvaluatedModel,
     batch_sampler: DWIMLBatchIDSampler,
     batch_loader: DWIMLBatchLoaderOneInput,
     *,

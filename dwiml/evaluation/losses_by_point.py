@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from dwiml.batching.fetcher import BatchSlices
 from dwiml.batching.loader import DWIMLBatchLoaderOneInput
 from dwiml.batching.sampler import BatchIds
 from dwiml.data.dataset import SubjectData
+from dwiml.models.protocols import EvaluatedModel
 from dwiml.ops import ragged
 from dwiml.ops.directions import SHORTEST
 from dwiml.ops.randomness import BatchKey
@@ -116,7 +117,7 @@ class PointLosses:
 
 
 def measure_losses(
-    model: Any, reader: SubjectReader, *, on_progress: Callable[[int], None] = lambda count: None
+    model: EvaluatedModel, reader: SubjectReader, *, on_progress: Callable[[int], None] = lambda count: None
 ) -> PointLosses:
     """Run a model along a subject's true streamlines and keep the loss of each step.
 
@@ -155,7 +156,7 @@ def measure_losses(
 
 
 def _losses_of_batch(
-    model: Any, reader: SubjectReader, targets: TensorSequence, ids_per_subj: BatchSlices
+    model: EvaluatedModel, reader: SubjectReader, targets: TensorSequence, ids_per_subj: BatchSlices
 ) -> tuple[Integers, Floats, Floats | None]:
     """Return the lengths (S,), the losses (P,) and the probabilities of an end (P,) or None."""
     is_last = targets.is_last()
@@ -174,8 +175,7 @@ def _losses_of_batch(
             "weights and at the values of the input volume."
         )
     by_point[~counted] = torch.nan
-    of_end = getattr(getattr(model, "direction_getter", None), "eos_probability", None)
-    probability = None if of_end is None else of_end(outputs)
+    probability = model.eos_probability(outputs)
     eos = None if probability is None else _on_points(probability, has_row).cpu().numpy()
     return targets.lengths.numpy(), by_point.cpu().numpy(), eos
 

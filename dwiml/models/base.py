@@ -129,6 +129,10 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
         """Return the memory of some of the streamlines: those that go on, by number, shape (K,)."""
         return None
 
+    def eos_probability(self, outputs: Any) -> Tensor | None:
+        """Return the probability that each streamline ends here, (N,); here None: the model does not tell."""
+        return None
+
     @abc.abstractmethod
     def compute_loss(self, outputs: Any, targets: Any, average_results: bool = True) -> tuple[Tensor, int]:
         """Compare outputs with the target streamlines.

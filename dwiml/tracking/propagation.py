@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from dwiml.arguments import check_number
+from dwiml.models.protocols import TrackingModel
 from dwiml.ops.directions import SHORTEST, streamline_lengths_mm
 from dwiml.ops.interpolation import interpolate_at
 from dwiml.ops.randomness import check_seed, keyed_uniform
@@ -116,7 +116,7 @@ class Propagator:
     Parameters
     ----------
     model
-        In evaluation mode; with ``track_step``, ``select_memory`` and ``get_tracking_directions``.
+        In evaluation mode.
     read_inputs
         Returns the model's inputs (N, F) under points (N, 3), voxel space, corner origin.
     rules
@@ -133,7 +133,7 @@ class Propagator:
 
     def __init__(
         self,
-        model: Any,
+        model: TrackingModel,
         read_inputs: Callable[[Tensor], Tensor],
         rules: PropagationRules,
         *,
@@ -252,8 +252,7 @@ class Propagator:
         """Return the directions that the model gives, voxel space, or draws of those that turn little enough."""
         rules = self._rules
         if draws is None:
-            directions: Tensor = self._model.get_tracking_directions(outputs, rules.algo, rules.eos_stopping_thresh)
-            return directions
+            return self._model.get_tracking_directions(outputs, rules.algo, rules.eos_stopping_thresh)
 
         def allowed(choice: Tensor) -> Tensor:
             unit_mm = torch.nn.functional.normalize(choice * self._voxel_sizes, dim=1)
@@ -263,10 +262,9 @@ class Propagator:
             little: Tensor = (cosines >= math.cos(math.radians(rules.theta))) | at_start
             return little
 
-        drawn: Tensor = self._model.get_tracking_directions(
+        return self._model.get_tracking_directions(
             outputs, rules.algo, rules.eos_stopping_thresh, draws=draws, allowed=allowed
         )
-        return drawn
 
     def _leaves_mask(self, points: Tensor) -> Tensor:
         if self._mask is None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dwiml.arguments import check_number, check_whole
+from dwiml.models.protocols import TrackingModel, check_tracks
 from dwiml.ops.directions import streamline_lengths_mm
 from dwiml.ops.interpolation import interpolate_at
 from dwiml.ops.ragged import slabs
@@ -101,7 +102,7 @@ class Tracker:
     Parameters
     ----------
     model
-        A model with a direction getter; it is set to evaluation, and stays on its device.
+        It is set to evaluation mode, and stays on its device.
     subject
         Where to track; it is brought to the model's device.
     rules
@@ -119,12 +120,13 @@ class Tracker:
     Raises
     ------
     ValueError
-        When the model cannot do what the rules ask, or does not go with the subject.
+        When the model does not track (naming what it lacks), cannot do what the rules ask, or does not go with the
+        subject.
     """
 
     def __init__(
         self,
-        model: Any,
+        model: TrackingModel,
         subject: TrackingSubject,
         rules: PropagationRules,
         *,
@@ -132,6 +134,7 @@ class Tracker:
         forward_only: bool = False,
         simultaneous: int | None = None,
     ) -> None:
+        check_tracks(model, "Tracker")
         model.check_tracking(rules.algo, rules.eos_stopping_thresh)
         self._min_length = check_number("min_length", min_length, low=0)
         if min_length > rules.max_length:
@@ -141,7 +144,8 @@ class Tracker:
                 f"The model was trained on {model.nb_features} features a voxel; the volume has "
                 f"{subject.volume.shape[-1]}."
             )
-        self._model, self._rules, self._forward_only = model.eval(), rules, forward_only
+        model.eval()
+        self._model, self._rules, self._forward_only = model, rules, forward_only
         self._subject = subject.to(model.device)
         self._points_at_once = _points_that_fit(model)
         if simultaneous is None:
@@ -209,13 +213,14 @@ class Tracker:
         return interpolate_at(self._subject.volume, points, offsets=offsets)
 
 
-def _bytes_per_point(model: Any) -> int:
+def _bytes_per_point(model: TrackingModel) -> int:
     """Estimate what a model takes for a point: its input, and twice what each of its layers computes."""
     widths = sum(int(weight.shape[0]) for weight in model.parameters() if weight.ndim == 2)
-    return 4 * (int(getattr(model, "input_size", model.nb_features)) + 2 * widths)
+    nb_places = 1 if model.neighborhood_offsets is None else len(model.neighborhood_offsets)
+    return 4 * (model.nb_features * nb_places + 2 * widths)
 
 
-def _points_that_fit(model: Any) -> int:
+def _points_that_fit(model: TrackingModel) -> int:
     if model.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(model.device)
     else:

@@ -15,6 +15,7 @@ from dwiml.batching.fetcher import BatchSlices
 from dwiml.batching.loader import DWIMLBatchLoaderOneInput
 from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.data.dataset import SubjectData
+from dwiml.models.protocols import TrackingModel, check_tracks
 from dwiml.ops.directions import streamline_lengths_mm
 from dwiml.ops.masks import Mask, as_mask
 from dwiml.ops.sequences import TensorSequence
@@ -82,7 +83,7 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
 
     def __init__(
         self,
-        model: Any,
+        model: TrackingModel,
         experiments_path: str | Path,
         experiment_name: str,
         batch_sampler: DWIMLBatchIDSampler,
@@ -118,7 +119,7 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
             eos_stopping_thresh=tracking_phase_eos_thresh,
             mask_interpolation=tracking_phase_mask_interpolation,
         )
-        self._check_model_tracks(model)
+        check_tracks(model, "DWIMLTrainerOneInputWithGVPhase")
         super().__init__(model, experiments_path, experiment_name, batch_sampler, batch_loader, **kwargs)
         self._ground_truths: dict[str, GroundTruth] = {}
         self._check_data()
@@ -284,15 +285,6 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
             longest = max((float(each.lengths_mm.max(initial=0.0)) for each in streamlines), default=0.0)
             return round(longest / float(self.model.step_size)) + 1
         return max((int(each.lengths.max(initial=0)) for each in streamlines), default=0)
-
-    @staticmethod
-    def _check_model_tracks(model: Any) -> None:
-        lacking = [name for name in ("track_step", "get_tracking_directions") if not hasattr(model, name)]
-        if lacking:
-            raise ValueError(
-                f"DWIMLTrainerOneInputWithGVPhase needs a model that tracks; {type(model).__name__} has no "
-                f"{' and no '.join(lacking)}: make it a subclass of ModelWithDirectionGetter."
-            )
 
     def _check_data(self) -> None:
         if not self.has_validation:

@@ -11,6 +11,7 @@ import torch
 from dwiml.batching.lengths import longest_streamline
 from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
+from dwiml.models.base import MainModelAbstract
 from dwiml.training.state import GENERATION, Position
 
 MIB = 2**20
@@ -22,7 +23,7 @@ UNSEEDED_WEIGHTS = (
 
 
 def summarize(
-    model: torch.nn.Module,
+    model: MainModelAbstract,
     optimizer: torch.optim.Optimizer,
     sampler: DWIMLBatchIDSampler,
     loader: DWIMLStreamlinesBatchLoader,

@@ -160,7 +160,7 @@ def test_what_cannot_be_is_refused(data: Path, tmp_path: Path) -> None:
     ):
         small_trainer(alone, tmp_path, tracking=True)
     trainer = small_trainer(data, tmp_path, tracking=True)
-    with pytest.raises(ValueError, match="needs a model that tracks; NoTracker has no get_tracking_directions"):
+    with pytest.raises(ValueError, match="needs a model that tracks; NoTracker has no check_tracking and no get"):
         type(trainer)(
             NoTracker(nb_features=4, step_size=1.0), tmp_path, "x", trainer.batch_sampler, trainer.batch_loader
         )
