@@ -1,8 +1,10 @@
-"""Checks of numbers that users give: one sentence each, with the name and what was received."""
+"""Checks of what users give: one sentence each, with the name and what was received."""
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ def check_number(name: str, value: Any, *, low: float, high: float = math.inf, l
     name
         What the sentence calls it.
     value
-        A Python or numpy number; a bool is none.
+        A Python or numpy number; bool is rejected.
     low, high
         The bounds; ``high`` is included when it is finite.
     low_included
@@ -64,6 +66,78 @@ def check_whole(name: str, value: Any, *, low: int, high: int | None = None) -> 
         return int(value)
     wanted = f"of at least {low}" if high is None or not is_whole or value < low else f"of at most {high}"
     raise ValueError(f"{name} must be a whole number {wanted}, got {shown(value)}.")
+
+
+def check_choice(name: str, value: Any, allowed: Iterable[str]) -> str:
+    """Return a text that is one of those allowed.
+
+    Parameters
+    ----------
+    name
+        What the sentence calls it.
+    value
+        What was given.
+    allowed
+        The choices, in the order in which the sentence lists them.
+
+    Raises
+    ------
+    ValueError
+        When it is another text, or not a text.
+    """
+    allowed = list(allowed)
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {shown(value)}.")
+    return value
+
+
+def check_dropout(name: str, value: Any) -> float:
+    """Return a share that is at least 0 and less than 1, as a Python float.
+
+    Parameters
+    ----------
+    name
+        What the sentence calls it.
+    value
+        A Python or numpy number; bool is rejected.
+
+    Raises
+    ------
+    ValueError
+        When it is something else.
+    """
+    try:
+        share = check_number(name, value, low=0)
+    except ValueError:
+        share = 1.0
+    if share >= 1:
+        raise ValueError(f"{name} must be at least 0 and less than 1, got {shown(value)}.")
+    return share
+
+
+def unknown_parameter(
+    class_name: str, unknown: str, known: Iterable[str], usual: Mapping[str, str] | None = None
+) -> TypeError:
+    """Return the error for a parameter that a class does not have, with similar names.
+
+    Parameters
+    ----------
+    class_name, unknown
+        The class, and what it was given.
+    known
+        What it has.
+    usual
+        Names that other libraries have, and ours.
+    """
+    known = sorted(known)
+    near = difflib.get_close_matches(unknown, known)
+    if usual and unknown in usual:
+        hint = f"did you mean {usual[unknown]}?"
+    elif near:
+        hint = f"did you mean {' or '.join(repr(name) for name in near)}?"
+    else:
+        hint = f"it has: {', '.join(repr(name) for name in known)}."
+    return TypeError(f"{class_name} has no parameter {unknown!r}; {hint}")
 
 
 def shown(value: Any) -> str:

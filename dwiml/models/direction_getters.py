@@ -7,8 +7,7 @@ import abc
 import torch
 from torch import Tensor, nn
 
-from dwiml.arguments import shown
-from dwiml.models.checks import check_dropout
+from dwiml.arguments import check_dropout, shown
 from dwiml.ops.directions import SHORTEST, normalize_directions
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dwiml.models.one_input import ModelWithNeighborhood, ModelWithOneInput
 from dwiml.models.previous_dirs import ModelWithPreviousDirections
-from dwiml.models.recurrent import HiddenStates, StackedRNN, TimeMajor
+from dwiml.models.recurrent.stacked import HiddenStates, StackedRNN, TimeMajor
 from dwiml.models.with_direction_getter import ModelWithDirectionGetter
 from dwiml.ops.sequences import TensorSequence
 
@@ -19,10 +19,10 @@ class Learn2TrackModel(ModelWithPreviousDirections, ModelWithDirectionGetter, Mo
     """The recurrent model of Poulin et al., "Learn to Track: Deep Learning for Tractography" (MICCAI 2017).
 
     Under each point, the embedded input and the embedded previous directions are concatenated and go through
-    :class:`dwiml.models.recurrent.StackedRNN`, then through the direction getter.
+    :class:`dwiml.models.recurrent.stacked.StackedRNN`, then through the direction getter.
 
     Speed: sequences are never padded, and the backward pass is written by hand where torch's own is slow (see
-    :mod:`dwiml.models.recurrent_cells`); ``scripts/benchmarks/run.py`` measures it.
+    :mod:`dwiml.models.recurrent.cells`); ``scripts/benchmarks/run.py`` measures it.
 
     Parameters
     ----------

@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from dwiml.arguments import check_whole
 from dwiml.models.base import MainModelAbstract
-from dwiml.models.checks import MOST_FEATURES
 from dwiml.models.embeddings import build_embedding
 from dwiml.ops.neighborhood import neighborhood_offsets
 from dwiml.ops.sequences import TensorSequence
+
+# Far above what anyone trains: a number from a damaged or a stranger's file must not become an allocation.
+MOST_FEATURES = 10_000_000
 
 
 class ModelWithNeighborhood(MainModelAbstract):

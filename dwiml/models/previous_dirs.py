@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from dwiml.arguments import check_whole
 from dwiml.models.base import MainModelAbstract
-from dwiml.models.checks import MOST_PREVIOUS_DIRS
 from dwiml.models.embeddings import Embedding, build_embedding
 from dwiml.ops.directions import previous_directions
 from dwiml.ops.sequences import TensorSequence
+
+# Far above what anyone trains: a number from a damaged or a stranger's file must not become an allocation.
+MOST_PREVIOUS_DIRS = 10_000
 
 
 class ModelWithPreviousDirections(MainModelAbstract):

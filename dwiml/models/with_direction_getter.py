@@ -9,9 +9,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from dwiml.arguments import check_number, check_whole, shown
+from dwiml.arguments import check_choice, check_number, check_whole, shown
 from dwiml.models.base import MainModelAbstract
-from dwiml.models.checks import check_key
 from dwiml.models.direction_getters import DIRECTION_GETTERS, DirectionGetter
 from dwiml.ops.directions import SHORTEST, recovery_steps
 from dwiml.ops.sequences import TensorSequence
@@ -48,7 +47,7 @@ class ModelWithDirectionGetter(MainModelAbstract):
         self, *, dg_key: str = "cosine-regression", dg_args: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        check_key("dg_key", dg_key, DIRECTION_GETTERS)
+        check_choice("dg_key", dg_key, DIRECTION_GETTERS)
         if dg_args is not None and not isinstance(dg_args, Mapping):
             raise ValueError(f"dg_args must be a dict of options such as {{'dropout': 0.1}}, got {shown(dg_args)}.")
         # The sizes are the model's to give.

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dwiml.arguments import check_whole
-from dwiml.models.checks import unknown_parameter
+from dwiml.arguments import check_whole, unknown_parameter
 from dwiml.ops.randomness import check_seed
 from dwiml.params import Parameterized
 from dwiml.seeding import choose_seed

@@ -13,7 +13,7 @@ from dwiml.tracking.tracker import Tracker, TrackingSubject
 
 ROOT = Path(__file__).parents[2]
 
-COMPLETE = '''
+COMPLETE = """
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -51,7 +51,7 @@ class FollowPeaks:
         allowed: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         return outputs
-'''
+"""
 CHECKED = """
 from complete import FollowPeaks
 from incomplete import FollowPeaks as Incomplete
@@ -106,7 +106,9 @@ def test_at_run_time_one_sentence_tells_it() -> None:
     subject = TrackingSubject(torch.ones(4, 4, 4, 3), torch.ones(3))
     Tracker(model, subject, PropagationRules(step_size=0.5))
     del namespace["FollowPeaks"].select_memory
-    with pytest.raises(ValueError, match="Tracker needs a model that tracks; FollowPeaks has no select_memory: make it"):
+    with pytest.raises(
+        ValueError, match="Tracker needs a model that tracks; FollowPeaks has no select_memory: make"
+    ):
         Tracker(model, subject, PropagationRules(step_size=0.5))
     with pytest.raises(ValueError, match=r"int has no device and no nb_features and no .* dwiml\.TrackingModel lists"):
         check_tracks(3, "Tracker")

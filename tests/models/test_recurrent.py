@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import gradcheck
 
-from dwiml.models.parallel import map_parts
-from dwiml.models.recurrent import RNN_LAYERS, StackedRNN, TimeMajor, run_layer
-from dwiml.models.recurrent_cells import RaggedGRU, RaggedLSTM
+from dwiml.models.recurrent.cells import RaggedGRU, RaggedLSTM
+from dwiml.models.recurrent.parallel import map_parts
+from dwiml.models.recurrent.stacked import RNN_LAYERS, StackedRNN, TimeMajor, run_layer
 
 CPU = torch.device("cpu")
 RAGGED = [3, 0, 5, 1, 5, 2, 0, 4]
@@ -161,7 +161,7 @@ def test_dropout_acts_between_layers_in_training_only() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"rnn_key": "rnn"}, r"rnn_key must be one of \['gru', 'lstm'\], got 'rnn'"),
+        ({"rnn_key": "rnn"}, r"rnn_key must be one of 'gru', 'lstm', got 'rnn'"),
         ({"layer_sizes": []}, r"one positive size a layer, got \[\]"),
         ({"layer_sizes": [4, 0]}, r"one positive size a layer, got \[4, 0\]"),
         ({"rnn_key": ["gru"]}, r"rnn_key must be one of .*, got \['gru'\]"),

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from dwiml.models.checks import check_dropout, check_key, check_layer_sizes
-from dwiml.models.recurrent_cells import RaggedGRU, RaggedLSTM
+from dwiml.arguments import check_choice, check_dropout, check_whole, shown
+from dwiml.models.embeddings import MOST_UNITS
+from dwiml.models.recurrent.cells import RaggedGRU, RaggedLSTM
 from dwiml.ops import ragged
 
 HiddenStates = list[tuple[Tensor, ...]]
@@ -20,6 +21,10 @@ SEQUENCES_PER_THREAD = 64
 """With fewer, a thread's matrix products are too thin to be worth it."""
 
 RNN_LAYERS: dict[str, type[nn.GRU] | type[nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
+
+
+# Far above what anyone trains, as MOST_UNITS.
+_MOST_LAYERS = 1_000
 
 
 class TimeMajor:
@@ -111,7 +116,7 @@ class StackedRNN(nn.Module):
     concatenation of all layers' outputs (after normalization, before dropout), first layer first.
 
     Layers are kept as ``torch.nn.GRU`` and ``torch.nn.LSTM``. On a CUDA device cuDNN runs them on packed rows; anywhere
-    else :mod:`dwiml.models.recurrent_cells` does, with the same weights and the same result.
+    else :mod:`dwiml.models.recurrent.cells` does, with the same weights and the same result.
 
     Parameters
     ----------
@@ -140,8 +145,8 @@ class StackedRNN(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        check_key("rnn_key", rnn_key, RNN_LAYERS)
-        self.layer_sizes = check_layer_sizes("rnn_layer_sizes", layer_sizes)
+        check_choice("rnn_key", rnn_key, RNN_LAYERS)
+        self.layer_sizes = _layer_sizes("rnn_layer_sizes", layer_sizes)
         dropout = check_dropout("dropout", dropout)
         if dropout and len(self.layer_sizes) == 1:
             raise ValueError(f"dropout acts between two layers: with a single layer it must be 0, got {dropout}.")
@@ -246,3 +251,27 @@ def run_layer(
             hidden, *last = cell.apply(*inputs, *weights, order.sizes)  # type: ignore[no-untyped-call]
     ends = [torch.cat([done, part[started:]]) for done, part in zip(last, ordered, strict=True)]
     return hidden, tuple(order.unsort_states(part) for part in ends)
+
+
+def _layer_sizes(name: str, sizes: Any) -> list[int]:
+    """Return the sizes of layers as a list of Python integers; any sequence of integers is taken.
+
+    Raises
+    ------
+    ValueError
+        When it is not a sequence, is empty, or holds something else than integers of at least 1.
+    """
+    try:
+        # A text is a sequence too; its characters, named one by one, would puzzle.
+        listed = [] if isinstance(sizes, (str, bytes)) else list(sizes)
+        checked = [check_whole(name, size, low=1) for size in listed]
+    except (TypeError, ValueError):
+        checked = []
+    if not checked:
+        received = list(sizes) if isinstance(sizes, tuple) else sizes
+        raise ValueError(
+            f"{name} must hold one positive size a layer, got {shown(received)}: give a list such as [256, 256]."
+        )
+    if len(checked) > _MOST_LAYERS:
+        raise ValueError(f"{name} must hold at most {_MOST_LAYERS} sizes, one a layer; got {len(checked)}.")
+    return [check_whole(name, size, low=1, high=MOST_UNITS) for size in checked]

@@ -3,11 +3,11 @@
 Why not ``torch.nn.GRU``: on the CPU, its backward pass over a ``PackedSequence`` adds up the weights' gradients and
 pads a gradient of the whole input once a time step, and over a padded batch it computes on the padding.
 
-Here the rows are sorted by time (see :class:`dwiml.models.recurrent.TimeMajor`): those of a step are one slice, and
-the slice shrinks as sequences end. What does not depend on the previous step is one large matrix product for all rows:
+Here the rows are sorted by time (see :class:`dwiml.models.recurrent.stacked.TimeMajor`): those of a step are one slice,
+which shrinks as sequences end. What does not depend on the previous step is one large matrix product for all rows:
 the inputs' projection and, in the backward pass, the gradients of weights and inputs. A time step is left with one
 product by the hidden weights and a few elementwise kernels into buffers made beforehand. The sequences are dealt out
-to one group a thread (see :func:`dwiml.models.parallel.map_parts`).
+to one group a thread (see :func:`dwiml.models.recurrent.parallel.map_parts`).
 
 Parameters have the layout of torch's layers (gates in the order r, z, n and i, f, g, o), so that weights interchange.
 """
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dwiml.models.parallel import map_parts
+from dwiml.models.recurrent.parallel import map_parts
 
 
 @dataclass(frozen=True)
