@@ -106,9 +106,7 @@ def test_at_run_time_one_sentence_tells_it() -> None:
     subject = TrackingSubject(torch.ones(4, 4, 4, 3), torch.ones(3))
     Tracker(model, subject, PropagationRules(step_size=0.5))
     del namespace["FollowPeaks"].select_memory
-    with pytest.raises(
-        ValueError, match="Tracker needs a model that tracks; FollowPeaks has no select_memory: make"
-    ):
+    with pytest.raises(ValueError, match="Tracker needs a model that tracks; FollowPeaks has no select_memory: make"):
         Tracker(model, subject, PropagationRules(step_size=0.5))
     with pytest.raises(ValueError, match=r"int has no device and no nb_features and no .* dwiml\.TrackingModel lists"):
         check_tracks(3, "Tracker")
