@@ -85,7 +85,7 @@ class ExperimentLock:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._acquire(me)
-        except ExperimentInUseError:
+        except (ExperimentInUseError, ExperimentGoneError):
             raise
         except (OSError, ValueError) as error:
             failure = OSError(
@@ -94,9 +94,8 @@ class ExperimentLock:
             )
             failure.errno = getattr(error, "errno", None)
             raise failure from error
-        self._me = me
         self._stop = threading.Event()
-        threading.Thread(target=self._keep_alive, args=(self._stop,), name="dwiml-lock", daemon=True).start()
+        threading.Thread(target=self._keep_alive, args=(me, self._stop), name="dwiml-lock", daemon=True).start()
 
     def release(self) -> None:
         """Delete the lock if it is still ours. Not held, or forked since: do nothing."""
@@ -114,7 +113,7 @@ class ExperimentLock:
     @property
     def is_ours(self) -> bool:
         """Whether this object holds the lock: no longer, once someone took it over (this process was suspended)."""
-        return self._me is not None and self._loss() is None
+        return self._loss(self._me) is None
 
     def check(self) -> None:
         """Check that this object still holds the lock, before anything is written in the experiment.
@@ -126,13 +125,13 @@ class ExperimentLock:
         ExperimentGoneError
             When the folder is gone, or the lock was deleted or replaced.
         """
-        loss = self._loss()
+        loss = self._loss(self._me)
         if loss is not None:
             raise loss
 
-    def _loss(self) -> OSError | None:
+    def _loss(self, me: Holder | None) -> OSError | None:
         """Return the error that says how the lock was lost; None while it is held."""
-        folder, me = self.path.parent, self._me
+        folder = self.path.parent
         end = "this training ends here and writes nothing more."
         if me is None or me.pid != os.getpid():
             return ExperimentGoneError(f"This process does not hold the lock of the experiment '{folder}'; {end}")
@@ -164,6 +163,7 @@ class ExperimentLock:
             if found is None:
                 try:
                     os.link(mine, self.path)
+                    self._me = me
                     return
                 except FileExistsError:
                     # Made at this moment, on another machine.
@@ -174,9 +174,10 @@ class ExperimentLock:
                 self._judge(found, me, now_s)
             os.replace(mine, self.path)
             time.sleep(SETTLE_S)
-            found = look(self.path)
-            if found is None or found.holder != me:
-                raise self._busy()
+            loss = self._loss(me)
+            if loss is not None:
+                raise loss
+            self._me = me
 
     def _judge(self, found: Found, me: Holder, now_s: float) -> None:
         """Warn that a lock is taken over; raise ExperimentInUseError when it may not be."""
@@ -206,22 +207,19 @@ class ExperimentLock:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise self._busy() from None
+                raise ExperimentInUseError(
+                    f"The experiment '{self.path.parent}' is being taken by another process at this very moment; wait "
+                    "for that process to end or stop it."
+                ) from None
             except OSError as error:
                 logger.debug("'%s' has no flock (%s).", self.path.parent, error)
             yield
         finally:
             os.close(handle)
 
-    def _busy(self) -> ExperimentInUseError:
-        return ExperimentInUseError(
-            f"The experiment '{self.path.parent}' is being taken by another process at this very moment; wait for that "
-            "process to end or stop it."
-        )
-
-    def _keep_alive(self, stop: threading.Event) -> None:
+    def _keep_alive(self, me: Holder, stop: threading.Event) -> None:
         while not stop.wait(HEARTBEAT_S):
-            loss = self._loss()
+            loss = self._loss(me)
             if stop.is_set():
                 return
             if loss is not None:
