@@ -143,9 +143,8 @@ def _check_digest(stream: IO[bytes], size: int, *, what: str, then: str) -> bool
         raise ValueError(f"{what} is damaged, or was not written by dwiml: it does not end in a digest{then}.")
     digest = hashlib.sha256()
     stream.seek(0)
-    while left > 0:
-        # A file that shrinks meanwhile gives an empty chunk, and so a wrong digest.
-        chunk = stream.read(min(left, _CHUNK)) or b"\0"
+    # A file that shrinks meanwhile has another digest.
+    while left > 0 and (chunk := stream.read(min(left, _CHUNK))):
         digest.update(chunk)
         left -= len(chunk)
     digest.update(_NO_COMMENT)

@@ -9,18 +9,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.optim.lr_scheduler import LRScheduler
 
 from dwiml.arguments import shown
 from dwiml.hdf5.schema import quoted
 from dwiml.training.optimization.schedule_base import WARMUP_COSINE, Schedule, warmup_cosine
-from dwiml.training.optimization.torch_schedules import NEEDS_OBJECTS, TorchSchedule, scheduler_classes
+from dwiml.training.optimization.torch_schedules import (
+    NEEDS_OBJECTS,
+    SchedulerFactory,
+    TorchSchedule,
+    scheduler_classes,
+)
 
 # Arguments of torch's schedulers that are not the user's.
 _OWN_ARGUMENTS = {"optimizer", "last_epoch", "verbose"}
 
 
 def build_schedule(
-    name: str | None,
+    name: str | SchedulerFactory | None,
     args: Mapping[str, Any] | None,
     *,
     optimizer: torch.optim.Optimizer,
@@ -34,7 +40,8 @@ def build_schedule(
     name
         None: ``learning_rates`` by epoch, the last one holds. ``"warmup_cosine"``: :func:`warmup_cosine`. Or a class
         of ``torch.optim.lr_scheduler``, stepped at each epoch's end (:class:`TorchSchedule`): ``"StepLR"``,
-        ``"ReduceLROnPlateau"``, ...
+        ``"ReduceLROnPlateau"``, ... Or a function that makes a scheduler of torch for the optimizer that it is given, a
+        ``SequentialLR`` for instance; it is called more than once, and has to be given again when a run is resumed.
     args
         The schedule's arguments by name: numbers, texts, and lists of them. None for none.
     optimizer
@@ -54,38 +61,44 @@ def build_schedule(
             raise ValueError(f"The arguments {quoted(map(str, args))} need the name of the schedule that they are for.")
         rates = list(learning_rates)
         return Schedule(None, optimizer, planned_epochs, lambda epoch, fraction: rates[min(epoch, len(rates) - 1)])
-    if isinstance(name, str) and name in NEEDS_OBJECTS:
-        raise ValueError(
-            f"The schedule {name} takes other schedulers or functions, which cannot be recorded; use another."
-        )
-    classes = scheduler_classes()
-    known = [WARMUP_COSINE, *classes]
-    if not isinstance(name, str) or name not in known:
-        raise ValueError(f"The learning-rate schedule must be None or one of {', '.join(known)}, got {shown(name)}.")
+    title = getattr(name, "__qualname__", type(name).__name__) if callable(name) else _known(name)
     if args is not None and not isinstance(args, Mapping):
-        raise ValueError(f"The arguments of the schedule {name} must be a dictionary, got {shown(args)}.")
+        raise ValueError(f"The arguments of the schedule {title} must be a dictionary, got {shown(args)}.")
     if len(learning_rates) != 1:
         raise ValueError(
-            f"The schedule {name} makes the learning rates of all epochs from one; got {len(learning_rates)} "
+            f"The schedule {title} makes the learning rates of all epochs from one; got {len(learning_rates)} "
             "learning_rates. Give one, or no schedule."
         )
-    given = {key: _plain(name, key, value) for key, value in (args or {}).items()}
+    given = {key: _plain(title, key, value) for key, value in (args or {}).items()}
     if name == WARMUP_COSINE:
-        _check_names(name, given, warmup_cosine, own={"base_rate", "max_epochs"})
-        return Schedule(name, optimizer, planned_epochs, warmup_cosine(learning_rates[0], planned_epochs, **given))
-    chosen = _check_names(name, given, classes[name], own=_OWN_ARGUMENTS)
-    try:
+        _check_names(title, given, warmup_cosine, own={"base_rate", "max_epochs"})
+        return Schedule(title, optimizer, planned_epochs, warmup_cosine(learning_rates[0], planned_epochs, **given))
+    chosen: list[str] = []
+    if not callable(name):
+        chosen = _check_names(title, given, scheduler_classes()[title], own=_OWN_ARGUMENTS)
+    elif given:
+        raise ValueError(f"The schedule {title} is a function, which takes no arguments; got {_listed(given)}.")
+
+    def make(optimizer: torch.optim.Optimizer) -> LRScheduler:
         # A copy: schedulers keep the lists that they are given, and change them.
-        return TorchSchedule(
-            name,
-            lambda optimizer: classes[name](optimizer, **copy.deepcopy(given)),
-            optimizer,
-            learning_rates[0],
-            planned_epochs,
-            chosen=chosen,
-        )
+        return name(optimizer) if callable(name) else scheduler_classes()[title](optimizer, **copy.deepcopy(given))
+
+    try:
+        return TorchSchedule(title, make, optimizer, learning_rates[0], planned_epochs, chosen=chosen)
     except ValueError as error:
-        raise ValueError(f"The schedule {name} cannot work with {_listed(given)}: {error}.") from error
+        raise ValueError(f"The schedule {title} cannot work with {_listed(given)}: {error}.") from error
+
+
+def _known(name: Any) -> str:
+    if isinstance(name, str) and name in NEEDS_OBJECTS:
+        raise ValueError(
+            f"The schedule {name} takes other schedulers or functions, which cannot be recorded: give a function that "
+            "makes it, or use another."
+        )
+    known = [WARMUP_COSINE, *scheduler_classes()]
+    if not isinstance(name, str) or name not in known:
+        raise ValueError(f"The learning-rate schedule must be None or one of {', '.join(known)}, got {shown(name)}.")
+    return name
 
 
 def _plain(name: str, key: Any, value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
 import torch
@@ -12,12 +12,15 @@ from torch.optim import lr_scheduler
 from dwiml.training.optimization.optimizers import LARGEST_RATE
 from dwiml.training.optimization.schedule_base import MOST_EPOCHS, Schedule
 
+SchedulerFactory = Callable[[torch.optim.Optimizer], lr_scheduler.LRScheduler]
 # They take other schedulers, or functions: neither can be recorded with the parameters of a run.
 NEEDS_OBJECTS = frozenset({"SequentialLR", "ChainedScheduler", "LambdaLR", "MultiplicativeLR"})
 # What schedulers of torch change in the optimizer.
 _CHANGED = ("lr", "momentum", "betas")
 # Attributes of torch's schedulers that mean something during a step only, and differ between versions of torch.
 _TRANSIENT = frozenset({"optimizer", "verbose", "_get_lr_called_within_step", "_is_initial"})
+# Where SequentialLR and ChainedScheduler keep the schedulers that they combine.
+_COMBINED = "_schedulers"
 # Those that come to an end. Stepped on, some would climb again, one would stay at 0, and one would fail.
 _WITH_END = frozenset({"CosineAnnealingLR", "OneCycleLR", "PolynomialLR"})
 
@@ -45,8 +48,8 @@ class TorchSchedule(Schedule):
     name
         What the sentences of errors call it.
     factory
-        Makes the scheduler, given an optimizer; called more than once. ``OneCycleLR`` and ``CyclicLR`` count epochs
-        where they speak of steps, and change the momentum too unless ``cycle_momentum`` is False.
+        Makes the scheduler for the optimizer that it is given; called more than once. ``OneCycleLR`` and ``CyclicLR``
+        count epochs where they speak of steps, and change the momentum too unless ``cycle_momentum`` is False.
     optimizer
         The one whose settings are changed.
     learning_rate
@@ -66,7 +69,7 @@ class TorchSchedule(Schedule):
     def __init__(
         self,
         name: str,
-        factory: Callable[[torch.optim.Optimizer], Any],
+        factory: SchedulerFactory,
         optimizer: torch.optim.Optimizer,
         learning_rate: float,
         planned_epochs: int,
@@ -134,31 +137,32 @@ class TorchSchedule(Schedule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the numbers of the scheduler that its arguments do not give, and the settings that it changes."""
-        scheduler = {
-            key: value for key, value in vars(self._scheduler).items() if key not in self._unsaved and _is_plain(value)
-        }
         groups = [_changed(group) for group in self._settings.param_groups]
-        return super().state_dict() | {"scheduler": scheduler, "groups": groups}
+        return super().state_dict() | {"scheduler": _state_of(self._scheduler, self._unsaved), "groups": groups}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what :meth:`state_dict` returned, and give the optimizer its settings."""
         super().load_state_dict(state)
-        vars(self._scheduler).update(state["scheduler"])
+        _take_up(self._scheduler, state["scheduler"])
         for group, values in zip(self._settings.param_groups, state["groups"], strict=True):
             group.update(values)
         self._hand_over()
 
     def _build(self) -> None:
         self._settings = _Settings(self._optimizer, self._learning_rate)
-        self._scheduler = self._factory(self._settings)
+        self._scheduler: Any = self._factory(self._settings)
+        if getattr(self._scheduler, "optimizer", None) is not self._settings:
+            raise ValueError("it is not a torch scheduler of the optimizer that it is made for")
+        vars(self._scheduler).setdefault("last_epoch", 0)
 
     def _step(self, selection_loss: float | None, *, holds: bool = True) -> None:
-        if holds and self.has_end and self._scheduler.last_epoch + 1 >= self.planned_epochs:
-            self._scheduler.last_epoch += 1
-            return
-        # torch warns of a scheduler that is stepped before its optimizer.
-        self._settings.step()
-        self._scheduler.step(*([selection_loss] if self._needs_loss else []))
+        following = self._scheduler.last_epoch + 1
+        if not (holds and self.has_end and following >= self.planned_epochs):
+            # torch warns of a scheduler that is stepped before its optimizer.
+            self._settings.step()
+            self._scheduler.step(*([selection_loss] if self._needs_loss else []))
+        # A ChainedScheduler does not count.
+        self._scheduler.last_epoch = following
 
     def _hand_over(self) -> None:
         for group, values in zip(self._optimizer.param_groups, self._settings.param_groups, strict=True):
@@ -180,6 +184,19 @@ class _Settings(torch.optim.Optimizer):
 
 def _changed(group: Mapping[str, Any]) -> dict[str, Any]:
     return {key: group[key] for key in _CHANGED if key in group}
+
+
+def _state_of(scheduler: Any, unsaved: Set[str] = _TRANSIENT) -> dict[str, Any]:
+    """Return what is plain in a scheduler, and in those that it combines."""
+    state = {key: value for key, value in vars(scheduler).items() if key not in unsaved and _is_plain(value)}
+    combined = getattr(scheduler, _COMBINED, ())
+    return state | {_COMBINED: [_state_of(each) for each in combined]} if combined else state
+
+
+def _take_up(scheduler: Any, state: Mapping[str, Any]) -> None:
+    vars(scheduler).update({key: value for key, value in state.items() if key != _COMBINED})
+    for each, own in zip(getattr(scheduler, _COMBINED, ()), state.get(_COMBINED, ()), strict=True):
+        _take_up(each, own)
 
 
 def _is_plain(value: Any) -> bool:

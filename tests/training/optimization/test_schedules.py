@@ -32,10 +32,29 @@ TORCH: dict[str, dict[str, Any]] = {
     "ReduceLROnPlateau": {"patience": 1, "factor": 0.5, "cooldown": 1},
     "StepLR": {"step_size": 3, "gamma": 0.5},
 }
-KINDS: list[tuple[str | None, dict[str, Any] | None]] = [
+
+
+def by_function(optimizer: torch.optim.Optimizer) -> Any:
+    return lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.9**epoch)
+
+
+def warm_up_then_steps(optimizer: torch.optim.Optimizer) -> Any:
+    parts: list[Any] = [lr_scheduler.LinearLR(optimizer, 0.1, total_iters=3), lr_scheduler.StepLR(optimizer, 2)]
+    return lr_scheduler.SequentialLR(optimizer, parts, milestones=[3])
+
+
+def both_at_once(optimizer: torch.optim.Optimizer) -> Any:
+    return lr_scheduler.ChainedScheduler(
+        [lr_scheduler.LinearLR(optimizer, 0.1, total_iters=3), lr_scheduler.ExponentialLR(optimizer, 0.9)]
+    )
+
+
+FACTORIES: list[Any] = [by_function, warm_up_then_steps, both_at_once]
+KINDS: list[tuple[Any, dict[str, Any] | None]] = [
     (None, None),
     ("warmup_cosine", {"warmup_epochs": 2.5, "min_ratio": 0.1}),
     *TORCH.items(),
+    *((each, None) for each in FACTORIES),
 ]
 OPTIMIZERS = {"Adam": torch.optim.Adam, "SGD": torch.optim.SGD}
 
@@ -52,7 +71,7 @@ def rates_of(name: str | None) -> list[float]:
     return [0.1, 0.05, 0.02] if name is None else [BASE]
 
 
-def build(name: str | None, args: dict[str, Any] | None, optimizer: torch.optim.Optimizer) -> Schedule:
+def build(name: Any, args: dict[str, Any] | None, optimizer: torch.optim.Optimizer) -> Schedule:
     return build_schedule(name, args, optimizer=optimizer, learning_rates=rates_of(name), planned_epochs=MAX_EPOCHS)
 
 
@@ -135,6 +154,21 @@ def test_a_scheduler_of_torch_does_what_it_does_by_hand(name: str, kind: str) ->
         assert torch.equal(mine["params"][0], other["params"][0])
 
 
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_a_scheduler_that_a_function_makes_does_what_it_does_by_hand(factory: Any) -> None:
+    ours, theirs = an_optimizer(), an_optimizer()
+    schedule, scheduler = build(factory, None, ours), factory(theirs)
+    assert schedule.name == factory.__name__
+    for epoch, loss in enumerate(LOSSES):
+        schedule.begin_epoch(epoch)
+        assert settings(ours) == settings(theirs)
+        take_step(ours)
+        take_step(theirs)
+        schedule.end_epoch(loss)
+        scheduler.step()
+    assert "step" not in vars(ours)
+
+
 def test_the_optimizer_is_left_as_it_is() -> None:
     optimizer = an_optimizer()
     keys = set(optimizer.param_groups[0])
@@ -149,7 +183,7 @@ def test_an_epoch_without_a_step_warns_of_nothing() -> None:
     assert by_epoch(build("StepLR", {"step_size": 1, "gamma": 0.5}, an_optimizer()), 3) == [BASE, BASE / 2, BASE / 4]
 
 
-@pytest.mark.parametrize(("name", "args"), KINDS, ids=[str(name) for name, _ in KINDS])
+@pytest.mark.parametrize(("name", "args"), KINDS, ids=lambda kind: getattr(kind, "__name__", None))
 def test_a_resume_at_any_moment_is_exact(name: str | None, args: dict[str, Any] | None) -> None:
     optimizer = an_optimizer()
     schedule = build(name, args, optimizer)
@@ -172,7 +206,7 @@ def test_a_resume_at_any_moment_is_exact(name: str | None, args: dict[str, Any] 
         assert got[1:] == moments[index + at_end + 1 :]
 
 
-@pytest.mark.parametrize(("name", "args"), KINDS, ids=[str(name) for name, _ in KINDS])
+@pytest.mark.parametrize(("name", "args"), KINDS, ids=lambda kind: getattr(kind, "__name__", None))
 def test_a_state_is_plain_and_a_copy(name: str | None, args: dict[str, Any] | None) -> None:
     schedule = build(name, args, an_optimizer())
     before = schedule.state_dict()
@@ -285,7 +319,11 @@ REFUSED: list[tuple[Any, Any, str]] = [
     (3, None, "got 3"),
     (["StepLR"], None, r"got \['StepLR'\]"),
     *(
-        (name, None, f"^The schedule {name} takes other schedulers or functions, which cannot be recorded; use another")
+        (
+            name,
+            None,
+            f"^The schedule {name} takes other schedulers or functions, which cannot be recorded: give a function that",
+        )
         for name in ("SequentialLR", "ChainedScheduler", "LambdaLR", "MultiplicativeLR")
     ),
     ("StepLR", [3], r"^The arguments of the schedule StepLR must be a dictionary, got \[3\]\.$"),
@@ -329,6 +367,13 @@ REFUSED: list[tuple[Any, Any, str]] = [
     ("warmup_cosine", {"warmup_epochs": -1}, "^warmup_epochs must be a number, 0 or more, got -1"),
     ("warmup_cosine", {"warmup_epochs": "1"}, "^warmup_epochs must be a number, 0 or more, got '1'"),
     ("warmup_cosine", {"min_ratio": 1.5}, "^min_ratio must be a number from 0 to 1, got 1.5"),
+    (by_function, {"gamma": 1}, "^The schedule by_function is a function, which takes no arguments; got gamma=1"),
+    (an_optimizer, None, "^The schedule an_optimizer cannot work with no argument: "),
+    (
+        lambda optimizer: by_function(an_optimizer()),
+        None,
+        "it is not a torch scheduler of the optimizer that it is made",
+    ),
     (None, {"gamma": 1}, r"^The arguments 'gamma' need the name of the schedule that they are for\.$"),
 ]
 
