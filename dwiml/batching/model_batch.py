@@ -12,6 +12,7 @@ import torch
 
 from dwiml.batching.fetcher import BatchSlices, check_slices
 from dwiml.data.dataset import MultiSubjectDataset
+from dwiml.data.volumes import SubjectVolume
 from dwiml.ops.augmentation import draw_correlated_noise, draw_noise
 from dwiml.ops.interpolation import interpolate_at
 from dwiml.ops.randomness import BatchKey, keyed_generator
@@ -175,7 +176,7 @@ class VolumesOnDevice:
         self.model = model
         self.input_group_name = input_group_name
         self.volume_dtype = volume_dtype
-        self._kept: OrderedDict[tuple[int, str, int, torch.device], torch.Tensor] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, str, int, torch.device], tuple[SubjectVolume, torch.Tensor]] = OrderedDict()
 
     def load_batch_inputs(self, streamlines: TensorSequence, ids_per_subj: BatchSlices) -> TensorSequence:
         """Return the features under each point of a batch: see ``batch_loader.load_batch_inputs``."""
@@ -221,24 +222,26 @@ class VolumesOnDevice:
     def _volume(self, phase: str, subject: int, device: torch.device, *, at_least: int) -> torch.Tensor:
         """Return a subject's volume on the device; those used last are kept, at least the subjects of one batch."""
         where = (self.dataset.nb_loads, phase, subject, device)
-        volume = self.dataset.subset(phase)[subject].volumes[self.input_group_name]
-        # What is kept may be a view of the map: what stands in the file by now.
-        volume.check_file()
-        if where not in self._kept:
-            for old in [old for old in self._kept if old[0] != self.dataset.nb_loads]:
-                del self._kept[old]
-            while len(self._kept) >= max(self.dataset.cache_size, at_least):
-                self._kept.popitem(last=False)
-            self._kept[where] = self._in_volume_dtype(volume.as_tensor(), phase, subject).to(device)
-        self._kept.move_to_end(where)
-        return self._kept[where]
+        if where in self._kept:
+            self._kept.move_to_end(where)
+            stored, volume = self._kept[where]
+            # It may be a view of the map: what stands in the file by now.
+            stored.check_file()
+            return volume
+        for old in [old for old in self._kept if old[0] != self.dataset.nb_loads]:
+            del self._kept[old]
+        while len(self._kept) >= max(self.dataset.cache_size, at_least):
+            self._kept.popitem(last=False)
+        stored = self.dataset.subset(phase)[subject].volumes[self.input_group_name]
+        volume = self._in_volume_dtype(stored).to(device)
+        self._kept[where] = stored, volume
+        return volume
 
-    def _in_volume_dtype(self, volume: torch.Tensor, phase: str, subject: int) -> torch.Tensor:
-        dtype = VOLUME_DTYPES[self.volume_dtype]
+    def _in_volume_dtype(self, stored: SubjectVolume) -> torch.Tensor:
+        volume, dtype = stored.as_tensor(), VOLUME_DTYPES[self.volume_dtype]
         if dtype != torch.float32 and float(volume.abs().max()) > torch.finfo(dtype).max:
             raise ValueError(
-                f"Subject '{self.dataset.subset(phase)[subject].subject_id}': volume group '{self.input_group_name}' "
-                f"has values up to {float(volume.abs().max()):.4g}, which {self.volume_dtype} cannot hold; "
-                "standardize it, or use another volume_dtype."
+                f"The {stored.label} has values up to {float(volume.abs().max()):.4g}, which {self.volume_dtype} "
+                "cannot hold; standardize it, or use another volume_dtype."
             )
         return volume.to(dtype)

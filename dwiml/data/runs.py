@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dwiml.data.storage import first_outside
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -52,22 +54,6 @@ def allowed_box(dimensions: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float
     sizes = np.where(dimensions > 0, dimensions, FARTHEST).astype(np.float64)
     around = np.maximum(sizes, FARTHEST)
     return -around, sizes + around
-
-
-def first_outside(
-    points: npt.NDArray[np.float32], low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]
-) -> int | None:
-    """Return the number of the first point, of shape (N, 3), that is NaN or not between two corners; None for none."""
-    if not len(points):
-        return None
-    # NaN is the least and the greatest where there is one, and compares as False. All numbers together are compared
-    # first, then each axis: a reduction over rows of three is some ten times slower.
-    if points.min() >= low.max() and points.max() <= high.min():
-        return None
-    axes = range(points.shape[1])
-    if all(points[:, axis].min() >= low[axis] and points[:, axis].max() <= high[axis] for axis in axes):
-        return None
-    return int(np.flatnonzero(~((points >= low) & (points <= high)).all(axis=1))[0])
 
 
 def wholly_outside(

@@ -170,3 +170,19 @@ def as_float32(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """Return values as float32; what is too large becomes infinite, and is refused by the checks of values."""
     with np.errstate(over="ignore", invalid="ignore"):
         return array.astype(np.float32, copy=False)
+
+
+def first_outside(
+    points: npt.NDArray[np.float32], low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]
+) -> int | None:
+    """Return the number of the first point, of shape (N, 3), that is NaN or not between two corners; None for none."""
+    if not len(points):
+        return None
+    # NaN is the least and the greatest where there is one, and compares as False. All numbers together are compared
+    # first, then each axis: a reduction over rows of three is some ten times slower.
+    if points.min() >= low.max() and points.max() <= high.min():
+        return None
+    axes = range(points.shape[1])
+    if all(points[:, axis].min() >= low[axis] and points[:, axis].max() <= high[axis] for axis in axes):
+        return None
+    return int(np.flatnonzero(~((points >= low) & (points <= high)).all(axis=1))[0])

@@ -12,7 +12,7 @@ from dwiml.arguments import shown
 from dwiml.data import runs
 from dwiml.data.affines import checked_affine, warn_of_other_sizes
 from dwiml.data.connectivity import Connectivity, read_connectivity
-from dwiml.data.storage import StoredArray, as_float32
+from dwiml.data.storage import StoredArray, as_float32, first_outside
 from dwiml.hdf5 import schema
 from dwiml.hdf5.stored import StoredDataset, StoredGroup
 from dwiml.hdf5.stored.layout import checked_group
@@ -185,7 +185,7 @@ class SubjectStreamlines:
     def _check_coordinates(
         self, points: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64], ids: npt.NDArray[np.int64]
     ) -> None:
-        wrong = runs.first_outside(points, *self._box)
+        wrong = first_outside(points, *self._box)
         if wrong is None:
             return
         place = sequence_of_row(lengths, wrong)

@@ -346,7 +346,7 @@ def test_volumes_in_half_precision(tiny_hdf5: Path, volume_dtype: str, tolerance
     expected = loader(load.dataset).load_batch_inputs(streamlines, slices)
     assert inputs.data.dtype == torch.float32
     assert 0 < (inputs.data - expected.data).abs().max() < tolerance
-    assert {volume.dtype for volume in load.volumes._kept.values()} == {getattr(torch, volume_dtype)}
+    assert {volume.dtype for _, volume in load.volumes._kept.values()} == {getattr(torch, volume_dtype)}
 
 
 def test_values_that_half_precision_cannot_hold_are_refused(tmp_path: Path) -> None:
