@@ -60,16 +60,19 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
     noise_gaussian_size_loss
         The same for the streamlines that the loss compares with.
     noise_correlated_size
-        How far, in voxels, the streamlines that the model sees wander off the true ones, smoothly, as those of a model
-        that tracks do: a standard deviation, for each streamline between 0 and twice that. The model learns the way
-        back, so that it can correct its own errors. For models with a direction getter.
+        Size, in voxels, of smooth noise (Ornstein-Uhlenbeck) on the streamlines that the model sees, which drift off
+        the true ones as a tracking model does. The standard deviation of each streamline is drawn between 0 and twice
+        this size. The model learns to return, so that it can correct its own errors. For models with a direction
+        getter.
     noise_correlated_nb_points
-        After how many points the wandering has mostly changed (:func:`dwiml.ops.augmentation.draw_correlated_noise`).
+        Number of points after which the correlated noise has mostly changed
+        (:func:`dwiml.ops.augmentation.draw_correlated_noise`).
     nb_recovery_steps
-        In how many steps the model has to be back (:func:`dwiml.ops.directions.recovery_steps`), at least 1.
+        Number of steps in which the model has to return to the true streamline, at least 1
+        (:func:`dwiml.ops.directions.recovery_steps`).
     seed
-        None: that of :func:`dwiml.seed_everything` where it was called, otherwise one that is drawn. It is recorded in
-        :attr:`params`.
+        Seed of all that is drawn. None: that of :func:`dwiml.seed_everything` where it was called, otherwise one that
+        is drawn. It is recorded in :attr:`params`.
 
     Raises
     ------
@@ -246,8 +249,8 @@ class DWIMLBatchLoaderOneInput(DWIMLStreamlinesBatchLoader):
         The volume group.
     volume_dtype
         ``"float32"``, or ``"float16"`` or ``"bfloat16"`` to keep the volumes so on the model's device: twice as many
-        fit. Interpolation still computes in float32. Values keep about 3 digits (bfloat16: 2); beyond 65504 float16
-        has none.
+        fit. Interpolation still computes in float32. Values keep about 3 digits (bfloat16: 2); float16 ends at
+        65504.
 
     Raises
     ------

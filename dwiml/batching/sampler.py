@@ -69,8 +69,8 @@ class DWIMLBatchIDSampler(Parameterized, Sampler["BatchIds"]):
         How many batches in a row use the same subjects before others are drawn; needs ``nb_subjects_per_batch``.
         None is 1.
     seed
-        None: that of :func:`dwiml.seed_everything` where it was called, otherwise one that is drawn. It is recorded in
-        :attr:`params`.
+        Seed of the order of streamlines and of the choice of subjects. None: that of :func:`dwiml.seed_everything`
+        where it was called, otherwise one that is drawn. It is recorded in :attr:`params`.
 
     Raises
     ------
@@ -101,7 +101,7 @@ class DWIMLBatchIDSampler(Parameterized, Sampler["BatchIds"]):
         nb_subjects_per_batch = _none_or_whole("nb_subjects_per_batch", nb_subjects_per_batch)
         cycles = _none_or_whole("cycles", cycles)
         if cycles is not None and nb_subjects_per_batch is None:
-            raise ValueError("cycles needs nb_subjects_per_batch: with all subjects in each batch there is no turn.")
+            raise ValueError("cycles needs nb_subjects_per_batch: with all subjects in each batch, none take turns.")
         self.dataset = dataset
         self.streamline_group_name = streamline_group_name
         self.batch_size_units = batch_size_units
@@ -160,7 +160,7 @@ class DWIMLBatchIDSampler(Parameterized, Sampler["BatchIds"]):
         first_batch
             Skip the batches before this one.
         max_batches
-            End the epoch after so many batches, those that were skipped included; None for all.
+            End the epoch after this number of batches, skipped ones included; None for all.
         """
         if phase not in SUBSETS:
             raise ValueError(f"phase must be one of {SUBSETS}, got '{phase}'.")

@@ -50,7 +50,7 @@ def write_loss_tractograms(
     ``loss.trk`` has every streamline, in the file's order; the others are sorted, the best and the worst first. Each
     point has ``loss`` and ``color`` (red, green, blue from 0 to 255), and ``eos_probability`` where the model gives
     one; each streamline has ``mean_loss`` and ``id``, its number in the HDF5 file. Where a point has no step, as the
-    last one, it has the loss of the point before; NaN and grey where there is none.
+    last one, it has the loss of the point before it; NaN and grey without one.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def write_loss_tractograms(
     Returns
     -------
     dict
-        What was found, as JSON knows it: the mean loss, quantiles, counts, the range of the colours.
+        JSON-compatible summary: the mean loss, quantiles, counts, the range of the colours.
 
     Raises
     ------

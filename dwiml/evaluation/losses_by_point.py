@@ -76,8 +76,8 @@ class PointLosses:
     lengths
         Shape (S,), int64: the number of points of each streamline, as the model sees it.
     loss
-        Shape (P,), float32: of the step that leaves from the point. NaN where there is none to foresee: at a last
-        point, unless the model learns where streamlines end, and where a point is repeated.
+        Shape (P,), float32: of the step that starts at the point. NaN where there is no step: at a last point, unless
+        the model learns where streamlines end, and where a point is repeated.
     eos_probability
         Shape (P,), float32: the probability that the streamline ends at the point. None where the model does not say.
     """
@@ -109,7 +109,7 @@ class PointLosses:
         return self.eos_probability[is_last], self.eos_probability[~is_last]
 
     def filled(self) -> Floats:
-        """Return the loss with each NaN replaced by the loss of the point before, (P,); NaN stays where none is."""
+        """Return the loss with NaN replaced by the last loss before it in the streamline, (P,); NaN without one."""
         starts = np.repeat(self.offsets, self.lengths)
         known = np.where(np.isnan(self.loss), -1, np.arange(len(self.loss)))
         source = np.maximum.accumulate(known) if len(known) else known

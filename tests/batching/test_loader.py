@@ -126,7 +126,7 @@ def test_noise_is_truncated_and_keyed(tiny_hdf5: Path) -> None:
     assert not torch.equal(noise(0, 1), load.preparer().add_noise_loss(lines, slices).data)
 
 
-def test_wandering_is_keyed_and_in_training_only(tiny_hdf5: Path) -> None:
+def test_correlated_noise_is_keyed_and_in_training_only(tiny_hdf5: Path) -> None:
     learns = Learn2TrackModel(nb_features=4, step_size=1.0)
     load = loader(dataset(tiny_hdf5), learns, noise_correlated_size=0.5, nb_recovery_steps=3)
     lines = TensorSequence(torch.zeros(3000, 3), torch.full((100,), 30))
@@ -144,7 +144,7 @@ def test_wandering_is_keyed_and_in_training_only(tiny_hdf5: Path) -> None:
     assert loader(dataset(tiny_hdf5)).preparer().recovery_target(lines, slices("training")) == {}
 
 
-def test_wandering_needs_a_model_that_learns_the_way_back(tiny_hdf5: Path) -> None:
+def test_correlated_noise_needs_a_model_that_learns_to_recover(tiny_hdf5: Path) -> None:
     class Own(Learn2TrackModel):
         def compute_loss(self, outputs: Any, targets: Any, average_results: bool = True) -> Any:  # type: ignore[override]
             return super().compute_loss(outputs, targets, average_results)
@@ -488,7 +488,7 @@ def test_groups_that_were_not_loaded(tiny_hdf5: Path) -> None:
             loader(data)
 
 
-def test_what_is_no_dataset_or_no_model(tiny_hdf5: Path) -> None:
+def test_wrong_types_of_dataset_and_model(tiny_hdf5: Path) -> None:
     with pytest.raises(TypeError, match=r"needs a MultiSubjectDataset .* got .*tiny\.hdf5"):
         loader(tiny_hdf5)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="needs a model, an instance .*, got the class Learn2TrackModel"):
