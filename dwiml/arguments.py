@@ -153,3 +153,11 @@ def shown(value: Any) -> str:
 def kind_shown(value: Any) -> str:
     """Return what a sentence says of an object that is of the wrong kind."""
     return f"the class {value.__name__}" if isinstance(value, type) else f"an object of type {type(value).__name__}"
+
+
+def quoted(names: Iterable[object], limit: int | None = None) -> str:
+    """Return names as they are shown in a sentence: ``'a', 'b'``, or ``none``; after ``limit`` names, how many more."""
+    shown = [f"'{name}'" for name in names]
+    if limit is not None and len(shown) > limit:
+        return f"{', '.join(shown[:limit])} and {len(shown) - limit} more"
+    return ", ".join(shown) or "none"

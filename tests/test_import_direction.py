@@ -55,7 +55,7 @@ STORED = ("", ".datasets", ".digests", ".fingerprint", ".heaps", ".identity", ".
 # Modules that see otherwise than their room.
 MODULES = {
     "hdf5.schema": {"files", "ops"},
-    **{f"hdf5.stored{name}": {"files", "hdf5.schema", "hdf5.stored"} for name in STORED},
+    **{f"hdf5.stored{name}": {"arguments", "files", "hdf5.schema", "hdf5.stored"} for name in STORED},
     "training.generation.phase": ROOMS["training"] | {"training", "tracking", "scoring"},
     "training.generation.measures": ROOMS["training"] | {"training", "scoring"},
 }

@@ -168,7 +168,7 @@ def _refuse_empty(arguments: argparse.Namespace, masks: dict[str, Mask]) -> None
 
 def _recorded_standardization(arguments: argparse.Namespace, recorded: dict[str, Any]) -> str:
     """Return how the input group of the experiment's data was standardized; refuse what a mask is missing for."""
-    from dwiml.hdf5.schema import quoted
+    from dwiml.arguments import quoted
 
     group = recorded["loader"]["input_group_name"]
     entry = _recorded_config(arguments, recorded).get(group)

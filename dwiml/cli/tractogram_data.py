@@ -13,9 +13,9 @@ import numpy as np
 from nibabel.affines import apply_affine
 from nibabel.streamlines.trk import get_affine_trackvis_to_rasmm
 
+from dwiml.arguments import quoted
 from dwiml.files import check_file
 from dwiml.hdf5.inspection import open_tractogram, open_volume, readable
-from dwiml.hdf5.schema import quoted
 from dwiml.hdf5.volumes import check_end
 from dwiml.ops.ragged import sequence_ids
 from dwiml.tractograms.grid import Grid

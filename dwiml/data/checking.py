@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
+from dwiml.arguments import quoted
 from dwiml.data.connectivity import read_connectivity
 from dwiml.data.streamlines import SubjectStreamlines
 from dwiml.data.volumes import SubjectVolume
@@ -178,5 +179,5 @@ def _compare_subjects(report: FileReport, places: list[GroupReport], kinds: list
         lacking = [subject for subject in subjects if subject not in having]
         if lacking:
             report.faults.append(
-                f"The {kind} group '{group}' is missing for {schema.quoted(lacking, 5)}; all subjects must have it."
+                f"The {kind} group '{group}' is missing for {quoted(lacking, 5)}; all subjects must have it."
             )

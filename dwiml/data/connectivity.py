@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from dwiml.arguments import quoted
 from dwiml.hdf5 import schema
 from dwiml.hdf5.stored import StoredDataset, StoredGroup, open_hdf5
 from dwiml.hdf5.stored.digests import ArrayDigest
@@ -114,8 +115,7 @@ class _Reader:
                 raise ValueError(f"labels have shape {labels.shape}, the streamlines' volume is {shape}")
             return labels
         raise ValueError(
-            f"its type is '{kind}'; it must be {schema.quoted([schema.FROM_BLOCS])} or "
-            f"{schema.quoted([schema.FROM_LABELS])}"
+            f"its type is '{kind}'; it must be {quoted([schema.FROM_BLOCS])} or {quoted([schema.FROM_LABELS])}"
         )
 
     def _attribute(self, name: str) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dwiml.arguments import check_whole
+from dwiml.arguments import check_whole, quoted
 from dwiml.data.streamlines import SubjectStreamlines
 from dwiml.data.volumes import SubjectVolume
 from dwiml.hdf5 import schema
@@ -174,9 +174,7 @@ class MultiSubjectDataset(Parameterized):
             if subj_id is not None:
                 known = [subject for subjects in lists.values() for subject in subjects]
                 if subj_id not in known:
-                    raise ValueError(
-                        f"Subject '{subj_id}' not found in {self.hdf5_file}; it has: {schema.quoted(known)}."
-                    )
+                    raise ValueError(f"Subject '{subj_id}' not found in {self.hdf5_file}; it has: {quoted(known)}.")
                 lists = {name: [subj_id] if subj_id in subjects else [] for name, subjects in lists.items()}
             for name, subjects in lists.items():
                 data = [
@@ -226,9 +224,7 @@ class MultiSubjectDataset(Parameterized):
         asked = [asked] if isinstance(asked, str) else asked
         for name in asked:
             if name not in known:
-                raise ValueError(
-                    f"{kind} group '{name}' not found in {self.hdf5_file}; it has: {schema.quoted(known)}."
-                )
+                raise ValueError(f"{kind} group '{name}' not found in {self.hdf5_file}; it has: {quoted(known)}.")
         return list(asked)
 
     def _read_groups(self, subjects: Mapping[str, StoredGroup], group_type: str) -> list[str]:
@@ -237,8 +233,8 @@ class MultiSubjectDataset(Parameterized):
         for name, found in groups.items():
             if found != groups[first or name]:
                 raise ValueError(
-                    f"'{self.hdf5_file}': subject '{name}' has the {group_type} groups {schema.quoted(found)}, "
-                    f"subject '{first}' has {schema.quoted(groups[first or name])}; all must have the same."
+                    f"'{self.hdf5_file}': subject '{name}' has the {group_type} groups {quoted(found)}, "
+                    f"subject '{first}' has {quoted(groups[first or name])}; all must have the same."
                 )
         return groups[first] if first is not None else []
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from dwiml.arguments import shown
+from dwiml.arguments import quoted, shown
 from dwiml.data import runs
 from dwiml.data.affines import checked_affine, warn_of_other_sizes
 from dwiml.data.connectivity import Connectivity, read_connectivity
@@ -297,7 +297,7 @@ class SubjectStreamlines:
             When there is no such key; the message names those that exist.
         """
         if key not in self.data_per_streamline:
-            known = schema.quoted(self.data_per_streamline)
+            known = quoted(self.data_per_streamline)
             raise KeyError(f"data_per_streamline '{key}' not found in the {self.label}; it has: {known}.")
         chosen = self._as_indices(ids)
         rows = self.data_per_streamline[key].gather(chosen, np.ones_like(chosen))

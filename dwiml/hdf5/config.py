@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
+from dwiml.arguments import quoted
 from dwiml.files import read_json
 from dwiml.hdf5 import schema
 
@@ -170,7 +171,7 @@ def _parse_group(name: Any, entry: Any, where: str) -> VolumeGroup | Streamlines
     if standardization not in STANDARDIZATIONS:
         raise ValueError(
             f"{label} has the unknown standardization {standardization!r}; "
-            f"it must be one of {schema.quoted(STANDARDIZATIONS)}."
+            f"it must be one of {quoted(STANDARDIZATIONS)}."
         )
     std_mask = _files(entry["std_mask"], "std_mask", label) if "std_mask" in entry else ()
     return VolumeGroup(name=name, files=files, standardization=standardization, std_mask=std_mask)
@@ -180,8 +181,7 @@ def _check_keys(entry: Mapping[str, Any], allowed: Iterable[str], label: str, gr
     unknown = [key for key in entry if key not in allowed]
     if unknown:
         raise ValueError(
-            f"{label} has the unknown key {schema.quoted(unknown)}; "
-            f"a group of type '{group_type}' has: {schema.quoted(allowed)}."
+            f"{label} has the unknown key {quoted(unknown)}; a group of type '{group_type}' has: {quoted(allowed)}."
         )
     if "files" not in entry:
         raise ValueError(f"{label} has no 'files': list at least one, relative to the subject's folder.")
@@ -210,7 +210,7 @@ def _connectivity(entry: Mapping[str, Any], label: str) -> ConnectivityFiles | N
 def _one_file(value: Any, key: str, label: str) -> str:
     files = _files(value, key, label)
     if len(files) > 1:
-        raise ValueError(f"{label}: '{key}' must be one file, got {schema.quoted(files)}.")
+        raise ValueError(f"{label}: '{key}' must be one file, got {quoted(files)}.")
     return files[0]
 
 
@@ -231,7 +231,7 @@ def _texts(value: Any, key: str, label: str) -> tuple[str, ...]:
     if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) and text for text in texts):
         raise ValueError(f"{label}: '{key}' must be a list of texts, got {value!r}.")
     if len(set(texts)) < len(texts):
-        raise ValueError(f"{label}: '{key}' lists {schema.quoted(t for t in texts if texts.count(t) > 1)}.")
+        raise ValueError(f"{label}: '{key}' lists {quoted(t for t in texts if texts.count(t) > 1)}.")
     return tuple(texts)
 
 
@@ -241,7 +241,7 @@ def _files(value: Any, key: str, label: str) -> tuple[str, ...]:
         raise ValueError(f"{label}: '{key}' is empty; list at least one file, relative to the subject's folder.")
     absolute = [name for name in files if PurePosixPath(name).is_absolute() or name.startswith("~")]
     if absolute:
-        raise ValueError(f"{label}: '{key}' must be relative to the subject's folder, got {schema.quoted(absolute)}.")
+        raise ValueError(f"{label}: '{key}' must be relative to the subject's folder, got {quoted(absolute)}.")
     return files
 
 

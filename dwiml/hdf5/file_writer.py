@@ -21,6 +21,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from dwiml.arguments import quoted
 from dwiml.files import check_outputs, open_regular, sync_folder
 from dwiml.hdf5 import schema
 from dwiml.hdf5.config import GroupsConfig
@@ -69,7 +70,7 @@ def checked_output(path: Path, inputs: Iterable[object], *, overwrite: bool, war
     if abandoned:
         logger.warning(
             "%s in '%s': unfinished files of runs that were killed or are still running; delete them if none is.",
-            schema.quoted([file.name for file in abandoned], 3),
+            quoted([file.name for file in abandoned], 3),
             target.parent,
         )
     return target

@@ -22,9 +22,9 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.streamlines.tractogram_file import DataError, HeaderError, TractogramFile
 from nibabel.wrapstruct import WrapStructError
 
+from dwiml.arguments import quoted
 from dwiml.files import check_memory, explained, open_regular
 from dwiml.hdf5.config import GroupsConfig, StreamlinesGroup, VolumeGroup
-from dwiml.hdf5.schema import quoted
 from dwiml.hdf5.subjects import find_by_pattern, find_files
 from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.kinds import check_kind

@@ -6,7 +6,6 @@ Files without that attribute are read as long as they have the layout (:mod:`dwi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from dwiml import files
@@ -67,14 +66,6 @@ CONNECTIVITY_LABEL_VOLUME = "connectivity_label_volume"
 DIGEST = "dwiml_digest"
 
 SUBJECT_LISTS = {"training": TRAINING_SUBJS, "validation": VALIDATION_SUBJS, "testing": TESTING_SUBJS}
-
-
-def quoted(names: Iterable[object], limit: int | None = None) -> str:
-    """Return names as they are shown in a sentence: ``'a', 'b'``, or ``none``; after ``limit`` names, how many more."""
-    shown = [f"'{name}'" for name in names]
-    if limit is not None and len(shown) > limit:
-        return f"{', '.join(shown[:limit])} and {len(shown) - limit} more"
-    return ", ".join(shown) or "none"
 
 
 def read_text(value: Any) -> str:

@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from dwiml.arguments import quoted
 from dwiml.files import open_regular
-from dwiml.hdf5.schema import check_name, quoted
+from dwiml.hdf5.schema import check_name
 
 SubjectList = str | os.PathLike[str] | Iterable[str]
 

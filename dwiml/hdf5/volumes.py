@@ -13,9 +13,9 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from dwiml.arguments import quoted
 from dwiml.hdf5.config import VolumeGroup
 from dwiml.hdf5.inspection import SubjectPlan, open_volume, readable
-from dwiml.hdf5.schema import quoted
 from dwiml.hdf5.standardization import FEW_VOXELS, standardize
 from dwiml.ops.masks import DEFAULT_THRESHOLD, Mask, as_mask
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dwiml.arguments import quoted
 from dwiml.files import check_file, read_json
 from dwiml.hdf5.inspection import open_tractogram, open_volume, readable
-from dwiml.hdf5.schema import quoted
 from dwiml.hdf5.standalone import TELL_THEIR_GRID, read_tractogram_grid
 from dwiml.hdf5.volumes import check_end
 from dwiml.ops.masks import as_mask

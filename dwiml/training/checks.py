@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 
-from dwiml.arguments import check_number, check_whole, shown
+from dwiml.arguments import check_number, check_whole, quoted, shown
 from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.data.dataset import MultisubjectSubset
-from dwiml.hdf5.schema import quoted
 from dwiml.models.base import MainModelAbstract
 from dwiml.models.saving import STATE_FILE, read_state
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from dwiml.arguments import quoted
 from dwiml.hdf5 import schema
-from dwiml.hdf5.schema import quoted
 from dwiml.hdf5.stored.digests import digest_of_group
 from dwiml.hdf5.stored.nodes import StoredFile, StoredGroup
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
+from dwiml.arguments import quoted
 from dwiml.files import reason_of, written_whole
 from dwiml.files.archive import NotPlainError
 from dwiml.files.tensors import check_plain, read_tensors, write_tensors
-from dwiml.hdf5.schema import quoted
 
 FORMAT_VERSION = 3
 KEYS = frozenset(

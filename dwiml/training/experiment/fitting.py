@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 
-from dwiml.arguments import check_whole
+from dwiml.arguments import check_whole, quoted
 from dwiml.batching.sampler import DWIMLBatchIDSampler
-from dwiml.hdf5.schema import quoted
 from dwiml.models.saving import check_finite, check_fit, described
 from dwiml.training.experiment.folder import SECTIONS
 from dwiml.training.experiment.plain import check_json, check_keys, check_like, said

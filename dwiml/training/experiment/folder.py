@@ -9,9 +9,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from dwiml.arguments import quoted
 from dwiml.files import read_json, remove_unfinished
 from dwiml.files.tensors import ends_in_digest
-from dwiml.hdf5.schema import quoted
 from dwiml.models.saving import PARAMETERS_FILE, STATE_FILE
 from dwiml.training.experiment.checkpoint import LATEST, PREVIOUS, has_checkpoint
 from dwiml.training.experiment.lock import LOCK_FILE, is_lock

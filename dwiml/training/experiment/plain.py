@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from dwiml.arguments import shown
-from dwiml.hdf5.schema import quoted
+from dwiml.arguments import quoted, shown
 from dwiml.models.saving import described
 
 

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from dwiml.arguments import shown
-from dwiml.hdf5.schema import quoted
+from dwiml.arguments import quoted, shown
 from dwiml.training.optimization.schedule_base import WARMUP_COSINE, Schedule, warmup_cosine
 from dwiml.training.optimization.torch_schedules import (
     NEEDS_OBJECTS,
