@@ -85,7 +85,7 @@ def test(arguments: argparse.Namespace, trainer: Any, state: dict[str, Any]) -> 
     """Track the test subject from the ends of its bundles with some weights, and score."""
     from comparison.model_tracking import scores_of, seeds_in_ends, track_with_model
 
-    from dwiml.scoring.reading import read_ground_truth
+    from dwiml.scoring.ground_truth_files import read_ground_truth
 
     subject = trainer.batch_loader.dataset.testing_set[0]
     folder = arguments.phantom / "subjects" / subject.subject_id

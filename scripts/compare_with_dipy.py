@@ -72,7 +72,7 @@ def compare(arguments: argparse.Namespace) -> None:
 
     from dwiml.data.dataset import MultiSubjectDataset
     from dwiml.ops.masks import as_mask
-    from dwiml.scoring.reading import read_ground_truth
+    from dwiml.scoring.ground_truth_files import read_ground_truth
     from dwiml.tracking.seeds import Seeds
     from dwiml.training.loading import load_best_model, recorded_parameters
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from dwiml import visualize_logs
 from dwiml.cli import show_loss, show_tractogram
-from dwiml.cli.tractogram_data import read_drawn
 from dwiml.viz.figure_file import save_figure
+from dwiml.viz.pieces import DrawnTractogram
 from dwiml.viz.tractograms import plot_tractograms
 
 STREAMLINES_OF_A_BUNDLE = 25
@@ -22,7 +22,7 @@ DPI = 110
 def draw_bundles(subject: Path, out: Path) -> None:
     """Draw a subject's bundles, seen from behind and from above."""
     bundles = [
-        read_drawn(path, color="direction", most=STREAMLINES_OF_A_BUNDLE)
+        DrawnTractogram.from_file(path, color="direction", most=STREAMLINES_OF_A_BUNDLE)
         for path in sorted((subject / "bundles").glob("*.trk"))
     ]
     figure = plot_tractograms(bundles, views=["coronal", "axial"], title="Bundles of an example subject")

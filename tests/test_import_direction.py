@@ -43,7 +43,13 @@ ROOMS = {
     "tracking": LEAVES | {"data", "models", "tractograms"},
     "training": LEAVES | {"data", "batching", "models"},
     "evaluation": LEAVES | {"data", "batching", "models", "training"},
-    "viz": {"files", "matplotlib_backend", "training.reporting.loggers", "training.generation.selection"},
+    "viz": {
+        "files",
+        "matplotlib_backend",
+        "tractograms",
+        "training.reporting.loggers",
+        "training.generation.selection",
+    },
     "phantom": {"files", "ops"},
     "scoring": LEAVES | {"hdf5", "tractograms"},
     "cli": LEAVES

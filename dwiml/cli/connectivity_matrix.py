@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dwiml.cli import run_command
-from dwiml.cli.connectivity_options import add_regions, describe, percent, read_regions
+from dwiml.cli.connectivity_options import add_regions, describe, percent, regions_of
 from dwiml.cli.unknown_options import parse_known_options
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from dwiml.ops.connectivity_matrix import count_connections
     from dwiml.ops.regions import LabelRegions
     from dwiml.scoring.connectivity_scores import ends_of
-    from dwiml.scoring.reading import read_streamlines
+    from dwiml.tractograms.reading import read_streamlines
 
     out = check_matrix_name(arguments.out)
     if arguments.figure is not None:
@@ -70,7 +70,7 @@ def _run(arguments: argparse.Namespace) -> None:
     inputs = (*arguments.tractograms, arguments.labels, arguments.reference)
     check_outputs(outputs, inputs=inputs, overwrite=arguments.overwrite)
     check_labels_file(labels_path(out))
-    regions, grid = read_regions(arguments, arguments.tractograms)
+    regions, grid = regions_of(arguments, arguments.tractograms)
     # Of each tractogram only the ends stay in memory.
     ends = [ends_of(*read_streamlines(tractogram, grid.affine)) for tractogram in arguments.tractograms]
     first, last = (np.concatenate(points) for points in zip(*ends, strict=True))

@@ -1,10 +1,9 @@
-"""What the commands on connectivity share: how their options name the regions, and how these are read."""
+"""What the commands on connectivity share: how their options name the regions."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def add_regions(parser: argparse.ArgumentParser, *, required: bool) -> None:
     )
 
 
-def read_regions(arguments: argparse.Namespace, tractograms: Sequence[str]) -> tuple[Regions, Grid]:
+def regions_of(arguments: argparse.Namespace, tractograms: Sequence[str]) -> tuple[Regions, Grid]:
     """Return the regions, and the grid of voxels that they are on.
 
     Raises
@@ -44,42 +43,19 @@ def read_regions(arguments: argparse.Namespace, tractograms: Sequence[str]) -> t
     FileNotFoundError, ValueError
         When an option or a file is wrong, or files of one volume are on different grids.
     """
-    from dwiml.hdf5.connectivity_group import read_label_regions
-    from dwiml.hdf5.standalone import read_image_grid
-    from dwiml.ops.regions import BlocRegions
+    from dwiml.scoring.connectivity_scores import read_regions
 
-    reference = None if arguments.reference is None else read_image_grid(arguments.reference)
-    if arguments.labels is not None:
-        labels, grid = read_label_regions(arguments.labels, "The labels")
-        if reference is not None:
-            reference.check_same(grid, "--reference, --labels")
-        return labels, grid
-    x, y, z = _three(arguments.nb_blocs)
-    grid = reference or _grid_of(tractograms)
-    return BlocRegions(grid.shape, (x, y, z)), grid
+    blocs = None if arguments.nb_blocs is None else _three(arguments.nb_blocs)
+    return read_regions(tractograms, labels=arguments.labels, nb_blocs=blocs, reference=arguments.reference)
 
 
-def _grid_of(tractograms: Sequence[str]) -> Grid:
-    from dwiml.hdf5.standalone import read_tractogram_grid
-
-    for tractogram in tractograms:
-        if Path(tractogram).suffix.lower() == ".tck":
-            raise ValueError(
-                f"'{tractogram}' does not give the volume to be cut in blocs, as no .tck does; give an image of "
-                "that volume with --reference."
-            )
-    first, *others = map(read_tractogram_grid, tractograms)
-    for other in others:
-        first.check_same(other, "The tractograms")
-    return first
-
-
-def _three(numbers: list[int]) -> list[int]:
+def _three(numbers: list[int]) -> tuple[int, int, int]:
     three = numbers * 3 if len(numbers) == 1 else numbers
     if len(three) != 3 or min(three) < 1 or max(three) > _MOST_BLOCS:
         given = " ".join(map(str, numbers))
         raise ValueError(f"--nb_blocs must be one or three whole numbers from 1 to {_MOST_BLOCS}, got {given}.")
-    return three
+    x, y, z = three
+    return x, y, z
 
 
 def describe(regions: Regions) -> str:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dwiml.cli import run_command
-from dwiml.cli.connectivity_options import add_regions, describe, percent, read_regions
+from dwiml.cli.connectivity_options import add_regions, describe, percent, regions_of
 from dwiml.cli.unknown_options import parse_known_options
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from dwiml.files import write_json
     from dwiml.ops.connectivity_matrix import JOINS_UNCONNECTED
     from dwiml.scoring.connectivity_scores import score_connectivity
-    from dwiml.scoring.reading import read_streamlines
+    from dwiml.tractograms.reading import read_streamlines
     from dwiml.tractograms.writing.writer import TractogramWriter
 
     _check_options(arguments)
@@ -114,13 +113,12 @@ def _read_truth(arguments: argparse.Namespace) -> tuple[Regions, ConnectivityMat
         return _read_hdf5(arguments)
     from dwiml.hdf5.connectivity_group import read_connections
 
-    regions, grid = read_regions(arguments, [arguments.tractogram])
+    regions, grid = regions_of(arguments, [arguments.tractogram])
     return regions, read_connections(arguments.matrix, regions, "The matrix"), grid
 
 
 def _read_hdf5(arguments: argparse.Namespace) -> tuple[Regions, ConnectivityMatrix, Grid]:
     from dwiml.data.dataset import MultiSubjectDataset
-    from dwiml.tractograms.grid import Grid
 
     name, group = arguments.subject, arguments.streamline_group_name
     dataset = MultiSubjectDataset(arguments.hdf5_file, lazy=True)
@@ -133,7 +131,7 @@ def _read_hdf5(arguments: argparse.Namespace) -> tuple[Regions, ConnectivityMatr
             "name one in the groups config, or give MATRIX.npy."
         )
     regions, connections = streamlines.connectivity.regions, streamlines.connectivity.connections
-    return regions, connections, Grid.from_header(streamlines.affine, regions.shape, Path(arguments.hdf5_file))
+    return regions, connections, streamlines.grid_of(regions.shape)
 
 
 def _table(arguments: argparse.Namespace, score: ConnectivityScore, regions: Regions) -> str:

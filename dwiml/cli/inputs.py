@@ -1,10 +1,10 @@
-"""The files that a command reads without being given their names: no output may be one of them."""
+"""The files that a command is given, and those that it reads without being given their names."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
 
 
 def data_of(experiment: str, hdf5_file: str | None = None) -> str | None:
@@ -21,27 +21,23 @@ def data_of(experiment: str, hdf5_file: str | None = None) -> str | None:
     return path if isinstance(path, str) else None
 
 
-def truth_files(folder: str, config: str | None) -> list[str]:
-    """Return the folder of a ground truth, its config, and every file that the config names, there or elsewhere.
+def names_of(tractograms: Sequence[str]) -> dict[str, Path]:
+    """Return the files by name: without extension, with it, or with folders above, the shortest by which they differ.
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        When the config is missing or damaged.
+    ValueError
+        When one is given twice.
     """
-    from dwiml.files import read_json
-    from dwiml.scoring.reading import CONFIG_NAME
-
-    path = config or os.path.join(folder, CONFIG_NAME)
-    # Without one, a folder of masks; a file of this name would be read the next time.
-    named = list(_texts(read_json(path, "The config of the ground truth"))) if config or os.path.isfile(path) else []
-    return [folder, path, *(os.path.join(folder, name) for name in named)]
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Yield every text in a JSON value that is not a key: a text that is not a file matches no output."""
-    if isinstance(value, str):
-        yield value.replace("\0", "")
-    elif isinstance(value, (list, dict)):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _texts(each)
+    paths = [Path(each) for each in tractograms]
+    full = [Path(os.path.abspath(path)) for path in paths]
+    for path, each in zip(paths, full, strict=True):
+        if full.count(each) > 1:
+            raise ValueError(f"The tractogram '{path}' is given twice; give it once.")
+    for depth in range(1, 1 + max(len(each.parts) for each in full)):
+        for candidates in ([each.with_suffix("") for each in full], full):
+            # A name may become a folder's, and leads nowhere else: without the root.
+            names = [str(Path(*each.parts[1:][-depth:])) for each in candidates]
+            if len(set(names)) == len(names):
+                return dict(zip(names, paths, strict=True))
+    raise AssertionError("Files that differ differ by their full names.")

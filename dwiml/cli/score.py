@@ -85,11 +85,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> None:
     from dwiml import __version__
+    from dwiml.cli.inputs import names_of
     from dwiml.cli.progress import counted
-    from dwiml.cli.score_tables import tables
     from dwiml.files import write_json
-    from dwiml.scoring.reading import read_ground_truth, read_streamlines
+    from dwiml.scoring.ground_truth_files import read_ground_truth
     from dwiml.scoring.scores import score_streamlines
+    from dwiml.scoring.tables import tables
+    from dwiml.tractograms.reading import read_streamlines
 
     files = names_of(arguments.tractograms)
     _check(arguments, files)
@@ -97,16 +99,16 @@ def _run(arguments: argparse.Namespace) -> None:
     shares = {name: getattr(arguments, name) for name in ("max_outside", "min_coverage")}
     truth = read_ground_truth(arguments.ground_truth, config=arguments.config, **rules)
     if arguments.save_split:
-        from dwiml.cli.score_split import check_split, save_split
+        from dwiml.scoring.split import check_split, save_split
 
         folders = {name: Path(arguments.save_split, name if len(files) > 1 else "") for name in files}
         # What is written beside must not be replaced either.
         inputs = (*_inputs(arguments, files), arguments.json, arguments.figure)
         for folder in folders.values():
-            check_split(folder, truth, inputs=inputs, overwrite=arguments.overwrite)
+            check_split(folder, truth, inputs=inputs, overwrite=arguments.overwrite, label="--save_split")
     scores: dict[str, Scores] = {}
     for name, path in files.items():
-        points, lengths = read_streamlines(path, truth.affine)
+        points, lengths = read_streamlines(path, truth.grid.affine)
         with counted(name, len(lengths)) as on_progress:
             scores[name] = score_streamlines(points, lengths, truth, on_progress=on_progress, **shares)
         if arguments.save_split:
@@ -125,14 +127,14 @@ def _check(arguments: argparse.Namespace, files: Mapping[str, Path]) -> None:
     from dwiml.arguments import check_number
     from dwiml.files import check_outputs
     from dwiml.scoring.defaults import MOST_TOLERANCE_MM
-    from dwiml.scoring.reading import check_tractogram
+    from dwiml.tractograms.reading import open_tractogram
 
     for option in ("mask_tolerance", "end_tolerance"):
         check_number(f"--{option}", getattr(arguments, option), low=0, high=MOST_TOLERANCE_MM)
     for option in ("max_outside", "min_coverage"):
         check_number(f"--{option}", getattr(arguments, option), low=0, high=1)
     for path in files.values():
-        check_tractogram(path)
+        open_tractogram(path)
     if arguments.figure is not None:
         from dwiml.viz.figure_file import check_figure_format
 
@@ -143,32 +145,10 @@ def _check(arguments: argparse.Namespace, files: Mapping[str, Path]) -> None:
         raise ValueError(f"'{arguments.json}' cannot be both the JSON file and the folder of --save_split.")
 
 
-def _inputs(arguments: argparse.Namespace, files: Mapping[str, Path]) -> list[str | Path]:
-    from dwiml.cli.inputs import truth_files
+def _inputs(arguments: argparse.Namespace, files: Mapping[str, Path]) -> list[str | os.PathLike[str]]:
+    from dwiml.scoring.ground_truth_files import ground_truth_files
 
-    return [*files.values(), *truth_files(arguments.ground_truth, arguments.config)]
-
-
-def names_of(tractograms: Sequence[str]) -> dict[str, Path]:
-    """Return the files by name: without extension, with it, or with folders above, the shortest by which they differ.
-
-    Raises
-    ------
-    ValueError
-        When one is given twice.
-    """
-    paths = [Path(each) for each in tractograms]
-    full = [Path(os.path.abspath(path)) for path in paths]
-    for path, each in zip(paths, full, strict=True):
-        if full.count(each) > 1:
-            raise ValueError(f"The tractogram '{path}' is given twice; give it once.")
-    for depth in range(1, 1 + max(len(each.parts) for each in full)):
-        for candidates in ([each.with_suffix("") for each in full], full):
-            # A name may become a folder's, and leads nowhere else: without the root.
-            names = [str(Path(*each.parts[1:][-depth:])) for each in candidates]
-            if len(set(names)) == len(names):
-                return dict(zip(names, paths, strict=True))
-    raise AssertionError("Files that differ differ by their full names.")
+    return [*files.values(), *ground_truth_files(arguments.ground_truth, arguments.config)]
 
 
 def _draw(scores: Mapping[str, Scores], truth: GroundTruth, arguments: argparse.Namespace) -> None:

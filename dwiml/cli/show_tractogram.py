@@ -113,10 +113,11 @@ def _run(arguments: argparse.Namespace) -> None:
     from dataclasses import replace
 
     from dwiml.arguments import check_number, check_whole
-    from dwiml.cli.score import names_of
-    from dwiml.cli.tractogram_data import read_background, read_drawn
+    from dwiml.cli.inputs import names_of
     from dwiml.files import check_outputs
     from dwiml.viz.figure_file import check_figure_format, save_figure
+    from dwiml.viz.pieces import DrawnTractogram
+    from dwiml.viz.slices import Background
     from dwiml.viz.tractograms import check_looks, plot_tractograms
 
     check_whole("--max_streamlines", arguments.max_streamlines, low=1)
@@ -140,9 +141,9 @@ def _run(arguments: argparse.Namespace) -> None:
             f"--background was given {len(names)} times; give it once, or with --separate once for each of the "
             f"{len(arguments.tractograms)} tractograms."
         )
-    backgrounds = [read_background(name, arguments.background_volume) for name in names]
+    backgrounds = [Background.from_file(name, arguments.background_volume) for name in names]
     drawn = [
-        replace(read_drawn(path, color=arguments.color, most=arguments.max_streamlines), name=name)
+        replace(DrawnTractogram.from_file(path, color=arguments.color, most=arguments.max_streamlines), name=name)
         for name, path in names_of(arguments.tractograms).items()
     ]
     for number, each in enumerate(drawn):

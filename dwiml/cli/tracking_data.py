@@ -70,13 +70,11 @@ def _refuse_what_does_nothing(arguments: argparse.Namespace) -> None:
 def _from_hdf5(arguments: argparse.Namespace, recorded: dict[str, Any]) -> TrackingData:
     import torch
 
-    from dwiml.cli.input_order import check_same_making
     from dwiml.data.dataset import MultiSubjectDataset
     from dwiml.hdf5.standalone import read_mask
     from dwiml.hdf5.volumes import mask_with_warning
-    from dwiml.ops.spaces import grid_difference
+    from dwiml.tracking.input_order import check_same_making
     from dwiml.tracking.tracker import TrackingSubject
-    from dwiml.tractograms.grid import Grid
     from dwiml.training.experiment.parameters import GROUPS_CONFIG, find_data
 
     path = find_data(recorded, arguments.experiment, arguments.hdf5_file)
@@ -88,17 +86,15 @@ def _from_hdf5(arguments: argparse.Namespace, recorded: dict[str, Any]) -> Track
     dataset.load_data(subj_id=arguments.subject, volume_groups=[group, *sorted(names - {group})], streamline_groups=[])
     (subject,) = [*dataset.training_set, *dataset.validation_set, *dataset.testing_set]
     volume = subject.volumes[group]
-    x, y, z = volume.shape[:3]
-    grid = Grid(volume.affine, (x, y, z), path)
 
     def mask(option: str) -> Mask:
         name = getattr(arguments, option)
         if _is_image(name):
-            return read_mask(name, grid, threshold=arguments.mask_threshold, label=f"--{option}")[0]
+            return read_mask(name, volume.grid, threshold=arguments.mask_threshold, label=f"--{option}")[0]
         values = subject.volumes[name]
         if values.nb_features != 1:
             raise ValueError(f"Volume group '{name}' holds {values.nb_features} features; a mask has one.")
-        difference = grid_difference(volume.shape, volume.affine, values.shape, values.affine)
+        difference = volume.grid.difference(values.grid)
         if difference:
             raise ValueError(
                 f"Subject '{arguments.subject}': volume groups '{group}' and '{name}' have {difference}; make the HDF5 "
@@ -123,8 +119,8 @@ def _from_images(arguments: argparse.Namespace, recorded: dict[str, Any]) -> Tra
     import numpy as np
     import torch
 
-    from dwiml.cli.input_order import check_input_order
     from dwiml.hdf5.standalone import read_mask, read_volumes
+    from dwiml.tracking.input_order import check_input_order
     from dwiml.tracking.tracker import TrackingSubject
     from dwiml.training.loading import recorded_parameters
 

@@ -20,6 +20,7 @@ from dwiml.ops import resampling, spaces
 from dwiml.ops.ragged import offsets as offsets_of
 from dwiml.ops.ragged import sequence_of_row, slabs
 from dwiml.ops.sequences import TensorSequence
+from dwiml.tractograms.grid import Grid
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -225,6 +226,11 @@ class SubjectStreamlines:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def grid_of(self, shape: tuple[int, int, int]) -> Grid:
+        """Return the voxel grid; `shape` is that of the volumes, which older files do not give with the streamlines."""
+        x, y, z = self.dimensions.tolist() if self.dimensions.any() else shape
+        return Grid(self.affine, (x, y, z), self._place[0])
 
     @property
     def connectivity(self) -> Connectivity | None:

@@ -11,6 +11,7 @@ from dwiml.hdf5 import schema
 from dwiml.hdf5.stored import StoredGroup
 from dwiml.hdf5.stored.layout import checked_group
 from dwiml.ops.spaces import voxel_sizes_of
+from dwiml.tractograms.grid import Grid
 
 
 class SubjectVolume:
@@ -24,6 +25,8 @@ class SubjectVolume:
         Shape (3,), float32, mm.
     shape
         (X, Y, Z, F).
+    grid
+        The voxels.
     """
 
     def __init__(self, subject: StoredGroup, group: str, *, lazy: bool) -> None:
@@ -37,6 +40,8 @@ class SubjectVolume:
                 f"The {self.label} must have shape (X, Y, Z, features), none of them 0, got {dataset.shape}."
             )
         self.shape: tuple[int, ...] = dataset.shape
+        x, y, z, _ = dataset.shape
+        self.grid = Grid(self.affine, (x, y, z), subject.file.path)
         nb_features = node.attribute(schema.NB_FEATURES, self.nb_features)
         if np.ndim(nb_features) or nb_features != self.nb_features:
             raise ValueError(

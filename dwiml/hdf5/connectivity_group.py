@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from dwiml.files import check_file, open_regular, written_whole
+from dwiml.files.images import check_image_end, open_image, readable
 from dwiml.hdf5.config import ConnectivityFiles, GroupsConfig
-from dwiml.hdf5.inspection import SubjectPlan, open_volume, readable
+from dwiml.hdf5.inspection import SubjectPlan
 from dwiml.hdf5.subjects import find_files
-from dwiml.hdf5.volumes import check_end
 from dwiml.ops.connectivity_matrix import ConnectivityMatrix, check_same_number, connections_of, is_background_counted
 from dwiml.ops.regions import BlocRegions, LabelRegions, Regions
 from dwiml.tractograms.grid import Grid
@@ -220,10 +220,10 @@ def read_label_regions(path: str | Path, label: str) -> tuple[LabelRegions, Grid
         When it is damaged, holds several volumes, or values that are not whole numbers from 0 on.
     """
     path = check_file(path, f"{label}:")
-    image = open_volume(path, label)
+    image = open_image(path, label)
     with readable(path, label):
         values = np.asarray(image.dataobj)
-        check_end(image, label)
+        check_image_end(image, label)
     try:
         regions = LabelRegions.from_volume(values)
     except ValueError as error:

@@ -28,12 +28,12 @@ from dwiml.hdf5.config import GroupsConfig
 from dwiml.hdf5.connectivity_group import ConnectivityPlan, open_matrix
 from dwiml.hdf5.stored.digests import ArrayDigest, digest_of_array, digest_of_group
 from dwiml.hdf5.stored.layout import root_digest
-from dwiml.hdf5.streamlines import StreamlinesData
 from dwiml.ops.connectivity_matrix import dense_blocks
 from dwiml.ops.ragged import offsets
 from dwiml.ops.regions import BlocRegions, LabelRegions
 from dwiml.ops.resampling import Resampling, lengths_mm
 from dwiml.tractograms.grid import Grid
+from dwiml.tractograms.tractogram import Streamlines
 
 logger = logging.getLogger(__name__)
 
@@ -198,7 +198,7 @@ def write_volume(subject: h5py.Group, name: str, data: NDArray[np.float32], grid
     _write_array(group, schema.DATA, data)
 
 
-def write_streamlines(subject: h5py.Group, name: str, data: StreamlinesData, grid: Grid) -> None:
+def write_streamlines(subject: h5py.Group, name: str, data: Streamlines, grid: Grid) -> None:
     """Write a streamlines group; the points are in voxel space, corner origin."""
     group = subject.create_group(name)
     group.attrs[schema.TYPE] = schema.TYPE_STREAMLINES

@@ -3,64 +3,19 @@
 from __future__ import annotations
 
 import math
-import struct
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
-import numpy as np
-from nibabel.analyze import AnalyzeImage
-from nibabel.filebasedimages import ImageFileError
-from nibabel.freesurfer import MGHImage
-from nibabel.spatialimages import HeaderDataError
-from nibabel.streamlines.tractogram_file import DataError, HeaderError, TractogramFile
-from nibabel.wrapstruct import WrapStructError
-
-from dwiml.arguments import quoted
-from dwiml.files import check_memory, explained, open_regular
+from dwiml.files.images import open_image
 from dwiml.hdf5.config import GroupsConfig, StreamlinesGroup, VolumeGroup
 from dwiml.hdf5.subjects import find_by_pattern, find_files
 from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.kinds import check_kind
-from dwiml.tractograms.tck import announced_streamlines
-from dwiml.tractograms.trk import check_trk_header, read_trk_counts
+from dwiml.tractograms.reading import open_tractogram
 
 _EXTENSIONS = (".trk", ".tck")
 _PAIR = (".img", ".hdr")
-# A .tck without streamlines still ends with three infinite numbers.
-_END_MARK_BYTES = {".trk": 0, ".tck": 12}
-# What gzip makes of zeros.
-_LARGEST_GZIP_RATIO = 1032
-# Raised on damaged files by nibabel, beside its own errors, and by the readers of other formats.
-_READ_ERRORS = (
-    ImageFileError,
-    HeaderDataError,
-    HeaderError,
-    DataError,
-    WrapStructError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    EOFError,
-    OSError,
-    ArithmeticError,
-    AttributeError,
-    NotImplementedError,
-    RecursionError,
-    SyntaxError,
-    struct.error,
-    # Of the header of a .npy.
-    tokenize.TokenError,
-    zlib.error,
-    zipfile.BadZipFile,
-)
 
 
 @dataclass
@@ -211,7 +166,7 @@ def plan_volumes(plan: SubjectPlan, group: VolumeGroup) -> None:
 
 def _inspect_volume(plan: SubjectPlan, path: Path, label: str) -> int:
     """Check a volume's header against the subject's grid; return its number of features."""
-    image = open_volume(path, label)
+    image = open_image(path, label)
     shape = image.shape
     if len(shape) not in (3, 4) or 0 in shape:
         raise ValueError(f"{label}: '{path}' has shape {shape}; a volume has 3 or 4 axes, none of size 0.")
@@ -230,98 +185,22 @@ def _plan_streamlines(plan: SubjectPlan, group: StreamlinesGroup, *, allow_missi
         if _inspect_tractogram(plan, path, group, label):
             kept.append(path)
         elif not allow_missing:
-            raise ValueError(f"{label}: the tractogram '{path}' is empty; remove it, or allow it with --allow_missing.")
+            raise ValueError(
+                f"{label}: the tractogram '{path}' is empty; remove it, or allow it with allow_missing=True."
+            )
     plan.tractograms[group.name] = kept
 
 
 def _inspect_tractogram(plan: SubjectPlan, path: Path, group: StreamlinesGroup, label: str) -> bool:
     """Check a tractogram's header; False when the file holds no streamline."""
-    suffix = path.suffix.lower()
-    # The counts first: nibabel reads as many numbers as they say.
-    announced = read_trk_counts(path, label).nb_streamlines if suffix == ".trk" else 0
-    file = open_tractogram(path, label, lazy=True)
-    announced = announced or announced_streamlines(file.header)
-    if suffix == ".trk":
-        check_trk_header(file.header, path, label)
-        plan.add_grid(Grid.from_header(file.header["voxel_to_rasmm"], file.header["dimensions"], path))
+    tractogram = open_tractogram(path, label)
+    if tractogram.grid is not None:
+        plan.add_grid(tractogram.grid)
     elif plan.known_grid is None:
         raise ValueError(
             f"{label}: '{path}' does not give its voxel grid; add a group of type 'volume' to the groups config."
         )
-    if path.stat().st_size <= file.header["_offset_data"] + _END_MARK_BYTES[suffix]:
-        if announced:
-            raise ValueError(
-                f"{label}: '{path}' is cut off after its header: {announced} streamlines are announced, none is there; "
-                "copy the file again or recreate it."
-            )
+    if not tractogram.has_streamlines():
         return False
-    check_dps_keys(list(file.tractogram.data_per_streamline), group, path, label)
+    tractogram.check_dps_keys(group.dps_keys)
     return True
-
-
-def check_dps_keys(existing: Sequence[str], group: StreamlinesGroup, path: Path, label: str) -> None:
-    """Check that a tractogram has the data per streamline that the config asks for."""
-    missing = [key for key in group.dps_keys if key not in existing]
-    if missing:
-        raise ValueError(
-            f"{label}: data per streamline {quoted(missing)} not found in '{path}'; it has: {quoted(existing)}."
-        )
-
-
-def open_volume(path: Path, label: str) -> Any:
-    """Open a volume, its voxels unread; what its header announces must fit in its file, and in the memory.
-
-    Raises
-    ------
-    FileNotFoundError, IsADirectoryError, OSError
-        When it is missing, or the system refuses it.
-    ValueError
-        When it is damaged, no image, or too large.
-    """
-    # nibabel tries one format after the other, and calls a file that it may not open one of an unknown format.
-    with open_regular(path, f"{label}: the file"):
-        pass
-    with readable(path, label):
-        try:
-            image = nib.load(path)
-        except ImageFileError as error:
-            if "Cannot work out file type" not in str(error):
-                raise
-            image = None
-        if hasattr(image, "affine") and hasattr(image, "dataobj"):
-            _check_announced_size(image)
-            return image
-    raise ValueError(
-        f"{label}: the file '{path}' is not an image that nibabel reads, or is damaged; give a NIfTI "
-        "file, or copy it again."
-    )
-
-
-def _check_announced_size(image: Any) -> None:
-    """Check that the voxels that a header announces can be in the file, before room is made for them."""
-    nb_voxels = math.prod(int(size) for size in image.shape)
-    announced = nb_voxels * image.get_data_dtype().itemsize
-    voxels = image.file_map.get("image")
-    if isinstance(image, AnalyzeImage | MGHImage) and voxels is not None and voxels.filename is not None:
-        size = Path(voxels.filename).stat().st_size
-        if str(voxels.filename).lower().endswith((".gz", ".mgz")):
-            size *= _LARGEST_GZIP_RATIO
-        elif str(voxels.filename).lower().endswith((".bz2", ".zst")):
-            size = announced
-        if announced > size:
-            raise ValueError(f"its header announces {announced / 1e6:,.3g} MB of voxels, more than the file can hold")
-    check_memory(4 * nb_voxels, "its voxels")
-
-
-def open_tractogram(path: Path, label: str, *, lazy: bool) -> TractogramFile:
-    """Open a tractogram; lazy: its header only."""
-    with open_regular(path, f"{label}: the file"):
-        pass
-    # Voxel sizes of 0 in a header are refused by check_trk_header, in one sentence.
-    with readable(path, label), np.errstate(divide="ignore", invalid="ignore"):
-        return nib.streamlines.load(path, lazy_load=lazy)
-
-
-def readable(path: Path, label: str) -> AbstractContextManager[None]:
-    """Turn any failure to read an image or a tractogram into one sentence that names it, with the true reason."""
-    return explained(path, f"{label}: the file", errors=_READ_ERRORS)

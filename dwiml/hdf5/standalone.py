@@ -1,4 +1,4 @@
-"""Volumes and grids read from image files as they would be for an HDF5 file, without one."""
+"""Volumes and masks read from image files as they would be for an HDF5 file, without one."""
 
 from __future__ import annotations
 
@@ -8,18 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dwiml.files import check_file
 from dwiml.hdf5.config import VolumeGroup
-from dwiml.hdf5.inspection import SubjectPlan, open_tractogram, open_volume, plan_volumes, readable
+from dwiml.hdf5.inspection import SubjectPlan, plan_volumes
 from dwiml.hdf5.volumes import mask_with_warning, read_volume_group
 from dwiml.ops.masks import DEFAULT_THRESHOLD, Mask
 from dwiml.tractograms.grid import Grid
-from dwiml.tractograms.kinds import check_kind
-from dwiml.tractograms.trk import check_trk_header, read_trk_counts
-from dwiml.tractograms.trx import TrxFile
-
-TELL_THEIR_GRID = (".trk", ".trx")
-"""Extensions of tractograms whose header holds the grid of voxels."""
 
 
 class _GivenFiles(SubjectPlan):
@@ -53,7 +46,7 @@ def read_volumes(
     same_as
         The grid that they must be on; None: any.
     label
-        How a sentence begins, for instance ``"--input"``.
+        How a sentence begins, for instance ``"The images"``.
 
     Returns
     -------
@@ -97,7 +90,7 @@ def read_mask(
     threshold
         For a map of probabilities.
     label
-        How a sentence begins, for instance ``"--tracking_mask"``.
+        How a sentence begins, for instance ``"The mask"``.
 
     Raises
     ------
@@ -108,57 +101,3 @@ def read_mask(
     if values.shape[-1] != 1:
         raise ValueError(f"The mask '{path}' must be one volume, it holds {values.shape[-1]}.")
     return mask_with_warning(values[..., 0], f"The mask '{path}'", threshold=threshold), grid
-
-
-def read_nb_features(path: str | Path) -> int:
-    """Return the number of features of an image, the size of its fourth axis; its voxels are not read.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        When the file is missing, damaged or no image.
-    """
-    image = open_volume(check_file(path, "The image"), "The image")
-    return int(image.shape[3]) if len(image.shape) > 3 else 1
-
-
-def read_image_grid(path: str | Path) -> Grid:
-    """Return the voxel grid of an image; its voxels are not read.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        When the file is missing, damaged or no image.
-    """
-    image = open_volume(check_file(path, "The image"), "The image")
-    if len(image.shape) < 3:
-        raise ValueError(f"The image '{path}' has shape {image.shape}; three axes or more are expected.")
-    return Grid.from_header(image.affine, image.shape[:3], Path(path))
-
-
-def read_tractogram_grid(path: str | Path, label: str = "The tractogram") -> Grid:
-    """Return the voxel grid of the header of a .trk or .trx; its streamlines are not read.
-
-    Parameters
-    ----------
-    path
-        The file.
-    label
-        How a sentence begins.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        When the file is missing or damaged, its header contradicts itself, or it has none (.tck).
-    """
-    path = check_kind(path, label)
-    suffix = path.suffix.lower()
-    if suffix == ".trx":
-        with readable(path, label), TrxFile(path) as trx:
-            return Grid.from_header(trx.affine, trx.dimensions, path)
-    if suffix == ".trk":
-        read_trk_counts(path, label)
-        header = open_tractogram(path, label, lazy=True).header
-        check_trk_header(header, path, label)
-        return Grid.from_header(header["voxel_to_rasmm"], header["dimensions"], path)
-    raise ValueError(f"{label} '{path}' does not give its voxel grid; give an image on that grid.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +10,12 @@ from numpy.typing import NDArray
 
 from dwiml.files import check_memory
 from dwiml.hdf5.config import StreamlinesGroup
-from dwiml.hdf5.inspection import SubjectPlan, check_dps_keys, open_tractogram
-from dwiml.ops import spaces
+from dwiml.hdf5.inspection import SubjectPlan
 from dwiml.ops.ragged import offsets, sequence_ids
 from dwiml.ops.resampling import Resampling
 from dwiml.tractograms.grid import Grid
-from dwiml.tractograms.tck import check_tck_whole
-from dwiml.tractograms.trk import check_trk_whole
+from dwiml.tractograms.reading import open_tractogram
+from dwiml.tractograms.tractogram import Streamlines
 
 logger = logging.getLogger(__name__)
 
@@ -25,31 +23,9 @@ logger = logging.getLogger(__name__)
 _TOLERANCE_VOXELS = 1e-3
 
 
-@dataclass(eq=False)
-class StreamlinesData:
-    """Streamlines of one group of one subject.
-
-    Attributes
-    ----------
-    points
-        Shape (N, 3), float32, voxel space, corner origin, in voxels.
-    lengths
-        Shape (S,), int64: points of each streamline.
-    dps
-        {key: data per streamline, shape (S, K), float32}.
-    nb_removed
-        How many invalid streamlines were dropped.
-    """
-
-    points: NDArray[np.float32]
-    lengths: NDArray[np.int64]
-    dps: dict[str, NDArray[np.float32]] = field(default_factory=dict)
-    nb_removed: int = 0
-
-
 def read_streamlines_group(
     plan: SubjectPlan, group: StreamlinesGroup, *, resample: Resampling, remove_invalid: bool, allow_missing: bool
-) -> StreamlinesData:
+) -> Streamlines:
     """Read the tractograms of one group, put them together, and resample.
 
     Raises
@@ -59,14 +35,15 @@ def read_streamlines_group(
         ``allow_missing`` is False.
     """
     label = plan.label(group.name)
-    parts = [_read_tractogram(path, group, plan.grid, label) for path in plan.tractograms[group.name]]
+    tractograms = [open_tractogram(path, label) for path in plan.tractograms[group.name]]
+    parts = [tractogram.read(plan.grid.affine, group.dps_keys) for tractogram in tractograms]
     parts = [
-        _without_invalid(part, path, plan.grid, label, remove=remove_invalid)
-        for part, path in zip(parts, plan.tractograms[group.name], strict=True)
+        _without_invalid(part, tractogram.path, plan.grid, label, remove=remove_invalid)
+        for part, tractogram in zip(parts, tractograms, strict=True)
     ]
     data = _union(parts, group, label)
     if not len(data.lengths) and not allow_missing:
-        raise ValueError(f"{label} has no streamline left; check the tractograms, or allow it with --allow_missing.")
+        raise ValueError(f"{label} has no streamline left; check the tractograms, or allow it with allow_missing=True.")
     if resample.nb_points is not None:
         check_memory(12 * resample.nb_points * len(data.lengths), f"{label}, resampled to {resample.nb_points} points,")
     try:
@@ -76,33 +53,7 @@ def read_streamlines_group(
     return data
 
 
-def _read_tractogram(path: Path, group: StreamlinesGroup, grid: Grid, label: str) -> StreamlinesData:
-    """Read one file; streamlines without any point, which nibabel leaves out, count as removed."""
-    is_trk = path.suffix.lower() == ".trk"
-    if is_trk:
-        check_trk_whole(path, label)
-    file = open_tractogram(path, label, lazy=False)
-    if not is_trk:
-        check_tck_whole(path, file.header, label)
-    streamlines = file.tractogram.streamlines
-    points = spaces.to_vox_corner(
-        streamlines.get_data().reshape(-1, 3),
-        space="rasmm",
-        origin="center",
-        affine=grid.affine,
-        voxel_sizes=grid.voxel_sizes,
-    )
-    lengths = np.fromiter(map(len, streamlines), dtype=np.int64, count=len(streamlines))
-    per_streamline = file.tractogram.data_per_streamline
-    if len(lengths):
-        check_dps_keys(list(per_streamline), group, path, label)
-    dps = {key: np.asarray(per_streamline[key], dtype=np.float32) for key in group.dps_keys if len(lengths)}
-    nb_read = int(file.header["nb_streamlines"]) if is_trk else 0
-    logger.info("%s: %d streamlines from '%s'.", label, len(lengths), path)
-    return StreamlinesData(points, lengths, dps, nb_removed=max(nb_read - len(lengths), 0))
-
-
-def _without_invalid(data: StreamlinesData, path: Path, grid: Grid, label: str, *, remove: bool) -> StreamlinesData:
+def _without_invalid(data: Streamlines, path: Path, grid: Grid, label: str, *, remove: bool) -> Streamlines:
     """Refuse, or drop, the streamlines that no training can use."""
     faults = _faults(data.points, data.lengths, grid.shape)
     counts = {"without any point": data.nb_removed}
@@ -113,10 +64,10 @@ def _without_invalid(data: StreamlinesData, path: Path, grid: Grid, label: str, 
     told = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
     sentence = f"{label}: '{path}' holds {total} invalid of {len(data.lengths) + data.nb_removed} streamlines ({told})"
     if not remove:
-        raise ValueError(f"{sentence}; fix the file, or drop them with --remove_invalid.")
+        raise ValueError(f"{sentence}; fix the file, or drop them with remove_invalid=True.")
     logger.warning("%s; they were dropped.", sentence)
     keep = ~np.logical_or.reduce(list(faults.values()))
-    return StreamlinesData(
+    return Streamlines(
         data.points[np.repeat(keep, data.lengths)],
         data.lengths[keep],
         {key: values[keep] for key, values in data.dps.items()},
@@ -145,13 +96,13 @@ def _faults(
     }
 
 
-def _union(parts: list[StreamlinesData], group: StreamlinesGroup, label: str) -> StreamlinesData:
+def _union(parts: list[Streamlines], group: StreamlinesGroup, label: str) -> Streamlines:
     """Put the streamlines of all files together, in the order of the files."""
     nb_removed = sum(part.nb_removed for part in parts)
     parts = [part for part in parts if len(part.lengths)]
     if not parts:
         nothing = {key: np.zeros((0, 1), dtype=np.float32) for key in group.dps_keys}
-        return StreamlinesData(np.zeros((0, 3), np.float32), np.zeros(0, np.int64), nothing, nb_removed)
+        return Streamlines(np.zeros((0, 3), np.float32), np.zeros(0, np.int64), nothing, nb_removed)
     dps = {}
     for key in group.dps_keys:
         widths = {part.dps[key].shape[1:] for part in parts}
@@ -162,4 +113,4 @@ def _union(parts: list[StreamlinesData], group: StreamlinesGroup, label: str) ->
             )
         dps[key] = np.concatenate([part.dps[key] for part in parts])
     points = np.concatenate([part.points for part in parts])
-    return StreamlinesData(points, np.concatenate([part.lengths for part in parts]), dps, nb_removed)
+    return Streamlines(points, np.concatenate([part.lengths for part in parts]), dps, nb_removed)

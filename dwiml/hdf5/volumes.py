@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import gzip
 import logging
-import math
-import os
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from dwiml.arguments import quoted
+from dwiml.files.images import check_image_end, open_image, readable
 from dwiml.hdf5.config import VolumeGroup
-from dwiml.hdf5.inspection import SubjectPlan, open_volume, readable
+from dwiml.hdf5.inspection import SubjectPlan
 from dwiml.hdf5.standardization import FEW_VOXELS, standardize
 from dwiml.ops.masks import DEFAULT_THRESHOLD, Mask, as_mask
 
 logger = logging.getLogger(__name__)
-
-# Headers and their extensions.
-_MOST_BESIDE_VOXELS = 2**26
 
 
 def read_volume_group(plan: SubjectPlan, group: VolumeGroup) -> NDArray[np.float32]:
@@ -71,55 +65,16 @@ def read_volume_group(plan: SubjectPlan, group: VolumeGroup) -> NDArray[np.float
 
 def _read_volume(path: Path, label: str) -> NDArray[np.float32]:
     """Read the voxels of one file, shape (X, Y, Z, F), finite."""
-    image = open_volume(path, label)
+    image = open_image(path, label)
     with readable(path, label):
         values: NDArray[np.float32] = image.get_fdata(dtype=np.float32, caching="unchanged")
-        check_end(image, label)
+        check_image_end(image, label)
     finite = np.isfinite(values)
     if not finite.all():
         raise ValueError(
             f"{label}: '{path}' holds {np.count_nonzero(~finite)} NaN or infinite values; fix the file first."
         )
     return values if values.ndim == 4 else values[..., None]
-
-
-def check_end(image: Any, label: str) -> None:
-    """Read the .gz files of an image to their end: the checksum stands there, where reading the voxels does not come.
-
-    Bytes after the voxels of a NIfTI file give a warning: its header may announce too few voxels.
-
-    Raises
-    ------
-    OSError, EOFError, zlib.error
-        When one is damaged.
-    ValueError
-        When one continues long after the voxels: it may never end.
-    """
-    announced = math.prod(image.shape) * image.get_data_dtype().itemsize
-    for name, part in image.file_map.items():
-        if not part.filename:
-            continue
-        if os.fspath(part.filename).lower().endswith((".gz", ".mgz")):
-            size = _unpacked_size(part.filename, announced + _MOST_BESIDE_VOXELS)
-        else:
-            size = os.stat(part.filename).st_size
-        if name == "image" and isinstance(image, nib.Nifti1Pair):
-            beside = size - announced - int(getattr(image.dataobj, "offset", 0))
-            if beside > 0:
-                logger.warning(
-                    "%s: '%s' holds %d bytes after the voxels that its header announces; is the header right?",
-                    *(label, part.filename, beside),
-                )
-
-
-def _unpacked_size(path: str | os.PathLike[str], most: int) -> int:
-    total = 0
-    with gzip.open(path) as stream:
-        while size := len(stream.read(2**20)):
-            total += size
-            if total > most:
-                raise ValueError("it continues long after the voxels that its header announces")
-    return total
 
 
 def mask_with_warning(values: NDArray[Any], name: str, *, threshold: float = DEFAULT_THRESHOLD) -> Mask:

@@ -7,14 +7,9 @@ superior axes, in mm). Names of origins: "center" (coordinate 0 is the centre of
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-GRID_TOLERANCE_VOXELS = 0.05
-"""Headers round an affine in different ways: this far apart, in voxels, the corners of two grids are the same."""
 # Between two axes. Rounded headers stay below 0.001; at 0.01, a distance in mm is wrong by up to half a percent.
 _LARGEST_COSINE = 0.01
 _SPACES = ("vox", "voxmm", "rasmm")
@@ -98,45 +93,6 @@ def voxel_sizes_of(affine: ArrayLike) -> NDArray[np.float64]:
             "mm; resample the image to a grid without shear."
         )
     return sizes
-
-
-def grid_difference(
-    shape: Sequence[int], affine: ArrayLike, other_shape: Sequence[int], other_affine: ArrayLike
-) -> str:
-    """Tell how two voxel grids differ: the one definition of "the same grid".
-
-    Two grids are the same when they have as many voxels, and no corner of the volume is more than
-    :data:`GRID_TOLERANCE_VOXELS` of its smallest voxel size away from where the other affine puts it.
-
-    Parameters
-    ----------
-    shape, other_shape
-        Voxels along x, y and z.
-    affine, other_affine
-        Shape (4, 4), from voxel indices (center origin) to rasmm.
-
-    Returns
-    -------
-    str
-        Empty for the same grid; otherwise ``"different shapes, (10, 12, 8) and (10, 12, 9) voxels"`` or
-        ``"different affines, up to 1.5 mm apart"``.
-
-    Raises
-    ------
-    ValueError
-        If an affine is not of shape (4, 4), not finite or not invertible.
-    """
-    sizes = tuple(int(size) for size in shape[:3])
-    other_sizes = tuple(int(size) for size in other_shape[:3])
-    if sizes != other_sizes:
-        return f"different shapes, {sizes} and {other_sizes} voxels"
-    to_rasmm = _checked_affine(affine)
-    difference = to_rasmm - _checked_affine(other_affine)
-    corners = np.array(list(itertools.product(*[(-0.5, size - 0.5) for size in sizes])))
-    apart = np.linalg.norm(corners @ difference[:3, :3].T + difference[:3, 3], axis=1).max()
-    if apart > GRID_TOLERANCE_VOXELS * voxel_sizes_of(to_rasmm).min():
-        return f"different affines, up to {apart:.3g} mm apart"
-    return ""
 
 
 def to_vox_corner(

@@ -74,7 +74,8 @@ def connect(
     chosen = joins.any(axis=1) | (not truth.has_ends.all())
     chosen &= _moves(points, lengths)
     looked_at = np.flatnonzero(chosen)
-    crossings = crossed_voxels(points[np.repeat(chosen, lengths)], lengths[looked_at], truth.shape, truth.voxel_sizes)
+    grid = truth.grid
+    crossings = crossed_voxels(points[np.repeat(chosen, lengths)], lengths[looked_at], grid.shape, grid.voxel_sizes)
     # A line may be too short to be measured.
     total_mm = np.maximum(crossings.total_mm, np.finfo(np.float64).tiny)
     share = (crossings.mm @ truth.wide_masks).toarray() / total_mm[:, None]
@@ -101,7 +102,7 @@ def _regions_of_ends(
     for rows in (first_rows(lengths), last_rows(lengths)):
         flags = np.zeros((len(lengths), len(truth.regions)), dtype=bool)
         voxels = np.full(len(lengths), -1)
-        voxels[some] = flat_voxels(points[rows], truth.shape)
+        voxels[some] = flat_voxels(points[rows], truth.grid.shape)
         inside = voxels >= 0
         flags[inside] = truth.ends[voxels[inside]].toarray() > 0
         found.append(flags)

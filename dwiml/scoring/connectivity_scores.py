@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dwiml.hdf5.connectivity_group import read_label_regions
 from dwiml.ops.connectivity_matrix import (
     JOINS_CONNECTED,
     JOINS_NONE,
@@ -17,7 +20,9 @@ from dwiml.ops.connectivity_matrix import (
     count_connections,
 )
 from dwiml.ops.ragged import first_rows, last_rows
-from dwiml.ops.regions import Regions
+from dwiml.ops.regions import BlocRegions, Regions
+from dwiml.tractograms.grid import Grid, read_image_grid
+from dwiml.tractograms.reading import open_tractogram
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,3 +140,54 @@ def ends_of(
     ends[0, some] = points[first_rows(lengths)]
     ends[1, some] = points[last_rows(lengths)]
     return ends[0], ends[1]
+
+
+def read_regions(
+    tractograms: Sequence[str | Path],
+    *,
+    labels: str | Path | None = None,
+    nb_blocs: tuple[int, int, int] | None = None,
+    reference: str | Path | None = None,
+) -> tuple[Regions, Grid]:
+    """Return the regions that streamlines may join, and the grid of voxels that they are on.
+
+    Parameters
+    ----------
+    tractograms
+        The files of the streamlines, whose headers give the volume to be cut in blocs.
+    labels
+        A label image: one region for each label, but for 0.
+    nb_blocs
+        Without labels: the number of equal blocs that the volume is cut into along x, y and z.
+    reference
+        An image of the volume to be cut, in place of the tractograms' headers; with labels, it must be on their grid.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        When an option or a file is wrong, or files of one volume are on different grids.
+    """
+    grid = None if reference is None else read_image_grid(reference)
+    if labels is not None:
+        regions, own = read_label_regions(labels, "The labels")
+        if grid is not None:
+            grid.check_same(own, "reference, labels")
+        return regions, own
+    if nb_blocs is None:
+        raise ValueError("What are the regions? Give nb_blocs or labels.")
+    grid = grid or _grid_of(tractograms)
+    return BlocRegions(grid.shape, nb_blocs), grid
+
+
+def _grid_of(tractograms: Sequence[str | Path]) -> Grid:
+    grids = [open_tractogram(tractogram).grid for tractogram in tractograms]
+    for tractogram, grid in zip(tractograms, grids, strict=True):
+        if grid is None:
+            raise ValueError(
+                f"'{tractogram}' does not give the volume to be cut in blocs, as no .tck does; give an image of "
+                "that volume as reference."
+            )
+    first, *others = [grid for grid in grids if grid is not None]
+    for other in others:
+        first.check_same(other, "The tractograms")
+    return first

@@ -13,6 +13,7 @@ from scipy.ndimage import distance_transform_edt
 from dwiml.arguments import check_number
 from dwiml.ops.spaces import voxel_sizes_of
 from dwiml.scoring.defaults import END_TOLERANCE_MM, MASK_TOLERANCE_MM, MOST_TOLERANCE_MM
+from dwiml.tractograms.grid import Grid
 
 # Distances between voxel centres are rounded.
 _ROUNDING_MM = 1e-4
@@ -39,7 +40,9 @@ class TrueBundle:
 
 @dataclass(frozen=True, eq=False)
 class GroundTruth:
-    """Bundles on one voxel grid; made by :meth:`from_volumes` or :func:`~dwiml.scoring.reading.read_ground_truth`.
+    """Bundles on one voxel grid.
+
+    Made by :meth:`from_volumes` or :func:`~dwiml.scoring.ground_truth_files.read_ground_truth`.
 
     With V voxels (flat index, C order), B bundles and R end regions:
 
@@ -47,10 +50,8 @@ class GroundTruth:
     ----------
     names
         The bundles.
-    affine : (4, 4)
-        From voxel indices (centre origin) to rasmm.
-    shape
-        Voxels along each axis.
+    grid
+        The voxels.
     masks, wide_masks : sparse (V, B)
         The bundles' voxels; the same, and those within the tolerance of them.
     regions
@@ -64,8 +65,7 @@ class GroundTruth:
     """
 
     names: tuple[str, ...]
-    affine: NDArray[np.float64]
-    shape: tuple[int, int, int]
+    grid: Grid
     masks: sparse.csr_array
     wide_masks: sparse.csr_array
     regions: tuple[str, ...]
@@ -74,11 +74,6 @@ class GroundTruth:
     tail: NDArray[np.int64]
     mask_tolerance: float
     end_tolerance: float
-
-    @property
-    def voxel_sizes(self) -> NDArray[np.float64]:
-        """Shape (3,), mm."""
-        return voxel_sizes_of(self.affine)
 
     @property
     def has_ends(self) -> NDArray[np.bool_]:
@@ -128,8 +123,7 @@ class GroundTruth:
         regions, volumes, head, tail = _gather_regions(bundles)
         return cls(
             names=tuple(bundles),
-            affine=np.asarray(affine, dtype=np.float64),
-            shape=shape,
+            grid=Grid(np.asarray(affine, dtype=np.float64), shape),
             masks=_columns(masks, shape),
             wide_masks=_columns([_widen(bundle.mask, mask_tolerance, sizes) for bundle in bundles.values()], shape),
             regions=regions,

@@ -1,7 +1,8 @@
-"""The voxel grid that all of a subject's files share."""
+"""The voxel grid that all of a subject's files share, and what it means that two grids are the same."""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dwiml.ops.spaces import grid_difference, voxel_sizes_of
+from dwiml.files import check_file
+from dwiml.files.images import open_image
+from dwiml.ops.spaces import voxel_sizes_of
 
+GRID_TOLERANCE_VOXELS = 0.05
+"""Headers round an affine in different ways: this far apart, in voxels, the corners of two grids are the same."""
 HOW_TO_RESAMPLE = (
     "for instance with nibabel.processing.resample_from_to (masks and labels: order=0) or MRtrix's 'mrgrid A.nii.gz "
     "regrid -template B.nii.gz OUT.nii.gz' (masks and labels: -interp nearest)"
@@ -28,33 +33,42 @@ class Grid:
     shape
         Number of voxels along x, y and z.
     source
-        The file that it was read from.
+        The file that it was read from, for sentences.
+
+    Raises
+    ------
+    ValueError
+        When the affine is not of shape (4, 4), not finite or not invertible, or its axes are not at right angles.
     """
 
     affine: NDArray[np.float64]
     shape: tuple[int, int, int]
-    source: Path
+    source: str | Path = ""
+
+    def __post_init__(self) -> None:
+        affine = np.asarray(self.affine, dtype=np.float64)
+        voxel_sizes_of(affine)
+        x, y, z = (int(size) for size in self.shape)
+        object.__setattr__(self, "affine", affine)
+        object.__setattr__(self, "shape", (x, y, z))
 
     @classmethod
     def from_header(cls, affine: ArrayLike, shape: Any, source: Path) -> Grid:
-        """Check what a header says.
+        """Return the grid of a file.
 
         Raises
         ------
         ValueError
-            When the affine has no inverse, or holds NaN; the message names the file.
+            When its affine cannot be used; the message names the file.
         """
-        matrix = np.asarray(affine, dtype=np.float64)
         try:
-            voxel_sizes_of(matrix)
+            return cls(np.asarray(affine, dtype=np.float64), tuple(shape), source)
         except ValueError as error:
             raise ValueError(f"The header of '{source}' is wrong: {error}") from error
-        x, y, z = (int(size) for size in shape)
-        return cls(matrix, (x, y, z), source)
 
     @property
     def voxel_sizes(self) -> NDArray[np.float64]:
-        """Shape (3,), mm."""
+        """Shape (3,), float64, mm."""
         return voxel_sizes_of(self.affine)
 
     @property
@@ -64,18 +78,53 @@ class Grid:
 
         return "".join(aff2axcodes(self.affine))
 
+    def difference(self, other: Grid) -> str:
+        """Tell how another grid differs: the one definition of "the same grid".
+
+        Two grids are the same when they have as many voxels, and no corner of the volume is more than
+        :data:`GRID_TOLERANCE_VOXELS` of its smallest voxel size away from where the other affine puts it.
+
+        Returns
+        -------
+        str
+            Empty for the same grid; otherwise ``"different shapes, (10, 12, 8) and (10, 12, 9) voxels"`` or
+            ``"different affines, up to 1.5 mm apart"``.
+        """
+        if self.shape != other.shape:
+            return f"different shapes, {self.shape} and {other.shape} voxels"
+        apart = self.affine - other.affine
+        corners = np.array(list(itertools.product(*[(-0.5, size - 0.5) for size in self.shape])))
+        farthest = np.linalg.norm(corners @ apart[:3, :3].T + apart[:3, 3], axis=1).max()
+        if farthest > GRID_TOLERANCE_VOXELS * self.voxel_sizes.min():
+            return f"different affines, up to {farthest:.3g} mm apart"
+        return ""
+
     def check_same(self, other: Grid, label: str) -> None:
-        """Check that another file is on this grid; ``label`` (as ``"Subject 'x'"``) begins the sentence.
+        """Check that another file is on this grid (see :meth:`difference`); ``label`` begins the sentence.
 
         Raises
         ------
         ValueError
-            When shapes differ, or affines put a corner of the grid in places more than a twentieth of a voxel apart.
+            When it is not.
         """
-        difference = grid_difference(self.shape, self.affine, other.shape, other.affine)
+        difference = self.difference(other)
         if difference:
             raise ValueError(
                 f"{label}: '{self.source}' and '{other.source}' have {difference}. Images in one space: "
                 f"resample one to the grid of the other, {HOW_TO_RESAMPLE}; in different spaces, register them first. "
                 "A tractogram: save it with the header of the image that it belongs to."
             )
+
+
+def read_image_grid(path: str | Path) -> Grid:
+    """Return the voxel grid of an image; its voxels are not read.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        When the file is missing, damaged or not an image.
+    """
+    image = open_image(check_file(path, "The image"), "The image")
+    if len(image.shape) < 3:
+        raise ValueError(f"The image '{path}' has shape {image.shape}; three axes or more are expected.")
+    return Grid.from_header(image.affine, image.shape[:3], Path(path))

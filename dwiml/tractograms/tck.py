@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nibabel.streamlines.tractogram_file import TractogramFile
+from numpy.typing import NDArray
 
 from dwiml.files import open_regular
+from dwiml.tractograms.with_nibabel import NibabelTractogram
 
 logger = logging.getLogger(__name__)
 
@@ -76,3 +79,23 @@ def _count(path: Path, offset: int, dtype: np.dtype[Any]) -> int:
             if len(ends):
                 break
     return count
+
+
+class Tck(NibabelTractogram):
+    """A .tck file, which does not give its voxel grid."""
+
+    # Three infinite numbers.
+    _end_mark_bytes = 12
+    grid = None
+
+    def _nb_announced(self) -> int:
+        return announced_streamlines(self._lazy.header)
+
+    def _load_whole(self) -> TractogramFile:
+        file = self._load(lazy=False)
+        check_tck_whole(self.path, file.header, self.label)
+        return file
+
+    def _check_to_sample(self) -> NDArray[np.float64]:
+        check_tck_whole(self.path, self._lazy.header, self.label)
+        return np.eye(4)

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import mmap
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from nibabel.orientations import aff2axcodes
-from nibabel.streamlines.trk import header_2_dtype
+from nibabel.streamlines.tractogram_file import TractogramFile
+from nibabel.streamlines.trk import get_affine_trackvis_to_rasmm, header_2_dtype
+from numpy.typing import NDArray
 
 from dwiml.files import open_regular
+from dwiml.tractograms.grid import Grid
+from dwiml.tractograms.with_nibabel import NibabelTractogram
+
+logger = logging.getLogger(__name__)
 
 _HEADER_BYTES = header_2_dtype.itemsize
 _COUNTS = ("nb_streamlines", "nb_scalars_per_point", "nb_properties_per_streamline")
@@ -67,6 +75,11 @@ def read_trk_counts(path: Path, label: str) -> TrkCounts:
     return TrkCounts(byte_order, *counts)
 
 
+def is_default_header(header: Mapping[str, Any]) -> bool:
+    """Tell whether a header is the default of nibabel, which says nothing of the voxel grid."""
+    return tuple(header["dimensions"]) == (1, 1, 1) and np.array_equal(header["voxel_to_rasmm"], np.eye(4))
+
+
 def check_trk_header(header: Mapping[str, Any], path: Path, label: str) -> None:
     """Check that a header as nibabel reads it describes one grid.
 
@@ -80,7 +93,7 @@ def check_trk_header(header: Mapping[str, Any], path: Path, label: str) -> None:
     """
     affine = np.asarray(header["voxel_to_rasmm"], dtype=np.float64)
     sizes = np.asarray(header["voxel_sizes"], dtype=np.float64)
-    if tuple(header["dimensions"]) == (1, 1, 1) and np.array_equal(affine, np.eye(4)):
+    if is_default_header(header):
         raise ValueError(
             f"{label}: '{path}' does not give its voxel grid (its header is nibabel's default: one voxel, the identity "
             "as affine); save it with a header made from the image it belongs to."
@@ -143,3 +156,38 @@ def check_trk_whole(path: Path, label: str) -> None:
 
 def _numbers(values: np.ndarray[Any, np.dtype[np.float64]]) -> str:
     return ", ".join(f"{value:.4g}" for value in values)
+
+
+class Trk(NibabelTractogram):
+    """A .trk file."""
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The voxel grid of the header."""
+        # The counts first: nibabel reads as many numbers as they say.
+        read_trk_counts(self.path, self.label)
+        header = self._lazy.header
+        check_trk_header(header, self.path, self.label)
+        return Grid.from_header(header["voxel_to_rasmm"], header["dimensions"], self.path)
+
+    def _nb_announced(self) -> int:
+        return read_trk_counts(self.path, self.label).nb_streamlines
+
+    def _nb_read(self, file: TractogramFile) -> int:
+        return int(file.header["nb_streamlines"])
+
+    def _load_whole(self) -> TractogramFile:
+        check_trk_whole(self.path, self.label)
+        file = self._load(lazy=False)
+        check_trk_header(file.header, self.path, self.label)
+        return file
+
+    def _check_to_sample(self) -> NDArray[np.float64]:
+        check_trk_whole(self.path, self.label)
+        header = self._lazy.header
+        if is_default_header(header):
+            logger.warning("'%s' does not give its voxel grid; its points are taken as they are, in mm.", self.path)
+        else:
+            check_trk_header(header, self.path, self.label)
+        to_rasmm: NDArray[np.float64] = get_affine_trackvis_to_rasmm(header)
+        return to_rasmm

@@ -10,8 +10,9 @@ import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
@@ -19,6 +20,9 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from dwiml.files import check_memory, open_regular, parse_json
+from dwiml.files.images import readable
+from dwiml.tractograms.grid import Grid
+from dwiml.tractograms.tractogram import Sample, Stored, Tractogram, evenly
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -243,3 +247,51 @@ def _rows(stream: IO[bytes], nb: int, width: int, dtype: np.dtype[Any]) -> Array
     if len(content) < nb * width * dtype.itemsize:
         raise ValueError("it is cut off")
     return np.frombuffer(content, dtype=dtype).reshape(nb, width)
+
+
+class Trx(Tractogram):
+    """A .trx file, or the folder of arrays that it is while it is written."""
+
+    def _open(self) -> TrxFile:
+        with readable(self.path, self.label):
+            return TrxFile(self.path)
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The voxel grid of the header."""
+        with self._open() as file, readable(self.path, self.label):
+            return Grid.from_header(file.affine, file.dimensions, self.path)
+
+    @property
+    def dps_keys(self) -> list[str]:
+        """Names of the data per streamline."""
+        with self._open() as file:
+            return file.names("dps")
+
+    def has_streamlines(self) -> bool:
+        """Tell whether the header announces any."""
+        with self._open() as file:
+            return file.nb_streamlines > 0
+
+    def _read(self, dps_keys: Sequence[str]) -> Stored:
+        with self._open() as file:
+            there = file.lengths > 0
+            keys = dps_keys if there.any() else ()
+            self.check_dps_keys(keys, file.names("dps"))
+            with readable(self.path, self.label):
+                dps = {key: file.values(f"dps/{key}")[there] for key in keys}
+                return Stored(file.points(), file.lengths[there], dps, int(np.count_nonzero(~there)))
+
+    def _sample(self, most: int, name: str | None, hint: str) -> Sample:
+        with self._open() as file:
+            by_name = name is not None and file.nb_streamlines > 0
+            if by_name:
+                self._check_name(str(name), file.names("dpv"), file.names("dps"), hint)
+            with readable(self.path, self.label):
+                ids = evenly(file.nb_streamlines, most)
+                lengths, points, values = file.lengths[ids], file.rows_of("positions", ids), None
+                if by_name and name in file.names("dpv"):
+                    values = file.rows_of(f"dpv/{name}", ids)
+                elif by_name:
+                    values = np.repeat(file.values(f"dps/{name}")[ids], lengths, axis=0)
+        return Sample(file.nb_streamlines, points, lengths, values)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +13,9 @@ from matplotlib import colormaps
 from matplotlib.colors import Normalize
 
 from dwiml.matplotlib_backend import value_colormap
+from dwiml.ops.ragged import sequence_ids
+from dwiml.tractograms.reading import open_tractogram
+from dwiml.tractograms.tractogram import Sample
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -20,8 +25,12 @@ if TYPE_CHECKING:
     Integers = npt.NDArray[np.int64]
     Flags = npt.NDArray[np.bool_]
 
+logger = logging.getLogger(__name__)
+
 DIRECTION, UNIFORM = "direction", "uniform"
 NO_VALUE = (0.5, 0.5, 0.5)
+# Three numbers of these names are red, green and blue, from 0 to 255.
+_COLORS = ("color", "colors", "colour", "rgb")
 # The scale ends at these shares of the values: a few extreme ones would leave one colour for all others.
 _QUANTILES = (0.05, 0.95)
 
@@ -50,6 +59,37 @@ class DrawnTractogram:
     lengths: Integers
     values: Floats | None = None
     nb_in_file: int | None = None
+
+    @classmethod
+    def from_file(cls, path: str | Path, *, color: str, most: int) -> DrawnTractogram:
+        """Read some of the streamlines of a tractogram, evenly picked, and what colours them.
+
+        Parameters
+        ----------
+        path
+            A ``.trk``, ``.tck`` or ``.trx`` file, or the folder of raw arrays that a .trx is while it is written.
+        color
+            ``"direction"``, ``"uniform"``, or the name of data per point or per streamline.
+        most
+            How many streamlines are kept, at most; of those, the invalid ones are left out with a warning.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            When it is missing, damaged or of another kind, or has no such data.
+        """
+        tractogram = open_tractogram(path)
+        name = None if color in (DIRECTION, UNIFORM) else color
+        sample = tractogram.sample(most, name, hint=f" '{DIRECTION}' and '{UNIFORM}' need none.")
+        kept, rows = _valid(sample, tractogram.path)
+        values = None if sample.values is None else _numbers_or_colors(sample.values[rows], color, tractogram.path)
+        return cls(
+            name=tractogram.path.stem,
+            points=sample.points[rows].astype(np.float32),
+            lengths=sample.lengths[kept].astype(np.int64),
+            values=values,
+            nb_in_file=sample.nb_in_file,
+        )
 
     @property
     def has_numbers(self) -> bool:
@@ -197,3 +237,26 @@ def cut(points: Floats, lengths: Integers, *, stride: int = 1) -> tuple[Integers
     vertices[1:, 0][goes_on] = halves[goes_on]
     vertices[:-1, 2][goes_on] = halves[goes_on]
     return rows, vertices
+
+
+def _valid(sample: Sample, path: Path) -> tuple[Flags, Flags]:
+    """Return which streamlines (S,), and which points (N,), can be drawn; warn of the others."""
+    line = sequence_ids(sample.lengths)
+    bad = sample.lengths < 2
+    bad[line[~np.isfinite(sample.points).all(axis=1)]] = True
+    if bad.any():
+        logger.warning(
+            "%d streamlines of '%s' hold NaN or infinity, or have fewer than two points; they are left out.",
+            bad.sum(),
+            path,
+        )
+    return ~bad, ~bad[line]
+
+
+def _numbers_or_colors(values: npt.NDArray[Any], name: str, path: Path) -> Floats:
+    """Return a number (N,), or a colour (N, 3) from 0 to 1, at each point."""
+    if values.shape[1] == 1:
+        return values[:, 0].astype(np.float32)
+    if values.shape[1] == 3 and name.lower() in _COLORS:
+        return np.clip(values / 255, 0, 1).astype(np.float32)
+    raise ValueError(f"'{name}' of '{path}' holds {values.shape[1]} numbers each; a colour needs one.")

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.ndimage import map_coordinates
+
+from dwiml.files import check_file
+from dwiml.files.images import check_image_end, open_numbers, readable
+from dwiml.tractograms.grid import Grid
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -72,6 +77,35 @@ class Background:
 
     data: Floats
     affine: Doubles
+
+    @classmethod
+    def from_file(cls, path: str | Path, volume: int | None = None) -> Background:
+        """Read the image to see slices of.
+
+        Parameters
+        ----------
+        path
+            What nibabel reads, of 3 or 4 axes.
+        volume
+            Which one of the fourth axis, from 0; None: the first.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            When it is missing, damaged, or has no such volume.
+        """
+        label = "The background"
+        path = check_file(path, label)
+        image = open_numbers(path, label)
+        shape = image.shape
+        grid = Grid.from_header(image.affine, shape[:3], path)
+        nb_volumes = shape[3] if len(shape) == 4 else 1
+        if not 0 <= (volume or 0) < nb_volumes:
+            raise ValueError(f"background_volume must be from 0 to {nb_volumes - 1} in '{path}', got {volume}.")
+        with readable(path, label):
+            data = np.asarray(image.dataobj[..., volume or 0] if len(shape) == 4 else image.dataobj, dtype=np.float32)
+            check_image_end(image, label)
+        return cls(data, grid.affine)
 
     def box(self) -> tuple[Doubles, Doubles]:
         """Return the lowest and the highest corner of the scanner's box around the image, (3,) each, rasmm.

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dwiml.files import write_json
-from dwiml.ops.spaces import grid_difference
+from dwiml.tractograms.grid import Grid
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.floating[Any]]
@@ -81,7 +81,8 @@ def write_ground_truth(
         entries[name] = {part: f"ground_truth/{part}s/{name}.nii.gz" for part in _PLACES}
         for part, file in entries[name].items():
             image = nib.load(paths[_file(name, part)])
-            if grid_difference(image.shape, image.affine, where.shape, affine):
+            own = Grid.from_header(image.affine, image.shape[:3], paths[_file(name, part)])
+            if own.difference(Grid.from_header(affine, where.shape, folder)):
                 raise ValueError(f"The {part} of bundle {name} is not on the grid of the example image.")
             volume = (np.asarray(image.dataobj) != 0) & where
             if not volume.any():

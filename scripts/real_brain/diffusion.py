@@ -21,7 +21,7 @@ from dipy.reconst.dti import TensorModel
 from dipy.reconst.shm import sf_to_sh
 from scipy.ndimage import binary_dilation
 
-from dwiml.ops.spaces import grid_difference
+from dwiml.tractograms.grid import Grid
 from real_brain.progress import progress
 
 FloatArray = npt.NDArray[np.floating[Any]]
@@ -63,7 +63,8 @@ def read_acquisition(dwi: Path, bval: Path, bvec: Path, mask: Path) -> Acquisiti
         When mask and volume are not on one grid.
     """
     image, mask_image = nib.load(dwi), nib.load(mask)
-    if grid_difference(mask_image.shape, mask_image.affine, image.shape, image.affine):
+    grids = [Grid.from_header(each.affine, each.shape[:3], path) for each, path in ((mask_image, mask), (image, dwi))]
+    if grids[0].difference(grids[1]):
         raise ValueError(f"The brain mask {mask} is not on the grid of {dwi}.")
     bvals, bvecs = read_bvals_bvecs(str(bval), str(bvec))
     return Acquisition(

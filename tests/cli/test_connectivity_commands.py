@@ -221,7 +221,7 @@ def test_a_stray_streamline_is_found_and_saved(
 FAULTS = {
     "no truth": (["wb.trk"], "There is nothing to compare with: give MATRIX.npy, or an HDF5 file with --hdf5_file."),
     "no rows": (["wb.trk", "blocs.npy"], "What are the rows of MATRIX.npy? Give --nb_blocs or --labels."),
-    "no reference": (["wb.tck", "blocs.npy", "--nb_blocs", "7"], "give an image of that volume with --reference"),
+    "no reference": (["wb.tck", "blocs.npy", "--nb_blocs", "7"], "give an image of that volume as reference"),
     "two blocs": (
         ["wb.trk", "blocs.npy", "--nb_blocs", "7", "6"],
         "one or three whole numbers from 1 to 100000, got 7 6",

@@ -16,8 +16,9 @@ from tests_support import AFFINE, SHAPE, VOXEL_SIZES
 from trx import trx_file_memmap
 
 from dwiml.cli.main import main
-from dwiml.cli.tractogram_data import read_background, read_drawn
 from dwiml.tractograms.writing.writer import TractogramWriter
+from dwiml.viz.pieces import DrawnTractogram
+from dwiml.viz.slices import Background
 
 HEADER = {
     "voxel_to_rasmm": AFFINE,
@@ -69,7 +70,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("most", [100, 12, 7, 1])
 def test_evenly_picked_streamlines_in_rasmm(tmp_path: Path, suffix: str, most: int) -> None:
     written = lines(12)
-    drawn = read_drawn(save(tmp_path / f"lines{suffix}", written), color="direction", most=most)
+    drawn = DrawnTractogram.from_file(save(tmp_path / f"lines{suffix}", written), color="direction", most=most)
     picked = [written[k * 12 // min(most, 12)] for k in range(min(most, 12))]
     assert (drawn.name, drawn.nb_in_file, drawn.values) == ("lines", 12, None)
     assert drawn.points.dtype == np.float32
@@ -82,7 +83,7 @@ def test_evenly_picked_streamlines_in_rasmm(tmp_path: Path, suffix: str, most: i
 def test_data_by_name(tmp_path: Path, suffix: str, name: str) -> None:
     streamlines = lines(9)
     path = save(tmp_path / f"lines{suffix}", streamlines)
-    drawn = read_drawn(path, color=name, most=4)
+    drawn = DrawnTractogram.from_file(path, color=name, most=4)
     if suffix == ".trk":
         tractogram = nib.streamlines.load(path).tractogram
         of_points, of_streamlines = tractogram.data_per_point, tractogram.data_per_streamline
@@ -103,7 +104,7 @@ def test_data_by_name(tmp_path: Path, suffix: str, name: str) -> None:
 
 def test_a_trx_in_any_form(tmp_path: Path) -> None:
     path = save(tmp_path / "lines.trx", lines(9))
-    expected = read_drawn(path, color="loss", most=5)
+    expected = DrawnTractogram.from_file(path, color="loss", most=5)
     with zipfile.ZipFile(path) as archive:
         archive.extractall(tmp_path / "folder.trx")
         with zipfile.ZipFile(tmp_path / "packed.trx", "w", zipfile.ZIP_DEFLATED) as packed:
@@ -114,7 +115,7 @@ def test_a_trx_in_any_form(tmp_path: Path) -> None:
         stream.write(bytes(12 * 40))
     path.chmod(0o444)
     for form in ("lines.trx", "packed.trx", "folder.trx"):
-        drawn = read_drawn(tmp_path / form, color="loss", most=5)
+        drawn = DrawnTractogram.from_file(tmp_path / form, color="loss", most=5)
         np.testing.assert_array_equal(drawn.points, expected.points)
         np.testing.assert_array_equal(drawn.values, expected.values)
 
@@ -124,7 +125,7 @@ def test_what_dwiml_writes_is_read(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"out{suffix}"
     with TractogramWriter(path, affine=AFFINE, dimensions=SHAPE) as writer:
         writer.append(np.array([[1, 2, 3], [2, 2, 3], [3, 2, 3.5]]), [3])
-    drawn = read_drawn(path, color="direction", most=5)
+    drawn = DrawnTractogram.from_file(path, color="direction", most=5)
     np.testing.assert_allclose(
         drawn.points, nib.affines.apply_affine(AFFINE, np.array([[1, 2, 3], [2, 2, 3], [3, 2, 3.5]]) - 0.5), atol=1e-5
     )
@@ -133,7 +134,7 @@ def test_what_dwiml_writes_is_read(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"none{suffix}").unlink(missing_ok=True)
     with TractogramWriter(tmp_path / f"none{suffix}", affine=AFFINE, dimensions=SHAPE):
         pass
-    assert len(read_drawn(tmp_path / f"none{suffix}", color="loss", most=5).lengths) == 0
+    assert len(DrawnTractogram.from_file(tmp_path / f"none{suffix}", color="loss", most=5).lengths) == 0
 
 
 @pytest.mark.parametrize("suffix", [".trk", ".tck"])
@@ -141,7 +142,7 @@ def test_memory_is_bounded(tmp_path: Path, suffix: str) -> None:
     path = save(tmp_path / f"large{suffix}", [np.zeros((20_000, 3), dtype=np.float32)] * 200, with_data=False)
     nb_bytes = path.stat().st_size
     tracemalloc.start()
-    drawn = read_drawn(path, color="direction", most=8)
+    drawn = DrawnTractogram.from_file(path, color="direction", most=8)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(drawn.lengths) == 8
@@ -155,7 +156,7 @@ def test_streamlines_that_cannot_be_drawn_are_left_out(tmp_path: Path, caplog: p
     streamlines[3] = streamlines[3][:1]
     with np.errstate(invalid="ignore"):
         path = save(tmp_path / "lines.trk", streamlines)
-    drawn = read_drawn(path, color="mean_loss", most=10)
+    drawn = DrawnTractogram.from_file(path, color="mean_loss", most=10)
     assert drawn.lengths.tolist() == [len(streamlines[k]) for k in (0, 2, 4)]
     np.testing.assert_allclose(drawn.points, np.concatenate([streamlines[k] for k in (0, 2, 4)]), atol=2e-5)
     np.testing.assert_array_equal(drawn.values, np.repeat([0, 2, 4], drawn.lengths))
@@ -165,15 +166,15 @@ def test_streamlines_that_cannot_be_drawn_are_left_out(tmp_path: Path, caplog: p
 def test_a_header_that_tells_nothing_is_believed_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     streamlines = lines(3)
     nib.streamlines.save(Tractogram(streamlines, affine_to_rasmm=np.eye(4)), tmp_path / "lines.trk")
-    drawn = read_drawn(tmp_path / "lines.trk", color="direction", most=10)
+    drawn = DrawnTractogram.from_file(tmp_path / "lines.trk", color="direction", most=10)
     np.testing.assert_allclose(drawn.points, np.concatenate(streamlines), atol=2e-5)
     assert "does not give its voxel grid" in caplog.text
 
 
 def test_the_volume_of_an_image(image: Path) -> None:
     data = np.asarray(nib.load(image).dataobj)
-    np.testing.assert_array_equal(read_background(image, None).data, data[..., 0])
-    background = read_background(image, 1)
+    np.testing.assert_array_equal(Background.from_file(image, None).data, data[..., 0])
+    background = Background.from_file(image, 1)
     np.testing.assert_array_equal(background.data, data[..., 1])
     np.testing.assert_allclose(background.affine, AFFINE, atol=1e-6)
 
@@ -231,7 +232,7 @@ def test_another_subjects_image_is_told(tmp_path: Path, caplog: pytest.LogCaptur
         (["bad.trk", "OUT"], "the header of 'bad.trk' contradicts itself"),
         (
             ["a.trk", "OUT", "--color", "lsos"],
-            "'a.trk' has no data named 'lsos' for --color; it has per point: 'color',",
+            "'a.trk' has no data named 'lsos'; it has per point: 'color',",
         ),
         (["a.trx", "OUT", "--color", "lsos"], "per point: 'color', 'loss'; per streamline: 'mean_loss', 'seeds'. 'dir"),
         (["a.tck", "OUT", "--color", "loss"], "it has per point: none; per streamline: none."),

@@ -28,9 +28,7 @@ METHODS = {"read_text", "read_bytes", "write_text", "write_bytes"}
 BY_ITSELF = {
     "batching.workers": "reads /proc",
     "hdf5.connectivity_group": "maps a .npy, within explained()",
-    "hdf5.inspection": "nibabel, within explained()",
     "hdf5.stored.nodes": "the one place that opens HDF5 files to read",
-    "hdf5.volumes": "reads a .gz to its checksum, within explained()",
     "hdf5.file_writer": "h5py writes a temporary file, which takes its name when it is whole",
     "phantom.create": "writes into a new folder, which takes its name when it is whole",
     "phantom.output": "the same",
@@ -38,6 +36,7 @@ BY_ITSELF = {
     "tractograms.writing.single_file": "the partial file takes its name",
     "tractograms.writing.trx_folder": "the same, of a folder",
     "tractograms.writing.partial": "locks a partial file",
+    "tractograms.with_nibabel": "nibabel, within explained()",
     "tractograms.trx": "reads the members of an archive, within explained()",
     "training.experiment.checkpoint": "the latest becomes the previous",
     "training.experiment.holder": "reads /proc",

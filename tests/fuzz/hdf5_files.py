@@ -21,9 +21,9 @@ from dwiml.cli import run_command
 from dwiml.hdf5 import file_writer
 from dwiml.hdf5.config import load_config
 from dwiml.hdf5.stored.digests import digest_of_array
-from dwiml.hdf5.streamlines import StreamlinesData
 from dwiml.ops.resampling import Resampling
 from dwiml.tractograms.grid import Grid
+from dwiml.tractograms.tractogram import Streamlines
 
 SUBJECTS = {"training": ["sub-a", "sub-b"], "validation": ["sub-c"], "testing": []}
 _CONFIG = {
@@ -72,7 +72,7 @@ def write_bases(folder: Path) -> dict[str, Path]:
             lines = curved_streamlines(rng, 9)
             lengths = np.array([len(line) for line in lines], dtype=np.int64)
             dps = {"id": np.arange(len(lines), dtype=np.float32)[:, None]}
-            data = StreamlinesData(np.concatenate(lines), lengths, dps, 0)
+            data = Streamlines(np.concatenate(lines), lengths, dps, 0)
             file_writer.write_streamlines(subject, "streamlines", data, grid)
             file_writer.write_group_digests(subject)
     plain = write_hdf5(folder / "plain.hdf5", {"sub-a": 9, "sub-b": 8}, {"sub-c": 7})

@@ -25,7 +25,7 @@ sys.exit(main(["create_hdf5", *sys.argv[1:]]))
 """
 PLACES = {
     "looking at headers": "dwiml.hdf5.creator.plan_subjects",
-    "reading volumes": "dwiml.hdf5.volumes.open_volume",
+    "reading volumes": "dwiml.hdf5.volumes.open_image",
     "standardizing": "dwiml.hdf5.volumes.standardize",
     "reading tractograms": "dwiml.hdf5.streamlines.open_tractogram",
     "writing": "dwiml.hdf5.file_writer.write_streamlines",

@@ -202,7 +202,7 @@ def test_invalid_streamlines_are_refused_and_counted(subjects, grid):
         subjects.create(groups)
     for part in ("1 with NaN", "1 of one point", "1 whose points are all the same", "2 outside the volume"):
         assert part in str(caught.value)
-    assert "drop them with --remove_invalid" in str(caught.value)
+    assert "drop them with remove_invalid=True" in str(caught.value)
     subjects.assert_nothing_written()
 
 

@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import nibabel as nib
 import numpy as np
 import pytest
 from dipy.io.stateful_tractogram import Origin, Space, StatefulTractogram
 from scipy.spatial.transform import Rotation
 
-import dwiml
-from dwiml.ops.spaces import grid_difference, parse_origin, parse_space, to_vox_corner, voxel_sizes_of
+from dwiml.ops.spaces import parse_origin, parse_space, to_vox_corner, voxel_sizes_of
 
 SHAPE = (10, 12, 8)
 SIZES = np.array([1.0, 2.0, 3.5])
@@ -110,36 +107,3 @@ def test_what_does_not_fit_is_refused(changes, sentence):
     arguments = good | changes
     with pytest.raises(ValueError, match=sentence):
         to_vox_corner(arguments.pop("points"), **arguments)
-
-
-def moved(mm: float) -> np.ndarray:
-    return AFFINE + np.outer([1, 0, 0, 0], [0, 0, 0, mm])
-
-
-def test_the_same_grid_is_told_by_its_corners():
-    assert grid_difference(SHAPE, AFFINE, SHAPE, AFFINE) == ""
-    # The smallest voxel size is 1 mm: 0.05 mm is the limit.
-    assert grid_difference((*SHAPE, 3), AFFINE, SHAPE, moved(0.049)) == ""
-    assert grid_difference(SHAPE, AFFINE, SHAPE, moved(0.051)) == "different affines, up to 0.051 mm apart"
-    # What np.allclose with a tolerance of 1e-3 called another grid, and what it took for the same.
-    rounded = np.round(AFFINE, 2)
-    assert not np.allclose(rounded, AFFINE, atol=1e-3)
-    assert grid_difference((3, 3, 3), AFFINE, (3, 3, 3), rounded) == ""
-    stretched = AFFINE.copy()
-    stretched[0, 0] += 9e-4
-    assert np.allclose(stretched, AFFINE, atol=1e-3)
-    assert grid_difference((512, 5, 5), AFFINE, (512, 5, 5), stretched).startswith("different affines, up to 0.46 mm")
-    shapes = "different shapes, (10, 12, 8) and (10, 12, 9) voxels"
-    assert grid_difference(SHAPE, AFFINE, (10, 12, 9), AFFINE) == shapes
-    # A header whose axes are turned has the same corners of another volume.
-    flipped = AFFINE @ np.diag([-1, 1, 1, 1])
-    assert grid_difference(SHAPE, AFFINE, SHAPE, flipped).startswith("different affines")
-    with pytest.raises(ValueError, match="not finite or not invertible"):
-        grid_difference(SHAPE, AFFINE, SHAPE, np.zeros((4, 4)))
-
-
-def test_there_is_one_definition_of_the_same_grid():
-    root = Path(dwiml.__file__).parent
-    for path in [*root.rglob("*.py"), *(root.parent / "scripts").rglob("*.py")]:
-        for line in path.read_text().splitlines():
-            assert not ("allclose(" in line and "affine, " in line and "of_affine" not in line), f"{path}: {line}"

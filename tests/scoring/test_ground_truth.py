@@ -62,13 +62,13 @@ def test_names_regions_and_sizes() -> None:
     }
     truth = GroundTruth.from_volumes(bundles, AFFINES["anisotropic"])
     assert truth.names == ("lower", "cover", "other")
-    assert truth.shape == SHAPE
+    assert truth.grid.shape == SHAPE
     assert truth.regions == ("lower head", "lower tail / other head", "other tail")
     np.testing.assert_array_equal(truth.head, [0, -1, 1])
     np.testing.assert_array_equal(truth.tail, [1, -1, 2])
     np.testing.assert_array_equal(truth.has_ends, [True, False, True])
     np.testing.assert_array_equal(truth.mask_sizes, [24, 8, 24])
-    np.testing.assert_allclose(truth.voxel_sizes, [1, 2, 3])
+    np.testing.assert_allclose(truth.grid.voxel_sizes, [1, 2, 3])
     assert (truth.mask_tolerance, truth.end_tolerance) == (3, 0)
 
 

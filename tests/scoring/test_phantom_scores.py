@@ -9,8 +9,9 @@ import pytest
 
 from dwiml.phantom.create import create_phantom
 from dwiml.scoring.connections import Connection
-from dwiml.scoring.reading import read_ground_truth, read_streamlines
+from dwiml.scoring.ground_truth_files import read_ground_truth
 from dwiml.scoring.scores import score_streamlines
+from dwiml.tractograms.reading import read_streamlines
 
 # The second is on anisotropic voxels, the third on an oblique grid.
 SUBJECTS = ("sub-01", "sub-02", "sub-03")
@@ -32,7 +33,7 @@ def lines_of(subject: Path, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray,
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_true_streamlines_are_valid_and_cover_their_bundles(subjects: Path, name: str) -> None:
     truth = read_ground_truth(subjects / name)
-    points, lengths, bundles = lines_of(subjects / name, truth.affine)
+    points, lengths, bundles = lines_of(subjects / name, truth.grid.affine)
     scores = score_streamlines(points, lengths, truth)
     # The mask is what they cross. A streamline may end in a voxel that has more of another bundle's end.
     assert scores.share(Connection.VALID) >= 0.99
@@ -46,7 +47,7 @@ def test_true_streamlines_are_valid_and_cover_their_bundles(subjects: Path, name
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_reversed_streamlines_score_the_same(subjects: Path, name: str) -> None:
     truth = read_ground_truth(subjects / name, mask_tolerance=1)
-    points, lengths, _ = lines_of(subjects / name, truth.affine)
+    points, lengths, _ = lines_of(subjects / name, truth.grid.affine)
     # Shaken, so that all kinds are there; in whole voxels, so that no end moves by rounding.
     line = np.repeat(np.arange(len(lengths)), lengths)
     shaken = points + np.random.default_rng(0).integers(-1, 2, (len(lengths), 3))[line].astype(np.float32)
@@ -65,14 +66,14 @@ def test_reversed_streamlines_score_the_same(subjects: Path, name: str) -> None:
 
 def test_streamlines_of_another_subject_are_told_from_its_own(subjects: Path) -> None:
     truth = read_ground_truth(subjects / "sub-01")
-    points, lengths, _ = lines_of(subjects / "sub-02", truth.affine)
+    points, lengths, _ = lines_of(subjects / "sub-02", truth.grid.affine)
     scores = score_streamlines(points, lengths, truth)
     assert scores.share(Connection.VALID) < 0.5
 
 
 def test_half_of_a_tractogram_covers_less_and_a_missing_bundle_is_missed(subjects: Path) -> None:
     truth = read_ground_truth(subjects / "sub-03")
-    points, lengths, bundles = lines_of(subjects / "sub-03", truth.affine)
+    points, lengths, bundles = lines_of(subjects / "sub-03", truth.grid.affine)
     kept = (np.arange(len(lengths)) % 4 == 0) & (bundles != "helix")
     scores = score_streamlines(points[np.repeat(kept, lengths)], lengths[kept], truth)
     found = {each.name: each for each in scores.bundles}

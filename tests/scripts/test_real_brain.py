@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dwiml.scoring.reading import read_ground_truth
+from dwiml.scoring.ground_truth_files import read_ground_truth
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
@@ -295,7 +295,7 @@ def test_ground_truths_are_cut_and_read_by_dwiml_score(unpacked, tmp_path):
     truth = read_ground_truth(folder)
     assert truth.names == ("two", "one")
     np.testing.assert_array_equal(truth.has_ends, True)
-    np.testing.assert_allclose(truth.affine, LAS)
+    np.testing.assert_allclose(truth.grid.affine, LAS)
     expected = np.zeros((20, 10, 6), dtype=bool)
     expected[6:9, 2:9, 2:4] = True
     np.testing.assert_array_equal(truth.masks.toarray()[:, 0].reshape(expected.shape) > 0, expected)

@@ -15,13 +15,12 @@ import numpy as np
 import pytest
 from scoring_support import OBLIQUE, SHAPE, random_lines, save_lines
 
-from dwiml.cli.tractogram_data import read_drawn
-from dwiml.hdf5.standalone import read_tractogram_grid
-from dwiml.scoring.reading import read_streamlines
 from dwiml.tractograms.kinds import check_kind
+from dwiml.tractograms.reading import read_streamlines, read_tractogram_grid
 from dwiml.tractograms.tck import announced_streamlines
 from dwiml.tractograms.trx import TrxFile
 from dwiml.tractograms.writing.writer import TractogramWriter
+from dwiml.viz.pieces import DrawnTractogram
 
 LINES = random_lines(np.random.default_rng(0), 6, reach=0)
 
@@ -61,7 +60,7 @@ def repack(trx: Path, *, header: dict[str, Any] | None = None, members: dict[str
 
 READERS = {
     "score": lambda path: read_streamlines(path, OBLIQUE),
-    "show_tractogram": lambda path: read_drawn(path, color="uniform", most=3),
+    "show_tractogram": lambda path: DrawnTractogram.from_file(path, color="uniform", most=3),
 }
 
 
@@ -203,7 +202,7 @@ def test_compressed_tractograms_are_told_what_to_do(tmp_path: Path, name: str) -
         with pytest.raises(ValueError, match=sentence):
             read(tmp_path / name, "The tractogram")
     with pytest.raises(ValueError, match=sentence):
-        read_drawn(tmp_path / name, color="uniform", most=3)
+        DrawnTractogram.from_file(tmp_path / name, color="uniform", most=3)
 
 
 @pytest.mark.parametrize("suffix", [".trk", ".tck", ".trx"])

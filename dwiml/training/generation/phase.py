@@ -19,9 +19,8 @@ from dwiml.models.protocols import TrackingModel, check_tracks
 from dwiml.ops.directions import streamline_lengths_mm
 from dwiml.ops.masks import Mask, as_mask
 from dwiml.ops.sequences import TensorSequence
-from dwiml.ops.spaces import grid_difference
 from dwiml.scoring.ground_truth import GroundTruth
-from dwiml.scoring.reading import read_ground_truth
+from dwiml.scoring.ground_truth_files import read_ground_truth
 from dwiml.tracking.propagation import MASK, PropagationRules, PropagationStopped, Propagator
 from dwiml.training.checks import check_choice
 from dwiml.training.generation.measures import SubjectReference, measure_continued
@@ -310,7 +309,7 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
                         "dataset.load_data()."
                     )
                 volume, other = subject.volumes[self.batch_loader.input_group_name], subject.volumes[self.mask_group]
-                difference = grid_difference(volume.shape, volume.affine, other.shape, other.affine)
+                difference = volume.grid.difference(other.grid)
                 if difference:
                     raise ValueError(
                         f"Subject '{subject.subject_id}': volume group '{self.mask_group}' (tracking_phase_mask_group) "
@@ -349,7 +348,7 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
         for subject in self.batch_loader.dataset.validation_set:
             truth = read_ground_truth(folder.replace("{subject}", subject.subject_id))
             volume = subject.volumes[self.batch_loader.input_group_name]
-            difference = grid_difference(truth.shape, truth.affine, volume.shape, volume.affine)
+            difference = truth.grid.difference(volume.grid)
             if difference:
                 raise ValueError(
                     f"The ground truth of subject '{subject.subject_id}' is not on the grid of its volume in the HDF5 "

@@ -1,4 +1,4 @@
-"""The images given to ``dwiml track --input``, compared with those that the model was trained on."""
+"""The images that are tracked on, compared with those that the model was trained on."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from dwiml.files.images import read_nb_features
+from dwiml.hdf5.schema import FILE, FILES_FOUND, NB_FEATURES
 
 logger = logging.getLogger(__name__)
 
@@ -29,21 +32,18 @@ def check_input_order(images: Sequence[str | Path], entry: Mapping[str, Any], gr
         When they are certainly not in the order of the training, or an image cannot be read. Where it cannot be
         known, a warning shows both orders.
     """
-    from dwiml.hdf5.schema import FILE, FILES_FOUND, NB_FEATURES
-    from dwiml.hdf5.standalone import read_nb_features
-
     found = entry.get(FILES_FOUND) or []
     patterns = [entry.get("files", [])] if isinstance(entry.get("files"), str) else list(entry.get("files", []))
     names = [str(each[FILE]) for each in found] if found else [str(each) for each in patterns]
     if not names or (len(names) == 1 == len(images)):
         # One image has no order, and its number of features is compared with the model's.
         if not names and len(images) > 1:
-            logger.warning("It is not recorded which files the model was trained on: check the order of --input.")
+            logger.warning("It is not recorded which files the model was trained on: check the order of the input.")
         return
     features = [read_nb_features(path) for path in images]
     trained = [int(each[NB_FEATURES]) for each in found] if found else None
     given, expected = _listed(images, features), _listed(names, trained)
-    order = f"The model was trained on group '{group}', made of {expected}, in this order; --input gives {given}"
+    order = f"The model was trained on group '{group}', made of {expected}, in this order; the input gives {given}"
     if len(images) != len(names):
         logger.warning("%s: only the total number of features can be compared.", order)
         return
@@ -72,8 +72,6 @@ def check_same_making(
     ValueError
         When its files have other numbers of features. Other files or another standardization give a warning.
     """
-    from dwiml.hdf5.schema import FILE, FILES_FOUND, NB_FEATURES
-
     then, now = (entry.get(FILES_FOUND) or [] for entry in (recorded, current))
     features = [[int(each[NB_FEATURES]) for each in files] for files in (then, now)]
     if then and now and features[0] != features[1]:

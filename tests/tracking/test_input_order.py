@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from dwiml.cli import train
-from dwiml.cli.input_order import check_input_order, check_same_making
 from dwiml.cli.main import main
 from dwiml.hdf5 import schema
 from dwiml.hdf5.creator import create_hdf5
 from dwiml.phantom.create import create_phantom
+from dwiml.tracking.input_order import check_input_order, check_same_making
 
 
 @pytest.fixture

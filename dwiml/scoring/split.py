@@ -1,4 +1,4 @@
-"""The streamlines that ``dwiml score`` has judged, apart by what they are."""
+"""Scored streamlines as files, one for each kind of connection."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dwiml.files import check_name, check_output_folder
 from dwiml.scoring.connections import Connection
 from dwiml.scoring.ground_truth import GroundTruth
 from dwiml.scoring.scores import Scores
+from dwiml.tractograms.writing.writer import TractogramWriter
 
 _WITH_BUNDLE = {Connection.VALID: "valid", Connection.WRONG_PATH: "wrong_path"}
 _WITHOUT = {Connection.INVALID: "invalid.trk", Connection.NONE: "no_connection.trk"}
@@ -27,8 +28,23 @@ def split_files(truth: GroundTruth) -> dict[str, tuple[Connection, int]]:
     } | {file: (connection, -1) for connection, file in _WITHOUT.items()}
 
 
-def check_split(folder: Path, truth: GroundTruth, *, inputs: Iterable[str | Path | None], overwrite: bool) -> None:
+def check_split(
+    folder: Path, truth: GroundTruth, *, inputs: Iterable[str | Path | None], overwrite: bool, label: str = "folder"
+) -> None:
     """Check that the files can be written.
+
+    Parameters
+    ----------
+    folder
+        Where they go.
+    truth
+        What the streamlines are scored against.
+    inputs
+        Files that must not be replaced.
+    overwrite
+        Whether older files may be.
+    label
+        What errors call the folder.
 
     Raises
     ------
@@ -37,12 +53,12 @@ def check_split(folder: Path, truth: GroundTruth, *, inputs: Iterable[str | Path
         not be replaced, or one of them is an input.
     """
     if not truth.has_ends.any():
-        raise ValueError("No bundle has end regions, so that streamlines cannot be told apart; leave out --save_split.")
+        raise ValueError(f"No bundle has end regions, so that streamlines cannot be told apart; leave out {label}.")
     for name in truth.names:
         check_name(name, "Bundle")
         if name.endswith(".partial"):
             raise ValueError(f"Bundle '{name}' has the name of a file that is being written; rename it.")
-    check_output_folder(folder, split_files(truth), "--save_split", inputs=inputs, overwrite=overwrite)
+    check_output_folder(folder, split_files(truth), label, inputs=inputs, overwrite=overwrite)
 
 
 def save_split(
@@ -53,8 +69,6 @@ def save_split(
     truth: GroundTruth,
 ) -> None:
     """Write streamlines (N, 3), (S,) in voxel space, corner origin, one file for each kind that there is."""
-    from dwiml.tractograms.writing.writer import TractogramWriter
-
     for file, (connection, bundle) in split_files(truth).items():
         chosen = (scores.kind == connection) & (scores.bundle == bundle) & (lengths > 0)
         path = folder / file
@@ -63,5 +77,5 @@ def save_split(
             path.unlink(missing_ok=True)
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        with TractogramWriter(path, affine=truth.affine, dimensions=truth.shape, overwrite=True) as writer:
+        with TractogramWriter(path, affine=truth.grid.affine, dimensions=truth.grid.shape, overwrite=True) as writer:
             writer.append(points[np.repeat(chosen, lengths)], lengths[chosen])

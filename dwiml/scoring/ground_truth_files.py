@@ -1,10 +1,10 @@
-"""Ground truths and tractograms from their files."""
+"""Ground truths from their files."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,14 @@ from numpy.typing import NDArray
 
 from dwiml.arguments import quoted
 from dwiml.files import check_file, read_json
-from dwiml.hdf5.inspection import open_tractogram, open_volume, readable
-from dwiml.hdf5.standalone import TELL_THEIR_GRID, read_tractogram_grid
-from dwiml.hdf5.volumes import check_end
+from dwiml.files.images import check_image_end, open_numbers, readable
 from dwiml.ops.masks import as_mask
-from dwiml.ops.spaces import to_vox_corner
 from dwiml.scoring.defaults import END_TOLERANCE_MM, MASK_TOLERANCE_MM
 from dwiml.scoring.ground_truth import GroundTruth, TrueBundle, Volume
 from dwiml.scoring.voxels import chunks, crossed_voxels
 from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.kinds import check_kind
-from dwiml.tractograms.tck import check_tck_whole
-from dwiml.tractograms.trk import check_trk_header, check_trk_whole
-from dwiml.tractograms.trx import TrxFile
+from dwiml.tractograms.reading import open_tractogram, read_streamlines
 
 logger = logging.getLogger(__name__)
 
@@ -82,75 +77,18 @@ def read_ground_truth(
     return GroundTruth.from_volumes(bundles, grid.affine, mask_tolerance=mask_tolerance, end_tolerance=end_tolerance)
 
 
-def read_streamlines(path: PathLike, affine: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Read a tractogram (.trk, .tck, .trx) into a voxel space, by way of the scanner's mm, from any grid.
-
-    Parameters
-    ----------
-    path
-        The file.
-    affine : (4, 4)
-        From voxel indices (centre origin) to rasmm.
-
-    Returns
-    -------
-    points : (N, 3) float32
-        Voxel space of the affine, corner origin, in voxels.
-    lengths : (S,) int64
-        Points of each streamline.
+def ground_truth_files(folder: PathLike, config: PathLike | None = None) -> list[PathLike]:
+    """Return the folder of a ground truth, its config, and every file that the config names, there or elsewhere.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        When it is missing, damaged or of another kind, when a .trk header contradicts itself, or when coordinates are
-        NaN or infinite.
+        When the config is missing or damaged.
     """
-    return _read_streamlines(Path(path), affine, "The tractogram")
-
-
-def _read_streamlines(
-    path: Path, affine: NDArray[np.float64], label: str
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    stored, lengths = _stored_streamlines(path, label)
-    logger.info("%d streamlines from '%s'.", len(lengths), path)
-    points = np.empty(stored.shape, dtype=np.float32)
-    for _, part in chunks(lengths):
-        points[part] = to_vox_corner(
-            stored[part], space="rasmm", origin="center", affine=affine, voxel_sizes=np.ones(3)
-        )
-    if not np.isfinite(points).all():
-        raise ValueError(f"{label} '{path}' holds NaN or infinite coordinates; remove these streamlines.")
-    return points, lengths
-
-
-def check_tractogram(path: PathLike, label: str = "The tractogram") -> None:
-    """Check, without opening it, that a file is there and of a kind that can be read.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        When it is not.
-    """
-    check_kind(path, label)
-
-
-def _stored_streamlines(path: Path, label: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Return the points of a file, (N, 3) in rasmm, and the number of points of each streamline, none of them 0."""
-    check_tractogram(path, label)
-    suffix = path.suffix.lower()
-    if suffix == ".trx":
-        with readable(path, label), TrxFile(path) as trx:
-            return trx.points(), trx.lengths[trx.lengths > 0]
-    if suffix == ".trk":
-        check_trk_whole(path, label)
-    file = open_tractogram(path, label, lazy=False)
-    if suffix == ".trk":
-        check_trk_header(file.header, path, label)
-    else:
-        check_tck_whole(path, file.header, label)
-    streamlines = file.tractogram.streamlines
-    lengths = np.fromiter(map(len, streamlines), dtype=np.int64, count=len(streamlines))
-    return streamlines.get_data().reshape(-1, 3), lengths
+    path = config or os.path.join(folder, CONFIG_NAME)
+    # Without one, a folder of masks; a file of this name would be read the next time.
+    named = list(_texts(read_json(path, "The config of the ground truth"))) if config or os.path.isfile(path) else []
+    return [folder, path, *(os.path.join(folder, name) for name in named)]
 
 
 def _read_entries(folder: Path, config: Path | None) -> dict[str, dict[str, Any]]:
@@ -168,7 +106,7 @@ def _read_entries(folder: Path, config: Path | None) -> dict[str, dict[str, Any]
             raise FileNotFoundError(f"The config of the ground truth, '{config}', was not found.")
         raise FileNotFoundError(
             f"'{folder}' holds neither '{CONFIG_NAME}' nor a NIfTI mask; write the file (its form is in the page "
-            "'Scores' of the documentation) or give one with --config. Example subjects have one since dwiml 0.1.0; "
+            "'Scores' of the documentation) or give one with config=FILE. Example subjects have one since dwiml 0.1.0; "
             "for older ones, run dwiml phantom again."
         )
     entries = read_json(path, "The config of the ground truth")
@@ -213,8 +151,9 @@ class _Reader:
     def take_grids(self, name: str, entry: Mapping[str, Any]) -> None:
         """Take the grids from the headers of one bundle's tractograms."""
         for path in self._tractograms(name, entry):
-            if path.suffix.lower() in TELL_THEIR_GRID:
-                self._take_grid(read_tractogram_grid(path, f"The tractogram of bundle '{name}'"))
+            grid = open_tractogram(path, f"The tractogram of bundle '{name}'").grid
+            if grid is not None:
+                self._take_grid(grid)
 
     def _tractograms(self, name: str, entry: Mapping[str, Any]) -> list[Path]:
         if "tractogram" not in entry:
@@ -281,16 +220,11 @@ class _Reader:
         """Read a file's voxels; keep them in memory when other volumes are likely to be taken from it (`again`)."""
         data: NDArray[Any] | None = self._volumes.get(path)
         if data is None:
-            image = open_volume(path, label)
-            if len(image.shape) not in (3, 4) or image.get_data_dtype().kind not in "biuf":
-                raise ValueError(
-                    f"{label}: '{path}' has shape {image.shape} and {image.get_data_dtype()} values; 3 or 4 axes of "
-                    "real numbers are expected."
-                )
+            image = open_numbers(path, label)
             self._take_grid(Grid.from_header(image.affine, image.shape[:3], path))
             with readable(path, label):
                 data = np.asarray(image.dataobj)
-                check_end(image, label)
+                check_image_end(image, label)
             if again:
                 self._volumes[path] = data
         return data
@@ -300,7 +234,7 @@ class _Reader:
         voxels: Volume | None = None
         for path in paths:
             grid = self.known_grid()
-            points, lengths = _read_streamlines(path, grid.affine, label)
+            points, lengths = read_streamlines(path, grid.affine, label)
             voxels = np.zeros(grid.shape, dtype=bool) if voxels is None else voxels
             for lines, part in chunks(lengths):
                 crossings = crossed_voxels(points[part], lengths[lines], grid.shape, grid.voxel_sizes)
@@ -311,3 +245,12 @@ class _Reader:
 
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield every text in a JSON value that is not a key: a text that is not a file matches no output."""
+    if isinstance(value, str):
+        yield value.replace("\0", "")
+    elif isinstance(value, (list, dict)):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _texts(each)

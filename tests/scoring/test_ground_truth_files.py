@@ -26,8 +26,9 @@ from scoring_support import (
 )
 
 from dwiml.scoring.ground_truth import GroundTruth, TrueBundle
-from dwiml.scoring.reading import read_ground_truth, read_streamlines
+from dwiml.scoring.ground_truth_files import read_ground_truth
 from dwiml.scoring.scores import score_streamlines
+from dwiml.tractograms.reading import read_streamlines
 from dwiml.tractograms.writing.writer import TractogramWriter
 
 LABELS = np.zeros(SHAPE, dtype=np.int16)
@@ -86,7 +87,7 @@ def test_masks_labels_and_volumes(folder: Path) -> None:
     )
     for name in ("masks", "wide_masks", "ends"):
         np.testing.assert_array_equal(getattr(truth, name).toarray(), getattr(expected, name).toarray())
-    np.testing.assert_allclose(truth.affine, OBLIQUE, atol=1e-6)
+    np.testing.assert_allclose(truth.grid.affine, OBLIQUE, atol=1e-6)
     assert (truth.names, truth.regions) == (expected.names, expected.regions)
     assert (truth.mask_tolerance, truth.end_tolerance) == (1, 2)
     np.testing.assert_array_equal([truth.head, truth.tail], [expected.head, expected.tail])
@@ -108,8 +109,8 @@ def test_a_mask_is_what_tractograms_cross(folder: Path, suffix: str) -> None:
 
 def test_tractograms_alone_tell_the_grid(folder: Path) -> None:
     truth = read_ground_truth(configure(folder, lower={"tractogram": "lower.trk"}))
-    assert truth.shape == SHAPE
-    np.testing.assert_allclose(truth.affine, OBLIQUE, atol=1e-5)
+    assert truth.grid.shape == SHAPE
+    np.testing.assert_allclose(truth.grid.affine, OBLIQUE, atol=1e-5)
 
 
 def test_a_folder_of_masks_needs_no_config(folder: Path) -> None:
@@ -149,7 +150,7 @@ def test_the_grid_is_told_by_any_file_in_any_order(folder: Path, first: str, sec
         writer.append(points, lengths)
     bundles = {"AF": {"tractogram": f"upper.{first}"}, "CST": {"tractogram": f"lower.{second}"}}
     truth = read_ground_truth(configure(folder, **bundles))
-    np.testing.assert_allclose(truth.affine, OBLIQUE, atol=1e-5)
+    np.testing.assert_allclose(truth.grid.affine, OBLIQUE, atol=1e-5)
     expected = read_ground_truth(configure(folder, AF={"tractogram": "upper.trk"}, CST={"tractogram": "lower.trk"}))
     np.testing.assert_array_equal(truth.masks.toarray(), expected.masks.toarray())
 
@@ -217,7 +218,7 @@ def test_lines_and_truth_of_files_score_as_those_in_memory(tmp_path: Path, affin
         save_volume(tmp_path / f"{name}.nii", volume, affine)
     configure(tmp_path, lower={"mask": "mask.nii", "head": "head.nii", "tail": "tail.nii"})
     truth = read_ground_truth(tmp_path, mask_tolerance=3, end_tolerance=4)
-    points, lengths = read_streamlines(tmp_path / "lines.trk", truth.affine)
+    points, lengths = read_streamlines(tmp_path / "lines.trk", truth.grid.affine)
     in_memory = GroundTruth.from_volumes({"lower": TrueBundle(**LOWER)}, affine, mask_tolerance=3, end_tolerance=4)
     expected = score_streamlines(*joined(lines), in_memory)
     assert score_streamlines(points, lengths, truth).as_dict() == expected.as_dict()
