@@ -42,7 +42,7 @@ ROOMS = {
     "models": LEAVES - {"hdf5.schema", "hdf5.stored"},
     "tracking": LEAVES | {"data", "models", "tractograms"},
     "training": LEAVES | {"data", "batching", "models"},
-    "evaluation": LEAVES | {"data", "batching", "models", "training"},
+    "evaluation": LEAVES | {"data", "batching", "models", "training", "tractograms"},
     "viz": {
         "files",
         "matplotlib_backend",
@@ -62,6 +62,7 @@ STORED = ("", ".datasets", ".digests", ".fingerprint", ".heaps", ".identity", ".
 MODULES = {
     "hdf5.schema": {"files", "ops"},
     **{f"hdf5.stored{name}": {"arguments", "files", "hdf5.schema", "hdf5.stored"} for name in STORED},
+    "tracking.sources": ROOMS["tracking"] | {"tracking", "hdf5.standalone", "hdf5.volumes"},
     "training.generation.phase": ROOMS["training"] | {"training", "tracking", "scoring"},
     "training.generation.measures": ROOMS["training"] | {"training", "scoring"},
 }
@@ -147,6 +148,10 @@ def test_imports_point_one_way(path: Path) -> None:
             ["viz"],
         ),
         ("models.base", "from ..hdf5 import schema\nfrom . import one_input", ["hdf5.schema"]),
+        ("tractograms.reading", "from dwiml.hdf5.schema import VERSION", ["hdf5.schema"]),
+        ("tractograms.reading", "from dwiml.files.images import readable\nfrom dwiml.ops import spaces", []),
+        ("data.volumes", "from dwiml.tractograms.grid import Grid", []),
+        ("tracking.tracker", "from dwiml.hdf5.standalone import read_mask", ["hdf5.standalone"]),
         ("data.dataset", "from dwiml.hdf5.schema import VERSION", []),
         ("data.dataset", "from dwiml.hdf5.creator import create_hdf5", ["hdf5.creator"]),
         (

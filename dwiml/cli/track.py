@@ -165,11 +165,10 @@ def _run(arguments: argparse.Namespace) -> None:
         simultaneous=simultaneous,
     )
     seeds = _seeds(arguments, data.seeding_mask)
-    x, y, z = data.subject.volume.shape[:3]
     writer = TractogramWriter(
         arguments.out,
-        affine=data.affine,
-        dimensions=(x, y, z),
+        affine=data.grid.affine,
+        dimensions=data.grid.shape,
         data_per_streamline={"seeds": 3} if arguments.save_seeds else None,
         compress=arguments.compress,
         overwrite=arguments.overwrite,
@@ -189,8 +188,8 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
     from dwiml.cli.inputs import data_of
-    from dwiml.cli.tracking_data import IMAGES
     from dwiml.files import check_outputs, refuse_inputs
+    from dwiml.tracking.sources import IMAGES
     from dwiml.tractograms.writing.partial import partial_of
 
     experiments = [each for each in (arguments.experiment, arguments.standardize_like) if each is not None]

@@ -6,19 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nibabel as nib
 import numpy as np
-from nibabel.affines import apply_affine
-from nibabel.streamlines import Field
-from nibabel.streamlines.tractogram import TractogramItem
-from nibabel.streamlines.trk import TrkFile
 
 from dwiml.arguments import check_number
 from dwiml.evaluation.losses_by_point import PointLosses, SubjectReader
-from dwiml.files import written_whole
 from dwiml.matplotlib_backend import VALUE_COLORS, value_colormap
 from dwiml.ops.ragged import run_rows
-from dwiml.ops.spaces import from_vox_corner
+from dwiml.tractograms.writing.with_data import Part, write_trk
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -159,63 +153,18 @@ class _Shown:
 
 
 def _write(path: Path, reader: SubjectReader, shown: _Shown, ids: Integers, on_progress: Callable[[int], None]) -> None:
-    own = reader.data.streamlines[reader.batch_loader.streamline_group_name]
-    # Older files do not say on which grid the streamlines are; the loader has checked that the volume's is theirs.
-    shape = reader.data.volumes[reader.batch_loader.input_group_name].shape[:3]
-    header = {
-        Field.VOXEL_TO_RASMM: own.affine,
-        Field.VOXEL_SIZES: own.voxel_sizes,
-        Field.DIMENSIONS: np.array(shape, dtype=np.int16),
-        Field.VOXEL_ORDER: "".join(nib.aff2axcodes(own.affine)),
-    }
+    streamlines = reader.data.streamlines[reader.batch_loader.streamline_group_name]
+    volume = reader.data.volumes[reader.batch_loader.input_group_name]
 
-    with written_whole(path) as stream:
-        TrkFile(_Streamed(reader, shown, ids, on_progress), header=header).save(stream)
-
-
-class _Streamed:
-    """What nibabel asks of a tractogram that it saves, read a batch at a time.
-
-    Not its LazyTractogram: made from one function for points and data, that leaves out the affine (nibabel 5.4).
-    """
-
-    def __init__(self, reader: SubjectReader, shown: _Shown, ids: Integers, on_progress: Callable[[int], None]) -> None:
-        self._reader = reader
-        self._shown = shown
-        self._ids = ids
-        self._on_progress = on_progress
-        self._to_asked: npt.NDArray[np.float64] = np.eye(4)
-
-    def to_world(self, lazy: bool) -> _Streamed:
-        return self
-
-    def apply_affine(self, affine: npt.NDArray[np.float64], lazy: bool) -> _Streamed:
-        self._to_asked = affine @ self._to_asked
-        return self
-
-    def __iter__(self) -> Iterator[TractogramItem]:
-        own = self._reader.data.streamlines[self._reader.batch_loader.streamline_group_name]
+    def parts() -> Iterator[Part]:
         start = 0
-        for streamlines, _ in self._reader.batches(self._ids):
-            points = from_vox_corner(
-                streamlines.data.numpy(),
-                space="rasmm",
-                origin="center",
-                affine=own.affine,
-                voxel_sizes=own.voxel_sizes,
-            )
-            points = apply_affine(self._to_asked, points)
-            of_points, of_streamlines = self._shown.of(self._ids[start : start + len(streamlines)])
-            start += len(streamlines)
-            lengths = streamlines.lengths.numpy()
-            for number, (stop, length) in enumerate(zip(np.cumsum(lengths), lengths, strict=True)):
-                rows = slice(stop - length, stop)
-                yield TractogramItem(
-                    points[rows],
-                    {key: values[number] for key, values in of_streamlines.items()},
-                    {key: values[rows] for key, values in of_points.items()},
-                )
-            self._on_progress(len(streamlines))
+        for batch, _ in reader.batches(ids):
+            stop = start + len(batch)
+            yield Part(batch.data.numpy(), batch.lengths.numpy(), *shown.of(ids[start:stop]))
+            start = stop
+            on_progress(len(batch))
+
+    write_trk(path, streamlines.grid_of(volume.grid.shape), parts())
 
 
 def _quantiles(values: npt.NDArray[Any]) -> dict[str, float]:

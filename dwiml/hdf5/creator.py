@@ -194,7 +194,7 @@ def _warn_of_resampling(summary: CreationSummary, resample: Resampling, voxel_si
             )
     if resample.compress is not None and resample.compress > min(voxel_sizes):
         logger.warning(
-            "Streamlines were allowed to move by %g mm, which is more than a voxel (%.3g mm); --compress 0.1 is usual.",
+            "Streamlines were allowed to move by %g mm, which is more than a voxel (%.3g mm); compress=0.1 is usual.",
             *(resample.compress, min(voxel_sizes)),
         )
 

@@ -14,7 +14,6 @@ from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.kinds import check_kind
 from dwiml.tractograms.reading import open_tractogram
 
-_EXTENSIONS = (".trk", ".tck")
 _PAIR = (".img", ".hdr")
 
 
@@ -181,7 +180,7 @@ def _plan_streamlines(plan: SubjectPlan, group: StreamlinesGroup, *, allow_missi
     files = find_files(plan.folder, group.files, label, allow_missing=allow_missing)
     kept = []
     for path in files:
-        check_kind(path, f"{label}: the tractogram", _EXTENSIONS)
+        check_kind(path, f"{label}: the tractogram")
         if _inspect_tractogram(plan, path, group, label):
             kept.append(path)
         elif not allow_missing:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from dwiml.files import check_file
@@ -11,7 +10,7 @@ from dwiml.files import check_file
 ALL_KINDS = (".trk", ".tck", ".trx")
 
 
-def check_kind(path: str | os.PathLike[str], what: str, kinds: Sequence[str] = ALL_KINDS) -> Path:
+def check_kind(path: str | os.PathLike[str], what: str) -> Path:
     """Check, without opening it, that a file is there, regular, and of a kind that is read.
 
     Parameters
@@ -20,8 +19,6 @@ def check_kind(path: str | os.PathLike[str], what: str, kinds: Sequence[str] = A
         The file; a ``.trx`` may also be a folder of arrays.
     what
         How a sentence begins, for instance ``"The tractogram"``.
-    kinds
-        Extensions.
 
     Raises
     ------
@@ -30,14 +27,14 @@ def check_kind(path: str | os.PathLike[str], what: str, kinds: Sequence[str] = A
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    *first, last = kinds
-    wanted = f"{', '.join(first)} or {last}"
     if suffix == ".gz" and path.with_suffix("").suffix.lower() in ALL_KINDS:
         raise ValueError(
             f"{what} '{path}' is compressed, and dwiml reads tractograms uncompressed; run 'gunzip -k {path.name}' "
             f"first, and give '{path.with_suffix('').name}'."
         )
-    if suffix not in kinds:
+    if suffix not in ALL_KINDS:
+        *first, last = ALL_KINDS
+        wanted = f"{', '.join(first)} or {last}"
         raise ValueError(f"{what} '{path}' is not in a format that dwiml reads; convert it to {wanted}.")
     if suffix == ".trx" and path.is_dir():
         return path

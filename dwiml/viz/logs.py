@@ -228,11 +228,13 @@ def _show(logs: Sequence[Log], panels: Sequence[Panel], log_scale: Sequence[str]
 def _checked_default_path(folders: Sequence[Path]) -> Path:
     path = _default_path(folders)
     if path.is_symlink():
-        raise ValueError(f"'{path}' is a symbolic link, and is not replaced without being asked for; give --out.")
+        raise ValueError(
+            f"'{path}' is a symbolic link, and is not replaced without being asked for; choose a file with out=FILE."
+        )
     try:
         check_target(path, "Figure", overwrite=True)
     except PermissionError as error:
-        raise PermissionError(f"{str(error).rstrip('.')}; save it elsewhere with --out.") from error
+        raise PermissionError(f"{str(error).rstrip('.')}; save it elsewhere with out=FILE.") from error
     return path
 
 

@@ -12,8 +12,8 @@ import pytest
 from scoring_support import LOWER, OBLIQUE, SHAPE, UPPER, along_x, joined, save_lines, save_volume
 
 from dwiml import __version__
+from dwiml.cli.inputs import names_of
 from dwiml.cli.main import main
-from dwiml.cli.score import names_of
 from dwiml.tractograms.writing.writer import TractogramWriter
 
 LINES = {

@@ -102,7 +102,7 @@ def test_other_formats_and_an_older_file(
         (["sub-03", "OUT.vtk"], "'OUT.vtk' does not say the tractogram's format"),
         (["sub-03", "OUT.trk", "--tracking_mask", "mask"], "Volume group 'mask' not found in"),
         (["sub-03", "OUT.trk", "--tracking_mask", "input"], "Volume group 'input' holds 28 features; a mask has one."),
-        (["sub-03", "OUT.trk", "--tracking_mask", "no.nii.gz"], "error: --tracking_mask: '/"),
+        (["sub-03", "OUT.trk", "--tracking_mask", "no.nii.gz"], "error: tracking_mask: '/"),
         (["sub-03", "OUT.trk", "--algo", "prob"], "gives one direction, so algo must be 'det', got 'prob'."),
         (["sub-03", "OUT.trk", "--simultaneous", "many"], "--simultaneous must be a whole number or 'auto', got"),
         (["sub-03", "OUT.trk", "--theta", "200"], "theta must be above 0, and 180 at most, got 200.0."),
@@ -157,12 +157,12 @@ def test_a_mask_that_is_empty_or_on_another_grid(
     words = [out, "--input", images(phantom)[0], "--std_mask", images(phantom)[1]] if source else ["sub-03", out]
     command = ["track", str(phantom / "exp"), *words, "--tracking_mask", images(phantom)[1], "--seeding_mask"]
     assert main([*command, str(path), "--mask_threshold", "0.9"]) == 2
-    told = "pve.nii.gz' has no voxel of 0.9 or more (its largest value is 0.75): lower --mask_threshold"
+    told = "pve.nii.gz' has no voxel of 0.9 or more (its largest value is 0.75): lower mask_threshold"
     assert told in capsys.readouterr().err
     assert main([*command, str(other)]) == 2
-    assert capsys.readouterr().err.startswith("error: --seeding_mask: '")
+    assert capsys.readouterr().err.startswith("error: seeding_mask: '")
     assert main([*command, str(tmp_path / "no.nii.gz")]) == 2
-    assert capsys.readouterr().err.startswith("error: --seeding_mask: '")
+    assert capsys.readouterr().err.startswith(f"error: {'--' if source else ''}seeding_mask: '")
 
 
 @pytest.mark.parametrize("source", ["image", "group"])

@@ -9,6 +9,8 @@ import pytest
 from dipy.io.stateful_tractogram import Origin, Space, StatefulTractogram
 from dipy.tracking.streamline import set_number_of_points
 
+from dwiml.tractograms.writing.writer import TractogramWriter
+
 LINES_ONLY = {"streamlines": {"type": "streamlines", "files": ["*.t*"]}}
 
 
@@ -84,6 +86,30 @@ def test_several_tractograms_are_put_together(subjects, grid):
     subjects.create(groups)
     for found, drawn in zip(lines_of(subjects), one + two + three, strict=True):
         np.testing.assert_allclose(found, drawn, atol=1e-4)
+
+
+def test_a_trx_gives_what_a_trk_gives(subjects, grid):
+    lines, ids = grid["arcs"](8), np.arange(8.0)[:, None]
+    subjects.tractogram("a", "wb.trk", lines, {"id": ids})
+    groups = {"streamlines": {"type": "streamlines", "files": ["wb.trk"], "dps_keys": ["id"]}}
+    subjects.create(groups)
+    expected, expected_attributes = group_of(subjects)
+    points, lengths = np.concatenate(lines), np.array([len(line) for line in lines])
+    with TractogramWriter(
+        subjects.folder / "a/wb.trx", affine=grid["affine"], dimensions=grid["shape"], data_per_streamline={"id": 1}
+    ) as writer:
+        writer.append(points, lengths, {"id": ids})
+    groups["streamlines"]["files"] = ["wb.trx"]
+    subjects.create(groups, overwrite=True)
+    arrays, attributes = group_of(subjects)
+    np.testing.assert_allclose(arrays.pop("data"), expected.pop("data"), atol=1e-4)
+    np.testing.assert_allclose(arrays.pop("euclidean_lengths"), expected.pop("euclidean_lengths"), rtol=1e-5)
+    np.testing.assert_equal(arrays, expected)
+    assert attributes["voxel_order"] == expected_attributes["voxel_order"]
+    np.testing.assert_allclose(attributes["affine"], expected_attributes["affine"], atol=1e-5)
+    groups["streamlines"]["dps_keys"] = ["w"]
+    with pytest.raises(ValueError, match=r"data per streamline 'w' not found in '.*wb.trx'; it has: 'id'"):
+        subjects.create(groups, overwrite=True)
 
 
 def test_data_per_streamline_is_kept(subjects, grid):
@@ -314,7 +340,7 @@ def test_unknown_and_damaged_tractograms_are_refused(subjects, grid):
     subjects.plain("a")
     groups = {"streamlines": {"type": "streamlines", "files": ["mask.nii.gz"]}}
     with pytest.raises(
-        ValueError, match="mask.nii.gz' is not in a format that dwiml reads; convert it to .trk or .tck"
+        ValueError, match="mask.nii.gz' is not in a format that dwiml reads; convert it to .trk, .tck or .trx"
     ):
         subjects.create(groups)
     path = subjects.folder / "a/wb.trk"

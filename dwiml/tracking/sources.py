@@ -1,0 +1,171 @@
+"""What a model tracks on: a subject of an HDF5 file, or image files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dwiml.data.dataset import MultiSubjectDataset
+from dwiml.hdf5.standalone import read_mask, read_volumes
+from dwiml.hdf5.volumes import mask_with_warning
+from dwiml.ops.masks import DEFAULT_THRESHOLD, Mask
+from dwiml.tracking.input_order import check_same_making
+from dwiml.tracking.tracker import TrackingSubject
+from dwiml.tractograms.grid import Grid
+
+IMAGES = (".nii", ".nii.gz", ".mgz", ".mgh")
+"""Extensions by which the name of a mask is that of an image file, not of a group of the HDF5 file."""
+
+
+@dataclass(frozen=True)
+class TrackingData:
+    """A subject and where to begin.
+
+    Attributes
+    ----------
+    subject
+        Volume and tracking mask.
+    seeding_mask
+        Shape (X, Y, Z), bool.
+    grid
+        The voxels of all of them.
+    """
+
+    subject: TrackingSubject
+    seeding_mask: NDArray[np.bool_]
+    grid: Grid
+
+
+def is_image(name: str | Path) -> bool:
+    """Tell whether the name of a mask is that of an image file."""
+    return str(name).endswith(IMAGES)
+
+
+def read_from_hdf5(
+    hdf5_file: str | Path,
+    subject: str,
+    input_group: str,
+    *,
+    tracking_mask: str | Path,
+    seeding_mask: str | Path | None = None,
+    mask_threshold: float = DEFAULT_THRESHOLD,
+    trained_on: Mapping[str, Any] | None = None,
+) -> TrackingData:
+    """Read a subject of an HDF5 file.
+
+    Parameters
+    ----------
+    hdf5_file
+        The file.
+    subject
+        Its name, in any of the three subsets.
+    input_group
+        The volume group of the model's input.
+    tracking_mask, seeding_mask
+        Volume groups of one feature, or image files on the grid of the input; None: seeds are in the tracking mask.
+    mask_threshold
+        For masks of probabilities: see :func:`dwiml.ops.masks.as_mask`.
+    trained_on
+        How the input group that the model was trained on was made: its entry of the groups config. It is compared with
+        that of the file.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        When something is missing, or does not go together.
+    """
+    given = {"tracking_mask": tracking_mask, "seeding_mask": seeding_mask}
+    names = {str(name) for name in given.values() if name is not None and not is_image(name)}
+    dataset = MultiSubjectDataset(hdf5_file)
+    check_same_making(trained_on or {}, dataset.groups_config.get(input_group) or {}, input_group, hdf5_file)
+    volume_groups = [input_group, *sorted(names - {input_group})]
+    dataset.load_data(subj_id=subject, volume_groups=volume_groups, streamline_groups=[])
+    (loaded,) = [*dataset.training_set, *dataset.validation_set, *dataset.testing_set]
+    volume = loaded.volumes[input_group]
+
+    def mask(parameter: str, name: str | Path) -> Mask:
+        if is_image(name):
+            return read_mask(name, volume.grid, threshold=mask_threshold, label=parameter)[0]
+        values = loaded.volumes[str(name)]
+        if values.nb_features != 1:
+            raise ValueError(f"Volume group '{name}' holds {values.nb_features} features; a mask has one.")
+        difference = volume.grid.difference(values.grid)
+        if difference:
+            raise ValueError(
+                f"Subject '{subject}': volume groups '{input_group}' and '{name}' have {difference}; recreate the HDF5 "
+                "file."
+            )
+        label = f"Volume group '{name}' of subject '{subject}'"
+        return mask_with_warning(values.as_tensor()[..., 0].numpy(), label, threshold=mask_threshold)
+
+    masks = {parameter: mask(parameter, name) for parameter, name in given.items() if name is not None}
+    return _tracking_data(volume.as_tensor(), volume.grid, masks, given, mask_threshold)
+
+
+def read_from_images(
+    images: Sequence[str | Path],
+    *,
+    tracking_mask: str | Path,
+    seeding_mask: str | Path | None = None,
+    mask_threshold: float = DEFAULT_THRESHOLD,
+    standardization: str = "none",
+    std_mask: Sequence[str | Path] = (),
+) -> TrackingData:
+    """Read image files, concatenated and standardized as for an HDF5 file.
+
+    Parameters
+    ----------
+    images
+        Those of the model's input, in its order, all on one grid.
+    tracking_mask, seeding_mask
+        Image files on that grid; None: seeds are in the tracking mask.
+    mask_threshold
+        For masks of probabilities: see :func:`dwiml.ops.masks.as_mask`.
+    standardization, std_mask
+        As in a groups config: see :class:`dwiml.hdf5.config.VolumeGroup`.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        When something is missing, or does not go together.
+    """
+    given = {"tracking_mask": tracking_mask, "seeding_mask": seeding_mask}
+    values, grid = read_volumes(images, standardization=standardization, std_mask=std_mask, label="input")
+    masks = {
+        parameter: read_mask(name, grid, threshold=mask_threshold, label=parameter)[0]
+        for parameter, name in given.items()
+        if name is not None
+    }
+    return _tracking_data(torch.from_numpy(values), grid, masks, given, mask_threshold)
+
+
+def _tracking_data(
+    volume: torch.Tensor,
+    grid: Grid,
+    masks: Mapping[str, Mask],
+    given: Mapping[str, str | Path | None],
+    mask_threshold: float,
+) -> TrackingData:
+    for parameter, mask in masks.items():
+        _refuse_empty(mask, f"{parameter}: '{given[parameter]}' has no voxel", mask_threshold)
+    tracking_mask = masks["tracking_mask"]
+    voxel_sizes = torch.from_numpy(grid.voxel_sizes.astype(np.float32))
+    tracked = TrackingSubject(volume, voxel_sizes, torch.from_numpy(tracking_mask.values.copy()))
+    return TrackingData(tracked, masks.get("seeding_mask", tracking_mask).inside, grid)
+
+
+def _refuse_empty(mask: Mask, where: str, mask_threshold: float) -> None:
+    if mask.inside.any():
+        return
+    if mask.probabilities is None:
+        raise ValueError(f"{where} inside: all are 0; give another mask.")
+    raise ValueError(
+        f"{where} of {mask_threshold:g} or more (its largest value is {mask.probabilities.max():.3g}): "
+        "lower mask_threshold, or give another mask."
+    )
