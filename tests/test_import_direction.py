@@ -46,6 +46,7 @@ ROOMS = {
     "viz": {
         "files",
         "matplotlib_backend",
+        "ops",
         "tractograms",
         "training.reporting.loggers",
         "training.generation.selection",
