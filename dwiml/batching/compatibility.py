@@ -8,7 +8,6 @@ from typing import Any
 
 from dwiml.arguments import kind_shown
 from dwiml.data.dataset import SUBSETS, MultiSubjectDataset
-from dwiml.ops.spaces import grid_difference
 
 
 def check_dataset(dataset: Any, asked_by: str) -> None:
@@ -74,9 +73,7 @@ def check_grids(dataset: MultiSubjectDataset, volume_group: str, streamline_grou
                 raise ValueError(f"Volume group '{volume_group}' was not loaded; give it to dataset.load_data().")
             volume = subject.volumes[volume_group]
             streamlines = subject.streamlines[streamline_group]
-            # Older files do not say on which grid the streamlines are.
-            grid = streamlines.dimensions.tolist() if any(streamlines.dimensions) else volume.shape
-            difference = grid_difference(volume.shape, volume.affine, grid, streamlines.affine)
+            difference = volume.grid.difference(streamlines.grid_of(volume.grid.shape))
             if difference:
                 raise ValueError(
                     f"Subject '{subject.subject_id}': volume group '{volume_group}' and streamlines group "
