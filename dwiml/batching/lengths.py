@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from dwiml.data.dataset import SUBSETS, MultiSubjectDataset
-from dwiml.ops.resampling import MOST_POINTS, Resampling, check_number_of_points
+from dwiml.ops.resampling import MAX_POINTS, Resampling, check_number_of_points
 
 if TYPE_CHECKING:
     from dwiml.models.protocols import LoaderModel
@@ -68,9 +68,9 @@ def notes_on_lengths(dataset: MultiSubjectDataset, streamline_group: str, model:
     if longest is None or longest.nb_points <= MANY_POINTS:
         return []
     whose = f"Streamline {longest.number} of subject '{longest.subject_id}' has {longest.nb_points:,} points"
-    if longest.nb_points > MOST_POINTS:
+    if longest.nb_points > MAX_POINTS:
         raise ValueError(
-            f"{whose}; more than {MOST_POINTS:,} are refused: give the model a step_size (mm), or recreate the HDF5 "
+            f"{whose}; more than {MAX_POINTS:,} are refused: give the model a step_size (mm), or recreate the HDF5 "
             "file without it."
         )
     return [

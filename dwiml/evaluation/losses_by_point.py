@@ -15,7 +15,7 @@ from dwiml.batching.sampler import BatchIds
 from dwiml.data.dataset import SubjectData
 from dwiml.models.protocols import EvaluatedModel
 from dwiml.ops import ragged
-from dwiml.ops.directions import SHORTEST
+from dwiml.ops.directions import SHORTEST_STEP
 from dwiml.ops.randomness import BatchKey
 from dwiml.ops.sequences import TensorSequence
 
@@ -166,7 +166,7 @@ def _losses_of_batch(
     losses, _ = batch.loss(model, outputs, average_results=False)
     has_row = torch.ones_like(is_last) if with_ends else ~is_last
     moves = torch.zeros_like(is_last)
-    moves[~is_last] = torch.linalg.vector_norm(targets.diff().data, dim=-1) > SHORTEST
+    moves[~is_last] = torch.linalg.vector_norm(targets.diff().data, dim=-1) > SHORTEST_STEP
     counted = moves | (is_last & has_row)
     by_point = _on_points(losses, has_row)
     if not bool(by_point[counted].isfinite().all()):

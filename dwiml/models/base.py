@@ -20,7 +20,7 @@ from dwiml.models.saving import (
     read_state,
     write_model,
 )
-from dwiml.ops.resampling import MOST_POINTS
+from dwiml.ops.resampling import MAX_POINTS
 from dwiml.ops.sequences import TensorSequence
 from dwiml.params import Parameterized
 from dwiml.seeding import seed_of_everything
@@ -78,7 +78,7 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
         self.experiment_name = experiment_name
         _check_one_resampling(step_size=step_size, nb_points=nb_points, compress_lines=compress_lines)
         self.step_size = _none_or_positive("step_size", step_size)
-        self.nb_points = None if nb_points is None else check_whole("nb_points", nb_points, low=2, high=MOST_POINTS)
+        self.nb_points = None if nb_points is None else check_whole("nb_points", nb_points, low=2, high=MAX_POINTS)
         self.compress_lines = _none_or_positive("compress_lines", compress_lines)
 
     @property

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dwiml.arguments import check_dropout, shown
-from dwiml.ops.directions import SHORTEST, normalize_directions
+from dwiml.ops.directions import SHORTEST_STEP, normalize_directions
 
 
 class DirectionGetter(nn.Module, abc.ABC):
@@ -136,7 +136,7 @@ class SphereClassification(DirectionGetter):
         """Return the negative log-likelihood of the class that is nearest to each step, or of the end."""
         classes = (normalize_directions(steps) @ self.directions.to(steps.dtype).T).argmax(dim=-1)
         if self.add_eos:
-            ends = torch.linalg.vector_norm(steps, dim=-1) <= SHORTEST
+            ends = torch.linalg.vector_norm(steps, dim=-1) <= SHORTEST_STEP
             classes = torch.where(ends, len(self.directions), classes)
         losses = nn.functional.cross_entropy(outputs, classes, reduction="none")
         # A NaN has no nearest class, and must be named.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dwiml.arguments import check_whole, shown
 
 # Far above what anyone trains: a number from a damaged or a stranger's file must not become an allocation.
-MOST_UNITS = 100_000
+MAX_UNITS = 100_000
 
 
 class NoEmbedding(nn.Identity):
@@ -29,7 +29,7 @@ class NNEmbedding(nn.Module):
 
     def __init__(self, input_size: int, output_size: int | None = None) -> None:
         super().__init__()
-        self.output_size = check_whole("The embedded size of 'nn_embedding'", output_size, low=1, high=MOST_UNITS)
+        self.output_size = check_whole("The embedded size of 'nn_embedding'", output_size, low=1, high=MAX_UNITS)
         self.linear = nn.Linear(input_size, self.output_size)
 
     def forward(self, features: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from dwiml.ops.neighborhood import neighborhood_offsets
 from dwiml.ops.sequences import TensorSequence
 
 # Far above what anyone trains: a number from a damaged or a stranger's file must not become an allocation.
-MOST_FEATURES = 10_000_000
+MAX_FEATURES = 10_000_000
 
 
 class ModelWithNeighborhood(MainModelAbstract):
@@ -93,7 +93,7 @@ class ModelWithOneInput(MainModelAbstract):
     ) -> None:
         super().__init__(**kwargs)
         # Counts read from an HDF5 file are numpy integers, which torch's layers refuse.
-        self.nb_features = check_whole("nb_features", nb_features, low=1, high=MOST_FEATURES)
+        self.nb_features = check_whole("nb_features", nb_features, low=1, high=MAX_FEATURES)
         self.input_size = self.nb_features * self._nb_neighborhood_points
         self.input_embedding_key = input_embedding_key
         self.input_embedding = build_embedding(input_embedding_key, self.input_size, input_embedded_size)

@@ -13,7 +13,7 @@ from dwiml.ops.directions import previous_directions
 from dwiml.ops.sequences import TensorSequence
 
 # Far above what anyone trains: a number from a damaged or a stranger's file must not become an allocation.
-MOST_PREVIOUS_DIRS = 10_000
+MAX_PREVIOUS_DIRS = 10_000
 
 
 class ModelWithPreviousDirections(MainModelAbstract):
@@ -51,7 +51,7 @@ class ModelWithPreviousDirections(MainModelAbstract):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        nb_previous_dirs = check_whole("nb_previous_dirs", nb_previous_dirs, low=0, high=MOST_PREVIOUS_DIRS)
+        nb_previous_dirs = check_whole("nb_previous_dirs", nb_previous_dirs, low=0, high=MAX_PREVIOUS_DIRS)
         if nb_previous_dirs == 0 and (prev_dirs_embedding_key, prev_dirs_embedded_size) != (None, None):
             raise ValueError(
                 f"prev_dirs_embedding_key={prev_dirs_embedding_key!r} and prev_dirs_embedded_size="

@@ -21,7 +21,7 @@ PARAMETERS_FILE = "parameters.json"
 STATE_FILE = "model_state.pt"
 
 _ADVICE = "copy it again from where it was whole, or train the model again"
-_MOST_NAMED = 3
+_MAX_NAMED = 3
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -211,7 +211,7 @@ def check_fit(model: nn.Module, state: Mapping[str, Any], what: str, *, any_prec
         f"'{name}' should be {described(mine)} and is {described(state[name])}"
         for name, mine in own.items()
         if name in state and not _alike(mine, state[name], any_precision=any_precision)
-    ][:_MOST_NAMED]
+    ][:_MAX_NAMED]
     if reasons:
         raise ValueError(f"{what} do not fit the model {type(model).__name__}: {'; '.join(reasons)}.")
 
@@ -265,8 +265,8 @@ def _alike(mine: Any, theirs: Any, *, any_precision: bool) -> bool:
 
 
 def _named(names: list[Any]) -> str:
-    shown = ", ".join(repr(" ".join(str(name).split())[:60]) for name in names[:_MOST_NAMED])
-    return f"{shown}, ..." if len(names) > _MOST_NAMED else shown
+    shown = ", ".join(repr(" ".join(str(name).split())[:60]) for name in names[:_MAX_NAMED])
+    return f"{shown}, ..." if len(names) > _MAX_NAMED else shown
 
 
 def _one_line(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dwiml.arguments import check_choice, check_number, check_whole, shown
 from dwiml.models.base import MainModelAbstract
 from dwiml.models.direction_getters import DIRECTION_GETTERS, DirectionGetter
-from dwiml.ops.directions import SHORTEST, recovery_steps
+from dwiml.ops.directions import SHORTEST_STEP, recovery_steps
 from dwiml.ops.sequences import TensorSequence
 
 OWN_SIZES = ("input_size", "output_size")
@@ -135,7 +135,7 @@ class ModelWithDirectionGetter(MainModelAbstract):
                 f"The outputs have shape {tuple(outputs.shape)}, the targets have {len(steps)} directions, each of "
                 f"{expected[1]} values ({wanted})."
             )
-        valid = (torch.linalg.vector_norm(steps, dim=-1) > SHORTEST) | ends
+        valid = (torch.linalg.vector_norm(steps, dim=-1) > SHORTEST_STEP) | ends
         # Whatever the model computes in, angles need the digits of the targets.
         losses = self.direction_getter.losses(outputs.to(steps.dtype), steps)
         losses = torch.where(valid | steps.isnan().any(dim=-1), losses, torch.zeros_like(losses))

@@ -1,8 +1,8 @@
-"""Augmentation of streamlines: reverse, split, noise, wandering off.
+"""Augmentation of streamlines: reversal, splitting, independent noise and correlated positional noise.
 
-Each is drawn first, then applied: `draw_...` takes the random generator and returns what was chosen, which can be kept
-and applied again; what applies it is deterministic. Streamlines are flat: `points` (N, F) of all of them in order,
-`lengths` (S,) points in each.
+Each is drawn, then applied: ``draw_...`` takes the random generator and returns what was drawn, which can be kept and
+applied again; applying it is deterministic. Streamlines are flat: ``points`` (N, F) holds the points of all of them,
+one streamline after the other, and ``lengths`` (S,) the number of points of each.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dwiml.ops.ragged import last_rows, reversed_rows
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
-# In standard deviations: no point of a streamline should jump far away by chance.
+# In standard deviations: no point of a streamline is moved far away by chance.
 _NOISE_LIMIT = 2.0
 
 
@@ -54,7 +54,7 @@ def reverse(points: NDArray[Scalar], lengths: ArrayLike, chosen: NDArray[np.bool
     Parameters
     ----------
     points : array of shape (N, F)
-        Points of all streamlines, any space.
+        Points of all streamlines, any space and origin.
     lengths : array of shape (S,)
         Number of points of each streamline.
     chosen : array of shape (S,), bool
@@ -68,14 +68,14 @@ def reverse(points: NDArray[Scalar], lengths: ArrayLike, chosen: NDArray[np.bool
     Raises
     ------
     ValueError
-        If the lengths do not add up to N, or `chosen` has not one value a streamline.
+        If the lengths do not add up to N, or `chosen` does not have one value per streamline.
     """
     lengths = _checked_lengths(lengths)
     if lengths.sum() != len(points):
         raise ValueError(f"lengths add up to {lengths.sum()} points, but there are {len(points)}.")
     chosen = np.asarray(chosen, dtype=bool)
     if chosen.shape != lengths.shape:
-        raise ValueError(f"chosen must have shape {lengths.shape}, one value a streamline, got {chosen.shape}.")
+        raise ValueError(f"chosen must have shape {lengths.shape}, one value per streamline, got {chosen.shape}.")
     to_move = np.repeat(chosen, lengths)
     reversed_points = points.copy()
     reversed_points[to_move] = points[reversed_rows(lengths)[to_move]]
@@ -97,8 +97,8 @@ def draw_split(nb: int, ratio: float, rng: np.random.Generator) -> NDArray[np.fl
     Returns
     -------
     array of shape (S,), float64
-        For a chosen streamline, where to cut it: 0 is the first cut that its length allows, 1 would be the one after
-        the last. -1 for a streamline that stays whole.
+        For a chosen streamline, where to cut it, uniform in [0, 1): 0 is the first cut that its length allows, 1 would
+        be one past the last. -1 for a streamline that stays whole.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def cuts_at(lengths: ArrayLike, places: ArrayLike, *, min_points: int = 2) -> ND
     places : array of shape (S,)
         Where to cut each, in [0, 1); negative for one that stays whole.
     min_points : int
-        Least number of points of each half. A chosen streamline of less than twice this many stays whole.
+        Minimum number of points of each half. A chosen streamline with less than twice this many stays whole.
 
     Returns
     -------
@@ -131,21 +131,21 @@ def cuts_at(lengths: ArrayLike, places: ArrayLike, *, min_points: int = 2) -> ND
     Raises
     ------
     ValueError
-        If `min_points` is below 1, or there is not one place a streamline.
+        If `min_points` is below 1, or there is not one place per streamline.
     """
     if min_points < 1:
         raise ValueError(f"min_points must be at least 1, got {min_points}.")
     lengths = _checked_lengths(lengths)
     places = np.asarray(places, dtype=np.float64)
     if places.shape != lengths.shape:
-        raise ValueError(f"places must have shape {lengths.shape}, one a streamline, got {places.shape}.")
+        raise ValueError(f"places must have shape {lengths.shape}, one per streamline, got {places.shape}.")
     nb_cuts = lengths - 2 * min_points + 1
     cuts = min_points + np.floor(places * nb_cuts).astype(np.int64)
     return np.where((places >= 0) & (nb_cuts > 0), cuts, 0)
 
 
 def split(lengths: ArrayLike, cuts: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Lengths of the streamlines after splitting. The points do not move: the two halves stay side by side.
+    """Return the lengths of the streamlines after splitting; the points stay where they are in the flat array.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ def split(lengths: ArrayLike, cuts: ArrayLike) -> tuple[NDArray[np.int64], NDArr
     new_lengths : array of shape (S',), int64
         Number of points of each streamline or half, in order; their sum is unchanged.
     counts : array of shape (S,), int64
-        Into how many each streamline went, 1 or 2.
+        Number of pieces of each streamline, 1 or 2.
 
     Raises
     ------
@@ -169,7 +169,7 @@ def split(lengths: ArrayLike, cuts: ArrayLike) -> tuple[NDArray[np.int64], NDArr
     lengths = _checked_lengths(lengths)
     cuts = np.asarray(cuts, dtype=np.int64)
     if cuts.shape != lengths.shape:
-        raise ValueError(f"cuts must have shape {lengths.shape}, one a streamline, got {cuts.shape}.")
+        raise ValueError(f"cuts must have shape {lengths.shape}, one per streamline, got {cuts.shape}.")
     if ((cuts < 0) | (cuts >= np.maximum(lengths, 1))).any():
         raise ValueError("A cut must leave at least one point on both sides; 0 keeps the streamline whole.")
     is_cut = cuts > 0
@@ -183,7 +183,7 @@ def split(lengths: ArrayLike, cuts: ArrayLike) -> tuple[NDArray[np.int64], NDArr
 
 @dataclass(frozen=True)
 class DrawnAugmentation:
-    """What was drawn for each streamline of a batch: applied to the same streamlines, it gives the same batch.
+    """The reversal and splitting drawn for each streamline of a batch; applied again, they give the same batch.
 
     Attributes
     ----------
@@ -200,7 +200,7 @@ class DrawnAugmentation:
         return len(self.reversed)
 
     def __getitem__(self, some: slice) -> DrawnAugmentation:
-        """Return what was drawn for some of the streamlines."""
+        """Return the draws of some of the streamlines."""
         return DrawnAugmentation(self.reversed[some], self.split_places[some])
 
     def apply(
@@ -211,7 +211,7 @@ class DrawnAugmentation:
         Parameters
         ----------
         points : array of shape (N, F)
-            Points of all streamlines, any space.
+            Points of all streamlines, any space and origin.
         lengths : array of shape (S,)
             Number of points of each streamline.
 
@@ -222,7 +222,7 @@ class DrawnAugmentation:
         lengths : array of shape (S',), int64
             Number of points of each streamline or half.
         counts : array of shape (S,), int64
-            Into how many each streamline went, 1 or 2.
+            Number of pieces of each streamline, 1 or 2.
 
         Raises
         ------
@@ -237,9 +237,10 @@ class DrawnAugmentation:
 
 
 def draw_noise(nb_points: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Draw noise for points: a standard normal truncated at 2 standard deviations, to be multiplied by a size.
+    """Draw independent noise for points: normal, truncated at 2 standard deviations, to be multiplied by a size.
 
-    Values beyond the limit are drawn again until none is, which leaves a variance of 0.774.
+    Values beyond the limit are drawn again until there is none (rejection sampling). The variance is then 0.774, that
+    of the truncated normal distribution, 1 - 4 phi(2) / (2 Phi(2) - 1).
 
     Parameters
     ----------
@@ -251,7 +252,7 @@ def draw_noise(nb_points: int, rng: np.random.Generator) -> NDArray[np.float32]:
     Returns
     -------
     array of shape (N, 3), float32
-        Independent values in [-2, 2], without unit.
+        Values in [-2, 2], without unit.
     """
     noise = rng.standard_normal(3 * nb_points, dtype=np.float32)
     beyond = np.flatnonzero(np.abs(noise) > _NOISE_LIMIT)
@@ -262,25 +263,26 @@ def draw_noise(nb_points: int, rng: np.random.Generator) -> NDArray[np.float32]:
 
 
 def draw_correlated_noise(lengths: ArrayLike, nb_points: float, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Draw by how much streamlines wander off, smoothly from point to point; to be multiplied by a size.
+    """Draw correlated positional noise: streamlines that drift from their true positions; to be multiplied by a size.
 
-    Along a streamline it is a stationary autoregressive process of order 1 (an Ornstein-Uhlenbeck process, sampled):
-    normal, of variance 1, the correlation of two points falling by a factor e every `nb_points` points. The whole of it
-    is multiplied by a number of the streamline's own, uniform from 0 to 2.
+    Each coordinate is an Ornstein-Uhlenbeck process sampled at the points, that is a stationary autoregressive process
+    of order 1: normal, of variance 1, the correlation between two points k points apart being exp(-k / nb_points). All
+    of a streamline's noise is then multiplied by one number drawn uniformly from 0 to 2. The source of the process:
+    Uhlenbeck and Ornstein, "On the theory of the Brownian motion", 1930, doi:10.1103/PhysRev.36.823.
 
     Parameters
     ----------
     lengths : array of shape (S,)
         Number of points of each streamline.
     nb_points : float
-        After how many points it has mostly changed; positive.
+        Correlation length, in points; positive.
     rng : numpy.random.Generator
         Source of the draw.
 
     Returns
     -------
     array of shape (N, 3), float32
-        For all points of the streamlines, one streamline after the other; without unit.
+        Noise of all points, one streamline after the other; without unit.
 
     Raises
     ------
@@ -292,13 +294,13 @@ def draw_correlated_noise(lengths: ArrayLike, nb_points: float, rng: np.random.G
     if not longest:
         return np.zeros((0, 3), dtype=np.float32)
     kept = np.exp(-1.0 / nb_points)
-    fresh = np.sqrt(1.0 - kept**2)
+    innovation = np.sqrt(1.0 - kept**2)
     drawn = rng.standard_normal((len(lengths), longest, 3), dtype=np.float32)
-    # The first point has the variance of all others, not that of what is added at a point.
-    drawn[:, 0] /= fresh
-    wander = lfilter([fresh], [1.0, -kept], drawn, axis=1)
-    wander *= rng.uniform(0.0, 2.0, len(lengths))[:, None, None]
-    return np.asarray(wander[np.arange(longest) < lengths[:, None]], dtype=np.float32)
+    # Stationary from the first point on: it has the variance of the process, not of the innovations.
+    drawn[:, 0] /= innovation
+    noise = lfilter([innovation], [1.0, -kept], drawn, axis=1)
+    noise *= rng.uniform(0.0, 2.0, len(lengths))[:, None, None]
+    return np.asarray(noise[np.arange(longest) < lengths[:, None]], dtype=np.float32)
 
 
 def _check_ratio(name: str, ratio: float) -> None:
@@ -309,5 +311,5 @@ def _check_ratio(name: str, ratio: float) -> None:
 def _checked_lengths(lengths: ArrayLike) -> NDArray[np.int64]:
     checked = np.asarray(lengths, dtype=np.int64)
     if checked.ndim != 1 or (checked < 0).any():
-        raise ValueError(f"lengths must be one count of points a streamline, got {checked!r}.")
+        raise ValueError(f"lengths must be one number of points per streamline, got {checked!r}.")
     return checked

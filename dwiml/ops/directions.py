@@ -7,28 +7,28 @@ from torch import Tensor
 
 from dwiml.ops.sequences import TensorSequence
 
-SHORTEST = 1e-8
-"""Voxels. A step shorter than this is a repeated point: float32 coordinates are hundreds of times coarser."""
+SHORTEST_STEP = 1e-8
+"""In voxels: a shorter step is a repeated point. The spacing of float32 coordinates is hundreds of times larger."""
 
 
 def normalize_directions(directions: Tensor) -> Tensor:
-    """Scale directions to unit length; those shorter than :data:`SHORTEST` become zero.
+    """Scale directions to unit length; those shorter than :data:`SHORTEST_STEP` become zero.
 
-    Repeated points therefore give a zero direction, never NaN, and a zero gradient. A NaN that was in the input
-    stays, so that it can be named.
+    Repeated points therefore give a zero direction, not NaN, and a zero gradient. A NaN in the input is kept, so that
+    it is noticed.
 
     Parameters
     ----------
     directions
-        Shape (..., 3), voxel space.
+        Shape (..., 3), floating-point: steps in voxels, along voxel axes.
 
     Returns
     -------
     Tensor
-        Shape (..., 3), no unit.
+        Shape (..., 3), same dtype: unit vectors along voxel axes.
     """
     norms = torch.linalg.vector_norm(directions, dim=-1, keepdim=True)
-    too_short = norms <= SHORTEST
+    too_short = norms <= SHORTEST_STEP
     # The divisor is replaced before dividing: a where() after it alone would send NaN through the backward pass.
     unit = directions / torch.where(too_short, torch.ones_like(norms), norms)
     return torch.where(too_short, torch.zeros_like(unit), unit)
@@ -40,38 +40,41 @@ def streamline_directions(streamlines: TensorSequence, *, normalize: bool = True
     Parameters
     ----------
     streamlines
-        Points, shape (N, 3), voxel space.
+        Points, shape (N, 3), voxel space, any origin.
     normalize
         Whether directions have unit length (zero for repeated points) or are the steps themselves, in voxels.
 
     Returns
     -------
     TensorSequence
-        Shape (sum(max(n_i - 1, 0)), 3): one row less than points a streamline.
+        Shape (sum(max(n_i - 1, 0)), 3), same dtype: one row fewer than points for each streamline.
     """
     steps = streamlines.diff()
     return steps.mapped(normalize_directions(steps.data)) if normalize else steps
 
 
 def recovery_steps(streamlines: TensorSequence, seen: TensorSequence, nb_steps: float) -> TensorSequence:
-    """Return the steps that lead from points beside streamlines back to them, in some steps.
+    """Return the recovery target: steps that lead from displaced points back to the streamlines in several steps.
 
-    From each point that was seen, it is the streamline's own step there, and of the way to the streamline's point the
-    `nb_steps`-th part. (The way to a point further on would cut the corners of a streamline that turns.)
+    From each displaced point, the target is the true step at that point plus ``1 / nb_steps`` of the displacement that
+    remains to be corrected. (Aiming at a later point instead would cut the corners of a streamline that turns.) It is
+    the target of training with correlated noise (:func:`dwiml.ops.augmentation.draw_correlated_noise`); the method is
+    dwiml's own, in the spirit of imitation learning with noise injection (Laskey et al., "DART", 2017,
+    arXiv:1703.09327).
 
     Parameters
     ----------
     streamlines
-        The points of the true streamlines, shape (N, 3), voxel space.
+        Points of the true streamlines, shape (N, 3), voxel space, any origin.
     seen
-        A point for each of theirs, or for each but the last ones.
+        The displaced points, in the same space: one for each true point, or for each but the last of a streamline.
     nb_steps
-        At least 1: with 1, the step leads to the streamline's next point.
+        Number of steps to recover in, at least 1. With 1, the step leads to the next true point.
 
     Returns
     -------
     TensorSequence
-        Shape (sum(max(n_i - 1, 0)), 3), voxels.
+        Shape (sum(max(n_i - 1, 0)), 3), in voxels.
     """
     own, there = streamlines.diff(), streamlines.trimmed_last()
     here = seen.data if seen.total_points == there.total_points else seen.trimmed_last().data
@@ -79,14 +82,19 @@ def recovery_steps(streamlines: TensorSequence, seen: TensorSequence, nb_steps: 
 
 
 def streamline_lengths_mm(streamlines: TensorSequence, voxel_sizes: Tensor) -> Tensor:
-    """Return the length of each streamline along its points, shape (S,), mm.
+    """Return the length of each streamline along its points.
 
     Parameters
     ----------
     streamlines
-        Points, shape (N, 3), voxel space.
+        Points, shape (N, 3), voxel space, any origin.
     voxel_sizes
-        Shape (3,), mm, on the same device.
+        Shape (3,), in mm, on the same device.
+
+    Returns
+    -------
+    Tensor
+        Shape (S,), in mm; 0 for a streamline of one point or none.
     """
     steps = streamlines.diff()
     norms = torch.linalg.vector_norm(steps.data * voxel_sizes, dim=1)
@@ -95,23 +103,23 @@ def streamline_lengths_mm(streamlines: TensorSequence, voxel_sizes: Tensor) -> T
 
 
 def previous_directions(streamlines: TensorSequence, nb_previous: int, *, normalize: bool = True) -> Tensor:
-    """Return, under each point, the directions of the last steps that led to it.
+    """Return, at each point, the directions of the last steps that led to it.
 
     Parameters
     ----------
     streamlines
-        Points, shape (N, 3), voxel space.
+        Points, shape (N, 3), voxel space, any origin.
     nb_previous
-        How many steps back.
+        Number of previous steps.
     normalize
         As in :func:`streamline_directions`.
 
     Returns
     -------
     Tensor
-        Shape (N, 3 * nb_previous). The most recent first: columns 0 to 2 hold the step that arrives at the point,
-        columns 3 to 5 the one before it. Zeros where the streamline had not started yet; so all zeros at its first
-        point.
+        Shape (N, 3 * nb_previous), same dtype, along voxel axes, the most recent first: columns 0 to 2 hold the step
+        that arrives at the point, columns 3 to 5 the one before it. Zeros before the start of the streamline; so all
+        zeros at its first point.
 
     Raises
     ------
@@ -147,13 +155,13 @@ def angle_degrees(first: Tensor, second: Tensor) -> Tensor:
     Parameters
     ----------
     first, second
-        Shape (..., 3), same space.
+        Shape (..., 3), in the same space; in mm axes for angles in the brain, since voxels may be anisotropic.
 
     Returns
     -------
     Tensor
-        Shape (...), degrees from 0 to 180; NaN where one of the two has no direction (a repeated point), since any
-        number would be invented: average with ``nanmean``.
+        Shape (...), in degrees, from 0 to 180; NaN where one of the two has no direction (a repeated point): average
+        with ``nanmean``.
     """
     unit_first, unit_second = normalize_directions(first), normalize_directions(second)
     difference = torch.linalg.vector_norm(unit_first - unit_second, dim=-1)

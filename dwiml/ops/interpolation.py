@@ -1,8 +1,8 @@
-"""Reading a volume's features at points inside its voxels.
+"""Interpolation of a volume at points.
 
-All coordinates here are in voxel space with the corner as origin: voxel i of an axis covers [i, i + 1) and its centre
-is at i + 0.5. The value of a volume is known at the centres, so the value at coordinate c is found at c - 0.5 on the
-grid of centres. Volumes are channels-last, (X, Y, Z, C), so that the features of a voxel lie side by side in memory.
+All coordinates are in voxel space, corner origin: voxel i of an axis covers [i, i + 1) and its center is at i + 0.5.
+The values of a volume are at the voxel centers, so coordinate c is at c - 0.5 on the grid of centers. Volumes are
+channels-last, (X, Y, Z, C), so that the features of a voxel are contiguous in memory.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _SLAB_BYTES_GPU = 256 * 2**20
 
 
 def interpolate_trilinear(volume: Tensor, coords: Tensor) -> Tensor:
-    """Read a volume at points, linearly between the eight nearest voxel centres.
+    """Interpolate a volume at points, linearly between the eight nearest voxel centers.
 
-    The result equals ``scipy.ndimage.map_coordinates(volume, coords.T - 0.5, order=1, mode="nearest")``, feature by
-    feature. It is differentiable in the volume's values and in the coordinates (once: the second derivative is not
-    there). Each point is one row of ``torch.nn.functional.embedding_bag``: a weighted sum of 8 rows of the volume. Of a
-    volume in half precision, only the rows that are read are converted: weights and sums are in float32.
+    Trilinear interpolation as in ``scipy.ndimage.map_coordinates(volume, coords.T - 0.5, order=1, mode="nearest")``,
+    feature by feature. It is differentiable (once) in the volume's values and in the coordinates. Each point is one row
+    of ``torch.nn.functional.embedding_bag``: a weighted sum of 8 rows of the volume. Of a volume in half precision,
+    only the rows that are read are converted: weights and sums are in float32.
 
     Parameters
     ----------
@@ -40,14 +40,14 @@ def interpolate_trilinear(volume: Tensor, coords: Tensor) -> Tensor:
     Returns
     -------
     Tensor of shape (N, C)
-        Features under each point, in the volume's dtype, or in float32 for a volume in half precision. A point outside
-        of the volume, at an infinite coordinate too, takes the value of the nearest point between the outermost voxel
-        centres. A point with a NaN coordinate gives a row of NaN.
+        Features at each point, in the volume's dtype, or in float32 for a volume in half precision. A point outside
+        the volume, or at an infinite coordinate, has the value of the nearest point between the outermost voxel
+        centers. A point with a NaN coordinate gives a row of NaN.
 
     Raises
     ------
     ValueError
-        If a shape, a dtype or a device does not fit.
+        If a shape, a dtype or a device is wrong.
     """
     _check_volume(volume)
     _check_coords(volume, coords)
@@ -75,7 +75,7 @@ def interpolate_trilinear(volume: Tensor, coords: Tensor) -> Tensor:
 
 
 def interpolate_nearest(volume: Tensor, coords: Tensor) -> Tensor:
-    """Read a volume at points: the features of the voxel that holds each point.
+    """Read a volume at points: the features of the voxel that contains each point (nearest-neighbour interpolation).
 
     Parameters
     ----------
@@ -87,9 +87,9 @@ def interpolate_nearest(volume: Tensor, coords: Tensor) -> Tensor:
     Returns
     -------
     Tensor of shape (N, C)
-        Features under each point, in the volume's dtype. A point outside of the volume takes the nearest voxel's
-        features. A point with a NaN coordinate gives a row of NaN; in an integer volume, which has no NaN, that
-        coordinate is read as 0.
+        Features at each point, in the volume's dtype. A point outside the volume has the features of the nearest voxel.
+        A point with a NaN coordinate gives a row of NaN; in an integer volume, which has no NaN, that coordinate is
+        read as 0.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def interpolate_at(
     mode: str = "trilinear",
     max_bytes: int | None = None,
 ) -> Tensor:
-    """Read a volume at points, or at a neighborhood of each point, in slabs of bounded memory.
+    """Interpolate a volume at points, or in a neighborhood of each point, in slabs of bounded memory.
 
     Parameters
     ----------
@@ -129,24 +129,24 @@ def interpolate_at(
     coords : Tensor of shape (N, 3)
         Points, voxel space, corner origin, in voxels, on the volume's device.
     offsets : Tensor of shape (P, 3), optional
-        Neighborhood: what is added to a point to get each of its neighbours, in voxels (see
-        `dwiml.ops.neighborhood.neighborhood_offsets`). None reads at the points themselves.
+        Offsets from a point to each point of its neighborhood, in voxels (see
+        :func:`dwiml.ops.neighborhood.neighborhood_offsets`). None: the points themselves.
     mode : str
         "trilinear" or "nearest".
     max_bytes : int, optional
-        Bound for the temporary tensors of a slab; the result itself is not counted. When a gradient is asked for,
-        torch keeps the indices and weights of every slab until the backward pass. Default: 32 MiB on a CPU, 256 MiB on
-        a GPU.
+        Limit for the temporary tensors of a slab, the result not included. With gradients, torch keeps the indices and
+        weights of every slab until the backward pass. Default: 32 MiB on a CPU, 256 MiB on a GPU.
 
     Returns
     -------
     Tensor of shape (N, P * C)
-        The features of neighbour p are the columns ``p * C`` to ``(p + 1) * C``; dtype as of the mode's own function.
+        The features of neighbour p are the columns ``p * C`` to ``(p + 1) * C``; the dtype is that
+        of :func:`interpolate_trilinear` or :func:`interpolate_nearest`.
 
     Raises
     ------
     ValueError
-        If the mode is unknown, `max_bytes` is not positive, or a shape, a dtype or a device does not fit.
+        If the mode is unknown, `max_bytes` is not positive, or a shape, a dtype or a device is wrong.
     """
     if mode not in _INTERPOLATIONS:
         raise ValueError(f"Interpolation mode {mode!r} is unknown; choose one of {', '.join(_INTERPOLATIONS)}.")
@@ -195,12 +195,12 @@ def _bytes_per_read(volume: Tensor) -> int:
 
 
 def _split_axis(coords: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Lower corner (N,) int64 on the grid of centres, and the way from it to the upper one (N,), in [0, 1] or NaN."""
-    on_centres = (coords - 0.5).clamp(0, size - 1)
+    """Return the lower corner (N,) int64 on the grid of centers, and the fraction (N,) towards the upper one."""
+    on_centers = (coords - 0.5).clamp(0, size - 1)
     # What a NaN becomes as an integer is undefined: the second clamp keeps it inside. It also keeps the upper corner,
-    # base + 1, inside for a point on the last centre.
-    base = on_centres.detach().long().clamp_(0, max(size - 2, 0))
-    return base, on_centres - base
+    # base + 1, inside for a point on the last center.
+    base = on_centers.detach().long().clamp_(0, max(size - 2, 0))
+    return base, on_centers - base
 
 
 def _voxel_of(coords: Tensor, size: int) -> Tensor:

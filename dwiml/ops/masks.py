@@ -1,4 +1,4 @@
-"""What a mask is, wherever one is taken: a 0/1 image, labels, or a map of probabilities."""
+"""Interpretation of mask images: 0/1 images, labels, and probability maps, by one rule everywhere."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 DEFAULT_THRESHOLD = 0.5
-"""Voxels of a map of probabilities are inside if their value is at least this."""
+"""Voxels of a probability map are inside if their value is at least this."""
 # Interpolating a 0/1 mask with splines gives values a little below 0 and above 1.
 _OVERSHOOT = 0.25
 
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """A mask, and how its image was understood.
+    """A mask, and how its image was interpreted.
 
     Attributes
     ----------
     inside
         Shape (X, Y, Z), bool.
     probabilities
-        Shape (X, Y, Z), float32: the values of a map of probabilities; None for a 0/1 mask or labels.
+        Shape (X, Y, Z), float32, from 0 to 1: the values of a probability map; None for a 0/1 mask or labels.
     note
-        A warning for the user when the image is not a 0/1 mask: how it was understood. Empty otherwise.
+        A warning for the user when the image is not a 0/1 mask: how it was interpreted. Empty otherwise.
     """
 
     inside: NDArray[np.bool_]
@@ -33,39 +33,44 @@ class Mask:
 
     @property
     def values(self) -> NDArray[np.float32] | NDArray[np.bool_]:
-        """What to interpolate between voxels, shape (X, Y, Z): the probabilities, or what is inside."""
+        """The values to interpolate: the probabilities, float32, or the mask, bool; shape (X, Y, Z)."""
         return self.inside if self.probabilities is None else self.probabilities
 
 
 def as_mask(values: ArrayLike, name: str, *, threshold: float = DEFAULT_THRESHOLD) -> Mask:
     """Decide which voxels are inside a mask.
 
-    - Values of 0 and one other (1, 255, ...), or a single value: the voxels that are not 0.
-    - Several whole numbers, none negative: labels; the voxels that are not 0, with a note.
-    - Other values from 0 to 1 (with the overshoot of an interpolation): a map of probabilities; the voxels whose value
-      is at least ``threshold``, with a note.
+    - Values of 0 and one other (1, 255, ...), or a single value: the non-zero voxels.
+    - Several whole numbers, none negative: labels; the non-zero voxels, with a note.
+    - Other values from 0 to 1 (with the overshoot of an interpolation): a probability map; the voxels whose value is at
+      least ``threshold``, with a note.
 
-    A map of probabilities in whole numbers (percentages, 0 to 255) looks like labels; the note says to threshold it.
+    A probability map in whole numbers (percentages, 0 to 255) looks like labels; the note says to threshold it.
 
     Parameters
     ----------
     values
-        Shape (X, Y, Z).
+        Shape (X, Y, Z), any numeric dtype or bool.
     name
-        How a sentence begins, for instance ``"The mask 'wm.nii.gz'"``.
+        Start of the note and of the error, for instance ``"The mask 'wm.nii.gz'"``.
     threshold
-        For maps of probabilities.
+        For probability maps.
+
+    Returns
+    -------
+    Mask
+        The voxels that are inside, and how the image was interpreted.
 
     Raises
     ------
     ValueError
-        When it is none of these, or holds NaN or infinite values.
+        When the image is none of these, or has NaN or infinite values.
     """
     volume = np.asarray(values)
     if volume.dtype == np.bool_ or not volume.size:
         return Mask(volume.astype(bool))
     if volume.dtype.kind == "f":
-        # What interpolates the map compares float32 with the threshold.
+        # The interpolated map is compared with the threshold in float32.
         volume = volume.astype(np.float32, copy=False)
     low, high = float(volume.min()), float(volume.max())
     if not np.isfinite([low, high]).all():

@@ -1,4 +1,4 @@
-"""Neighborhoods: where to read a volume around a point."""
+"""Neighborhoods: the points around a point at which a volume is read."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import operator
 import torch
 from torch import Tensor
 
-MOST_RADIUS = {"axes": 1000, "grid": 10}
-"""The largest radius of each type: 6 001 and 9 261 points, each with all features of the volume."""
+MAX_RADIUS = {"axes": 1000, "grid": 10}
+"""The largest radius of each type: 6001 and 9261 points, each with all features of the volume."""
 
 
 def neighborhood_offsets(kind: str | None, radius: int | None = None, resolution: float | None = None) -> Tensor:
-    """Offsets from a point to each point of its neighborhood.
+    """Return the offsets from a point to each point of its neighborhood.
 
     Parameters
     ----------
     kind : {"axes", "grid"} or None
-        "axes": the point, then along x, y and z, on both sides, `radius` points at each side.
-        "grid": the whole cube of ``(2 * radius + 1) ** 3`` points.
-        None: no neighborhood, the point alone.
+        "axes": the point, and `radius` points on both sides along x, y and z.
+        "grid": the cube of ``(2 * radius + 1) ** 3`` points.
+        None: the point alone.
     radius : int, optional
-        Number of neighbours on each side, from 1 to :data:`MOST_RADIUS`. Needed with a kind.
+        Number of neighbours on each side, from 1 to :data:`MAX_RADIUS`. Required with a kind.
     resolution : float, optional
         Distance between neighbours, in voxels of each axis. Default: 1.
 
@@ -31,8 +31,8 @@ def neighborhood_offsets(kind: str | None, radius: int | None = None, resolution
     -------
     Tensor of shape (P, 3), float32
         Offsets in voxel space, in voxels. P is 1 (None), ``6 * radius + 1`` (axes) or ``(2 * radius + 1) ** 3`` (grid).
-        The first row is the point itself, zeros. Then for "axes", from the nearest ring to the farthest: +x, -x, +y,
-        -y, +z, -z. For "grid": from lowest to highest, z running fastest, the centre left out.
+        The first row is the point itself, zeros. Then for "axes", from the nearest points to the farthest: +x, -x, +y,
+        -y, +z, -z. For "grid": in C order (z changes first), without the center.
 
     Raises
     ------
@@ -65,9 +65,9 @@ def _checked_radius(kind: str, radius: int | None) -> int:
         nb_rings = 0
     if nb_rings < 1:
         raise ValueError(f"The neighborhood radius must be a positive integer, got {radius}.")
-    most = MOST_RADIUS[kind]
-    if nb_rings > most:
-        raise ValueError(f"The radius of a neighborhood of type {kind!r} must be at most {most}, got {radius}.")
+    limit = MAX_RADIUS[kind]
+    if nb_rings > limit:
+        raise ValueError(f"The radius of a neighborhood of type {kind!r} must be at most {limit}, got {radius}.")
     return nb_rings
 
 

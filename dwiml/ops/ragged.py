@@ -155,16 +155,16 @@ def run_rows(starts: ArrayLike, lengths: ArrayLike) -> Rows:
     return np.repeat(np.asarray(starts, dtype=np.int64) - rows[:-1], np.diff(rows)) + np.arange(rows[-1])
 
 
-def slabs(lengths: ArrayLike, most_rows: int, most_sequences: int | None = None) -> Iterator[tuple[slice, slice]]:
+def slabs(lengths: ArrayLike, max_rows: int, max_sequences: int | None = None) -> Iterator[tuple[slice, slice]]:
     """Iterate over groups of consecutive sequences of a bounded number of rows, so that working memory is bounded.
 
     Parameters
     ----------
     lengths : array of shape (S,), integers
         Number of rows of each sequence.
-    most_rows
+    max_rows
         A group has at most this many rows, or is one longer sequence.
-    most_sequences
+    max_sequences
         A group has at most this many sequences; None: any number.
 
     Yields
@@ -175,8 +175,8 @@ def slabs(lengths: ArrayLike, most_rows: int, most_sequences: int | None = None)
     rows = borders(lengths)
     start, nb = 0, len(rows) - 1
     while start < nb:
-        stop = max(int(np.searchsorted(rows, rows[start] + most_rows, side="right")) - 1, start + 1)
-        if most_sequences is not None:
-            stop = min(stop, start + most_sequences)
+        stop = max(int(np.searchsorted(rows, rows[start] + max_rows, side="right")) - 1, start + 1)
+        if max_sequences is not None:
+            stop = min(stop, start + max_sequences)
         yield slice(start, stop), slice(int(rows[start]), int(rows[stop]))
         start = stop

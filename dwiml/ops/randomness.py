@@ -1,4 +1,4 @@
-"""Random numbers as a function of what they are for, so that no order of calls changes them."""
+"""Random numbers that depend on their seed and purpose only, not on the order of calls."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _GOLDEN, _MIX_1, _MIX_2 = (word - 2**64 for word in (0x9E3779B97F4A7C15, 0xBF584
 
 @dataclass(frozen=True)
 class BatchKey:
-    """Which batch this is: with the seed, all that its random draws may depend on.
+    """Identifies a batch: with the seed, all that its random draws depend on.
 
     Attributes
     ----------
@@ -24,8 +24,8 @@ class BatchKey:
     epoch, batch_index
         From 0.
     first, total
-        Of the batch's ``total`` streamlines, those from number ``first`` on are here: the share of one of several
-        processes. A total of None: all of them.
+        With several processes that share a batch: the index of this process' first streamline, and the number of
+        streamlines of the whole batch. A total of None: all streamlines are here.
     """
 
     phase: str
@@ -36,10 +36,11 @@ class BatchKey:
 
 
 def keyed_generator(seed: int, *key: int | str) -> np.random.Generator:
-    """Return the generator that belongs to a seed and a key, for instance (epoch, batch index, purpose).
+    """Return the random generator of a seed and a key, for instance (epoch, batch index, purpose).
 
-    Two different keys give independent streams, the same key always the same one, in any process. Counter-based:
-    Philox (Salmon et al., 2011, "Parallel random numbers: as easy as 1, 2, 3"), seeded through a SeedSequence.
+    Different keys give independent streams; the same key gives the same one in any process. The generator is
+    counter-based: Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011,
+    doi:10.1145/2063384.2063405), seeded through numpy's ``SeedSequence``.
 
     Parameters
     ----------
@@ -47,6 +48,11 @@ def keyed_generator(seed: int, *key: int | str) -> np.random.Generator:
         A non-negative integer.
     *key
         Non-negative integers or short texts.
+
+    Returns
+    -------
+    numpy.random.Generator
+        At the start of its stream.
     """
     words = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key]
     sequence = np.random.SeedSequence(entropy=seed, spawn_key=words)
@@ -54,10 +60,11 @@ def keyed_generator(seed: int, *key: int | str) -> np.random.Generator:
 
 
 def keyed_uniform(seed: int, keys: Tensor, counter: int) -> Tensor:
-    """Return, for each key, a number that is a function of (seed, key, counter) only, on the keys' device.
+    """Return, for each key, a random number that is a function of (seed, key, counter) only.
 
-    SplitMix64 (Steele, Lea and Flood, 2014, "Fast splittable pseudorandom number generators"): each key has a stream of
-    its own, whose start is a hash of seed and key, and ``counter`` is the place in it.
+    SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014,
+    doi:10.1145/2660193.2660195): each key has its own stream, which starts at a hash of seed and key, and ``counter``
+    is the position in it.
 
     Parameters
     ----------
@@ -71,7 +78,7 @@ def keyed_uniform(seed: int, keys: Tensor, counter: int) -> Tensor:
     Returns
     -------
     Tensor
-        Shape (N,), float64, uniform in [0, 1).
+        Shape (N,), float64, uniform in [0, 1), on the keys' device.
     """
     start = _mixed(_mixed(torch.full_like(keys, seed) + _GOLDEN) ^ keys)
     words = _mixed(start + torch.full_like(keys, counter + 1) * _GOLDEN)
@@ -79,7 +86,7 @@ def keyed_uniform(seed: int, keys: Tensor, counter: int) -> Tensor:
 
 
 def _mixed(words: Tensor) -> Tensor:
-    """Return each word of 64 bits in another place, so that neighbours end far apart."""
+    """Apply the 64-bit finalizer of SplitMix64 to each word."""
     words = (words ^ _shifted(words, 30)) * _MIX_1
     words = (words ^ _shifted(words, 27)) * _MIX_2
     mixed: Tensor = words ^ _shifted(words, 31)
@@ -87,23 +94,23 @@ def _mixed(words: Tensor) -> Tensor:
 
 
 def _shifted(words: Tensor, bits: int) -> Tensor:
-    """Shift signed words to the right as if they had no sign."""
+    """Shift words to the right as unsigned integers."""
     shifted: Tensor = (words >> bits) & (2 ** (64 - bits) - 1)
     return shifted
 
 
 def draw_seed() -> int:
-    """Return a seed from the system's entropy, for a run that was given none."""
+    """Return a seed from 0 to 2**31 - 1 from the system's entropy, for a run that was given none."""
     return secrets.randbelow(2**31)
 
 
 def check_seed(seed: int | None) -> int | None:
-    """Return a seed that generators accept.
+    """Return a checked seed as a Python int, or None for None.
 
     Raises
     ------
     ValueError
-        When it is no integer from 0 to 2**63 - 1.
+        When it is not an integer from 0 to 2**63 - 1; bool is rejected.
     """
     if seed is None:
         return None

@@ -1,7 +1,8 @@
-"""Streamlines with other points on the same curve: fixed step, fixed number of points, compression.
+"""Resampling of streamlines: fixed step size, fixed number of points, compression.
 
-Streamlines are flat: `points` (N, 3) holds those of all streamlines, one after the other, and `lengths` (S,) the number
-of points of each. Points are in voxel space, corner origin; distances are in mm, each axis with its own voxel size.
+Streamlines are flat: ``points`` (N, 3) holds the points of all of them, one streamline after the other, and ``lengths``
+(S,) the number of points of each. Points are in voxel space, any origin; distances are in mm, each axis with its own
+voxel size.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from dwiml.ops.ragged import offsets, sequence_of_row, slabs
 Points = NDArray[np.float32]
 Lengths = NDArray[np.int64]
 
-# Points worked on at once: the temporaries of a slab stay in the processor's cache, and small for whole tractograms.
+# Points processed at once, so that temporary arrays fit in the processor's cache and stay small for whole tractograms.
 _SLAB = 2**15
 
-MOST_POINTS = 100_000
-"""Of one streamline after resampling: one of 300 mm, long for a brain, in steps of 0.003 mm."""
+MAX_POINTS = 100_000
+"""Maximum number of points of a streamline after resampling: 300 mm, long for a brain, in steps of 0.003 mm."""
 
 
 def check_number_of_points(step_size: float, longest_mm: float, whose: str = "a streamline") -> None:
@@ -33,28 +34,28 @@ def check_number_of_points(step_size: float, longest_mm: float, whose: str = "a 
     Parameters
     ----------
     step_size
-        In mm.
+        Distance between points, in mm.
     longest_mm
         Length of the longest streamline, in mm.
     whose
-        What the sentence calls it.
+        How the error calls the streamline.
 
     Raises
     ------
     ValueError
-        When it would get more than :data:`MOST_POINTS`.
+        When the streamline would get more than :data:`MAX_POINTS` points.
     """
     # Multiplied: a division by a tiny number overflows.
-    if longest_mm > step_size * MOST_POINTS:
+    if longest_mm > step_size * MAX_POINTS:
         nb_points = "more than 1e+15" if longest_mm > step_size * 1e15 else f"{longest_mm / step_size:,.0f}"
         raise ValueError(
             f"step_size={step_size:g} mm would make {nb_points} points of {whose} of {longest_mm:.1f} mm; at most "
-            f"{MOST_POINTS:,} points are allowed: choose a larger step_size."
+            f"{MAX_POINTS:,} points are allowed: choose a larger step_size."
         )
 
 
 def lengths_mm(points: ArrayLike, lengths: ArrayLike, voxel_sizes: ArrayLike) -> NDArray[np.float32]:
-    """Length of each streamline along its points.
+    """Return the length of each streamline along its points.
 
     Parameters
     ----------
@@ -87,10 +88,13 @@ def lengths_mm(points: ArrayLike, lengths: ArrayLike, voxel_sizes: ArrayLike) ->
 def resample_step_size(
     points: ArrayLike, lengths: ArrayLike, step_size: float, voxel_sizes: ArrayLike
 ) -> tuple[Points, Lengths]:
-    """Give every streamline points at equal distances along its curve, as near to `step_size` as fits its length.
+    """Resample streamlines to equal distances along the curve, as close to `step_size` as their lengths allow.
 
-    A streamline of length L gets ``max(round(L / step_size), 1) + 1`` points: its first, its last, and the others
-    between at equal distances along the curve. A streamline of one point is kept as it is.
+    A streamline of length L gets ``max(round(L / step_size), 1) + 1`` points: both ends, and the others in between at
+    equal distances along the curve. A streamline of one point is kept. The curve is the polyline through the points:
+    new points are interpolated linearly over the cumulative chord length, as in DIPY's ``set_number_of_points``
+    (Garyfallidis et al., "Dipy, a library for the analysis of diffusion MRI data", 2014,
+    doi:10.3389/fninf.2014.00008).
 
     Parameters
     ----------
@@ -113,7 +117,7 @@ def resample_step_size(
     Raises
     ------
     ValueError
-        If `step_size` is not positive, or so small that a streamline would get more than :data:`MOST_POINTS`; if a
+        If `step_size` is not positive, or so small that a streamline would get more than :data:`MAX_POINTS`; if a
         shape or a voxel size is wrong, or a coordinate is NaN or infinite.
     """
     if not (step_size > 0 and np.isfinite(step_size)):
@@ -130,9 +134,9 @@ def resample_step_size(
 def resample_nb_points(
     points: ArrayLike, lengths: ArrayLike, nb_points: int, voxel_sizes: ArrayLike
 ) -> tuple[Points, Lengths]:
-    """Give every streamline the same number of points, at equal distances in mm along its curve.
+    """Resample streamlines to the same number of points, at equal distances in mm along the curve.
 
-    A streamline of one point is kept as it is.
+    A streamline of one point is kept. The method is that of :func:`resample_step_size`.
 
     Parameters
     ----------
@@ -155,15 +159,15 @@ def resample_nb_points(
     Raises
     ------
     ValueError
-        If `nb_points` is below 2 or above :data:`MOST_POINTS`, a shape or a voxel size is wrong, or a coordinate is NaN
+        If `nb_points` is below 2 or above :data:`MAX_POINTS`, a shape or a voxel size is wrong, or a coordinate is NaN
         or infinite.
     """
     try:
         count = operator.index(nb_points)
     except TypeError:
         count = 0
-    if not 2 <= count <= MOST_POINTS:
-        raise ValueError(f"nb_points must be an integer from 2 to {MOST_POINTS:,}, got {nb_points}.")
+    if not 2 <= count <= MAX_POINTS:
+        raise ValueError(f"nb_points must be an integer from 2 to {MAX_POINTS:,}, got {nb_points}.")
     points, lengths, voxel_sizes = _checked(points, lengths, voxel_sizes)
 
     def wanted(total_mm: NDArray[np.float64]) -> Lengths:
@@ -173,10 +177,11 @@ def resample_nb_points(
 
 
 def compress(points: ArrayLike, lengths: ArrayLike, tolerance: float, voxel_sizes: ArrayLike) -> tuple[Points, Lengths]:
-    """Leave out the points that hardly change the curve.
+    """Compress streamlines: remove the points that are on the curve of the others, within a tolerance.
 
-    The linearization of Presseau et al. (2015, NeuroImage 109), as compiled in dipy: every point left out is within
-    `tolerance` of the new curve, and no new segment is longer than 10 mm unless it already was.
+    Presseau et al., "A new compression format for fiber tracking datasets", 2015, NeuroImage 109,
+    doi:10.1016/j.neuroimage.2014.12.058, as implemented in DIPY: every removed point is within `tolerance` of the new
+    curve, and no new segment is longer than 10 mm unless it already was.
 
     Parameters
     ----------
@@ -185,16 +190,16 @@ def compress(points: ArrayLike, lengths: ArrayLike, tolerance: float, voxel_size
     lengths : array of shape (S,)
         Number of points of each streamline.
     tolerance : float
-        Largest distance from a point left out to the new curve, in mm.
+        Largest distance from a removed point to the new curve, in mm.
     voxel_sizes : array of shape (3,) or (S, 3)
         Voxel size along each axis in mm, the same for all streamlines or one row for each.
 
     Returns
     -------
     points : array of shape (M, 3), float32
-        The points that stay, unchanged; both ends of each streamline are among them.
+        The remaining points, unchanged, in the space and origin of the old ones; both ends of each streamline are kept.
     lengths : array of shape (S,), int64
-        Number of points that stay of each streamline.
+        Number of remaining points of each streamline.
 
     Raises
     ------
@@ -211,7 +216,7 @@ def compress(points: ArrayLike, lengths: ArrayLike, tolerance: float, voxel_size
     if len(long_enough) == 0:
         return points.copy(), lengths.copy()
     sizes_of_points = _per_point(voxel_sizes, lengths)
-    # In float64 so that the way to mm and back gives the very same float32 coordinates.
+    # In float64, so that the conversion to mm and back gives the same float32 coordinates.
     streamlines_mm = np.split(points.astype(np.float64) * sizes_of_points, offsets(lengths)[1:])
     compressed = compress_streamlines([streamlines_mm[i] for i in long_enough], tol_error=tolerance)
     for i, streamline_mm in zip(long_enough, compressed, strict=True):
@@ -227,7 +232,7 @@ def _resample(
     voxel_sizes: NDArray[np.float64],
     wanted: Callable[[NDArray[np.float64]], Lengths],
 ) -> tuple[Points, Lengths]:
-    """Resample in slabs; `wanted` tells the number of points from the lengths (S,) in mm."""
+    """Resample in slabs; `wanted` returns the number of points of each streamline for its length (S,) in mm."""
     all_points, all_lengths = [points[:0]], [lengths[:0]]
     for some, theirs in slabs(lengths, _SLAB):
         new_points, new_lengths = _resample_slab(points[theirs], lengths[some], _sizes_of(voxel_sizes, some), wanted)
@@ -242,10 +247,10 @@ def _resample_slab(
     voxel_sizes: NDArray[np.float64],
     wanted: Callable[[NDArray[np.float64]], Lengths],
 ) -> tuple[Points, Lengths]:
-    """Put the wanted points at equal distances along each streamline; those below 2 points stay as they are.
+    """Resample one slab; streamlines of fewer than 2 points are kept.
 
-    All new points are numbered in order, and each old point gets its place among these numbers, with a fraction. The
-    places increase from the first point to the last, so one pass tells which new points follow each old one.
+    New points are numbered in order, and each old point is given a fractional place among these numbers. The places
+    increase along the slab, so that one pass finds the new points between each two old ones.
     """
     travelled = _travelled_mm(points, lengths, voxel_sizes)
     first, last = _ends(lengths)
@@ -256,7 +261,7 @@ def _resample_slab(
     place = np.empty(len(points) + 1)
     place[:-1] = (travelled[:-1] - np.repeat(travelled[first], lengths)) * np.repeat(steps_per_mm, lengths)
     place[:-1] += np.repeat(new_first, lengths)
-    # Rounding must not carry a point past the end of its streamline, and both ends are kept exactly.
+    # Rounding must not move a point past the end of its streamline; both ends are kept exactly.
     place[:-1] = np.minimum(place[:-1], np.repeat(new_last, lengths))
     place[last[lengths > 0]] = new_last[lengths > 0]
     place[-1] = new_lengths.sum()
@@ -273,9 +278,9 @@ def _resample_slab(
 
 
 def _travelled_mm(points: Points, lengths: Lengths, voxel_sizes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Distance (N + 1,) walked until each point, all streamlines in order, with the jumps from one to the next.
+    """Return the cumulative length (N + 1,), in mm, at each point of all streamlines in order, jumps between included.
 
-    Only differences within a streamline mean anything. In float64, so that the sum over the others costs no precision.
+    Only differences within a streamline are meaningful. In float64, so that the sum over all loses no precision.
     """
     squared = np.square(np.diff(points, axis=0, append=points[-1:]), dtype=np.float64)
     if voxel_sizes.ndim == 1:
@@ -292,7 +297,7 @@ def _sizes_of(voxel_sizes: NDArray[np.float64], streamlines: slice) -> NDArray[n
 
 
 def _ends(lengths: Lengths) -> tuple[Lengths, Lengths]:
-    """Index (S,) of the first and of the last point of each streamline; both are where it would be if it is empty."""
+    """Return the rows (S,) of the first and the last point of each streamline; for an empty one, where it would be."""
     first = offsets(lengths)
     return first, first + np.maximum(lengths - 1, 0)
 
@@ -311,7 +316,7 @@ def _checked(
         raise ValueError(f"Points must have shape (N, 3), got {points.shape}.")
     if lengths.ndim != 1 or (lengths < 0).any() or lengths.sum() != len(points):
         raise ValueError(
-            f"lengths must be one count of points a streamline and add up to {len(points)} points, "
+            f"lengths must be one number of points per streamline and add up to {len(points)} points, "
             f"got shape {lengths.shape} with the sum {lengths.sum()}."
         )
     if voxel_sizes.shape not in ((3,), (len(lengths), 3)):
@@ -327,16 +332,21 @@ def _checked(
 
 @dataclass(frozen=True, kw_only=True)
 class Resampling:
-    """What is done to the points of all streamlines: at most one of the three.
+    """The resampling of all streamlines: at most one of the three; none keeps the points.
 
-    Attributes
+    Parameters
     ----------
     step_size
         Distance between points, in mm.
     nb_points
         Number of points of each streamline.
     compress
-        Largest distance from the old curve to the new one, in mm.
+        Tolerance of the compression, in mm (:func:`compress`).
+
+    Raises
+    ------
+    ValueError
+        When more than one is given, or a value is out of range.
     """
 
     step_size: float | None = None
@@ -352,13 +362,31 @@ class Resampling:
             if isinstance(value, bool) or not (isinstance(value, numbers.Real) and 0 < float(value) < math.inf):
                 raise ValueError(f"{name} must be a positive number of mm, got {value!r}.")
         nb_points = chosen.get("nb_points", 2)
-        if not (isinstance(nb_points, numbers.Integral) and 2 <= int(nb_points) <= MOST_POINTS):
-            raise ValueError(f"nb_points must be an integer from 2 to {MOST_POINTS:,}, got {self.nb_points!r}.")
+        if not (isinstance(nb_points, numbers.Integral) and 2 <= int(nb_points) <= MAX_POINTS):
+            raise ValueError(f"nb_points must be an integer from 2 to {MAX_POINTS:,}, got {self.nb_points!r}.")
 
     def apply(
         self, points: ArrayLike, lengths: ArrayLike, voxel_sizes: ArrayLike
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return the new points (N, 3) and lengths (S,); arguments as in :func:`resample_step_size`."""
+        """Resample streamlines.
+
+        Parameters
+        ----------
+        points, lengths, voxel_sizes
+            As in :func:`resample_step_size`.
+
+        Returns
+        -------
+        points : array of shape (M, 3), float32
+            New points, in the space and origin of the old ones.
+        lengths : array of shape (S,), int64
+            Number of new points of each streamline.
+
+        Raises
+        ------
+        ValueError
+            If a shape or a voxel size is wrong, or a coordinate is NaN or infinite.
+        """
         if self.step_size is not None:
             return resample_step_size(points, lengths, self.step_size, voxel_sizes)
         if self.nb_points is not None:

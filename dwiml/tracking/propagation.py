@@ -1,4 +1,4 @@
-"""Streamlines grown step by step by a model, thousands at once."""
+"""Propagation of streamlines by a model, step by step, thousands at once."""
 
 from __future__ import annotations
 
@@ -11,49 +11,51 @@ from torch import Tensor
 
 from dwiml.arguments import check_number
 from dwiml.models.protocols import TrackingModel
-from dwiml.ops.directions import SHORTEST, streamline_lengths_mm
+from dwiml.ops.directions import SHORTEST_STEP, streamline_lengths_mm
 from dwiml.ops.interpolation import interpolate_at
 from dwiml.ops.randomness import check_seed, keyed_uniform
 from dwiml.ops.sequences import TensorSequence
-from dwiml.tracking.growing import GrowingLines
+from dwiml.tracking.growing import GrowingStreamlines
 
-REASONS = ("not stopped", "angle", "mask", "bounds", "length", "no direction", "end of streamline")
-"""Why a streamline ended, by the number that :class:`Propagated` has."""
-RUNNING, ANGLE, MASK, BOUNDS, LENGTH, NO_DIRECTION, END_OF_STREAMLINE = range(len(REASONS))
+STOPPING_REASONS = ("not stopped", "angle", "mask", "bounds", "length", "no direction", "end of streamline")
+"""Why a streamline stopped; the numbers in :attr:`PropagationResult.reasons` are indices of this tuple."""
+RUNNING, ANGLE, MASK, BOUNDS, LENGTH, NO_DIRECTION, END_OF_STREAMLINE = range(len(STOPPING_REASONS))
 
-# Room for all of a streamline's points is made at its beginning.
-_MOST_STEPS = 100_000
+# Memory for all points of a streamline is allocated before the first step.
+_MAX_STEPS = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class PropagationRules:
-    """How a streamline goes on, and when it ends.
+    """How streamlines are propagated, and when they stop.
 
-    Attributes
+    Parameters
     ----------
     step_size
-        Distance from a point to the next one, in mm, whatever the voxels.
+        Distance between consecutive points, in mm, for any voxel sizes.
     theta
-        Largest angle between two steps, in degrees, measured in mm. A step that turns more is not taken.
+        Largest angle between two consecutive steps, in degrees, measured in mm. A step at a larger angle is not taken.
     max_length
         Longest streamline, its first segment included, in mm.
     algo
-        ``"det"``: the likeliest direction; ``"prob"``: one that is drawn, among those that turn by ``theta`` at most.
+        ``"det"``: the most likely direction; ``"prob"``: a direction drawn among those within ``theta`` of the last
+        step.
     seed
-        For ``"prob"``: what is drawn for a streamline depends on this and on its key only.
+        For ``"prob"``: the draws of a streamline depend on this seed and on its own key only.
     eos_stopping_thresh
-        Probability from which a streamline ends, for models that tell it; None: they are not asked.
+        Probability of the end of the streamline (EOS) at which it stops, for models that predict it; None: EOS is not
+        used.
     mask_threshold
-        A point is inside the mask where its value, interpolated, is at least this.
+        A point is inside the mask where the interpolated value is at least this.
     mask_interpolation
         ``"nearest"`` or ``"trilinear"``.
     antipodal
-        Whether a direction and its opposite mean the same to the model: the one nearer to the last step is taken.
+        Whether a direction and its opposite are the same to the model: the one closer to the last step is taken.
 
     Raises
     ------
     ValueError
-        For a number out of range.
+        When a number is out of range, or a choice unknown.
     """
 
     step_size: float
@@ -71,9 +73,9 @@ class PropagationRules:
         check_number("theta", self.theta, low=0, high=180, low_included=False)
         check_number("max_length", self.max_length, low=0, low_included=False)
         check_number("mask_threshold", self.mask_threshold, low=0, high=1, low_included=False)
-        if self.max_length / self.step_size > _MOST_STEPS:
+        if self.max_length / self.step_size > _MAX_STEPS:
             raise ValueError(
-                f"max_length ({self.max_length:g} mm) in steps of {self.step_size:g} mm makes more than {_MOST_STEPS} "
+                f"max_length ({self.max_length:g} mm) in steps of {self.step_size:g} mm makes more than {_MAX_STEPS} "
                 "points a streamline; give a shorter length, or longer steps."
             )
         if self.mask_interpolation not in ("nearest", "trilinear"):
@@ -85,21 +87,21 @@ class PropagationRules:
         check_seed(self.seed)
 
     @property
-    def most_steps(self) -> int:
-        """How many points a streamline can gain."""
+    def max_steps(self) -> int:
+        """Largest number of points that can be added to a streamline."""
         return math.ceil(self.max_length / self.step_size) + 1
 
 
 @dataclass(frozen=True)
-class Propagated:
-    """What became of streamlines.
+class PropagationResult:
+    """Propagated streamlines, and why they stopped.
 
     Attributes
     ----------
     streamlines
-        All their points, voxel space, corner origin: those that they began with, and those that were added.
+        Points (N, 3), voxel space, corner origin: the first segments and the points that were added.
     reasons
-        Shape (S,), int64: why each ended, a number of :data:`REASONS`.
+        Shape (S,), int64: why each streamline stopped, an index of :data:`STOPPING_REASONS`.
     """
 
     streamlines: TensorSequence
@@ -107,28 +109,31 @@ class Propagated:
 
 
 class PropagationStopped(Exception):
-    """Raised between two steps when a propagation is asked to stop; what it has grown is lost."""
+    """Raised between two steps when a propagation is asked to stop; its streamlines are lost."""
 
 
 class Propagator:
-    """Grows streamlines on one subject.
+    """Propagates streamlines on one subject.
+
+    At each step, the model gives a direction at the last point of each streamline, and the next point is ``step_size``
+    mm away in that direction (Euler integration).
 
     Parameters
     ----------
     model
         In evaluation mode.
     read_inputs
-        Returns the model's inputs (N, F) under points (N, 3), voxel space, corner origin.
+        Function that returns the model's inputs (N, F) under points (N, 3), voxel space, corner origin.
     rules
-        How streamlines go on and end.
+        How streamlines are propagated, and when they stop.
     voxel_sizes
-        Shape (3,), mm.
+        Shape (3,), floating-point, in mm, on the model's device.
     shape
-        The grid: streamlines end where it does.
+        Shape of the grid (X, Y, Z), in voxels: streamlines stop at its border.
     mask
-        Shape (X, Y, Z), or None: where streamlines may go; bool, or a map of probabilities.
+        Shape (X, Y, Z), bool or probabilities: streamlines stop where they leave it. None: no mask.
     should_stop
-        Asked before each step; once it says True, :class:`PropagationStopped` is raised. None: never.
+        Called before each step; when it returns True, :class:`PropagationStopped` is raised. None: never.
     """
 
     def __init__(
@@ -158,66 +163,72 @@ class Propagator:
         *,
         opposite: Tensor | None = None,
         max_lengths: Tensor | None = None,
-    ) -> Propagated:
-        """Go on from the last point of each segment until each streamline has ended.
+    ) -> PropagationResult:
+        """Propagate from the last point of each segment until all streamlines have stopped.
 
         Parameters
         ----------
         first_segments
-            At least one point each, voxel space, corner origin: a seed, or a piece of a streamline.
+            Points (N, 3), voxel space, corner origin, at least one a streamline: a seed, or the start of a streamline.
         keys
-            Shape (S,), int64: what the draws of each streamline depend on, beside the seed; None: its number.
+            Shape (S,), int64: the random draws of each streamline depend on its key and the rules' seed; None: its
+            index.
         opposite
-            Shape (S,), bool: which streamlines take their first step against the direction that the model gives.
+            Shape (S,), bool: streamlines whose first step is opposite to the direction that the model gives.
         max_lengths
-            Shape (S,), mm: where each ends, if not before at the rules' ``max_length``.
+            Shape (S,), in mm: a maximum length for each streamline, beside the rules' ``max_length``.
+
+        Returns
+        -------
+        PropagationResult
+            The streamlines, in the order of the segments, and why they stopped.
 
         Raises
         ------
         ValueError
             When a segment has no point.
         PropagationStopped
-            When ``should_stop`` said so.
+            When ``should_stop`` returned True.
         """
         if len(first_segments) and int(first_segments.lengths.min()) == 0:
-            raise ValueError("A streamline needs a point to begin with; one of the first segments has none.")
+            raise ValueError("Each streamline needs a point to start from; one of the first segments has none.")
         rules, device = self._rules, first_segments.device
-        lines = GrowingLines(
-            first_segments, most_steps=rules.most_steps, nb_recent=max(self._model.nb_points_to_track, 2)
+        lines = GrowingStreamlines(
+            first_segments, max_steps=rules.max_steps, nb_recent=max(self._model.nb_points_to_track, 2)
         )
         keys = (torch.arange(len(first_segments)) if keys is None else keys).to(device)
-        # What each may still travel.
+        # Remaining length of each streamline, mm.
         left = self._longest(max_lengths, len(first_segments), device) - streamline_lengths_mm(
             first_segments, self._voxel_sizes
         )
         inputs = first_segments.mapped(self._read_inputs(first_segments.data))
         outputs, memory = self._model.track_step(inputs, first_segments, None)
         nb_steps = 0
-        while lines.nb_alive:
+        while lines.nb_growing:
             if self._should_stop is not None and self._should_stop():
                 raise PropagationStopped
-            draws = keyed_uniform(rules.seed, keys[lines.alive], nb_steps) if rules.algo == "prob" else None
+            draws = keyed_uniform(rules.seed, keys[lines.growing], nb_steps) if rules.algo == "prob" else None
             points, reasons = self._next_points(lines, outputs, draws, opposite if nb_steps == 0 else None)
-            # Half a step: what the sum of many steps is off by must not cost one.
+            # Half a step of tolerance for accumulated rounding.
             reasons = torch.where(left < rules.step_size / 2, LENGTH, reasons)
             kept = lines.add(points, reasons)
             nb_steps += 1
-            if lines.nb_alive:
+            if lines.nb_growing:
                 left = left[kept] - rules.step_size
                 memory = self._model.select_memory(memory, kept)
-                ones = torch.ones(lines.nb_alive, dtype=torch.int64)
+                ones = torch.ones(lines.nb_growing, dtype=torch.int64)
                 inputs = TensorSequence(self._read_inputs(lines.last_points), ones)
-                outputs, memory = self._model.track_step(inputs, lines.recent(), memory)
-        return Propagated(lines.joined(), lines.reasons)
+                outputs, memory = self._model.track_step(inputs, lines.recent_points(), memory)
+        return PropagationResult(lines.streamlines(), lines.reasons)
 
     def _longest(self, max_lengths: Tensor | None, nb: int, device: torch.device) -> Tensor:
         longest = torch.full((nb,), self._rules.max_length, device=device)
         return longest if max_lengths is None else torch.minimum(longest, max_lengths.to(device))
 
     def _next_points(
-        self, lines: GrowingLines, outputs: Tensor, draws: Tensor | None, opposite: Tensor | None
+        self, lines: GrowingStreamlines, outputs: Tensor, draws: Tensor | None, opposite: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Return where each streamline would go, voxel space, and why it does not (0: it does)."""
+        """Return the next points (A, 3), voxel space, and why streamlines stop there (A,); 0: they continue."""
         rules, last = self._rules, lines.last_points
         before_mm = lines.last_steps * self._voxel_sizes
         directions = self._directions(outputs, before_mm, draws)
@@ -226,8 +237,8 @@ class Propagator:
         steps_mm = directions.to(last.dtype) * self._voxel_sizes
         norms = steps_mm.norm(dim=1, keepdim=True)
         steps_mm = steps_mm * (rules.step_size / norms)
-        # A seed has no step before its first one.
-        turns = before_mm.norm(dim=1) > SHORTEST
+        # At a seed there is no previous step.
+        turns = before_mm.norm(dim=1) > SHORTEST_STEP
         cosines = torch.nn.functional.cosine_similarity(steps_mm, before_mm, dim=1)
         if rules.antipodal:
             steps_mm = torch.where((turns & (cosines < 0))[:, None], -steps_mm, steps_mm)
@@ -235,21 +246,21 @@ class Propagator:
         points = last + steps_mm / self._voxel_sizes
         limit = torch.tensor(self._shape, device=points.device)
         reasons = torch.zeros(len(points), dtype=torch.int64, device=points.device)
-        # A model says NaN for an end where it was asked for one; elsewhere, it has nothing to say.
+        # NaN marks the end of a streamline where EOS is used; otherwise it is a missing direction.
         no_direction = END_OF_STREAMLINE if rules.eos_stopping_thresh is not None else NO_DIRECTION
-        # The last one that applies counts.
+        # The last reason that applies is kept.
         for number, applies in (
             (MASK, self._leaves_mask(points)),
             (BOUNDS, (points < 0).any(dim=1) | (points >= limit).any(dim=1)),
             (ANGLE, turns & (cosines < math.cos(math.radians(rules.theta)))),
-            (NO_DIRECTION, ~torch.isfinite(points).all(dim=1) | (norms[:, 0] <= SHORTEST)),
+            (NO_DIRECTION, ~torch.isfinite(points).all(dim=1) | (norms[:, 0] <= SHORTEST_STEP)),
             (no_direction, directions.isnan().any(dim=1)),
         ):
             reasons = torch.where(applies, number, reasons)
         return points, reasons
 
     def _directions(self, outputs: Tensor, before_mm: Tensor, draws: Tensor | None) -> Tensor:
-        """Return the directions that the model gives, voxel space, or draws of those that turn little enough."""
+        """Return the direction of each next step, (A, 3), voxel axes; for "prob", drawn within ``theta``."""
         rules = self._rules
         if draws is None:
             return self._model.get_tracking_directions(outputs, rules.algo, rules.eos_stopping_thresh)
@@ -258,9 +269,9 @@ class Propagator:
             unit_mm = torch.nn.functional.normalize(choice * self._voxel_sizes, dim=1)
             cosines = torch.nn.functional.normalize(before_mm, dim=1) @ unit_mm.to(before_mm.dtype).T
             cosines = cosines.abs() if rules.antipodal else cosines
-            at_start = before_mm.norm(dim=1, keepdim=True) <= SHORTEST
-            little: Tensor = (cosines >= math.cos(math.radians(rules.theta))) | at_start
-            return little
+            at_start = before_mm.norm(dim=1, keepdim=True) <= SHORTEST_STEP
+            within: Tensor = (cosines >= math.cos(math.radians(rules.theta))) | at_start
+            return within
 
         return self._model.get_tracking_directions(
             outputs, rules.algo, rules.eos_stopping_thresh, draws=draws, allowed=allowed

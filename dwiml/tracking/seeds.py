@@ -1,4 +1,4 @@
-"""Where streamlines begin: points that are a function of a seed and of their own number only."""
+"""Seeds of streamlines: points that depend on a random seed and on their own number only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dwiml.arguments import check_whole
 from dwiml.ops.randomness import check_seed, draw_seed, keyed_generator, keyed_uniform
 
 PLACEMENTS = ("random", "center")
-"""Where in its voxel a point may be."""
+"""Placements of a point in its voxel."""
 
 _VOXEL, _FIRST_AXIS = 0, 1
 # A seed of a voxel has one number: the voxel's above, its own within the voxel below.
@@ -19,24 +19,24 @@ _BITS_WITHIN = 32
 
 
 class Seeds:
-    """The points at which streamlines begin; computed when asked for, so that a million cost no memory.
+    """Starting points of streamlines, computed on demand: a million of them take no memory.
 
-    Point number i is a function of (seed, i) and of the mask: asking for more in total keeps the first ones. With
-    ``per_voxel``, the points of a voxel are a function of (seed, voxel), whatever the rest of the mask and, for the
-    first ones, however many are asked for.
+    With ``total``, point i is a function of (seed, i) and the mask: the first points stay the same when more are asked
+    for. With ``per_voxel``, point i of a voxel is a function of (seed, voxel, i): it depends neither on the rest of the
+    mask nor on the number per voxel.
 
     Parameters
     ----------
     mask
-        Shape (X, Y, Z), bool: where points may be.
+        Shape (X, Y, Z), bool: the voxels that get seeds.
     per_voxel
-        So many in each voxel of the mask, voxel after voxel in C order (z changes first).
+        Number of points in each voxel of the mask; voxels in C order (z changes first).
     total
-        So many in all, each in a voxel of the mask that is drawn at random, uniformly, with replacement.
+        Number of points in total, each in a voxel of the mask drawn uniformly with replacement.
     placement
-        ``"random"``: uniform in the voxel. ``"center"``: at its centre.
+        ``"random"``: uniform in the voxel. ``"center"``: at its center.
     seed
-        From 0 to 2**63 - 1; None draws one, see the attribute.
+        From 0 to 2**63 - 1; None: drawn, see the attribute.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class Seeds:
     Raises
     ------
     ValueError
-        When the mask is empty or no mask, when a number is below 1, or when not exactly one of ``per_voxel`` and
+        When the mask is empty, not bool or not 3D, when a number is below 1, or unless exactly one of ``per_voxel`` and
         ``total`` is given.
     """
 
@@ -61,7 +61,7 @@ class Seeds:
     ) -> None:
         if (per_voxel is None) == (total is None):
             raise ValueError(
-                "Give either the number of seeds per voxel or that in total, "
+                "Give either the number of seeds per voxel or the total number, "
                 f"got {per_voxel} per voxel and {total} in total."
             )
         if placement not in PLACEMENTS:
@@ -75,24 +75,24 @@ class Seeds:
         else:
             self._nb = self._per_voxel * len(self._voxels)
         if (self._per_voxel or 0) >= 2**_BITS_WITHIN or self._nb >= 2**63:
-            raise ValueError(f"{self._nb:,} seeds are more than can be numbered; ask for fewer.")
+            raise ValueError(f"{self._nb:,} seeds are too many to be numbered; ask for fewer.")
         checked = check_seed(seed)
         self.seed = draw_seed() if checked is None else checked
-        # Apart from what the streamlines that begin here draw with the same seed and keys.
+        # Independent of the draws of the streamlines, which have the same seed and keys.
         self._stream = int(keyed_generator(self.seed, "tracking seeds").integers(2**63))
 
     def __len__(self) -> int:
         return self._nb
 
     def keys(self, start: int, stop: int) -> Tensor:
-        """Return for each point a number that belongs to it only, for whatever else is drawn for its streamline.
+        """Return the key of each point: a number of its own, on which the draws of its streamline may depend.
 
-        In total: the point's number. Per voxel: made of the voxel and the number within it.
+        With ``total`` it is the point's number, with ``per_voxel`` it combines the voxel and the number within it.
 
         Parameters
         ----------
         start, stop
-            Which points, as in a slice.
+            The points, as in a slice.
 
         Returns
         -------
@@ -110,12 +110,13 @@ class Seeds:
         Parameters
         ----------
         start, stop
-            Which ones, as in a slice.
+            The points, as in a slice.
 
         Returns
         -------
         Tensor
-            Shape (K, 3), float32, voxel space, corner origin, on the mask's device: those of voxel i in [i, i + 1).
+            Shape (K, 3), float32, voxel space, corner origin, on the mask's device: in voxel i, coordinates are in
+            [i, i + 1).
         """
         voxels = self._voxels_under(self._numbers(start, stop))
         _, size_y, size_z = self._shape
@@ -152,8 +153,8 @@ def _voxels_of(mask: Tensor | NDArray[np.bool_]) -> Tensor:
     voxels = volume.reshape(-1).nonzero()[:, 0]
     if not len(voxels):
         raise ValueError(
-            f"The seeding mask, {' x '.join(map(str, volume.shape))} voxels, is empty: no seed fits in it."
+            f"The seeding mask, {' x '.join(map(str, volume.shape))} voxels, is empty: it has no voxel for a seed."
         )
     if volume.numel() >= 2 ** (63 - _BITS_WITHIN):
-        raise ValueError(f"A seeding mask of {volume.numel():,} voxels is larger than can be numbered.")
+        raise ValueError(f"A seeding mask of {volume.numel():,} voxels is too large: its voxels cannot be numbered.")
     return voxels

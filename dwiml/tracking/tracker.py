@@ -1,4 +1,4 @@
-"""From seeds to streamlines: thousands at once, in both directions, as many at a time as the memory allows."""
+"""Tracking from seeds in both directions, as many streamlines at once as the memory allows."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from dwiml.ops.directions import streamline_lengths_mm
 from dwiml.ops.interpolation import interpolate_at
 from dwiml.ops.ragged import slabs
 from dwiml.ops.sequences import TensorSequence
-from dwiml.tracking.propagation import REASONS, RUNNING, Propagated, PropagationRules, Propagator
+from dwiml.tracking.propagation import RUNNING, STOPPING_REASONS, PropagationResult, PropagationRules, Propagator
 from dwiml.tracking.seeds import Seeds
 
-# Beyond these, more at once is no faster.
-_MOST_AT_ONCE = {"cpu": 5_000, "cuda": 100_000}
+# More at once is not faster.
+_MAX_AT_ONCE = {"cpu": 5_000, "cuda": 100_000}
 _SHARE_OF_FREE_MEMORY = 0.25
 
 
 @dataclass(frozen=True)
 class TrackingSubject:
-    """What a model tracks on.
+    """The data of one subject that a model tracks on.
 
     Attributes
     ----------
     volume
-        Shape (X, Y, Z, F), float32, standardized as those that the model was trained on.
+        Shape (X, Y, Z, F), float32, standardized as the model's training data; directional features in voxel axes.
     voxel_sizes
-        Shape (3,), float32, mm.
+        Shape (3,), float32, in mm.
     tracking_mask
-        Shape (X, Y, Z), where streamlines may go: bool, or a map of probabilities that is interpolated and compared
-        with the rules' ``mask_threshold``. None: anywhere on the grid.
+        Shape (X, Y, Z), bool, or probabilities, which are interpolated and compared with the rules' ``mask_threshold``:
+        streamlines stop where they leave it. None: no mask.
     """
 
     volume: Tensor
@@ -45,21 +45,21 @@ class TrackingSubject:
     tracking_mask: Tensor | None = None
 
     def to(self, device: torch.device | str) -> TrackingSubject:
-        """Return it on another device."""
+        """Return the subject with its tensors on another device."""
         mask = None if self.tracking_mask is None else self.tracking_mask.to(device)
         return TrackingSubject(self.volume.to(device), self.voxel_sizes.to(device), mask)
 
 
 @dataclass
 class TrackingCounts:
-    """What became of the seeds, and why streamlines ended.
+    """Counts of seeds and streamlines, and of the reasons why streamlines stopped.
 
     Attributes
     ----------
     nb_seeds, nb_kept, nb_too_short
-        Seeds done; streamlines that were long enough, and those that were not.
+        Number of seeds tracked, of streamlines kept, and of streamlines shorter than the minimum length.
     ends
-        For each reason, how many ends of all streamlines, too short ones included.
+        For each reason, the number of streamline ends, of streamlines that were too short too.
     """
 
     nb_seeds: int = 0
@@ -68,25 +68,25 @@ class TrackingCounts:
     ends: Counter[str] = field(default_factory=Counter)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values, as JSON has them."""
+        """Return the counts as a dictionary that JSON can hold."""
         return {
             "nb_seeds": self.nb_seeds,
             "nb_streamlines": self.nb_kept,
             "nb_too_short": self.nb_too_short,
-            "ends": {reason: self.ends[reason] for reason in REASONS[RUNNING + 1 :]},
+            "ends": {reason: self.ends[reason] for reason in STOPPING_REASONS[RUNNING + 1 :]},
         }
 
 
 @dataclass(frozen=True)
-class TrackedLines:
-    """Streamlines that are long enough.
+class TrackedStreamlines:
+    """Streamlines of at least the minimum length.
 
     Attributes
     ----------
     streamlines
-        Points, voxel space, corner origin, from one end over the seed to the other.
+        Points (N, 3), voxel space, corner origin, from one end through the seed to the other.
     seeds
-        Shape (S, 3): where each began.
+        Shape (S, 3), voxel space, corner origin: the seed of each streamline.
     """
 
     streamlines: TensorSequence
@@ -96,26 +96,33 @@ class TrackedLines:
 class Tracker:
     """Tracks from seeds with a trained model.
 
-    A streamline depends on the model, the subject, the rules and its own seed only: not on how many are grown at once,
-    nor on their order.
+    A streamline depends on the model, the subject, the rules and its own seed only, not on the number of streamlines
+    tracked at once or their order.
 
     Parameters
     ----------
     model
         It is set to evaluation mode, and stays on its device.
     subject
-        Where to track; it is brought to the model's device.
+        The data to track on; they are moved to the model's device.
     rules
-        How streamlines go on and end.
+        How streamlines are propagated, and when they stop.
     min_length
-        Shorter streamlines are left out, mm.
+        Streamlines shorter than this, in mm, are discarded.
     forward_only
-        Go one way from the seed. Otherwise, what was tracked is turned around, and the model, having seen it, goes on
-        from the seed the other way. Where no step could be taken, the first step the other way is against the
-        direction that the model gives.
+        Track in one direction from the seed. Otherwise the streamline is then reversed, given to the model from its
+        end to the seed, and continued from the seed in the other direction. If no step could be taken from the seed,
+        the first step in the other direction is opposite to the direction that the model gives.
     simultaneous
-        How many streamlines are grown at once; None: as many as fit in a quarter of the free memory, at most 5000 (on
+        Number of streamlines tracked at once; None: as many as fit in a quarter of the free memory, at most 5000 (on
         a GPU 100 000).
+
+    Attributes
+    ----------
+    simultaneous
+        Number of streamlines tracked at once.
+    counts
+        Seeds and streamlines so far.
 
     Raises
     ------
@@ -149,8 +156,8 @@ class Tracker:
         self._subject = subject.to(model.device)
         self._points_at_once = _points_that_fit(model)
         if simultaneous is None:
-            fitting = self._points_at_once // max(1 + rules.most_steps * 12 // _bytes_per_point(model), 1)
-            simultaneous = max(1, min(fitting, _MOST_AT_ONCE.get(model.device.type, 5_000)))
+            fitting = self._points_at_once // max(1 + rules.max_steps * 12 // _bytes_per_point(model), 1)
+            simultaneous = max(1, min(fitting, _MAX_AT_ONCE.get(model.device.type, 5_000)))
         self.simultaneous = check_whole("simultaneous", simultaneous, low=1)
         self.counts = TrackingCounts()
         x, y, z = subject.volume.shape[:3]
@@ -163,20 +170,25 @@ class Tracker:
             mask=self._subject.tracking_mask,
         )
 
-    def track(self, seeds: Seeds) -> Iterator[TrackedLines]:
-        """Track from each seed, a group after the other; :attr:`counts` says how far it is.
+    def track(self, seeds: Seeds) -> Iterator[TrackedStreamlines]:
+        """Track from each seed, in groups of :attr:`simultaneous`; :attr:`counts` is updated after each group.
 
         Parameters
         ----------
         seeds
-            Where streamlines begin.
+            The starting points.
+
+        Yields
+        ------
+        TrackedStreamlines
+            The streamlines of one group of seeds, in the order of the seeds.
         """
         for start in range(0, len(seeds), self.simultaneous):
             stop = min(start + self.simultaneous, len(seeds))
             device = self._model.device
             yield self._track_group(seeds.points(start, stop).to(device), seeds.keys(start, stop).to(device))
 
-    def _track_group(self, points: Tensor, keys: Tensor) -> TrackedLines:
+    def _track_group(self, points: Tensor, keys: Tensor) -> TrackedStreamlines:
         grown = self._propagator.propagate(TensorSequence(points, torch.ones(len(points), dtype=torch.int64)), keys)
         ends = [grown.reasons]
         if not self._forward_only:
@@ -184,29 +196,29 @@ class Tracker:
             ends.append(grown.reasons)
         lines = grown.streamlines
         lengths = streamline_lengths_mm(lines, self._subject.voxel_sizes)
-        # A rounding error must not cost a streamline.
+        # Tolerance for rounding, mm.
         kept = ((lengths > self._min_length - 1e-3) & (lines.lengths.to(lengths.device) > 1)).nonzero()[:, 0]
         self.counts.nb_seeds += len(points)
         self.counts.nb_kept += len(kept)
         self.counts.nb_too_short += len(points) - len(kept)
-        for number, count in enumerate(torch.bincount(torch.cat(ends), minlength=len(REASONS)).tolist()):
-            self.counts.ends[REASONS[number]] += count
-        return TrackedLines(lines.select(kept), points[kept])
+        for number, count in enumerate(torch.bincount(torch.cat(ends), minlength=len(STOPPING_REASONS)).tolist()):
+            self.counts.ends[STOPPING_REASONS[number]] += count
+        return TrackedStreamlines(lines.select(kept), points[kept])
 
-    def _other_way(self, grown: Propagated, keys: Tensor) -> Propagated:
-        """Turn streamlines around and go on from their seeds, as many at once as their points fit in the memory."""
+    def _other_way(self, grown: PropagationResult, keys: Tensor) -> PropagationResult:
+        """Reverse streamlines and continue from their seeds, as many at once as their points fit in memory."""
         lines = grown.streamlines.reversed()
         stuck = lines.lengths == 1
         parts, reasons = [], []
         for group, _ in slabs(lines.lengths, self._points_at_once):
-            # What is drawn on the way back is not what was drawn on the way out.
+            # Other keys: the draws in the two directions are independent.
             part = self._propagator.propagate(lines[group], ~keys[group], opposite=stuck[group])
             parts.append(part.streamlines)
             reasons.append(part.reasons)
         if not parts:
             return grown
         joined = TensorSequence(torch.cat([part.data for part in parts]), torch.cat([part.lengths for part in parts]))
-        return Propagated(joined, torch.cat(reasons))
+        return PropagationResult(joined, torch.cat(reasons))
 
     def _read_inputs(self, points: Tensor) -> Tensor:
         offsets = self._model.neighborhood_offsets
@@ -214,7 +226,7 @@ class Tracker:
 
 
 def _bytes_per_point(model: TrackingModel) -> int:
-    """Estimate what a model takes for a point: its input, and twice what each of its layers computes."""
+    """Estimate the memory for one point, in bytes: its input, and twice the output of each layer."""
     widths = sum(int(weight.shape[0]) for weight in model.parameters() if weight.ndim == 2)
     nb_places = 1 if model.neighborhood_offsets is None else len(model.neighborhood_offsets)
     return 4 * (model.nb_features * nb_places + 2 * widths)

@@ -69,7 +69,7 @@ def command_at(name: str, work: Path, out: Path) -> tuple[list[str], str]:
         "evaluate": (["evaluate", experiment], "dwiml.evaluation.direction_error.evaluate_directions"),
         "track": (
             ["track", experiment, "sub-03", str(out / "a.trk"), "--tracking_mask", "wm_mask", "--nb_seeds", "5"],
-            "dwiml.tracking.propagation.GrowingLines",
+            "dwiml.tracking.propagation.GrowingStreamlines",
         ),
         "score": (
             ["score", bundle, "--ground_truth", str(subject), "--json", str(out / "scores.json")],

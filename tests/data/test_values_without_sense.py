@@ -13,7 +13,7 @@ from tests_support import AFFINE, SHAPE, write_hdf5
 
 from dwiml import DWIMLStreamlinesBatchLoader, MultiSubjectDataset
 from dwiml.data import runs
-from dwiml.ops.resampling import MOST_POINTS, Resampling, resample_step_size
+from dwiml.ops.resampling import MAX_POINTS, Resampling, resample_step_size
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_absurd_step_sizes_are_refused_before_training(path: Path, step_size: fl
         DWIMLStreamlinesBatchLoader(dataset, model, "streamlines")
     with pytest.raises(ValueError, match="at most 100,000 points are allowed"):
         resample_step_size(np.array([[0, 0, 0], [1, 0, 0]]), [2], step_size, [1, 1, 1])
-    allowed = SimpleNamespace(step_size=longest / MOST_POINTS * 1.001, nb_points=None, compress_lines=None)
+    allowed = SimpleNamespace(step_size=longest / MAX_POINTS * 1.001, nb_points=None, compress_lines=None)
     DWIMLStreamlinesBatchLoader(dataset, allowed, "streamlines")
     for too_long in (longest * 1.01, 1e300):
         model = SimpleNamespace(step_size=too_long, nb_points=None, compress_lines=None)
@@ -174,7 +174,7 @@ def test_absurd_step_sizes_are_refused_before_training(path: Path, step_size: fl
             DWIMLStreamlinesBatchLoader(dataset, model, "streamlines")
 
 
-@pytest.mark.parametrize("nb_points", [MOST_POINTS + 1, 10**12])
+@pytest.mark.parametrize("nb_points", [MAX_POINTS + 1, 10**12])
 def test_absurd_numbers_of_points_are_refused_before_training(path: Path, nb_points: int) -> None:
     with pytest.raises(ValueError, match="nb_points must be an integer from 2 to 100,000"):
         Resampling(nb_points=nb_points)

@@ -151,7 +151,7 @@ def test_what_does_not_fit_is_refused():
         reverse(points, [2, 3], np.array([True, False]))
     with pytest.raises(ValueError, match=r"chosen must have shape \(2,\)"):
         reverse(points, [2, 2], np.array([True]))
-    with pytest.raises(ValueError, match="one count of points a streamline"):
+    with pytest.raises(ValueError, match="one number of points per streamline"):
         reverse(points, [5, -1], np.array([True, False]))
     with pytest.raises(ValueError, match="min_points must be at least 1, got 0"):
         cuts_at([4], [0.5], min_points=0)
@@ -184,5 +184,5 @@ def test_wandering_of_unlike_lengths():
     assert draw_correlated_noise([3, 0, 1, 7], 6.0, rng_of(0)).shape == (11, 3)
     assert draw_correlated_noise([3, 0, 1, 7], 6.0, rng_of(0)).dtype == np.float32
     assert draw_correlated_noise([], 6.0, rng_of(0)).shape == draw_correlated_noise([0], 6.0, rng_of(0)).shape == (0, 3)
-    with pytest.raises(ValueError, match="one count of points a streamline"):
+    with pytest.raises(ValueError, match="one number of points per streamline"):
         draw_correlated_noise([-1], 6.0, rng_of(0))

@@ -49,19 +49,19 @@ def test_rows_of_runs(runs: list[tuple[int, int]]) -> None:
 
 
 @given(LENGTHS, st.integers(1, 12), st.none() | st.integers(1, 4))
-def test_slabs_cover_all_and_are_bounded(lengths: list[int], most_rows: int, most_sequences: int | None) -> None:
-    parts = list(ragged.slabs(np.array(lengths, dtype=np.int64), most_rows, most_sequences))
+def test_slabs_cover_all_and_are_bounded(lengths: list[int], max_rows: int, max_sequences: int | None) -> None:
+    parts = list(ragged.slabs(np.array(lengths, dtype=np.int64), max_rows, max_sequences))
     own = rows_of(lengths)
     assert [i for sequences, _ in parts for i in range(len(lengths))[sequences]] == list(range(len(lengths)))
     for number, (sequences, rows) in enumerate(parts):
         assert [row for some in own[sequences] for row in some] == list(range(rows.start, rows.stop))
         nb = sequences.stop - sequences.start
         assert nb >= 1
-        assert rows.stop - rows.start <= most_rows or nb == 1
-        assert most_sequences is None or nb <= most_sequences
-        if number + 1 < len(parts) and nb != most_sequences:
+        assert rows.stop - rows.start <= max_rows or nb == 1
+        assert max_sequences is None or nb <= max_sequences
+        if number + 1 < len(parts) and nb != max_sequences:
             # The next sequence would not have fitted.
-            assert sum(lengths[sequences.start : sequences.stop + 1]) > most_rows
+            assert sum(lengths[sequences.start : sequences.stop + 1]) > max_rows
 
 
 @pytest.mark.parametrize("lengths", [[], [0], [0, 0]])

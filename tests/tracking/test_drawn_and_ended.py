@@ -10,7 +10,7 @@ import torch
 
 from dwiml import Learn2TrackModel, TensorSequence
 from dwiml.ops.interpolation import interpolate_trilinear
-from dwiml.tracking.propagation import REASONS, PropagationRules, Propagator
+from dwiml.tracking.propagation import STOPPING_REASONS, PropagationRules, Propagator
 
 SHAPE = (24, 20, 18)
 VOXEL_SIZES = np.array([1.0, 1.5, 2.0])
@@ -74,7 +74,7 @@ def test_ends_that_the_model_tells() -> None:
     with torch.no_grad():
         model.direction_getter.layers[-1].bias[-1] += 50
     grown = propagator(model, eos_stopping_thresh=0.5).propagate(segments)
-    assert {REASONS[number] for number in grown.reasons} == {"end of streamline"}
+    assert {STOPPING_REASONS[number] for number in grown.reasons} == {"end of streamline"}
     # An end at the first step adds no point.
     torch.testing.assert_close(grown.streamlines.data, segments.data)
     gone_on = propagator(model).propagate(segments)
@@ -110,7 +110,7 @@ def test_a_model_may_look_at_the_whole_streamline() -> None:
             step = model.track_step(points, TensorSequence.from_list([points]), None)[0][0] * sizes
             points = torch.cat([points, points[-1:] + step * (0.75 / step.norm()) / sizes])
         torch.testing.assert_close(line, points, atol=1e-4, rtol=0)
-    assert {REASONS[number] for number in grown.reasons} == {"length"}
+    assert {STOPPING_REASONS[number] for number in grown.reasons} == {"length"}
 
 
 def test_what_cannot_be_is_refused() -> None:

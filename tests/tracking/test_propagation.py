@@ -13,7 +13,7 @@ from scipy.ndimage import map_coordinates
 
 from dwiml import Learn2TrackModel, TensorSequence
 from dwiml.ops.interpolation import interpolate_trilinear
-from dwiml.tracking.propagation import REASONS, PropagationRules, Propagator
+from dwiml.tracking.propagation import STOPPING_REASONS, PropagationRules, Propagator
 
 SHAPE = (24, 20, 18)
 VOXEL_SIZES = np.array([1.0, 1.5, 2.0])
@@ -60,7 +60,7 @@ def propagate(
         mask=mask,
     )
     grown = propagator.propagate(TensorSequence(starts, torch.ones(len(starts), dtype=torch.int64)))
-    return list(grown.streamlines), [REASONS[number] for number in grown.reasons]
+    return list(grown.streamlines), [STOPPING_REASONS[number] for number in grown.reasons]
 
 
 def reference(

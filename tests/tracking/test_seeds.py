@@ -137,14 +137,14 @@ def test_a_billion_seeds_cost_nothing():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({}, "either the number of seeds per voxel or that in total, got None per voxel and None in total"),
+        ({}, "either the number of seeds per voxel or the total number, got None per voxel and None in total"),
         ({"per_voxel": 2, "total": 3}, "got 2 per voxel and 3 in total"),
         ({"per_voxel": 0}, "per_voxel must be a whole number of at least 1, got 0"),
         ({"total": -4}, "total must be a whole number of at least 1, got -4"),
         ({"total": 2.0}, "total must be a whole number of at least 1, got 2.0"),
         ({"total": 5, "placement": "edge"}, "placement must be 'random' or 'center', got 'edge'"),
         ({"total": 5, "seed": -1}, "seed must be an integer from 0"),
-        ({"per_voxel": 2**32}, "more than can be numbered"),
+        ({"per_voxel": 2**32}, "too many to be numbered"),
     ],
 )
 def test_wrong_options_are_refused(options, sentence):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from dwiml.arguments import check_choice, check_dropout, check_whole, shown
-from dwiml.models.embeddings import MOST_UNITS
+from dwiml.models.embeddings import MAX_UNITS
 from dwiml.models.recurrent.cells import RaggedGRU, RaggedLSTM
 from dwiml.ops import ragged
 
@@ -23,8 +23,8 @@ SEQUENCES_PER_THREAD = 64
 RNN_LAYERS: dict[str, type[nn.GRU] | type[nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
 
 
-# Far above what anyone trains, as MOST_UNITS.
-_MOST_LAYERS = 1_000
+# Far above what anyone trains, as MAX_UNITS.
+_MAX_LAYERS = 1_000
 
 
 class TimeMajor:
@@ -272,6 +272,6 @@ def _layer_sizes(name: str, sizes: Any) -> list[int]:
         raise ValueError(
             f"{name} must hold one positive size a layer, got {shown(received)}: give a list such as [256, 256]."
         )
-    if len(checked) > _MOST_LAYERS:
-        raise ValueError(f"{name} must hold at most {_MOST_LAYERS} sizes, one a layer; got {len(checked)}.")
-    return [check_whole(name, size, low=1, high=MOST_UNITS) for size in checked]
+    if len(checked) > _MAX_LAYERS:
+        raise ValueError(f"{name} must hold at most {_MAX_LAYERS} sizes, one a layer; got {len(checked)}.")
+    return [check_whole(name, size, low=1, high=MAX_UNITS) for size in checked]
