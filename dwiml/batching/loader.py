@@ -55,10 +55,10 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
     reverse_ratio
         Share of the streamlines whose points are put in the opposite order.
     noise_gaussian_size_forward
-        Standard deviation, in voxels, of the noise on the coordinates that the model sees: those under which the
-        volume is interpolated and from which previous directions are computed. Truncated at twice that size.
+        Standard deviation, in voxels, of the noise on the points that the model sees. The volume is interpolated and
+        previous directions are computed at these points. Truncated at twice that size.
     noise_gaussian_size_loss
-        The same for the streamlines that the loss compares with.
+        Standard deviation, in voxels, of the noise on the points that the loss compares with. Truncated likewise.
     noise_correlated_size
         Size, in voxels, of smooth noise (Ornstein-Uhlenbeck) on the streamlines that the model sees, which drift off
         the true ones as a tracking model does. The standard deviation of each streamline is drawn between 0 and twice
@@ -246,7 +246,7 @@ class DWIMLBatchLoaderOneInput(DWIMLStreamlinesBatchLoader):
     dataset, model, streamline_group_name, **kwargs
         As in :class:`DWIMLStreamlinesBatchLoader`; the model is a subclass of ``ModelWithOneInput``.
     input_group_name
-        The volume group.
+        The volume group that the model reads under each point.
     volume_dtype
         ``"float32"``, or ``"float16"`` or ``"bfloat16"`` to keep the volumes so on the model's device: twice as many
         fit. Interpolation still computes in float32. Values keep about 3 digits (bfloat16: 2); float16 ends at

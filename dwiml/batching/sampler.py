@@ -56,18 +56,19 @@ class DWIMLBatchIDSampler(Parameterized, Sampler["BatchIds"]):
         With its data loaded.
     streamline_group_name
         The group whose streamlines are sampled.
-    batch_size_training, batch_size_validation
-        How much a batch holds, in ``batch_size_units``; validation as training when None.
+    batch_size_training
+        Size of a training batch, in ``batch_size_units``.
+    batch_size_validation
+        Size of a validation batch; None: as in training.
     batch_size_units
-        ``"nb_streamlines"``: a number of streamlines. ``"length_mm"``: their lengths added up, in mm, not exceeded,
-        but a single streamline that is longer still comes, alone. Lengths are those of the file: splitting or
-        resampling comes later.
+        What the size of a batch counts: ``"nb_streamlines"``, or ``"length_mm"``, the sum of their lengths in mm. That
+        sum is not exceeded, but a single streamline that is longer still comes, alone. Lengths are those of the file:
+        splitting or resampling comes later.
     nb_subjects_per_batch
-        How many subjects share a batch (fewer volumes at a time on the GPU); None for all. They are drawn in
+        Number of subjects that share a batch (fewer volumes at a time on the GPU); None for all. They are drawn in
         proportion to the streamlines that each has left, and share the batch in that proportion too.
     cycles
-        How many batches in a row use the same subjects before others are drawn; needs ``nb_subjects_per_batch``.
-        None is 1.
+        Number of batches in a row that use the same subjects; needs ``nb_subjects_per_batch``. None is 1.
     seed
         Seed of the order of streamlines and of the choice of subjects. None: that of :func:`dwiml.seed_everything`
         where it was called, otherwise one that is drawn. It is recorded in :attr:`params`.

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dwiml.cli import run_command
-from dwiml.cli.unknown_options import parse_known_options
+from dwiml.cli.config_file import add_config_options, parse_options
+from dwiml.cli.declarations import parameters_of
+from dwiml.cli.options import add_option
 from dwiml.failures import GPU, MEMORY
 
 if TYPE_CHECKING:
@@ -19,6 +21,15 @@ if TYPE_CHECKING:
     from dwiml.tracking.propagation import PropagationRules
     from dwiml.tracking.seeds import Seeds
     from dwiml.tracking.tracker import Tracker, TrackingCounts
+
+DATASET = "dwiml.data.dataset.MultiSubjectDataset"
+RULES = "dwiml.tracking.propagation.PropagationRules"
+SEEDS = "dwiml.tracking.seeds.Seeds"
+TRACKER = "dwiml.tracking.tracker.Tracker"
+WRITER = "dwiml.tractograms.writing.writer.TractogramWriter"
+# What the options are called that say where streamlines begin.
+SEEDS_NAMES = {"per_voxel": "seeds_per_voxel", "total": "nb_seeds", "placement": "seeds_at"}
+_OBJECTS = ("model", "subject", "rules")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -33,11 +44,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("experiment", metavar="EXPERIMENT", help="the experiment's folder")
     parser.add_argument("subject", metavar="SUBJECT", nargs="?", help="a subject of the experiment's HDF5 file")
     parser.add_argument("out", metavar="OUT", help="tractogram to write: .trk, .tck or .trx")
+    add_config_options(parser)
     _add_data(parser)
     _add_seeds(parser)
     _add_rules(parser)
     output = parser.add_argument_group("output")
-    output.add_argument("--compress", type=float, metavar="MM", help="leave out points within MM of the curve [none]")
+    add_option(output, parameters_of(WRITER)["compress"])
     output.add_argument(
         "--save_seeds", action="store_true", help="keep each streamline's seed in data_per_streamline 'seeds'"
     )
@@ -47,13 +59,6 @@ def build_parser() -> argparse.ArgumentParser:
         dest="overwrite",
         action="store_true",
         help="replace OUT and the report if they exist, and what a stopped run has left of OUT",
-    )
-    parser.add_argument(
-        "--simultaneous",
-        metavar="N",
-        default="auto",
-        help="streamlines tracked at once, and then written, or 'auto': what fits in a quarter of the free memory, at "
-        "most 5000 (GPU: 100 000) [%(default)s]",
     )
     parser.add_argument("-v", dest="verbose", action="store_true", help="show informative messages")
     return parser
@@ -69,7 +74,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         "--mask_threshold)",
     )
     group.add_argument("--seeding_mask", metavar="MASK", help="where they begin [the tracking mask]")
-    group.add_argument("--hdf5_file", metavar="HDF5", help="where the experiment's data are now [where they were]")
+    add_option(group, parameters_of(DATASET)["hdf5_file"], shown="where the experiment's data were")
     group.add_argument("--input", nargs="+", metavar="IMAGE", help="image files of the model's input, in their order")
     group.add_argument(
         "--standardization",
@@ -87,57 +92,26 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 def _add_seeds(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("seeds")
     number = group.add_mutually_exclusive_group()
-    number.add_argument("--seeds_per_voxel", type=int, metavar="N", help="in each voxel of the seeding mask [1]")
-    number.add_argument("--nb_seeds", type=int, metavar="N", help="in all, each in a voxel that is drawn")
-    group.add_argument(
-        "--seeds_at", choices=["random", "center"], default="random", help="where in their voxel [%(default)s]"
-    )
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="for all that is drawn [%(default)s]")
-    group.add_argument("--forward_only", action="store_true", help="track one way only from each seed")
+    for name, parameter in parameters_of(SEEDS).items():
+        if name in SEEDS_NAMES:
+            shown = "1" if name == "per_voxel" else None
+            container = group if name == "placement" else number
+            add_option(container, parameter, name=SEEDS_NAMES[name], shown=shown)
 
 
 def _add_rules(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("tracking")
-    group.add_argument("--step_size", type=float, metavar="MM", help="between two points [the model's]")
-    group.add_argument("--theta", type=float, default=45.0, metavar="DEG", help="largest turn in a step [%(default)s]")
-    group.add_argument("--min_length", type=float, default=10.0, metavar="MM", help="leave out shorter [%(default)s]")
-    group.add_argument("--max_length", type=float, default=300.0, metavar="MM", help="end there [%(default)s]")
-    group.add_argument(
-        "--algo",
-        choices=["det", "prob"],
-        default="det",
-        help="the likeliest direction, or one that is drawn (models that classify directions) [%(default)s]",
-    )
-    group.add_argument(
-        "--eos_stopping_thresh",
-        type=float,
-        metavar="P",
-        help="probability at which a streamline ends, for models that tell it [never]",
-    )
-    group.add_argument(
-        "--mask_interpolation",
-        choices=["nearest", "trilinear"],
-        default="nearest",
-        help="how the tracking mask is read between voxels' centres [%(default)s]",
-    )
-    group.add_argument(
-        "--mask_threshold",
-        type=float,
-        default=0.5,
-        metavar="X",
-        help="streamlines end where the mask, interpolated, is below; of a map of probabilities, the voxels of at "
-        "least X are the mask, and the seeding mask [%(default)s]",
-    )
-    group.add_argument(
-        "--antipodal",
-        action="store_true",
-        help="a direction and its opposite mean the same to the model: take the one that turns less",
-    )
+    for name, parameter in {**parameters_of(RULES), **parameters_of(TRACKER)}.items():
+        if name == "seed":
+            add_option(group, parameter, about="Of all that is drawn: where streamlines begin, and directions")
+        elif name not in _OBJECTS:
+            shown = "the model's" if name == "step_size" else None
+            add_option(group, parameter, shown=shown, none="auto" if name == "simultaneous" else None)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parse_known_options(build_parser(), argv)
-    fewer = f"give a lower --simultaneous (now: {arguments.simultaneous})"
+    arguments = parse_options(build_parser(), argv)
+    fewer = f"give a lower --simultaneous (now: {arguments.simultaneous or 'auto'})"
     return run_command(lambda: _run(arguments), verbose=arguments.verbose, advice={MEMORY: fewer, GPU: fewer})
 
 
@@ -151,7 +125,6 @@ def _run(arguments: argparse.Namespace) -> None:
     from dwiml.training.loading import load_best_model, recorded_parameters
 
     _check_outputs(arguments)
-    simultaneous = _simultaneous(arguments.simultaneous)
     recorded = recorded_parameters(arguments.experiment)
     model = load_best_model(arguments.experiment).to("cuda" if torch.cuda.is_available() else "cpu")
     rules = _rules(arguments, model)
@@ -162,7 +135,7 @@ def _run(arguments: argparse.Namespace) -> None:
         rules,
         min_length=arguments.min_length,
         forward_only=arguments.forward_only,
-        simultaneous=simultaneous,
+        simultaneous=arguments.simultaneous,
     )
     seeds = _seeds(arguments, data.seeding_mask)
     writer = TractogramWriter(
@@ -212,41 +185,17 @@ def _rules(arguments: argparse.Namespace, model: Any) -> PropagationRules:
         raise ValueError(
             f"step_size ({step_size:g} mm) is above max_length ({arguments.max_length:g} mm): no step could be made."
         )
-    return PropagationRules(
-        step_size=step_size,
-        theta=arguments.theta,
-        max_length=arguments.max_length,
-        algo=arguments.algo,
-        seed=arguments.seed,
-        eos_stopping_thresh=arguments.eos_stopping_thresh,
-        mask_interpolation=arguments.mask_interpolation,
-        mask_threshold=arguments.mask_threshold,
-        antipodal=arguments.antipodal,
-    )
+    values = {name: getattr(arguments, name) for name in parameters_of(RULES)}
+    return PropagationRules(**{**values, "step_size": step_size})
 
 
 def _seeds(arguments: argparse.Namespace, mask: NDArray[np.bool_]) -> Seeds:
     from dwiml.tracking.seeds import Seeds
 
-    per_voxel = arguments.seeds_per_voxel
-    if per_voxel is None and arguments.nb_seeds is None:
-        per_voxel = 1
-    return Seeds(
-        mask,
-        per_voxel=per_voxel,
-        total=arguments.nb_seeds,
-        placement=arguments.seeds_at,
-        seed=arguments.seed,
-    )
-
-
-def _simultaneous(text: str) -> int | None:
-    if text == "auto":
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"--simultaneous must be a whole number or 'auto', got {text!r}.") from None
+    values = {name: getattr(arguments, option) for name, option in SEEDS_NAMES.items()}
+    if values["per_voxel"] is None and values["total"] is None:
+        values["per_voxel"] = 1
+    return Seeds(mask, seed=arguments.seed, **values)
 
 
 def _track(tracker: Tracker, seeds: Seeds, writer: Any, *, save_seeds: bool) -> None:

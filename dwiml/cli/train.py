@@ -3,225 +3,157 @@
 from __future__ import annotations
 
 import argparse
-import inspect
-from collections.abc import Sequence
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Collection, Sequence
 from typing import Any
 
+from dwiml.cli.config_file import add_config_options, config_text, parse_options
+from dwiml.cli.declarations import parameters_of, summary_of
+from dwiml.cli.options import add_option
 from dwiml.cli.run_training import run_training
-from dwiml.cli.trainer_options import add_tracking_phase_options, add_trainer_options, json_object
-from dwiml.cli.unknown_options import parse_known_options
+
+MODELS = {
+    "learn2track": "dwiml.models.learn2track.Learn2TrackModel",
+}
+DATASET = "dwiml.data.dataset.MultiSubjectDataset"
+SAMPLER = "dwiml.batching.sampler.DWIMLBatchIDSampler"
+LOADER = "dwiml.batching.loader.DWIMLBatchLoaderOneInput"
+TRAINER = "dwiml.training.one_input.DWIMLTrainerOneInput"
+TRACKING_TRAINER = "dwiml.training.generation.phase.DWIMLTrainerOneInputWithGVPhase"
+SETTINGS = "dwiml.training.settings.TrainerSettings"
+TRACKING_SETTINGS = "dwiml.training.generation.settings.TrackingPhaseSettings"
+if importlib.util.find_spec(TRACKING_SETTINGS.rpartition(".")[0]) is None:
+    TRACKING_SETTINGS = TRACKING_TRAINER
+
+PATHS = {
+    "hdf5_file": "data, made with 'dwiml create_hdf5'",
+    "experiments_path": "folder of all experiments",
+    "experiment_name": "folder that is made there for this one",
+}
+_JOB = ("checkpoint_minutes", "stop_signal", "max_time", "requeue", "resume", "allow_changed_data")
+_TRYING = ("fast_dev_run", "overfit_batches", "profile")
+# Of these, a text that is not a place of today's folder would be another place in another folder.
+_PLACES = ("hdf5_file", "experiments_path", "tracking_phase_ground_truth")
+_RESAMPLING = ("step_size", "nb_points", "compress_lines")
+_ABOUT = {"seed": "Of weights, batches, augmentation and dropout; None: drawn"}
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Build the parser that only knows the models' names; each model has options of its own."""
+    lines = "\n".join(f"  {name:<14}{summary_of(path)}" for name, path in MODELS.items())
     parser = argparse.ArgumentParser(
         prog="dwiml train",
         allow_abbrev=False,
-        description="Train one of dwiml's models. Run again with --resume auto, or use 'dwiml resume', to go on.",
+        usage="dwiml train MODEL ...",
+        description="Train one of dwiml's models.",
+        epilog=f"models:\n{lines}\n\n'dwiml train MODEL --help' describes the options of a model.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    models = parser.add_subparsers(dest="model_name", required=True, metavar="MODEL")
-    learn2track = models.add_parser(
-        "learn2track",
-        allow_abbrev=False,
-        usage="dwiml train learn2track HDF5 EXPERIMENTS_PATH EXPERIMENT_NAME --input_group_name GROUP "
-        "--streamline_group_name GROUP [options]",
-        help="recurrent network (Poulin et al., 2017)",
-        description="Train Learn2Track, a stacked recurrent network (Poulin et al., 2017), on one volume group.",
-    )
-    add_data_options(learn2track)
-    add_sampler_options(learn2track)
-    add_loader_options(learn2track)
-    add_learn2track_options(learn2track)
-    add_trainer_options(learn2track)
-    add_tracking_phase_options(learn2track)
+    parser.add_argument("model", choices=MODELS, metavar="MODEL", help=argparse.SUPPRESS)
     return parser
 
 
-def add_data_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("hdf5_file", metavar="HDF5", help="data, made with 'dwiml create_hdf5'")
-    parser.add_argument("experiments_path", metavar="EXPERIMENTS_PATH", help="folder of all experiments")
-    parser.add_argument("experiment_name", metavar="EXPERIMENT_NAME", help="folder made there for this one")
-    group = parser.add_argument_group("data")
-    group.add_argument("--input_group_name", required=True, help="volume group under the streamlines")
-    group.add_argument("--streamline_group_name", required=True, help="streamlines group to learn")
-    group.add_argument("--lazy", action="store_true", help="leave the data on disk, memory-mapped")
-    group.add_argument("--cache_size", type=int, default=1, help="subjects' volumes kept on the GPU [%(default)s]")
+def build_model_parser(name: str) -> argparse.ArgumentParser:
+    """Build the parser of a model's training: the options of the data, the batches, the model and the trainer."""
+    parser = argparse.ArgumentParser(
+        prog=f"dwiml train {name}",
+        allow_abbrev=False,
+        usage=f"dwiml train {name} HDF5 EXPERIMENTS_PATH EXPERIMENT_NAME\n"
+        "           --input_group_name GROUP --streamline_group_name GROUP [options]\n"
+        f"       dwiml train {name} --config YAML [options]",
+        description=f"{summary_of(MODELS[name])}. Run the same again with --resume auto, or use 'dwiml resume', to go "
+        "on. An experiment's folder has a config.yaml that makes it again: --config FOLDER/config.yaml "
+        "--experiment_name NEW_NAME.",
+    )
+    paths = parser.add_argument_group("paths, in this order or as options")
+    for path, about in PATHS.items():
+        metavar = path.removesuffix("_file").upper()
+        paths.add_argument(f"--{path}", required=True, metavar=metavar, help=about)
+    add_config_options(parser)
+    _add(parser, "data", LOADER, only=("input_group_name",))
+    _add(parser, "data", SAMPLER, only=("streamline_group_name",))
+    _add(parser, "data", DATASET)
+    _add(parser, "batches", SAMPLER, leave=("seed",))
+    _add(parser, "batches", LOADER, only=("volume_dtype",))
+    _add(parser, "augmentation, in training only", LOADER, leave=("seed",))
+    _add(parser, "model", MODELS[name], leave=("nb_features", *_RESAMPLING))
+    resampling = _group(parser, "model").add_mutually_exclusive_group()
+    for each in _RESAMPLING:
+        add_option(resampling, parameters_of(MODELS[name])[each])
+    _add(parser, "training", SETTINGS, leave=(*_JOB, *_TRYING))
+    _group(parser, "training").add_argument(
+        "-v", dest="talkative", action="store_true", help="show informative messages"
+    )
+    _add(parser, "when the job ends, and after", SETTINGS, only=_JOB)
+    _add(parser, "trying out", SETTINGS, only=_TRYING)
+    title = "generation-validation (with any of these, the model continues the validation streamlines by itself)"
+    _add(parser, title, TRACKING_SETTINGS, absent=True)
+    return parser
 
 
-def add_sampler_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("batches")
-    group.add_argument(
-        "--batch_size_training", type=float, default=1000, metavar="N", help="size of a batch [%(default)s]"
-    )
-    group.add_argument(
-        "--batch_size_validation", type=float, metavar="N", help="the same in validation [as in training]"
-    )
-    group.add_argument(
-        "--batch_size_units",
-        default="nb_streamlines",
-        metavar="UNIT",
-        help="what sizes count: nb_streamlines or length_mm [%(default)s]",
-    )
-    group.add_argument("--nb_subjects_per_batch", type=int, metavar="N", help="subjects that share a batch [all]")
-    group.add_argument("--cycles", type=int, metavar="N", help="batches in a row with the same subjects [1]")
-    group.add_argument(
-        "--volume_dtype",
-        default="float32",
-        metavar="DTYPE",
-        help="float32, or float16 or bfloat16 to fit twice the volumes on the device [%(default)s]",
-    )
+def _add(
+    parser: argparse.ArgumentParser,
+    title: str,
+    path: str,
+    *,
+    only: Collection[str] | None = None,
+    leave: Collection[str] = (),
+    absent: bool = False,
+) -> None:
+    """Add the options of a class that are not there yet to a group of the help."""
+    known = {action.dest for action in parser._actions}
+    for name, parameter in parameters_of(path, inherited=not absent).items():
+        if name not in known and name not in leave and (only is None or name in only):
+            more: dict[str, Any] = {"off": ("-q",)} if name == "verbose" else {}
+            add_option(_group(parser, title), parameter, about=_ABOUT.get(name), absent=absent, **more)
 
 
-def add_loader_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("augmentation, in training only")
-    group.add_argument("--split_ratio", type=float, default=0.0, help="share of streamlines cut in two [%(default)s]")
-    group.add_argument("--reverse_ratio", type=float, default=0.0, help="share of streamlines reversed [%(default)s]")
-    for purpose, what in (("forward", "the points that the model sees"), ("loss", "the points of the loss")):
-        group.add_argument(
-            f"--noise_gaussian_size_{purpose}",
-            type=float,
-            default=0.0,
-            metavar="VOXELS",
-            help=f"standard deviation of the noise on {what} [%(default)s]",
-        )
-    group.add_argument(
-        "--noise_correlated_size",
-        type=float,
-        default=0.0,
-        metavar="VOXELS",
-        help="how far the points that the model sees wander off, smoothly; it learns the way back [%(default)s]",
-    )
-    group.add_argument(
-        "--noise_correlated_nb_points",
-        type=float,
-        default=6.0,
-        metavar="N",
-        help="points after which that has mostly changed [%(default)g]",
-    )
-    group.add_argument(
-        "--nb_recovery_steps",
-        type=float,
-        default=3.0,
-        metavar="N",
-        help="steps in which it has to be back [%(default)g]",
-    )
-
-
-def add_learn2track_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("model")
-    resampling = group.add_mutually_exclusive_group()
-    resampling.add_argument("--step_size", type=float, metavar="MM", help="resample streamlines to this step")
-    resampling.add_argument("--nb_points", type=int, metavar="N", help="resample streamlines to this many points")
-    resampling.add_argument("--compress_lines", type=float, metavar="MM", help="compress streamlines, this tolerance")
-    group.add_argument(
-        "--input_embedding_key",
-        default="no_embedding",
-        metavar="KEY",
-        help="no_embedding or nn_embedding [%(default)s]",
-    )
-    group.add_argument(
-        "--input_embedded_size", type=int, metavar="N", help="values that nn_embedding makes of the input"
-    )
-    group.add_argument("--neighborhood_type", metavar="TYPE", help="axes or grid [none]")
-    group.add_argument("--neighborhood_radius", type=int, metavar="N", help="neighbours on each side")
-    group.add_argument(
-        "--neighborhood_resolution", type=float, metavar="VOXELS", help="distance of neighbours, with a type [1]"
-    )
-    group.add_argument(
-        "--nb_previous_dirs", type=int, default=0, metavar="N", help="directions given with the input [%(default)s]"
-    )
-    group.add_argument("--prev_dirs_embedding_key", metavar="KEY", help="no_embedding or nn_embedding [no_embedding]")
-    group.add_argument(
-        "--prev_dirs_embedded_size", type=int, metavar="N", help="values that nn_embedding makes of them"
-    )
-    group.add_argument(
-        "--no_normalize_prev_dirs",
-        dest="normalize_prev_dirs",
-        action="store_false",
-        help="previous directions keep their length, in voxels",
-    )
-    group.add_argument("--rnn_key", default="gru", help="gru or lstm [%(default)s]")
-    group.add_argument(
-        "--rnn_layer_sizes", type=int, nargs="+", default=(256, 256), metavar="N", help="units of each layer [256 256]"
-    )
-    group.add_argument(
-        "--no_skip_connection",
-        dest="use_skip_connection",
-        action="store_false",
-        help="layers after the first do not see the input, the output sees the last layer only",
-    )
-    group.add_argument(
-        "--no_layer_normalization",
-        dest="use_layer_normalization",
-        action="store_false",
-        help="layers' outputs are not normalized",
-    )
-    group.add_argument(
-        "--dropout", type=float, default=0.0, help="share of values dropped between layers [%(default)s]"
-    )
-    group.add_argument(
-        "--dg_key",
-        default="cosine-regression",
-        metavar="KEY",
-        help="direction getter: cosine-regression, l2-regression or sphere-classification [%(default)s]",
-    )
-    group.add_argument("--dg_args", type=json_object, metavar="JSON", help='its options, as {"dropout": 0.1}')
+def _group(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGroup:
+    groups = [group for group in parser._action_groups if group.title == title]
+    return groups[0] if groups else parser.add_argument_group(title)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parse_known_options(build_parser(), argv)
-    return run_training(lambda: _run(arguments), vars(arguments), verbose=arguments.talkative)
+    words = list(sys.argv[1:] if argv is None else argv)
+    name = build_parser().parse_args(words[:1]).model
+    parser = build_model_parser(name)
+    arguments = parse_options(parser, words[1:], positional=tuple(PATHS))
+    return run_training(lambda: _run(name, parser, arguments), vars(arguments), verbose=arguments.talkative)
 
 
-def _run(arguments: argparse.Namespace) -> None:
-    from dwiml.batching.loader import DWIMLBatchLoaderOneInput, DWIMLStreamlinesBatchLoader
-    from dwiml.batching.sampler import DWIMLBatchIDSampler
-    from dwiml.data.dataset import MultiSubjectDataset
-    from dwiml.models.learn2track import Learn2TrackModel
+def _run(name: str, parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    from dwiml.ops.randomness import draw_seed
     from dwiml.seeding import seed_everything
-    from dwiml.training.generation.phase import DWIMLTrainerOneInputWithGVPhase
-    from dwiml.training.one_input import DWIMLTrainerOneInput
-    from dwiml.training.trainer import DWIMLTrainer
 
     values = vars(arguments)
-    tracks = any(name.startswith("tracking_phase_") or name == "best_model_metric" for name in values)
-    trainer_class = DWIMLTrainerOneInputWithGVPhase if tracks else DWIMLTrainerOneInput
-    volume_groups = {arguments.input_group_name, values.get("tracking_phase_mask_group", arguments.input_group_name)}
-    dataset = MultiSubjectDataset(arguments.hdf5_file, lazy=arguments.lazy, cache_size=arguments.cache_size)
-    for group in sorted(volume_groups):
+    phase = {each: values[each] for each in parameters_of(TRACKING_SETTINGS, inherited=False) if each in values}
+    tracks = bool(phase.keys() - PATHS.keys())
+    trainer_class = TRACKING_TRAINER if tracks else TRAINER
+    dataset = _build(DATASET, values)
+    volumes = {arguments.input_group_name, values.get("tracking_phase_mask_group")} - {None}
+    for group in sorted(volumes):
         dataset.check_volume_group(group)
     dataset.check_streamline_group(arguments.streamline_group_name)
+    # With one that is drawn, the configuration makes the same weights again.
+    seed = seed_everything(draw_seed() if arguments.seed is None else arguments.seed)
+    model = _build(MODELS[name], values, nb_features=dataset.nb_features[arguments.input_group_name])
     dataset.load_data(
-        load_testing=False,
-        volume_groups=sorted(volume_groups),
-        streamline_groups=[arguments.streamline_group_name],
+        load_testing=False, volume_groups=sorted(volumes), streamline_groups=[arguments.streamline_group_name]
     )
-    if arguments.seed is not None:
-        seed_everything(arguments.seed)
-    model = Learn2TrackModel(
-        nb_features=dataset.nb_features[arguments.input_group_name],
-        **_picked(values, *Learn2TrackModel.__mro__, leave={"nb_features"}),
-    )
-    sampler = DWIMLBatchIDSampler(dataset, **_picked(values, DWIMLBatchIDSampler, leave={"dataset"}))
-    loader = DWIMLBatchLoaderOneInput(
-        dataset,
-        model,
-        **_picked(values, DWIMLBatchLoaderOneInput, DWIMLStreamlinesBatchLoader, leave={"dataset", "model"}),
-    )
-    trainer = trainer_class(
-        model,
-        batch_sampler=sampler,
-        batch_loader=loader,
-        **_picked(values, trainer_class, *DWIMLTrainer.__mro__, leave={"model", "batch_sampler", "batch_loader"}),
-    )
+    sampler = _build(SAMPLER, values, dataset=dataset)
+    loader = _build(LOADER, values, dataset=dataset, model=model)
+    settings = {each: values[each] for each in parameters_of(SETTINGS) if each in values} | phase
+    trainer = _build(trainer_class, values, model=model, batch_sampler=sampler, batch_loader=loader, **settings)
+    places = {each: os.path.abspath(values[each]) for each in _PLACES if values.get(each) is not None}
+    trainer.config = config_text(parser, {**values, **places, "seed": seed})
     trainer.train_and_validate()
 
 
-def _picked(values: dict[str, Any], *classes: type, leave: set[str]) -> dict[str, Any]:
-    """Return those values that the constructors of some classes take."""
-    names = {
-        name
-        for cls in classes
-        if "__init__" in cls.__dict__
-        for name in inspect.signature(cls.__dict__["__init__"]).parameters
-    }
-    return {name: value for name, value in values.items() if name in names - leave}
+def _build(path: str, values: dict[str, Any], **objects: Any) -> Any:
+    """Return an object of a class, with those of the values that its constructor takes."""
+    module, _, name = path.rpartition(".")
+    taken = {each: values[each] for each in parameters_of(path) if each in values and each not in objects}
+    return getattr(importlib.import_module(module), name)(**{**taken, **objects})

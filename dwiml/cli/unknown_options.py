@@ -10,43 +10,55 @@ from dwiml.params import RENAMED
 
 # What other programs, and earlier versions, call some of our options.
 _USUAL_NAMES = {
-    **{f"--{old}": f"--{new}" for old, new in RENAMED.items()},
-    "--epochs": "--max_epochs",
-    "--nb_epochs": "--max_epochs",
-    "--num_workers": "--nb_cpu_processes",
-    "--device": "--use_gpu",
+    **RENAMED,
+    "epochs": "max_epochs",
+    "nb_epochs": "max_epochs",
+    "num_workers": "nb_cpu_processes",
+    "device": "use_gpu",
 }
 
 
-def parse_known_options(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse a command line; an unknown option ends in the usage of the subcommand, and what may be meant.
+def parse_known_options(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, *, positional: Sequence[str] = ()
+) -> argparse.Namespace:
+    """Parse a command line; the error for an unknown option tells what may be meant.
 
-    Python's own ``parse_args`` would show the usage of the command above, without any of the options.
+    Parameters
+    ----------
+    parser, argv
+        As of ``argparse``.
+    positional
+        Options that may also be given without their names, in this order.
     """
-    arguments, unknown = parser.parse_known_args(argv)
+    arguments, left = parser.parse_known_args(argv)
+    place = left.index("--") if "--" in left else len(left)
+    options = [option for action in parser._actions for option in action.option_strings]
+    unknown = [_sentence(word, options) for word in left[:place] if word.startswith("-")]
+    values = left[:place] + left[place + 1 :]
+    if not unknown and len(values) > len(positional):
+        unknown = [f"too many arguments: {' '.join(values[len(positional) :])}"]
     if unknown:
-        chosen = _chosen(parser, arguments)
-        options = [option for action in chosen._actions for option in action.option_strings]
-        chosen.error("; ".join(_sentence(word, options) for word in unknown if word.startswith("-")) or _extra(unknown))
+        parser.error("; ".join(unknown))
+    vars(arguments).update(zip(positional, values, strict=False))
     return arguments
 
 
-def _chosen(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> argparse.ArgumentParser:
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            child: argparse.ArgumentParser = action.choices[getattr(arguments, action.dest)]
-            return child
-    return parser
+def meant_by(name: str, known: Sequence[str]) -> str:
+    """Return what to say after the name of an option that does not exist: which of the known ones may be meant.
+
+    Parameters
+    ----------
+    name, known
+        All with dashes in front, or all without.
+    """
+    dashes = name[: len(name) - len(name.lstrip("-"))]
+    meant = _USUAL_NAMES.get(name[len(dashes) :], name[len(dashes) :])
+    # 'dwiml resume' has --new_max_epochs for the --max_epochs of 'dwiml train'.
+    near = [each for each in (f"{dashes}{meant}", f"{dashes}new_{meant}") if each in known]
+    near = near or difflib.get_close_matches(name, known)
+    return f": did you mean {' or '.join(near)}?" if near else ""
 
 
 def _sentence(word: str, options: Sequence[str]) -> str:
     name = word.partition("=")[0]
-    meant = _USUAL_NAMES.get(name, name)
-    # 'dwiml resume' has --new_max_epochs for the --max_epochs of 'dwiml train'.
-    near = [each for each in (meant, f"--new_{meant[2:]}") if each in options]
-    near = near or difflib.get_close_matches(name, options)
-    return f"there is no option {name}" + (f": did you mean {' or '.join(near)}?" if near else "")
-
-
-def _extra(words: Sequence[str]) -> str:
-    return f"too many arguments: {' '.join(words)}"
+    return f"there is no option {name}{meant_by(name, options)}"

@@ -89,7 +89,7 @@ class MultiSubjectDataset(Parameterized):
     Parameters
     ----------
     hdf5_file
-        The file.
+        The HDF5 file of all subjects.
     lazy
         Leave the data in the file: memory-mapped, read when needed. Otherwise all of it is read by
         :meth:`load_data`.

@@ -27,13 +27,13 @@ class Learn2TrackModel(ModelWithPreviousDirections, ModelWithDirectionGetter, Mo
     Parameters
     ----------
     rnn_key
-        'gru' or 'lstm'.
+        Type of the recurrent layers: 'gru' or 'lstm'.
     rnn_layer_sizes
         The number of units of each recurrent layer.
     use_skip_connection
-        Each layer after the first reads the first's input too, and the direction getter reads all layers.
+        Give the first layer's input to the other layers too, and the output of all layers to the direction getter.
     use_layer_normalization
-        Each layer's output but the last's is normalized.
+        Normalize the output of each layer but the last.
     dropout
         Share of values set to zero between two recurrent layers, in training.
     **kwargs

@@ -26,11 +26,11 @@ class ModelWithNeighborhood(MainModelAbstract):
     Parameters
     ----------
     neighborhood_type
-        'axes', 'grid', or None for the point alone.
+        Neighbours whose features are read too: 'axes' or 'grid'; None for the point alone.
     neighborhood_radius
-        Neighbours on each side.
+        Number of neighbours on each side of the point.
     neighborhood_resolution
-        Voxels between two neighbours; None: 1.
+        Distance between two neighbours, in voxels; None: 1.
 
     Raises
     ------
@@ -64,9 +64,9 @@ class ModelWithOneInput(MainModelAbstract):
     nb_features
         Features of the volume's voxels.
     input_embedding_key
-        A key of :data:`dwiml.models.embeddings.EMBEDDINGS`.
+        Embedding of the input: 'no_embedding' or 'nn_embedding'.
     input_embedded_size
-        The size of the embedding; None for 'no_embedding'.
+        Size of the embedding of the input; None for 'no_embedding'.
 
     Attributes
     ----------

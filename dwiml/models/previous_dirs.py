@@ -22,13 +22,13 @@ class ModelWithPreviousDirections(MainModelAbstract):
     Parameters
     ----------
     nb_previous_dirs
-        How many steps back; 0: none, and all sizes are 0.
+        Number of previous directions given with the input. With 0, all sizes are 0.
     prev_dirs_embedding_key
-        A key of :data:`dwiml.models.embeddings.EMBEDDINGS`; None: 'no_embedding'.
+        Embedding of the previous directions: 'no_embedding' or 'nn_embedding'; None: 'no_embedding'.
     prev_dirs_embedded_size
-        The size of the embedding; None for 'no_embedding'.
+        Size of the embedding of the previous directions; None for 'no_embedding'.
     normalize_prev_dirs
-        Whether directions have unit length, or are the steps themselves, in voxels.
+        Give previous directions unit length. Otherwise they are the steps themselves, in voxels.
 
     Attributes
     ----------

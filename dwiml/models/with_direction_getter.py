@@ -32,7 +32,7 @@ class ModelWithDirectionGetter(MainModelAbstract):
     Parameters
     ----------
     dg_key
-        'cosine-regression', 'l2-regression' or 'sphere-classification'.
+        Direction getter: 'cosine-regression', 'l2-regression' or 'sphere-classification'.
     dg_args
         Options of the direction getter: ``dropout`` (all), ``normalize_targets`` (l2), ``sphere`` and ``add_eos``
         (sphere classification).

@@ -48,7 +48,7 @@ class PropagationRules:
     mask_threshold
         A point is inside the mask where the interpolated value is at least this.
     mask_interpolation
-        ``"nearest"`` or ``"trilinear"``.
+        Interpolation of the mask: ``"nearest"`` or ``"trilinear"``.
     antipodal
         Whether a direction and its opposite are the same to the model: the one closer to the last step is taken.
 

@@ -34,7 +34,7 @@ class Seeds:
     total
         Number of points in total, each in a voxel of the mask drawn uniformly with replacement.
     placement
-        ``"random"``: uniform in the voxel. ``"center"``: at its center.
+        ``"random"``: uniform in the voxel; ``"center"``: at its center.
     seed
         From 0 to 2**63 - 1; None: drawn, see the attribute.
 

@@ -48,6 +48,7 @@ def rebuild_experiment(
     hdf5_file: str | Path | None = None,
     load_testing: bool = False,
     lazy: bool | None = None,
+    cache_size: int | None = None,
 ) -> RebuiltExperiment:
     """Build an experiment's dataset, model, sampler and loader again.
 
@@ -61,6 +62,8 @@ def rebuild_experiment(
         Load the testing set too.
     lazy
         Whether to leave the data in their file; None: as in the training.
+    cache_size
+        Of the dataset; None: as in the training.
 
     Raises
     ------
@@ -78,7 +81,7 @@ def rebuild_experiment(
         dataset = MultiSubjectDataset(
             find_data(recorded, folder.path, hdf5_file),
             lazy=data["lazy"] if lazy is None else lazy,
-            cache_size=data["cache_size"],
+            cache_size=data["cache_size"] if cache_size is None else cache_size,
         )
         volumes = [recorded["loader"]["input_group_name"], recorded["trainer"].get("tracking_phase_mask_group")]
         groups = {"volume_groups": [name for name in dict.fromkeys(volumes) if name is not None]}

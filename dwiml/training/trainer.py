@@ -75,6 +75,8 @@ class DWIMLTrainer(ResumableTraining):
         exists, a checkpoint that does not fit.
     """
 
+    config: str | None = None
+    """The text of the experiment's ``config.yaml``, written when a training starts; None: there is no such file."""
     _loaders: dict[str, DataLoader[Any]]
     _stop: StopRequest
     _step: torch.nn.Module
@@ -369,6 +371,8 @@ class DWIMLTrainer(ResumableTraining):
             self._lock = take_folder(self.folder, stack, starts_over=starts_over)
             self._refuse_newer_checkpoint()
             write_parameters(self.folder, self.parameters, self.batch_sampler.dataset.groups_config)
+            if self.config is not None and checkpoint is None and not self.fast_dev_run:
+                self.folder.write_config(self.config)
             self.loggers = start_loggers(self.folder, self.comet, self.parameters, checkpoint, verbose=self.verbose)
             stack.callback(self._write_what_waits)
         if checkpoint is None:

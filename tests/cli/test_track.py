@@ -104,7 +104,6 @@ def test_other_formats_and_an_older_file(
         (["sub-03", "OUT.trk", "--tracking_mask", "input"], "Volume group 'input' holds 28 features; a mask has one."),
         (["sub-03", "OUT.trk", "--tracking_mask", "no.nii.gz"], "error: tracking_mask: '/"),
         (["sub-03", "OUT.trk", "--algo", "prob"], "gives one direction, so algo must be 'det', got 'prob'."),
-        (["sub-03", "OUT.trk", "--simultaneous", "many"], "--simultaneous must be a whole number or 'auto', got"),
         (["sub-03", "OUT.trk", "--theta", "200"], "theta must be above 0, and 180 at most, got 200.0."),
         (["sub-03", "OUT.trk", "--step_size", "1e300"], "step_size (1e+300 mm) is above max_length (300 mm)"),
         (["sub-03", "OUT.trk", "--step_size", "0"], "step_size must be positive, got 0.0."),
@@ -129,6 +128,14 @@ def test_bad_input_is_told_in_one_sentence(
     assert sentence in error
     assert len(error.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_number_of_streamlines_at_once_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["track", "exp", "sub-03", "OUT.trk", "--tracking_mask", "wm_mask", "--simultaneous", "many"])
+    assert stopped.value.code == 2
+    sentence = "argument --simultaneous: a whole number or 'auto' expected, got 'many'\n"
+    assert capsys.readouterr().err.endswith(sentence)
 
 
 def with_map(phantom: Path, tmp_path: Path) -> tuple[Path, Path, np.ndarray]:

@@ -17,6 +17,7 @@ from dwiml import Learn2TrackModel
 from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.cli import evaluate, main, resume, train
+from dwiml.cli.config_file import parse_options
 from dwiml.training.experiment.parameters import MAY_CHANGE
 from dwiml.training.generation.phase import DWIMLTrainerOneInputWithGVPhase
 from dwiml.training.trainer import DWIMLTrainer
@@ -109,12 +110,13 @@ def test_resume_keeps_comet_and_turns_it_off(tiny_hdf5: Path, tmp_path: Path, mo
     assert [settings[name] for name in ("comet_workspace", "comet_project", "verbose")] == [None, None, False]
 
 
-def test_whatever_a_resume_may_change_the_command_keeps() -> None:
-    # The data's and how the resume itself is done are options of another kind.
-    other = {"max_epochs", "patience", "resume", "allow_changed_data"}
-    may_change = {name.removeprefix("trainer.") for name in MAY_CHANGE if name.startswith("trainer.")}
-    assert may_change - other == set(resume.KEPT)
-    assert not set(resume.KEPT) & set(vars(resume.build_parser().parse_args(["exp"])))
+def test_resume_offers_what_may_change_and_keeps_what_is_not_given() -> None:
+    parser = resume.build_parser()
+    others = {"help", "experiment", "talkative"}
+    offered = {action.dest.removeprefix("new_") for action in parser._actions} - others
+    # How a resume is done is what the command is; loggers are objects.
+    assert offered == {name.partition(".")[2] for name in MAY_CHANGE} - {"resume", "loggers"}
+    assert set(vars(parser.parse_args(["exp"]))) <= others
 
 
 def test_the_model_tracks_when_asked_to(tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,7 +171,7 @@ def test_an_experiment_that_exists_and_one_that_does_not(
     [
         (
             ["--learning_rates", "1e-3,1e-4"],
-            "argument --learning_rates: a learning rate must be a number, got '1e-3,1e-4'; separate several by",
+            "argument --learning_rates: a number expected, got '1e-3,1e-4'; separate several by spaces",
         ),
         (["--epochs", "3"], "there is no option --epochs: did you mean --max_epochs?"),
         (["--learning-rates=3"], "there is no option --learning-rates: did you mean --learning_rates"),
@@ -186,7 +188,7 @@ def test_an_unknown_option_shows_the_models_usage(
         run_train(tiny_hdf5, tmp_path, *options)
     assert stopped.value.code == 2
     error = capsys.readouterr().err
-    assert error.startswith("usage: dwiml train learn2track HDF5 EXPERIMENTS_PATH EXPERIMENT_NAME ")
+    assert error.startswith("usage: dwiml train learn2track HDF5 EXPERIMENTS_PATH EXPERIMENT_NAME\n")
     assert f"dwiml train learn2track: error: {sentence}" in error
 
 
@@ -208,8 +210,9 @@ def test_resume_suggests_its_own_options(capsys: pytest.CaptureFixture[str], opt
     assert f"dwiml resume: error: there is no option {option}: did you mean --new_max_epochs" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [name for name in main.COMMANDS if name != "train"])
+@pytest.mark.parametrize("command", main.COMMANDS)
 def test_no_parser_takes_a_shortened_option(command: str) -> None:
+    assert not train.build_model_parser("learn2track").allow_abbrev
     assert not importlib.import_module(f"dwiml.cli.{command}").build_parser().allow_abbrev
 
 
@@ -220,15 +223,12 @@ def test_two_resamplings(tiny_hdf5: Path, tmp_path: Path, capsys: pytest.Capture
     assert "not allowed with" in capsys.readouterr().err
 
 
-def test_each_option_has_the_default_of_the_class_it_is_for(tmp_path: Path) -> None:
-    given = vars(
-        train.build_parser().parse_args(
-            ["learn2track", "a", "b", "c", "--input_group_name", "x", "--streamline_group_name", "y"]
-        )
-    )
+def test_each_option_has_the_default_of_the_class_it_is_for() -> None:
+    words = ["a", "b", "c", "--input_group_name", "x", "--streamline_group_name", "y"]
+    given = parsed(words)
     owners = [*Learn2TrackModel.__mro__, DWIMLBatchIDSampler, DWIMLStreamlinesBatchLoader, *DWIMLTrainer.__mro__]
     # Those of the generation-validation phase are left to the class.
-    tracking = vars(train.build_parser().parse_args(_tracking_options()))
+    tracking = parsed(_tracking_options())
     init = inspect.signature(DWIMLTrainerOneInputWithGVPhase.__init__)
     left = {name for name, parameter in init.parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
     assert left <= set(tracking)
@@ -246,8 +246,12 @@ def test_each_option_has_the_default_of_the_class_it_is_for(tmp_path: Path) -> N
     assert checked > 40
 
 
+def parsed(words: list[str]) -> dict[str, Any]:
+    return vars(parse_options(train.build_model_parser("learn2track"), words, positional=tuple(train.PATHS)))
+
+
 def _tracking_options() -> list[str]:
-    text = "learn2track a b c --input_group_name x --streamline_group_name y --best_model_metric gv_length_ratio"
+    text = "a b c --input_group_name x --streamline_group_name y --best_model_metric gv_length_ratio"
     text += " --tracking_phase_frequency 2 --tracking_phase_nb_segments_init 2 --tracking_phase_max_batches 3"
     text += " --tracking_phase_mask_group wm --tracking_phase_mask_interpolation trilinear --tracking_phase_theta 30"
     text += " --tracking_phase_ground_truth d --tracking_phase_step_size 1 --tracking_phase_max_length 200"

@@ -5,7 +5,6 @@ Run as a program, it runs some of them and prints what came of them: ``command_l
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
 import pkgutil
@@ -352,11 +351,11 @@ def _act(line: CommandLine) -> int:
 
 def _options(command: str) -> list[tuple[str, int]]:
     """Return the options of a command, and how many values to give each."""
-    parser: argparse.ArgumentParser = importlib.import_module(f"dwiml.cli.{command}").build_parser()
-    actions = list(parser._actions)
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            actions += [each for sub in action.choices.values() for each in sub._actions]
+    module = importlib.import_module(f"dwiml.cli.{command}")
+    parsers = (
+        [module.build_model_parser(name) for name in module.MODELS] if command == "train" else [module.build_parser()]
+    )
+    actions = [action for parser in parsers for action in parser._actions]
     found = []
     for action in actions:
         if action.option_strings and action.dest not in LEFT_OUT:

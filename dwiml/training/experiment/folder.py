@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dwiml.arguments import quoted
-from dwiml.files import read_json, remove_unfinished
+from dwiml.files import read_json, remove_unfinished, written_whole
 from dwiml.files.tensors import ends_in_digest
 from dwiml.models.saving import PARAMETERS_FILE, STATE_FILE
 from dwiml.training.experiment.checkpoint import LATEST, PREVIOUS, has_checkpoint
@@ -19,10 +19,11 @@ from dwiml.training.reporting.loggers.local import METRICS_FILE
 
 # Sections of parameters.json by which an experiment of dwiml is known.
 SECTIONS = ("trainer", "sampler", "loader", "model", "data")
+CONFIG_FILE = "config.yaml"
 CHECKPOINT, BEST_MODEL, LOGS, BAD_BATCHES = "checkpoint", "best_model", "logs", "bad_batches"
 # What is written in each folder, under these names and no others.
 _WRITTEN = {
-    "": (PARAMETERS_FILE, LOCK_FILE),
+    "": (PARAMETERS_FILE, CONFIG_FILE, LOCK_FILE),
     CHECKPOINT: (LATEST, PREVIOUS),
     BEST_MODEL: (PARAMETERS_FILE, STATE_FILE),
     LOGS: (METRICS_FILE.name,),
@@ -46,6 +47,16 @@ class ExperimentFolder:
     def parameters(self) -> Path:
         """Everything that was chosen (JSON)."""
         return self.path / PARAMETERS_FILE
+
+    @property
+    def config(self) -> Path:
+        """Options of ``dwiml train`` that make the same experiment again (YAML); absent for one of a script."""
+        return self.path / CONFIG_FILE
+
+    def write_config(self, text: str) -> None:
+        """Write :attr:`config`."""
+        with written_whole(self.config, follow_links=False) as stream:
+            stream.write(text.encode())
 
     @property
     def checkpoint(self) -> Path:
@@ -144,6 +155,7 @@ class ExperimentFolder:
             with suppress(OSError):
                 if not was_used and not self._has_results():
                     self.parameters.unlink(missing_ok=True)
+                    self.config.unlink(missing_ok=True)
                     for name in filter(None, _WRITTEN):
                         if (self.path / name).is_dir():
                             (self.path / name).rmdir()
@@ -152,7 +164,7 @@ class ExperimentFolder:
             raise
 
     def _has_results(self) -> bool:
-        """Tell whether there is more than the parameters: files in our folders, or anything that we know nothing of."""
+        """Tell whether there is more than what was chosen: files in our folders, or anything unknown."""
         for entry in self.path.iterdir():
             if entry.name in _WRITTEN and entry.is_dir():
                 if any(entry.iterdir()):

@@ -1,0 +1,191 @@
+"""``--config FILE.yaml``: the options of a command, read from a file and written to one.
+
+A value in the file is read as its text would be on the command line, so that ``max_time: 11:50:00`` is a time and
+``experiment_name: 007`` a name. A file from a stranger runs no code: it is composed, never constructed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from dwiml.cli.options import Flag, Reader
+from dwiml.cli.unknown_options import meant_by, parse_known_options
+from dwiml.files.opening import open_regular
+from dwiml.params import to_plain
+
+if TYPE_CHECKING:
+    import yaml
+
+MAX_BYTES = 2**16
+_PLAIN = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map", "timestamp")}
+# They are about the file itself.
+_OWN = ("config", "print_config")
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--config`` and ``--print_config``."""
+    group = parser.add_argument_group("configuration")
+    group.add_argument("--config", metavar="YAML", help="read options from this file; those given here override it")
+    group.add_argument("--print_config", action="store_true", help="print the options as such a file, and end")
+
+
+def parse_options(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, *, positional: Sequence[str] = ()
+) -> argparse.Namespace:
+    """Parse a command line whose parser has :func:`add_config_options`.
+
+    What is wrong with it, or with the file, ends the process: one sentence, exit code 2.
+
+    Parameters
+    ----------
+    parser, argv
+        As of ``argparse``.
+    positional
+        Options that may also be given without their names, in this order.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    own = argparse.ArgumentParser(prog=parser.prog, add_help=False, allow_abbrev=False)
+    add_config_options(own)
+    asked = own.parse_known_args(words)[0]
+    values = {} if asked.config is None else _read(parser, asked.config)
+    given = {word.partition("=")[0] for word in words}
+    for group in parser._mutually_exclusive_groups:
+        if any(given & set(action.option_strings) for action in group._group_actions):
+            values = {name: value for name, value in values.items() if name not in _names(group._group_actions)}
+    parser.set_defaults(**values)
+    required = [action for action in parser._actions if action.required and action.option_strings]
+    for action in required:
+        action.required = False
+    arguments = parse_known_options(parser, words, positional=positional)
+    missing = [action for action in required if getattr(arguments, action.dest) is None]
+    if missing and not asked.print_config:
+        names = [str(action.metavar) if action.dest in positional else action.option_strings[0] for action in missing]
+        parser.error(f"the following arguments are required: {', '.join(names)}")
+    for name in _OWN:
+        delattr(arguments, name)
+    if asked.print_config:
+        print(config_text(parser, vars(arguments)), end="")
+        sys.exit(0)
+    return arguments
+
+
+def config_text(parser: argparse.ArgumentParser, values: Mapping[str, Any]) -> str:
+    """Return the YAML text of a command's options, by the groups of its help; only those that are in ``values``."""
+    import yaml
+
+    parts = []
+    for group in parser._action_groups:
+        held = {name: to_plain(values[name], name) for name in _names(group._group_actions) if name in values}
+        if held:
+            title = (group.title or "").partition(" (")[0]
+            parts.append(f"# {title}\n{yaml.safe_dump(held, sort_keys=False, allow_unicode=True, width=10**6)}")
+    return "\n".join(parts)
+
+
+def _names(actions: Sequence[argparse.Action]) -> dict[str, argparse.Action]:
+    """Return the actions that a file may have, by name: those of long options."""
+    return {
+        action.dest: action
+        for action in actions
+        if any(each.startswith("--") for each in action.option_strings) and action.dest not in (*_OWN, "help")
+    }
+
+
+def _read(parser: argparse.ArgumentParser, path: str) -> dict[str, Any]:
+    """Return the values that a file has for a parser's options, or end the process."""
+    known = _names(parser._actions)
+    values: dict[str, Any] = {}
+    try:
+        for key, node in _items(path):
+            if key not in known:
+                raise ValueError(f"there is no option '{key}'{meant_by(key, list(known))}")
+            if key in values:
+                raise ValueError(f"'{key}' appears twice")
+            try:
+                values[key] = _value(known[key], node)
+            except (argparse.ArgumentTypeError, ValueError) as error:
+                raise ValueError(f"{key}: {error}") from error
+    except OSError as error:
+        _fail(parser, str(error) if error.strerror is None else f"'{path}': {error.strerror}.")
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        _fail(parser, f"the configuration '{path}' cannot be used: {reason}.")
+    return values
+
+
+def _fail(parser: argparse.ArgumentParser, sentence: str) -> NoReturn:
+    parser.exit(2, f"{parser.prog}: error: {' '.join(sentence.split())}\n")
+
+
+def _items(path: str) -> list[tuple[str, yaml.Node]]:
+    """Return the keys of a file, and the nodes of their values."""
+    import yaml
+
+    with open_regular(path, "The configuration") as stream:
+        if os.fstat(stream.fileno()).st_size > MAX_BYTES:
+            raise ValueError(f"it is larger than {MAX_BYTES // 2**10} KiB")
+        text = stream.read(MAX_BYTES).decode("utf-8-sig")
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise ValueError("it has an alias (*name), which is not read")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"it is not valid YAML ({error})") from error
+    if root is None:
+        return []
+    if not isinstance(root, yaml.MappingNode):
+        raise ValueError("it is not a list of options, as 'max_epochs: 10'")
+    return [(str(_plain(key)), node) for key, node in root.value]
+
+
+def _plain(node: yaml.Node) -> Any:
+    """Return what a node holds, as JSON would have it."""
+    import yaml
+
+    if node.tag not in _PLAIN:
+        raise ValueError(f"the tag {node.tag} is not read")
+    if isinstance(node, yaml.MappingNode):
+        return {str(_plain(key)): _plain(value) for key, value in node.value}
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(each) for each in node.value]
+    if node.style is None:
+        try:
+            return json.loads(node.value)
+        except ValueError:
+            return node.value
+    return node.value
+
+
+def _value(action: argparse.Action, node: yaml.Node) -> Any:
+    """Return the value of an option."""
+    import yaml
+
+    content = _plain(node)
+    if isinstance(action, Flag) or action.nargs == 0:
+        if not isinstance(content, bool):
+            raise ValueError("true or false expected")
+        return content
+    reader = action.type if callable(action.type) else str
+    if content is None or (isinstance(node, yaml.ScalarNode) and node.style is None and node.value in ("", "~")):
+        if isinstance(reader, Reader) and reader.none is None and action.default is not None:
+            raise ValueError("a value expected")
+        return None
+    if action.nargs == "+" and not (isinstance(node, yaml.ScalarNode) and getattr(reader, "alone", False)):
+        nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        if not nodes or not all(isinstance(each, yaml.ScalarNode) for each in nodes):
+            raise ValueError("a list of values expected")
+        return [reader(each.value) for each in nodes]
+    if isinstance(node, yaml.ScalarNode):
+        value = reader(node.value)
+    elif isinstance(reader, Reader) and reader.kind == "json":
+        value = reader(json.dumps(content))
+    else:
+        raise ValueError("a single value expected")
+    if action.choices is not None and value not in action.choices:
+        raise ValueError(f"one of {', '.join(map(str, action.choices))} expected, got '{value}'")
+    return value

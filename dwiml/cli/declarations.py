@@ -1,0 +1,175 @@
+"""The parameters of a class, read from its source: their names, types, defaults, and what the docstring says of them.
+
+The command line derives from them. To read the source takes milliseconds; to import the class, which needs torch, takes
+seconds that nobody waits for who only asks for help or has mistyped an option.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+
+class Required:
+    """The default of a parameter that has none."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a constructor.
+
+    Attributes
+    ----------
+    name
+        As in the signature.
+    types
+        The members of its annotation, as they are written: ``("int", "None")``.
+    default
+        :class:`Required` where there is none.
+    about
+        The first sentence of its description, without markup.
+    """
+
+    name: str
+    types: tuple[str, ...]
+    default: Any
+    about: str
+
+
+@cache
+def parameters_of(path: str, *, inherited: bool = True) -> dict[str, Parameter]:
+    """Return the parameters of a class, by name, in the order of the signature.
+
+    Parameters
+    ----------
+    path
+        ``"dwiml.models.learn2track.Learn2TrackModel"``; a class of dwiml, with a constructor or a dataclass.
+    inherited
+        Include those that it hands on to the classes that it inherits from, through ``**kwargs``.
+    """
+    found: dict[str, Parameter] = {}
+    for module, node in _chain(path) if inherited else [_class(path)]:
+        about = _descriptions(ast.get_docstring(node) or "")
+        for argument, default in _arguments(node):
+            types = tuple(map(ast.unparse, _members(argument.annotation)))
+            value = Required if default is None else _value(default, module)
+            found.setdefault(argument.arg, Parameter(argument.arg, types, value, about.get(argument.arg, "")))
+    return found
+
+
+def summary_of(path: str) -> str:
+    """Return the first sentence of a class's docstring."""
+    return _sentence(ast.get_docstring(_class(path)[1]) or "")
+
+
+def constant_of(path: str) -> Any:
+    """Return a constant of a module, such as ``"dwiml.tracking.seeds.PLACEMENTS"``: a literal, or a frozenset of one.
+
+    Raises
+    ------
+    ValueError
+        For a value of another kind.
+    """
+    module, _, name = path.rpartition(".")
+    return _value(ast.Name(name), module)
+
+
+@cache
+def _tree(module: str) -> ast.Module:
+    spec = importlib.util.find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+
+
+def _class(path: str) -> tuple[str, ast.ClassDef]:
+    """Return the module of a class and its definition there."""
+    module, _, name = path.rpartition(".")
+    for node in _tree(module).body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return module, node
+    raise LookupError(f"There is no class {path}.")
+
+
+def _chain(path: str) -> Iterator[tuple[str, ast.ClassDef]]:
+    """Give a class, and those of dwiml that it inherits from as long as each hands on its keywords."""
+    module, node = _class(path)
+    yield module, node
+    init = _init(node)
+    if init is not None and init.args.kwarg is None:
+        return
+    imported = {
+        alias.asname or alias.name: f"{statement.module}.{alias.name}"
+        for statement in _tree(module).body
+        if isinstance(statement, ast.ImportFrom) and (statement.module or "").startswith("dwiml.")
+        for alias in statement.names
+    }
+    own = {each.name for each in _tree(module).body if isinstance(each, ast.ClassDef)}
+    for base in node.bases:
+        name = ast.unparse(base)
+        if name in own or name in imported:
+            yield from _chain(imported.get(name, f"{module}.{name}"))
+
+
+def _init(node: ast.ClassDef) -> ast.FunctionDef | None:
+    return next((each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "__init__"), None)
+
+
+def _arguments(node: ast.ClassDef) -> Iterator[tuple[ast.arg, ast.expr | None]]:
+    """Give the arguments of a class's own constructor, each with its default."""
+    init = _init(node)
+    if init is not None:
+        positional = init.args.args[1:]
+        without = [None] * (len(positional) - len(init.args.defaults))
+        yield from zip(positional, [*without, *init.args.defaults], strict=True)
+        yield from zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True)
+    elif any("dataclass" in ast.unparse(each) for each in node.decorator_list):
+        for field in node.body:
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                yield ast.arg(field.target.id, field.annotation), field.value
+
+
+def _members(annotation: ast.expr | None) -> Iterator[ast.expr]:
+    """Give the members of a union."""
+    if isinstance(annotation, ast.BinOp):
+        yield from _members(annotation.left)
+        yield from _members(annotation.right)
+    elif annotation is not None:
+        yield annotation
+
+
+def _value(node: ast.expr, module: str) -> Any:
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "frozenset":
+        return frozenset(ast.literal_eval(node.args[0]))
+    if not isinstance(node, ast.Name):
+        return ast.literal_eval(node)
+    for each in _tree(module).body:
+        if isinstance(each, ast.Assign) and node.id in map(ast.unparse, each.targets):
+            return _value(each.value, module)
+    raise ValueError(f"{module} defines no constant {node.id}.")
+
+
+def _descriptions(docstring: str) -> dict[str, str]:
+    """Return the first sentence on each parameter of a numpydoc docstring."""
+    found: dict[str, str] = {}
+    for section in ("Parameters", "Attributes"):
+        body = re.search(rf"^{section}\n-+\n(.*?)(?=^\S[^\n]*\n-+$|\Z)", docstring, re.DOTALL | re.MULTILINE)
+        for names, text in re.findall(r"^(\S[^\n]*)\n((?:[ \t]+[^\n]*\n?|\n)*)", body[1] if body else "", re.MULTILINE):
+            for name in names.partition(" : ")[0].split(", "):
+                found.setdefault(name.lstrip("*"), _sentence(text))
+    return found
+
+
+def _sentence(text: str) -> str:
+    text = " ".join(inspect.cleandoc(text).split())
+    text = re.sub(r" \(:\w+:`[^`]*`\)", "", text)
+    text = re.sub(r":\w+:`~?(?:[^`<]*[.<])?(\w+)>?`", r"\1", text)
+    text = re.sub(r"``\"(.*?)\"``|``(.*?)``|`(.*?)`", lambda found: next(filter(None, found.groups()), ""), text)
+    return re.split(r"(?<=[.?!])\s+", text)[0].rstrip(".")

@@ -1,0 +1,212 @@
+"""``--config``: a file of options makes an experiment again, and a bad one is told in a sentence."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_training import logs
+
+from dwiml.cli import resume, train
+from dwiml.cli.config_file import MAX_BYTES, parse_options
+from dwiml.cli.main import main
+from dwiml.params import to_plain
+
+GROUPS = ["--input_group_name", "input", "--streamline_group_name", "streamlines"]
+SMALL = ["--rnn_layer_sizes", "8", "8", "--batch_size_training", "10", "-q"]
+
+
+def weights(experiment: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(experiment / "checkpoint" / "latest.pt", weights_only=True)["model"]
+    return state
+
+
+def losses(experiment: Path) -> list[float]:
+    return [line["train_loss"] for line in logs(experiment)]
+
+
+def options_of(*words: str) -> dict[str, Any]:
+    return vars(parse_options(train.build_model_parser("learn2track"), words, positional=tuple(train.PATHS)))
+
+
+def written(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--seed", "3", "--max_epochs", "2", "--reverse_ratio", "0.5", "--learning_rates", "0.01", "0.001"],
+        # The seed that was drawn is in the file too.
+        ["--max_epochs", "1", "--step_size", "2", "--no_skip_connection", "--tracking_phase_mask_group", "wm_mask"],
+    ],
+)
+def test_the_file_of_an_experiment_makes_it_again(
+    tiny_hdf5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    monkeypatch.chdir(tiny_hdf5.parent)
+    experiments = os.path.relpath(tmp_path)
+    words = [tiny_hdf5.name, experiments, "first", *GROUPS, *SMALL, *options]
+    assert train.main(["learn2track", *words]) == 0
+    config = tmp_path / "first" / "config.yaml"
+    before = config.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    assert train.main(["learn2track", "--config", str(config), "--experiment_name", "second"]) == 0
+    first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert losses(tmp_path / "first") == losses(tmp_path / "second")
+    assert ["gv_left_mask" in line for line in logs(tmp_path / "second")] == ["wm_mask" in options] * len(
+        logs(Path("first"))
+    )
+    assert resume.main(["first", "--new_max_epochs", "3", "-q"]) == 0
+    assert train.main(["learn2track", "--config", str(config), "--max_epochs", "4", "--resume", "auto"]) == 0
+    assert len(losses(tmp_path / "first")) == 4
+    assert config.read_bytes() == before
+
+
+def test_no_file_is_left_by_a_trial_or_a_training_without_result(
+    tiny_hdf5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["learn2track", str(tiny_hdf5), str(tmp_path / "exps"), "exp", *GROUPS, *SMALL]
+    assert train.main([*words, "--fast_dev_run"]) == 0
+    assert not (tmp_path / "exps").exists()
+
+    def fail(*_: object) -> None:
+        assert (tmp_path / "exps/exp/config.yaml").is_file()
+        raise ValueError("no batch")
+
+    monkeypatch.setattr("dwiml.training.trainer.DWIMLTrainer.back_propagate", fail)
+    assert train.main(words) == 2
+    assert not (tmp_path / "exps").exists()
+
+
+def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
+    config = written(
+        tmp_path,
+        "hdf5_file: data.hdf5\nexperiments_path: exps\nexperiment_name: 007\ninput_group_name: input\n"
+        "streamline_group_name: 'none'\nmax_time: 11:50:00\nlearning_rates: [1e-3, 1.0e-04]\nrnn_layer_sizes: 16\n"
+        "use_skip_connection: false\nlazy: true\ndg_args: {dropout: 0.5, add_eos: true}\nstop_signal: null\n"
+        "use_gpu: no\nstep_size: 2\npatience: ~\nbest_model_metric: gv_left_mask\n",
+    )
+    options = options_of("--config", config)
+    expected = {
+        "hdf5_file": "data.hdf5",
+        "experiment_name": "007",
+        "streamline_group_name": "none",
+        "max_time": "11:50:00",
+        "learning_rates": [0.001, 0.0001],
+        "rnn_layer_sizes": [16],
+        "use_skip_connection": False,
+        "lazy": True,
+        "dg_args": {"dropout": 0.5, "add_eos": True},
+        "stop_signal": None,
+        "use_gpu": False,
+        "step_size": 2.0,
+        "patience": None,
+        "best_model_metric": "gv_left_mask",
+    }
+    assert {name: options[name] for name in expected} == expected
+    changes = ["other.hdf5", "--config", config, "--experiment_name", "8", "--nb_points", "20", "--no_lazy"]
+    changes += ["--use_skip_connection", "--learning_rates", "0.1", "--stop_signal", "SIGUSR2", "--verbose"]
+    changed = options_of(*changes)
+    expected = {"hdf5_file": "other.hdf5", "experiments_path": "exps", "experiment_name": "8", "nb_points": 20}
+    # Of options that exclude each other, the file's gives way.
+    expected |= {"step_size": None, "lazy": False, "use_skip_connection": True, "learning_rates": [0.1]}
+    expected |= {"stop_signal": "SIGUSR2", "verbose": True, "max_time": "11:50:00"}
+    assert {name: changed[name] for name in expected} == expected
+
+
+def test_what_is_printed_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "learn2track", "--print_config"])
+    assert stopped.value.code == 0
+    template = written(tmp_path, capsys.readouterr().out)
+    words = ["a", "b", "c", *GROUPS]
+    assert to_plain(options_of(*words, "--config", template)) == to_plain(options_of(*words))
+    with pytest.raises(SystemExit) as stopped:
+        options_of("--config", template)
+    assert stopped.value.code == 2
+    required = "HDF5, EXPERIMENTS_PATH, EXPERIMENT_NAME, --input_group_name, --streamline_group_name\n"
+    assert capsys.readouterr().err.endswith(f"the following arguments are required: {required}")
+    odd = [*words, "--comet_project", "a: 'b' \udcff\n#", "--dg_args", '{"a": [null, 1e-9, "\\u00e9"]}', "--seed", "7"]
+    with pytest.raises(SystemExit):
+        options_of(*odd, "--print_config")
+    assert to_plain(options_of("--config", written(tmp_path, capsys.readouterr().out))) == to_plain(options_of(*odd))
+
+
+def test_tracking_takes_a_file_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["track", "exp", "sub", "out.trk", "--tracking_mask", "wm", "--nb_seeds", "5", "--theta", "30"]
+    with pytest.raises(SystemExit):
+        main([*words, "--print_config"])
+    printed = capsys.readouterr().out
+    assert "\nnb_seeds: 5\n" in printed
+    assert "overwrite" not in printed
+    config = written(tmp_path, printed)
+    with pytest.raises(SystemExit):
+        main([*words[:4], "--config", config, "--seeds_per_voxel", "2", "--print_config"])
+    printed = capsys.readouterr().out
+    assert "\nseeds_per_voxel: 2\nnb_seeds: null\n" in printed
+    assert "\ntheta: 30.0\n" in printed
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("epochs: 3", "there is no option 'epochs': did you mean max_epochs?"),
+        ("wander_size: 1", "there is no option 'wander_size': did you mean noise_correlated_size?"),
+        ("no_skip_connection: true", "there is no option 'no_skip_connection': did you mean use_skip_connection"),
+        ("config: a.yaml", "there is no option 'config'"),
+        ("? [a]\n: 1", "there is no option"),
+        ("max_epochs: many", "max_epochs: a whole number expected, got 'many'"),
+        ("max_epochs: [1]", "max_epochs: a single value expected"),
+        ("max_epochs:", "max_epochs: a value expected"),
+        ("optimizer: null", "optimizer: a value expected"),
+        ("lazy: 1", "lazy: true or false expected"),
+        ("learning_rates: [[1]]", "learning_rates: a list of values expected"),
+        ("dg_args: [1]", "dg_args: a JSON object expected, got '[1]'"),
+        ("max_epochs: 1\nmax_epochs: 2", "'max_epochs' appears twice"),
+        ("- 1", "it is not a list of options"),
+        ("a: [", "it is not valid YAML"),
+        ("a: 1\n---\nb: 2", "it is not valid YAML"),
+        ("\0", "it is not valid YAML"),
+        ("optimizer: !!python/object/apply:os.system ['touch evil']", "the tag tag:yaml.org,2002:python/object/apply"),
+        ("optimizer: !evil x", "the tag !evil is not read"),
+        ("dg_args: {a: &a [1, 1], b: [*a, *a]}", "it has an alias (*name), which is not read"),
+        ("dg_args: " + "[" * 20_000, "it is"),
+        ("dg_args: {a: " + "[" * 9_000 + "]" * 9_000 + "}", "it is nested too deeply"),
+        ("#" * MAX_BYTES + "\n", "it is larger than 64 KiB"),
+    ],
+)
+def test_a_bad_file_is_told_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, text: str, sentence: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = written(tmp_path, text)
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "learn2track", "--config", config])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"dwiml train learn2track: error: the configuration '{config}' cannot be used: ")
+    assert sentence in error
+    assert len(error.splitlines()) == 1
+    assert len(error) < 600
+    assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]
+
+
+@pytest.mark.parametrize("name", ["gone.yaml", ".", "pipe", "binary", "locked"])
+def test_a_file_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\x81")
+    (tmp_path / "locked").symlink_to("locked")
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "learn2track", "--config", str(tmp_path / name)])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert str(tmp_path / name) in error
+    assert len(error.splitlines()) == 1
