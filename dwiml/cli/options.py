@@ -129,7 +129,7 @@ def add_option(
     shown = shown or ("required" if required else _shown(default, none, is_flag=is_flag))
     options: dict[str, Any] = {
         "dest": name,
-        "help": f"{_as_help(about or parameter.about)} [{shown}]",
+        "help": f"{_as_help(about or parameter.about, none)} [{shown}]",
         "required": required,
     }
     options["default"] = argparse.SUPPRESS if absent else default
@@ -175,6 +175,6 @@ def _shown(value: Any, none: str, *, is_flag: bool) -> str:
     return " ".join(none if each is None else f"{each:g}" if isinstance(each, float) else str(each) for each in values)
 
 
-def _as_help(about: str) -> str:
+def _as_help(about: str, none: str) -> str:
     """Return a docstring's sentence as the help has it: None is a word, and argparse reads a percent sign."""
-    return re.sub(r"\bNone\b", "none", about).replace("%", "%%")
+    return re.sub(r"\bNone\b", none, about).replace("%", "%%")
