@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from importlib.abc import InspectLoader
 from typing import Any
 
 
@@ -84,9 +84,11 @@ def constant_of(path: str) -> Any:
 @cache
 def _tree(module: str) -> ast.Module:
     spec = importlib.util.find_spec(module)
-    assert spec is not None
-    assert spec.origin is not None
-    return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    loader = None if spec is None else spec.loader
+    source = loader.get_source(module) if isinstance(loader, InspectLoader) else None
+    if source is None:
+        raise LookupError(f"There is no source of {module}.")
+    return ast.parse(source)
 
 
 def _class(path: str) -> tuple[str, ast.ClassDef]:
