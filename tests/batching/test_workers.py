@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+from small_training import small_trainer
 from torch.utils.data import DataLoader, TensorDataset
 
-from dwiml.batching.workers import LEFT_TO_MAIN, leave_signals_to_main
+from dwiml.batching.workers import LEFT_TO_MAIN, end_workers_at_exit, leave_signals_to_main
 
 SCRIPT = """
 import signal, sys, time
@@ -72,6 +73,14 @@ def test_a_script_that_leaves_with_a_loader_alive_ends() -> None:
         process.kill()
     assert (process.returncode, errors) == (143, "")
     assert not any(is_running(pid) for pid in pids)
+
+
+def test_only_a_loader_with_workers_does_something_at_the_end(tiny_hdf5: Path, tmp_path: Path) -> None:
+    trainer = small_trainer(tiny_hdf5, tmp_path)
+    end_workers_at_exit.cache_clear()
+    for nb_workers in (0, 2):
+        trainer.batch_loader.data_loader("training", trainer.batch_sampler, nb_cpu_processes=nb_workers)
+        assert end_workers_at_exit.cache_info().currsize == bool(nb_workers)
 
 
 @pytest.mark.slow
