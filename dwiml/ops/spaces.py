@@ -95,6 +95,8 @@ def voxel_sizes_of(affine: ArrayLike) -> NDArray[np.float64]:
     return sizes
 
 
+# NaN and absurd coordinates come out as NaN or infinite: the caller names them.
+@np.errstate(invalid="ignore", over="ignore")
 def to_vox_corner(
     points: ArrayLike, *, space: str, origin: str, affine: ArrayLike, voxel_sizes: ArrayLike
 ) -> NDArray[np.float32]:
@@ -143,6 +145,7 @@ def to_vox_corner(
     return vox.astype(np.float32)
 
 
+@np.errstate(invalid="ignore", over="ignore")
 def from_vox_corner(
     points: ArrayLike, *, space: str, origin: str, affine: ArrayLike, voxel_sizes: ArrayLike
 ) -> NDArray[np.float32]:

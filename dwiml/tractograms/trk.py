@@ -58,7 +58,7 @@ def read_trk_counts(path: Path, label: str) -> TrkCounts:
     Raises
     ------
     ValueError
-        When this is no .trk header, or a count is negative.
+        When this is not a .trk header, a count is negative, or no affine is recorded.
     """
     with open_regular(path, f"{label}: the file") as stream:
         content = stream.read(_HEADER_BYTES)
@@ -72,6 +72,12 @@ def read_trk_counts(path: Path, label: str) -> TrkCounts:
             raise ValueError(
                 f"{label}: the header of '{path}' is damaged, its {name} is {count}; copy it again or recreate it."
             )
+    # nibabel would go on with the identity, which those of version 1 always have.
+    if header["version"] == 1 or header["voxel_to_rasmm"][3, 3] == 0:
+        raise ValueError(
+            f"{label}: the header of '{path}' does not record its affine (voxel_to_rasmm); save it again with a header "
+            "made from the image it belongs to."
+        )
     return TrkCounts(byte_order, *counts)
 
 

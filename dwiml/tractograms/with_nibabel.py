@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from functools import cached_property
 from itertools import compress
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine
-from nibabel.streamlines.tractogram_file import TractogramFile
+from nibabel.streamlines.tractogram_file import HeaderWarning, TractogramFile
 from numpy.typing import NDArray
 
 from dwiml.files import open_regular
@@ -28,8 +29,9 @@ class NibabelTractogram(Tractogram):
     def _load(self, *, lazy: bool) -> TractogramFile:
         with open_regular(self.path, f"{self.label}: the file"):
             pass
-        # Voxel sizes of 0 in a header are refused by check_trk_header, in one sentence.
-        with readable(self.path, self.label), np.errstate(divide="ignore", invalid="ignore"):
+        with readable(self.path, self.label), np.errstate(divide="ignore", invalid="ignore"), catch_warnings():
+            # What is odd in a header (voxel sizes of 0, no affine) is refused by check_trk_header, in one sentence.
+            simplefilter("ignore", HeaderWarning)
             return nib.streamlines.load(self.path, lazy_load=lazy)
 
     @cached_property

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from nibabel.streamlines.trk import header_2_dtype
 
+from dwiml.tractograms.reading import open_tractogram
+
 LINES_ONLY = {"streamlines": {"type": "streamlines", "files": ["wb.trk"]}}
 HEADER_BYTES = 1000
 
@@ -158,3 +160,12 @@ def test_a_message_of_several_lines_becomes_one(subjects, trk):
     affine[3, 3] = 1
     with_header(trk, voxel_to_rasmm=affine)
     refused(subjects, "is damaged .the 'vox_to_ras' affine is invalid")
+
+
+@pytest.mark.parametrize("header", [{"version": 1}, {"voxel_to_rasmm": np.zeros((4, 4))}], ids=["version 1", "zeros"])
+def test_a_header_without_an_affine_is_not_taken_as_the_identity(subjects, trk, header):
+    with_header(trk, **header)
+    with pytest.raises(ValueError, match=r"header of '.*wb.trk' does not record its affine .*save it again"):
+        subjects.create(LINES_ONLY)
+    with pytest.raises(ValueError, match=r"The tractogram: the header of .* does not record its affine"):
+        open_tractogram(trk).read(np.eye(4))

@@ -6,7 +6,7 @@ import pytest
 from dipy.io.stateful_tractogram import Origin, Space, StatefulTractogram
 from scipy.spatial.transform import Rotation
 
-from dwiml.ops.spaces import parse_origin, parse_space, to_vox_corner, voxel_sizes_of
+from dwiml.ops.spaces import from_vox_corner, parse_origin, parse_space, to_vox_corner, voxel_sizes_of
 
 SHAPE = (10, 12, 8)
 SIZES = np.array([1.0, 2.0, 3.5])
@@ -107,3 +107,12 @@ def test_what_does_not_fit_is_refused(changes, sentence):
     arguments = good | changes
     with pytest.raises(ValueError, match=sentence):
         to_vox_corner(arguments.pop("points"), **arguments)
+
+
+def test_coordinates_that_are_not_finite_stay_so_without_a_warning():
+    points = np.array([[np.nan, 1.0, 2.0], [np.inf, -np.inf, 0.0], [3e38, 3e38, 3e38]], dtype=np.float32)
+    for convert in (to_vox_corner, from_vox_corner):
+        converted = convert(
+            points, space="rasmm", origin="center", affine=np.diag([2e-3, 1.0, 1.0, 1.0]), voxel_sizes=np.ones(3)
+        )
+        assert not np.isfinite(converted[:2]).all(axis=1).any()
