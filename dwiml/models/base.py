@@ -1,4 +1,4 @@
-"""What every model brings: its recorded parameters, its file format, what it asks of the streamlines."""
+"""The base class of models: recorded parameters, saving and loading, and the resampling of streamlines."""
 
 from __future__ import annotations
 
@@ -30,35 +30,35 @@ if TYPE_CHECKING:
 
 
 class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
-    """The parent of all models.
+    """Base class of all models.
 
     A subclass defines :meth:`forward` and :meth:`compute_loss`, or takes the latter from
-    :class:`~dwiml.models.with_direction_getter.ModelWithDirectionGetter`. Its constructor's arguments are recorded by
-    themselves (see :class:`dwiml.params.Parameterized`), which is what :meth:`save` and :meth:`load` rely on.
+    :class:`~dwiml.models.with_direction_getter.ModelWithDirectionGetter`. Its constructor's arguments are recorded
+    automatically (see :class:`dwiml.params.Parameterized`); :meth:`save` and :meth:`load` rely on them.
 
     Parameters
     ----------
     experiment_name
-        The name of the experiment that the model belongs to; kept, and not used.
+        Name of the experiment that the model belongs to; recorded only.
     step_size
         Resample streamlines to this step, in mm.
     nb_points
         Resample streamlines to this number of points.
     compress_lines
-        Compress streamlines with this tolerance, in mm.
+        Compress streamlines with this tolerance, in mm (:func:`dwiml.ops.resampling.compress`).
 
     Raises
     ------
     TypeError
-        When a parameter is given that no class of the model has; similar names are suggested.
+        When a parameter is not one of the model's; similar names are suggested.
     ValueError
-        When more than one of the three is given, or one is not positive.
+        When more than one of ``step_size``, ``nb_points`` and ``compress_lines`` is given, or a value is out of range.
     """
 
     neighborhood_offsets: Tensor | None
-    """Where inputs are read around each point: (P, 3), vox. None: at the point itself."""
+    """Offsets at which the volume is read around each point: (P, 3), float32, in voxels; None: the point itself."""
     weights_seed: int | None
-    """The seed of :func:`dwiml.seed_everything` when the model was made; None: the weights were not seeded by it."""
+    """The seed of :func:`dwiml.seed_everything` when the model was built; None: it had not been called."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
         compress_lines: float | None = None,
         **unknown: Any,
     ) -> None:
-        # What no class of the chain has taken ends here, where all their names are known.
+        # Keywords that no class of the model has taken arrive here, where all their names are known.
         if unknown:
             raise unknown_parameter(type(self).__name__, next(iter(unknown)), set(self._recorded) - set(unknown))
         super().__init__()
@@ -88,99 +88,145 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
 
     @property
     def layers_by_point(self) -> list[nn.Module]:
-        """Layers that take rows (N, F) and treat each by itself: those that ``compile_model`` compiles."""
+        """Layers that process each row of (N, F) independently: those that ``compile_model`` compiles."""
         return []
 
     @abc.abstractmethod
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Compute outputs, usually from ``(inputs, streamlines)``: whatever :meth:`compute_loss` understands."""
+        """Compute outputs, in any form that :meth:`compute_loss` accepts.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            With ``DWIMLTrainerOneInput``: ``inputs``, features (N, P * F) at each point, and ``streamlines``, points
+            (N, 3) in voxel space, corner origin, both as :class:`~dwiml.TensorSequence`. With ``DWIMLTrainer``:
+            ``streamlines``.
+        """
 
     @property
     def nb_points_to_track(self) -> int:
-        """How many of a streamline's last points :meth:`track_step` needs, beside what it keeps in memory."""
+        """Number of a streamline's last points that :meth:`track_step` needs, beside its memory."""
         return 1
 
     def track_step(self, inputs: TensorSequence, streamlines: TensorSequence, memory: Any) -> tuple[Any, Any]:
-        """Compute the outputs at the last point of each streamline, to go on from there.
+        """Compute the outputs at the last point of each streamline, to continue from there.
 
-        Here: :meth:`forward` without any memory, under the last points alone. A model that looks at more than a point
-        overrides it.
+        By default: :meth:`forward` at the last points alone, without memory. Override it in a model whose output
+        depends on more than the last point.
 
         Parameters
         ----------
         inputs
-            Under the points that are new: all of a first segment, then one for each streamline.
+            Features (N, P * F) at the new points: all points of the first segments in the first call, then one for each
+            streamline.
         streamlines
-            The first segments, then the last :attr:`nb_points_to_track` points of each streamline (fewer, where it has
-            no more), voxel space.
+            Points (M, 3), voxel space, corner origin: the first segments in the first call, then the last
+            :attr:`nb_points_to_track` points of each streamline (at least 2; fewer where it has no more).
         memory
-            What the call before returned; None at the first one.
+            What the previous call returned; None in the first one.
 
         Returns
         -------
         tuple
-            The outputs, a row for each streamline, and the memory for the next call.
+            The outputs, one row for each streamline, and the memory for the next call.
         """
         return self.forward(inputs.tail(1), streamlines.tail(1)), None
 
     def select_memory(self, memory: Any, kept: Tensor) -> Any:
-        """Return the memory of some of the streamlines: those that go on, by number, shape (K,)."""
+        """Return the memory of the streamlines that continue.
+
+        Parameters
+        ----------
+        memory
+            What :meth:`track_step` returned.
+        kept
+            Shape (K,), int64: the positions of these streamlines.
+        """
         return None
 
     def eos_probability(self, outputs: Any) -> Tensor | None:
-        """Return the probability that each streamline ends here, (N,); here None: the model does not tell."""
+        """Return the probability of the end of the streamline (EOS) at each row.
+
+        Parameters
+        ----------
+        outputs
+            What :meth:`forward` returned, N rows.
+
+        Returns
+        -------
+        Tensor or None
+            Shape (N,), from 0 to 1; None, as here, for a model that does not predict it.
+        """
         return None
 
     @abc.abstractmethod
     def compute_loss(self, outputs: Any, targets: Any, average_results: bool = True) -> tuple[Tensor, int]:
         """Compare outputs with the target streamlines.
 
+        Parameters
+        ----------
+        outputs
+            What :meth:`forward` returned.
+        targets
+            Points (M, 3), voxel space, corner origin: the whole streamlines, as a :class:`~dwiml.TensorSequence`.
+        average_results
+            Whether to return the mean loss or the loss of each element.
+
         Returns
         -------
         tuple
-            The mean loss, a 0-d tensor (or with ``average_results=False`` the loss of each element), and the number
-            of elements in it, by which batches are weighted.
+            The mean loss, a 0-d tensor (or the losses, (n,)), and the number of elements n, by which batches are
+            weighted.
         """
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are; the CPU for a model without any."""
+        """Device of the parameters; the CPU for a model without any."""
         parameter = next(self.parameters(), None)
         return torch.device("cpu") if parameter is None else parameter.device
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write all that is needed to build the model again.
+        """Write all that is needed to recreate the model.
 
-        Each file is written aside and put in place when whole; one that is there already is replaced. The weights
-        have a digest (SHA-256), so that :meth:`load` finds a bit that has changed since; ``torch.load`` reads the file
-        too.
+        Each file is written to a temporary file and then renamed; an existing one is replaced. The weights have a
+        digest (SHA-256), so that :meth:`load` detects any change since; ``torch.load`` reads the file too.
 
         Parameters
         ----------
         folder
-            Made where needed. Receives ``parameters.json`` (class, parameters, dwiml's version) and
-            ``model_state.pt``.
+            Created if needed. Receives ``parameters.json`` (class, parameters, dwiml's version) and ``model_state.pt``.
+
+        Raises
+        ------
+        OSError
+            When a file cannot be written.
         """
         write_model(Path(folder), describe(self), self.state_dict())
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], device: torch.device | str = "cpu") -> Self:
-        """Build a saved model again.
+        """Recreate a saved model.
 
         Parameters
         ----------
         folder
-            Where :meth:`save` wrote.
+            The folder given to :meth:`save`.
         device
-            Where the model goes, whatever it was saved on.
+            Device of the model, whatever device it was saved on.
+
+        Returns
+        -------
+        Self
+            In training mode, as a new model.
 
         Raises
         ------
         FileNotFoundError, OSError
-            When a file is missing, or the system refuses it.
+            When a file is missing or cannot be read.
         ValueError
-            When a file is damaged (the weights no longer match their digest), holds another class or other weights, or
-            weights that are NaN or infinite. The model is built only when it has the size of the weights in the file.
+            When a file is damaged (the weights no longer match their digest), is of another class or with other
+            weights, or holds weights that are NaN or infinite. No memory is allocated for a model larger than the
+            weights in the file.
         """
         parameters, weights = Path(folder) / PARAMETERS_FILE, Path(folder) / STATE_FILE
         _, params = read_params(parameters, cls.__name__)

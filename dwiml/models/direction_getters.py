@@ -1,4 +1,4 @@
-"""Direction getters: the last layers of a model, which turn its features into a direction and know their loss."""
+"""Direction getters: the last layers of a model, which predict a direction, and their loss functions."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from dwiml.ops.directions import SHORTEST_STEP, normalize_directions
 
 
 class DirectionGetter(nn.Module, abc.ABC):
-    """Two linear layers with ReLU between them, the first half as wide as its input; and a loss.
+    """Two linear layers with ReLU between them, the hidden one half as wide as the input, and a loss.
 
     Parameters
     ----------
     input_size
-        Features of each row.
+        Number of features of each row.
     dropout
-        Share of the hidden values that are set to zero in training.
+        Probability that a hidden value is set to zero in training.
+    output_size
+        Number of values of each output row, set by the subclass.
     """
 
     add_eos = False
-    """Whether the output also says where streamlines end, so that the last point of each is a target too."""
+    """Whether the output includes the end of the streamline (EOS), so that the last point is a target too."""
 
     has_distribution = False
-    """Whether there is more than one direction: whether :meth:`distribution` can be asked."""
+    """Whether there is a distribution of directions (:meth:`distribution`)."""
 
     def __init__(self, input_size: int, *, dropout: float = 0.0, output_size: int = 3) -> None:
         super().__init__()
@@ -38,32 +40,65 @@ class DirectionGetter(nn.Module, abc.ABC):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """Turn features of shape (N, input_size) into outputs of shape (N, output_size)."""
+        """Return the outputs, (N, output_size), for features of shape (N, input_size)."""
         outputs: Tensor = self.layers(features)
         return outputs
 
     @abc.abstractmethod
     def losses(self, outputs: Tensor, steps: Tensor) -> Tensor:
-        """Return the loss of each row, (N,), for target steps of shape (N, 3), voxel space.
+        """Return the loss of each row.
 
-        A step of zero is an end of a streamline, where the direction getter has :attr:`add_eos`; else it never occurs.
+        Parameters
+        ----------
+        outputs
+            What :meth:`forward` returned, (N, output_size).
+        steps
+            Target steps, (N, 3), in voxels, same dtype. With :attr:`add_eos`, a step of zero is the end of a
+            streamline; otherwise the loss of such a row is not used.
+
+        Returns
+        -------
+        Tensor
+            Shape (N,).
         """
 
     @abc.abstractmethod
     def best_directions(self, outputs: Tensor) -> Tensor:
-        """Return the likeliest direction of each row, (N, 3), voxel space, unit length."""
+        """Return the most likely direction of each row of outputs: (N, 3), along voxel axes, unit length."""
 
     def distribution(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return directions to choose from (C, 3), voxel space, unit length, and the probability of each (N, C)."""
+        """Return the possible directions and their probabilities at each row.
+
+        Parameters
+        ----------
+        outputs
+            What :meth:`forward` returned, (N, output_size).
+
+        Returns
+        -------
+        tuple
+            Directions (C, 3), along voxel axes, unit length, and probabilities (N, C), with a sum of 1 in each row.
+
+        Raises
+        ------
+        NotImplementedError
+            For a direction getter without :attr:`has_distribution`.
+        """
         raise NotImplementedError(f"{type(self).__name__} gives one direction and no other.")
 
     def eos_probability(self, outputs: Tensor) -> Tensor | None:
-        """Return the probability that the streamline ends at each row, (N,); None where that is not known."""
+        """Return the probability of the end of the streamline at each row, (N,); None without :attr:`add_eos`."""
         return None
 
 
 class CosineRegression(DirectionGetter):
-    """A direction whose length means nothing. Loss: 1 - cos(angle), from 0 (right) over 1 (90 degrees) to 2."""
+    """Regression of a direction; its length is ignored. Loss: 1 - cos(angle to the target), from 0 to 2 (opposite).
+
+    Parameters
+    ----------
+    input_size, dropout
+        As in :class:`DirectionGetter`.
+    """
 
     def losses(self, outputs: Tensor, steps: Tensor) -> Tensor:
         """Return 1 - cos of the angle between output and step."""
@@ -75,14 +110,14 @@ class CosineRegression(DirectionGetter):
 
 
 class L2Regression(DirectionGetter):
-    """A vector. Loss: its squared Euclidean distance to the target, summed over x, y and z.
+    """Regression of a vector. Loss: the squared Euclidean distance to the target, summed over x, y and z.
 
     Parameters
     ----------
     input_size, dropout
         As in :class:`DirectionGetter`.
     normalize_targets
-        Whether the target is the direction of unit length, or the step itself in voxels.
+        Whether the target is the direction, of unit length, or the step itself, in voxels.
     """
 
     def __init__(self, input_size: int, *, dropout: float = 0.0, normalize_targets: bool = True) -> None:
@@ -102,10 +137,10 @@ class L2Regression(DirectionGetter):
 
 
 class SphereClassification(DirectionGetter):
-    """Scores (logits) for directions spread over the sphere. Loss: the negative log-likelihood of the nearest one.
+    """Classification over the directions of a sphere. Loss: the negative log-likelihood of the nearest direction.
 
-    Benou and Riklin Raviv, "DeepTract: A Probabilistic Deep Learning Framework for White Matter Fiber Tractography"
-    (MICCAI 2019), the end of a streamline as a class of its own.
+    Benou and Riklin Raviv, "DeepTract: A Probabilistic Deep Learning Framework for White Matter Fiber Tractography",
+    MICCAI 2019, doi:10.1007/978-3-030-32248-9_70, with the end of the streamline as a class of its own.
 
     Parameters
     ----------
@@ -115,12 +150,17 @@ class SphereClassification(DirectionGetter):
         One of DIPY's spheres, for instance ``"repulsion724"`` (about 7 degrees between neighbours) or
         ``"repulsion100"``.
     add_eos
-        Whether to learn where streamlines end too: one more class.
+        Whether the end of the streamline is one more class.
+
+    Raises
+    ------
+    ValueError
+        When the sphere is unknown, or an option is out of range.
     """
 
     has_distribution = True
     directions: Tensor
-    """Shape (C, 3), voxel space, unit length."""
+    """Shape (C, 3), float32, along voxel axes, unit length."""
 
     def __init__(
         self, input_size: int, *, dropout: float = 0.0, sphere: str = "repulsion724", add_eos: bool = True
@@ -133,21 +173,21 @@ class SphereClassification(DirectionGetter):
         self.register_buffer("directions", directions, persistent=False)
 
     def losses(self, outputs: Tensor, steps: Tensor) -> Tensor:
-        """Return the negative log-likelihood of the class that is nearest to each step, or of the end."""
+        """Return the negative log-likelihood of the direction nearest to each step, or of the end."""
         classes = (normalize_directions(steps) @ self.directions.to(steps.dtype).T).argmax(dim=-1)
         if self.add_eos:
             ends = torch.linalg.vector_norm(steps, dim=-1) <= SHORTEST_STEP
             classes = torch.where(ends, len(self.directions), classes)
         losses = nn.functional.cross_entropy(outputs, classes, reduction="none")
-        # A NaN has no nearest class, and must be named.
+        # A NaN has no nearest class; it must be noticed.
         return torch.where(steps.isnan().any(dim=-1), torch.nan, losses)
 
     def best_directions(self, outputs: Tensor) -> Tensor:
-        """Return the direction with the highest score, whatever the end's."""
+        """Return the direction with the highest score; the class of the end is not considered."""
         return self.directions[outputs[:, : len(self.directions)].argmax(dim=-1)]
 
     def distribution(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the directions of the sphere, and their probabilities given that the streamline goes on."""
+        """Return the directions of the sphere, and their probabilities given that the streamline continues."""
         return self.directions, outputs[:, : len(self.directions)].softmax(dim=-1)
 
     def eos_probability(self, outputs: Tensor) -> Tensor | None:

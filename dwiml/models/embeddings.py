@@ -1,4 +1,4 @@
-"""Embeddings: what turns the features of a point into those that a model works on."""
+"""Embeddings of the features of a point."""
 
 from __future__ import annotations
 
@@ -12,7 +12,20 @@ MAX_UNITS = 100_000
 
 
 class NoEmbedding(nn.Identity):
-    """The features as they are."""
+    """The identity: features are not changed.
+
+    Parameters
+    ----------
+    input_size
+        Number of features.
+    output_size
+        None, or the same number.
+
+    Raises
+    ------
+    ValueError
+        When ``output_size`` is another number.
+    """
 
     def __init__(self, input_size: int, output_size: int | None = None) -> None:
         super().__init__()
@@ -25,7 +38,18 @@ class NoEmbedding(nn.Identity):
 
 
 class NNEmbedding(nn.Module):
-    """A linear layer, then ReLU."""
+    """A linear layer, then ReLU.
+
+    Parameters
+    ----------
+    input_size, output_size
+        Number of features before and after.
+
+    Raises
+    ------
+    ValueError
+        When ``output_size`` is not a positive integer.
+    """
 
     def __init__(self, input_size: int, output_size: int | None = None) -> None:
         super().__init__()
@@ -46,12 +70,19 @@ EMBEDDINGS: dict[str, type[NoEmbedding] | type[NNEmbedding]] = {
 
 
 def build_embedding(key: str, input_size: int, output_size: int | None) -> Embedding:
-    """Build the embedding of that name.
+    """Build an embedding by its key.
+
+    Parameters
+    ----------
+    key
+        A key of :data:`EMBEDDINGS`.
+    input_size, output_size
+        Number of features before and after; an output size of None suits 'no_embedding' only.
 
     Raises
     ------
     ValueError
-        When the key is unknown, or the size does not fit.
+        When the key is unknown, or the size does not suit the embedding.
     """
     if not isinstance(key, str) or key not in EMBEDDINGS:
         raise ValueError(f"Embedding {key!r} is unknown; choose among {sorted(EMBEDDINGS)}.")

@@ -1,4 +1,4 @@
-"""Learn2Track: a recurrent network that reads a streamline point by point."""
+"""Learn2Track: a recurrent network along streamlines."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from dwiml.ops.sequences import TensorSequence
 
 
 class Learn2TrackModel(ModelWithPreviousDirections, ModelWithDirectionGetter, ModelWithNeighborhood, ModelWithOneInput):
-    """The recurrent model of Poulin et al., "Learn to Track: Deep Learning for Tractography" (MICCAI 2017).
+    """The recurrent model of Poulin et al., "Learn to Track: Deep Learning for Tractography", MICCAI 2017.
 
-    Under each point, the embedded input and the embedded previous directions are concatenated and go through
-    :class:`dwiml.models.recurrent.stacked.StackedRNN`, then through the direction getter.
+    doi:10.1007/978-3-319-66182-7_62. At each point, the embedded input and the embedded previous directions are
+    concatenated and go through :class:`dwiml.models.recurrent.stacked.StackedRNN`, then through the direction getter.
 
-    Speed: sequences are never padded, and the backward pass is written by hand where torch's own is slow (see
-    :mod:`dwiml.models.recurrent.cells`); ``scripts/benchmarks/run.py`` measures it.
+    Sequences are never padded; on the CPU the backward pass is dwiml's own, faster than torch's (see
+    :mod:`dwiml.models.recurrent.cells`). ``scripts/benchmarks/run.py`` measures it.
 
     Parameters
     ----------
@@ -35,9 +35,9 @@ class Learn2TrackModel(ModelWithPreviousDirections, ModelWithDirectionGetter, Mo
     use_layer_normalization
         Normalize the output of each layer but the last.
     dropout
-        Share of values set to zero between two recurrent layers, in training.
+        Probability that a value is set to zero between two recurrent layers, in training.
     **kwargs
-        The parents' parameters: ``nb_features``, ``nb_previous_dirs``, ``dg_key``, ``neighborhood_type``, ...
+        Parameters of the base classes: ``nb_features``, ``nb_previous_dirs``, ``dg_key``, ``neighborhood_type``, ...
 
     Raises
     ------
@@ -73,44 +73,44 @@ class Learn2TrackModel(ModelWithPreviousDirections, ModelWithDirectionGetter, Mo
         hidden_states: HiddenStates | None = None,
         return_hidden: bool = False,
     ) -> Tensor | tuple[Tensor, HiddenStates]:
-        """Compute the outputs of the direction getter under each row of ``inputs``.
+        """Compute the outputs of the direction getter for each row of ``inputs``.
 
-        To go on step by step, give the hidden states that the previous call returned, the inputs of the new points
+        To continue step by step, give the hidden states that the previous call returned, the inputs of the new points
         only, and streamlines that end at these points: whole, or their last ``nb_previous_dirs`` + 1 points. The
-        outputs are those of one call on the whole streamlines. To go on with some of the streamlines only, take
-        their rows: ``[tuple(part[kept] for part in layer) for layer in hidden_states]``.
+        outputs are the same as those of one call on the whole streamlines. To continue with some of the streamlines
+        only, select their rows: ``[tuple(part[kept] for part in layer) for layer in hidden_states]``.
 
         Parameters
         ----------
         inputs
             Shape (N, input_size).
         streamlines
-            Points, voxel space: as many as inputs; or at least as many, with ``hidden_states``.
+            Points (M, 3), voxel space, corner origin: as many as inputs, or at least as many with ``hidden_states``.
         hidden_states
             For each layer (h,) of a GRU or (h, c) of an LSTM, each (S, layer size). None: streamlines start here.
         return_hidden
-            Whether to return the hidden states too.
+            Whether to return the hidden states as well.
 
         Returns
         -------
         Tensor or tuple
-            The outputs, shape (N, 3), streamline after streamline; with ``return_hidden`` also the hidden states.
+            The outputs, (N, K), one streamline after the other; with ``return_hidden`` also the hidden states.
 
         Raises
         ------
         ValueError
-            When inputs and streamlines do not go together.
+            When inputs and streamlines do not have the same lengths.
         """
         features = torch.cat([self.embed_inputs(inputs), self._embedded_dirs(inputs, streamlines, hidden_states)], 1)
         order = TimeMajor(inputs.lengths, features.device)
         rows, new_states = self.rnn(order.pack(features), order, hidden_states)
-        # Unpacked last: three columns to move instead of all units.
+        # Reordered last: few columns instead of all units.
         outputs = order.unpack(self.direction_getter(rows))
         return (outputs, new_states) if return_hidden else outputs
 
     @property
     def nb_points_to_track(self) -> int:
-        """The points of the previous directions: the recurrent layers remember the others."""
+        """Number of points of the previous directions; the recurrent layers remember the others."""
         return self.nb_previous_dirs + 1
 
     def track_step(
@@ -121,17 +121,17 @@ class Learn2TrackModel(ModelWithPreviousDirections, ModelWithDirectionGetter, Mo
         return inputs.mapped(outputs).last_points(), states
 
     def select_memory(self, memory: HiddenStates, kept: Tensor) -> HiddenStates:
-        """Return the hidden states of some of the streamlines."""
+        """Return the hidden states of the streamlines ``kept``, (K,), int64."""
         return [tuple(part[kept] for part in layer) for layer in memory]
 
     def _embedded_dirs(
         self, inputs: TensorSequence, streamlines: TensorSequence, hidden_states: HiddenStates | None
     ) -> Tensor:
-        """Return the embedded previous directions under the rows of ``inputs``."""
+        """Return the embedded previous directions at the points of ``inputs``."""
         same = torch.equal(inputs.lengths, streamlines.lengths)
         if not same and (hidden_states is None or not _ends_with(streamlines.lengths, inputs.lengths)):
             raise ValueError(
-                f"There must be one input a point: got {inputs.total_points} inputs in {len(inputs)} sequences for "
+                f"There must be one input per point: got {inputs.total_points} inputs in {len(inputs)} sequences for "
                 f"{streamlines.total_points} points in {len(streamlines)} streamlines."
             )
         directions = self.previous_dirs(streamlines)

@@ -1,4 +1,4 @@
-"""Models that read one volume under each point, possibly in a neighborhood."""
+"""Models whose input is one volume, interpolated at each point, optionally in a neighborhood."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ MAX_FEATURES = 10_000_000
 
 
 class ModelWithNeighborhood(MainModelAbstract):
-    """Asks for the input around each point too, not at the point alone.
+    """Reads the volume in a neighborhood of each point.
 
-    Mixed in beside :class:`ModelWithOneInput`, in any order. The loader reads :attr:`neighborhood_offsets`, shape
-    (P, 3), voxel space, the point itself first; the features of neighbour p are the columns
-    ``p * nb_features : (p + 1) * nb_features`` of the input.
+    Inherit from it and from :class:`ModelWithOneInput`, in any order. The loader interpolates the volume at each point
+    plus :attr:`neighborhood_offsets`, shape (P, 3), in voxels, the point itself first; the features of neighbour p are
+    the columns ``p * nb_features : (p + 1) * nb_features`` of the input.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class ModelWithNeighborhood(MainModelAbstract):
     Raises
     ------
     ValueError
-        When the three do not go together (see :func:`dwiml.ops.neighborhood.neighborhood_offsets`).
+        When the three are inconsistent (see :func:`dwiml.ops.neighborhood.neighborhood_offsets`).
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ModelWithNeighborhood(MainModelAbstract):
         **kwargs: Any,
     ) -> None:
         offsets = neighborhood_offsets(neighborhood_type, neighborhood_radius, neighborhood_resolution)
-        # Before super().__init__: a ModelWithOneInput that comes later computes its input size from it.
+        # Before super().__init__: ModelWithOneInput, if it comes later, computes its input size from it.
         self._nb_neighborhood_points = len(offsets)
         super().__init__(**kwargs)
         self.neighborhood_type = neighborhood_type
@@ -57,12 +57,12 @@ class ModelWithNeighborhood(MainModelAbstract):
 
 
 class ModelWithOneInput(MainModelAbstract):
-    """Receives the features of one volume under each point, and may embed them.
+    """Receives the features of one volume at each point, optionally embedded.
 
     Parameters
     ----------
     nb_features
-        Features of the volume's voxels.
+        Number of features of each voxel of the volume.
     input_embedding_key
         Embedding of the input: 'no_embedding' or 'nn_embedding'.
     input_embedded_size
@@ -71,14 +71,14 @@ class ModelWithOneInput(MainModelAbstract):
     Attributes
     ----------
     input_size : int
-        Columns of the input: ``nb_features`` times the points of the neighborhood.
+        Number of columns of the input: ``nb_features`` times the number of points of the neighborhood.
     embedded_input_size : int
-        Columns of :meth:`embed_inputs`.
+        Number of columns that :meth:`embed_inputs` returns.
 
     Raises
     ------
     ValueError
-        When a size is not a positive integer, or does not go with the embedding.
+        When a size is not a positive integer, or does not suit the embedding.
     """
 
     _nb_neighborhood_points: int = 1
@@ -101,7 +101,7 @@ class ModelWithOneInput(MainModelAbstract):
 
     @property
     def layers_by_point(self) -> list[nn.Module]:
-        """The embedding, where it computes something, and those of the other parents."""
+        """The embedding, if it has weights, and the layers of the other base classes."""
         own = [self.input_embedding] if list(self.input_embedding.parameters()) else []
         return [*super().layers_by_point, *own]
 
@@ -111,12 +111,12 @@ class ModelWithOneInput(MainModelAbstract):
         Parameters
         ----------
         inputs
-            Shape (N, input_size).
+            Shape (N, input_size), floating-point.
 
         Returns
         -------
         Tensor
-            Shape (N, embedded_input_size), flat: streamline after streamline.
+            Shape (N, embedded_input_size), one streamline after the other.
 
         Raises
         ------
@@ -125,7 +125,7 @@ class ModelWithOneInput(MainModelAbstract):
         """
         if inputs.data.shape[1] != self.input_size:
             raise ValueError(
-                f"The input has {inputs.data.shape[1]} features a point; this model was built for {self.input_size} "
+                f"The input has {inputs.data.shape[1]} features per point; this model was built for {self.input_size} "
                 f"(nb_features={self.nb_features} x {self._nb_neighborhood_points} point(s) of the neighborhood)."
             )
         embedded: Tensor = self.input_embedding(inputs.data)

@@ -1,4 +1,4 @@
-"""Models that know the last directions of a streamline."""
+"""Models that use the last directions of a streamline."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_PREVIOUS_DIRS = 10_000
 
 
 class ModelWithPreviousDirections(MainModelAbstract):
-    """Gives, under each point, the directions of the steps that led to it, and may embed them.
+    """Provides the directions of the last steps at each point, optionally embedded.
 
     Parameters
     ----------
@@ -33,12 +33,12 @@ class ModelWithPreviousDirections(MainModelAbstract):
     Attributes
     ----------
     embedded_prev_dirs_size : int
-        Columns of :meth:`embed_previous_dirs`.
+        Number of columns that :meth:`embed_previous_dirs` returns.
 
     Raises
     ------
     ValueError
-        When ``nb_previous_dirs`` is negative, or an embedding is asked for without previous directions.
+        When ``nb_previous_dirs`` is negative, or an embedding is given without previous directions.
     """
 
     def __init__(
@@ -69,27 +69,39 @@ class ModelWithPreviousDirections(MainModelAbstract):
 
     @property
     def layers_by_point(self) -> list[nn.Module]:
-        """The embedding, where it computes something, and those of the other parents."""
+        """The embedding, if it has weights, and the layers of the other base classes."""
         own = self.prev_dirs_embedding
         return [*super().layers_by_point, *([own] if own is not None and list(own.parameters()) else [])]
 
     def previous_dirs(self, streamlines: TensorSequence) -> Tensor:
-        """Return the last directions under each point, the most recent first.
+        """Return the last directions at each point, the most recent first.
 
         Parameters
         ----------
         streamlines
-            Points, shape (N, 3), voxel space.
+            Points, shape (N, 3), voxel space, any origin.
 
         Returns
         -------
         Tensor
-            Shape (N, 3 * nb_previous_dirs); zeros where the streamline had not started yet and at repeated points.
+            Shape (N, 3 * nb_previous_dirs), along voxel axes: unit vectors, or steps in voxels. Zeros before the start
+            of the streamline and at repeated points.
         """
         return previous_directions(streamlines, self.nb_previous_dirs, normalize=self.normalize_prev_dirs)
 
     def embed_previous_dirs(self, directions: Tensor) -> Tensor:
-        """Embed what :meth:`previous_dirs` returned: shape (N, embedded_prev_dirs_size)."""
+        """Embed previous directions.
+
+        Parameters
+        ----------
+        directions
+            What :meth:`previous_dirs` returned, shape (N, 3 * nb_previous_dirs).
+
+        Returns
+        -------
+        Tensor
+            Shape (N, embedded_prev_dirs_size).
+        """
         if self.prev_dirs_embedding is None:
             return directions
         embedded: Tensor = self.prev_dirs_embedding(directions)

@@ -1,4 +1,4 @@
-"""Models that end with a direction getter: their loss, and the directions in which they track."""
+"""Models that end with a direction getter: their loss, and their tracking directions."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from dwiml.ops.directions import SHORTEST_STEP, recovery_steps
 from dwiml.ops.sequences import TensorSequence
 
 OWN_SIZES = ("input_size", "output_size")
-"""Arguments of a direction getter that its key and the model decide."""
+"""Arguments of a direction getter that are determined by its key and by the model."""
 
 
-# As torch names it, in the weights' file too.
+# The name of the module, in the weights file too.
 _NAME = "direction_getter"
 
 
 class ModelWithDirectionGetter(MainModelAbstract):
-    """Ends with a direction getter, and so has a loss and can track.
+    """Ends with a direction getter, which gives it a loss and the ability to track.
 
-    A subclass calls :meth:`instantiate_direction_getter` in its constructor, once it knows the size of its last layer,
-    and ``self.direction_getter(features)`` at the end of its forward.
+    A subclass calls :meth:`instantiate_direction_getter` in its constructor, with the size of its last layer, and
+    ``self.direction_getter(features)`` at the end of its forward.
 
     Parameters
     ----------
@@ -50,7 +50,6 @@ class ModelWithDirectionGetter(MainModelAbstract):
         check_choice("dg_key", dg_key, DIRECTION_GETTERS)
         if dg_args is not None and not isinstance(dg_args, Mapping):
             raise ValueError(f"dg_args must be a dict of options such as {{'dropout': 0.1}}, got {shown(dg_args)}.")
-        # The sizes are the model's to give.
         allowed = [name for name in inspect.signature(DIRECTION_GETTERS[dg_key]).parameters if name not in OWN_SIZES]
         unknown = sorted(set(dg_args or {}) - set(allowed), key=str)
         if unknown:
@@ -60,10 +59,16 @@ class ModelWithDirectionGetter(MainModelAbstract):
 
     @property
     def direction_getter(self) -> DirectionGetter:
-        """The last layers, once :meth:`instantiate_direction_getter` was called."""
+        """The last layers, once :meth:`instantiate_direction_getter` was called.
+
+        Raises
+        ------
+        TypeError
+            Before that.
+        """
         getter = self._modules.get(_NAME)
         if getter is None:
-            # Not an AttributeError, which torch's modules would report about the property that asked.
+            # Not an AttributeError: nn.Module would then report the property itself as missing.
             raise TypeError(
                 f"{type(self).__name__} has no direction getter: call self.instantiate_direction_getter(input_size) in "
                 "its __init__, with the size of its last layer."
@@ -71,18 +76,29 @@ class ModelWithDirectionGetter(MainModelAbstract):
         return cast(DirectionGetter, getter)
 
     def instantiate_direction_getter(self, input_size: int) -> None:
-        """Build :attr:`direction_getter` for features of that size."""
+        """Build :attr:`direction_getter`.
+
+        Parameters
+        ----------
+        input_size
+            Number of features of the model's last layer.
+
+        Raises
+        ------
+        ValueError
+            When it is not a positive integer, or an option in ``dg_args`` is out of range.
+        """
         input_size = check_whole("instantiate_direction_getter: input_size", input_size, low=1)
         self._modules[_NAME] = DIRECTION_GETTERS[self.dg_key](input_size, **self.dg_args)
 
     @property
     def layers_by_point(self) -> list[nn.Module]:
-        """The direction getter, and those of the other parents."""
+        """The direction getter, and the layers of the other base classes."""
         return [*super().layers_by_point, self.direction_getter]
 
     @property
     def forward_uses_last_point(self) -> bool:
-        """Whether the direction getter learns where streamlines end; regression does not."""
+        """Whether the direction getter predicts the end of the streamline; regression does not."""
         return self.direction_getter.add_eos
 
     def compute_loss(
@@ -94,23 +110,23 @@ class ModelWithDirectionGetter(MainModelAbstract):
         seen: TensorSequence | None = None,
         nb_recovery_steps: float = 1.0,
     ) -> tuple[Tensor, int]:
-        """Compare the outputs with the directions that the streamlines took.
+        """Compare the outputs with the directions of the target streamlines.
 
-        A repeated point gives no direction: its row has loss 0 and is left out of the mean. It still counts in n,
-        since to know how many there are would make the host wait for the GPU.
+        A repeated point has no direction: its row has loss 0 and is excluded from the mean. It is still counted in n,
+        because the number of such points is only known on the GPU.
 
         Parameters
         ----------
         outputs
-            One row for each step, (sum(max(n_i - 1, 0)), K), streamline after streamline; where
-            :attr:`forward_uses_last_point` is True, one for each point, (sum(n_i), K).
+            One row for each step, (sum(max(n_i - 1, 0)), K), one streamline after the other; if
+            :attr:`forward_uses_last_point`, one for each point, (sum(n_i), K).
         targets
-            The points of the streamlines, shape (sum(n_i), 3), voxel space.
+            Points of the true streamlines, (sum(n_i), 3), voxel space, any origin.
         average_results
             Whether to return the mean or the loss of each row.
         seen, nb_recovery_steps
-            The points that the model saw in place of the targets', where it has to learn the way back to them: see
-            :func:`dwiml.ops.directions.recovery_steps`. None: the steps of the targets themselves.
+            The displaced points that the model received, with correlated noise, and the number of steps in which it
+            learns to recover (:func:`dwiml.ops.directions.recovery_steps`). None: the targets are the true steps.
 
         Returns
         -------
@@ -120,23 +136,23 @@ class ModelWithDirectionGetter(MainModelAbstract):
         Raises
         ------
         ValueError
-            When there is not one output a step (or point).
+            When there is not one output per step (or point).
         """
         own = targets.diff() if seen is None else recovery_steps(targets, seen, nb_recovery_steps)
         steps, ends = _with_ends(own.data, targets) if self.forward_uses_last_point else _without_ends(own.data)
         expected = (len(steps), self.direction_getter.output_size)
         if outputs.shape != expected:
             wanted = (
-                "one a point: give the model the whole streamlines"
+                "one per point: give the model the whole streamlines"
                 if self.forward_uses_last_point
-                else "one less than points a streamline: give the model the streamlines without their last point"
+                else "one fewer than points: give the model the streamlines without their last point"
             )
             raise ValueError(
                 f"The outputs have shape {tuple(outputs.shape)}, the targets have {len(steps)} directions, each of "
                 f"{expected[1]} values ({wanted})."
             )
         valid = (torch.linalg.vector_norm(steps, dim=-1) > SHORTEST_STEP) | ends
-        # Whatever the model computes in, angles need the digits of the targets.
+        # Angles need the precision of the targets, whatever dtype the model computes in.
         losses = self.direction_getter.losses(outputs.to(steps.dtype), steps)
         losses = torch.where(valid | steps.isnan().any(dim=-1), losses, torch.zeros_like(losses))
         if not average_results:
@@ -144,7 +160,7 @@ class ModelWithDirectionGetter(MainModelAbstract):
         return losses.sum() / valid.sum().clamp(min=1), len(losses)
 
     def eos_probability(self, outputs: Tensor) -> Tensor | None:
-        """Return the probability that each streamline ends here, (N,); None where the model does not say."""
+        """Return the probability of the end of the streamline at each row of outputs, (N,); None if not predicted."""
         return self.direction_getter.eos_probability(outputs)
 
     def get_tracking_directions(
@@ -156,31 +172,33 @@ class ModelWithDirectionGetter(MainModelAbstract):
         draws: Tensor | None = None,
         allowed: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """Return the direction in which to track on.
+        """Return the direction of the next step.
 
         Parameters
         ----------
         outputs
             Shape (N, K).
         algo
-            'det' for the likeliest direction; 'prob' for one that is drawn, where the direction getter has a
-            distribution.
+            'det' for the most likely direction; 'prob' for a direction drawn from the distribution, if the direction
+            getter has one.
         eos_stopping_thresh
-            From which probability a streamline ends; None: whatever its probability, it goes on.
+            Probability of the end of the streamline (EOS) at which it stops; None: EOS is not used.
         draws
-            For 'prob': a number in [0, 1) for each row, (N,).
+            For 'prob': shape (N,), uniform numbers in [0, 1).
         allowed
-            For 'prob': tells, of directions (C, 3), which each row may take, (N, C).
+            For 'prob': a function from directions (C, 3), along voxel axes, to bool (N, C): those that each row may
+            take; the others get probability 0.
 
         Returns
         -------
         Tensor
-            Shape (N, 3), voxel space, unit length. NaN where the streamline ends, zero where no direction is allowed.
+            Shape (N, 3), along voxel axes, unit length. NaN marks the end of the streamline when EOS is used; zero
+            where no direction is allowed.
 
         Raises
         ------
         ValueError
-            When the direction getter cannot do what is asked.
+            When the direction getter does not support this.
         """
         self.check_tracking(algo, eos_stopping_thresh)
         if algo == "det":
@@ -203,12 +221,19 @@ class ModelWithDirectionGetter(MainModelAbstract):
         )
 
     def check_tracking(self, algo: str, eos_stopping_thresh: float | None) -> None:
-        """Check, before tracking, that the direction getter can do what is asked.
+        """Check, before tracking, that the direction getter supports an algorithm and an EOS threshold.
+
+        Parameters
+        ----------
+        algo
+            'det' or 'prob'.
+        eos_stopping_thresh
+            From 0 to 1, or None.
 
         Raises
         ------
         ValueError
-            When it cannot.
+            When it does not.
         """
         drawn = self.direction_getter.has_distribution
         if not isinstance(algo, str) or algo not in (("det", "prob") if drawn else ("det",)):
@@ -216,7 +241,7 @@ class ModelWithDirectionGetter(MainModelAbstract):
             raise ValueError(f"{self.dg_key!r}{':' if drawn else ''} {can}, got {shown(algo)}.")
         if eos_stopping_thresh is not None and not self.direction_getter.add_eos:
             raise ValueError(
-                f"{self.dg_key!r} does not say where streamlines end: eos_stopping_thresh must be None, "
+                f"{self.dg_key!r} does not predict the end of streamlines: eos_stopping_thresh must be None, "
                 f"got {shown(eos_stopping_thresh)}."
             )
         if eos_stopping_thresh is not None:
@@ -224,12 +249,12 @@ class ModelWithDirectionGetter(MainModelAbstract):
 
 
 def _without_ends(steps: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the steps to learn (rows, 3), and which rows are ends of streamlines (rows,): none."""
+    """Return the target steps (rows, 3), and which rows are ends of streamlines (rows,): none."""
     return steps, torch.zeros(len(steps), dtype=torch.bool, device=steps.device)
 
 
 def _with_ends(steps: Tensor, targets: TensorSequence) -> tuple[Tensor, Tensor]:
-    """Return the same, with a row of zeros for each streamline's last point."""
+    """Return the target steps with a row of zeros for each last point, and which rows these are."""
     all_steps = steps.new_zeros(targets.total_points, 3).index_copy(0, targets.rows_but_last(), steps)
     return all_steps, targets.is_last()
 
@@ -237,7 +262,7 @@ def _with_ends(steps: Tensor, targets: TensorSequence) -> tuple[Tensor, Tensor]:
 def _drawn(
     directions: Tensor, probabilities: Tensor, draws: Tensor, allowed: Callable[[Tensor], Tensor] | None
 ) -> Tensor:
-    """Return the direction that each number in [0, 1) falls on, (N, 3); zero where none is allowed."""
+    """Return the direction drawn by each uniform number (inverse transform), (N, 3); zero where none is allowed."""
     weights = probabilities.to(torch.float64)
     if allowed is not None:
         weights = weights * allowed(directions)

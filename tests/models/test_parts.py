@@ -57,7 +57,7 @@ def test_nb_features_is_checked(nb_features: Any, own_loss_model: Any) -> None:
 
 
 def test_wrong_number_of_features_is_named(own_loss_model: Any) -> None:
-    with pytest.raises(ValueError, match="has 5 features a point; this model was built for 4"):
+    with pytest.raises(ValueError, match="has 5 features per point; this model was built for 4"):
         own_loss_model(nb_features=4).embed_inputs(TensorSequence(torch.zeros(2, 5), torch.tensor([2])))
 
 

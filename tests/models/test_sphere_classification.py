@@ -138,5 +138,5 @@ def test_what_cannot_be_is_refused() -> None:
         network.get_tracking_directions(torch.zeros(1, 100), "best")
     with pytest.raises(ValueError, match="algo 'prob' needs draws"):
         network.get_tracking_directions(torch.zeros(1, 100), "prob")
-    with pytest.raises(ValueError, match="does not say where streamlines end"):
+    with pytest.raises(ValueError, match="does not predict the end of streamlines"):
         network.get_tracking_directions(torch.zeros(1, 100), "det", 0.5)

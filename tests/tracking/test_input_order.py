@@ -40,7 +40,7 @@ def test_features_of_each_file_are_compared(images: Path) -> None:
     recorded = entry(("metrics/sh.nii.gz", 3), ("metrics/fa.nii.gz", 1))
     check(images, ["sh", "fa"], recorded)
     sentence = (
-        r"trained on group 'input', made of 'metrics/sh.nii.gz' \(3\), 'metrics/fa.nii.gz' \(1\), in this order; --"
+        r"trained on group 'input', made of 'metrics/sh.nii.gz' \(3\), 'metrics/fa.nii.gz' \(1\), in this order; the "
         r"input gives '.*fa.nii.gz' \(1\), '.*sh.nii.gz' \(3\). Give one image for each"
     )
     with pytest.raises(ValueError, match=sentence):

@@ -1,4 +1,4 @@
-"""Run the same work on parts of a batch, one thread each."""
+"""Parallel computation of the parts of a batch, one thread each."""
 
 from __future__ import annotations
 
@@ -17,21 +17,31 @@ _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
 
 def map_parts(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
-    """Return ``[work(part) for part in parts]``, computed at the same time.
+    """Return ``[work(part) for part in parts]``, computed in parallel.
 
-    Torch's own threads join at the end of every operation. For a loop over time steps of many small operations that is
-    thousands of meetings, each of which waits for the slowest thread; on a machine that does anything else besides
-    (loader workers, other users) a step was measured to take ten times as long. Here the threads meet once. Torch's
-    operations let go of Python's lock, so that they do run at the same time.
+    Torch's own threads synchronize at the end of every operation. A loop over time steps has thousands of small
+    operations, and each waits for the slowest thread: on a machine with other load (loader workers, other users) a step
+    was measured to take ten times as long. Here the threads synchronize once. Torch's operations release Python's lock,
+    so that the threads run concurrently.
 
-    Gradients are not recorded: this is for the inside of an autograd function.
+    Parameters
+    ----------
+    work
+        Function of one part. Gradients are not recorded: it is the inside of an autograd function.
+    parts
+        The parts, at most one per thread of torch.
+
+    Returns
+    -------
+    list
+        The results, in the order of the parts.
     """
     if len(parts) == 1:
         return [work(parts[0])]
     inference = torch.is_inference_mode_enabled()
 
     def run(part: Part) -> Result:
-        # Both modes belong to a thread.
+        # Both modes are per thread.
         with torch.inference_mode(inference), torch.no_grad():
             return work(part)
 
@@ -45,18 +55,18 @@ def _pool(nb_threads: int) -> ThreadPoolExecutor:
         chosen = torch.get_num_threads()
         everyone = Barrier(nb_threads + 1)
         pool = ThreadPoolExecutor(nb_threads, "dwiml", initializer=_work_alone)
-        # Until every thread has been set up.
+        # Wait until every thread is set up.
         for _ in range(nb_threads):
             pool.submit(everyone.wait)
         everyone.wait()
-        # A thread's choice is also the default of threads to come: put that back.
+        # A thread's choice is also the default of later threads: restore it.
         torch.set_num_threads(chosen)
         _pools[key] = pool
     return _pools[key]
 
 
 def _work_alone() -> None:
-    """Have torch use this thread only for what is called in it."""
-    # Asking first makes torch set the thread up; later, that would put back the default number.
+    """Make torch use a single thread for the operations called in this one."""
+    # The first call initializes the thread; done later, it would restore the default number.
     torch.get_num_threads()
     torch.set_num_threads(1)

@@ -18,7 +18,7 @@ HiddenStates = list[tuple[Tensor, ...]]
 """For each layer (h,) of a GRU or (h, c) of an LSTM, each of shape (S, layer size), in the streamlines' order."""
 
 SEQUENCES_PER_THREAD = 64
-"""With fewer, a thread's matrix products are too thin to be worth it."""
+"""Minimum number of sequences for which a thread of its own is worth it."""
 
 RNN_LAYERS: dict[str, type[nn.GRU] | type[nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
 
@@ -28,25 +28,25 @@ _MAX_LAYERS = 1_000
 
 
 class TimeMajor:
-    """The order in which a recurrent layer reads rows: step 0 of all sequences, then step 1, longest sequence first.
+    """Time-major order of rows: step 0 of all sequences, then step 1, the longest sequence first.
 
-    With one group it is the order of torch's ``PackedSequence``. With several, sequences are dealt out like cards,
-    longest first, and each group has its own block of rows in such an order.
+    With one group it is the order of torch's ``PackedSequence``. With several, sequences are distributed round-robin,
+    longest first, and each group has its own block of rows in that order.
 
     Parameters
     ----------
     lengths
-        Shape (S,), int64, on the CPU: the rows of each sequence.
+        Shape (S,), int64, on the CPU: number of rows of each sequence.
     device
-        Where the rows are.
+        Device of the rows.
     nb_groups
-        The number of groups; None: as many as :func:`run_layer` can use.
+        Number of groups; None: as many as :func:`run_layer` can use.
     """
 
     def __init__(self, lengths: Tensor, device: torch.device, nb_groups: int | None = None) -> None:
         self.nb_sequences = len(lengths)
         self.nb_started = int(lengths.count_nonzero())
-        """The number of sequences that have a row at all."""
+        """Number of sequences that are not empty."""
         if nb_groups is None:
             threads = torch.get_num_threads() if device.type == "cpu" else 1
             nb_groups = min(threads, self.nb_started // SEQUENCES_PER_THREAD)
@@ -57,7 +57,7 @@ class TimeMajor:
         members = [started[first::nb_groups] for first in range(nb_groups)] if self.nb_started else []
         blocks = [_time_major_rows(lengths[group], offsets[group]) for group in members]
         self.sizes: list[list[int]] = [alive for _, alive in blocks]
-        """For each group, the number of its sequences that have a row at each step."""
+        """For each group, the number of its sequences that reach each time step."""
         rows = torch.cat([block for block, _ in blocks]) if blocks else torch.empty(0, dtype=torch.int64)
         order = torch.cat([*members, empty])
         self._rows = rows.to(device, non_blocking=True)
@@ -66,7 +66,7 @@ class TimeMajor:
         self._inverse_order = torch.argsort(order).to(device, non_blocking=True)
 
     def pack(self, rows: Tensor) -> Tensor:
-        """Reorder rows of shape (N, F) that lie sequence after sequence to time-major."""
+        """Reorder rows (N, F), one sequence after the other, to time-major order."""
         return _permute(rows, self._rows, self._inverse)
 
     def unpack(self, rows: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class TimeMajor:
         return _permute(rows, self._inverse, self._rows)
 
     def sort_states(self, states: Tensor) -> Tensor:
-        """Put one state a sequence, (S, H), in the order of the groups; sequences without a row last."""
+        """Reorder the states of the sequences, (S, H), to the order of the groups, empty sequences last."""
         return states.index_select(0, self._order)
 
     def unsort_states(self, states: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ class TimeMajor:
 
 
 def _time_major_rows(lengths: Tensor, offsets: Tensor) -> tuple[Tensor, list[int]]:
-    """Return the row numbers of sequences sorted by decreasing length, time-major, and how many live at each step."""
+    """Return the time-major rows of sequences sorted by decreasing length, and how many reach each step."""
     longest = int(lengths[0])
     alive = len(lengths) - torch.cumsum(torch.bincount(lengths), dim=0)[:longest]
     steps, rank = map(torch.from_numpy, (ragged.sequence_ids(alive), ragged.positions(alive)))
@@ -91,7 +91,7 @@ def _time_major_rows(lengths: Tensor, offsets: Tensor) -> tuple[Tensor, list[int
 
 
 class _Permute(torch.autograd.Function):
-    """``rows[permutation]``, whose gradient is gathered with the inverse: torch's own would add row by row."""
+    """``rows[permutation]`` whose gradient is gathered with the inverse permutation, faster than torch's scatter."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, permutation: Tensor, inverse: Tensor) -> Tensor:
@@ -109,29 +109,36 @@ def _permute(rows: Tensor, permutation: Tensor, inverse: Tensor) -> Tensor:
 
 
 class StackedRNN(nn.Module):
-    """Recurrent layers, one on top of another.
+    """Stacked recurrent layers, optionally with skip connections and layer normalization.
 
-    Layer 1 reads the input. Layer i reads the output of layer i - 1 (after layer normalization, then dropout), with
-    skip connections concatenated with the input. The result is the last layer's output; with skip connections the
+    Layer 1 receives the input. Layer i receives the output of layer i - 1 (after layer normalization, then dropout),
+    with skip connections concatenated with the input. The result is the last layer's output; with skip connections the
     concatenation of all layers' outputs (after normalization, before dropout), first layer first.
 
-    Layers are kept as ``torch.nn.GRU`` and ``torch.nn.LSTM``. On a CUDA device cuDNN runs them on packed rows; anywhere
-    else :mod:`dwiml.models.recurrent.cells` does, with the same weights and the same result.
+    The layers are ``torch.nn.GRU`` (Cho et al., 2014, arXiv:1406.1078) or ``torch.nn.LSTM`` (Hochreiter and
+    Schmidhuber, "Long short-term memory", 1997, doi:10.1162/neco.1997.9.8.1735). On a CUDA device cuDNN runs them on
+    packed rows; elsewhere :mod:`dwiml.models.recurrent.cells` does, with the same weights and the same result.
 
     Parameters
     ----------
     input_size
-        Features of each row.
+        Number of features of each row.
     rnn_key
         'gru' or 'lstm'.
     layer_sizes
-        The number of units of each layer.
+        Number of units of each layer.
     use_skip_connection
-        Whether each layer sees the input, and the result all layers.
+        Whether each layer receives the input, and the result includes all layers.
     use_layer_normalization
-        Whether each layer's output but the last's is normalized over its units (Ba et al., 2016).
+        Whether the output of each layer but the last is normalized over its units (Ba, Kiros and Hinton, "Layer
+        normalization", 2016, arXiv:1607.06450).
     dropout
-        Share of values that are set to zero between two layers, in training.
+        Probability that a value is set to zero between two layers, in training.
+
+    Raises
+    ------
+    ValueError
+        When a parameter is out of range.
     """
 
     def __init__(
@@ -163,7 +170,7 @@ class StackedRNN(nn.Module):
 
     @property
     def output_size(self) -> int:
-        """Features of each row of the result."""
+        """Number of features of each row of the result."""
         return sum(self.layer_sizes) if self.use_skip_connection else self.layer_sizes[-1]
 
     def forward(
@@ -178,7 +185,7 @@ class StackedRNN(nn.Module):
         order
             The order of the rows.
         hidden_states
-            Where a previous call stopped; None: zeros.
+            The states that a previous call returned; None: zeros.
 
         Returns
         -------
@@ -245,7 +252,7 @@ def run_layer(
     else:
         cell = RaggedLSTM if is_lstm else RaggedGRU
         weights: tuple[Any, ...] = (layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0)
-        # Steps one after the other would add up the rounding of a lower precision.
+        # In float32: rounding errors of a lower precision would accumulate over the steps.
         with torch.autocast(rows.device.type, enabled=False):
             inputs = [part.to(weights[0]) for part in (rows, *initial)]
             hidden, *last = cell.apply(*inputs, *weights, order.sizes)  # type: ignore[no-untyped-call]
@@ -254,15 +261,9 @@ def run_layer(
 
 
 def _layer_sizes(name: str, sizes: Any) -> list[int]:
-    """Return the sizes of layers as a list of Python integers; any sequence of integers is taken.
-
-    Raises
-    ------
-    ValueError
-        When it is not a sequence, is empty, or holds something else than integers of at least 1.
-    """
+    """Return the sizes of layers, any sequence of positive integers, as a list of Python integers."""
     try:
-        # A text is a sequence too; its characters, named one by one, would puzzle.
+        # A text is a sequence too, of characters.
         listed = [] if isinstance(sizes, (str, bytes)) else list(sizes)
         checked = [check_whole(name, size, low=1) for size in listed]
     except (TypeError, ValueError):
@@ -270,8 +271,8 @@ def _layer_sizes(name: str, sizes: Any) -> list[int]:
     if not checked:
         received = list(sizes) if isinstance(sizes, tuple) else sizes
         raise ValueError(
-            f"{name} must hold one positive size a layer, got {shown(received)}: give a list such as [256, 256]."
+            f"{name} must hold one positive size per layer, got {shown(received)}: give a list such as [256, 256]."
         )
     if len(checked) > _MAX_LAYERS:
-        raise ValueError(f"{name} must hold at most {_MAX_LAYERS} sizes, one a layer; got {len(checked)}.")
+        raise ValueError(f"{name} must hold at most {_MAX_LAYERS} sizes, one per layer; got {len(checked)}.")
     return [check_whole(name, size, low=1, high=MAX_UNITS) for size in checked]

@@ -147,7 +147,7 @@ def test_what_cannot_be_is_refused(data: Path, tmp_path: Path) -> None:
         small_trainer(data, tmp_path, tracking=True, tracking_phase_mask_group="mask")
     with pytest.raises(ValueError, match="'gv_left_mask' needs tracking_phase_mask_group"):
         small_trainer(data, tmp_path, tracking=True, best_model_metric="gv_left_mask")
-    with pytest.raises(ValueError, match="does not say where streamlines end"):
+    with pytest.raises(ValueError, match="does not predict the end of streamlines"):
         small_trainer(data, tmp_path, tracking=True, tracking_phase_eos_thresh=0.5)
     with pytest.raises(ValueError, match=r"nothing to measure: no validation streamline has more than 501 points"):
         small_trainer(data, tmp_path, tracking=True, tracking_phase_nb_segments_init=500)
