@@ -63,9 +63,7 @@ def _run(arguments: argparse.Namespace) -> None:
     regions, connections, grid = _read_truth(arguments)
     writer = None
     if arguments.save_invalid is not None:
-        writer = TractogramWriter(
-            arguments.save_invalid, affine=grid.affine, dimensions=grid.shape, overwrite=arguments.overwrite
-        )
+        writer = TractogramWriter(arguments.save_invalid, grid=grid, overwrite=arguments.overwrite)
     points, lengths = read_streamlines(arguments.tractogram, grid.affine)
     score = score_connectivity(points, lengths, regions, connections)
     if arguments.json is not None:

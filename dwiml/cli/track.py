@@ -140,8 +140,7 @@ def _run(arguments: argparse.Namespace) -> None:
     seeds = _seeds(arguments, data.seeding_mask)
     writer = TractogramWriter(
         arguments.out,
-        affine=data.grid.affine,
-        dimensions=data.grid.shape,
+        grid=data.grid,
         data_per_streamline={"seeds": 3} if arguments.save_seeds else None,
         compress=arguments.compress,
         overwrite=arguments.overwrite,

@@ -77,5 +77,5 @@ def save_split(
             path.unlink(missing_ok=True)
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        with TractogramWriter(path, affine=truth.grid.affine, dimensions=truth.grid.shape, overwrite=True) as writer:
+        with TractogramWriter(path, grid=truth.grid, overwrite=True) as writer:
             writer.append(points[np.repeat(chosen, lengths)], lengths[chosen])

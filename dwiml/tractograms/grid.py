@@ -38,7 +38,8 @@ class Grid:
     Raises
     ------
     ValueError
-        When the affine is not of shape (4, 4), not finite or not invertible, or its axes are not at right angles.
+        When the affine is not of shape (4, 4), not finite or not invertible, or its axes are not at right angles;
+        when the shape is not three numbers.
     """
 
     affine: NDArray[np.float64]
@@ -48,6 +49,8 @@ class Grid:
     def __post_init__(self) -> None:
         affine = np.asarray(self.affine, dtype=np.float64)
         voxel_sizes_of(affine)
+        if len(self.shape) != 3:
+            raise ValueError(f"The shape of a grid must be three numbers of voxels, got {self.shape}.")
         x, y, z = (int(size) for size in self.shape)
         object.__setattr__(self, "affine", affine)
         object.__setattr__(self, "shape", (x, y, z))

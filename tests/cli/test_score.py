@@ -14,6 +14,7 @@ from scoring_support import LOWER, OBLIQUE, SHAPE, UPPER, along_x, joined, save_
 from dwiml import __version__
 from dwiml.cli.inputs import names_of
 from dwiml.cli.main import main
+from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.writing.writer import TractogramWriter
 
 LINES = {
@@ -263,7 +264,7 @@ def test_a_config_names_its_files_in_any_order(folder: Path, capsys: pytest.Capt
     truth = folder / "truth"
     save_lines(truth / "lower.trk", [along_x(2.5)], OBLIQUE)
     save_lines(truth / "upper.tck", [along_x(7.5)], OBLIQUE)
-    with TractogramWriter(truth / "middle.trx", affine=OBLIQUE, dimensions=SHAPE) as writer:
+    with TractogramWriter(truth / "middle.trx", grid=Grid(OBLIQUE, SHAPE)) as writer:
         writer.append(*joined([along_x(4.5)]))
     files = {"AF": "middle.trx", "CST": "lower.trk", "CC": "upper.tck"}
     found = []

@@ -16,6 +16,7 @@ from tests_support import AFFINE, SHAPE, VOXEL_SIZES
 from trx import trx_file_memmap
 
 from dwiml.cli.main import main
+from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.writing.writer import TractogramWriter
 from dwiml.viz.pieces import DrawnTractogram
 from dwiml.viz.slices import Background
@@ -123,16 +124,16 @@ def test_a_trx_in_any_form(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".trk", ".tck", ".trx"])
 def test_what_dwiml_writes_is_read(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"out{suffix}"
-    with TractogramWriter(path, affine=AFFINE, dimensions=SHAPE) as writer:
+    with TractogramWriter(path, grid=Grid(AFFINE, SHAPE)) as writer:
         writer.append(np.array([[1, 2, 3], [2, 2, 3], [3, 2, 3.5]]), [3])
     drawn = DrawnTractogram.from_file(path, color="direction", most=5)
     np.testing.assert_allclose(
         drawn.points, nib.affines.apply_affine(AFFINE, np.array([[1, 2, 3], [2, 2, 3], [3, 2, 3.5]]) - 0.5), atol=1e-5
     )
-    with TractogramWriter(path, affine=AFFINE, dimensions=SHAPE, overwrite=True):
+    with TractogramWriter(path, grid=Grid(AFFINE, SHAPE), overwrite=True):
         pass
     (tmp_path / f"none{suffix}").unlink(missing_ok=True)
-    with TractogramWriter(tmp_path / f"none{suffix}", affine=AFFINE, dimensions=SHAPE):
+    with TractogramWriter(tmp_path / f"none{suffix}", grid=Grid(AFFINE, SHAPE)):
         pass
     assert len(DrawnTractogram.from_file(tmp_path / f"none{suffix}", color="loss", most=5).lengths) == 0
 
@@ -282,7 +283,7 @@ def made_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = save(folder / f"a{suffix}", lines(6))
         (folder / f"cut{suffix}").write_bytes(path.read_bytes()[:-30])
     save(folder / "empty.trk", [], with_data=False)
-    with TractogramWriter(folder / "empty.trx", affine=AFFINE, dimensions=SHAPE):
+    with TractogramWriter(folder / "empty.trx", grid=Grid(AFFINE, SHAPE)):
         pass
     with zipfile.ZipFile(folder / "a.trx") as archive, zipfile.ZipFile(folder / "short.trx", "w") as short:
         for name in archive.namelist():

@@ -17,6 +17,7 @@ import numpy as np
 from fuzzing import Outcome, run_watched
 
 from dwiml.cli.main import main
+from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.writing.writer import TractogramWriter
 
 SHAPE = (9, 8, 7)
@@ -99,7 +100,7 @@ def make_files(folder: Path) -> None:
             kept = {} if suffix == ".tck" else data
             names = dict.fromkeys(kept, 1)
             path = subject / f"wb{suffix}"
-            with TractogramWriter(path, affine=AFFINE, dimensions=SHAPE, data_per_streamline=names) as writer:
+            with TractogramWriter(path, grid=Grid(AFFINE, SHAPE), data_per_streamline=names) as writer:
                 writer.append(points, lengths, kept or None)
         np.save(subject / "m.npy", np.ones((2, 2)))
         (subject / "m_labels.txt").write_text("# labels\n3\n8\n")

@@ -9,6 +9,7 @@ import pytest
 from dipy.io.stateful_tractogram import Origin, Space, StatefulTractogram
 from dipy.tracking.streamline import set_number_of_points
 
+from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.writing.writer import TractogramWriter
 
 LINES_ONLY = {"streamlines": {"type": "streamlines", "files": ["*.t*"]}}
@@ -96,7 +97,7 @@ def test_a_trx_gives_what_a_trk_gives(subjects, grid):
     expected, expected_attributes = group_of(subjects)
     points, lengths = np.concatenate(lines), np.array([len(line) for line in lines])
     with TractogramWriter(
-        subjects.folder / "a/wb.trx", affine=grid["affine"], dimensions=grid["shape"], data_per_streamline={"id": 1}
+        subjects.folder / "a/wb.trx", grid=Grid(grid["affine"], grid["shape"]), data_per_streamline={"id": 1}
     ) as writer:
         writer.append(points, lengths, {"id": ids})
     groups["streamlines"]["files"] = ["wb.trx"]

@@ -28,6 +28,7 @@ from scoring_support import (
 from dwiml.scoring.ground_truth import GroundTruth, TrueBundle
 from dwiml.scoring.ground_truth_files import read_ground_truth
 from dwiml.scoring.scores import score_streamlines
+from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.reading import read_streamlines
 from dwiml.tractograms.writing.writer import TractogramWriter
 
@@ -143,10 +144,10 @@ def test_not_a_number_in_a_mask_is_refused(folder: Path) -> None:
 def test_the_grid_is_told_by_any_file_in_any_order(folder: Path, first: str, second: str) -> None:
     """{"AF": x.trx, "CST": y.trk} failed for want of a grid, the other order did not."""
     points, lengths = joined([along_x(7.5, z=1.5)])
-    with TractogramWriter(folder / "upper.trx", affine=OBLIQUE, dimensions=SHAPE) as writer:
+    with TractogramWriter(folder / "upper.trx", grid=Grid(OBLIQUE, SHAPE)) as writer:
         writer.append(points, lengths)
     points, lengths = joined([along_x(2.5, z=1.5), along_x(2.5, z=2.5)])
-    with TractogramWriter(folder / "lower.trx", affine=OBLIQUE, dimensions=SHAPE) as writer:
+    with TractogramWriter(folder / "lower.trx", grid=Grid(OBLIQUE, SHAPE)) as writer:
         writer.append(points, lengths)
     bundles = {"AF": {"tractogram": f"upper.{first}"}, "CST": {"tractogram": f"lower.{second}"}}
     truth = read_ground_truth(configure(folder, **bundles))

@@ -12,6 +12,7 @@ from tests_support import AFFINE, NB_FEATURES, SHAPE, curved_streamlines, write_
 
 from dwiml.cli import train
 from dwiml.ops.regions import LabelRegions
+from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.writing.writer import TractogramWriter
 
 TRAINING = ["--input_group_name", "input", "--streamline_group_name", "streamlines", "--rnn_layer_sizes", "4"]
@@ -33,7 +34,7 @@ def make_world(root: Path) -> Path:
     lines = curved_streamlines(rng, 12)
     for suffix in ("trk", "tck"):
         save_lines(root / f"lines.{suffix}", lines, AFFINE, SHAPE)
-    with TractogramWriter(root / "lines.trx", affine=AFFINE, dimensions=SHAPE) as writer:
+    with TractogramWriter(root / "lines.trx", grid=Grid(AFFINE, SHAPE)) as writer:
         writer.append(np.concatenate(lines), [len(line) for line in lines])
     _write_truth(root, lines)
     from dwiml.hdf5.connectivity_group import write_matrix

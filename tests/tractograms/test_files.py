@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from scoring_support import OBLIQUE, SHAPE, random_lines, save_lines
 
+from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.kinds import check_kind
 from dwiml.tractograms.reading import read_streamlines, read_tractogram_grid
 from dwiml.tractograms.tck import announced_streamlines
@@ -36,7 +37,7 @@ def tck(tmp_path: Path) -> Path:
 def trx(tmp_path: Path) -> Path:
     path = tmp_path / "lines.trx"
     points, lengths = np.concatenate(LINES).astype(np.float32), np.array([len(line) for line in LINES])
-    with TractogramWriter(path, affine=OBLIQUE, dimensions=SHAPE, data_per_streamline={"id": 1}) as writer:
+    with TractogramWriter(path, grid=Grid(OBLIQUE, SHAPE), data_per_streamline={"id": 1}) as writer:
         writer.append(points, lengths, {"id": np.arange(6.0, dtype=np.float32)[:, None]})
     return path
 

@@ -18,6 +18,7 @@ from scipy.spatial.transform import Rotation
 from trx import trx_file_memmap
 
 from dwiml.ops.spaces import from_vox_corner
+from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.trk import check_trk_whole
 from dwiml.tractograms.writing import writer as writing
 from dwiml.tractograms.writing.writer import TractogramWriter
@@ -46,7 +47,8 @@ def flat(lines):
 
 
 def a_writer(path, **options):
-    return TractogramWriter(path, **({"affine": AFFINE, "dimensions": SHAPE} | options))
+    grid = Grid(options.pop("affine", AFFINE), options.pop("dimensions", SHAPE))
+    return TractogramWriter(path, grid=grid, **options)
 
 
 def read(path):
@@ -195,10 +197,11 @@ def test_compression_is_in_mm(path, monkeypatch):
 KILLED = """
 import os, sys
 import numpy as np
+from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.writing.writer import TractogramWriter
 
 lines = np.load(sys.argv[2])
-writer = TractogramWriter(sys.argv[1], affine=lines["affine"], dimensions=tuple(lines["shape"]), overwrite=True)
+writer = TractogramWriter(sys.argv[1], grid=Grid(lines["affine"], tuple(lines["shape"])), overwrite=True)
 writer.__enter__()
 writer.append(lines["points"][:14], [12, 2])
 writer.append(lines["points"][14:55], [1, 40])

@@ -11,6 +11,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from dwiml.tractograms.grid import Grid
+
 Points = NDArray[np.float32]
 Lengths = NDArray[np.int64]
 DataPerStreamline = Mapping[str, NDArray[np.float32]]
@@ -26,10 +28,8 @@ class GrowingTractogram(ABC):
     ----------
     path
         What to make; nothing may be there.
-    affine
-        Shape (4, 4), from voxel indices (center origin) to rasmm.
-    shape
-        The grid, in voxels.
+    grid
+        The voxels.
     widths
         {name: how many numbers each streamline has under this name}.
 
@@ -45,11 +45,9 @@ class GrowingTractogram(ABC):
     largest_dimension: ClassVar[int] = 2**31 - 1
     """What the file's header can hold."""
 
-    def __init__(
-        self, path: Path, *, affine: NDArray[np.float64], shape: tuple[int, int, int], widths: Mapping[str, int]
-    ) -> None:
+    def __init__(self, path: Path, *, grid: Grid, widths: Mapping[str, int]) -> None:
         self.path = path
-        self._affine, self._shape, self._widths = affine, shape, dict(widths)
+        self._grid, self._widths = grid, dict(widths)
         self.nb_streamlines = 0
         self._nb_written = 0
 

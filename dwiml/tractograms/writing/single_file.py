@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dwiml.ops.spaces import voxel_sizes_of
 from dwiml.tractograms.writing.appending import DataPerStreamline, GrowingFile, GrowingTractogram, Lengths, Points
 
 
@@ -97,15 +96,14 @@ class GrowingTrk(_SingleFile):
         self._committed_end, self.nb_streamlines = self._end, self._nb_written
 
     def _header(self, nb_streamlines: int) -> bytes:
-        from nibabel.orientations import aff2axcodes
         from nibabel.streamlines.trk import encode_value_in_name, header_2_dtype
 
         header: NDArray[Any] = np.zeros((), dtype=header_2_dtype.newbyteorder("<"))
         header["magic_number"], header["version"], header["hdr_size"] = b"TRACK", 2, header.itemsize
-        header["dimensions"] = self._shape
-        header["voxel_sizes"] = voxel_sizes_of(self._affine)
-        header["voxel_to_rasmm"] = self._affine
-        header["voxel_order"] = "".join(aff2axcodes(self._affine)).encode()
+        header["dimensions"] = self._grid.shape
+        header["voxel_sizes"] = self._grid.voxel_sizes
+        header["voxel_to_rasmm"] = self._grid.affine
+        header["voxel_order"] = self._grid.voxel_order.encode()
         header["nb_streamlines"] = nb_streamlines
         # nibabel cannot read an empty file that announces data per streamline.
         if nb_streamlines:

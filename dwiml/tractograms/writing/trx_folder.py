@@ -62,8 +62,8 @@ class GrowingTrx(GrowingTractogram):
     def commit(self) -> None:
         """Replace the header."""
         header = {
-            "VOXEL_TO_RASMM": self._affine.tolist(),
-            "DIMENSIONS": list(self._shape),
+            "VOXEL_TO_RASMM": self._grid.affine.tolist(),
+            "DIMENSIONS": list(self._grid.shape),
             "NB_VERTICES": self._nb_points_written,
             "NB_STREAMLINES": self._nb_written,
         }

@@ -15,7 +15,8 @@ from dwiml.arguments import check_number, check_whole
 from dwiml.files import check_target, sync_folder
 from dwiml.ops.ragged import sequence_of_row, slabs
 from dwiml.ops.resampling import compress as compressed
-from dwiml.ops.spaces import from_vox_corner, voxel_sizes_of
+from dwiml.ops.spaces import from_vox_corner
+from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.writing.appending import GrowingTractogram
 from dwiml.tractograms.writing.partial import Claim, check_partial, partial_of, remove_partial
 from dwiml.tractograms.writing.single_file import GrowingTck, GrowingTrk
@@ -57,10 +58,8 @@ class TractogramWriter:
     ----------
     path
         The file to write; its extension chooses the format. A link is followed.
-    affine
-        Shape (4, 4): from voxel indices (center origin) to rasmm.
-    dimensions
-        The grid's size along x, y and z, in voxels.
+    grid
+        The voxels that the points are in.
     data_per_streamline
         {name: how many numbers each streamline has under this name}; every append gives them.
     compress
@@ -85,8 +84,7 @@ class TractogramWriter:
         self,
         path: str | Path,
         *,
-        affine: ArrayLike,
-        dimensions: tuple[int, int, int],
+        grid: Grid,
         data_per_streamline: Mapping[str, int] | None = None,
         compress: float | None = None,
         overwrite: bool = False,
@@ -98,9 +96,8 @@ class TractogramWriter:
             for name, width in (data_per_streamline or {}).items()
         }
         self._format.check_names(self._widths, self.path)
-        self._affine = np.asarray(affine, dtype=np.float64)
-        self._voxel_sizes = voxel_sizes_of(self._affine)
-        self._dimensions = _checked_dimensions(dimensions, self._format, self.path)
+        self._grid = grid
+        _check_dimensions(grid.shape, self._format, self.path)
         if compress is not None:
             check_number("compress", compress, low=0, high=_MOST_COMPRESSION_MM, low_included=False)
         self._compress = compress
@@ -126,7 +123,7 @@ class TractogramWriter:
             logger.warning("'%s', which a stopped run has left, is replaced.", self.partial)
             remove_partial(self.partial)
         try:
-            tractogram = self._format(self.partial, affine=self._affine, shape=self._dimensions, widths=self._widths)
+            tractogram = self._format(self.partial, grid=self._grid, widths=self._widths)
             self._claim = Claim(self.partial)
         finally:
             if left is not None:
@@ -166,13 +163,15 @@ class TractogramWriter:
             for some, theirs in slabs(nb_points, _SLAB):
                 some_lines, some_lengths = lines[theirs], nb_points[some]
                 if self._compress is not None:
-                    some_lines, some_lengths = compressed(some_lines, some_lengths, self._compress, self._voxel_sizes)
+                    some_lines, some_lengths = compressed(
+                        some_lines, some_lengths, self._compress, self._grid.voxel_sizes
+                    )
                 stored = from_vox_corner(
                     some_lines,
                     space=tractogram.space,
                     origin=tractogram.origin,
-                    affine=self._affine,
-                    voxel_sizes=self._voxel_sizes,
+                    affine=self._grid.affine,
+                    voxel_sizes=self._grid.voxel_sizes,
                 )
                 tractogram.write(stored, some_lengths, {name: values[some] for name, values in data.items()})
             tractogram.commit()
@@ -279,18 +278,13 @@ def _checked_lines(points: ArrayLike, lengths: ArrayLike) -> tuple[NDArray[np.fl
     return lines, counts
 
 
-def _checked_dimensions(
-    dimensions: tuple[int, int, int], kind: type[GrowingTractogram], path: Path
-) -> tuple[int, int, int]:
-    if len(dimensions) != 3:
-        raise ValueError(f"The grid's dimensions must be three numbers of voxels, got {dimensions}.")
+def _check_dimensions(dimensions: tuple[int, int, int], kind: type[GrowingTractogram], path: Path) -> None:
     x, y, z = (check_whole("A dimension of the grid", size, low=1) for size in dimensions)
     if max(x, y, z) > kind.largest_dimension:
         raise ValueError(
             f"'{path}': this format holds grids of at most {kind.largest_dimension} voxels along an axis, "
             f"got {x} x {y} x {z}."
         )
-    return x, y, z
 
 
 def _checked_target(path: Path, *, overwrite: bool) -> Path:
