@@ -52,7 +52,7 @@ ROOMS = {
         "training.generation.selection",
     },
     "phantom": {"files", "ops"},
-    "scoring": LEAVES | {"hdf5", "tractograms"},
+    "scoring": LEAVES | {"hdf5.connectivity_group", "tractograms"},
     "cli": LEAVES
     | {"tractograms", "hdf5", "data", "batching", "models", "tracking", "training", "evaluation", "viz", "phantom"}
     | {"scoring"},
