@@ -26,8 +26,10 @@ from typing import Any
 import pytest
 import torch
 
+from dwiml.cli import train
 from dwiml.cli.main import COMMANDS
 from dwiml.cli.main import build_parser as build_dwiml_parser
+from dwiml.cli.unknown_options import parse_known_options
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.rst"))]
@@ -130,10 +132,6 @@ def _accepting_placeholders(parser: argparse.ArgumentParser) -> argparse.Argumen
             return super().__contains__(value) or (isinstance(value, str) and bool(PLACEHOLDER.fullmatch(value)))
 
     for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for child in action.choices.values():
-                _accepting_placeholders(child)
-            continue
         if callable(action.type):
             action.type = lenient(action.type)
         if action.choices is not None:
@@ -153,16 +151,25 @@ def check_command(words: list[str]) -> str | None:
     name, *arguments = words
     if name == "dwiml" and arguments[:1] and arguments[0] in COMMANDS:
         name, *arguments = arguments
-    parser = build_dwiml_parser()
-    if name != "dwiml":
+    parser, required = build_dwiml_parser(), []
+    if name == "train" and arguments[:1] and arguments[0] in train.MODELS:
+        model, *arguments = arguments
+        parser = _accepting_placeholders(train.build_model_parser(model))
+        # They may be given without a name, or in a file.
+        required = [each for each in parser._actions if each.required]
+        for each in required:
+            each.required = False
+    elif name != "dwiml":
         parser = _accepting_placeholders(importlib.import_module(f"dwiml.cli.{name}").build_parser())
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-            parser.parse_args(arguments)
+            values = parse_known_options(parser, arguments, positional=tuple(train.PATHS) if required else ())
     except SystemExit as stop:
         return said.getvalue().strip().splitlines()[-1] if stop.code else None
-    return None
+    missing = [each.dest for each in required if getattr(values, each.dest) is None]
+    in_file = {"--config", "--print_config"} & set(arguments)
+    return f"missing: {missing}" if missing and not in_file else None
 
 
 def check_bash(block: Block) -> list[str]:
