@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import importlib.util
 import os
+import pkgutil
 import sys
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -14,10 +14,8 @@ from dwiml.cli.config_file import add_config_options, config_text, parse_options
 from dwiml.cli.declarations import parameters_of, summary_of
 from dwiml.cli.options import add_option
 from dwiml.cli.run_training import run_training
+from dwiml.models import MODELS
 
-MODELS = {
-    "learn2track": "dwiml.models.learn2track.Learn2TrackModel",
-}
 DATASET = "dwiml.data.dataset.MultiSubjectDataset"
 SAMPLER = "dwiml.batching.sampler.DWIMLBatchIDSampler"
 LOADER = "dwiml.batching.loader.DWIMLBatchLoaderOneInput"
@@ -154,6 +152,5 @@ def _run(name: str, parser: argparse.ArgumentParser, arguments: argparse.Namespa
 
 def _build(path: str, values: dict[str, Any], **objects: Any) -> Any:
     """Return an object of a class, with those of the values that its constructor takes."""
-    module, _, name = path.rpartition(".")
     taken = {each: values[each] for each in parameters_of(path) if each in values and each not in objects}
-    return getattr(importlib.import_module(module), name)(**{**taken, **objects})
+    return pkgutil.resolve_name(path)(**taken, **objects)

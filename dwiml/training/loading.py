@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dwiml import models
 from dwiml.batching.loader import DWIMLBatchLoaderOneInput
 from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.files import read_json
 from dwiml.models.base import MainModelAbstract
-from dwiml.models.learn2track import Learn2TrackModel
 from dwiml.models.saving import PARAMETERS_FILE, STATE_FILE, built, check_own, read_params
 from dwiml.training.experiment.checkpoint import LATEST, PREVIOUS
 from dwiml.training.experiment.folder import ExperimentFolder, experiment_folder
@@ -21,7 +22,7 @@ from dwiml.training.generation.phase import DWIMLTrainerOneInputWithGVPhase
 from dwiml.training.one_input import DWIMLTrainerOneInput
 
 # Named classes only: a file from a stranger must not choose what is imported.
-MODELS = {"Learn2TrackModel": Learn2TrackModel}
+MODELS = {cls.__name__: cls for cls in map(pkgutil.resolve_name, models.MODELS.values())}
 TRAINERS: dict[str, type[DWIMLTrainerOneInput]] = {
     "DWIMLTrainerOneInput": DWIMLTrainerOneInput,
     "DWIMLTrainerOneInputWithGVPhase": DWIMLTrainerOneInputWithGVPhase,
