@@ -1,4 +1,4 @@
-"""A model on the disk: its parameters, and its weights with a digest; built again only as large as the weights are."""
+"""Saved models: parameters, and weights with a digest; a model is only recreated at the size of its weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dwiml.files.tensors import check_plain, read_tensors, write_tensors
 PARAMETERS_FILE = "parameters.json"
 STATE_FILE = "model_state.pt"
 
-_ADVICE = "copy it again from where it was whole, or train the model again"
+_ADVICE = "copy it again from an intact copy, or train the model again"
 _MAX_NAMED = 3
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -29,12 +29,12 @@ logger = logging.getLogger(__name__)
 
 
 def write_model(folder: Path, described: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """Write ``parameters.json`` and ``model_state.pt``, each whole or not at all; a link there is replaced.
+    """Write ``parameters.json`` and ``model_state.pt``, each completely or not at all; a link there is replaced.
 
     Parameters
     ----------
     folder
-        Made where needed.
+        Created if needed.
     described
         What :func:`describe` returned.
     state
@@ -43,9 +43,9 @@ def write_model(folder: Path, described: Mapping[str, Any], state: Mapping[str, 
     Raises
     ------
     OSError
-        When they cannot be written.
+        When a file cannot be written.
     ValueError
-        When the state holds anything but plain values and tensors: it could not be read again.
+        When the state holds anything but plain values and tensors, which could not be read back.
     """
     check_plain(state)
     write_json(folder / PARAMETERS_FILE, described, follow_links=False)
@@ -54,7 +54,7 @@ def write_model(folder: Path, described: Mapping[str, Any], state: Mapping[str, 
 
 
 def describe(model: Any) -> dict[str, Any]:
-    """Return what ``parameters.json`` holds of a model: its class, parameters and dwiml's version."""
+    """Return the content of ``parameters.json``: a model's class and parameters, and dwiml's version."""
     name, params = type(model).__name__, model.params
     return {"class": name, "params": params, "dwiml_version": dwiml.__version__, "digest": _digest(name, params)}
 
@@ -67,12 +67,12 @@ def read_params(path: Path, class_name: str | None = None) -> tuple[str, dict[st
     path
         The model's ``parameters.json``.
     class_name
-        The class that it must be of; None: whichever.
+        The class that it must be; None: any.
 
     Raises
     ------
     FileNotFoundError, OSError
-        When it is missing, or the system refuses it.
+        When the file is missing or cannot be read.
     ValueError
         When it is damaged, or of another class.
     """
@@ -105,7 +105,7 @@ def read_state(path: Path) -> dict[str, Any]:
     Raises
     ------
     FileNotFoundError, OSError
-        When the file is missing, or the system refuses it.
+        When the file is missing or cannot be read.
     ValueError
         When it is damaged (its content does not match its digest), or holds anything but tensors by name.
     """
@@ -124,21 +124,22 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def build_like(make: Callable[[], Model], state: Mapping[str, Any], *, parameters: Path, weights: Path) -> Model:
-    """Build a model and give it its weights; it is built only when it has the size of these weights.
+    """Recreate a model with its weights, after checking that it has the size of these weights.
 
     Parameters
     ----------
     make
-        Makes the model, with untrained weights.
+        Function that builds the model, with untrained weights.
     state
         The weights, by name.
     parameters, weights
-        The files that they are from, for the sentences.
+        The files that they come from, for the errors.
 
     Raises
     ------
     ValueError
-        When the parameters do not describe a model, or one of other weights; when weights are NaN or infinite.
+        When the parameters do not describe a model, or describe one with other weights; when weights are NaN or
+        infinite.
     """
     check_own(lambda own: check_fit(own, state, f"The weights in '{weights}'"), make, parameters=parameters)
     model: Model = built(make, parameters=parameters)
@@ -149,16 +150,16 @@ def build_like(make: Callable[[], Model], state: Mapping[str, Any], *, parameter
 
 
 def check_own(check: Callable[[nn.Module], None], make: Callable[[], Model], *, parameters: Path) -> None:
-    """Check a model before it takes any memory: as torch's device "meta" has it, with sizes and no values.
+    """Check a model before it takes any memory: on torch's "meta" device, which has sizes and no values.
 
     Parameters
     ----------
     check
-        Raises ValueError for a model that is not wanted.
+        Function that raises a ValueError for a model that does not suit.
     make
-        Makes the model. A class that cannot be made without values is not checked.
+        Function that builds the model. A class that cannot be built without values is not checked.
     parameters
-        The file that the model's parameters are from.
+        The file that the model's parameters come from.
     """
     model = built(make, parameters=parameters, device=torch.device("meta"))
     if model is not None:
@@ -166,7 +167,7 @@ def check_own(check: Callable[[nn.Module], None], make: Callable[[], Model], *, 
 
 
 def built(make: Callable[[], Model], *, parameters: Path, device: torch.device | None = None) -> Any:
-    """Make a model from parameters of a file; None when it cannot be made on a device that has no values."""
+    """Build a model from the parameters of a file; None when it cannot be built on a device without values."""
     try:
         # Nothing is drawn there, but a class of the user's may do anything.
         if device is None:
