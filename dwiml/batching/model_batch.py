@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from dwiml.ops.augmentation import draw_correlated_noise, draw_noise
 from dwiml.ops.interpolation import interpolate_at
 from dwiml.ops.randomness import BatchKey, keyed_generator
 from dwiml.ops.sequences import TensorSequence
+
+if TYPE_CHECKING:
+    from dwiml.models.protocols import LoaderModel, OneInputModel
 
 VOLUME_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -97,7 +100,7 @@ class BatchPreparer:
         As in :class:`~dwiml.batching.loader.DWIMLStreamlinesBatchLoader`.
     """
 
-    model: Any
+    model: LoaderModel
     load_batch_inputs: Callable[[TensorSequence, BatchSlices], TensorSequence] | None
     noise_gaussian_size_forward: float
     noise_gaussian_size_loss: float
@@ -169,7 +172,9 @@ class VolumesOnDevice:
         For a ``volume_dtype`` that does not exist.
     """
 
-    def __init__(self, dataset: MultiSubjectDataset, model: Any, input_group_name: str, volume_dtype: str) -> None:
+    def __init__(
+        self, dataset: MultiSubjectDataset, model: OneInputModel, input_group_name: str, volume_dtype: str
+    ) -> None:
         if volume_dtype not in VOLUME_DTYPES:
             raise ValueError(f"volume_dtype must be one of {', '.join(VOLUME_DTYPES)}, got {volume_dtype!r}.")
         self.dataset = dataset

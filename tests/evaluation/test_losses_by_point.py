@@ -123,6 +123,9 @@ class Fixed(torch.nn.Module):
         rows = torch.arange(len(outputs), dtype=torch.float32)
         return (rows if self.value is None else torch.full_like(rows, self.value)), len(rows)
 
+    def eos_probability(self, outputs: object) -> None:
+        return None
+
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_loss_that_is_no_number_is_named(tiny_hdf5: Path, tmp_path: Path, value: float) -> None:
