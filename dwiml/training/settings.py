@@ -56,38 +56,39 @@ class TrainerSettings(Parameterized):
     clip_grad
         Largest norm of the gradient of all weights together; None to leave it.
     accumulate_batches
-        Update the weights every N batches, with the gradient of all their points: a larger batch in the memory of
-        a small one.
+        Number of batches for each update of the weights. The gradient is that of all their points: a larger batch in
+        the memory of a small one.
     precision
-        ``"float32"``; ``"bf16"`` or ``"fp16"``: the model computes in that precision where torch finds it safe
-        (autocast), weights and losses stay in float32.
+        ``"float32"``, ``"bf16"`` or ``"fp16"``. The latter two: the model computes in that precision where torch finds
+        it safe (autocast); weights and losses stay in float32.
     ema_decay
-        Keep an average of the weights that follows them, for instance with 0.999; validation and the best model use it.
-        None: the weights themselves.
+        Validate and keep an exponential moving average of the weights, with 0.999 for instance; None: the weights
+        themselves.
     compile_model
         Compile the model's layers with ``torch.compile``.
     deterministic
         Make torch use deterministic algorithms, on a GPU too, where they may be slower.
     nan_policy
-        A NaN or infinite loss or gradient: ``"stop"`` the training, or ``"skip"`` the batch, which the log counts.
+        What to do with a NaN or infinite loss or gradient: ``"stop"``, or ``"skip"`` the batch, which the log counts.
     resume
-        ``"never"`` refuses an experiment that exists, ``"auto"`` goes on from its checkpoint if it has one, ``"must"``
-        refuses to start over.
+        ``"never"`` refuses an existing experiment, ``"auto"`` continues it, ``"must"`` refuses a new one. ``"auto"``
+        starts over where there is no checkpoint.
     allow_changed_data
-        Go on although the HDF5 file is no longer the one that the training began with.
+        Continue although the HDF5 file is no longer the one that the training began with.
     checkpoint_minutes
         Write a checkpoint every N minutes too, not only at each epoch's end.
     stop_signal
-        A signal that writes a checkpoint and ends the process, beside SIGTERM and Ctrl-C: ``"SIGUSR1"`` goes with
-        SLURM's ``--signal=USR1@120``.
+        Write a checkpoint and end at this signal too, beside SIGTERM and Ctrl-C. ``"SIGUSR1"`` goes with SLURM's
+        ``--signal=USR1@120``.
     max_time
-        Do the same by itself when the process is that old: ``"11:50:00"``, or ``"1-23:50:00"`` with days.
+        Write a checkpoint and end after this time, as ``"11:50:00"`` or ``"1-23:50:00"`` (with days). It counts
+        from the start of the process.
     requeue
-        Under SLURM, ask for the job to be queued again when it was stopped by a signal or by `max_time`.
+        Ask SLURM to queue the job again after a stop by a signal or by `max_time`.
     nb_cpu_processes
-        Processes that prepare batches beside the training; the batches are the same with 0.
+        Number of processes that prepare batches; with 0, the training does so itself. The batches are the same.
     use_gpu
-        None: when there is one.
+        Train on the GPU; None: where there is one.
     comet_workspace, comet_project
         Log to Comet too.
     seed
@@ -99,11 +100,10 @@ class TrainerSettings(Parameterized):
     profile
         Show where the time of a step goes, at each epoch's end. Waits for the GPU at each part of a step: it is slower.
     overfit_batches
-        Train on the first batches of the first epoch again and again, without validation: a model that cannot learn
-        them has a fault.
+        Train on this many batches again and again, without validation. They are the first of the first epoch; a model
+        that cannot learn them has a fault.
     fast_dev_run
-        Run 2 batches of each phase, for one epoch, in a temporary folder that is removed at the end: is the script in
-        order?
+        Run 2 batches of each phase in a temporary folder that is removed at the end. One epoch: is the script in order?
 
     Raises
     ------
