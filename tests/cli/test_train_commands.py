@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.cli import evaluate, main, resume, train
 from dwiml.cli.config_file import parse_options
 from dwiml.training.experiment.parameters import MAY_CHANGE
-from dwiml.training.generation.phase import DWIMLTrainerOneInputWithGVPhase
+from dwiml.training.settings import TrainerSettings
 from dwiml.training.trainer import DWIMLTrainer
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -227,9 +228,10 @@ def test_each_option_has_the_default_of_the_class_it_is_for() -> None:
     words = ["a", "b", "c", "--input_group_name", "x", "--streamline_group_name", "y"]
     given = parsed(words)
     owners = [*Learn2TrackModel.__mro__, DWIMLBatchIDSampler, DWIMLStreamlinesBatchLoader, *DWIMLTrainer.__mro__]
+    owners.append(TrainerSettings)
     # Those of the generation-validation phase are left to the class.
     tracking = parsed(_tracking_options())
-    init = inspect.signature(DWIMLTrainerOneInputWithGVPhase.__init__)
+    init = inspect.signature(pkgutil.resolve_name(train.TRACKING_SETTINGS))
     left = {name for name, parameter in init.parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
     assert left <= set(tracking)
     assert not left & set(given)
@@ -239,7 +241,7 @@ def test_each_option_has_the_default_of_the_class_it_is_for() -> None:
         if init is None or not owner.__module__.startswith("dwiml."):
             continue
         for parameter in inspect.signature(init).parameters.values():
-            if parameter.default is inspect.Parameter.empty or parameter.name == "experiment_name":
+            if parameter.default is inspect.Parameter.empty or parameter.name in ("experiment_name", "loggers"):
                 continue
             assert given[parameter.name] == parameter.default, f"{owner.__name__}: {parameter.name}"
             checked += 1
