@@ -119,8 +119,6 @@ class Fixed(torch.nn.Module):
     def forward(self, inputs: object, streamlines: TensorSequence) -> torch.Tensor:
         return streamlines.data
 
-    def eos_probability(self, outputs: Any) -> None: ...
-
     def compute_loss(self, outputs: torch.Tensor, targets: object, average_results: bool) -> tuple[torch.Tensor, int]:
         rows = torch.arange(len(outputs), dtype=torch.float32)
         return (rows if self.value is None else torch.full_like(rows, self.value)), len(rows)
