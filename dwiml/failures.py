@@ -26,6 +26,14 @@ ADVICE = {
     RANKS: "what it said itself is above, and the training goes on from its checkpoint with the same command",
 }
 """What to do, where the place that fails knows nothing better."""
+TRAINING_ADVICE = {
+    MEMORY: "lower the batch size, leave the data on the disk (lazy), or use fewer workers (nb_cpu_processes)",
+    GPU: "lower the batch size or cache_size, keep volumes in float16 (volume_dtype), or train in bf16 (precision)",
+    FILES: "raise the limit with 'ulimit -n 4096', or use fewer workers (nb_cpu_processes)",
+    WORKER: "use fewer workers (nb_cpu_processes) or a smaller batch, or ask the cluster for more memory",
+    SHARED: "use fewer workers (nb_cpu_processes), or give the container more shared memory (docker run --shm-size)",
+}
+"""The same, of a training: by the names of its parameters."""
 
 
 class ResourceError(RuntimeError):

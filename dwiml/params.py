@@ -58,6 +58,26 @@ def to_plain(value: Any, name: str = "value") -> Any:
     )
 
 
+def qualified_name(made_by: Any) -> str:
+    """Return the name by which a function or a class is recorded: ``my_script.make_optimizer``.
+
+    Of a ``functools.partial``, the arguments follow; those that are objects are named by their class.
+    """
+    if isinstance(made_by, functools.partial):
+        arguments = [_brief(each) for each in made_by.args]
+        arguments += [f"{name}={_brief(value)}" for name, value in made_by.keywords.items()]
+        return f"{qualified_name(made_by.func)}({', '.join(arguments)})"
+    named = made_by if hasattr(made_by, "__qualname__") else type(made_by)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _brief(value: Any) -> str:
+    try:
+        return repr(to_plain(value))
+    except (TypeError, ValueError):
+        return qualified_name(value)
+
+
 class Parameterized:
     """Records the arguments of a constructor, the defaults included, through the whole chain of classes.
 
@@ -99,6 +119,12 @@ class Parameterized:
 
     def _plain(self, values: Mapping[str, Any]) -> dict[str, Any]:
         return {name: to_plain(value, name) for name, value in values.items() if name not in self._not_params}
+
+    def _record_part(self, settings_class: type[Any], given: Mapping[str, Any]) -> None:
+        """Record what an object of settings is made of, its defaults included, as if its class were of the chain."""
+        hands_on = self._hands_on
+        _record_level(self, inspect.signature(settings_class.__init__).bind(self, **given))
+        self.__dict__["_hands_on"] = hands_on
 
     def _record(self, **values: Any) -> None:
         """Replace what was recorded by what is used, for instance a seed that was drawn."""

@@ -65,6 +65,7 @@ MODULES = {
     **{f"hdf5.stored{name}": {"arguments", "files", "hdf5.schema", "hdf5.stored"} for name in STORED},
     "tracking.sources": ROOMS["tracking"] | {"tracking", "hdf5.standalone", "hdf5.volumes"},
     "training.generation.phase": ROOMS["training"] | {"training", "tracking", "scoring"},
+    "training.generation.settings": ROOMS["training"] | {"training", "tracking"},
     "training.generation.measures": ROOMS["training"] | {"training", "scoring"},
 }
 

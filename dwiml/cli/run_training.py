@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from dwiml.cli import run_command
-from dwiml.training.cluster.failures import ADVICE
+from dwiml.failures import TRAINING_ADVICE
 from dwiml.training.cluster.slurm import in_job, requeue
 from dwiml.training.cluster.stopping import check_stop_signal
 
@@ -40,5 +40,5 @@ def run_training(action: Callable[[], None], settings: Mapping[str, Any], *, ver
         signals=["SIGTERM", "SIGHUP"] + ([stop_signal.name] if stop_signal is not None else []),
         when_stopped=f"{NOT_BEGUN}; SLURM is asked to queue the job again" if wanted and in_job() else NOT_BEGUN,
         after_stop=requeue if wanted else None,
-        advice=ADVICE,
+        advice=TRAINING_ADVICE,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import pkgutil
 import sys
@@ -23,8 +22,6 @@ TRAINER = "dwiml.training.one_input.DWIMLTrainerOneInput"
 TRACKING_TRAINER = "dwiml.training.generation.phase.DWIMLTrainerOneInputWithGVPhase"
 SETTINGS = "dwiml.training.settings.TrainerSettings"
 TRACKING_SETTINGS = "dwiml.training.generation.settings.TrackingPhaseSettings"
-if importlib.util.find_spec(TRACKING_SETTINGS.rpartition(".")[0]) is None:
-    TRACKING_SETTINGS = TRACKING_TRAINER
 
 PATHS = {
     "hdf5_file": "data, made with 'dwiml create_hdf5'",

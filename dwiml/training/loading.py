@@ -152,7 +152,7 @@ def _model_of_its_size(model_class: Any, params: dict[str, Any], folder: Experim
     if largest is None:
         raise FileNotFoundError(
             f"Experiment '{folder.path}' has neither a checkpoint nor a best model yet: run the training again "
-            "(--resume auto)."
+            "(resume='auto')."
         )
 
     def check(model: Any) -> None:

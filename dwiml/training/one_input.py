@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
-
-from dwiml.batching.fetcher import BatchSlices
 from dwiml.batching.loader import DWIMLBatchLoaderOneInput
 from dwiml.batching.sampler import DWIMLBatchIDSampler
-from dwiml.ops.sequences import TensorSequence
+from dwiml.models.base import MainModelAbstract
+from dwiml.training.settings import TrainerKeywords
 from dwiml.training.trainer import DWIMLTrainer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class DWIMLTrainerOneInput(DWIMLTrainer):
@@ -22,28 +23,28 @@ class DWIMLTrainerOneInput(DWIMLTrainer):
 
     Parameters
     ----------
-    model, experiments_path, experiment_name, batch_sampler, batch_loader, **kwargs
+    model, experiments_path, experiment_name, batch_sampler, batch_loader, **settings
         As in :class:`DWIMLTrainer`, with a subclass of ``ModelWithOneInput`` and a ``DWIMLBatchLoaderOneInput``.
+
+    Raises
+    ------
+    TypeError
+        For another batch loader.
     """
+
+    batch_loader: DWIMLBatchLoaderOneInput  # what the model receives of a batch, the volume included
 
     def __init__(
         self,
-        model: Any,
+        model: MainModelAbstract,
         experiments_path: str | Path,
         experiment_name: str,
         batch_sampler: DWIMLBatchIDSampler,
         batch_loader: DWIMLBatchLoaderOneInput,
-        **kwargs: Any,
+        **settings: Unpack[TrainerKeywords],
     ) -> None:
         if not isinstance(batch_loader, DWIMLBatchLoaderOneInput):
             raise TypeError(
                 f"DWIMLTrainerOneInput needs a DWIMLBatchLoaderOneInput, got a {type(batch_loader).__name__}."
             )
-        super().__init__(model, experiments_path, experiment_name, batch_sampler, batch_loader, **kwargs)
-        self.batch_loader: DWIMLBatchLoaderOneInput = batch_loader
-
-    def run_one_batch(self, targets: TensorSequence, ids_per_subj: BatchSlices) -> tuple[torch.Tensor, int]:
-        """Interpolate the volume under the streamlines, run the model, compute its loss: see the parent's method."""
-        with self.profiler.part("interpolation"):
-            batch = self.batch_loader.model_batch(targets, ids_per_subj)
-        return batch.loss(self.model, batch.run(self.model))
+        super().__init__(model, experiments_path, experiment_name, batch_sampler, batch_loader, **settings)

@@ -1,59 +1,66 @@
-"""The training loop."""
+"""The trainer: what it has, its loop, and the methods that a subclass may override."""
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, nullcontext
-from typing import Any
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch.utils.data import DataLoader
 
-from dwiml.batching.delivery import on_device
+from dwiml.arguments import unknown_parameter
 from dwiml.batching.fetcher import BatchSlices
-from dwiml.models.allocator import keep_freed_memory
+from dwiml.batching.lengths import notes_on_lengths
+from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
+from dwiml.batching.model_batch import ModelBatch
+from dwiml.batching.sampler import DWIMLBatchIDSampler
+from dwiml.models.base import MainModelAbstract
+from dwiml.ops.randomness import check_seed
 from dwiml.ops.sequences import TensorSequence
-from dwiml.training.cluster.failures import explained_failures, kept_on_failure
-from dwiml.training.cluster.slurm import warn_without_job
-from dwiml.training.cluster.stopping import StopRequest
-from dwiml.training.experiment.bad_batches import explain_bad_batch
-from dwiml.training.experiment.checkpoint import load_checkpoint
-from dwiml.training.experiment.parameters import write_parameters
-from dwiml.training.generation.selection import skipped_batches
-from dwiml.training.reporting.monitors import NonFiniteValueError, PhaseMonitor
-from dwiml.training.reporting.progress import EpochProgress, announce, end_line, epoch_line, not_selected
-from dwiml.training.reproducibility import restore_generators, seed_generators
-from dwiml.training.resuming import ResumableTraining
-from dwiml.training.running import (
-    BatchLoss,
-    deterministic_algorithms,
-    leave,
-    start_loggers,
-    take_folder,
-)
-from dwiml.training.state import Position
+from dwiml.params import Parameterized
+from dwiml.seeding import SEEDS, choose_seed, describe_seeds
+from dwiml.training.cluster.process import choose_device
+from dwiml.training.cluster.ranks import Ranks
+from dwiml.training.cluster.stopping import Requests
+from dwiml.training.epoch import running
+from dwiml.training.experiment.best_model import BestModelKeeper
+from dwiml.training.experiment.checkpoint import most_bytes_for
+from dwiml.training.experiment.checkpointer import Checkpointer, Stateful, recorded_arguments, restore
+from dwiml.training.experiment.folder import ExperimentFolder, check_place, trial_folder
+from dwiml.training.experiment.objects import check_objects, has_validation_set
+from dwiml.training.experiment.parameters import describe
+from dwiml.training.generation.selection import loss_of, skipped_batches
+from dwiml.training.optimization.averaging import AveragedWeights
+from dwiml.training.optimization.building import build_optimization
+from dwiml.training.optimization.nonfinite import NonFinitePolicy
+from dwiml.training.optimization.schedule_base import Schedule, planned_epochs_of
+from dwiml.training.optimization.updates import WeightUpdater
+from dwiml.training.reporting.loggers import Logger
+from dwiml.training.reporting.monitors import BestMonitor
+from dwiml.training.reporting.own_metrics import BatchMetrics
+from dwiml.training.reporting.profiling import StepProfiler
+from dwiml.training.reporting.progress import announce, end_line, epoch_line, not_selected
+from dwiml.training.reporting.summary import summarize
+from dwiml.training.settings import USUAL_NAMES, TrainerKeywords, TrainerSettings, as_recorded, split_keywords
+from dwiml.training.state import TRAINING, VALIDATION, Position
 
-# What may be wanted between two steps; the highest of all ranks counts.
-NOTHING, SAVE, STOP = 0, 1, 2
-
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
 
 
-class DWIMLTrainer(ResumableTraining):
+class DWIMLTrainer(Parameterized):
     """Trains a model on batches of streamlines, epoch after epoch, and survives being stopped.
 
     The loop, with the methods that a subclass may override::
 
         train_and_validate()
             for each epoch:
-                _run_epoch("training")
-                    for each batch of the loader:
-                        mean_loss, n = run_one_batch(targets, ids_per_subj)     <- your model's forward and loss
-                        back_propagate(mean_loss, n)
-                        update_weights()                                        <- clipping, optimizer
-                _run_epoch("validation")                                        (no gradient, no augmentation)
+                training, for each batch of the loader:
+                    mean_loss, n = run_one_batch(targets, ids_per_subj)     <- your model's forward and loss
+                    back_propagate(mean_loss, n)
+                    update_weights()                                        <- optimizer
+                validation                                                  (no gradient, no augmentation)
                 finish_epoch(metrics): best model, logs, checkpoint
                 stop when patience has run out
 
@@ -70,21 +77,145 @@ class DWIMLTrainer(ResumableTraining):
 
     Raises
     ------
-    ValueError, FileExistsError, FileNotFoundError
-        For what would stop the training later: parameters out of range, no training streamline, an experiment that
-        exists, a checkpoint that does not fit.
+    ValueError, TypeError, FileExistsError, FileNotFoundError
+        For what would stop the training later: parameters unknown or out of range, no training streamline, an
+        experiment that exists, a checkpoint that does not fit.
     """
 
-    config: str | None = None
-    """The text of the experiment's ``config.yaml``, written when a training starts; None: there is no such file."""
-    _loaders: dict[str, DataLoader[Any]]
-    _stop: StopRequest
-    _step: torch.nn.Module
-    _unfinished: dict[str, Any] | None
-    _requested: int
-    _nb_points: int
-    _fraction: float
-    _last_checkpoint: float
+    model: MainModelAbstract  # what is trained, on its device
+    batch_sampler: DWIMLBatchIDSampler  # which streamlines make a batch
+    batch_loader: DWIMLStreamlinesBatchLoader  # what the model receives of a batch
+    settings: TrainerSettings  # the keywords, as they are in force
+    seed: int  # of torch's generators, the one that is used
+    seed_was_given: bool  # whether the script gave it
+    seed_source: str  # where it is from: see dwiml.seeding
+    verbose: bool  # whether this process shows anything: settings.verbose, in the first one
+    device: torch.device  # where the model is
+    ranks: Ranks  # the processes that train together
+    requests: Requests  # signals, the end of max_time, checkpoints that are due
+    has_validation: bool  # whether epochs have a validation
+    position: Position  # how far the training has come
+    best: BestMonitor  # the best value so far, and patience
+    folder: ExperimentFolder  # where everything is written
+    checkpointer: Checkpointer  # writes what evolves, and takes it up again
+    best_model: BestModelKeeper  # writes the best model
+    optimizer: torch.optim.Optimizer  # of the model's parameters
+    schedule: Schedule  # sets the optimizer's learning rate
+    averaged: AveragedWeights | None  # the weights' moving average (ema_decay)
+    updater: WeightUpdater  # adds up gradients, clips them, steps the optimizer
+    nonfinite: NonFinitePolicy  # finds NaN and infinite values
+    loggers: list[Logger]  # of the first process
+    logged: BatchMetrics  # what self.log was given in this batch
+    has_model_batch: bool  # whether run_one_batch has called model_batch
+    profiler: StepProfiler  # where the time of a step goes
+    notes: list[str]  # what a user should know before the training goes on
+    config: str | None  # text of config.yaml, for an experiment that the command line makes; else None
+    parameters: dict[str, Any]  # all that was chosen, by section, as parameters.json has it
+
+    settings_classes: ClassVar[tuple[type, ...]] = (TrainerSettings,)
+    """Whose fields are keywords of the trainer, beside those of the constructors."""
+    _not_params: ClassVar[frozenset[str]] = frozenset(
+        {"model", "experiments_path", "experiment_name", "batch_sampler", "batch_loader"}
+    )
+
+    def __init__(
+        self,
+        model: MainModelAbstract,
+        experiments_path: str | Path,
+        experiment_name: str,
+        batch_sampler: DWIMLBatchIDSampler,
+        batch_loader: DWIMLStreamlinesBatchLoader,
+        **settings: Unpack[TrainerKeywords],
+    ) -> None:
+        given, unknown = split_keywords(TrainerSettings, settings)
+        self._record_part(TrainerSettings, given)
+        if unknown:
+            known = set(self._recorded) - set(unknown) - self._not_params
+            raise unknown_parameter(type(self).__name__, next(iter(unknown)), known, USUAL_NAMES)
+        asked = TrainerSettings(**given)
+        self.settings = asked.in_force()
+        chosen = choose_seed(self.settings.seed)
+        self.seed_was_given, self.seed_source = self.settings.seed is not None, chosen.source
+        self.set_seed(chosen.seed)
+        check_place(experiments_path, experiment_name)
+        check_objects(model, batch_sampler, batch_loader)
+        self.model, self.batch_sampler, self.batch_loader = model, batch_sampler, batch_loader
+        folder = ExperimentFolder(Path(experiments_path) / experiment_name)
+        self.folder = trial_folder(experiment_name) if self.settings.fast_dev_run else folder
+        self.ranks = Ranks()
+        self.verbose = self.settings.verbose and self.ranks.is_first
+        self.device = choose_device(self.settings.use_gpu, self.ranks.local_rank)
+        self.has_validation = has_validation_set(batch_sampler) and self.settings.overfit_batches is None
+        self.position = Position()
+        self.best = BestMonitor(self.settings.patience, self.settings.patience_delta)
+        self.best_model = BestModelKeeper(self.folder.best_model)
+        self.checkpointer = Checkpointer(self.folder, self.ranks)
+        checkpoint = self.checkpointer.find(self.settings.resume, most_bytes_for(model))
+        # A trial's schedule is that of the whole training; one that goes on has the plan that it began with.
+        planned = int(asked.max_epochs)
+        parts = build_optimization(
+            model,
+            self.settings,
+            device=self.device,
+            planned_epochs=planned if checkpoint is None else planned_epochs_of(checkpoint["schedule"], planned),
+        )
+        self.optimizer, self.schedule, self.averaged, self.updater, self.nonfinite = parts
+        self.requests = Requests(
+            stop_signal=self.settings.stop_signal,
+            max_time=self.settings.max_time,
+            checkpoint_minutes=self.settings.checkpoint_minutes,
+        )
+        self.loggers, self.logged, self.has_model_batch = [], BatchMetrics(self.device), False
+        self.config = None
+        self.profiler = StepProfiler(self.device, enabled=self.settings.profile)
+        # All ranks draw alike, each for its share of a batch.
+        self.batch_sampler.set_rank(self.ranks.rank, self.ranks.nb)
+        for drawing in (self, batch_sampler, batch_loader):
+            drawing.set_seed(self.ranks.broadcast(drawing.seed))
+        self.ranks.check_alike(self.describe())
+        self.notes = notes_on_lengths(batch_sampler.dataset, batch_sampler.streamline_group_name, model)
+        self.notes += [] if self.settings.fast_dev_run else self.schedule.notes(self.settings.max_epochs)
+        if checkpoint is None:
+            seeds = describe_seeds(model.weights_seed, trainer=self, sampler=batch_sampler, loader=batch_loader)
+        else:
+            self.notes += restore(self, checkpoint)
+            seeds = checkpoint["parameters"].get(SEEDS, {})
+        self.parameters = self.describe() | {SEEDS: seeds}
+
+    @classmethod
+    def init_from_checkpoint(
+        cls,
+        model: MainModelAbstract,
+        experiments_path: str | Path,
+        experiment_name: str,
+        batch_sampler: DWIMLBatchIDSampler,
+        batch_loader: DWIMLStreamlinesBatchLoader,
+        *,
+        new_max_epochs: int | None = None,
+        new_patience: int | None = None,
+        **changes: Unpack[TrainerKeywords],
+    ) -> Self:
+        """Return a trainer that goes on where an experiment's checkpoint was written.
+
+        Parameters
+        ----------
+        model, experiments_path, experiment_name, batch_sampler, batch_loader
+            As they were; seeds that are not given are those that were recorded.
+        new_max_epochs, new_patience
+            Other limits than before; None to keep them.
+        **changes
+            Other parameters that a resumed run may have, for instance ``use_gpu``.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            When there is no checkpoint, or it does not fit.
+        """
+        limits = {"max_epochs": new_max_epochs, "patience": new_patience}
+        given = {**changes, **{name: value for name, value in limits.items() if value is not None}}
+        folder = ExperimentFolder(Path(experiments_path) / experiment_name)
+        params = recorded_arguments(folder, model, cls, given)
+        return cls(model, experiments_path, experiment_name, batch_sampler, batch_loader, **params)
 
     def train_and_validate(self) -> None:
         """Train until the last epoch, or until patience has run out.
@@ -100,20 +231,17 @@ class DWIMLTrainer(ResumableTraining):
             not catch it.
         """
         first = self.position.epoch
-        with ExitStack() as stack:
-            self._begin(stack)
+        with running(self) as epochs:
             while not self.is_finished:
-                if self.position.phase == "training":
-                    self.position.end_training(self._run_epoch("training"))
-                if self.position.phase == "validation":
-                    self.position.end_validation(self._run_epoch("validation") if self.has_validation else {})
+                if self.position.phase == TRAINING:
+                    self.position.end_training(epochs.run_phase(TRAINING))
+                if self.position.phase == VALIDATION:
+                    self.position.end_validation(epochs.run_phase(VALIDATION) if self.has_validation else {})
                 self.finish_epoch(self.position.metrics)
-            self._require_saved()
+            self.checkpointer.require_saved(self)
             if self.verbose:
-                folder = None if self.fast_dev_run else self.folder.path
-                announce(
-                    end_line(self.best, first, self.position.epoch, folder, selection_metric=self.selection_metric)
-                )
+                folder = None if self.settings.fast_dev_run else self.folder.path
+                announce(end_line(self.best, first, self.position.epoch, folder, by=self.selection_metric))
 
     def run_one_batch(self, targets: TensorSequence, ids_per_subj: BatchSlices) -> tuple[torch.Tensor, int]:
         """Run the model on a batch and compute its loss: the method to override for a model of another kind.
@@ -132,8 +260,28 @@ class DWIMLTrainer(ResumableTraining):
         n
             The number of points (or of whatever the mean is over): the weight of this batch in the epoch's mean.
         """
-        batch = self.batch_loader.model_batch(targets, ids_per_subj)
-        return batch.loss(self.model, batch.run(self.model))
+        batch = self.model_batch(targets, ids_per_subj)
+        return self.compute_loss(self.run_model(batch), batch)
+
+    def model_batch(self, targets: TensorSequence, ids_per_subj: BatchSlices) -> ModelBatch:
+        """Return what the model sees of a batch, and what its loss compares: noise, last points, the volume's features.
+
+        Parameters
+        ----------
+        targets, ids_per_subj
+            As in :meth:`run_one_batch`.
+        """
+        self.has_model_batch = True
+        with self.profiler.part("interpolation"):
+            return self.batch_loader.model_batch(targets, ids_per_subj)
+
+    def run_model(self, batch: ModelBatch) -> Any:
+        """Return the model's outputs for a batch of :meth:`model_batch`."""
+        return batch.run(self.model)
+
+    def compute_loss(self, outputs: Any, batch: ModelBatch) -> tuple[torch.Tensor, int]:
+        """Return the model's own loss of its outputs for a batch, a 0-d tensor, and the number of points it is over."""
+        return batch.loss(self.model, outputs)
 
     def log(self, name: str, value: torch.Tensor | float, n: int | None = None) -> None:
         """Log a metric of a batch, from :meth:`run_one_batch`, in training and in validation.
@@ -159,15 +307,34 @@ class DWIMLTrainer(ResumableTraining):
         FloatingPointError
             From the training, for a NaN or infinite value: the metric and the batch are named.
         """
-        self._logged.add(name, value, n)
+        self.logged.add(name, value, n)
+
+    def register_state(self, name: str, thing: Stateful) -> None:
+        """Have an object's state in the checkpoints, and back after a stop: to be called before the training begins.
+
+        Parameters
+        ----------
+        name
+            Its own among those that are registered; the same each time that the script runs.
+        thing
+            Has ``state_dict()``, of numbers, texts, tensors, and lists and dictionaries of them, and
+            ``load_state_dict(state)``, which is called at once where a checkpoint is taken up. Under ``torchrun`` the
+            first process' state is saved, and all of them take it up.
+
+        Raises
+        ------
+        ValueError, TypeError
+            When it cannot be saved, or the checkpoint has no such state.
+        """
+        self.checkpointer.register(name, thing)
 
     def back_propagate(self, mean_loss: torch.Tensor, n: int) -> None:
         """Add a batch's gradient to the others of the same step; ``n`` is the weight of its mean loss."""
-        self.updater.back_propagate(mean_loss, n, total=self._nb_points, share=self.ranks.nb)
+        self.updater.back_propagate(mean_loss, n)
 
     def update_weights(self) -> None:
         """Take one step of the optimizer with the gradients that were added up."""
-        self.updater.apply(self.position.epoch, self._fraction)
+        self.updater.apply()
 
     def finish_epoch(self, metrics: dict[str, float]) -> None:
         """Keep the best model, log the epoch, and write the checkpoint.
@@ -177,14 +344,15 @@ class DWIMLTrainer(ResumableTraining):
         metrics
             By name; a subclass that adds some overrides this method and passes them on to it.
         """
-        self._refuse_if_taken_over()
-        epoch, loss = self.position.epoch, self._loss_of(metrics)
+        self.checkpointer.refuse_if_taken_over()
+        epoch = self.position.epoch
+        loss = loss_of(metrics, epoch, has_validation=self.has_validation)
         # A loss that skipped batches is not that of the others: it may be lower for want of the hard ones.
         nb_skipped = skipped_batches(metrics)
         value = None if nb_skipped and self.selection_metric is None else self.selection_value(metrics)
         is_best = value is not None and self.best.update(value, epoch)
         if self.ranks.is_first:
-            with self._averaged_weights():
+            with self.averaged_weights():
                 _ = self.best_model.save(self.model) if is_best else self.best_model.retry(self.model)
             for each in self.loggers:
                 each.log_metrics(metrics, epoch)
@@ -193,11 +361,9 @@ class DWIMLTrainer(ResumableTraining):
         else:
             self.schedule.end_epoch(loss)
         self.position.end_epoch()
-        self._save()
+        self.checkpointer.save(self)
         if self.verbose:
-            announce(
-                epoch_line(metrics, epoch, self.max_epochs, is_best=is_best, selection_metric=self.selection_metric)
-            )
+            announce(epoch_line(metrics, epoch, self.settings.max_epochs, is_best=is_best, by=self.selection_metric))
             if nb_skipped and value is None:
                 announce(not_selected(epoch, nb_skipped))
 
@@ -214,178 +380,35 @@ class DWIMLTrainer(ResumableTraining):
         metrics
             The epoch's, by name.
         """
-        return self._loss_of(metrics)
+        return loss_of(metrics, self.position.epoch, has_validation=self.has_validation)
 
-    def _loss_of(self, metrics: dict[str, float]) -> float:
-        """Return the validation loss, or the training loss where there is no validation set."""
-        name = "valid_loss" if self.has_validation else "train_loss"
-        if name not in metrics:
-            raise ValueError(
-                f"Epoch {self.position.epoch} has no {name}: run_one_batch counted no point (n) in any of its batches, "
-                "or all were skipped as NaN."
-            )
-        return metrics[name]
+    @property
+    def next_epoch(self) -> int:
+        """The epoch that is being trained, or comes next; from 0."""
+        return self.position.epoch
 
-    def _run_epoch(self, phase: str) -> dict[str, float]:
-        """Go through what is left of a phase of the epoch; return its metrics."""
-        training = phase == "training"
-        monitor = self._enter(phase)
-        done, nb_batches = self.position.batch, self.position.batch + len(self.batch_sampler)
-        progress = EpochProgress(phase, self.position.epoch, self.max_epochs, nb_batches, done=done, shown=self.verbose)
-        weights = nullcontext() if training else self._averaged_weights()
-        with torch.set_grad_enabled(training), weights, progress:
-            try:
-                for targets, ids_per_subj in self._batches(phase, monitor):
-                    self._fraction = self.position.batch / nb_batches
-                    self._run_batch(targets, ids_per_subj, monitor)
-                    if self.updater.is_due or (not self.updater.is_empty and self.position.batch == nb_batches):
-                        self._take_step(monitor)
-                    progress.update(monitor)
-                    self._act_on_requests(monitor)
-                metrics = monitor.metrics(self.ranks.gather)
-            except NonFiniteValueError as error:
-                raise FloatingPointError(self._explain(error)) from error
-        if self.profile and self.verbose:
-            announce(self.profiler.report(phase, nb_batches - done))
-        return {"learning_rate": self.schedule.current(), **metrics} if training else metrics
+    @property
+    def is_finished(self) -> bool:
+        """Whether the last epoch is done, or patience has run out."""
+        return self.position.epoch >= self.settings.max_epochs or self.best.is_exhausted
 
-    def _enter(self, phase: str) -> PhaseMonitor:
-        """Prepare model, sampler and schedule for a phase; return its monitor, that of a run that was stopped in it."""
-        training, position = phase == "training", self.position
-        self.model.train(training)
-        # Validation always sees the batches of its epoch 0, so that its losses can be compared.
-        same = not training or self.overfit_batches is not None
-        limit = self.overfit_batches or self.max_batches[phase]
-        epoch = 0 if same else position.epoch
-        self.batch_sampler.set_position(phase, epoch, first_batch=position.batch, max_batches=limit)
-        if training and position.batch == 0:
-            self.schedule.begin_epoch(position.epoch)
-        monitor = PhaseMonitor(phase, position.epoch)
-        if self._unfinished is not None and position.batch > 0:
-            monitor.load_state_dict(self._unfinished, device=self.device, is_first_rank=self.ranks.is_first)
-        self._unfinished = None
-        return monitor
+    def summary(self) -> str:
+        """Return some lines on the model, the data that an epoch sees, and the memory that they take at least."""
+        return summarize(self)
 
-    def _batches(self, phase: str, monitor: PhaseMonitor) -> Iterator[tuple[TensorSequence, BatchSlices]]:
-        """Give the phase's batches, on the device, and measure the time that is spent waiting for them."""
-        if phase not in self._loaders:
-            self._loaders[phase] = self.batch_loader.data_loader(
-                phase, self.batch_sampler, nb_cpu_processes=self.nb_cpu_processes
-            )
-        batches = on_device(self._loaders[phase], self.device)
-        while True:
-            before = time.perf_counter()
-            with self.profiler.part("waiting for data"), kept_on_failure(self, monitor):
-                batch = next(batches, None)
-            if batch is None:
-                return
-            monitor.data_wait_s += time.perf_counter() - before
-            # All ranks have about as many.
-            monitor.nb_points += batch[0].total_points * self.ranks.nb
-            yield batch
+    def set_seed(self, seed: int) -> None:
+        """Use another seed from now on, for instance the recorded one of a run that is resumed."""
+        self.seed = check_seed(seed) or 0
+        self._record(seed=self.seed)
 
-    def _run_batch(self, targets: TensorSequence, ids_per_subj: BatchSlices, monitor: PhaseMonitor) -> None:
-        """Compute a batch's loss and, in training, add its gradient to those of the step."""
-        index = self.position.batch
-        with self.updater.autocast(), self.profiler.part("forward and loss"):
-            self._logged.begin()
-            mean_loss, n = self._step(targets, ids_per_subj)
-            self._logged.end()
-        self._nb_points, self._requested = self.ranks.all_reduce(n, self._request())
-        self.position.batch += 1
-        counts = self._nb_points > 0
-        loss = self.ranks.mean(mean_loss, n, self._nb_points)
-        if counts and self.nonfinite.is_bad(loss):
-            self.nonfinite.pass_over(monitor.loss, index, loss, monitor, nb_batches=1)
-            return
-        monitor.own.update(self._logged, index, skip_bad=self.nonfinite.skips)
-        if self.device.type == "cpu":
-            monitor.own.check()
-        if not counts:
-            return
-        monitor.loss.update(loss, self._nb_points, index)
-        if torch.is_grad_enabled():
-            with self.profiler.part("backward"):
-                self.back_propagate(mean_loss, n)
+    def describe(self) -> dict[str, dict[str, Any]]:
+        """Return all that was chosen, by section."""
+        objects = {"trainer": self, "sampler": self.batch_sampler, "loader": self.batch_loader, "model": self.model}
+        return describe(objects, self.batch_sampler.dataset)
 
-    def _take_step(self, monitor: PhaseMonitor) -> None:
-        """Finish the gradient, and update the weights unless it is NaN or infinite."""
-        with self.profiler.part("optimizer"):
-            index, nb_batches = self.position.batch - 1, self.updater.nb_waiting
-            norm = self.updater.gradient_norm()
-            bad = self.nonfinite.is_bad(norm)
-            # In fp16 a step that overflows is left out, and the next one is scaled less; that ends at a scale of 1.
-            if bad and not (self.updater.scaler.is_enabled() and self.updater.scaler.get_scale() >= 1):
-                self.nonfinite.pass_over(monitor.means["grad_norm"], index, norm, monitor, nb_batches=nb_batches)
-                self.updater.discard()
-                return
-            if not bad:
-                monitor.means["grad_norm"].update(norm, 1, index)
-                if self.clip_grad is not None:
-                    monitor.means["grad_norm_clipped"].update(norm.clamp(max=self.clip_grad), 1, index)
-            self.update_weights()
+    def averaged_weights(self) -> AbstractContextManager[Any]:
+        """Return the context in which the model has the averaged weights, where they are asked for."""
+        return nullcontext() if self.averaged is None else self.averaged.applied()
 
-    def _explain(self, error: NonFiniteValueError) -> str:
-        """Save the batch that gave a NaN or infinite value; return what to tell the user."""
-        if not self.ranks.is_first:
-            return str(error)
-        self._refuse_if_taken_over()
-        return explain_bad_batch(error, self.folder, self.batch_sampler, self.batch_loader, epoch=self.position.epoch)
-
-    def _request(self) -> int:
-        """Return what this rank wants once the step is done."""
-        if self._stop.requested:
-            return STOP
-        minutes = (time.monotonic() - self._last_checkpoint) / 60
-        return SAVE if self.checkpoint_minutes is not None and minutes >= self.checkpoint_minutes else NOTHING
-
-    def _act_on_requests(self, monitor: PhaseMonitor) -> None:
-        """Between two steps: write a checkpoint, and leave, if a rank wants it."""
-        # Alone, what came during the step counts already.
-        wanted = self._request() if self.ranks.alone else self._requested
-        if wanted != NOTHING and self.updater.is_empty:
-            self._act_on(wanted, monitor)
-
-    def _act_on(self, wanted: int, monitor: PhaseMonitor | None = None) -> None:
-        """Write a checkpoint, and leave for STOP."""
-        written = self._save(monitor)
-        self._last_checkpoint = time.monotonic()
-        if wanted == STOP:
-            raise leave(self._stop, self, written=written)
-
-    def _begin(self, stack: ExitStack) -> None:
-        """Take the experiment's folder, and make what lives as long as the training runs."""
-        stack.enter_context(explained_failures(self.folder.path))
-        if self._remove_trial is not None:
-            stack.callback(self._remove_trial)
-        self._stop = stack.enter_context(StopRequest(stop_signal=self.stop_signal, max_time=self.max_time))
-        stack.enter_context(deterministic_algorithms(self.deterministic))
-        if self.device.type == "cpu":
-            keep_freed_memory()
-        checkpoint, self._checkpoint = self._checkpoint, None
-        if checkpoint is None and self.position != Position():
-            # The same object goes on, after it was stopped or has ended.
-            checkpoint = load_checkpoint(self.folder.checkpoint)
-        if self.ranks.is_first:
-            starts_over = self.resume == "never" and self.position == Position()
-            self._lock = take_folder(self.folder, stack, starts_over=starts_over)
-            self._refuse_newer_checkpoint()
-            write_parameters(self.folder, self.parameters, self.batch_sampler.dataset.groups_config)
-            if self.config is not None and checkpoint is None and not self.fast_dev_run:
-                self.folder.write_config(self.config)
-            self.loggers = start_loggers(self.folder, self.comet, self.parameters, checkpoint, verbose=self.verbose)
-            stack.callback(self._write_what_waits)
-        if checkpoint is None:
-            seed_generators(self.seed, self.ranks.rank)
-        else:
-            restore_generators(checkpoint["generators"], rank=self.ranks.rank, seed=self.seed, device=self.device)
-        self._unfinished = None if checkpoint is None else checkpoint["monitors"]
-        self._step = self.ranks.wrap_ddp(BatchLoss(self.model, lambda *batch: self.run_one_batch(*batch)))
-        self._loaders = {}
-        # Ends the workers.
-        stack.callback(self._loaders.clear)
-        self._last_checkpoint = time.monotonic()
-        if self.ranks.is_first and not self.is_finished:
-            if self.requeue and not self.fast_dev_run:
-                warn_without_job()
-            self._introduce(resumes=checkpoint is not None)
+    def _plain(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        return super()._plain(as_recorded(values))

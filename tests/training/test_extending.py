@@ -56,7 +56,7 @@ def test_added_epochs_keep_the_last_rate_and_it_is_said(
     assert rates(tmp_path / "exp")[3:] == pytest.approx([0.1 * BASE] * 2)
     # Once more: the plan is the one of the beginning.
     even_more = small_trainer(tiny_hdf5, tmp_path, max_epochs=6, learning_rates=BASE, resume="must", **COSINE)
-    assert even_more.planned_epochs == 3
+    assert even_more.schedule.planned_epochs == 3
 
 
 def test_fewer_epochs_are_those_of_the_plan(tiny_hdf5: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -400,7 +400,7 @@ def test_a_childs_own_choice_is_compared_and_not_handed_back(tiny_hdf5: Path, tm
     parts = (plain.model, tmp_path, "exp", plain.batch_sampler, plain.batch_loader)
     AlwaysClipped(*parts, max_epochs=1, verbose=False).train_and_validate()
     assert json.loads((tmp_path / "exp/parameters.json").read_text())["trainer"]["fixed_by_class"] == {"clip_grad": 0.5}
-    assert AlwaysClipped.init_from_checkpoint(*parts, new_max_epochs=2).clip_grad == 0.5
+    assert AlwaysClipped.init_from_checkpoint(*parts, new_max_epochs=2).settings.clip_grad == 0.5
     with pytest.raises(ValueError, match="trainer.class was 'AlwaysClipped' and is now 'DWIMLTrainerOneInput'"):
         DWIMLTrainerOneInput(*parts, resume="auto")
 

@@ -62,7 +62,7 @@ def in_job() -> bool:
 def warn_without_job() -> None:
     """Warn at a training's start that ``requeue`` will do nothing, where that is so."""
     if not in_job():
-        _warned(f"requeue (--requeue) has no effect here: {_NO_JOB}.")
+        _warned(f"requeue has no effect here: {_NO_JOB}.")
 
 
 def _job() -> str | None:

@@ -13,6 +13,8 @@ from types import FrameType
 from typing import Any
 
 MAX_TIME = "max_time"
+# What may be wanted between two steps; the highest of all ranks counts.
+NOTHING, SAVE, STOP = 0, 1, 2
 
 # What a program cannot catch, what means that it is broken, and what torch's DataLoader needs for itself.
 _UNUSABLE = frozenset({"SIGKILL", "SIGSTOP", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGCHLD"})
@@ -46,8 +48,8 @@ class TrainingInterrupted(SystemExit):
         return f"The training was interrupted by {self.reason} (exit code {self.code})."
 
 
-class StopRequest:
-    """Whether the training is asked to stop, by a signal or because its time is over.
+class Requests:
+    """What a training is asked for between two steps: to stop, by a signal or because its time is over; a checkpoint.
 
     As a context manager it handles SIGTERM, SIGINT (Ctrl-C), SIGHUP (a terminal that is closed; not under ``nohup``)
     and ``stop_signal``, and at its end gives them back to who had them before. The first signal is remembered, and the
@@ -61,6 +63,8 @@ class StopRequest:
     max_time
         As :func:`parse_max_time` takes it, from the start of the process on: the time for loading the data counts.
         None for no limit.
+    checkpoint_minutes
+        After how many minutes without a checkpoint one is wanted; None for never.
 
     Attributes
     ----------
@@ -73,14 +77,24 @@ class StopRequest:
         For a signal that does not exist or cannot be used, or a time in no known form.
     """
 
-    def __init__(self, *, stop_signal: str | None = "SIGUSR1", max_time: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        stop_signal: str | None = "SIGUSR1",
+        max_time: str | None = None,
+        checkpoint_minutes: float | None = None,
+    ) -> None:
         self.reason: str | None = None
+        self._checkpoint_seconds = float("inf") if checkpoint_minutes is None else 60 * checkpoint_minutes
+        self._last_checkpoint = time.monotonic()
         self._stop_signal = check_stop_signal(stop_signal)
         self._max_seconds = None if max_time is None else parse_max_time(max_time)
         self._nb_sigint = 0
         self._previous: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> StopRequest:
+    def __enter__(self) -> Requests:
+        self.reason, self._nb_sigint = None, 0
+        self.note_checkpoint()
         if threading.current_thread() is not threading.main_thread():
             logger.debug("Not in the main thread: no signal is handled.")
             return self
@@ -95,6 +109,17 @@ class StopRequest:
             number, previous = self._previous.popitem()
             # None: it was no handler of Python's, and cannot be put back.
             signal.signal(number, signal.SIG_DFL if previous is None else previous)
+
+    @property
+    def wanted(self) -> int:
+        """:data:`STOP`, :data:`SAVE` (a checkpoint is due) or :data:`NOTHING`."""
+        if self.requested:
+            return STOP
+        return SAVE if time.monotonic() - self._last_checkpoint >= self._checkpoint_seconds else NOTHING
+
+    def note_checkpoint(self) -> None:
+        """Count the minutes to the next checkpoint from now on."""
+        self._last_checkpoint = time.monotonic()
 
     @property
     def requested(self) -> bool:

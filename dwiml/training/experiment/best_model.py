@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from dwiml.files import reason_of
 from dwiml.models.base import MainModelAbstract
-from dwiml.models.saving import STATE_FILE, describe, write_model
+from dwiml.models.saving import STATE_FILE, describe, read_state, write_model
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +102,19 @@ class BestModelKeeper:
         write_model(self.folder, self._parameters, self._state)
         self._state = None
         logger.info("The best model is now written to '%s'.", self.folder)
+
+
+def warn_of_lost_model(folder: Path) -> None:
+    """Warn when a run that is resumed has lost its best model, or the weights in it are damaged."""
+    problem = None
+    try:
+        read_state(folder / STATE_FILE)
+    except FileNotFoundError:
+        problem = f"'{folder}' is gone"
+    except ValueError as error:
+        problem = str(error).rstrip(".")
+    if problem:
+        warnings.warn(f"{problem}; the next epoch that is better writes it again.", stacklevel=5)
 
 
 def _on_cpu(state: dict[str, Any]) -> dict[str, Any]:

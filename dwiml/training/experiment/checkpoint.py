@@ -33,6 +33,8 @@ KEYS = frozenset(
         "monitors",
     }
 )
+# What a script has registered; absent where it has registered nothing.
+REGISTERED = "registered"
 # Those whose content is always a dictionary.
 DICTIONARIES = frozenset({"parameters", "position", "model", "optimizer", "schedule", "scaler", "best", "loggers"})
 LATEST = "latest.pt"
@@ -222,7 +224,7 @@ def _read(path: Path, most_bytes: int | None) -> dict[str, Any]:
 
 
 def _check_content(content: dict[str, Any], what: str) -> None:
-    missing, unknown = KEYS - content.keys(), content.keys() - KEYS
+    missing, unknown = KEYS - content.keys(), content.keys() - KEYS - {REGISTERED}
     if missing or unknown:
         # A key from a stranger may be anything, a line break included.
         strange = sorted(" ".join(str(each).split())[:80] for each in unknown)
@@ -231,7 +233,7 @@ def _check_content(content: dict[str, Any], what: str) -> None:
         )
     if type(content["format_version"]) is not int:
         raise ValueError(f"{what} has no number as its format version but a {_kind(content['format_version'])}.")
-    for key in sorted(DICTIONARIES & KEYS):
+    for key in sorted((DICTIONARIES & KEYS) | ({REGISTERED} & content.keys())):
         if not isinstance(content[key], dict):
             raise ValueError(f"{what} must have a dictionary as '{key}', got a {_kind(content[key])}.")
 

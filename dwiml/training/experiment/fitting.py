@@ -45,7 +45,7 @@ def check_parameters(parameters: Any) -> None:
         raise ValueError("the section 'data' of 'parameters' names no HDF5 file")
 
 
-def refuse_unknown(params: Mapping[str, Any], trainer_class: type, experiment: str) -> None:
+def refuse_unknown(params: Mapping[str, Any], trainer_class: type[Any], experiment: str) -> None:
     """Check that a trainer has all recorded parameters.
 
     Raises
@@ -55,6 +55,7 @@ def refuse_unknown(params: Mapping[str, Any], trainer_class: type, experiment: s
     """
     constructors = [vars(each)["__init__"] for each in trainer_class.__mro__ if "__init__" in vars(each)]
     known = {name for each in constructors[:-1] for name in inspect.signature(each).parameters}
+    known |= {each.name for settings_class in trainer_class.settings_classes for each in fields(settings_class)}
     unknown = [" ".join(name.split())[:60] for name in params if name not in known]
     if unknown:
         raise ValueError(
@@ -83,15 +84,27 @@ def check_batches(
     state: Mapping[str, Any],
     sampler: DWIMLBatchIDSampler,
     *,
-    overfit_batches: int | None,
-    max_batches: Mapping[str, int | None],
+    same_batches: bool,
+    limit: Callable[[str], int | None],
 ) -> None:
-    """Check that no more batches are done than the phase has, on the data that the run began with."""
+    """Check that no more batches are done than the phase has, on the data that the run began with.
+
+    Parameters
+    ----------
+    state
+        Of the position.
+    sampler
+        Of the training.
+    same_batches
+        Whether each epoch trains on the batches of the first one.
+    limit
+        Of a phase: after how many batches it ends.
+    """
     phase, done = state["phase"], state["batch"]
     if not done:
         return
-    same = phase != TRAINING or overfit_batches is not None
-    sampler.set_position(phase, 0 if same else state["epoch"], max_batches=overfit_batches or max_batches[phase])
+    same = phase != TRAINING or same_batches
+    sampler.set_position(phase, 0 if same else state["epoch"], max_batches=limit(phase))
     if done > len(sampler):
         raise ValueError(f"{done} batches are done of the {len(sampler)} that the phase has")
 

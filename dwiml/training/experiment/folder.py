@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dwiml.arguments import quoted
+from dwiml.arguments import quoted, shown
 from dwiml.files import read_json, remove_unfinished, written_whole
 from dwiml.files.tensors import ends_in_digest
 from dwiml.models.saving import PARAMETERS_FILE, STATE_FILE
@@ -21,6 +23,8 @@ from dwiml.training.reporting.loggers.local import METRICS_FILE
 SECTIONS = ("trainer", "sampler", "loader", "model", "data")
 CONFIG_FILE = "config.yaml"
 CHECKPOINT, BEST_MODEL, LOGS, BAD_BATCHES = "checkpoint", "best_model", "logs", "bad_batches"
+# Bytes, on all disks in use.
+_LONGEST_NAME = 255
 # What is written in each folder, under these names and no others.
 _WRITTEN = {
     "": (PARAMETERS_FILE, CONFIG_FILE, LOCK_FILE),
@@ -98,7 +102,7 @@ class ExperimentFolder:
         self.refuse_foreign()
         if self.is_used():
             raise FileExistsError(
-                f"Experiment '{self.path}' exists already: go on with it (resume='auto', --resume auto), choose "
+                f"Experiment '{self.path}' exists already: go on with it (resume='auto'), choose "
                 "another experiment_name, or delete it."
             )
 
@@ -193,9 +197,39 @@ class ExperimentFolder:
         return entry.name.startswith(ours) and entry.name.endswith(".tmp") and not entry.is_symlink()
 
 
-def remove_trial(experiments_path: Path, name: str) -> None:
-    """Remove the folder that a trial run (``fast_dev_run``) was in; a bad batch that the user was told of stays."""
-    if not any(ExperimentFolder(experiments_path / name).bad_batches.glob("*")):
+def check_place(experiments_path: str | Path, name: str) -> None:
+    """Check that a name is that of a folder of its own in experiments_path.
+
+    Raises
+    ------
+    ValueError, NotADirectoryError
+        When it is not, or a file is in the way.
+    """
+    is_name = isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name
+    if not is_name or not name.isprintable() or len(os.fsencode(name)) > _LONGEST_NAME:
+        raise ValueError(
+            "experiment_name must be the name of a folder, without slashes, line breaks or too many letters, got "
+            f"{shown(name)}."
+        )
+    if not isinstance(experiments_path, (str, Path)):
+        raise ValueError(f"experiments_path must be the path of a folder, got {experiments_path!r}.")
+    folder = Path(experiments_path) / name
+    first = next(path for path in (folder, *folder.parents) if path.exists())
+    if not first.is_dir():
+        raise NotADirectoryError(f"The experiment's folder cannot be '{folder}': '{first}' is a file.")
+
+
+def trial_folder(name: str) -> ExperimentFolder:
+    """Return a folder for a trial run (``fast_dev_run``), which is removed with the object or at the program's end."""
+    path = Path(tempfile.mkdtemp(prefix="dwiml_fast_dev_run_"))
+    folder = ExperimentFolder(path / name)
+    weakref.finalize(folder, remove_trial, path)
+    return folder
+
+
+def remove_trial(experiments_path: Path) -> None:
+    """Remove the folder that a trial run was in; a bad batch that the user was told of stays."""
+    if not any(experiments_path.glob(f"*/{BAD_BATCHES}/*")):
         shutil.rmtree(experiments_path, ignore_errors=True)
 
 

@@ -27,6 +27,7 @@ MAY_CHANGE = frozenset(
         "trainer.use_gpu",
         "trainer.comet_workspace",
         "trainer.comet_project",
+        "trainer.loggers",
         "trainer.resume",
         "trainer.verbose",
         "trainer.profile",
@@ -99,7 +100,7 @@ def find_data(recorded: Mapping[str, Any], experiment: str | Path, hdf5_file: st
     path = Path(hdf5_file or recorded["data"]["hdf5_file"])
     if not hdf5_file and not path.is_file():
         raise FileNotFoundError(
-            f"'{path}', the HDF5 file of experiment '{experiment}', is not there; say with --hdf5_file where it is now."
+            f"'{path}', the HDF5 file of experiment '{experiment}', is not there; give its place of now (hdf5_file)."
         )
     return path
 
@@ -141,9 +142,9 @@ def refuse_differences(
                 "(an earlier dwiml recorded it in another way: whether the HDF5 file is the same cannot be told)"
             )
         of_data = [name.startswith("data.") for name in names]
-        changed_data = " (or allow_changed_data=True, --allow_changed_data)" if any(of_data) else ""
+        changed_data = " (or allow_changed_data=True)" if any(of_data) else ""
         if any(of_data) and not all(of_data):
-            changed_data = " (allow_changed_data=True, --allow_changed_data is for the data alone)"
+            changed_data = " (allow_changed_data=True is for the data alone)"
         raise ValueError(
             f"Experiment '{experiment}' cannot go on with other parameters: {'; '.join(differences)}. "
             f"Use the recorded values{changed_data}, or start another experiment."

@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
-from dwiml.arguments import check_whole
 from dwiml.batching.fetcher import BatchSlices
 from dwiml.batching.loader import DWIMLBatchLoaderOneInput
 from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.data.dataset import SubjectData
+from dwiml.models.base import MainModelAbstract
 from dwiml.models.protocols import TrackingModel, check_tracks
 from dwiml.ops.directions import streamline_lengths_mm
 from dwiml.ops.masks import Mask, as_mask
@@ -22,13 +22,24 @@ from dwiml.ops.sequences import TensorSequence
 from dwiml.scoring.ground_truth import GroundTruth
 from dwiml.scoring.ground_truth_files import read_ground_truth
 from dwiml.tracking.propagation import MASK, PropagationRules, PropagationStopped, Propagator
-from dwiml.training.checks import check_choice
+from dwiml.training.cluster.stopping import NOTHING
+from dwiml.training.epoch import obey
 from dwiml.training.generation.measures import SubjectReference, measure_continued
-from dwiml.training.generation.selection import INVALID_CONNECTIONS, LEFT_MASK, LOWER_IS_BETTER, VALID_CONNECTIONS
+from dwiml.training.generation.selection import (
+    INVALID_CONNECTIONS,
+    LEFT_MASK,
+    LOWER_IS_BETTER,
+    VALID_CONNECTIONS,
+    VALID_LOSS,
+)
+from dwiml.training.generation.settings import GVPhaseKeywords, TrackingPhaseSettings
 from dwiml.training.one_input import DWIMLTrainerOneInput
 from dwiml.training.reproducibility import generators_as_they_were, generators_state
+from dwiml.training.settings import TrainerSettings, split_keywords
 from dwiml.training.state import GENERATION
-from dwiml.training.trainer import NOTHING
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 logger = logging.getLogger(__name__)
 
@@ -52,33 +63,24 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
 
     Parameters
     ----------
-    model, experiments_path, experiment_name, batch_sampler, batch_loader, **kwargs
+    model, experiments_path, experiment_name, batch_sampler, batch_loader
         As in :class:`DWIMLTrainerOneInput`, with a model that tracks: one with a direction getter.
-    tracking_phase_frequency
-        The phase takes place every N epochs, and after the last one.
-    tracking_phase_nb_segments_init
-        How many segments of each streamline are given; streamlines that have no more are left out.
-    tracking_phase_max_batches
-        How many validation batches to use, from the first; None: all those of the validation phase.
-    tracking_phase_mask_group
-        A volume group, of one feature: a mask, as :func:`dwiml.ops.masks.as_mask` understands it; streamlines end
-        outside. None: each streamline ends at the length of the true one, if the model does not end it before.
-    tracking_phase_ground_truth
-        The folder of a validation subject's true bundles, as ``dwiml score`` reads it, ``{subject}`` standing for the
-        subject's name: ``"phantom/subjects/{subject}"``. None: valid connections are not measured.
-    tracking_phase_step_size, tracking_phase_theta, tracking_phase_max_length, tracking_phase_mask_interpolation
-        As in :class:`dwiml.tracking.propagation.PropagationRules`; a step size of None is the model's.
-    tracking_phase_eos_thresh
-        As ``eos_stopping_thresh`` there.
-    best_model_metric
-        What the best model is chosen by, and what patience waits for: ``"valid_loss"`` or one of the names above; the
-        lowest is the best, for the length ratio the nearest to 1, for valid connections the highest.
+    **settings
+        Those of :class:`~dwiml.training.generation.settings.TrackingPhaseSettings`, and of
+        :class:`~dwiml.training.settings.TrainerSettings`.
 
     Raises
     ------
     ValueError
         When there is no validation set, the model cannot track, or a parameter is out of range.
     """
+
+    settings_classes = (TrackingPhaseSettings, TrainerSettings)
+
+    model: Any  # what is trained, and tracks
+    tracking_phase: TrackingPhaseSettings  # the phase's keywords
+    tracking_rules: PropagationRules  # how streamlines are propagated in it
+    _ground_truths: dict[str, GroundTruth]  # the true bundles of validation subjects, by name
 
     def __init__(
         self,
@@ -87,50 +89,27 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
         experiment_name: str,
         batch_sampler: DWIMLBatchIDSampler,
         batch_loader: DWIMLBatchLoaderOneInput,
-        *,
-        tracking_phase_frequency: int = 1,
-        tracking_phase_nb_segments_init: int = 1,
-        tracking_phase_max_batches: int | None = None,
-        tracking_phase_mask_group: str | None = None,
-        tracking_phase_mask_interpolation: str = "nearest",
-        tracking_phase_ground_truth: str | None = None,
-        tracking_phase_step_size: float | None = None,
-        tracking_phase_theta: float = 45.0,
-        tracking_phase_max_length: float = 300.0,
-        tracking_phase_eos_thresh: float | None = None,
-        best_model_metric: str = "valid_loss",
-        **kwargs: Any,
+        **settings: Unpack[GVPhaseKeywords],
     ) -> None:
-        self.tracking_phase_frequency = check_whole("tracking_phase_frequency", tracking_phase_frequency, low=1)
-        self.nb_segments_init = check_whole("tracking_phase_nb_segments_init", tracking_phase_nb_segments_init, low=1)
-        if tracking_phase_max_batches is not None:
-            check_whole("tracking_phase_max_batches", tracking_phase_max_batches, low=1)
-        check_choice("best_model_metric", best_model_metric, LOWER_IS_BETTER)
-        self.tracking_phase_max_batches = tracking_phase_max_batches
-        self.best_model_metric, self.mask_group = best_model_metric, tracking_phase_mask_group
-        step_size = getattr(model, "step_size", None) if tracking_phase_step_size is None else tracking_phase_step_size
-        if step_size is None:
-            raise ValueError("The model has no step size of its own; give tracking_phase_step_size, in mm.")
-        self.tracking_rules = PropagationRules(
-            step_size=step_size,
-            theta=tracking_phase_theta,
-            max_length=tracking_phase_max_length,
-            eos_stopping_thresh=tracking_phase_eos_thresh,
-            mask_interpolation=tracking_phase_mask_interpolation,
-        )
+        given, others = split_keywords(TrackingPhaseSettings, settings)
+        self._record_part(TrackingPhaseSettings, given)
+        self.tracking_phase = TrackingPhaseSettings(**given)
+        self.tracking_rules = self.tracking_phase.rules(getattr(model, "step_size", None))
         check_tracks(model, "DWIMLTrainerOneInputWithGVPhase")
-        super().__init__(model, experiments_path, experiment_name, batch_sampler, batch_loader, **kwargs)
-        self._ground_truths: dict[str, GroundTruth] = {}
+        # The superclass checks that it is one.
+        main = cast(MainModelAbstract, model)
+        super().__init__(main, experiments_path, experiment_name, batch_sampler, batch_loader, **others)
+        self._ground_truths = {}
         self._check_data()
-        if tracking_phase_ground_truth is not None:
-            self._ground_truths = self._read_ground_truths(tracking_phase_ground_truth)
+        if self.tracking_phase.tracking_phase_ground_truth is not None:
+            self._ground_truths = self._read_ground_truths(self.tracking_phase.tracking_phase_ground_truth)
         self._check_best_model_metric()
 
     def finish_epoch(self, metrics: dict[str, float]) -> None:
         """Track, if it is time, add the metrics to the epoch's, and end the epoch: see the parent's method."""
         epoch = self.position.epoch
-        if (epoch + 1) % self.tracking_phase_frequency == 0 or epoch + 1 >= self.max_epochs:
-            with self.profiler.part("tracking"), self._averaged_weights():
+        if (epoch + 1) % self.tracking_phase.tracking_phase_frequency == 0 or epoch + 1 >= self.settings.max_epochs:
+            with self.profiler.part("tracking"), self.averaged_weights():
                 measured = self.run_tracking_phase()
             if not measured and self.selection_metric is not None:
                 raise ValueError(self._nothing_to_measure())
@@ -140,14 +119,23 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
         super().finish_epoch(metrics)
 
     @property
+    def _nb_segments_init(self) -> int:
+        return self.tracking_phase.tracking_phase_nb_segments_init
+
+    @property
+    def _mask_group(self) -> str | None:
+        return self.tracking_phase.tracking_phase_mask_group
+
+    @property
     def selection_metric(self) -> str | None:
-        """:attr:`best_model_metric`, where it is not the loss."""
-        return None if self.best_model_metric == "valid_loss" else self.best_model_metric
+        """``best_model_metric``, where it is not the loss."""
+        metric = self.tracking_phase.best_model_metric
+        return None if metric == VALID_LOSS else metric
 
     def selection_value(self, metrics: dict[str, float]) -> float | None:
-        """Return how far :attr:`best_model_metric` is from its best; None in an epoch without the phase."""
-        value = metrics.get(self.best_model_metric)
-        return None if value is None else LOWER_IS_BETTER[self.best_model_metric](value)
+        """Return how far ``best_model_metric`` is from its best; None in an epoch without the phase."""
+        metric = self.tracking_phase.best_model_metric
+        return None if metric not in metrics else LOWER_IS_BETTER[metric](metrics[metric])
 
     @torch.no_grad()
     def run_tracking_phase(self) -> dict[str, float]:
@@ -164,9 +152,8 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
         """
         self.model.eval()
         at_start = generators_state(self.device)
-        self.batch_sampler.set_position(
-            "validation", 0, max_batches=self.tracking_phase_max_batches or self.max_batches["validation"]
-        )
+        limit = self.tracking_phase.tracking_phase_max_batches or self.settings.max_batches("validation")
+        self.batch_sampler.set_position("validation", 0, max_batches=limit)
         fetcher = self.batch_loader.fetcher("validation", augment=False)
         sums: dict[str, tuple[float, int]] = {}
         for batch_ids in self.batch_sampler:
@@ -193,10 +180,11 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
         """After a batch: write a checkpoint from which this phase begins again, and leave, if a rank wants it."""
         if not self._is_in_phase:
             return
-        wanted = self._request() if self.ranks.alone else self.ranks.all_reduce(0, self._request()).request
-        if wanted != NOTHING:
-            with generators_as_they_were(generators_at_start, self.device):
-                self._act_on(wanted)
+        wanted = self.ranks.all_reduce(0, self.requests.wanted).request
+        if wanted == NOTHING:
+            return
+        with generators_as_they_were(generators_at_start, self.device):
+            obey(self, wanted)
 
     @property
     def _is_in_phase(self) -> bool:
@@ -223,7 +211,7 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
             true = targets[own]
             # A point that is repeated has no length to be compared with.
             moves = streamline_lengths_mm(true, self._voxel_sizes(subject)).cpu() > 0
-            long_enough = ((true.lengths > self.nb_segments_init + 1) & moves).nonzero()[:, 0]
+            long_enough = ((true.lengths > self._nb_segments_init + 1) & moves).nonzero()[:, 0]
             if not len(long_enough):
                 continue
             true = true.select(long_enough)
@@ -239,7 +227,7 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
         volume = data.volumes[self.batch_loader.input_group_name]
         sizes = self._voxel_sizes(subject)
         mask = None
-        if self.mask_group is not None:
+        if self._mask_group is not None:
             mask = torch.from_numpy(self._mask_of(data).values.copy()).to(self.device)
         propagator = Propagator(
             self.model,
@@ -248,10 +236,10 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
             voxel_sizes=sizes,
             shape=volume.shape[:3],
             mask=mask,
-            should_stop=lambda: self._is_in_phase and self._stop.requested,
+            should_stop=lambda: self._is_in_phase and self.requests.requested,
         )
         made = propagator.propagate(
-            true.head(self.nb_segments_init + 1),
+            true.head(self._nb_segments_init + 1),
             max_lengths=streamline_lengths_mm(true, sizes) if mask is None else None,
         )
         known = SubjectReference(
@@ -270,7 +258,7 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
     def _nothing_to_measure(self) -> str:
         return (
             "The generation-validation phase has nothing to measure: no validation streamline has more than "
-            f"{self.nb_segments_init + 1} points, as the model sees it, and a length; give a lower "
+            f"{self._nb_segments_init + 1} points, as the model sees it, and a length; give a lower "
             "tracking_phase_nb_segments_init."
         )
 
@@ -291,29 +279,30 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
                 "The generation-validation phase tracks on validation subjects, and there is none; add some to the "
                 "HDF5 file, or use DWIMLTrainerOneInput."
             )
-        if self._most_points() <= self.nb_segments_init + 1:
+        if self._most_points() <= self._nb_segments_init + 1:
             raise ValueError(self._nothing_to_measure())
         self.model.check_tracking(self.tracking_rules.algo, self.tracking_rules.eos_stopping_thresh)
-        if self.mask_group is not None:
+        if self._mask_group is not None:
             dataset = self.batch_loader.dataset
-            dataset.check_volume_group(self.mask_group)
-            if dataset.nb_features[self.mask_group] != 1:
+            dataset.check_volume_group(self._mask_group)
+            if dataset.nb_features[self._mask_group] != 1:
                 raise ValueError(
-                    f"Volume group '{self.mask_group}' (tracking_phase_mask_group) holds "
-                    f"{dataset.nb_features[self.mask_group]} features; a mask has one."
+                    f"Volume group '{self._mask_group}' (tracking_phase_mask_group) holds "
+                    f"{dataset.nb_features[self._mask_group]} features; a mask has one."
                 )
             for subject in dataset.validation_set:
-                if self.mask_group not in subject.volumes:
+                if self._mask_group not in subject.volumes:
                     raise ValueError(
-                        f"Volume group '{self.mask_group}' (tracking_phase_mask_group) was not loaded; give it to "
+                        f"Volume group '{self._mask_group}' (tracking_phase_mask_group) was not loaded; give it to "
                         "dataset.load_data()."
                     )
-                volume, other = subject.volumes[self.batch_loader.input_group_name], subject.volumes[self.mask_group]
+                volume, other = subject.volumes[self.batch_loader.input_group_name], subject.volumes[self._mask_group]
                 difference = volume.grid.difference(other.grid)
                 if difference:
                     raise ValueError(
-                        f"Subject '{subject.subject_id}': volume group '{self.mask_group}' (tracking_phase_mask_group) "
-                        f"is not on the grid of the model's input: they have {difference}; recreate the HDF5 file."
+                        f"Subject '{subject.subject_id}': volume group '{self._mask_group}' "
+                        f"(tracking_phase_mask_group) is not on the grid of the model's input: they have "
+                        f"{difference}; recreate the HDF5 file."
                     )
                 mask = self._mask_of(subject)
                 if mask.note:
@@ -321,9 +310,9 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
 
     def _mask_of(self, subject: SubjectData) -> Mask:
         """Return the tracking mask of a validation subject, as ``dwiml track`` understands it."""
-        assert self.mask_group is not None
-        values = subject.volumes[self.mask_group].as_tensor()[..., 0].numpy()
-        name = f"Volume group '{self.mask_group}' (tracking_phase_mask_group) of subject '{subject.subject_id}'"
+        assert self._mask_group is not None
+        values = subject.volumes[self._mask_group].as_tensor()[..., 0].numpy()
+        name = f"Volume group '{self._mask_group}' (tracking_phase_mask_group) of subject '{subject.subject_id}'"
         return as_mask(values, name, threshold=self.tracking_rules.mask_threshold)
 
     def _check_best_model_metric(self) -> None:
@@ -331,16 +320,16 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
         group = self.batch_loader.streamline_group_name
         subjects = self.batch_loader.dataset.validation_set
         needed = {
-            LEFT_MASK: (self.mask_group is not None, "tracking_phase_mask_group"),
+            LEFT_MASK: (self._mask_group is not None, "tracking_phase_mask_group"),
             VALID_CONNECTIONS: (bool(self._ground_truths), "tracking_phase_ground_truth"),
             INVALID_CONNECTIONS: (
                 all(subject.streamlines[group].has_connectivity for subject in subjects),
                 f"a connectivity matrix of each validation subject in the HDF5 file's group '{group}'",
             ),
         }
-        there, what = needed.get(self.best_model_metric, (True, ""))
+        there, what = needed.get(self.tracking_phase.best_model_metric, (True, ""))
         if not there:
-            raise ValueError(f"best_model_metric {self.best_model_metric!r} needs {what}.")
+            raise ValueError(f"best_model_metric {self.tracking_phase.best_model_metric!r} needs {what}.")
 
     def _read_ground_truths(self, folder: str) -> dict[str, GroundTruth]:
         """Read the true bundles of each validation subject, which must be on its grid."""

@@ -33,6 +33,23 @@ def skipped_batches(metrics: Mapping[str, Any]) -> int:
     return int(metrics.get(f"{phase}_skipped_batches", 0))
 
 
+def loss_of(metrics: Mapping[str, float], epoch: int, *, has_validation: bool) -> float:
+    """Return the validation loss, or the training loss where there is no validation set.
+
+    Raises
+    ------
+    ValueError
+        When the epoch has none.
+    """
+    name = VALID_LOSS if has_validation else TRAIN_LOSS
+    if name not in metrics:
+        raise ValueError(
+            f"Epoch {epoch} has no {name}: run_one_batch counted no point (n) in any of its batches, or all were "
+            "skipped as NaN."
+        )
+    return metrics[name]
+
+
 def name_of(metric: str) -> str:
     """Return a metric's name for people: ``GV endpoint distance (mm)`` for ``gv_endpoint_distance_mm``."""
     words = _with_unit(metric).replace("_", " ")

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import Parameter
 
 from dwiml.arguments import check_number
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from torch.nn import Parameter
-
+OptimizerFactory = Callable[[list[Parameter]], torch.optim.Optimizer]
+"""Takes the parameters to train and returns an optimizer of them."""
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "Adam": torch.optim.Adam,
     "AdamW": torch.optim.AdamW,

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from dwiml.training.optimization.averaging import AveragedWeights
-from dwiml.training.optimization.schedule_base import Schedule
 
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -23,7 +22,7 @@ class WeightUpdater:
     ----------
     parameters
         The model's.
-    optimizer, schedule
+    optimizer
         Of these parameters.
     device
         Where they are.
@@ -41,7 +40,6 @@ class WeightUpdater:
         self,
         parameters: Iterable[torch.nn.Parameter],
         optimizer: torch.optim.Optimizer,
-        schedule: Schedule,
         *,
         device: torch.device,
         precision: str = "float32",
@@ -51,13 +49,13 @@ class WeightUpdater:
     ) -> None:
         self._parameters = list(parameters)
         self.optimizer = optimizer
-        self.schedule = schedule
         self.averaged = averaged
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self._device = device
         self._dtype = PRECISIONS[precision]
         self._limit = float("inf") if clip_grad is None else clip_grad
         self._accumulate = accumulate_batches
+        self._total, self._share = 0, 1
         self._first_weight = 0
         self._weights: list[float] = []
         self._is_finished = False
@@ -81,7 +79,11 @@ class WeightUpdater:
         """Return the context in which the model computes."""
         return torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype is not None)
 
-    def back_propagate(self, mean_loss: torch.Tensor, weight: int, *, total: int | None = None, share: int = 1) -> None:
+    def begin_batch(self, nb_points: int, nb_ranks: int) -> None:
+        """Learn how many points a batch has in all ranks together, and of how many ranks its gradient is the mean."""
+        self._total, self._share = nb_points, nb_ranks
+
+    def back_propagate(self, mean_loss: torch.Tensor, weight: int) -> None:
         """Add a batch's gradient to those that are there.
 
         Parameters
@@ -90,16 +92,14 @@ class WeightUpdater:
             0-d tensor.
         weight
             The number of points that it is the mean of.
-        total, share
-            The number of points of all ranks together, and how many ranks the gradient is the mean of.
         """
-        total = weight if total is None else total
+        total = self._total
         if self.is_empty:
             self.optimizer.zero_grad(set_to_none=True)
             self._first_weight = total
         # Relative to the first batch, so that a single one keeps its loss as it is.
         relative = total / self._first_weight
-        factor = relative * share * weight / total
+        factor = relative * self._share * weight / total
         self._weights.append(relative)
         loss = mean_loss if factor == 1 else mean_loss * factor
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -114,9 +114,8 @@ class WeightUpdater:
             torch._foreach_div_(gradients, total)
         return torch.nn.utils.clip_grad_norm_(self._parameters, self._limit)
 
-    def apply(self, epoch: int, fraction: float) -> None:
-        """Take one step of the optimizer; ``fraction`` of the epoch is done."""
-        self.schedule.begin_step(epoch, fraction)
+    def apply(self) -> None:
+        """Take one step of the optimizer."""
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -77,13 +78,14 @@ class BatchMetrics:
         self._is_open = False
         self.values: list[tuple[str, torch.Tensor, int]] = []
 
-    def begin(self) -> None:
-        """Forget the batch before, and accept values."""
+    @contextmanager
+    def accepting(self) -> Iterator[None]:
+        """Forget the batch before, and accept values within the block."""
         self.values, self._is_open = [], True
-
-    def end(self) -> None:
-        """Accept no more values."""
-        self._is_open = False
+        try:
+            yield
+        finally:
+            self._is_open = False
 
     def add(self, name: str, value: Any, n: int | None) -> None:
         """Take a value; see :meth:`dwiml.training.trainer.DWIMLTrainer.log`."""

@@ -23,11 +23,9 @@ def announce(sentence: str) -> None:
     tqdm.write(sentence, file=safe_stderr)
 
 
-def epoch_line(
-    metrics: dict[str, float], epoch: int, max_epochs: int, *, is_best: bool, selection_metric: str | None = None
-) -> str:
+def epoch_line(metrics: dict[str, float], epoch: int, max_epochs: int, *, is_best: bool, by: str | None = None) -> str:
     """Return an epoch's line; epochs are counted from 0, as in the log."""
-    names = dict.fromkeys(("train_loss", "valid_loss", selection_metric))
+    names = dict.fromkeys(("train_loss", "valid_loss", by))
     parts = [f"{name_of(name)} {metrics[name]:.5f}" for name in names if name in metrics]
     parts += [f"{name_of(name)} {metrics[name]:.5g}" for name in own_metric_names(metrics) if name not in names]
     seconds = metrics.get("train_duration_s", 0.0) + metrics.get("valid_duration_s", 0.0)
@@ -47,9 +45,7 @@ def _title(epoch: int, max_epochs: int) -> str:
     return f"Epoch {epoch} of {max_epochs}"
 
 
-def end_line(
-    best: BestMonitor, first: int, nb_epochs: int, folder: Path | None, *, selection_metric: str | None = None
-) -> str:
+def end_line(best: BestMonitor, first: int, nb_epochs: int, folder: Path | None, *, by: str | None = None) -> str:
     """Return the line that says why a training ended and what came of it.
 
     Parameters
@@ -58,7 +54,7 @@ def end_line(
         Of the training; no folder where nothing is kept.
     first, nb_epochs
         The epoch it began with, and how many are done.
-    selection_metric
+    by
         The metric that the best model was chosen by; None: the loss.
     """
     done = "1 epoch is done" if nb_epochs == 1 else f"{nb_epochs} epochs are done"
@@ -66,10 +62,10 @@ def end_line(
     beginning = "Nothing to train" if first == nb_epochs else "Training ended"
     if best.best_value is None:
         value = "" if first == nb_epochs else "; no epoch could be judged, so there is no best model"
-    elif selection_metric is None:
+    elif by is None:
         value = f"; best loss {best.best_value:.4g} in epoch {best.best_epoch}"
     else:
-        value = f"; the best model by {name_of(selection_metric)} is that of epoch {best.best_epoch}"
+        value = f"; the best model by {name_of(by)} is that of epoch {best.best_epoch}"
     where = "It was a trial: nothing is kept" if folder is None else f"Results are in {folder}"
     more = ""
     if first == nb_epochs:

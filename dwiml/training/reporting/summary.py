@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,8 +12,15 @@ import torch
 from dwiml.batching.lengths import longest_streamline
 from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
-from dwiml.models.base import MainModelAbstract
-from dwiml.training.state import GENERATION, Position
+from dwiml.seeding import DRAWN
+from dwiml.training.cluster.slurm import warn_without_job
+from dwiml.training.reporting.progress import announce
+from dwiml.training.state import GENERATION, TRAINING
+
+if TYPE_CHECKING:
+    from dwiml.training.trainer import DWIMLTrainer
+
+logger = logging.getLogger(__name__)
 
 MIB = 2**20
 # The line for a training with a seed whose model was made without one.
@@ -22,36 +30,43 @@ UNSEEDED_WEIGHTS = (
 )
 
 
-def summarize(
-    model: MainModelAbstract,
-    optimizer: torch.optim.Optimizer,
-    sampler: DWIMLBatchIDSampler,
-    loader: DWIMLStreamlinesBatchLoader,
-    *,
-    max_batches: dict[str, int | None],
-    device: torch.device,
-    nb_ranks: int,
-    accumulate_batches: int = 1,
-) -> str:
+def summarize(trainer: DWIMLTrainer) -> str:
     """Return the lines of :meth:`DWIMLTrainer.summary`."""
+    model, optimizer, settings = trainer.model, trainer.optimizer, trainer.settings
+    sampler, loader, nb_ranks = trainer.batch_sampler, trainer.batch_loader, trainer.ranks.nb
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     nb_all = sum(parameter.numel() for parameter in model.parameters())
     nb_trained = sum(parameter.numel() for parameter in weights)
     processes = "" if nb_ranks == 1 else f", {nb_ranks} processes that share each batch"
     lines = [
         f"Model      {type(model).__name__}: {_spaced(nb_all)} parameters, {_spaced(nb_trained)} of them trained, "
-        f"on {device}{processes}",
+        f"on {trainer.device}{processes}",
     ]
-    for phase in ("training", "validation"):
-        line = _phase_line(phase, sampler, max_batches[phase]) if phase in max_batches else ""
+    for phase in ("training",) if settings.overfit_batches is not None else ("training", "validation"):
+        line = _phase_line(phase, sampler, settings.max_batches(phase))
         if line:
             lines.append(line)
     lines.append(_memory_line(weights, optimizer, sampler, loader))
     longest = longest_streamline(sampler.dataset, sampler.streamline_group_name, model)
     if longest is not None:
         lines.append(f"Longest    {_counted(longest.nb_points, 'point')} in a streamline, as the model sees it")
-    lines += _hint_on_steps(sampler, max_batches["training"], accumulate_batches)
+    lines += _hint_on_steps(sampler, settings.max_batches("training"), settings.accumulate_batches)
     return "\n".join(lines)
+
+
+def introduce(trainer: DWIMLTrainer, *, resumes: bool) -> None:
+    """Tell what a user should know before the training: the summary, where it goes on, what was not seeded."""
+    if trainer.settings.requeue and not trainer.settings.fast_dev_run:
+        warn_without_job()
+    for note in trainer.notes:
+        logger.warning(note)
+    if not trainer.verbose:
+        return
+    announce(trainer.summary())
+    if resumes:
+        announce(_resuming_line(trainer))
+    elif trainer.seed_source != DRAWN and trainer.model.weights_seed is None:
+        announce(UNSEEDED_WEIGHTS)
 
 
 def _hint_on_steps(sampler: DWIMLBatchIDSampler, max_batches: int | None, accumulate_batches: int) -> list[str]:
@@ -66,15 +81,17 @@ def _hint_on_steps(sampler: DWIMLBatchIDSampler, max_batches: int | None, accumu
     return [f"Hint       the weights are updated {_counted(nb_steps, 'time')} an epoch only: {smaller} learns faster"]
 
 
-def resuming_line(position: Position, sampler: DWIMLBatchIDSampler, max_batches: int | None) -> str:
+def _resuming_line(trainer: DWIMLTrainer) -> str:
     """Return the line that says where a training goes on; epochs are counted from 0."""
+    position, sampler = trainer.position, trainer.batch_sampler
     line = f"Resuming at epoch {position.epoch}"
     if not position.is_inside:
         return line
     if position.phase == GENERATION:
         return f"{line}, after its validation"
     # Validation sees the same batches in each epoch.
-    sampler.set_position(position.phase, position.epoch if position.phase == "training" else 0, max_batches=max_batches)
+    epoch, limit = position.epoch if position.phase == TRAINING else 0, trainer.settings.max_batches(position.phase)
+    sampler.set_position(position.phase, epoch, max_batches=limit)
     return f"{line}, {position.phase}: {position.batch} of {_counted(len(sampler), 'batch')} are done"
 
 

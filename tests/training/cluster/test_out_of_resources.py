@@ -25,6 +25,15 @@ SUPPORT = Path(__file__).parents[2] / "support"
 
 def act_at(trainer: Any, nth: int, act: Any) -> None:
     """Have something done in the middle of the nth batch."""
+    make = trainer.batch_loader.data_loader
+
+    def make_and_note(phase: str, *args: Any, **kwargs: Any) -> Any:
+        loader = make(phase, *args, **kwargs)
+        if phase == "training":
+            trainer.loader_of_training = loader
+        return loader
+
+    trainer.batch_loader.data_loader = make_and_note
     run, seen = trainer.run_one_batch, []
 
     def run_and_act(*batch: Any) -> Any:
@@ -38,7 +47,7 @@ def act_at(trainer: Any, nth: int, act: Any) -> None:
 
 def kill_a_worker(trainer: Any, number: signal.Signals) -> None:
     """Kill a worker of the training: other children may be left of other tests."""
-    for worker in trainer._loaders["training"]._iterator._workers[:1]:
+    for worker in trainer.loader_of_training._iterator._workers[:1]:
         assert worker.pid is not None
         os.kill(worker.pid, number)
         worker.join(10)

@@ -17,7 +17,7 @@ import pytest
 
 from dwiml.training.cluster import stopping
 from dwiml.training.cluster.stopping import (
-    StopRequest,
+    Requests,
     TrainingInterrupted,
     check_stop_signal,
     parse_max_time,
@@ -28,8 +28,8 @@ from dwiml.training.cluster.stopping import (
 # A training in small: a step of 10 ms, a look at the request, and the checkpoint ("saved") at the end.
 TRAINING = """
 import sys, time
-from dwiml.training.cluster.stopping import StopRequest, TrainingInterrupted
-with StopRequest(stop_signal="USR2", max_time=sys.argv[1] if len(sys.argv) > 1 else None) as stop:
+from dwiml.training.cluster.stopping import Requests, TrainingInterrupted
+with Requests(stop_signal="USR2", max_time=sys.argv[1] if len(sys.argv) > 1 else None) as stop:
     print("begun", flush=True)
     while not stop.requested:
         time.sleep(0.01)
@@ -50,7 +50,7 @@ def _same_handlers_after() -> Iterator[None]:
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
 def test_the_first_signal_is_the_reason(name: str) -> None:
     number = signal.Signals[name]
-    with StopRequest() as stop:
+    with Requests() as stop:
         assert (stop.requested, stop.reason, stop.exit_code) == (False, None, 0)
         os.kill(os.getpid(), number)
         assert (stop.requested, stop.reason, stop.exit_code) == (True, name, 128 + number)
@@ -61,7 +61,7 @@ def test_the_first_signal_is_the_reason(name: str) -> None:
 
 
 def test_a_second_ctrl_c_leaves_at_once() -> None:
-    with StopRequest() as stop:
+    with Requests() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         # The first of its kind.
         os.kill(os.getpid(), signal.SIGINT)
@@ -79,7 +79,7 @@ def test_handlers_are_given_back_after_an_error_too() -> None:
         raise ZeroDivisionError
 
     try:
-        with pytest.raises(ZeroDivisionError), StopRequest(stop_signal="SIGUSR2") as stop:
+        with pytest.raises(ZeroDivisionError), Requests(stop_signal="SIGUSR2") as stop:
             fail()
         assert (stop.reason, received) == ("SIGUSR2", [])
         os.kill(os.getpid(), signal.SIGUSR2)
@@ -91,7 +91,7 @@ def test_handlers_are_given_back_after_an_error_too() -> None:
 @pytest.mark.parametrize("name", [None, "SIGTERM", "INT"])
 def test_signals_that_were_not_asked_for_are_left_alone(name: str | None) -> None:
     before = signal.getsignal(signal.SIGUSR1)
-    with StopRequest(stop_signal=name):
+    with Requests(stop_signal=name):
         assert signal.getsignal(signal.SIGUSR1) is before
         assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGINT) != before
 
@@ -100,7 +100,7 @@ def test_in_another_thread_only_the_time_counts(caplog: pytest.LogCaptureFixture
     before, seen = signal.getsignal(signal.SIGTERM), []
 
     def use() -> None:
-        with StopRequest() as stop:
+        with Requests() as stop:
             seen.append((signal.getsignal(signal.SIGTERM), stop.requested))
 
     with caplog.at_level(logging.DEBUG, logger="dwiml"):
@@ -147,12 +147,12 @@ def test_max_time_counts_from_the_start_of_the_process(monkeypatch: pytest.Monke
 
     for seconds, requested in ((59.9, False), (60.0, True)):
         monkeypatch.setattr(stopping, "process_seconds", lambda seconds=seconds: seconds)
-        stop = StopRequest(max_time="1")
+        stop = Requests(max_time="1")
         assert (stop.requested, stop.reason, stop.exit_code) == (requested, "max_time" if requested else None, 0)
 
 
 def test_a_signal_before_the_time_is_over_stays_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    with StopRequest(max_time="1") as stop:
+    with Requests(max_time="1") as stop:
         os.kill(os.getpid(), signal.SIGUSR1)
         monkeypatch.setattr(stopping, "process_seconds", lambda: 1e9)
         assert (stop.requested, stop.reason, stop.exit_code) == (True, "SIGUSR1", 128 + signal.SIGUSR1)
@@ -224,7 +224,7 @@ def test_times_out_of_range_are_refused() -> None:
         with pytest.raises(ValueError, match=rf"got '{text}': its {name} must be less than {limit}\.$"):
             parse_max_time(text)
     with pytest.raises(ValueError, match=r"^max_time must be more than no time, .*; got '0:00:00'\.$"):
-        StopRequest(max_time="0:00:00")
+        Requests(max_time="0:00:00")
 
 
 def test_names_of_signals() -> None:
@@ -237,7 +237,7 @@ def test_names_of_signals() -> None:
             check_stop_signal(name)  # type: ignore[arg-type]
     for name in ("SIGKILL", "STOP", "SEGV", "CHLD"):
         with pytest.raises(ValueError, match=rf"^stop_signal cannot be '{name}': a program cannot catch it, .*\.$"):
-            StopRequest(stop_signal=name)
+            Requests(stop_signal=name)
 
 
 def test_what_is_raised_says_why_and_travels_between_processes() -> None:

@@ -17,6 +17,7 @@ from dwiml.cli import resume
 from dwiml.files.tensors import write_tensors
 from dwiml.training.experiment import fitting
 from dwiml.training.experiment.checkpoint import load_checkpoint, most_bytes_for
+from dwiml.training.experiment.checkpointer import restore
 from dwiml.training.optimization.optimizers import OPTIMIZERS
 
 State = dict[str, Any]
@@ -111,14 +112,14 @@ def stopped(tiny_hdf5: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     experiments = tmp_path_factory.mktemp("experiments")
     small_trainer(tiny_hdf5, experiments, "whole", max_epochs=2).train_and_validate()
     trainer = small_trainer(tiny_hdf5, experiments, max_epochs=2, checkpoint_minutes=1e-9)
-    act = trainer._act_on_requests
+    save = trainer.checkpointer.save
 
-    def act_and_leave(*args: Any) -> None:
-        act(*args)
-        if trainer.position.epoch == 1:
+    def save_and_leave(*args: Any) -> None:
+        save(*args)
+        if trainer.position.epoch == 1 and trainer.position.batch:
             raise KeyboardInterrupt
 
-    trainer._act_on_requests = act_and_leave  # type: ignore[method-assign]
+    trainer.checkpointer.save = save_and_leave  # type: ignore[method-assign,assignment]
     with pytest.raises(KeyboardInterrupt):
         trainer.train_and_validate()
     assert trainer.position.batch > 0
@@ -155,7 +156,7 @@ def test_what_does_not_fit_is_one_sentence_and_nothing_is_half_loaded(
 def take_up(trainer: Any, state: State) -> None:
     """Do what a trainer does with a checkpoint that it has read."""
     fitting.check_all(state, {"parameters": fitting.check_parameters}, str(trainer.folder.path))
-    trainer._restore(state)
+    restore(trainer, state)
 
 
 def test_the_good_one_is_taken_up(stopped: Path, resumed: Any) -> None:

@@ -288,17 +288,17 @@ def test_what_was_refused_for_a_while_is_there_at_the_end(
 ) -> None:
     small_trainer(tiny_hdf5, tmp_path, "undisturbed", max_epochs=2).train_and_validate()
     trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=2)
-    real, require = os.fsync, trainer._require_saved
+    real, require = os.fsync, trainer.checkpointer.require_saved
 
     def refuse(handle: int) -> None:
         raise OSError(28, os.strerror(28))
 
-    def make_room() -> None:
+    def make_room(*args: Any) -> None:
         monkeypatch.setattr(os, "fsync", real)
-        require()
+        require(*args)
 
     disturbed(trainer, monkeypatch, lambda: monkeypatch.setattr(os, "fsync", refuse))
-    monkeypatch.setattr(trainer, "_require_saved", make_room)
+    monkeypatch.setattr(trainer.checkpointer, "require_saved", make_room)
     trainer.train_and_validate()
     assert logs(tmp_path / "exp") == logs(tmp_path / "undisturbed")
     assert small_trainer(tiny_hdf5, tmp_path, max_epochs=2, resume="must").is_finished

@@ -121,7 +121,7 @@ def test_max_time_ends_the_phase_too(data: Path, tmp_path: Path, monkeypatch: py
 
 def test_the_job_is_requeued(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
-    monkeypatch.setattr("dwiml.training.running.requeue", lambda: asked.append(True))
+    monkeypatch.setattr("dwiml.training.cluster.process.requeue", lambda: asked.append(True))
     assert callable(slurm.requeue)
     stop_in_phase(small_trainer(data, tmp_path, requeue=True, **OPTIONS), 2, signal.SIGUSR1)
     assert asked == [True]
@@ -139,7 +139,7 @@ def test_outside_of_slurm_the_requeue_is_warned_of_at_the_start(
     warnings = [record.message for record in caplog.records if "SLURM" in record.message]
     assert warnings == [
         f"{what}: this is not a SLURM job (SLURM_JOB_ID is not set)."
-        for what in ("requeue (--requeue) has no effect here", "Not requeued")
+        for what in ("requeue has no effect here", "Not requeued")
     ]
     assert "SLURM is asked" not in capsys.readouterr().err
 

@@ -5,34 +5,40 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 
-class Logger(Protocol):
-    """Receives a training's parameters once, and its metrics at the end of each epoch.
+class Logger:
+    """Receives a training's parameters once, and its metrics at the end of each epoch: the class of all loggers.
 
     The trainer calls, in this order: ``load_state_dict`` (only when it resumes), ``log_parameters``,
-    ``log_metrics`` once an epoch, ``state_dict`` at each checkpoint, ``close``.
+    ``log_metrics`` once an epoch, ``state_dict`` at each checkpoint, ``close``. Under ``torchrun`` it calls the
+    loggers of the first process only. A subclass has to have ``log_metrics``; the rest does nothing unless it is
+    overridden.
     """
 
     @property
     def name(self) -> str:
-        """The key of this logger's state in a checkpoint."""
+        """The key of this logger's state in a checkpoint; each logger of a training has its own."""
+        return type(self).__name__
 
     def log_parameters(self, params: Mapping[str, Any]) -> None:
         """Record what was chosen (nested, JSON-like)."""
 
     def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
         """Record what was measured in an epoch (counted from 0). A metric that was not computed is absent."""
+        raise NotImplementedError(f"{type(self).__name__} has no log_metrics.")
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs (JSON-like), so that its logs equal those of a run never stopped."""
+        return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to the state of a checkpoint."""
 
     def close(self) -> str | None:
         """Finish; return a sentence for the user, or None."""
+        return None
 
 
 def plain_metrics(metrics: Mapping[str, Any], epoch: int) -> dict[str, float]:

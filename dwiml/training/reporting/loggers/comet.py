@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
-from dwiml.training.reporting.loggers.base import plain_epoch, plain_metrics
+from dwiml.training.reporting.loggers.base import Logger, plain_epoch, plain_metrics
 from dwiml.training.reporting.loggers.network import can_reach, within
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ _QUIET_IMPORT = {
 }
 
 
-class CometLogger:
+class CometLogger(Logger):
     """Sends parameters and metrics to Comet.ml, or keeps them in ``comet_offline/`` for a later upload.
 
     Comet is imported and started by the first parameters or metrics, so that a resumed run can give its key before.
@@ -83,7 +83,7 @@ class CometLogger:
     replaces the one of the run that it continues.
     """
 
-    name: str = "comet"
+    name = "comet"
 
     def __init__(
         self,

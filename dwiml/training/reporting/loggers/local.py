@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dwiml.files import open_regular, reason_of, written_whole
-from dwiml.training.reporting.loggers.base import plain_epoch, plain_metrics
+from dwiml.training.reporting.loggers.base import Logger, plain_epoch, plain_metrics
 
 METRICS_FILE = Path("logs") / "metrics.jsonl"
 # Hundreds of thousands of epochs.
@@ -24,7 +24,7 @@ MOST_BYTES = 256 * 2**20
 logger = logging.getLogger(__name__)
 
 
-class LocalLogger:
+class LocalLogger(Logger):
     """Appends a line an epoch to ``logs/metrics.jsonl`` in the experiment's folder.
 
     Parameters
@@ -44,7 +44,7 @@ class LocalLogger:
     Parameters are not written here: they are in ``parameters.json``.
     """
 
-    name: str = "local"
+    name = "local"
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.path = Path(folder) / METRICS_FILE

@@ -1,0 +1,396 @@
+"""What evolves in a training: how it is written, and how it is taken up again."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, nullcontext
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dwiml.arguments import quoted, shown
+from dwiml.files.tensors import check_plain
+from dwiml.models.saving import load_state
+from dwiml.seeding import SEEDS
+from dwiml.training.cluster.ranks import Ranks
+from dwiml.training.experiment import fitting
+from dwiml.training.experiment.best_model import warn_of_lost_model
+from dwiml.training.experiment.checkpoint import (
+    REGISTERED,
+    checkpoint_stamp,
+    has_checkpoint,
+    load_checkpoint,
+    most_bytes_for,
+    save_or_warn,
+)
+from dwiml.training.experiment.folder import ExperimentFolder
+from dwiml.training.experiment.leftovers import require_saved
+from dwiml.training.experiment.lock import ExperimentInUseError, ExperimentLock
+from dwiml.training.experiment.parameters import arguments_of, data_has_changed, refuse_differences
+from dwiml.training.experiment.plain import check_like
+from dwiml.training.optimization.optimizers import load_optimizer_state
+from dwiml.training.reporting.loggers import check_logger_states
+from dwiml.training.reporting.monitors import PhaseMonitor
+from dwiml.training.reproducibility import generators_state
+from dwiml.training.state import Position
+
+if TYPE_CHECKING:
+    from dwiml.training.trainer import DWIMLTrainer
+
+# Parameters that are objects of the script's: parameters.json has their names only.
+FROM_SCRIPT = ("optimizer", "lr_scheduler", "loggers")
+
+
+class Stateful(Protocol):
+    """What has a state that can be saved, as torch's modules and optimizers have."""
+
+    def state_dict(self) -> Any:
+        """Return what evolves: numbers, texts, tensors, and lists and dictionaries of them."""
+
+    def load_state_dict(self, state_dict: Any, /) -> Any:
+        """Take up what :meth:`state_dict` returned."""
+
+
+class Checkpointer:
+    """Keeps an experiment's folder for this process, writes its checkpoints, and reads the one to go on from.
+
+    Parameters
+    ----------
+    folder
+        The experiment's.
+    ranks
+        The first one writes.
+    """
+
+    found: dict[str, Any] | None  # the checkpoint to go on from, until the training begins
+    is_saved: bool  # whether the disk has the last checkpoint that was asked for
+    _folder: ExperimentFolder
+    _ranks: Ranks
+    _lock: ExperimentLock | None  # of the first rank, while it trains
+    _stamp: tuple[int, int] | None  # of the checkpoint that was read or written last
+    _registered: dict[str, Stateful]  # what the user has registered, by name
+    _waiting: dict[str, Any]  # states of a checkpoint that nothing has been registered for yet
+
+    def __init__(self, folder: ExperimentFolder, ranks: Ranks) -> None:
+        self._folder, self._ranks = folder, ranks
+        self.found, self.is_saved = None, True
+        self._lock = self._stamp = None
+        self._registered, self._waiting = {}, {}
+
+    @property
+    def has_registered(self) -> bool:
+        """Whether anything was registered."""
+        return bool(self._registered)
+
+    def find(self, resume: str, most_bytes: int) -> dict[str, Any] | None:
+        """Look for the checkpoint to go on from; all ranks call it.
+
+        Parameters
+        ----------
+        resume
+            As in :class:`~dwiml.training.settings.TrainerSettings`.
+        most_bytes
+            The largest checkpoint that is read.
+
+        Returns
+        -------
+        dict or None
+            It is :attr:`found`, too.
+
+        Raises
+        ------
+        FileExistsError, FileNotFoundError, ValueError
+            When there is one that must not be, none that must, or a damaged one.
+        """
+        folder = self._folder
+        # The first rank looks for all: it may begin to write while another one is still on its way here.
+        if self._ranks.is_first:
+            folder.refuse_foreign()
+            if resume == "never":
+                folder.refuse_used()
+        found = self._ranks.broadcast(has_checkpoint(folder.checkpoint))
+        if resume == "must" and not found:
+            raise FileNotFoundError(f"No checkpoint in '{folder.checkpoint}': nothing to resume.")
+        if not found:
+            return None
+        # It also moves a damaged checkpoint out of the way, before the others read.
+        checkpoint = load_checkpoint(folder.checkpoint, most_bytes=most_bytes) if self._ranks.is_first else None
+        self._ranks.broadcast(None)
+        if checkpoint is None:
+            checkpoint = load_checkpoint(folder.checkpoint, most_bytes=most_bytes)
+        self._stamp = checkpoint_stamp(folder.checkpoint)
+        fitting.check_all(checkpoint, {"parameters": fitting.check_parameters}, str(folder.path))
+        self.found, self._waiting = checkpoint, dict(checkpoint.get(REGISTERED, {}))
+        return checkpoint
+
+    def register(self, name: str, thing: Stateful) -> None:
+        """See :meth:`dwiml.training.trainer.DWIMLTrainer.register_state`."""
+        if not isinstance(name, str) or not name.strip() or not name.isprintable():
+            raise ValueError(f"register_state needs a name, a text, got {shown(name)}.")
+        if name in self._registered:
+            raise ValueError(f"register_state: '{name}' is registered already; give each object its own name.")
+        lacking = [each for each in ("state_dict", "load_state_dict") if not callable(getattr(thing, each, None))]
+        if lacking:
+            raise TypeError(
+                f"register_state: '{name}' is a {type(thing).__name__}, which has no {' and no '.join(lacking)}."
+            )
+        _plain_state(name, thing)
+        if self._stamp is not None and name not in self._waiting:
+            raise ValueError(
+                f"The checkpoint of '{self._folder.path}' has no registered state '{name}' (it has: "
+                f"{quoted(self._waiting, limit=5)}): go on with the script that the training began with, or start "
+                "another experiment."
+            )
+        if name in self._waiting:
+            try:
+                thing.load_state_dict(self._waiting[name])
+            except Exception as error:
+                raise ValueError(
+                    f"The checkpoint of '{self._folder.path}' does not fit: the registered state '{name}' cannot be "
+                    f"taken up ({_reason(error)})."
+                ) from error
+            del self._waiting[name]
+        self._registered[name] = thing
+
+    def take_folder(self, stack: ExitStack, *, starts_over: bool) -> None:
+        """Make the experiment's folder, and keep every other process out of it until the stack is closed.
+
+        A training that ends with an error before it has any result leaves no new folder behind.
+
+        Raises
+        ------
+        FileExistsError
+            When the folder is not of an experiment of dwiml, or the training starts over and one is there by now.
+        ExperimentInUseError
+            When another process trains there, or has done so since the checkpoint was read.
+        """
+        folder = self._folder
+        stack.enter_context(folder.left_only_with_results())
+        self._lock = stack.enter_context(ExperimentLock(folder.path))
+        # Another training may have begun and ended here since this one was made.
+        folder.refuse_foreign()
+        if starts_over:
+            folder.refuse_used()
+        folder.make()
+        if checkpoint_stamp(folder.checkpoint) != self._stamp:
+            raise ExperimentInUseError(
+                f"Another process has trained in '{folder.path}' since this trainer was created: create it again."
+            )
+
+    def begin(self, *, goes_on: bool) -> dict[str, Any] | None:
+        """Return the checkpoint that the training goes on from, and keep it no longer.
+
+        Parameters
+        ----------
+        goes_on
+            Whether the same trainer goes on, after it was stopped or has ended.
+
+        Raises
+        ------
+        ValueError
+            When the checkpoint has a state that nothing was registered for.
+        """
+        if self._waiting:
+            raise ValueError(
+                f"The checkpoint of '{self._folder.path}' has the registered state {quoted(self._waiting, limit=5)}, "
+                "and this trainer has not: call register_state as the script did that the training began with."
+            )
+        checkpoint, self.found = self.found, None
+        return load_checkpoint(self._folder.checkpoint) if checkpoint is None and goes_on else checkpoint
+
+    def refuse_if_taken_over(self) -> None:
+        """Check, before anything is written, that the experiment is still this process's; the first rank looks.
+
+        Raises
+        ------
+        ExperimentInUseError, ExperimentGoneError
+            When another process has taken it over while this one was suspended, or its folder is gone.
+        """
+        if self._lock is not None:
+            self._lock.check()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether no other process has taken the experiment over."""
+        return self._lock is None or self._lock.is_ours
+
+    def save(self, trainer: DWIMLTrainer, monitor: PhaseMonitor | None = None) -> bool:
+        """Write the checkpoint; all ranks call it, the first one writes. Return whether it is written.
+
+        Parameters
+        ----------
+        trainer
+            Between two steps.
+        monitor
+            Of the phase that it is in, if any.
+        """
+        if monitor is not None:
+            # No checkpoint of weights that a NaN went into.
+            monitor.check()
+        # Until it is written: the state holds the model's tensors themselves.
+        with nullcontext() if trainer.averaged is None else trainer.averaged.restored():
+            state = self._state(trainer, monitor)
+            if not self._ranks.is_first:
+                return True
+            self.refuse_if_taken_over()
+            # A checkpoint knows of the best model: that has to be on the disk first.
+            written = trainer.best_model.retry(trainer.model) and save_or_warn(self._folder.checkpoint, state)
+            self._stamp = checkpoint_stamp(self._folder.checkpoint)
+            self.is_saved = written
+            return written
+
+    def require_saved(self, trainer: DWIMLTrainer) -> None:
+        """At the end, try a last time to write what could not be written; all ranks call it.
+
+        Raises
+        ------
+        ResultsNotSavedError
+            Naming what is missing on the disk.
+        """
+        if not self._ranks.broadcast(self.is_saved):
+            self.save(trainer)
+        if self._ranks.is_first:
+            require_saved(self._folder, trainer.best_model, trainer.loggers, has_checkpoint=self.is_saved)
+
+    def _state(self, trainer: DWIMLTrainer, monitor: PhaseMonitor | None) -> dict[str, Any]:
+        registered = {name: _plain_state(name, thing) for name, thing in self._registered.items()}
+        return {
+            "parameters": trainer.parameters,
+            "position": trainer.position.state_dict(),
+            "model": trainer.model.state_dict(),
+            "optimizer": trainer.optimizer.state_dict(),
+            "schedule": trainer.schedule.state_dict(),
+            "scaler": trainer.updater.scaler.state_dict(),
+            "averaged_weights": None if trainer.averaged is None else trainer.averaged.state_dict(),
+            "best": trainer.best.state_dict(),
+            "loggers": {each.name: each.state_dict() for each in trainer.loggers},
+            "generators": self._ranks.gather(generators_state(trainer.device)),
+            "monitors": None if monitor is None else monitor.state_dict(self._ranks.gather),
+            **({REGISTERED: registered} if registered else {}),
+        }
+
+
+def recorded_arguments(
+    folder: ExperimentFolder, model: Any, trainer_class: type[Any], changes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the keywords with which a trainer goes on from an experiment's checkpoint.
+
+    Parameters
+    ----------
+    folder
+        The experiment's.
+    model
+        Bounds the size of the checkpoint.
+    trainer_class
+        Has to have all recorded parameters.
+    changes
+        Keywords that are otherwise than recorded.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        When there is no checkpoint, or it does not fit, or what the script gave is missing.
+    """
+    checkpoint = load_checkpoint(folder.checkpoint, most_bytes=most_bytes_for(model))
+    fitting.check_all(checkpoint, {"parameters": fitting.check_parameters}, str(folder.path))
+    params = arguments_of(checkpoint["parameters"]["trainer"])
+    fitting.refuse_unknown(params, trainer_class, str(folder.path))
+    # Agreed to for one resume only.
+    params.pop("allow_changed_data", None)
+    for name in FROM_SCRIPT:
+        if name not in changes and _is_from_script(params.get(name)):
+            raise ValueError(
+                f"Experiment '{folder.path}' was trained with {name} {shown(params[name])}, which its script has made: "
+                f"run that script again with resume='auto' (or give {name} to init_from_checkpoint)."
+            )
+    return {**params, **changes, "resume": "must"}
+
+
+def _is_from_script(recorded: Any) -> bool:
+    """Tell whether a recorded parameter is the name of a function or class, or a list of loggers."""
+    return isinstance(recorded, list) or (isinstance(recorded, str) and "." in recorded)
+
+
+def _plain_state(name: str, thing: Stateful) -> Any:
+    state = thing.state_dict()
+    try:
+        check_plain(state)
+    except Exception as error:
+        raise ValueError(
+            f"The registered state '{name}' must hold numbers, texts, tensors, and lists and dictionaries of them "
+            f"only, to be read again without running code; it has something else ({_reason(error)})."
+        ) from error
+    return state
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+
+
+def restore(trainer: DWIMLTrainer, checkpoint: Mapping[str, Any]) -> list[str]:
+    """Take up a checkpoint's state, after the check that it belongs to this run.
+
+    Returns
+    -------
+    list of str
+        What the user should know.
+
+    Raises
+    ------
+    ValueError
+        When it does not fit; nothing is changed then.
+    """
+    recorded, name = checkpoint["parameters"], str(trainer.folder.path)
+    sampler, loader, settings = trainer.batch_sampler, trainer.batch_loader, trainer.settings
+    for thing, section in ((trainer, "trainer"), (sampler, "sampler"), (loader, "loader")):
+        if not thing.seed_was_given:
+            thing.set_seed(recorded[section]["seed"])
+    current = trainer.describe()
+    chosen = {name: section for name, section in recorded.items() if name != SEEDS}
+    notes = []
+    if (policy := chosen["trainer"].get("nan_policy")) != settings.nan_policy:
+        notes.append(f"nan_policy was '{policy}' and is '{settings.nan_policy}' from here on.")
+    refuse_differences(chosen, current, name, allow_changed_data=settings.allow_changed_data)
+    fitting.check_all(checkpoint, _checks(trainer, checkpoint), name)
+    if not data_has_changed(recorded, current):
+        limits: dict[str, Any] = {"same_batches": settings.overfit_batches is not None, "limit": settings.max_batches}
+        of_phase = {"position": lambda state: fitting.check_batches(state, sampler, **limits)}
+        fitting.check_all(checkpoint, of_phase, name)
+    evolving: dict[str, Callable[[Any], object]] = {
+        "model": lambda state: load_state(trainer.model, state),
+        "optimizer": lambda state: load_optimizer_state(trainer.optimizer, state),
+        "schedule": trainer.schedule.load_state_dict,
+        "scaler": trainer.updater.scaler.load_state_dict,
+        "best": trainer.best.load_state_dict,
+        "position": trainer.position.load_state_dict,
+    }
+    if trainer.averaged is not None:
+        evolving["averaged_weights"] = trainer.averaged.load_state_dict
+    fitting.check_all(checkpoint, evolving, name)
+    if trainer.position.is_inside and data_has_changed(recorded, current):
+        warnings.warn(
+            f"The data have changed: epoch {trainer.position.epoch} starts over, with the weights as they are.",
+            stacklevel=4,
+        )
+        trainer.position = Position(trainer.position.epoch)
+    if trainer.best.best_value is not None:
+        warn_of_lost_model(trainer.folder.best_model)
+    return notes
+
+
+def _checks(trainer: DWIMLTrainer, checkpoint: Mapping[str, Any]) -> dict[str, Callable[[Any], object]]:
+    """Return, for each part of a checkpoint, what raises ValueError when it does not fit this run."""
+    loggers = checkpoint["parameters"]["trainer"].get("loggers", [])
+    return {
+        "position": fitting.check_position,
+        "model": lambda state: fitting.check_model(trainer.model, state),
+        "optimizer": lambda state: fitting.check_optimizer(trainer.optimizer, state),
+        "schedule": trainer.schedule.check_state,
+        "scaler": lambda state: check_like("its state", state, trainer.updater.scaler.state_dict()),
+        "averaged_weights": lambda state: fitting.check_averaged(trainer.averaged, state),
+        "best": lambda state: fitting.check_best(state, trainer.best.state_dict(), checkpoint["position"]["epoch"]),
+        "loggers": lambda states: check_logger_states(states, loggers),
+        "generators": fitting.check_generators,
+        "monitors": lambda state: fitting.check_monitors(
+            state, PhaseMonitor("training", 0).state_dict(lambda own: [own]), checkpoint["position"]["batch"]
+        ),
+    }

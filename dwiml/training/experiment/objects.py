@@ -1,0 +1,52 @@
+"""The model, sampler and loader of a training: do they go together, and is there anything to train on?"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
+from dwiml.batching.sampler import DWIMLBatchIDSampler
+from dwiml.data.dataset import MultisubjectSubset
+from dwiml.models.base import MainModelAbstract
+
+
+def check_objects(model: Any, sampler: DWIMLBatchIDSampler, loader: DWIMLStreamlinesBatchLoader) -> None:
+    """Check that model, sampler and loader go together, and that there is a streamline to train on.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When they do not, or there is none.
+    """
+    if not isinstance(model, MainModelAbstract):
+        received = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise TypeError(f"The model must be an instance of a subclass of MainModelAbstract, got {received}.")
+    if loader.model is not model:
+        raise ValueError("The batch loader was made with another model than the trainer's; make it with this one.")
+    if sampler.dataset is not loader.dataset or sampler.streamline_group_name != loader.streamline_group_name:
+        raise ValueError("The batch sampler and the batch loader must have the same dataset and streamlines group.")
+    training = sampler.dataset.training_set
+    if not training.loaded:
+        raise ValueError("The training set is not loaded: call dataset.load_data() first.")
+    if not _has_streamlines(training, sampler.streamline_group_name):
+        raise ValueError(
+            f"There is no training streamline of two points or more, and longer than 0 mm, in "
+            f"'{sampler.dataset.hdf5_file}' (training subjects: {', '.join(training.subjects) or 'none'})."
+        )
+
+
+def has_validation_set(sampler: DWIMLBatchIDSampler) -> bool:
+    """Tell whether there is a streamline to validate with; warn when there is none."""
+    if _has_streamlines(sampler.dataset.validation_set, sampler.streamline_group_name):
+        return True
+    warnings.warn(
+        "There is no validation streamline: the best model and early stopping go by the training loss.", stacklevel=4
+    )
+    return False
+
+
+def _has_streamlines(subset: MultisubjectSubset, group: str) -> bool:
+    streamlines = (subject.streamlines[group] for subject in subset if group in subject.streamlines)
+    # Without a length there is no direction, and the loss is 0 whatever the model does.
+    return any(((each.lengths >= 2) & (each.lengths_mm > 0)).any() for each in streamlines)

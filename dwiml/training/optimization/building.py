@@ -1,0 +1,98 @@
+"""All that changes a model's weights, made from the settings of a training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from dwiml.params import qualified_name
+from dwiml.training.optimization.averaging import AveragedWeights
+from dwiml.training.optimization.compiling import compile_layers
+from dwiml.training.optimization.nonfinite import NonFinitePolicy
+from dwiml.training.optimization.optimizers import build_optimizer, check_learning_rates
+from dwiml.training.optimization.schedule_base import Schedule
+from dwiml.training.optimization.schedules import build_schedule
+from dwiml.training.optimization.updates import WeightUpdater
+
+if TYPE_CHECKING:
+    from dwiml.training.settings import TrainerSettings
+
+
+class Optimization(NamedTuple):
+    """The parts; see :class:`~dwiml.training.trainer.DWIMLTrainer`."""
+
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    averaged: AveragedWeights | None
+    updater: WeightUpdater
+    nonfinite: NonFinitePolicy
+
+
+def build_optimization(
+    model: Any, settings: TrainerSettings, *, device: torch.device, planned_epochs: int
+) -> Optimization:
+    """Move a model to its device, and return all that changes its weights there.
+
+    Parameters
+    ----------
+    model
+        Is moved, and compiled where that is asked for.
+    settings
+        Of the training.
+    device
+        Where to.
+    planned_epochs
+        What the schedule is made for.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an optimizer or a schedule that does not exist, or cannot work with the other settings.
+    """
+    # Before the optimizer: moving a model later would leave the optimizer with the old weights.
+    model.to(device)
+    if settings.compile_model:
+        compile_layers(model.layers_by_point)
+    rates = check_learning_rates(settings.learning_rates)
+    optimizer = _optimizer(model, settings, rates[0])
+    schedule = build_schedule(
+        settings.lr_scheduler,
+        settings.lr_scheduler_args,
+        optimizer=optimizer,
+        learning_rates=rates,
+        planned_epochs=planned_epochs,
+    )
+    averaged = None if settings.ema_decay is None else AveragedWeights(model, settings.ema_decay)
+    updater = WeightUpdater(
+        model.parameters(),
+        optimizer,
+        device=device,
+        precision=settings.precision,
+        clip_grad=settings.clip_grad,
+        accumulate_batches=settings.accumulate_batches,
+        averaged=averaged,
+    )
+    nonfinite = NonFinitePolicy(settings.nan_policy, device, updater)
+    return Optimization(optimizer, schedule, averaged, updater, nonfinite)
+
+
+def _optimizer(model: Any, settings: TrainerSettings, learning_rate: float) -> torch.optim.Optimizer:
+    """Return the optimizer of a name, or that of the script's own, with the settings that it must not contradict."""
+    if isinstance(settings.optimizer, str):
+        return build_optimizer(
+            settings.optimizer, model.parameters(), learning_rate=learning_rate, weight_decay=settings.weight_decay
+        )
+    name = qualified_name(settings.optimizer)
+    optimizer = settings.optimizer([each for each in model.parameters() if each.requires_grad])
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"optimizer must return an optimizer of torch, got a {type(optimizer).__name__} from {name}.")
+    if settings.weight_decay:
+        raise ValueError(f"weight_decay is for optimizers by name, got {settings.weight_decay:g}: give it in {name}.")
+    rate = optimizer.param_groups[0]["lr"]
+    if rate != learning_rate:
+        raise ValueError(
+            f"The optimizer of {name} begins with a learning rate of {rate:g}, and learning_rates with "
+            f"{learning_rate:g}: give the same twice."
+        )
+    return optimizer
