@@ -19,6 +19,7 @@ _MODULE_OF = {
     "DWIMLTrainerOneInput": "dwiml.training.one_input",
     "DWIMLTrainerOneInputWithGVPhase": "dwiml.training.generation.phase",
     "Learn2TrackModel": "dwiml.models.learn2track",
+    "Logger": "dwiml.training.reporting.loggers.base",
     "MainModelAbstract": "dwiml.models.base",
     "ModelWithDirectionGetter": "dwiml.models.with_direction_getter",
     "ModelWithNeighborhood": "dwiml.models.one_input",
@@ -42,6 +43,7 @@ __all__ = [
     "DWIMLTrainerOneInput",
     "DWIMLTrainerOneInputWithGVPhase",
     "Learn2TrackModel",
+    "Logger",
     "MainModelAbstract",
     "ModelWithDirectionGetter",
     "ModelWithNeighborhood",
@@ -73,6 +75,7 @@ if TYPE_CHECKING:
     from dwiml.seeding import seed_everything
     from dwiml.training.generation.phase import DWIMLTrainerOneInputWithGVPhase
     from dwiml.training.one_input import DWIMLTrainerOneInput
+    from dwiml.training.reporting.loggers.base import Logger
     from dwiml.training.trainer import DWIMLTrainer
     from dwiml.viz.logs import visualize_logs
 

@@ -153,20 +153,12 @@ class DWIMLTrainer(Parameterized):
         checkpoint = self.checkpointer.find(self.settings.resume, most_bytes_for(model))
         # A trial's schedule is that of the whole training; one that goes on has the plan that it began with.
         planned = int(asked.max_epochs)
-        parts = build_optimization(
-            model,
-            self.settings,
-            device=self.device,
-            planned_epochs=planned if checkpoint is None else planned_epochs_of(checkpoint["schedule"], planned),
-        )
+        planned = planned if checkpoint is None else planned_epochs_of(checkpoint["schedule"], planned)
+        parts = build_optimization(model, self.settings, device=self.device, planned_epochs=planned)
         self.optimizer, self.schedule, self.averaged, self.updater, self.nonfinite = parts
-        self.requests = Requests(
-            stop_signal=self.settings.stop_signal,
-            max_time=self.settings.max_time,
-            checkpoint_minutes=self.settings.checkpoint_minutes,
-        )
-        self.loggers, self.logged, self.has_model_batch = [], BatchMetrics(self.device), False
-        self.config = None
+        self.requests = Requests.of(self.settings)
+        self.loggers, self.config = [], None
+        self.logged, self.has_model_batch = BatchMetrics(self.device), False
         self.profiler = StepProfiler(self.device, enabled=self.settings.profile)
         # All ranks draw alike, each for its share of a batch.
         self.batch_sampler.set_rank(self.ranks.rank, self.ranks.nb)
@@ -297,15 +289,13 @@ class DWIMLTrainer(Parameterized):
         value
             The batch's mean: a number or a 0-d tensor.
         n
-            What it is the mean of: its weight, a whole number. Has to be given. Nothing is logged for 0.
+            What it is the mean of, its weight: a whole number, which has to be given. Nothing is logged for 0.
 
         Raises
         ------
         ValueError, TypeError, RuntimeError
-            For a name that is reserved, no `n`, a value that is not a single number, a call outside of
-            :meth:`run_one_batch`.
-        FloatingPointError
-            From the training, for a NaN or infinite value: the metric and the batch are named.
+            For a name that is reserved, no `n`, a value that is not one number, a call outside of `run_one_batch`.
+            A NaN or infinite value stops the training later, with the metric and the batch named.
         """
         self.logged.add(name, value, n)
 
@@ -373,13 +363,7 @@ class DWIMLTrainer(Parameterized):
         return None
 
     def selection_value(self, metrics: dict[str, float]) -> float | None:
-        """Return what the best model is chosen by, the lower the better; None: this epoch is not judged.
-
-        Parameters
-        ----------
-        metrics
-            The epoch's, by name.
-        """
+        """Return what the best model is chosen by, of an epoch's metrics: the lower the better; None: not judged."""
         return loss_of(metrics, self.position.epoch, has_validation=self.has_validation)
 
     @property

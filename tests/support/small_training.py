@@ -35,6 +35,7 @@ def small_trainer(
     model_args: dict[str, Any] | None = None,
     loader_args: dict[str, Any] | None = None,
     tracking: bool = False,
+    trainer_class: type[DWIMLTrainerOneInput] | None = None,
     **kwargs: Any,
 ) -> DWIMLTrainerOneInput:
     """Return a trainer of a small Learn2Track with dropout, reversing, splitting and noise: all that is random."""
@@ -52,7 +53,7 @@ def small_trainer(
         **(loader_args or {}),
     }
     loader = DWIMLBatchLoaderOneInput(dataset, model, "input", "streamlines", seed=data_seed, **augmentation)
-    trainer_class = DWIMLTrainerOneInputWithGVPhase if tracking else DWIMLTrainerOneInput
+    trainer_class = trainer_class or (DWIMLTrainerOneInputWithGVPhase if tracking else DWIMLTrainerOneInput)
     build: Any = trainer_class.init_from_checkpoint if from_checkpoint else trainer_class
     if not from_checkpoint:
         kwargs = {
@@ -70,15 +71,15 @@ class AngleTrainer(DWIMLTrainerOneInput):
     """Logs the mean angle to the true directions, as a tensor, and the mean number of points, as a number."""
 
     def run_one_batch(self, targets: TensorSequence, ids_per_subj: Any) -> tuple[torch.Tensor, int]:
-        batch = self.batch_loader.model_batch(targets, ids_per_subj)
-        outputs = batch.run(self.model)
+        batch = self.model_batch(targets, ids_per_subj)
+        outputs = self.run_model(batch)
         true = targets.diff().data
         cosines = torch.nn.functional.cosine_similarity(self.model.get_tracking_directions(outputs, "det", None), true)
         self.log("angle_deg", torch.rad2deg(torch.acos(cosines.clamp(-1, 1))).mean(), len(true))
         if len(targets) > 1:
             # On a rank with one streamline or none: not logged.
             self.log("nb_points", targets.total_points / len(targets), len(targets))
-        return batch.loss(self.model, outputs)
+        return self.compute_loss(outputs, batch)
 
 
 def with_angle(trainer: DWIMLTrainerOneInput) -> DWIMLTrainerOneInput:

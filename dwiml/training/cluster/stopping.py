@@ -10,7 +10,10 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dwiml.training.settings import TrainerSettings
 
 MAX_TIME = "max_time"
 # What may be wanted between two steps; the highest of all ranks counts.
@@ -91,6 +94,15 @@ class Requests:
         self._max_seconds = None if max_time is None else parse_max_time(max_time)
         self._nb_sigint = 0
         self._previous: dict[signal.Signals, Any] = {}
+
+    @classmethod
+    def of(cls, settings: TrainerSettings) -> Requests:
+        """Return what a training with these settings may be asked for."""
+        return cls(
+            stop_signal=settings.stop_signal,
+            max_time=settings.max_time,
+            checkpoint_minutes=settings.checkpoint_minutes,
+        )
 
     def __enter__(self) -> Requests:
         self.reason, self._nb_sigint = None, 0

@@ -135,10 +135,10 @@ class Checkpointer:
             )
         _plain_state(name, thing)
         if self._stamp is not None and name not in self._waiting:
+            there = quoted([*self._registered, *self._waiting], limit=5)
             raise ValueError(
-                f"The checkpoint of '{self._folder.path}' has no registered state '{name}' (it has: "
-                f"{quoted(self._waiting, limit=5)}): go on with the script that the training began with, or start "
-                "another experiment."
+                f"The checkpoint of '{self._folder.path}' has no registered state '{name}' (it has: {there}): go on "
+                "with the script that the training began with, or start another experiment."
             )
         if name in self._waiting:
             try:

@@ -19,6 +19,7 @@ from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.models.saving import check_finite, check_fit, described
 from dwiml.training.experiment.folder import SECTIONS
 from dwiml.training.experiment.plain import check_json, check_keys, check_like, said
+from dwiml.training.optimization.optimizers import OPTIMIZERS
 from dwiml.training.reporting.own_metrics import check_metric_name
 from dwiml.training.state import GENERATION, MOST_EPOCHS, PHASES, TRAINING, Position
 
@@ -124,8 +125,10 @@ def check_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
     groups, kept = state["param_groups"], state["state"]
     if type(groups) is not list or len(groups) != len(own["param_groups"]):
         raise ValueError(f"it should have {len(own['param_groups'])} groups of parameters and has {said(groups)}")
+    # What another one changes in its groups and keeps for its parameters, only that one knows.
+    is_known = type(optimizer) in OPTIMIZERS.values()
     for theirs, ours in zip(groups, own["param_groups"], strict=True):
-        _check_group(theirs, ours)
+        _check_group(theirs, ours, values=is_known)
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
     if type(kept) is not dict:
         raise ValueError(f"what it keeps should be a dictionary and is {described(kept)}")
@@ -133,20 +136,21 @@ def check_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
     for number, values in kept.items():
         if type(number) is not int or not 0 <= number < len(parameters) or type(values) is not dict:
             raise ValueError(f"it keeps {described(values)} for parameter {said(number)} of {len(parameters)}")
-        _check_kept(values, parameters[number], number)
-        names.add(frozenset(values))
-    if not names <= _names_kept(optimizer) | {frozenset()}:
+        if is_known:
+            _check_kept(values, parameters[number], number)
+            names.add(frozenset(values))
+    if is_known and not names <= _names_kept(optimizer) | {frozenset()}:
         raise ValueError(f"what it keeps for each parameter is not what {type(optimizer).__name__} keeps")
 
 
-def _check_group(theirs: Any, ours: Mapping[str, Any]) -> None:
+def _check_group(theirs: Any, ours: Mapping[str, Any], *, values: bool) -> None:
     if type(theirs) is not dict:
         raise ValueError(f"a group of parameters should be a dictionary and is {described(theirs)}")
     unknown = [str(key)[:60] for key in theirs if key not in ours]
     if unknown or "params" not in theirs or "lr" not in theirs:
         raise ValueError(f"a group of parameters lacks 'params' or 'lr', or has unknown {quoted(unknown, limit=5)}")
     # What a later torch has added keeps this run's own value.
-    for key, value in theirs.items():
+    for key, value in theirs.items() if values else ():
         if key in _OF_THE_MACHINE:
             check_like(f"'{key}'", value, None)
             continue

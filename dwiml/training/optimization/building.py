@@ -11,7 +11,7 @@ from dwiml.training.optimization.averaging import AveragedWeights
 from dwiml.training.optimization.compiling import compile_layers
 from dwiml.training.optimization.nonfinite import NonFinitePolicy
 from dwiml.training.optimization.optimizers import build_optimizer, check_learning_rates
-from dwiml.training.optimization.schedule_base import Schedule
+from dwiml.training.optimization.schedule_base import LR_RATIO, Schedule
 from dwiml.training.optimization.schedules import build_schedule
 from dwiml.training.optimization.updates import WeightUpdater
 
@@ -89,10 +89,13 @@ def _optimizer(model: Any, settings: TrainerSettings, learning_rate: float) -> t
         raise TypeError(f"optimizer must return an optimizer of torch, got a {type(optimizer).__name__} from {name}.")
     if settings.weight_decay:
         raise ValueError(f"weight_decay is for optimizers by name, got {settings.weight_decay:g}: give it in {name}.")
-    rate = optimizer.param_groups[0]["lr"]
+    rate = float(optimizer.param_groups[0]["lr"])
     if rate != learning_rate:
         raise ValueError(
             f"The optimizer of {name} begins with a learning rate of {rate:g}, and learning_rates with "
-            f"{learning_rate:g}: give the same twice."
+            f"{learning_rate:g}: give both the same."
         )
+    for group in optimizer.param_groups:
+        if group["lr"] != rate:
+            group[LR_RATIO] = float(group["lr"]) / rate
     return optimizer

@@ -14,6 +14,8 @@ from dwiml.training.experiment.plain import check_like, said
 WARMUP_COSINE = "warmup_cosine"
 # The share of the learning rate that a warm-up begins with: a first step at zero would be a batch for nothing.
 WARMUP_START = 0.01
+# In a group of an optimizer of the script's: its learning rate, as a share of that of the first group.
+LR_RATIO = "lr_ratio"
 # No training has more epochs.
 MOST_EPOCHS = 10_000
 
@@ -36,7 +38,7 @@ class Schedule:
     name
         Of the schedule; None for ``learning_rates`` by epoch.
     optimizer
-        All its groups get the same learning rate.
+        All its groups get the same learning rate, but for those that have a ratio of their own (:data:`LR_RATIO`).
     planned_epochs
         Of the training when it began; a resumed run may have more or fewer, and the schedule keeps its shape.
     rate
@@ -71,7 +73,7 @@ class Schedule:
         """Give the optimizer the learning rate of its next step; ``fraction``, in [0, 1), of the epoch is done."""
         rate = self._rate(epoch, fraction)
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get(LR_RATIO, 1.0)
 
     def end_epoch(self, selection_loss: float | None) -> None:
         """Learn that an epoch is over, and the loss by which models are judged; None when there is none."""

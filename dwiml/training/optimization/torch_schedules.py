@@ -10,7 +10,7 @@ import torch
 from torch.optim import lr_scheduler
 
 from dwiml.training.optimization.optimizers import LARGEST_RATE
-from dwiml.training.optimization.schedule_base import MOST_EPOCHS, Schedule
+from dwiml.training.optimization.schedule_base import LR_RATIO, MOST_EPOCHS, Schedule
 
 SchedulerFactory = Callable[[torch.optim.Optimizer], lr_scheduler.LRScheduler]
 # They take other schedulers, or functions: neither can be recorded with the parameters of a run.
@@ -174,7 +174,8 @@ class _Settings(torch.optim.Optimizer):
 
     def __init__(self, optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
         groups = [
-            {**_changed(group), "params": [torch.empty(0)], "lr": learning_rate} for group in optimizer.param_groups
+            {**_changed(group), "params": [torch.empty(0)], "lr": learning_rate * group.get(LR_RATIO, 1.0)}
+            for group in optimizer.param_groups
         ]
         super().__init__(groups, _changed(optimizer.defaults))
 

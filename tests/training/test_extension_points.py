@@ -1,0 +1,413 @@
+"""What a user brings to a training: state, an optimizer, a schedule, loggers, a batch's loss."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_training import interrupt, logs, same_weights, small_trainer
+
+import dwiml
+from dwiml import DWIMLTrainerOneInput, Logger
+from dwiml.cli import resume
+from dwiml.files import read_json
+from dwiml.training.experiment.checkpoint import load_checkpoint
+
+
+class Counter:
+    """State of a user's: a number and a tensor that follow from the batches that were seen."""
+
+    def __init__(self) -> None:
+        self.nb, self.mean = 0, torch.zeros(3, dtype=torch.float64)
+
+    def update(self, points: torch.Tensor) -> None:
+        self.nb += 1
+        self.mean.lerp_(points.double().mean(dim=0), 0.1)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"nb": self.nb, "mean": self.mean}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.nb, self.mean = state["nb"], state["mean"].clone()
+
+
+class CountingTrainer(DWIMLTrainerOneInput):
+    """Its loss depends on its own state."""
+
+    counter: Counter
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.counter = Counter()
+        self.register_state("counter", self.counter)
+
+    def run_one_batch(self, targets: Any, ids_per_subj: Any) -> tuple[torch.Tensor, int]:
+        loss, n = super().run_one_batch(targets, ids_per_subj)
+        if self.model.training:
+            self.counter.update(targets.data)
+        return loss * (1 + 0.1 * float(self.counter.mean.sum())), n
+
+
+def counting(path: Path, experiments: Path, name: str = "exp", **kwargs: Any) -> CountingTrainer:
+    trainer = small_trainer(path, experiments, name, trainer_class=CountingTrainer, **kwargs)
+    assert isinstance(trainer, CountingTrainer)
+    return trainer
+
+
+@pytest.mark.parametrize("nth", [1, 3, 6])
+def test_registered_state_comes_back_within_an_epoch(tiny_hdf5: Path, tmp_path: Path, nth: int) -> None:
+    whole = counting(tiny_hdf5, tmp_path, "whole", max_epochs=2)
+    whole.train_and_validate()
+    part = counting(tiny_hdf5, tmp_path, max_epochs=2)
+    interrupt(part, nth)
+    saved = load_checkpoint(tmp_path / "exp" / "checkpoint")["registered"]["counter"]
+    assert 0 < saved["nb"] < whole.counter.nb
+    resumed = counting(tiny_hdf5, tmp_path, max_epochs=2, resume="must")
+    assert resumed.counter.nb == saved["nb"]
+    resumed.train_and_validate()
+    assert resumed.counter.nb == whole.counter.nb == 8
+    assert torch.equal(resumed.counter.mean, whole.counter.mean)
+    assert same_weights(whole.model, resumed.model)
+    assert logs(tmp_path / "whole") == logs(tmp_path / "exp")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from test_extension_points import counting
+from small_training import signal_at
+trainer = counting(Path(sys.argv[1]), Path(sys.argv[2]), max_epochs=2, checkpoint_minutes=1e-9)
+signal_at(trainer, 6, signal.SIGKILL)
+trainer.train_and_validate()
+"""
+
+
+def test_registered_state_survives_kill_9(tiny_hdf5: Path, tmp_path: Path) -> None:
+    whole = counting(tiny_hdf5, tmp_path, "whole", max_epochs=2)
+    whole.train_and_validate()
+    paths = [str(Path(__file__).parent), *sys.path]
+    code = f"import sys; sys.path[:0] = {paths!r}\n{KILLED}"
+    done = subprocess.run([sys.executable, "-c", code, str(tiny_hdf5), str(tmp_path)], timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL
+    resumed = counting(tiny_hdf5, tmp_path, max_epochs=2, resume="must")
+    assert 0 < resumed.counter.nb < 8
+    resumed.train_and_validate()
+    assert torch.equal(resumed.counter.mean, whole.counter.mean)
+    assert same_weights(whole.model, resumed.model)
+
+
+def test_a_checkpoint_with_other_names_is_one_sentence(tiny_hdf5: Path, tmp_path: Path) -> None:
+    interrupt(counting(tiny_hdf5, tmp_path, max_epochs=2), 1)
+    lacking = counting(tiny_hdf5, tmp_path, max_epochs=2, resume="must")
+    with pytest.raises(ValueError, match=r"has no registered state 'other' \(it has: 'counter'\)"):
+        lacking.register_state("other", Counter())
+    interrupt(small_trainer(tiny_hdf5, tmp_path, "plain", max_epochs=2), 1)
+    plain = small_trainer(tiny_hdf5, tmp_path, "plain", max_epochs=2, resume="must")
+    with pytest.raises(ValueError, match=r"has no registered state 'counter' \(it has: none\): go on with the script"):
+        plain.register_state("counter", Counter())
+
+
+class Forgetful(DWIMLTrainerOneInput):
+    """Registers nothing where it should."""
+
+    registers = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.registers:
+            self.register_state("mine", torch.nn.Linear(2, 1))
+
+
+def test_a_state_that_nothing_is_registered_for(
+    tiny_hdf5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=1, trainer_class=Forgetful)
+    assert not trainer.checkpointer.found
+    trainer.train_and_validate()
+    monkeypatch.setattr(Forgetful, "registers", False)
+    resumed = small_trainer(tiny_hdf5, tmp_path, max_epochs=2, resume="must", trainer_class=Forgetful)
+    with pytest.raises(ValueError, match=r"has the registered state 'mine', and this trainer has not: call register_"):
+        resumed.train_and_validate()
+
+
+class Stubborn(Counter):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        raise KeyError("nb_of_old")
+
+
+class Unsaveable(Counter):
+    def state_dict(self) -> dict[str, Any]:
+        return {"itself": self}
+
+
+def test_what_cannot_be_registered_is_one_sentence(tiny_hdf5: Path, tmp_path: Path) -> None:
+    trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=2)
+    with pytest.raises(ValueError, match="The registered state 'x' must hold numbers, texts, tensors") as caught:
+        trainer.register_state("x", Unsaveable())
+    assert "\n" not in str(caught.value)
+    with pytest.raises(TypeError, match="'x' is a dict, which has no state_dict and no load_state_dict"):
+        trainer.register_state("x", {})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="register_state needs a name, a text, got ''"):
+        trainer.register_state("", Counter())
+    trainer.register_state("x", Counter())
+    with pytest.raises(ValueError, match="'x' is registered already"):
+        trainer.register_state("x", Counter())
+    interrupt(trainer, 1)
+    resumed = small_trainer(tiny_hdf5, tmp_path, max_epochs=2, resume="must")
+    with pytest.raises(ValueError, match=r"does not fit: the registered state 'x' cannot be taken up \('nb_of_old'\)"):
+        resumed.register_state("x", Stubborn())
+
+
+def two_groups(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """Return an optimizer whose last parameters learn ten times as fast."""
+    return torch.optim.NAdam([{"params": parameters[:-2]}, {"params": parameters[-2:], "lr": 0.1}], lr=0.01)
+
+
+def other_groups(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    return two_groups(parameters)
+
+
+def warm_then_step(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    parts = [
+        torch.optim.lr_scheduler.LinearLR(optimizer, 0.5, total_iters=1),
+        torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5),
+    ]
+    return torch.optim.lr_scheduler.SequentialLR(optimizer, parts, milestones=[1])
+
+
+OWN: dict[str, Any] = {"max_epochs": 3, "learning_rates": 0.01, "optimizer": two_groups}
+
+
+@pytest.mark.parametrize("lr_scheduler", [None, "warmup_cosine", warm_then_step])
+def test_an_optimizer_and_a_schedule_of_ones_own_are_resumed_exactly(
+    tiny_hdf5: Path, tmp_path: Path, lr_scheduler: Any
+) -> None:
+    options = {**OWN, "lr_scheduler": lr_scheduler}
+    whole = small_trainer(tiny_hdf5, tmp_path, "whole", **options)
+    whole.train_and_validate()
+    interrupt(small_trainer(tiny_hdf5, tmp_path, **options), 6)
+    last = small_trainer(tiny_hdf5, tmp_path, resume="must", **options)
+    assert isinstance(last.optimizer, torch.optim.NAdam)
+    last.train_and_validate()
+    assert same_weights(whole.model, last.model)
+    assert logs(tmp_path / "whole") == logs(tmp_path / "exp")
+    # The groups keep their ratio, whatever the schedule.
+    first, second = (group["lr"] for group in last.optimizer.param_groups)
+    assert second == pytest.approx(10 * first)
+    recorded = read_json(tmp_path / "exp" / "parameters.json")["trainer"]
+    assert recorded["optimizer"] == f"{__name__}.two_groups"
+    if callable(lr_scheduler):
+        assert recorded["lr_scheduler"] == f"{__name__}.warm_then_step"
+        rates = [line["learning_rate"] for line in logs(tmp_path / "whole")]
+        assert rates == pytest.approx([0.005, 0.01, 0.005])
+
+
+def test_another_optimizer_is_refused_and_the_command_names_the_script(
+    tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupted = small_trainer(tiny_hdf5, tmp_path, **OWN)
+    interrupt(interrupted, 1)
+    assert "or dwiml resume" not in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"trainer.optimizer was '.*two_groups' and is now '.*other_groups'"):
+        small_trainer(tiny_hdf5, tmp_path, resume="must", **OWN | {"optimizer": other_groups})
+    assert resume.main([str(tmp_path / "exp")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "was trained with optimizer" in line
+    assert "which its script has made: run that script again with resume='auto'" in line
+    parts = (interrupted.model, tmp_path, "exp", interrupted.batch_sampler, interrupted.batch_loader)
+    resumed = DWIMLTrainerOneInput.init_from_checkpoint(*parts, optimizer=two_groups, verbose=False)
+    resumed.train_and_validate()
+    assert len(logs(tmp_path / "exp")) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "sentence"),
+    [
+        ({"optimizer": lambda parameters: None}, TypeError, "optimizer must return an optimizer of torch, got a None"),
+        ({"optimizer": "adam"}, ValueError, "optimizer must be one of Adam, AdamW, RAdam, SGD, got 'adam'"),
+        ({"optimizer": torch.optim.NAdam, "weight_decay": 0.1}, ValueError, "weight_decay is for optimizers by name"),
+        ({"optimizer": two_groups, "learning_rates": 0.1}, ValueError, "begins with a learning rate of 0.01, and lear"),
+        ({"lr_scheduler": lambda optimizer: None, "learning_rates": 0.1}, ValueError, "not a torch scheduler"),
+    ],
+)
+def test_what_is_no_optimizer_or_schedule(
+    tiny_hdf5: Path, tmp_path: Path, options: dict[str, Any], error: type[Exception], sentence: str
+) -> None:
+    with pytest.raises(error, match=sentence):
+        small_trainer(tiny_hdf5, tmp_path, **{"learning_rates": 0.002, **options})
+
+
+def test_a_partial_is_recorded_with_its_arguments(tiny_hdf5: Path, tmp_path: Path) -> None:
+    made = functools.partial(torch.optim.SGD, lr=0.01, momentum=0.9)
+    trainer = small_trainer(tiny_hdf5, tmp_path, learning_rates=0.01, optimizer=made)
+    assert trainer.params["optimizer"] == "torch.optim.sgd.SGD(lr=0.01, momentum=0.9)"
+
+
+class ListLogger(Logger):
+    """Keeps what it receives, and counts the epochs in the checkpoint."""
+
+    def __init__(self, name: str = "list") -> None:
+        self._name = name
+        self.received: list[Any] = []
+        self.nb_epochs = 0
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def log_parameters(self, params: Mapping[str, Any]) -> None:
+        self.received.append(params["trainer"]["max_epochs"])
+
+    def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
+        self.nb_epochs += 1
+        self.received.append((epoch, metrics["train_loss"]))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"nb_epochs": self.nb_epochs}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.nb_epochs = state["nb_epochs"]
+
+    def close(self) -> str | None:
+        self.received.append("closed")
+        return "The list is complete."
+
+
+def test_a_logger_of_ones_own_receives_what_the_log_has(
+    tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = ListLogger()
+    small_trainer(tiny_hdf5, tmp_path, max_epochs=2, loggers=[first], verbose=True).train_and_validate()
+    losses = [(line["epoch"], line["train_loss"]) for line in logs(tmp_path / "exp")]
+    assert first.received == [2, *losses, "closed"]
+    assert "The list is complete." in capsys.readouterr().err
+    assert read_json(tmp_path / "exp" / "parameters.json")["trainer"]["loggers"] == ["list"]
+    # Its state is in the checkpoint; other loggers may come and go.
+    second, other = ListLogger(), ListLogger("other")
+    options: dict[str, Any] = {"max_epochs": 3, "resume": "must"}
+    small_trainer(tiny_hdf5, tmp_path, loggers=[second, other], **options).train_and_validate()
+    assert (second.nb_epochs, other.nb_epochs) == (3, 1)
+    small_trainer(tiny_hdf5, tmp_path, **{**options, "max_epochs": 4}).train_and_validate()
+    assert len(logs(tmp_path / "exp")) == 4
+
+
+@pytest.mark.parametrize("fails_in", ["log_parameters", "log_metrics", "state_dict", "load_state_dict", "close"])
+def test_a_logger_that_fails_never_stops_the_training(
+    tiny_hdf5: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, fails_in: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_trainer(tiny_hdf5, tmp_path, "whole", max_epochs=2).train_and_validate()
+    small_trainer(tiny_hdf5, tmp_path, max_epochs=1, loggers=[ListLogger()]).train_and_validate()
+
+    def fail(*args: Any) -> Any:
+        raise ConnectionError("no answer")
+
+    monkeypatch.setattr(ListLogger, fails_in, fail)
+    with caplog.at_level(logging.WARNING):
+        small_trainer(tiny_hdf5, tmp_path, max_epochs=2, loggers=[ListLogger()], resume="must").train_and_validate()
+    assert logs(tmp_path / "exp") == logs(tmp_path / "whole")
+    sentence = "Logger 'list' failed (ConnectionError: no answer); the training goes on without it"
+    assert [sentence in record.getMessage() for record in caplog.records] == [True], "It is told once."
+
+
+def test_a_loggers_state_that_cannot_be_saved(
+    tiny_hdf5: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ListLogger, "state_dict", lambda self: {"itself": self})
+    with caplog.at_level(logging.WARNING):
+        small_trainer(tiny_hdf5, tmp_path, max_epochs=1, loggers=[ListLogger()]).train_and_validate()
+    assert "Logger 'list' failed" in caplog.text
+    assert load_checkpoint(tmp_path / "exp" / "checkpoint")["loggers"]["list"] == {}
+
+
+def test_the_command_says_that_loggers_need_the_script(
+    tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupt(small_trainer(tiny_hdf5, tmp_path, max_epochs=1, loggers=[ListLogger()]), 1)
+    assert resume.main([str(tmp_path / "exp")]) == 2
+    assert "was trained with loggers ['list'], which its script has made" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("loggers", "error", "sentence"),
+    [
+        (
+            [ListLogger],
+            TypeError,
+            "must be a list of instances of subclasses of dwiml.Logger, got the class Lis",
+        ),
+        ([print], TypeError, "got a builtin_function_or_method"),
+        (ListLogger(), TypeError, "got a ListLogger"),
+        ([ListLogger(), ListLogger()], ValueError, "Two loggers are called 'list'"),
+        ([ListLogger("comet")], ValueError, "Two loggers are called 'comet'"),
+    ],
+)
+def test_what_are_no_loggers(
+    tiny_hdf5: Path, tmp_path: Path, loggers: Any, error: type[Exception], sentence: str
+) -> None:
+    with pytest.raises(error, match=sentence):
+        small_trainer(tiny_hdf5, tmp_path, loggers=loggers)
+
+
+def test_a_trial_calls_no_logger_of_ones_own(tiny_hdf5: Path, tmp_path: Path) -> None:
+    logger = ListLogger()
+    small_trainer(tiny_hdf5, tmp_path, loggers=[logger], fast_dev_run=True).train_and_validate()
+    assert not logger.received
+
+
+class Rewritten(DWIMLTrainerOneInput):
+    """Writes out what the superclass does."""
+
+    def run_one_batch(self, targets: Any, ids_per_subj: Any) -> tuple[torch.Tensor, int]:
+        batch = self.model_batch(targets, ids_per_subj)
+        outputs = self.run_model(batch)
+        return self.compute_loss(outputs, batch)
+
+
+class Bare(DWIMLTrainerOneInput):
+    """Loses the noise."""
+
+    def run_one_batch(self, targets: Any, ids_per_subj: Any) -> tuple[torch.Tensor, int]:
+        streamlines = targets.trimmed_last()
+        inputs = self.batch_loader.load_batch_inputs(streamlines, ids_per_subj)
+        result: tuple[torch.Tensor, int] = self.model.compute_loss(self.model(inputs, streamlines), targets)
+        return result
+
+
+def test_a_batch_that_is_written_out_is_the_same(
+    tiny_hdf5: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = small_trainer(tiny_hdf5, tmp_path, "whole", max_epochs=1)
+    whole.train_and_validate()
+    rewritten = small_trainer(tiny_hdf5, tmp_path, max_epochs=1)
+    rewritten.__class__ = Rewritten
+    rewritten.train_and_validate()
+    assert same_weights(whole.model, rewritten.model)
+    assert logs(tmp_path / "whole") == logs(tmp_path / "exp")
+    assert not caplog.records
+
+
+def test_noise_that_is_lost_is_warned_of_once(
+    tiny_hdf5: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=2)
+    trainer.__class__ = Bare
+    trainer.train_and_validate()
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "Bare.run_one_batch does not call self.model_batch: what the batch loader was asked for "
+        "(noise_gaussian_size_forward, noise_gaussian_size_loss, the volume 'input') does not reach the model, unless "
+        "run_one_batch sees to it."
+    )
+
+
+def test_the_public_logger_is_the_loggers_class() -> None:
+    with pytest.raises(NotImplementedError, match="Logger has no log_metrics"):
+        dwiml.Logger().log_metrics({}, 0)
