@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from dwiml.cli import create_hdf5
+from dwiml.cli import train as train_command
+from dwiml.cli.config_file import parse_options
 from dwiml.cli.main import main
 from dwiml.cli.phantom import build_parser
 from dwiml.phantom import create
@@ -47,10 +50,11 @@ def test_readme_tells_commands_that_exist() -> None:
     assert phantom[:2] == ["dwiml", "phantom"]
     arguments = build_parser().parse_args(phantom[2:])
     assert (arguments.nb_subjects, arguments.seed, arguments.size) == (7, 3, "small")
-    for command in (create, train):
-        module = importlib.import_module(f"dwiml.cli.{command[1]}")
-        parsed = vars(module.build_parser().parse_args(command[2:]))
-        assert "../phantom.hdf5" in parsed.values()
+    created = vars(create_hdf5.build_parser().parse_args(create[2:]))
+    model_parser = train_command.build_model_parser(train[2])
+    parsed = vars(parse_options(model_parser, train[3:], positional=tuple(train_command.PATHS)))
+    assert "../phantom.hdf5" in created.values()
+    assert parsed["hdf5_file"] == "../phantom.hdf5"
     for command, name in ((track, "subject"), (score, "ground_truth")):
         module = importlib.import_module(f"dwiml.cli.{command[1]}")
         assert "sub-07" in vars(module.build_parser().parse_args(command[2:]))[name]
