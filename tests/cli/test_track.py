@@ -285,7 +285,7 @@ def test_standardization_of_another_hdf5_file(
     copy = tmp_path / "copy.hdf5"
     shutil.copy(phantom / "data.hdf5", copy)
     with edited(copy) as handle:
-        # As the field's existing tool writes it.
+        # As dwi_ml writes it.
         handle.attrs["groups_config"] = str(json.loads(handle.attrs["groups_config"]))
     assert main([*command, "--hdf5_file", str(copy)]) == 2
     assert "was standardized within a mask ('masks/wm.nii.gz' of each subject)" in capsys.readouterr().err

@@ -28,7 +28,7 @@ def test_what_is_known_before_loading(tiny_hdf5: Path) -> None:
     [
         (None, {}),
         ('{"a": {"type": "volume", "files": ["x"]}, "b": 3}', {"a": {"type": "volume", "files": ["x"]}}),
-        # As the field's existing tool writes it.
+        # As dwi_ml writes it.
         ("{'a': {'std_mask': ('x', None), 'on': True}}", {"a": {"std_mask": ["x", None], "on": True}}),
         ("Not defined by user", {}),
         ('["a"]', {}),
