@@ -1,1 +1,1 @@
-"""Chapter 2, read: an HDF5 file of many subjects, in memory or memory-mapped."""
+"""Read an HDF5 file of many subjects, into memory or memory-mapped."""

@@ -1,4 +1,4 @@
-"""A check of a whole HDF5 file, object by object, that continues after a damaged one."""
+"""Check a whole HDF5 file, group by group, continuing after a damaged one."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _BLOCK_BYTES = 2**26
 
 @dataclass
 class GroupReport:
-    """What was found in one group.
+    """Result of the check of one group.
 
     Attributes
     ----------
     subset, subject, group
-        Where it is.
+        The group that was checked.
     content
-        What it holds, in words; empty when that could not be read.
+        Description of its content; empty if it could not be read.
     faults
-        One sentence each.
+        One sentence for each fault.
     nb_datasets, nb_with_digest
-        How many datasets it has, and how many of them have a digest.
+        Number of datasets, and of datasets with a digest.
     """
 
     subset: str
@@ -46,14 +46,22 @@ class GroupReport:
 
 @dataclass
 class FileReport:
-    """What was found in a file: its groups, and the faults that concern several of them."""
+    """Result of the check of a file.
+
+    Attributes
+    ----------
+    groups
+        The result for each group.
+    faults
+        Faults of a subject or of several groups, one sentence each.
+    """
 
     groups: list[GroupReport] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
     @property
     def all_faults(self) -> list[str]:
-        """All sentences, those of the file first."""
+        """All faults, those of the whole file first."""
         return [*self.faults, *(fault for group in self.groups for fault in group.faults)]
 
 
@@ -65,28 +73,28 @@ def check_hdf5_file(
 ) -> FileReport:
     """Check every group of every subject of a file.
 
-    Without ``digests``: links, attributes and their digest, shapes, sizes, offsets; all coordinates, and the lengths of
-    all streamlines; the connectivity. With it, all values are read, volumes too, compared with their digest, and
-    searched for NaN.
+    The check covers links, attributes and their digests, shapes, sizes, offsets, all coordinates, the lengths of all
+    streamlines, and the connectivity. With ``digests=True``, all values are also read, including the volumes, compared
+    with their digests, and checked for NaN.
 
     Parameters
     ----------
     path
-        The file.
+        The HDF5 file.
     digests
-        Read all values.
+        Whether to read all values and compare them with their digests.
     on_group
-        Called with (groups done, groups in all), first with (0, all).
+        Called with (number of groups done, total number), first with (0, total).
 
     Returns
     -------
     FileReport
-        What was found; a damaged group does not end the check.
+        The faults that were found; a damaged group does not end the check.
 
     Raises
     ------
     FileNotFoundError, OSError, ValueError
-        When the file cannot be opened, or its root lists no subjects.
+        If the file cannot be opened, or its root attributes are invalid.
     """
     report = FileReport()
     with open_hdf5(path) as file:
@@ -103,7 +111,7 @@ def check_hdf5_file(
 
 
 def _groups(file: StoredFile, report: FileReport) -> Iterator[tuple[GroupReport, str]]:
-    """Yield the groups of all subjects, with their type."""
+    """Yield the groups of all subjects and their type."""
     for subset, subjects in subject_lists(file).items():
         for name in subjects:
             found = 0
@@ -117,7 +125,7 @@ def _groups(file: StoredFile, report: FileReport) -> Iterator[tuple[GroupReport,
                 report.faults.append(str(error))
                 continue
             if not found:
-                report.faults.append(f"Subject '{name}' has no group of volumes or of streamlines.")
+                report.faults.append(f"Subject '{name}' has no volume or streamlines group.")
 
 
 def _check_group(file: StoredFile, place: GroupReport, kind: str, *, digests: bool) -> None:
@@ -134,7 +142,7 @@ def _check_group(file: StoredFile, place: GroupReport, kind: str, *, digests: bo
     attempt(lambda: datasets.extend(file.root.group(place.subject).group(place.group).datasets()))
     place.nb_datasets = len(datasets)
     place.nb_with_digest = sum(dataset.digest is not None for dataset in datasets)
-    # The values of a volume whose group is in order were compared there.
+    # The values of an undamaged volume group were already compared above.
     compared = f"{place.subject}/{place.group}/{schema.DATA}" if kind == schema.TYPE_VOLUME and place.content else ""
     for dataset in datasets if digests else []:
         if dataset.name != compared:
@@ -170,7 +178,7 @@ def _check_values(dataset: StoredDataset) -> None:
 
 
 def _compare_subjects(report: FileReport, places: list[GroupReport], kinds: list[str]) -> None:
-    """Note the groups that only some subjects have."""
+    """Report the groups that only some subjects have."""
     groups: dict[tuple[str, str], set[str]] = {}
     for place, kind in zip(places, kinds, strict=True):
         groups.setdefault((kind, place.group), set()).add(place.subject)

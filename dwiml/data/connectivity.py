@@ -1,4 +1,4 @@
-"""Which regions of a subject are connected: the matrix of a streamlines group, and what its rows are."""
+"""Read the connectivity matrix of a streamlines group, and the regions that its rows stand for."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Connectivity:
-    """What :func:`dwiml.ops.connectivity_matrix.connection_status` needs to know of a subject.
+    """The connectivity of a subject, as used by :func:`dwiml.ops.connectivity_matrix.connection_status`.
 
     Attributes
     ----------
     regions
-        The regions of the subject's voxel space, corner origin.
+        The R regions, in the subject's voxel space, corner origin.
     connections
-        The pairs of them that are connected.
+        The connected pairs of regions, a sparse matrix of shape (R, R).
     """
 
     regions: Regions
@@ -38,37 +38,39 @@ class Connectivity:
 
 
 def read_connectivity(path: str | Path, subject: str, group: str) -> Connectivity | None:
-    """Read the matrix of a streamlines group, some rows at a time; only the pairs that it connects stay in memory.
+    """Read the connectivity matrix of a streamlines group, a few rows at a time.
+
+    Only the connected pairs are kept in memory.
 
     Parameters
     ----------
     path
-        An HDF5 file made by ``dwiml create_hdf5``, or by dwi_ml.
+        An HDF5 file created by ``dwiml create_hdf5`` or by dwi_ml.
     subject, group
-        The subject and its streamlines group.
+        Names of the subject and of its streamlines group.
 
     Returns
     -------
-    Connectivity, or None
-        None when the group has no matrix.
+    Connectivity or None
+        None if the group has no matrix.
 
     Raises
     ------
     FileNotFoundError
-        When there is no such file.
+        If the file does not exist.
     ValueError
-        When there is no such subject or group, or its matrix is damaged: the message names the file, the subject and
-        the group.
+        If the subject or the group does not exist, or the matrix is damaged. The message names the file, the subject
+        and the group.
     """
     with open_hdf5(path) as file:
         known = groups_of_type(file.root.group(subject), schema.TYPE_STREAMLINES) if subject in file.root else []
         if group not in known:
-            raise ValueError(f"'{path}' has no streamlines group '{group}' of a subject '{subject}'.")
+            raise ValueError(f"'{path}' has no streamlines group '{group}' for the subject '{subject}'.")
         return _Reader(file.root.group(subject).group(group)).read()
 
 
 class _Reader:
-    """Reads one group; each fault becomes one sentence."""
+    """Reads the connectivity of one group; each fault is raised as one sentence."""
 
     def __init__(self, node: StoredGroup) -> None:
         self._node = node
@@ -81,8 +83,7 @@ class _Reader:
             matrix = _HashedRows(self._node.dataset(schema.CONNECTIVITY_MATRIX))
             if len(matrix.shape) == 2 and is_background_counted(regions, matrix.shape[0]):
                 logger.warning(
-                    "The first row of the connectivity matrix of '%s' is that of the background "
-                    "(label 0); it is left out.",
+                    "The first row of the connectivity matrix of '%s' is the background (label 0); it is ignored.",
                     self._node.name,
                 )
             connections = connections_of(matrix, regions)
@@ -91,7 +92,7 @@ class _Reader:
         except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             reason = str(error).rstrip(".")
             if str(self._node.file.path) in reason:
-                # It names the file and the object already.
+                # The message already names the file and the object.
                 raise
             self._refuse(reason[:1].lower() + reason[1:])
 
@@ -102,20 +103,20 @@ class _Reader:
             given = np.asarray(self._attribute(schema.CONNECTIVITY_NB_BLOCS)).reshape(-1)
             blocs = [int(nb) for nb in (given if len(given) != 1 else np.repeat(given, 3))]
             if not shape:
-                raise ValueError(f"the group lacks '{schema.DIMENSIONS}', which blocs are parts of")
+                raise ValueError(f"the group has no '{schema.DIMENSIONS}', which is needed to divide it into blocs")
             return BlocRegions(shape, tuple(blocs))  # type: ignore[arg-type]
         if kind == schema.FROM_LABELS:
             if schema.CONNECTIVITY_LABEL_VOLUME not in self._node:
-                raise ValueError(f"the group lacks '{schema.CONNECTIVITY_LABEL_VOLUME}'")
+                raise ValueError(f"the group has no '{schema.CONNECTIVITY_LABEL_VOLUME}'")
             dataset = self._node.dataset(schema.CONNECTIVITY_LABEL_VOLUME)
             volume = dataset.read()
             dataset.check_digest(volume)
             labels = LabelRegions.from_volume(volume)
             if shape and labels.shape != shape:
-                raise ValueError(f"labels have shape {labels.shape}, the streamlines' volume is {shape}")
+                raise ValueError(f"the labels have shape {labels.shape}, but the volume of the streamlines {shape}")
             return labels
         raise ValueError(
-            f"its type is '{kind}'; it must be {quoted([schema.FROM_BLOCS])} or {quoted([schema.FROM_LABELS])}"
+            f"its type is '{kind}', but must be {quoted([schema.FROM_BLOCS])} or {quoted([schema.FROM_LABELS])}"
         )
 
     def _attribute(self, name: str) -> Any:
@@ -123,7 +124,7 @@ class _Reader:
         for node in (self._node, self._node.dataset(schema.CONNECTIVITY_MATRIX)):
             if node.has_attribute(name):
                 return node.attribute(name)
-        raise ValueError(f"the group lacks '{name}'")
+        raise ValueError(f"the group has no '{name}'")
 
     def _refuse(self, reason: str) -> NoReturn:
         subject, group = self._node.name.split("/", 1)
@@ -134,7 +135,7 @@ class _Reader:
 
 
 class _HashedRows:
-    """A matrix that gives its rows in order, once, and takes their digest on the way."""
+    """A matrix whose rows are read once, in order, to compute their digest at the same time."""
 
     def __init__(self, dataset: StoredDataset) -> None:
         self._dataset, self.shape = dataset, dataset.shape

@@ -1,4 +1,4 @@
-"""The data of many subjects, in three subsets: what the HDF5 file holds, eager or lazy."""
+"""The data of many subjects in three subsets, read from the HDF5 file into memory or lazily."""
 
 from __future__ import annotations
 
@@ -28,7 +28,15 @@ SUBSETS = tuple(schema.SUBJECT_LISTS)
 
 @dataclass(frozen=True)
 class SubjectData:
-    """One subject's groups, by name."""
+    """The data of one subject.
+
+    Attributes
+    ----------
+    subject_id
+        The subject's name.
+    volumes, streamlines
+        {name of the group: its data}.
+    """
 
     subject_id: str
     volumes: dict[str, SubjectVolume]
@@ -37,9 +45,18 @@ class SubjectData:
 
 @dataclass
 class MultisubjectSubset(Sequence[SubjectData]):
-    """The subjects of one subset (training, validation or testing), in the file's order.
+    """The subjects of one subset (training, validation or testing), in the order of the file.
 
     ``subset[i]`` is the :class:`SubjectData` of subject i; ``subset.subjects[i]`` is its name.
+
+    Attributes
+    ----------
+    name
+        ``"training"``, ``"validation"`` or ``"testing"``.
+    subjects_data
+        The data of each subject.
+    loaded
+        Whether :meth:`MultiSubjectDataset.load_data` loaded this subset.
     """
 
     name: str
@@ -67,14 +84,14 @@ class MultisubjectSubset(Sequence[SubjectData]):
 
     @property
     def streamline_lengths_mm(self) -> dict[str, list[npt.NDArray[np.float32]]]:
-        """For each streamlines group, each subject's lengths in mm, shape (S,)."""
+        """{streamlines group: length of each streamline in mm, shape (S,), float32, for each subject}."""
         return {
             group: [subject.streamlines[group].lengths_mm for subject in self.subjects_data] for group in self._groups()
         }
 
     @property
     def total_nb_streamlines(self) -> dict[str, int]:
-        """For each streamlines group, the number of streamlines of all subjects together."""
+        """{streamlines group: total number of streamlines of all subjects}."""
         return {
             group: sum(len(subject.streamlines[group]) for subject in self.subjects_data) for group in self._groups()
         }
@@ -84,35 +101,35 @@ class MultisubjectSubset(Sequence[SubjectData]):
 
 
 class MultiSubjectDataset(Parameterized):
-    """An HDF5 file made by ``dwiml create_hdf5`` (or by dwi_ml), ready to be read.
+    """The volumes and streamlines of many subjects, in an HDF5 file created by ``dwiml create_hdf5`` or by dwi_ml.
 
     Parameters
     ----------
     hdf5_file
         The HDF5 file of all subjects.
     lazy
-        Leave the data in the file: memory-mapped, read when needed. Otherwise all of it is read by
-        :meth:`load_data`.
+        Leave the data in the file and read them when they are needed, through a memory map. By default,
+        :meth:`load_data` reads all data into memory.
     cache_size
-        How many subjects' volumes are kept on the training device at once, at least those of one batch.
+        Number of subjects whose volumes are kept on the training device at the same time (at least those of one batch).
 
     Attributes
     ----------
     volume_groups, streamline_groups : list of str
-        The groups' names, those of every subject.
+        Names of the groups, which are the same for all subjects.
     nb_features : dict of int
         The number of features of each volume group.
     groups_config : dict of dict
-        What the file was made from, for each group; empty where the file does not say.
+        The groups config that the file was created from; empty if it is not recorded in the file.
     training_set, validation_set, testing_set : MultisubjectSubset
-        Empty until :meth:`load_data`.
+        The three subsets; empty until :meth:`load_data` is called.
     nb_loads : int
-        How often :meth:`load_data` was called: what was derived from the data before is out of date.
+        Number of calls to :meth:`load_data`; anything derived from the data is outdated when it changes.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        When the file is missing, is not one of ours, or its subjects do not have the same groups.
+        If the file is missing, does not have the expected layout, or its subjects do not have the same groups.
     """
 
     def __init__(self, hdf5_file: str | Path, *, lazy: bool = False, cache_size: int = 1) -> None:
@@ -133,10 +150,10 @@ class MultiSubjectDataset(Parameterized):
         self.nb_features = self._read_nb_features(subjects)
         self.groups_config = groups_config(file)
         self._identity: FileIdentity = file.identity
-        # Of the file with this identity: a trainer asks several times.
+        # Cached for the file with this identity, because a trainer needs it several times.
         self._fingerprint: str | None = None
 
-    @ended_by_signals(library="the data were loaded: nothing was trained yet")
+    @ended_by_signals(library="loading the data; nothing was trained yet")
     def load_data(
         self,
         load_training: bool = True,
@@ -146,22 +163,22 @@ class MultiSubjectDataset(Parameterized):
         volume_groups: Sequence[str] | str | None = None,
         streamline_groups: Sequence[str] | str | None = None,
     ) -> None:
-        """Read the data (eager) or note where they are (lazy).
+        """Read the data into memory, or only their location in the file if the dataset is lazy.
 
         Parameters
         ----------
         load_training, load_validation, load_testing
-            Which subsets; the others stay empty.
+            Which subsets to load; the others are empty.
         subj_id
-            Only this subject, in whichever of the subsets it is.
+            Load only this subject, in any of these subsets.
         volume_groups, streamline_groups
-            Only these groups, or this one; None for all.
+            Load only these groups (a name or several); None for all.
 
         Raises
         ------
         ValueError
-            When a group or the subject does not exist, or something is damaged or implausible: see the page
-            "Making the HDF5 file" for what is checked when. The sentence names the subject and the group.
+            If a group or the subject does not exist, or data are damaged or implausible. The message names the subject
+            and the group. The page "Making the HDF5 file" lists all checks.
         """
         wanted = {"training": load_training, "validation": load_validation, "testing": load_testing}
         self.nb_loads += 1
@@ -184,27 +201,39 @@ class MultiSubjectDataset(Parameterized):
                 setattr(self, f"{name}_set", MultisubjectSubset(name, data, loaded=True))
 
     def subset(self, phase: str) -> MultisubjectSubset:
-        """Return the subset by its name: ``training``, ``validation`` or ``testing``."""
+        """Return a subset by its name: ``"training"``, ``"validation"`` or ``"testing"``."""
         subset: MultisubjectSubset = getattr(self, f"{phase}_set")
         return subset
 
     def check_volume_group(self, group: str) -> None:
-        """Raise the sentence that names the volume groups that exist, when ``group`` is not one of them."""
+        """Check that a volume group exists.
+
+        Raises
+        ------
+        ValueError
+            If it does not. The message lists the existing volume groups.
+        """
         self._check_names("Volume", [group], self.volume_groups)
 
     def check_streamline_group(self, group: str) -> None:
-        """Raise the sentence that names the streamlines groups that exist, when ``group`` is not one of them."""
+        """Check that a streamlines group exists.
+
+        Raises
+        ------
+        ValueError
+            If it does not. The message lists the existing streamlines groups.
+        """
         self._check_names("Streamlines", [group], self.streamline_groups)
 
     def fingerprint(self) -> str:
-        """Return the fingerprint of the file, by which two files hold the same data: the same for a copy.
+        """Return the fingerprint of the file, which is the same for all files with the same data.
 
         See :func:`dwiml.hdf5.stored.fingerprint.fingerprint_of` for what it covers.
 
         Raises
         ------
         ValueError
-            When the file is no longer the one that was loaded.
+            If the file is no longer the one that was loaded.
         """
         self._identity.check(self.hdf5_file)
         if self._fingerprint is None:
@@ -218,14 +247,14 @@ class MultiSubjectDataset(Parameterized):
             streamlines={group: SubjectStreamlines(subject, group, lazy=self.lazy) for group in streamlines},
         )
 
-    def _check_names(self, kind: str, asked: Sequence[str] | str | None, known: list[str]) -> list[str]:
-        if asked is None:
+    def _check_names(self, kind: str, requested: Sequence[str] | str | None, known: list[str]) -> list[str]:
+        if requested is None:
             return known
-        asked = [asked] if isinstance(asked, str) else asked
-        for name in asked:
+        requested = [requested] if isinstance(requested, str) else requested
+        for name in requested:
             if name not in known:
                 raise ValueError(f"{kind} group '{name}' not found in {self.hdf5_file}; it has: {quoted(known)}.")
-        return list(asked)
+        return list(requested)
 
     def _read_groups(self, subjects: Mapping[str, StoredGroup], group_type: str) -> list[str]:
         groups = {name: groups_of_type(subject, group_type) for name, subject in subjects.items()}
@@ -233,8 +262,8 @@ class MultiSubjectDataset(Parameterized):
         for name, found in groups.items():
             if found != groups[first or name]:
                 raise ValueError(
-                    f"'{self.hdf5_file}': subject '{name}' has the {group_type} groups {quoted(found)}, "
-                    f"subject '{first}' has {quoted(groups[first or name])}; all must have the same."
+                    f"'{self.hdf5_file}': subject '{name}' has the {group_type} groups {quoted(found)}, but subject "
+                    f"'{first}' has {quoted(groups[first or name])}; all subjects must have the same groups."
                 )
         return groups[first] if first is not None else []
 
@@ -242,7 +271,7 @@ class MultiSubjectDataset(Parameterized):
         nb_features: dict[str, int] = {}
         for name, subject in subjects.items():
             for group in self.volume_groups:
-                # Its digest is compared when it is loaded.
+                # The digest is compared when the group is loaded.
                 node = checked_group(subject, group, [schema.DATA], [], verify=False)
                 shape = node.dataset(schema.DATA).shape
                 found = shape[-1] if shape else 0
@@ -250,6 +279,6 @@ class MultiSubjectDataset(Parameterized):
                 if found != expected:
                     raise ValueError(
                         f"'{self.hdf5_file}': volume group '{group}' has {found} features for subject '{name}' and "
-                        f"{expected} for the subjects before it; all must have the same number."
+                        f"{expected} for the subjects before it; all subjects must have the same number."
                     )
         return nb_features

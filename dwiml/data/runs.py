@@ -1,4 +1,4 @@
-"""Checks of a subject's streamlines: where each begins and ends among the points, and where points may lie."""
+"""Checks of the offsets, lengths and coordinates of a subject's streamlines."""
 
 from __future__ import annotations
 
@@ -11,64 +11,99 @@ from dwiml.data.storage import first_outside
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-# In voxels. Streamlines in another space lie some hundreds of voxels away, which gives a warning; no scanner space puts
-# them farther.
-FARTHEST = 1000
-# How much a stored length may differ from that of the points: by 1 %, and by 0.1 mm where that is more.
+# In voxels. Streamlines given in another space lie hundreds of voxels away, which gives a warning; no scanner space
+# places them farther away, so a larger distance is an error.
+MAX_DISTANCE = 1000
+# Tolerance of the stored lengths: 1 %, or 0.1 mm if that is more.
 _RELATIVE, _ABSOLUTE_MM = 0.01, 0.1
 
 
 def whole_numbers(values: npt.NDArray[Any], most: int) -> npt.NDArray[np.int64] | None:
-    """Return values as int64, shape (S,); None when one is not a whole number from 0 to ``most``."""
+    """Convert values to int64.
+
+    Parameters
+    ----------
+    values
+        Any shape with S values, integers or floats.
+    most
+        The largest allowed value.
+
+    Returns
+    -------
+    array of shape (S,), int64, or None
+        None if a value is not an integer from 0 to `most`.
+    """
     flat = values.reshape(-1)
     if flat.dtype.kind not in "iuf" or not len(flat):
         return flat.astype(np.int64) if not len(flat) else None
-    # Compared before the conversion: beyond 2^63 it would wrap around.
+    # Compared before the conversion, which would wrap around beyond 2^63.
     if not (flat >= 0).all() or not (flat <= most).all() or (flat.dtype.kind == "f" and (flat != np.floor(flat)).any()):
         return None
     return flat.astype(np.int64)
 
 
-def fault_of_runs(offsets: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], nb_rows: int) -> str | None:
-    """Return what is wrong with runs of points, shape (S,) each: one beyond the points, or two that share some."""
+def find_fault(offsets: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], nb_rows: int) -> str | None:
+    """Describe what is wrong with the offsets and lengths of streamlines.
+
+    Parameters
+    ----------
+    offsets, lengths
+        Shape (S,), int64: index of the first point and number of points of each streamline.
+    nb_rows
+        Total number of points.
+
+    Returns
+    -------
+    str or None
+        A fault: a streamline ends beyond the points, or two streamlines share points. None if there is no fault.
+    """
     if len(offsets) != len(lengths):
-        return f"there are {len(offsets)} offsets and {len(lengths)} lengths"
+        return f"there are {len(offsets)} offsets but {len(lengths)} lengths"
     beyond = np.flatnonzero(offsets + lengths > nb_rows)
     if len(beyond):
-        return f"offsets and lengths do not fit the {nb_rows} points (streamline {beyond[0]} ends beyond them)"
+        return f"offsets and lengths do not match the {nb_rows} points (streamline {beyond[0]} ends beyond them)"
     used = np.flatnonzero(lengths)
     order = used[np.argsort(offsets[used], kind="stable")]
     shared = np.flatnonzero(offsets[order[:-1]] + lengths[order[:-1]] > offsets[order[1:]])
     if len(shared):
         first, second = sorted((int(order[shared[0]]), int(order[shared[0] + 1])))
-        return f"its offsets give streamlines {first} and {second} the same points"
+        return f"according to its offsets, streamlines {first} and {second} share points"
     return None
 
 
 def allowed_box(dimensions: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the least and the greatest coordinates, shape (3,) each, voxel space, corner origin.
+    """Return the smallest and the largest plausible coordinates of points.
 
-    As far from the volume as 1000 voxels, or as its own size where that is more. Where the file does not give the
-    volume's size (0), it is taken to be 1000 voxels.
+    Points may lie outside the volume by up to 1000 voxels, or by the size of the volume if that is more.
+
+    Parameters
+    ----------
+    dimensions
+        Shape (3,), int64: size of the volume in voxels; 0 if unknown, in which case 1000 voxels are assumed.
+
+    Returns
+    -------
+    low, high
+        Shape (3,), float64, voxel space, corner origin.
     """
-    sizes = np.where(dimensions > 0, dimensions, FARTHEST).astype(np.float64)
-    around = np.maximum(sizes, FARTHEST)
-    return -around, sizes + around
+    sizes = np.where(dimensions > 0, dimensions, MAX_DISTANCE).astype(np.float64)
+    margin = np.maximum(sizes, MAX_DISTANCE)
+    return -margin, sizes + margin
 
 
-def wholly_outside(
+def count_outside(
     points: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64], dimensions: npt.NDArray[np.int64]
 ) -> int:
-    """Return how many streamlines have points, and none of them in the volume.
+    """Return the number of non-empty streamlines that lie entirely outside the volume.
 
     Parameters
     ----------
     points
-        Shape (N, 3), voxel space, corner origin: streamlines one after the other.
+        Shape (N, 3), float32, voxel space, corner origin: the points of all streamlines, concatenated.
     lengths
-        Shape (S,): points of each.
+        Shape (S,), int64: number of points of each streamline.
     dimensions
-        Shape (3,): voxels of the volume; where one is 0, the volume is unknown, and nothing counts as outside.
+        Shape (3,), int64: size of the volume in voxels; if it is unknown (0), no streamline is counted.
     """
     if (
         not len(points)
@@ -83,6 +118,17 @@ def wholly_outside(
 
 
 def first_wrong_length(stored: npt.NDArray[np.float32], computed: npt.NDArray[np.float32]) -> int | None:
-    """Return the number of the first length in mm, shape (S,), that is not that of the points; None for none."""
+    """Return the index of the first stored length that differs from the computed one.
+
+    Parameters
+    ----------
+    stored, computed
+        Shape (S,), float32, mm. The tolerance is 1 % of the computed length, and at least 0.1 mm.
+
+    Returns
+    -------
+    int or None
+        None if no length differs.
+    """
     wrong = np.abs(stored - computed) > np.maximum(_ABSOLUTE_MM, _RELATIVE * np.abs(computed))
     return int(np.flatnonzero(wrong)[0]) if wrong.any() else None

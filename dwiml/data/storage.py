@@ -1,4 +1,4 @@
-"""One dataset of the HDF5 file as an array: in memory, memory-mapped, or read piece by piece through h5py."""
+"""A dataset of the HDF5 file as an array: in memory, memory-mapped, or read with h5py."""
 
 from __future__ import annotations
 
@@ -20,33 +20,40 @@ from dwiml.ops.ragged import run_rows
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-# A dataset that is read within milliseconds is compared with its digest although it stays in the file.
+# Below this size, reading takes milliseconds, so that lazy datasets are also compared with their digest.
 _SMALL_BYTES = 2**20
-# Not in Python's mmap before 3.13. Without it Linux refuses to map a file that is larger than its memory.
+# Missing in Python's mmap before 3.13. Without it, Linux refuses to map a file that is larger than the memory.
 _MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0
 _maps: WeakValueDictionary[tuple[Path, FileIdentity], npt.NDArray[np.uint8]] = WeakValueDictionary()
 
 
 class StoredArray:
-    """Rows of a dataset, read where they are.
+    """A dataset whose rows are read from memory or from the file.
 
-    With ``lazy=False`` the whole dataset is read once, compared with its digest, and kept as float32. With
-    ``lazy=True`` a contiguous, uncompressed dataset is memory-mapped: a read costs the pages it touches, in any
-    process; a process has one map and one open file for all datasets of a file. Any other layout is read through h5py,
-    with a handle that each process opens for itself and that is dropped on pickling. Before each read, the file must
-    still be the one that was loaded.
+    With ``lazy=False``, the whole dataset is read once, compared with its digest, and kept as float32. With
+    ``lazy=True``, a contiguous, uncompressed dataset is memory-mapped: a read loads only the pages that it needs, and
+    each process has one map and one open file for all datasets of a file. Any other layout is read with h5py; each
+    process opens its own handle, which is dropped when the object is pickled. Each read checks that the file is still
+    the one that was loaded.
 
     Parameters
     ----------
     dataset
-        Open dataset; only its place and layout are kept.
+        Open dataset; only its position and layout are kept.
     lazy
         Leave the values in the file.
+
+    Attributes
+    ----------
+    path, identity, name
+        The file, its identity when it was opened, and the name of the dataset.
+    shape, dtype
+        Shape and dtype of the dataset in the file.
 
     Raises
     ------
     ValueError
-        When it holds no numbers, or not what was written.
+        If it does not hold numbers, or does not match its digest.
     """
 
     def __init__(self, dataset: StoredDataset, *, lazy: bool) -> None:
@@ -70,16 +77,21 @@ class StoredArray:
 
     @property
     def is_mapped(self) -> bool:
-        """Whether reads go through a memory map."""
+        """Whether the dataset is read through a memory map."""
         return self.lazy and self._offset is not None
 
     def whole(self, *, verify: bool = False) -> npt.NDArray[Any]:
-        """Return the array, float32: a view of the map where the file holds float32, else a copy in memory.
+        """Return the whole array as float32: a view of the memory map if the file holds float32, otherwise a copy.
 
         Parameters
         ----------
         verify
-            Compare it with its digest, where it was not when it was loaded.
+            Compare it with its digest, unless this was done when it was loaded.
+
+        Raises
+        ------
+        ValueError
+            If the file is no longer the one that was loaded, or the values do not match their digest.
         """
         if not self.lazy or 0 in self.shape:
             assert self._array is not None
@@ -90,17 +102,17 @@ class StoredArray:
         return as_float32(values)
 
     def gather(self, starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Return runs of rows, joined, as a new float32 array.
+        """Return the concatenation of S ranges of rows, as a new float32 array.
 
         Parameters
         ----------
         starts, lengths
-            Shape (S,): the first row and the number of rows of each run, in any order.
+            Shape (S,), int64: the first row and the number of rows of each range, in any order.
 
         Raises
         ------
         ValueError
-            When the file is no longer the one that was loaded, or cannot be read.
+            If the file is no longer the one that was loaded, or cannot be read.
         """
         if self._array is not None and not self.lazy:
             return as_float32(self._array.take(run_rows(starts, lengths), axis=0))
@@ -113,12 +125,12 @@ class StoredArray:
         return as_float32(np.concatenate(runs)) if runs else np.zeros((0, *self.shape[1:]), dtype=np.float32)
 
     def check_file(self) -> None:
-        """Check that the file is still the one that was loaded; data in memory do not depend on it.
+        """Check that the file is still the one that was loaded, unless the data are in memory.
 
         Raises
         ------
         ValueError
-            When it was removed, replaced, cut off or written to.
+            If it was removed, replaced, truncated or modified.
         """
         if self.lazy:
             self.identity.check(self.path)
@@ -134,7 +146,7 @@ class StoredArray:
     def _dataset(self) -> StoredDataset:
         self.check_file()
         if self._handle is None or self._handle_pid != os.getpid():
-            # A handle that came through a fork shares its file position with the parent: never use it.
+            # A handle inherited by a fork shares its file position with the parent, so it is never used.
             self._handle = StoredFile(self.path)
             self._handle_pid = os.getpid()
         return self._handle.dataset(self.name)
@@ -148,9 +160,9 @@ class StoredArray:
 
 
 def _mapped(path: Path, identity: FileIdentity) -> npt.NDArray[np.uint8]:
-    """Return a file's bytes as a memory map, the same one as long as any array uses it.
+    """Return the bytes of a file as a memory map, which is shared as long as any array uses it.
 
-    Copy on write: torch gets an array that it may call writable, and the file is never touched.
+    It is copy-on-write, so that torch gets a writable array while the file is never modified.
     """
     known = _maps.get((path, identity))
     if known is not None:
@@ -167,7 +179,7 @@ def _mapped(path: Path, identity: FileIdentity) -> npt.NDArray[np.uint8]:
 
 
 def as_float32(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Return values as float32; what is too large becomes infinite, and is refused by the checks of values."""
+    """Convert values to float32; values that are too large become infinite, which later checks refuse."""
     with np.errstate(over="ignore", invalid="ignore"):
         return array.astype(np.float32, copy=False)
 
@@ -175,11 +187,24 @@ def as_float32(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 def first_outside(
     points: npt.NDArray[np.float32], low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]
 ) -> int | None:
-    """Return the number of the first point, of shape (N, 3), that is NaN or not between two corners; None for none."""
+    """Return the index of the first point that is NaN or outside a box.
+
+    Parameters
+    ----------
+    points
+        Shape (N, 3), float32.
+    low, high
+        Shape (3,), float64: two opposite corners of the box, in the same space as the points.
+
+    Returns
+    -------
+    int or None
+        None if all points are inside.
+    """
     if not len(points):
         return None
-    # NaN is the least and the greatest where there is one, and compares as False. All numbers together are compared
-    # first, then each axis: a reduction over rows of three is some ten times slower.
+    # min and max return NaN if there is one, which compares as False. All coordinates are compared together first, then
+    # each axis, because a reduction over rows of three values is about ten times slower.
     if points.min() >= low.max() and points.max() <= high.min():
         return None
     axes = range(points.shape[1])

@@ -1,4 +1,4 @@
-"""A subject's streamlines group."""
+"""The streamlines group of a subject."""
 
 from __future__ import annotations
 
@@ -30,32 +30,46 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Streamlines of a lazy subject that are read when it is loaded.
+# Number of streamlines of a lazy subject that are checked when it is loaded.
 _LAZY_SAMPLE = 16
 _SLAB_POINTS = 2**20
-# Older versions of dwi_ml kept the lengths of streamlines that they had removed.
+# Older versions of dwi_ml kept the lengths of removed streamlines.
 _DELETE_LENGTHS = (
     f"recreate the HDF5 file, or delete the dataset '{schema.EUCLIDEAN_LENGTHS}' from it: it is then computed"
 )
 
 
 class SubjectStreamlines:
-    """Streamlines of one subject, given in voxel space with the corner as origin whatever the file holds.
+    """Streamlines of one subject, returned in voxel space, corner origin, whatever the space in the file.
+
+    Parameters
+    ----------
+    subject
+        Open group of the subject.
+    group
+        Name of the streamlines group.
+    lazy
+        Leave the points in the file.
 
     Attributes
     ----------
     lengths
-        Shape (S,), int64: points of each streamline.
+        Shape (S,), int64: number of points of each streamline.
     lengths_mm
         Shape (S,), float32: length of each streamline along its curve, in mm.
     affine
-        Shape (4, 4), float64: voxel indices (origin at the first voxel's centre) to rasmm.
+        Shape (4, 4), float64: voxel indices (origin at the centre of the first voxel) to rasmm, in mm.
     voxel_sizes
         Shape (3,), float32, mm.
     dimensions
-        Shape (3,), int64: the grid of the volumes.
+        Shape (3,), int64: size of the volumes in voxels; 0 if the file does not state it.
     has_connectivity
-        Whether the file says which regions streamlines may join.
+        Whether the file has a connectivity matrix for these streamlines.
+
+    Raises
+    ------
+    ValueError
+        If the group is incomplete, damaged or implausible. The message names the group and the subject.
     """
 
     def __init__(self, subject: StoredGroup, group: str, *, lazy: bool) -> None:
@@ -73,7 +87,7 @@ class SubjectStreamlines:
         self._box = runs.allowed_box(self.dimensions)
         self._points = StoredArray(node.dataset(schema.DATA), lazy=lazy)
         if self._points.shape[1:] != (3,):
-            self._refuse(f"its points have shape {self._points.shape}; (N, 3) is expected")
+            self._refuse(f"its points have shape {self._points.shape}, but must have shape (N, 3)")
         self.lengths, self.offsets = self._read_runs(node)
         self.data_per_streamline = self._read_data_per_streamline(node)
         self.lengths_mm = self._read_lengths_mm(node)
@@ -82,7 +96,7 @@ class SubjectStreamlines:
         given = np.asarray(node.attribute(schema.DIMENSIONS, (0, 0, 0)))
         dimensions = runs.whole_numbers(given, np.iinfo(np.int32).max) if given.shape == (3,) else None
         if dimensions is None:
-            self._refuse(f"'{schema.DIMENSIONS}' is {given.tolist()}, expected are three whole numbers of voxels")
+            self._refuse(f"'{schema.DIMENSIONS}' is {given.tolist()}, but must be three integers (numbers of voxels)")
         return dimensions
 
     def _read_space(self, node: StoredGroup) -> tuple[str, str]:
@@ -92,7 +106,7 @@ class SubjectStreamlines:
                 spaces.parse_origin(schema.read_text(node.attribute(schema.ORIGIN, "corner"))),
             )
         except ValueError as error:
-            raise ValueError(f"The {self.label} cannot be placed: {error}") from error
+            raise ValueError(f"The {self.label} has an unknown space or origin: {error}") from error
 
     def _read_runs(self, node: StoredGroup) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return lengths and offsets, shape (S,) each."""
@@ -104,12 +118,12 @@ class SubjectStreamlines:
             numbers = runs.whole_numbers(values, nb_rows)
             if numbers is None:
                 self._refuse(
-                    f"{name} holds {_outside(values, nb_rows)}, which is not a whole number from 0 to {nb_rows}"
+                    f"{name} holds {_first_invalid(values, nb_rows)}, which is not an integer from 0 to {nb_rows}"
                 )
             found[name] = numbers
         lengths = found[schema.LENGTHS]
         offsets = found.get(schema.OFFSETS, offsets_of(lengths))
-        fault = runs.fault_of_runs(offsets, lengths, nb_rows)
+        fault = runs.find_fault(offsets, lengths, nb_rows)
         if fault is not None:
             self._refuse(fault)
         return lengths, offsets
@@ -122,22 +136,27 @@ class SubjectStreamlines:
         for key in group.names:
             dataset = None if group.is_group(key) else group.dataset(key)
             if dataset is None or not dataset.is_numeric:
-                logger.warning("data_per_streamline '%s' of the %s is left out: it holds no numbers.", key, self.label)
+                logger.warning(
+                    "data_per_streamline '%s' of the %s is ignored: it does not hold numbers.", key, self.label
+                )
                 continue
             if dataset.shape[:1] != (len(self),):
                 self._refuse(
-                    f"data_per_streamline '{key}' of shape {dataset.shape} is not one row for each of {len(self)}"
+                    f"data_per_streamline '{key}' has shape {dataset.shape}, but must have one row for each of the "
+                    f"{len(self)} streamlines"
                 )
             found[key] = StoredArray(dataset, lazy=self.lazy)
         return found
 
     def _read_lengths_mm(self, node: StoredGroup) -> npt.NDArray[np.float32]:
-        """Return the lengths of the file, compared with those of the points (all of them; lazily, of a sample)."""
+        """Return the stored lengths, compared with the lengths of all streamlines (of a sample if lazy)."""
         if schema.EUCLIDEAN_LENGTHS not in node:
             return self.check_points()
         stored = as_float32(_read_small(node.dataset(schema.EUCLIDEAN_LENGTHS)).reshape(-1))
         if len(stored) != len(self):
-            self._refuse(f"euclidean_lengths holds {len(stored)} values for {len(self)} streamlines", _DELETE_LENGTHS)
+            self._refuse(
+                f"euclidean_lengths has {len(stored)} values for {len(self)} streamlines", advice=_DELETE_LENGTHS
+            )
         if not (np.isfinite(stored) & (stored >= 0)).all():
             self._refuse("euclidean_lengths holds NaN, infinite or negative values")
         if self.lazy:
@@ -147,17 +166,17 @@ class SubjectStreamlines:
         return stored
 
     def check_points(self) -> npt.NDArray[np.float32]:
-        """Check the points of all streamlines, some at a time; warn about streamlines entirely outside the volume.
+        """Check the points of all streamlines, a few at a time; warn if streamlines are entirely outside the volume.
 
         Returns
         -------
         array of shape (S,), float32
-            Length of each streamline along its points, in mm.
+            Length of each streamline along its curve, in mm.
 
         Raises
         ------
         ValueError
-            When a coordinate is NaN, infinite, or absurdly far from the volume.
+            If a coordinate is NaN, infinite, or implausibly far from the volume.
         """
         found, nb_outside = np.zeros(len(self), dtype=np.float32), 0
         for some, _ in slabs(self.lengths, _SLAB_POINTS):
@@ -167,7 +186,13 @@ class SubjectStreamlines:
         return found
 
     def check_lengths(self) -> None:
-        """Compare the lengths of the file with those of all points; see :meth:`check_points`."""
+        """Compare the stored lengths with those computed by :meth:`check_points`.
+
+        Raises
+        ------
+        ValueError
+            If a length differs, or a point is invalid.
+        """
         self._compare_lengths(self.lengths_mm, self.check_points(), np.arange(len(self)))
 
     def _check_sample(self, stored: npt.NDArray[np.float32]) -> None:
@@ -177,11 +202,11 @@ class SubjectStreamlines:
         self._warn_outside(nb_outside, f"{len(ids)} sampled streamlines")
 
     def _check_some(self, ids: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float32], int]:
-        """Return the lengths in mm of some streamlines, and how many lie entirely outside."""
+        """Return the lengths of some streamlines in mm, and how many of them lie entirely outside the volume."""
         points, lengths = self._read(ids)
         self._check_coordinates(points, lengths, ids)
-        mm = resampling.lengths_mm(points, lengths, self.voxel_sizes)
-        return mm, runs.wholly_outside(points, lengths, self.dimensions)
+        lengths_mm = resampling.lengths_mm(points, lengths, self.voxel_sizes)
+        return lengths_mm, runs.count_outside(points, lengths, self.dimensions)
 
     def _check_coordinates(
         self, points: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64], ids: npt.NDArray[np.int64]
@@ -195,8 +220,8 @@ class SubjectStreamlines:
             raise ValueError(f"{what} holds NaN or infinite coordinates; recreate the HDF5 file without it.")
         raise ValueError(
             f"{what} has a point at ({', '.join(f'{value:.4g}' for value in point)}) in voxels, more than "
-            f"{runs.FARTHEST} voxels outside its volume of {_volume_shown(self.dimensions)}; check the space of the "
-            "tractogram, and recreate the HDF5 file without it."
+            f"{runs.MAX_DISTANCE} voxels outside its volume of {_volume_shown(self.dimensions)}; check the space of "
+            "the tractogram, and recreate the HDF5 file without it."
         )
 
     def _compare_lengths(
@@ -205,41 +230,47 @@ class SubjectStreamlines:
         wrong = runs.first_wrong_length(stored, computed)
         if wrong is not None:
             self._refuse(
-                f"euclidean_lengths says {stored[wrong]:.4g} mm for streamline {ids[wrong]}, its points make "
+                f"euclidean_lengths is {stored[wrong]:.4g} mm for streamline {ids[wrong]}, but its points give "
                 f"{computed[wrong]:.4g} mm",
-                _DELETE_LENGTHS,
+                advice=_DELETE_LENGTHS,
             )
 
-    def _warn_outside(self, nb_outside: int, looked_at: str) -> None:
+    def _warn_outside(self, nb_outside: int, checked: str) -> None:
         if nb_outside:
             logger.warning(
-                "%d of the %s of the %s lie entirely outside the volume of %s, where inputs are those of its border: "
-                "check the space of the tractogram.",
+                "%d of the %s of the %s lie entirely outside the volume of %s, where the inputs are those of its "
+                "border; check the space of the tractogram.",
                 nb_outside,
-                looked_at,
+                checked,
                 self.label,
                 _volume_shown(self.dimensions),
             )
 
-    def _refuse(self, reason: str, advice: str = "recreate the HDF5 file") -> NoReturn:
+    def _refuse(self, reason: str, *, advice: str = "recreate the HDF5 file") -> NoReturn:
         raise ValueError(f"The {self.label} is damaged: {reason}; {advice}.")
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def grid_of(self, shape: tuple[int, int, int]) -> Grid:
-        """Return the voxel grid; `shape` is that of the volumes, which older files do not give with the streamlines."""
+        """Return the voxel grid.
+
+        Parameters
+        ----------
+        shape
+            Shape of the subject's volumes (X, Y, Z), used if the streamlines group does not state it (older files).
+        """
         x, y, z = self.dimensions.tolist() if self.dimensions.any() else shape
         return Grid(self.affine, (x, y, z), self._place[0])
 
     @property
     def connectivity(self) -> Connectivity | None:
-        """Which regions are connected, read from the file when it is first asked for; None when the file has no matrix.
+        """Which regions are connected, read from the file at the first access; None if the file has no matrix.
 
         Raises
         ------
         ValueError
-            When the matrix is damaged.
+            If the matrix is damaged.
         """
         if self.has_connectivity and self._connectivity is None:
             self._points.check_file()
@@ -247,7 +278,7 @@ class SubjectStreamlines:
         return self._connectivity
 
     def __getstate__(self) -> dict[str, Any]:
-        # Another process reads it again if it needs it; most never do.
+        # Most other processes never need it; those that do read it again.
         return {**self.__dict__, "_connectivity": None}
 
     def gather(self, ids: Ids = None) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
@@ -256,27 +287,27 @@ class SubjectStreamlines:
         Parameters
         ----------
         ids
-            One id, a slice, ids in any order (repeats allowed), or a boolean array of shape (S,) that says which;
-            None for all.
+            An id, a slice, ids in any order (repeats are allowed), or a boolean mask of shape (S,); None for all.
 
         Returns
         -------
         points
             Shape (total_points, 3), float32, voxel space, corner origin.
         lengths
-            Shape (S,), int64.
+            Number of points of each streamline, one per id, int64.
 
         Raises
         ------
         IndexError
-            When an id is out of range, or is no integer.
+            If an id is out of range or is not an integer.
         ValueError
-            Lazily: when the file is no longer the one that was loaded, or a coordinate is absurd.
+            If the streamlines are lazy, and the file is no longer the one that was loaded or a coordinate is
+            implausible.
         """
         chosen = self._as_indices(ids)
         points, lengths = self._read(chosen)
         if self.lazy:
-            # Eager points were checked when they were loaded.
+            # Points in memory were checked when they were loaded.
             self._check_coordinates(points, lengths, chosen)
         return points, lengths
 
@@ -291,16 +322,30 @@ class SubjectStreamlines:
         return points, lengths
 
     def get(self, ids: Ids = None) -> TensorSequence:
-        """Return some streamlines (see :meth:`gather`) as a TensorSequence, voxel space, corner origin."""
+        """Return some streamlines as a TensorSequence, float32, voxel space, corner origin; see :meth:`gather`."""
         return TensorSequence.from_numpy(*self.gather(ids))
 
     def gather_data_per_streamline(self, key: str, ids: Ids = None) -> npt.NDArray[np.float32]:
-        """Return a row of data_per_streamline for each id, shape (S, K), float32.
+        """Return the data per streamline of some streamlines.
+
+        Parameters
+        ----------
+        key
+            Name of the data.
+        ids
+            As in :meth:`gather`.
+
+        Returns
+        -------
+        array of shape (S, K), float32
+            K values for each of the S ids.
 
         Raises
         ------
         KeyError
-            When there is no such key; the message names those that exist.
+            If the key does not exist. The message lists the existing keys.
+        IndexError
+            As in :meth:`gather`.
         """
         if key not in self.data_per_streamline:
             known = quoted(self.data_per_streamline)
@@ -310,7 +355,7 @@ class SubjectStreamlines:
         return rows.reshape(len(chosen), self.data_per_streamline_size(key))
 
     def data_per_streamline_size(self, key: str) -> int:
-        """Return how many values a streamline has of a key: K."""
+        """Return the number of values K per streamline of a key."""
         return math.prod(self.data_per_streamline[key].shape[1:])
 
     def _as_indices(self, ids: Ids) -> npt.NDArray[np.int64]:
@@ -319,7 +364,7 @@ class SubjectStreamlines:
         given = np.atleast_1d(np.asarray(ids))
         if given.dtype == bool and given.shape == (len(self),):
             given = np.flatnonzero(given)
-        # An empty list is an array of floats.
+        # NumPy converts an empty list to an array of floats.
         if given.ndim > 1 or (given.size and given.dtype.kind not in "iu"):
             raise IndexError(
                 f"Ids of the {self.label} must be integers, or a boolean array of shape ({len(self)},); "
@@ -333,14 +378,14 @@ class SubjectStreamlines:
 
 
 def _read_small(dataset: StoredDataset) -> npt.NDArray[Any]:
-    """Return what is read whole in any case, compared with its digest."""
+    """Return the values of a dataset that is always read entirely, compared with its digest."""
     values = dataset.read()
     dataset.check_digest(values)
     return values
 
 
-def _outside(values: npt.NDArray[Any], most: int) -> str:
-    """Return the first value that is not a whole number from 0 to ``most``, as text."""
+def _first_invalid(values: npt.NDArray[Any], most: int) -> str:
+    """Return the first value that is not an integer from 0 to ``most``, as text."""
     flat = values.reshape(-1)
     if flat.dtype.kind not in "iuf":
         return f"values of type {values.dtype}"

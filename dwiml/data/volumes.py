@@ -1,4 +1,4 @@
-"""A subject's volume group."""
+"""The volume group of a subject."""
 
 from __future__ import annotations
 
@@ -15,18 +15,32 @@ from dwiml.tractograms.grid import Grid
 
 
 class SubjectVolume:
-    """Features on a voxel grid.
+    """The features of one subject on a voxel grid.
+
+    Parameters
+    ----------
+    subject
+        Open group of the subject.
+    group
+        Name of the volume group.
+    lazy
+        Leave the values in the file.
 
     Attributes
     ----------
     affine
-        Shape (4, 4), float64: voxel indices (origin at the first voxel's centre) to rasmm, in mm.
+        Shape (4, 4), float64: voxel indices (origin at the centre of the first voxel) to rasmm, in mm.
     voxel_sizes
         Shape (3,), float32, mm.
     shape
         (X, Y, Z, F).
     grid
-        The voxels.
+        The voxel grid.
+
+    Raises
+    ------
+    ValueError
+        If the group is incomplete or damaged. The message names the group and the subject.
     """
 
     def __init__(self, subject: StoredGroup, group: str, *, lazy: bool) -> None:
@@ -37,7 +51,8 @@ class SubjectVolume:
         dataset = node.dataset(schema.DATA)
         if len(dataset.shape) != 4 or 0 in dataset.shape:
             raise ValueError(
-                f"The {self.label} must have shape (X, Y, Z, features), none of them 0, got {dataset.shape}."
+                f"The {self.label} must have a shape (X, Y, Z, features) without zeros, got {dataset.shape}; recreate "
+                "the HDF5 file."
             )
         self.shape: tuple[int, ...] = dataset.shape
         x, y, z, _ = dataset.shape
@@ -45,8 +60,8 @@ class SubjectVolume:
         nb_features = node.attribute(schema.NB_FEATURES, self.nb_features)
         if np.ndim(nb_features) or nb_features != self.nb_features:
             raise ValueError(
-                f"The {self.label} has {self.nb_features} features, its attribute '{schema.NB_FEATURES}' says "
-                f"{nb_features}: the file is damaged; recreate the HDF5 file."
+                f"The {self.label} is damaged: it has {self.nb_features} features, but its attribute "
+                f"'{schema.NB_FEATURES}' is {nb_features}; recreate the HDF5 file."
             )
         self._values = StoredArray(dataset, lazy=lazy)
         self._checked = False
@@ -55,7 +70,7 @@ class SubjectVolume:
 
     @property
     def nb_features(self) -> int:
-        """The number of values in a voxel."""
+        """The number of features per voxel."""
         return self.shape[3]
 
     def as_tensor(self) -> torch.Tensor:
@@ -64,29 +79,32 @@ class SubjectVolume:
         Raises
         ------
         ValueError
-            When it holds a value that is not finite, or is not what was written; when the file is no longer the one
-            that was loaded.
+            If a value is NaN or infinite, the values do not match their digest, or the file is no longer the one that
+            was loaded.
         """
         if not self._checked:
             self._check()
         return torch.from_numpy(self._values.whole())
 
     def check_file(self) -> None:
-        """Check that a volume that is left in the file is still what was loaded: a tensor taken of it is a view.
+        """Check that the file of a lazy volume is still the one that was loaded.
+
+        A tensor of a lazy volume is a view of the file.
 
         Raises
         ------
         ValueError
-            When the file was removed, replaced, cut off or written to.
+            If the file was removed, replaced, truncated or modified.
         """
         self._values.check_file()
 
     def _check(self) -> None:
-        # Slab by slab: a whole mask of a large volume would double its memory.
+        # Slab by slab, because a mask of a large volume would need much memory.
         values = self._values.whole(verify=True)
-        bad = sum(int(np.count_nonzero(~np.isfinite(slab))) for slab in values)
-        if bad:
+        nb_invalid = sum(int(np.count_nonzero(~np.isfinite(slab))) for slab in values)
+        if nb_invalid:
             raise ValueError(
-                f"The {self.label} holds {bad} NaN or infinite values; fix the NIfTI file and recreate the HDF5 file."
+                f"The {self.label} holds {nb_invalid} NaN or infinite values; fix the NIfTI file and recreate the HDF5 "
+                "file."
             )
         self._checked = True

@@ -1,1 +1,1 @@
-"""Chapter 1, write: NIfTI volumes and tractograms become one HDF5 file."""
+"""Create one HDF5 file from the NIfTI volumes and tractograms of many subjects."""

@@ -1,4 +1,4 @@
-"""The groups config: which of a subject's files make which group of the HDF5 file."""
+"""The groups config: which files of a subject go into which group of the HDF5 file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dwiml.files import read_json
 from dwiml.hdf5 import schema
 
 SUBJECT = "{subject}"
-"""Stands for the subject's name in the names of files."""
+"""Placeholder for the subject's name in file names."""
 STANDARDIZATIONS = ("all", "independent", "per_file", "none")
 
 _VOLUME_KEYS = ("type", "files", "standardization", "std_mask")
@@ -24,19 +24,19 @@ _STREAMLINES_KEYS = ("type", "files", "dps_keys", *_CONNECTIVITY_KEYS)
 
 @dataclass(frozen=True, kw_only=True)
 class VolumeGroup:
-    """Volumes that become one array, concatenated on the last axis.
+    """Volumes that are concatenated on the last axis into one array.
 
     Attributes
     ----------
     name
         Name of the group in the HDF5 file.
     files
-        Files relative to the subject's folder; ``*`` matches any characters of a name, ``{subject}`` is the subject's.
+        Paths relative to the subject's folder; ``*`` matches any characters, ``{subject}`` is the subject's name.
     standardization
         One of :data:`STANDARDIZATIONS`.
     std_mask
-        Masks, relative to the subject's folder; mean and std are computed over the voxels of their union. None given:
-        over the non-zero voxels.
+        Masks, as paths relative to the subject's folder. The mean and the standard deviation are computed over the
+        union of the masks, or over the non-zero voxels if there is no mask.
     """
 
     name: str
@@ -47,16 +47,18 @@ class VolumeGroup:
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectivityFiles:
-    """Which regions are connected: a matrix, and what its rows are; `nb_blocs` or `labels`, the other is None.
+    """A connectivity matrix and the regions that its rows stand for.
+
+    Exactly one of `nb_blocs` and `labels` is given; the other is None.
 
     Attributes
     ----------
     matrix
-        A ``.npy`` file relative to the subject's folder; ``*`` matches any characters of a name.
+        Path of a ``.npy`` file relative to the subject's folder; ``*`` matches any characters.
     nb_blocs
-        Blocs along x, y and z; see :class:`dwiml.ops.regions.BlocRegions`.
+        Number of blocs along x, y and z; see :class:`dwiml.ops.regions.BlocRegions`.
     labels
-        A label volume, named as the matrix is; see :class:`dwiml.ops.regions.LabelRegions`.
+        Path of a label volume, with the same rules as `matrix`; see :class:`dwiml.ops.regions.LabelRegions`.
     """
 
     matrix: str
@@ -66,18 +68,18 @@ class ConnectivityFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamlinesGroup:
-    """Tractograms that become one set of streamlines.
+    """Tractograms that are merged into one set of streamlines.
 
     Attributes
     ----------
     name
         Name of the group in the HDF5 file.
     files
-        ``.trk`` and ``.tck`` files relative to the subject's folder; ``*`` matches any characters of a name.
+        Paths of ``.trk`` and ``.tck`` files relative to the subject's folder; ``*`` matches any characters.
     dps_keys
-        The data per streamline to keep.
+        Keys of the data per streamline to keep.
     connectivity
-        Which regions streamlines may join; None: not known.
+        Which pairs of regions are connected; None if unknown.
     """
 
     name: str
@@ -88,13 +90,21 @@ class StreamlinesGroup:
 
 @dataclass(frozen=True)
 class GroupsConfig:
-    """All groups, in the config's order, and the JSON text to record in the file."""
+    """All groups of a config.
+
+    Attributes
+    ----------
+    groups
+        The groups, in the order of the config.
+    text
+        The config as JSON text, which is recorded in the HDF5 file.
+    """
 
     groups: tuple[VolumeGroup | StreamlinesGroup, ...]
     text: str
 
     def of_subject(self, name: str) -> GroupsConfig:
-        """Return the config of one subject: its name in the place of :data:`SUBJECT`."""
+        """Return the config of one subject, with :data:`SUBJECT` replaced by its name."""
 
         def named(files: tuple[str, ...]) -> tuple[str, ...]:
             return tuple(file.replace(SUBJECT, name) for file in files)
@@ -128,14 +138,14 @@ def load_config(config: str | os.PathLike[str] | Mapping[str, Any]) -> GroupsCon
     Parameters
     ----------
     config
-        A JSON file, or what it would hold: {name of the group: {"type": ..., "files": ..., ...}}.
+        Path of a JSON file, or its content as a dict: {name of the group: {"type": ..., "files": ..., ...}}.
 
     Raises
     ------
     FileNotFoundError
-        When there is no such file.
+        If the file does not exist.
     ValueError
-        For anything that is not understood: the sentence names the group, and lists what is allowed.
+        If the config is invalid. The message names the group and lists the allowed values.
     """
     if isinstance(config, Mapping):
         content, where = dict(config), "the groups config"
@@ -218,20 +228,21 @@ def _nb_blocs(value: Any, label: str) -> tuple[int, int, int]:
     numbers = value if isinstance(value, (list, tuple)) else (value,) * 3
     if len(numbers) != 3 or not all(type(nb) is int and nb > 0 for nb in numbers):
         raise ValueError(
-            f"{label}: 'connectivity_nb_blocs' must be a whole number of at least 1, or three of them (along x, y and "
-            f"z), got {value!r}."
+            f"{label}: 'connectivity_nb_blocs' must be a positive integer, or three of them (along x, y and z), got "
+            f"{value!r}."
         )
     x, y, z = numbers
     return x, y, z
 
 
 def _texts(value: Any, key: str, label: str) -> tuple[str, ...]:
-    """Return a list of texts; one text alone is a list of one."""
+    """Return a list of strings; a single string becomes a list of one."""
     texts = (value,) if isinstance(value, str) else value
     if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) and text for text in texts):
-        raise ValueError(f"{label}: '{key}' must be a list of texts, got {value!r}.")
+        raise ValueError(f"{label}: '{key}' must be a list of non-empty strings, got {value!r}.")
     if len(set(texts)) < len(texts):
-        raise ValueError(f"{label}: '{key}' lists {quoted(t for t in texts if texts.count(t) > 1)}.")
+        repeated = dict.fromkeys(text for text in texts if texts.count(text) > 1)
+        raise ValueError(f"{label}: '{key}' lists {quoted(repeated)} more than once; list each entry once.")
     return tuple(texts)
 
 

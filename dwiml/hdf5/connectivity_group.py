@@ -1,6 +1,6 @@
-"""Connectivity matrices and their label volumes as files: checked, read and written with bounded memory.
+"""Find, check, read and write connectivity matrices and their label volumes, with bounded memory.
 
-Those of subjects are found and checked before the long work starts.
+The files of all subjects are checked before any long computation starts.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from dwiml.tractograms.grid import Grid
 
 logger = logging.getLogger(__name__)
 
-# Of a list of labels: more is another file.
-_MOST_LABELS_BYTES = 2**24
+# A larger file is not a list of labels.
+_MAX_LABELS_BYTES = 2**24
 _LABELS_HEADER = "# The label of each row (and column) of"
 
 
 @dataclass(frozen=True)
 class ConnectivityPlan:
-    """One group's matrix.
+    """The connectivity files of one streamlines group.
 
     Attributes
     ----------
     matrix
-        The ``.npy`` file.
+        Path of the ``.npy`` file.
     regions
-        What its rows are: blocs, or the file of a label volume.
+        The regions that its rows stand for: blocs, or the path of a label volume.
     label
-        How errors name the group.
+        Description of the group, used in error messages.
     """
 
     matrix: Path
@@ -52,34 +52,35 @@ class ConnectivityPlan:
 
     @property
     def files(self) -> list[Path]:
-        """What is read."""
-        beside = labels_path(self.matrix)
-        labels = [self.regions] if isinstance(self.regions, Path) else []
-        return [self.matrix, *labels, *([beside] if beside.is_file() else [])]
+        """The files that are read."""
+        row_labels = labels_path(self.matrix)
+        label_volume = [self.regions] if isinstance(self.regions, Path) else []
+        return [self.matrix, *label_volume, *([row_labels] if row_labels.is_file() else [])]
 
     def read_regions(self) -> Regions:
-        """Return the regions; labels are read from their file."""
+        """Return the regions, read from the label volume if there is one; see :func:`read_label_regions`."""
         return (
             self.regions if isinstance(self.regions, BlocRegions) else read_label_regions(self.regions, self.label)[0]
         )
 
 
 def plan_connectivity(plans: Sequence[SubjectPlan], config: GroupsConfig) -> dict[str, dict[str, ConnectivityPlan]]:
-    """Find the matrices of all subjects, and check that they go with their regions.
+    """Find the matrices of all subjects and check that they match their regions.
 
-    Label volumes are read, since their number of regions is told by their voxels only.
+    Label volumes are read, because the number of regions is known only from their voxels.
 
     Returns
     -------
     dict
-        {subject: {streamlines group: its matrix and regions}}, of the groups that have them.
+        {subject: {streamlines group: its matrix and regions}}, for the groups that have a matrix.
 
     Raises
     ------
     FileNotFoundError
-        When a file is missing.
+        If a file is missing.
     ValueError
-        When a file cannot be read, a matrix is not square or has not one row a region, or labels are on another grid.
+        If a file cannot be read, a matrix is not square or does not have one row per region, or a label volume is on
+        another grid.
     """
     return {
         plan.name: {
@@ -112,40 +113,61 @@ def _find_one(plan: SubjectPlan, pattern: str, label: str) -> Path:
     found = find_files(plan.folder, [pattern], label)
     if len(found) > 1:
         names = " and ".join(f"'{path}'" for path in found[:2])
-        raise ValueError(f"{label}: '{pattern}' must be one file, it matches {len(found)}, such as {names}.")
+        raise ValueError(f"{label}: '{pattern}' must match one file, but matches {len(found)}, such as {names}.")
     return found[0]
 
 
 def open_matrix(path: str | Path, label: str) -> Any:
-    """Open a ``.npy`` file as a memory map, its values unread.
+    """Open a ``.npy`` file as a read-only memory map, without reading its values.
+
+    Parameters
+    ----------
+    path
+        The ``.npy`` file (NumPy Enhancement Proposal 1).
+    label
+        Beginning of error messages.
+
+    Returns
+    -------
+    numpy.memmap
+        The array, with the shape and dtype stored in the file.
 
     Raises
     ------
     FileNotFoundError
-        When there is none.
+        If the file does not exist.
     ValueError
-        When it is damaged, or another kind of file; one that would run code is not opened.
+        If it is damaged, is not a ``.npy`` file, or holds Python objects, which could run code.
     """
     path = check_file(path, f"{label}:")
     with readable(path, label):
-        # Unlike numpy.load it takes nothing but .npy, and objects never.
+        # Unlike numpy.load, this reads only .npy files and never Python objects.
         matrix = np.lib.format.open_memmap(path, mode="r")
-        beside = path.stat().st_size - matrix.offset - matrix.nbytes
-        if beside:
-            raise ValueError(f"it holds {beside} bytes after the array that its header announces")
+        excess = path.stat().st_size - matrix.offset - matrix.nbytes
+        if excess:
+            raise ValueError(f"it holds {excess} bytes after the array that its header announces")
         return matrix
 
 
 def check_matrix(matrix: Any, regions: Regions, path: str | Path, label: str) -> None:
-    """Check shape and type of a matrix; its values are checked as they are read.
+    """Check the shape and dtype of a matrix. Its values are checked when they are read.
+
+    Parameters
+    ----------
+    matrix
+        Shape (R, R), real numbers.
+    regions
+        The R regions; a matrix may have one more row, for the background.
+    path, label
+        The file and the group, used in error messages.
 
     Raises
     ------
     ValueError
-        When it is not square, holds no real numbers, or has not one row a region.
+        If it is not square, does not hold real numbers, or does not have one row per region.
     """
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise ValueError(f"{label}: '{path}' must hold a square matrix, its shape is {matrix.shape}.")
+        raise ValueError(f"{label}: '{path}' must hold a square matrix, got shape {matrix.shape}.")
     if matrix.dtype.kind not in "fiub":
         raise ValueError(f"{label}: '{path}' holds {matrix.dtype} values; real numbers are expected.")
     try:
@@ -155,53 +177,60 @@ def check_matrix(matrix: Any, regions: Regions, path: str | Path, label: str) ->
 
 
 def check_row_labels(path: str | Path, nb_rows: int, regions: Regions, label: str) -> None:
-    """Compare the labels that are written beside a matrix, if any, with the regions that its rows stand for.
+    """Compare the row labels saved with a matrix, if any, with the regions that its rows stand for.
 
-    Another label image, with as many labels, would be scored against rows of other regions.
+    Otherwise a label volume with the same number of labels but other values would silently be scored against the
+    wrong rows.
 
     Parameters
     ----------
     path
-        The matrix. The labels are in the text file of :func:`labels_path`, as ``dwiml connectivity_matrix`` writes it.
+        The matrix. Its labels are in the text file :func:`labels_path`, written by ``dwiml connectivity_matrix``.
     nb_rows
-        Of the matrix.
+        Number of rows of the matrix.
     regions
-        What the rows are taken for.
+        The regions that the rows are assumed to stand for.
     label
-        How a sentence begins.
+        Beginning of error messages.
 
     Raises
     ------
     ValueError
-        When they disagree.
+        If they disagree.
     """
-    beside = labels_path(Path(path))
-    if not beside.is_file():
+    labels_file = labels_path(Path(path))
+    if not labels_file.is_file():
         return
-    rows = _read_row_labels(beside, label)
+    rows = _read_row_labels(labels_file, label)
     if rows is None:
-        logger.warning("%s: '%s' is not a list of labels, so the rows of '%s' cannot be checked.", label, beside, path)
+        logger.warning(
+            "%s: '%s' is not a list of labels, so the rows of '%s' cannot be checked.", label, labels_file, path
+        )
         return
-    advice = f"use the labels that the matrix was made with, or recreate it; if '{beside.name}' is wrong, remove it."
+    advice = (
+        f"use the labels that the matrix was computed with, or recreate it; delete '{labels_file.name}' if it is wrong."
+    )
     if len(rows) != nb_rows:
-        raise ValueError(f"{label}: '{beside}' lists {len(rows)} labels, '{path}' has {nb_rows} rows; {advice}")
+        raise ValueError(
+            f"{label}: '{labels_file}' lists {len(rows)} labels, but '{path}' has {nb_rows} rows; {advice}"
+        )
     if isinstance(regions, BlocRegions):
-        raise ValueError(f"{label}: the rows of '{path}' are labels, as '{beside}' says, and not blocs; {advice}")
+        raise ValueError(f"{label}: the rows of '{path}' are labels according to '{labels_file}', not blocs; {advice}")
     values = regions.values.tolist()
     # Some matrices have a row for the background.
-    known = [0, *values] if nb_rows == len(values) + 1 else values
-    for row, (written, taken) in enumerate(zip(rows, known, strict=False)):
-        if written != taken:
+    expected = [0, *values] if nb_rows == len(values) + 1 else values
+    for row, (found, wanted) in enumerate(zip(rows, expected, strict=False)):
+        if found != wanted:
             raise ValueError(
-                f"{label}: row {row} of '{path}' is label {written}, as '{beside}' says, and would be taken for label "
-                f"{taken} of the label image; {advice}"
+                f"{label}: row {row} of '{path}' is label {found} according to '{labels_file}', but label {wanted} "
+                f"according to the label image; {advice}"
             )
 
 
 def _read_row_labels(path: Path, label: str) -> list[int] | None:
-    """Return whole numbers, one a line or between commas and spaces; None for any other text."""
+    """Return integers separated by newlines, commas or spaces; None if the text holds anything else."""
     with open_regular(path, label) as stream:
-        content = stream.read(_MOST_LABELS_BYTES)
+        content = stream.read(_MAX_LABELS_BYTES)
     try:
         lines = [line.split("#")[0] for line in content.decode("utf-8-sig").splitlines()]
         return [int(word) for line in lines for word in line.strip(" []()").replace(",", " ").split()]
@@ -210,14 +239,28 @@ def _read_row_labels(path: Path, label: str) -> list[int] | None:
 
 
 def read_label_regions(path: str | Path, label: str) -> tuple[LabelRegions, Grid]:
-    """Read a label volume: its regions, and the grid that it is on.
+    """Read a label volume, in any format that nibabel reads.
+
+    Parameters
+    ----------
+    path
+        An image of shape (X, Y, Z), whose values are non-negative integers; 0 is the background.
+    label
+        Beginning of error messages.
+
+    Returns
+    -------
+    regions
+        The regions, one per non-zero label.
+    grid
+        The voxel grid of the image.
 
     Raises
     ------
     FileNotFoundError
-        When there is none.
+        If the file does not exist.
     ValueError
-        When it is damaged, holds several volumes, or values that are not whole numbers from 0 on.
+        If it is damaged, holds several volumes, or holds values other than non-negative integers.
     """
     path = check_file(path, f"{label}:")
     image = open_image(path, label)
@@ -232,7 +275,16 @@ def read_label_regions(path: str | Path, label: str) -> tuple[LabelRegions, Grid
 
 
 def read_connections(path: str | Path, regions: Regions, label: str) -> ConnectivityMatrix:
-    """Read a matrix, some rows at a time: the pairs of regions that it connects.
+    """Read the pairs of regions that a matrix connects, a few rows at a time.
+
+    Parameters
+    ----------
+    path
+        A ``.npy`` file of shape (R, R), real non-negative numbers.
+    regions
+        The R regions that its rows stand for.
+    label
+        Beginning of error messages.
 
     Raises
     ------
@@ -244,7 +296,7 @@ def read_connections(path: str | Path, regions: Regions, label: str) -> Connecti
     check_row_labels(path, len(matrix), regions, label)
     try:
         if is_background_counted(regions, len(matrix)):
-            logger.warning("%s: '%s': its first row is that of the background (label 0), and is left out.", label, path)
+            logger.warning("%s: '%s': the first row is the background (label 0); it is ignored.", label, path)
         return connections_of(matrix, regions)
     except ValueError as error:
         raise ValueError(f"{label}: '{path}': {error}") from error
@@ -256,21 +308,21 @@ def check_matrix_name(path: str | Path) -> Path:
     Raises
     ------
     ValueError
-        When it is no .npy file.
+        If the name does not end in .npy.
     """
     path = Path(path)
     if path.suffix != ".npy":
-        raise ValueError(f"The matrix '{path}' must be a .npy file.")
+        raise ValueError(f"The name of the matrix must end in .npy, got '{path}'.")
     return path
 
 
 def check_labels_file(path: Path) -> None:
-    """Check that what is in the place of a matrix's labels, if anything, was written with a matrix: it is replaced.
+    """Check that an existing file of row labels, which will be replaced, was written by :func:`write_matrix`.
 
     Raises
     ------
     FileExistsError
-        When it is another file, which nobody has named as an output.
+        If it is any other file: the user did not name it as an output.
     """
     if not os.path.lexists(path):
         return
@@ -278,37 +330,37 @@ def check_labels_file(path: Path) -> None:
         if stream.read(len(_LABELS_HEADER)) == _LABELS_HEADER.encode():
             return
     raise FileExistsError(
-        f"'{path}' exists and was not written with a matrix; it would be replaced: give the matrix another name."
+        f"'{path}' would be replaced, but it was not written together with a matrix; give the matrix another name."
     )
 
 
 def labels_path(matrix: Path) -> Path:
-    """Return the file that tells the label of each row of a matrix."""
+    """Return the path of the text file that holds the label of each row of a matrix."""
     return matrix.with_name(f"{matrix.stem}_labels.txt")
 
 
 def write_matrix(path: Path, connections: ConnectivityMatrix, regions: Regions, *, binary: bool = False) -> None:
-    """Write a symmetric matrix as .npy, some rows at a time, whole or not at all.
+    """Write a symmetric matrix as a .npy file, atomically and a few rows at a time.
 
-    Beside one of labels goes a text file with the label of each row, a line each.
+    If the regions are labels, a text file with one label per row is written next to it (:func:`labels_path`).
 
     Parameters
     ----------
     path
-        The .npy file.
+        The .npy file to write, of shape (R, R).
     connections
-        The pairs that are joined, and by how many streamlines.
+        The connected pairs of regions, with their number of streamlines.
     regions
-        What the rows are.
+        The R regions that the rows stand for.
     binary
-        Write uint8, 1 where a pair is joined; otherwise int32, the numbers of streamlines.
+        Write uint8, 1 for a connected pair and 0 otherwise; by default int32, the numbers of streamlines.
 
     Raises
     ------
     ValueError
-        When it is larger than what is free on the disk.
+        If the matrix is larger than the free space on the disk.
     OSError
-        When it cannot be written, or a file that holds no labels is in their place.
+        If it cannot be written, or its file of labels would replace an unrelated file.
     """
     dtype = np.dtype(np.uint8 if binary else np.int32)
     if binary:
@@ -317,13 +369,13 @@ def write_matrix(path: Path, connections: ConnectivityMatrix, regions: Regions, 
     size, free = connections.nb_regions**2 * dtype.itemsize, shutil.disk_usage(path.absolute().parent).free
     if size > free:
         raise ValueError(
-            f"A matrix of {shape[0]} x {shape[1]} regions takes {size / 1e9:,.1f} GB, '{path.absolute().parent}' has "
-            f"{free / 1e9:,.1f} GB left; take fewer regions."
+            f"A matrix of {shape[0]} x {shape[1]} regions needs {size / 1e9:,.1f} GB, but '{path.absolute().parent}' "
+            f"has {free / 1e9:,.1f} GB left; use fewer regions or another disk."
         )
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     names = labels_path(path)
     check_labels_file(names)
-    # Never the labels of one matrix beside another.
+    # The labels of the previous matrix must never accompany the new one.
     with written_whole(path, before_naming=lambda: names.unlink(missing_ok=True)) as stream:
         np.lib.format.write_array_header_1_0(stream, header)
         for rows in connections.dense_rows(dtype.type):

@@ -1,4 +1,4 @@
-"""From subjects' folders to one HDF5 file."""
+"""Create one HDF5 file from the folders of many subjects."""
 
 from __future__ import annotations
 
@@ -23,13 +23,25 @@ from dwiml.signals import ended_by_signals
 
 logger = logging.getLogger(__name__)
 
-# A micrometre: no streamline is sampled so finely, and one of a brain's length would have 200 000 points.
-_SMALLEST_STEP_MM = 1e-3
+# One micrometre: a streamline of 200 mm would have 200 000 points.
+_MIN_STEP_MM = 1e-3
 
 
 @dataclass
 class StreamlinesCount:
-    """What one streamlines group holds, all subjects together."""
+    """Counts of one streamlines group, over all subjects.
+
+    Attributes
+    ----------
+    nb_streamlines, nb_points
+        Number of streamlines written, and of their points.
+    nb_files
+        Number of tractograms read.
+    nb_removed
+        Number of invalid streamlines that were removed.
+    nb_of_two_points
+        Number of streamlines that have two points only, after resampling.
+    """
 
     nb_streamlines: int = 0
     nb_points: int = 0
@@ -40,14 +52,14 @@ class StreamlinesCount:
 
 @dataclass
 class CreationSummary:
-    """What was written.
+    """Summary of the HDF5 file that was written.
 
     Attributes
     ----------
     path
         The HDF5 file.
     nb_bytes
-        Its size.
+        Its size in bytes.
     subjects
         {"training": [...], "validation": [...], "testing": [...]}.
     nb_features
@@ -55,7 +67,7 @@ class CreationSummary:
     streamlines
         {streamlines group: its counts}.
     files
-        {volume group: [(file, number of features), ...]} in their order, as the first subject has them.
+        {volume group: [(file, number of features), ...]}, in the order of the features, for the first subject.
     """
 
     path: Path
@@ -66,7 +78,7 @@ class CreationSummary:
     files: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
 
 
-@ended_by_signals(library="the HDF5 file was made: it is removed, and what was there before stays")
+@ended_by_signals(library="creating the HDF5 file; the unfinished file is removed, and an existing one is kept")
 def create_hdf5(
     subjects_folder: str | os.PathLike[str],
     out_hdf5: str | os.PathLike[str],
@@ -83,52 +95,53 @@ def create_hdf5(
     allow_missing: bool = False,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> CreationSummary:
-    """Gather subjects' volumes and streamlines into one HDF5 file.
+    """Create one HDF5 file from the volumes and streamlines of many subjects.
 
-    All that can be checked from the files' headers is checked for all subjects before the first is read. Subjects are
-    then read one at a time. The file appears under its name when it is whole; until then an older one stays in place.
+    The headers of all files are checked before the first subject is read. Subjects are then read one at a time. The
+    file is written atomically: it gets its name once it is complete, and until then an existing file is kept.
 
     Parameters
     ----------
     subjects_folder
-        Holds one folder a subject.
+        Folder that contains one folder per subject.
     out_hdf5
         The file to write.
     config
-        Which files make which group: a JSON file, or its content. See :mod:`dwiml.hdf5.config`.
+        Which files go into which group: a JSON file, or its content as a dict. See :mod:`dwiml.hdf5.config`.
     training, validation, testing
-        Each a text file with one subject a line, or a list of subjects.
+        For each subset, a text file with one subject per line, or a list of subjects.
     step_size
-        Resample streamlines to points at this distance, in mm. At most one of this and the next two.
+        Resample streamlines to points at this distance, in mm. Give at most one of `step_size`, `nb_points` and
+        `compress`.
     nb_points
         Resample streamlines to this number of points.
     compress
-        Leave out points as long as the curve moves by less than this, in mm.
+        Remove points as long as the curve moves by less than this distance, in mm.
     overwrite
-        Replace ``out_hdf5`` if it exists: an HDF5 file or an empty one, nothing else.
+        Replace ``out_hdf5`` if it exists and is an HDF5 file or an empty file.
     remove_invalid
-        Drop streamlines of one point or of no length, with NaN, or outside the volume, rather than refuse them.
+        Remove invalid streamlines (one point, zero length, NaN, or outside the volume) instead of raising an error.
     allow_missing
-        A tractogram may be missing or empty; a group without any streamline is written if need be.
+        Allow tractograms to be missing or empty; a group may then hold no streamlines.
     on_progress
-        Called with (subjects done, subjects in all, name of the one just done), and with (0, all, "") at the start.
+        Called with (number of subjects done, total number, name of the subject just done), first with (0, total, "").
 
     Returns
     -------
     CreationSummary
-        What was written.
+        A summary of the file that was written.
 
     Raises
     ------
     FileNotFoundError, FileExistsError, IsADirectoryError
-        When something is missing, or in the way.
+        If an input is missing, or the output cannot be replaced.
     ValueError
-        For any bad input; the sentence names the subject, the group and the file.
+        If an input is invalid. The message names the subject, the group and the file.
     """
     resample = Resampling(step_size=step_size, nb_points=nb_points, compress=compress)
-    if step_size is not None and step_size < _SMALLEST_STEP_MM:
+    if step_size is not None and step_size < _MIN_STEP_MM:
         raise ValueError(
-            f"step_size must be at least {_SMALLEST_STEP_MM:g} mm, the distance between two points, got {step_size:g}."
+            f"step_size, the distance between two points, must be at least {_MIN_STEP_MM:g} mm, got {step_size:g}."
         )
     groups = load_config(config)
     subjects = read_subject_lists({"training": training, "validation": validation, "testing": testing})
@@ -142,14 +155,14 @@ def create_hdf5(
     inputs += [path for group in matrices.values() for matrix in group.values() for path in matrix.files]
     file_writer.checked_output(Path(out_hdf5), inputs, overwrite=overwrite, warn=False)
     file_writer.refuse_other_kind(target)
-    _warn(subjects, groups)
+    _warn_of_unused(subjects, groups)
 
     summary = CreationSummary(Path(out_hdf5), subjects=subjects, nb_features=dict(plans[0].nb_features))
     summary.files = _files_of(plans[0])
     summary.streamlines = {group.name: StreamlinesCount() for group in groups.streamlines}
-    tell = on_progress or (lambda done, total, name: None)
-    tell(0, len(plans), "")
-    with file_writer.whole_hdf5(target, sum(plan.nb_bytes for plan in plans), overwrite=overwrite) as handle:
+    report_progress = on_progress or (lambda done, total, name: None)
+    report_progress(0, len(plans), "")
+    with file_writer.atomic_hdf5(target, sum(plan.nb_bytes for plan in plans), overwrite=overwrite) as handle:
         file_writer.write_root(handle, subjects, groups, resample, summary.files)
         for done, plan in enumerate(plans, 1):
             subject = handle.create_group(plan.name)
@@ -160,7 +173,7 @@ def create_hdf5(
             for group, matrix in matrices[plan.name].items():
                 file_writer.write_connectivity(subject[group], matrix)
             file_writer.write_group_digests(subject)
-            tell(done, len(plans), plan.name)
+            report_progress(done, len(plans), plan.name)
     _warn_of_resampling(summary, resample, [plan.grid.voxel_sizes.min() for plan in plans])
     summary.nb_bytes = target.stat().st_size
     return summary
@@ -176,25 +189,25 @@ def _files_of(plan: SubjectPlan) -> dict[str, list[tuple[str, int]]]:
     }
 
 
-def _warn(subjects: Mapping[str, list[str]], groups: GroupsConfig) -> None:
+def _warn_of_unused(subjects: Mapping[str, list[str]], groups: GroupsConfig) -> None:
     if not subjects["validation"]:
-        logger.warning("There is no validation subject: a training on this file will not measure a validation loss.")
+        logger.warning("There is no validation subject: training on this file will not report a validation loss.")
     for group in groups.volumes:
         if group.std_mask and group.standardization == "none":
-            logger.warning("Group '%s' has a std_mask that is not used: its standardization is 'none'.", group.name)
+            logger.warning("Group '%s': std_mask is ignored, because the standardization is 'none'.", group.name)
 
 
 def _warn_of_resampling(summary: CreationSummary, resample: Resampling, voxel_sizes: Sequence[float]) -> None:
-    """Tell when resampling left little of the streamlines."""
+    """Warn if resampling simplified the streamlines too much."""
     for name, count in summary.streamlines.items():
         if resample.step_size is not None and 2 * count.nb_of_two_points > count.nb_streamlines:
             logger.warning(
-                "Group '%s': of %d of %d streamlines, the step size of %g mm left only the two ends.",
+                "Group '%s': %d of %d streamlines were reduced to their two endpoints by the step size of %g mm.",
                 *(name, count.nb_of_two_points, count.nb_streamlines, resample.step_size),
             )
     if resample.compress is not None and resample.compress > min(voxel_sizes):
         logger.warning(
-            "Streamlines were allowed to move by %g mm, which is more than a voxel (%.3g mm); compress=0.1 is usual.",
+            "The compression tolerance of %g mm is larger than a voxel (%.3g mm); a usual value is compress=0.1.",
             *(resample.compress, min(voxel_sizes)),
         )
 

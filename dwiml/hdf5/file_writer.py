@@ -1,4 +1,4 @@
-"""Writing of the HDF5 file: whole or absent, and laid out so that reading can map it in memory."""
+"""Write the HDF5 file atomically, in a layout that can be memory-mapped."""
 
 from __future__ import annotations
 
@@ -38,38 +38,38 @@ from dwiml.tractograms.tractogram import Streamlines
 logger = logging.getLogger(__name__)
 
 _ROOM_FOR_METADATA = 2**22
-# Of the rows that are compressed together.
+# Size of the rows that are compressed together.
 _CHUNK_BYTES = 2**19
 
 
 def checked_output(path: Path, inputs: Iterable[object], *, overwrite: bool, warn: bool = True) -> Path:
-    """Return where the file will be, links followed; ``inputs`` are what may not be overwritten in any case.
+    """Check that the file can be written, and return its path with links resolved.
 
     Parameters
     ----------
     path
-        As the user gave it.
+        The path given by the user.
     inputs
-        What is read; those that are not names of files are left out.
+        Input files, which are never overwritten; other objects are ignored.
     overwrite
-        Whether the file may exist.
+        Whether an existing file may be replaced.
     warn
-        Name what killed runs have left beside it.
+        Warn about temporary files of killed runs in the same folder.
 
     Raises
     ------
     FileExistsError, FileNotFoundError, IsADirectoryError, PermissionError, ValueError
         See :func:`dwiml.files.check_outputs`.
     """
-    read = [name for name in inputs if isinstance(name, (str, os.PathLike))]
-    check_outputs({"The HDF5 file to write": path}, inputs=read, overwrite=overwrite)
+    input_files = [name for name in inputs if isinstance(name, (str, os.PathLike))]
+    check_outputs({"The HDF5 file to write": path}, inputs=input_files, overwrite=overwrite)
     target = Path(os.path.realpath(path))
     if not warn:
         return target
     abandoned = sorted(target.parent.glob(f".{glob.escape(target.name)}.*.tmp"))
     if abandoned:
         logger.warning(
-            "%s in '%s': unfinished files of runs that were killed or are still running; delete them if none is.",
+            "%s in '%s': unfinished files of runs that were killed or are still running; delete those of killed runs.",
             quoted([file.name for file in abandoned], 3),
             target.parent,
         )
@@ -77,43 +77,43 @@ def checked_output(path: Path, inputs: Iterable[object], *, overwrite: bool, war
 
 
 def refuse_other_kind(path: Path) -> None:
-    """Refuse to replace a file that holds something and is not HDF5: its name was given by mistake.
+    """Refuse to replace a non-empty file that is not HDF5: its name was probably given by mistake.
 
     Raises
     ------
     FileExistsError
-        When there is such a file.
+        If `path` is such a file.
     """
     if not path.exists():
         return
     with open_regular(path, "The HDF5 file to write:") as stream:
         beginning = stream.read(len(schema.SIGNATURE))
     if beginning not in (b"", schema.SIGNATURE):
-        raise FileExistsError(
-            f"The HDF5 file to write: '{path}' exists and is not an HDF5 file, so it stays; give another name."
-        )
+        raise FileExistsError(f"The HDF5 file to write: '{path}' exists and is not an HDF5 file; give another name.")
 
 
 @contextmanager
-def whole_hdf5(target: Path, nb_bytes: int, *, overwrite: bool) -> Iterator[h5py.File]:
-    """Open a temporary HDF5 file beside ``target``; at the end of the block it takes that name, at once and for good.
+def atomic_hdf5(target: Path, nb_bytes: int, *, overwrite: bool) -> Iterator[h5py.File]:
+    """Open a temporary HDF5 file next to ``target``, and rename it to ``target`` at the end of the block.
 
-    An error removes it; a kill leaves it, under a hidden name that ends in ``.tmp``. Until the end, what was at
-    ``target`` stays as it was.
+    Until then, an existing file at ``target`` is unchanged. If an error is raised, the temporary file is removed; if
+    the process is killed, it remains, under a hidden name that ends in ``.tmp``.
 
     Parameters
     ----------
     target
-        The final name.
+        The final path.
     nb_bytes
-        The least that the file will take.
+        Lower bound of the size of the file, in bytes.
     overwrite
         Whether ``target`` may exist.
 
     Raises
     ------
     OSError
-        When the disk has not that much room.
+        If the disk does not have enough space.
+    FileExistsError
+        If ``target`` was created in the meantime and `overwrite` is False.
     """
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -124,7 +124,9 @@ def whole_hdf5(target: Path, nb_bytes: int, *, overwrite: bool) -> Iterator[h5py
         with open(temporary, "rb") as stream:
             os.fsync(stream.fileno())
         if target.exists() and not overwrite:
-            raise FileExistsError(f"'{target}' appeared in the meantime; choose another name, or replace it with -f.")
+            raise FileExistsError(
+                f"'{target}' was created in the meantime; choose another name, or replace it with overwrite=True."
+            )
         os.replace(temporary, target)
     except BaseException:
         with suppress(OSError):
@@ -134,9 +136,9 @@ def whole_hdf5(target: Path, nb_bytes: int, *, overwrite: bool) -> Iterator[h5py
 
 
 def _check_room(path: Path, nb_bytes: int) -> None:
-    """Check that a file can grow by a number of bytes, and by what HDF5 adds.
+    """Check that a file can grow by a number of bytes plus the metadata of HDF5.
 
-    HDF5 cannot be left to find out: it may crash when it cannot write while it closes a file.
+    HDF5 may crash when it cannot write while closing a file, so the space is checked beforehand.
     """
     if sys.platform == "darwin":
         return
@@ -145,12 +147,12 @@ def _check_room(path: Path, nb_bytes: int) -> None:
         try:
             os.posix_fallocate(stream.fileno(), size, nb_bytes + _ROOM_FOR_METADATA)
         except OSError as error:
-            # Another error means that this file system cannot tell.
+            # Any other error means that this file system does not support the check.
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 megabytes = (nb_bytes + _ROOM_FOR_METADATA) / 1e6
                 raise OSError(
-                    f"The HDF5 file has no room in '{path.parent}' for {megabytes:.1f} MB more "
-                    f"({os.strerror(error.errno)}); free some, or write elsewhere."
+                    f"'{path.parent}' has no space for another {megabytes:.1f} MB of the HDF5 file "
+                    f"({os.strerror(error.errno)}); free some space, or write to another disk."
                 ) from error
         finally:
             os.ftruncate(stream.fileno(), size)
@@ -163,7 +165,21 @@ def write_root(
     resample: Resampling,
     files: Mapping[str, Sequence[tuple[str, int]]],
 ) -> None:
-    """Write the root attributes; ``files`` are those of each volume group, with the features of each."""
+    """Write the root attributes.
+
+    Parameters
+    ----------
+    handle
+        The HDF5 file, open for writing.
+    subjects
+        {subset: its subjects}.
+    config
+        The groups config.
+    resample
+        The resampling that was applied to all streamlines.
+    files
+        {volume group: [(file, number of features), ...]}.
+    """
     chosen = [name for names in subjects.values() for name in names]
     handle.attrs[schema.VERSION] = schema.SCHEMA_VERSION
     for subset, names in subjects.items():
@@ -177,19 +193,33 @@ def write_root(
     for name, value in options.items():
         handle.attrs[name] = schema.NOT_DEFINED if value is None else value
     handle.attrs[schema.GROUPS_CONFIG] = config.text
-    named = {group: [{schema.FILE: file, schema.NB_FEATURES: nb} for file, nb in each] for group, each in files.items()}
+    named = {
+        group: [{schema.FILE: file, schema.NB_FEATURES: nb} for file, nb in listed] for group, listed in files.items()
+    }
     handle.attrs[schema.GROUPS_FILES] = json.dumps(named)
     handle.attrs[schema.DIGEST] = np.bytes_(root_digest(dict(handle.attrs)))
     handle.attrs[schema.DATE_AND_TIME] = now().strftime("%d %B %Y %H:%M:%S")
 
 
 def now() -> datetime:
-    """Return the local time; the only thing in the file that two runs do not share."""
+    """Return the local time, the only content of the file that differs between two runs."""
     return datetime.now()
 
 
 def write_volume(subject: h5py.Group, name: str, data: NDArray[np.float32], grid: Grid) -> None:
-    """Write a volume group; ``data`` has shape (X, Y, Z, F)."""
+    """Write a volume group.
+
+    Parameters
+    ----------
+    subject
+        The group of the subject, open for writing.
+    name
+        Name of the volume group.
+    data
+        Shape (X, Y, Z, F), float32: F features per voxel, voxel axes.
+    grid
+        The voxel grid.
+    """
     group = subject.create_group(name)
     group.attrs[schema.TYPE] = schema.TYPE_VOLUME
     group.attrs[schema.AFFINE] = grid.affine
@@ -199,7 +229,19 @@ def write_volume(subject: h5py.Group, name: str, data: NDArray[np.float32], grid
 
 
 def write_streamlines(subject: h5py.Group, name: str, data: Streamlines, grid: Grid) -> None:
-    """Write a streamlines group; the points are in voxel space, corner origin."""
+    """Write a streamlines group.
+
+    Parameters
+    ----------
+    subject
+        The group of the subject, open for writing.
+    name
+        Name of the streamlines group.
+    data
+        The streamlines; points of shape (N, 3), float32, in voxel space, corner origin.
+    grid
+        The voxel grid of the subject's volumes.
+    """
     group = subject.create_group(name)
     group.attrs[schema.TYPE] = schema.TYPE_STREAMLINES
     group.attrs[schema.SPACE] = "vox"
@@ -219,7 +261,10 @@ def write_streamlines(subject: h5py.Group, name: str, data: Streamlines, grid: G
 
 
 def write_group_digests(subject: h5py.Group) -> None:
-    """Write the digest of each group of a subject, when all else is written: see `digest_of_group`."""
+    """Write the digest of each group of a subject, once its content is written.
+
+    See :func:`dwiml.hdf5.stored.digests.digest_of_group`.
+    """
     for group in subject.values():
         datasets: list[tuple[str, tuple[int, ...], str, str]] = []
         group.visititems(partial(_note_dataset, datasets))
@@ -232,14 +277,14 @@ def _note_dataset(found: list[tuple[str, tuple[int, ...], str, str]], name: str,
 
 
 def write_connectivity(group: h5py.Group, plan: ConnectivityPlan) -> None:
-    """Write the connectivity matrix of a streamlines group, some rows at a time, and its regions.
+    """Write the connectivity matrix of a streamlines group, a few rows at a time, and its regions.
 
-    Both are compressed: they are mostly zeros, and never mapped in memory.
+    Both are compressed, since they are mostly zeros and are never memory-mapped.
 
     Raises
     ------
     ValueError
-        When the matrix holds NaN, infinite or negative values, or a file was damaged in the meantime.
+        If the matrix holds NaN, infinite or negative values, or a file was damaged in the meantime.
     """
     regions = plan.read_regions()
     if isinstance(regions, BlocRegions):
@@ -268,7 +313,7 @@ def _write_labels(group: h5py.Group, regions: LabelRegions) -> None:
     dataset = _compressed(group, schema.CONNECTIVITY_LABEL_VOLUME, regions.shape, values.dtype)
     digest = ArrayDigest(regions.shape, values.dtype)
     for start in range(0, regions.shape[0], dataset.chunks[0]):
-        # The region of label 0 is -1, which takes the last of the values.
+        # The background has region index -1, which selects the last value: 0.
         rows = values[regions.index[start : start + dataset.chunks[0]]]
         digest.update(rows)
         _write_chunk(dataset, start, rows)
@@ -282,7 +327,7 @@ def _compressed(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.
 
 
 def _write_chunk(dataset: h5py.Dataset, start: int, rows: NDArray[Any]) -> None:
-    """Write the rows of one chunk now: what HDF5 holds back is out of the account of the room on the disk."""
+    """Write the rows of one chunk and flush them: data buffered by HDF5 would escape the check of the disk space."""
     _check_room(Path(dataset.file.filename), rows.nbytes)
     dataset[start : start + len(rows)] = rows
     dataset.flush()
@@ -290,7 +335,8 @@ def _write_chunk(dataset: h5py.Dataset, start: int, rows: NDArray[Any]) -> None:
 
 def _write_array(group: h5py.Group, name: str, values: NDArray[np.generic]) -> None:
     _check_room(Path(group.file.filename), values.nbytes)
-    # Contiguous and uncompressed, so that lazy reading maps it; no time stamp, so that equal input gives equal bytes.
+    # Contiguous and uncompressed, so that it can be memory-mapped; without time stamp, so that the same input gives the
+    # same bytes.
     dataset = group.create_dataset(name, data=values, track_times=False)
     _write_digest(dataset, digest_of_array(values))
 

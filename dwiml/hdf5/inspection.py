@@ -1,4 +1,4 @@
-"""What is checked of every subject before the long work starts: files, grids and headers; no voxel is read."""
+"""Check the files, grids and headers of all subjects before any voxel is read."""
 
 from __future__ import annotations
 
@@ -23,14 +23,18 @@ class SubjectPlan:
 
     Attributes
     ----------
+    name
+        The subject's name.
+    folder
+        The subject's folder.
     volumes, masks, tractograms
         {group: its files}.
-    grid
-        The grid of all of them.
     features
         {volume group: number of features of each of its files}.
     matches
-        {volume group: {name or pattern of the config: number of files that it matches}}; those of its masks too.
+        {volume group: {name or pattern of the config: number of files that it matches}}, including the masks.
+    known_grid
+        The voxel grid of the files that were checked so far; None if none of them has one.
     """
 
     name: str
@@ -44,10 +48,10 @@ class SubjectPlan:
 
     @property
     def grid(self) -> Grid:
-        """The grid of all files; only a plan under construction has none."""
+        """The voxel grid of all files; a ValueError if no file has one."""
         if self.known_grid is None:
             raise ValueError(
-                f"Subject '{self.name}' has no file that gives its voxel grid; add a volume, a mask or a .trk."
+                f"Subject '{self.name}' has no file that defines its voxel grid; add a volume, a mask or a .trk file."
             )
         return self.known_grid
 
@@ -58,24 +62,30 @@ class SubjectPlan:
 
     @property
     def files(self) -> list[Path]:
-        """All files of the subject that are read, but for those on connectivity."""
+        """All files of the subject that are read, except the connectivity matrices and labels."""
         found = [*self.volumes.values(), *self.masks.values(), *self.tractograms.values()]
         files = [path for paths in found for path in paths]
-        # A pair of files is one image.
+        # An .hdr and an .img file together are one image.
         pairs = [path.with_suffix(suffix) for path in files for suffix in _PAIR if path.suffix.lower() in _PAIR]
         return [*files, *pairs]
 
     @property
     def nb_bytes(self) -> int:
-        """Size of the volumes in the HDF5 file."""
+        """Size of the volumes in the HDF5 file, in bytes."""
         return 4 * math.prod(self.grid.shape) * sum(self.nb_features.values())
 
     def label(self, group: str) -> str:
-        """Return how errors name one of the groups."""
+        """Return the description of a group that is used in error messages."""
         return f"Group '{group}' of subject '{self.name}'"
 
     def add_grid(self, grid: Grid) -> None:
-        """Take the first file's grid, compare those of the others with it."""
+        """Take the grid of the first file, or check that the grid of another file is the same.
+
+        Raises
+        ------
+        ValueError
+            If the grids differ.
+        """
         if self.known_grid is None:
             self.known_grid = grid
         else:
@@ -90,10 +100,10 @@ def plan_subjects(
     Raises
     ------
     FileNotFoundError
-        When a file is missing.
+        If a file is missing.
     ValueError
-        When a file cannot be read, is empty or of an unknown kind, when files of a subject are on different grids, or
-        when a group has not the same number of features for all subjects.
+        If a file cannot be read, is empty or has an unknown format, if the files of a subject are on different grids,
+        or if a group does not have the same number of features for all subjects.
     """
     plans = [_plan_subject(subjects_folder / name, name, config, allow_missing=allow_missing) for name in subjects]
     for plan in plans[1:]:
@@ -103,13 +113,13 @@ def plan_subjects(
 
 
 def _check_alike(plan: SubjectPlan, first: SubjectPlan, group: str) -> None:
-    """Check that a group of volumes has as many files, and as many features, as that of another subject."""
-    # The patterns are in the same order; the names of subjects in them differ.
+    """Check that a volume group has the same number of files and of features as that of the first subject."""
+    # The patterns are in the same order, but may contain the names of the subjects.
     for (pattern, count), other in zip(plan.matches[group].items(), first.matches[group].values(), strict=True):
         if count != other:
             raise ValueError(
                 f"Group '{group}': '{pattern}' matches {count} {_files(count)} of subject '{plan.name}' and {other} of "
-                f"subject '{first.name}'; all subjects must have the same number: name the files more exactly."
+                f"subject '{first.name}'; all subjects must have the same number: use a more specific pattern."
             )
     if plan.nb_features[group] != first.nb_features[group]:
         raise ValueError(
@@ -121,7 +131,7 @@ def _check_alike(plan: SubjectPlan, first: SubjectPlan, group: str) -> None:
             raise ValueError(
                 f"Group '{group}': the files are not in the same order: '{path}' of subject '{plan.name}' has "
                 f"{plan.features[group][k]} features and '{other_path}' of subject '{first.name}' has "
-                f"{first.features[group][k]}; name the files one by one."
+                f"{first.features[group][k]}; list the files one by one."
             )
 
 
@@ -138,14 +148,20 @@ def _plan_subject(folder: Path, name: str, config: GroupsConfig, *, allow_missin
         _plan_streamlines(plan, streamlines_group, allow_missing=allow_missing)
     if plan.known_grid is None:
         raise ValueError(
-            f"Subject '{name}' has no volume and no .trk file, so that its voxel grid is unknown; "
+            f"Subject '{name}' has no volume and no .trk file, so its voxel grid is unknown; "
             "add a group of type 'volume' to the groups config."
         )
     return plan
 
 
 def plan_volumes(plan: SubjectPlan, group: VolumeGroup) -> None:
-    """Find the files of a group of volumes, and check their headers."""
+    """Find the files of a volume group, check their headers, and add them to the plan.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        See :func:`plan_subjects`.
+    """
     label = plan.label(group.name)
     found = find_by_pattern(plan.folder, group.files, label)
     masks = find_by_pattern(plan.folder, group.std_mask, f"{label}, 'std_mask'")
@@ -160,15 +176,15 @@ def plan_volumes(plan: SubjectPlan, group: VolumeGroup) -> None:
     for path in plan.masks[group.name]:
         nb_features = _inspect_volume(plan, path, label)
         if nb_features != 1:
-            raise ValueError(f"{label}: the mask '{path}' must be one volume, it holds {nb_features}.")
+            raise ValueError(f"{label}: the mask '{path}' must be a single volume, got {nb_features} volumes.")
 
 
 def _inspect_volume(plan: SubjectPlan, path: Path, label: str) -> int:
-    """Check a volume's header against the subject's grid; return its number of features."""
+    """Check the header of a volume against the subject's grid; return its number of features."""
     image = open_image(path, label)
     shape = image.shape
     if len(shape) not in (3, 4) or 0 in shape:
-        raise ValueError(f"{label}: '{path}' has shape {shape}; a volume has 3 or 4 axes, none of size 0.")
+        raise ValueError(f"{label}: '{path}' has shape {shape}; a volume must have 3 or 4 axes, none of size 0.")
     if image.get_data_dtype().kind not in "biuf":
         raise ValueError(f"{label}: '{path}' holds {image.get_data_dtype()} values; real numbers are expected.")
     plan.add_grid(Grid.from_header(image.affine, shape[:3], path))
@@ -191,7 +207,7 @@ def _plan_streamlines(plan: SubjectPlan, group: StreamlinesGroup, *, allow_missi
 
 
 def _inspect_tractogram(plan: SubjectPlan, path: Path, group: StreamlinesGroup, label: str) -> bool:
-    """Check a tractogram's header; False when the file holds no streamline."""
+    """Check the header of a tractogram; return whether it holds any streamline."""
     tractogram = open_tractogram(path, label)
     if tractogram.grid is not None:
         plan.add_grid(tractogram.grid)

@@ -1,7 +1,7 @@
-"""The HDF5 file: the name of every group, dataset and attribute, and which names are allowed.
+"""Names of the groups, datasets and attributes of the HDF5 file.
 
-Version 1 has the layout of the files that dwi_ml makes, plus the attribute ``dwiml_schema_version``.
-Files without that attribute are read as long as they have the layout (:mod:`dwiml.hdf5.stored.layout`).
+Version 1 has the layout of the files created by dwi_ml, plus the attribute ``dwiml_schema_version``. Files without this
+attribute are read if they have the same layout (:mod:`dwiml.hdf5.stored.layout`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from dwiml import files
 
 SCHEMA_VERSION = 1
-# What an HDF5 file begins with.
+# First bytes of an HDF5 file (HDF5 File Format Specification, version 3.0, II.A).
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 # Root attributes.
@@ -24,10 +24,10 @@ STEP_SIZE = "step_size"
 NB_POINTS = "nb_points"
 COMPRESS = "compress"
 GROUPS_CONFIG = "groups_config"
-# JSON: {volume group: [{FILE: name, NB_FEATURES: count}, ...]}, as the first subject has them.
+# JSON: {volume group: [{FILE: name, NB_FEATURES: count}, ...]}, for the first subject.
 GROUPS_FILES = "groups_files"
 FILE = "file"
-# Under which name the files stand among the entries of a group in the config that is read back.
+# Key of these files in the entry of a group, when the config is read back.
 FILES_FOUND = "files_found"
 DATE_AND_TIME = "data_and_time"
 NOT_DEFINED = "Not defined by user"
@@ -53,8 +53,8 @@ DIMENSIONS = "dimensions"
 VOXEL_SIZES = "voxel_sizes"
 VOXEL_ORDER = "voxel_order"
 DATA_PER_STREAMLINE = "data_per_streamline"
-# Which regions are connected: dataset CONNECTIVITY_MATRIX (n, n), and its regions in the attribute of blocs (3,) or the
-# dataset of labels (X, Y, Z).
+# Connectivity: dataset CONNECTIVITY_MATRIX (R, R); its R regions are given by the attribute CONNECTIVITY_NB_BLOCS (3,)
+# or the dataset CONNECTIVITY_LABEL_VOLUME (X, Y, Z).
 CONNECTIVITY_MATRIX = "connectivity_matrix"
 CONNECTIVITY_MATRIX_TYPE = "connectivity_matrix_type"
 FROM_BLOCS = "from_blocs"
@@ -62,32 +62,32 @@ FROM_LABELS = "from_labels"
 CONNECTIVITY_NB_BLOCS = "connectivity_nb_blocs"
 CONNECTIVITY_LABEL_VOLUME = "connectivity_label_volume"
 
-# Of a dataset: of its shape, type and values. Of a group and of the root: of attributes and datasets.
+# A dataset's digest covers its shape, dtype and values; that of a group or of the root, its attributes and datasets.
 DIGEST = "dwiml_digest"
 
 SUBJECT_LISTS = {"training": TRAINING_SUBJS, "validation": VALIDATION_SUBJS, "testing": TESTING_SUBJS}
 
 
 def read_text(value: Any) -> str:
-    """Return an attribute's text, whether HDF5 gives it as str or as bytes."""
+    """Return a text attribute as str, whether h5py returned str or bytes."""
     return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 def check_name(name: Any, what: str) -> str:
-    """Return the name of a subject, a group or a key, if results may be written under it.
+    """Return the name of a subject, group or key, if it is also a safe file name.
 
     Parameters
     ----------
     name
-        As a file or a user gives it.
+        A name read from a file or given by a user.
     what
-        How the sentence begins: the file, and what the name is.
+        Beginning of the error message: the file, and what the name stands for.
 
     Raises
     ------
     ValueError
-        When it is not a text, or as :func:`dwiml.files.check_name`.
+        If it is not a string, or is not allowed by :func:`dwiml.files.check_name`.
     """
     if not isinstance(name, str):
-        raise ValueError(f"{what} is {str(name)[:60]!r}, which is not a name.")
+        raise ValueError(f"{what} has the name {str(name)[:60]!r}, which is not a string; rename it.")
     return files.check_name(name, what)

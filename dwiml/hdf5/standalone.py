@@ -1,4 +1,4 @@
-"""Volumes and masks read from image files as they would be for an HDF5 file, without one."""
+"""Read volumes and masks from image files in the same way as for an HDF5 file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dwiml.tractograms.grid import Grid
 
 
 class _GivenFiles(SubjectPlan):
-    """Files of no subject: errors begin with what its name is."""
+    """Files given directly, without a subject; its name is the beginning of error messages."""
 
     def label(self, group: str) -> str:
         return self.name
@@ -35,30 +35,30 @@ def read_volumes(
     same_as: Grid | None = None,
     label: str = "The images",
 ) -> tuple[NDArray[np.float32], Grid]:
-    """Read images, concatenate them on the last axis, and standardize.
+    """Read images, concatenate them on the last axis, and standardize them.
 
     Parameters
     ----------
     files
-        What nibabel reads, of 3 or 4 axes, all on one grid.
+        Images in any format that nibabel reads, of shape (X, Y, Z) or (X, Y, Z, F), all on the same grid.
     standardization, std_mask
         As in a groups config (see :class:`dwiml.hdf5.config.VolumeGroup`).
     same_as
-        The grid that they must be on; None: any.
+        The grid that the images must be on; None for any grid.
     label
-        How a sentence begins, for instance ``"The images"``.
+        Beginning of error messages, for instance ``"The images"``.
 
     Returns
     -------
     values
         Shape (X, Y, Z, F), float32.
     grid
-        That of the files.
+        The voxel grid of the files.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        When a file is missing, damaged, holds NaN, or is on another grid.
+        If a file is missing, damaged, holds NaN, or is on another grid.
     """
     here = Path.cwd()
     plan = _GivenFiles(label, here, known_grid=same_as)
@@ -79,25 +79,32 @@ def read_mask(
     threshold: float = DEFAULT_THRESHOLD,
     label: str = "The mask",
 ) -> tuple[Mask, Grid]:
-    """Read a mask, see :func:`dwiml.ops.masks.as_mask`; warn when it is not a 0/1 mask.
+    """Read a mask (see :func:`dwiml.ops.masks.as_mask`), with a warning if its values are not 0 and 1.
 
     Parameters
     ----------
     path
-        An image of one volume.
+        An image of shape (X, Y, Z).
     same_as
-        The grid that it must be on; None: any.
+        The grid that it must be on; None for any grid.
     threshold
-        For a map of probabilities.
+        Threshold applied to a probability map.
     label
-        How a sentence begins, for instance ``"The mask"``.
+        Beginning of error messages, for instance ``"The mask"``.
+
+    Returns
+    -------
+    mask
+        The mask, of shape (X, Y, Z).
+    grid
+        The voxel grid of the file.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        When the file is missing, damaged, holds several volumes, is no mask, or is on another grid.
+        If the file is missing, damaged, holds several volumes, is not a mask, or is on another grid.
     """
     values, grid = read_volumes([path], same_as=same_as, label=label)
     if values.shape[-1] != 1:
-        raise ValueError(f"The mask '{path}' must be one volume, it holds {values.shape[-1]}.")
+        raise ValueError(f"The mask '{path}' must be a single volume, got {values.shape[-1]} volumes.")
     return mask_with_warning(values[..., 0], f"The mask '{path}'", threshold=threshold), grid

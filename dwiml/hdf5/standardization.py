@@ -1,4 +1,4 @@
-"""Standardization of volumes: ``(x - mean) / std``, with mean and std computed in a mask and applied everywhere."""
+"""Standardization of volumes: ``(x - mean) / std``, with mean and std computed in a mask, applied to all voxels."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Volume = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 FEW_VOXELS = 30
-"""Mean and std of fewer voxels than this are hardly those of the subject."""
-# In units in the last place of the largest value: tolerance for the rounding that some operations accumulate. A std of
-# so few of them leaves no signal in float32.
+"""With fewer voxels than this, the mean and the standard deviation are unreliable."""
+# Tolerance for accumulated rounding, relative to the largest value: a smaller standard deviation is not a signal in
+# float32.
 _ROUNDING = 8 * float(np.finfo(np.float32).eps)
 
 
@@ -25,51 +25,51 @@ def non_zero_voxels(data: Volume) -> Mask:
 
 
 @dataclass
-class Doubts:
-    """What a user should know of a standardization.
+class StandardizationReport:
+    """What a user should be warned about after a standardization.
 
     Attributes
     ----------
     constant
-        The features that are constant in the mask, up to the rounding of float32: their mean was subtracted, and they
-        were divided by 1.
+        Features that are constant in the mask, up to float32 rounding. Their mean was subtracted, without dividing by
+        a standard deviation.
     fewest_voxels
-        The smallest number of voxels that a mean and a std were computed from; None when nothing was standardized.
+        Smallest number of voxels used to compute a mean and a standard deviation; None if nothing was standardized.
     """
 
     constant: list[slice] = field(default_factory=list)
     fewest_voxels: int | None = None
 
 
-def standardize(data: Volume, kind: str, features_per_file: Sequence[int], mask: Mask | None) -> Doubts:
-    """Standardize in place.
+def standardize(data: Volume, kind: str, features_per_file: Sequence[int], mask: Mask | None) -> StandardizationReport:
+    """Standardize a volume in place: ``(x - mean) / std``.
 
     Parameters
     ----------
     data
         Shape (X, Y, Z, F), float32, finite: the files, concatenated on the last axis.
     kind
-        ``"all"``: one mean and one std for all features together, ``"independent"``: for each feature its own,
-        ``"per_file"``: for each file its own, ``"none"``: nothing is done.
+        ``"all"``: one mean and standard deviation for all features together; ``"independent"``: one for each feature;
+        ``"per_file"``: one for each file; ``"none"``: no standardization.
     features_per_file
         Number of features of each file; their sum is F.
     mask
-        Shape (X, Y, Z): where mean and std are computed. None: the non-zero voxels of the group, or, with
-        ``"per_file"``, of each file.
+        Shape (X, Y, Z), bool: the voxels used to compute the mean and the standard deviation. If None, the non-zero
+        voxels of the group are used, or, with ``"per_file"``, the non-zero voxels of each file.
 
     Returns
     -------
-    Doubts
-        What the user should be warned of.
+    StandardizationReport
+        What the user should be warned about.
 
     Raises
     ------
     ValueError
-        When the mask has no voxel, or one only.
+        If the mask has fewer than two voxels.
     """
-    doubts = Doubts()
+    report = StandardizationReport()
     if kind == "none":
-        return doubts
+        return report
     if mask is None and kind != "per_file":
         mask = non_zero_voxels(data)
     for features in _blocks(kind, features_per_file):
@@ -77,17 +77,17 @@ def standardize(data: Volume, kind: str, features_per_file: Sequence[int], mask:
         inside = non_zero_voxels(block) if mask is None else mask
         nb_voxels = int(np.count_nonzero(inside))
         if not nb_voxels:
-            raise ValueError("no voxel to compute the mean and the std from (empty mask, or only zeros)")
+            raise ValueError("there is no voxel to compute the mean and the std from (empty mask, or only zeros)")
         if nb_voxels == 1:
-            raise ValueError("only one voxel to compute the mean and the std from; give a larger mask")
-        doubts.fewest_voxels = min(doubts.fewest_voxels or nb_voxels, nb_voxels)
+            raise ValueError("there is only one voxel to compute the mean and the std from; give a larger mask")
+        report.fewest_voxels = min(report.fewest_voxels or nb_voxels, nb_voxels)
         if not _standardize_block(block, inside):
-            doubts.constant.append(features)
-    return doubts
+            report.constant.append(features)
+    return report
 
 
 def _blocks(kind: str, features_per_file: Sequence[int]) -> list[slice]:
-    """Return the features that share one mean and one std."""
+    """Return the slices of features that share one mean and one standard deviation."""
     total = sum(features_per_file)
     sizes = {"all": [total], "independent": [1] * total, "per_file": list(features_per_file)}[kind]
     ends = np.cumsum(sizes).tolist()
@@ -95,10 +95,10 @@ def _blocks(kind: str, features_per_file: Sequence[int]) -> list[slice]:
 
 
 def _standardize_block(block: Volume, mask: Mask) -> bool:
-    """Standardize (X, Y, Z, B) in place with one mean and one std; False when the values in the mask do not vary.
+    """Standardize (X, Y, Z, B) in place with one mean and one std; return whether the values in the mask vary.
 
-    They vary when their std is above the rounding of the largest of them in float32. One feature at a time, in
-    float64: a whole group in float64 could be too large for the memory.
+    They vary if their standard deviation exceeds the float32 rounding of the largest value. Features are processed one
+    at a time in float64, because a whole group in float64 could exceed the memory.
     """
     nb_features = block.shape[-1]
     means, variances, lows, highs = np.zeros((4, nb_features))
@@ -106,7 +106,7 @@ def _standardize_block(block: Volume, mask: Mask) -> bool:
         values = block[..., k][mask].astype(np.float64)
         means[k], variances[k], lows[k], highs[k] = values.mean(), values.var(), values.min(), values.max()
     mean = means.mean()
-    # Each feature has the same number of values, so the variance of all is the mean one plus that of the means.
+    # Law of total variance: all features have the same number of values.
     std = np.sqrt(np.mean(variances + (means - mean) ** 2))
     varies = bool(std > _ROUNDING * max(abs(lows.min()), abs(highs.max())))
     std = std if varies else 1.0

@@ -1,4 +1,4 @@
-"""From a subject's tractograms to one flat array of points, in voxel space with the corner as origin."""
+"""Read the tractograms of a subject into one flat array of points, in voxel space, corner origin."""
 
 from __future__ import annotations
 
@@ -19,20 +19,38 @@ from dwiml.tractograms.tractogram import Streamlines
 
 logger = logging.getLogger(__name__)
 
-# float32 coordinates that went to mm and back may leave the grid by rounding.
+# Converting float32 coordinates to mm and back may move them out of the grid by rounding.
 _TOLERANCE_VOXELS = 1e-3
 
 
 def read_streamlines_group(
     plan: SubjectPlan, group: StreamlinesGroup, *, resample: Resampling, remove_invalid: bool, allow_missing: bool
 ) -> Streamlines:
-    """Read the tractograms of one group, put them together, and resample.
+    """Read the tractograms of one group, concatenate them, and resample the streamlines.
+
+    Parameters
+    ----------
+    plan
+        The files of the subject.
+    group
+        The streamlines group.
+    resample
+        How to resample the streamlines.
+    remove_invalid
+        Remove invalid streamlines instead of raising an error.
+    allow_missing
+        Allow the group to hold no streamlines.
+
+    Returns
+    -------
+    Streamlines
+        Points of shape (N, 3), float32, in voxel space, corner origin; lengths of shape (S,), int64.
 
     Raises
     ------
     ValueError
-        When a file is damaged, when streamlines are invalid and ``remove_invalid`` is False, or when none is left and
-        ``allow_missing`` is False.
+        If a file is damaged, if streamlines are invalid and `remove_invalid` is False, or if there is no streamline and
+        `allow_missing` is False.
     """
     label = plan.label(group.name)
     tractograms = [open_tractogram(path, label) for path in plan.tractograms[group.name]]
@@ -43,7 +61,9 @@ def read_streamlines_group(
     ]
     data = _union(parts, group, label)
     if not len(data.lengths) and not allow_missing:
-        raise ValueError(f"{label} has no streamline left; check the tractograms, or allow it with allow_missing=True.")
+        raise ValueError(
+            f"{label} has no valid streamlines; check the tractograms, or allow this with allow_missing=True."
+        )
     if resample.nb_points is not None:
         check_memory(12 * resample.nb_points * len(data.lengths), f"{label}, resampled to {resample.nb_points} points,")
     try:
@@ -54,18 +74,19 @@ def read_streamlines_group(
 
 
 def _without_invalid(data: Streamlines, path: Path, grid: Grid, label: str, *, remove: bool) -> Streamlines:
-    """Refuse, or drop, the streamlines that no training can use."""
+    """Refuse or remove the streamlines that cannot be used for training."""
     faults = _faults(data.points, data.lengths, grid.shape)
     counts = {"without any point": data.nb_removed}
     counts |= {reason: int(np.count_nonzero(flags)) for reason, flags in faults.items()}
     total = sum(counts.values())
     if not total:
         return data
-    told = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
-    sentence = f"{label}: '{path}' holds {total} invalid of {len(data.lengths) + data.nb_removed} streamlines ({told})"
+    reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
+    nb_streamlines = len(data.lengths) + data.nb_removed
+    message = f"{label}: {total} of the {nb_streamlines} streamlines in '{path}' are invalid ({reasons})"
     if not remove:
-        raise ValueError(f"{sentence}; fix the file, or drop them with remove_invalid=True.")
-    logger.warning("%s; they were dropped.", sentence)
+        raise ValueError(f"{message}; fix the file, or remove them with remove_invalid=True.")
+    logger.warning("%s; they were removed.", message)
     keep = ~np.logical_or.reduce(list(faults.values()))
     return Streamlines(
         data.points[np.repeat(keep, data.lengths)],
@@ -78,7 +99,7 @@ def _without_invalid(data: Streamlines, path: Path, grid: Grid, label: str, *, r
 def _faults(
     points: NDArray[np.float32], lengths: NDArray[np.int64], shape: tuple[int, int, int]
 ) -> dict[str, NDArray[np.bool_]]:
-    """Flag (S,) the invalid streamlines, each for one reason only."""
+    """Flag the invalid streamlines, shape (S,) for each reason; a streamline is flagged for one reason only."""
     streamline = sequence_ids(lengths)
     first_points = points[offsets(lengths)[streamline]]
 
@@ -86,18 +107,18 @@ def _faults(
         return np.bincount(streamline[flags.any(axis=1)], minlength=len(lengths)) > 0
 
     not_finite = any_point(~np.isfinite(points))
-    still = ~any_point(points != first_points)
+    constant = ~any_point(points != first_points)
     outside = any_point((points < -_TOLERANCE_VOXELS) | (points > np.array(shape) + _TOLERANCE_VOXELS))
     return {
         "with NaN or infinite points": not_finite,
-        "of one point": still & (lengths == 1) & ~not_finite,
-        "whose points are all the same": still & (lengths > 1) & ~not_finite,
-        "outside the volume": outside & ~still & ~not_finite,
+        "of one point": constant & (lengths == 1) & ~not_finite,
+        "whose points are all the same": constant & (lengths > 1) & ~not_finite,
+        "outside the volume": outside & ~constant & ~not_finite,
     }
 
 
 def _union(parts: list[Streamlines], group: StreamlinesGroup, label: str) -> Streamlines:
-    """Put the streamlines of all files together, in the order of the files."""
+    """Concatenate the streamlines of all files, in the order of the files."""
     nb_removed = sum(part.nb_removed for part in parts)
     parts = [part for part in parts if len(part.lengths)]
     if not parts:
@@ -108,8 +129,8 @@ def _union(parts: list[Streamlines], group: StreamlinesGroup, label: str) -> Str
         widths = {part.dps[key].shape[1:] for part in parts}
         if len(widths) > 1:
             raise ValueError(
-                f"{label}: data per streamline '{key}' has different sizes in its tractograms: {widths}; "
-                "leave it out of 'dps_keys', or make the files alike."
+                f"{label}: data per streamline '{key}' has different sizes in the tractograms: {widths}; "
+                "remove it from 'dps_keys', or give it the same size in all files."
             )
         dps[key] = np.concatenate([part.dps[key] for part in parts])
     points = np.concatenate([part.points for part in parts])

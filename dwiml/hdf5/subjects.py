@@ -1,4 +1,4 @@
-"""Subjects: the three lists, the folders that they name, and the files in them."""
+"""Read the lists of subjects, and find the folders and files of each subject."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dwiml.hdf5.schema import check_name
 SubjectList = str | os.PathLike[str] | Iterable[str]
 
 _NAMES_SHOWN = 5
-_MOST_LIST_BYTES = 2**24
+_MAX_LIST_BYTES = 2**24
 
 
 def read_subject_lists(lists: Mapping[str, SubjectList]) -> dict[str, list[str]]:
@@ -24,16 +24,20 @@ def read_subject_lists(lists: Mapping[str, SubjectList]) -> dict[str, list[str]]
     Parameters
     ----------
     lists
-        {"training": ..., "validation": ..., "testing": ...}, each a text file with one subject a line, or the subjects
-        themselves. In a file, blank lines and what follows ``#`` are left out; ``/dev/null`` is an empty list.
+        {"training": ..., "validation": ..., "testing": ...}; each value is a text file with one subject per line, or a
+        list of names. In a file, blank lines and comments (``#``) are ignored; ``/dev/null`` is an empty list.
+
+    Returns
+    -------
+    dict
+        {subset: names of its subjects}.
 
     Raises
     ------
     FileNotFoundError
-        When a list's file does not exist.
+        If the file of a list does not exist.
     ValueError
-        When there is no training subject, one is listed twice, in one list or in two, or its name leads to another
-        folder.
+        If there is no training subject, a subject is listed twice, or a name is not a valid folder name.
     """
     subjects = {subset: _read_list(subset, source) for subset, source in lists.items()}
     if not subjects["training"]:
@@ -44,7 +48,7 @@ def read_subject_lists(lists: Mapping[str, SubjectList]) -> dict[str, list[str]]
     for name, count in Counter(name for name, _ in every).items():
         if count > 1:
             places = " and ".join(subset for listed, subset in every if listed == name)
-            raise ValueError(f"Subject '{name}' is listed {count} times ({places}); a subject has one place only.")
+            raise ValueError(f"Subject '{name}' is listed {count} times ({places}); list each subject once.")
     return subjects
 
 
@@ -56,13 +60,17 @@ def _read_list(subset: str, source: SubjectList) -> list[str]:
         return []
     what = f"The list of {subset} subjects"
     with open_regular(path, what) as stream:
-        content = stream.read(_MOST_LIST_BYTES + 1)
-    if len(content) > _MOST_LIST_BYTES:
-        raise ValueError(f"{what}, '{path}', has more than {_MOST_LIST_BYTES // 2**20} MB; give one subject a line.")
+        content = stream.read(_MAX_LIST_BYTES + 1)
+    if len(content) > _MAX_LIST_BYTES:
+        raise ValueError(
+            f"{what}, '{path}', is larger than {_MAX_LIST_BYTES // 2**20} MB; give a file with one subject per line."
+        )
     try:
         lines = content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{what}, '{path}', is not a text file.") from error
+        raise ValueError(
+            f"{what}, '{path}', is not a text file; give a text file with one subject per line."
+        ) from error
     names = [line.split("#")[0].strip() for line in lines]
     return [name for name in names if name]
 
@@ -73,10 +81,10 @@ def check_folders(subjects_folder: Path, subjects: Iterable[str]) -> None:
     Raises
     ------
     FileNotFoundError
-        Naming the missing ones and those that exist.
+        If a folder is missing. The message names the missing folders and those that exist.
     """
     if not subjects_folder.is_dir():
-        raise FileNotFoundError(f"The subjects' folder '{subjects_folder}' was not found.")
+        raise FileNotFoundError(f"subjects_folder '{subjects_folder}' was not found.")
     missing = [name for name in subjects if not (subjects_folder / name).is_dir()]
     if missing:
         existing = sorted(path.name for path in subjects_folder.iterdir() if path.is_dir())
@@ -87,25 +95,25 @@ def check_folders(subjects_folder: Path, subjects: Iterable[str]) -> None:
 
 
 def find_files(folder: Path, patterns: Sequence[str], label: str, *, allow_missing: bool = False) -> list[Path]:
-    """Return a subject's files: pattern after pattern, those of one pattern sorted by name.
+    """Return the files of a subject, in the order of the patterns; the matches of a pattern are sorted by name.
 
     Parameters
     ----------
     folder
         The subject's folder.
     patterns
-        Names relative to it; only ``*`` is special.
+        Paths relative to this folder; only ``*`` is special.
     label
-        Who asks, as an error tells it.
+        Beginning of error messages.
     allow_missing
-        Leave out what matches nothing.
+        Ignore patterns that match no file.
 
     Raises
     ------
     FileNotFoundError
-        When a pattern matches no file; the message names files that exist there.
+        If a pattern matches no file. The message names files that exist in the folder.
     ValueError
-        When two patterns match the same file.
+        If two patterns match the same file.
     """
     found = find_by_pattern(folder, patterns, label, allow_missing=allow_missing)
     return [path for paths in found.values() for path in paths]
@@ -114,7 +122,7 @@ def find_files(folder: Path, patterns: Sequence[str], label: str, *, allow_missi
 def find_by_pattern(
     folder: Path, patterns: Sequence[str], label: str, *, allow_missing: bool = False
 ) -> dict[str, list[Path]]:
-    """Return a subject's files by the pattern that they match: see :func:`find_files`."""
+    """Return {pattern: the files of a subject that it matches}; see :func:`find_files`."""
     files: dict[str, list[Path]] = {}
     for pattern in patterns:
         found = _matches(folder, pattern)
@@ -122,7 +130,7 @@ def find_by_pattern(
             raise FileNotFoundError(f"{label}: '{folder / pattern}' was not found; {_nearby(folder, pattern)}.")
         repeated = [path for path in found if any(path in others for others in files.values())]
         if repeated:
-            raise ValueError(f"{label}: '{repeated[0]}' is matched by two entries of the list; name it once.")
+            raise ValueError(f"{label}: '{repeated[0]}' is matched by two entries of the list; list it once.")
         files[pattern] = found
     return files
 
@@ -135,7 +143,7 @@ def _matches(folder: Path, pattern: str) -> list[Path]:
 
 
 def _nearby(folder: Path, pattern: str) -> str:
-    """Tell what the nearest existing folder of a missing file holds."""
+    """Describe the content of the nearest existing folder of a missing file."""
     parent = (folder / pattern).parent
     while not parent.is_dir():
         parent = parent.parent

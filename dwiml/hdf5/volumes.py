@@ -1,4 +1,4 @@
-"""From a subject's image files to one standardized array."""
+"""Read the images of a subject into one standardized array."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ logger = logging.getLogger(__name__)
 
 
 def read_volume_group(plan: SubjectPlan, group: VolumeGroup) -> NDArray[np.float32]:
-    """Read the files of one volume group, concatenate them on the last axis, and standardize.
+    """Read the files of one volume group, concatenate them on the last axis, and standardize them.
 
     Returns
     -------
     array of shape (X, Y, Z, F), float32
-        The voxels, in the order of the files on disk.
+        The features, in voxel axes as stored in the images.
 
     Raises
     ------
     ValueError
-        When a file is damaged or holds NaN, or when there is no voxel to compute the mean and the std from.
+        If a file is damaged or holds NaN, or if there is no voxel to compute the mean and the std from.
     """
     label = plan.label(group.name)
     mask = _read_mask(plan.masks[group.name], label)
@@ -44,41 +44,54 @@ def read_volume_group(plan: SubjectPlan, group: VolumeGroup) -> NDArray[np.float
         features_per_file.append(end - start)
         start = end
     try:
-        doubts = standardize(data, group.standardization, features_per_file, mask)
+        report = standardize(data, group.standardization, features_per_file, mask)
     except ValueError as error:
-        raise ValueError(f"{label}: {error}; files {_names(plan.volumes, plan.masks, group.name)}.") from error
-    if doubts.constant:
-        columns = [str(k) for features in doubts.constant for k in range(features.start, features.stop)]
+        raise ValueError(f"{label}: {error}; files: {_names(plan.volumes, plan.masks, group.name)}.") from error
+    if report.constant:
+        columns = [str(k) for features in report.constant for k in range(features.start, features.stop)]
         logger.warning(
             "%s: features %s are constant in the mask, up to rounding; only their mean was subtracted.",
             label,
             quoted(columns, 10),
         )
-    if doubts.fewest_voxels is not None and doubts.fewest_voxels < FEW_VOXELS:
+    if report.fewest_voxels is not None and report.fewest_voxels < FEW_VOXELS:
         logger.warning(
             "%s: a mean and a std were computed from only %d voxels; check the mask and the volumes.",
             label,
-            doubts.fewest_voxels,
+            report.fewest_voxels,
         )
     return data
 
 
 def _read_volume(path: Path, label: str) -> NDArray[np.float32]:
-    """Read the voxels of one file, shape (X, Y, Z, F), finite."""
+    """Read the voxels of one file, shape (X, Y, Z, F); NaN and infinite values are refused."""
     image = open_image(path, label)
     with readable(path, label):
         values: NDArray[np.float32] = image.get_fdata(dtype=np.float32, caching="unchanged")
         check_image_end(image, label)
     finite = np.isfinite(values)
     if not finite.all():
-        raise ValueError(
-            f"{label}: '{path}' holds {np.count_nonzero(~finite)} NaN or infinite values; fix the file first."
-        )
+        raise ValueError(f"{label}: '{path}' holds {np.count_nonzero(~finite)} NaN or infinite values; fix the file.")
     return values if values.ndim == 4 else values[..., None]
 
 
 def mask_with_warning(values: NDArray[Any], name: str, *, threshold: float = DEFAULT_THRESHOLD) -> Mask:
-    """Return :func:`dwiml.ops.masks.as_mask`, and log a warning when the image is not a 0/1 mask."""
+    """Return a mask with :func:`dwiml.ops.masks.as_mask`, and log a warning if its values are not 0 and 1.
+
+    Parameters
+    ----------
+    values
+        Shape (X, Y, Z), any numeric dtype.
+    name
+        Description of the mask, for messages.
+    threshold
+        Threshold applied to a probability map.
+
+    Raises
+    ------
+    ValueError
+        If the values are not those of a mask.
+    """
     mask = as_mask(values, name, threshold=threshold)
     if mask.note:
         logger.warning("%s", mask.note)
@@ -86,7 +99,7 @@ def mask_with_warning(values: NDArray[Any], name: str, *, threshold: float = DEF
 
 
 def _read_mask(paths: list[Path], label: str) -> NDArray[np.bool_] | None:
-    """Return the union of masks, shape (X, Y, Z); None when there is none."""
+    """Return the union of the masks, shape (X, Y, Z); None if there are no masks."""
     if not paths:
         return None
     masks = [mask_with_warning(_read_volume(path, label)[..., 0], f"{label}: the mask '{path}'") for path in paths]

@@ -280,7 +280,7 @@ def test_texts_a_streamline_are_left_out_with_a_warning(
         group["code"] = np.array([b"AF", b"CST", b"CC"])
     (_, slices), *_ = batches(loader(dataset(path, lazy=lazy)))
     assert slices.data_per_streamline.keys() == {"id"}
-    assert "'bundle' of the streamlines group 'streamlines' of subject 'sub-a' is left out" in caplog.text
+    assert "'bundle' of the streamlines group 'streamlines' of subject 'sub-a' is ignored" in caplog.text
     assert "'code'" in caplog.text
 
 

@@ -113,8 +113,8 @@ def test_values_edited_under_their_digests_are_told_by_the_command(
     assert "sub-b    streamlines" in out
     assert "DAMAGED" in out
     assert err.startswith(f"error: 1 fault in '{path}': ")
-    assert f"'sub-b/streamlines/data' of the HDF5 file '{path}' is not as it was written" in err
-    with pytest.raises(ValueError, match="'sub-b/streamlines/data' of .* is not as it was written"):
+    assert f"'sub-b/streamlines/data' of the HDF5 file '{path}' does not match its digest" in err
+    with pytest.raises(ValueError, match="'sub-b/streamlines/data' of .* does not match its digest"):
         MultiSubjectDataset(path).load_data()
 
 
@@ -134,10 +134,10 @@ def cut_off(path: Path) -> None:
 
 
 CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
-    "replaced": (replace, "was replaced by another file since it was loaded"),
-    "written": (write_to, "was written to since it was loaded"),
-    "cut off": (cut_off, "bytes long and is now 5000 since it was loaded"),
-    "removed": (Path.unlink, "was removed since it was loaded"),
+    "replaced": (replace, "was replaced by another file after it was loaded"),
+    "written": (write_to, "was modified after it was loaded"),
+    "cut off": (cut_off, "to 5000 bytes after it was loaded"),
+    "removed": (Path.unlink, "was removed after it was loaded"),
 }
 
 

@@ -204,7 +204,7 @@ def test_the_background_row_of_dwi_ml_is_left_out(
     assert np.array_equal(found.connections.keys, expected.connections.keys)
     assert np.array_equal(found.connections.values, expected.connections.values)
     assert found.connections.nb_regions == len(LABELS)
-    assert "is that of the background (label 0); it is left out" in caplog.text
+    assert "is the background (label 0); it is ignored" in caplog.text
     # Without a voxel of label 0 there is no such row.
     with h5py.File(labels_hdf5, "r+") as handle:
         group = handle["sub-a/streamlines"]
@@ -215,17 +215,17 @@ def test_the_background_row_of_dwi_ml_is_left_out(
 
 
 DAMAGES: dict[str, tuple[Any, dict[str, Any], str]] = {
-    "no type": (np.eye(8), {"connectivity_nb_blocs": 2}, "the group lacks 'connectivity_matrix_type'"),
+    "no type": (np.eye(8), {"connectivity_nb_blocs": 2}, "the group has no 'connectivity_matrix_type'"),
     "unknown type": (
         np.eye(8),
         {"connectivity_matrix_type": "blocs"},
-        "its type is 'blocs'; it must be 'from_blocs'",
+        "its type is 'blocs', but must be 'from_blocs'",
     ),
-    "no blocs": (np.eye(8), {"connectivity_matrix_type": "from_blocs"}, "the group lacks 'connectivity_nb_blocs'"),
+    "no blocs": (np.eye(8), {"connectivity_matrix_type": "from_blocs"}, "the group has no 'connectivity_nb_blocs'"),
     "no labels": (
         np.eye(8),
         {"connectivity_matrix_type": "from_labels"},
-        "lacks 'connectivity_label_volume'",
+        "has no 'connectivity_label_volume'",
     ),
     "two blocs": (
         np.eye(8),
@@ -250,7 +250,7 @@ DAMAGES: dict[str, tuple[Any, dict[str, Any], str]] = {
     "labels of another volume": (
         np.eye(4),
         {"connectivity_matrix_type": "from_labels", "connectivity_label_volume": label_volume()[1:]},
-        r"labels have shape \(11, 10, 9\), the streamlines' volume is \(12, 10, 9\)",
+        r"the labels have shape \(11, 10, 9\), but the volume of the streamlines \(12, 10, 9\)",
     ),
     "labels of no volume": (
         np.eye(4),
@@ -292,5 +292,5 @@ def test_bytes_that_do_not_decompress_get_one_sentence(blocs_hdf5: Path) -> None
 
 @pytest.mark.parametrize(("subject", "group"), [("sub-x", "streamlines"), ("sub-a", "wb"), ("sub-a", "input")])
 def test_a_place_that_is_none_is_named(blocs_hdf5: Path, subject: str, group: str) -> None:
-    with pytest.raises(ValueError, match=f"has no streamlines group '{group}' of a subject '{subject}'"):
+    with pytest.raises(ValueError, match=f"has no streamlines group '{group}' for the subject '{subject}'"):
         read_connectivity(blocs_hdf5, subject, group)

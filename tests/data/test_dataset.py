@@ -83,7 +83,7 @@ def test_names_what_exists(tiny_hdf5: Path, arguments: dict[str, object], senten
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"none\.hdf5' was not found; make one with 'dwiml create_hdf5'"):
+    with pytest.raises(FileNotFoundError, match=r"none\.hdf5' was not found; create one with 'dwiml create_hdf5'"):
         MultiSubjectDataset(tmp_path / "none.hdf5")
 
 
@@ -99,7 +99,7 @@ def test_a_file_that_is_cut_off(tiny_hdf5: Path, tmp_path: Path) -> None:
     path = tmp_path / "cut.hdf5"
     path.write_bytes(whole[:-100])
     with pytest.raises(
-        ValueError, match=f"cut.hdf5' is cut off: it has {len(whole) - 100} of {len(whole)} bytes; copy"
+        ValueError, match=f"cut.hdf5' is truncated: it has {len(whole) - 100} of {len(whole)} bytes; copy"
     ):
         MultiSubjectDataset(path)
 
@@ -108,7 +108,9 @@ def test_hdf5_that_is_not_ours(tmp_path: Path) -> None:
     path = tmp_path / "other.hdf5"
     with h5py.File(path, "w") as handle:
         handle["x"] = [1, 2]
-    with pytest.raises(ValueError, match="was not made by 'dwiml create_hdf5': it lacks .*'training_subjs'"):
+    with pytest.raises(
+        ValueError, match="has no root attributes .*'training_subjs'.*; give a file created by 'dwiml create_hdf5'"
+    ):
         MultiSubjectDataset(path)
 
 
@@ -116,7 +118,7 @@ def test_file_of_a_later_version(tiny_hdf5: Path, tmp_path: Path) -> None:
     path = Path(shutil.copy(tiny_hdf5, tmp_path))
     with h5py.File(path, "a") as handle:
         handle.attrs["dwiml_schema_version"] = 99
-    with pytest.raises(ValueError, match="schema version 99; this dwiml reads up to 1"):
+    with pytest.raises(ValueError, match="schema version 99, but this version of dwiml reads up to 1"):
         MultiSubjectDataset(path)
 
 
@@ -124,7 +126,7 @@ def test_listed_subject_that_is_absent(tiny_hdf5: Path, tmp_path: Path) -> None:
     path = Path(shutil.copy(tiny_hdf5, tmp_path))
     with h5py.File(path, "a") as handle:
         del handle["sub-d"]
-    with pytest.raises(ValueError, match="lists 'sub-d' as validation subjects but does not hold them"):
+    with pytest.raises(ValueError, match="lists 'sub-d' as validation subjects but does not contain them"):
         MultiSubjectDataset(path)
 
 
@@ -148,7 +150,7 @@ def test_groups_that_differ_between_subjects(tiny_hdf5: Path, tmp_path: Path) ->
     path = Path(shutil.copy(tiny_hdf5, tmp_path))
     with h5py.File(path, "a") as handle:
         del handle["sub-b/wm_mask"]
-    with pytest.raises(ValueError, match=r"subject 'sub-b' has the volume groups 'input', subject 'sub-a' has"):
+    with pytest.raises(ValueError, match=r"subject 'sub-b' has the volume groups 'input', but subject 'sub-a' has"):
         MultiSubjectDataset(path)
 
 
@@ -245,11 +247,11 @@ def some_lengths(*, first: float) -> np.ndarray:
 @pytest.mark.parametrize(
     ("name", "values", "sentence"),
     [
-        ("euclidean_lengths", np.ones(29), "euclidean_lengths holds 29 values for 30 streamlines"),
+        ("euclidean_lengths", np.ones(29), "euclidean_lengths has 29 values for 30 streamlines"),
         ("euclidean_lengths", some_lengths(first=np.nan), "euclidean_lengths holds NaN, infinite or negative"),
         ("euclidean_lengths", some_lengths(first=-1), "euclidean_lengths holds NaN, infinite or negative"),
         ("lengths", np.array([-3] + [2] * 29), "lengths holds -3"),
-        ("data_per_streamline/id", np.ones((31, 1)), r"data_per_streamline 'id' of shape \(31, 1\)"),
+        ("data_per_streamline/id", np.ones((31, 1)), r"data_per_streamline 'id' has shape \(31, 1\)"),
     ],
 )
 def test_streamlines_that_do_not_fit_are_damaged(

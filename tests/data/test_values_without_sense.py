@@ -82,7 +82,7 @@ def test_lengths_that_are_not_those_of_the_points(path: Path, lazy: bool) -> Non
     with h5py.File(path, "r+") as handle:
         handle["sub-b/streamlines/euclidean_lengths"][39] *= 1.5
     with pytest.raises(
-        ValueError, match="euclidean_lengths says .* mm for streamline 39, its points make .* mm; recreate"
+        ValueError, match="euclidean_lengths is .* mm for streamline 39, but its points give .* mm; recreate"
     ):
         load(path, lazy=lazy)
     with h5py.File(path, "r+") as handle:
@@ -94,10 +94,10 @@ def test_lengths_that_are_not_those_of_the_points(path: Path, lazy: bool) -> Non
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("offsets", 2**63 - 1, "offsets holds 9223372036854775807, which is not a whole number from 0 to"),
+        ("offsets", 2**63 - 1, "offsets holds 9223372036854775807, which is not an integer from 0 to"),
         ("offsets", 2**63 - 20, "offsets holds 9223372036854775788, which"),
         ("offsets", -5, "offsets holds -5, which"),
-        ("offsets", 3, "its offsets give streamlines 0 and 8 the same points"),
+        ("offsets", 3, "according to its offsets, streamlines 0 and 8 share points"),
         ("lengths", 2**63 - 1, "lengths holds 9223372036854775807, which"),
     ],
 )
@@ -145,7 +145,7 @@ def test_sheared_affines_are_refused(path: Path, group: str) -> None:
     load(path, lazy=True)
     with h5py.File(path, "r+") as handle:
         handle[f"sub-b/{group}"].attrs["affine"] = sheared
-    with pytest.raises(ValueError, match=f"'{group}' of subject 'sub-b' cannot be used: The axes .* right angles"):
+    with pytest.raises(ValueError, match=f"'{group}' of subject 'sub-b' is invalid: The axes .* right angles"):
         load(path, lazy=True)
 
 
@@ -186,7 +186,9 @@ def test_absurd_numbers_of_points_are_refused_before_training(path: Path, nb_poi
 def test_features_that_the_attribute_does_not_know(path: Path) -> None:
     with h5py.File(path, "r+") as handle:
         handle["sub-a/input"].attrs["nb_features"] = 7
-    with pytest.raises(ValueError, match="'input' of subject 'sub-a' has 4 features, its attribute .* says 7"):
+    with pytest.raises(
+        ValueError, match="'input' of subject 'sub-a' is damaged: it has 4 features, but its attribute .* is 7"
+    ):
         load(path, lazy=True)
 
 
@@ -208,7 +210,7 @@ def test_voxel_sizes_that_are_not_those_of_the_affine_are_told(path: Path, caplo
     load(path, lazy=False)
     (record,) = caplog.records
     assert "voxel_sizes of the streamlines group 'streamlines' of subject 'sub-a'" in record.getMessage()
-    assert "1.5 x 2 x 2.5 mm are used" in record.getMessage()
+    assert "those of the affine (1.5 x 2 x 2.5 mm) are used" in record.getMessage()
 
 
 def test_streamlines_without_a_length_are_nothing_to_train_on(path: Path, tmp_path: Path) -> None:

@@ -44,8 +44,8 @@ def test_standardization_left_out_is_none():
         ({"input": {**VOLUME, "type": "image"}}, "has type 'image'; it must be 'volume' or 'streamlines'"),
         ({"input": {"type": "volume"}}, "Group 'input' of .* has no 'files'"),
         ({"input": {"type": "volume", "files": []}}, "'files' is empty"),
-        ({"input": {"type": "volume", "files": [3]}}, r"'files' must be a list of texts, got \[3\]"),
-        ({"input": {"type": "volume", "files": ["a", "a"]}}, "'files' lists 'a', 'a'"),
+        ({"input": {"type": "volume", "files": [3]}}, r"'files' must be a list of non-empty strings, got \[3\]"),
+        ({"input": {"type": "volume", "files": ["a", "a"]}}, "'files' lists 'a' more than once"),
         ({"input": {"type": "volume", "files": ["/a.nii"]}}, "relative to the subject's folder, got '/a.nii'"),
         ({"input": {"type": "volume", "files": ["~/a.nii"]}}, "relative to the subject's folder, got '~/a.nii'"),
         ({"input": {**VOLUME, "standardisation": "all"}}, "unknown key 'standardisation'.*'files', 'standardization'"),
@@ -108,7 +108,7 @@ def test_connectivity(keys, expected):
         ({"connectivity_matrix": "m.txt", "connectivity_nb_blocs": 2}, "'connectivity_matrix' must be a .npy file"),
         (
             {"connectivity_matrix": 3, "connectivity_nb_blocs": 2},
-            "'connectivity_matrix' must be a list of texts",
+            "'connectivity_matrix' must be a list of non-empty strings",
         ),
         ({"connectivity_matrix": ["a.npy", "b.npy"], "connectivity_nb_blocs": 2}, "must be one file, got 'a.npy'"),
         (

@@ -117,8 +117,8 @@ def test_a_large_matrix_is_copied_some_rows_at_a_time(with_matrix):
     ("matrix", "keys", "sentence"),
     [
         (np.eye(23), {}, r"m.npy': The connectivity matrix has 23 rows but 4 x 3 x 2 blocs are 24 regions"),
-        (np.ones((24, 25)), {}, r"m.npy' must hold a square matrix, its shape is \(24, 25\)"),
-        (np.ones(24), {}, r"m.npy' must hold a square matrix, its shape is \(24,\)"),
+        (np.ones((24, 25)), {}, r"m.npy' must hold a square matrix, got shape \(24, 25\)"),
+        (np.ones(24), {}, r"m.npy' must hold a square matrix, got shape \(24,\)"),
         (np.eye(24, dtype=np.complex64), {}, "m.npy' holds complex64 values; real numbers are expected"),
         (np.full((24, 24), "a"), {}, "m.npy' holds <U1 values; real numbers are expected"),
         (np.full((24, 24), None), {}, "m.npy' is damaged .*Python objects"),
@@ -161,7 +161,9 @@ def test_another_kind_of_file_is_told_before_the_work_starts(with_matrix, monkey
 def test_two_matrices_are_not_one(with_matrix):
     config = with_matrix.with_connectivity(np.eye(24), connectivity_matrix="*.npy")
     np.save(with_matrix.folder / "a" / "n.npy", np.eye(24))
-    with pytest.raises(ValueError, match=r"'\*.npy' must be one file, it matches 2, such as '.*m.npy' and '.*n.npy'"):
+    with pytest.raises(
+        ValueError, match=r"'\*.npy' must match one file, but matches 2, such as '.*m.npy' and '.*n.npy'"
+    ):
         with_matrix.create(config)
 
 
@@ -226,7 +228,7 @@ def test_a_full_disk_in_the_midst_of_a_matrix_gets_one_sentence(with_matrix):
         timeout=60,
         check=True,
     )
-    assert done.stdout.startswith(f"The HDF5 file has no room in '{with_matrix.root}' for ")
+    assert done.stdout.startswith(f"'{with_matrix.root}' has no space for another ")
     assert done.stdout.count("\n") == 1
     with_matrix.assert_nothing_written()
 
@@ -260,7 +262,7 @@ def test_a_background_row_is_left_out_and_told(tmp_path, random_connections, cap
     regions = LabelRegions.from_volume(label_volume((8, 7, 6)))
     found = read_connections(tmp_path / "m.npy", regions, "The matrix")
     np.testing.assert_array_equal(found.to_dense(), small)
-    assert "its first row is that of the background (label 0), and is left out" in caplog.text
+    assert "the first row is the background (label 0); it is ignored" in caplog.text
     without_background = LabelRegions.from_volume(np.maximum(label_volume((8, 7, 6)), min(LABELS)))
     with pytest.raises(ValueError, match="has 5 rows but there are 4 labels other than 0"):
         read_connections(tmp_path / "m.npy", without_background, "The matrix")
@@ -305,7 +307,9 @@ def test_a_file_of_the_users_own_in_the_place_of_the_labels_stays(tmp_path, regi
     path = tmp_path / "m.npy"
     for content in ("precortical\npostcortical\n", ""):
         labels_path(path).write_text(content)
-        with pytest.raises(FileExistsError, match="m_labels.txt' exists and was not written with a matrix"):
+        with pytest.raises(
+            FileExistsError, match="m_labels.txt' would be replaced, but it was not written together with a matrix"
+        ):
             write_matrix(path, ConnectivityMatrix.from_dense(np.eye(4)), regions)
         assert labels_path(path).read_text() == content
         assert not path.exists()
@@ -313,7 +317,7 @@ def test_a_file_of_the_users_own_in_the_place_of_the_labels_stays(tmp_path, regi
 
 def test_a_matrix_that_no_disk_holds_is_refused_before_it_is_written(tmp_path: Path) -> None:
     nothing = ConnectivityMatrix(200**3, np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
-    with pytest.raises(ValueError, match=r"8000000 x 8000000 regions takes 256,000.0 GB, .* left; take fewer regions"):
+    with pytest.raises(ValueError, match=r"8000000 x 8000000 regions needs 256,000.0 GB, .* left; use fewer regions"):
         write_matrix(tmp_path / "m.npy", nothing, BlocRegions((9, 9, 9), (200, 200, 200)))
     assert not list(tmp_path.iterdir())
 
@@ -349,8 +353,11 @@ def test_other_labels_than_those_beside_the_matrix_are_refused(with_matrix, grid
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("# labels\n3\n", "lists 1 labels, '.*m.npy' has 8 rows; use the labels"),
-        ("\n".join(map(str, range(1, 9))), "the rows of '.*m.npy' are labels, as '.*m_labels.txt' says, and not blocs"),
+        ("# labels\n3\n", "lists 1 labels, but '.*m.npy' has 8 rows; use the labels"),
+        (
+            "\n".join(map(str, range(1, 9))),
+            "the rows of '.*m.npy' are labels according to '.*m_labels.txt', not blocs",
+        ),
     ],
 )
 def test_labels_beside_a_matrix_of_blocs_are_refused(tmp_path, content, sentence):

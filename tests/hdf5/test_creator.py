@@ -94,7 +94,7 @@ def test_an_existing_file_is_kept_unless_asked(three):
 def test_what_is_no_hdf5_file_is_never_replaced(three):
     for old in (b"old", OLD[:5]):
         three.out.write_bytes(old)
-        with pytest.raises(FileExistsError, match="out.hdf5' exists and is not an HDF5 file, so it stays; give"):
+        with pytest.raises(FileExistsError, match="out.hdf5' exists and is not an HDF5 file; give"):
             three.create(overwrite=True)
         assert three.out.read_bytes() == old
     three.out.write_bytes(b"")
@@ -172,7 +172,7 @@ def test_a_file_of_a_subject_that_is_not_in_the_lists_is_not_replaced(three):
     three.create(**lists, overwrite=True)
     three.out = three.folder / "c/dwi.nii.gz"
     before = three.out.read_bytes()
-    with pytest.raises(FileExistsError, match="exists and is not an HDF5 file, so it stays"):
+    with pytest.raises(FileExistsError, match="exists and is not an HDF5 file; give another name"):
         three.create(**lists, overwrite=True)
     assert three.out.read_bytes() == before
 
@@ -218,7 +218,7 @@ def test_a_file_that_appears_during_the_work_is_kept(three):
     def appear(done, total, name):
         three.out.write_text("of someone else")
 
-    with pytest.raises(FileExistsError, match="appeared in the meantime"):
+    with pytest.raises(FileExistsError, match="created in the meantime"):
         three.create(on_progress=appear)
     assert three.out.read_text() == "of someone else"
 
@@ -283,7 +283,7 @@ def test_a_full_disk_gets_one_sentence(three, room, nb_done):
     )
     *progress, sentence = done.stdout.splitlines()
     assert progress == [str(n) for n in range(nb_done + 1)]
-    assert sentence.startswith(f"The HDF5 file has no room in '{three.root}' for 0.0 MB more (File too large); ")
+    assert sentence.startswith(f"'{three.root}' has no space for another 0.0 MB of the HDF5 file (File too large); ")
     assert three.out.read_bytes() == OLD
     assert sorted(path.name for path in three.root.iterdir()) == ["config.json", "out.hdf5", "subjects"]
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dwiml.hdf5.standardization import Doubts, standardize
+from dwiml.hdf5.standardization import StandardizationReport, standardize
 
 MASK = np.zeros((3, 3, 3), dtype=bool)
 MASK[0] = True
@@ -26,7 +26,7 @@ def scaled(values, inside):
 
 def test_none_changes_nothing(data):
     before = data.copy()
-    assert standardize(data, "none", [4], MASK) == Doubts()
+    assert standardize(data, "none", [4], MASK) == StandardizationReport()
     np.testing.assert_array_equal(data, before)
 
 
@@ -34,7 +34,9 @@ def test_none_changes_nothing(data):
 def test_all_shares_one_mean_and_std(data, masked):
     inside = MASK if masked else (data != 0).any(axis=-1)
     expected = scaled(data, data[inside])
-    assert standardize(data, "all", [3, 1], MASK if masked else None) == Doubts(fewest_voxels=np.count_nonzero(inside))
+    assert standardize(data, "all", [3, 1], MASK if masked else None) == StandardizationReport(
+        fewest_voxels=np.count_nonzero(inside)
+    )
     np.testing.assert_allclose(data, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -64,8 +66,8 @@ def test_large_mean_and_small_spread_keep_their_digits():
 
 def test_a_constant_feature_is_divided_by_one(data):
     data[..., 1] = 0.1
-    doubts = standardize(data, "independent", [4], MASK)
-    assert doubts.constant == [slice(1, 2)]
+    report = standardize(data, "independent", [4], MASK)
+    assert report.constant == [slice(1, 2)]
     np.testing.assert_allclose(data[..., 1], 0, atol=1e-7)
     assert np.isfinite(data).all()
 

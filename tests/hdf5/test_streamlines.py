@@ -176,8 +176,8 @@ def test_nb_points_and_compress(subjects, grid):
         ({"step_size": float("nan")}, "step_size must be a positive number of mm, got nan"),
         ({"compress": -1.0}, "compress must be a positive number of mm, got -1.0"),
         ({"nb_points": 1}, "nb_points must be an integer from 2 to 100,000, got 1"),
-        ({"step_size": 1e-300}, "step_size must be at least 0.001 mm, .* got 1e-300"),
-        ({"step_size": 1e-6}, "step_size must be at least 0.001 mm, .* got 1e-06"),
+        ({"step_size": 1e-300}, "step_size, .*, must be at least 0.001 mm, got 1e-300"),
+        ({"step_size": 1e-6}, "step_size, .*, must be at least 0.001 mm, got 1e-06"),
         ({"nb_points": 10**9}, "nb_points must be an integer from 2 to 100,000, got 1000000000"),
         ({"nb_points": 2.5}, "nb_points must be an integer from 2 to 100,000, got 2.5"),
     ],
@@ -197,14 +197,17 @@ def test_what_resampling_makes_of_streamlines_is_bounded_and_told(subjects, grid
         subjects.create({"streamlines": {"type": "streamlines", "files": ["far.trk"]}}, step_size=0.001)
     caplog.clear()
     subjects.create(step_size=500.0)
-    assert "Group 'streamlines': of 2 of 2 streamlines, the step size of 500 mm left only the two ends." in caplog.text
+    assert (
+        "Group 'streamlines': 2 of 2 streamlines were reduced to their two endpoints by the step size of 500 mm."
+        in caplog.text
+    )
     caplog.clear()
     subjects.create(step_size=1.0, overwrite=True)
     subjects.create(compress=0.1, overwrite=True)
     assert "only the two ends" not in caplog.text
     assert "more than a voxel" not in caplog.text
     subjects.create(compress=5.0, overwrite=True)
-    assert "allowed to move by 5 mm, which is more than a voxel (1.5 mm)" in caplog.text
+    assert "compression tolerance of 5 mm is larger than a voxel (1.5 mm)" in caplog.text
     monkeypatch.setattr("dwiml.files.sizes.machine_memory", lambda: 10**5)
     groups = {"streamlines": {"type": "streamlines", "files": ["wb.trk"]}}
     with pytest.raises(MemoryError, match="Group 'streamlines' of subject 'a', resampled to 100000 points, would take"):
@@ -225,11 +228,11 @@ def with_faults(subjects, grid):
 
 def test_invalid_streamlines_are_refused_and_counted(subjects, grid):
     _, groups = with_faults(subjects, grid)
-    with pytest.raises(ValueError, match="subject 'a': '.*wb.trk' holds 5 invalid of 10 streamlines") as caught:
+    with pytest.raises(ValueError, match="subject 'a': 5 of the 10 streamlines in '.*wb.trk' are invalid") as caught:
         subjects.create(groups)
     for part in ("1 with NaN", "1 of one point", "1 whose points are all the same", "2 outside the volume"):
         assert part in str(caught.value)
-    assert "drop them with remove_invalid=True" in str(caught.value)
+    assert "remove them with remove_invalid=True" in str(caught.value)
     subjects.assert_nothing_written()
 
 
@@ -240,7 +243,7 @@ def test_invalid_streamlines_are_dropped_if_asked(subjects, grid, caplog):
         np.testing.assert_allclose(found, drawn, atol=1e-4)
     assert group_of(subjects)[0]["dps"]["id"].ravel().tolist() == [1, 3, 5, 7, 9]
     assert summary.streamlines["streamlines"].nb_removed == 5
-    assert "5 invalid of 10 streamlines" in caplog.text
+    assert "5 of the 10 streamlines" in caplog.text
 
 
 def test_points_on_the_border_are_inside(subjects, grid):
@@ -263,7 +266,7 @@ def test_streamlines_without_points_are_counted(subjects, grid):
     content += np.array([0], dtype="<i4").tobytes()
     content[988:992] = np.array([4], dtype="<i4").tobytes()
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="1 invalid of 4 streamlines .1 without any point"):
+    with pytest.raises(ValueError, match="1 of the 4 streamlines in .* invalid .1 without any point"):
         subjects.create(LINES_ONLY)
     assert subjects.create(LINES_ONLY, remove_invalid=True).streamlines["streamlines"].nb_removed == 1
 
@@ -306,7 +309,7 @@ def check_empty_group(subjects):
 def test_nothing_left_is_refused(subjects):
     subjects.plain("a")
     subjects.tractogram("a", "wb.trk", [np.ones((1, 3))])
-    with pytest.raises(ValueError, match="subject 'a' has no streamline left"):
+    with pytest.raises(ValueError, match="subject 'a' has no valid streamlines"):
         subjects.create(remove_invalid=True)
     subjects.create(remove_invalid=True, allow_missing=True, nb_points=4)
     check_empty_group(subjects)

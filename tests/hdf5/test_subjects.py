@@ -61,7 +61,7 @@ def test_missing_folders_are_told_with_those_that_exist(tmp_path):
     check_folders(tmp_path, ["sub-0", "sub-7"])
     with pytest.raises(FileNotFoundError, match="has no folder for 'x', 'y'; it has: 'sub-0', .*'sub-4' and 3 more"):
         check_folders(tmp_path, ["x", "sub-1", "y"])
-    with pytest.raises(FileNotFoundError, match="subjects' folder '.*none' was not found"):
+    with pytest.raises(FileNotFoundError, match="subjects_folder '.*none' was not found"):
         check_folders(tmp_path / "none", ["x"])
 
 

@@ -154,7 +154,7 @@ def test_an_almost_constant_feature_and_a_small_mask_are_told(subjects, grid, ca
 def test_a_mask_without_standardization_is_told(subjects, caplog):
     subjects.plain("a")
     subjects.create({"input": {"type": "volume", "files": ["dwi.nii.gz"], "std_mask": "mask.nii.gz"}})
-    assert "Group 'input' has a std_mask that is not used" in caplog.text
+    assert "Group 'input': std_mask is ignored" in caplog.text
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -174,7 +174,7 @@ def test_an_empty_mask_is_refused(subjects, grid):
     subjects.plain("a")
     subjects.volume("a", "mask.nii.gz", np.zeros(grid["shape"], dtype=np.uint8))
     group = {"type": "volume", "files": ["dwi.nii.gz"], "standardization": "all", "std_mask": "mask.nii.gz"}
-    with pytest.raises(ValueError, match="Group 'input' of subject 'a': no voxel .*mask.nii.gz'"):
+    with pytest.raises(ValueError, match="Group 'input' of subject 'a': there is no voxel .*mask.nii.gz'"):
         subjects.create({"input": group})
     subjects.assert_nothing_written()
 
@@ -242,7 +242,7 @@ def test_what_is_no_volume_is_refused(subjects, name, values, sentence):
 def test_a_mask_of_many_volumes_is_refused(subjects):
     subjects.plain("a")
     group = {"type": "volume", "files": ["dwi.nii.gz"], "standardization": "all", "std_mask": "dwi.nii.gz"}
-    with pytest.raises(ValueError, match="the mask '.*dwi.nii.gz' must be one volume, it holds 3"):
+    with pytest.raises(ValueError, match="the mask '.*dwi.nii.gz' must be a single volume, got 3"):
         subjects.create({"input": group})
 
 

@@ -57,7 +57,7 @@ def test_a_file_replaced_under_a_lazy_training_is_told(path: Path, tmp_path: Pat
     assert isinstance(dataset, MultiSubjectDataset)
     assert dataset.lazy
     os.replace(write_hdf5(tmp_path / "other.hdf5", {"sub-a": 30, "sub-b": 20}, {"sub-d": 12}, seed=1), path)
-    with pytest.raises(ValueError, match=f"HDF5 file '{path}' was replaced by another file since it was loaded"):
+    with pytest.raises(ValueError, match=f"HDF5 file '{path}' was replaced by another file after it was loaded"):
         trainer.train_and_validate()
 
 
@@ -67,7 +67,7 @@ def test_a_worker_tells_it_too(path: Path, tmp_path: Path, nb_cpu_processes: int
     trainer.batch_sampler.set_position("training", 0)
     os.replace(write_hdf5(tmp_path / "other.hdf5", {"sub-a": 30, "sub-b": 20}, {"sub-d": 12}, seed=1), path)
     batches = trainer.batch_loader.data_loader("training", trainer.batch_sampler, nb_cpu_processes=nb_cpu_processes)
-    with pytest.raises((ValueError, RuntimeError), match=f"'{path}' was replaced by another file since it was loaded"):
+    with pytest.raises((ValueError, RuntimeError), match=f"'{path}' was replaced by another file after it was loaded"):
         next(iter(batches))
 
 
@@ -82,5 +82,5 @@ def test_a_volume_that_is_kept_is_not_read_from_a_changed_file(path: Path, tmp_p
     else:
         with edited(path) as handle:
             handle["sub-d/input/data"][...] += 1
-    with pytest.raises(ValueError, match=f"'{path}' was .* since it was loaded"):
+    with pytest.raises(ValueError, match=f"'{path}' was .* after it was loaded"):
         loader.volumes.inputs_under(points, "validation", 0)

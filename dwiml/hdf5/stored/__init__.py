@@ -1,4 +1,7 @@
-"""An HDF5 file opened for reading: links kept inside it, sizes bounded by its own, every failure one sentence."""
+"""Safe reading of untrusted or damaged HDF5 files.
+
+Links are followed inside the file only, sizes are checked against the size of the file, and each error is one sentence.
+"""
 
 from dwiml.hdf5.stored.datasets import StoredDataset
 from dwiml.hdf5.stored.identity import FileIdentity

@@ -1,4 +1,4 @@
-"""The datasets of an HDF5 file: arrays of numbers, whose size is compared with the file's before memory is taken."""
+"""Datasets of an HDF5 file. Their size is checked against the size of the file before memory is allocated."""
 
 from __future__ import annotations
 
@@ -16,22 +16,28 @@ from dwiml.hdf5.stored.links import attribute_of, refuse_changed, written_digest
 if TYPE_CHECKING:
     from dwiml.hdf5.stored.nodes import StoredFile
 
-# gzip packs zeros a thousand times; what was measured or traced, a few times.
-MOST_EXPANSION = 100
-ALWAYS_ALLOWED = 2**29
+# gzip compresses zeros by a factor of 1000, but real data only by a small factor.
+MAX_EXPANSION = 100
+ALWAYS_ALLOWED_BYTES = 2**29
 
 
 class StoredDataset:
-    """A dataset of numbers.
+    """A dataset of an open HDF5 file.
 
     Attributes
     ----------
     name
-        Its full name without the first ``/``.
+        Its full name without the leading ``/``.
     shape, dtype
-        Of the array.
+        Shape and dtype of the array.
     offset
-        The byte of the file where its values begin, in one piece; None where they are in pieces or compressed.
+        Position in the file of the first value, in bytes, if the values are contiguous; None if the dataset is chunked
+        or compressed.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged, virtual, or keeps its values in another file.
     """
 
     def __init__(self, file: StoredFile, node: h5py.Dataset, name: str) -> None:
@@ -47,7 +53,7 @@ class StoredDataset:
                 "itself are read; copy the values into the file."
             )
         if shape is None:
-            file.refuse(name, "it holds nothing")
+            file.refuse(name, "it is empty")
         self.shape: tuple[int, ...] = tuple(int(size) for size in shape)
         self.dtype: np.dtype[Any] = dtype
         self.offset = int(offset) if layout == h5py.h5d.CONTIGUOUS and offset is not None else None
@@ -55,7 +61,7 @@ class StoredDataset:
 
     @property
     def nb_bytes(self) -> int:
-        """The bytes of the array in memory."""
+        """Size of the array in memory, in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     @property
@@ -65,16 +71,16 @@ class StoredDataset:
 
     @cached_property
     def digest(self) -> str | None:
-        """The digest that was written with it; None where there is none."""
+        """The digest stored with the dataset; None if there is none."""
         return written_digest(self.file, self.node, self.name)
 
     def has_attribute(self, name: str) -> bool:
-        """Tell whether there is an attribute."""
+        """Return whether the dataset has an attribute."""
         with self.file.explained(self.name):
             return name in self.node.attrs
 
     def attribute(self, name: str, default: Any = None) -> Any:
-        """Return an attribute, ``default`` when there is none."""
+        """Return an attribute, or ``default`` if it does not exist."""
         return attribute_of(self.file, self.node, self.name, name, default)
 
     def read(self) -> NDArray[Any]:
@@ -83,7 +89,7 @@ class StoredDataset:
         Raises
         ------
         ValueError
-            When it is damaged, holds something else than numbers, or more than its size in the file allows.
+            If it is damaged, does not hold numbers, or is much larger than its size in the file allows.
         """
         self.check_readable()
         self.file.take_memory(self.nb_bytes, self.name)
@@ -97,29 +103,38 @@ class StoredDataset:
             return np.asarray(self.node[rows])
 
     def check_digest(self, values: NDArray[Any]) -> None:
-        """Compare the array that was read with the digest that was written with it, where there is one.
+        """Compare the values that were read with the stored digest, if there is one.
 
         Raises
         ------
         ValueError
-            When it is another.
+            If they differ.
         """
         self.check_digest_is(digest_of_array(values) if self.digest else None)
 
     def check_digest_is(self, computed: str | None) -> None:
-        """Compare with a digest that was computed while reading."""
+        """Compare the stored digest, if there is one, with a digest computed while reading.
+
+        Raises
+        ------
+        ValueError
+            If they differ.
+        """
         if self.digest is not None and self.digest != computed:
             refuse_changed(self.file.path, self.name, "its values")
 
     def extents(self) -> list[tuple[int, int]]:
-        """Return (first byte, number of bytes) of each piece in the file; none for a tiny one in the metadata."""
+        """Return (first byte, number of bytes) of each block in the file.
+
+        The list is empty for a small dataset that is stored within the metadata.
+        """
         if self.offset is not None:
             return [(self.offset, self.nb_bytes)]
-        pieces: list[tuple[int, int]] = []
+        blocks: list[tuple[int, int]] = []
         if self.node.chunks is not None:
             with self.file.explained(self.name):
-                self.node.id.chunk_iter(lambda chunk: pieces.append((int(chunk.byte_offset), int(chunk.size))))
-        return sorted(pieces)
+                self.node.id.chunk_iter(lambda chunk: blocks.append((int(chunk.byte_offset), int(chunk.size))))
+        return sorted(blocks)
 
     def _check_numeric(self) -> None:
         if not self.is_numeric:
@@ -141,25 +156,25 @@ class StoredDataset:
             found = int(self.node.id.get_num_chunks()) if self.nb_bytes else 0
         expected = math.prod(-(-size // chunk) for size, chunk in zip(self.shape, chunks, strict=True))
         if found != expected:
-            # HDF5 would give zeros for the others.
-            self.file.refuse(self.name, f"{found} of its {expected} pieces (chunks) are in the file")
+            # HDF5 would return zeros for the missing chunks.
+            self.file.refuse(self.name, f"only {found} of its {expected} chunks are in the file")
         if self._nb_bytes_stored > self.file.identity.nb_bytes:
-            self.file.refuse(self.name, f"it cannot take {self._nb_bytes_stored} bytes of the file")
+            self.file.refuse(self.name, f"it claims {self._nb_bytes_stored} bytes, more than the size of the file")
         self._check_expansion(math.prod(chunks) * self.dtype.itemsize)
 
     def check_readable(self) -> None:
-        """Check that it holds numbers, and not far more of them than its size in the file allows.
+        """Check that the dataset holds numbers, and is not much larger than its size in the file allows.
 
         Raises
         ------
         ValueError
-            When it does not.
+            If the check fails.
         """
         self._check_numeric()
         self._check_expansion(self.nb_bytes)
 
     def _check_expansion(self, nb_bytes: int) -> None:
-        if self.nb_bytes and nb_bytes > max(ALWAYS_ALLOWED, MOST_EXPANSION * self._nb_bytes_stored):
+        if self.nb_bytes and nb_bytes > max(ALWAYS_ALLOWED_BYTES, MAX_EXPANSION * self._nb_bytes_stored):
             self.file.refuse(
                 self.name,
                 f"its {self._nb_bytes_stored / 1e6:.3g} MB in the file would become {nb_bytes / 1e9:.3g} GB in memory",

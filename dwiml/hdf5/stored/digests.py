@@ -1,7 +1,7 @@
-"""Digests of what a file holds: written with it, and compared when it is read.
+"""Digests of the content of an HDF5 file, stored when it is written and compared when it is read.
 
-BLAKE2b (Saarinen and Aumasson, 2015, RFC 7693) with 16 bytes, of about 1 GB a second on one core. It finds damage and
-changes; it is no signature, as whoever changes the values can write a new digest.
+The digest is BLAKE2b (Saarinen and Aumasson, 2015, RFC 7693) with 16 bytes, computed at about 1 GB/s on one core. It
+detects damage and changes, but is not a signature: anyone who changes the values can also change the digest.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ DIGEST_BYTES = 16
 
 
 class ArrayDigest:
-    """The digest of an array that comes some rows at a time.
+    """Compute the digest of an array a few rows at a time.
 
     Parameters
     ----------
     shape, dtype
-        Of the whole array: they are part of the digest.
+        Shape and dtype of the whole array, which are part of the digest.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
@@ -35,42 +35,44 @@ class ArrayDigest:
             self._hash.update(np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data)
 
     def text(self) -> str:
-        """Return the digest of what was added, as hexadecimal digits."""
+        """Return the digest of the rows added so far, in hexadecimal."""
         return self._hash.hexdigest()
 
 
 def digest_of_array(values: NDArray[Any]) -> str:
-    """Return the digest of an array: of its shape, its type and its bytes in C order."""
+    """Return the digest of an array, in hexadecimal: of its shape, its dtype and its bytes in C order."""
     digest = ArrayDigest(values.shape, values.dtype)
     digest.update(values)
     return digest.text()
 
 
 def digest_of_group(attributes: Mapping[str, Any], datasets: Iterable[tuple[str, tuple[int, ...], str, str]]) -> str:
-    """Return the digest of a group: of its attributes, and of the name, shape, type and digest of each dataset.
+    """Return the digest of a group, in hexadecimal.
+
+    It covers the attributes, and the name, shape, dtype and digest of each dataset.
 
     Parameters
     ----------
     attributes
-        By name, as h5py reads them.
+        {name: value}, as read by h5py.
     datasets
-        (name, shape, type, digest) of each.
+        (name, shape, dtype, digest) of each dataset.
     """
-    found = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     for name in sorted(attributes):
-        found.update(repr((name, _plain(attributes[name]))).encode(errors="surrogatepass"))
-    for each in sorted(datasets):
-        found.update(repr(each).encode(errors="surrogatepass"))
-    return found.hexdigest()
+        digest.update(repr((name, _plain(attributes[name]))).encode(errors="surrogatepass"))
+    for dataset in sorted(datasets):
+        digest.update(repr(dataset).encode(errors="surrogatepass"))
+    return digest.hexdigest()
 
 
 def _plain(value: Any) -> Any:
-    """Return an attribute's value so that equal values have one text: texts, or a type, a shape and bytes."""
+    """Convert an attribute to strings, or to (dtype, shape, bytes), so that equal values have the same repr."""
     if isinstance(value, bytes):
         return value.decode(errors="surrogateescape")
     if isinstance(value, str):
         return value
     array = np.asarray(value)
     if array.dtype.kind in "OSU":
-        return [_plain(each) if isinstance(each, (str, bytes)) else repr(each) for each in array.ravel().tolist()]
+        return [_plain(item) if isinstance(item, (str, bytes)) else repr(item) for item in array.ravel().tolist()]
     return array.dtype.str, array.shape, array.tobytes().hex()

@@ -1,8 +1,8 @@
-"""A check of the texts of an object's attributes before HDF5 reads them.
+"""Check variable-length text attributes before the HDF5 library reads them.
 
-HDF5 keeps texts of any length in "global heaps" (HDF5 File Format Specification, version 3.0, III.E). Where a part of
-one is overwritten with zeros, the library (2.0 and before) loops forever, and the program hangs. So the heaps
-that the attributes of an object refer to are checked here first.
+HDF5 stores variable-length strings in "global heaps" (HDF5 File Format Specification, version 3.0, III.E). If part of a
+heap is overwritten with zeros, the library (up to version 2.0) loops forever. Therefore, the heaps that the attributes
+of an object refer to are checked here first.
 """
 
 from __future__ import annotations
@@ -13,35 +13,34 @@ from collections.abc import Iterator
 
 _ATTRIBUTE, _CONTINUATION = 0x0C, 0x10
 _VARIABLE_LENGTH = 9
-_MOST_HEADER_BYTES = 2**20
+_MAX_HEADER_BYTES = 2**20
 
 
 def endless_heap(descriptor: int, address: int) -> int | None:
-    """Return the address of a heap without an end; None if there is none.
+    """Return the address of a heap that the HDF5 library would read forever; None if there is none.
 
     Parameters
     ----------
     descriptor
-        The file, open for reading.
+        Descriptor of the file, open for reading.
     address
-        The byte where the object's header begins. Headers of version 1 are looked at, those that h5py writes unless it
-        is told otherwise.
+        Position of the object header in the file, in bytes. Only headers of version 1 are checked, the default of h5py.
     """
-    for heap in {each for message in _attributes(descriptor, address) for each in _heaps(message)}:
+    for heap in {found for message in _attributes(descriptor, address) for found in _heaps(message)}:
         if _is_endless(descriptor, heap):
             return heap
     return None
 
 
 def _attributes(descriptor: int, address: int) -> Iterator[bytes]:
-    """Yield the messages of attributes of a header of version 1; none for another, or a damaged one."""
+    """Yield the attribute messages of a version 1 header; nothing for other versions or a damaged header."""
     start = os.pread(descriptor, 16, address)
     if len(start) < 16 or start[0] != 1:
         return
     blocks, seen = [(address + 16, struct.unpack_from("<I", start, 8)[0])], set()
     while blocks:
         begin, size = blocks.pop()
-        if begin in seen or size > _MOST_HEADER_BYTES:
+        if begin in seen or size > _MAX_HEADER_BYTES:
             return
         seen.add(begin)
         content, place = os.pread(descriptor, size, begin), 0
@@ -56,7 +55,7 @@ def _attributes(descriptor: int, address: int) -> Iterator[bytes]:
 
 
 def _heaps(message: bytes) -> Iterator[int]:
-    """Yield the addresses of the heaps that an attribute refers to; none for one of numbers or of fixed length."""
+    """Yield the addresses of the heaps that an attribute refers to; only variable-length attributes have any."""
     if len(message) < 8 or message[0] not in (1, 2, 3):
         return
     sizes = list(struct.unpack_from("<HHH", message, 2))
@@ -78,7 +77,7 @@ def _is_endless(descriptor: int, heap: int) -> bool:
         # HDF5 reports this itself.
         return False
     size = struct.unpack_from("<Q", start, 8)[0]
-    content, place = os.pread(descriptor, min(size, _MOST_HEADER_BYTES), heap), 16
+    content, place = os.pread(descriptor, min(size, _MAX_HEADER_BYTES), heap), 16
     while place + 16 <= len(content):
         number, _, _, length = struct.unpack_from("<HHIQ", content, place)
         step = 16 + -(-length // 8) * 8 if number else length

@@ -1,4 +1,4 @@
-"""Whether a file is still the one that was opened."""
+"""Detect that a file was replaced or modified since it was opened."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import NoReturn
 
 @dataclass(frozen=True)
 class FileIdentity:
-    """What identifies a version of a file without reading it.
+    """Identifies a version of a file without reading it.
 
     Attributes
     ----------
     device, inode
-        Another file under the same name has others.
+        Numbers that differ for another file with the same name.
     nb_bytes
-        Its size.
+        Size of the file, in bytes.
     modified_ns
-        When its content was last written, in nanoseconds.
+        Time of the last modification, in nanoseconds since 1970.
     """
 
     device: int
@@ -29,26 +29,26 @@ class FileIdentity:
 
     @classmethod
     def of(cls, path: Path | int) -> FileIdentity:
-        """Return the identity of a file, given by its path or by a descriptor.
+        """Return the identity of a file, given by its path or its descriptor.
 
         Raises
         ------
         OSError
-            When it is not there.
+            If the file does not exist.
         """
         status = os.stat(path)
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
     def check(self, path: Path) -> None:
-        """Check that ``path`` is still this file, with this content.
+        """Check that ``path`` is still the same file, unmodified.
 
-        A read of a memory map beyond the end of a file that was cut off kills the process (SIGBUS), so this is called
-        before each one.
+        Reading a memory map beyond the end of a truncated file kills the process (SIGBUS), so this is called before
+        each read.
 
         Raises
         ------
         ValueError
-            When it was removed, replaced or written to.
+            If the file was removed, replaced or modified.
         """
         try:
             now = FileIdentity.of(path)
@@ -59,11 +59,11 @@ class FileIdentity:
         if (now.device, now.inode) != (self.device, self.inode):
             self._refuse(path, "was replaced by another file")
         if now.nb_bytes != self.nb_bytes:
-            self._refuse(path, f"was {self.nb_bytes} bytes long and is now {now.nb_bytes}")
-        self._refuse(path, "was written to")
+            self._refuse(path, f"was resized from {self.nb_bytes} to {now.nb_bytes} bytes")
+        self._refuse(path, "was modified")
 
     def _refuse(self, path: Path, what: str) -> NoReturn:
         raise ValueError(
-            f"HDF5 file '{path}' {what} since it was loaded; batches of two different files are never mixed: put the "
-            "file back and resume, or start again with the new one."
+            f"HDF5 file '{path}' {what} after it was loaded; batches of two different files are never mixed: restore "
+            "the file and resume, or start over with the new one."
         )

@@ -1,4 +1,4 @@
-"""What every file of subjects has: its root, its lists of subjects, the type of each group."""
+"""The layout common to all HDF5 files of subjects: root attributes, lists of subjects, types of groups."""
 
 from __future__ import annotations
 
@@ -18,14 +18,24 @@ from dwiml.hdf5.stored.nodes import StoredFile, StoredGroup
 
 
 def open_hdf5(path: str | os.PathLike[str]) -> StoredFile:
-    """Open a file for reading, after the check that it is one of ours.
+    """Open an HDF5 file for reading, and check its root attributes.
+
+    Parameters
+    ----------
+    path
+        A file created by ``dwiml create_hdf5`` or by dwi_ml.
+
+    Returns
+    -------
+    StoredFile
+        The open file, to be used as a context manager.
 
     Raises
     ------
     FileNotFoundError, OSError
-        When there is no such file, or the system refuses it (no permission, a lock, too many open files).
+        If the file does not exist, or cannot be opened (no permission, a lock, too many open files).
     ValueError
-        When it is no HDF5 file, lacks the layout, is damaged, or was written by a later version.
+        If it is not an HDF5 file, does not have the expected layout, is damaged, or was written by a later version.
     """
     file = StoredFile(path)
     try:
@@ -37,7 +47,7 @@ def open_hdf5(path: str | os.PathLike[str]) -> StoredFile:
 
 
 def root_digest(attributes: dict[str, Any]) -> str:
-    """Return the digest of the root's attributes, but for the date, in which two equal files differ."""
+    """Return the digest of the root attributes, except the date, which differs between otherwise equal files."""
     kept = {name: value for name, value in attributes.items() if name not in (schema.DATE_AND_TIME, schema.DIGEST)}
     return digest_of_group(kept, [])
 
@@ -46,35 +56,35 @@ def _check_root(file: StoredFile) -> None:
     missing = [name for name in schema.SUBJECT_LISTS.values() if not file.root.has_attribute(name)]
     if missing:
         raise ValueError(
-            f"'{file.path}' was not made by 'dwiml create_hdf5': it lacks the root attributes {quoted(missing)}."
+            f"'{file.path}' has no root attributes {quoted(missing)}; give a file created by 'dwiml create_hdf5'."
         )
     version = np.asarray(file.root.attribute(schema.VERSION, schema.SCHEMA_VERSION))
     if version.shape != () or version.dtype.kind not in "iu" or version < 1:
-        file.refuse("", f"its '{schema.VERSION}' is not a version number")
+        file.refuse("", f"its attribute '{schema.VERSION}' is not a version number")
     if version > schema.SCHEMA_VERSION:
         raise ValueError(
-            f"'{file.path}' has schema version {version}; this dwiml reads up to {schema.SCHEMA_VERSION}: install a "
-            "newer dwiml."
+            f"'{file.path}' has schema version {version}, but this version of dwiml reads up to "
+            f"{schema.SCHEMA_VERSION}; install a newer version of dwiml."
         )
     digest = file.root.attribute(schema.DIGEST)
     if digest is not None and schema.read_text(digest) != root_digest(file.root.attributes()):
         raise ValueError(
-            f"The root attributes of the HDF5 file '{file.path}' are not as they were written (their digest differs). "
-            "The file is damaged or was edited: copy it again or recreate it. If you edited it on purpose, delete the "
-            f"attribute '{schema.DIGEST}' of the root."
+            f"The root attributes of the HDF5 file '{file.path}' do not match their digest. The file is damaged or was "
+            "edited: copy it again or recreate it. If you edited it on purpose, delete the attribute "
+            f"'{schema.DIGEST}' of the root."
         )
 
 
 def groups_config(file: StoredFile) -> dict[str, dict[str, Any]]:
-    """Return what a file was made from: {group: its entry in the groups config}; empty where it does not say.
+    """Return the groups config that a file was created from, {group: its entry}; empty if it is not recorded.
 
-    Volume groups also have :data:`dwiml.hdf5.schema.FILES_FOUND`, where it is known: the files in their order, and the
-    features of each. dwi_ml writes the config as Python shows a dict, dwiml as JSON.
+    If they are recorded, the entry of a volume group also has the key :data:`dwiml.hdf5.schema.FILES_FOUND`: its files
+    in their order, and the number of features of each. dwi_ml writes the config as the repr of a dict, dwiml as JSON.
     """
     text = schema.read_text(file.root.attribute(schema.GROUPS_CONFIG, "{}"))
     for parse in (json.loads, ast.literal_eval):
         with suppress(ValueError, TypeError, AttributeError, SyntaxError, RecursionError, MemoryError):
-            # It is written as JSON again, in an experiment's parameters.
+            # It must be valid JSON, because the parameters of an experiment include it.
             config = json.loads(json.dumps(parse(text), allow_nan=False))
             entries = {name: dict(entry) for name, entry in config.items() if isinstance(entry, dict)}
             for name, files in _groups_files(file).items():
@@ -84,14 +94,14 @@ def groups_config(file: StoredFile) -> dict[str, dict[str, Any]]:
     return {}
 
 
-def _groups_files(file: StoredFile) -> dict[str, list[dict[str, Any]]]:
-    """Return what files each volume group was made of; empty where the file, an older one, does not say."""
+def _groups_files(hdf5: StoredFile) -> dict[str, list[dict[str, Any]]]:
+    """Return the files that each volume group was created from; empty for older files, which do not record them."""
     with suppress(ValueError, TypeError, AttributeError, KeyError, RecursionError):
-        found = json.loads(schema.read_text(file.root.attribute(schema.GROUPS_FILES, "{}")))
+        found = json.loads(schema.read_text(hdf5.root.attribute(schema.GROUPS_FILES, "{}")))
         return {
             str(name): [
-                {schema.FILE: str(each[schema.FILE]), schema.NB_FEATURES: int(each[schema.NB_FEATURES])}
-                for each in files
+                {schema.FILE: str(file[schema.FILE]), schema.NB_FEATURES: int(file[schema.NB_FEATURES])}
+                for file in files
             ]
             for name, files in found.items()
         }
@@ -99,13 +109,13 @@ def _groups_files(file: StoredFile) -> dict[str, list[dict[str, Any]]]:
 
 
 def subject_lists(file: StoredFile) -> dict[str, list[str]]:
-    """Return the subjects of ``training``, ``validation`` and ``testing``, in the file's order.
+    """Return the subjects of ``training``, ``validation`` and ``testing``, in the order of the file.
 
     Raises
     ------
     ValueError
-        When a listed subject is not in the file, cannot be a name, or is listed twice: in two sets, what is validated
-        would have been trained on.
+        If a listed subject is not in the file, has an invalid name, or is listed twice. A subject in two subsets would
+        be used for both training and validation.
     """
     lists = {subset: _listed(file, subset) for subset in schema.SUBJECT_LISTS}
     seen: dict[str, str] = {}
@@ -114,20 +124,18 @@ def subject_lists(file: StoredFile) -> dict[str, list[str]]:
         absent = [name for name in subjects if name not in file.root]
         if absent:
             raise ValueError(
-                f"'{file.path}' lists {quoted(absent, 5)} as {subset} subjects but does not hold them; recreate it."
+                f"'{file.path}' lists {quoted(absent, 5)} as {subset} subjects but does not contain them; recreate it."
             )
         for name in subjects:
             if name in seen:
                 sets = f"the {subset} set" if seen[name] == subset else f"the {seen[name]} and the {subset} set"
                 raise ValueError(
-                    f"'{file.path}' lists '{name}' twice, in {sets}; a subject is in one set, once: recreate it."
+                    f"'{file.path}' lists '{name}' twice, in {sets}; a subject must be listed once: recreate it."
                 )
             seen[name] = subset
             other = objects.setdefault(file.root.group(name).node, name)
             if other != name:
-                raise ValueError(
-                    f"'{file.path}': subjects '{other}' and '{name}' are two names of the same data; recreate it."
-                )
+                raise ValueError(f"'{file.path}': subjects '{other}' and '{name}' refer to the same data; recreate it.")
     return lists
 
 
@@ -149,18 +157,31 @@ def groups_of_type(subject: StoredGroup, group_type: str) -> list[str]:
 def checked_group(
     subject: StoredGroup, group: str, names: Iterable[str], attributes: Iterable[str], *, verify: bool = True
 ) -> StoredGroup:
-    """Return a group that has the datasets and attributes that are read without a default, and (verify) its digest.
+    """Return a group of a subject, after checking that it is complete.
+
+    Parameters
+    ----------
+    subject
+        The subject.
+    group
+        Name of the group.
+    names, attributes
+        Datasets and attributes that it must have.
+    verify
+        Whether to compare the group with its digest.
 
     Raises
     ------
     ValueError
-        Naming the file, the subject, the group and what it lacks.
+        If something is missing or the digest differs. The message names the file, the subject and the group.
     """
     node = subject.group(group)
-    lacking = [name for name in names if name not in node]
-    lacking += [name for name in attributes if not node.has_attribute(name)]
-    if lacking:
-        raise ValueError(f"'{subject.file.path}': group '{group}' of subject '{subject.name}' lacks {quoted(lacking)}.")
+    missing = [name for name in names if name not in node]
+    missing += [name for name in attributes if not node.has_attribute(name)]
+    if missing:
+        raise ValueError(
+            f"'{subject.file.path}': group '{group}' of subject '{subject.name}' has no {quoted(missing)}; recreate it."
+        )
     if verify:
         node.check_digest()
     return node

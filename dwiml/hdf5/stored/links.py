@@ -1,4 +1,4 @@
-"""Links and attributes of an HDF5 file: links are followed inside the file only."""
+"""Read the links and attributes of an HDF5 file, following links inside the file only."""
 
 from __future__ import annotations
 
@@ -12,11 +12,32 @@ from dwiml.hdf5 import schema
 if TYPE_CHECKING:
     from dwiml.hdf5.stored.nodes import StoredFile
 
-_MOST_LINKS = 32
+_MAX_LINKS = 32
 
 
 def follow(file: StoredFile, node: Any, target: str, full: str, hops: list[int]) -> Any:
-    """Return what a name or the path of a soft link leads to, one step at a time, so that none leaves the file."""
+    """Return the object that a name or the path of a soft link refers to.
+
+    Each component of the path is resolved separately, so that no link can lead out of the file.
+
+    Parameters
+    ----------
+    file
+        The open file.
+    node
+        The group where the path begins; an absolute path begins at the root.
+    target
+        The name or path.
+    full
+        Full name of the object, used in error messages.
+    hops
+        One number: the soft links followed so far. It is updated.
+
+    Raises
+    ------
+    ValueError
+        If the object does not exist, a link refers to another file, or links are circular.
+    """
     with file.explained(full):
         current = node.file["/"] if target.startswith("/") else node
     for part in target.split("/"):
@@ -35,8 +56,8 @@ def follow(file: StoredFile, node: Any, target: str, full: str, hops: list[int])
             file.refuse(full, "a link leads nowhere" if hops[0] else "it is not in the file")
         if isinstance(link, h5py.SoftLink):
             hops[0] += 1
-            if hops[0] > _MOST_LINKS:
-                file.refuse(full, "its links lead in a circle")
+            if hops[0] > _MAX_LINKS:
+                file.refuse(full, "its links are circular")
             current = follow(file, current, link.path, full, hops)
         else:
             with file.explained(full):
@@ -45,14 +66,20 @@ def follow(file: StoredFile, node: Any, target: str, full: str, hops: list[int])
 
 
 def attributes_of(file: StoredFile, node: Any, name: str) -> dict[str, Any]:
-    """Return all attributes of an object but its digest."""
+    """Return all attributes of an object except its digest."""
     file.check_texts(node, name)
     with file.explained(name):
         return {key: node.attrs[key] for key in node.attrs if key != schema.DIGEST}
 
 
 def attribute_of(file: StoredFile, node: Any, name: str, attribute: str, default: Any) -> Any:
-    """Return one attribute, ``default`` when there is none; an HDF5 null dataspace is refused."""
+    """Return an attribute, or ``default`` if it does not exist.
+
+    Raises
+    ------
+    ValueError
+        If the attribute is damaged or empty (an HDF5 null dataspace).
+    """
     file.check_texts(node, name)
     with file.explained(f"{name or '/'} (attribute '{attribute}')"):
         value = node.attrs.get(attribute, default)
@@ -60,22 +87,22 @@ def attribute_of(file: StoredFile, node: Any, name: str, attribute: str, default
 
 
 def checked_value(file: StoredFile, name: str, attribute: str, value: Any) -> Any:
-    """Return the value of an attribute that holds one."""
+    """Return the value of an attribute; refuse an empty one (an HDF5 null dataspace)."""
     if isinstance(value, h5py.Empty):
-        file.refuse(name, f"its attribute '{attribute}' holds nothing")
+        file.refuse(name, f"its attribute '{attribute}' is empty")
     return value
 
 
 def written_digest(file: StoredFile, node: Any, name: str) -> str | None:
-    """Return the digest that was written with an object; None where there is none."""
+    """Return the digest stored with an object; None if there is none."""
     value = attribute_of(file, node, name, schema.DIGEST, None)
     return None if value is None else schema.read_text(value)
 
 
 def refuse_changed(path: Path, name: str, what: str) -> NoReturn:
-    """Raise the sentence that an object is not what was written."""
+    """Raise a ValueError that reports an object that does not match its digest."""
     raise ValueError(
-        f"'{name or '/'}' of the HDF5 file '{path}' is not as it was written: {what} changed (its digest differs). "
+        f"'{name or '/'}' of the HDF5 file '{path}' does not match its digest: {what} changed. "
         "The file is damaged or was edited: copy it again or recreate it. If you edited it on purpose, delete the "
         f"attribute '{schema.DIGEST}' of the dataset, of its group and of the root."
     )

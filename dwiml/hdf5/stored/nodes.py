@@ -1,8 +1,8 @@
-"""The groups and datasets of an HDF5 file: the only place that calls h5py for reading.
+"""Read the groups and datasets of an HDF5 file; the only module that reads with h5py.
 
-A file may come from a stranger, or be damaged. So links are followed inside the file only, data that lie in other files
-are refused, what a dataset says it holds is compared with the size of the file before memory is taken for it, and
-whatever h5py raises becomes one sentence with the file and the object.
+The file may be untrusted or damaged. Therefore, links are followed inside the file only, data stored in other files are
+refused, the announced size of a dataset is checked against the size of the file before memory is allocated, and each
+error of h5py becomes one sentence that names the file and the object.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import h5py
 
 from dwiml.files import check_file, explained, open_regular
 from dwiml.hdf5 import schema
-from dwiml.hdf5.stored.datasets import ALWAYS_ALLOWED, MOST_EXPANSION, StoredDataset
+from dwiml.hdf5.stored.datasets import ALWAYS_ALLOWED_BYTES, MAX_EXPANSION, StoredDataset
 from dwiml.hdf5.stored.digests import digest_of_group
 from dwiml.hdf5.stored.heaps import endless_heap
 from dwiml.hdf5.stored.identity import FileIdentity
@@ -37,7 +37,7 @@ _FAULTS = (
     SystemError,
 )
 _ADVICE = "copy it again or recreate it"
-# What HDF5 says of a file that is shorter than its beginning announces.
+# Message of HDF5 for a file that is shorter than its superblock announces.
 _CUT_OFF = re.compile(r"truncated file: eof = (\d+), .*stored_eof = (\d+)")
 
 
@@ -47,13 +47,20 @@ class StoredFile:
     Attributes
     ----------
     path
-        Where it is.
+        Path of the file.
     identity
-        What it was when it was opened.
+        Identity of the file when it was opened.
+
+    Raises
+    ------
+    FileNotFoundError, OSError
+        If the file does not exist or cannot be opened.
+    ValueError
+        If it is damaged or is not an HDF5 file.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = check_file(path, "HDF5 file", hint="make one with 'dwiml create_hdf5'")
+        self.path = check_file(path, "HDF5 file", hint="create one with 'dwiml create_hdf5'")
         with explained(path, "HDF5 file", errors=_FAULTS, advice=_ADVICE):
             self.identity = FileIdentity.of(self.path)
         self._handle = _opened(self.path)
@@ -65,7 +72,7 @@ class StoredFile:
 
     @property
     def root(self) -> StoredGroup:
-        """The group that holds all others."""
+        """The root group."""
         return StoredGroup(self, self._handle, "")
 
     def close(self) -> None:
@@ -81,51 +88,57 @@ class StoredFile:
     def dataset(self, name: str) -> StoredDataset:
         """Return a dataset by its full name."""
         group = self.root
-        *above, last = name.strip("/").split("/")
-        for each in above:
-            group = group.group(each)
+        *groups, last = name.strip("/").split("/")
+        for parent in groups:
+            group = group.group(parent)
         return group.dataset(last)
 
     def claim(self, start: int, nb_bytes: int, name: str, node: Any) -> None:
-        """Note where the bytes of a dataset lie; those of two datasets may not overlap.
+        """Record the position of a dataset in the file; two datasets must not overlap.
+
+        Parameters
+        ----------
+        start, nb_bytes
+            Position of its values in the file, and their size, in bytes.
+        name, node
+            The dataset.
 
         Raises
         ------
         ValueError
-            When they do, or lie outside the file.
+            If the values overlap those of another dataset, or lie outside the file.
         """
         end = start + nb_bytes
         if start < 0 or end > self.identity.nb_bytes:
-            self.refuse(name, f"its values end at byte {end}, the file at byte {self.identity.nb_bytes}")
+            self.refuse(name, f"its values end at byte {end}, but the file at byte {self.identity.nb_bytes}")
         place = bisect.bisect(self._extents, start, key=lambda extent: extent[0])
-        for low, high, other, its_node in self._extents[max(place - 1, 0) : place + 1]:
+        for low, high, other, other_node in self._extents[max(place - 1, 0) : place + 1]:
             if low < end and start < high:
-                if (low, high) == (start, end) and its_node == node:
+                if (low, high) == (start, end) and other_node == node:
                     return
-                self.refuse(name, f"its values lie where those of '{other}' are")
+                self.refuse(name, f"its values overlap those of '{other}'")
         self._extents.insert(place, (start, end, name, node))
 
     def take_memory(self, nb_bytes: int, name: str) -> None:
-        """Count what is read into memory; in total it is bounded by the size of the file.
+        """Count the bytes that are read into memory, whose total is bounded by the size of the file.
 
         Raises
         ------
         ValueError
-            When it is far more than the file can hold.
+            If the total is far more than the file can hold.
         """
         self._nb_bytes_read += nb_bytes
-        most = max(2 * ALWAYS_ALLOWED, MOST_EXPANSION * self.identity.nb_bytes)
-        if self._nb_bytes_read > most:
+        if self._nb_bytes_read > max(2 * ALWAYS_ALLOWED_BYTES, MAX_EXPANSION * self.identity.nb_bytes):
             total, size = self._nb_bytes_read / 1e9, self.identity.nb_bytes / 1e6
-            self.refuse(name, f"with it {total:.1f} GB are read of a file of {size:.1f} MB")
+            self.refuse(name, f"a total of {total:.1f} GB would be read from a file of {size:.1f} MB")
 
     def check_texts(self, node: h5py.HLObject, name: str) -> None:
-        """Check the texts among the attributes of an object before HDF5 reads them, once.
+        """Check the text attributes of an object before HDF5 reads them for the first time.
 
         Raises
         ------
         ValueError
-            When HDF5 would never come to their end.
+            If HDF5 would read them forever; see :mod:`dwiml.hdf5.stored.heaps`.
         """
         with self.explained(name):
             address = int(h5py.h5o.get_info(node.id).addr) + self._first_byte
@@ -133,15 +146,15 @@ class StoredFile:
             with open_regular(self.path, "HDF5 file") as stream:
                 heap = endless_heap(stream.fileno(), address)
             if heap is not None:
-                self.refuse(name, f"the texts of its attributes (from byte {heap}) are overwritten with zeros")
+                self.refuse(name, f"the text of its attributes (from byte {heap}) is overwritten with zeros")
             self._checked_texts.add(address)
 
     def explained(self, name: str) -> AbstractContextManager[None]:
-        """Turn what h5py raises in the block into one sentence with the file and the object."""
+        """Convert an error of h5py in the block to one sentence that names the file and the object."""
         return explained(self.path, f"'{name or '/'}' of the HDF5 file", errors=_FAULTS, advice=_ADVICE)
 
     def refuse(self, name: str, reason: str, advice: str = _ADVICE) -> NoReturn:
-        """Raise the sentence that an object is damaged."""
+        """Raise a ValueError that reports a damaged object."""
         raise ValueError(f"'{name or '/'}' of the HDF5 file '{self.path}' is damaged: {reason}; {advice}.")
 
 
@@ -151,9 +164,9 @@ class StoredGroup:
     Attributes
     ----------
     file
-        Its file.
+        The file that contains it.
     name
-        Its full name without the first ``/``: ``sub-01/streamlines``.
+        Its full name without the leading ``/``, for instance ``sub-01/streamlines``.
     """
 
     def __init__(self, file: StoredFile, node: h5py.Group, name: str) -> None:
@@ -162,7 +175,7 @@ class StoredGroup:
 
     @property
     def names(self) -> list[str]:
-        """The names of what it holds, sorted."""
+        """Names of the groups and datasets in this group, sorted."""
         with self.file.explained(self.name):
             found = sorted(self.node)
         for name in found:
@@ -179,7 +192,7 @@ class StoredGroup:
         Raises
         ------
         ValueError
-            When it is not there, is a dataset, or lies in another file.
+            If it does not exist, is a dataset, or lies in another file.
         """
         node = self._child(name)
         if not isinstance(node, h5py.Group):
@@ -192,7 +205,7 @@ class StoredGroup:
         Raises
         ------
         ValueError
-            When it is not there, is a group, lies in another file, or says it holds more than the file can.
+            If it does not exist, is a group, lies in another file, or announces more data than the file can hold.
         """
         node = self._child(name)
         if not isinstance(node, h5py.Dataset):
@@ -200,28 +213,28 @@ class StoredGroup:
         return StoredDataset(self.file, node, self._full(name))
 
     def is_group(self, name: str) -> bool:
-        """Tell whether a name is that of a group."""
+        """Return whether an object of this group is a group."""
         return isinstance(self._child(name), h5py.Group)
 
     def attributes(self) -> dict[str, Any]:
-        """Return all attributes but the digest."""
+        """Return all attributes except the digest."""
         if self._attributes is None:
             self._attributes = attributes_of(self.file, self.node, self.name)
         return dict(self._attributes)
 
     def attribute(self, name: str, default: Any = None) -> Any:
-        """Return an attribute, ``default`` when there is none."""
+        """Return an attribute, or ``default`` if it does not exist."""
         if self._attributes is not None and name != schema.DIGEST:
             return checked_value(self.file, self.name, name, self._attributes.get(name, default))
         return attribute_of(self.file, self.node, self.name, name, default)
 
     def has_attribute(self, name: str) -> bool:
-        """Tell whether there is an attribute."""
+        """Return whether the group has an attribute."""
         with self.file.explained(self.name):
             return name in self.node.attrs
 
     def datasets(self) -> Iterator[StoredDataset]:
-        """Yield the datasets of this group and of the groups inside."""
+        """Yield the datasets of this group and of its subgroups."""
         for name in self.names:
             if self.is_group(name):
                 yield from self.group(name).datasets()
@@ -229,25 +242,25 @@ class StoredGroup:
                 yield self.dataset(name)
 
     def computed_digest(self) -> str:
-        """Return the digest of the attributes, and of the datasets' names, shapes, types and digests."""
+        """Return the digest computed from the attributes, and the names, shapes, dtypes and digests of the datasets."""
         start = len(self.name) + 1
-        datasets = [(each.name[start:], each.shape, each.dtype.str, each.digest or "") for each in self.datasets()]
+        datasets = [(data.name[start:], data.shape, data.dtype.str, data.digest or "") for data in self.datasets()]
         return digest_of_group(self.attributes(), datasets)
 
     def check_digest(self) -> None:
-        """Compare with the digest that was written with it: where the root has one, all groups do.
+        """Compare the group with its stored digest, which must exist if the root has a digest.
 
         Raises
         ------
         ValueError
-            When it is another, or is missing.
+            If the digest differs or is missing.
         """
         written = written_digest(self.file, self.node, self.name)
         if written is None and self.file.root.has_attribute(schema.DIGEST):
-            # Damage can hide attributes, and with them this one.
+            # Damage can hide attributes, including the digest.
             refuse_changed(self.file.path, self.name, f"its attribute '{schema.DIGEST}' is missing, or something else")
         if written is not None and written != self.computed_digest():
-            refuse_changed(self.file.path, self.name, "an attribute or the shape, type or digest of a dataset")
+            refuse_changed(self.file.path, self.name, "an attribute or the shape, dtype or digest of a dataset")
 
     def _full(self, name: str) -> str:
         return f"{self.name}/{name}" if self.name else name
@@ -266,7 +279,7 @@ def _opened(path: Path) -> h5py.File:
             if cut is None and "signature" not in text:
                 raise
     if cut is not None:
-        raise ValueError(f"HDF5 file '{path}' is cut off: it has {cut[1]} of {cut[2]} bytes; {_ADVICE}.") from error
+        raise ValueError(f"HDF5 file '{path}' is truncated: it has {cut[1]} of {cut[2]} bytes; {_ADVICE}.") from error
     raise ValueError(
-        f"'{path}' is not an HDF5 file (or its first bytes are overwritten); give one made with 'dwiml create_hdf5'."
+        f"'{path}' is not an HDF5 file (or its first bytes are overwritten); give one created by 'dwiml create_hdf5'."
     ) from error
