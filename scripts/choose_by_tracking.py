@@ -1,7 +1,7 @@
 """Train with the generation-validation phase, and compare the models that its metrics choose on a test subject.
 
-Each seed is trained once, the model of every epoch kept: a training does not depend on what chooses its best model.
-Needs the folder of example subjects that the HDF5 file was made of (dwiml phantom).
+Each seed is trained once and the model of every epoch is kept, since the training does not depend on the selection
+metric. Needs the folder of the example subjects from which the HDF5 file was created (dwiml phantom).
 """
 
 from __future__ import annotations

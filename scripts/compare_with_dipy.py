@@ -1,7 +1,7 @@
 """Track a subject with a trained model and with dipy's LocalTracking, from the same seeds, and score both.
 
-dipy is given many settings (order of the deconvolution, angle, step, reading of the mask); for each algorithm the one
-with the highest sum of valid connections and overlap is told, as are all of them in the JSON file.
+dipy is run with many settings (order of the deconvolution, angle, step size, mask interpolation). For each algorithm,
+the setting with the highest sum of valid connections and overlap is reported; the JSON file has all of them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The whole way on built-in example subjects, in .demo/: subjects, HDF5 file, training, error, curves, tracking, scores.
-# Each command leaves its result whole or not at all: run again, this goes on from where it stopped.
-# To start anew, delete .demo.
+# The complete pipeline on simulated subjects, in .demo/: subjects, HDF5 file, training, error, curves, tracking, scores.
+# Each result is written atomically, so running the script again continues from the step that was interrupted.
+# To start over, delete .demo.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
 dwiml_setup
@@ -36,7 +36,7 @@ dwiml train learn2track "$DEMO/phantom.hdf5" "$DEMO/experiments" learn2track \
 
 step "4/7 The model's error beside that of simple baselines"
 dwiml evaluate "$EXPERIMENT"
-echo "This model learned to come back to where it should be (--noise_correlated_size), and is to be judged by step 7."
+echo "This model was trained to recover from errors of position (--noise_correlated_size): step 7 evaluates it."
 
 step "5/7 The curves"
 visualize_logs "$EXPERIMENT" --save
@@ -55,12 +55,12 @@ cat <<END
 
 Done. In $PWD/$DEMO:
   phantom/                           the example subjects: volumes, bundles, config.json
-  phantom.hdf5                       what a training reads
+  phantom.hdf5                       what the training reads
   experiments/learn2track/           the experiment: best model, checkpoint, logs, curves
-  tracked.trk, tracked.png           streamlines that the model made on a subject it has not seen
+  tracked.trk, tracked.png           streamlines of the model on a subject that it has not seen
 
 Next:
   source .venv/bin/activate          puts dwiml and visualize_logs on your PATH
-  python scripts/train_minimal.py --help    a training script of your own starts from this one
+  python scripts/train_minimal.py --help    a template for your own training script
   README.md and docs/                how to use your own subjects and your own model
 END

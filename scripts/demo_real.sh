@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The whole way on a real brain, in .demo_real/: data, HDF5 file, training, error, curves (docs/real_brain.rst).
-# Run again, it goes on from where it stopped: nothing is fetched or prepared twice. To start anew, delete .demo_real.
+# The complete pipeline on a real brain, in .demo_real/: data, HDF5 file, training, error, curves (docs/real_brain.rst).
+# Running it again continues from the step that was interrupted. To start over, delete .demo_real.
 #
 # bash scripts/demo_real.sh [ARCHIVE]
-#     ARCHIVE: the file tractseg-2.10.tar.gz, where it was fetched before (a machine without internet).
+#     ARCHIVE: the file tractseg-2.10.tar.gz, if it was downloaded before (for a machine without internet).
 set -euo pipefail
 ARCHIVE=${1:+$(realpath -- "$1")}
 source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
@@ -15,7 +15,7 @@ EXPERIMENT=$DEMO/experiments/learn2track
 SHA256=cb7c4e064922f42be8c7b42f98a3469118dfc55c9cf46e133b7274289dccbd7e
 mkdir -p "$DEMO"
 
-# One of an older version has no true bundles for dwiml score.
+# A folder prepared by an older version has no true bundles for dwiml score.
 brain_is_complete() {
     [ -f "$BRAIN/whole_brain/ground_truth.json" ]
 }
@@ -56,7 +56,7 @@ step "2/6 Network input, silver-standard streamlines and true bundles (about 2 m
 if brain_is_complete; then
     echo "Already there: $BRAIN"
 elif [ -d "$BRAIN" ]; then
-    echo "$BRAIN was prepared by an older version, without the true bundles that dwiml score needs: preparing it again."
+    echo "$BRAIN was prepared by an older version, without the true bundles that dwiml score needs: it is prepared again."
     rm -rf "$BRAIN.new"
     python scripts/prepare_real_brain.py "$BRAIN.new" --archive "$ARCHIVE"
     rm -rf "$BRAIN"
@@ -89,8 +89,8 @@ visualize_logs "$EXPERIMENT" --save
 cat <<END
 
 Done. In $PWD/$DEMO:
-  brain/                             the two subjects; report.json holds what was measured on the way
-  brain/subjects/right/              among others the true bundles: dwiml score TRACTOGRAM --ground_truth (this folder)
-  brain.hdf5                         what a training reads
+  brain/                             the two subjects; report.json has the measured values
+  brain/subjects/right/              the true bundles, among others: dwiml score TRACTOGRAM --ground_truth (this folder)
+  brain.hdf5                         what the training reads
   experiments/learn2track/           the experiment: best model, checkpoint, logs, curves
 END

@@ -1,8 +1,8 @@
 """Train, resume, track and score on the built-in subjects, and write digests of all results.
 
-A change that should change no result is checked with it: before it, ``python scripts/golden_run.py before.json``; after
-it, ``python scripts/golden_run.py after.json --compare before.json``. The digests are of one machine and one version
-of torch. It takes a minute.
+It checks that a change of the code changes no result: run ``python scripts/golden_run.py before.json`` before the
+change, and ``python scripts/golden_run.py after.json --compare before.json`` after it. The digests are valid for one
+machine and one version of torch. It takes less than a minute.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Make a subjects' folder from one real brain, the diffusion example of the Python package tractseg 2.10.
+"""Create a folder of subjects from one real brain, the diffusion example of the Python package tractseg 2.10.
 
 The left hemisphere becomes a training subject, the right one a validation subject; see ``docs/real_brain.rst``.
 """

@@ -1,9 +1,9 @@
 # Sourced by the other scripts, in bash: gives step and dwiml_setup.
 #
-# step TITLE             Says what comes next.
+# step TITLE             Prints the title of the next step.
 # dwiml_setup [EXTRAS]   Goes to the repository's root, makes the virtual environment .venv there, installs dwiml in it
 #                        with the versions of constraints.txt, and puts it on PATH. EXTRAS: for example "test,docs".
-#                        What is already installed is not installed again.
+#                        Does nothing if it is already installed.
 # DWIML_PYTHON=/path/to/python3 chooses the Python of a new environment.
 
 step() {
@@ -25,10 +25,10 @@ _dwiml_find_python() {
             return 0
         fi
     done
-    _dwiml_fail "dwiml needs Python 3.10 or newer, and none is on PATH; install one, or name it: DWIML_PYTHON=/path/to/python3."
+    _dwiml_fail "dwiml needs Python 3.10 or newer, and none is on PATH; install it, or give its path: DWIML_PYTHON=/path/to/python3."
 }
 
-# .venv runs, and was made for this place: one whose folder was moved or copied has commands that point elsewhere.
+# .venv works and was created in this folder: after a move or a copy, its commands point to the old place.
 _dwiml_venv_runs() {
     .venv/bin/python -c '' >/dev/null 2>&1 && grep -qF "$PWD/.venv" .venv/bin/activate 2>/dev/null
 }
@@ -36,7 +36,7 @@ _dwiml_venv_runs() {
 _dwiml_make_venv() {
     local python module
     if _dwiml_venv_runs; then
-        # Without pip when its making was interrupted, or when another tool made it.
+        # It has no pip if its creation was interrupted, or if another tool created it.
         for module in "pip --version" "ensurepip"; do
             # shellcheck disable=SC2086
             if .venv/bin/python -m $module >/dev/null 2>&1; then
@@ -49,11 +49,11 @@ _dwiml_make_venv() {
         _dwiml_fail "$python lacks the venv module; install it (on Debian and Ubuntu: apt install python3-venv)."
         return 1
     fi
-    echo "Making the virtual environment .venv with $("$python" --version 2>&1)."
+    echo "Creating the virtual environment .venv with $("$python" --version 2>&1)."
     "$python" -m venv --clear .venv || _dwiml_fail "the virtual environment $PWD/.venv could not be made."
 }
 
-# Of pip's many lines, those that tell a user what takes the time, and its errors.
+# Show only pip's errors and the lines that explain what takes time.
 _dwiml_pip_install() (
     set -o pipefail
     .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off "$@" 2> >(grep -v '^WARNING:' >&2) |
@@ -65,7 +65,7 @@ dwiml_setup() {
     local root stamp=.venv/dwiml-installed wanted installed extras extra missing=""
     root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd) || return 1
     cd "$root" || return 1
-    # The stamp's lines: the checksum of what an installation depends on, and the extras that it has.
+    # The stamp has two lines: the checksum of the files that define the installation, and its extras.
     wanted=$(cat pyproject.toml constraints.txt | cksum) || return 1
     installed=$(sed -n 1p "$stamp" 2>/dev/null) || true
     extras=$(sed -n 2p "$stamp" 2>/dev/null) || true
@@ -77,13 +77,13 @@ dwiml_setup() {
     done
     if [ "$installed" != "$wanted" ] || [ -n "$missing" ] || ! _dwiml_venv_runs; then
         _dwiml_make_venv || return 1
-        echo "Installing dwiml${extras:+ with its extras $extras} in .venv (once; a few minutes, mostly for torch)."
+        echo "Installing dwiml${extras:+ with its extras $extras} in .venv (only once; a few minutes, mostly for torch)."
         rm -f "$stamp"
         if ! _dwiml_pip_install -c constraints.txt -e ".${extras:+[$extras]}"; then
             _dwiml_fail "pip could not install dwiml (its message is above); run the same command again to retry."
             return 1
         fi
-        # Found by its path too: a script that lies beside the clone, a folder of the same name, would import that.
+        # A script next to the clone would otherwise import the clone's folder, if it has the same name.
         printf '%s\n' "$root" >"$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/dwiml-clone.pth"
         printf '%s\n' "$wanted" "$extras" >"$stamp"
     fi

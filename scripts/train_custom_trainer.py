@@ -1,6 +1,6 @@
-"""Train with a trainer of one's own: it overrides ``run_one_batch``, and needs no volume.
+"""Train with a custom trainer that overrides ``run_one_batch`` and needs no volume.
 
-The model learns the shape of streamlines: from the points that it has seen, it predicts the next step.
+The model learns the shape of streamlines: it predicts each step from the one before.
 
     python scripts/train_custom_trainer.py data.hdf5 my_experiments shapes
 """
@@ -32,7 +32,7 @@ class NextStepModel(MainModelAbstract):
     hidden_size
         Units of the hidden layer.
     **kwargs
-        Those of the parent: ``step_size``, ``nb_points`` or ``compress_lines``.
+        Parameters of the parent class: ``step_size``, ``nb_points`` or ``compress_lines``.
     """
 
     def __init__(self, *, hidden_size: int = 32, **kwargs: Any) -> None:
@@ -58,7 +58,7 @@ class NextStepTrainer(DWIMLTrainer):
     """Shows the model each step but the last of a streamline, and compares with each step but the first."""
 
     def run_one_batch(self, targets: TensorSequence, ids_per_subj: BatchSlices) -> tuple[torch.Tensor, int]:
-        """Return the mean loss of a batch, and the number of steps that it is the mean of."""
+        """Return the mean loss of a batch, and its number of steps."""
         steps = targets.diff()
         following = steps.tail((steps.lengths - 1).clamp(min=0))
         outputs = self.model(steps.trimmed_last())
@@ -67,13 +67,13 @@ class NextStepTrainer(DWIMLTrainer):
 
 
 def main() -> None:
-    """Train on the streamlines of the file that the command line names."""
-    parser = argparse.ArgumentParser(description="Train with a trainer of one's own, without volumes.")
+    """Train on the streamlines of an HDF5 file."""
+    parser = argparse.ArgumentParser(description="Train with a custom trainer, without volumes.")
     parser.add_argument("hdf5_file", help="made with 'dwiml create_hdf5'")
     parser.add_argument("experiments_path", help="folder of all experiments")
-    parser.add_argument("experiment_name", help="folder made there for this one")
+    parser.add_argument("experiment_name", help="folder of this experiment, created there")
     parser.add_argument("--streamline_group_name", default="streamlines", help="streamlines group [%(default)s]")
-    parser.add_argument("--max_epochs", type=int, default=10, help="epochs in all [%(default)s]")
+    parser.add_argument("--max_epochs", type=int, default=10, help="total number of epochs [%(default)s]")
     parser.add_argument("--seed", type=int, default=1, help="of weights, batches and dropout [%(default)s]")
     args = parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""Train a small model of one's own: the script of the guide, with its names filled in.
+"""Train a small custom model: the script of the guide, complete.
 
 python scripts/train_minimal.py data.hdf5 my_experiments minimal
 """
@@ -23,14 +23,14 @@ from dwiml import (
 
 
 class MyModel(ModelWithDirectionGetter, ModelWithOneInput):
-    """Two layers that look at one point at a time, and a direction getter that brings the loss.
+    """Two layers applied to each point, and a direction getter, which defines the loss.
 
     Parameters
     ----------
     hidden_size
         Units of each layer.
     **kwargs
-        Those of the parents: ``nb_features``, ``step_size``, ``dg_key``, ...
+        Parameters of the parent classes: ``nb_features``, ``step_size``, ``dg_key``, ...
     """
 
     def __init__(self, *, hidden_size: int = 128, **kwargs: Any) -> None:
@@ -50,14 +50,14 @@ class MyModel(ModelWithDirectionGetter, ModelWithOneInput):
 
 
 def main() -> None:
-    """Run the guide's script on the names given in the command line."""
-    parser = argparse.ArgumentParser(description="Train a small model of one's own.")
+    """Run the script of the guide with the arguments of the command line."""
+    parser = argparse.ArgumentParser(description="Train a small custom model.")
     parser.add_argument("hdf5_file", help="made with 'dwiml create_hdf5'")
     parser.add_argument("experiments_path", help="folder of all experiments")
-    parser.add_argument("experiment_name", help="folder made there for this one")
+    parser.add_argument("experiment_name", help="folder of this experiment, created there")
     parser.add_argument("--input_group_name", default="input", help="volume group [%(default)s]")
     parser.add_argument("--streamline_group_name", default="streamlines", help="streamlines group [%(default)s]")
-    parser.add_argument("--max_epochs", type=int, default=10, help="epochs in all [%(default)s]")
+    parser.add_argument("--max_epochs", type=int, default=10, help="total number of epochs [%(default)s]")
     parser.add_argument("--seed", type=int, default=1, help="of weights, batches and dropout [%(default)s]")
     args = parser.parse_args()
 
