@@ -1,1 +1,1 @@
-"""Files of streamlines: opened, and compared with what their headers announce."""
+"""Read and check tractogram files."""

@@ -1,4 +1,4 @@
-"""The voxel grid that all of a subject's files share, and what it means that two grids are the same."""
+"""The voxel grid that all of a subject's files share, and how two grids are compared."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dwiml.files.images import open_image
 from dwiml.ops.spaces import voxel_sizes_of
 
 GRID_TOLERANCE_VOXELS = 0.05
-"""Headers round an affine in different ways: this far apart, in voxels, the corners of two grids are the same."""
+"""Largest distance, in voxels, between the corners of two grids that count as the same (headers round affines)."""
 HOW_TO_RESAMPLE = (
     "for instance with nibabel.processing.resample_from_to (masks and labels: order=0) or MRtrix's 'mrgrid A.nii.gz "
     "regrid -template B.nii.gz OUT.nii.gz' (masks and labels: -interp nearest)"
@@ -24,22 +24,22 @@ HOW_TO_RESAMPLE = (
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """A grid of voxels in the scanner's space.
+    """A grid of voxels in scanner space.
 
     Attributes
     ----------
-    affine
-        Shape (4, 4), float64: from voxel indices (origin at the first voxel's centre) to rasmm.
+    affine : (4, 4) float64
+        From voxel indices (center origin) to rasmm.
     shape
         Number of voxels along x, y and z.
     source
-        The file that it was read from, for sentences.
+        The file that the grid was read from, used in error messages.
 
     Raises
     ------
     ValueError
-        When the affine is not of shape (4, 4), not finite or not invertible, or its axes are not at right angles;
-        when the shape is not three numbers.
+        If the affine does not have shape (4, 4), is not finite or not invertible, or if its axes are not orthogonal;
+        if the shape does not have three numbers.
     """
 
     affine: NDArray[np.float64]
@@ -50,19 +50,28 @@ class Grid:
         affine = np.asarray(self.affine, dtype=np.float64)
         voxel_sizes_of(affine)
         if len(self.shape) != 3:
-            raise ValueError(f"The shape of a grid must be three numbers of voxels, got {self.shape}.")
+            raise ValueError(f"The shape of a grid must have three numbers of voxels, got {self.shape}.")
         x, y, z = (int(size) for size in self.shape)
         object.__setattr__(self, "affine", affine)
         object.__setattr__(self, "shape", (x, y, z))
 
     @classmethod
     def from_header(cls, affine: ArrayLike, shape: Any, source: Path) -> Grid:
-        """Return the grid of a file.
+        """Return the grid described by the header of a file.
+
+        Parameters
+        ----------
+        affine : (4, 4)
+            From voxel indices (center origin) to rasmm.
+        shape
+            Number of voxels along x, y and z.
+        source
+            The file.
 
         Raises
         ------
         ValueError
-            When its affine cannot be used; the message names the file.
+            If the affine or the shape is invalid; the message names the file.
         """
         try:
             return cls(np.asarray(affine, dtype=np.float64), tuple(shape), source)
@@ -76,21 +85,21 @@ class Grid:
 
     @property
     def voxel_order(self) -> str:
-        """The directions to which the voxel axes point, for example ``RAS``."""
+        """Anatomical directions of the voxel axes, for example ``RAS``."""
         from nibabel.orientations import aff2axcodes
 
         return "".join(aff2axcodes(self.affine))
 
     def difference(self, other: Grid) -> str:
-        """Tell how another grid differs: the one definition of "the same grid".
+        """Describe how another grid differs from this one.
 
-        Two grids are the same when they have as many voxels, and no corner of the volume is more than
-        :data:`GRID_TOLERANCE_VOXELS` of its smallest voxel size away from where the other affine puts it.
+        Two grids are the same if they have the same shape and if the two affines place each corner of the volume
+        within :data:`GRID_TOLERANCE_VOXELS` times the smallest voxel size of each other.
 
         Returns
         -------
         str
-            Empty for the same grid; otherwise ``"different shapes, (10, 12, 8) and (10, 12, 9) voxels"`` or
+            Empty if the grids are the same; otherwise ``"different shapes, (10, 12, 8) and (10, 12, 9) voxels"`` or
             ``"different affines, up to 1.5 mm apart"``.
         """
         if self.shape != other.shape:
@@ -103,12 +112,19 @@ class Grid:
         return ""
 
     def check_same(self, other: Grid, label: str) -> None:
-        """Check that another file is on this grid (see :meth:`difference`); ``label`` begins the sentence.
+        """Check that another file is on this grid (see :meth:`difference`).
+
+        Parameters
+        ----------
+        other
+            The grid of the other file.
+        label
+            Start of the error message.
 
         Raises
         ------
         ValueError
-            When it is not.
+            If the grids differ.
         """
         difference = self.difference(other)
         if difference:
@@ -120,12 +136,14 @@ class Grid:
 
 
 def read_image_grid(path: str | Path) -> Grid:
-    """Return the voxel grid of an image; its voxels are not read.
+    """Return the voxel grid of an image, without reading its voxels.
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        When the file is missing, damaged or not an image.
+    FileNotFoundError
+        If the file does not exist.
+    ValueError
+        If the file is damaged or not an image, or has fewer than three axes.
     """
     image = open_image(check_file(path, "The image"), "The image")
     if len(image.shape) < 3:

@@ -1,4 +1,4 @@
-"""Which files of streamlines are read."""
+"""Supported tractogram formats."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ ALL_KINDS = (".trk", ".tck", ".trx")
 
 
 def check_kind(path: str | os.PathLike[str], what: str) -> Path:
-    """Check, without opening it, that a file is there, regular, and of a kind that is read.
+    """Check, without opening it, that a tractogram file exists, is a regular file and has a supported extension.
 
     Parameters
     ----------
     path
         The file; a ``.trx`` may also be a folder of arrays.
     what
-        How a sentence begins, for instance ``"The tractogram"``.
+        Start of the error messages, for instance ``"The tractogram"``.
 
     Raises
     ------
-    FileNotFoundError, IsADirectoryError, PermissionError, ValueError
-        When it is not; of a compressed one, the sentence says how to uncompress it.
+    FileNotFoundError, IsADirectoryError, PermissionError
+        If the file does not exist, is a folder or cannot be read.
+    ValueError
+        If the format is not supported. For a compressed file, the message explains how to uncompress it.
     """
     path = Path(path)
     suffix = path.suffix.lower()

@@ -1,4 +1,4 @@
-"""Files of streamlines (.trk, .tck, .trx), opened, checked and read: the same calls for all formats."""
+"""Open, check and read tractogram files (.trk, .tck, .trx), with the same functions for all formats."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _CLASSES: Mapping[str, type[Tractogram]] = {".trk": Trk, ".tck": Tck, ".trx": Tr
 
 
 def open_tractogram(path: str | os.PathLike[str], label: str = "The tractogram") -> Tractogram:
-    """Return a tractogram whose file is there and of a kind that is read; nothing is read of it yet.
+    """Open a tractogram file. Its content is read later, when it is needed.
 
     Parameters
     ----------
     path
-        A ``.trk``, ``.tck`` or ``.trx`` file, or the folder of arrays that a .trx is while it is written.
+        A ``.trk``, ``.tck`` or ``.trx`` file. A .trx may be a folder of arrays, as it is while it is being written.
     label
-        How the sentence of an error begins.
+        Start of the error messages.
 
     Raises
     ------
     FileNotFoundError, IsADirectoryError, PermissionError, ValueError
-        As :func:`dwiml.tractograms.kinds.check_kind`.
+        See :func:`dwiml.tractograms.kinds.check_kind`.
     """
     path = check_kind(path, label)
     return _CLASSES[path.suffix.lower()](path, label)
@@ -40,28 +40,32 @@ def open_tractogram(path: str | os.PathLike[str], label: str = "The tractogram")
 def read_streamlines(
     path: str | os.PathLike[str], affine: ArrayLike, label: str = "The tractogram"
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Read a tractogram (.trk, .tck, .trx) into a voxel space, by way of the scanner's mm, from any grid.
+    """Read a tractogram (.trk, .tck, .trx) into the voxel space of an affine.
+
+    The points are converted through rasmm, so the file may be on any grid.
 
     Parameters
     ----------
     path
         The file.
     affine : (4, 4)
-        From voxel indices (centre origin) to rasmm.
+        From voxel indices (center origin) to rasmm.
     label
-        How the sentence of an error begins.
+        Start of the error messages.
 
     Returns
     -------
     points : (N, 3) float32
         Voxel space of the affine, corner origin, in voxels.
     lengths : (S,) int64
-        Points of each streamline, at least one.
+        Number of points of each streamline, at least one.
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        When it is missing, damaged or of another kind, when a .trk header contradicts itself, or when coordinates are
+    FileNotFoundError
+        If the file does not exist.
+    ValueError
+        If the file is damaged or its format is not supported, if a .trk header is inconsistent, or if coordinates are
         NaN or infinite.
     """
     streamlines = open_tractogram(path, label).read(affine)
@@ -71,12 +75,14 @@ def read_streamlines(
 
 
 def read_tractogram_grid(path: str | os.PathLike[str], label: str = "The tractogram") -> Grid:
-    """Return the voxel grid of the header of a .trk or .trx; its streamlines are not read.
+    """Return the voxel grid in the header of a .trk or .trx file, without reading its streamlines.
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        When the file is missing or damaged, its header contradicts itself, or it has none (.tck).
+    FileNotFoundError
+        If the file does not exist.
+    ValueError
+        If the file is damaged, its header is inconsistent, or it does not record a grid (.tck).
     """
     grid = open_tractogram(path, label).grid
     if grid is None:

@@ -1,4 +1,4 @@
-"""The number of streamlines that a .tck announces, compared with what it holds; nibabel does not compare them."""
+"""Read .tck files, and check their number of streamlines against the header, which nibabel does not do."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SLAB = 2**20
 
 
 def announced_streamlines(header: Mapping[str, Any]) -> int:
-    """Return the ``count`` of a header as nibabel reads it; 0 where it is unknown (absent, 0, or not a number)."""
+    """Return the ``count`` of a header as nibabel reads it; 0 if it is unknown (absent, 0, or not a number)."""
     try:
         return max(int(str(header.get("count", 0)).strip()), 0)
     except ValueError:
@@ -29,24 +29,27 @@ def announced_streamlines(header: Mapping[str, Any]) -> int:
 
 
 def check_tck_whole(path: Path, header: Mapping[str, Any], label: str) -> None:
-    """Check that a file holds the streamlines that its header announces; more of them give a warning.
+    """Check that a file holds as many streamlines as its header announces; warn if it holds more.
 
-    A streamline ends with three NaN, the file with three infinite numbers (MRtrix's documentation, "Tracks file
-    format").
+    In the format [1]_, three NaN end a streamline and three infinite numbers end the file.
 
     Parameters
     ----------
     path
         The file.
     header
-        As nibabel reads it.
+        The header as nibabel reads it.
     label
-        How a sentence begins.
+        Start of the error messages.
 
     Raises
     ------
     ValueError
-        When streamlines are missing.
+        If streamlines are missing.
+
+    References
+    ----------
+    .. [1] MRtrix3 documentation, "Tracks file format (.tck)".
     """
     announced = announced_streamlines(header)
     if not announced:
@@ -65,7 +68,7 @@ def check_tck_whole(path: Path, header: Mapping[str, Any], label: str) -> None:
 
 
 def _count(path: Path, offset: int, dtype: np.dtype[Any]) -> int:
-    """Count the triplets of NaN before the triplet of infinite numbers."""
+    """Count the NaN triplets before the triplet of infinite numbers."""
     count = 0
     with open_regular(path) as stream:
         stream.seek(offset)
@@ -82,9 +85,9 @@ def _count(path: Path, offset: int, dtype: np.dtype[Any]) -> int:
 
 
 class Tck(NibabelTractogram):
-    """A .tck file, which does not give its voxel grid."""
+    """A .tck file, which does not record a voxel grid."""
 
-    # Three infinite numbers.
+    # Three infinite float32 numbers.
     _end_mark_bytes = 12
     grid = None
 

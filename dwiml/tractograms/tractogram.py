@@ -1,4 +1,4 @@
-"""What any file of streamlines can be asked for, whatever its format."""
+"""The interface that all tractogram formats share."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Streamlines:
     Attributes
     ----------
     points
-        Shape (N, 3), float32, voxel space, corner origin, in voxels: those of all streamlines, one after the other.
+        Points of all streamlines, concatenated; shape (N, 3), float32, voxel space, corner origin, in voxels.
     lengths
-        Shape (S,), int64: points of each streamline.
+        Number of points of each streamline; shape (S,), int64.
     dps
         {key: data per streamline, shape (S, K), float32}.
     nb_removed
-        How many streamlines of the file are not here: those without any point, and what was removed later.
+        Number of streamlines of the file that are left out: those without points, and those removed later.
     """
 
     points: NDArray[np.float32]
@@ -49,18 +49,18 @@ class Streamlines:
 
 @dataclass(eq=False)
 class Sample:
-    """Some streamlines of a file, in its own order.
+    """Some streamlines of a file, in the order of the file.
 
     Attributes
     ----------
     nb_in_file
-        Of how many streamlines these were picked.
+        Total number of streamlines in the file.
     points
-        Shape (N, 3): rasmm, centre origin, in mm; of the file's own type.
+        Points of the sampled streamlines, concatenated; shape (N, 3), rasmm, center origin, dtype of the file.
     lengths
-        Shape (S,), int64: points of each streamline.
+        Number of points of each streamline; shape (S,), int64.
     values
-        Shape (N, K): the data asked for by name, at each point; None: there were none to read.
+        The requested data at each point, shape (N, K); None if no data were requested, or there is no streamline.
     """
 
     nb_in_file: int
@@ -71,18 +71,18 @@ class Sample:
 
 @dataclass(eq=False)
 class Stored:
-    """Streamlines as a file holds them.
+    """Streamlines as stored in a file.
 
     Attributes
     ----------
     points
-        Shape (N, 3): rasmm, centre origin, in mm; of the file's own type.
+        Points of all streamlines, concatenated; shape (N, 3), rasmm, center origin, dtype of the file.
     lengths
-        Shape (S,), int64: points of each streamline, at least one.
+        Number of points of each streamline, at least one; shape (S,), int64.
     dps
-        {key: data per streamline, shape (S, K)}; empty without streamlines.
+        {key: data per streamline, shape (S, K)}; empty if there are no streamlines.
     nb_without_points
-        How many other streamlines the file holds.
+        Number of streamlines without points, which are left out.
     """
 
     points: Array
@@ -92,14 +92,14 @@ class Stored:
 
 
 class Tractogram(ABC):
-    """A file of streamlines, of which nothing is read before it is asked for; made by :func:`open_tractogram`.
+    """A tractogram file, read on demand; created by :func:`~dwiml.tractograms.reading.open_tractogram`.
 
     Parameters
     ----------
     path
-        The file, or the folder of arrays that a .trx may be.
+        The file; a .trx may be a folder of arrays.
     label
-        How the sentence of an error begins, for instance ``"The tractogram"``.
+        Start of the error messages, for instance ``"The tractogram"``.
     """
 
     def __init__(self, path: Path, label: str) -> None:
@@ -109,12 +109,12 @@ class Tractogram(ABC):
     @property
     @abstractmethod
     def grid(self) -> Grid | None:
-        """The voxel grid of the header; None for a .tck, which has none.
+        """The voxel grid of the header; None for a .tck file, which does not record one.
 
         Raises
         ------
         FileNotFoundError, ValueError
-            When the header cannot be read, or contradicts itself.
+            If the header cannot be read or is inconsistent.
         """
 
     @property
@@ -124,29 +124,36 @@ class Tractogram(ABC):
 
     @abstractmethod
     def has_streamlines(self) -> bool:
-        """Tell whether anything follows the header.
+        """Return whether there is data after the header.
 
         Raises
         ------
         ValueError
-            When nothing does, and the header announces streamlines.
+            If there is no data but the header announces streamlines.
         """
 
     @abstractmethod
     def _read(self, dps_keys: Sequence[str]) -> Stored:
-        """Return all streamlines, with the data per streamline that are asked for."""
+        """Return all streamlines, with the requested data per streamline."""
 
     @abstractmethod
     def _sample(self, most: int, name: str | None, hint: str) -> Sample:
-        """Return some streamlines, with the data of a name."""
+        """Return some streamlines, with the data of this name."""
 
     def check_dps_keys(self, keys: Sequence[str], existing: Sequence[str] | None = None) -> None:
-        """Check that there are the data per streamline that are asked for; `existing`: those known to be there.
+        """Check that the file has the requested data per streamline.
+
+        Parameters
+        ----------
+        keys
+            The requested names.
+        existing
+            The names in the file, if they were already read.
 
         Raises
         ------
         ValueError
-            Naming those that exist.
+            If a name does not exist; the message lists those that do.
         """
         existing = self.dps_keys if existing is None else existing
         missing = [key for key in keys if key not in existing]
@@ -157,19 +164,23 @@ class Tractogram(ABC):
             )
 
     def read(self, affine: ArrayLike, dps_keys: Sequence[str] = ()) -> Streamlines:
-        """Read all streamlines into a voxel space, by way of the scanner's mm, from any grid.
+        """Read all streamlines into the voxel space of an affine.
+
+        The points are converted through rasmm, so the file may be on any grid.
 
         Parameters
         ----------
-        affine
-            Shape (4, 4): from voxel indices (center origin) to rasmm.
+        affine : (4, 4)
+            From voxel indices (center origin) to rasmm.
         dps_keys
-            The data per streamline to read.
+            Names of the data per streamline to read.
 
         Raises
         ------
-        FileNotFoundError, ValueError
-            When the file is missing or damaged, its header contradicts itself, or there are no such data.
+        FileNotFoundError
+            If the file does not exist.
+        ValueError
+            If the file is damaged, its header is inconsistent, or it does not have the requested data.
         """
         stored = self._read(dps_keys)
         points = np.empty(stored.points.shape, dtype=np.float32)
@@ -182,21 +193,23 @@ class Tractogram(ABC):
         return Streamlines(points, stored.lengths, dps, stored.nb_without_points)
 
     def sample(self, most: int, name: str | None = None, *, hint: str = "") -> Sample:
-        """Read some streamlines, evenly picked, with bounded memory.
+        """Read some streamlines, evenly spaced in the file, with bounded memory.
 
         Parameters
         ----------
         most
-            How many are read, at most.
+            Maximum number of streamlines to read.
         name
-            The data per point or per streamline to read with them.
+            Name of the data per point or per streamline to read as well.
         hint
-            What the sentence of an error ends with, where there are no such data.
+            End of the error message if the file does not have these data.
 
         Raises
         ------
-        FileNotFoundError, ValueError
-            When the file is missing or damaged, or has no such data; the message names those that exist.
+        FileNotFoundError
+            If the file does not exist.
+        ValueError
+            If the file is damaged or does not have the requested data; the message lists those that exist.
         """
         sample = self._sample(most, name, hint)
         logger.info("%d of %d streamlines from '%s'.", len(sample.lengths), sample.nb_in_file, self.path)
@@ -212,6 +225,6 @@ class Tractogram(ABC):
 
 
 def evenly(nb: int, most: int) -> NDArray[np.int64]:
-    """Return the numbers of at most `most` of `nb` streamlines, evenly spaced, the first one included."""
+    """Return the indices of at most `most` of `nb` streamlines, evenly spaced, starting with the first."""
     nb_kept = min(nb, most)
     return np.arange(nb_kept) * nb // max(nb_kept, 1)

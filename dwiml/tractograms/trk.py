@@ -1,4 +1,7 @@
-"""What a .trk header announces, compared with what the file holds; nibabel does not compare them."""
+"""Read .trk files, and check the content against the header, which nibabel does not do.
+
+The format is described in "TrackVis documentation: Track file (.trk) format", version 2.
+"""
 
 from __future__ import annotations
 
@@ -31,16 +34,18 @@ _SIZES_TOLERANCE = 1e-2
 
 @dataclass(frozen=True)
 class TrkCounts:
-    """What a header announces.
+    """Counts in a .trk header.
 
     Attributes
     ----------
     byte_order
         ``<`` or ``>``.
     nb_streamlines
-        0 means "unknown".
-    nb_scalars, nb_properties
-        Numbers that follow the 3 coordinates of each point, and the points of each streamline.
+        Number of streamlines; 0 if unknown.
+    nb_scalars
+        Number of values stored after the 3 coordinates of each point.
+    nb_properties
+        Number of values stored after the points of each streamline.
     """
 
     byte_order: str
@@ -50,15 +55,15 @@ class TrkCounts:
 
 
 def read_trk_counts(path: Path, label: str) -> TrkCounts:
-    """Read what a header announces.
+    """Read the counts of a .trk header.
 
-    Not through nibabel, which overwrites the number of streamlines with the number it read, and reads the first
-    streamline even when it is lazy.
+    nibabel is not used here: it replaces the number of streamlines by the number it read, and reads the first
+    streamline even in lazy mode.
 
     Raises
     ------
     ValueError
-        When this is not a .trk header, a count is negative, or no affine is recorded.
+        If the file does not begin with a .trk header, a count is negative, or no affine is recorded.
     """
     with open_regular(path, f"{label}: the file") as stream:
         content = stream.read(_HEADER_BYTES)
@@ -72,7 +77,7 @@ def read_trk_counts(path: Path, label: str) -> TrkCounts:
             raise ValueError(
                 f"{label}: the header of '{path}' is damaged, its {name} is {count}; copy it again or recreate it."
             )
-    # nibabel would go on with the identity, which those of version 1 always have.
+    # nibabel would use the identity instead. Version 1 of the format has no affine.
     if header["version"] == 1 or header["voxel_to_rasmm"][3, 3] == 0:
         raise ValueError(
             f"{label}: the header of '{path}' does not record its affine (voxel_to_rasmm); save it again with a header "
@@ -82,20 +87,20 @@ def read_trk_counts(path: Path, label: str) -> TrkCounts:
 
 
 def is_default_header(header: Mapping[str, Any]) -> bool:
-    """Tell whether a header is the default of nibabel, which says nothing of the voxel grid."""
+    """Return whether a header is nibabel's default, which does not describe a voxel grid."""
     return tuple(header["dimensions"]) == (1, 1, 1) and np.array_equal(header["voxel_to_rasmm"], np.eye(4))
 
 
 def check_trk_header(header: Mapping[str, Any], path: Path, label: str) -> None:
-    """Check that a header as nibabel reads it describes one grid.
+    """Check that the fields of a header, as nibabel reads it, describe the same voxel grid.
 
-    The points are divided by ``voxel_sizes`` and turned from ``voxel_order`` before the affine is applied to them, so
-    that a header whose affine has others puts them elsewhere.
+    The points are divided by ``voxel_sizes`` and reoriented from ``voxel_order`` before the affine is applied. If these
+    fields disagree with the affine, the streamlines are misplaced.
 
     Raises
     ------
     ValueError
-        When the header is the default of nibabel or contradicts itself.
+        If the header is nibabel's default or is inconsistent.
     """
     affine = np.asarray(header["voxel_to_rasmm"], dtype=np.float64)
     sizes = np.asarray(header["voxel_sizes"], dtype=np.float64)
@@ -120,14 +125,15 @@ def check_trk_header(header: Mapping[str, Any], path: Path, label: str) -> None:
 
 
 def check_trk_whole(path: Path, label: str) -> None:
-    """Check that a file holds the streamlines that its header announces, and nothing after them.
+    """Check that a file holds as many streamlines as its header announces, and no data after them.
 
-    Only the streamlines' lengths are read. A streamline takes 4 + 4 * (3 + scalars) * points + 4 * properties bytes.
+    Only the lengths of the streamlines are read. A streamline takes 4 + 4 * (3 + scalars) * points + 4 * properties
+    bytes.
 
     Raises
     ------
     ValueError
-        When streamlines are missing, or bytes are left.
+        If streamlines are missing, or there are bytes after them.
     """
     counts = read_trk_counts(path, label)
     announced, offset = counts.nb_streamlines, _HEADER_BYTES
@@ -142,9 +148,9 @@ def check_trk_whole(path: Path, label: str) -> None:
             nb_points = read_length(content, offset)[0] if offset + 4 <= size else 0
             offset += other_bytes + point_bytes * nb_points
             if nb_points < 0 or offset > size:
-                announcing = f"{announced} are announced" if announced else "the file ends in the next"
+                expected = f"{announced} are announced" if announced else "the file ends in the next"
                 raise ValueError(
-                    f"{label}: '{path}' is damaged or cut off, {count} streamlines can be read, {announcing}; "
+                    f"{label}: '{path}' is damaged or cut off, {count} streamlines can be read, {expected}; "
                     "copy the file again or recreate it."
                 )
             count += 1
@@ -170,7 +176,7 @@ class Trk(NibabelTractogram):
     @cached_property
     def grid(self) -> Grid:
         """The voxel grid of the header."""
-        # The counts first: nibabel reads as many numbers as they say.
+        # Check the counts first: nibabel trusts them.
         read_trk_counts(self.path, self.label)
         header = self._lazy.header
         check_trk_header(header, self.path, self.label)
