@@ -1,1 +1,1 @@
-"""How much of a known truth a tractogram holds: connections, bundles, overlap."""
+"""Score tractograms against a ground truth: connections, bundles, overlap."""

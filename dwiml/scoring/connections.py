@@ -1,4 +1,4 @@
-"""What each streamline connects."""
+"""Classify the connection that each streamline makes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from dwiml.ops.ragged import first_rows, last_rows, sequence_ids
 from dwiml.scoring.ground_truth import GroundTruth
 from dwiml.scoring.voxels import crossed_voxels, flat_voxels
 
-# Share of a length.
+# Tolerance for rounding errors in a share of a length.
 _ROUNDING = 1e-9
 
 
 class Connection(IntEnum):
-    """What a streamline is; each is one of these."""
+    """The kinds of connections; each streamline is one of these."""
 
     NONE = 0
     INVALID = 1
@@ -29,7 +29,7 @@ class Connection(IntEnum):
 
 @dataclass(frozen=True)
 class StreamlineConnections:
-    """What S streamlines connect and pass, with B bundles and V voxels.
+    """Connections of S streamlines, with B bundles, and the V voxels they pass.
 
     Attributes
     ----------
@@ -38,9 +38,9 @@ class StreamlineConnections:
     bundle : (S,) int64
         The bundle of valid and wrong path connections; -1 for the others.
     regions : (S, 2) int64
-        The two regions of invalid connections, the lower one first; -1 for the others.
+        The two regions of invalid connections, in ascending order; -1 for the others.
     nb_in_mask : (B,) int64
-        For bundles without end regions, how many streamlines lie in the mask; 0 for the others.
+        For bundles without end regions, the number of streamlines that lie in the mask; 0 for the others.
     passed : sparse (B, V)
         Nonzero in voxels passed by the bundle's valid connections (without end regions: by the streamlines that lie
         in its mask).
@@ -56,7 +56,19 @@ class StreamlineConnections:
 def connect(
     points: NDArray[np.floating], lengths: NDArray[np.int64], truth: GroundTruth, max_outside: float
 ) -> StreamlineConnections:
-    """Classify streamlines; see :func:`~dwiml.scoring.scores.score_streamlines` for the arguments and the rules."""
+    """Classify streamlines; see :func:`~dwiml.scoring.scores.score_streamlines` for the rules.
+
+    Parameters
+    ----------
+    points : (N, 3)
+        Points of all streamlines, concatenated; voxel space of the ground truth, corner origin, in voxels.
+    lengths : (S,) int64
+        Number of points of each streamline.
+    truth
+        The ground truth.
+    max_outside
+        Share (0 to 1) of the length of a valid connection that may lie outside the mask.
+    """
     nb_lines, nb_bundles = len(lengths), len(truth.names)
     kind = np.full(nb_lines, Connection.NONE, dtype=np.int8)
     bundle = np.full(nb_lines, -1, dtype=np.int64)
@@ -70,26 +82,26 @@ def connect(
         pairs = np.stack([at_first[is_invalid].argmax(axis=1), at_last[is_invalid].argmax(axis=1)], axis=1)
         regions[is_invalid] = np.sort(pairs, axis=1)
 
-    # The path matters only to lines that join a bundle's ends, but to all where there are bundles without ends.
+    # The path matters only for streamlines that join a bundle's ends; for all of them if a bundle has no end regions.
     chosen = joins.any(axis=1) | (not truth.has_ends.all())
     chosen &= _moves(points, lengths)
-    looked_at = np.flatnonzero(chosen)
+    candidates = np.flatnonzero(chosen)
     grid = truth.grid
-    crossings = crossed_voxels(points[np.repeat(chosen, lengths)], lengths[looked_at], grid.shape, grid.voxel_sizes)
-    # A line may be too short to be measured.
+    crossings = crossed_voxels(points[np.repeat(chosen, lengths)], lengths[candidates], grid.shape, grid.voxel_sizes)
+    # The length of a streamline may underflow to 0.
     total_mm = np.maximum(crossings.total_mm, np.finfo(np.float64).tiny)
     share = (crossings.mm @ truth.wide_masks).toarray() / total_mm[:, None]
     in_mask = share >= 1 - max_outside - _ROUNDING
-    joins = joins[looked_at]
+    joins = joins[candidates]
     valid = _one_each(joins & in_mask, lambda: (crossings.mm @ truth.masks).toarray())
     wrong = _one_each(joins & ~(joins & in_mask).any(axis=1, keepdims=True), lambda: share)
     for flags, value in ((valid, Connection.VALID), (wrong, Connection.WRONG_PATH)):
         lines, bundles = np.nonzero(flags)
-        kind[looked_at[lines]] = value
-        bundle[looked_at[lines]] = bundles
+        kind[candidates[lines]] = value
+        bundle[candidates[lines]] = bundles
     without_ends = in_mask & ~truth.has_ends
     owners = sparse.csr_array((valid | without_ends).astype(np.float64).T)
-    passed = owners @ crossings.mm if len(looked_at) else sparse.csr_array((nb_bundles, truth.masks.shape[0]))
+    passed = owners @ crossings.mm if len(candidates) else sparse.csr_array((nb_bundles, truth.masks.shape[0]))
     return StreamlineConnections(kind, bundle, regions, without_ends.sum(axis=0), passed)
 
 
@@ -110,7 +122,7 @@ def _regions_of_ends(
 
 
 def _joined_bundles(at_first: NDArray[np.bool_], at_last: NDArray[np.bool_], truth: GroundTruth) -> NDArray[np.bool_]:
-    """Return (S, B) whether a streamline's ends are in the bundle's two regions, either way round."""
+    """Return (S, B) whether the ends of a streamline are in the two regions of a bundle, in either order."""
     joins = np.zeros((len(at_first), len(truth.names)), dtype=bool)
     known = truth.has_ends
     head, tail = truth.head[known], truth.tail[known]
@@ -127,7 +139,7 @@ def _moves(points: NDArray[np.floating], lengths: NDArray[np.int64]) -> NDArray[
 
 
 def _one_each(flags: NDArray[np.bool_], merit: Callable[[], NDArray[np.floating]]) -> NDArray[np.bool_]:
-    """Keep one flag a row, that of the largest merit (the first of equals)."""
+    """Keep one flag per row, the one with the largest merit (the first of equals)."""
     if (flags.sum(axis=1) <= 1).all():
         return flags
     best = np.where(flags, merit(), -1).argmax(axis=1)

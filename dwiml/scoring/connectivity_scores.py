@@ -1,4 +1,4 @@
-"""How many streamlines join regions that are known to be connected."""
+"""Count the streamlines that join regions known to be connected."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from dwiml.tractograms.reading import open_tractogram
 
 @dataclass(frozen=True, eq=False)
 class ConnectivityScore:
-    """What streamlines join, against the pairs of regions that are connected.
+    """Pairs of regions that streamlines join, compared with the pairs that are connected.
 
     Attributes
     ----------
     status : (S,) int8
-        Of each streamline: ``JOINS_CONNECTED``, ``JOINS_UNCONNECTED`` or ``JOINS_NONE``, see
+        For each streamline, ``JOINS_CONNECTED``, ``JOINS_UNCONNECTED`` or ``JOINS_NONE``; see
         :mod:`dwiml.ops.connectivity_matrix`.
     joined
-        The pairs that streamlines join, and how many do.
+        The pairs that streamlines join, with their number of streamlines.
     connected
         The pairs that are known to be connected.
     """
@@ -46,37 +46,37 @@ class ConnectivityScore:
 
     @property
     def nb_streamlines(self) -> int:
-        """Streamlines scored."""
+        """Number of streamlines."""
         return len(self.status)
 
     def count(self, status: int) -> int:
-        """Return how many streamlines are of a status."""
+        """Return the number of streamlines with a status."""
         return int(np.count_nonzero(self.status == status))
 
     def share(self, status: int) -> float | None:
-        """Return the share (0 to 1) of streamlines that are of a status; None without any streamline."""
+        """Return the share (0 to 1) of streamlines with a status; None if there are no streamlines."""
         return self.count(status) / self.nb_streamlines if self.nb_streamlines else None
 
     @property
     def nb_pairs_connected(self) -> int:
-        """Pairs known to be connected."""
+        """Number of pairs known to be connected."""
         return len(self.connected.keys)
 
     @property
     def nb_pairs_found(self) -> int:
-        """Those of them that a streamline joins."""
+        """Number of connected pairs that a streamline joins."""
         return int(np.isin(self.joined.keys, self.connected.keys).sum())
 
     @property
     def unconnected(self) -> list[tuple[int, int, int]]:
-        """(region, region, streamlines) of the pairs that are joined but not connected, the most frequent first."""
+        """(region, region, number of streamlines) of pairs joined but not connected, most frequent first."""
         wrong = ~np.isin(self.joined.keys, self.connected.keys)
         first, last = self.joined.pairs[wrong].T.tolist()
         counts = self.joined.values[wrong].tolist()
         return sorted(zip(first, last, counts, strict=True), key=lambda pair: -pair[2])
 
     def summary(self, regions: Regions) -> dict[str, Any]:
-        """Return all of it, but for the single streamlines, as JSON holds it; regions by their names."""
+        """Return all scores except those of single streamlines, ready for JSON, with regions given by name."""
         return {
             "nb_streamlines": self.nb_streamlines,
             "nb_joining_connected": self.count(JOINS_CONNECTED),
@@ -98,23 +98,23 @@ class ConnectivityScore:
 def score_connectivity(
     points: NDArray[np.floating], lengths: NDArray[np.integer], regions: Regions, connections: ConnectivityMatrix
 ) -> ConnectivityScore:
-    """Hold the ends of streamlines against the pairs of regions that are connected.
+    """Compare the ends of streamlines with the pairs of regions that are connected.
 
     Parameters
     ----------
     points : (N, 3)
-        The points of all streamlines, one after the other; voxel space, corner origin, in voxels.
-    lengths : (S,)
-        Points of each streamline. One without any joins nothing.
+        Points of all streamlines, concatenated; voxel space, corner origin, in voxels.
+    lengths : (S,) int
+        Number of points of each streamline. One without points joins nothing.
     regions
         The regions.
     connections
-        The pairs that are connected, of the same number of regions.
+        The pairs that are connected, for the same number of regions.
 
     Raises
     ------
     ValueError
-        When the regions and the connections are not of one number, or the shapes do not fit.
+        If the regions and the connections differ in number, or if shapes are inconsistent.
     """
     first, last = ends_of(points, lengths)
     return ConnectivityScore(
@@ -125,12 +125,19 @@ def score_connectivity(
 def ends_of(
     points: NDArray[np.floating], lengths: NDArray[np.integer]
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Return the first and the last point of each streamline, (S, 3) each; NaN for one without any point.
+    """Return the first and last point of each streamline, (S, 3) each; NaN for one without points.
+
+    Parameters
+    ----------
+    points : (N, 3)
+        Points of all streamlines, concatenated, in any space; the ends have the same space and dtype.
+    lengths : (S,) int
+        Number of points of each streamline.
 
     Raises
     ------
     ValueError
-        When `lengths` announce another number of points.
+        If the sum of `lengths` is not N.
     """
     nb_points = int(np.sum(lengths, dtype=np.int64))
     if nb_points != len(points):
@@ -149,23 +156,26 @@ def read_regions(
     nb_blocs: tuple[int, int, int] | None = None,
     reference: str | Path | None = None,
 ) -> tuple[Regions, Grid]:
-    """Return the regions that streamlines may join, and the grid of voxels that they are on.
+    """Return the regions that streamlines may join, and their voxel grid.
 
     Parameters
     ----------
     tractograms
-        The files of the streamlines, whose headers give the volume to be cut in blocs.
+        Tractogram files, whose headers give the volume to cut into blocs.
     labels
-        A label image: one region for each label, but for 0.
+        A label image: each label except 0 is a region.
     nb_blocs
-        Without labels: the number of equal blocs that the volume is cut into along x, y and z.
+        Without labels, the number of equal blocs into which the volume is cut along x, y and z.
     reference
-        An image of the volume to be cut, in place of the tractograms' headers; with labels, it must be on their grid.
+        An image that gives the volume, instead of the headers of the tractograms. With labels, it must be on their
+        grid.
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        When an option or a file is wrong, or files of one volume are on different grids.
+    FileNotFoundError
+        If a file does not exist.
+    ValueError
+        If a file is invalid, if neither labels nor nb_blocs are given, or if files are on different grids.
     """
     grid = None if reference is None else read_image_grid(reference)
     if labels is not None:
@@ -174,7 +184,7 @@ def read_regions(
             grid.check_same(own, "reference, labels")
         return regions, own
     if nb_blocs is None:
-        raise ValueError("What are the regions? Give nb_blocs or labels.")
+        raise ValueError("No regions were given; give nb_blocs or labels.")
     grid = grid or _grid_of(tractograms)
     return BlocRegions(grid.shape, nb_blocs), grid
 
@@ -184,7 +194,7 @@ def _grid_of(tractograms: Sequence[str | Path]) -> Grid:
     for tractogram, grid in zip(tractograms, grids, strict=True):
         if grid is None:
             raise ValueError(
-                f"'{tractogram}' does not give the volume to be cut in blocs, as no .tck does; give an image of "
+                f"'{tractogram}' does not record the volume to cut into blocs (no .tck file does); give an image of "
                 "that volume as reference."
             )
     first, *others = [grid for grid in grids if grid is not None]

@@ -1,10 +1,10 @@
-"""The tolerances of the scores, unless others are asked for."""
+"""Default tolerances of the scores."""
 
-# A voxel or two: true masks are drawn by streamlines, which leave gaps, and trackers cut corners.
+# One or two voxels: masks drawn from true streamlines have gaps, and trackers cut corners.
 MASK_TOLERANCE_MM = 3.0
-# End regions are as large as whoever drew them found right.
+# End regions are used as they were drawn.
 END_TOLERANCE_MM = 0.0
 MAX_OUTSIDE = 0.05
 MIN_COVERAGE = 0.5
-# More is a mistake in the unit, or no tolerance at all.
+# A larger value is most likely a mistake in the unit.
 MOST_TOLERANCE_MM = 1000.0

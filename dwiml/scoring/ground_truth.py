@@ -1,4 +1,4 @@
-"""The truth that tractograms are scored against: bundles' masks and the regions where they end."""
+"""The ground truth of the scores: masks of bundles and the regions where they end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dwiml.ops.spaces import voxel_sizes_of
 from dwiml.scoring.defaults import END_TOLERANCE_MM, MASK_TOLERANCE_MM, MOST_TOLERANCE_MM
 from dwiml.tractograms.grid import Grid
 
-# Distances between voxel centres are rounded.
+# Tolerance for rounding errors of distances between voxel centers.
 _ROUNDING_MM = 1e-4
 
 Volume = NDArray[np.bool_]
@@ -23,14 +23,14 @@ Volume = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class TrueBundle:
-    """What is known of one bundle.
+    """A true bundle.
 
     Attributes
     ----------
     mask : (X, Y, Z) bool
-        Its voxels.
+        Voxels of the bundle.
     head, tail : (X, Y, Z) bool, optional
-        Where it ends. Both None: only its coverage can be told.
+        Voxels where it ends. If both are None, only the coverage of the mask can be scored.
     """
 
     mask: Volume
@@ -40,28 +40,28 @@ class TrueBundle:
 
 @dataclass(frozen=True, eq=False)
 class GroundTruth:
-    """Bundles on one voxel grid.
+    """B bundles with R end regions, on a grid of V voxels (flat index, C order).
 
-    Made by :meth:`from_volumes` or :func:`~dwiml.scoring.ground_truth_files.read_ground_truth`.
-
-    With V voxels (flat index, C order), B bundles and R end regions:
+    Created by :meth:`from_volumes` or :func:`~dwiml.scoring.ground_truth_files.read_ground_truth`.
 
     Attributes
     ----------
     names
-        The bundles.
+        Names of the bundles.
     grid
-        The voxels.
-    masks, wide_masks : sparse (V, B)
-        The bundles' voxels; the same, and those within the tolerance of them.
+        The voxel grid.
+    masks : sparse (V, B) float32
+        Voxels of each bundle.
+    wide_masks : sparse (V, B) float32
+        Voxels of each bundle, and those within the tolerance of it.
     regions
-        Names of the end regions, such as ``arch head``. Regions of the same voxels are one.
-    ends : sparse (V, R)
-        The regions' voxels, and those within the tolerance of them.
+        Names of the end regions, such as ``arch head``. Identical regions are merged.
+    ends : sparse (V, R) float32
+        Voxels of each region, and those within the tolerance of it.
     head, tail : (B,) int64
-        The regions where each bundle ends; -1 for a bundle without.
+        Indices of the regions where each bundle ends; -1 for a bundle without end regions.
     mask_tolerance, end_tolerance
-        In mm.
+        Tolerances, in mm.
     """
 
     names: tuple[str, ...]
@@ -77,12 +77,12 @@ class GroundTruth:
 
     @property
     def has_ends(self) -> NDArray[np.bool_]:
-        """Shape (B,): the bundles whose end regions are known."""
+        """Whether the end regions of each bundle are known; shape (B,)."""
         return self.head >= 0
 
     @property
     def mask_sizes(self) -> NDArray[np.int64]:
-        """Shape (B,): voxels of each bundle's mask."""
+        """Number of voxels in the mask of each bundle; shape (B,), int64."""
         return np.bincount(self.masks.indices, minlength=len(self.names))
 
     @classmethod
@@ -99,21 +99,21 @@ class GroundTruth:
         Parameters
         ----------
         bundles
-            {name: its volumes}, all of one shape.
+            {name: volumes of the bundle}, all with the same shape.
         affine : (4, 4)
-            From voxel indices (centre origin) to rasmm.
+            From voxel indices (center origin) to rasmm.
         mask_tolerance
-            How far (mm, from voxel centre to voxel centre) a voxel may be from a mask to be in the wide one. Less
-            than a voxel changes nothing.
+            Largest distance (mm, between voxel centers) from a mask to the voxels of the widened mask. Less than the
+            smallest voxel size has no effect.
         end_tolerance
-            How far (mm) a voxel may be from an end region to belong to it. A voxel near several regions belongs to
-            the nearest only, to several only where it is as near to them, so a region's own voxels stay its own.
+            Largest distance (mm, between voxel centers) from an end region to the voxels that are added to it. A voxel
+            near several regions is added to the nearest only, or to all those at the same distance.
 
         Raises
         ------
         ValueError
-            For no bundle, different shapes, a volume that is empty or not of booleans, a head without a tail, a head
-            that is the tail, a bad affine or tolerance.
+            If there are no bundles, if shapes differ, if a volume is empty or not boolean, if a bundle has a head but
+            no tail or the same region as both, or if the affine or a tolerance is invalid.
         """
         mask_tolerance = check_number("mask_tolerance", mask_tolerance, low=0, high=MOST_TOLERANCE_MM)
         end_tolerance = check_number("end_tolerance", end_tolerance, low=0, high=MOST_TOLERANCE_MM)
@@ -137,7 +137,7 @@ class GroundTruth:
 
 def _checked_shape(bundles: Mapping[str, TrueBundle]) -> tuple[int, int, int]:
     if not bundles:
-        raise ValueError("The ground truth has no bundle; name one at least.")
+        raise ValueError("The ground truth has no bundles; give at least one.")
     shape = next(iter(bundles.values())).mask.shape
     for name, bundle in bundles.items():
         if (bundle.head is None) != (bundle.tail is None):
@@ -148,16 +148,16 @@ def _checked_shape(bundles: Mapping[str, TrueBundle]) -> tuple[int, int, int]:
                 continue
             if volume.ndim != 3 or volume.shape != shape:
                 raise ValueError(
-                    f"The {kind} of bundle '{name}' has shape {volume.shape}, that of the first bundle's mask is "
-                    f"{shape}; all must have the same three axes."
+                    f"The {kind} of bundle '{name}' has shape {volume.shape}, but the mask of the first bundle has "
+                    f"shape {shape}; all must have the same three axes."
                 )
             if volume.dtype != np.bool_:
                 raise ValueError(
-                    f"The {kind} of bundle '{name}' holds {volume.dtype} values, booleans are expected; compare them, "
-                    "for instance (volume > 0.5)."
+                    f"The {kind} of bundle '{name}' holds {volume.dtype} values, but booleans are expected; threshold "
+                    "it, for instance with volume > 0.5."
                 )
             if not volume.any():
-                raise ValueError(f"The {kind} of bundle '{name}' has no voxel.")
+                raise ValueError(f"The {kind} of bundle '{name}' has no voxels.")
     x, y, z = shape
     return x, y, z
 
@@ -165,7 +165,7 @@ def _checked_shape(bundles: Mapping[str, TrueBundle]) -> tuple[int, int, int]:
 def _gather_regions(
     bundles: Mapping[str, TrueBundle],
 ) -> tuple[tuple[str, ...], list[Volume], NDArray[np.int64], NDArray[np.int64]]:
-    """Return names and volumes of the distinct regions, and which ones each bundle joins."""
+    """Return the names and volumes of the distinct regions, and the head and tail region of each bundle."""
     names: dict[bytes, str] = {}
     volumes: list[Volume] = []
     joined = np.full((2, len(bundles)), -1, dtype=np.int64)

@@ -1,6 +1,6 @@
-"""A .trx, which may be larger than the memory, written by nobody (a folder that grows), or by a stranger.
+"""Read .trx files that may be larger than the memory, still being written (a folder), or untrusted.
 
-Its header announces how many streamlines and points there are; each array is compared with it.
+The header gives the number of streamlines and points; the size of each array is checked against it.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ logger = logging.getLogger(__name__)
 # Rows read at once.
 _SLAB = 2**18
 _MAX_HEADER_BYTES = 2**20
-# What deflate makes of zeros; nothing that is packed grows by more.
+# Largest compression ratio of deflate (RFC 1951), reached on zeros.
 _LARGEST_RATIO = 1032
 _DTYPES = ("float16", "float32", "float64", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 
 
 class TrxFile:
-    """A .trx, zipped or a folder; what its header counts is read.
+    """A .trx [1]_, as a zip file or a folder.
 
-    The arrays of a zipped file must be exactly as long as the header says. Those of a folder may be longer, with a
-    warning: a folder that is still being written has a header that says how much of it is complete.
+    The arrays of a zip file must be exactly as long as the header says. Those of a folder may be longer, with a
+    warning: while a folder is being written, its header says how much of it is complete.
 
-    Unlike trx-python, which maps files for writing and unpacks compressed ones on the disk, it reads files that are
-    read-only, and writes nothing.
+    trx-python is not used here: it maps files for writing and unpacks compressed files to the disk. This class also
+    reads files that are read-only, and writes nothing.
 
     Parameters
     ----------
@@ -56,18 +56,22 @@ class TrxFile:
     Attributes
     ----------
     nb_streamlines, nb_points
-        As the header says.
-    affine
-        Shape (4, 4): from voxel indices (center origin) to rasmm.
-    dimensions
-        (X, Y, Z): voxels of the grid.
-    lengths
-        Shape (S,), int64: points of each streamline.
+        Numbers of streamlines and points in the header.
+    affine : (4, 4) float64
+        From voxel indices (center origin) to rasmm.
+    dimensions : (3,) float64
+        Number of voxels along x, y and z.
+    lengths : (S,) int64
+        Number of points of each streamline.
 
     Raises
     ------
     OSError, ValueError
-        When it is damaged.
+        If the file is damaged.
+
+    References
+    ----------
+    .. [1] Rheault et al. (2022). TRX: a community-oriented tractography file format. OHBM.
     """
 
     nb_streamlines: int
@@ -131,7 +135,7 @@ class TrxFile:
             raise ValueError("its header does not give a voxel grid (VOXEL_TO_RASMM, DIMENSIONS)")
 
     def _check_sizes(self, sizes: Mapping[str, int]) -> None:
-        """Compare the arrays with the header."""
+        """Check the size of the arrays against the header."""
         longer = []
         for name, member in self._members.items():
             rows = self._announced_rows(name)
@@ -142,7 +146,7 @@ class TrxFile:
             there = sizes[member] // row_bytes if sizes[member] % row_bytes == 0 else sizes[member] / row_bytes
             if there < rows:
                 raise ValueError(f"it is cut off: its header announces {rows} rows in '{member}', {there:g} are there")
-            # Some files have one offset more, where the last streamline ends.
+            # Some files have one more offset, the end of the last streamline.
             if there > rows + (name == "offsets"):
                 longer.append(f"{rows} rows in '{member}', {there:g} are there")
         if longer and self._archive is not None:
@@ -155,7 +159,7 @@ class TrxFile:
             )
 
     def _announced_rows(self, name: str) -> int | None:
-        """Return how many rows an array has; None for those that the header does not count."""
+        """Return the number of rows of an array; None if the header does not give it."""
         if name == "offsets" or name.startswith("dps/"):
             return self.nb_streamlines
         return self.nb_points if name == "positions" or name.startswith("dpv/") else None
@@ -199,11 +203,11 @@ class TrxFile:
         return [name.removeprefix(f"{kind}/") for name in self._members if name.startswith(f"{kind}/")]
 
     def values(self, name: str) -> Array:
-        """Return an array that has a row for each streamline, (S, K)."""
+        """Return an array with a row for each streamline, (S, K), dtype of the file."""
         return self._read(name, self.nb_streamlines)
 
     def points(self) -> Array:
-        """Return all points, shape (N, 3), of the file's own type: rasmm, centre origin, in mm."""
+        """Return all points, shape (N, 3), rasmm, center origin, dtype of the file."""
         if self.nb_points == 0:
             return np.zeros((0, 3), dtype=np.float32)
         width, dtype = self._kind("positions")
@@ -211,7 +215,7 @@ class TrxFile:
         return self._read("positions", self.nb_points)
 
     def rows_of(self, name: str, ids: Array) -> Array:
-        """Return the rows of some streamlines, in the file's order, of an array that has one for each point, (N, K)."""
+        """Return the rows of some streamlines, in file order, of an array with a row for each point, (N, K)."""
         wanted = np.zeros(self.nb_streamlines, dtype=bool)
         wanted[ids] = True
         flags = np.repeat(wanted, self.lengths)
@@ -250,7 +254,7 @@ def _rows(stream: IO[bytes], nb: int, width: int, dtype: np.dtype[Any]) -> Array
 
 
 class Trx(Tractogram):
-    """A .trx file, or the folder of arrays that it is while it is written."""
+    """A .trx file, or the folder of arrays that it is while it is being written."""
 
     def _open(self) -> TrxFile:
         with readable(self.path, self.label):
@@ -269,7 +273,7 @@ class Trx(Tractogram):
             return file.names("dps")
 
     def has_streamlines(self) -> bool:
-        """Tell whether the header announces any."""
+        """Return whether the header announces streamlines."""
         with self._open() as file:
             return file.nb_streamlines > 0
 

@@ -1,4 +1,4 @@
-"""What .trk and .tck files have in common: nibabel reads them."""
+"""Reading through nibabel, shared by .trk and .tck files."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from dwiml.tractograms.tractogram import Array, Sample, Stored, Tractogram, even
 
 
 class NibabelTractogram(Tractogram):
-    """A .trk or a .tck."""
+    """A .trk or .tck file."""
 
-    # What follows the header of a file without streamlines.
+    # Number of bytes after the header of a file without streamlines.
     _end_mark_bytes = 0
 
     def _load(self, *, lazy: bool) -> TractogramFile:
         with open_regular(self.path, f"{self.label}: the file"):
             pass
         with readable(self.path, self.label), np.errstate(divide="ignore", invalid="ignore"), catch_warnings():
-            # What is odd in a header (voxel sizes of 0, no affine) is refused by check_trk_header, in one sentence.
+            # check_trk_header reports invalid headers (voxel sizes of 0, no affine).
             simplefilter("ignore", HeaderWarning)
             return nib.streamlines.load(self.path, lazy_load=lazy)
 
@@ -45,32 +45,32 @@ class NibabelTractogram(Tractogram):
 
     @abstractmethod
     def _nb_announced(self) -> int:
-        """Return the number of streamlines in the header; 0: unknown."""
+        """Return the number of streamlines in the header; 0 if unknown."""
 
     @abstractmethod
     def _load_whole(self) -> TractogramFile:
-        """Check the file, and load all of it."""
+        """Check the file and load all of it."""
 
     @abstractmethod
     def _check_to_sample(self) -> NDArray[np.float64]:
-        """Check the file; return (4, 4), to rasmm from the space of the streamlines that nibabel gives one by one."""
+        """Check the file; return the affine (4, 4) from the space of nibabel's lazy streamlines to rasmm."""
 
     def has_streamlines(self) -> bool:
-        """Tell whether anything follows the header; see :meth:`Tractogram.has_streamlines`."""
+        """Return whether there is data after the header; see :meth:`Tractogram.has_streamlines`."""
         announced = self._nb_announced()
         if self.path.stat().st_size > self._lazy.header["_offset_data"] + self._end_mark_bytes:
             return True
         if announced:
             raise ValueError(
-                f"{self.label}: '{self.path}' is cut off after its header: {announced} streamlines are announced, none "
-                "is there; copy the file again or recreate it."
+                f"{self.label}: '{self.path}' is cut off after its header: {announced} streamlines are announced, but "
+                "it holds none; copy the file again or recreate it."
             )
         return False
 
     def _nb_read(self, file: TractogramFile) -> int:
-        """Return how many streamlines were read, those without any point, which nibabel leaves out, included.
+        """Return the number of streamlines that were read, including those without points, which nibabel leaves out.
 
-        It does not count those of a .tck.
+        For a .tck file, nibabel does not count them: 0 is returned.
         """
         return 0
 
@@ -85,9 +85,9 @@ class NibabelTractogram(Tractogram):
         return Stored(streamlines.get_data().reshape(-1, 3), lengths, dps, nb_without_points)
 
     def _sample(self, most: int, name: str | None, hint: str) -> Sample:
-        """Read the file once to count, once to keep some; one streamline in memory beside those."""
+        """Read the file twice, to count and then to keep some; besides those, one streamline is in memory at a time."""
         to_rasmm = self._check_to_sample()
-        # Its own iteration, unlike its `streamlines`, leaves out the affine.
+        # Iterating over the tractogram does not apply the affine, whereas its `streamlines` do.
         items = self._lazy.tractogram
         with readable(self.path, self.label):
             first = next(iter(items), None)
@@ -100,7 +100,7 @@ class NibabelTractogram(Tractogram):
             flags = np.zeros(nb, dtype=bool)
             flags[evenly(nb, most)] = True
             for item in compress(items, flags):
-                # Copies: what nibabel gives are parts of buffers of 4 MB.
+                # Copied: nibabel's arrays are views of 4 MB buffers.
                 points.append(apply_affine(to_rasmm, item.streamline))
                 if name is not None:
                     values.append(_values_at_points(item, name))
@@ -109,7 +109,7 @@ class NibabelTractogram(Tractogram):
 
 
 def _values_at_points(item: Any, name: str) -> Array:
-    """Return a streamline's data, a row for each of its points, (n, K)."""
+    """Return the data of a streamline at each of its points, (n, K)."""
     if name in item.data_for_points:
         return np.array(item.data_for_points[name])
     return np.tile(item.data_for_streamline[name], (len(item.streamline), 1))

@@ -283,7 +283,7 @@ def test_bad_input_is_one_sentence(
         (["wb.trk", "m.npy", "--nb_blocs", "0"], "one or three whole numbers from 1 to 100000, got 0."),
         (["wb.trk", "m.npy", "--nb_blocs", "2", "--figure", "m.doc"], "Figure 'm.doc' must end in one of"),
         (["wb.trk", "../sub-03/wb.trk", "m.npy", "--nb_blocs", "2"], "have different shapes"),
-        (["wb.trk", "wb.tck", "m.npy", "--nb_blocs", "2"], "'wb.tck' does not give the volume"),
+        (["wb.trk", "wb.tck", "m.npy", "--nb_blocs", "2"], "'wb.tck' does not record the volume"),
         (["wb.trk", "dwi.npy", "--nb_blocs", "2"], "'dwi.npy' is a folder"),
     ],
 )

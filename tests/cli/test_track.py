@@ -99,7 +99,7 @@ def test_other_formats_and_an_older_file(
     [
         (["sub-9", "OUT.trk"], "Subject 'sub-9' not found in"),
         (["OUT.trk"], "Give either a SUBJECT of the HDF5 file or image files with --input."),
-        (["sub-03", "OUT.vtk"], "'OUT.vtk' does not say the tractogram's format"),
+        (["sub-03", "OUT.vtk"], "'OUT.vtk' does not have the extension of a tractogram"),
         (["sub-03", "OUT.trk", "--tracking_mask", "mask"], "Volume group 'mask' not found in"),
         (["sub-03", "OUT.trk", "--tracking_mask", "input"], "Volume group 'input' holds 28 features; a mask has one."),
         (["sub-03", "OUT.trk", "--tracking_mask", "no.nii.gz"], "error: tracking_mask: '/"),

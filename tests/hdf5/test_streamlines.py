@@ -374,7 +374,7 @@ def test_a_tck_that_announces_more_than_it_holds(subjects, grid, cut):
         "s": {"type": "streamlines", "files": ["wb.tck"]},
     }
     sentence = (
-        "600 streamlines are announced, none is there"
+        "600 streamlines are announced, but it holds none"
         if cut
         else "600 streamlines are announced .count., but it holds 6"
     )

@@ -82,15 +82,15 @@ def test_without_any_region() -> None:
 @pytest.mark.parametrize(
     ("bundles", "options", "sentence"),
     [
-        ({}, {}, "The ground truth has no bundle; name one at least."),
-        ({"a": TrueBundle(box((0, 0), (0, 0)))}, {}, "The mask of bundle 'a' has no voxel."),
+        ({}, {}, "The ground truth has no bundles; give at least one."),
+        ({"a": TrueBundle(box((0, 0), (0, 0)))}, {}, "The mask of bundle 'a' has no voxels."),
         (
             {"a": TrueBundle(LOWER["mask"]), "b": TrueBundle(np.ones((2, 2, 2), dtype=bool))},
             {},
-            r"The mask of bundle 'b' has shape \(2, 2, 2\), that of the first bundle's mask is \(12, 10, 4\)",
+            r"The mask of bundle 'b' has shape \(2, 2, 2\), but the mask of the first bundle has shape \(12, 10, 4\)",
         ),
         ({"a": TrueBundle(np.ones((2, 2), dtype=bool))}, {}, "all must have the same three axes"),
-        ({"a": TrueBundle(np.ones(SHAPE, np.uint8))}, {}, "bundle 'a' holds uint8 values, booleans are expected"),
+        ({"a": TrueBundle(np.ones(SHAPE, np.uint8))}, {}, "bundle 'a' holds uint8 values, but booleans are expected"),
         (
             {"a": TrueBundle(LOWER["mask"], LOWER["head"])},
             {},

@@ -261,7 +261,7 @@ MASK = {"mask": "lower.nii.gz"}
             {"a": {"mask": {"file": "labels.nii.gz", "label": 3.5}}},
             "whole number or a list of them, got 3.5.",
         ),
-        ({"a": {"mask": "empty.nii"}}, "The mask of bundle 'a' has no voxel."),
+        ({"a": {"mask": "empty.nii"}}, "The mask of bundle 'a' has no voxels."),
         ({"a": {**MASK, "head": "both.nii"}}, "The head of bundle 'a': '{folder}/both.nii' holds 2 volumes"),
         ({"a": {**MASK, "head": "lower.nii.gz"}}, "Bundle 'a' has a head but no tail; give both, or neither."),
         ({"a": MASK, "b": {"mask": "moved.nii"}}, "have different affines, up to 1 mm apart"),
@@ -276,7 +276,7 @@ MASK = {"mask": "lower.nii.gz"}
         ({"a": {"tractogram": "lower.nii.gz"}, "b": MASK}, "is not in a format that dwiml reads; convert it to .trk"),
         ({"a": {"tractogram": "cut.trk"}}, "The tractogram of bundle 'a': '{folder}/cut.trk' is damaged or cut off"),
         ({"a": {"tractogram": "nan.trk"}}, "'{folder}/nan.trk' holds NaN or infinite coordinates; remove these"),
-        ({"a": {"tractogram": "zero.trk"}}, "The mask of bundle 'a' has no voxel."),
+        ({"a": {"tractogram": "zero.trk"}}, "The mask of bundle 'a' has no voxels."),
     ],
 )
 def test_a_bad_config_is_one_sentence(folder: Path, config: Any, sentence: str) -> None:

@@ -232,7 +232,7 @@ def test_what_a_stopped_run_left_is_replaced_with_a_warning_only(path, caplog):
     caplog.clear()
     with a_writer(path, overwrite=True) as writer:
         writer.append(*flat(LINES))
-    assert f"'{writer.partial}', which a stopped run has left, is replaced." in caplog.text
+    assert f"'{writer.partial}', left by a run that was stopped, is replaced." in caplog.text
     assert_holds(path, LINES)
 
 
@@ -320,7 +320,7 @@ def test_an_exception_leaves_the_partial_file_and_the_older_one(path, caplog):
     assert writer.partial.is_file()
     assert_holds(writer.partial, LINES[:6])
     assert sorted(os.listdir(path.parent)) == sorted([path.name, writer.partial.name])
-    assert f"The 6 streamlines made until then are in '{writer.partial}'; '{path}' was not touched." in caplog.text
+    assert f"The 6 streamlines written so far are in '{writer.partial}'; '{path}' was not touched." in caplog.text
 
 
 def test_an_exception_before_the_first_streamline_leaves_nothing(path, caplog):
@@ -337,7 +337,7 @@ def test_an_older_file_is_not_replaced_by_an_empty_one(path, caplog):
         pass
     assert path.read_bytes() == b"older"
     assert os.listdir(path.parent) == [path.name]
-    assert f"There is no streamline to write; the older '{path}' stays as it was." in caplog.text
+    assert f"There are no streamlines to write; the existing '{path}' is kept." in caplog.text
 
 
 def test_an_older_file_is_replaced_at_the_end(path):
@@ -399,7 +399,7 @@ def test_a_folder_of_another_is_never_removed(path):
     folder = path.with_name(f"lines.partial{path.suffix}")
     folder.mkdir()
     (folder / "thesis.txt").write_text("precious")
-    with pytest.raises(IsADirectoryError, match="not of dwiml's making"):
+    with pytest.raises(IsADirectoryError, match="that dwiml did not create"):
         a_writer(path, overwrite=True)
     assert (folder / "thesis.txt").exists()
 
@@ -407,22 +407,27 @@ def test_a_folder_of_another_is_never_removed(path):
 @pytest.mark.parametrize(
     ("name", "options", "error", "sentence"),
     [
-        ("lines.vtk", {}, ValueError, "does not say the tractogram's format; end its name with .trk, .tck, .trx"),
-        ("lines.trk.gz", {}, ValueError, "does not say the tractogram's format"),
-        ("lines", {}, ValueError, "does not say the tractogram's format"),
+        ("lines.vtk", {}, ValueError, "does not have the extension of a tractogram; use one of .trk, .tck, .trx"),
+        ("lines.trk.gz", {}, ValueError, "does not have the extension of a tractogram"),
+        ("lines", {}, ValueError, "does not have the extension of a tractogram"),
         ("no/lines.trk", {}, FileNotFoundError, "The tractogram: the folder '.*no' does not exist; make it first"),
         ("folder.trk", {"overwrite": True}, IsADirectoryError, "folder.trk' is a folder"),
         ("there.tck", {}, FileExistsError, "there.tck' exists already; use -f to replace it"),
         ("pipe.trx", {"overwrite": True}, ValueError, "pipe.trx' is not a regular file"),
         ("link.trk", {"overwrite": True}, ValueError, "is a link to '.*there.tck', of another format"),
         ("a.tck", {"data_per_streamline": {"seeds": 3}}, ValueError, r"a .tck file cannot hold .*\(seeds\)"),
-        ("a.trk", {"data_per_streamline": {"n" * 19: 3}}, ValueError, "name is too long or not of Latin"),
+        (
+            "a.trk",
+            {"data_per_streamline": {"n" * 19: 3}},
+            ValueError,
+            "name is too long or has characters outside of Latin-1",
+        ),
         ("a.trk", {"data_per_streamline": {f"n{i}": 1 for i in range(11)}}, ValueError, "at most 10 names"),
         ("a.trx", {"data_per_streamline": {"a.b": 3}}, ValueError, "leave out dots and slashes"),
         ("a.trx", {"data_per_streamline": {"": 3}}, ValueError, "need a name, got ''"),
         ("a.trk", {"data_per_streamline": {"seeds": 0}}, ValueError, "The size of 'seeds' must be a whole number"),
         ("a.trk", {"dimensions": (40000, 2, 2)}, ValueError, "at most 32767 voxels along an axis"),
-        ("a.trk", {"dimensions": (2, 2)}, ValueError, "must be three numbers"),
+        ("a.trk", {"dimensions": (2, 2)}, ValueError, "must have three numbers"),
         ("a.trk", {"affine": np.zeros((4, 4))}, ValueError, "not finite or not invertible"),
         ("a.trk", {"compress": 0}, ValueError, "compress must be above 0, and 10 at most, got 0"),
         ("a.trk", {"compress": 1e300}, ValueError, "compress must be above 0, and 10 at most, got 1e"),
@@ -449,7 +454,7 @@ def test_what_is_refused_before_work_starts(tmp_path, name, options, error, sent
         (np.zeros((4, 3)), [4, 0], SEEDS[:2], "Streamline 1 of 2 has no point"),
         ([[1, 1, 1], [1, np.nan, 1]], [1, 1], SEEDS[:2], "Streamline 1 of 2 holds a NaN"),
         (np.zeros((4, 3)), [4], SEEDS[:2], r"'seeds' must have shape \(1, 3\), got \(2, 3\)"),
-        (np.zeros((4, 3)), [4], None, r"\['seeds'\] were announced, got \[\]"),
+        (np.zeros((4, 3)), [4], None, r"\['seeds'\] were declared, got \[\]"),
     ],
 )
 def test_what_cannot_be_appended(tmp_path, points, lengths, data, sentence):

@@ -1,1 +1,1 @@
-"""Tractograms written as they are made."""
+"""Write tractograms incrementally."""

@@ -1,4 +1,4 @@
-"""Tractograms on the disk that grow: readable after each commit, whatever happens to the process afterwards."""
+"""Tractograms to which streamlines are appended, readable after each commit even if the process is killed."""
 
 from __future__ import annotations
 
@@ -19,31 +19,32 @@ DataPerStreamline = Mapping[str, NDArray[np.float32]]
 
 
 class GrowingTractogram(ABC):
-    """A tractogram on the disk to which streamlines are added.
+    """A tractogram on disk to which streamlines are appended.
 
-    What is written counts once it is committed. Written but not committed, it is cut off by :meth:`finish`, or
+    Streamlines are part of the tractogram once they are committed. Uncommitted data is cut off by :meth:`finish`, or
     overwritten by the next write after :meth:`forget`.
 
     Parameters
     ----------
     path
-        What to make; nothing may be there.
+        File or folder to create; it must not exist.
     grid
-        The voxels.
+        The voxel grid.
     widths
-        {name: how many numbers each streamline has under this name}.
+        {name of data per streamline: number of values for each streamline}.
 
     Attributes
     ----------
     nb_streamlines
-        How many are committed.
+        Number of committed streamlines.
     """
 
     space: ClassVar[str]
-    """Of the points in the file."""
+    """Space of the points in the file."""
     origin: ClassVar[str]
+    """Origin of the points in the file."""
     largest_dimension: ClassVar[int] = 2**31 - 1
-    """What the file's header can hold."""
+    """Largest number of voxels along an axis that the header can hold."""
 
     def __init__(self, path: Path, *, grid: Grid, widths: Mapping[str, int]) -> None:
         self.path = path
@@ -53,53 +54,63 @@ class GrowingTractogram(ABC):
 
     @classmethod
     def check_names(cls, widths: Mapping[str, int], path: Path) -> None:
-        """Raise ValueError when the format cannot hold such data per streamline."""
+        """Raise a ValueError if the format cannot hold such data per streamline."""
         for name in widths:
             if not name or "\0" in name:
                 raise ValueError(f"'{path}': data per streamline need a name, got {name!r}.")
 
     @abstractmethod
     def write(self, points: Points, lengths: Lengths, data: DataPerStreamline) -> None:
-        """Add streamlines, in the file's space; each has a point, and what was declared for it."""
+        """Append streamlines, each with at least one point.
+
+        Parameters
+        ----------
+        points : (N, 3) float32
+            Points of all streamlines, concatenated, in the space and origin of the file.
+        lengths : (S,) int64
+            Number of points of each streamline.
+        data
+            {name: (S, K) float32}, with the names and widths that were declared.
+        """
 
     @abstractmethod
     def commit(self) -> None:
-        """Let all that was written count."""
+        """Make all written streamlines part of the tractogram."""
 
     @abstractmethod
     def forget(self) -> None:
-        """Let nothing count that was written since the last commit."""
+        """Discard everything written since the last commit."""
 
     @abstractmethod
     def finish(self) -> None:
-        """Leave on the disk, and closed, all that was committed and nothing else."""
+        """Discard uncommitted data and close the files."""
 
     @abstractmethod
     def move_to(self, target: Path) -> None:
-        """Give a finished tractogram its name, in the place of what was there."""
+        """Move a finished tractogram to its final name, replacing an existing file."""
 
 
 class GrowingFile:
-    """A file that is written at given places, and grows."""
+    """A new file that is written at given offsets."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
 
     def write(self, content: bytes, *, at: int) -> int:
-        """Write all, and return where it ends."""
+        """Write bytes at an offset, and return the offset of their end."""
         left = memoryview(content)
         try:
             while left:
                 nb_written = os.pwrite(self._handle, left, at)
                 left, at = left[nb_written:], at + nb_written
         except OSError as error:
-            # A full disk is told without a name.
+            # The system's error for a full disk does not name the file.
             raise OSError(error.errno, os.strerror(error.errno or 0), str(self.path)) from error
         return at
 
     def close(self, *, size: int) -> None:
-        """Cut the file at a size, have it on the disk, and close it."""
+        """Truncate the file to a size in bytes, flush it to disk and close it."""
         try:
             os.ftruncate(self._handle, size)
             os.fsync(self._handle)

@@ -1,4 +1,4 @@
-"""The file that streamlines go to until all are made: one process writes it, and what a stopped one left is kept."""
+"""The partial file that holds streamlines until all are written: locked by one process, kept if that is stopped."""
 
 from __future__ import annotations
 
@@ -15,36 +15,45 @@ logger = logging.getLogger(__name__)
 
 
 def partial_of(target: Path) -> Path:
-    """Return the name that a tractogram has until it is whole: ``OUT.partial.trk`` for ``OUT.trk``."""
+    """Return the name of a tractogram until it is complete: ``OUT.partial.trk`` for ``OUT.trk``."""
     return target.with_suffix(f".partial{target.suffix}")
 
 
 def check_partial(partial: Path, *, overwrite: bool) -> None:
-    """Check that a partial file can be made.
+    """Check that a partial file can be created.
+
+    Parameters
+    ----------
+    partial
+        The file.
+    overwrite
+        Whether an existing one may be replaced.
 
     Raises
     ------
     FileExistsError
-        When one exists and may not be replaced, or is being written, whatever ``overwrite`` is.
-    IsADirectoryError, ValueError
-        When it is something else.
+        If one exists and ``overwrite`` is False, or if another process is writing it.
+    IsADirectoryError
+        If it is a folder that dwiml did not create.
+    ValueError
+        If it is a device, a pipe or a socket.
     """
     if not os.path.lexists(partial):
         return
     if partial.is_dir() and not GrowingTrx.is_one(partial):
-        raise IsADirectoryError(f"'{partial}' is a folder, and not of dwiml's making; give it another name.")
+        raise IsADirectoryError(f"'{partial}' is a folder that dwiml did not create; give it another name.")
     if partial.exists() and not partial.is_file() and not partial.is_dir():
         raise ValueError(f"'{partial}' is a device, a pipe or a socket, and would be replaced; choose another name.")
     Claim(partial).release()
     if not overwrite:
         raise FileExistsError(
-            f"'{partial}' exists, the streamlines of a run that was stopped; give it another name to keep them, or "
-            "replace it with -f."
+            f"'{partial}' exists: it holds the streamlines of a run that was stopped; give it another name to keep "
+            "them, or replace it with -f."
         )
 
 
 def remove_partial(partial: Path) -> None:
-    """Remove what a run has left; it was checked."""
+    """Remove the partial file of a stopped run, after :func:`check_partial`."""
     if partial.is_dir() and not partial.is_symlink():
         shutil.rmtree(partial)
     else:
@@ -52,17 +61,19 @@ def remove_partial(partial: Path) -> None:
 
 
 class Claim:
-    """A lock on a partial file, which ends with its process; where the disk has no locks, it only knows the file again.
+    """A lock on a partial file, released when the process ends.
+
+    On a file system without locks, it only detects that the file was replaced.
 
     Parameters
     ----------
     partial
-        The file, or the folder that a .trx is while it is written; it exists.
+        An existing file, or the folder of a .trx that is being written.
 
     Raises
     ------
     FileExistsError
-        When another process has it.
+        If another process holds the lock.
     """
 
     def __init__(self, partial: Path) -> None:
@@ -84,7 +95,7 @@ class Claim:
             raise self.refusal()
 
     def holds(self) -> bool:
-        """Tell whether the file of this name is still the one that was claimed."""
+        """Return whether the file of this name is still the one that was claimed."""
         if self._handle is None:
             return True
         try:
@@ -95,13 +106,13 @@ class Claim:
         return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
 
     def release(self) -> None:
-        """Let others have it."""
+        """Release the lock."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
 
     def refusal(self) -> FileExistsError:
-        """Return the error for a file that another process writes."""
+        """Return the error for a file that another process is writing."""
         return FileExistsError(f"Another run is writing '{self._partial}'; wait until it ends, or give another OUT.")
 
     def _file(self) -> Path:

@@ -1,4 +1,4 @@
-"""The formats of one file that grows at its end: .trk and .tck."""
+"""The single-file formats, written by appending: .trk and .tck."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dwiml.tractograms.writing.appending import DataPerStreamline, GrowingFile, 
 
 
 class _SingleFile(GrowingTractogram):
-    """A format of one file, which ends where the streamlines end."""
+    """A single file that ends with the last streamline."""
 
     def __init__(self, path: Path, **options: Any) -> None:
         super().__init__(path, **options)
@@ -22,11 +22,11 @@ class _SingleFile(GrowingTractogram):
         self._end = self._committed_end = 0
 
     def forget(self) -> None:
-        """Go back to where the last commit ended."""
+        """Go back to the end of the last commit."""
         self._end, self._nb_written = self._committed_end, self.nb_streamlines
 
     def finish(self) -> None:
-        """Cut the file where the last commit ended, and close it."""
+        """Truncate the file at the end of the last commit, and close it."""
         self.forget()
         try:
             self.commit()
@@ -42,7 +42,10 @@ class _SingleFile(GrowingTractogram):
 
 
 class GrowingTrk(_SingleFile):
-    """A .trk file: voxel axes, in mm, corner origin. The header's number of streamlines is what commits them."""
+    """A .trk file (voxmm, corner origin). Writing the number of streamlines in the header commits them.
+
+    Format: TrackVis documentation, "Track file (.trk) format", version 2.
+    """
 
     space, origin = "voxmm", "corner"
     largest_dimension = 2**15 - 1
@@ -54,7 +57,7 @@ class GrowingTrk(_SingleFile):
 
     @classmethod
     def check_names(cls, widths: Mapping[str, int], path: Path) -> None:
-        """Raise ValueError when the header has no room for the names."""
+        """Raise a ValueError if the header cannot hold the names."""
         super().check_names(widths, path)
         from nibabel.streamlines.trk import MAX_NB_NAMED_PROPERTIES_PER_STREAMLINE, encode_value_in_name
 
@@ -66,12 +69,12 @@ class GrowingTrk(_SingleFile):
                 encode_value_in_name(width, name)
             except ValueError as error:
                 raise ValueError(
-                    f"A .trk file cannot hold data per streamline named '{name}', the name is too long or not of Latin "
-                    "letters; 17 characters always fit."
+                    f"A .trk file cannot hold data per streamline named '{name}': the name is too long or has "
+                    "characters outside of Latin-1; use at most 17 Latin characters."
                 ) from error
 
     def write(self, points: Points, lengths: Lengths, data: DataPerStreamline) -> None:
-        """Write, for each streamline, its number of points, its points and its data."""
+        """Write the number of points, the points and the data of each streamline."""
         nb_numbers = sum(self._widths.values())
         starts = np.cumsum(lengths) - lengths
         rows = np.arange(len(lengths))
@@ -114,9 +117,11 @@ class GrowingTrk(_SingleFile):
 
 
 class GrowingTck(_SingleFile):
-    """A .tck file: rasmm. The end-of-file marker after what is committed is overwritten last of all.
+    """A .tck file (rasmm). Overwriting the end-of-file marker after the last commit commits the new streamlines.
 
-    There is another one at the file's end at any moment, since nibabel wants it there.
+    Another marker is always kept at the end of the file, where nibabel expects it.
+
+    Format: MRtrix3 documentation, "Tracks file format (.tck)".
     """
 
     space, origin = "rasmm", "center"
@@ -125,21 +130,21 @@ class GrowingTck(_SingleFile):
 
     def __init__(self, path: Path, **options: Any) -> None:
         super().__init__(path, **options)
-        # What goes where the marker is.
+        # The bytes that will replace the marker.
         self._held = b""
         self._end = self._committed_end = len(self._header(0))
         self._file.write(self._header(0) + self._MARKER, at=0)
 
     @classmethod
     def check_names(cls, widths: Mapping[str, int], path: Path) -> None:
-        """Raise ValueError when there is any: the format has none."""
+        """Raise a ValueError for any data per streamline, which the format does not have."""
         if widths:
             raise ValueError(
                 f"'{path}': a .tck file cannot hold data per streamline ({', '.join(widths)}); write a .trk or .trx."
             )
 
     def write(self, points: Points, lengths: Lengths, data: DataPerStreamline) -> None:
-        """Write points, NaN after each streamline; what goes where the marker is, is kept for the commit."""
+        """Write points, with NaN after each streamline; the bytes that replace the marker are kept for the commit."""
         triplets = np.empty((len(points) + len(lengths), 3), dtype="<f4")
         is_point = np.ones(len(triplets), dtype=bool)
         is_point[np.cumsum(lengths + 1) - 1] = False
@@ -149,7 +154,7 @@ class GrowingTck(_SingleFile):
             self._held, triplets = triplets[0].tobytes(), triplets[1:]
             self._end += len(self._held)
         content = triplets.tobytes()
-        # The end first, so that the file is one that ends well while it is filled.
+        # The end first, so that the file always ends with a marker.
         last = len(self._MARKER)
         self._file.write(content[-last:] + self._MARKER, at=self._end + len(content) - last)
         self._end = self._file.write(content[:-last], at=self._end) + last

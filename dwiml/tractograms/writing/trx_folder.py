@@ -1,4 +1,4 @@
-"""A .trx, whose arrays cannot grow inside one file: a folder of them, put into one file at the end."""
+"""Write a .trx as a folder of growing arrays, packed into one file at the end."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from dwiml.tractograms.writing.appending import DataPerStreamline, GrowingFile, 
 
 
 class GrowingTrx(GrowingTractogram):
-    """A folder of raw arrays, as a .trx holds them (rasmm), which is put into one file when it moves to its name.
+    """A folder with the arrays of a .trx (rasmm), packed into one file when it is moved to its final name.
 
-    The folder is a .trx too, for readers that take folders. Replacing ``header.json`` commits the streamlines.
+    The folder is a valid .trx for readers that accept folders. Replacing ``header.json`` commits the streamlines.
     """
 
     space, origin = "rasmm", "center"
@@ -40,17 +40,17 @@ class GrowingTrx(GrowingTractogram):
 
     @classmethod
     def check_names(cls, widths: Mapping[str, int], path: Path) -> None:
-        """Raise ValueError when a name cannot be a file's."""
+        """Raise a ValueError if a name cannot be a file name."""
         super().check_names(widths, path)
         for name in widths:
             if set(name) & set("./"):
                 raise ValueError(
-                    f"A .trx file cannot hold data per streamline named '{name}': it makes a file name of it; leave "
+                    f"A .trx file cannot hold data per streamline named '{name}': the name becomes a file name; leave "
                     "out dots and slashes."
                 )
 
     def write(self, points: Points, lengths: Lengths, data: DataPerStreamline) -> None:
-        """Add to each array."""
+        """Append to each array."""
         ends = np.cumsum(lengths) + self._nb_points_written
         self._positions.write(points.astype("<f4").tobytes(), at=12 * self._nb_points_written)
         self._offsets.write(ends.astype("<u8").tobytes(), at=8 * (1 + self._nb_written))
@@ -67,17 +67,17 @@ class GrowingTrx(GrowingTractogram):
             "NB_VERTICES": self._nb_points_written,
             "NB_STREAMLINES": self._nb_written,
         }
-        # Readers of a folder skip what ends in .json, so that this name may stay after a kill.
+        # Readers of a folder skip .json files, so a killed process may leave this one.
         (self.path / self._NEW_HEADER).write_text(json.dumps(header))
         os.replace(self.path / self._NEW_HEADER, self.path / self._HEADER)
         self._nb_points, self.nb_streamlines = self._nb_points_written, self._nb_written
 
     def forget(self) -> None:
-        """Go back to where the header says that the arrays end."""
+        """Go back to the end of the arrays according to the header."""
         self._nb_points_written, self._nb_written = self._nb_points, self.nb_streamlines
 
     def finish(self) -> None:
-        """Cut the arrays where the header says that they end, and close them."""
+        """Truncate the arrays to the sizes in the header, and close them."""
         self.forget()
         self._positions.close(size=12 * self._nb_points)
         self._offsets.close(size=8 * (1 + self.nb_streamlines))
@@ -86,12 +86,12 @@ class GrowingTrx(GrowingTractogram):
         self.commit()
 
     def move_to(self, target: Path) -> None:
-        """Put the arrays into one file, uncompressed so that readers map it; they are twice on the disk meanwhile."""
-        # A file takes a folder's name in two steps.
+        """Pack the arrays into one file, uncompressed so that readers can map it; needs twice the disk space."""
+        # A file can replace a folder only in two steps.
         packed = target if target != self.path else self.path.with_name(f".{self.path.name}.packed")
         with written_whole(packed) as stream, zipfile.ZipFile(stream, "w") as archive:
             for name in self._members():
-                # Without a time stamp, so that equal streamlines give equal bytes.
+                # Without a time stamp, so that equal streamlines give identical files.
                 member = zipfile.ZipInfo(name)
                 member.file_size = (self.path / name).stat().st_size
                 with open(self.path / name, "rb") as source, archive.open(member, "w") as archived:
@@ -117,12 +117,12 @@ class GrowingTrx(GrowingTractogram):
 
     @classmethod
     def lock_file(cls, folder: Path) -> Path:
-        """Return the file in a folder that stands for it where it is locked."""
+        """Return the file to lock in place of a folder."""
         return folder / cls._POSITIONS
 
     @classmethod
     def is_one(cls, folder: Path) -> bool:
-        """Whether a folder is one that this class made, and holds nothing else."""
+        """Return whether this class created a folder and the folder holds nothing else."""
         known = {cls._HEADER, cls._NEW_HEADER, cls._POSITIONS, cls._OFFSETS, "dps"}
         with suppress(OSError):
             names = set(os.listdir(folder))

@@ -1,4 +1,4 @@
-"""A .trk with data at each point, written a part at a time."""
+"""Write a .trk file with data per point, one part at a time."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Part:
     Attributes
     ----------
     points
-        Shape (N, 3), voxel space, corner origin, in voxels.
+        Points of all streamlines, concatenated; shape (N, 3), float32, voxel space, corner origin, in voxels.
     lengths
-        Shape (S,): points of each streamline.
+        Number of points of each streamline; shape (S,), int64.
     data_per_point
         {name: shape (N, K)}.
     data_per_streamline
@@ -44,21 +44,21 @@ class Part:
 
 
 def write_trk(path: Path, grid: Grid, parts: Iterable[Part]) -> None:
-    """Write streamlines, whole or not at all; one part is in memory at a time.
+    """Write a .trk file atomically: it appears only when it is complete. One part is in memory at a time.
 
     Parameters
     ----------
     path
-        The .trk file; an older one is replaced.
+        The .trk file; an existing one is replaced.
     grid
-        The voxels that the points are in.
+        The voxel grid of the points.
     parts
-        The streamlines; all parts have data of the same names.
+        The streamlines. All parts must have the same names of data.
 
     Raises
     ------
     OSError
-        When it cannot be written.
+        If the file cannot be written.
     """
     header = {
         Field.VOXEL_TO_RASMM: grid.affine,
@@ -71,9 +71,9 @@ def write_trk(path: Path, grid: Grid, parts: Iterable[Part]) -> None:
 
 
 class _Streamed:
-    """What nibabel asks of a tractogram that it saves.
+    """The tractogram interface that nibabel needs to save a file.
 
-    Not its LazyTractogram: made from one function for points and data, that leaves out the affine (nibabel 5.4).
+    nibabel's LazyTractogram is not used: it drops the affine if one function gives both points and data (nibabel 5.4).
     """
 
     def __init__(self, grid: Grid, parts: Iterable[Part]) -> None:

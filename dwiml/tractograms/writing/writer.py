@@ -1,4 +1,4 @@
-"""Tractograms written as they are made: .trk, .tck and .trx, with bounded memory."""
+"""Write .trk, .tck and .trx files incrementally, with bounded memory."""
 
 from __future__ import annotations
 
@@ -27,57 +27,58 @@ logger = logging.getLogger(__name__)
 FORMATS: Mapping[str, type[GrowingTractogram]] = {".trk": GrowingTrk, ".tck": GrowingTck, ".trx": GrowingTrx}
 """By file name extension."""
 
-# Farther from the curve than this, a streamline is no longer the one that was tracked.
+# A larger tolerance would change the shape of the streamlines.
 _MOST_COMPRESSION_MM = 10.0
 # Points converted and written at once.
 _SLAB = 2**18
 
 
 class TractogramWriter:
-    """Writes a tractogram piece by piece; whatever happens, what was appended can be read.
+    """Write a tractogram incrementally; appended streamlines remain readable whatever happens.
 
-    Streamlines go to ``OUT.partial.trk`` (or ``.tck``, ``.trx``) beside the file to write, which is a readable
-    tractogram after each :meth:`append`. What becomes of it:
+    Streamlines go to ``OUT.partial.trk`` (or ``.tck``, ``.trx``) beside the output file. The partial file is a readable
+    tractogram after each :meth:`append`. At the end:
 
-    - The ``with`` block ends well: it takes the name of the file to write, at once. So a file of that name is complete,
-      and an older one is there until then. An older one also stays, with a warning, when there was no streamline.
-    - The block ends by an exception: all that was appended stays in the partial file, and a warning says so; without
-      any streamline, nothing stays.
-    - The process is killed: the same, without a warning. A partial .trx is then a folder, which trx and dipy read as
-      well. Killed in the midst of an append, that folder has to be cut by hand at what its header says; a .trk or .tck
-      has all that was appended before (and may have a torn streamline after it).
+    - If the ``with`` block succeeds, the partial file is renamed to the output file in one step. The output file is
+      therefore always complete, and an existing one remains until then. If there are no streamlines, an existing file
+      is kept, with a warning.
+    - If the block raises an exception, the appended streamlines stay in the partial file and a warning says so. If
+      there are none, the partial file is removed.
+    - If the process is killed, the partial file stays, without a warning. A partial .trx is a folder, which trx-python
+      and DIPY also read. If the process is killed during an append, the arrays of that folder must be truncated by hand
+      to the sizes in the header; a .trk or .tck holds all earlier streamlines, possibly followed by an incomplete one.
 
-    A partial file that a killed run has left is not replaced, unless ``overwrite`` is True; a warning tells it. One
-    that another process is writing is never replaced.
+    The partial file of a killed run is replaced only if ``overwrite`` is True, with a warning. One that another process
+    is writing is never replaced.
 
-    .trk files hold voxel axes in mm with the corner as origin, .tck and .trx files rasmm. Data per streamline are
-    written as they are: points among them (the name ``seeds`` is a habit of the field) are in voxel space, corner
-    origin, in dwiml.
+    .trk files are in voxmm with corner origin, .tck and .trx files in rasmm. Data per streamline are written unchanged.
+    If they hold points (usually named ``seeds``), dwiml's are in voxel space, corner origin.
 
     Parameters
     ----------
     path
-        The file to write; its extension chooses the format. A link is followed.
+        The file to write; its extension gives the format. Symbolic links are followed.
     grid
-        The voxels that the points are in.
+        The voxel grid of the points.
     data_per_streamline
-        {name: how many numbers each streamline has under this name}; every append gives them.
+        {name: number of values for each streamline}; each append must give these data.
     compress
-        Leave out points that are within this many mm of the curve that the others make; None: keep all.
+        Remove points that are within this distance, in mm, of the curve through the others; None keeps all points.
     overwrite
-        Whether an older file may be replaced.
+        Whether an existing file may be replaced.
 
     Raises
     ------
     FileExistsError
-        When the file, or the partial one of another run, exists and may not be replaced, or another process writes it.
+        If the file, or the partial file of another run, exists and may not be replaced, or if another process is
+        writing it.
     FileNotFoundError
-        When its folder does not exist.
+        If the folder of the file does not exist.
     IsADirectoryError
-        When it is a folder.
+        If the file is a folder.
     ValueError
-        When the extension is unknown, the format cannot hold the data per streamline or the grid, the file is a device,
-        a pipe or a socket, or a number is out of range.
+        If the extension is unknown, if the format cannot hold the data per streamline or the grid, if the file is a
+        device, a pipe or a socket, or if a number is out of range.
     """
 
     def __init__(
@@ -111,16 +112,16 @@ class TractogramWriter:
 
     @property
     def nb_streamlines(self) -> int:
-        """How many streamlines were appended."""
+        """Number of appended streamlines."""
         return self._nb_streamlines
 
     def __enter__(self) -> TractogramWriter:
         check_partial(self.partial, overwrite=self._overwrite)
-        # Held until the new one is: of two processes that start at once, one goes on.
+        # The old lock is held until the new one is acquired, so that only one of two concurrent processes continues.
         left = None
         if os.path.lexists(self.partial):
             left = Claim(self.partial)
-            logger.warning("'%s', which a stopped run has left, is replaced.", self.partial)
+            logger.warning("'%s', left by a run that was stopped, is replaced.", self.partial)
             remove_partial(self.partial)
         try:
             tractogram = self._format(self.partial, grid=self._grid, widths=self._widths)
@@ -134,23 +135,24 @@ class TractogramWriter:
     def append(
         self, points: ArrayLike, lengths: ArrayLike, data_per_streamline: Mapping[str, ArrayLike] | None = None
     ) -> None:
-        """Write streamlines: all of them, or none when it fails.
+        """Append streamlines. If this fails, none of them are added.
 
         Parameters
         ----------
-        points
-            Shape (N, 3), float32: those of all streamlines, one after the other; voxel space, corner origin, in voxels.
-        lengths
-            Shape (S,): number of points of each streamline, at least 1.
+        points : (N, 3) float32
+            Points of all streamlines, concatenated; voxel space, corner origin, in voxels.
+        lengths : (S,) int
+            Number of points of each streamline, at least 1.
         data_per_streamline
-            {name: (S, K)}: what was announced, no less and no more.
+            {name: (S, K) float32}, with exactly the names and sizes that were declared.
 
         Raises
         ------
         ValueError
-            When shapes do not fit together, a streamline has no point, or a coordinate is NaN or infinite.
+            If shapes are inconsistent, a streamline has no points, a coordinate is NaN or infinite, or the writer is
+            not open.
         OSError
-            When it cannot be written (a full disk), naming the file.
+            If the file cannot be written, for instance on a full disk; the message names the file.
         """
         if self._tractogram is None:
             raise ValueError(f"The writer of '{self.path}' is not open; append inside its 'with' block.")
@@ -160,8 +162,8 @@ class TractogramWriter:
             return
         tractogram = self._tractogram
         try:
-            for some, theirs in slabs(nb_points, _SLAB):
-                some_lines, some_lengths = lines[theirs], nb_points[some]
+            for some, rows in slabs(nb_points, _SLAB):
+                some_lines, some_lengths = lines[rows], nb_points[some]
                 if self._compress is not None:
                     some_lines, some_lengths = compressed(
                         some_lines, some_lengths, self._compress, self._grid.voxel_sizes
@@ -194,7 +196,7 @@ class TractogramWriter:
 
     def _end(self, tractogram: GrowingTractogram, claim: Claim, *, ends_well: bool) -> None:
         if not claim.holds():
-            # Another process has removed it, on a disk without locks: what is there is not ours.
+            # Without locks, another process may have replaced the file, which must then be left alone.
             message = f"'{self.partial}' was removed or replaced while it was written; '{self.path}' was not touched."
             if ends_well:
                 raise FileNotFoundError(message)
@@ -204,7 +206,7 @@ class TractogramWriter:
             try:
                 self._end_well(tractogram)
             except BaseException:
-                self._tell_of_partial(tractogram)
+                self._warn_of_partial(tractogram)
                 raise
             return
         try:
@@ -215,14 +217,14 @@ class TractogramWriter:
                 remove_partial(self.partial)
         except OSError as failure:
             logger.warning("'%s' could not be finished (%s).", self.partial, failure)
-        self._tell_of_partial(tractogram)
+        self._warn_of_partial(tractogram)
 
     def _end_well(self, tractogram: GrowingTractogram) -> None:
         """Give the tractogram its name."""
         tractogram.finish()
         if self._target.exists():
             if not tractogram.nb_streamlines:
-                logger.warning("There is no streamline to write; the older '%s' stays as it was.", self.path)
+                logger.warning("There are no streamlines to write; the existing '%s' is kept.", self.path)
                 remove_partial(self.partial)
                 return
             if not self._overwrite:
@@ -230,18 +232,18 @@ class TractogramWriter:
         tractogram.move_to(self._target)
         sync_folder(self._target.parent)
 
-    def _tell_of_partial(self, tractogram: GrowingTractogram) -> None:
+    def _warn_of_partial(self, tractogram: GrowingTractogram) -> None:
         nb = tractogram.nb_streamlines
         if nb:
-            made = "The streamline made until then is" if nb == 1 else f"The {nb} streamlines made until then are"
-            logger.warning("%s in '%s'; '%s' was not touched.", made, self.partial, self.path)
+            written = "The streamline written so far is" if nb == 1 else f"The {nb} streamlines written so far are"
+            logger.warning("%s in '%s'; '%s' was not touched.", written, self.partial, self.path)
 
     def _checked_data(self, data: Mapping[str, ArrayLike], nb_streamlines: int) -> dict[str, NDArray[np.float32]]:
         if nb_streamlines == 0 and not data:
             return {}
         if set(data) != set(self._widths):
             raise ValueError(
-                f"Data per streamline of '{self.path}': {sorted(self._widths)} were announced, got {sorted(data)}."
+                f"Data per streamline of '{self.path}': {sorted(self._widths)} were declared, got {sorted(data)}."
             )
         checked = {name: np.asarray(data[name], dtype=np.float32) for name in self._widths}
         for name, values in checked.items():
@@ -257,7 +259,7 @@ def _extension_of(path: Path) -> str:
     extension = path.suffix.lower()
     if extension not in FORMATS:
         raise ValueError(
-            f"'{path}' does not say the tractogram's format; end its name with {', '.join(FORMATS)} (uncompressed)."
+            f"'{path}' does not have the extension of a tractogram; use one of {', '.join(FORMATS)} (uncompressed)."
         )
     return extension
 
@@ -270,7 +272,7 @@ def _checked_lines(points: ArrayLike, lengths: ArrayLike) -> tuple[NDArray[np.fl
     if lines.ndim != 2 or lines.shape[1] != 3 or len(lines) != counts.sum():
         raise ValueError(f"Points must have shape ({counts.sum()}, 3), as the lengths say, got {lines.shape}.")
     if len(counts) and counts.min() < 1:
-        raise ValueError(f"Streamline {int(counts.argmin())} of {len(counts)} has no point; leave it out.")
+        raise ValueError(f"Streamline {int(counts.argmin())} of {len(counts)} has no points; leave it out.")
     finite = np.isfinite(lines).all(axis=1)
     if not finite.all():
         line = sequence_of_row(counts, int(finite.argmin()))
@@ -288,7 +290,7 @@ def _check_dimensions(dimensions: tuple[int, int, int], kind: type[GrowingTracto
 
 
 def _checked_target(path: Path, *, overwrite: bool) -> Path:
-    """Return where the file will be, links followed."""
+    """Return the path of the output file, with symbolic links resolved."""
     extension = _extension_of(path)
     check_target(path, "The tractogram", overwrite=overwrite)
     target = Path(os.path.realpath(path))
