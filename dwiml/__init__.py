@@ -1,7 +1,7 @@
-"""dwiml: train tractography models on streamlines and the diffusion MRI volumes under them.
+"""dwiml: train tractography models on streamlines and diffusion MRI volumes.
 
-Every public name is imported from here. The modules behind the names load when a name is first used, so that
-``import dwiml`` stays fast and a command's ``--help`` does not wait for torch.
+All public names can be imported from here. Their modules are loaded when a name is first used, so that ``import dwiml``
+and the ``--help`` of commands are fast and do not import torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checks of what users give: one sentence each, with the name and what was received."""
+"""Check arguments given by users; each error is one sentence with the name and the value received."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-_MOST_SHOWN = 200
+_MAX_SHOWN = 200
 
 
 def check_number(name: str, value: Any, *, low: float, high: float = math.inf, low_included: bool = True) -> float:
@@ -18,25 +18,25 @@ def check_number(name: str, value: Any, *, low: float, high: float = math.inf, l
     Parameters
     ----------
     name
-        What the sentence calls it.
+        Name of the parameter, for the error message.
     value
-        A Python or numpy number; bool is rejected.
+        A Python or NumPy number; bool is rejected.
     low, high
-        The bounds; ``high`` is included when it is finite.
+        The bounds; ``high`` is included if it is finite.
     low_included
         Whether ``low`` itself is allowed.
 
     Raises
     ------
     ValueError
-        When it is something else.
+        If the value is not such a number.
     """
     if not isinstance(value, bool) and isinstance(value, (int, float, np.integer, np.floating)):
         number = float(value)
         if math.isfinite(number) and (number >= low if low_included else number > low) and number <= high:
             return number
     if math.isfinite(high):
-        wanted = f"a number from {low:g} to {high:g}" if low_included else f"above {low:g}, and {high:g} at most"
+        wanted = f"a number from {low:g} to {high:g}" if low_included else f"above {low:g} and at most {high:g}"
     elif low == 0:
         wanted = "a number, 0 or more" if low_included else "positive"
     else:
@@ -45,21 +45,21 @@ def check_number(name: str, value: Any, *, low: float, high: float = math.inf, l
 
 
 def check_whole(name: str, value: Any, *, low: int, high: int | None = None) -> int:
-    """Return a whole number within bounds as a Python int; numpy's integers are taken, bools and floats are not.
+    """Return an integer within bounds as a Python int.
 
     Parameters
     ----------
     name
-        What the sentence calls it.
+        Name of the parameter, for the error message.
     value
-        A Python or numpy integer.
+        A Python or NumPy integer; bool and float are rejected.
     low, high
-        The bounds, both included; ``high`` may be None.
+        The bounds, both included; None for no upper bound.
 
     Raises
     ------
     ValueError
-        When it is something else.
+        If the value is not such an integer.
     """
     is_whole = not isinstance(value, bool) and isinstance(value, (int, np.integer))
     if is_whole and value >= low and (high is None or value <= high):
@@ -69,21 +69,21 @@ def check_whole(name: str, value: Any, *, low: int, high: int | None = None) -> 
 
 
 def check_choice(name: str, value: Any, allowed: Iterable[str]) -> str:
-    """Return a text that is one of those allowed.
+    """Return a string that is one of the allowed choices.
 
     Parameters
     ----------
     name
-        What the sentence calls it.
+        Name of the parameter, for the error message.
     value
-        What was given.
+        The value to check.
     allowed
-        The choices, in the order in which the sentence lists them.
+        The choices, in the order in which the error message lists them.
 
     Raises
     ------
     ValueError
-        When it is another text, or not a text.
+        If the value is not one of the choices.
     """
     allowed = list(allowed)
     if not isinstance(value, str) or value not in allowed:
@@ -92,72 +92,72 @@ def check_choice(name: str, value: Any, allowed: Iterable[str]) -> str:
 
 
 def check_dropout(name: str, value: Any) -> float:
-    """Return a share that is at least 0 and less than 1, as a Python float.
+    """Return a dropout probability, at least 0 and less than 1, as a Python float.
 
     Parameters
     ----------
     name
-        What the sentence calls it.
+        Name of the parameter, for the error message.
     value
-        A Python or numpy number; bool is rejected.
+        A Python or NumPy number; bool is rejected.
 
     Raises
     ------
     ValueError
-        When it is something else.
+        If the value is not such a number.
     """
     try:
-        share = check_number(name, value, low=0)
+        probability = check_number(name, value, low=0)
     except ValueError:
-        share = 1.0
-    if share >= 1:
+        probability = 1.0
+    if probability >= 1:
         raise ValueError(f"{name} must be at least 0 and less than 1, got {shown(value)}.")
-    return share
+    return probability
 
 
 def unknown_parameter(
     class_name: str, unknown: str, known: Iterable[str], usual: Mapping[str, str] | None = None
 ) -> TypeError:
-    """Return the error for a parameter that a class does not have, with similar names.
+    """Return the error for a parameter that a class does not have, with suggestions.
 
     Parameters
     ----------
     class_name, unknown
-        The class, and what it was given.
+        Names of the class and of the unknown parameter.
     known
-        What it has.
+        Names of the parameters of the class.
     usual
-        Names that other libraries have, and ours.
+        {name of a parameter in other libraries: its name in dwiml}.
     """
     known = sorted(known)
-    near = difflib.get_close_matches(unknown, known)
+    similar = difflib.get_close_matches(unknown, known)
     if usual and unknown in usual:
         hint = f"did you mean {usual[unknown]}?"
-    elif near:
-        hint = f"did you mean {' or '.join(repr(name) for name in near)}?"
+    elif similar:
+        hint = f"did you mean {' or '.join(repr(name) for name in similar)}?"
     else:
         hint = f"it has: {', '.join(repr(name) for name in known)}."
     return TypeError(f"{class_name} has no parameter {unknown!r}; {hint}")
 
 
 def shown(value: Any) -> str:
-    """Return a value as a sentence shows it: texts in quotes, numpy's numbers as plain ones, long ones cut."""
+    """Return the text of a value for a message: strings in quotes, NumPy scalars as plain numbers, long text cut."""
     try:
         text = repr(value.item() if isinstance(value, np.generic) else value)
     except ValueError:
-        # Python does not write out a number of thousands of digits.
+        # Python refuses to print integers of thousands of digits.
         text = f"a number of {value.bit_length()} bits"
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def kind_shown(value: Any) -> str:
-    """Return what a sentence says of an object that is of the wrong kind."""
+    """Return the description of an object of the wrong type, for a message."""
     return f"the class {value.__name__}" if isinstance(value, type) else f"an object of type {type(value).__name__}"
 
 
 def quoted(names: Iterable[object], limit: int | None = None) -> str:
-    """Return names as they are shown in a sentence: ``'a', 'b'``, or ``none``; after ``limit`` names, how many more."""
-    shown = [f"'{name}'" for name in names]
-    if limit is not None and len(shown) > limit:
-        return f"{', '.join(shown[:limit])} and {len(shown) - limit} more"
-    return ", ".join(shown) or "none"
+    """Return names for a message: ``'a', 'b'``, or ``none``; after ``limit`` names, only the number of the others."""
+    texts = [f"'{name}'" for name in names]
+    if limit is not None and len(texts) > limit:
+        return f"{', '.join(texts[:limit])} and {len(texts) - limit} more"
+    return ", ".join(texts) or "none"

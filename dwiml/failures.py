@@ -1,4 +1,4 @@
-"""What a machine runs out of, in one sentence: memory, the GPU's memory, open files, or a process that loads data."""
+"""Report exhausted resources in one sentence: memory, GPU memory, open files, or a lost process."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _SHARED_MEMORY = re.compile(r"</torch_|/dev/shm|shared memory|shm_open", re.I)
 MEMORY, GPU, FILES, WORKER, SHARED, RANKS = "memory", "gpu", "files", "worker", "shared memory", "ranks"
 
 ADVICE = {
-    MEMORY: "give it less at a time, or use a machine with more memory",
-    GPU: "give it less at a time, or use a GPU with more memory",
+    MEMORY: "process less data at a time, or use a machine with more memory",
+    GPU: "process less data at a time, or use a GPU with more memory",
     FILES: "raise the limit with 'ulimit -n 4096', or use fewer workers",
     WORKER: "use fewer workers, or ask the cluster for more memory",
     SHARED: "use fewer workers, or give the container more shared memory (docker run --shm-size)",
-    RANKS: "what it said itself is above, and the training goes on from its checkpoint with the same command",
+    RANKS: "its own messages are above; run the same command again to continue from the checkpoint",
 }
-"""What to do, where the place that fails knows nothing better."""
+"""Default advice for each kind of resource."""
 TRAINING_ADVICE = {
     MEMORY: "lower the batch size, leave the data on the disk (lazy), or use fewer workers (nb_cpu_processes)",
     GPU: "lower the batch size or cache_size, keep volumes in float16 (volume_dtype), or train in bf16 (precision)",
@@ -37,12 +37,12 @@ TRAINING_ADVICE = {
 
 
 class ResourceError(RuntimeError):
-    """The machine could not give what the work needed; the message says what, and what to do.
+    """The machine ran out of a resource; the message says which one, and what to do.
 
     Attributes
     ----------
     kind
-        What was missing, a key of :data:`ADVICE`.
+        The missing resource, a key of :data:`ADVICE`.
     """
 
     def __init__(self, sentence: str, kind: str) -> None:
@@ -51,27 +51,27 @@ class ResourceError(RuntimeError):
 
 
 def resource_error(error: BaseException, advice: dict[str, str] | None = None) -> ResourceError | None:
-    """Return what an error says about the machine's resources; None when it says nothing about them.
+    """Convert an error to a :class:`ResourceError` if it reports an exhausted resource; otherwise return None.
 
     Parameters
     ----------
     error
-        Anything that was raised: by Python, NumPy, torch (which has its own words) or the system.
+        Any error, raised by Python, NumPy, torch or the system.
     advice
-        For each kind, what to do; what is missing is as in :data:`ADVICE`.
+        {kind of resource: what to do}; the default is :data:`ADVICE`.
     """
     if isinstance(error, ResourceError):
         return error
     kind = _kind(error)
     if kind is None:
         return None
-    told = {**ADVICE, **(advice or {})}[kind]
-    return ResourceError(f"{_what(error, kind)}; {told}.", kind)
+    action = {**ADVICE, **(advice or {})}[kind]
+    return ResourceError(f"{_what(error, kind)}; {action}.", kind)
 
 
 def _kind(error: BaseException) -> str | None:
     text, name = str(error), type(error).__name__
-    # An error that dwiml raised has a sentence of its own, which names the file.
+    # An OSError raised by dwiml itself has no strerror; its message already names the file.
     number = error.errno if isinstance(error, OSError) and error.strerror is not None else None
     if _WORKER.search(text) and isinstance(error, RuntimeError):
         return WORKER
@@ -95,17 +95,17 @@ def _what(error: BaseException, kind: str) -> str:
     text = " ".join(str(error).split())
     if kind == GPU:
         size = _GPU_SIZE.search(text)
-        return f"The GPU's memory is full{f' ({size.group(1)} more were asked for)' if size else ''}{_where(error)}"
+        return f"The GPU memory is full{f' ({size.group(1)} more were requested)' if size else ''}{_where(error)}"
     if kind == MEMORY:
         size = _BYTES.search(text)
-        asked = f"{int(size.group(1)) / 1e9:.3g} GB more were asked for" if size else text.rstrip(".")
-        return f"There is not enough memory{f' ({asked})' if asked else ''}{_where(error)}"
+        requested = f"{int(size.group(1)) / 1e9:.3g} GB more were requested" if size else text.rstrip(".")
+        return f"There is not enough memory{f' ({requested})' if requested else ''}{_where(error)}"
     if kind == RANKS:
-        return "Another process of this training ended, or does not answer"
+        return "Another process of this training ended or does not respond"
     if kind == FILES:
         return "Too many files are open in this process"
     if kind == SHARED:
-        return "The shared memory (/dev/shm), through which workers give their batches, is full"
+        return "The shared memory (/dev/shm), through which workers send their batches, is full"
     return _worker_sentence(text)
 
 
@@ -113,20 +113,18 @@ def _worker_sentence(text: str) -> str:
     found = _WORKER_SIGNAL.search(text)
     ended = found.group(1).strip() if found else ""
     if ended == "Killed":
-        how = "was killed (SIGKILL), most often by the system when the memory is full"
+        how = "was killed (SIGKILL), usually by the system because the memory is full"
     elif ended == "Bus error":
-        how = (
-            "ended by SIGBUS: the shared memory (/dev/shm) is full, or the HDF5 file was made shorter while it was read"
-        )
+        how = "ended by SIGBUS: the shared memory (/dev/shm) is full, or the HDF5 file was truncated while it was read"
     elif ended:
         how = f"was ended by a signal ({ended})"
     else:
-        how = "ended without a word; what it wrote itself is above"
+        how = "ended for an unknown reason; its own messages are above"
     return f"A process that loads data (nb_cpu_processes) {how}"
 
 
 def _where(error: BaseException) -> str:
-    """Name the part of dwiml that was at work."""
+    """Name the module of dwiml in which the error was raised."""
     names = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    own = [name for name in names if name.startswith("dwiml.") and not name.startswith(("dwiml.cli", "dwiml.files"))]
-    return f", in {own[-1]}" if own else ""
+    dwiml = [name for name in names if name.startswith("dwiml.") and not name.startswith(("dwiml.cli", "dwiml.files"))]
+    return f", in {dwiml[-1]}" if dwiml else ""

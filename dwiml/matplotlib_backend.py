@@ -1,4 +1,4 @@
-"""Matplotlib, imported whatever backend the environment names: a figure that is saved needs none."""
+"""Import matplotlib even if the environment names a missing backend, which is not needed to save figures."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 VALUE_COLORS = "viridis from 0.25 to 1"
-"""The colour map of values along streamlines, in words."""
+"""Name of the colour map of values along streamlines."""
 _VARIABLE = "MPLBACKEND"
 
 
 def import_matplotlib() -> None:
-    """Import matplotlib; without this, it fails where ``MPLBACKEND`` names a backend that is not installed.
+    """Import matplotlib, which would fail if ``MPLBACKEND`` names a backend that is not installed.
 
-    A notebook sets this variable for all programs that are started in it, in environments of their own too. A backend
-    that is there stays chosen, for windows and notebooks.
+    A notebook sets this variable for all programs started in it, even those in other environments. An installed backend
+    is kept.
     """
     named = os.environ.get(_VARIABLE)
     if not named or "matplotlib" in sys.modules:
@@ -32,13 +32,13 @@ def import_matplotlib() -> None:
 
         mpl.rcParams["backend"] = named
     except ValueError:
-        logger.info("matplotlib has no backend '%s' here, which %s names; it is not used.", named, _VARIABLE)
+        logger.info("The matplotlib backend '%s', given by %s, is not installed; it is ignored.", named, _VARIABLE)
     finally:
         os.environ[_VARIABLE] = named
 
 
 def value_colormap() -> ListedColormap:
-    """Return the colour map of values along streamlines: viridis without its dark end, which black hides."""
+    """Return the colour map of values along streamlines: viridis without its dark end, invisible on black."""
     import_matplotlib()
     import numpy as np
     from matplotlib import colormaps

@@ -1,4 +1,4 @@
-"""What an object was built with, recorded once, so that JSON, checkpoints and Comet all tell the same."""
+"""Record the arguments of constructors once, for JSON files, checkpoints and Comet."""
 
 from __future__ import annotations
 
@@ -18,20 +18,27 @@ RENAMED = {
     "wander_nb_steps_back": "nb_recovery_steps",
     "both_ways": "antipodal",
 }
-"""Old names of parameters, which the error for them tells for one release."""
+"""{old name of a parameter: its new name}, reported by the error for the old name for one release."""
 
 
 def to_plain(value: Any, name: str = "value") -> Any:
-    """Turn a parameter into what JSON holds: None, bool, int, float, str, list or dict, of these very types.
+    """Convert the value of a parameter to JSON types: None, bool, int, float, str, list or dict.
+
+    Parameters
+    ----------
+    value
+        The value; enums, NumPy arrays and scalars, and paths are also accepted.
+    name
+        Name of the parameter, for error messages.
 
     Raises
     ------
     TypeError
-        For anything else, naming the parameter.
+        If the value has another type. The message names the parameter.
     ValueError
-        For NaN and infinity, which JSON does not have.
+        If it holds NaN or infinity, which are not JSON.
     """
-    # Before Python's own types: numpy's float64 and str_ and many enums are children of these.
+    # Checked first: NumPy's float64 and str_ and many enums are subclasses of Python's own types.
     if isinstance(value, enum.Enum):
         return to_plain(value.value, name)
     if isinstance(value, (np.generic, np.ndarray)):
@@ -54,7 +61,7 @@ def to_plain(value: Any, name: str = "value") -> Any:
         return {str(key): to_plain(item, f"{name}[{key!r}]") for key, item in value.items()}
     raise TypeError(
         f"Parameter {name!r} is a {type(value).__name__}, which cannot be written to parameters.json; "
-        "give a number, text, list or dict, or override the property 'params'."
+        "give a number, string, list or dict, or override the property 'params'."
     )
 
 
@@ -79,36 +86,36 @@ def _brief(value: Any) -> str:
 
 
 class Parameterized:
-    """Records the arguments of a constructor, the defaults included, through the whole chain of classes.
+    """Base class that records the arguments of its constructor, including defaults and those of parent classes.
 
-    A child needs to declare nothing: its arguments, and those that it hands on to its parents through ``**kwargs``,
-    are all in :attr:`params`, and ``cls(**obj.params)`` builds the same object again (``cls(a, b, **obj.params)``
-    where some arguments are listed in ``_not_params``). What a child gives its parents by itself is not the caller's
-    choice: it is in :attr:`fixed_params`.
+    Subclasses need no declaration. Their arguments, and those that they forward to parent classes through ``**kwargs``,
+    are all in :attr:`params`, and ``cls(**obj.params)`` recreates the object (``cls(a, b, **obj.params)`` if some
+    arguments are listed in ``_not_params``). Arguments that a subclass itself chooses for its parents are in
+    :attr:`fixed_params`.
     """
 
     _not_params: ClassVar[frozenset[str]] = frozenset()
-    """Arguments that are objects of their own (a dataset, a model): never in :attr:`params`."""
+    """Arguments that are objects with their own parameters (a dataset, a model); never in :attr:`params`."""
 
     _recorded: dict[str, Any]
     _fixed: dict[str, Any]
-    _handed_on: list[Any]
-    _hands_on: bool
+    _forwarded: list[Any]
+    _forwards: bool
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Have the class's own constructor tell what it was given."""
+        """Make the constructor of the subclass record its arguments."""
         super().__init_subclass__(**kwargs)
         if "__init__" in cls.__dict__:
             cls.__init__ = _recording(cls.__init__)  # type: ignore[method-assign]
 
     @property
     def params(self) -> dict[str, Any]:
-        """All that was chosen, as JSON holds it."""
+        """All recorded arguments, as JSON types."""
         return self._plain(self._recorded)
 
     @property
     def fixed_params(self) -> dict[str, Any]:
-        """What the class itself chose for its parents, as JSON holds it; what JSON cannot hold is left out."""
+        """Arguments that the class itself chose for its parent classes, as JSON types; others are omitted."""
         plain = {}
         for name, value in self._fixed.items():
             try:
@@ -121,13 +128,13 @@ class Parameterized:
         return {name: to_plain(value, name) for name, value in values.items() if name not in self._not_params}
 
     def _record_part(self, settings_class: type[Any], given: Mapping[str, Any]) -> None:
-        """Record what an object of settings is made of, its defaults included, as if its class were of the chain."""
-        hands_on = self._hands_on
+        """Record the arguments of a settings object, defaults included, as if its class were one of the parents."""
+        forwards = self._forwards
         _record_level(self, inspect.signature(settings_class.__init__).bind(self, **given))
-        self.__dict__["_hands_on"] = hands_on
+        self.__dict__["_forwards"] = forwards
 
     def _record(self, **values: Any) -> None:
-        """Replace what was recorded by what is used, for instance a seed that was drawn."""
+        """Replace recorded arguments by the values in use, for instance a seed that was drawn."""
         self._recorded.update(values)
 
 
@@ -141,7 +148,7 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
             bound = signature.bind(self, *args, **kwargs)
         except TypeError:
             _refuse_old_names(type(self).__name__, set(kwargs) - set(signature.parameters))
-            # Python's own message, from the call itself, is the one that users know.
+            # Python's own error message is the one that users know.
             init(self, *args, **kwargs)
             raise
         _record_level(self, bound)
@@ -152,32 +159,32 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
 
 def _refuse_old_names(class_name: str, unknown: Iterable[str]) -> None:
     for name in sorted(set(unknown) & set(RENAMED)):
-        raise TypeError(f"{class_name} has no parameter {name!r} any more: it is called {RENAMED[name]!r} now.")
+        raise TypeError(f"{class_name} has no parameter {name!r}; it was renamed to {RENAMED[name]!r}.")
 
 
 def _record_level(instance: Parameterized, bound: inspect.BoundArguments) -> None:
-    """Record what the constructor of one class of the chain was given, the caller's own class first."""
+    """Record the arguments of one constructor in the chain of classes; the class of the instance comes first."""
     outermost = "_recorded" not in instance.__dict__
     if outermost:
-        # Not by setattr: a torch module has not been initialised yet.
-        instance.__dict__.update(_recorded={}, _fixed={}, _handed_on=[], _hands_on=True)
+        # setattr would fail, because a torch module is not initialised yet.
+        instance.__dict__.update(_recorded={}, _fixed={}, _forwarded=[], _forwards=True)
     given = dict(bound.arguments)
-    # A class that takes no **kwargs chooses all that its parents are given, defaults included.
-    reached = instance._hands_on
+    # A class without **kwargs chooses all arguments of its parents, including their defaults.
+    reached = instance._forwards
     for parameter in list(bound.signature.parameters.values())[1:]:
         name = parameter.name
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-            instance._handed_on.extend(given.get(name, ()) if outermost else ())
+            instance._forwarded.extend(given.get(name, ()) if outermost else ())
         elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
             instance._recorded.update(given.get(name, {}) if outermost else {})
         elif name in instance._recorded or name in instance._fixed:
             continue
         elif name not in given:
             (instance._recorded if reached else instance._fixed)[name] = parameter.default
-        elif outermost or any(given[name] is value for value in instance._handed_on):
+        elif outermost or any(given[name] is value for value in instance._forwarded):
             instance._recorded[name] = given[name]
         else:
             instance._fixed[name] = given[name]
-    instance.__dict__["_hands_on"] = reached and any(
+    instance.__dict__["_forwards"] = reached and any(
         parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in bound.signature.parameters.values()
     )

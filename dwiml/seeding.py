@@ -1,4 +1,4 @@
-"""One seed for everything that is random in a script: the weights, the batches, the augmentation, dropout."""
+"""Set one seed for all random choices of a script: weights, batches, augmentation, dropout."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import torch
 from dwiml.ops.randomness import check_seed, draw_seed
 
 GIVEN, EVERYTHING, DRAWN, NOT_SEEDED = "given", "seed_everything", "drawn", "not seeded"
-# The section of parameters.json that tells them; it is not a parameter, and is not compared at a resume.
+# Section of parameters.json that records the seeds. It is not a parameter, and is not compared when resuming.
 SEEDS = "seeds"
 
-_everything: int | None = None
+_global_seed: int | None = None
 
 
 class ChosenSeed(NamedTuple):
-    """A seed and where it is from.
+    """A seed and its source.
 
     Attributes
     ----------
     seed
         From 0 to 2**63 - 1.
     source
-        ``"given"`` as an argument, ``"seed_everything"``, or ``"drawn"`` from the system's entropy.
+        ``"given"`` (as an argument), ``"seed_everything"``, or ``"drawn"`` (from the entropy of the system).
     """
 
     seed: int
@@ -33,11 +33,11 @@ class ChosenSeed(NamedTuple):
 
 
 def seed_everything(seed: int) -> int:
-    """Seed all that is random, so that a script gives the same results each time that it runs.
+    """Seed all random generators, so that a script gives the same results each time it runs.
 
-    Call it once, before the model is made: weights are drawn when a model is made. It seeds Python's ``random``,
-    numpy's global generator, and torch's (CPU and CUDA); samplers, loaders and trainers that are given no seed of their
-    own use this one. A training that is resumed goes on with what its checkpoint recorded, whatever the seed.
+    Call it once, before creating the model, because its weights are drawn when it is created. It seeds Python's
+    ``random``, NumPy's global generator and torch's generators (CPU and CUDA). Samplers, loaders and trainers that are
+    given no seed use this one. A resumed training continues with the seeds recorded in its checkpoint.
 
     Parameters
     ----------
@@ -52,54 +52,54 @@ def seed_everything(seed: int) -> int:
     Raises
     ------
     ValueError
-        For anything else.
+        If the seed is not an integer in this range.
     """
-    global _everything
+    global _global_seed
     checked = None if seed is None else check_seed(seed)
     if checked is None:
         raise ValueError("seed_everything needs a seed, an integer from 0 to 2**63 - 1; got None.")
     random.seed(checked)
-    # For code of the user's and of other libraries: dwiml itself draws from no global generator of numpy's. It takes 32
-    # bits: those of the whole seed, mixed.
+    # For user code and other libraries; dwiml does not use NumPy's global generator. It accepts 32 bits, which are
+    # hashed from the whole seed.
     np.random.seed(np.random.SeedSequence(checked).generate_state(1))  # noqa: NPY002
     torch.manual_seed(checked)
-    _everything = checked
+    _global_seed = checked
     return checked
 
 
-def seed_of_everything() -> int | None:
-    """Return what :func:`seed_everything` was last called with in this process; None when it was not."""
-    return _everything
+def global_seed() -> int | None:
+    """Return the seed of the last call of :func:`seed_everything` in this process; None if it was not called."""
+    return _global_seed
 
 
 def choose_seed(seed: int | None) -> ChosenSeed:
-    """Return the seed of a sampler, loader or trainer: its own, that of everything, or one that is drawn.
+    """Return the seed of a sampler, loader or trainer: the given one, that of :func:`seed_everything`, or a drawn one.
 
     Raises
     ------
     ValueError
-        For a seed that generators do not accept.
+        If the seed is not an integer from 0 to 2**63 - 1.
     """
     checked = check_seed(seed)
     if checked is not None:
         return ChosenSeed(checked, GIVEN)
-    if _everything is not None:
-        return ChosenSeed(_everything, EVERYTHING)
+    if _global_seed is not None:
+        return ChosenSeed(_global_seed, EVERYTHING)
     return ChosenSeed(draw_seed(), DRAWN)
 
 
 def describe_seeds(weights_seed: int | None, **drawing: Any) -> dict[str, Any]:
-    """Return what was seeded and what was not, for ``parameters.json``.
+    """Return the section of ``parameters.json`` that records the seeds.
 
     Parameters
     ----------
     weights_seed
-        That of everything when the model was made; None when nothing was seeded then.
+        The global seed when the model was created; None if there was none.
     **drawing
-        Objects with ``seed`` and ``seed_source``, by name.
+        {name: object with attributes ``seed`` and ``seed_source``}.
     """
     return {
-        "everything": weights_seed if weights_seed is not None else _everything,
+        "everything": weights_seed if weights_seed is not None else _global_seed,
         "weights": {"seed": weights_seed, "from": NOT_SEEDED if weights_seed is None else EVERYTHING},
-        **{name: {"seed": thing.seed, "from": thing.seed_source} for name, thing in drawing.items()},
+        **{name: {"seed": seeded.seed, "from": seeded.seed_source} for name, seeded in drawing.items()},
     }

@@ -1,4 +1,4 @@
-"""Ending at a signal in good order: temporary files are removed, and one line says so."""
+"""Stop cleanly when a signal is received: temporary files are removed, and one line reports it."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-# What a cluster, a shell or a terminal that is closed sends to end a program. Ctrl-C is Python's own KeyboardInterrupt.
+# Sent by a cluster, a shell or a closed terminal to end a program. Ctrl-C raises Python's own KeyboardInterrupt.
 ENDING = ("SIGTERM", "SIGUSR1", "SIGHUP")
 
-_SECONDS_TO_ASK_AGAIN = 0.05
+_SECONDS_UNTIL_RESENT = 0.05
 
 logger = logging.getLogger(__name__)
 
 
 class EndedBySignal(SystemExit):
-    """Raised where the program was when a signal came; it unwinds as an error does, and leaves without a traceback.
+    """Raised when a signal is received, so that the program cleans up and exits without a traceback.
 
     Parameters
     ----------
     name
-        The signal's name, for instance ``"SIGTERM"``.
+        Name of the signal, for instance ``"SIGTERM"``.
 
     Attributes
     ----------
     reason
-        The name.
+        Name of the signal.
     code
-        The process' exit code: 128 + the signal's number, as shells have it.
+        Exit code of the process: 128 + the number of the signal, the convention of shells.
     """
 
     def __init__(self, name: str) -> None:
@@ -46,20 +46,25 @@ class EndedBySignal(SystemExit):
 
 
 @contextmanager
-def ended_by_signals(names: Iterable[str] = ENDING, *, library: str | None = None) -> Iterator[None]:
-    """Have signals raise :class:`EndedBySignal` within the block, the first one only: what cleans up is left to end.
+def ended_by_signals(names: Iterable[str] = ENDING, *, activity: str | None = None) -> Iterator[None]:
+    """Raise :class:`EndedBySignal` when a signal is received in the block.
 
-    A signal that the process was told to ignore (``nohup``) is left alone. Python lets only the main thread handle
-    signals: in another one, this does nothing. An error that is raised in the callback of a weak reference is lost to
-    Python: the signal is then sent once more.
+    Only the first signal raises it, so that clean-up is not interrupted. Signals that the process ignores (``nohup``)
+    stay ignored. In threads other than the main one, this has no effect, since Python handles signals in the main
+    thread only. Python loses an error raised in the callback of a weak reference; the signal is then sent again.
 
     Parameters
     ----------
     names
-        Which signals.
-    library
-        For the library's own functions, in a program of somebody else: what was being done, which a warning then
-        tells. Signals that the program handles itself are left alone.
+        Names of the signals.
+    activity
+        For functions of the library that are called from a user's program: what was being done, reported in a warning.
+        Signals that the program handles itself are then not changed.
+
+    Raises
+    ------
+    EndedBySignal
+        If one of the signals is received.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -80,15 +85,15 @@ def ended_by_signals(names: Iterable[str] = ENDING, *, library: str | None = Non
             return
         ended = False
         number = signal.Signals[unraisable.exc_value.reason]
-        threading.Timer(_SECONDS_TO_ASK_AGAIN, os.kill, (os.getpid(), number)).start()
+        threading.Timer(_SECONDS_UNTIL_RESENT, os.kill, (os.getpid(), number)).start()
 
     for name in names:
-        # Windows lacks some.
+        # Windows does not have all of them.
         if name not in signal.Signals.__members__:
             continue
         number = signal.Signals[name]
         handler = signal.getsignal(number)
-        if handler in (None, signal.SIG_IGN) or (library and handler != signal.SIG_DFL):
+        if handler in (None, signal.SIG_IGN) or (activity and handler != signal.SIG_DFL):
             continue
         previous[number] = handler
     hook = sys.unraisablehook
@@ -98,8 +103,8 @@ def ended_by_signals(names: Iterable[str] = ENDING, *, library: str | None = Non
         sys.unraisablehook = end_after_all
         yield
     except EndedBySignal as error:
-        if library:
-            logger.warning("Stopped (%s) while %s.", error.reason, library)
+        if activity:
+            logger.warning("Stopped (%s) while %s.", error.reason, activity)
         raise
     finally:
         sys.unraisablehook = hook

@@ -17,7 +17,7 @@ for _number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
 @pytest.fixture(autouse=True)
 def nothing_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a test's call of seed_everything end with the test."""
-    monkeypatch.setattr("dwiml.seeding._everything", None)
+    monkeypatch.setattr("dwiml.seeding._global_seed", None)
 
 
 @pytest.fixture(scope="session")

@@ -137,5 +137,5 @@ def test_an_old_name_is_told_the_new_one() -> None:
             super().__init__(**kwargs)
 
     for cls in (Noisy, Child):
-        with pytest.raises(TypeError, match="'wander_size' any more: it is called 'noise_correlated_size' now"):
+        with pytest.raises(TypeError, match="'wander_size'; it was renamed to 'noise_correlated_size'"):
             cls(wander_size=0.3)  # type: ignore[call-arg]

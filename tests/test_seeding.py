@@ -19,7 +19,7 @@ from small_training import interrupt, logs, small_trainer
 
 import dwiml
 from dwiml.cli import train as train_command
-from dwiml.seeding import choose_seed, seed_of_everything
+from dwiml.seeding import choose_seed, global_seed
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -70,14 +70,14 @@ def test_all_generators_are_seeded() -> None:
     assert draws() == first
     dwiml.seed_everything(2**63 - 1)
     assert draws() != first
-    assert seed_of_everything() == 2**63 - 1
+    assert global_seed() == 2**63 - 1
 
 
 @pytest.mark.parametrize("seed", [None, -1, 0.5, "1", True, 2**63])
 def test_what_is_no_seed(seed: Any) -> None:
     with pytest.raises(ValueError, match="seed.* integer from 0 to"):
         dwiml.seed_everything(seed)
-    assert seed_of_everything() is None
+    assert global_seed() is None
 
 
 def test_a_seed_of_its_own_comes_first() -> None:

@@ -57,7 +57,7 @@ def test_what_is_ignored_or_handled_by_the_program_stays_so() -> None:
     try:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGUSR1, lambda number, frame: received.append(number))
-        with ended_by_signals(library="something was done"):
+        with ended_by_signals(activity="something was done"):
             os.kill(os.getpid(), signal.SIGHUP)
             os.kill(os.getpid(), signal.SIGUSR1)
         assert received == [signal.SIGUSR1]
@@ -67,7 +67,7 @@ def test_what_is_ignored_or_handled_by_the_program_stays_so() -> None:
 
 
 def test_the_library_says_what_was_being_done(caplog: pytest.LogCaptureFixture) -> None:
-    @ended_by_signals(library="the data were loaded")
+    @ended_by_signals(activity="the data were loaded")
     def load() -> None:
         os.kill(os.getpid(), signal.SIGUSR1)
 
@@ -92,7 +92,7 @@ def test_in_another_thread_nothing_is_handled() -> None:
 def test_a_script_leaves_with_the_code_and_no_traceback() -> None:
     code = (
         "import os, signal\nfrom dwiml.signals import ended_by_signals\n"
-        "with ended_by_signals(library='it slept'):\n    os.kill(os.getpid(), signal.SIGUSR1)\n"
+        "with ended_by_signals(activity='it slept'):\n    os.kill(os.getpid(), signal.SIGUSR1)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (128 + signal.SIGUSR1, "Stopped (SIGUSR1) while it slept.\n")

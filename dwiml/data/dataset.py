@@ -153,7 +153,7 @@ class MultiSubjectDataset(Parameterized):
         # Cached for the file with this identity, because a trainer needs it several times.
         self._fingerprint: str | None = None
 
-    @ended_by_signals(library="loading the data; nothing was trained yet")
+    @ended_by_signals(activity="loading the data; nothing was trained yet")
     def load_data(
         self,
         load_training: bool = True,

@@ -1,4 +1,4 @@
-"""Files, opened in one way and written in one way: the rules are the same in every command and class."""
+"""Open, read, check and write files, with the same rules in every command and class."""
 
 from dwiml.files.names import check_name
 from dwiml.files.opening import check_file, explained, open_regular
@@ -6,9 +6,10 @@ from dwiml.files.outputs import check_output_folder, check_outputs, check_target
 from dwiml.files.reading import parse_json, read_json
 from dwiml.files.reasons import reason_of
 from dwiml.files.sizes import check_memory
-from dwiml.files.writing import remove_unfinished, sync_folder, write_json, written_whole
+from dwiml.files.writing import atomic_write, remove_unfinished, sync_folder, write_json
 
 __all__ = [
+    "atomic_write",
     "check_file",
     "check_memory",
     "check_name",
@@ -25,5 +26,4 @@ __all__ = [
     "remove_unfinished",
     "sync_folder",
     "write_json",
-    "written_whole",
 ]

@@ -1,8 +1,9 @@
-"""A look into a file of ``torch.save`` before it is loaded: is it plain, and does it hold what it says it holds?
+"""Check a file of ``torch.save`` before it is loaded: its content must be plain, and its sizes must be true.
 
-``torch.load(weights_only=True)`` runs no foreign code, but believes a file about sizes: a compressed archive may unpack
-to any size, a tensor may say that it has more values than are there, a few bytes may ask for a ``bytearray`` of
-gigabytes. Here the archive and its pickle are read without making any of it.
+``torch.load(weights_only=True)`` does not run code from the file, but trusts its sizes: a compressed archive may expand
+to any size, a tensor may claim more values than the file holds, a few bytes may request a ``bytearray`` of gigabytes.
+Here, the archive (ZIP File Format Specification, PKWARE, version 6.3) and its pickle are read without creating any of
+these objects.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import IO, Any, ClassVar
 
-# The comment with which dwiml ends an archive: a label and a SHA-256.
+# Size of the archive comment written by dwiml: a label and a SHA-256.
 COMMENT_SIZE = 24 + 64
 
-_MOST_MEMBERS = 200_000
-_MOST_PICKLE_BYTES = 16 * 2**20
-# Values of a tensor that are one in the file, repeated (an expanded tensor): so many are allowed.
-_MOST_REPEATED = 2**20
-_MOST_DEPTH = 60
-_MOST_BITS = 512
+_MAX_MEMBERS = 200_000
+_MAX_PICKLE_BYTES = 16 * 2**20
+# Number of values of an expanded tensor, which repeats values of the file.
+_MAX_EXPANDED = 2**20
+_MAX_DEPTH = 60
+_MAX_BITS = 512
 
 _START, _END, _END_64, _LOCATOR_64 = b"PK\3\4", b"PK\5\6", b"PK\6\6", b"PK\6\7"
 _END_FORMAT, _LOCATOR_FORMAT, _END_64_FORMAT = "<4s4H2LH", "<4sLQL", "<4sQ2H2L4Q"
@@ -44,7 +45,7 @@ _ITEM_SIZES = {
     "ComplexFloatStorage": 8,
     "ComplexDoubleStorage": 16,
 }
-# What Python's pickle writes for plain values (protocol 2), and nothing else.
+# The opcodes that pickle (protocol 2) writes for plain values.
 _OPCODE_NAMES = """
 PROTO STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE EMPTY_LIST APPEND APPENDS
 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_DICT SETITEM SETITEMS GLOBAL REDUCE BUILD BINPERSID BINGET LONG_BINGET
@@ -54,41 +55,41 @@ _OPCODES = frozenset(_OPCODE_NAMES.split())
 
 
 class NotPlainError(ValueError):
-    """A file is no archive of plain values and tensors; the message is a few words."""
+    """The file is not an archive of plain values and tensors; the message is a few words that say why."""
 
 
 def check_archive(stream: IO[bytes], size: int, *, comment_size: int) -> None:
-    """Check that a file is an archive as ``torch.save`` writes it, of plain values and tensors.
+    """Check that a file is an archive of plain values and tensors, as written by ``torch.save``.
 
     Parameters
     ----------
     stream
-        The file, open for reading; where it stands afterwards is not said.
+        The file, open for reading; its position afterwards is undefined.
     size
-        Of the file, in bytes.
+        Size of the file, in bytes.
     comment_size
-        How long the archive's comment, the end of the file, is.
+        Size of the archive comment at the end of the file, in bytes.
 
     Raises
     ------
     NotPlainError
-        When anything is otherwise.
+        If the check fails.
     """
     _check_directory(stream, size, comment_size)
     stream.seek(0)
     try:
         archive = zipfile.ZipFile(stream)
-        members = {each.filename: each for each in archive.infolist()}
+        members = {member.filename: member for member in archive.infolist()}
         root = _check_members(archive.infolist(), members, size)
         pickled = archive.read(f"{root}/data.pkl")
     except (zipfile.BadZipFile, NotImplementedError, EOFError, KeyError, UnicodeError, struct.error) as error:
         raise NotPlainError("a damaged archive") from error
-    sizes = {name.removeprefix(f"{root}/data/"): each.file_size for name, each in members.items()}
+    sizes = {name.removeprefix(f"{root}/data/"): member.file_size for name, member in members.items()}
     _check_pickle(pickled, sizes)
 
 
 def _check_directory(stream: IO[bytes], size: int, comment_size: int) -> None:
-    """Check that there is one way to read the archive's directory: readers differ in where they look for it."""
+    """Check that the directory of the archive is unambiguous: readers differ in where they look for it."""
     stream.seek(0)
     starts_well = stream.read(4) == _START
     end_at = size - struct.calcsize(_END_FORMAT) - comment_size
@@ -111,7 +112,7 @@ def _check_directory(stream: IO[bytes], size: int, comment_size: int) -> None:
         if any(short not in (0xFFFF, 0xFFFFFFFF, long) for short, long in same):
             raise NotPlainError("a damaged archive")
         nb_members, directory_size, directory_at = nb_members_64, directory_size_64, directory_at_64
-    if directory_at + directory_size != ends_at or nb_members > _MOST_MEMBERS:
+    if directory_at + directory_size != ends_at or nb_members > _MAX_MEMBERS:
         raise NotPlainError("a damaged archive")
 
 
@@ -122,30 +123,30 @@ def _unpacked(stream: IO[bytes], place: int, layout: str) -> tuple[Any, ...]:
 
 
 def _check_members(listed: list[zipfile.ZipInfo], members: Mapping[str, zipfile.ZipInfo], size: int) -> str:
-    """Check the archive's members; return the folder in which all of them lie."""
+    """Check the members of the archive; return the name of the folder that contains all of them."""
     root = listed[0].filename.partition("/")[0] if listed else ""
     if f"{root}/data.pkl" not in members or f"{root}/constants.pkl" in members:
         raise NotPlainError("an archive of something else")
     if len(members) != len(listed) or not all(name.startswith(f"{root}/") for name in members):
-        raise NotPlainError("a member that does not belong there")
-    if any(each.compress_type != zipfile.ZIP_STORED or each.compress_size != each.file_size for each in listed):
+        raise NotPlainError("an unexpected member of the archive")
+    if any(member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size for member in listed):
         raise NotPlainError("a compressed member")
-    if sum(each.file_size for each in listed) > size:
+    if sum(member.file_size for member in listed) > size:
         raise NotPlainError("members that are larger than the file")
-    if members[f"{root}/data.pkl"].file_size > _MOST_PICKLE_BYTES:
-        raise NotPlainError(f"more than {_MOST_PICKLE_BYTES / 2**20:.0f} MiB beside the tensors")
+    if members[f"{root}/data.pkl"].file_size > _MAX_PICKLE_BYTES:
+        raise NotPlainError(f"more than {_MAX_PICKLE_BYTES / 2**20:.0f} MiB besides the tensors")
     return root
 
 
 def _check_pickle(pickled: bytes, sizes: Mapping[str, int]) -> None:
-    """Check what a pickle would make, without making it.
+    """Check the objects described by a pickle, without creating them.
 
     Parameters
     ----------
     pickled
-        The archive's ``data.pkl``.
+        The member ``data.pkl`` of the archive.
     sizes
-        Bytes of each storage, by its key.
+        {key of a storage: its size in bytes}.
     """
     try:
         names = {code.name for code, _, _ in pickletools.genops(pickled)}
@@ -156,19 +157,19 @@ def _check_pickle(pickled: bytes, sizes: Mapping[str, int]) -> None:
     except NotPlainError:
         raise
     except Exception as error:
-        # A pickle that was not made by Python fails in any way.
+        # A malformed pickle may raise any error.
         raise NotPlainError("a damaged pickle") from error
     raise NotPlainError("an unusual pickle")
 
 
 class _Tensor:
-    """What a tensor in a file says of itself."""
+    """Stands for a tensor of the file."""
 
     __slots__ = ()
 
 
 class _Dtype:
-    """A dtype of torch, or the class of a storage."""
+    """Stands for a dtype of torch, that is, the class of a storage."""
 
     __slots__ = ("item_size",)
 
@@ -177,7 +178,7 @@ class _Dtype:
 
 
 class _Skeleton(pickle._Unpickler):
-    """Reads a pickle of ``torch.save``, in Python, and makes no tensor of it."""
+    """Reads a pickle of ``torch.save`` in pure Python, without creating tensors."""
 
     stack: list[Any]
     dispatch: ClassVar[dict[int, Callable[..., None]]] = {
@@ -191,7 +192,7 @@ class _Skeleton(pickle._Unpickler):
         self._sizes = sizes
 
     def load_build(self) -> None:
-        """Take the one attribute that torch gives a dictionary; on anything else it could change this very reader."""
+        """Set the attribute that torch gives to a dictionary; any other state could modify this reader itself."""
         state = self.stack.pop()
         if type(self.stack[-1]) is not OrderedDict or type(state) is not dict or state.keys() != {"_metadata"}:
             raise NotPlainError("a dictionary of another kind")
@@ -200,7 +201,7 @@ class _Skeleton(pickle._Unpickler):
     dispatch[pickle.BUILD[0]] = load_build
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what stands for one of the few functions and classes that plain values and tensors need."""
+        """Return a stand-in for one of the few functions and classes that plain values and tensors need."""
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if module in ("builtins", "__builtin__") and name in ("set", "complex"):
@@ -214,7 +215,7 @@ class _Skeleton(pickle._Unpickler):
         raise NotPlainError(f"it would use {' '.join(f'{module}.{name}'.split())[:60]}")
 
     def persistent_load(self, pid: Any) -> int:
-        """Return how many values a storage has; it must be in the archive with as many bytes."""
+        """Return the number of values of a storage, whose size must match that of its member in the archive."""
         kind, storage, key, device, nb = pid
         if kind != "storage" or type(storage) is not _Dtype or type(device) is not str or type(nb) is not int:
             raise NotPlainError("a storage of another kind")
@@ -224,14 +225,14 @@ class _Skeleton(pickle._Unpickler):
 
 
 def _rebuilt(storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, more: Any = None) -> _Tensor:
-    """Check what a tensor says of itself against its storage."""
+    """Check the shape, the strides and the offset of a tensor against the size of its storage."""
     numbers = (storage, offset, *size, *stride)
-    whole = all(type(each) is int and each >= 0 for each in numbers) and len(size) == len(stride)
-    if not whole or type(grad) is not bool or type(hooks) is not OrderedDict or hooks or more:
+    valid = all(type(number) is int and number >= 0 for number in numbers) and len(size) == len(stride)
+    if not valid or type(grad) is not bool or type(hooks) is not OrderedDict or hooks or more:
         raise NotPlainError("a tensor of another kind")
     nb = math.prod(size)
-    last = offset + sum((each - 1) * step for each, step in zip(size, stride, strict=True))
-    if nb and (last >= storage or (nb > storage and nb > _MOST_REPEATED)):
+    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
+    if nb and (last >= storage or (nb > storage and nb > _MAX_EXPANDED)):
         raise NotPlainError("a tensor that is larger than its file")
     return _Tensor()
 
@@ -246,7 +247,7 @@ _REBUILD: dict[str, Callable[..., _Tensor]] = {"_rebuild_tensor_v2": _rebuilt, "
 
 
 def _check_values(content: Any, *, most: int) -> None:
-    """Go through all values; one that is there more than once counts each time, so that a few bytes cannot be many."""
+    """Check all values; a repeated object counts each time, so that a few bytes cannot stand for many values."""
     waiting: list[tuple[Any, int]] = [(content, 0)]
     nb = 0
     while waiting:
@@ -255,16 +256,16 @@ def _check_values(content: Any, *, most: int) -> None:
         kind = type(value)
         if kind is str:
             nb += len(value)
-        elif kind is int and value.bit_length() > _MOST_BITS:
+        elif kind is int and value.bit_length() > _MAX_BITS:
             raise NotPlainError("a number of many digits")
         elif kind in (dict, OrderedDict):
-            waiting += [(each, depth + 1) for pair in value.items() for each in pair]
+            waiting += [(item, depth + 1) for pair in value.items() for item in pair]
             if kind is OrderedDict:
-                # torch keeps the versions of a model's parts there.
-                waiting += [(each, depth + 1) for each in vars(value).values()]
+                # torch stores the versions of the modules of a model there.
+                waiting += [(item, depth + 1) for item in vars(value).values()]
         elif kind in (list, tuple, set):
-            waiting += [(each, depth + 1) for each in value]
+            waiting += [(item, depth + 1) for item in value]
         elif kind not in (bool, int, float, complex, type(None), _Tensor):
             raise NotPlainError(f"a {kind.__name__}")
-        if nb > most or len(waiting) > most or depth > _MOST_DEPTH:
+        if nb > most or len(waiting) > most or depth > _MAX_DEPTH:
             raise NotPlainError("more values than its size allows")

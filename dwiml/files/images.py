@@ -1,4 +1,4 @@
-"""Images, opened by nibabel in one place: whatever fails is told in one sentence, with its reason."""
+"""Open images with nibabel; each error is one sentence that names the file and the reason."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from dwiml.files.sizes import check_memory
 
 logger = logging.getLogger(__name__)
 
-# Headers and their extensions.
-_MOST_BESIDE_VOXELS = 2**26
-# What gzip makes of zeros.
-_LARGEST_GZIP_RATIO = 1032
-# Raised on damaged files by nibabel, beside its own errors, and by the readers of other formats.
+# Size of a header and its extensions.
+_MAX_HEADER_BYTES = 2**26
+# Compression ratio of zeros (RFC 1951: 258 bytes in 2 bits).
+_MAX_GZIP_RATIO = 1032
+# Raised by nibabel and by the readers of other formats for damaged files.
 _READ_ERRORS = (
     ImageFileError,
     HeaderDataError,
@@ -50,7 +50,7 @@ _READ_ERRORS = (
     RecursionError,
     SyntaxError,
     struct.error,
-    # Of the header of a .npy.
+    # Raised for the header of a .npy file.
     tokenize.TokenError,
     zlib.error,
     zipfile.BadZipFile,
@@ -58,16 +58,30 @@ _READ_ERRORS = (
 
 
 def open_image(path: Path, label: str) -> Any:
-    """Open an image, its voxels unread; what its header announces must fit in its file, and in the memory.
+    """Open an image in any format that nibabel reads, without reading its voxels.
+
+    The size announced in the header must fit in the file and in the memory.
+
+    Parameters
+    ----------
+    path
+        The image.
+    label
+        Beginning of error messages.
+
+    Returns
+    -------
+    nibabel.spatialimages.SpatialImage
+        The image; its affine maps voxel indices (origin at the centre of the first voxel) to rasmm.
 
     Raises
     ------
     FileNotFoundError, IsADirectoryError, OSError
-        When it is missing, or the system refuses it.
+        If the file is missing or cannot be opened.
     ValueError
-        When it is damaged, no image, or too large.
+        If it is damaged, is not an image, or is too large.
     """
-    # nibabel tries one format after the other, and calls a file that it may not open one of an unknown format.
+    # Checked first, because nibabel reports a file without read permission as one of an unknown format.
     with open_regular(path, f"{label}: the file"):
         pass
     with readable(path, label):
@@ -81,83 +95,84 @@ def open_image(path: Path, label: str) -> Any:
             _check_announced_size(image)
             return image
     raise ValueError(
-        f"{label}: the file '{path}' is not an image that nibabel reads, or is damaged; give a NIfTI "
-        "file, or copy it again."
+        f"{label}: the file '{path}' is not an image in a format that nibabel reads, or is damaged; give a NIfTI file, "
+        "or copy it again."
     )
 
 
 def open_numbers(path: Path, label: str) -> Any:
-    """Open an image of 3 or 4 axes of real numbers, its voxels unread.
+    """Open an image of real numbers, of shape (X, Y, Z) or (X, Y, Z, F), without reading its voxels.
 
     Raises
     ------
     FileNotFoundError, IsADirectoryError, OSError, ValueError
-        As :func:`open_image`; also when it is of another shape or type.
+        See :func:`open_image`; also if it has another shape or dtype.
     """
     image = open_image(path, label)
     shape, dtype = image.shape, image.get_data_dtype()
     if len(shape) not in (3, 4) or 0 in shape or dtype.kind not in "biuf":
         raise ValueError(
-            f"{label} '{path}' has shape {shape} and {dtype} values; 3 or 4 axes of real numbers are expected."
+            f"{label} '{path}' has shape {shape} and {dtype} values; it must have 3 or 4 axes and real numbers."
         )
     return image
 
 
 def read_nb_features(path: str | Path) -> int:
-    """Return the number of features of an image, the size of its fourth axis; its voxels are not read.
+    """Return the number of features of an image, that is, the size of its fourth axis, without reading its voxels.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        When the file is missing, damaged or not an image.
+        If the file is missing, damaged or not an image.
     """
     image = open_image(check_file(path, "The image"), "The image")
     return int(image.shape[3]) if len(image.shape) > 3 else 1
 
 
 def check_image_end(image: Any, label: str) -> None:
-    """Read the .gz files of an image to their end: the checksum stands there, where reading the voxels does not come.
+    """Read the .gz files of an image to their end, where gzip stores a checksum (RFC 1952).
 
-    Bytes after the voxels of a NIfTI file give a warning: its header may announce too few voxels.
+    Reading the voxels alone does not reach it. If a NIfTI file has bytes after its voxels, a warning is logged, since
+    its header may announce too few voxels.
 
     Raises
     ------
     OSError, EOFError, zlib.error
-        When one is damaged.
+        If a file is damaged.
     ValueError
-        When one continues long after the voxels: it may never end.
+        If a file continues long after the voxels; it might never end.
     """
     announced = math.prod(image.shape) * image.get_data_dtype().itemsize
     for name, part in image.file_map.items():
         if not part.filename:
             continue
         if os.fspath(part.filename).lower().endswith((".gz", ".mgz")):
-            size = _unpacked_size(part.filename, announced + _MOST_BESIDE_VOXELS)
+            size = _uncompressed_size(part.filename, announced + _MAX_HEADER_BYTES)
         else:
             size = os.stat(part.filename).st_size
         if name == "image" and isinstance(image, nib.Nifti1Pair):
-            beside = size - announced - int(getattr(image.dataobj, "offset", 0))
-            if beside > 0:
+            excess = size - announced - int(getattr(image.dataobj, "offset", 0))
+            if excess > 0:
                 logger.warning(
-                    "%s: '%s' holds %d bytes after the voxels that its header announces; is the header right?",
-                    *(label, part.filename, beside),
+                    "%s: '%s' holds %d bytes after the voxels that its header announces; check the header.",
+                    *(label, part.filename, excess),
                 )
 
 
 def readable(path: Path, label: str) -> AbstractContextManager[None]:
-    """Turn any failure to read an image or a tractogram into one sentence that names it, with the true reason."""
+    """Convert any error of reading an image or a tractogram to one sentence that names the file and the reason."""
     return explained(path, f"{label}: the file", errors=_READ_ERRORS)
 
 
 def _check_announced_size(image: Any) -> None:
-    """Check that the voxels that a header announces can be in the file, before room is made for them."""
+    """Check that the file can hold the voxels that its header announces, before memory is allocated for them."""
     nb_voxels = math.prod(int(size) for size in image.shape)
     announced = nb_voxels * image.get_data_dtype().itemsize
     voxels = image.file_map.get("image")
     if isinstance(image, AnalyzeImage | MGHImage) and voxels is not None and voxels.filename is not None:
         size = Path(voxels.filename).stat().st_size
         if str(voxels.filename).lower().endswith((".gz", ".mgz")):
-            size *= _LARGEST_GZIP_RATIO
+            size *= _MAX_GZIP_RATIO
         elif str(voxels.filename).lower().endswith((".bz2", ".zst")):
             size = announced
         if announced > size:
@@ -165,7 +180,7 @@ def _check_announced_size(image: Any) -> None:
     check_memory(4 * nb_voxels, "its voxels")
 
 
-def _unpacked_size(path: str | os.PathLike[str], most: int) -> int:
+def _uncompressed_size(path: str | os.PathLike[str], most: int) -> int:
     total = 0
     with gzip.open(path) as stream:
         while size := len(stream.read(2**20)):

@@ -1,38 +1,38 @@
-"""Names that a file holds and that results are written under."""
+"""Check names that are read from a file and used as file names."""
 
 from __future__ import annotations
 
 import os
 
-# A file system's limit is 255; an extension follows.
-_MOST_BYTES = 200
+# The limit of most file systems is 255, including the extension.
+_MAX_BYTES = 200
 
 
 def check_name(name: str, what: str) -> str:
-    """Return a name, of a subject or a bundle, that may become that of a file or folder and leads nowhere else.
+    """Return the name of a subject or a bundle, if it is also a safe name of a file or folder.
 
     Parameters
     ----------
     name
-        As a file holds it, maybe a stranger's.
+        A name read from a possibly untrusted file.
     what
-        How the sentence begins: ``"Subject"``.
+        Beginning of the error message, for instance ``"Subject"``.
 
     Raises
     ------
     ValueError
-        When it is empty, ``.`` or ``..``, has a slash or a character that cannot be printed, or is too long.
+        If it is empty, ``.`` or ``..``, contains a slash or a non-printable character, or is too long.
     """
-    why = ""
+    fault = ""
     if name in ("", ".", ".."):
-        why = "it is not a name"
-    elif any(each in name for each in {"/", os.sep, os.altsep or "/"}):
-        why = "it has a slash, and would lead to another folder"
+        fault = "it is not a name"
+    elif any(separator in name for separator in {"/", os.sep, os.altsep or "/"}):
+        fault = "it contains a slash, and would refer to another folder"
     elif not name.isprintable():
-        why = "it has a character that cannot be printed"
-    elif len(os.fsencode(name)) > _MOST_BYTES:
-        why = f"it is longer than {_MOST_BYTES} bytes"
-    if why:
+        fault = "it contains a character that cannot be printed"
+    elif len(os.fsencode(name)) > _MAX_BYTES:
+        fault = f"it is longer than {_MAX_BYTES} bytes"
+    if fault:
         shown = name if len(name) <= 60 else f"{name[:60]}..."
-        raise ValueError(f"{what} {shown!r} cannot be used as a file name: {why}; rename it.")
+        raise ValueError(f"{what} {shown!r} cannot be used as a file name: {fault}; rename it.")
     return name

@@ -1,4 +1,4 @@
-"""Opening a file: what it must be, and the true reason when it cannot be opened or read."""
+"""Open regular files for reading, and report why a file cannot be opened or read."""
 
 from __future__ import annotations
 
@@ -13,23 +13,28 @@ from dwiml.files.reasons import is_refusal, reason_of
 
 
 def check_file(path: str | os.PathLike[str], what: str = "The file", *, hint: str = "") -> Path:
-    """Check that there is a regular file that this process may read, without opening it.
+    """Check that a path is a regular file with read permission, without opening it.
 
     Parameters
     ----------
     path
         The file; links are followed.
     what
-        How the sentence begins: ``"HDF5 file"``, ``"The mask"``.
+        Beginning of the error message, for instance ``"HDF5 file"`` or ``"The mask"``.
     hint
-        What to do when it is missing, for instance ``"make one with 'dwiml create_hdf5'"``.
+        What to do if the file is missing, for instance ``"create one with 'dwiml create_hdf5'"``.
+
+    Returns
+    -------
+    Path
+        The path.
 
     Raises
     ------
     FileNotFoundError, IsADirectoryError, PermissionError
-        When it is missing, is a folder, or may not be read.
+        If it is missing, is a folder, or cannot be read.
     ValueError
-        When it is a device, a pipe or a socket: reading it might never end.
+        If it is a device, a pipe or a socket, which might be read forever.
     """
     path = Path(path)
     try:
@@ -48,7 +53,7 @@ def check_file(path: str | os.PathLike[str], what: str = "The file", *, hint: st
 def open_regular(
     path: str | os.PathLike[str], what: str = "The file", *, follow_links: bool = True
 ) -> Iterator[IO[bytes]]:
-    """Open a regular file for reading; a pipe or a device is refused and never waited for.
+    """Open a regular file for reading. Pipes and devices are refused without blocking.
 
     Parameters
     ----------
@@ -57,12 +62,17 @@ def open_regular(
     what
         As in :func:`check_file`.
     follow_links
-        Whether a symbolic link may stand in the place of the file itself.
+        Whether the path may be a symbolic link.
+
+    Yields
+    ------
+    binary stream
+        The open file.
 
     Raises
     ------
     FileNotFoundError, IsADirectoryError, OSError, ValueError
-        As :func:`check_file`; also when the system refuses it (too many open files, no permission), with the reason.
+        See :func:`check_file`; also if the system cannot open the file (for instance, too many open files).
     """
     path = Path(path)
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow_links else os.O_NOFOLLOW)
@@ -89,26 +99,31 @@ def explained(
     errors: tuple[type[BaseException], ...] = (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError),
     advice: str = "copy it again or recreate it",
 ) -> Iterator[None]:
-    """Turn any failure to read a file in the block into one sentence with the true reason.
-
-    What the system refused (no permission, a lock, too many open files) is said to be so, and raised as OSError;
-    anything else among ``errors`` says that the file is damaged, and is raised as ValueError.
+    """Convert any error of reading a file in the block to one sentence with the reason.
 
     Parameters
     ----------
     path, what
         As in :func:`check_file`.
     errors
-        What the reader raises for a damaged file.
+        Errors that the reader raises for a damaged file.
     advice
-        What to do about a damaged one.
+        What to do about a damaged file.
+
+    Raises
+    ------
+    OSError
+        If the system cannot read the file (no permission, a lock, too many open files).
+    ValueError
+        If the reader raised any other of the ``errors``: the file is reported as damaged. Also if there is not enough
+        memory.
     """
     try:
         yield
     except MemoryError as error:
         sizes = f" ({error})" if str(error) else ""
         raise ValueError(
-            f"{what} '{path}' cannot be read: there is not enough memory for what it says it holds{sizes}; check "
+            f"{what} '{path}' cannot be read: there is not enough memory for its announced content{sizes}; check "
             "whether it is damaged."
         ) from error
     except errors as error:

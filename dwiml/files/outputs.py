@@ -1,4 +1,4 @@
-"""The one rule for what a command may write: no output is an input, and nothing of the user's is lost."""
+"""Check where outputs are written: an output is never an input, and no file of the user is lost."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ def check_outputs(
     experiments: Iterable[PathLike | None] = (),
     overwrite: bool,
 ) -> None:
-    """Check that outputs can be written, and that none is an input, in an experiment that is used, or written twice.
+    """Check that outputs can be written, and are not inputs, inside an experiment that is used, or written twice.
 
     Parameters
     ----------
     outputs
-        {what the user calls it: the file, or None when it is not asked for}. A link is followed.
+        {name of the output for the user: its path, or None if it is not requested}. Links are followed.
     inputs
-        What the command reads, under any name (symbolic and hard links are seen through); None among them are left
-        out. Of a folder, every file inside is an input; in one that stands for a file (.trx), nothing may be made.
+        Paths that are read; symbolic and hard links are resolved, and None is ignored. All files in a folder are
+        inputs, and a folder in .trx format must not get new files.
     experiments
-        Folders of experiments that the command uses: nothing may be written inside.
+        Experiment folders that are used; nothing may be written inside them.
     overwrite
-        Whether files that exist may be replaced. Inputs may not, whatever it is.
+        Whether existing files may be replaced. Inputs are never replaced.
 
     Raises
     ------
     ValueError, FileNotFoundError, FileExistsError, IsADirectoryError, PermissionError
-        In one sentence, naming the file.
+        If an output cannot be written. The message names the file.
     """
-    read, used = list(inputs), [Path(each) for each in experiments if each is not None]
+    read, used = list(inputs), [Path(folder) for folder in experiments if folder is not None]
     written: dict[str, str] = {}
     for name, given in outputs.items():
         if given is None:
@@ -47,7 +47,7 @@ def check_outputs(
         refuse_inputs(path, name, inputs=read)
         _refuse_experiments(path, name, used)
         if real in written:
-            raise ValueError(f"{name}: '{path}' is also what {written[real]} writes; give another name.")
+            raise ValueError(f"{name}: '{path}' is also the file of {written[real]}; give another name.")
         written[real] = name
         check_target(path, name, overwrite=overwrite)
 
@@ -61,74 +61,74 @@ def check_output_folder(
     experiments: Iterable[PathLike | None] = (),
     overwrite: bool,
 ) -> None:
-    """Check a folder of results, which is made when it is missing, as :func:`check_outputs` checks files.
+    """Check that files can be written to an output folder, which may be missing; see :func:`check_outputs`.
 
     Parameters
     ----------
     folder
-        The folder. It may hold other files, which stay.
+        The output folder. Other files in it are kept.
     files
-        What is written there, relative to it. The user does not name these files, so none may be a link.
+        Paths of the files to write, relative to the folder. They may not be links, since the user did not name them.
     name
-        What the user calls the folder.
+        Name of the folder for the user.
     inputs, experiments, overwrite
         As in :func:`check_outputs`.
 
     Raises
     ------
     ValueError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError
-        In one sentence, naming the folder or the file.
+        If a file cannot be written. The message names the folder or the file.
     """
     folder, read = Path(folder), list(inputs)
-    _refuse_experiments(folder, name, [Path(each) for each in experiments if each is not None])
+    _refuse_experiments(folder, name, [Path(used) for used in experiments if used is not None])
     above = _nearest_that_exists(folder, name)
     if not above.is_dir():
-        what = "is a file" if above == folder else f"cannot be made: '{above}' is a file"
+        what = "is a file" if above == folder else f"cannot be created: '{above}' is a file"
         raise NotADirectoryError(f"{name}: '{folder}' {what}; give a folder.")
-    for each in files:
-        path = folder / each
+    for file in files:
+        path = folder / file
         refuse_inputs(path, name, inputs=read)
         refuse_irregular(path, name)
         if path.is_symlink():
             raise ValueError(
-                f"{name}: '{path}' is a symbolic link, and is not followed out of the folder; remove it, or give "
-                "another folder."
+                f"{name}: '{path}' is a symbolic link, which could lead out of the folder; remove it, or give another "
+                "folder."
             )
         if path.exists() and not overwrite:
-            raise FileExistsError(f"{name}: '{path}' exists already; use -f to replace the results there.")
+            raise FileExistsError(f"{name}: '{path}' exists; replace the results with overwrite=True (-f).")
     if not os.access(above, os.W_OK | os.X_OK):
         raise PermissionError(f"{name}: '{folder}' cannot be written: permission denied in the folder '{above}'.")
 
 
 def check_target(path: PathLike, name: str, *, overwrite: bool) -> None:
-    """Check that a single output can be written: its folder exists, and what stands there may be replaced.
+    """Check that a single output can be written: its folder exists, and an existing file may be replaced.
 
     Raises
     ------
     ValueError, FileNotFoundError, FileExistsError, IsADirectoryError, PermissionError
-        In one sentence, naming the file.
+        If it cannot be written. The message names the file.
     """
     path = Path(path)
     refuse_irregular(path, name)
     parent = Path(os.path.realpath(path)).parent if path.is_symlink() else path.parent
     if not parent.is_dir():
-        what = "is not a folder" if os.path.lexists(parent) else "does not exist; make it first"
+        what = "is not a folder" if os.path.lexists(parent) else "does not exist; create it first"
         raise FileNotFoundError(f"{name}: the folder '{parent}' {what}.")
     if path.exists() and not overwrite:
-        raise FileExistsError(f"{name}: '{path}' exists already; use -f to replace it.")
+        raise FileExistsError(f"{name}: '{path}' exists; replace it with overwrite=True (-f).")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise PermissionError(f"{name}: '{path}' cannot be written: permission denied in the folder '{parent}'.")
 
 
 def refuse_irregular(path: PathLike, name: str = "The output") -> None:
-    """Refuse what is no regular file (a folder, a device, a pipe, a socket), behind links too.
+    """Refuse an output path that is a folder, a device, a pipe or a socket, or a link to one.
 
     Raises
     ------
     IsADirectoryError, ValueError
-        In one sentence, naming the file.
+        If it is one. The message names the file.
     OSError
-        When nothing can have that name (it is too long, or a circle of links).
+        If the path cannot be used (too long, or circular links).
     """
     try:
         mode = os.stat(path).st_mode
@@ -143,23 +143,23 @@ def refuse_irregular(path: PathLike, name: str = "The output") -> None:
 
 
 def refuse_inputs(path: PathLike, name: str, *, inputs: Iterable[PathLike | None]) -> None:
-    """Refuse an output that is one of the inputs, under any name: see :func:`check_outputs`.
+    """Refuse an output that is one of the inputs, under any name; see :func:`check_outputs`.
 
     Raises
     ------
     ValueError
-        In one sentence, naming the file.
+        If it is an input. The message names the file.
     """
     path = Path(path)
     identity, real = _identity(path), os.path.realpath(path)
-    for given in [Path(each) for each in inputs if each]:
+    for given in [Path(file) for file in inputs if file]:
         if not os.path.isdir(given):
             if os.path.realpath(given) == real or (identity is not None and _identity(given) == identity):
-                raise ValueError(f"{name}: '{path}' is an input of the command; give another name.")
+                raise ValueError(f"{name}: '{path}' is an input; give another name.")
         elif given.suffix.lower() == ".trx" and _lies_in(real, given):
-            raise ValueError(f"{name}: '{path}' lies in '{given}', which the command reads; give another place.")
-        elif identity is not None and any(_identity(each) == identity for each in _files_in(given)):
-            raise ValueError(f"{name}: '{path}' is a file of '{given}', which the command reads; give another name.")
+            raise ValueError(f"{name}: '{path}' is inside '{given}', which is an input; give another folder.")
+        elif identity is not None and any(_identity(file) == identity for file in _files_in(given)):
+            raise ValueError(f"{name}: '{path}' is a file of '{given}', which is an input; give another name.")
 
 
 def _refuse_experiments(path: Path, name: str, experiments: Iterable[Path]) -> None:
@@ -167,20 +167,20 @@ def _refuse_experiments(path: Path, name: str, experiments: Iterable[Path]) -> N
     for experiment in experiments:
         if _lies_in(real, experiment):
             raise ValueError(
-                f"{name}: '{path}' lies in the experiment '{experiment}', where only the training writes; give "
-                "another place."
+                f"{name}: '{path}' is inside the experiment '{experiment}', where only the training may write; give "
+                "another folder."
             )
 
 
 def _nearest_that_exists(folder: Path, name: str) -> Path:
-    for each in (folder, *folder.absolute().parents):
+    for existing in (folder, *folder.absolute().parents):
         try:
-            each.lstat()
+            existing.lstat()
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, ValueError) as error:
-            raise OSError(f"{name}: '{_shortened(folder)}' cannot be made: {reason_of(error)}.") from error
-        return each
+            raise OSError(f"{name}: '{_shortened(folder)}' cannot be created: {reason_of(error)}.") from error
+        return existing
     return Path("/")
 
 

@@ -1,4 +1,4 @@
-"""One reader of JSON for the files of users and of dwiml."""
+"""Read JSON files strictly."""
 
 from __future__ import annotations
 
@@ -8,36 +8,42 @@ from typing import Any, NoReturn
 
 from dwiml.files.opening import open_regular
 
-# A file of parameters, of scores or of groups is far smaller; a larger one is another kind of file.
+# Files of parameters, scores or groups are far smaller.
 MAX_JSON_BYTES = 256 * 2**20
 
 
 def read_json(path: str | os.PathLike[str], what: str = "The file", *, max_bytes: int = MAX_JSON_BYTES) -> Any:
-    """Read a JSON file: UTF-8, with or without a byte order mark.
+    """Read a JSON file (RFC 8259) in UTF-8, with or without a byte order mark.
 
     Parameters
     ----------
     path
         The file.
     what
-        How the sentence of an error begins.
+        Beginning of error messages.
     max_bytes
-        The largest file that is read.
+        Maximum size of the file, in bytes.
+
+    Returns
+    -------
+    dict, list, str, int, float, bool or None
+        The content.
 
     Raises
     ------
     FileNotFoundError, OSError
-        When it is missing, or the system refuses it.
+        If the file is missing or cannot be opened.
     ValueError
-        When it is not JSON, is too large, holds NaN or Infinity, or has a key twice.
+        If it is not valid JSON, is too large, holds NaN or Infinity, or has a duplicate key.
     """
     with open_regular(path, what) as stream:
-        # read(max_bytes) would allocate all of them.
+        # read(max_bytes) would allocate max_bytes.
         size = os.fstat(stream.fileno()).st_size
         raw = stream.read(size) if size <= max_bytes else b""
     if size > max_bytes:
         raise ValueError(
-            f"{what} '{path}' is larger than {max_bytes / 1e6:.0f} MB, more than any JSON file that dwiml reads."
+            f"{what} '{path}' is larger than {max_bytes / 1e6:.0f} MB, the largest JSON file that dwiml reads; check "
+            "that it is the right file."
         )
     try:
         return parse_json(raw)
@@ -46,21 +52,21 @@ def read_json(path: str | os.PathLike[str], what: str = "The file", *, max_bytes
 
 
 def parse_json(raw: bytes | str) -> Any:
-    """Return what a JSON text holds.
+    """Parse JSON text (RFC 8259).
 
     Raises
     ------
     ValueError
-        When it is not JSON in UTF-8, holds NaN or Infinity (which JSON does not have), or has a key twice.
+        If it is not valid JSON in UTF-8, holds NaN or Infinity (which are not JSON), or has a duplicate key.
     RecursionError
-        When it is nested too deeply.
+        If it is nested too deeply.
     """
     text = raw.decode("utf-8-sig") if isinstance(raw, bytes) else raw
     return json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object; refuse a repeated key, of which the json module would silently keep the last value."""
+    """Return a JSON object; refuse duplicate keys, for which the json module would silently keep the last value."""
     content = dict(pairs)
     if len(content) < len(pairs):
         names = [name for name, _ in pairs]

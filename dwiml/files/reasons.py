@@ -1,4 +1,4 @@
-"""Why a file could not be opened, read or written, in words that help."""
+"""Explain why a file could not be opened, read or written."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import os
 import re
 
-# HDF5 reports the system's error number inside its message.
+# HDF5 includes the error number of the system in its message.
 _ERRNO_IN_TEXT = re.compile(r"errno = (\d+)")
 _LOCK_IN_TEXT = "unable to lock file"
 _ADVICE = {
@@ -17,17 +17,17 @@ _ADVICE = {
     errno.ENOSPC: "no space left on the disk",
     errno.EDQUOT: "your disk quota is used up",
     errno.EROFS: "the disk is read-only",
-    errno.ELOOP: "it is a symbolic link, or a circle of them",
+    errno.ELOOP: "it is a symbolic link, or its links are circular",
     errno.ENOMEM: "not enough memory",
 }
 _LOCKED = (
-    "another process has locked it, or this disk has no file locks; wait until that process ends, or set the "
-    "environment variable HDF5_USE_FILE_LOCKING=FALSE"
+    "it is locked by another process, or this disk does not support file locks; wait until that process ends, or set "
+    "the environment variable HDF5_USE_FILE_LOCKING=FALSE"
 )
 
 
 def errno_of(error: BaseException) -> int | None:
-    """Return the system's error number of an error, also where HDF5 only has it in its text; None without one."""
+    """Return the system's error number of an error, which HDF5 gives in its message only; None if there is none."""
     number = getattr(error, "errno", None)
     if isinstance(number, int):
         return number
@@ -36,10 +36,10 @@ def errno_of(error: BaseException) -> int | None:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return why something failed: one line, without a capital and without a full stop.
+    """Return the reason of an error: one line, without a capital letter and without a full stop.
 
-    Where the system refused (no permission, too many open files, a lock, a full disk), it says so and what to do;
-    otherwise it is the error's own message on one line.
+    If the system could not access the file (no permission, too many open files, a lock, a full disk), the reason also
+    says what to do. Otherwise, it is the message of the error.
     """
     text = " ".join(str(error).split())
     if _LOCK_IN_TEXT in text:
@@ -53,14 +53,14 @@ def reason_of(error: BaseException) -> str:
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Tell whether the system refused a file (whose content may be in order), so that it is not called damaged."""
+    """Return whether the system refused access to a file, which is then not reported as damaged."""
     if _LOCK_IN_TEXT in str(error):
         return True
     number = errno_of(error)
-    # EIO comes from a failing disk, EINVAL and EFAULT from a damaged file read through HDF5.
+    # EIO means a failing disk; EINVAL, EFAULT and EOVERFLOW mean a damaged file read by HDF5.
     return number is not None and number not in (errno.EIO, errno.EINVAL, errno.EFAULT, errno.EOVERFLOW)
 
 
 def _lower_first(text: str) -> str:
-    # Not of an abbreviation, such as CRC.
+    # Abbreviations, such as CRC, stay in capitals.
     return text if text[1:2].isupper() else text[:1].lower() + text[1:]

@@ -1,4 +1,4 @@
-"""Sizes that a file announces: what does not fit in the memory of this machine is refused before it is allocated."""
+"""Check that data fit in the memory of the machine before memory is allocated."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 
 def machine_memory() -> int | None:
-    """Return the memory of this machine, or what the control group of this job allows, in bytes; None: unknown."""
+    """Return the memory of this machine, or the limit of the job's control group, in bytes; None if unknown."""
     sizes = []
     if hasattr(os, "sysconf"):
         sizes.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
@@ -25,17 +25,17 @@ def check_memory(nb_bytes: int, what: str) -> None:
     Parameters
     ----------
     nb_bytes
-        As a file announces them.
+        Size of the data, in bytes.
     what
-        Whose they are, for the sentence.
+        Description of the data, the beginning of the error message.
 
     Raises
     ------
     MemoryError
-        When they are.
+        If they do not fit.
     """
     memory = machine_memory()
     if memory is not None and nb_bytes > memory:
         raise MemoryError(
-            f"{what} would take {nb_bytes / 1e9:,.1f} GB of memory; this machine has {memory / 1e9:,.1f} GB"
+            f"{what} would need {nb_bytes / 1e9:,.1f} GB of memory; this machine has {memory / 1e9:,.1f} GB"
         )

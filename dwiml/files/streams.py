@@ -1,4 +1,4 @@
-"""The standard output and error as streams that may be full, closed, or a pipe that has ended: work continues."""
+"""Make standard output and standard error robust: failing to print never stops a computation."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import Any, NamedTuple
 
 
 class SafeStream:
-    """A text stream for people to read, whose failures stop nothing.
+    """A text stream that ignores failures, such as a full disk, a pipe whose reader has ended, or a closed stream.
 
-    A disk that is full, a pipe whose reader has ended, a stream that is closed: what cannot be written is lost, and
-    the first failure is kept in :attr:`error`. Characters that the stream's encoding lacks are written as escapes.
+    Text that cannot be written is lost, and the first error is kept in :attr:`error`. Characters that the encoding of
+    the stream cannot represent are escaped.
 
     Parameters
     ----------
     find
-        Returns the stream to write to; None where there is none (closed before the program began).
+        Returns the stream to write to, or None if it was closed before the program started.
 
     Attributes
     ----------
     error
-        Why something could not be written; None when all was.
+        The first error; None if all text was written.
     """
 
     def __init__(self, find: Callable[[], Any]) -> None:
@@ -33,26 +33,26 @@ class SafeStream:
         self.error: OSError | None = None
 
     def write(self, text: str) -> int:
-        """Write, if that is possible; return how many characters were given."""
+        """Write text if possible; return its number of characters."""
         self._attempt(lambda stream: _write(stream, text))
         return len(text)
 
     def flush(self) -> None:
-        """Pass on what is buffered, if that is possible."""
+        """Flush the buffer if possible."""
         if self._find() is not None:
             self._attempt(lambda stream: stream.flush())
 
     def isatty(self) -> bool:
-        """Tell whether a person looks at it."""
+        """Return whether the stream is a terminal."""
         stream = self._find()
         try:
             return stream is not None and bool(stream.isatty())
         except ValueError:
-            # Closed.
+            # The stream is closed.
             return False
 
     def __getattr__(self, name: str) -> Any:
-        # What else a stream has: its encoding, its number.
+        # Other attributes of the stream, such as its encoding.
         return getattr(self._find(), name)
 
     def _attempt(self, act: Callable[[Any], object]) -> None:
@@ -64,23 +64,29 @@ class SafeStream:
         except (OSError, ValueError) as error:
             if self.error is None:
                 self.error = error if isinstance(error, OSError) else OSError(errno.EBADF, "it is closed")
-                atexit.register(_drop_what_is_left, stream)
+                atexit.register(_discard_buffer, stream)
 
 
 class GuardedStreams(NamedTuple):
-    """What stands in the place of ``sys.stdout`` and ``sys.stderr``."""
+    """The streams that replace ``sys.stdout`` and ``sys.stderr``."""
 
     out: SafeStream
     err: SafeStream
 
 
 safe_stderr = SafeStream(lambda: sys.stderr)
-"""Whatever ``sys.stderr`` is at the moment."""
+"""Writes to the current ``sys.stderr``."""
 
 
 @contextmanager
 def guarded_streams() -> Iterator[GuardedStreams]:
-    """Within the block, let nothing that is printed raise; a second guard inside the first changes nothing."""
+    """Ignore errors of printing within the block. Nested calls have no further effect.
+
+    Yields
+    ------
+    GuardedStreams
+        The streams that replace ``sys.stdout`` and ``sys.stderr``.
+    """
     if isinstance(sys.stdout, SafeStream) and isinstance(sys.stderr, SafeStream):
         yield GuardedStreams(sys.stdout, sys.stderr)
         return
@@ -105,17 +111,17 @@ def _write(stream: Any, text: str) -> None:
 
 
 def fill_missing_descriptors() -> None:
-    """Open /dev/null where a standard stream was closed: or a file of the user's would take its number."""
+    """Open /dev/null for each closed standard stream, so that no file of the user gets its descriptor."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            # The lowest number that is free.
+            # os.open returns the lowest free descriptor, which is this one.
             os.open(os.devnull, os.O_RDWR)
 
 
-def _drop_what_is_left(stream: Any) -> None:
-    """At Python's end: it would write what is buffered once more, complain, and leave with exit code 120."""
+def _discard_buffer(stream: Any) -> None:
+    """Discard the buffer at exit; otherwise Python would try to write it again, and exit with code 120."""
     with suppress(OSError, ValueError, AttributeError):
         try:
             stream.flush()

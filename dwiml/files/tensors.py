@@ -1,4 +1,4 @@
-"""Files of tensors: what ``torch.save`` writes, with a digest; read so that a stranger's file can do no harm."""
+"""Write files of tensors with a digest, and read them so that an untrusted file can do no harm."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import torch
 from dwiml.files.archive import COMMENT_SIZE, NotPlainError, check_archive
 from dwiml.files.opening import explained, open_regular
 
-# The file is what torch.save writes, a zip archive; its SHA-256 is the archive's comment, the last bytes of the file.
-# So torch.load and unzip read it as it is. torch itself checks no checksum of what it reads.
+# The file is a zip archive written by torch.save, and its SHA-256 (FIPS 180-4) is the archive comment, at its
+# end. It can therefore be read by torch.load and unzip. torch itself does not verify any checksum.
 KINDS = ("checkpoint", "weights")
 _LABEL = re.compile(rb"dwiml (checkpoint|weights)\s+sha256:")
 _SIZE_FIELD = COMMENT_SIZE.to_bytes(2, "little")
@@ -25,63 +25,63 @@ _CHUNK = 1 << 22
 
 
 def write_tensors(content: Any, stream: IO[bytes], *, kind: str) -> None:
-    """Write to a new file what torch.save writes, with its SHA-256 as the archive's comment.
+    """Write a file with ``torch.save``, with its SHA-256 as the archive comment.
 
     Parameters
     ----------
     content
-        Plain values and tensors (see :func:`check_plain`; it is not checked here).
+        Plain values and tensors, which are not checked; see :func:`check_plain`.
     stream
-        Empty, and can seek.
+        An empty seekable file.
     kind
-        One of :data:`KINDS`, for whoever looks at the file.
+        One of :data:`KINDS`, recorded in the comment.
     """
     hashed = _Hashed(stream)
     torch.save(content, cast("IO[bytes]", hashed))
-    # An archive ends in the size of its comment.
+    # The last field of an archive is the size of its comment.
     stream.seek(-len(_SIZE_FIELD), io.SEEK_CUR)
     label = f"dwiml {kind:<10} sha256:".encode()
     stream.write(_SIZE_FIELD + label + hashed.digest())
 
 
 def read_tensors(
-    path: str | os.PathLike[str], what: str, *, advice: str = "", most_bytes: int | None = None
+    path: str | os.PathLike[str], what: str, *, advice: str = "", max_bytes: int | None = None
 ) -> tuple[Any, bool]:
-    """Read a file of plain values and tensors, onto the CPU; it cannot run code, nor take more memory than its size.
+    """Read a file of plain values and tensors to the CPU. It cannot run code or use more memory than its size.
 
     Parameters
     ----------
     path
-        The file; links are followed, devices and pipes are not read.
+        The file; links are followed, devices and pipes are refused.
     what
-        How the sentences of errors begin: ``"Checkpoint"``.
+        Beginning of error messages, for instance ``"Checkpoint"``.
     advice
-        What to do about a damaged one; empty where the caller says it.
-    most_bytes
-        The largest file that is read; None for any.
+        What to do about a damaged file; empty if the caller adds it.
+    max_bytes
+        Maximum size of the file, in bytes; None for any size.
 
     Returns
     -------
     content
-        What was saved.
+        The saved object.
     has_digest
-        Whether the file ends in a digest (which it then agrees with). One of ``torch.save`` has none.
+        Whether the file has a digest, which was verified. Files written by ``torch.save`` alone have none.
 
     Raises
     ------
     FileNotFoundError, OSError
-        When it is missing, or the system refuses it.
+        If the file is missing or cannot be opened.
     ValueError
-        When it is no regular file, is damaged, is too large, or holds anything but plain values and tensors.
+        If it is not a regular file, is damaged or too large, or holds anything other than plain values and tensors.
     """
     path = Path(path)
     then = f"; {advice}" if advice else ""
     with open_regular(path, what) as stream:
         size = stream.seek(0, io.SEEK_END)
-        if most_bytes is not None and size > most_bytes:
+        if max_bytes is not None and size > max_bytes:
             raise ValueError(
-                f"{what} '{path}' does not fit: it has {_megabytes(size)}, more than the {_megabytes(most_bytes)} "
-                "that this model can need."
+                f"{what} '{path}' has {_megabytes(size)}, but this model needs {_megabytes(max_bytes)} at most; give "
+                "the file of this model."
             )
         has_digest = _check_digest(stream, size, what=f"{what} '{path}'", then=then)
         try:
@@ -92,24 +92,24 @@ def read_tensors(
             with explained(path, what):
                 raise error
         except MemoryError as error:
-            raise ValueError(f"{what} '{path}' does not fit into this machine's memory.") from error
+            raise ValueError(f"{what} '{path}' does not fit in the memory of this machine.") from error
         except Exception as error:
-            # torch's own words advise to load it in a way that runs code.
+            # torch's own message suggests loading the file in a way that runs code.
             reason = str(error) if isinstance(error, NotPlainError) else type(error).__name__
             raise ValueError(
-                f"{what} '{path}' holds more than plain values and tensors, or is not from torch.save ({reason}); "
-                "it is not loaded."
+                f"{what} '{path}' was not loaded: it holds other objects than plain values and tensors, or was not "
+                f"written by torch.save ({reason})."
             ) from error
-    raise AssertionError("open_regular hides no error")
+    raise AssertionError("open_regular does not suppress errors")
 
 
 def check_plain(content: Any) -> None:
-    """Check that what is about to be written could be read again; it is tried on a copy without the tensors.
+    """Check that an object could be read by :func:`read_tensors`, on a copy without its tensors.
 
     Raises
     ------
     ValueError
-        When it holds anything but plain values and tensors.
+        If it holds anything other than plain values and tensors.
     """
     stream = io.BytesIO()
     torch.save(_without_tensors(content), stream)
@@ -119,7 +119,7 @@ def check_plain(content: Any) -> None:
 
 
 def ends_in_digest(path: Path) -> bool:
-    """Tell whether a file ends as those of dwiml do, without a look at the rest."""
+    """Return whether a file ends with a digest of dwiml, without verifying it."""
     try:
         with open_regular(path) as stream:
             stream.seek(-COMMENT_SIZE, io.SEEK_END)
@@ -129,7 +129,7 @@ def ends_in_digest(path: Path) -> bool:
 
 
 def _check_digest(stream: IO[bytes], size: int, *, what: str, then: str) -> bool:
-    """Compare the file with the digest that it ends in, if any; raise ValueError when any bit of it has changed."""
+    """Verify the digest at the end of the file, if there is one; return whether there is one."""
     if not size:
         raise ValueError(f"{what} is damaged: it is empty{then}.")
     left = size - COMMENT_SIZE - len(_SIZE_FIELD)
@@ -137,13 +137,13 @@ def _check_digest(stream: IO[bytes], size: int, *, what: str, then: str) -> bool
     end = stream.read(COMMENT_SIZE + len(_SIZE_FIELD))
     found = _LABEL.match(end[len(_SIZE_FIELD) :])
     if left < 0 or found is None or not end.startswith(_SIZE_FIELD):
-        # Without any comment it may be what torch.save wrote; with another one it is a digest that has changed.
+        # torch.save itself writes no comment; any other comment is a modified digest.
         if end.endswith(_NO_COMMENT):
             return False
-        raise ValueError(f"{what} is damaged, or was not written by dwiml: it does not end in a digest{then}.")
+        raise ValueError(f"{what} is damaged, or was not written by dwiml: it does not end with a digest{then}.")
     digest = hashlib.sha256()
     stream.seek(0)
-    # A file that shrinks meanwhile has another digest.
+    # If the file shrinks in the meantime, the digest differs.
     while left > 0 and (chunk := stream.read(min(left, _CHUNK))):
         digest.update(chunk)
         left -= len(chunk)
@@ -157,9 +157,9 @@ def _without_tensors(value: Any) -> Any:
     if type(value) in (torch.Tensor, torch.nn.Parameter):
         return None
     if type(value) in (dict, OrderedDict):
-        return {key: _without_tensors(each) for key, each in value.items()}
+        return {key: _without_tensors(item) for key, item in value.items()}
     if type(value) in (list, tuple):
-        return [_without_tensors(each) for each in value]
+        return [_without_tensors(item) for item in value]
     return value
 
 
@@ -168,7 +168,7 @@ def _megabytes(size: int) -> str:
 
 
 class _Hashed:
-    """A stream for torch.save, which computes the digest of what passes."""
+    """A stream for torch.save that computes the digest of the bytes written."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream

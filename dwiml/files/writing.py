@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whatever happens while they are written."""
+"""Write files atomically: whatever happens, a file is either complete or unchanged."""
 
 from __future__ import annotations
 
@@ -16,34 +16,40 @@ from dwiml.files.outputs import refuse_irregular
 
 
 @contextmanager
-def written_whole(
+def atomic_write(
     path: str | os.PathLike[str],
     *,
     before_naming: Callable[[], None] | None = None,
     follow_links: bool = True,
 ) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside ``path``; at the end of the block it takes that name, at once and for good.
+    """Write a file atomically: open a temporary file next to ``path``, and rename it at the end of the block.
 
-    A kill, an error or a full disk in between leaves what was at ``path`` as it was. An error removes the temporary
-    file; a kill leaves it, under a hidden name that ends in ``.tmp``.
+    Until then, an existing file at ``path`` is unchanged, whether an error occurs, the disk is full or the process is
+    killed. If an error is raised, the temporary file is removed; if the process is killed, it remains, under a hidden
+    name that ends in ``.tmp``.
 
     Parameters
     ----------
     path
-        The final name; its folder is made when it is missing.
+        The final path; its folder is created if it is missing.
     before_naming
-        Called when all is on the disk, just before the temporary file takes its name. Not called after an error.
+        Called just before the temporary file is renamed, once all data are on the disk; not called after an error.
     follow_links
-        Where ``path`` is a symbolic link: replace what it points to (True, for outputs that a user names) or the link
-        itself (False, for the files of an experiment, which never reach outside its folder).
+        If ``path`` is a symbolic link, replace its target (True, for outputs named by the user) or the link itself
+        (False, for the files of an experiment, which must stay in its folder).
+
+    Yields
+    ------
+    binary stream
+        The temporary file.
 
     Raises
     ------
     IsADirectoryError, ValueError
-        When a folder, a device, a pipe or a socket stands there.
+        If ``path`` is a folder, a device, a pipe or a socket.
     OSError
-        When it cannot be written (a full disk), naming ``path``; also where the code in the block made another error
-        of it, as torch does.
+        If the file cannot be written (for instance, a full disk). The message names ``path``, even if the code in the
+        block converted the error to another one, as torch does.
     """
     path = Path(path)
     refuse_irregular(path)
@@ -51,13 +57,13 @@ def written_whole(
         path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    file = _RemembersFailure(handle, "wb")
+    file = _ErrorKeepingFile(handle, "wb")
     try:
         with io.BufferedWriter(file) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        # mkstemp makes files that only their owner reads; a result is for the whole group.
+        # mkstemp creates files that only their owner can read; results get the usual permissions.
         os.chmod(temporary, 0o666 & ~_umask())
         if before_naming is not None:
             before_naming()
@@ -67,21 +73,27 @@ def written_whole(
             os.unlink(temporary)
         failure = file.failure if isinstance(error, RuntimeError) else error
         if isinstance(failure, OSError) and failure.errno and failure.filename is None:
-            # The error of a full disk names no file.
+            # The error of a full disk does not name the file.
             raise OSError(failure.errno, os.strerror(failure.errno), str(path)) from error
         raise
     sync_folder(path.parent)
 
 
 def write_json(path: str | os.PathLike[str], content: Any, *, follow_links: bool = True) -> None:
-    """Write JSON, indented, whole or not at all; NaN and infinity are refused (they are not JSON)."""
+    """Write an indented JSON file atomically; see :func:`atomic_write`.
+
+    Raises
+    ------
+    ValueError
+        If the content holds NaN or infinity, which are not JSON.
+    """
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    with written_whole(path, follow_links=follow_links) as stream:
+    with atomic_write(path, follow_links=follow_links) as stream:
         stream.write(text.encode())
 
 
 def remove_unfinished(folder: Path, names: Iterable[str]) -> None:
-    """Remove what a killed process left half-written of files of these names; other hidden files stay."""
+    """Remove the temporary files that :func:`atomic_write` left for files of these names in a killed process."""
     for name in names:
         for unfinished in folder.glob(f".{glob.escape(name)}.*.tmp"):
             if not unfinished.is_symlink() and unfinished.is_file():
@@ -89,7 +101,7 @@ def remove_unfinished(folder: Path, names: Iterable[str]) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the folder's own entries written to the disk, so that a new name survives a power cut."""
+    """Flush the entries of a folder to the disk, so that a new file name survives a power failure."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -98,8 +110,8 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-class _RemembersFailure(io.FileIO):
-    """A file that keeps the error of a write: torch.save reports a full disk as a RuntimeError about positions."""
+class _ErrorKeepingFile(io.FileIO):
+    """A file that keeps the error of a write, because torch.save reports a full disk as an unrelated RuntimeError."""
 
     failure: OSError | None = None
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dwiml.files import check_file, open_regular, written_whole
+from dwiml.files import atomic_write, check_file, open_regular
 from dwiml.files.images import check_image_end, open_image, readable
 from dwiml.hdf5.config import ConnectivityFiles, GroupsConfig
 from dwiml.hdf5.inspection import SubjectPlan
@@ -376,11 +376,11 @@ def write_matrix(path: Path, connections: ConnectivityMatrix, regions: Regions, 
     names = labels_path(path)
     check_labels_file(names)
     # The labels of the previous matrix must never accompany the new one.
-    with written_whole(path, before_naming=lambda: names.unlink(missing_ok=True)) as stream:
+    with atomic_write(path, before_naming=lambda: names.unlink(missing_ok=True)) as stream:
         np.lib.format.write_array_header_1_0(stream, header)
         for rows in connections.dense_rows(dtype.type):
             stream.write(rows.data)
     if isinstance(regions, LabelRegions):
         lines = [f"{_LABELS_HEADER} {path.name}, from row 0.", *map(str, regions.values)]
-        with written_whole(names) as stream:
+        with atomic_write(names) as stream:
             stream.write(("\n".join(lines) + "\n").encode())

@@ -78,7 +78,7 @@ class CreationSummary:
     files: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
 
 
-@ended_by_signals(library="creating the HDF5 file; the unfinished file is removed, and an existing one is kept")
+@ended_by_signals(activity="creating the HDF5 file; the unfinished file is removed, and an existing one is kept")
 def create_hdf5(
     subjects_folder: str | os.PathLike[str],
     out_hdf5: str | os.PathLike[str],

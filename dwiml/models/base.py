@@ -23,7 +23,7 @@ from dwiml.models.saving import (
 from dwiml.ops.resampling import MAX_POINTS
 from dwiml.ops.sequences import TensorSequence
 from dwiml.params import Parameterized
-from dwiml.seeding import seed_of_everything
+from dwiml.seeding import global_seed
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -73,7 +73,7 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
         if unknown:
             raise unknown_parameter(type(self).__name__, next(iter(unknown)), set(self._recorded) - set(unknown))
         super().__init__()
-        self.weights_seed = seed_of_everything()
+        self.weights_seed = global_seed()
         self.register_buffer("neighborhood_offsets", None, persistent=False)
         self.experiment_name = experiment_name
         _check_one_resampling(step_size=step_size, nb_points=nb_points, compress_lines=compress_lines)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import dwiml
-from dwiml.files import read_json, write_json, written_whole
+from dwiml.files import atomic_write, read_json, write_json
 from dwiml.files.tensors import check_plain, read_tensors, write_tensors
 
 PARAMETERS_FILE = "parameters.json"
@@ -49,7 +49,7 @@ def write_model(folder: Path, described: Mapping[str, Any], state: Mapping[str, 
     """
     check_plain(state)
     write_json(folder / PARAMETERS_FILE, described, follow_links=False)
-    with written_whole(folder / STATE_FILE, follow_links=False) as stream:
+    with atomic_write(folder / STATE_FILE, follow_links=False) as stream:
         write_tensors(state, stream, kind="weights")
 
 

@@ -25,7 +25,7 @@ from dwiml.training.cluster.ranks import Ranks
 from dwiml.training.cluster.stopping import Requests
 from dwiml.training.epoch import running
 from dwiml.training.experiment.best_model import BestModelKeeper
-from dwiml.training.experiment.checkpoint import most_bytes_for
+from dwiml.training.experiment.checkpoint import max_bytes_for
 from dwiml.training.experiment.checkpointer import Checkpointer, Stateful, recorded_arguments, restore
 from dwiml.training.experiment.folder import ExperimentFolder, check_place, trial_folder
 from dwiml.training.experiment.objects import check_objects, has_validation_set
@@ -150,7 +150,7 @@ class DWIMLTrainer(Parameterized):
         self.best = BestMonitor(self.settings.patience, self.settings.patience_delta)
         self.best_model = BestModelKeeper(self.folder.best_model)
         self.checkpointer = Checkpointer(self.folder, self.ranks)
-        checkpoint = self.checkpointer.find(self.settings.resume, most_bytes_for(model))
+        checkpoint = self.checkpointer.find(self.settings.resume, max_bytes_for(model))
         # A trial's schedule is that of the whole training; one that goes on has the plan that it began with.
         planned = int(asked.max_epochs)
         planned = planned if checkpoint is None else planned_epochs_of(checkpoint["schedule"], planned)

@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
-from dwiml.files import check_target, written_whole
+from dwiml.files import atomic_write, check_target
 
 
 def check_figure_format(path: str | os.PathLike[str]) -> Path:
@@ -47,5 +47,5 @@ def save_figure(figure: Figure, path: Path, *, dpi: float) -> None:
     # Drawn before the file is touched.
     drawn = io.BytesIO()
     figure.savefig(drawn, format=path.suffix.lower().removeprefix("."), dpi=dpi, facecolor=figure.get_facecolor())
-    with written_whole(path) as stream:
+    with atomic_write(path) as stream:
         stream.write(drawn.getvalue())

@@ -85,7 +85,7 @@ def test_a_workers_error_is_its_own(error: Exception, message: str, nb_workers: 
     [
         (lambda: os.kill(os.getpid(), signal.SIGKILL), "was killed (SIGKILL)"),
         (lambda: os.kill(os.getpid(), signal.SIGBUS), "SIGBUS"),
-        (lambda: os._exit(3), "ended without a word"),
+        (lambda: os._exit(3), "ended for an unknown reason"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -126,7 +126,7 @@ def test_what_exists_is_kept_without_f(phantom: Path, tmp_path: Path, capsys: py
     # Labels that belong to the matrix that is replaced go with it.
     assert run(*command[:-2], "--labels", folder / LABELS) == 0
     assert run(*command) == 2
-    assert "m.npy' exists already; use -f" in capsys.readouterr().err
+    assert "m.npy' exists; replace it with overwrite=True" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.npy", "m_labels.txt"]
     assert run(*command, "-f") == 0
     assert [path.name for path in tmp_path.iterdir()] == ["m.npy"]
@@ -278,8 +278,8 @@ def test_bad_input_is_one_sentence(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["wb.trk", "m.txt", "--nb_blocs", "2"], "The matrix 'm.txt' must be a .npy file."),
-        (["wb.trk", "no/m.npy", "--nb_blocs", "2"], "OUT.npy: the folder 'no' does not exist; make it first."),
+        (["wb.trk", "m.txt", "--nb_blocs", "2"], "The name of the matrix must end in .npy, got 'm.txt'."),
+        (["wb.trk", "no/m.npy", "--nb_blocs", "2"], "OUT.npy: the folder 'no' does not exist; create it first."),
         (["wb.trk", "m.npy", "--nb_blocs", "0"], "one or three whole numbers from 1 to 100000, got 0."),
         (["wb.trk", "m.npy", "--nb_blocs", "2", "--figure", "m.doc"], "Figure 'm.doc' must end in one of"),
         (["wb.trk", "../sub-03/wb.trk", "m.npy", "--nb_blocs", "2"], "have different shapes"),

@@ -84,7 +84,7 @@ def test_no_input_is_replaced(
         name.hardlink_to(path)
     before = path.read_bytes()
     sentence = is_refused(command.format(name), world, capsys)
-    assert "is an input of the command" in sentence or "which the command reads" in sentence or "JSON" in sentence
+    assert "is an input" in sentence or "which is an input" in sentence or "JSON" in sentence
     assert path.read_bytes() == before
 
 
@@ -123,7 +123,7 @@ def test_a_device_or_a_pipe_is_never_replaced_and_f_not_advised(
     for place, is_kind in places.items():
         sentence = is_refused(command.format(world / f"{place}-{name}"), world, capsys)
         assert ("is a folder" if place == "folder" else "is not a regular file") in sentence
-        assert "use -f" not in sentence
+        assert "overwrite=True" not in sentence
         assert is_kind((world / f"{place}-{name}").stat().st_mode)
 
 
@@ -137,26 +137,26 @@ def test_nothing_is_written_into_an_experiment_that_is_used(
         command += " --standardize_like exps/other"
         places.append("exps/other/")
     for place in places:
-        assert "lies in the experiment" in is_refused(command.format(place + name), world, capsys)
+        assert "is inside the experiment" in is_refused(command.format(place + name), world, capsys)
     for own in ("parameters.json", "best_model/model_state.pt", "logs/metrics.jsonl"):
         if "--report" in command:
-            assert "lies in the experiment" in is_refused(command.format(f"exps/exp/{own}"), world, capsys)
+            assert "is inside the experiment" in is_refused(command.format(f"exps/exp/{own}"), world, capsys)
 
 
 def test_the_folders_of_results(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     loss = "show_loss exps/exp sub-d {} --hdf5_file data.hdf5 -f"
-    assert "lies in the experiment" in is_refused(loss.format("exps/exp/loss"), world, capsys)
+    assert "is inside the experiment" in is_refused(loss.format("exps/exp/loss"), world, capsys)
     assert "OUT_DIR: 'lines.trk' is a file; give a folder." in is_refused(loss.format("lines.trk"), world, capsys)
-    assert "cannot be made: '" in is_refused(loss.format("lines.trk/a/b"), world, capsys)
+    assert "cannot be created: '" in is_refused(loss.format("lines.trk/a/b"), world, capsys)
     (world / "out").mkdir()
     (world / "out" / "summary.json").symlink_to("../config.json")
     assert "is a symbolic link" in is_refused(loss.format("out"), world, capsys)
     (world / "out" / "summary.json").unlink()
     (world / "out" / "loss.trk").hardlink_to("data.hdf5")
-    assert "is an input of the command" in is_refused(loss.format("out"), world, capsys)
+    assert "is an input" in is_refused(loss.format("out"), world, capsys)
     split = f"{SCORE} --save_split out"
     (world / "out" / "invalid.trk").symlink_to("../lines.trk")
-    assert "is an input of the command" in is_refused(split, world, capsys)
+    assert "is an input" in is_refused(split, world, capsys)
     (world / "out" / "invalid.trk").unlink()
     (world / "out" / "invalid.trk").symlink_to("../precious.trk")
     assert "is a symbolic link" in is_refused(split, world, capsys)
@@ -173,10 +173,10 @@ def test_what_lies_in_the_experiment_only_by_name_is_written(world: Path, capsys
 
 
 def test_two_outputs_of_one_name(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "is also what --json writes" in is_refused(
+    assert "is also the file of --json" in is_refused(
         f"{CONNECTIVITY} --json a.trk --save_invalid a.trk", world, capsys
     )
-    assert "is also what OUT writes" in is_refused(f"{TRACK.format('a.trk')} --report a.trk", world, capsys)
+    assert "is also the file of OUT" in is_refused(f"{TRACK.format('a.trk')} --report a.trk", world, capsys)
     report = is_refused(f"{TRACK.format('a.trk')} --report a.partial.trk", world, capsys)
     assert "OUT, until it is whole: " in report
 

@@ -111,7 +111,7 @@ def test_streamlines_are_saved_apart(folder: Path) -> None:
 def test_a_split_is_replaced_whole(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("lines.trk", "--save_split", "split") == 0
     assert run("good.tck", "--save_split", "split") == 2
-    assert "exists already; use -f to replace the results there." in capsys.readouterr().err
+    assert "exists; replace the results with overwrite=True (-f)." in capsys.readouterr().err
     (folder / "split" / "mine.txt").write_text("mine")
     assert run("good.tck", "--save_split", "split", "-f") == 0
     files = sorted(file.relative_to("split").as_posix() for file in Path("split").rglob("*") if file.is_file())
@@ -123,7 +123,7 @@ def test_what_is_scored_is_never_replaced(folder: Path, capsys: pytest.CaptureFi
     assert main(command) == 0
     kept = (folder / "split" / "invalid.trk").read_bytes()
     assert main(["score", "split/no_connection.trk", *command[2:], "-f"]) == 2
-    assert "--save_split: 'split/no_connection.trk' is an input of the command" in capsys.readouterr().err
+    assert "--save_split: 'split/no_connection.trk' is an input" in capsys.readouterr().err
     # A tractogram that cannot be read costs no older result.
     (folder / "cut.trk").write_bytes((folder / "lines.trk").read_bytes()[:-20])
     assert main(["score", "cut.trk", *command[2:], "-f"]) == 2
@@ -131,7 +131,7 @@ def test_what_is_scored_is_never_replaced(folder: Path, capsys: pytest.CaptureFi
     assert (folder / "split" / "no_connection.trk").exists()
     capsys.readouterr()
     assert main(["score", "lines.trk", "--ground_truth", "truth", "--json", "lines.trk", "-f"]) == 2
-    assert "'lines.trk' is an input of the command" in capsys.readouterr().err
+    assert "'lines.trk' is an input" in capsys.readouterr().err
 
 
 def test_several_side_by_side(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -210,9 +210,9 @@ def test_options_reach_the_scores(folder: Path, capsys: pytest.CaptureFixture[st
         (["lines.trk", "--min_coverage", "-1"], "--min_coverage must be a number from 0 to 1, got -1.0."),
         (["lines.trk", "--json", "none/o.json"], "--json: the folder 'none' does not exist"),
         (["lines.trk", "--json", "truth"], "--json: 'truth' is a folder"),
-        (["lines.trk", "--json", "lines.trk"], "'lines.trk' is an input of the command"),
+        (["lines.trk", "--json", "lines.trk"], "'lines.trk' is an input"),
         (["lines.trk", "--figure", "o.jpeg2"], "Figure 'o.jpeg2' must end in one of: "),
-        (["lines.trk", "--figure", "none/o.png"], "--figure: the folder 'none' does not exist; make it first."),
+        (["lines.trk", "--figure", "none/o.png"], "--figure: the folder 'none' does not exist; create it first."),
         (["lines.trk", "--save_split", "lines.trk"], "--save_split: 'lines.trk' is a file; give a folder."),
         (
             ["lines.trk", "--ground_truth", "truth/mask", "--save_split", "split"],
@@ -237,7 +237,7 @@ def test_a_bundle_that_cannot_name_a_file(folder: Path, capsys: pytest.CaptureFi
     (folder / "truth" / "ground_truth.json").write_text(json.dumps({"../up": entry}))
     assert run("lines.trk", "--save_split", "split") == 2
     assert (
-        "Bundle '../up' cannot be used as a file name: it has a slash, and would lead to another folder; rename it."
+        "Bundle '../up' cannot be used as a file name: it contains a slash, and would refer to another folder; rename"
         in capsys.readouterr().err
     )
     assert run("lines.trk") == 0

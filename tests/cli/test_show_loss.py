@@ -39,7 +39,7 @@ def test_one_subject_wherever_it_is(experiment: Path, tmp_path: Path, capsys: py
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["subject"], summary["subset"], summary["nb_best"]) == ("sub-b", "training", 4)
     assert main(command) == 2
-    assert "exists already; use -f" in capsys.readouterr().err
+    assert "exists; replace" in capsys.readouterr().err
     assert main([*command, "-f", "--color_range", "0", "1"]) == 0
     assert json.loads((out / "summary.json").read_text())["color_range"] == [0, 1]
 
@@ -56,7 +56,7 @@ def test_all_subjects_of_a_subset(experiment: Path, tmp_path: Path, capsys: pyte
         (["sub-x"], "Subject 'sub-x' not found in"),
         (["sub-a", "--subset", "testing"], "it has: testing: sub-e."),
         (["all", "--subset", "test"], "--subset must be one of training, validation, testing, got 'test'."),
-        (["sub-a", "--percent", "0"], "--percent must be above 0, and 100 at most, got 0.0."),
+        (["sub-a", "--percent", "0"], "--percent must be above 0 and at most 100, got 0.0."),
         (["sub-a", "--batch_size", "0"], "--batch_size must be a whole number of at least 1, got 0."),
         (["sub-a", "--color_range", "1", "1"], "color_range must be two losses, the lower one first, got 1 and 1."),
         (["sub-a", "--hdf5_file", "none.hdf5"], "none.hdf5"),

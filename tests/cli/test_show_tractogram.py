@@ -192,7 +192,7 @@ def test_the_command(tmp_path: Path, image: Path, suffix: str, capsys: pytest.Ca
     first = out.read_bytes()
     assert first.startswith(b"\x89PNG")
     assert main(command) == 2
-    assert "exists already; use -f" in capsys.readouterr().err
+    assert "exists; replace it with overwrite=True" in capsys.readouterr().err
     assert out.read_bytes() == first
     assert main([*command, "-f"]) == 0
     # Nothing is drawn at random.
@@ -252,7 +252,7 @@ def test_another_subjects_image_is_told(tmp_path: Path, caplog: pytest.LogCaptur
         (["a.trk", "OUT", "--slice_mm", "1"], "A slice must be chosen for each view (axial, coronal, sagittal)"),
         (["a.trk", "OUT", "--color_range", "0", "1"], "color_range is for values by name; the color is 'direction'."),
         (["a.trk", "out.trk"], "Figure 'out.trk' must end in one of:"),
-        (["a.trk", "none/out.png"], "OUT: the folder 'none' does not exist; make it first."),
+        (["a.trk", "none/out.png"], "OUT: the folder 'none' does not exist; create it first."),
     ],
 )
 def test_bad_input_is_one_sentence(

@@ -104,7 +104,7 @@ def test_other_formats_and_an_older_file(
         (["sub-03", "OUT.trk", "--tracking_mask", "input"], "Volume group 'input' holds 28 features; a mask has one."),
         (["sub-03", "OUT.trk", "--tracking_mask", "no.nii.gz"], "error: tracking_mask: '/"),
         (["sub-03", "OUT.trk", "--algo", "prob"], "gives one direction, so algo must be 'det', got 'prob'."),
-        (["sub-03", "OUT.trk", "--theta", "200"], "theta must be above 0, and 180 at most, got 200.0."),
+        (["sub-03", "OUT.trk", "--theta", "200"], "theta must be above 0 and at most 180, got 200.0."),
         (["sub-03", "OUT.trk", "--step_size", "1e300"], "step_size (1e+300 mm) is above max_length (300 mm)"),
         (["sub-03", "OUT.trk", "--step_size", "0"], "step_size must be positive, got 0.0."),
         (["sub-03", "OUT.trk", "--seeds_per_voxel", "0"], "per_voxel must be a whole number of at least 1, got 0."),
@@ -251,7 +251,7 @@ def test_options_that_would_do_nothing_or_lose_something(
     out = str(tmp_path / "o.trk")
     of_file = ["track", str(phantom / "exp"), "sub-03", out, "--tracking_mask", "wm_mask", "--nb_seeds", "5"]
     assert main([*of_file, "--report", out]) == 2
-    assert "is also what OUT writes" in capsys.readouterr().err
+    assert "is also the file of OUT" in capsys.readouterr().err
     assert main([*of_file, "--std_mask", mask]) == 2
     assert "--std_mask is for --input" in capsys.readouterr().err
     of_images = ["track", str(phantom / "exp"), out, "--input", volume, "--tracking_mask", mask, "--nb_seeds", "5"]

@@ -210,7 +210,7 @@ def test_colours() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"percent": 0}, "percent must be above 0, and 100 at most, got 0"),
+        ({"percent": 0}, "percent must be above 0 and at most 100, got 0"),
         ({"color_range": (2.0, 1.0)}, "color_range must be two losses, the lower one first, got 2 and 1."),
     ],
 )

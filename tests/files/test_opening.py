@@ -36,7 +36,7 @@ def test_a_link_can_be_refused(tmp_path: Path) -> None:
     [
         (OSError(errno.EMFILE, "x"), "too many files are open"),
         (PermissionError(errno.EACCES, "x"), "permission denied"),
-        (OSError("Unable to open file (unable to lock file, errno = 11, error message = '...')"), "has locked it"),
+        (OSError("Unable to open file (unable to lock file, errno = 11, error message = '...')"), "it is locked by"),
         (RuntimeError("Can't read data (file read failed: errno = 13, error message = 'x')"), "permission denied"),
     ],
 )
@@ -50,7 +50,7 @@ def test_damage_is_called_damage() -> None:
     sentence = r"HDF5 file 'a' is damaged \(bad b-tree\); copy it again or recreate it\."
     with pytest.raises(ValueError, match=sentence), explained("a", "HDF5 file"):
         raise RuntimeError("Bad b-tree.")
-    with pytest.raises(ValueError, match="not enough memory for what it says it holds"), explained("a"):
+    with pytest.raises(ValueError, match="not enough memory for its announced content"), explained("a"):
         raise MemoryError
 
 

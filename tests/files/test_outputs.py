@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dwiml.files import check_outputs, write_json, written_whole
+from dwiml.files import atomic_write, check_outputs, write_json
 
 
 def test_new_files_and_files_to_replace(tmp_path: Path) -> None:
@@ -22,12 +22,12 @@ def test_new_files_and_files_to_replace(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("outputs", "error", "sentence"),
     [
-        ({"--json": "in.trk"}, ValueError, "--json: 'in.trk' is an input of the command"),
-        ({"--json": "./link.trk"}, ValueError, "--json: 'link.trk' is an input of the command"),
-        ({"OUT": "a.trk", "--report": "./a.trk"}, ValueError, "--report: 'a.trk' is also what OUT writes"),
+        ({"--json": "in.trk"}, ValueError, "--json: 'in.trk' is an input"),
+        ({"--json": "./link.trk"}, ValueError, "--json: 'link.trk' is an input"),
+        ({"OUT": "a.trk", "--report": "./a.trk"}, ValueError, "--report: 'a.trk' is also the file of OUT"),
         ({"OUT": "gone/a.trk"}, FileNotFoundError, "OUT: the folder 'gone' does not exist"),
         ({"OUT": "folder"}, IsADirectoryError, "OUT: 'folder' is a folder"),
-        ({"OUT": "old"}, FileExistsError, "OUT: 'old' exists already; use -f"),
+        ({"OUT": "old"}, FileExistsError, "OUT: 'old' exists; replace it with overwrite=True"),
     ],
 )
 def test_what_is_refused(
@@ -47,7 +47,7 @@ def test_inputs_are_seen_through_links_and_folders(tmp_path: Path) -> None:
     truth.mkdir()
     (truth / "bundle.trk").write_text("x")
     (tmp_path / "hard.trk").hardlink_to(truth / "bundle.trk")
-    with pytest.raises(ValueError, match="hard.trk' is a file of '.*truth', which the command reads"):
+    with pytest.raises(ValueError, match="hard.trk' is a file of '.*truth', which is an input"):
         check_outputs({"--json": tmp_path / "hard.trk"}, inputs=[truth], overwrite=True)
     with pytest.raises(ValueError, match="bundle.trk' is a file of"):
         check_outputs({"--json": truth / "bundle.trk"}, inputs=[truth], overwrite=True)
@@ -58,7 +58,7 @@ def test_nothing_is_written_into_an_experiment(tmp_path: Path) -> None:
     (tmp_path / "exp").mkdir()
     (tmp_path / "way").symlink_to("exp")
     for place in (tmp_path / "exp" / "report.json", tmp_path / "way" / "report.json"):
-        with pytest.raises(ValueError, match="lies in the experiment"):
+        with pytest.raises(ValueError, match="is inside the experiment"):
             check_outputs({"--report": place}, experiments=[tmp_path / "exp"], overwrite=True)
 
 
@@ -69,7 +69,7 @@ def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
         for overwrite in (False, True):
             with pytest.raises(ValueError, match="is not a regular file but a device, a pipe or a socket"):
                 check_outputs({"--json": tmp_path / name}, overwrite=overwrite)
-        with pytest.raises(ValueError, match="is not a regular file"), written_whole(tmp_path / name):
+        with pytest.raises(ValueError, match="is not a regular file"), atomic_write(tmp_path / name):
             pass
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
 

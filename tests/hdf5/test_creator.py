@@ -84,7 +84,7 @@ def test_no_training_subject_and_missing_folder(three):
 
 def test_an_existing_file_is_kept_unless_asked(three):
     three.out.write_bytes(OLD)
-    with pytest.raises(FileExistsError, match="out.hdf5' exists already; use -f to replace it"):
+    with pytest.raises(FileExistsError, match="out.hdf5' exists; replace it with overwrite=True"):
         three.create()
     assert three.out.read_bytes() == OLD
     three.create(overwrite=True)
@@ -110,7 +110,7 @@ def test_where_the_file_cannot_be(three):
         creator.create_hdf5(three.folder, three.folder, three.root / "config.json", ["a"], overwrite=True)
     (three.root / "list.txt").write_text("a\n")
     for name in ("list.txt", "config.json"):
-        with pytest.raises(ValueError, match=f"{name}' is an input of the command"):
+        with pytest.raises(ValueError, match=f"{name}' is an input"):
             creator.create_hdf5(
                 three.folder, three.root / name, three.root / "config.json", three.root / "list.txt", overwrite=True
             )
@@ -159,7 +159,7 @@ def test_a_file_of_a_subject_is_never_replaced(three, name, link):
         three.out.symlink_to(source)
     else:
         three.out.hardlink_to(source)
-    with pytest.raises(ValueError, match=f"The HDF5 file to write: '{three.out}' is an input of the command"):
+    with pytest.raises(ValueError, match=f"The HDF5 file to write: '{three.out}' is an input"):
         three.create(groups, overwrite=True)
     assert source.read_bytes() == before
     assert not [path for path in source.parent.iterdir() if path.name.endswith(".tmp")]
@@ -187,7 +187,7 @@ def test_what_is_no_regular_file_is_never_replaced(three):
 
 def test_a_link_to_itself_is_not_replaced(three):
     three.out.symlink_to(three.out.name)
-    with pytest.raises(OSError, match="out.hdf5' cannot be written: it is a symbolic link, or a circle of them"):
+    with pytest.raises(OSError, match="out.hdf5' cannot be written: it is a symbolic link, or its links are circular"):
         three.create(overwrite=True)
     assert three.out.is_symlink()
 

@@ -210,7 +210,7 @@ def test_what_resampling_makes_of_streamlines_is_bounded_and_told(subjects, grid
     assert "compression tolerance of 5 mm is larger than a voxel (1.5 mm)" in caplog.text
     monkeypatch.setattr("dwiml.files.sizes.machine_memory", lambda: 10**5)
     groups = {"streamlines": {"type": "streamlines", "files": ["wb.trk"]}}
-    with pytest.raises(MemoryError, match="Group 'streamlines' of subject 'a', resampled to 100000 points, would take"):
+    with pytest.raises(MemoryError, match="Group 'streamlines' of subject 'a', resampled to 100000 points, would need"):
         subjects.create(groups, nb_points=100_000, overwrite=True)
 
 

@@ -114,7 +114,7 @@ def test_more_memory_than_there_is(subjects, trk, monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr(nib.streamlines, "load", load)
-    refused(subjects, "cannot be read: there is not enough memory for what it says it holds")
+    refused(subjects, "cannot be read: there is not enough memory for its announced content")
 
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (1.5, 2, 2.6), (0, 2, 2.5), (np.nan, 2, 2.5)])

@@ -251,7 +251,7 @@ def test_damaged_files_are_refused(subjects, grid):
     path = subjects.folder / "a/dwi.nii.gz"
     path.write_bytes(path.read_bytes()[:-3000])
     with pytest.raises(
-        ValueError, match="'a': the file '.*dwi.nii.gz' is not an image that nibabel reads, or is damaged"
+        ValueError, match="'a': the file '.*dwi.nii.gz' is not an image in a format that nibabel reads, or is damaged"
     ):
         subjects.create()
     path.write_bytes(gzip.compress(b"no image at all" * 100))
@@ -304,7 +304,7 @@ def test_a_volume_that_unpacks_to_more_than_the_memory(subjects, grid, monkeypat
     subjects.plain("a")
     subjects.volume("a", "zeros.nii.gz", np.zeros((60, 60, 60), dtype=np.uint8))
     monkeypatch.setattr("dwiml.files.sizes.machine_memory", lambda: 10**5)
-    with pytest.raises(ValueError, match=r"zeros.nii.gz' cannot be read: .* .its voxels would take"):
+    with pytest.raises(ValueError, match=r"zeros.nii.gz' cannot be read: .* .its voxels would need"):
         subjects.create({"input": {"type": "volume", "files": ["zeros.nii.gz"]}})
 
 

@@ -44,7 +44,7 @@ def test_a_bit_of_any_byte_of_the_weights_is_found(saved: Path) -> None:
         damaged = bytearray(good)
         damaged[place] ^= 1 << rng.integers(8)
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"model_state\.pt' (is damaged|holds more than)"):
+        with pytest.raises(ValueError, match=r"model_state\.pt' (is damaged|was not loaded)"):
             Learn2TrackModel.load(saved)
     path.write_bytes(good)
     Learn2TrackModel.load(saved)
@@ -54,7 +54,7 @@ def test_a_bit_of_any_byte_of_the_weights_is_found(saved: Path) -> None:
 def test_a_short_file_of_weights_is_a_sentence(saved: Path, size: int) -> None:
     path = saved / "model_state.pt"
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(ValueError, match=r"model_state\.pt' (is damaged|holds more than)"):
+    with pytest.raises(ValueError, match=r"model_state\.pt' (is damaged|was not loaded)"):
         Learn2TrackModel.load(saved)
 
 
@@ -192,7 +192,7 @@ def test_a_model_that_needs_values_to_be_made_loads(tmp_path: Path, kind: type[L
 def test_torch_s_advice_to_load_unsafely_is_not_repeated(saved: Path) -> None:
     for content in (np.zeros(3), Masked(), print, {"a": bytearray(3)}):
         torch.save(content, saved / "model_state.pt")
-        with pytest.raises(ValueError, match=r"is not from torch.save \(.*it is not loaded\.$") as caught:
+        with pytest.raises(ValueError, match=r"was not loaded: .*was not written by torch.save \(.*\)\.$") as caught:
             Learn2TrackModel.load(saved)
         assert "weights_only" not in str(caught.value)
 

@@ -410,9 +410,9 @@ def test_a_folder_of_another_is_never_removed(path):
         ("lines.vtk", {}, ValueError, "does not have the extension of a tractogram; use one of .trk, .tck, .trx"),
         ("lines.trk.gz", {}, ValueError, "does not have the extension of a tractogram"),
         ("lines", {}, ValueError, "does not have the extension of a tractogram"),
-        ("no/lines.trk", {}, FileNotFoundError, "The tractogram: the folder '.*no' does not exist; make it first"),
+        ("no/lines.trk", {}, FileNotFoundError, "The tractogram: the folder '.*no' does not exist; create it first"),
         ("folder.trk", {"overwrite": True}, IsADirectoryError, "folder.trk' is a folder"),
-        ("there.tck", {}, FileExistsError, "there.tck' exists already; use -f to replace it"),
+        ("there.tck", {}, FileExistsError, "there.tck' exists; replace it with overwrite=True"),
         ("pipe.trx", {"overwrite": True}, ValueError, "pipe.trx' is not a regular file"),
         ("link.trk", {"overwrite": True}, ValueError, "is a link to '.*there.tck', of another format"),
         ("a.tck", {"data_per_streamline": {"seeds": 3}}, ValueError, r"a .tck file cannot hold .*\(seeds\)"),
@@ -429,8 +429,8 @@ def test_a_folder_of_another_is_never_removed(path):
         ("a.trk", {"dimensions": (40000, 2, 2)}, ValueError, "at most 32767 voxels along an axis"),
         ("a.trk", {"dimensions": (2, 2)}, ValueError, "must have three numbers"),
         ("a.trk", {"affine": np.zeros((4, 4))}, ValueError, "not finite or not invertible"),
-        ("a.trk", {"compress": 0}, ValueError, "compress must be above 0, and 10 at most, got 0"),
-        ("a.trk", {"compress": 1e300}, ValueError, "compress must be above 0, and 10 at most, got 1e"),
+        ("a.trk", {"compress": 0}, ValueError, "compress must be above 0 and at most 10, got 0"),
+        ("a.trk", {"compress": 1e300}, ValueError, "compress must be above 0 and at most 10, got 1e"),
     ],
 )
 def test_what_is_refused_before_work_starts(tmp_path, name, options, error, sentence):

@@ -296,7 +296,7 @@ def test_out(tmp_path: Path) -> None:
     assert visualize_logs(folder, out=out) == [out]
     assert out.read_bytes().startswith(b"%PDF")
     assert not (folder / "curves.png").exists()
-    with pytest.raises(FileExistsError, match="figure.pdf' exists already; use -f"):
+    with pytest.raises(FileExistsError, match="figure.pdf' exists; replace it with overwrite=True"):
         visualize_logs(folder, out=out)
     assert visualize_logs(folder, out=out, overwrite=True) == [out]
     with pytest.raises(ValueError, match=r"must end in one of: .*\.pdf.*\.png"):
@@ -335,14 +335,14 @@ def test_nothing_else_is_written_into_an_experiment(tmp_path: Path) -> None:
     folder = write_losses(tmp_path / "run")
     before = (folder / "logs" / "metrics.jsonl").read_bytes()
     for name in ("logs/curves.png", "figure.png", "best.svg"):
-        with pytest.raises(ValueError, match="lies in the experiment"):
+        with pytest.raises(ValueError, match="is inside the experiment"):
             visualize_logs(folder, out=folder / name, overwrite=True)
     assert visualize_logs(folder, out=folder / "curves.svg") == [folder / "curves.svg"]
     # Through a link, the log itself would be replaced.
     (folder / "curves.png").symlink_to("logs/metrics.jsonl")
     with pytest.raises(ValueError, match="curves.png' is a symbolic link"):
         visualize_logs(folder)
-    with pytest.raises(ValueError, match="lies in the experiment"):
+    with pytest.raises(ValueError, match="is inside the experiment"):
         visualize_logs(folder, out=folder / "curves.png", overwrite=True)
     (folder / "curves.png").unlink()
     os.mkfifo(folder / "curves.png")

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dwiml.files import written_whole
+from dwiml.files import atomic_write
 from dwiml.tractograms.writing.appending import DataPerStreamline, GrowingFile, GrowingTractogram, Lengths, Points
 
 
@@ -89,7 +89,7 @@ class GrowingTrx(GrowingTractogram):
         """Pack the arrays into one file, uncompressed so that readers can map it; needs twice the disk space."""
         # A file can replace a folder only in two steps.
         packed = target if target != self.path else self.path.with_name(f".{self.path.name}.packed")
-        with written_whole(packed) as stream, zipfile.ZipFile(stream, "w") as archive:
+        with atomic_write(packed) as stream, zipfile.ZipFile(stream, "w") as archive:
             for name in self._members():
                 # Without a time stamp, so that equal streamlines give identical files.
                 member = zipfile.ZipInfo(name)

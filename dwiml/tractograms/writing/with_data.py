@@ -15,7 +15,7 @@ from nibabel.streamlines.tractogram import TractogramItem
 from nibabel.streamlines.trk import TrkFile
 from numpy.typing import NDArray
 
-from dwiml.files import written_whole
+from dwiml.files import atomic_write
 from dwiml.ops.ragged import borders
 from dwiml.ops.spaces import from_vox_corner
 from dwiml.tractograms.grid import Grid
@@ -66,7 +66,7 @@ def write_trk(path: Path, grid: Grid, parts: Iterable[Part]) -> None:
         Field.DIMENSIONS: np.array(grid.shape, dtype=np.int16),
         Field.VOXEL_ORDER: grid.voxel_order,
     }
-    with written_whole(path) as stream:
+    with atomic_write(path) as stream:
         TrkFile(_Streamed(grid, parts), header=header).save(stream)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
-from dwiml.files import written_whole
+from dwiml.files import atomic_write
 from dwiml.training.experiment.checkpoint import has_checkpoint
 from dwiml.training.experiment.folder import ExperimentFolder
 from dwiml.training.reporting.monitors import NonFiniteValueError
@@ -54,7 +54,7 @@ def save_bad_batch(
     }
     path = folder / f"{phase}_epoch_{epoch}_batch_{batch}.pt"
     try:
-        with written_whole(path, follow_links=False) as stream:
+        with atomic_write(path, follow_links=False) as stream:
             torch.save(content, stream)
     except OSError:
         return None, names

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from dwiml.arguments import quoted
-from dwiml.files import reason_of, written_whole
+from dwiml.files import atomic_write, reason_of
 from dwiml.files.archive import NotPlainError
 from dwiml.files.tensors import check_plain, read_tensors, write_tensors
 
@@ -70,7 +70,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     _check_plain(content)
     latest = folder / LATEST
     try:
-        with written_whole(latest, before_naming=lambda: _keep_previous(folder), follow_links=False) as stream:
+        with atomic_write(latest, before_naming=lambda: _keep_previous(folder), follow_links=False) as stream:
             write_tensors(content, stream, kind="checkpoint")
     except OSError as error:
         reason = reason_of(error)
@@ -121,13 +121,13 @@ def checkpoint_stamp(folder: Path) -> tuple[int, int] | None:
     return None
 
 
-def most_bytes_for(model: torch.nn.Module) -> int:
+def max_bytes_for(model: torch.nn.Module) -> int:
     """Return how large a checkpoint of a model can be: nobody's file makes a resume take more memory than that."""
     own = sum(each.numel() * each.element_size() for each in (*model.parameters(), *model.buffers()))
     return _COPIES * own + _BYTES_OF_THE_REST
 
 
-def load_checkpoint(folder: Path, *, most_bytes: int | None = None) -> dict[str, Any]:
+def load_checkpoint(folder: Path, *, max_bytes: int | None = None) -> dict[str, Any]:
     """Read ``latest.pt``, or ``previous.pt`` with a warning when the latest cannot be used.
 
     A latest one that cannot be used is renamed ``damaged.pt``. One that the system refuses (no permission, too many
@@ -137,8 +137,8 @@ def load_checkpoint(folder: Path, *, most_bytes: int | None = None) -> dict[str,
     ----------
     folder
         The experiment's ``checkpoint`` folder.
-    most_bytes
-        The largest file that is read (see :func:`most_bytes_for`); None for any.
+    max_bytes
+        The largest file that is read (see :func:`max_bytes_for`); None for any.
 
     Raises
     ------
@@ -158,7 +158,7 @@ def load_checkpoint(folder: Path, *, most_bytes: int | None = None) -> dict[str,
         if not os.path.lexists(path):
             continue
         try:
-            state = _read(path, most_bytes)
+            state = _read(path, max_bytes)
         except (ValueError, IsADirectoryError, FileNotFoundError) as error:
             reasons.append(str(error).rstrip("."))
             continue
@@ -203,9 +203,9 @@ def _what_stays(folder: Path) -> str:
     return "there is none yet"
 
 
-def _read(path: Path, most_bytes: int | None) -> dict[str, Any]:
+def _read(path: Path, max_bytes: int | None) -> dict[str, Any]:
     what = f"Checkpoint '{path}'"
-    content, has_digest = read_tensors(path, "Checkpoint", most_bytes=most_bytes)
+    content, has_digest = read_tensors(path, "Checkpoint", max_bytes=max_bytes)
     if type(content) is not dict:
         raise ValueError(f"{what} holds a {type(content).__name__}, not the state of a training.")
     version = content.get("format_version")

@@ -19,7 +19,7 @@ from dwiml.training.experiment.checkpoint import (
     checkpoint_stamp,
     has_checkpoint,
     load_checkpoint,
-    most_bytes_for,
+    max_bytes_for,
     save_or_warn,
 )
 from dwiml.training.experiment.folder import ExperimentFolder
@@ -81,14 +81,14 @@ class Checkpointer:
         """Whether anything was registered."""
         return bool(self._registered)
 
-    def find(self, resume: str, most_bytes: int) -> dict[str, Any] | None:
+    def find(self, resume: str, max_bytes: int) -> dict[str, Any] | None:
         """Look for the checkpoint to go on from; all ranks call it.
 
         Parameters
         ----------
         resume
             As in :class:`~dwiml.training.settings.TrainerSettings`.
-        most_bytes
+        max_bytes
             The largest checkpoint that is read.
 
         Returns
@@ -113,10 +113,10 @@ class Checkpointer:
         if not found:
             return None
         # It also moves a damaged checkpoint out of the way, before the others read.
-        checkpoint = load_checkpoint(folder.checkpoint, most_bytes=most_bytes) if self._ranks.is_first else None
+        checkpoint = load_checkpoint(folder.checkpoint, max_bytes=max_bytes) if self._ranks.is_first else None
         self._ranks.broadcast(None)
         if checkpoint is None:
-            checkpoint = load_checkpoint(folder.checkpoint, most_bytes=most_bytes)
+            checkpoint = load_checkpoint(folder.checkpoint, max_bytes=max_bytes)
         self._stamp = checkpoint_stamp(folder.checkpoint)
         fitting.check_all(checkpoint, {"parameters": fitting.check_parameters}, str(folder.path))
         self.found, self._waiting = checkpoint, dict(checkpoint.get(REGISTERED, {}))
@@ -290,7 +290,7 @@ def recorded_arguments(
     FileNotFoundError, ValueError
         When there is no checkpoint, or it does not fit, or what the script gave is missing.
     """
-    checkpoint = load_checkpoint(folder.checkpoint, most_bytes=most_bytes_for(model))
+    checkpoint = load_checkpoint(folder.checkpoint, max_bytes=max_bytes_for(model))
     fitting.check_all(checkpoint, {"parameters": fitting.check_parameters}, str(folder.path))
     params = arguments_of(checkpoint["parameters"]["trainer"])
     fitting.refuse_unknown(params, trainer_class, str(folder.path))

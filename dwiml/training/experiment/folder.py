@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dwiml.arguments import quoted, shown
-from dwiml.files import read_json, remove_unfinished, written_whole
+from dwiml.files import atomic_write, read_json, remove_unfinished
 from dwiml.files.tensors import ends_in_digest
 from dwiml.models.saving import PARAMETERS_FILE, STATE_FILE
 from dwiml.training.experiment.checkpoint import LATEST, PREVIOUS, has_checkpoint
@@ -59,7 +59,7 @@ class ExperimentFolder:
 
     def write_config(self, text: str) -> None:
         """Write :attr:`config`."""
-        with written_whole(self.config, follow_links=False) as stream:
+        with atomic_write(self.config, follow_links=False) as stream:
             stream.write(text.encode())
 
     @property

@@ -214,7 +214,7 @@ def test_a_crafted_one_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         torch.save(content, path)
     else:
         path.write_bytes(pickle.dumps(content))
-    message = {"pickle": "does not end in a digest"}.get(form, "holds more than plain values and tensors")
+    message = {"pickle": "does not end with a digest"}.get(form, "holds other objects than plain values and tensors")
     with pytest.raises(ValueError, match=message):
         load_checkpoint(tmp_path)
     assert not trap.exists()

@@ -16,7 +16,7 @@ from small_training import logs, same_weights, small_trainer
 from dwiml.cli import resume
 from dwiml.files.tensors import write_tensors
 from dwiml.training.experiment import fitting
-from dwiml.training.experiment.checkpoint import load_checkpoint, most_bytes_for
+from dwiml.training.experiment.checkpoint import load_checkpoint, max_bytes_for
 from dwiml.training.experiment.checkpointer import restore
 from dwiml.training.optimization.optimizers import OPTIMIZERS
 
@@ -204,8 +204,8 @@ def test_a_checkpoint_larger_than_the_model_can_need(tmp_path: Path) -> None:
         write_tensors({}, stream, kind="checkpoint")
         # It takes no space on the disk.
         stream.truncate(4 * 10**9)
-    with pytest.raises(ValueError, match=r"does not fit: it has 4000.0 MB, more than the 67.1 MB that this model can"):
-        load_checkpoint(tmp_path, most_bytes=most_bytes_for(model))
+    with pytest.raises(ValueError, match=r"has 4000.0 MB, but this model needs 67.1 MB at most"):
+        load_checkpoint(tmp_path, max_bytes=max_bytes_for(model))
 
 
 def test_what_may_not_be_read_stays_where_it_is(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ import torch
 from small_training import logs, same_weights, small_trainer
 
 from dwiml import Learn2TrackModel
-from dwiml.files import write_json, written_whole
+from dwiml.files import atomic_write, write_json
 from dwiml.training.experiment.best_model import BestModelKeeper
 from dwiml.training.experiment.checkpoint import DICTIONARIES, KEYS, load_checkpoint, save_checkpoint, save_or_warn
 from dwiml.training.reporting.loggers import LocalLogger, read_metrics
@@ -88,9 +88,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("left", [0, 4096, 100_000])
 def test_a_file_is_whole_or_absent_and_nothing_is_left_aside(place: Path, left: int) -> None:
     path = place / "folder" / "file.bin"
-    with written_whole(path) as stream:
+    with atomic_write(path) as stream:
         stream.write(b"before")
-    with full(place, left), pytest.raises(OSError, match=r"file\.bin"), written_whole(path) as stream:
+    with full(place, left), pytest.raises(OSError, match=r"file\.bin"), atomic_write(path) as stream:
         stream.write(b"y" * (left + 4096))
     assert contents(path.parent) == {"file.bin": b"before"}
 
@@ -99,16 +99,16 @@ def test_a_file_is_whole_or_absent_and_nothing_is_left_aside(place: Path, left: 
 def test_torch_tells_a_full_disk_as_one(place: Path, left: int) -> None:
     """torch.save makes a RuntimeError about positions of it."""
     path = place / "file.pt"
-    with full(place, left), pytest.raises(OSError, match=r"file\.pt") as caught, written_whole(path) as stream:
+    with full(place, left), pytest.raises(OSError, match=r"file\.pt") as caught, atomic_write(path) as stream:
         torch.save(state(1), stream)
     assert caught.value.errno == (errno.ENOSPC if place.is_mount() else errno.EFBIG)
     assert contents(place) == {}
 
 
 def test_an_error_of_the_block_itself_stays_what_it_is(place: Path) -> None:
-    with pytest.raises(TypeError, match="bytes-like"), written_whole(place / "file") as stream:
+    with pytest.raises(TypeError, match="bytes-like"), atomic_write(place / "file") as stream:
         stream.write("text")  # type: ignore[arg-type]
-    with pytest.raises(RuntimeError, match="a defect"), written_whole(place / "file"):
+    with pytest.raises(RuntimeError, match="a defect"), atomic_write(place / "file"):
         raise RuntimeError("a defect")
     assert contents(place) == {}
 

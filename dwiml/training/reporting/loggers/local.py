@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dwiml.files import open_regular, reason_of, written_whole
+from dwiml.files import atomic_write, open_regular, reason_of
 from dwiml.training.reporting.loggers.base import Logger, plain_epoch, plain_metrics
 
 METRICS_FILE = Path("logs") / "metrics.jsonl"
@@ -196,7 +196,7 @@ class LocalLogger(Logger):
         )
 
     def _rewrite(self, content: bytes) -> None:
-        with written_whole(self.path, follow_links=False) as stream:
+        with atomic_write(self.path, follow_links=False) as stream:
             stream.write(content)
 
 
