@@ -1,7 +1,7 @@
-"""``--config FILE.yaml``: the options of a command, read from a file and written to one.
+"""``--config FILE.yaml``: read the options of a command from a file, and write them to one.
 
 A value in the file is read as its text would be on the command line, so that ``max_time: 11:50:00`` is a time and
-``experiment_name: 007`` a name. A file from a stranger runs no code: it is composed, never constructed.
+``experiment_name: 007`` is a name. An untrusted file cannot run code: its YAML nodes are never turned into objects.
 """
 
 from __future__ import annotations
@@ -23,28 +23,30 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 2**16
 _PLAIN = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map", "timestamp")}
-# They are about the file itself.
+# Options that are not part of a configuration.
 _OWN = ("config", "print_config")
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--config`` and ``--print_config``."""
     group = parser.add_argument_group("configuration")
-    group.add_argument("--config", metavar="YAML", help="read options from this file; those given here override it")
-    group.add_argument("--print_config", action="store_true", help="print the options as such a file, and end")
+    group.add_argument("--config", metavar="YAML", help="Read options from this file; the command line overrides it")
+    group.add_argument("--print_config", action="store_true", help="Print the options as a config file, and exit")
 
 
 def parse_options(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None, *, positional: Sequence[str] = ()
 ) -> argparse.Namespace:
-    """Parse a command line whose parser has :func:`add_config_options`.
+    """Parse a command line whose parser has the options of :func:`add_config_options`.
 
-    What is wrong with it, or with the file, ends the process: one sentence, exit code 2.
+    An error in the command line or in the file ends the process with one sentence and exit code 2.
 
     Parameters
     ----------
-    parser, argv
-        As of ``argparse``.
+    parser
+        The command's parser.
+    argv
+        The arguments; None for those of the process.
     positional
         Options that may also be given without their names, in this order.
     """
@@ -75,7 +77,7 @@ def parse_options(
 
 
 def config_text(parser: argparse.ArgumentParser, values: Mapping[str, Any]) -> str:
-    """Return the YAML text of a command's options, by the groups of its help; only those that are in ``values``."""
+    """Return the options in ``values`` as YAML, grouped as in the help of the command."""
     import yaml
 
     parts = []
@@ -88,7 +90,7 @@ def config_text(parser: argparse.ArgumentParser, values: Mapping[str, Any]) -> s
 
 
 def _names(actions: Sequence[argparse.Action]) -> dict[str, argparse.Action]:
-    """Return the actions that a file may have, by name: those of long options."""
+    """Return the options that a file may have (those with a long name), by name."""
     return {
         action.dest: action
         for action in actions
@@ -97,7 +99,7 @@ def _names(actions: Sequence[argparse.Action]) -> dict[str, argparse.Action]:
 
 
 def _read(parser: argparse.ArgumentParser, path: str) -> dict[str, Any]:
-    """Return the values that a file has for a parser's options, or end the process."""
+    """Return the values of a parser's options in a file, or end the process."""
     known = _names(parser._actions)
     values: dict[str, Any] = {}
     try:
@@ -114,7 +116,7 @@ def _read(parser: argparse.ArgumentParser, path: str) -> dict[str, Any]:
         _fail(parser, str(error) if error.strerror is None else f"'{path}': {error.strerror}.")
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        _fail(parser, f"the configuration '{path}' cannot be used: {reason}.")
+        _fail(parser, f"invalid configuration '{path}': {reason}.")
     return values
 
 
@@ -123,7 +125,7 @@ def _fail(parser: argparse.ArgumentParser, sentence: str) -> NoReturn:
 
 
 def _items(path: str) -> list[tuple[str, yaml.Node]]:
-    """Return the keys of a file, and the nodes of their values."""
+    """Return the keys of a file, with the nodes of their values."""
     import yaml
 
     with open_regular(path, "The configuration") as stream:
@@ -132,23 +134,23 @@ def _items(path: str) -> list[tuple[str, yaml.Node]]:
         text = stream.read(MAX_BYTES).decode("utf-8-sig")
     try:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise ValueError("it has an alias (*name), which is not read")
+            raise ValueError("it has an alias (*name), which is not supported")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise ValueError(f"it is not valid YAML ({error})") from error
     if root is None:
         return []
     if not isinstance(root, yaml.MappingNode):
-        raise ValueError("it is not a list of options, as 'max_epochs: 10'")
+        raise ValueError("it is not a list of options such as 'max_epochs: 10'")
     return [(str(_plain(key)), node) for key, node in root.value]
 
 
 def _plain(node: yaml.Node) -> Any:
-    """Return what a node holds, as JSON would have it."""
+    """Return the content of a node as JSON types."""
     import yaml
 
     if node.tag not in _PLAIN:
-        raise ValueError(f"the tag {node.tag} is not read")
+        raise ValueError(f"the tag {node.tag} is not supported")
     if isinstance(node, yaml.MappingNode):
         return {str(_plain(key)): _plain(value) for key, value in node.value}
     if isinstance(node, yaml.SequenceNode):
@@ -162,7 +164,7 @@ def _plain(node: yaml.Node) -> Any:
 
 
 def _value(action: argparse.Action, node: yaml.Node) -> Any:
-    """Return the value of an option."""
+    """Return the value of an option, read from its node."""
     import yaml
 
     content = _plain(node)

@@ -1,7 +1,7 @@
-"""The parameters of a class, read from its source: their names, types, defaults, and what the docstring says of them.
+"""The parameters of a class, read from its source: names, types, defaults and descriptions.
 
-The command line derives from them. To read the source takes milliseconds; to import the class, which needs torch, takes
-seconds that nobody waits for who only asks for help or has mistyped an option.
+The options of the command line derive from them. Reading the source takes milliseconds; importing the class, which
+needs torch, takes seconds, too long for a help text or for the error about a mistyped option.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 
 class Required:
-    """The default of a parameter that has none."""
+    """Marks a parameter without a default."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Parameter:
     Attributes
     ----------
     name
-        As in the signature.
+        Its name in the signature.
     types
-        The members of its annotation, as they are written: ``("int", "None")``.
+        The members of its annotation, as written: ``("int", "None")``.
     default
-        :class:`Required` where there is none.
+        Its default, or :class:`Required`.
     about
-        The first sentence of its description, without markup.
+        The first sentence of its description in the docstring, without markup.
     """
 
     name: str
@@ -50,9 +50,15 @@ def parameters_of(path: str, *, inherited: bool = True) -> dict[str, Parameter]:
     Parameters
     ----------
     path
-        ``"dwiml.models.learn2track.Learn2TrackModel"``; a class of dwiml, with a constructor or a dataclass.
+        Path of a class of dwiml, such as ``"dwiml.models.learn2track.Learn2TrackModel"``; it has a constructor, or is a
+        dataclass.
     inherited
-        Include those that it hands on to the classes that it inherits from, through ``**kwargs``.
+        Include the parameters that its superclasses receive through ``**kwargs``.
+
+    Raises
+    ------
+    LookupError
+        If there is no such class.
     """
     found: dict[str, Parameter] = {}
     for module, node in _chain(path) if inherited else [_class(path)]:
@@ -70,12 +76,12 @@ def summary_of(path: str) -> str:
 
 
 def constant_of(path: str) -> Any:
-    """Return a constant of a module, such as ``"dwiml.tracking.seeds.PLACEMENTS"``: a literal, or a frozenset of one.
+    """Return a constant of a module, such as ``"dwiml.tracking.seeds.PLACEMENTS"``.
 
     Raises
     ------
     ValueError
-        For a value of another kind.
+        If it is neither a literal nor a frozenset of a literal.
     """
     module, _, name = path.rpartition(".")
     return _value(ast.Name(name), module)
@@ -87,12 +93,12 @@ def _tree(module: str) -> ast.Module:
     loader = None if spec is None else spec.loader
     source = loader.get_source(module) if isinstance(loader, InspectLoader) else None
     if source is None:
-        raise LookupError(f"There is no source of {module}.")
+        raise LookupError(f"The source of {module} was not found.")
     return ast.parse(source)
 
 
 def _class(path: str) -> tuple[str, ast.ClassDef]:
-    """Return the module of a class and its definition there."""
+    """Return the module of a class, and the definition of the class."""
     module, _, name = path.rpartition(".")
     for node in _tree(module).body:
         if isinstance(node, ast.ClassDef) and node.name == name:
@@ -101,7 +107,7 @@ def _class(path: str) -> tuple[str, ast.ClassDef]:
 
 
 def _chain(path: str) -> Iterator[tuple[str, ast.ClassDef]]:
-    """Give a class, and those of dwiml that it inherits from as long as each hands on its keywords."""
+    """Yield a class, and its superclasses in dwiml as long as each passes on its keywords."""
     module, node = _class(path)
     yield module, node
     init = _init(node)
@@ -125,7 +131,7 @@ def _init(node: ast.ClassDef) -> ast.FunctionDef | None:
 
 
 def _arguments(node: ast.ClassDef) -> Iterator[tuple[ast.arg, ast.expr | None]]:
-    """Give the arguments of a class's own constructor, each with its default."""
+    """Yield the arguments of a class's constructor, each with its default."""
     init = _init(node)
     if init is not None:
         positional = init.args.args[1:]
@@ -139,7 +145,7 @@ def _arguments(node: ast.ClassDef) -> Iterator[tuple[ast.arg, ast.expr | None]]:
 
 
 def _members(annotation: ast.expr | None) -> Iterator[ast.expr]:
-    """Give the members of a union."""
+    """Yield the members of a union."""
     if isinstance(annotation, ast.BinOp):
         yield from _members(annotation.left)
         yield from _members(annotation.right)
@@ -159,7 +165,7 @@ def _value(node: ast.expr, module: str) -> Any:
 
 
 def _descriptions(docstring: str) -> dict[str, str]:
-    """Return the first sentence on each parameter of a numpydoc docstring."""
+    """Return the first sentence about each parameter of a numpydoc docstring."""
     found: dict[str, str] = {}
     for section in ("Parameters", "Attributes"):
         body = re.search(rf"^{section}\n-+\n(.*?)(?=^\S[^\n]*\n-+$|\Z)", docstring, re.DOTALL | re.MULTILINE)

@@ -1,4 +1,4 @@
-"""``dwiml COMMAND``: hands the rest of the command line to the command's own module."""
+"""``dwiml COMMAND``: pass the rest of the command line to the module of the command."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from dwiml import __version__
 from dwiml.files.streams import guarded_streams
 
 COMMANDS = {
-    "phantom": "make the built-in example subjects",
+    "phantom": "create the built-in example subjects",
     "create_hdf5": "gather subjects' volumes and streamlines into one HDF5 file",
     "check_hdf5": "check an HDF5 file: structure, coordinates, digests of all values",
     "train": "train one of dwiml's models",
     "resume": "continue an experiment that was stopped",
-    "evaluate": "measure a trained model's direction error beside simple baselines",
-    "track": "make streamlines with a trained model",
-    "connectivity_matrix": "count the streamlines that join each pair of regions",
-    "connectivity_score": "tell how many streamlines join regions that a matrix connects",
-    "score": "measure tractograms against true bundles: connections, overlap, overreach",
-    "show_loss": "write a trained model's loss at each point of true streamlines, to look at",
+    "evaluate": "measure a trained model's direction error, and that of simple baselines",
+    "track": "create a tractogram with a trained model",
+    "connectivity_matrix": "count the streamlines that connect each pair of regions",
+    "connectivity_score": "count the streamlines that connect regions connected in a matrix",
+    "score": "compare tractograms with true bundles: connections, overlap, overreach",
+    "show_loss": "write a trained model's loss at each point of true streamlines",
     "show_tractogram": "draw streamlines over slices of an image",
-    "visualize_logs": "draw the curves of one or more experiments",
+    "visualize_logs": "plot the training curves of one or more experiments",
 }
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Build the parser that only knows the commands' names; each command parses its own options."""
+    """Build the parser of the command's name; each command parses its own options."""
     lines = "\n".join(f"  {name:<21}{description}" for name, description in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="dwiml",

@@ -1,4 +1,4 @@
-"""Options that derive from the parameters of the library's classes."""
+"""Command-line options that derive from the parameters of the library's classes."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _NUMBERS: dict[str, tuple[Callable[[str], Any], str, str]] = {
 
 @dataclass(frozen=True)
 class Reader:
-    """Makes the value of an option of its text.
+    """Converts the text of an option to its value.
 
     Attributes
     ----------
     kind
         ``"int"``, ``"float"``, ``"bool"``, ``"str"`` or ``"json"`` (an object).
     none
-        The text that means None; None where the option takes no such value.
+        The text that means None; None if the option cannot be None.
     alone
-        Of an option that takes several values: a single one need not be a list.
+        Whether an option of several values also takes a single value outside a list.
     """
 
     kind: str
@@ -41,7 +41,7 @@ class Reader:
         Raises
         ------
         argparse.ArgumentTypeError
-            With what was expected, and what was given.
+            If the text is not of this kind.
         """
         if self.none is not None and text.lower() in (self.none, "none"):
             return None
@@ -56,12 +56,12 @@ class Reader:
             return read(text)
         except ValueError:
             also = f" or '{self.none}'" if self.none is not None else ""
-            hint = "; separate several by spaces" if "," in text else ""
+            hint = "; separate values by spaces" if "," in text else ""
             raise argparse.ArgumentTypeError(f"{expected}{also} expected, got '{text}'{hint}") from None
 
     @property
     def metavar(self) -> str:
-        """What stands for the value in the help."""
+        """The placeholder of the value in the help."""
         name = {"str": "TEXT", "json": "JSON", "bool": "yes|no"}.get(self.kind) or _NUMBERS[self.kind][2]
         return name if self.none is None else f"{name}|{self.none}"
 
@@ -74,14 +74,14 @@ class Reader:
 
 
 class Flag(argparse.Action):
-    """An option without a value: some of its spellings turn it on, and some off."""
+    """An option without a value; some of its spellings turn it on, the others off."""
 
     def __init__(self, option_strings: list[str], dest: str, *, off: Iterable[str], **more: Any) -> None:
         super().__init__(option_strings, dest, nargs=0, **more)
         self.off = frozenset(off)
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
-        """Set the value that the spelling means."""
+        """Set the value of the spelling that was used."""
         setattr(namespace, self.dest, option_string not in self.off)
 
 
@@ -97,26 +97,26 @@ def add_option(
     on: tuple[str, ...] = (),
     off: tuple[str, ...] = (),
 ) -> None:
-    """Add the option of a parameter; one that takes only what no text can be is left out.
+    """Add the option of a parameter, unless its values cannot be given as text.
 
     Parameters
     ----------
     group
-        What it is added to.
+        Parser or group to which the option is added.
     parameter
-        Gives type, default and help.
+        Parameter with the type, default and help of the option.
     name
-        Of the option, without dashes; None: as the parameter.
+        Name of the option, without dashes; None for the name of the parameter.
     absent
-        Have no value where the option is not given, in place of the parameter's default.
+        Set no attribute if the option is not given, instead of the parameter's default.
     shown
-        The default as the help has it; of a parameter without one: the option need not be given, and is None.
+        Default shown in the help. An option whose parameter has no default is then optional, and None if not given.
     about
-        The help, in place of the docstring's.
+        Help text; None for the sentence of the docstring.
     none
-        The text that means None; "none", or "auto" for yes and no, where it is None.
+        Text that means None; None for "auto" if the option takes yes or no, and "none" otherwise.
     on, off
-        Further spellings of a flag.
+        Additional spellings of a flag.
     """
     name = name or parameter.name
     kinds = [kind for kind in map(_kind, parameter.types) if kind is not None]
@@ -144,12 +144,12 @@ def add_option(
 
 
 def json_object(text: str) -> dict[str, Any]:
-    """Return what a JSON object holds.
+    """Return the dictionary of a JSON object.
 
     Raises
     ------
     argparse.ArgumentTypeError
-        For anything else.
+        If the text is not a JSON object.
     """
     try:
         value = parse_json(text)
@@ -161,7 +161,7 @@ def json_object(text: str) -> dict[str, Any]:
 
 
 def _kind(annotation: str) -> str | None:
-    """Return how the text of an option of this type is read; None where it is no text's."""
+    """Return the :class:`Reader` kind of a type; None if a value of the type cannot be given as text."""
     annotation = re.sub(r"^Sequence\[(.*)\]$", r"\1", annotation)
     if annotation.startswith("Mapping["):
         return "json"
@@ -176,5 +176,5 @@ def _shown(value: Any, none: str, *, is_flag: bool) -> str:
 
 
 def _as_help(about: str, none: str) -> str:
-    """Return a docstring's sentence as the help has it: None is a word, and argparse reads a percent sign."""
+    """Return a docstring's sentence for the help: with the word for None, and percent signs escaped for argparse."""
     return re.sub(r"\bNone\b", none, about).replace("%", "%%")

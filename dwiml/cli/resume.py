@@ -16,7 +16,7 @@ from dwiml.cli.unknown_options import parse_known_options
 DATASET = "dwiml.data.dataset.MultiSubjectDataset"
 SETTINGS = "dwiml.training.settings.TrainerSettings"
 MAY_CHANGE = constant_of("dwiml.training.experiment.parameters.MAY_CHANGE")
-# The command itself says how it resumes.
+# The command sets it.
 _FIXED = "trainer.resume"
 _NEW = ("max_epochs", "patience")
 
@@ -26,31 +26,31 @@ def build_parser() -> argparse.ArgumentParser:
         prog="dwiml resume",
         allow_abbrev=False,
         usage="dwiml resume EXPERIMENT [options]",
-        description="Continue an experiment of 'dwiml train' from its checkpoint. All that is not given here is as "
-        "recorded there.",
+        description="Continue an experiment of 'dwiml train' from its checkpoint. Options that are not given keep "
+        "their recorded values.",
     )
-    parser.add_argument("experiment", metavar="EXPERIMENT", help="the experiment's folder")
+    parser.add_argument("experiment", metavar="EXPERIMENT", help="experiment folder")
     for section, path in (("trainer", SETTINGS), ("data", DATASET)):
         group = parser.add_argument_group(section)
         for name, parameter in parameters_of(path).items():
             if f"{section}.{name}" in MAY_CHANGE - {_FIXED}:
                 quiet: dict[str, Any] = {"on": ("--no_quiet",), "off": ("-q",)} if name == "verbose" else {}
                 new = f"new_{name}" if name in _NEW else name
-                # Agreed to for one resume only.
+                # Valid for one resume only.
                 shown = "off" if name == "allow_changed_data" else "as recorded"
                 add_option(group, parameter, name=new, absent=True, shown=shown, **quiet)
-    parser.add_argument("-v", dest="talkative", action="store_true", help="show informative messages")
+    parser.add_argument("-v", dest="informative", action="store_true", help="show informative messages")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_known_options(build_parser(), argv)
     settings = {**_recorded_settings(Path(arguments.experiment)), **vars(arguments)}
-    return run_training(lambda: _run(arguments), settings, verbose=arguments.talkative)
+    return run_training(lambda: _run(arguments), settings, verbose=arguments.informative)
 
 
 def _recorded_settings(experiment: Path) -> dict[str, Any]:
-    """Return the trainer's recorded settings; none where they cannot be read, which is told later."""
+    """Return the trainer's recorded settings; empty if they cannot be read, which is an error later."""
     from dwiml.files import read_json
 
     with suppress(OSError, ValueError, KeyError, TypeError):

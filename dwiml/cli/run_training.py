@@ -1,4 +1,4 @@
-"""What ``dwiml train`` and ``dwiml resume`` share: how a signal ends them before the training has begun."""
+"""Running ``dwiml train`` and ``dwiml resume``: signals that arrive before the training starts."""
 
 from __future__ import annotations
 
@@ -11,26 +11,31 @@ from dwiml.failures import TRAINING_ADVICE
 from dwiml.training.cluster.slurm import in_job, requeue
 from dwiml.training.cluster.stopping import check_stop_signal
 
-NOT_BEGUN = "the training had not begun; nothing was trained, and a checkpoint that is there stays as it was"
+NOT_BEGUN = "the training had not started; nothing was trained, and an existing checkpoint is unchanged"
 
 
 def run_training(action: Callable[[], None], settings: Mapping[str, Any], *, verbose: bool) -> int:
-    """Run a training's command: see :func:`dwiml.cli.run_command`.
+    """Run a training command with :func:`dwiml.cli.run_command`.
 
-    Once it trains, the trainer handles the signals itself. Before, while the data are loaded, they end the command at
-    once, and SLURM is asked to queue the job again where that was wanted.
+    During the training, the trainer handles signals. Before, while the data are loaded, a signal ends the command
+    immediately, and SLURM is asked to requeue the job if ``requeue`` is set.
 
     Parameters
     ----------
     action
-        Loads and trains.
+        Loads the data and trains.
     settings
-        With ``"stop_signal"`` and ``"requeue"``, where they are known.
+        The settings that are known; ``"stop_signal"`` and ``"requeue"`` are used.
     verbose
         Show the library's informative messages.
+
+    Returns
+    -------
+    int
+        The exit code.
     """
     stop_signal = None
-    # The trainer says what is wrong with it.
+    # The trainer reports an invalid signal.
     with suppress(ValueError):
         stop_signal = check_stop_signal(settings.get("stop_signal", "SIGUSR1"))
     wanted = bool(settings.get("requeue"))
@@ -38,7 +43,7 @@ def run_training(action: Callable[[], None], settings: Mapping[str, Any], *, ver
         action,
         verbose=verbose,
         signals=["SIGTERM", "SIGHUP"] + ([stop_signal.name] if stop_signal is not None else []),
-        when_stopped=f"{NOT_BEGUN}; SLURM is asked to queue the job again" if wanted and in_job() else NOT_BEGUN,
+        when_stopped=f"{NOT_BEGUN}; SLURM is asked to requeue the job" if wanted and in_job() else NOT_BEGUN,
         after_stop=requeue if wanted else None,
         advice=TRAINING_ADVICE,
     )

@@ -1,4 +1,4 @@
-"""``dwiml track``: streamlines of a trained model, on a subject of an HDF5 file or on image files."""
+"""``dwiml track``: track with a trained model, on a subject of an HDF5 file or on image files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RULES = "dwiml.tracking.propagation.PropagationRules"
 SEEDS = "dwiml.tracking.seeds.Seeds"
 TRACKER = "dwiml.tracking.tracker.Tracker"
 WRITER = "dwiml.tractograms.writing.writer.TractogramWriter"
-# What the options are called that say where streamlines begin.
+# Names of the options of the seeds.
 SEEDS_NAMES = {"per_voxel": "seeds_per_voxel", "total": "nb_seeds", "placement": "seeds_at"}
 _OBJECTS = ("model", "subject", "rules")
 
@@ -38,10 +38,10 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         usage="dwiml track EXPERIMENT SUBJECT OUT --tracking_mask MASK [options]\n"
         "       dwiml track EXPERIMENT OUT --input IMAGE [IMAGE ...] --tracking_mask MASK [options]",
-        description="Track with the best model of an experiment. Streamlines depend on the seed of the draws and on "
-        "their own starting point only, not on how many are tracked at once.",
+        description="Track with the best model of an experiment. A streamline depends only on --seed and on its "
+        "starting point, not on how many streamlines are tracked at once.",
     )
-    parser.add_argument("experiment", metavar="EXPERIMENT", help="the experiment's folder")
+    parser.add_argument("experiment", metavar="EXPERIMENT", help="experiment folder")
     parser.add_argument("subject", metavar="SUBJECT", nargs="?", help="a subject of the experiment's HDF5 file")
     parser.add_argument("out", metavar="OUT", help="tractogram to write: .trk, .tck or .trx")
     add_config_options(parser)
@@ -51,14 +51,14 @@ def build_parser() -> argparse.ArgumentParser:
     output = parser.add_argument_group("output")
     add_option(output, parameters_of(WRITER)["compress"])
     output.add_argument(
-        "--save_seeds", action="store_true", help="keep each streamline's seed in data_per_streamline 'seeds'"
+        "--save_seeds", action="store_true", help="Save each streamline's seed as data_per_streamline 'seeds'"
     )
-    output.add_argument("--report", metavar="JSON", help="write the final table there too, as JSON")
+    output.add_argument("--report", metavar="JSON", help="Also write the final table to this JSON file")
     output.add_argument(
         "-f",
         dest="overwrite",
         action="store_true",
-        help="replace OUT and the report if they exist, and what a stopped run has left of OUT",
+        help="Overwrite OUT and the report, including an unfinished OUT of an interrupted run",
     )
     parser.add_argument("-v", dest="verbose", action="store_true", help="show informative messages")
     return parser
@@ -70,23 +70,30 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         "--tracking_mask",
         required=True,
         metavar="MASK",
-        help="where streamlines may go: a 0/1 mask, labels (all that are not 0), or a map of probabilities (see "
+        help="Where streamlines may go: a 0/1 mask, labels (all labels except 0), or a probability map (see "
         "--mask_threshold)",
     )
-    group.add_argument("--seeding_mask", metavar="MASK", help="where they begin [the tracking mask]")
-    add_option(group, parameters_of(DATASET)["hdf5_file"], shown="where the experiment's data were")
-    group.add_argument("--input", nargs="+", metavar="IMAGE", help="image files of the model's input, in their order")
+    group.add_argument("--seeding_mask", metavar="MASK", help="Where streamlines start [the tracking mask]")
+    add_option(group, parameters_of(DATASET)["hdf5_file"], shown="as recorded in the experiment")
+    group.add_argument(
+        "--input", nargs="+", metavar="IMAGE", help="Image files of the model's input, in the order used for training"
+    )
     group.add_argument(
         "--standardization",
         choices=["all", "independent", "per_file", "none"],
-        help="how to standardize them, in place of what an experiment records",
+        help="How to standardize the --input images [as recorded in the experiment]",
     )
     group.add_argument(
         "--standardize_like",
         metavar="EXPERIMENT",
-        help="with --input: standardize as the data of this experiment were [as EXPERIMENT's own]",
+        help="Standardize the --input images as the data of this other experiment",
     )
-    group.add_argument("--std_mask", nargs="+", metavar="MASK", help="mask files for mean and standard deviation")
+    group.add_argument(
+        "--std_mask",
+        nargs="+",
+        metavar="MASK",
+        help="Mask files in which the mean and standard deviation of the --input images are computed",
+    )
 
 
 def _add_seeds(parser: argparse.ArgumentParser) -> None:
@@ -103,7 +110,7 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("tracking")
     for name, parameter in {**parameters_of(RULES), **parameters_of(TRACKER)}.items():
         if name == "seed":
-            add_option(group, parameter, about="Of all that is drawn: where streamlines begin, and directions")
+            add_option(group, parameter, about="Seed of the random starting points and directions")
         elif name not in _OBJECTS:
             shown = "the model's" if name == "step_size" else None
             add_option(group, parameter, shown=shown, none="auto" if name == "simultaneous" else None)
@@ -179,7 +186,7 @@ def _rules(arguments: argparse.Namespace, model: Any) -> PropagationRules:
 
     step_size = model.step_size if arguments.step_size is None else arguments.step_size
     if step_size is None:
-        raise ValueError("The model was trained without a step size of its own; give --step_size, in mm.")
+        raise ValueError("The model was trained without a step size; give --step_size, in mm.")
     if step_size > arguments.max_length:
         raise ValueError(
             f"step_size ({step_size:g} mm) is above max_length ({arguments.max_length:g} mm): no step could be made."
@@ -198,7 +205,7 @@ def _seeds(arguments: argparse.Namespace, mask: NDArray[np.bool_]) -> Seeds:
 
 
 def _track(tracker: Tracker, seeds: Seeds, writer: Any, *, save_seeds: bool) -> None:
-    """Track and write, a group of seeds after the other."""
+    """Track and write one group of seeds after the other."""
     from dwiml.cli.progress import counted
 
     done = 0
@@ -212,7 +219,7 @@ def _track(tracker: Tracker, seeds: Seeds, writer: Any, *, save_seeds: bool) -> 
 
 
 def table(counts: TrackingCounts, out: str, seconds: float) -> str:
-    """Return what became of the seeds, and why streamlines ended, for people."""
+    """Return a table for the user: the numbers of seeds and streamlines, and why streamlines ended."""
     speed = counts.nb_seeds / max(seconds, 1e-9)
     lines = [
         f"{_counted(counts.nb_seeds, 'seed')}: {_counted(counts.nb_kept, 'streamline')} in '{out}', "

@@ -1,4 +1,4 @@
-"""What the options of ``dwiml track`` say of its data: a subject of an HDF5 file, or image files."""
+"""The data of ``dwiml track``: a subject of an HDF5 file, or image files."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ _MASKS = ("tracking_mask", "seeding_mask")
 
 
 def load_tracking_data(arguments: argparse.Namespace, recorded: dict[str, Any]) -> TrackingData:
-    """Load what the options ask for.
+    """Load the volume and the masks that the options name.
 
     Parameters
     ----------
     arguments
-        Of ``dwiml track``.
+        Arguments of ``dwiml track``.
     recorded
-        The experiment's ``parameters.json``.
+        Content of the experiment's ``parameters.json``.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        When something is missing, or does not go together.
+        If something is missing, or options contradict each other.
     """
     if (arguments.subject is None) == (arguments.input is None):
         raise ValueError("Give either a SUBJECT of the HDF5 file or image files with --input.")
-    _refuse_what_does_nothing(arguments)
+    _refuse_unused_options(arguments)
     return _from_hdf5(arguments, recorded) if arguments.input is None else _from_images(arguments, recorded)
 
 
-def _refuse_what_does_nothing(arguments: argparse.Namespace) -> None:
+def _refuse_unused_options(arguments: argparse.Namespace) -> None:
     of_images = ("standardization", "standardize_like", "std_mask")
     given = [name for name in of_images if getattr(arguments, name) is not None]
     if given and arguments.input is None:
@@ -83,30 +83,29 @@ def _from_images(arguments: argparse.Namespace, recorded: dict[str, Any]) -> Tra
 
 
 def _recorded_standardization(arguments: argparse.Namespace, recorded: dict[str, Any]) -> str:
-    """Return how the input group of the experiment's data was standardized; refuse what a mask is missing for."""
+    """Return how the experiment's input group was standardized; ValueError if its mask is needed and not given."""
     from dwiml.arguments import quoted
 
     group = recorded["loader"]["input_group_name"]
     entry = _recorded_config(arguments, recorded).get(group)
     if not isinstance(entry, dict):
         raise ValueError(
-            f"It is not recorded how the volumes of group '{group}' of "
-            f"'{arguments.standardize_like or arguments.experiment}' were standardized; "
-            "give --standardization."
+            f"'{arguments.standardize_like or arguments.experiment}' does not record how the volumes of group "
+            f"'{group}' were standardized; give --standardization."
         )
     standardization = str(entry.get("standardization", "none"))
     if entry.get("std_mask") and standardization != "none" and not arguments.std_mask:
         raise ValueError(
             f"Group '{group}' of the experiment's data was standardized within a mask "
-            f"({quoted(_listed(entry['std_mask']))} of each subject); give that of this subject with --std_mask."
+            f"({quoted(_listed(entry['std_mask']))} of each subject); give the mask of this subject with --std_mask."
         )
     return standardization
 
 
 def _recorded_config(arguments: argparse.Namespace, recorded: dict[str, Any], *, needed: bool = True) -> dict[str, Any]:
-    """Return how the groups of the data were made: from the experiment, or from an HDF5 file that is given.
+    """Return the groups config of the data, from the experiment or from the given HDF5 file.
 
-    Where neither says it: an error if it is needed, otherwise nothing.
+    If neither has it, raise FileNotFoundError if it is needed, and return an empty dictionary otherwise.
     """
     from dwiml.hdf5.stored import open_hdf5
     from dwiml.hdf5.stored.layout import groups_config
@@ -120,8 +119,8 @@ def _recorded_config(arguments: argparse.Namespace, recorded: dict[str, Any], *,
         if not needed and not arguments.hdf5_file:
             return {}
         raise FileNotFoundError(
-            f"'{path}', the HDF5 file of the experiment, says how its volumes were standardized, but was not found; "
-            "give --hdf5_file, or --standardization."
+            f"'{path}', the experiment's HDF5 file, was not found; it records how the volumes were standardized. Give "
+            "--hdf5_file or --standardization."
         )
     with open_hdf5(path) as file:
         return groups_config(file)

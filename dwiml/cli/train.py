@@ -24,20 +24,20 @@ SETTINGS = "dwiml.training.settings.TrainerSettings"
 TRACKING_SETTINGS = "dwiml.training.generation.settings.TrackingPhaseSettings"
 
 PATHS = {
-    "hdf5_file": "data, made with 'dwiml create_hdf5'",
-    "experiments_path": "folder of all experiments",
-    "experiment_name": "folder that is made there for this one",
+    "hdf5_file": "The data, created with 'dwiml create_hdf5'",
+    "experiments_path": "Folder of all experiments",
+    "experiment_name": "Name of the folder to create there for this experiment",
 }
 _JOB = ("checkpoint_minutes", "stop_signal", "max_time", "requeue", "resume", "allow_changed_data")
 _TRYING = ("fast_dev_run", "overfit_batches", "profile")
-# Of these, a text that is not a place of today's folder would be another place in another folder.
+# Recorded as absolute paths, so that config.yaml works from any folder.
 _PLACES = ("hdf5_file", "experiments_path", "tracking_phase_ground_truth")
 _RESAMPLING = ("step_size", "nb_points", "compress_lines")
-_ABOUT = {"seed": "Of weights, batches, augmentation and dropout; None: drawn"}
+_ABOUT = {"seed": "Seed of the weights, batches, augmentation and dropout; None to draw one and record it"}
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Build the parser that only knows the models' names; each model has options of its own."""
+    """Build the parser of the model's name; each model has its own options."""
     lines = "\n".join(f"  {name:<14}{summary_of(path)}" for name, path in MODELS.items())
     parser = argparse.ArgumentParser(
         prog="dwiml train",
@@ -52,16 +52,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def build_model_parser(name: str) -> argparse.ArgumentParser:
-    """Build the parser of a model's training: the options of the data, the batches, the model and the trainer."""
+    """Build the parser for training one model: options of the data, the batches, the model and the trainer."""
     parser = argparse.ArgumentParser(
         prog=f"dwiml train {name}",
         allow_abbrev=False,
         usage=f"dwiml train {name} HDF5 EXPERIMENTS_PATH EXPERIMENT_NAME\n"
         "           --input_group_name GROUP --streamline_group_name GROUP [options]\n"
         f"       dwiml train {name} --config YAML [options]",
-        description=f"{summary_of(MODELS[name])}. Run the same again with --resume auto, or use 'dwiml resume', to go "
-        "on. An experiment's folder has a config.yaml that makes it again: --config FOLDER/config.yaml "
-        "--experiment_name NEW_NAME.",
+        description=f"{summary_of(MODELS[name])}. To continue a training that was stopped, run the same command with "
+        "--resume auto, or use 'dwiml resume'. To repeat an experiment, use the config.yaml of its folder: "
+        "--config FOLDER/config.yaml --experiment_name NEW_NAME.",
     )
     paths = parser.add_argument_group("paths, in this order or as options")
     for path, about in PATHS.items():
@@ -80,11 +80,11 @@ def build_model_parser(name: str) -> argparse.ArgumentParser:
         add_option(resampling, parameters_of(MODELS[name])[each])
     _add(parser, "training", SETTINGS, leave=(*_JOB, *_TRYING))
     _group(parser, "training").add_argument(
-        "-v", dest="talkative", action="store_true", help="show informative messages"
+        "-v", dest="informative", action="store_true", help="Show informative messages"
     )
-    _add(parser, "when the job ends, and after", SETTINGS, only=_JOB)
-    _add(parser, "trying out", SETTINGS, only=_TRYING)
-    title = "generation-validation (with any of these, the model continues the validation streamlines by itself)"
+    _add(parser, "checkpoints, time limits and resuming", SETTINGS, only=_JOB)
+    _add(parser, "debugging", SETTINGS, only=_TRYING)
+    title = "generation-validation (if any is given, the model also tracks from the start of validation streamlines)"
     _add(parser, title, TRACKING_SETTINGS, absent=True)
     return parser
 
@@ -98,7 +98,7 @@ def _add(
     leave: Collection[str] = (),
     absent: bool = False,
 ) -> None:
-    """Add the options of a class that are not there yet to a group of the help."""
+    """Add the options of a class to a group of the help, without those that exist already."""
     known = {action.dest for action in parser._actions}
     for name, parameter in parameters_of(path, inherited=not absent).items():
         if name not in known and name not in leave and (only is None or name in only):
@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = build_parser().parse_args(words[:1]).model
     parser = build_model_parser(name)
     arguments = parse_options(parser, words[1:], positional=tuple(PATHS))
-    return run_training(lambda: _run(name, parser, arguments), vars(arguments), verbose=arguments.talkative)
+    return run_training(lambda: _run(name, parser, arguments), vars(arguments), verbose=arguments.informative)
 
 
 def _run(name: str, parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
@@ -132,7 +132,7 @@ def _run(name: str, parser: argparse.ArgumentParser, arguments: argparse.Namespa
     for group in sorted(volumes):
         dataset.check_volume_group(group)
     dataset.check_streamline_group(arguments.streamline_group_name)
-    # With one that is drawn, the configuration makes the same weights again.
+    # A drawn seed is recorded too, so that config.yaml gives the same weights.
     seed = seed_everything(draw_seed() if arguments.seed is None else arguments.seed)
     model = _build(MODELS[name], values, nb_features=dataset.nb_features[arguments.input_group_name])
     dataset.load_data(
@@ -148,6 +148,6 @@ def _run(name: str, parser: argparse.ArgumentParser, arguments: argparse.Namespa
 
 
 def _build(path: str, values: dict[str, Any], **objects: Any) -> Any:
-    """Return an object of a class, with those of the values that its constructor takes."""
+    """Return an object of a class, built from the values that its constructor takes."""
     taken = {each: values[each] for each in parameters_of(path) if each in values and each not in objects}
     return pkgutil.resolve_name(path)(**taken, **objects)

@@ -1,4 +1,4 @@
-"""The error for an unknown option, with the option that may be meant."""
+"""The error for an unknown option, which suggests the intended one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from dwiml.params import RENAMED
 
-# What other programs, and earlier versions, call some of our options.
+# Names of some options in other programs and in earlier versions.
 _USUAL_NAMES = {
     **RENAMED,
     "epochs": "max_epochs",
@@ -21,12 +21,14 @@ _USUAL_NAMES = {
 def parse_known_options(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None, *, positional: Sequence[str] = ()
 ) -> argparse.Namespace:
-    """Parse a command line; the error for an unknown option tells what may be meant.
+    """Parse a command line; the error for an unknown option suggests the intended one.
 
     Parameters
     ----------
-    parser, argv
-        As of ``argparse``.
+    parser
+        The command's parser.
+    argv
+        The arguments; None for those of the process.
     positional
         Options that may also be given without their names, in this order.
     """
@@ -44,16 +46,18 @@ def parse_known_options(
 
 
 def meant_by(name: str, known: Sequence[str]) -> str:
-    """Return what to say after the name of an option that does not exist: which of the known ones may be meant.
+    """Return the suggestion that follows the name of an unknown option; empty if no known option is similar.
 
     Parameters
     ----------
-    name, known
-        All with dashes in front, or all without.
+    name
+        The unknown option.
+    known
+        The options of the command, with dashes if `name` has them.
     """
     dashes = name[: len(name) - len(name.lstrip("-"))]
     meant = _USUAL_NAMES.get(name[len(dashes) :], name[len(dashes) :])
-    # 'dwiml resume' has --new_max_epochs for the --max_epochs of 'dwiml train'.
+    # The --max_epochs of 'dwiml train' is --new_max_epochs in 'dwiml resume'.
     near = [each for each in (f"{dashes}{meant}", f"{dashes}new_{meant}") if each in known]
     near = near or difflib.get_close_matches(name, known)
     return f": did you mean {' or '.join(near)}?" if near else ""

@@ -1,1 +1,1 @@
-"""Chapter 5, loop: epochs, checkpoints, monitors and loggers."""
+"""Training: the trainer and its loop, checkpoints, metrics and loggers."""

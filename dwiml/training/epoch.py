@@ -1,4 +1,4 @@
-"""What lives as long as a training runs, and its passes over the training and the validation batches of an epoch."""
+"""The passes over the training and validation batches of an epoch, and the resources held during a training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dwiml.batching.fetcher import BatchSlices
 from dwiml.batching.loader import DWIMLBatchLoaderOneInput
 from dwiml.models.allocator import keep_freed_memory
 from dwiml.ops.sequences import TensorSequence
-from dwiml.training.cluster.process import explained_failures, kept_on_failure, leave
+from dwiml.training.cluster.process import checkpoint_on_failure, explained_failures, stop_training
 from dwiml.training.cluster.stopping import NOTHING, STOP
 from dwiml.training.experiment.bad_batches import explain_bad_batch
 from dwiml.training.experiment.folder import remove_trial
@@ -24,26 +24,26 @@ from dwiml.training.experiment.parameters import write_parameters
 from dwiml.training.reporting.loggers import build_loggers, start_loggers
 from dwiml.training.reporting.monitors import NonFiniteValueError, PhaseMonitor
 from dwiml.training.reporting.progress import EpochProgress, announce
-from dwiml.training.reporting.summary import introduce
+from dwiml.training.reporting.summary import announce_start
 from dwiml.training.reproducibility import deterministic_algorithms, restore_generators, seed_generators
 from dwiml.training.state import Position
 
 if TYPE_CHECKING:
     from dwiml.training.trainer import DWIMLTrainer
 
-# What a loader adds to what the model or the loss sees, where it was asked for.
+# Parameters of a loader that add noise.
 _NOISES = ("noise_gaussian_size_forward", "noise_gaussian_size_loss", "noise_correlated_size")
 
 logger = logging.getLogger(__name__)
 
 
 class BatchLoss(torch.nn.Module):
-    """The trainer's ``run_one_batch`` as a module, which torch can wrap to train on several processes.
+    """The trainer's ``run_one_batch`` as a module, so that ``DistributedDataParallel`` can wrap it.
 
     Parameters
     ----------
     trainer
-        Whose model has the gradients.
+        The trainer, with its model.
     """
 
     def __init__(self, trainer: DWIMLTrainer) -> None:
@@ -52,25 +52,25 @@ class BatchLoss(torch.nn.Module):
         self._trainer = trainer
 
     def forward(self, targets: TensorSequence, ids_per_subj: BatchSlices) -> tuple[torch.Tensor, int]:
-        """Return the mean loss and its weight; of a share without a point, a loss of 0 that all weights are in."""
+        """Return the mean loss and its weight; for a share without points, a loss of 0 that depends on all weights."""
         if len(targets):
             mean_loss, n = _checked_result(self._trainer.run_one_batch(targets, ids_per_subj))
             if n > 0:
                 return mean_loss, n
-        # A mean over nothing may be NaN, and would be so after the weighting too.
+        # A mean over nothing may be NaN, and weighting it by 0 would not change that.
         parts = [weights.sum() * 0 for weights in self.model.parameters() if weights.requires_grad]
         return torch.stack(parts).sum(), 0
 
 
 class EpochRunner:
-    """Runs the phases of the epochs of a trainer, as long as the training runs.
+    """Runs the phases of each epoch.
 
     Parameters
     ----------
     trainer
-        Its position says what of a phase is left; its hooks are called for each batch.
+        The trainer; its position tells where to continue, and its hooks are called for each batch.
     measured
-        The monitor's state of the phase in which the training was stopped, if it was inside one.
+        State of the monitor of the phase in which the training was stopped; None if it was between two phases.
     """
 
     def __init__(self, trainer: DWIMLTrainer, measured: dict[str, Any] | None) -> None:
@@ -81,18 +81,18 @@ class EpochRunner:
         self._is_first_batch = True
 
     def close(self) -> None:
-        """End the loader's workers."""
+        """Stop the workers of the data loaders."""
         self._loaders.clear()
 
     def run_phase(self, phase: str) -> dict[str, float]:
-        """Go through what is left of a phase, ``"training"`` or ``"validation"``; return its metrics by name.
+        """Run the remaining batches of a phase, ``"training"`` or ``"validation"``; return its metrics by name.
 
         Raises
         ------
         FloatingPointError
-            When a loss, a gradient or a metric is NaN or infinite; the batch is saved and named.
+            If a loss, a gradient or a metric is NaN or infinite; the message names the batch, which is saved.
         TrainingInterrupted
-            When the training is asked to stop, once the checkpoint is written.
+            If the training is asked to stop, once the checkpoint is written.
         """
         trainer, training = self._trainer, phase == "training"
         monitor = self._enter(phase)
@@ -110,8 +110,8 @@ class EpochRunner:
                         self._take_step(fraction, monitor)
                     progress.update(monitor)
                     if updater.is_empty:
-                        # Alone, what came during the step counts already.
-                        obey(trainer, trainer.requests.wanted if trainer.ranks.alone else wanted, monitor)
+                        # A single process also considers a request that arrived during the step.
+                        handle_requests(trainer, trainer.requests.wanted if trainer.ranks.alone else wanted, monitor)
                 metrics = monitor.metrics(trainer.ranks.gather)
             except NonFiniteValueError as error:
                 raise FloatingPointError(self._explain(error)) from error
@@ -120,11 +120,11 @@ class EpochRunner:
         return {"learning_rate": trainer.schedule.current(), **metrics} if training else metrics
 
     def _enter(self, phase: str) -> PhaseMonitor:
-        """Prepare model, sampler and schedule for a phase; return its monitor, that of a run that was stopped in it."""
+        """Prepare the model, sampler and schedule for a phase; return its monitor, restored if resumed in it."""
         trainer, training = self._trainer, phase == "training"
         settings, position = trainer.settings, trainer.position
         trainer.model.train(training)
-        # Validation always sees the batches of its epoch 0, so that its losses can be compared.
+        # Validation always uses the batches of epoch 0, so that its losses can be compared.
         same = not training or settings.overfit_batches is not None
         epoch, limit = 0 if same else position.epoch, settings.max_batches(phase)
         trainer.batch_sampler.set_position(phase, epoch, first_batch=position.batch, max_batches=limit)
@@ -137,7 +137,7 @@ class EpochRunner:
         return monitor
 
     def _batches(self, phase: str, monitor: PhaseMonitor) -> Iterator[tuple[TensorSequence, BatchSlices]]:
-        """Give the phase's batches, on the device, and measure the time that is spent waiting for them."""
+        """Yield the batches of a phase, on the device, and measure the time spent waiting for them."""
         trainer = self._trainer
         if phase not in self._loaders:
             self._loaders[phase] = trainer.batch_loader.data_loader(
@@ -146,17 +146,17 @@ class EpochRunner:
         batches = on_device(self._loaders[phase], trainer.device)
         while True:
             before = time.perf_counter()
-            with trainer.profiler.part("waiting for data"), kept_on_failure(trainer, monitor):
+            with trainer.profiler.part("waiting for data"), checkpoint_on_failure(trainer, monitor):
                 batch = next(batches, None)
             if batch is None:
                 return
             monitor.data_wait_s += time.perf_counter() - before
-            # All ranks have about as many.
+            # All ranks have about the same number.
             monitor.nb_points += batch[0].total_points * trainer.ranks.nb
             yield batch
 
     def _run_batch(self, targets: TensorSequence, ids_per_subj: BatchSlices, monitor: PhaseMonitor) -> int:
-        """Compute a batch's loss and, in training, add its gradient to those of the step; return what ranks want."""
+        """Compute the loss of a batch and, in training, its gradient; return the highest request of the ranks."""
         trainer, index = self._trainer, self._trainer.position.batch
         with trainer.updater.autocast(), trainer.profiler.part("forward and loss"), trainer.logged.accepting():
             mean_loss, n = self._step(targets, ids_per_subj)
@@ -167,7 +167,7 @@ class EpochRunner:
         trainer.position.batch += 1
         loss = trainer.ranks.mean(mean_loss, n, nb_points)
         if nb_points and trainer.nonfinite.is_bad(loss):
-            trainer.nonfinite.pass_over(monitor.loss, index, loss, monitor, nb_batches=1)
+            trainer.nonfinite.skip_or_raise(monitor.loss, index, loss, monitor, nb_batches=1)
             return wanted
         monitor.own.update(trainer.logged, index, skip_bad=trainer.nonfinite.skips)
         if trainer.device.type == "cpu":
@@ -182,15 +182,15 @@ class EpochRunner:
         return wanted
 
     def _take_step(self, fraction: float, monitor: PhaseMonitor) -> None:
-        """Finish the gradient, and update the weights unless it is NaN or infinite; `fraction` of the epoch is done."""
+        """Update the weights, unless the gradient is NaN or infinite; `fraction` is the part of the epoch done."""
         trainer, updater = self._trainer, self._trainer.updater
         with trainer.profiler.part("optimizer"):
             index, nb_batches = trainer.position.batch - 1, updater.nb_waiting
             norm = updater.gradient_norm()
             bad = trainer.nonfinite.is_bad(norm)
-            # In fp16 a step that overflows is left out, and the next one is scaled less; that ends at a scale of 1.
+            # In fp16, the scaler skips a step that overflows and lowers the scale. At a scale of 1, it is an error.
             if bad and not (updater.scaler.is_enabled() and updater.scaler.get_scale() >= 1):
-                trainer.nonfinite.pass_over(monitor.means["grad_norm"], index, norm, monitor, nb_batches=nb_batches)
+                trainer.nonfinite.skip_or_raise(monitor.means["grad_norm"], index, norm, monitor, nb_batches=nb_batches)
                 updater.discard()
                 return
             if not bad:
@@ -202,7 +202,7 @@ class EpochRunner:
             trainer.update_weights()
 
     def _explain(self, error: NonFiniteValueError) -> str:
-        """Save the batch that gave a NaN or infinite value; return what to tell the user."""
+        """Save the batch that gave a NaN or infinite value; return the message for the user."""
         trainer = self._trainer
         if not trainer.ranks.is_first:
             return str(error)
@@ -211,30 +211,32 @@ class EpochRunner:
         return explain_bad_batch(error, trainer.folder, sampler, loader, epoch=trainer.position.epoch)
 
     def _warn_of_unused_batch(self) -> None:
-        """Warn when what the loader was asked for reaches the model in no way that the trainer knows of."""
+        """Warn if the loader's noise or volume may not reach the model, because model_batch was not called."""
         trainer = self._trainer
         loader = trainer.batch_loader
-        asked = [name for name in _NOISES if getattr(loader, name)]
+        unused = [name for name in _NOISES if getattr(loader, name)]
         if isinstance(loader, DWIMLBatchLoaderOneInput):
-            asked.append(f"the volume '{loader.input_group_name}'")
-        if not asked or trainer.has_model_batch or not trainer.ranks.is_first:
+            unused.append(f"the volume '{loader.input_group_name}'")
+        if not unused or trainer.called_model_batch or not trainer.ranks.is_first:
             return
         logger.warning(
-            "%s.run_one_batch does not call self.model_batch: what the batch loader was asked for (%s) does not reach "
-            "the model, unless run_one_batch sees to it.",
+            "%s.run_one_batch does not call self.model_batch: settings of the batch loader (%s) have no effect on the "
+            "model, unless run_one_batch applies them itself.",
             type(trainer).__name__,
-            ", ".join(asked),
+            ", ".join(unused),
         )
 
 
 @contextmanager
 def running(trainer: DWIMLTrainer) -> Iterator[EpochRunner]:
-    """Keep, within the block, what lives as long as the training runs: the folder's lock, signals, loggers, workers.
+    """Hold the resources of a training within the block: the folder's lock, signals, loggers and workers.
 
     Raises
     ------
-    FileExistsError, ExperimentInUseError
-        When the experiment's folder is another's, or another process trains there.
+    FileExistsError
+        If the experiment folder holds something else, or an experiment that was created in the meantime.
+    ExperimentInUseError
+        If another process trains in this folder.
     """
     with ExitStack() as stack:
         stack.enter_context(explained_failures(trainer.folder.path))
@@ -245,10 +247,10 @@ def running(trainer: DWIMLTrainer) -> Iterator[EpochRunner]:
         if trainer.device.type == "cpu":
             keep_freed_memory()
         has_begun = trainer.position != Position()
-        checkpoint = trainer.checkpointer.begin(goes_on=has_begun)
+        checkpoint = trainer.checkpointer.begin(resuming=has_begun)
         if trainer.ranks.is_first:
-            starts_over = trainer.settings.resume == "never" and not has_begun
-            trainer.checkpointer.take_folder(stack, starts_over=starts_over)
+            starting_over = trainer.settings.resume == "never" and not has_begun
+            trainer.checkpointer.lock_folder(stack, starting_over=starting_over)
             write_parameters(trainer.folder, trainer.parameters, trainer.batch_sampler.dataset.groups_config)
             if trainer.config is not None and checkpoint is None and not trainer.settings.fast_dev_run:
                 trainer.folder.write_config(trainer.config)
@@ -261,7 +263,7 @@ def running(trainer: DWIMLTrainer) -> Iterator[EpochRunner]:
                 verbose=trainer.verbose,
             )
             start_loggers(trainer.loggers, trainer.parameters, logged)
-            stack.callback(_write_what_waits, trainer)
+            stack.callback(_write_pending, trainer)
         if checkpoint is None:
             seed_generators(trainer.seed, trainer.ranks.rank)
         else:
@@ -271,37 +273,37 @@ def running(trainer: DWIMLTrainer) -> Iterator[EpochRunner]:
         stack.callback(epochs.close)
         trainer.requests.note_checkpoint()
         if trainer.ranks.is_first and not trainer.is_finished:
-            introduce(trainer, resumes=checkpoint is not None)
+            announce_start(trainer, resumes=checkpoint is not None)
         yield epochs
 
 
-def obey(trainer: DWIMLTrainer, wanted: int, monitor: PhaseMonitor | None = None) -> None:
-    """Between two steps: write a checkpoint where one is wanted, and leave for ``STOP``; all ranks call it.
+def handle_requests(trainer: DWIMLTrainer, wanted: int, monitor: PhaseMonitor | None = None) -> None:
+    """Write a checkpoint if one is requested, and end the training on ``STOP``; all ranks call it between two steps.
 
     Parameters
     ----------
     trainer
-        Between two steps.
+        The trainer, between two steps.
     wanted
-        What the ranks want, as :attr:`Requests.wanted` says it.
+        The highest request of the ranks (:attr:`Requests.wanted`).
     monitor
-        Of the phase that it is in, if any.
+        Monitor of the current phase, if any.
 
     Raises
     ------
     TrainingInterrupted
-        For ``STOP``, once the checkpoint is written.
+        On ``STOP``, once the checkpoint is written.
     """
     if wanted == NOTHING:
         return
     written = trainer.checkpointer.save(trainer, monitor)
     trainer.requests.note_checkpoint()
     if wanted == STOP:
-        raise leave(trainer, written=written)
+        raise stop_training(trainer, written=written)
 
 
-def _write_what_waits(trainer: DWIMLTrainer) -> None:
-    """Finish the best model and the logs, unless they are another process's by now."""
+def _write_pending(trainer: DWIMLTrainer) -> None:
+    """Finish writing the best model and the logs, unless another process has taken over the experiment."""
     if not trainer.checkpointer.is_ours:
         return
     trainer.best_model.close()
@@ -312,9 +314,9 @@ def _write_what_waits(trainer: DWIMLTrainer) -> None:
 
 
 def _checked_result(result: Any) -> tuple[torch.Tensor, int]:
-    """Return what ``run_one_batch`` returned; raise TypeError when it is not (0-d tensor, n)."""
+    """Return the result of ``run_one_batch``; raise TypeError if it is not (0-d tensor, n)."""
     if isinstance(result, (tuple, list)) and len(result) == 2:
         mean_loss, n = result
         if isinstance(mean_loss, torch.Tensor) and mean_loss.ndim == 0:
             return mean_loss, int(n)
-    raise TypeError("run_one_batch must return (mean_loss, n): a 0-d tensor and the number of points that it is over.")
+    raise TypeError("run_one_batch must return (mean_loss, n): a 0-d tensor and the number of points in the mean.")

@@ -1,4 +1,4 @@
-"""What an experiment has left: its parameters, its best model, and its objects, built again."""
+"""Loading an experiment: its parameters, its best model, and its objects."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dwiml.training.experiment.parameters import arguments_of, find_data
 from dwiml.training.generation.phase import DWIMLTrainerOneInputWithGVPhase
 from dwiml.training.one_input import DWIMLTrainerOneInput
 
-# Named classes only: a file from a stranger must not choose what is imported.
+# Known classes only: an untrusted file must not choose what is imported.
 MODELS = {cls.__name__: cls for cls in map(pkgutil.resolve_name, models.MODELS.values())}
 TRAINERS: dict[str, type[DWIMLTrainerOneInput]] = {
     "DWIMLTrainerOneInput": DWIMLTrainerOneInput,
@@ -32,7 +32,7 @@ LOADERS = {"DWIMLBatchLoaderOneInput": DWIMLBatchLoaderOneInput}
 
 @dataclass(frozen=True)
 class RebuiltExperiment:
-    """What a training was made of; the model is a new one, with untrained weights."""
+    """The objects of a training, rebuilt; the model has untrained weights."""
 
     folder: ExperimentFolder
     dataset: MultiSubjectDataset
@@ -51,25 +51,32 @@ def rebuild_experiment(
     lazy: bool | None = None,
     cache_size: int | None = None,
 ) -> RebuiltExperiment:
-    """Build an experiment's dataset, model, sampler and loader again.
+    """Rebuild the dataset, model, sampler and loader of an experiment.
 
     Parameters
     ----------
     experiment
-        Its folder.
+        The experiment folder.
     hdf5_file
-        The data's place, when it is another than it was.
+        The HDF5 file; None for the recorded path.
     load_testing
-        Load the testing set too.
+        Also load the testing set.
     lazy
-        Whether to leave the data in their file; None: as in the training.
+        Whether to leave the data in the file; None for the recorded value.
     cache_size
-        Of the dataset; None: as in the training.
+        Cache size of the dataset; None for the recorded value.
+
+    Returns
+    -------
+    RebuiltExperiment
+        The objects; the model has untrained weights.
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        When the folder is not an experiment, the data are gone, or a class is the user's own.
+    FileNotFoundError
+        If the folder is not an experiment, or the data are not found.
+    ValueError
+        If the experiment is damaged, or uses a class that is not part of dwiml.
     """
     folder = experiment_folder(experiment)
     recorded = read_json(folder.parameters, "The experiment's file")
@@ -98,17 +105,19 @@ def rebuild_experiment(
 
 
 def recorded_parameters(experiment: str | Path) -> dict[str, Any]:
-    """Return all that was chosen for an experiment.
+    """Return the recorded parameters of an experiment, by section.
 
     Parameters
     ----------
     experiment
-        Its folder.
+        The experiment folder.
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        When the folder is not an experiment, or its ``parameters.json`` is damaged.
+    FileNotFoundError
+        If the folder is not an experiment.
+    ValueError
+        If its ``parameters.json`` is damaged.
     """
     folder = experiment_folder(experiment)
     recorded: dict[str, Any] = read_json(folder.parameters, "The experiment's file")
@@ -125,12 +134,14 @@ def load_best_model(experiment: str | Path) -> Any:
     Parameters
     ----------
     experiment
-        Its folder.
+        The experiment folder.
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        When there is no best model, its files are damaged, or its class is the user's own.
+    FileNotFoundError
+        If there is no best model.
+    ValueError
+        If its files are damaged, or its class is not part of dwiml.
     """
     folder = experiment_folder(experiment).best_model
     if not os.path.lexists(folder / PARAMETERS_FILE):
@@ -138,15 +149,15 @@ def load_best_model(experiment: str | Path) -> Any:
     name, _ = read_params(folder / PARAMETERS_FILE)
     if name not in MODELS:
         raise ValueError(
-            f"The best model of '{experiment}' is a {' '.join(name.split())[:80]}, a class that dwiml does not know: "
-            "load it in a script of yours and use dwiml.tracking.tracker.Tracker."
+            f"The best model of '{experiment}' is a {' '.join(name.split())[:80]}, a class that is not part of "
+            "dwiml: load it in your own script and use dwiml.tracking.tracker.Tracker."
         )
     model: MainModelAbstract = MODELS[name].load(folder)
     return model
 
 
 def _model_of_its_size(model_class: Any, params: dict[str, Any], folder: ExperimentFolder) -> Any:
-    """Build a model that is no larger than the experiment's weights: the numbers in a file may be anything."""
+    """Build the model, after checking that it is not larger than the saved weights: the file may be untrusted."""
     files = [folder.best_model / STATE_FILE, *(folder.checkpoint / name for name in (LATEST, PREVIOUS))]
     largest = max((path.stat().st_size for path in files if path.is_file()), default=None)
     if largest is None:
@@ -169,10 +180,10 @@ def _model_of_its_size(model_class: Any, params: dict[str, Any], folder: Experim
 
 def _known(classes: dict[str, Any], name: str, folder: ExperimentFolder) -> Any:
     if not isinstance(name, str):
-        raise TypeError("the name of a class is not a text")
+        raise TypeError("the name of a class is not a string")
     if name not in classes:
         raise ValueError(
-            f"Experiment '{folder.path}' was made with {name}, a class that dwiml does not know; this command is for "
-            "experiments of 'dwiml train'. To train yours further, run its script again with resume='auto'."
+            f"Experiment '{folder.path}' uses {name}, a class that is not part of dwiml; this command is for "
+            "experiments of 'dwiml train'. To continue the training, run its script again with resume='auto'."
         )
     return classes[name]

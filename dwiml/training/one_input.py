@@ -1,4 +1,4 @@
-"""The trainer of models that also receive a volume."""
+"""The trainer for models that also receive a volume."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class DWIMLTrainerOneInput(DWIMLTrainer):
     """A trainer whose model also receives one volume group, interpolated under each point of the streamlines.
 
-    The interpolation is done in the main process, on the model's device, and not by the loader's workers: a GPU does
-    it faster than they can, and its result would be the largest thing that they send.
+    The interpolation is done in the main process, on the model's device, rather than by the loader's workers: a GPU is
+    faster, and the features would be the largest part of the data that workers send.
 
     Parameters
     ----------
@@ -29,10 +29,10 @@ class DWIMLTrainerOneInput(DWIMLTrainer):
     Raises
     ------
     TypeError
-        For another batch loader.
+        If the batch loader is not a ``DWIMLBatchLoaderOneInput``.
     """
 
-    batch_loader: DWIMLBatchLoaderOneInput  # what the model receives of a batch, the volume included
+    batch_loader: DWIMLBatchLoaderOneInput  # loads the batch for the model, including the volume
 
     def __init__(
         self,

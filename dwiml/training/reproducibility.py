@@ -1,4 +1,4 @@
-"""The same results each time: torch's random generators (dropout and whatever a model draws) and algorithms."""
+"""Reproducibility: the state of torch's random generators, and deterministic algorithms."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 
 @contextmanager
 def deterministic_algorithms(wanted: bool) -> Iterator[None]:
-    """Have torch use deterministic algorithms within the block, where it is wanted."""
+    """Make torch use deterministic algorithms within the block, if `wanted`."""
     if not wanted:
         yield
         return
-    # cuBLAS reads it when it is first used.
+    # cuBLAS reads this variable when it is first used.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     torch.use_deterministic_algorithms(True)
@@ -29,19 +29,19 @@ def deterministic_algorithms(wanted: bool) -> Iterator[None]:
 
 
 def seed_generators(seed: int, rank: int) -> None:
-    """Seed torch's generators, each rank with another seed."""
+    """Seed torch's generators, with a different seed in each rank."""
     torch.manual_seed((seed + rank) % 2**63)
 
 
 def generators_state(device: torch.device) -> dict[str, Any]:
-    """Return the state of the generators of the CPU and of a device."""
+    """Return the state of torch's generators of the CPU and of a device."""
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
 @contextmanager
-def generators_as_they_were(state: dict[str, Any], device: torch.device) -> Iterator[None]:
-    """Have the generators, within the block, in a state that :func:`generators_state` returned before."""
+def temporary_generators(state: dict[str, Any], device: torch.device) -> Iterator[None]:
+    """Set the generators, within the block, to a state that :func:`generators_state` returned."""
     now = generators_state(device)
     restore_generators([state], rank=0, seed=0, device=device)
     try:
@@ -51,14 +51,14 @@ def generators_as_they_were(state: dict[str, Any], device: torch.device) -> Iter
 
 
 def restore_generators(states: list[dict[str, Any]], *, rank: int, seed: int, device: torch.device) -> None:
-    """Put the generators where they were.
+    """Restore the state of the generators.
 
     Parameters
     ----------
     states
-        One for each rank of the run that was stopped. A rank that had no part in it starts from the seed.
+        One state for each rank of the stopped run. A rank beyond these starts from the seed.
     rank, seed, device
-        Of this process.
+        Rank, seed and device of this process.
     """
     if rank >= len(states):
         seed_generators(seed, rank)

@@ -1,4 +1,4 @@
-"""What may be chosen for a training: every keyword of the trainer, checked before any work starts."""
+"""The settings of a training: every keyword of the trainer, checked before any work starts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dwiml.training.reporting.loggers import Logger, check_loggers
 
 RESUME = ("never", "auto", "must")
 BATCHES_OF_A_DEV_RUN = 2
-# Under which other libraries have some of them.
+# Names that other libraries use for some of the parameters.
 USUAL_NAMES = {
     **dict.fromkeys(("lr", "learning_rate"), "'learning_rates'"),
     **dict.fromkeys(("epochs", "nb_epochs", "num_epochs", "n_epochs"), "'max_epochs'"),
@@ -34,7 +34,7 @@ USUAL_NAMES = {
 
 
 class TrainerKeywords(TypedDict, total=False):
-    """The keywords of :class:`TrainerSettings`, for editors and type checkers: a test keeps the two alike."""
+    """The keywords of :class:`TrainerSettings`, for editors and type checkers; a test checks that the two agree."""
 
     learning_rates: float | Sequence[float]
     lr_scheduler: str | SchedulerFactory | None
@@ -73,88 +73,97 @@ class TrainerKeywords(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerSettings:
-    """The trainer's keywords, as they are in force (``trainer.settings``).
+    """The trainer's keywords, with the values in use (``trainer.settings``).
 
     Parameters
     ----------
     learning_rates
-        A number, or a list with a number for each epoch; the last one holds for the epochs that follow.
-    lr_scheduler, lr_scheduler_args
-        ``"warmup_cosine"`` (args ``warmup_epochs``, ``min_ratio``), or the name of a class of
-        ``torch.optim.lr_scheduler`` and its arguments, stepped at each epoch's end; needs a single learning rate. Or a
-        function that takes an optimizer and returns a scheduler of torch.
+        Learning rate, or one for each epoch; the last one is used for all further epochs.
+    lr_scheduler
+        ``"warmup_cosine"``, or a class of ``torch.optim.lr_scheduler`` (``"StepLR"``), stepped at the end of each
+        epoch; needs a single learning rate. It may also be a function that takes an optimizer and returns a torch
+        scheduler.
+    lr_scheduler_args
+        Arguments of the scheduler; ``warmup_cosine`` takes ``warmup_epochs`` and ``min_ratio``.
     weight_decay
-        L2 penalty of Adam, RAdam and SGD; decoupled decay of AdamW.
+        L2 penalty for Adam, RAdam and SGD; decoupled weight decay for AdamW.
     optimizer
-        ``"Adam"``, ``"AdamW"``, ``"RAdam"`` or ``"SGD"``. Or a function that takes the model's parameters and returns
-        an optimizer of torch.
+        ``"Adam"``, ``"AdamW"``, ``"RAdam"`` or ``"SGD"``. It may also be a function that takes the model's parameters
+        and returns a torch optimizer.
     max_epochs
-        How many epochs to train.
-    max_batches_per_epoch_training, max_batches_per_epoch_validation
-        Stop a phase after this many batches; None for all of them.
+        Number of epochs to train.
+    max_batches_per_epoch_training
+        Maximum number of training batches per epoch; None for all of them.
+    max_batches_per_epoch_validation
+        Maximum number of validation batches per epoch; None for all of them.
     patience
-        Epochs without progress of the validation loss (training loss, without a validation set) before stopping; None:
-        never.
+        Stop after this many epochs without progress of the validation loss (the training loss if there is no validation
+        set); None to never stop early.
     patience_delta
-        By how much a loss must be lower to count as progress. The best model is that of the lowest loss in any case.
+        Minimum decrease of the loss that counts as progress. It does not affect the choice of the best model, which
+        always has the lowest loss.
     clip_grad
-        Largest norm of the gradient of all weights together; None to leave it.
+        Maximum norm of the gradient over all weights; None for no clipping.
     accumulate_batches
-        Number of batches for each update of the weights. The gradient is that of all their points: a larger batch in
-        the memory of a small one.
+        Number of batches per update of the weights. The gradient is that of all their points, as if they were one
+        large batch, with the memory of a small one.
     precision
-        ``"float32"``, ``"bf16"`` or ``"fp16"``. The latter two: the model computes in that precision where torch finds
-        it safe (autocast); weights and losses stay in float32.
+        ``"float32"``, ``"bf16"`` or ``"fp16"``. With the last two, the model computes in that precision where torch
+        considers it safe (autocast); weights and losses stay in float32.
     ema_decay
-        Validate and keep an exponential moving average of the weights, with 0.999 for instance; None: the weights
-        themselves.
+        Decay, such as 0.999, of an exponential moving average of the weights, which is validated and saved as the best
+        model; None for no average.
     compile_model
         Compile the model's layers with ``torch.compile``.
     deterministic
-        Make torch use deterministic algorithms, on a GPU too, where they may be slower.
+        Make torch use deterministic algorithms, which may be slower on a GPU.
     nan_policy
-        What to do with a NaN or infinite loss or gradient: ``"stop"``, or ``"skip"`` the batch, which the log counts.
+        What to do about a NaN or infinite loss or gradient: ``"stop"``, or ``"skip"`` the batch (the log counts them).
     resume
-        ``"never"`` refuses an existing experiment, ``"auto"`` continues it, ``"must"`` refuses a new one. ``"auto"``
-        starts over where there is no checkpoint.
+        Whether to resume an existing experiment: ``"never"`` (it is an error), ``"auto"`` (if there is a checkpoint) or
+        ``"must"`` (no checkpoint is an error).
     allow_changed_data
-        Continue although the HDF5 file is no longer the one that the training began with.
+        Resume even if the HDF5 file has changed since the training started.
     checkpoint_minutes
-        Write a checkpoint every N minutes too, not only at each epoch's end.
+        Write a checkpoint every N minutes, in addition to the one at the end of each epoch.
     stop_signal
-        Write a checkpoint and end at this signal too, beside SIGTERM and Ctrl-C. ``"SIGUSR1"`` goes with SLURM's
-        ``--signal=USR1@120``.
+        Signal at which to write a checkpoint and stop, in addition to SIGTERM and Ctrl-C. ``"SIGUSR1"`` corresponds to
+        SLURM's ``--signal=USR1@120``.
     max_time
-        Write a checkpoint and end after this time, as ``"11:50:00"`` or ``"1-23:50:00"`` (with days). It counts
-        from the start of the process.
+        Write a checkpoint and stop after this time: ``"11:50:00"``, or ``"1-23:50:00"`` with days. It is counted from
+        the start of the process.
     requeue
-        Ask SLURM to queue the job again after a stop by a signal or by `max_time`.
+        Ask SLURM to requeue the job after a stop by a signal or by `max_time`.
     nb_cpu_processes
-        Number of processes that prepare batches; with 0, the training does so itself. The batches are the same.
+        Number of processes that prepare batches; 0 to prepare them in the main process. The batches are the same.
     use_gpu
-        Train on the GPU; None: where there is one.
-    comet_workspace, comet_project
-        Log to Comet too.
+        Train on a GPU; None to use one if available.
+    comet_workspace
+        Workspace on Comet.ml to log to; needs ``comet_project``.
+    comet_project
+        Project on Comet.ml to log to; needs ``comet_workspace``.
     loggers
-        Loggers of your own, subclasses of :class:`dwiml.Logger`, beside the local log and Comet.
+        Your own loggers, subclasses of :class:`dwiml.Logger`, in addition to the local log and Comet.
     seed
-        Of torch's generator during the training (dropout), not of the weights, which the model has already: call
-        :func:`dwiml.seed_everything` before the model is made. None: the seed of that, or one that is drawn and
-        recorded.
+        Seed of torch's generator during the training (dropout). It does not affect the initial weights: call
+        :func:`dwiml.seed_everything` before creating the model. None to use the seed of ``seed_everything``, or else to
+        draw one and record it.
     verbose
         Show a summary, a progress bar (in a terminal) and a line for each epoch.
     profile
-        Show where the time of a step goes, at each epoch's end. Waits for the GPU at each part of a step: it is slower.
+        Show how the time of a step is spent, at the end of each epoch. This is slower: each part of a step waits for
+        the GPU.
     overfit_batches
-        Train on this many batches again and again, without validation. They are the first of the first epoch; a model
-        that cannot learn them has a fault.
+        Train on the same N batches again and again, without validation. They are the first batches of the first epoch.
+        A model that cannot learn them has a bug.
     fast_dev_run
-        Run 2 batches of each phase in a temporary folder that is removed at the end. One epoch: is the script in order?
+        Run 2 batches of each phase, for one epoch, in a temporary folder that is removed at the end. This is a quick
+        check of a script.
 
     Raises
     ------
     ValueError, TypeError
-        For what would stop the training later.
+        If a value is invalid.
     """
 
     learning_rates: float | Sequence[float] = 0.001
@@ -218,15 +227,15 @@ class TrainerSettings:
         check_seed(self.seed)
 
     def max_batches(self, phase: str) -> int | None:
-        """Return after how many batches a phase, ``"training"`` or ``"validation"``, ends; None: after all of them."""
+        """Return the maximum number of batches of a phase, ``"training"`` or ``"validation"``; None for all of them."""
         limits = {
             "training": self.max_batches_per_epoch_training,
             "validation": self.max_batches_per_epoch_validation,
         }
         return self.overfit_batches or limits[phase]
 
-    def in_force(self) -> TrainerSettings:
-        """Return the settings; of a trial (``fast_dev_run``), those of a run of seconds that touches nothing else."""
+    def effective(self) -> TrainerSettings:
+        """Return the settings in use: with ``fast_dev_run``, those of a short run that leaves no trace."""
         if not self.fast_dev_run:
             return self
         few = BATCHES_OF_A_DEV_RUN
@@ -243,14 +252,14 @@ class TrainerSettings:
 
 
 def split_keywords(settings_class: type[Any], keywords: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the keywords that a dataclass of settings has, and the others."""
+    """Split keywords into those that are fields of a dataclass of settings, and the others."""
     own = {each.name for each in fields(settings_class)}
     taken = {name: value for name, value in keywords.items() if name in own}
     return taken, {name: value for name, value in keywords.items() if name not in own}
 
 
 def as_recorded(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return keywords as they are recorded: of what the script has made, the names; no list of loggers without one."""
+    """Return keywords as they are recorded: functions and loggers by name, and no empty list of loggers."""
     recorded = dict(values)
     for name in ("optimizer", "lr_scheduler"):
         if callable(recorded.get(name)):

@@ -1,4 +1,4 @@
-"""How far a training has come."""
+"""The position of a training: epoch, phase and batch."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 TRAINING, VALIDATION, GENERATION = PHASES = ("training", "validation", "generation")
-"""The phases of an epoch, in their order; the last is the generation-validation phase, and the end of the epoch."""
+"""The phases of an epoch, in order; the last one is the generation-validation phase and the end of the epoch."""
 MOST_EPOCHS = 10**9
 
 
 @dataclass
 class Position:
-    """Where a training goes on: between two steps of the optimizer, or two batches of validation, or before tracking.
+    """Where a training continues: between two steps, between two validation batches, or before tracking.
 
     Attributes
     ----------
     epoch
-        From 0.
+        Current epoch, from 0.
     phase
-        One of :data:`PHASES`: what of the epoch comes next. ``"generation"``: training and validation are done.
+        Phase to continue, one of :data:`PHASES`. ``"generation"``: training and validation are done.
     batch
-        How many batches of the phase are done; 0 in ``"generation"``, which a resumed run does from its beginning.
+        Number of batches done in the phase; 0 in ``"generation"``, which a resumed run repeats from its start.
     metrics
-        What the phases before measured in this epoch.
+        Metrics of the phases of this epoch that are done, by name.
     """
 
     epoch: int = 0
@@ -33,26 +33,26 @@ class Position:
 
     @property
     def is_inside(self) -> bool:
-        """Whether an epoch has begun and is not finished."""
+        """Whether an epoch has started and is not finished."""
         return self.batch > 0 or self.phase != TRAINING
 
     def end_training(self, metrics: dict[str, float]) -> None:
-        """Go on to the epoch's validation."""
+        """Move to the validation of the epoch; ``metrics`` are those of the training."""
         self.phase, self.batch, self.metrics = VALIDATION, 0, metrics
 
     def end_validation(self, metrics: dict[str, float]) -> None:
-        """Go on to what ends the epoch; ``metrics`` are those of the validation."""
+        """Move to the end of the epoch; ``metrics`` are those of the validation."""
         self.phase, self.batch, self.metrics = GENERATION, 0, self.metrics | metrics
 
     def end_epoch(self) -> None:
-        """Go on to the next epoch."""
+        """Move to the next epoch."""
         self.epoch, self.phase, self.batch, self.metrics = self.epoch + 1, TRAINING, 0, {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return it as plain values."""
+        """Return the position as plain values."""
         return asdict(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what :meth:`state_dict` returned."""
+        """Restore the position from what :meth:`state_dict` returned."""
         loaded = Position(**state)
         self.epoch, self.phase, self.batch, self.metrics = loaded.epoch, loaded.phase, loaded.batch, loaded.metrics

@@ -1,4 +1,4 @@
-"""The trainer: what it has, its loop, and the methods that a subclass may override."""
+"""The trainer: its attributes, its loop, and the methods that a subclass may override."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from dwiml.training.epoch import running
 from dwiml.training.experiment.best_model import BestModelKeeper
 from dwiml.training.experiment.checkpoint import max_bytes_for
 from dwiml.training.experiment.checkpointer import Checkpointer, Stateful, recorded_arguments, restore
-from dwiml.training.experiment.folder import ExperimentFolder, check_place, trial_folder
+from dwiml.training.experiment.folder import ExperimentFolder, check_experiment_path, trial_folder
 from dwiml.training.experiment.objects import check_objects, has_validation_set
 from dwiml.training.experiment.parameters import describe
 from dwiml.training.generation.selection import loss_of, skipped_batches
@@ -38,10 +38,10 @@ from dwiml.training.optimization.schedule_base import Schedule, planned_epochs_o
 from dwiml.training.optimization.updates import WeightUpdater
 from dwiml.training.reporting.loggers import Logger
 from dwiml.training.reporting.monitors import BestMonitor
-from dwiml.training.reporting.own_metrics import BatchMetrics
 from dwiml.training.reporting.profiling import StepProfiler
 from dwiml.training.reporting.progress import announce, end_line, epoch_line, not_selected
 from dwiml.training.reporting.summary import summarize
+from dwiml.training.reporting.user_metrics import BatchMetrics
 from dwiml.training.settings import USUAL_NAMES, TrainerKeywords, TrainerSettings, as_recorded, split_keywords
 from dwiml.training.state import TRAINING, VALIDATION, Position
 
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 
 class DWIMLTrainer(Parameterized):
-    """Trains a model on batches of streamlines, epoch after epoch, and survives being stopped.
+    """Trains a model on batches of streamlines, and can be stopped and resumed at any time.
 
     The loop, with the methods that a subclass may override::
 
@@ -67,53 +67,57 @@ class DWIMLTrainer(Parameterized):
     Parameters
     ----------
     model
-        A subclass of ``MainModelAbstract``.
+        The model to train, a subclass of ``MainModelAbstract``.
     experiments_path, experiment_name
-        What the training makes goes to ``experiments_path/experiment_name``.
-    batch_sampler, batch_loader
-        Which streamlines make a batch, and what the model receives of them.
+        The results are written to the folder ``experiments_path/experiment_name``.
+    batch_sampler
+        Chooses the streamlines of each batch.
+    batch_loader
+        Loads the batch for the model.
     **settings
-        All those of :class:`~dwiml.training.settings.TrainerSettings`.
+        The parameters of :class:`~dwiml.training.settings.TrainerSettings`.
 
     Raises
     ------
-    ValueError, TypeError, FileExistsError, FileNotFoundError
-        For what would stop the training later: parameters unknown or out of range, no training streamline, an
-        experiment that exists, a checkpoint that does not fit.
+    ValueError, TypeError
+        If a parameter is unknown or invalid, if there is no training streamline, or if the checkpoint belongs to
+        another training.
+    FileExistsError, FileNotFoundError
+        If the experiment exists and ``resume`` is ``"never"``, or does not and ``resume`` is ``"must"``.
     """
 
-    model: MainModelAbstract  # what is trained, on its device
-    batch_sampler: DWIMLBatchIDSampler  # which streamlines make a batch
-    batch_loader: DWIMLStreamlinesBatchLoader  # what the model receives of a batch
-    settings: TrainerSettings  # the keywords, as they are in force
-    seed: int  # of torch's generators, the one that is used
+    model: MainModelAbstract  # the model, on its device
+    batch_sampler: DWIMLBatchIDSampler  # chooses the streamlines of each batch
+    batch_loader: DWIMLStreamlinesBatchLoader  # loads the batch for the model
+    settings: TrainerSettings  # the keywords, with the values in use
+    seed: int  # the seed of torch's generators
     seed_was_given: bool  # whether the script gave it
-    seed_source: str  # where it is from: see dwiml.seeding
-    verbose: bool  # whether this process shows anything: settings.verbose, in the first one
-    device: torch.device  # where the model is
+    seed_source: str  # where it comes from: see dwiml.seeding
+    verbose: bool  # whether this process shows anything: settings.verbose, in the first process
+    device: torch.device  # the device of the model
     ranks: Ranks  # the processes that train together
     requests: Requests  # signals, the end of max_time, checkpoints that are due
-    has_validation: bool  # whether epochs have a validation
+    has_validation: bool  # whether epochs include a validation
     position: Position  # how far the training has come
-    best: BestMonitor  # the best value so far, and patience
+    best: BestMonitor  # the best value so far, and early stopping
     folder: ExperimentFolder  # where everything is written
-    checkpointer: Checkpointer  # writes what evolves, and takes it up again
+    checkpointer: Checkpointer  # writes and reads checkpoints
     best_model: BestModelKeeper  # writes the best model
-    optimizer: torch.optim.Optimizer  # of the model's parameters
+    optimizer: torch.optim.Optimizer  # the optimizer of the model's parameters
     schedule: Schedule  # sets the optimizer's learning rate
-    averaged: AveragedWeights | None  # the weights' moving average (ema_decay)
-    updater: WeightUpdater  # adds up gradients, clips them, steps the optimizer
-    nonfinite: NonFinitePolicy  # finds NaN and infinite values
-    loggers: list[Logger]  # of the first process
-    logged: BatchMetrics  # what self.log was given in this batch
-    has_model_batch: bool  # whether run_one_batch has called model_batch
-    profiler: StepProfiler  # where the time of a step goes
-    notes: list[str]  # what a user should know before the training goes on
-    config: str | None  # text of config.yaml, for an experiment that the command line makes; else None
-    parameters: dict[str, Any]  # all that was chosen, by section, as parameters.json has it
+    averaged: AveragedWeights | None  # moving average of the weights (ema_decay)
+    updater: WeightUpdater  # accumulates and clips gradients, steps the optimizer
+    nonfinite: NonFinitePolicy  # detects NaN and infinite values
+    loggers: list[Logger]  # empty except in the first process
+    logged: BatchMetrics  # the values given to self.log in this batch
+    called_model_batch: bool  # whether run_one_batch has called model_batch
+    profiler: StepProfiler  # measures how the time of a step is spent
+    notes: list[str]  # warnings to show before the training starts
+    config: str | None  # text of config.yaml, if the command line creates the experiment
+    parameters: dict[str, Any]  # all recorded parameters, by section, as in parameters.json
 
     settings_classes: ClassVar[tuple[type, ...]] = (TrainerSettings,)
-    """Whose fields are keywords of the trainer, beside those of the constructors."""
+    """Classes whose fields are keywords of the trainer, in addition to those of its constructor."""
     _not_params: ClassVar[frozenset[str]] = frozenset(
         {"model", "experiments_path", "experiment_name", "batch_sampler", "batch_loader"}
     )
@@ -133,11 +137,11 @@ class DWIMLTrainer(Parameterized):
             known = set(self._recorded) - set(unknown) - self._not_params
             raise unknown_parameter(type(self).__name__, next(iter(unknown)), known, USUAL_NAMES)
         asked = TrainerSettings(**given)
-        self.settings = asked.in_force()
+        self.settings = asked.effective()
         chosen = choose_seed(self.settings.seed)
         self.seed_was_given, self.seed_source = self.settings.seed is not None, chosen.source
         self.set_seed(chosen.seed)
-        check_place(experiments_path, experiment_name)
+        check_experiment_path(experiments_path, experiment_name)
         check_objects(model, batch_sampler, batch_loader)
         self.model, self.batch_sampler, self.batch_loader = model, batch_sampler, batch_loader
         folder = ExperimentFolder(Path(experiments_path) / experiment_name)
@@ -151,19 +155,19 @@ class DWIMLTrainer(Parameterized):
         self.best_model = BestModelKeeper(self.folder.best_model)
         self.checkpointer = Checkpointer(self.folder, self.ranks)
         checkpoint = self.checkpointer.find(self.settings.resume, max_bytes_for(model))
-        # A trial's schedule is that of the whole training; one that goes on has the plan that it began with.
+        # A trial has the schedule of the whole training, and a resumed run the plan that it started with.
         planned = int(asked.max_epochs)
         planned = planned if checkpoint is None else planned_epochs_of(checkpoint["schedule"], planned)
         parts = build_optimization(model, self.settings, device=self.device, planned_epochs=planned)
         self.optimizer, self.schedule, self.averaged, self.updater, self.nonfinite = parts
         self.requests = Requests.of(self.settings)
         self.loggers, self.config = [], None
-        self.logged, self.has_model_batch = BatchMetrics(self.device), False
+        self.logged, self.called_model_batch = BatchMetrics(self.device), False
         self.profiler = StepProfiler(self.device, enabled=self.settings.profile)
-        # All ranks draw alike, each for its share of a batch.
+        # All ranks use the same seeds; each loads its share of a batch.
         self.batch_sampler.set_rank(self.ranks.rank, self.ranks.nb)
-        for drawing in (self, batch_sampler, batch_loader):
-            drawing.set_seed(self.ranks.broadcast(drawing.seed))
+        for seeded in (self, batch_sampler, batch_loader):
+            seeded.set_seed(self.ranks.broadcast(seeded.seed))
         self.ranks.check_alike(self.describe())
         self.notes = notes_on_lengths(batch_sampler.dataset, batch_sampler.streamline_group_name, model)
         self.notes += [] if self.settings.fast_dev_run else self.schedule.notes(self.settings.max_epochs)
@@ -187,21 +191,28 @@ class DWIMLTrainer(Parameterized):
         new_patience: int | None = None,
         **changes: Unpack[TrainerKeywords],
     ) -> Self:
-        """Return a trainer that goes on where an experiment's checkpoint was written.
+        """Return a trainer that resumes an experiment from its checkpoint.
 
         Parameters
         ----------
         model, experiments_path, experiment_name, batch_sampler, batch_loader
-            As they were; seeds that are not given are those that were recorded.
+            As in the first run. Seeds that are not given are the recorded ones.
         new_max_epochs, new_patience
-            Other limits than before; None to keep them.
+            New values of ``max_epochs`` and ``patience``; None to keep the recorded ones.
         **changes
-            Other parameters that a resumed run may have, for instance ``use_gpu``.
+            New values of other parameters that may differ in a resumed run, such as ``use_gpu``.
+
+        Returns
+        -------
+        DWIMLTrainer
+            An instance of the class on which this method is called.
 
         Raises
         ------
-        FileNotFoundError, ValueError
-            When there is no checkpoint, or it does not fit.
+        FileNotFoundError
+            If there is no checkpoint.
+        ValueError
+            If the checkpoint is damaged or belongs to another training.
         """
         limits = {"max_epochs": new_max_epochs, "patience": new_patience}
         given = {**changes, **{name: value for name, value in limits.items() if value is not None}}
@@ -215,12 +226,12 @@ class DWIMLTrainer(Parameterized):
         Raises
         ------
         FloatingPointError
-            When a loss, a gradient or a metric is NaN or infinite; the last checkpoint is from before.
+            If a loss, a gradient or a metric is NaN or infinite. The last checkpoint was written before.
         OSError
-            When the disk does not have all results at the end, or another process has taken the experiment over.
+            If some results could not be written, or if another process has taken over the experiment.
         TrainingInterrupted
-            After a signal, or at the end of ``max_time``, once the checkpoint is written. It ends a script that does
-            not catch it.
+            After a signal, or at the end of ``max_time``, once the checkpoint is written. A script that does not catch
+            it exits.
         """
         first = self.position.epoch
         with running(self) as epochs:
@@ -236,34 +247,40 @@ class DWIMLTrainer(Parameterized):
                 announce(end_line(self.best, first, self.position.epoch, folder, by=self.selection_metric))
 
     def run_one_batch(self, targets: TensorSequence, ids_per_subj: BatchSlices) -> tuple[torch.Tensor, int]:
-        """Run the model on a batch and compute its loss: the method to override for a model of another kind.
+        """Run the model on a batch and compute its loss. Override this method for another kind of model or loss.
 
         Parameters
         ----------
         targets
-            The batch's streamlines, on the model's device: points (total_points, 3), voxel space, corner origin.
+            The streamlines of the batch, on the model's device: points of shape (total_points, 3), float32, voxel
+            space, corner origin.
         ids_per_subj
-            For each subject index, a slice of the streamlines.
+            Slice of the streamlines of each subject, by subject index.
 
         Returns
         -------
         mean_loss
-            0-d tensor.
+            Mean loss of the batch, a 0-d tensor.
         n
-            The number of points (or of whatever the mean is over): the weight of this batch in the epoch's mean.
+            Number of points (or other items) in the mean: the weight of the batch in the mean of the epoch.
         """
         batch = self.model_batch(targets, ids_per_subj)
         return self.compute_loss(self.run_model(batch), batch)
 
     def model_batch(self, targets: TensorSequence, ids_per_subj: BatchSlices) -> ModelBatch:
-        """Return what the model sees of a batch, and what its loss compares: noise, last points, the volume's features.
+        """Prepare a batch for the model and its loss: add noise, remove last points, interpolate the volume.
 
         Parameters
         ----------
         targets, ids_per_subj
             As in :meth:`run_one_batch`.
+
+        Returns
+        -------
+        ModelBatch
+            The inputs and points that the model sees, and the points that the loss compares with.
         """
-        self.has_model_batch = True
+        self.called_model_batch = True
         with self.profiler.part("interpolation"):
             return self.batch_loader.model_batch(targets, ids_per_subj)
 
@@ -272,72 +289,84 @@ class DWIMLTrainer(Parameterized):
         return batch.run(self.model)
 
     def compute_loss(self, outputs: Any, batch: ModelBatch) -> tuple[torch.Tensor, int]:
-        """Return the model's own loss of its outputs for a batch, a 0-d tensor, and the number of points it is over."""
+        """Return the model's loss of a batch, as (mean loss: 0-d tensor, number of points)."""
         return batch.loss(self.model, outputs)
 
     def log(self, name: str, value: torch.Tensor | float, n: int | None = None) -> None:
-        """Log a metric of a batch, from :meth:`run_one_batch`, in training and in validation.
+        """Log a metric of a batch; call it in :meth:`run_one_batch`, in training and in validation.
 
-        The log, the figures and Comet have its mean over the epoch and over all processes as ``train_<name>`` and
-        ``valid_<name>``. It is kept on its device: nothing waits for the GPU. A resumed run has the value of one that
-        was never stopped. What is logged in a batch that is skipped as NaN is left out.
+        Its mean over the epoch and over all processes appears in the log, the figures and Comet as ``train_<name>`` and
+        ``valid_<name>``. The value stays on its device, so nothing waits for the GPU. The mean is the same in a resumed
+        run. Values of a batch that is skipped as NaN are left out.
 
         Parameters
         ----------
         name
-            Letters, digits and underscores; a unit at the end, as in ``angle_deg`` or ``error_mm``, is shown as one.
+            Letters, digits and underscores. A unit at the end, as in ``angle_deg`` or ``error_mm``, is shown as a unit.
         value
-            The batch's mean: a number or a 0-d tensor.
+            Mean over the batch: a number or a 0-d tensor.
         n
-            What it is the mean of, its weight: a whole number, which has to be given. Nothing is logged for 0.
+            Number of items in the mean, its weight (required). If it is 0, nothing is logged.
 
         Raises
         ------
-        ValueError, TypeError, RuntimeError
-            For a name that is reserved, no `n`, a value that is not one number, a call outside of `run_one_batch`.
-            A NaN or infinite value stops the training later, with the metric and the batch named.
+        ValueError
+            If the name is invalid or reserved, or the value is not a single number.
+        TypeError
+            If `n` is missing.
+        RuntimeError
+            If it is called outside of `run_one_batch`.
+
+        Notes
+        -----
+        A NaN or infinite value stops the training later, with an error that names the metric and the batch.
         """
         self.logged.add(name, value, n)
 
     def register_state(self, name: str, thing: Stateful) -> None:
-        """Have an object's state in the checkpoints, and back after a stop: to be called before the training begins.
+        """Save the state of an object in the checkpoints, and restore it when resuming.
+
+        Call it before the training starts. If the training is resumed, the state is restored immediately. Under
+        ``torchrun``, the state of the first process is saved, and all processes restore it.
 
         Parameters
         ----------
         name
-            Its own among those that are registered; the same each time that the script runs.
+            A unique name, the same in each run of the script.
         thing
-            Has ``state_dict()``, of numbers, texts, tensors, and lists and dictionaries of them, and
-            ``load_state_dict(state)``, which is called at once where a checkpoint is taken up. Under ``torchrun`` the
-            first process' state is saved, and all of them take it up.
+            The object. It has ``load_state_dict(state)`` and ``state_dict()``, which returns numbers, strings, tensors,
+            and lists and dictionaries of them.
 
         Raises
         ------
-        ValueError, TypeError
-            When it cannot be saved, or the checkpoint has no such state.
+        ValueError
+            If the name is already used, the state cannot be saved, or the checkpoint has no state of that name.
+        TypeError
+            If the object lacks one of the two methods.
         """
         self.checkpointer.register(name, thing)
 
     def back_propagate(self, mean_loss: torch.Tensor, n: int) -> None:
-        """Add a batch's gradient to the others of the same step; ``n`` is the weight of its mean loss."""
+        """Add the gradient of a batch to that of the current step; ``n`` is the weight of its mean loss."""
         self.updater.back_propagate(mean_loss, n)
 
     def update_weights(self) -> None:
-        """Take one step of the optimizer with the gradients that were added up."""
+        """Take one step of the optimizer with the accumulated gradient."""
         self.updater.apply()
 
     def finish_epoch(self, metrics: dict[str, float]) -> None:
-        """Keep the best model, log the epoch, and write the checkpoint.
+        """Save the model if it is the best, log the epoch, and write the checkpoint.
 
         Parameters
         ----------
         metrics
-            By name; a subclass that adds some overrides this method and passes them on to it.
+            Metrics of the epoch, by name. A subclass that adds metrics overrides this method and calls it with all of
+            them.
         """
         self.checkpointer.refuse_if_taken_over()
         epoch = self.position.epoch
         loss = loss_of(metrics, epoch, has_validation=self.has_validation)
-        # A loss that skipped batches is not that of the others: it may be lower for want of the hard ones.
+        # A loss without the skipped batches cannot be compared: it may be lower because hard batches are missing.
         nb_skipped = skipped_batches(metrics)
         value = None if nb_skipped and self.selection_metric is None else self.selection_value(metrics)
         is_best = value is not None and self.best.update(value, epoch)
@@ -347,7 +376,7 @@ class DWIMLTrainer(Parameterized):
             for each in self.loggers:
                 each.log_metrics(metrics, epoch)
         if nb_skipped:
-            self.schedule.pass_epoch()
+            self.schedule.skip_epoch()
         else:
             self.schedule.end_epoch(loss)
         self.position.end_epoch()
@@ -359,16 +388,19 @@ class DWIMLTrainer(Parameterized):
 
     @property
     def selection_metric(self) -> str | None:
-        """The metric that :meth:`selection_value` is made of, for the lines that a user reads; None: the loss."""
+        """The metric that selects the best model, as shown to the user; None for the loss."""
         return None
 
     def selection_value(self, metrics: dict[str, float]) -> float | None:
-        """Return what the best model is chosen by, of an epoch's metrics: the lower the better; None: not judged."""
+        """Return the value that selects the best model, from the metrics of an epoch.
+
+        Lower is better. None: the epoch is not considered.
+        """
         return loss_of(metrics, self.position.epoch, has_validation=self.has_validation)
 
     @property
     def next_epoch(self) -> int:
-        """The epoch that is being trained, or comes next; from 0."""
+        """The epoch in progress, or the next one; from 0."""
         return self.position.epoch
 
     @property
@@ -377,21 +409,21 @@ class DWIMLTrainer(Parameterized):
         return self.position.epoch >= self.settings.max_epochs or self.best.is_exhausted
 
     def summary(self) -> str:
-        """Return some lines on the model, the data that an epoch sees, and the memory that they take at least."""
+        """Return a summary of the model, the data of an epoch, and the memory needed at least."""
         return summarize(self)
 
     def set_seed(self, seed: int) -> None:
-        """Use another seed from now on, for instance the recorded one of a run that is resumed."""
+        """Change the seed, for instance to the recorded one of a resumed run."""
         self.seed = check_seed(seed) or 0
         self._record(seed=self.seed)
 
     def describe(self) -> dict[str, dict[str, Any]]:
-        """Return all that was chosen, by section."""
+        """Return the parameters of the trainer, sampler, loader, model and data, by section."""
         objects = {"trainer": self, "sampler": self.batch_sampler, "loader": self.batch_loader, "model": self.model}
         return describe(objects, self.batch_sampler.dataset)
 
     def averaged_weights(self) -> AbstractContextManager[Any]:
-        """Return the context in which the model has the averaged weights, where they are asked for."""
+        """Return a context in which the model has the averaged weights, if ``ema_decay`` is set."""
         return nullcontext() if self.averaged is None else self.averaged.applied()
 
     def _plain(self, values: Mapping[str, Any]) -> dict[str, Any]:

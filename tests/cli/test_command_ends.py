@@ -202,8 +202,8 @@ def test_a_job_that_is_stopped_while_loading_is_requeued(work: Path, tmp_path: P
     options = ["--requeue", "--stop_signal", "USR2"]
     code, errors = stop_while_loading(COMMAND, [*command, *options], signal.SIGUSR2, PATH=path, SLURM_JOB_ID="77")
     assert code == 128 + signal.SIGUSR2
-    assert "Stopped (SIGUSR2): the training had not begun; nothing was trained" in errors
-    assert "SLURM is asked to queue the job again" in errors
+    assert "Stopped (SIGUSR2): the training had not started; nothing was trained" in errors
+    assert "SLURM is asked to requeue the job" in errors
     assert asked.read_text() == "requeue 77\n"
     assert not (tmp_path / "exp").exists()
 
@@ -283,7 +283,7 @@ def test_a_second_ctrl_c_in_a_training_says_what_is_kept(
     options = [*DATA, "--rnn_layer_sizes", "8", "--seed", "1", "--requeue"]
     assert main(["train", "learn2track", str(work / "data.hdf5"), str(work), "twice", *options]) == 130
     assert (
-        "Stopped (SIGINT): at once, at the second Ctrl-C; the last checkpoint stays as it was."
+        "Stopped (SIGINT): immediately, at the second Ctrl-C; the last checkpoint is unchanged."
         in capsys.readouterr().err
     )
 

@@ -241,7 +241,7 @@ def test_images_without_the_hdf5_file(phantom: Path, tmp_path: Path, capsys: pyt
     del parameters["groups_config"]
     (experiment / "parameters.json").write_text(json.dumps(parameters))
     assert main(["track", str(experiment), str(tmp_path / "c.trk"), *options]) == 2
-    assert "says how its volumes were standardized, but was not found" in capsys.readouterr().err
+    assert "was not found; it records how the volumes were standardized" in capsys.readouterr().err
 
 
 def test_options_that_would_do_nothing_or_lose_something(
@@ -281,7 +281,7 @@ def test_standardization_of_another_hdf5_file(
     command = ["track", str(phantom / "exp"), str(tmp_path / "o.trk"), "--input", volume, "--tracking_mask", mask]
     command += ["--nb_seeds", "10"]
     assert main([*command, "--hdf5_file", str(tmp_path / "gone.hdf5")]) == 2
-    assert "says how its volumes were standardized, but was not found" in capsys.readouterr().err
+    assert "was not found; it records how the volumes were standardized" in capsys.readouterr().err
     copy = tmp_path / "copy.hdf5"
     shutil.copy(phantom / "data.hdf5", copy)
     with edited(copy) as handle:
@@ -292,7 +292,7 @@ def test_standardization_of_another_hdf5_file(
     with h5py.File(copy, "r+") as handle:
         del handle.attrs["groups_config"]
     assert main([*command, "--hdf5_file", str(copy)]) == 2
-    assert "It is not recorded how the volumes of group 'input' of" in capsys.readouterr().err
+    assert "does not record how the volumes of group 'input'" in capsys.readouterr().err
     assert main([*command, "--standardization", "none"]) == 0
 
 

@@ -113,7 +113,7 @@ def test_resume_keeps_comet_and_turns_it_off(tiny_hdf5: Path, tmp_path: Path, mo
 
 def test_resume_offers_what_may_change_and_keeps_what_is_not_given() -> None:
     parser = resume.build_parser()
-    others = {"help", "experiment", "talkative"}
+    others = {"help", "experiment", "informative"}
     offered = {action.dest.removeprefix("new_") for action in parser._actions} - others
     # How a resume is done is what the command is; loggers are objects.
     assert offered == {name.partition(".")[2] for name in MAY_CHANGE} - {"resume", "loggers"}
@@ -172,7 +172,7 @@ def test_an_experiment_that_exists_and_one_that_does_not(
     [
         (
             ["--learning_rates", "1e-3,1e-4"],
-            "argument --learning_rates: a number expected, got '1e-3,1e-4'; separate several by spaces",
+            "argument --learning_rates: a number expected, got '1e-3,1e-4'; separate values by spaces",
         ),
         (["--epochs", "3"], "there is no option --epochs: did you mean --max_epochs?"),
         (["--learning-rates=3"], "there is no option --learning-rates: did you mean --learning_rates"),

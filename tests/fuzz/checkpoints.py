@@ -56,7 +56,7 @@ class Allocates:
 
 
 def laughs() -> list[Any]:
-    """Return a list that is small in a file and has 10**9 items when it is gone through."""
+    """Return a list that is small in a file and has 10**9 items when it is iterated over."""
     items: list[Any] = ["lol"]
     for _ in range(9):
         items = [items] * 10
@@ -474,7 +474,11 @@ def fault_of(world: World, outcome: Outcome, experiment: Path, how: str) -> str 
     if "weights_only" in outcome.err:
         return "advice to load unsafely"
     taken_up = how.startswith("resume: checkpoint") and outcome.kind == "read"
-    if taken_up and ("Going on from" in outcome.err or how.endswith(": linked")) and not same_end(world, experiment):
+    if (
+        taken_up
+        and ("Resuming from the previous one" in outcome.err or how.endswith(": linked"))
+        and not same_end(world, experiment)
+    ):
         return "another end"
     return None
 

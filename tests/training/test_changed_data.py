@@ -42,7 +42,7 @@ def test_a_fingerprint_of_an_earlier_dwiml_cannot_be_compared() -> None:
         refuse_differences(recorded, current, "exp")
     refuse_differences(recorded, current, "exp", allow_changed_data=True)
     recorded["sampler"], current["sampler"] = {"batch_size": "16"}, {"batch_size": "8"}
-    with pytest.raises(ValueError, match=r"is for the data alone\), or start"):
+    with pytest.raises(ValueError, match=r"applies to the data only\), or start"):
         refuse_differences(recorded, current, "exp")
     del recorded["sampler"], current["sampler"]
     with pytest.raises(ValueError, match="data.fingerprint was 'v2-x' and is now 'v2-0a1b'") as caught:

@@ -115,14 +115,14 @@ def test_schedulers_without_an_end_go_on(name: str, args: dict[str, Any]) -> Non
     whole = by_epoch(scheduled(name, args, planned=6), 6)
     assert by_epoch(scheduled(name, args), 6) == whole
     (note,) = scheduled(name, args).notes(6)
-    expected = f"{name} goes on in them, from {whole[4]:.4g} to {whole[5]:.4g}."
+    expected = f"{name} continues in them, from {whole[4]:.4g} to {whole[5]:.4g}."
     assert note == f"Epochs 4 to 5 were added: the schedule {expected}"
     assert scheduled(name, args).notes(4) == []
 
 
 def test_what_goes_by_the_loss_says_so() -> None:
     assert scheduled("ReduceLROnPlateau", {}).notes(5) == [
-        "Epoch 4 was added: the schedule ReduceLROnPlateau goes on by the loss."
+        "Epoch 4 was added: the schedule ReduceLROnPlateau continues with the loss."
     ]
 
 
@@ -141,4 +141,4 @@ def test_another_nan_policy_is_told(tiny_hdf5: Path, tmp_path: Path, caplog: pyt
     small_trainer(tiny_hdf5, tmp_path, max_epochs=1).train_and_validate()
     with caplog.at_level(logging.WARNING):
         small_trainer(tiny_hdf5, tmp_path, max_epochs=2, nan_policy="skip", resume="must").train_and_validate()
-    assert "nan_policy was 'stop' and is 'skip' from here on." in caplog.text
+    assert "nan_policy was 'stop' and is now 'skip'." in caplog.text

@@ -111,7 +111,7 @@ def test_a_checkpoint_with_other_names_is_one_sentence(tiny_hdf5: Path, tmp_path
         lacking.register_state("other", Counter())
     interrupt(small_trainer(tiny_hdf5, tmp_path, "plain", max_epochs=2), 1)
     plain = small_trainer(tiny_hdf5, tmp_path, "plain", max_epochs=2, resume="must")
-    with pytest.raises(ValueError, match=r"has no registered state 'counter' \(it has: none\): go on with the script"):
+    with pytest.raises(ValueError, match=r"has no registered state 'counter' \(it has: none\): resume with the script"):
         plain.register_state("counter", Counter())
 
 
@@ -134,7 +134,9 @@ def test_a_state_that_nothing_is_registered_for(
     trainer.train_and_validate()
     monkeypatch.setattr(Forgetful, "registers", False)
     resumed = small_trainer(tiny_hdf5, tmp_path, max_epochs=2, resume="must", trainer_class=Forgetful)
-    with pytest.raises(ValueError, match=r"has the registered state 'mine', and this trainer has not: call register_"):
+    with pytest.raises(
+        ValueError, match=r"has the registered state 'mine', which this trainer has not: call register_"
+    ):
         resumed.train_and_validate()
 
 
@@ -150,19 +152,19 @@ class Unsaveable(Counter):
 
 def test_what_cannot_be_registered_is_one_sentence(tiny_hdf5: Path, tmp_path: Path) -> None:
     trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=2)
-    with pytest.raises(ValueError, match="The registered state 'x' must hold numbers, texts, tensors") as caught:
+    with pytest.raises(ValueError, match="The registered state 'x' must hold only numbers, strings, tensors") as caught:
         trainer.register_state("x", Unsaveable())
     assert "\n" not in str(caught.value)
     with pytest.raises(TypeError, match="'x' is a dict, which has no state_dict and no load_state_dict"):
         trainer.register_state("x", {})  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="register_state needs a name, a text, got ''"):
+    with pytest.raises(ValueError, match="register_state: the name must be a printable string, got ''"):
         trainer.register_state("", Counter())
     trainer.register_state("x", Counter())
-    with pytest.raises(ValueError, match="'x' is registered already"):
+    with pytest.raises(ValueError, match="'x' is already registered"):
         trainer.register_state("x", Counter())
     interrupt(trainer, 1)
     resumed = small_trainer(tiny_hdf5, tmp_path, max_epochs=2, resume="must")
-    with pytest.raises(ValueError, match=r"does not fit: the registered state 'x' cannot be taken up \('nb_of_old'\)"):
+    with pytest.raises(ValueError, match=r"does not fit: the registered state 'x' cannot be restored \('nb_of_old'\)"):
         resumed.register_state("x", Stubborn())
 
 
@@ -221,7 +223,7 @@ def test_another_optimizer_is_refused_and_the_command_names_the_script(
     assert resume.main([str(tmp_path / "exp")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "was trained with optimizer" in line
-    assert "which its script has made: run that script again with resume='auto'" in line
+    assert "created by its script: run that script again with resume='auto'" in line
     parts = (interrupted.model, tmp_path, "exp", interrupted.batch_sampler, interrupted.batch_loader)
     resumed = DWIMLTrainerOneInput.init_from_checkpoint(*parts, optimizer=two_groups, verbose=False)
     resumed.train_and_validate()
@@ -231,10 +233,10 @@ def test_another_optimizer_is_refused_and_the_command_names_the_script(
 @pytest.mark.parametrize(
     ("options", "error", "sentence"),
     [
-        ({"optimizer": lambda parameters: None}, TypeError, "optimizer must return an optimizer of torch, got a None"),
+        ({"optimizer": lambda parameters: None}, TypeError, "optimizer must return a torch optimizer, got a None"),
         ({"optimizer": "adam"}, ValueError, "optimizer must be one of Adam, AdamW, RAdam, SGD, got 'adam'"),
         ({"optimizer": torch.optim.NAdam, "weight_decay": 0.1}, ValueError, "weight_decay is for optimizers by name"),
-        ({"optimizer": two_groups, "learning_rates": 0.1}, ValueError, "begins with a learning rate of 0.01, and lear"),
+        ({"optimizer": two_groups, "learning_rates": 0.1}, ValueError, "starts with a learning rate of 0.01, and lear"),
         ({"lr_scheduler": lambda optimizer: None, "learning_rates": 0.1}, ValueError, "not a torch scheduler"),
     ],
 )
@@ -332,7 +334,7 @@ def test_the_command_says_that_loggers_need_the_script(
 ) -> None:
     interrupt(small_trainer(tiny_hdf5, tmp_path, max_epochs=1, loggers=[ListLogger()]), 1)
     assert resume.main([str(tmp_path / "exp")]) == 2
-    assert "was trained with loggers ['list'], which its script has made" in capsys.readouterr().err
+    assert "was trained with loggers ['list'], created by its script" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -402,9 +404,9 @@ def test_noise_that_is_lost_is_warned_of_once(
     trainer.train_and_validate()
     (record,) = caplog.records
     assert record.getMessage() == (
-        "Bare.run_one_batch does not call self.model_batch: what the batch loader was asked for "
-        "(noise_gaussian_size_forward, noise_gaussian_size_loss, the volume 'input') does not reach the model, unless "
-        "run_one_batch sees to it."
+        "Bare.run_one_batch does not call self.model_batch: settings of the batch loader "
+        "(noise_gaussian_size_forward, noise_gaussian_size_loss, the volume 'input') have no effect on the model, "
+        "unless run_one_batch applies them itself."
     )
 
 

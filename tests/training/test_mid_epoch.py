@@ -135,7 +135,7 @@ def test_the_command_is_recommended_where_it_works(
         trainer.__class__ = SomebodysTrainer
     interrupt(trainer, 1)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Stopped")]
-    assert "Go on with the same script and resume='auto'" in line
+    assert "Continue with the same script and resume='auto'" in line
     command = line.partition(", or dwiml resume ")[2].removesuffix(".")
     assert bool(command) != own
     if command:
@@ -218,5 +218,5 @@ def test_two_processes_on_one_experiment(tiny_hdf5: Path, tmp_path: Path) -> Non
 
     first.run_one_batch = run_beside_another  # type: ignore[method-assign]
     first.train_and_validate()
-    assert f"is in use by this very process {os.getpid()} on host" in refused[0]
+    assert f"is already in use by this process {os.getpid()} on host" in refused[0]
     assert len(logs(tmp_path / "exp")) == 1

@@ -189,7 +189,7 @@ def test_a_first_try_leaves_nothing(
     assert trainer.next_epoch == 1
     assert not (tmp_path / "experiments").exists()
     assert not list((tmp_path / "temporary").iterdir())
-    assert capsys.readouterr().err.endswith("It was a trial: nothing is kept.\n")
+    assert capsys.readouterr().err.endswith("This was a trial: nothing is kept.\n")
 
 
 def test_a_first_try_that_ends_early_leaves_a_bad_batch_only(

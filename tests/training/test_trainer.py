@@ -79,7 +79,7 @@ def test_resumed_is_the_same_to_the_last_bit(tiny_hdf5: Path, tmp_path: Path, in
     whole.train_and_validate()
     small_trainer(tiny_hdf5, tmp_path, "parts", max_epochs=2).train_and_validate()
     if interrupted_as == "checkpoint":
-        # The recorded seeds are taken up: the script gives none.
+        # The script gives no seeds, so the recorded ones are used.
         second = small_trainer(tiny_hdf5, tmp_path, "parts", from_checkpoint=True, data_seed=None, new_max_epochs=4)
     else:
         second = small_trainer(tiny_hdf5, tmp_path, "parts", max_epochs=4, resume="auto")
@@ -142,7 +142,7 @@ def test_other_parameters_are_named_and_refused(tiny_hdf5: Path, tmp_path: Path)
 
 def test_an_experiment_that_exists_is_not_overwritten(tiny_hdf5: Path, tmp_path: Path) -> None:
     small_trainer(tiny_hdf5, tmp_path, max_epochs=1).train_and_validate()
-    with pytest.raises(FileExistsError, match="exists already: go on with it"):
+    with pytest.raises(FileExistsError, match="already exists: resume it"):
         small_trainer(tiny_hdf5, tmp_path)
     with pytest.raises(FileNotFoundError, match="nothing to resume"):
         small_trainer(tiny_hdf5, tmp_path, "other", resume="must")
@@ -283,7 +283,7 @@ def test_a_nan_loss_is_named_and_spoils_nothing(tiny_hdf5: Path, tmp_path: Path,
     spoilt.spoilt_phase = phase
     with pytest.raises(FloatingPointError, match=f"The loss is NaN in batch 0 of the {phase} of epoch 1") as caught:
         spoilt.train_and_validate()
-    assert "; the last checkpoint is from before. " in str(caught.value)
+    assert "; the last checkpoint was written before it. " in str(caught.value)
     assert [line["epoch"] for line in logs(tmp_path / "exp")] == [0]
     assert all(
         torch.isfinite(value).all()
@@ -340,7 +340,7 @@ def test_comet_failing_stops_nothing(
         ({"name": ""}, "experiment_name must be the name of a folder"),
         (
             {"name": "../other"},
-            "without slashes, line breaks or too many letters, got '../other'",
+            "without slashes or line breaks and not too long, got '../other'",
         ),
         ({"nb_cpu_processes": -1}, "nb_cpu_processes must be a whole number of at least 0, got -1"),
     ],
@@ -353,7 +353,7 @@ def test_bad_arguments(tiny_hdf5: Path, tmp_path: Path, arguments: dict[str, Any
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there(tiny_hdf5: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="use_gpu was asked for, but torch finds no GPU"):
+    with pytest.raises(ValueError, match="use_gpu is True, but torch finds no GPU"):
         small_trainer(tiny_hdf5, tmp_path, use_gpu=True)
 
 
@@ -370,7 +370,7 @@ def test_sampler_and_loader_must_match(tiny_hdf5: Path, tmp_path: Path) -> None:
     first, second = small_trainer(tiny_hdf5, tmp_path), small_trainer(tiny_hdf5, tmp_path)
     with pytest.raises(ValueError, match="must have the same dataset"):
         DWIMLTrainer(first.model, tmp_path, "exp", second.batch_sampler, first.batch_loader)
-    with pytest.raises(ValueError, match="made with another model than the trainer's"):
+    with pytest.raises(ValueError, match="must have the same model as the trainer"):
         DWIMLTrainer(first.model, tmp_path, "exp", first.batch_sampler, second.batch_loader)
     with pytest.raises(TypeError, match="an instance of a subclass of MainModelAbstract, got a Linear"):
         DWIMLTrainer(torch.nn.Linear(2, 2), tmp_path, "exp", first.batch_sampler, first.batch_loader)
@@ -421,7 +421,7 @@ def test_other_subjects_are_refused(tiny_hdf5: Path, tmp_path: Path) -> None:
 def test_a_lost_best_model_is_told(tiny_hdf5: Path, tmp_path: Path) -> None:
     small_trainer(tiny_hdf5, tmp_path, max_epochs=1).train_and_validate()
     shutil.rmtree(tmp_path / "exp" / "best_model")
-    with pytest.warns(UserWarning, match="best_model' is gone; the next epoch that is better"):
+    with pytest.warns(UserWarning, match="best_model' was not found; the next better epoch"):
         small_trainer(tiny_hdf5, tmp_path, resume="auto")
 
 

@@ -1,4 +1,4 @@
-"""This process: its device, how it fails, and how it ends before the training does."""
+"""The process of a training: its device, its failures, and an early stop."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dwiml.training.reporting.monitors import PhaseMonitor
     from dwiml.training.trainer import DWIMLTrainer
 
-# The classes that dwiml resume builds again: those of training.loading, and the sampler.
+# The classes that dwiml resume can rebuild: those of training.loading, and the sampler.
 RESUMED_BY_COMMAND = {
     "trainer": ("DWIMLTrainerOneInput", "DWIMLTrainerOneInputWithGVPhase"),
     "model": ("Learn2TrackModel",),
@@ -33,24 +33,31 @@ logger = logging.getLogger(__name__)
 
 
 def choose_device(use_gpu: bool | None, local_rank: int = 0) -> torch.device:
-    """Return the device to train on, on several GPUs the one of that rank.
+    """Return the device to train on.
+
+    Parameters
+    ----------
+    use_gpu
+        Whether to train on a GPU; None to use one if available.
+    local_rank
+        Rank of the process on its machine, which is the index of its GPU.
 
     Raises
     ------
     ValueError
-        When there is no GPU and should be, or fewer than ranks.
+        If there is no GPU and `use_gpu` is True, or there are fewer GPUs than processes.
     """
     if use_gpu not in (None, True, False):
-        raise ValueError(f"use_gpu must be True, False, or None for whichever there is, got {use_gpu!r}.")
+        raise ValueError(f"use_gpu must be True, False, or None to use a GPU if available, got {use_gpu!r}.")
     available = torch.cuda.is_available()
     if use_gpu and not available:
-        raise ValueError("use_gpu was asked for, but torch finds no GPU here.")
+        raise ValueError("use_gpu is True, but torch finds no GPU here.")
     if not available or use_gpu is False:
         return torch.device("cpu")
     if local_rank >= torch.cuda.device_count():
         raise ValueError(
-            f"Process {local_rank} of this machine has no GPU of its own: there are {torch.cuda.device_count()}; start "
-            "as many processes as there are GPUs (torchrun --nproc_per_node)."
+            f"There is no GPU for process {local_rank} of this machine, which has {torch.cuda.device_count()}; start "
+            "one process per GPU (option nproc_per_node of torchrun)."
         )
     device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
@@ -58,42 +65,47 @@ def choose_device(use_gpu: bool | None, local_rank: int = 0) -> torch.device:
 
 
 @contextmanager
-def kept_on_failure(trainer: DWIMLTrainer, monitor: PhaseMonitor) -> Iterator[None]:
-    """Where no batch comes any more within the block (a worker that was killed), write the checkpoint of the last step.
+def checkpoint_on_failure(trainer: DWIMLTrainer, monitor: PhaseMonitor) -> Iterator[None]:
+    """If the block fails (a killed worker, for instance), write a checkpoint of the last step.
 
-    The error itself is not replaced by one of the writing.
+    The error of the block is raised in any case, never an error of the writing.
 
     Parameters
     ----------
     trainer
-        Between two steps.
+        The trainer, between two steps.
     monitor
-        Of its phase.
+        Monitor of the current phase.
     """
     try:
         yield
     except Exception:
-        # All ranks would have to write together.
+        # With several ranks, all of them would have to take part.
         if trainer.ranks.alone and trainer.updater.is_empty and trainer.position.is_inside:
             try:
                 trainer.checkpointer.save(trainer, monitor)
             except Exception as error:
                 logger.warning(
-                    "The checkpoint of the last step could not be written (%s); the one before stays.", error
+                    "The checkpoint of the last step could not be written (%s); the previous one is kept.", error
                 )
         raise
 
 
 @contextmanager
 def explained_failures(folder: Path) -> Iterator[None]:
-    """Turn what the machine could not give, within the block, into a :class:`dwiml.failures.ResourceError`.
+    """Convert errors about missing resources (memory, disk, GPU) in the block to :class:`dwiml.failures.ResourceError`.
 
     Parameters
     ----------
     folder
-        The experiment's, from which the training goes on.
+        The experiment folder, named in the message.
+
+    Raises
+    ------
+    ResourceError
+        If a resource of the machine was exhausted.
     """
-    # A checkpoint must not take the number of a stream that was closed: what libraries say goes there.
+    # If a standard stream is closed, a checkpoint must not get its descriptor, to which libraries write messages.
     fill_missing_descriptors()
     try:
         yield
@@ -103,21 +115,21 @@ def explained_failures(folder: Path) -> Iterator[None]:
         failure = resource_error(error, TRAINING_ADVICE)
         if failure is None:
             raise
-        sentence = f"{failure} Then go on with resume='auto' (dwiml resume '{folder}'): the last checkpoint is kept."
+        sentence = f"{failure} Then continue with resume='auto' (dwiml resume '{folder}'): the last checkpoint is kept."
         raise ResourceError(sentence, failure.kind) from error
 
 
-def how_to_go_on(trainer: DWIMLTrainer) -> str:
-    """Return what to do after a stop; ``dwiml resume`` only where it can build all objects again.
+def how_to_resume(trainer: DWIMLTrainer) -> str:
+    """Return how to continue after a stop; ``dwiml resume`` is named only if it can rebuild all objects.
 
     Parameters
     ----------
     trainer
-        With its model, sampler and loader.
+        The trainer, with its model, sampler and loader.
     """
     script = "the same script and resume='auto'"
     objects = (trainer, trainer.model, trainer.batch_sampler, trainer.batch_loader)
-    # A class of the user's own may have one of these names.
+    # A class of the user may have one of these names.
     known = all(type(each).__name__ in names for each, names in zip(objects, RESUMED_BY_COMMAND.values(), strict=True))
     chosen = trainer.settings
     has_own = callable(chosen.optimizer) or callable(chosen.lr_scheduler) or bool(chosen.loggers)
@@ -127,25 +139,25 @@ def how_to_go_on(trainer: DWIMLTrainer) -> str:
     return script
 
 
-def leave(trainer: DWIMLTrainer, *, written: bool) -> TrainingInterrupted:
-    """Tell the user why the training ends here, ask SLURM to go on with it later if wanted; return what to raise.
+def stop_training(trainer: DWIMLTrainer, *, written: bool) -> TrainingInterrupted:
+    """Announce why the training stops, requeue the SLURM job if ``requeue`` is set, and return the exception to raise.
 
     Parameters
     ----------
     trainer
-        The one that ends.
+        The trainer that stops.
     written
-        Whether its checkpoint is.
+        Whether its checkpoint was written.
     """
-    # Another rank may be the one that was told to stop.
+    # The request may have come from another rank.
     reason, code = trainer.requests.reason or "another process", trainer.requests.exit_code
     if trainer.ranks.is_first and trainer.settings.fast_dev_run:
-        announce(f"Stopped ({reason}). It was a trial: nothing is kept.")
+        announce(f"Stopped ({reason}). This was a trial: nothing is kept.")
     elif trainer.ranks.is_first:
-        state = "a checkpoint is written" if written else "the checkpoint could NOT be written, the last one stays"
-        announce(f"Stopped ({reason}): {state}. Go on with {how_to_go_on(trainer)}.")
+        state = "a checkpoint is written" if written else "the checkpoint could NOT be written, the last one is kept"
+        announce(f"Stopped ({reason}): {state}. Continue with {how_to_resume(trainer)}.")
         if trainer.settings.requeue:
             if in_job():
-                announce("SLURM is asked to queue the job again.")
+                announce("SLURM is asked to requeue the job.")
             requeue()
     return TrainingInterrupted(reason, code)

@@ -1,4 +1,4 @@
-"""Several processes that train one model together: torch.distributed, as started by ``torchrun``."""
+"""Training one model in several processes with torch.distributed, as started by ``torchrun``."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dwiml.failures import RANKS, ResourceError
 
-# A rank may take long to read its data before the first batch.
+# Reading the data before the first batch may take long.
 PATIENCE = timedelta(minutes=60)
-# What a process may have otherwise than the first: where its data are, and how they get into its memory.
+# Parameters that may differ between processes: the place of the data, how they are read, and the device.
 MAY_DIFFER = frozenset(
     {"data.hdf5_file", "data.lazy", "data.cache_size", "trainer.nb_cpu_processes", "trainer.use_gpu", "trainer.verbose"}
 )
 
 
 class Exchanged(NamedTuple):
-    """What all ranks together have in a batch."""
+    """The number of points of a batch over all ranks, and the highest of their requests."""
 
     nb_points: int
     request: int
 
 
 class Ranks:
-    """This process among those that train together; one process alone is rank 0 of 1.
+    """The processes that train together, seen from this one; a single process is rank 0 of 1.
 
     Attributes
     ----------
     rank, nb
-        Which process this is, and how many there are.
+        Rank of this process, and number of processes.
     local_rank
-        Which it is on its machine: the number of its GPU.
+        Rank on this machine, which is the index of its GPU.
     """
 
     def __init__(self) -> None:
@@ -48,12 +48,12 @@ class Ranks:
 
     @property
     def alone(self) -> bool:
-        """Whether there is no other process."""
+        """Whether this is the only process."""
         return self.nb == 1
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes the files and speaks to the user."""
+        """Whether this is the first process, which writes the files and shows messages."""
         return self.rank == 0
 
     def _join(self) -> None:
@@ -63,12 +63,12 @@ class Ranks:
             atexit.register(_leave)
         self.rank, self.nb = distributed.get_rank(), distributed.get_world_size()
         self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        # Counts and requests go from processor to processor: the GPU is not waited for.
+        # Counts and requests are exchanged between CPUs, so that nothing waits for the GPU.
         self._control = distributed.new_group(backend="gloo", timeout=PATIENCE)
         atexit.register(self._free_control)
 
     def all_reduce(self, nb_points: int, request: int) -> Exchanged:
-        """Add up the ranks' numbers of points of a batch, and return the highest of their requests."""
+        """Sum the numbers of points of the ranks in a batch, and take the highest of their requests."""
         if self.alone:
             return Exchanged(nb_points, request)
         counts, requests = torch.tensor([nb_points]), torch.tensor([request])
@@ -77,24 +77,29 @@ class Ranks:
         return Exchanged(int(counts), int(requests))
 
     def mean(self, mean: torch.Tensor, weight: int, total: int) -> torch.Tensor:
-        """Return the mean over all ranks of their means, each weighted; it stays on its device.
+        """Return the weighted mean over all ranks, on its device.
 
         Parameters
         ----------
         mean
-            This rank's, a 0-d tensor.
+            Mean of this rank, a 0-d tensor.
         weight, total
-            This rank's weight, and that of all ranks together.
+            Weight of this rank, and sum of the weights of all ranks.
+
+        Returns
+        -------
+        torch.Tensor
+            0-d tensor; float64 if there are several ranks.
         """
         if self.alone:
             return mean.detach()
-        # A rank without a point has no mean: it may be NaN.
+        # The mean of a rank without points may be NaN.
         part = mean.detach().double() * (weight / max(total, 1)) if weight else mean.new_zeros((), dtype=torch.float64)
         self._together(lambda: distributed.all_reduce(part))
         return part
 
     def gather(self, value: Any) -> list[Any]:
-        """Return the plain values of all ranks, in order, on each of them."""
+        """Return the plain values of all ranks, in order, to each rank."""
         if self.alone:
             return [value]
         values: list[Any] = [None] * self.nb
@@ -102,44 +107,44 @@ class Ranks:
         return values
 
     def broadcast(self, value: Any) -> Any:
-        """Return the first rank's plain value on each rank."""
+        """Return the plain value of the first rank to each rank."""
         return self.gather(value)[0]
 
     def wrap_ddp(self, step: torch.nn.Module) -> torch.nn.Module:
-        """Return a module whose gradients are the mean of those of all ranks, with the weights of the first."""
+        """Wrap a module so that its gradients are averaged over the ranks; all start with the first rank's weights."""
         if self.alone:
             return step
-        # A model may leave out some of its weights in some batches. Where it never does, torch warns, in five lines a
-        # process, that it looked in vain: this one it finds.
+        # A model may not use all its weights in each batch, hence find_unused_parameters. If it always does, torch
+        # warns in each process that no unused parameter was found; this one prevents the warning.
         step.register_parameter("never_used", _parameter_like(step))
         return DistributedDataParallel(step, find_unused_parameters=True)
 
     def check_alike(self, described: Mapping[str, Mapping[str, Any]]) -> None:
-        """Compare what the ranks are about to train; all of them call it.
+        """Check that all ranks have the same parameters; all of them call it.
 
         Parameters
         ----------
         described
-            What was chosen, by section; :data:`MAY_DIFFER` is not compared.
+            Parameters of this rank, by section; :data:`MAY_DIFFER` is not compared.
 
         Raises
         ------
         ValueError
-            On each rank, when one of them has other data or other settings than the first.
+            On each rank, if the data or the settings of a rank differ from those of the first.
         """
         first, *others = self.gather({section: dict(values) for section, values in described.items()})
         for rank, other in enumerate(others, start=1):
             for section, name in [(section, name) for section, values in first.items() for name in values]:
-                ours, theirs = first[section][name], other.get(section, {}).get(name)
-                if ours != theirs and f"{section}.{name}" not in MAY_DIFFER:
+                expected, found = first[section][name], other.get(section, {}).get(name)
+                if expected != found and f"{section}.{name}" not in MAY_DIFFER:
                     raise ValueError(
-                        f"The {self.nb} processes would not train the same: {section}.{name} is {ours!r} in process 0 "
-                        f"and {theirs!r} in process {rank}. Give each of them the same HDF5 file and the same options."
+                        f"The {self.nb} processes have different parameters: {section}.{name} is {expected!r} in "
+                        f"process 0 and {found!r} in process {rank}. Give all the same HDF5 file and parameters."
                     )
 
     def _free_control(self) -> None:
-        # gloo's threads let go of Python's tensors a moment after a collective has returned; where Python has ended by
-        # then, they abort the process of a training that is done. Freeing a group waits for its threads.
+        # The threads of gloo release Python's tensors shortly after a collective has returned; if Python has exited by
+        # then, they abort the process. Destroying the group waits for its threads.
         control, self._control = self._control, None
         if distributed.is_initialized():
             distributed.destroy_process_group(control)
@@ -149,8 +154,8 @@ class Ranks:
             work()
         except RuntimeError as error:
             raise ResourceError(
-                f"Rank {self.rank} of {self.nb} has lost the others: one of them ended, or does not answer. What it "
-                "said itself is above; go on from the checkpoint with the same command.",
+                f"Rank {self.rank} of {self.nb} has lost the others: one of them has ended or does not respond. Its "
+                "own error is above; continue from the checkpoint with the same command.",
                 RANKS,
             ) from error
 

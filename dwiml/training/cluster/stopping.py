@@ -1,4 +1,4 @@
-"""Stopping a training in time: signals, and a limit on the time that it may take."""
+"""Stopping a training in time: signals and the time limit."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from dwiml.training.settings import TrainerSettings
 
 MAX_TIME = "max_time"
-# What may be wanted between two steps; the highest of all ranks counts.
+# Requests handled between two steps; the highest of all ranks is used.
 NOTHING, SAVE, STOP = 0, 1, 2
 
-# What a program cannot catch, what means that it is broken, and what torch's DataLoader needs for itself.
+# Signals that cannot be caught, that report a crash, or that torch's DataLoader uses.
 _UNUSABLE = frozenset({"SIGKILL", "SIGSTOP", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGCHLD"})
 _FORMS = '"MM", "MM:SS", "HH:MM:SS", "D-HH", "D-HH:MM" or "D-HH:MM:SS"'
 _TIME = r"[0-9]{1,9}(-[0-9]{1,9})?(:[0-9]{1,9}){0,2}"
@@ -31,15 +31,14 @@ logger = logging.getLogger(__name__)
 class TrainingInterrupted(SystemExit):
     """Raised by the trainer after a signal, once the checkpoint is written.
 
-    A script that does nothing about it leaves with this exit code and no traceback; run again, it goes on from where
-    it was.
+    A script that does not catch it exits with this code and no traceback.
 
     Parameters
     ----------
     reason
-        The signal's name, for instance ``"SIGTERM"``.
+        Name of the signal, such as ``"SIGTERM"``, or ``"max_time"``.
     code
-        The process' exit code: 128 + the signal's number, as shells have it.
+        Exit code of the process: 128 + the number of the signal, as in shells; 0 for ``"max_time"``.
     """
 
     def __init__(self, reason: str, code: int) -> None:
@@ -52,32 +51,33 @@ class TrainingInterrupted(SystemExit):
 
 
 class Requests:
-    """What a training is asked for between two steps: to stop, by a signal or because its time is over; a checkpoint.
+    """Requests to a training between two steps: to stop (after a signal or `max_time`), or to write a checkpoint.
 
-    As a context manager it handles SIGTERM, SIGINT (Ctrl-C), SIGHUP (a terminal that is closed; not under ``nohup``)
-    and ``stop_signal``, and at its end gives them back to who had them before. The first signal is remembered, and the
-    training is expected to look at :attr:`requested` after each step; a second SIGINT raises KeyboardInterrupt at once.
-    Python lets only the main thread handle signals: in another one, only the time counts.
+    As a context manager, it handles SIGTERM, SIGINT (Ctrl-C), SIGHUP (a closed terminal; not under ``nohup``) and
+    ``stop_signal``, and restores the previous handlers at its end. The first signal is stored, and the training checks
+    :attr:`requested` after each step; a second SIGINT raises KeyboardInterrupt immediately. Only the main thread can
+    handle signals: in another thread, only `max_time` has an effect.
 
     Parameters
     ----------
     stop_signal
-        One more signal, for instance that of SLURM's ``--signal=USR1@120``; None for none.
+        One more signal, such as that of SLURM's ``--signal=USR1@120``; None for no other signal.
     max_time
-        As :func:`parse_max_time` takes it, from the start of the process on: the time for loading the data counts.
-        None for no limit.
+        Time limit, in a form of :func:`parse_max_time`, from the start of the process (including the time for loading
+        the data); None for no limit.
     checkpoint_minutes
-        After how many minutes without a checkpoint one is wanted; None for never.
+        Minutes between two checkpoints within an epoch; None for no such checkpoint.
 
     Attributes
     ----------
     reason
-        ``"SIGTERM"``, ``"SIGINT"``, ..., ``"max_time"`` or, as long as nothing was asked, None. The first one stays.
+        Reason to stop: ``"SIGTERM"``, ``"SIGINT"``, ..., or ``"max_time"``; None if there is none. The first one is
+        kept.
 
     Raises
     ------
     ValueError
-        For a signal that does not exist or cannot be used, or a time in no known form.
+        If the signal does not exist or cannot be used, or the time is invalid.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Requests:
 
     @classmethod
     def of(cls, settings: TrainerSettings) -> Requests:
-        """Return what a training with these settings may be asked for."""
+        """Return the requests of a training with these settings."""
         return cls(
             stop_signal=settings.stop_signal,
             max_time=settings.max_time,
@@ -119,7 +119,7 @@ class Requests:
     def __exit__(self, *error: object) -> None:
         while self._previous:
             number, previous = self._previous.popitem()
-            # None: it was no handler of Python's, and cannot be put back.
+            # None: the previous handler was not set from Python and cannot be restored.
             signal.signal(number, signal.SIG_DFL if previous is None else previous)
 
     @property
@@ -130,65 +130,66 @@ class Requests:
         return SAVE if time.monotonic() - self._last_checkpoint >= self._checkpoint_seconds else NOTHING
 
     def note_checkpoint(self) -> None:
-        """Count the minutes to the next checkpoint from now on."""
+        """Restart the time to the next checkpoint."""
         self._last_checkpoint = time.monotonic()
 
     @property
     def requested(self) -> bool:
-        """Whether to stop: a signal came, or ``max_time`` is over."""
+        """Whether to stop: a signal arrived, or ``max_time`` is over."""
         if self.reason is None and self._max_seconds is not None and process_seconds() >= self._max_seconds:
             self.reason = MAX_TIME
         return self.reason is not None
 
     @property
     def exit_code(self) -> int:
-        """What the process should leave with: 128 + the signal's number; 0 for ``max_time`` or when nothing came."""
+        """Exit code of the process: 128 + the number of the signal; 0 for ``max_time`` or without a request."""
         return 0 if self.reason is None or self.reason == MAX_TIME else 128 + signal.Signals[self.reason]
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        # It may interrupt anything, a log's own lock included: no logging here.
+        # It may interrupt anything, including code that holds the lock of a log: no logging here.
         if self.reason is None:
             self.reason = signal.Signals(number).name
         if number == signal.SIGINT:
             self._nb_sigint += 1
             if self._nb_sigint > 1:
-                raise KeyboardInterrupt("at once, at the second Ctrl-C; the last checkpoint stays as it was")
+                raise KeyboardInterrupt("immediately, at the second Ctrl-C; the last checkpoint is unchanged")
 
 
 def check_stop_signal(name: str | None) -> signal.Signals | None:
-    """Return the signal of a name, ``"SIGUSR1"`` or ``"USR1"``; None for None.
+    """Return the signal of a name such as ``"SIGUSR1"`` or ``"USR1"``; None for None.
 
     Raises
     ------
     ValueError
-        When there is no such signal here, or it cannot ask a training to stop (SIGKILL, SIGSTOP, SIGSEGV, ...).
+        If there is no such signal, or it cannot be used to stop a training (SIGKILL, SIGSTOP, SIGSEGV, ...).
     """
     if name is None:
         return None
     full = name if isinstance(name, str) and name.startswith("SIG") else f"SIG{name}"
     if not isinstance(name, str) or full not in signal.Signals.__members__:
-        raise ValueError(f'stop_signal must be the name of a signal, as "SIGUSR1" or "USR1", got {name!r}.')
+        raise ValueError(f'stop_signal must be the name of a signal, such as "SIGUSR1" or "USR1", got {name!r}.')
     number = signal.Signals[full]
     if number.name in _UNUSABLE:
         raise ValueError(
-            f'stop_signal cannot be {name!r}: a program cannot catch it, or means something else by it; use "SIGUSR1".'
+            f'stop_signal cannot be {name!r}: a program cannot catch it, or it has another meaning; use "SIGUSR1".'
         )
     return number
 
 
 def parse_max_time(text: str) -> int:
-    """Return the seconds of a time as SLURM writes it.
+    """Return a time in SLURM's format, in seconds.
 
-    ``"MM"``, ``"MM:SS"``, ``"HH:MM:SS"``, ``"D-HH"``, ``"D-HH:MM"`` or ``"D-HH:MM:SS"``: so ``"11:50:00"`` is nearly
-    twelve hours, and ``"11:50"`` nearly twelve minutes. The first number may be of any size.
+    The forms are those of ``sbatch --time``: ``"MM"``, ``"MM:SS"``, ``"HH:MM:SS"``, ``"D-HH"``, ``"D-HH:MM"`` and
+    ``"D-HH:MM:SS"``. So ``"11:50:00"`` is nearly twelve hours, and ``"11:50"`` nearly twelve minutes. The first number
+    may be of any size.
 
     Raises
     ------
     ValueError
-        For any other form, for 60 minutes or seconds and more, or 24 hours and more, after a larger unit, and for no
-        time at all.
+        If the form is another one, a number after a larger unit is too large (60 for minutes and seconds, 24 for
+        hours), or the time is zero.
     """
-    sentence = f"max_time must be a time as SLURM has it, {_FORMS}, got {text!r}."
+    sentence = f"max_time must be a time in SLURM's format, {_FORMS}, got {text!r}."
     if not isinstance(text, str) or not re.fullmatch(_TIME, text.strip()):
         raise ValueError(sentence)
     days, dash, rest = text.strip().rpartition("-")
@@ -205,12 +206,12 @@ def parse_max_time(text: str) -> int:
             raise ValueError(f"{sentence[:-1]}: its {name} must be less than {limit}.")
     seconds = ((units[0] * 24 + units[1]) * 60 + units[2]) * 60 + units[3]
     if seconds == 0:
-        raise ValueError(f"max_time must be more than no time, or None for no limit; got {text!r}.")
+        raise ValueError(f"max_time must be positive, or None for no limit; got {text!r}.")
     return seconds
 
 
 def process_seconds() -> float:
-    """Return for how many seconds this process has been running; where /proc does not say, since the first import."""
+    """Return the time since the start of this process, in seconds; without /proc, since the first import."""
     start = process_start(os.getpid())
     if start is not None and hasattr(time, "CLOCK_BOOTTIME"):
         return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - start / os.sysconf("SC_CLK_TCK"))
@@ -218,15 +219,15 @@ def process_seconds() -> float:
 
 
 def process_start(pid: int) -> int | None:
-    """Return when a process began, in clock ticks since the machine's start; None where /proc does not say."""
+    """Return the start of a process, in clock ticks since boot; None without /proc."""
     fields = process_stat(pid)
     return int(fields[19]) if fields is not None else None
 
 
 def process_stat(pid: int) -> list[bytes] | None:
-    """Return the fields of /proc/<pid>/stat from the third, the state, on (the 22nd is the start); None without."""
+    """Return the fields of /proc/<pid>/stat from the third (the state); the 22nd is the start; None without /proc."""
     try:
-        # The second is the program's name in parentheses, and may hold anything.
+        # The second field is the name of the program in parentheses, which may contain anything.
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return None

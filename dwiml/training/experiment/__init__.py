@@ -1,1 +1,1 @@
-"""An experiment's folder: what is written there, by whom, and how it is taken up again."""
+"""The experiment folder: its files, its lock, and how a training is resumed from it."""

@@ -1,4 +1,4 @@
-"""A batch that gave a NaN or infinite value, kept to be looked at."""
+"""Saving a batch that gave a NaN or infinite value, for inspection."""
 
 from __future__ import annotations
 
@@ -17,27 +17,28 @@ from dwiml.training.reporting.monitors import NonFiniteValueError
 def save_bad_batch(
     folder: Path, sampler: DWIMLBatchIDSampler, loader: DWIMLStreamlinesBatchLoader, *, epoch: int, batch: int
 ) -> tuple[Path | None, list[str]]:
-    """Load a batch again and write it to a file, for ``torch.load(path, weights_only=True)``.
+    """Load a batch again and write it to a file, to be read by ``torch.load(path, weights_only=True)``.
 
     Parameters
     ----------
     folder
-        Where to.
+        Folder of the file.
     sampler, loader
-        Of the training; the sampler is in the phase of the batch.
+        The sampler (in the phase of the batch) and the loader of the training.
     epoch, batch
-        Which batch it was.
+        Epoch and index of the batch.
 
     Returns
     -------
     path
-        The file: a dict with ``points`` (N, 3), voxel space, corner origin, ``lengths`` (S,), and by subject ``ids``,
-        the numbers of the streamlines in the file. None when it could not be written.
+        The file: a dict with ``points`` (N, 3), float32, voxel space, corner origin; ``lengths`` (S,), the number of
+        points of each streamline; and ``ids``, the indices of the streamlines in the HDF5 file, by subject. None if it
+        could not be written.
     subjects
-        The names of the batch's subjects.
+        Names of the subjects in the batch.
     """
     phase = sampler.phase
-    # All of it, whichever process had the part that is to blame.
+    # The whole batch, whichever process had the bad part.
     sampler.set_rank(0, 1)
     sampler.set_position(phase, sampler.epoch, first_batch=batch, max_batches=batch + 1)
     batch_ids = next(iter(sampler))
@@ -69,13 +70,13 @@ def explain_bad_batch(
     *,
     epoch: int,
 ) -> str:
-    """Save the batch that gave a NaN or infinite value as :func:`save_bad_batch` does; return what to tell the user."""
+    """Save a bad batch with :func:`save_bad_batch`; return the message for the user."""
     path, subjects = save_bad_batch(folder.bad_batches, sampler, loader, epoch=epoch, batch=error.batch)
     saved = "It could not be saved" if path is None else f"Its streamlines are saved in '{path}'"
     before = has_checkpoint(folder.checkpoint)
-    checkpoint = "the last checkpoint is from before" if before else "no checkpoint was written yet"
+    checkpoint = "the last checkpoint was written before it" if before else "no checkpoint was written yet"
     advice = "Look for extreme values in the data, lower the learning rate, clip the gradient"
-    if error.is_own:
+    if error.is_user_metric:
         advice = "Check the value that you give to self.log"
     return (
         f"{error} The batch has streamlines of {', '.join(subjects)}. {saved}; {checkpoint}. {advice}, or set "

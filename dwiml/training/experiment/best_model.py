@@ -1,4 +1,4 @@
-"""The best model of a training, kept on the disk, or in memory while the disk is full."""
+"""Saving the best model: to disk, or in memory while the disk is full."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ logger = logging.getLogger(__name__)
 
 
 class BestModelKeeper:
-    """Writes the best model; what a full disk refuses is kept and tried again.
+    """Writes the best model; if that fails (a full disk), it keeps the weights in memory and retries.
 
     Parameters
     ----------
     folder
-        The experiment's ``best_model`` folder: ``parameters.json`` and ``model_state.pt``.
+        The ``best_model`` folder of the experiment, for ``parameters.json`` and ``model_state.pt``.
 
     Notes
     -----
-    Each of the two files is whole or absent. A kill between them does no harm: all models of an experiment have the
-    same parameters, so that a new ``parameters.json`` fits the weights of the best model before.
+    Each file is written atomically. A process may be killed between the two: all models of an experiment have the same
+    parameters, so a new ``parameters.json`` fits the weights of the previous best model.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -38,16 +38,16 @@ class BestModelKeeper:
 
     @property
     def pending(self) -> bool:
-        """Whether the best weights are in memory only."""
+        """Whether the best weights are only in memory."""
         return self._state is not None
 
     def save(self, model: MainModelAbstract) -> bool:
-        """Write a model that is now the best; keep a copy of its weights (CPU) when that fails.
+        """Write the new best model; if that fails, keep a copy of its weights (on the CPU).
 
         Returns
         -------
         bool
-            Whether it was written. If not, a warning tells why, and the best model before stays on the disk.
+            Whether it was written. If not, a warning gives the reason, and the previous best model stays on disk.
         """
         try:
             model.save(self.folder)
@@ -55,7 +55,7 @@ class BestModelKeeper:
             self._state = _on_cpu(model.state_dict())
             self._parameters = describe(model)
             logger.warning(
-                "The best model could not be written to '%s' (%s); it is kept in memory, and tried again.",
+                "The best model could not be written to '%s' (%s); it is kept in memory and will be retried.",
                 self.folder,
                 reason_of(error),
             )
@@ -64,36 +64,36 @@ class BestModelKeeper:
         return True
 
     def retry(self, model: MainModelAbstract) -> bool:
-        """Try again to write what is pending, if anything: the best weights, not those that the model has now.
+        """Retry to write the pending best weights, if any.
 
         Parameters
         ----------
         model
-            The experiment's model, for its parameters.
+            The model of the experiment, for its parameters; its current weights are not used.
 
         Returns
         -------
         bool
-            Whether nothing is pending any more.
+            Whether the best model is on disk.
         """
         self._parameters = describe(model)
         try:
             self._write_pending()
         except OSError:
-            # Told when it was first refused; told again only if it stays so until the end.
+            # The first failure was reported; the next report is at the end, if it still fails.
             return False
         return True
 
     def close(self) -> None:
-        """Try a last time; log an error that names what is lost."""
+        """Retry a last time; log an error if the best weights are lost."""
         try:
             self._write_pending()
         except OSError as error:
             logger.error(
-                "The best model is not in '%s' (%s): its weights were in memory only and are lost; %s.",
+                "The best model could not be written to '%s' (%s): its weights were only in memory and are lost; %s.",
                 self.folder,
                 reason_of(error),
-                "an earlier best model is there" if (self.folder / STATE_FILE).exists() else "there is none",
+                "an earlier best model is there" if (self.folder / STATE_FILE).exists() else "no earlier one is there",
             )
 
     def _write_pending(self) -> None:
@@ -105,16 +105,16 @@ class BestModelKeeper:
 
 
 def warn_of_lost_model(folder: Path) -> None:
-    """Warn when a run that is resumed has lost its best model, or the weights in it are damaged."""
+    """Warn if the best model of a resumed run is missing or damaged."""
     problem = None
     try:
         read_state(folder / STATE_FILE)
     except FileNotFoundError:
-        problem = f"'{folder}' is gone"
+        problem = f"'{folder}' was not found"
     except ValueError as error:
         problem = str(error).rstrip(".")
     if problem:
-        warnings.warn(f"{problem}; the next epoch that is better writes it again.", stacklevel=5)
+        warnings.warn(f"{problem}; the next better epoch writes it again.", stacklevel=5)
 
 
 def _on_cpu(state: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, and unable to run code."""
+"""Checkpoint files: written atomically, and read without running code."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ KEYS = frozenset(
         "monitors",
     }
 )
-# What a script has registered; absent where it has registered nothing.
+# States registered by the script; absent if there are none.
 REGISTERED = "registered"
-# Those whose content is always a dictionary.
+# Keys whose value is always a dictionary.
 DICTIONARIES = frozenset({"parameters", "position", "model", "optimizer", "schedule", "scaler", "best", "loggers"})
 LATEST = "latest.pt"
 PREVIOUS = "previous.pt"
 DAMAGED = "damaged.pt"
 
-# Beside the model itself: moments of the optimizer, averaged weights, and the rest in plain values.
+# Room for the model, the optimizer's moments, averaged weights and registered states; and for the plain values.
 _COPIES = 12
 _BYTES_OF_THE_REST = 64 * 2**20
 
@@ -49,21 +49,21 @@ logger = logging.getLogger(__name__)
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    """Write ``latest.pt``; the one before becomes ``previous.pt``. At no moment is there none.
+    """Write ``latest.pt`` atomically; the previous one becomes ``previous.pt``, so that there is always a checkpoint.
 
     Parameters
     ----------
     folder
-        The experiment's ``checkpoint`` folder.
+        The ``checkpoint`` folder of the experiment.
     state
-        With the keys :data:`KEYS`, but the version, which is added.
+        The values of all :data:`KEYS` except the version, which is added.
 
     Raises
     ------
     ValueError
-        When the state lacks a key, has an unknown one, or holds what :func:`load_checkpoint` would refuse.
+        If the state lacks a key, has an unknown one, or holds what :func:`load_checkpoint` would refuse.
     OSError
-        When it cannot be written (a full disk). The checkpoints that are there stay as they are.
+        If it cannot be written (a full disk). The existing checkpoints are unchanged.
     """
     content = {"format_version": FORMAT_VERSION, **state}
     _check_content(content, "The new checkpoint")
@@ -74,13 +74,13 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
             write_tensors(content, stream, kind="checkpoint")
     except OSError as error:
         reason = reason_of(error)
-        failure = OSError(f"Checkpoint '{latest}' could not be written ({reason}); those before it stay as they were.")
+        failure = OSError(f"Checkpoint '{latest}' could not be written ({reason}); the previous ones are unchanged.")
         failure.errno = error.errno
         raise failure from error
 
 
 def save_or_warn(folder: Path, state: dict[str, Any]) -> bool:
-    """Write a checkpoint as :func:`save_checkpoint` does; on a full disk, warn and leave it at that.
+    """Write a checkpoint with :func:`save_checkpoint`; if the disk refuses it, only warn.
 
     Returns
     -------
@@ -95,25 +95,25 @@ def save_or_warn(folder: Path, state: dict[str, Any]) -> bool:
     try:
         save_checkpoint(folder, state)
     except OSError as error:
-        # What the system said: the sentence of save_checkpoint is for those who stop here.
+        # The system's own message; that of save_checkpoint is for callers that stop here.
         reason = reason_of(error.__cause__ or error)
         logger.warning(
-            "%s: checkpoint '%s' not written, %s; trying again at the next.",
+            "%s: checkpoint '%s' not written, %s; the next one will be tried.",
             reason[:1].upper() + reason[1:],
             folder / LATEST,
-            _what_stays(folder),
+            _last_written(folder),
         )
         return False
     return True
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Tell whether there is anything to resume from."""
+    """Return whether there is a checkpoint to resume from."""
     return any(os.path.lexists(folder / name) for name in (LATEST, PREVIOUS))
 
 
 def checkpoint_stamp(folder: Path) -> tuple[int, int] | None:
-    """Return what changes when another checkpoint is written: the file's number and time; None without a checkpoint."""
+    """Return the inode and time of the latest checkpoint, which identify it; None if there is no checkpoint."""
     for name in (LATEST, PREVIOUS):
         with suppress(FileNotFoundError):
             status = (folder / name).lstat()
@@ -122,33 +122,38 @@ def checkpoint_stamp(folder: Path) -> tuple[int, int] | None:
 
 
 def max_bytes_for(model: torch.nn.Module) -> int:
-    """Return how large a checkpoint of a model can be: nobody's file makes a resume take more memory than that."""
+    """Return the largest size in bytes that a checkpoint of a model can have, so that no file takes more memory."""
     own = sum(each.numel() * each.element_size() for each in (*model.parameters(), *model.buffers()))
     return _COPIES * own + _BYTES_OF_THE_REST
 
 
 def load_checkpoint(folder: Path, *, max_bytes: int | None = None) -> dict[str, Any]:
-    """Read ``latest.pt``, or ``previous.pt`` with a warning when the latest cannot be used.
+    """Read ``latest.pt``, or ``previous.pt`` with a warning if the latest is damaged.
 
-    A latest one that cannot be used is renamed ``damaged.pt``. One that the system refuses (no permission, too many
-    open files) may be in order: it stays where it is, and nothing else is used in its place.
+    A damaged ``latest.pt`` is renamed ``damaged.pt``. If the system cannot open it (no permission, too many open
+    files), it may still be good: it stays in place, and ``previous.pt`` is not used instead.
 
     Parameters
     ----------
     folder
-        The experiment's ``checkpoint`` folder.
+        The ``checkpoint`` folder of the experiment.
     max_bytes
-        The largest file that is read (see :func:`max_bytes_for`); None for any.
+        Maximum size of the file (see :func:`max_bytes_for`); None for any size.
+
+    Returns
+    -------
+    dict
+        The value of each of :data:`KEYS`; tensors are on the CPU.
 
     Raises
     ------
     FileNotFoundError
-        When there is neither.
+        If there is no checkpoint.
     OSError
-        When the system refuses the latest, with its reason.
+        If the system cannot open the latest checkpoint.
     ValueError
-        When none of them can be used: damaged (its digest differs from its content), made by another version or
-        program, or holding anything but plain values and tensors; the message says which.
+        If no checkpoint can be used. The message gives the reason: it is damaged (its digest does not match its
+        content), was written by another version or program, or holds more than plain values and tensors.
     """
     if not has_checkpoint(folder):
         raise FileNotFoundError(f"No checkpoint in '{folder}': nothing to resume.")
@@ -163,13 +168,13 @@ def load_checkpoint(folder: Path, *, max_bytes: int | None = None) -> dict[str, 
             reasons.append(str(error).rstrip("."))
             continue
         if reasons:
-            logger.warning("%s. %sGoing on from '%s', the one before.", reasons[0], _set_aside(folder), path)
+            logger.warning("%s. %sResuming from the previous one, '%s'.", reasons[0], _set_aside(folder), path)
         return state
-    raise ValueError(f"{'; '.join(reasons)}. Bring back a copy of it, or start another experiment.")
+    raise ValueError(f"{'; '.join(reasons)}. Restore a copy of it, or start another experiment.")
 
 
 def _keep_previous(folder: Path) -> None:
-    """Give ``latest.pt`` the name ``previous.pt`` as well: a kill before the new one takes over leaves both names."""
+    """Link ``latest.pt`` as ``previous.pt`` too: after a kill at this point, both names are there."""
     latest, previous, spare = folder / LATEST, folder / PREVIOUS, folder / f".{PREVIOUS}.tmp"
     if not latest.exists():
         return
@@ -177,30 +182,30 @@ def _keep_previous(folder: Path) -> None:
     try:
         os.link(latest, spare)
     except OSError:
-        # A disk without hard links. A kill between this move and the next leaves the previous one to go on from.
+        # A disk without hard links. After a kill at this point, previous.pt is there to resume from.
         os.replace(latest, previous)
         return
     try:
         os.replace(spare, previous)
     finally:
-        # A file is not moved onto another name of its own: after a kill both may be the same.
+        # os.replace does nothing if both names are the same file, as they may be after a kill.
         spare.unlink(missing_ok=True)
 
 
 def _set_aside(folder: Path) -> str:
-    """Rename a damaged latest: the next checkpoint would put it in the place of the good one. Tell its new name."""
+    """Rename a damaged ``latest.pt``, so that it never replaces a good ``previous.pt``; return a sentence about it."""
     with suppress(OSError):
         os.replace(folder / LATEST, folder / DAMAGED)
         return f"It is now '{folder / DAMAGED}'. "
     return ""
 
 
-def _what_stays(folder: Path) -> str:
+def _last_written(folder: Path) -> str:
     for name in (LATEST, PREVIOUS):
         with suppress(OSError):
             written = time.localtime((folder / name).stat().st_mtime)
-            return f"the one of {time.strftime('%Y-%m-%d %H:%M:%S', written)} stays"
-    return "there is none yet"
+            return f"the one of {time.strftime('%Y-%m-%d %H:%M:%S', written)} is kept"
+    return "no earlier one exists"
 
 
 def _read(path: Path, max_bytes: int | None) -> dict[str, Any]:
@@ -212,42 +217,42 @@ def _read(path: Path, max_bytes: int | None) -> dict[str, Any]:
     if type(version) is int and version < FORMAT_VERSION:
         raise ValueError(
             f"{what} was written by an older dwiml (format version {version}; this one reads {FORMAT_VERSION}): finish "
-            "that training with the version in its parameters.json, or start another experiment. Its best model can "
-            "still be used."
+            "that training with the version recorded in its parameters.json, or start another experiment. Its best "
+            "model can still be used."
         )
     if type(version) is int and version > FORMAT_VERSION:
-        raise ValueError(f"{what} has format version {version}; this dwiml reads {FORMAT_VERSION}: use a newer one.")
+        raise ValueError(f"{what} has format version {version}; this dwiml reads {FORMAT_VERSION}: use a newer dwiml.")
     _check_content(content, what)
     if not has_digest:
-        raise ValueError(f"{what} is without a digest: it was not written by dwiml, or is damaged.")
+        raise ValueError(f"{what} has no digest: it was not written by dwiml, or is damaged.")
     return content
 
 
 def _check_content(content: dict[str, Any], what: str) -> None:
     missing, unknown = KEYS - content.keys(), content.keys() - KEYS - {REGISTERED}
     if missing or unknown:
-        # A key from a stranger may be anything, a line break included.
+        # A key of an untrusted file may be anything, including a line break.
         strange = sorted(" ".join(str(each).split())[:80] for each in unknown)
         raise ValueError(
-            f"{what} does not fit: missing keys: {quoted(sorted(missing))}; unknown: {quoted(strange, limit=10)}."
+            f"{what} has wrong keys: missing: {quoted(sorted(missing))}; unknown: {quoted(strange, limit=10)}."
         )
     if type(content["format_version"]) is not int:
-        raise ValueError(f"{what} has no number as its format version but a {_kind(content['format_version'])}.")
+        raise ValueError(f"{what} must have a number as its format version, got a {_kind(content['format_version'])}.")
     for key in sorted((DICTIONARIES & KEYS) | ({REGISTERED} & content.keys())):
         if not isinstance(content[key], dict):
             raise ValueError(f"{what} must have a dictionary as '{key}', got a {_kind(content[key])}.")
 
 
 def _check_plain(content: dict[str, Any]) -> None:
-    """Refuse to write what could not be read again."""
+    """Raise ValueError if the content could not be read again."""
     for key, value in content.items():
         try:
             check_plain(value)
         except Exception as error:
             reason = str(error) if isinstance(error, NotPlainError) else type(error).__name__
             raise ValueError(
-                f"The new checkpoint's '{key}' must hold plain values and tensors only, to be read again without "
-                f"running code; it has something else ({reason})."
+                f"The new checkpoint's '{key}' must hold only plain values and tensors, so that it can be read without "
+                f"running code; it holds something else ({reason})."
             ) from error
 
 

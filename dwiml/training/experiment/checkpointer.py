@@ -1,4 +1,4 @@
-"""What evolves in a training: how it is written, and how it is taken up again."""
+"""Writing the state of a training to checkpoints, and restoring it."""
 
 from __future__ import annotations
 
@@ -36,39 +36,39 @@ from dwiml.training.state import Position
 if TYPE_CHECKING:
     from dwiml.training.trainer import DWIMLTrainer
 
-# Parameters that are objects of the script's: parameters.json has their names only.
+# Parameters that may be objects of the script; parameters.json records their names only.
 FROM_SCRIPT = ("optimizer", "lr_scheduler", "loggers")
 
 
 class Stateful(Protocol):
-    """What has a state that can be saved, as torch's modules and optimizers have."""
+    """An object with a state that can be saved, such as torch's modules and optimizers."""
 
     def state_dict(self) -> Any:
-        """Return what evolves: numbers, texts, tensors, and lists and dictionaries of them."""
+        """Return the state: numbers, strings, tensors, and lists and dictionaries of them."""
 
     def load_state_dict(self, state_dict: Any, /) -> Any:
-        """Take up what :meth:`state_dict` returned."""
+        """Restore a state that :meth:`state_dict` returned."""
 
 
 class Checkpointer:
-    """Keeps an experiment's folder for this process, writes its checkpoints, and reads the one to go on from.
+    """Locks the experiment folder for this process, writes its checkpoints, and reads the one to resume from.
 
     Parameters
     ----------
     folder
-        The experiment's.
+        The experiment folder.
     ranks
-        The first one writes.
+        The processes that train together; the first one writes.
     """
 
-    found: dict[str, Any] | None  # the checkpoint to go on from, until the training begins
-    is_saved: bool  # whether the disk has the last checkpoint that was asked for
+    found: dict[str, Any] | None  # the checkpoint to resume from, until the training starts
+    is_saved: bool  # whether the last checkpoint was written
     _folder: ExperimentFolder
     _ranks: Ranks
-    _lock: ExperimentLock | None  # of the first rank, while it trains
-    _stamp: tuple[int, int] | None  # of the checkpoint that was read or written last
-    _registered: dict[str, Stateful]  # what the user has registered, by name
-    _waiting: dict[str, Any]  # states of a checkpoint that nothing has been registered for yet
+    _lock: ExperimentLock | None  # held by the first rank while it trains
+    _stamp: tuple[int, int] | None  # identifies the checkpoint that was last read or written
+    _registered: dict[str, Stateful]  # objects registered by the user, by name
+    _waiting: dict[str, Any]  # states in the checkpoint whose object is not registered yet
 
     def __init__(self, folder: ExperimentFolder, ranks: Ranks) -> None:
         self._folder, self._ranks = folder, ranks
@@ -78,31 +78,35 @@ class Checkpointer:
 
     @property
     def has_registered(self) -> bool:
-        """Whether anything was registered."""
+        """Whether any object was registered."""
         return bool(self._registered)
 
     def find(self, resume: str, max_bytes: int) -> dict[str, Any] | None:
-        """Look for the checkpoint to go on from; all ranks call it.
+        """Look for the checkpoint to resume from; all ranks call it.
 
         Parameters
         ----------
         resume
             As in :class:`~dwiml.training.settings.TrainerSettings`.
         max_bytes
-            The largest checkpoint that is read.
+            Maximum size of the checkpoint.
 
         Returns
         -------
         dict or None
-            It is :attr:`found`, too.
+            The checkpoint, also kept as :attr:`found`.
 
         Raises
         ------
-        FileExistsError, FileNotFoundError, ValueError
-            When there is one that must not be, none that must, or a damaged one.
+        FileExistsError
+            If the experiment exists and `resume` is ``"never"``.
+        FileNotFoundError
+            If there is no checkpoint and `resume` is ``"must"``.
+        ValueError
+            If the checkpoint is damaged.
         """
         folder = self._folder
-        # The first rank looks for all: it may begin to write while another one is still on its way here.
+        # The first rank looks on behalf of all: it may start writing before another rank gets here.
         if self._ranks.is_first:
             folder.refuse_foreign()
             if resume == "never":
@@ -112,7 +116,7 @@ class Checkpointer:
             raise FileNotFoundError(f"No checkpoint in '{folder.checkpoint}': nothing to resume.")
         if not found:
             return None
-        # It also moves a damaged checkpoint out of the way, before the others read.
+        # The first rank also renames a damaged checkpoint before the others read.
         checkpoint = load_checkpoint(folder.checkpoint, max_bytes=max_bytes) if self._ranks.is_first else None
         self._ranks.broadcast(None)
         if checkpoint is None:
@@ -125,9 +129,9 @@ class Checkpointer:
     def register(self, name: str, thing: Stateful) -> None:
         """See :meth:`dwiml.training.trainer.DWIMLTrainer.register_state`."""
         if not isinstance(name, str) or not name.strip() or not name.isprintable():
-            raise ValueError(f"register_state needs a name, a text, got {shown(name)}.")
+            raise ValueError(f"register_state: the name must be a printable string, got {shown(name)}.")
         if name in self._registered:
-            raise ValueError(f"register_state: '{name}' is registered already; give each object its own name.")
+            raise ValueError(f"register_state: '{name}' is already registered; give each object its own name.")
         lacking = [each for each in ("state_dict", "load_state_dict") if not callable(getattr(thing, each, None))]
         if lacking:
             raise TypeError(
@@ -137,8 +141,8 @@ class Checkpointer:
         if self._stamp is not None and name not in self._waiting:
             there = quoted([*self._registered, *self._waiting], limit=5)
             raise ValueError(
-                f"The checkpoint of '{self._folder.path}' has no registered state '{name}' (it has: {there}): go on "
-                "with the script that the training began with, or start another experiment."
+                f"The checkpoint of '{self._folder.path}' has no registered state '{name}' (it has: {there}): resume "
+                "with the script that started the training, or start another experiment."
             )
         if name in self._waiting:
             try:
@@ -146,29 +150,36 @@ class Checkpointer:
             except Exception as error:
                 raise ValueError(
                     f"The checkpoint of '{self._folder.path}' does not fit: the registered state '{name}' cannot be "
-                    f"taken up ({_reason(error)})."
+                    f"restored ({_reason(error)})."
                 ) from error
             del self._waiting[name]
         self._registered[name] = thing
 
-    def take_folder(self, stack: ExitStack, *, starts_over: bool) -> None:
-        """Make the experiment's folder, and keep every other process out of it until the stack is closed.
+    def lock_folder(self, stack: ExitStack, *, starting_over: bool) -> None:
+        """Create the experiment folder and lock it until the stack is closed.
 
-        A training that ends with an error before it has any result leaves no new folder behind.
+        If the training fails before it has any result, a new folder is removed.
+
+        Parameters
+        ----------
+        stack
+            Releases the lock when it is closed.
+        starting_over
+            Whether the training starts from scratch, so that no experiment may exist in the folder.
 
         Raises
         ------
         FileExistsError
-            When the folder is not of an experiment of dwiml, or the training starts over and one is there by now.
+            If the folder is not an experiment of dwiml, or `starting_over` and an experiment exists.
         ExperimentInUseError
-            When another process trains there, or has done so since the checkpoint was read.
+            If another process trains there, or has trained there since the checkpoint was read.
         """
         folder = self._folder
-        stack.enter_context(folder.left_only_with_results())
+        stack.enter_context(folder.removed_without_results())
         self._lock = stack.enter_context(ExperimentLock(folder.path))
-        # Another training may have begun and ended here since this one was made.
+        # Another training may have started and ended here since this trainer was created.
         folder.refuse_foreign()
-        if starts_over:
+        if starting_over:
             folder.refuse_used()
         folder.make()
         if checkpoint_stamp(folder.checkpoint) != self._stamp:
@@ -176,75 +187,82 @@ class Checkpointer:
                 f"Another process has trained in '{folder.path}' since this trainer was created: create it again."
             )
 
-    def begin(self, *, goes_on: bool) -> dict[str, Any] | None:
-        """Return the checkpoint that the training goes on from, and keep it no longer.
+    def begin(self, *, resuming: bool) -> dict[str, Any] | None:
+        """Return the checkpoint to resume from, and release it.
 
         Parameters
         ----------
-        goes_on
-            Whether the same trainer goes on, after it was stopped or has ended.
+        resuming
+            Whether this trainer has trained before (it was stopped, or has ended).
 
         Raises
         ------
         ValueError
-            When the checkpoint has a state that nothing was registered for.
+            If the checkpoint has a registered state that the trainer does not have.
         """
         if self._waiting:
             raise ValueError(
                 f"The checkpoint of '{self._folder.path}' has the registered state {quoted(self._waiting, limit=5)}, "
-                "and this trainer has not: call register_state as the script did that the training began with."
+                "which this trainer has not: call register_state as in the script that started the training."
             )
         checkpoint, self.found = self.found, None
-        return load_checkpoint(self._folder.checkpoint) if checkpoint is None and goes_on else checkpoint
+        return load_checkpoint(self._folder.checkpoint) if checkpoint is None and resuming else checkpoint
 
     def refuse_if_taken_over(self) -> None:
-        """Check, before anything is written, that the experiment is still this process's; the first rank looks.
+        """Check that this process still holds the lock, before anything is written; only the first rank checks.
 
         Raises
         ------
-        ExperimentInUseError, ExperimentGoneError
-            When another process has taken it over while this one was suspended, or its folder is gone.
+        ExperimentInUseError
+            If another process has taken over the experiment while this one was suspended.
+        ExperimentGoneError
+            If the folder no longer exists.
         """
         if self._lock is not None:
             self._lock.check()
 
     @property
     def is_ours(self) -> bool:
-        """Whether no other process has taken the experiment over."""
+        """Whether this process still holds the lock of the experiment."""
         return self._lock is None or self._lock.is_ours
 
     def save(self, trainer: DWIMLTrainer, monitor: PhaseMonitor | None = None) -> bool:
-        """Write the checkpoint; all ranks call it, the first one writes. Return whether it is written.
+        """Write the checkpoint; all ranks call it, the first one writes.
 
         Parameters
         ----------
         trainer
-            Between two steps.
+            The trainer, between two steps.
         monitor
-            Of the phase that it is in, if any.
+            Monitor of the current phase, if any.
+
+        Returns
+        -------
+        bool
+            Whether it was written.
         """
         if monitor is not None:
-            # No checkpoint of weights that a NaN went into.
+            # Weights affected by a NaN are never saved.
             monitor.check()
-        # Until it is written: the state holds the model's tensors themselves.
+        # The state holds the model's tensors without copying them, hence the context until it is written.
         with nullcontext() if trainer.averaged is None else trainer.averaged.restored():
             state = self._state(trainer, monitor)
             if not self._ranks.is_first:
                 return True
             self.refuse_if_taken_over()
-            # A checkpoint knows of the best model: that has to be on the disk first.
+            # A checkpoint refers to the best model, which must be on disk first.
             written = trainer.best_model.retry(trainer.model) and save_or_warn(self._folder.checkpoint, state)
             self._stamp = checkpoint_stamp(self._folder.checkpoint)
             self.is_saved = written
             return written
 
     def require_saved(self, trainer: DWIMLTrainer) -> None:
-        """At the end, try a last time to write what could not be written; all ranks call it.
+        """At the end, retry to write results that could not be written; all ranks call it.
 
         Raises
         ------
         ResultsNotSavedError
-            Naming what is missing on the disk.
+            If some results are still missing on disk; the message names them.
         """
         if not self._ranks.broadcast(self.is_saved):
             self.save(trainer)
@@ -272,41 +290,43 @@ class Checkpointer:
 def recorded_arguments(
     folder: ExperimentFolder, model: Any, trainer_class: type[Any], changes: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the keywords with which a trainer goes on from an experiment's checkpoint.
+    """Return the keywords for a trainer that resumes from the checkpoint of an experiment.
 
     Parameters
     ----------
     folder
-        The experiment's.
+        The experiment folder.
     model
-        Bounds the size of the checkpoint.
+        The model; it limits the size of the checkpoint.
     trainer_class
-        Has to have all recorded parameters.
+        Class of the trainer, which must have all recorded parameters.
     changes
-        Keywords that are otherwise than recorded.
+        Keywords that differ from the recorded ones.
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        When there is no checkpoint, or it does not fit, or what the script gave is missing.
+    FileNotFoundError
+        If there is no checkpoint.
+    ValueError
+        If the checkpoint is damaged, or an object that the script created is not given.
     """
     checkpoint = load_checkpoint(folder.checkpoint, max_bytes=max_bytes_for(model))
     fitting.check_all(checkpoint, {"parameters": fitting.check_parameters}, str(folder.path))
     params = arguments_of(checkpoint["parameters"]["trainer"])
     fitting.refuse_unknown(params, trainer_class, str(folder.path))
-    # Agreed to for one resume only.
+    # Valid for one resume only.
     params.pop("allow_changed_data", None)
     for name in FROM_SCRIPT:
         if name not in changes and _is_from_script(params.get(name)):
             raise ValueError(
-                f"Experiment '{folder.path}' was trained with {name} {shown(params[name])}, which its script has made: "
+                f"Experiment '{folder.path}' was trained with {name} {shown(params[name])}, created by its script: "
                 f"run that script again with resume='auto' (or give {name} to init_from_checkpoint)."
             )
     return {**params, **changes, "resume": "must"}
 
 
 def _is_from_script(recorded: Any) -> bool:
-    """Tell whether a recorded parameter is the name of a function or class, or a list of loggers."""
+    """Return whether a recorded parameter is the name of a function or class, or a list of loggers."""
     return isinstance(recorded, list) or (isinstance(recorded, str) and "." in recorded)
 
 
@@ -316,8 +336,8 @@ def _plain_state(name: str, thing: Stateful) -> Any:
         check_plain(state)
     except Exception as error:
         raise ValueError(
-            f"The registered state '{name}' must hold numbers, texts, tensors, and lists and dictionaries of them "
-            f"only, to be read again without running code; it has something else ({_reason(error)})."
+            f"The registered state '{name}' must hold only numbers, strings, tensors, and lists and dictionaries of "
+            f"them, so that it can be read without running code; it holds something else ({_reason(error)})."
         ) from error
     return state
 
@@ -327,17 +347,17 @@ def _reason(error: Exception) -> str:
 
 
 def restore(trainer: DWIMLTrainer, checkpoint: Mapping[str, Any]) -> list[str]:
-    """Take up a checkpoint's state, after the check that it belongs to this run.
+    """Restore the state of a checkpoint, after checking that it belongs to this run.
 
     Returns
     -------
     list of str
-        What the user should know.
+        Sentences for the user.
 
     Raises
     ------
     ValueError
-        When it does not fit; nothing is changed then.
+        If the checkpoint does not fit this run; nothing is changed then.
     """
     recorded, name = checkpoint["parameters"], str(trainer.folder.path)
     sampler, loader, settings = trainer.batch_sampler, trainer.batch_loader, trainer.settings
@@ -348,7 +368,7 @@ def restore(trainer: DWIMLTrainer, checkpoint: Mapping[str, Any]) -> list[str]:
     chosen = {name: section for name, section in recorded.items() if name != SEEDS}
     notes = []
     if (policy := chosen["trainer"].get("nan_policy")) != settings.nan_policy:
-        notes.append(f"nan_policy was '{policy}' and is '{settings.nan_policy}' from here on.")
+        notes.append(f"nan_policy was '{policy}' and is now '{settings.nan_policy}'.")
     refuse_differences(chosen, current, name, allow_changed_data=settings.allow_changed_data)
     fitting.check_all(checkpoint, _checks(trainer, checkpoint), name)
     if not data_has_changed(recorded, current):
@@ -368,7 +388,7 @@ def restore(trainer: DWIMLTrainer, checkpoint: Mapping[str, Any]) -> list[str]:
     fitting.check_all(checkpoint, evolving, name)
     if trainer.position.is_inside and data_has_changed(recorded, current):
         warnings.warn(
-            f"The data have changed: epoch {trainer.position.epoch} starts over, with the weights as they are.",
+            f"The data have changed: epoch {trainer.position.epoch} starts over, with the current weights.",
             stacklevel=4,
         )
         trainer.position = Position(trainer.position.epoch)
@@ -378,7 +398,7 @@ def restore(trainer: DWIMLTrainer, checkpoint: Mapping[str, Any]) -> list[str]:
 
 
 def _checks(trainer: DWIMLTrainer, checkpoint: Mapping[str, Any]) -> dict[str, Callable[[Any], object]]:
-    """Return, for each part of a checkpoint, what raises ValueError when it does not fit this run."""
+    """Return, for each part of a checkpoint, a function that raises ValueError if it does not fit this run."""
     loggers = checkpoint["parameters"]["trainer"].get("loggers", [])
     return {
         "position": fitting.check_position,

@@ -1,4 +1,4 @@
-"""An experiment's folder: what is where, whose it is, and that nothing is written into another's."""
+"""The experiment folder: the paths in it, and checks that nothing is written into a folder of anything else."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from dwiml.training.experiment.checkpoint import LATEST, PREVIOUS, has_checkpoin
 from dwiml.training.experiment.lock import LOCK_FILE, is_lock
 from dwiml.training.reporting.loggers.local import METRICS_FILE
 
-# Sections of parameters.json by which an experiment of dwiml is known.
+# Sections of parameters.json that identify an experiment of dwiml.
 SECTIONS = ("trainer", "sampler", "loader", "model", "data")
 CONFIG_FILE = "config.yaml"
 CHECKPOINT, BEST_MODEL, LOGS, BAD_BATCHES = "checkpoint", "best_model", "logs", "bad_batches"
-# Bytes, on all disks in use.
+# In bytes, on all common file systems.
 _LONGEST_NAME = 255
-# What is written in each folder, under these names and no others.
+# Names of the files written in each folder.
 _WRITTEN = {
     "": (PARAMETERS_FILE, CONFIG_FILE, LOCK_FILE),
     CHECKPOINT: (LATEST, PREVIOUS),
@@ -37,7 +37,7 @@ _WRITTEN = {
 
 @dataclass(frozen=True)
 class ExperimentFolder:
-    """Where an experiment keeps what it makes.
+    """The folder of an experiment, and the paths in it.
 
     Attributes
     ----------
@@ -49,16 +49,16 @@ class ExperimentFolder:
 
     @property
     def parameters(self) -> Path:
-        """Everything that was chosen (JSON)."""
+        """File of all recorded parameters (JSON)."""
         return self.path / PARAMETERS_FILE
 
     @property
     def config(self) -> Path:
-        """Options of ``dwiml train`` that make the same experiment again (YAML); absent for one of a script."""
+        """File of the options of ``dwiml train`` that repeat the experiment (YAML); absent if a script created it."""
         return self.path / CONFIG_FILE
 
     def write_config(self, text: str) -> None:
-        """Write :attr:`config`."""
+        """Write the file :attr:`config`."""
         with atomic_write(self.config, follow_links=False) as stream:
             stream.write(text.encode())
 
@@ -69,12 +69,12 @@ class ExperimentFolder:
 
     @property
     def best_model(self) -> Path:
-        """Folder from which the best model can be built again."""
+        """Folder from which the best model can be loaded."""
         return self.path / BEST_MODEL
 
     @property
     def bad_batches(self) -> Path:
-        """Folder of the batches that gave a NaN or infinite value."""
+        """Folder of saved batches that gave a NaN or infinite value."""
         return self.path / BAD_BATCHES
 
     @property
@@ -84,72 +84,76 @@ class ExperimentFolder:
 
     @property
     def is_ours(self) -> bool:
-        """Whether an experiment of dwiml is here: its parameters, or a checkpoint, are of dwiml's form.
+        """Whether this is an experiment of dwiml, according to its parameters or to a checkpoint.
 
         Raises
         ------
         OSError
-            When the system refuses to say (no permission).
+            If the files cannot be read (no permission).
         """
         return self._has_our_parameters() or any(ends_in_digest(self.checkpoint / name) for name in (LATEST, PREVIOUS))
 
     def is_used(self) -> bool:
-        """Tell whether an experiment was started here before."""
+        """Return whether an experiment was started here before."""
         return self.parameters.exists() or has_checkpoint(self.checkpoint) or self.logs.exists()
 
     def refuse_used(self) -> None:
-        """Raise FileExistsError when an experiment was started here before."""
+        """Raise FileExistsError if an experiment was started here before."""
         self.refuse_foreign()
         if self.is_used():
             raise FileExistsError(
-                f"Experiment '{self.path}' exists already: go on with it (resume='auto'), choose "
-                "another experiment_name, or delete it."
+                f"Experiment '{self.path}' already exists: resume it (resume='auto'), choose another experiment_name, "
+                "or delete it."
             )
 
     def refuse_foreign(self) -> None:
-        """Check that an experiment may write here: the folder is new, empty, or has one of dwiml's; no link leads away.
+        """Check that an experiment may write here.
+
+        The folder must be new, empty or an experiment of dwiml, and nothing in it may be a link to another place.
 
         Raises
         ------
         FileExistsError
-            When it holds anything else, which is named.
+            If it holds anything else; the message names it.
         ValueError
-            When one of its own folders or its log is a link, or is neither a folder nor a file.
+            If one of its folders, or its log, is a link or of the wrong type.
         OSError
-            When the system refuses to say.
+            If the files cannot be read (no permission).
         """
         if not self.path.exists():
             return
-        found = sorted(entry.name for entry in self.path.iterdir() if not self._is_passing(entry))
+        found = sorted(entry.name for entry in self.path.iterdir() if not self._is_leftover(entry))
         if found and not self.is_ours:
-            kind = "an experiment of dwi_ml, which dwiml cannot go on with" if self._is_dwi_ml() else "not of dwiml's"
+            kind = (
+                "an experiment of dwi_ml, which dwiml cannot resume" if self._is_dwi_ml() else "not a dwiml experiment"
+            )
             raise FileExistsError(
-                f"The folder '{self.path}' holds something that is {kind} ({quoted(found, limit=5)}): nothing is "
-                "written into it. Choose another experiment_name, whose folder is then made, or move these away."
+                f"The folder '{self.path}' is {kind} (it holds {quoted(found, limit=5)}): nothing is written into it. "
+                "Choose another experiment_name, or move these files away."
             )
         for name in (CHECKPOINT, BEST_MODEL, LOGS, BAD_BATCHES):
             folder = self.path / name
             if folder.is_symlink():
                 raise ValueError(
-                    f"'{folder}' is a symbolic link: an experiment writes into its own folder only. Make the whole "
-                    "experiment's folder a link instead, or replace this one by a folder."
+                    f"'{folder}' is a symbolic link: an experiment writes only into its own folder. Replace the link "
+                    "by a folder, or make the whole experiment folder a link."
                 )
             if folder.exists() and not folder.is_dir():
-                raise ValueError(f"'{folder}' should be a folder and is a file; move it away.")
+                raise ValueError(f"'{folder}' should be a folder but is a file; move it away.")
         log = self.path / METRICS_FILE
         if os.path.lexists(log) and (log.is_symlink() or not log.is_file()):
             kind = "a symbolic link" if log.is_symlink() else "not a regular file"
-            raise ValueError(f"'{log}' is {kind}: an experiment adds to a file of its own only; move it away.")
+            raise ValueError(f"'{log}' is {kind}: an experiment writes only to its own log; move it away.")
 
     def make(self) -> None:
-        """Make the folder; remove what a killed process left half-written in it."""
+        """Create the folder, and remove unfinished files of a killed process."""
         self.path.mkdir(parents=True, exist_ok=True)
         for folder, names in _WRITTEN.items():
             remove_unfinished(self.path / folder, names)
 
     @contextmanager
-    def left_only_with_results(self) -> Iterator[None]:
-        """In the block, make the folder; after an error that came before any result, remove it, if it is new."""
+    def removed_without_results(self) -> Iterator[None]:
+        """Create the folder for the block; if the block fails before any result, remove the folder if it is new."""
         made = [each for each in (self.path, *self.path.parents) if not each.exists()]
         was_used = self.is_used()
         self.path.mkdir(parents=True, exist_ok=True)
@@ -168,7 +172,7 @@ class ExperimentFolder:
             raise
 
     def _has_results(self) -> bool:
-        """Tell whether there is more than what was chosen: files in our folders, or anything unknown."""
+        """Return whether there is more than the parameters: files in the folders of results, or unknown entries."""
         for entry in self.path.iterdir():
             if entry.name in _WRITTEN and entry.is_dir():
                 if any(entry.iterdir()):
@@ -189,26 +193,28 @@ class ExperimentFolder:
         return any((self.path / mark).exists() for mark in marks)
 
     @staticmethod
-    def _is_passing(entry: Path) -> bool:
-        """Tell whether a process that ended without a word leaves such a file: a lock, or a half of a file."""
+    def _is_leftover(entry: Path) -> bool:
+        """Return whether a file may be a leftover of a killed process: a lock, or an unfinished file."""
         if entry.name == LOCK_FILE:
             return is_lock(entry)
         ours = tuple(f".{name}." for name in _WRITTEN[""])
         return entry.name.startswith(ours) and entry.name.endswith(".tmp") and not entry.is_symlink()
 
 
-def check_place(experiments_path: str | Path, name: str) -> None:
-    """Check that a name is that of a folder of its own in experiments_path.
+def check_experiment_path(experiments_path: str | Path, name: str) -> None:
+    """Check that ``experiments_path/name`` can be the folder of an experiment.
 
     Raises
     ------
-    ValueError, NotADirectoryError
-        When it is not, or a file is in the way.
+    ValueError
+        If the name is not that of a single folder, or `experiments_path` is not a path.
+    NotADirectoryError
+        If a file is in the way.
     """
     is_name = isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name
     if not is_name or not name.isprintable() or len(os.fsencode(name)) > _LONGEST_NAME:
         raise ValueError(
-            "experiment_name must be the name of a folder, without slashes, line breaks or too many letters, got "
+            "experiment_name must be the name of a folder, without slashes or line breaks and not too long, got "
             f"{shown(name)}."
         )
     if not isinstance(experiments_path, (str, Path)):
@@ -216,11 +222,11 @@ def check_place(experiments_path: str | Path, name: str) -> None:
     folder = Path(experiments_path) / name
     first = next(path for path in (folder, *folder.parents) if path.exists())
     if not first.is_dir():
-        raise NotADirectoryError(f"The experiment's folder cannot be '{folder}': '{first}' is a file.")
+        raise NotADirectoryError(f"The experiment folder cannot be '{folder}': '{first}' is a file.")
 
 
 def trial_folder(name: str) -> ExperimentFolder:
-    """Return a folder for a trial run (``fast_dev_run``), which is removed with the object or at the program's end."""
+    """Return a folder for a trial run (``fast_dev_run``), removed with the object or when the program ends."""
     path = Path(tempfile.mkdtemp(prefix="dwiml_fast_dev_run_"))
     folder = ExperimentFolder(path / name)
     weakref.finalize(folder, remove_trial, path)
@@ -228,25 +234,27 @@ def trial_folder(name: str) -> ExperimentFolder:
 
 
 def remove_trial(experiments_path: Path) -> None:
-    """Remove the folder that a trial run was in; a bad batch that the user was told of stays."""
+    """Remove the folder of a trial run, unless it holds a bad batch, which was reported to the user."""
     if not any(experiments_path.glob(f"*/{BAD_BATCHES}/*")):
         shutil.rmtree(experiments_path, ignore_errors=True)
 
 
 def experiment_folder(experiment: str | os.PathLike[str]) -> ExperimentFolder:
-    """Return the folder that a user names, also as ``.`` from inside it.
+    """Return the experiment folder at a path; ``.`` from inside the folder works too.
 
     Raises
     ------
-    FileNotFoundError, NotADirectoryError
-        When there is no such folder, or it has no ``parameters.json``.
+    FileNotFoundError
+        If there is no such folder, or it has no ``parameters.json``.
+    NotADirectoryError
+        If it is a file.
     """
     path = Path(experiment)
     folder = ExperimentFolder(path.resolve() if path.name in ("", "..") else path)
     if not folder.path.exists():
-        raise FileNotFoundError(f"Experiment's folder '{path}' does not exist.")
+        raise FileNotFoundError(f"Experiment folder '{path}' does not exist.")
     if not folder.path.is_dir():
-        raise NotADirectoryError(f"'{path}' is not an experiment's folder but a file; give the folder.")
+        raise NotADirectoryError(f"'{path}' is a file, not an experiment folder; give the folder.")
     if not os.path.lexists(folder.parameters):
-        raise FileNotFoundError(f"'{path}' is not an experiment's folder: it has no {PARAMETERS_FILE}.")
+        raise FileNotFoundError(f"'{path}' is not an experiment folder: it has no {PARAMETERS_FILE}.")
     return folder

@@ -1,4 +1,4 @@
-"""Who trains an experiment: the process that a lock names, and whether it is still there."""
+"""The process that holds the lock of an experiment, and whether it is still running."""
 
 from __future__ import annotations
 
@@ -12,27 +12,29 @@ from pathlib import Path
 
 from dwiml.training.cluster.stopping import process_start, process_stat
 
-# Seconds without a sign of life until a holder on another machine counts as gone.
+# Seconds without a heartbeat after which a holder on another machine counts as gone.
 LIMIT_S = 300.0
 
 
 @dataclass(frozen=True)
 class Holder:
-    """The process that holds a lock, as the lock's file names it.
+    """The process that holds a lock, as recorded in the lock file.
 
     Attributes
     ----------
-    host, pid, started
-        Where, which process, and since when it holds the lock (ISO 8601).
+    host, pid
+        Host name and process id.
     process_start
-        When the process began, in clock ticks since the machine's start (a reused pid has another); None without /proc.
+        Start of the process, in clock ticks since boot, which distinguishes a reused pid; None without /proc.
     machine
-        The machine's start and its space of process ids (containers have their own): pids of another cannot be looked
-        up here, even where the host has the same name. None without /proc.
+        Boot id and pid namespace (containers have their own). A pid can only be looked up if both are the same, even
+        if the host names are. None without /proc.
     slurm_job, slurm_restarts
-        The job, and how often it had been requeued.
+        Id of the SLURM job, and how often it had been requeued.
+    started
+        When the lock was taken (ISO 8601).
     token
-        Tells two locks of one process apart.
+        Distinguishes two locks of one process.
     """
 
     host: str
@@ -46,7 +48,7 @@ class Holder:
 
     @classmethod
     def this_process(cls) -> Holder:
-        """Return the description of this process."""
+        """Return this process as a holder."""
         restarts = os.environ.get("SLURM_RESTART_COUNT", "")
         return cls(
             host=platform.node(),
@@ -60,7 +62,7 @@ class Holder:
 
     @classmethod
     def read(cls, raw: bytes) -> Holder | None:
-        """Return the holder that a file names; None for a damaged file. Keys of a later version are ignored."""
+        """Return the holder recorded in a lock file; None if the file is damaged. Unknown keys are ignored."""
         try:
             content = json.loads(raw)
             holder = cls(**{name: content[name] for name in cls.__dataclass_fields__})
@@ -72,48 +74,48 @@ class Holder:
         return holder if fits and 0 < holder.pid < 1 << 31 else None
 
     def written(self) -> bytes:
-        """Return what :meth:`read` reads."""
+        """Return the content of the lock file, for :meth:`read`."""
         return json.dumps(asdict(self), indent=2).encode() + b"\n"
 
-    def sees(self, other: Holder) -> bool:
-        """Tell whether the other is or was on this machine, so that its pid can be looked up."""
+    def is_same_machine(self, other: Holder) -> bool:
+        """Return whether the other holder is or was on this machine, so that its pid can be looked up."""
         return (self.host, self.machine) == (other.host, other.machine)
 
-    def why_gone(self, me: Holder, age_s: float) -> str | None:
-        """Return why this process counts as gone; None when it may still be there.
+    def reason_gone(self, me: Holder, age_s: float) -> str | None:
+        """Return the reason why this holder counts as gone; None if it may still be running.
 
         Parameters
         ----------
         me
-            The process that asks.
+            The current process.
         age_s
-            Seconds since the last sign of life.
+            Seconds since the last heartbeat.
         """
-        if me.sees(self):
+        if me.is_same_machine(self):
             running = self._is_running()
             if running is not None:
                 return None if running else "that process is gone"
         elif me.slurm_job and me.slurm_job == self.slurm_job and me.slurm_restarts > self.slurm_restarts:
-            # Two processes that srun started on two nodes share the job too, but not the count.
+            # Processes started by one srun on several nodes have the same job and the same restart count.
             return "the job was requeued since"
         return f"no sign of life for {age_s:.0f} s" if age_s > LIMIT_S else None
 
     def _is_running(self) -> bool | None:
-        """Tell whether a process of this machine is still there; None when that cannot be seen."""
+        """Return whether a process of this machine is still running; None if that cannot be determined."""
         fields = process_stat(self.pid)
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return False
         except PermissionError:
-            # Another user's: it is there.
+            # It belongs to another user.
             pass
         if self.process_start is None:
             return True
         if fields is None:
-            # Some clusters hide the processes of others.
+            # Some clusters hide the processes of other users.
             return None
-        # Z and X: it ended, and its parent has not asked how.
+        # Z and X: a zombie, which has ended.
         return fields[0] not in (b"Z", b"X") and int(fields[19]) == self.process_start
 
     def __str__(self) -> str:

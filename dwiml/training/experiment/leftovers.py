@@ -1,4 +1,4 @@
-"""At the end of a training: is all of it on the disk?"""
+"""Checking, at the end of a training, that all results were written to disk."""
 
 from __future__ import annotations
 
@@ -10,27 +10,29 @@ from dwiml.training.reporting.loggers import LocalLogger, Logger
 
 
 class ResultsNotSavedError(OSError):
-    """A training came to its end, but the disk does not have all of it; the message says what is missing."""
+    """The training has ended, but some results could not be written to disk; the message names them."""
 
 
 def require_saved(
     folder: ExperimentFolder, best_model: BestModelKeeper, loggers: Sequence[Logger], *, has_checkpoint: bool
 ) -> None:
-    """Check that the disk has the results of a training that has come to its end.
+    """Check that all results of a training that has ended are on disk.
 
     Parameters
     ----------
     folder
-        The experiment's.
-    best_model, loggers
-        Of the training; what waits in memory was tried again, or is now.
+        The experiment folder.
+    best_model
+        Writes the best model.
+    loggers
+        The loggers of the training; pending lines of the local log are retried.
     has_checkpoint
         Whether the last checkpoint was written.
 
     Raises
     ------
     ResultsNotSavedError
-        Naming what is missing, and what to do.
+        If some results are missing; the message names them.
     """
     missing = []
     if best_model.pending:
@@ -42,7 +44,7 @@ def require_saved(
             missing.append(f"the last lines of the log ('{each.path}')")
     if missing:
         raise ResultsNotSavedError(
-            f"The training has come to its end, but the disk does not have {' nor '.join(missing)}: see the warnings "
-            "above. Make room, or get the right to write there, and run the same with resume='auto' (--resume "
-            "auto): it goes on from the last checkpoint that was written."
+            f"The training has ended, but could not write {' nor '.join(missing)}: see the warnings above. Free disk "
+            "space or check the permissions, and run the training again with resume='auto': it continues from the last "
+            "checkpoint that was written."
         )

@@ -1,4 +1,4 @@
-"""One training per experiment: the lock in its folder, and when it may be taken over."""
+"""The lock of an experiment folder, which allows one training at a time."""
 
 from __future__ import annotations
 
@@ -19,42 +19,42 @@ from dwiml.training.experiment.holder import LIMIT_S, Holder
 
 LOCK_FILE = "lock.json"
 HEARTBEAT_S = 30.0
-"""Seconds between two signs of life."""
+"""Seconds between two heartbeats."""
 SETTLE_S = 0.5
-"""Seconds after which a process that took a lock over looks whether another did so at the same moment."""
+"""Seconds after a takeover at which a process checks whether another process took over the lock at the same time."""
 
 logger = logging.getLogger(__name__)
 
 
 class ExperimentInUseError(OSError):
-    """Another process trains this experiment; the message says which one, and what to do."""
+    """Another process trains this experiment; the message names it."""
 
 
 class ExperimentGoneError(OSError):
-    """The folder of the experiment that this process trains is gone, or no longer its own."""
+    """The experiment folder of this process was deleted, or its lock was."""
 
 
 class ExperimentLock:
-    """Says that this process trains an experiment, and keeps others from doing so; also a context manager.
+    """Locks an experiment folder for this process; also a context manager.
 
-    The lock is a file, ``lock.json``, in the experiment's folder, which a thread touches every 30 seconds. Whoever the
-    file names holds the lock, and looks there before each write (:meth:`check`). The file has its content from its
-    first moment on. A lock that was left is taken over, with a warning:
+    The lock is a file, ``lock.json``, in the experiment folder; a thread touches it every 30 seconds (heartbeat). The
+    process that the file names holds the lock, and checks it before each write (:meth:`check`). The file is created
+    with its content. An abandoned lock is taken over, with a warning, if:
 
-    - the process was on this machine and is gone, or its pid is now another process;
-    - it was in this SLURM job before the job was requeued;
-    - it is on a machine that cannot be looked at, and the file was not touched for 5 minutes, by the clock of the disk
-      that holds it;
+    - its process ran on this machine and has ended, or its pid now belongs to another process;
+    - its process ran in this SLURM job before the job was requeued;
+    - its process is on another machine, and the last heartbeat is more than 5 minutes old, by the clock of the file
+      server;
     - the file is damaged or empty.
 
-    The processes of a machine take it one after the other (``flock`` on the folder), and a new lock is a hard link,
-    which only one process can make, on network disks too. Of processes on several machines that take over the same lock
-    at the same moment, the last one has it; the others notice half a second later, or before they write.
+    Processes of one machine take the lock one after the other (``flock`` on the folder), and a new lock is a hard link,
+    which only one process can create, also on network disks. If processes of several machines take over a lock at the
+    same time, the last one holds it; the others notice half a second later, or before they write.
 
     Parameters
     ----------
     folder
-        The experiment's folder; made when it is missing.
+        The experiment folder; created if it does not exist.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -70,14 +70,14 @@ class ExperimentLock:
         self.release()
 
     def acquire(self) -> None:
-        """Take the lock; nothing happens when this object holds it.
+        """Take the lock; do nothing if this object holds it.
 
         Raises
         ------
         ExperimentInUseError
-            When another process, or another lock of this process, holds it.
+            If another process, or another lock of this process, holds it.
         OSError
-            When the file cannot be written: a full disk, a read-only folder, a link or a pipe of that name.
+            If the file cannot be written: a full disk, a read-only folder, a link or a pipe of that name.
         """
         if self._me is not None and self._me.pid == os.getpid():
             return
@@ -89,8 +89,8 @@ class ExperimentLock:
             raise
         except (OSError, ValueError) as error:
             failure = OSError(
-                f"The experiment's folder '{self.path.parent}' cannot be locked ({reason_of(error)}): '{LOCK_FILE}' "
-                "must be written there; make room or get the right to write, or choose another experiments_path."
+                f"The experiment folder '{self.path.parent}' cannot be locked ({reason_of(error)}): '{LOCK_FILE}' "
+                "must be written there. Free disk space, check the permissions, or choose another experiments_path."
             )
             failure.errno = getattr(error, "errno", None)
             raise failure from error
@@ -98,48 +98,48 @@ class ExperimentLock:
         threading.Thread(target=self._keep_alive, args=(me, self._stop), name="dwiml-lock", daemon=True).start()
 
     def release(self) -> None:
-        """Delete the lock if it is still ours. Not held, or forked since: do nothing."""
+        """Delete the lock; do nothing if this process does not hold it, or is a fork of the one that took it."""
         self._stop.set()
         me, self._me = self._me, None
         if me is None or me.pid != os.getpid():
             return
         try:
-            found = look(self.path)
+            found = read_lock(self.path)
             if found is not None and found.holder == me:
                 self.path.unlink()
         except (OSError, ValueError) as error:
-            logger.warning("'%s' could not be deleted (%s); it is taken over when it is next met.", self.path, error)
+            logger.warning("'%s' could not be deleted (%s); the next training takes it over.", self.path, error)
 
     @property
     def is_ours(self) -> bool:
-        """Whether this object holds the lock: no longer, once someone took it over (this process was suspended)."""
+        """Whether this object holds the lock; another process may have taken it over while this one was suspended."""
         return self._loss(self._me) is None
 
     def check(self) -> None:
-        """Check that this object still holds the lock, before anything is written in the experiment.
+        """Check that this object still holds the lock, before anything is written to the folder.
 
         Raises
         ------
         ExperimentInUseError
-            When another process has taken it over.
+            If another process has taken it over.
         ExperimentGoneError
-            When the folder is gone, or the lock was deleted or replaced.
+            If the folder, or the lock, was deleted or replaced.
         """
         loss = self._loss(self._me)
         if loss is not None:
             raise loss
 
     def _loss(self, me: Holder | None) -> OSError | None:
-        """Return the error that says how the lock was lost; None while it is held."""
+        """Return the error that explains how the lock was lost; None while it is held."""
         folder = self.path.parent
-        end = "this training ends here and writes nothing more."
+        end = "this training ends and writes nothing more."
         if me is None or me.pid != os.getpid():
             return ExperimentGoneError(f"This process does not hold the lock of the experiment '{folder}'; {end}")
         try:
-            found = look(self.path)
+            found = read_lock(self.path)
         except (OSError, ValueError) as error:
             if getattr(error, "errno", None) not in (None, errno.ELOOP):
-                # A disk that does not answer says nothing about others.
+                # A disk that does not respond is not evidence of a takeover.
                 return None
             found = None
         if found is not None and found.holder == me:
@@ -150,8 +150,8 @@ class ExperimentLock:
             )
         if not folder.is_dir():
             return ExperimentGoneError(
-                f"The experiment's folder '{folder}' is gone (deleted, renamed, or its disk removed); {end} If it was "
-                "renamed, go on from its checkpoint there."
+                f"The experiment folder '{folder}' no longer exists (deleted, renamed, or its disk removed); {end} If "
+                "it was renamed, resume from its checkpoint there."
             )
         return ExperimentGoneError(
             f"The lock '{self.path}' was deleted, replaced or damaged while this training used it; {end}"
@@ -159,19 +159,19 @@ class ExperimentLock:
 
     def _acquire(self, me: Holder) -> None:
         with _written(self.path.with_name(f".{LOCK_FILE}.{me.token}.tmp"), me) as (mine, now_s), self._alone():
-            found = look(self.path)
+            found = read_lock(self.path)
             if found is None:
                 try:
                     os.link(mine, self.path)
                     self._me = me
                     return
                 except FileExistsError:
-                    # Made at this moment, on another machine.
-                    found = look(self.path)
+                    # Another machine has just created it.
+                    found = read_lock(self.path)
                 except OSError as error:
                     logger.debug("'%s' has no hard links (%s).", self.path.parent, error)
             if found is not None:
-                self._judge(found, me, now_s)
+                self._check_takeover(found, me, now_s)
             os.replace(mine, self.path)
             time.sleep(SETTLE_S)
             loss = self._loss(me)
@@ -179,21 +179,21 @@ class ExperimentLock:
                 raise loss
             self._me = me
 
-    def _judge(self, found: Found, me: Holder, now_s: float) -> None:
-        """Warn that a lock is taken over; raise ExperimentInUseError when it may not be."""
+    def _check_takeover(self, found: LockContent, me: Holder, now_s: float) -> None:
+        """Warn that an abandoned lock is taken over; raise ExperimentInUseError if it may still be in use."""
         holder = found.holder
-        reason = "it is damaged" if holder is None else holder.why_gone(me, now_s - found.mtime_s)
+        reason = "it is damaged" if holder is None else holder.reason_gone(me, now_s - found.mtime_s)
         if reason is not None:
             whose = f"of {holder}" if holder else "of an unknown process"
-            logger.warning("The lock '%s' %s was left behind (%s); it is taken over.", self.path, whose, reason)
+            logger.warning("The lock '%s' %s was abandoned (%s); it is taken over.", self.path, whose, reason)
             return
         assert holder is not None
-        folder, sees = self.path.parent, me.sees(holder)
-        if sees and holder.pid == me.pid:
+        folder, same_machine = self.path.parent, me.is_same_machine(holder)
+        if same_machine and holder.pid == me.pid:
             raise ExperimentInUseError(
-                f"The experiment '{folder}' is in use by this very {holder}; end its other training first."
+                f"The experiment '{folder}' is already in use by this {holder}; end its other training first."
             )
-        wait = "" if sees else f", or wait {LIMIT_S / 60:g} minutes"
+        wait = "" if same_machine else f", or wait {LIMIT_S / 60:g} minutes"
         raise ExperimentInUseError(
             f"The experiment '{folder}' is in use by {holder}; wait for it to end or stop it. If that process is gone, "
             f"delete '{self.path}'{wait}."
@@ -201,15 +201,15 @@ class ExperimentLock:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Keep the other processes of this machine out of the block; on a disk that cannot, do nothing."""
+        """Exclude other processes of this machine from the block; do nothing on a disk without ``flock``."""
         handle = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ExperimentInUseError(
-                    f"The experiment '{self.path.parent}' is being taken by another process at this very moment; wait "
-                    "for that process to end or stop it."
+                    f"The experiment '{self.path.parent}' is being locked by another process; wait for that process to "
+                    "end or stop it."
                 ) from None
             except OSError as error:
                 logger.debug("'%s' has no flock (%s).", self.path.parent, error)
@@ -230,32 +230,32 @@ class ExperimentLock:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What is in a lock's file: the holder, None in a damaged one; and when it was last touched (s since 1970)."""
+class LockContent:
+    """The content of a lock file: its holder (None if it is damaged) and last heartbeat (s since 1970)."""
 
     holder: Holder | None
     mtime_s: float
 
 
-def look(path: Path) -> Found | None:
-    """Return what is in a lock's file; None without one.
+def read_lock(path: Path) -> LockContent | None:
+    """Return the content of a lock file; None if there is no such file.
 
     Raises
     ------
     OSError, ValueError
-        When it cannot be read, or is a link, a folder, a device or a pipe.
+        If it cannot be read, or is a link, a folder, a device or a pipe.
     """
     try:
         with open_regular(path, "The lock", follow_links=False) as stream:
-            return Found(Holder.read(stream.read(1 << 16)), os.fstat(stream.fileno()).st_mtime)
+            return LockContent(Holder.read(stream.read(1 << 16)), os.fstat(stream.fileno()).st_mtime)
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
 def is_lock(path: Path) -> bool:
-    """Tell whether a file is a lock of dwiml's, or has just been deleted."""
+    """Return whether a file is a lock of dwiml, or has just been deleted."""
     try:
-        found = look(path)
+        found = read_lock(path)
     except (OSError, ValueError):
         return False
     return found is None or found.holder is not None
@@ -263,7 +263,7 @@ def is_lock(path: Path) -> bool:
 
 @contextmanager
 def _written(path: Path, me: Holder) -> Iterator[tuple[Path, float]]:
-    """Give a file with a lock's content, and the time by the clock of its disk (s since 1970); remove the file."""
+    """Yield a temporary lock file, and the time by the clock of its disk (s since 1970); remove the file afterwards."""
     try:
         with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666), "wb") as stream:
             stream.write(me.written())

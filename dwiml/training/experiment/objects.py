@@ -1,4 +1,4 @@
-"""The model, sampler and loader of a training: do they go together, and is there anything to train on?"""
+"""Checks that the model, sampler and loader of a training fit together, and that there are data to train on."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from dwiml.models.base import MainModelAbstract
 
 
 def check_objects(model: Any, sampler: DWIMLBatchIDSampler, loader: DWIMLStreamlinesBatchLoader) -> None:
-    """Check that model, sampler and loader go together, and that there is a streamline to train on.
+    """Check that the model, sampler and loader fit together, and that there is a streamline to train on.
 
     Raises
     ------
-    TypeError, ValueError
-        When they do not, or there is none.
+    TypeError
+        If the model is not an instance of a subclass of ``MainModelAbstract``.
+    ValueError
+        If the objects do not fit together, the training set is not loaded, or it has no usable streamline.
     """
     if not isinstance(model, MainModelAbstract):
         received = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
         raise TypeError(f"The model must be an instance of a subclass of MainModelAbstract, got {received}.")
     if loader.model is not model:
-        raise ValueError("The batch loader was made with another model than the trainer's; make it with this one.")
+        raise ValueError("The batch loader must have the same model as the trainer.")
     if sampler.dataset is not loader.dataset or sampler.streamline_group_name != loader.streamline_group_name:
         raise ValueError("The batch sampler and the batch loader must have the same dataset and streamlines group.")
     training = sampler.dataset.training_set
@@ -37,16 +39,16 @@ def check_objects(model: Any, sampler: DWIMLBatchIDSampler, loader: DWIMLStreaml
 
 
 def has_validation_set(sampler: DWIMLBatchIDSampler) -> bool:
-    """Tell whether there is a streamline to validate with; warn when there is none."""
+    """Return whether there is a validation streamline; warn if there is none."""
     if _has_streamlines(sampler.dataset.validation_set, sampler.streamline_group_name):
         return True
     warnings.warn(
-        "There is no validation streamline: the best model and early stopping go by the training loss.", stacklevel=4
+        "There is no validation streamline: the best model and early stopping use the training loss.", stacklevel=4
     )
     return False
 
 
 def _has_streamlines(subset: MultisubjectSubset, group: str) -> bool:
     streamlines = (subject.streamlines[group] for subject in subset if group in subject.streamlines)
-    # Without a length there is no direction, and the loss is 0 whatever the model does.
+    # A streamline of length 0 has no direction, and its loss is 0 for any model.
     return any(((each.lengths >= 2) & (each.lengths_mm > 0)).any() for each in streamlines)

@@ -1,4 +1,4 @@
-"""An experiment's folder, and what is recorded there of everything that was chosen."""
+"""The recorded parameters of an experiment, and their comparison when it is resumed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from dwiml.files import write_json
 from dwiml.hdf5.stored.fingerprint import is_older
 from dwiml.training.experiment.folder import ExperimentFolder
 
-# What a resumed run may do differently: none of it changes the weights of an epoch that both runs have, but for
-# nan_policy, which is told (whether a batch with a NaN is left out). A schedule keeps its shape under another
-# max_epochs.
+# Parameters that may differ in a resumed run. None of them changes the weights of an epoch that both runs have, except
+# nan_policy, whose change is reported. A schedule keeps its shape with another max_epochs.
 MAY_CHANGE = frozenset(
     {
         "trainer.max_epochs",
@@ -47,7 +46,7 @@ MAY_CHANGE = frozenset(
 # Entries of a section that are not arguments of its object.
 CLASS = "class"
 FIXED = "fixed_by_class"
-# How each group of the data was made: whoever gives the model other volumes has to make them so.
+# How each group of the data was created; other volumes for the model must be created in the same way.
 GROUPS_CONFIG = "groups_config"
 
 
@@ -57,9 +56,9 @@ def describe(named: Mapping[str, Any], dataset: Any) -> dict[str, dict[str, Any]
     Parameters
     ----------
     named
-        The objects by the name of their section; each has ``params``.
+        The objects, by the name of their section; each has ``params``.
     dataset
-        Its own parameters, its fingerprint and the subjects that were loaded make the section ``data``.
+        The dataset; its parameters, fingerprint and loaded subjects form the section ``data``.
     """
     sections = {name: {CLASS: type(thing).__name__, **thing.params} for name, thing in named.items()}
     for name, thing in named.items():
@@ -77,57 +76,57 @@ def describe(named: Mapping[str, Any], dataset: Any) -> dict[str, dict[str, Any]
 
 
 def arguments_of(section: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a section's object."""
+    """Return the constructor arguments recorded in a section."""
     return {name: value for name, value in section.items() if name not in (CLASS, FIXED)}
 
 
 def write_parameters(folder: ExperimentFolder, sections: Mapping[str, Any], groups_config: Mapping[str, Any]) -> None:
-    """Write ``parameters.json``: what was chosen, what the data were made from, and with which versions of what."""
-    # Neither is compared when the training goes on: the data's fingerprint is.
+    """Write ``parameters.json``: all parameters, the groups config of the data, and the versions of the software."""
+    # These two are not compared when resuming; the fingerprint of the data is.
     more = {GROUPS_CONFIG: groups_config, "versions": _versions()}
     described = {"experiment_name": folder.path.name, **sections, **more}
     write_json(folder.parameters, described, follow_links=False)
 
 
 def find_data(recorded: Mapping[str, Any], experiment: str | Path, hdf5_file: str | Path | None = None) -> Path:
-    """Return where the data of an experiment are: where they were, unless another place is given.
+    """Return the path of an experiment's data: `hdf5_file` if given, otherwise the recorded path.
 
     Raises
     ------
     FileNotFoundError
-        When they are no longer where they were.
+        If the recorded file does not exist.
     """
     path = Path(hdf5_file or recorded["data"]["hdf5_file"])
     if not hdf5_file and not path.is_file():
         raise FileNotFoundError(
-            f"'{path}', the HDF5 file of experiment '{experiment}', is not there; give its place of now (hdf5_file)."
+            f"'{path}', the HDF5 file of experiment '{experiment}', was not found; give its new path as hdf5_file."
         )
     return path
 
 
 def data_has_changed(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> bool:
-    """Tell whether the HDF5 file is another than the one that was recorded."""
+    """Return whether the HDF5 file differs from the recorded one, by its fingerprint."""
     return bool(recorded["data"]["fingerprint"] != current["data"]["fingerprint"])
 
 
 def refuse_differences(
     recorded: Mapping[str, Any], current: Mapping[str, Any], experiment: str, *, allow_changed_data: bool = False
 ) -> None:
-    """Compare the parameters of a run with those that its checkpoint recorded.
+    """Compare the parameters of a run with those recorded in its checkpoint.
 
     Parameters
     ----------
     recorded, current
-        By section, as :func:`describe` returns them.
+        Parameters by section, as returned by :func:`describe`.
     experiment
-        What the sentence calls the experiment.
+        Name of the experiment for the message.
     allow_changed_data
-        Let the section ``data`` differ.
+        Whether the section ``data`` may differ.
 
     Raises
     ------
     ValueError
-        Naming each parameter that differs, except those that may (:data:`MAY_CHANGE`).
+        If parameters differ that may not (see :data:`MAY_CHANGE`); the message names each of them.
     """
     differences = [
         f"{name} was {_shown(old)} and is now {_shown(new)}"
@@ -139,14 +138,14 @@ def refuse_differences(
         fingerprint = str(recorded.get("data", {}).get("fingerprint", ""))
         if any(each.startswith("data.fingerprint") for each in differences) and is_older(fingerprint):
             differences.append(
-                "(an earlier dwiml recorded it in another way: whether the HDF5 file is the same cannot be told)"
+                "(an earlier dwiml computed it in another way, so that the HDF5 file cannot be compared)"
             )
         of_data = [name.startswith("data.") for name in names]
         changed_data = " (or allow_changed_data=True)" if any(of_data) else ""
         if any(of_data) and not all(of_data):
-            changed_data = " (allow_changed_data=True is for the data alone)"
+            changed_data = " (allow_changed_data=True applies to the data only)"
         raise ValueError(
-            f"Experiment '{experiment}' cannot go on with other parameters: {'; '.join(differences)}. "
+            f"Experiment '{experiment}' cannot be resumed with other parameters: {'; '.join(differences)}. "
             f"Use the recorded values{changed_data}, or start another experiment."
         )
 
@@ -169,7 +168,7 @@ def _versions() -> dict[str, str]:
 
 
 def _git_commit() -> str | None:
-    """Return the commit of the checkout that holds the user's script, None outside of one."""
+    """Return the git commit of the repository of the user's script; None outside a repository."""
     script = Path(sys.argv[0]).resolve() if sys.argv and sys.argv[0] else Path.cwd()
     try:
         answer = subprocess.run(

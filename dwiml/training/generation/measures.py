@@ -1,4 +1,4 @@
-"""What the generation-validation phase measures of the streamlines that a model has continued."""
+"""The metrics of the generation-validation phase."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from dwiml.training.generation.selection import (
     VALID_CONNECTIONS,
 )
 
-# Of the true length: a streamline that leaves the mask there has reached its end.
+# Fraction of the true length from which leaving the mask is not an error.
 _LONG_ENOUGH = 0.95
 
 
 @dataclass(frozen=True)
 class SubjectReference:
-    """What a subject's streamlines are held against, beside themselves.
+    """Reference data of a subject, in addition to its true streamlines.
 
     Attributes
     ----------
     voxel_sizes
         Shape (3,), mm.
     connectivity
-        Regions and the pairs of them that are connected, or None.
+        Regions, and the pairs of connected regions; None if not available.
     ground_truth
-        Bundles on the subject's own voxel grid, or None.
+        True bundles on the voxel grid of the subject; None if not available.
     """
 
     voxel_sizes: Tensor
@@ -48,24 +48,24 @@ class SubjectReference:
 def measure_continued(
     made: TensorSequence, true: TensorSequence, known: SubjectReference, *, left_mask: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Return the value of each metric for each streamline, those that can be told.
+    """Return the value of each available metric for each streamline.
 
     Parameters
     ----------
     made
-        The streamlines that the model has continued, voxel space, corner origin; at least one point each.
+        The S streamlines continued by the model, with at least one point each: voxel space, corner origin, float32.
     true
-        What they should have been, as many.
+        The S true streamlines, in the same space.
     known
-        The rest that is known of the subject.
+        Reference data of the subject.
     left_mask
-        Shape (S,), bool: which ones ended because they left the mask; None without a mask. To leave it at the end is
-        no fault: what counts is to leave it before 95% of the true length.
+        Shape (S,), bool: whether the streamline ended because it left the mask; None without a mask. It counts only
+        before 95% of the true length.
 
     Returns
     -------
     dict
-        {metric: shape (S,)}, on the streamlines' device.
+        {metric: tensor of shape (S,)}: distances in mm, the length ratio without unit, and 0 or 1 for the others.
     """
     sizes = known.voxel_sizes
     ends = made.last_points()

@@ -1,4 +1,4 @@
-"""Generation-validation: the model continues the validation streamlines by itself, and is judged by what it makes."""
+"""The trainer with a generation-validation phase, in which the model tracks and its streamlines are evaluated."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dwiml.scoring.ground_truth import GroundTruth
 from dwiml.scoring.ground_truth_files import read_ground_truth
 from dwiml.tracking.propagation import MASK, PropagationRules, PropagationStopped, Propagator
 from dwiml.training.cluster.stopping import NOTHING
-from dwiml.training.epoch import obey
+from dwiml.training.epoch import handle_requests
 from dwiml.training.generation.measures import SubjectReference, measure_continued
 from dwiml.training.generation.selection import (
     INVALID_CONNECTIONS,
@@ -34,7 +34,7 @@ from dwiml.training.generation.selection import (
 )
 from dwiml.training.generation.settings import GVPhaseKeywords, TrackingPhaseSettings
 from dwiml.training.one_input import DWIMLTrainerOneInput
-from dwiml.training.reproducibility import generators_as_they_were, generators_state
+from dwiml.training.reproducibility import generators_state, temporary_generators
 from dwiml.training.settings import TrainerSettings, split_keywords
 from dwiml.training.state import GENERATION
 
@@ -45,40 +45,41 @@ logger = logging.getLogger(__name__)
 
 
 class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
-    """A trainer that also lets the model track, every few epochs, and measures what comes of it.
+    """A trainer that also tracks with the model every few epochs, and evaluates the streamlines.
 
-    In the generation-validation phase the first segments of the validation streamlines are given to the model, which
-    goes on step by step from its own points. The log then has, as means over these streamlines:
+    In the generation-validation phase, the model receives the first segments of the validation streamlines and
+    continues them step by step from its own points. The log then has these means over the streamlines:
 
-    - ``gv_endpoint_distance_mm``: from the last point that was made to the end of the true streamline;
-    - ``gv_length_ratio``: length of the streamline that was made, divided by that of the true one;
-    - ``gv_left_mask``: the share that left the mask too soon, before 95% of the true length (with
+    - ``gv_endpoint_distance_mm``: distance from the last point to the end of the true streamline, in mm;
+    - ``gv_length_ratio``: length divided by that of the true streamline;
+    - ``gv_left_mask``: fraction that left the mask too early, before 95% of the true length (with
       ``tracking_phase_mask_group``);
-    - ``gv_invalid_connections``: the share whose two ends lie in regions that the subject's connectivity matrix does
-      not connect (with a matrix in the HDF5 file);
-    - ``gv_valid_connections``: the share that joins the two ends of a true bundle (with
+    - ``gv_invalid_connections``: fraction whose two ends lie in regions that are not connected in the subject's
+      connectivity matrix (with a matrix in the HDF5 file);
+    - ``gv_valid_connections``: fraction that connects the two ends of a true bundle (with
       ``tracking_phase_ground_truth``).
 
-    An epoch without the phase logs nothing for it.
+    An epoch without the phase logs none of them.
 
     Parameters
     ----------
     model, experiments_path, experiment_name, batch_sampler, batch_loader
         As in :class:`DWIMLTrainerOneInput`, with a model that tracks: one with a direction getter.
     **settings
-        Those of :class:`~dwiml.training.generation.settings.TrackingPhaseSettings`, and of
+        The parameters of :class:`~dwiml.training.generation.settings.TrackingPhaseSettings` and of
         :class:`~dwiml.training.settings.TrainerSettings`.
 
     Raises
     ------
     ValueError
-        When there is no validation set, the model cannot track, or a parameter is out of range.
+        If there is no validation set, the model cannot track, or a parameter is out of range; and as in
+        :class:`DWIMLTrainer`.
     """
 
     settings_classes = (TrackingPhaseSettings, TrainerSettings)
 
-    model: Any  # what is trained, and tracks
-    tracking_phase: TrackingPhaseSettings  # the phase's keywords
+    model: Any  # the model, which also tracks
+    tracking_phase: TrackingPhaseSettings  # the keywords of the phase
     tracking_rules: PropagationRules  # how streamlines are propagated in it
     _ground_truths: dict[str, GroundTruth]  # the true bundles of validation subjects, by name
 
@@ -106,7 +107,7 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
         self._check_best_model_metric()
 
     def finish_epoch(self, metrics: dict[str, float]) -> None:
-        """Track, if it is time, add the metrics to the epoch's, and end the epoch: see the parent's method."""
+        """Run the phase if it is due, add its metrics, and end the epoch (see :meth:`DWIMLTrainer.finish_epoch`)."""
         epoch = self.position.epoch
         if (epoch + 1) % self.tracking_phase.tracking_phase_frequency == 0 or epoch + 1 >= self.settings.max_epochs:
             with self.profiler.part("tracking"), self.averaged_weights():
@@ -128,22 +129,22 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
 
     @property
     def selection_metric(self) -> str | None:
-        """``best_model_metric``, where it is not the loss."""
+        """``best_model_metric``; None for the loss."""
         metric = self.tracking_phase.best_model_metric
         return None if metric == VALID_LOSS else metric
 
     def selection_value(self, metrics: dict[str, float]) -> float | None:
-        """Return how far ``best_model_metric`` is from its best; None in an epoch without the phase."""
+        """Return the difference of ``best_model_metric`` from its best value; None in an epoch without the phase."""
         metric = self.tracking_phase.best_model_metric
         return None if metric not in metrics else LOWER_IS_BETTER[metric](metrics[metric])
 
     @torch.no_grad()
     def run_tracking_phase(self) -> dict[str, float]:
-        """Track on from the first segments of the validation streamlines; return the metrics, by name.
+        """Continue the first segments of the validation streamlines; return the metrics, by name.
 
-        In a training, requests to stop are looked at before each step of the streamlines, and obeyed at once; those
-        for a checkpoint, after each batch. The checkpoint keeps the epoch's training and validation: a resumed run
-        begins with this phase.
+        During a training, requests to stop are handled before each step of the streamlines, and requests for a
+        checkpoint after each batch. The checkpoint keeps the training and validation of the epoch: a resumed run starts
+        with this phase.
 
         Raises
         ------
@@ -161,9 +162,9 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
             try:
                 found = self.tracking_phase_sums(targets.to(self.device), ids_per_subj)
             except PropagationStopped:
-                # This process is asked to stop; the others hear of it now.
+                # This process is asked to stop; the others are informed below.
                 found = {}
-            self._obey_in_phase(at_start)
+            self._handle_requests_in_phase(at_start)
             for name, (total, nb) in found.items():
                 before = sums.get(name, (0.0, 0))
                 sums[name] = (before[0] + total, before[1] + nb)
@@ -176,30 +177,31 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
                 means[name] = total / nb
         return means
 
-    def _obey_in_phase(self, generators_at_start: dict[str, Any]) -> None:
-        """After a batch: write a checkpoint from which this phase begins again, and leave, if a rank wants it."""
+    def _handle_requests_in_phase(self, generators_at_start: dict[str, Any]) -> None:
+        """After a batch, handle the requests of all ranks; a checkpoint resumes at the start of this phase."""
         if not self._is_in_phase:
             return
         wanted = self.ranks.all_reduce(0, self.requests.wanted).request
         if wanted == NOTHING:
             return
-        with generators_as_they_were(generators_at_start, self.device):
-            obey(self, wanted)
+        with temporary_generators(generators_at_start, self.device):
+            handle_requests(self, wanted)
 
     @property
     def _is_in_phase(self) -> bool:
-        """Whether the phase is part of a training, and not called by itself."""
+        """Whether the phase is run by a training, rather than called directly."""
         return self.position.phase == GENERATION
 
     def tracking_phase_sums(self, targets: TensorSequence, ids_per_subj: BatchSlices) -> dict[str, tuple[float, int]]:
-        """Track on from the first segments of a batch, and measure: the method to override for other metrics.
+        """Continue the first segments of a batch, and evaluate the result. Override this method for other metrics.
 
         Parameters
         ----------
         targets
-            The true streamlines, on the model's device, voxel space, corner origin.
+            The true streamlines, on the model's device: points of shape (total_points, 3), float32, voxel space, corner
+            origin.
         ids_per_subj
-            For each subject index, a slice of the streamlines.
+            Slice of the streamlines of each subject, by subject index.
 
         Returns
         -------
@@ -209,7 +211,7 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
         sums: dict[str, tuple[float, int]] = {}
         for subject, own in ids_per_subj.items():
             true = targets[own]
-            # A point that is repeated has no length to be compared with.
+            # The length ratio is undefined for a streamline of length 0.
             moves = streamline_lengths_mm(true, self._voxel_sizes(subject)).cpu() > 0
             long_enough = ((true.lengths > self._nb_segments_init + 1) & moves).nonzero()[:, 0]
             if not len(long_enough):
@@ -222,7 +224,7 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
         return sums
 
     def _measure(self, subject: int, true: TensorSequence) -> dict[str, Tensor]:
-        """Track on one subject; return the value of each metric for each streamline."""
+        """Track on one subject; return the value of each metric for each streamline, of shape (S,)."""
         data = self.batch_loader.dataset.subset("validation")[subject]
         volume = data.volumes[self.batch_loader.input_group_name]
         sizes = self._voxel_sizes(subject)
@@ -251,19 +253,19 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
         return measure_continued(made.streamlines, true, known, left_mask=left_mask)
 
     def _voxel_sizes(self, subject: int) -> Tensor:
-        """Return those of a validation subject, (3,), mm, on the model's device."""
+        """Return the voxel sizes of a validation subject, shape (3,), in mm, on the model's device."""
         volume = self.batch_loader.dataset.validation_set[subject].volumes[self.batch_loader.input_group_name]
         return torch.from_numpy(volume.voxel_sizes).to(self.device)
 
     def _nothing_to_measure(self) -> str:
         return (
             "The generation-validation phase has nothing to measure: no validation streamline has more than "
-            f"{self._nb_segments_init + 1} points, as the model sees it, and a length; give a lower "
+            f"{self._nb_segments_init + 1} points (after resampling) and a positive length; give a lower "
             "tracking_phase_nb_segments_init."
         )
 
     def _most_points(self) -> int:
-        """Return the points of the longest validation streamline, as the model sees it (compressed ones: at most)."""
+        """Return the number of points of the longest validation streamline after resampling (an upper bound)."""
         group = self.batch_loader.streamline_group_name
         streamlines = [subject.streamlines[group] for subject in self.batch_loader.dataset.validation_set]
         if self.model.nb_points is not None:
@@ -276,8 +278,8 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
     def _check_data(self) -> None:
         if not self.has_validation:
             raise ValueError(
-                "The generation-validation phase tracks on validation subjects, and there is none; add some to the "
-                "HDF5 file, or use DWIMLTrainerOneInput."
+                "The generation-validation phase needs validation subjects, and there are none; add some to the HDF5 "
+                "file, or use DWIMLTrainerOneInput."
             )
         if self._most_points() <= self._nb_segments_init + 1:
             raise ValueError(self._nothing_to_measure())
@@ -288,7 +290,7 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
             if dataset.nb_features[self._mask_group] != 1:
                 raise ValueError(
                     f"Volume group '{self._mask_group}' (tracking_phase_mask_group) holds "
-                    f"{dataset.nb_features[self._mask_group]} features; a mask has one."
+                    f"{dataset.nb_features[self._mask_group]} features; a mask must have one."
                 )
             for subject in dataset.validation_set:
                 if self._mask_group not in subject.volumes:
@@ -309,14 +311,14 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
                     logger.warning("%s", mask.note)
 
     def _mask_of(self, subject: SubjectData) -> Mask:
-        """Return the tracking mask of a validation subject, as ``dwiml track`` understands it."""
+        """Return the tracking mask of a validation subject, interpreted as in ``dwiml track``."""
         assert self._mask_group is not None
         values = subject.volumes[self._mask_group].as_tensor()[..., 0].numpy()
         name = f"Volume group '{self._mask_group}' (tracking_phase_mask_group) of subject '{subject.subject_id}'"
         return as_mask(values, name, threshold=self.tracking_rules.mask_threshold)
 
     def _check_best_model_metric(self) -> None:
-        """Refuse a metric that would never be measured."""
+        """Raise ValueError if the metric would never be measured."""
         group = self.batch_loader.streamline_group_name
         subjects = self.batch_loader.dataset.validation_set
         needed = {
@@ -327,9 +329,9 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
                 f"a connectivity matrix of each validation subject in the HDF5 file's group '{group}'",
             ),
         }
-        there, what = needed.get(self.tracking_phase.best_model_metric, (True, ""))
-        if not there:
-            raise ValueError(f"best_model_metric {self.tracking_phase.best_model_metric!r} needs {what}.")
+        available, requirement = needed.get(self.tracking_phase.best_model_metric, (True, ""))
+        if not available:
+            raise ValueError(f"best_model_metric {self.tracking_phase.best_model_metric!r} needs {requirement}.")
 
     def _read_ground_truths(self, folder: str) -> dict[str, GroundTruth]:
         """Read the true bundles of each validation subject, which must be on its grid."""
@@ -341,7 +343,7 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
             if difference:
                 raise ValueError(
                     f"The ground truth of subject '{subject.subject_id}' is not on the grid of its volume in the HDF5 "
-                    f"file: they have {difference}; bring it there."
+                    f"file: they have {difference}; resample the ground truth to this grid."
                 )
             truths[subject.subject_id] = truth
         return truths

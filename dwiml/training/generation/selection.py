@@ -1,4 +1,4 @@
-"""What the best model of a training is chosen by, and how metrics are called for people."""
+"""The metrics that select the best model, and the names of metrics for the user."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ LOWER_IS_BETTER: Mapping[str, Callable[[float], float]] = {
     INVALID_CONNECTIONS: _itself,
     VALID_CONNECTIONS: lambda value: 1.0 - value,
 }
-"""For each metric, how far a value is from the best that there can be."""
+"""For each metric, the difference of a value from its best possible value."""
 
 
 def skipped_batches(metrics: Mapping[str, Any]) -> int:
-    """Return how many batches an epoch's loss lacks: validation's, or training's where there is no validation."""
+    """Return the number of batches skipped in the loss of an epoch (validation, or training without a validation)."""
     phase = "valid" if VALID_LOSS in metrics else "train"
     return int(metrics.get(f"{phase}_skipped_batches", 0))
 
 
 def loss_of(metrics: Mapping[str, float], epoch: int, *, has_validation: bool) -> float:
-    """Return the validation loss, or the training loss where there is no validation set.
+    """Return the validation loss, or the training loss if there is no validation set.
 
     Raises
     ------
     ValueError
-        When the epoch has none.
+        If the epoch has no loss.
     """
     name = VALID_LOSS if has_validation else TRAIN_LOSS
     if name not in metrics:
@@ -51,7 +51,7 @@ def loss_of(metrics: Mapping[str, float], epoch: int, *, has_validation: bool) -
 
 
 def name_of(metric: str) -> str:
-    """Return a metric's name for people: ``GV endpoint distance (mm)`` for ``gv_endpoint_distance_mm``."""
+    """Return a metric's name for the user: ``GV endpoint distance (mm)`` for ``gv_endpoint_distance_mm``."""
     words = _with_unit(metric).replace("_", " ")
     return f"GV{words[2:]}" if words.startswith("gv ") else words
 

@@ -1,4 +1,4 @@
-"""What may be chosen for the generation-validation phase."""
+"""The settings of the generation-validation phase."""
 
 from __future__ import annotations
 
@@ -33,30 +33,38 @@ class TrackingPhaseSettings:
     Parameters
     ----------
     tracking_phase_frequency
-        The phase takes place every N epochs, and after the last one.
+        Run the phase every N epochs, and after the last one.
     tracking_phase_nb_segments_init
-        How many segments of each streamline are given; streamlines that have no more are left out.
+        Number of segments of each validation streamline given to the model; shorter streamlines are left out.
     tracking_phase_max_batches
-        How many validation batches to use, from the first; None: all those of the validation phase.
+        Number of validation batches to use; None for all batches of the validation phase. They are the first ones.
     tracking_phase_mask_group
-        A volume group, of one feature: a mask, as :func:`dwiml.ops.masks.as_mask` understands it; streamlines end
-        outside. None: each streamline ends at the length of the true one, if the model does not end it before.
+        Volume group of the tracking mask, with one feature; streamlines end where they leave it. It is interpreted by
+        :func:`dwiml.ops.masks.as_mask`. None: each streamline ends at the length of the true one, unless the model ends
+        it before.
     tracking_phase_ground_truth
-        The folder of a validation subject's true bundles, as ``dwiml score`` reads it, ``{subject}`` standing for the
-        subject's name: ``"phantom/subjects/{subject}"``. None: valid connections are not measured.
-    tracking_phase_step_size, tracking_phase_theta, tracking_phase_max_length, tracking_phase_mask_interpolation
-        As in :class:`dwiml.tracking.propagation.PropagationRules`; a step size of None is the model's.
+        Folder of a subject's true bundles, as read by ``dwiml score``, with ``{subject}`` for the subject's name, such
+        as ``"phantom/subjects/{subject}"``. None: valid connections are not measured.
+    tracking_phase_step_size
+        Distance between consecutive points, in mm; None for the model's step size.
+    tracking_phase_theta
+        Largest angle between two consecutive steps, in degrees.
+    tracking_phase_max_length
+        Maximum length of a streamline, in mm, including its first segments.
+    tracking_phase_mask_interpolation
+        Interpolation of the tracking mask: ``"nearest"`` or ``"trilinear"``.
     tracking_phase_eos_thresh
-        As ``eos_stopping_thresh`` there.
+        Probability of the end of the streamline (EOS) at which it stops, for models that predict it; None: EOS is not
+        used.
     best_model_metric
-        What the best model is chosen by, and what patience waits for: ``"valid_loss"`` or a metric of the phase, as
-        ``"gv_valid_connections"``. The lowest is the best, for the length ratio the nearest to 1, for valid connections
-        the highest.
+        Metric that selects the best model and that early stopping follows: ``"valid_loss"``, or a metric of the phase
+        such as ``"gv_valid_connections"``. The lowest value is the best, except for the length ratio (closest to 1) and
+        valid connections (highest).
 
     Raises
     ------
     ValueError
-        For a number that is out of range, or an unknown metric.
+        If a number is out of range, or the metric is unknown.
     """
 
     tracking_phase_frequency: int = 1
@@ -79,21 +87,21 @@ class TrackingPhaseSettings:
         check_choice("best_model_metric", self.best_model_metric, LOWER_IS_BETTER)
 
     def rules(self, model_step_size: float | None) -> PropagationRules:
-        """Return how streamlines are propagated.
+        """Return the rules by which streamlines are propagated.
 
         Parameters
         ----------
         model_step_size
-            In mm, for where no other is chosen.
+            The model's step size, in mm, used if ``tracking_phase_step_size`` is None.
 
         Raises
         ------
         ValueError
-            When there is no step size, or a number is out of range.
+            If there is no step size, or a number is out of range.
         """
         step_size = model_step_size if self.tracking_phase_step_size is None else self.tracking_phase_step_size
         if step_size is None:
-            raise ValueError("The model has no step size of its own; give tracking_phase_step_size, in mm.")
+            raise ValueError("The model has no step size; give tracking_phase_step_size, in mm.")
         return PropagationRules(
             step_size=step_size,
             theta=self.tracking_phase_theta,

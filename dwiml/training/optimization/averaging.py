@@ -1,4 +1,4 @@
-"""A moving average of a model's weights: what validation and the best model use, smoother than the last step's."""
+"""A moving average of a model's weights, used by the validation and for the best model."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _HALVES = (torch.float16, torch.bfloat16)
 
 
 def check_ema_decay(value: Any) -> float | None:
-    """Return a decay as a float, or None for no average.
+    """Return the decay as a float, or None for no average.
 
     Raises
     ------
     ValueError
-        When it is neither None nor a number between 0 and 1, both excluded.
+        If it is neither None nor a number between 0 and 1, both excluded.
     """
     if value is None:
         return None
@@ -37,26 +37,31 @@ def check_ema_decay(value: Any) -> float | None:
 class AveragedWeights:
     """An exponential moving average of a model's parameters.
 
-    After the optimizer's step number t (from 0), ``average = d * average + (1 - d) * parameter``, with
-    ``d = min(decay, (1 + t) / (10 + t))``: the rule of TensorFlow's ``ExponentialMovingAverage`` (``num_updates``),
-    by which the first weights, which are random, are forgotten soon. The average begins as the parameters are when the
-    object is made. Buffers that are saved with the model (statistics, counters) and whole numbers are copied.
+    After step t of the optimizer (from 0), ``average = d * average + (1 - d) * parameter``, with
+    ``d = min(decay, (1 + t) / (10 + t))``, so that the initial random weights are soon forgotten. The average starts
+    with the parameters at construction. Buffers that are saved with the model (statistics, counters) and integers are
+    copied.
 
-    Everything stays on the parameters' device, and nothing waits for it. The average of parameters in half precision is
-    kept in float32, in which small changes are not lost. (``torch.optim.swa_utils.AveragedModel`` waits for a GPU at
-    each update, averages in half precision, and takes neither whole numbers nor buffers that a module replaces.)
+    Everything stays on the device of the parameters, and nothing waits for it. The average of parameters in half
+    precision is kept in float32, so that small changes are not lost. (``torch.optim.swa_utils.AveragedModel`` waits for
+    the GPU at each update, averages in half precision, and supports neither integers nor buffers that a module
+    replaces.)
 
     Parameters
     ----------
     model
-        On its device already; the model itself, not what ``DistributedDataParallel`` or ``torch.compile`` made of it.
+        The model, on its device; not wrapped by ``DistributedDataParallel`` or ``torch.compile``.
     decay
-        Between 0 and 1, both excluded: 0.999 remembers about a thousand steps.
+        Between 0 and 1, both excluded; 0.999 averages over about a thousand steps.
 
     Raises
     ------
     ValueError
-        For another decay.
+        If the decay is out of range.
+
+    References
+    ----------
+    The decay of the first steps is that of ``tf.train.ExponentialMovingAverage`` with ``num_updates`` (TensorFlow).
     """
 
     def __init__(self, model: torch.nn.Module, decay: float) -> None:
@@ -66,7 +71,7 @@ class AveragedWeights:
         self.decay, self.nb_updates = checked, 0
         self._model = model
         self._parameters = dict(model.named_parameters())
-        # Buffers that are not saved with the model follow from something else.
+        # Buffers that are not saved with the model are computed from other values.
         saved = model.state_dict().keys()
         self._buffers = [name for name, _ in model.named_buffers() if name in saved]
         self._averaged = [name for name, each in self._parameters.items() if each.is_floating_point()]
@@ -101,18 +106,18 @@ class AveragedWeights:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Put the averaged weights into the model for the time of a ``with`` block.
+        """Put the averaged weights into the model for a ``with`` block.
 
-        Afterwards, after an exception too, the model has its own weights and buffers again, to the bit; what the block
-        itself changed in them is lost.
+        Afterwards, also after an exception, the model has exactly its own weights and buffers again; changes made by
+        the block are lost.
 
         Raises
         ------
         RuntimeError
-            When they are applied already.
+            If the averaged weights are already applied.
         """
         if self._kept is not None:
-            raise RuntimeError("The averaged weights are in the model already.")
+            raise RuntimeError("The averaged weights are already applied.")
         self._kept = {name: each.detach().clone() for name, each in self._own().items()}
         try:
             self._fill(self._tensors)
@@ -123,9 +128,9 @@ class AveragedWeights:
 
     @contextmanager
     def restored(self) -> Iterator[None]:
-        """Give the model its own weights for the time of a block inside one of :meth:`applied`; elsewhere, do nothing.
+        """Put the model's own weights back for a block inside :meth:`applied`; do nothing outside of it.
 
-        For a checkpoint that is written during the validation.
+        It serves to write a checkpoint during the validation.
         """
         if self._kept is None:
             yield
@@ -141,33 +146,33 @@ class AveragedWeights:
         return {"nb_updates": self.nb_updates, "tensors": dict(self._tensors)}
 
     def check_state(self, state: Any) -> None:
-        """Check that a state is one of averaged weights of this model, and has no NaN; ValueError with the reason."""
+        """Check that a state fits this model and has no NaN; raise ValueError with the reason otherwise."""
         check_keys("the averaged weights' state", state, self.state_dict())
         check_whole("'nb_updates'", state["nb_updates"], low=0)
         check_keys("the average", state["tensors"], self._tensors)
-        for name, mine in self._tensors.items():
-            theirs = state["tensors"][name]
-            if described(theirs) != described(mine):
-                raise ValueError(f"'{name}' should be {described(mine)} and is {described(theirs)}")
-            if bool(torch.isnan(theirs).any()):
+        for name, own in self._tensors.items():
+            loaded = state["tensors"][name]
+            if described(loaded) != described(own):
+                raise ValueError(f"'{name}' should be {described(own)} and is {described(loaded)}")
+            if bool(torch.isnan(loaded).any()):
                 raise ValueError(f"'{name}' has values that are NaN")
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` returned; its tensors may be on another device.
+        """Restore what :meth:`state_dict` returned; its tensors may be on another device.
 
         Raises
         ------
         ValueError
-            When it does not fit this model (:meth:`check_state`); nothing is changed then.
+            If it does not fit this model (:meth:`check_state`); nothing is changed then.
         """
         self.check_state(state)
-        for name, mine in self._tensors.items():
-            mine.copy_(state["tensors"][name])
+        for name, own in self._tensors.items():
+            own.copy_(state["tensors"][name])
         self.nb_updates = state["nb_updates"]
 
     def _own(self) -> dict[str, torch.Tensor]:
-        """Return what the model has now: a module may put another tensor in a buffer's place."""
+        """Return the model's current tensors; a module may have replaced a buffer by another tensor."""
         buffers = dict(self._model.named_buffers()) if self._buffers else {}
         return {**self._parameters, **{name: buffers[name] for name in self._buffers}}
 

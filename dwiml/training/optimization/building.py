@@ -1,4 +1,4 @@
-"""All that changes a model's weights, made from the settings of a training."""
+"""Building the optimizer and the other objects that change a model's weights, from the settings of a training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Optimization(NamedTuple):
-    """The parts; see :class:`~dwiml.training.trainer.DWIMLTrainer`."""
+    """The objects that change a model's weights; see :class:`~dwiml.training.trainer.DWIMLTrainer`."""
 
     optimizer: torch.optim.Optimizer
     schedule: Schedule
@@ -32,25 +32,25 @@ class Optimization(NamedTuple):
 def build_optimization(
     model: Any, settings: TrainerSettings, *, device: torch.device, planned_epochs: int
 ) -> Optimization:
-    """Move a model to its device, and return all that changes its weights there.
+    """Move a model to its device, and build the objects that change its weights.
 
     Parameters
     ----------
     model
-        Is moved, and compiled where that is asked for.
+        The model; it is moved, and compiled if ``compile_model`` is set.
     settings
-        Of the training.
+        Settings of the training.
     device
-        Where to.
+        Device of the training.
     planned_epochs
-        What the schedule is made for.
+        Number of epochs for which the schedule is built.
 
     Raises
     ------
     ValueError, TypeError
-        For an optimizer or a schedule that does not exist, or cannot work with the other settings.
+        If the optimizer or the schedule does not exist, or contradicts the other settings.
     """
-    # Before the optimizer: moving a model later would leave the optimizer with the old weights.
+    # Before the optimizer is built, which would otherwise keep the old weights.
     model.to(device)
     if settings.compile_model:
         compile_layers(model.layers_by_point)
@@ -78,7 +78,7 @@ def build_optimization(
 
 
 def _optimizer(model: Any, settings: TrainerSettings, learning_rate: float) -> torch.optim.Optimizer:
-    """Return the optimizer of a name, or that of the script's own, with the settings that it must not contradict."""
+    """Return the optimizer, given by name or by a function, after checking it against the other settings."""
     if isinstance(settings.optimizer, str):
         return build_optimizer(
             settings.optimizer, model.parameters(), learning_rate=learning_rate, weight_decay=settings.weight_decay
@@ -86,14 +86,16 @@ def _optimizer(model: Any, settings: TrainerSettings, learning_rate: float) -> t
     name = qualified_name(settings.optimizer)
     optimizer = settings.optimizer([each for each in model.parameters() if each.requires_grad])
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise TypeError(f"optimizer must return an optimizer of torch, got a {type(optimizer).__name__} from {name}.")
+        raise TypeError(f"optimizer must return a torch optimizer, got a {type(optimizer).__name__} from {name}.")
     if settings.weight_decay:
-        raise ValueError(f"weight_decay is for optimizers by name, got {settings.weight_decay:g}: give it in {name}.")
+        raise ValueError(
+            f"weight_decay applies to optimizers given by name, got {settings.weight_decay:g}: set it in {name}."
+        )
     rate = float(optimizer.param_groups[0]["lr"])
     if rate != learning_rate:
         raise ValueError(
-            f"The optimizer of {name} begins with a learning rate of {rate:g}, and learning_rates with "
-            f"{learning_rate:g}: give both the same."
+            f"The optimizer of {name} starts with a learning rate of {rate:g}, and learning_rates with "
+            f"{learning_rate:g}: give the same value to both."
         )
     for group in optimizer.param_groups:
         if group["lr"] != rate:

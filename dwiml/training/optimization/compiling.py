@@ -1,4 +1,4 @@
-"""Compiled layers that do not compile again for each batch."""
+"""Compiled layers that are not recompiled for each batch size."""
 
 from __future__ import annotations
 
@@ -11,45 +11,45 @@ from torch.nn import functional
 
 
 def padded_size(nb_rows: int) -> int:
-    """Return the next size of 2 to the power of a multiple of a quarter, in whole eights: at most 19% more rows."""
+    """Return the padded number of rows: the next of 2 ** (k / 4), rounded to a multiple of 8; at most 19% more."""
     quarters = math.ceil(math.log2(max(nb_rows, 64)) * 4)
     return max(-(-int(2 ** (quarters / 4)) // 8) * 8, nb_rows)
 
 
 class PaddedRows:
-    """A layer's forward, compiled, on as many rows as some batch before had.
+    """The compiled forward of a layer, on rows padded to one of a few sizes.
 
-    Batches are never of the same size, and torch compiles for each size: rows of zeros are added until there is one of
-    few sizes, and what they give is cut off. The layer must treat each row by itself.
+    Batches differ in size, and torch compiles for each size. Rows of zeros are therefore added up to one of a few sizes,
+    and their outputs are removed. The layer must process each row independently.
 
     Parameters
     ----------
     layer
-        Its forward takes rows (N, F) and returns rows.
+        A layer whose forward takes rows of shape (N, F) and returns N rows.
     """
 
     def __init__(self, layer: torch.nn.Module) -> None:
         self._compiled: Any = torch.compile(layer.forward, dynamic=False)
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return the layer's output for rows (N, F)."""
+        """Return the layer's output for rows of shape (N, F)."""
         extra = padded_size(len(rows)) - len(rows)
         result: torch.Tensor = self._compiled(functional.pad(rows, (0, 0, 0, extra)))
         return result[: len(rows)]
 
 
 def compile_layers(layers: Iterable[torch.nn.Module]) -> None:
-    """Compile the forward of some layers, in place; their weights and names stay as they are.
+    """Compile the forward of some layers, in place; their weights and names are unchanged.
 
     Raises
     ------
     ValueError
-        When there is no layer.
+        If there is no layer.
     """
     found = list(layers)
     if not found:
         raise ValueError(
-            "compile_model was asked for, but the model names no layer that treats each point by itself: override its "
+            "compile_model is True, but the model has no layer that processes each point independently: override its "
             "layers_by_point."
         )
     for layer in found:

@@ -1,4 +1,4 @@
-"""What is done about a NaN or infinite loss or gradient."""
+"""Handling of a NaN or infinite loss or gradient."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ logger = logging.getLogger(__name__)
 
 
 class NonFinitePolicy:
-    """Finds NaN and infinite values, and stops the training or leaves their batches out.
+    """Detects NaN and infinite values, and stops the training or skips their batches.
 
     Parameters
     ----------
     policy
         ``"stop"`` or ``"skip"``.
     device
-        Where values are.
+        Device of the values.
     updater
-        Its scaler reads the device at each step anyway.
+        The updater; if its scaler is enabled, it reads the device at each step anyway.
     """
 
     def __init__(self, policy: str, device: torch.device, updater: WeightUpdater) -> None:
@@ -33,15 +33,15 @@ class NonFinitePolicy:
         self._device, self._updater = device, updater
 
     def is_bad(self, value: torch.Tensor) -> bool:
-        """Tell whether a value is NaN or infinite, where that can be known now without making the GPU wait."""
+        """Return whether a 0-d tensor is NaN or infinite; False if finding out now would wait for the GPU."""
         at_once = self._device.type == "cpu" or self.skips or self._updater.scaler.is_enabled()
         return at_once and not bool(torch.isfinite(value))
 
-    def pass_over(
+    def skip_or_raise(
         self, mean: MeanMonitor, index: int, value: torch.Tensor, monitor: PhaseMonitor, *, nb_batches: int
     ) -> None:
-        """Count batches as skipped; raise NonFiniteValueError where that was not asked for."""
+        """Count batches as skipped; raise NonFiniteValueError if the policy is ``"stop"``."""
         if not self.skips:
             raise mean.error(index, value)
-        logger.warning("%s: skipped.", mean.told(index, value))
+        logger.warning("%s: skipped.", mean.nonfinite_message(index, value))
         monitor.nb_skipped += nb_batches

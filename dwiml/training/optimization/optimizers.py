@@ -1,4 +1,4 @@
-"""Optimizers by name, and the learning rate of each epoch."""
+"""Optimizers by name, and the learning rates."""
 
 from __future__ import annotations
 
@@ -19,24 +19,32 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "RAdam": torch.optim.RAdam,
     "SGD": torch.optim.SGD,
 }
-# Beyond these no training can work: a step would change nothing in float32, or end in infinity.
+# Outside of this range, no training works: a step would change nothing in float32, or diverge.
 SMALLEST_RATE, LARGEST_RATE = 1e-12, 100.0
-# Those of which torch has a version that updates all weights in one CUDA kernel.
+# Optimizers with a version in torch that updates all weights in one CUDA kernel.
 FUSED = frozenset({"Adam", "AdamW", "SGD"})
 
 
 def build_optimizer(
     name: str, parameters: Iterable[Parameter], *, learning_rate: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """Return one of :data:`OPTIMIZERS`.
+    """Return an optimizer of :data:`OPTIMIZERS`, in its fused version if possible (:func:`can_be_fused`).
 
-    ``weight_decay`` is an L2 penalty for Adam, RAdam and SGD, and decoupled from the gradient for AdamW, as torch has
-    it. Where torch has a fused one for the parameters' device it is used (:func:`can_be_fused`).
+    Parameters
+    ----------
+    name
+        Name of the optimizer.
+    parameters
+        Parameters of the model; only those that require a gradient are used.
+    learning_rate
+        Initial learning rate.
+    weight_decay
+        L2 penalty for Adam, RAdam and SGD; for AdamW, decoupled from the gradient.
 
     Raises
     ------
     ValueError
-        For an unknown name, or a model without a parameter to train.
+        If the name is unknown, or the model has no parameter to train.
     """
     if not isinstance(name, str) or name not in OPTIMIZERS:
         raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {name!r}.")
@@ -51,25 +59,25 @@ def build_optimizer(
 
 
 def can_be_fused(name: str, parameters: Iterable[torch.Tensor]) -> bool:
-    """Tell whether torch's fused implementation of an optimizer is used: it has one, and all parameters are on CUDA.
+    """Return whether the fused implementation of an optimizer is used: it exists, and all parameters are on CUDA.
 
-    On the CPU it is left alone, though torch has it there too: runs keep the numbers that they have had.
+    On the CPU it is not used, although torch has one, so that results stay the same as with earlier versions.
     """
     return name in FUSED and all(each.is_cuda and each.is_floating_point() for each in parameters)
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Take up an optimizer's state, with the implementation (fused or not) that suits the machine of today.
+    """Restore the state of an optimizer, but keep its implementation (fused or not) for the current machine.
 
-    torch would take that from the state: a run that began on a GPU would go on with the fused one on a CPU, and one
-    that began on a CPU would be slow on a GPU. ``state`` stays as it is.
+    torch would take the implementation from the state: a run started on a GPU would use the fused one on a CPU, and a
+    run started on a CPU would be slow on a GPU. ``state`` is not modified.
 
     Raises
     ------
     ValueError, KeyError, TypeError
-        As torch's ``load_state_dict``, when the state is of another optimizer or other parameters.
+        As torch's ``load_state_dict``, if the state is that of another optimizer or of other parameters.
     """
-    # A state with another number of groups is refused by torch, after this.
+    # torch then raises an error if the number of groups differs.
     own = [group.get("fused") for group in optimizer.param_groups]
     groups = [dict(group) for group in state["param_groups"]]
     for group, fused in zip(groups, own, strict=False):
@@ -79,12 +87,12 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, A
 
 
 def check_learning_rates(learning_rates: float | Sequence[float]) -> list[float]:
-    """Return the learning rates as a list, one an epoch; the last one holds for the epochs that follow.
+    """Return the learning rates as a list, one per epoch; the last one is used for all further epochs.
 
     Raises
     ------
     ValueError
-        When there is none, or one is not from 1e-12 to 100.
+        If the list is empty, or a value is not between 1e-12 and 100.
     """
     try:
         rates = list(learning_rates) if isinstance(learning_rates, (Sequence, np.ndarray)) else [learning_rates]
@@ -93,6 +101,6 @@ def check_learning_rates(learning_rates: float | Sequence[float]) -> list[float]
     except ValueError:
         pass
     raise ValueError(
-        f"learning_rates must be a positive number, or a list of them by epoch, each from {SMALLEST_RATE:g} to "
+        f"learning_rates must be a positive number, or a list of one per epoch, each from {SMALLEST_RATE:g} to "
         f"{LARGEST_RATE:g}, got {learning_rates!r}."
     )

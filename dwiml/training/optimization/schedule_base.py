@@ -1,4 +1,4 @@
-"""What the trainer asks of a learning-rate schedule, and the schedules that follow from the moment alone."""
+"""The interface of learning-rate schedules, and schedules without a state."""
 
 from __future__ import annotations
 
@@ -9,40 +9,41 @@ from typing import Any
 import torch
 
 from dwiml.arguments import check_number
-from dwiml.training.experiment.plain import check_like, said
+from dwiml.training.experiment.plain import check_like, value_or_type
 
 WARMUP_COSINE = "warmup_cosine"
-# The share of the learning rate that a warm-up begins with: a first step at zero would be a batch for nothing.
+# Fraction of the learning rate at which a warm-up starts; at zero, the first batch would be wasted.
 WARMUP_START = 0.01
-# In a group of an optimizer of the script's: its learning rate, as a share of that of the first group.
+# Key in a group of a user's optimizer: its learning rate, relative to that of the first group.
 LR_RATIO = "lr_ratio"
-# No training has more epochs.
+# Number of epochs up to which a schedule is checked.
 MOST_EPOCHS = 10_000
 
 
 class Schedule:
-    """A learning rate that follows from the moment alone: nothing evolves, so a resume at any moment is exact.
+    """A learning rate that is a function of the epoch and of the part of it that is done, without a state.
 
-    The order of the trainer's calls::
+    The trainer makes these calls, in this order::
 
         load_state_dict(state)                (when resuming, after the optimizer's own)
         for each epoch:
-            begin_epoch(epoch)                (when resuming in mid-epoch, too)
+            begin_epoch(epoch)                (also when resuming within an epoch)
             for each step of the optimizer:
                 begin_step(epoch, fraction)
-            end_epoch(selection_loss)         (before the checkpoint of the epoch's end)
-            or pass_epoch()                   (the same, of an epoch that is not judged)
+            end_epoch(selection_loss)         (before the checkpoint at the end of the epoch)
+            or skip_epoch()                   (instead, if the loss of the epoch is not comparable)
 
     Parameters
     ----------
     name
-        Of the schedule; None for ``learning_rates`` by epoch.
+        Name of the schedule; None for ``learning_rates`` by epoch.
     optimizer
-        All its groups get the same learning rate, but for those that have a ratio of their own (:data:`LR_RATIO`).
+        Optimizer whose groups get the learning rate, multiplied by their ratio if they have one (:data:`LR_RATIO`).
     planned_epochs
-        Of the training when it began; a resumed run may have more or fewer, and the schedule keeps its shape.
+        Number of epochs of the training when it started. A resumed run may have more or fewer; the schedule keeps its
+        shape.
     rate
-        From the epoch and the fraction of it that is done, in [0, 1), to the learning rate.
+        Function of the epoch and of the fraction of it that is done, in [0, 1), which returns the learning rate.
     """
 
     def __init__(
@@ -58,60 +59,60 @@ class Schedule:
 
     @property
     def has_end(self) -> bool:
-        """Whether its shape is made for a number of epochs: those that are added keep its last learning rate."""
+        """Whether the schedule has an end, after which additional epochs keep its last learning rate."""
         return self.name == WARMUP_COSINE
 
     def rates(self, nb_epochs: int) -> list[float] | None:
-        """Return the learning rate that each of the first epochs begins with; None when that depends on the losses."""
+        """Return the learning rate at the start of each of the first epochs; None if it depends on the losses."""
         return [self._rate(epoch, 0.0) for epoch in range(nb_epochs)]
 
     def begin_epoch(self, epoch: int) -> None:
-        """Give the optimizer the learning rate that an epoch (from 0) begins with."""
+        """Set the learning rate at the start of an epoch (from 0)."""
         self.begin_step(epoch, 0.0)
 
     def begin_step(self, epoch: int, fraction: float) -> None:
-        """Give the optimizer the learning rate of its next step; ``fraction``, in [0, 1), of the epoch is done."""
+        """Set the learning rate of the next step; ``fraction``, in [0, 1), is the part of the epoch that is done."""
         rate = self._rate(epoch, fraction)
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group.get(LR_RATIO, 1.0)
 
     def end_epoch(self, selection_loss: float | None) -> None:
-        """Learn that an epoch is over, and the loss by which models are judged; None when there is none."""
+        """End an epoch, with the loss that selects the best model; None if there is none."""
 
-    def pass_epoch(self) -> None:
-        """Learn that an epoch is over that is not judged: its loss is not that of all batches."""
+    def skip_epoch(self) -> None:
+        """End an epoch whose loss is not comparable, because batches were skipped."""
 
     def current(self) -> float:
         """Return the learning rate of the optimizer's first group of parameters."""
         return float(self._optimizer.param_groups[0]["lr"])
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the name, and what evolves: numbers, texts, and lists and dictionaries of them."""
+        """Return the name and the state: numbers, strings, and lists and dictionaries of them."""
         return {"name": self.name, "planned_epochs": self.planned_epochs}
 
     def check_state(self, state: Any) -> None:
-        """Check that a state is of this schedule, and of its kinds and lengths; ValueError with the reason."""
+        """Check that a state belongs to this schedule; raise ValueError with the reason otherwise."""
         name = state.get("name") if type(state) is dict else None
         if type(name) is not type(self.name) or name != self.name:
-            raise ValueError(f"the schedule should be {said(self.name)} and is {said(name)}")
+            raise ValueError(f"the schedule should be {value_or_type(self.name)} and is {value_or_type(name)}")
         check_like("its state", state, self.state_dict())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` returned; raise ValueError, and change nothing, when it does not fit."""
+        """Restore what :meth:`state_dict` returned; raise ValueError, and change nothing, if it does not fit."""
         self.check_state(state)
 
     def notes(self, max_epochs: int) -> list[str]:
-        """Return what a user should know of the learning rate before the training goes on.
+        """Return warnings about the learning rate, to be shown before the training starts.
 
         Parameters
         ----------
         max_epochs
-            Of the training now.
+            Current number of epochs of the training.
 
         Raises
         ------
         ValueError
-            When epochs were added in which the learning rate would be 0.
+            If epochs were added in which the learning rate would be 0.
         """
         planned, nb = self.planned_epochs, min(max_epochs, MOST_EPOCHS)
         if self.name is None:
@@ -119,7 +120,7 @@ class Schedule:
         rates, last = self.rates(nb), max_epochs - 1
         added = f"Epoch {last} was added" if planned == last else f"Epochs {planned} to {last} were added"
         if rates is None:
-            return [f"{added}: the schedule {self.name} goes on by the loss."] if planned < max_epochs else []
+            return [f"{added}: the schedule {self.name} continues with the loss."] if planned < max_epochs else []
         notes = []
         if planned < nb and self.has_end:
             if rates[planned] == 0:
@@ -134,11 +135,11 @@ class Schedule:
             )
         elif planned < nb:
             between = f"from {rates[planned]:.4g} to {rates[-1]:.4g}"
-            notes.append(f"{added}: the schedule {self.name} goes on in them, {between}.")
+            notes.append(f"{added}: the schedule {self.name} continues in them, {between}.")
         elif max_epochs < planned and self.has_end:
             notes.append(
                 f"The schedule {self.name} was planned for {planned} epochs and keeps its shape: the last of the "
-                f"{max_epochs} epochs begins with a learning rate of {rates[-1]:.4g}."
+                f"{max_epochs} epochs starts with a learning rate of {rates[-1]:.4g}."
             )
         zeros = [epoch for epoch, rate in enumerate(rates) if rate == 0]
         if zeros:
@@ -148,7 +149,7 @@ class Schedule:
 
 
 def planned_epochs_of(state: Any, otherwise: int) -> int:
-    """Return how many epochs a schedule's state, from a checkpoint, was planned for; ``otherwise`` where it is none."""
+    """Return the number of epochs planned in a schedule's state of a checkpoint; ``otherwise`` if it has none."""
     planned = state.get("planned_epochs") if isinstance(state, Mapping) else None
     return planned if type(planned) is int and planned > 0 else otherwise
 
@@ -156,7 +157,7 @@ def planned_epochs_of(state: Any, otherwise: int) -> int:
 def warmup_cosine(
     base_rate: float, max_epochs: int, *, warmup_epochs: float | None = None, min_ratio: float = 0.0
 ) -> Callable[[int, float], float]:
-    """Return a linear warm-up (Goyal et al., 2017), then half a cosine (Loshchilov and Hutter, 2017), step by step.
+    """Return a schedule with a linear warm-up followed by half a cosine, updated at each step.
 
     With ``t = epoch + fraction``, ``w = warmup_epochs``, the base rate ``r``, and 0.01 for ``s``::
 
@@ -164,7 +165,7 @@ def warmup_cosine(
         w <= t < max_epochs    r * (m + (1 - m) * (1 + cos(pi * (t - w) / (max_epochs - w))) / 2)    m = min_ratio
         t >= max_epochs        r * m
 
-    They are torch's ``LinearLR`` with ``start_factor=0.01`` and ``CosineAnnealingLR``, at each step instead of each
+    This equals torch's ``LinearLR`` with ``start_factor=0.01`` and ``CosineAnnealingLR``, at each step instead of each
     epoch.
 
     Parameters
@@ -172,16 +173,27 @@ def warmup_cosine(
     base_rate
         The highest learning rate.
     max_epochs
-        Where the minimum is reached, and held from there on.
+        Number of epochs after which the minimum is reached and kept.
     warmup_epochs
-        From 0, below ``max_epochs``; need not be whole. None: 1, or 0 in a training of one epoch.
+        Number of epochs of the warm-up, from 0 and below ``max_epochs``; may be fractional. None: 1, or 0 if there is
+        only one epoch.
     min_ratio
-        From 0 to 1: the last learning rate, as a share of the highest.
+        Last learning rate, as a fraction of the highest, from 0 to 1.
+
+    Returns
+    -------
+    callable
+        Function of the epoch and of the fraction of it that is done, which returns the learning rate.
 
     Raises
     ------
     ValueError
-        For numbers out of these ranges.
+        If a number is out of range.
+
+    References
+    ----------
+    Goyal et al., 2017, "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour" (arXiv:1706.02677).
+    Loshchilov and Hutter, 2017, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR (arXiv:1608.03983).
     """
     usual = min(1, max_epochs - 1)
     warmup = check_number("warmup_epochs", usual if warmup_epochs is None else warmup_epochs, low=0)

@@ -1,4 +1,4 @@
-"""The learning-rate schedule that a training's parameters ask for."""
+"""Building the learning-rate schedule from the parameters of a training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dwiml.training.optimization.torch_schedules import (
     scheduler_classes,
 )
 
-# Arguments of torch's schedulers that are not the user's.
+# Arguments of torch's schedulers that the user may not give.
 _OWN_ARGUMENTS = {"optimizer", "last_epoch", "verbose"}
 
 
@@ -32,32 +32,32 @@ def build_schedule(
     learning_rates: Sequence[float],
     planned_epochs: int,
 ) -> Schedule:
-    """Return the schedule of a training that begins; one that is resumed takes up its state afterwards.
+    """Return the learning-rate schedule of a training; a resumed run restores its state afterwards.
 
     Parameters
     ----------
     name
-        None: ``learning_rates`` by epoch, the last one holds. ``"warmup_cosine"``: :func:`warmup_cosine`. Or a class
-        of ``torch.optim.lr_scheduler``, stepped at each epoch's end (:class:`TorchSchedule`): ``"StepLR"``,
-        ``"ReduceLROnPlateau"``, ... Or a function that makes a scheduler of torch for the optimizer that it is given, a
-        ``SequentialLR`` for instance; it is called more than once, and has to be given again when a run is resumed.
+        None: ``learning_rates`` by epoch. ``"warmup_cosine"``: :func:`warmup_cosine`. A class of
+        ``torch.optim.lr_scheduler`` such as ``"StepLR"`` or ``"ReduceLROnPlateau"``, stepped at the end of each epoch
+        (:class:`TorchSchedule`). Or a function that returns a torch scheduler for an optimizer, such as a
+        ``SequentialLR``; it is called more than once, and must be given again when the run is resumed.
     args
-        The schedule's arguments by name: numbers, texts, and lists of them. None for none.
+        Arguments of the schedule, by name: numbers, strings, and lists of them. None for no arguments.
     optimizer
-        The one whose learning rate is set.
+        Optimizer whose learning rate is set.
     learning_rates
-        Positive; only one where there is a ``name``: that which the schedule begins with, or warms up to.
+        Positive learning rates; a single one if there is a ``name``: the initial one, or the highest after a warm-up.
     planned_epochs
-        Of the whole training, as it was when it began: a resumed run may add some.
+        Number of epochs of the training when it started; a resumed run may add some.
 
     Raises
     ------
     ValueError
-        For an unknown name, arguments that the schedule does not take, or that would fail before ``planned_epochs``.
+        If the name is unknown, or the schedule does not take the arguments or would fail before ``planned_epochs``.
     """
     if name is None:
         if args:
-            raise ValueError(f"The arguments {quoted(map(str, args))} need the name of the schedule that they are for.")
+            raise ValueError(f"lr_scheduler_args ({quoted(map(str, args))}) need an lr_scheduler, got None.")
         rates = list(learning_rates)
         return Schedule(None, optimizer, planned_epochs, lambda epoch, fraction: rates[min(epoch, len(rates) - 1)])
     title = getattr(name, "__qualname__", type(name).__name__) if callable(name) else _known(name)
@@ -65,8 +65,8 @@ def build_schedule(
         raise ValueError(f"The arguments of the schedule {title} must be a dictionary, got {shown(args)}.")
     if len(learning_rates) != 1:
         raise ValueError(
-            f"The schedule {title} makes the learning rates of all epochs from one; got {len(learning_rates)} "
-            "learning_rates. Give one, or no schedule."
+            f"The schedule {title} computes the learning rates of all epochs from one; got {len(learning_rates)} "
+            "learning_rates. Give a single one, or no schedule."
         )
     given = {key: _plain(title, key, value) for key, value in (args or {}).items()}
     if name == WARMUP_COSINE:
@@ -79,7 +79,7 @@ def build_schedule(
         raise ValueError(f"The schedule {title} is a function, which takes no arguments; got {_listed(given)}.")
 
     def make(optimizer: torch.optim.Optimizer) -> LRScheduler:
-        # A copy: schedulers keep the lists that they are given, and change them.
+        # A copy, because schedulers keep and change the lists that they receive.
         return name(optimizer) if callable(name) else scheduler_classes()[title](optimizer, **copy.deepcopy(given))
 
     try:
@@ -92,7 +92,7 @@ def _known(name: Any) -> str:
     if isinstance(name, str) and name in NEEDS_OBJECTS:
         raise ValueError(
             f"The schedule {name} takes other schedulers or functions, which cannot be recorded: give a function that "
-            "makes it, or use another."
+            "creates it, or use another schedule."
         )
     known = [WARMUP_COSINE, *scheduler_classes()]
     if not isinstance(name, str) or name not in known:
@@ -101,7 +101,7 @@ def _known(name: Any) -> str:
 
 
 def _plain(name: str, key: Any, value: Any) -> Any:
-    """Return an argument with Python's own numbers and lists, so that it can be recorded and its results saved."""
+    """Convert an argument to Python numbers and lists, so that it can be recorded and saved."""
     if isinstance(value, (np.ndarray, np.generic)):
         value = value.tolist()
     if isinstance(value, (list, tuple)):
@@ -109,12 +109,13 @@ def _plain(name: str, key: Any, value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise ValueError(
-        f"The argument '{key}' of the schedule {name} must be a number, a text, or a list of them, got {shown(value)}."
+        f"The argument '{key}' of the schedule {name} must be a number, a string, or a list of them, got "
+        f"{shown(value)}."
     )
 
 
 def _check_names(name: str, args: Mapping[str, Any], made_by: Callable[..., Any], *, own: set[str]) -> list[str]:
-    """Refuse arguments that a schedule does not take, and their absence without a default; return all that it takes."""
+    """Check the names of a schedule's arguments, unknown or missing; return the names of all that it takes."""
     parameters = inspect.signature(made_by).parameters
     taken = [key for key in parameters if key not in own]
     unknown = [key for key in args if key not in taken]

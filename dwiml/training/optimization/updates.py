@@ -1,4 +1,4 @@
-"""From the losses of one or more batches to one step of the optimizer."""
+"""Gradients of one or more batches, and the step of the optimizer."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class WeightUpdater:
-    """Adds up the gradients of some batches, and updates the weights.
+    """Accumulates the gradients of batches, and updates the weights.
 
-    The gradient of several batches is that of the mean over all their points, as if they had been one batch.
+    The gradient of several batches is that of the mean loss over all their points, as if they were one batch.
 
     Parameters
     ----------
     parameters
-        The model's.
+        Parameters of the model.
     optimizer
-        Of these parameters.
+        Optimizer of these parameters.
     device
-        Where they are.
+        Device of the parameters.
     precision
-        One of :data:`PRECISIONS`: in what the model computes; weights and their updates are in float32.
+        Precision in which the model computes, one of :data:`PRECISIONS`; weights and updates are in float32.
     clip_grad
-        Largest norm of the gradient of all weights together; None to leave it.
+        Maximum norm of the gradient over all weights; None for no clipping.
     accumulate_batches
-        After how many batches the weights are updated.
+        Number of batches per update of the weights.
     averaged
-        Weights that follow the updates, or None.
+        Averaged weights to update after each step, or None.
     """
 
     def __init__(
@@ -62,42 +62,42 @@ class WeightUpdater:
 
     @property
     def nb_waiting(self) -> int:
-        """How many batches were added up since the last step."""
+        """Number of batches accumulated since the last step."""
         return len(self._weights)
 
     @property
     def is_due(self) -> bool:
-        """Whether enough batches were added up."""
+        """Whether enough batches were accumulated for a step."""
         return len(self._weights) >= self._accumulate
 
     @property
     def is_empty(self) -> bool:
-        """Whether no gradient waits for a step."""
+        """Whether no gradient is accumulated."""
         return not self._weights
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Return the context in which the model computes."""
+        """Return the autocast context in which the model computes."""
         return torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype is not None)
 
     def begin_batch(self, nb_points: int, nb_ranks: int) -> None:
-        """Learn how many points a batch has in all ranks together, and of how many ranks its gradient is the mean."""
+        """Set the number of points of a batch over all ranks, and the number of ranks that average its gradient."""
         self._total, self._share = nb_points, nb_ranks
 
     def back_propagate(self, mean_loss: torch.Tensor, weight: int) -> None:
-        """Add a batch's gradient to those that are there.
+        """Add the gradient of a batch to that of the current step.
 
         Parameters
         ----------
         mean_loss
-            0-d tensor.
+            Mean loss of the batch, a 0-d tensor.
         weight
-            The number of points that it is the mean of.
+            Number of points in the mean.
         """
         total = self._total
         if self.is_empty:
             self.optimizer.zero_grad(set_to_none=True)
             self._first_weight = total
-        # Relative to the first batch, so that a single one keeps its loss as it is.
+        # Relative to the first batch, so that the loss of a single batch is unchanged.
         relative = total / self._first_weight
         factor = relative * self._share * weight / total
         self._weights.append(relative)
@@ -105,7 +105,7 @@ class WeightUpdater:
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
     def gradient_norm(self) -> torch.Tensor:
-        """Finish the gradient of the step: return its norm, a 0-d tensor, and clip it."""
+        """Complete and clip the gradient of the step; return its norm before clipping, a 0-d tensor."""
         self.scaler.unscale_(self.optimizer)
         self._is_finished = self.scaler.is_enabled()
         total = sum(self._weights)
@@ -119,16 +119,16 @@ class WeightUpdater:
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        # In fp16, a step that overflows is left out, and the scale goes down.
+        # In fp16, the scaler skips a step that overflows, and lowers the scale.
         if self.averaged is not None and self.scaler.get_scale() >= scale:
             self.averaged.update()
         self._weights.clear()
         self._is_finished = False
 
     def discard(self) -> None:
-        """Forget the gradients that wait."""
+        """Discard the accumulated gradient."""
         if self._is_finished:
-            # A scaler allows no second gradient before.
+            # Required by the scaler before the next gradient.
             self.scaler.update()
         self._is_finished = False
         self._weights.clear()

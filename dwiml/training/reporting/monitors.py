@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from dwiml.training.reporting.own_metrics import BatchMetrics, check_metric_name
+from dwiml.training.reporting.user_metrics import BatchMetrics, check_metric_name
 
 logger = logging.getLogger(__name__)
 
@@ -22,13 +22,13 @@ class NonFiniteValueError(FloatingPointError):
     ----------
     batch
         The index of the batch in its epoch.
-    is_own
+    is_user_metric
         Whether it is a metric that the user logs.
     """
 
-    def __init__(self, sentence: str, batch: int, *, is_own: bool = False) -> None:
+    def __init__(self, sentence: str, batch: int, *, is_user_metric: bool = False) -> None:
         super().__init__(f"{sentence}.")
-        self.batch, self.is_own = batch, is_own
+        self.batch, self.is_user_metric = batch, is_user_metric
 
 
 class MeanMonitor:
@@ -40,12 +40,12 @@ class MeanMonitor:
     ----------
     name, where
         How messages call the value and the phase, for example ``"loss"`` and ``"the training of epoch 0"``.
-    is_own
+    is_user_metric
         Whether it is a metric that the user logs.
     """
 
-    def __init__(self, name: str, where: str, *, is_own: bool = False) -> None:
-        self._name, self._where, self._is_own = name, where, is_own
+    def __init__(self, name: str, where: str, *, is_user_metric: bool = False) -> None:
+        self._name, self._where, self._is_own = name, where, is_user_metric
         self._values: list[torch.Tensor] = []
         self._weights: list[int] = []
         self._batches: list[int] = []
@@ -74,14 +74,14 @@ class MeanMonitor:
             raise self.error(self._batches[self._nb_checked + first], new[first])
         self._nb_checked = len(self._values)
 
-    def told(self, batch: int, value: torch.Tensor) -> str:
+    def nonfinite_message(self, batch: int, value: torch.Tensor) -> str:
         """Return in words that a batch's value is NaN or infinite (reads the device)."""
         kind = "NaN" if math.isnan(float(value)) else "infinite"
         return f"The {self._name} is {kind} in batch {batch} of {self._where}"
 
     def error(self, batch: int, value: torch.Tensor) -> NonFiniteValueError:
         """Return the error for a batch's value that is NaN or infinite."""
-        return NonFiniteValueError(self.told(batch, value), batch, is_own=self._is_own)
+        return NonFiniteValueError(self.nonfinite_message(batch, value), batch, is_user_metric=self._is_own)
 
     @property
     def nb(self) -> int:
@@ -170,7 +170,7 @@ class BestMonitor:
         self.nb_bad_epochs = state["nb_bad_epochs"]
 
 
-class OwnMetrics:
+class UserMetrics:
     """The metrics of one phase of an epoch, each the mean of what its batches logged, weighted by ``n``.
 
     Each rank keeps what its own share of the batches logged; all ranks are put together at the phase's end and for a
@@ -202,7 +202,7 @@ class OwnMetrics:
         """
         for name, value, n in batch.values:
             if skip_bad and not bool(torch.isfinite(value)):
-                logger.warning("%s: left out of the mean.", self._mean(name).told(index, value))
+                logger.warning("%s: left out of the mean.", self._mean(name).nonfinite_message(index, value))
                 continue
             self._mean(name).update(value, n, index)
 
@@ -246,7 +246,7 @@ class OwnMetrics:
 
     def _mean(self, name: str) -> MeanMonitor:
         if name not in self._means:
-            self._means[name] = MeanMonitor(f"metric '{name}'", self._where, is_own=True)
+            self._means[name] = MeanMonitor(f"metric '{name}'", self._where, is_user_metric=True)
         return self._means[name]
 
 
@@ -269,7 +269,7 @@ class PhaseMonitor:
             "grad_norm": MeanMonitor("gradient norm", where),
             "grad_norm_clipped": MeanMonitor("clipped gradient norm", where),
         }
-        self.own = OwnMetrics(self.prefix, where)
+        self.own = UserMetrics(self.prefix, where)
         self.nb_points = 0
         self.nb_skipped = 0
         self.data_wait_s = 0.0
@@ -303,7 +303,7 @@ class PhaseMonitor:
         Parameters
         ----------
         gather
-            As in :meth:`OwnMetrics.metrics`: all ranks call this method.
+            As in :meth:`UserMetrics.metrics`: all ranks call this method.
         """
         self.check()
         metrics = {

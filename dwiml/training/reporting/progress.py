@@ -12,7 +12,7 @@ from tqdm import tqdm
 from dwiml.files.streams import safe_stderr
 from dwiml.training.generation.selection import name_of
 from dwiml.training.reporting.monitors import BestMonitor, PhaseMonitor
-from dwiml.training.reporting.own_metrics import own_metric_names
+from dwiml.training.reporting.user_metrics import user_metric_names
 
 SECONDS_BETWEEN_READINGS = 0.5
 SECONDS_BETWEEN_LINES = 60.0
@@ -27,7 +27,7 @@ def epoch_line(metrics: dict[str, float], epoch: int, max_epochs: int, *, is_bes
     """Return an epoch's line; epochs are counted from 0, as in the log."""
     names = dict.fromkeys(("train_loss", "valid_loss", by))
     parts = [f"{name_of(name)} {metrics[name]:.5f}" for name in names if name in metrics]
-    parts += [f"{name_of(name)} {metrics[name]:.5g}" for name in own_metric_names(metrics) if name not in names]
+    parts += [f"{name_of(name)} {metrics[name]:.5g}" for name in user_metric_names(metrics) if name not in names]
     seconds = metrics.get("train_duration_s", 0.0) + metrics.get("valid_duration_s", 0.0)
     parts.append(f"{seconds:.1f} s")
     if "train_points_per_s" in metrics:
@@ -66,7 +66,7 @@ def end_line(best: BestMonitor, first: int, nb_epochs: int, folder: Path | None,
         value = f"; best loss {best.best_value:.4g} in epoch {best.best_epoch}"
     else:
         value = f"; the best model by {name_of(by)} is that of epoch {best.best_epoch}"
-    where = "It was a trial: nothing is kept" if folder is None else f"Results are in {folder}"
+    where = "This was a trial: nothing is kept" if folder is None else f"Results are in {folder}"
     more = ""
     if first == nb_epochs:
         option = "patience" if best.is_exhausted else "max_epochs"

@@ -54,7 +54,7 @@ def summarize(trainer: DWIMLTrainer) -> str:
     return "\n".join(lines)
 
 
-def introduce(trainer: DWIMLTrainer, *, resumes: bool) -> None:
+def announce_start(trainer: DWIMLTrainer, *, resumes: bool) -> None:
     """Tell what a user should know before the training: the summary, where it goes on, what was not seeded."""
     if trainer.settings.requeue and not trainer.settings.fast_dev_run:
         warn_without_job()

@@ -61,7 +61,7 @@ def test_other_data_or_options_in_one_process_are_named(data: Path) -> None:
     other = write_hdf5(data.parent / "other.hdf5", {"sub-a": 20, "sub-b": 13}, {"sub-c": 9}, seed=5)
     options: dict[str, Any] = {"others": {"hdf5_file": str(other)}}
     output = train(data, data.parent, "mixed", nb=2, code=1, **options)
-    assert "ValueError: The 2 processes would not train the same: data.fingerprint is '" in output
+    assert "ValueError: The 2 processes have different parameters: data.fingerprint is '" in output
     assert "Give each of them the same HDF5 file and the same options." in output
     assert not (data.parent / "mixed").exists()
     output = train(data, data.parent, "mixed", nb=2, code=1, others={"clip_grad": 2.0})

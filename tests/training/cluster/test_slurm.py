@@ -71,7 +71,7 @@ def test_scontrol_is_asked_once_with_the_job(
         (
             ["echo 'slurm_requeue error: Requested operation is' >&2", "echo 'presently disabled' >&2", "exit 1"],
             "Job 77 was not requeued: scontrol refused (slurm_requeue error: Requested operation is presently disabled)"
-            "; to go on, submit the job again or run: scontrol requeue 77",
+            "; to continue, submit the job again or run: scontrol requeue 77",
         ),
         (["exit 3"], "Job 77 was not requeued: scontrol refused (exit code 3); to go on, "),
         (["kill -TERM $$"], "Job 77: scontrol was ended by SIGTERM, as when SLURM ends a job to requeue it"),

@@ -215,7 +215,7 @@ def test_times_as_slurm_writes_them(text: str, seconds: int) -> None:
     ],
 )
 def test_other_forms_are_refused(text: object) -> None:
-    with pytest.raises(ValueError, match=r'^max_time must be a time as SLURM has it, "MM", .* or "D-HH:MM:SS", got '):
+    with pytest.raises(ValueError, match=r'^max_time must be a time in SLURM.s format, "MM", .*"D-HH:MM:SS", got '):
         parse_max_time(text)  # type: ignore[arg-type]
 
 
@@ -223,7 +223,7 @@ def test_times_out_of_range_are_refused() -> None:
     for text, name, limit in (("1:60:00", "minutes", 60), ("1:00:75", "seconds", 60), ("1-24", "hours", 24)):
         with pytest.raises(ValueError, match=rf"got '{text}': its {name} must be less than {limit}\.$"):
             parse_max_time(text)
-    with pytest.raises(ValueError, match=r"^max_time must be more than no time, .*; got '0:00:00'\.$"):
+    with pytest.raises(ValueError, match=r"^max_time must be positive, .*; got '0:00:00'\.$"):
         Requests(max_time="0:00:00")
 
 
@@ -232,7 +232,7 @@ def test_names_of_signals() -> None:
     assert check_stop_signal(None) is None
     for name in ("SIGNONE", "", "SIG", "usr1", 10, ["USR1"]):
         with pytest.raises(
-            ValueError, match=r'^stop_signal must be the name of a signal, as "SIGUSR1" or "USR1", got '
+            ValueError, match=r'^stop_signal must be the name of a signal, such as "SIGUSR1" or "USR1", got '
         ):
             check_stop_signal(name)  # type: ignore[arg-type]
     for name in ("SIGKILL", "STOP", "SEGV", "CHLD"):

@@ -125,7 +125,7 @@ def test_close_names_what_is_lost(
     (record,) = caplog.records
     assert record.levelname == "ERROR"
     assert f"The best model is not in '{tmp_path}' (no space left on the disk)" in record.message
-    assert record.message.endswith("an earlier best model is there." if has_earlier else "there is none.")
+    assert record.message.endswith("an earlier best model is there." if has_earlier else "no earlier one is there.")
     if has_earlier:
         assert same(weights(Learn2TrackModel.load(tmp_path)), first)
     assert sorted(os.listdir(tmp_path)) == (FILES if has_earlier else [])

@@ -124,7 +124,10 @@ def test_a_damaged_one_is_named_and_the_previous_used(
         assert number_of(load_checkpoint(tmp_path)) == 1
     (record,) = caplog.records
     assert f"'{latest}' is damaged" in record.message
-    assert f"It is now '{tmp_path / 'damaged.pt'}'. Going on from '{tmp_path / 'previous.pt'}'" in record.message
+    assert (
+        f"It is now '{tmp_path / 'damaged.pt'}'. Resuming from the previous one, '{tmp_path / 'previous.pt'}'"
+        in record.message
+    )
     # Stopped while the next one takes over: the good one must still be there.
     monkeypatch.setattr(os, "replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
@@ -191,7 +194,7 @@ class Foreign:
 def test_what_could_not_be_read_again_is_not_written(tmp_path: Path, value: Any) -> None:
     save(tmp_path, 1)
     key = min(KEYS - DICTIONARIES - {"format_version"})
-    with pytest.raises(ValueError, match=f"new checkpoint's '{key}' must hold plain values and tensors only"):
+    with pytest.raises(ValueError, match=f"new checkpoint's '{key}' must hold only plain values and tensors"):
         save_checkpoint(tmp_path, {**state(2), key: value})
     assert names(tmp_path) == ["latest.pt"]
     assert number_of(load_checkpoint(tmp_path)) == 1
@@ -226,7 +229,7 @@ def test_missing_and_unknown_keys_are_named(tmp_path: Path) -> None:
     signed(tmp_path, content)
     with pytest.raises(ValueError, match="missing keys: 'optimizer'; unknown: '3', 'extra', 'two lines'"):
         load_checkpoint(tmp_path)
-    with pytest.raises(ValueError, match="^The new checkpoint does not fit: missing keys: none; unknown: 'extra'.$"):
+    with pytest.raises(ValueError, match="^The new checkpoint has wrong keys: missing: none; unknown: 'extra'.$"):
         save_checkpoint(tmp_path, {**state(1), "extra": 1})
 
 
@@ -243,7 +246,7 @@ def test_a_key_with_another_kind_of_value_is_named(tmp_path: Path, key: str, val
     [
         ([1, 2], "holds a list, not the state of a training"),
         (torch.zeros(3), "holds a Tensor, not the state of a training"),
-        ({**state(1), "format_version": 7}, "has format version 7; this dwiml reads 3: use a newer one"),
+        ({**state(1), "format_version": 7}, "has format version 7; this dwiml reads 3: use a newer dwiml"),
         ({**state(1), "format_version": torch.tensor([2, 2])}, "no number as its format version but a Tensor"),
         ({**state(1), "format_version": True}, "no number as its format version but a bool"),
     ],

@@ -264,7 +264,7 @@ def test_two_hundred_damaged_checkpoints(tmp_path: Path, caplog: pytest.LogCaptu
             loaded = load_checkpoint(folder)
         assert loaded["best"] == {"value": 0.25, "epoch": 1}, name
         (record,) = caplog.records
-        assert sentence.removesuffix(". Bring back a copy of it, or start another experiment.") in record.message, name
+        assert sentence.removesuffix(". Restore a copy of it, or start another experiment.") in record.message, name
         assert sorted(os.listdir(folder)) == ["damaged.pt", "previous.pt"], name
         assert not marker.exists(), name
         shutil.rmtree(folder)

@@ -145,7 +145,7 @@ def test_what_does_not_fit_is_one_sentence_and_nothing_is_half_loaded(
         thing, note = getattr(resumed, each), lambda *args, each=each, **kwargs: loaded.append(each)
         monkeypatch.setattr(thing, "load_state_dict", note)
     with pytest.raises(
-        ValueError, match=rf"^The checkpoint of '.*' does not fit: '{part}' cannot be taken up"
+        ValueError, match=rf"^The checkpoint of '.*' does not fit: '{part}' cannot be restored"
     ) as caught:
         take_up(resumed, state)
     assert not loaded

@@ -1,4 +1,4 @@
-"""Whose folder is it: nothing is written into another's, nothing left behind, no link followed."""
+"""Nothing is written into a folder of anything else, no leftovers stay, and no link is followed."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_what_is_not_ours_is_never_written_into(tiny_hdf5: Path, tmp_path: Path,
     folder.mkdir()
     FOREIGN[kind](folder)
     before = snapshot(tmp_path)
-    with pytest.raises(FileExistsError, match=r"exp' holds something that is .*nothing is written into it") as caught:
+    with pytest.raises(FileExistsError, match=r"exp' is .*it holds .*nothing is written into it") as caught:
         small_trainer(tiny_hdf5, tmp_path, resume=resume)
     assert "--resume" not in str(caught.value)
     assert f"'{min(os.listdir(folder))}'" in str(caught.value)
@@ -102,7 +102,7 @@ def test_killed_before_the_first_checkpoint_it_starts_over(tiny_hdf5: Path, tmp_
     small_trainer(tiny_hdf5, tmp_path, max_epochs=1).train_and_validate()
     for name in ("checkpoint", "best_model", "logs"):
         shutil.rmtree(tmp_path / "exp" / name)
-    with pytest.raises(FileExistsError, match="exists already: go on with it"):
+    with pytest.raises(FileExistsError, match="already exists: resume it"):
         small_trainer(tiny_hdf5, tmp_path, max_epochs=1)
     small_trainer(tiny_hdf5, tmp_path, max_epochs=1, resume="auto").train_and_validate()
     assert len(logs(tmp_path / "exp")) == 1
@@ -256,7 +256,7 @@ def test_a_folder_that_is_gone_is_said_to_be_so(
         (lambda: shutil.rmtree(folder)) if how == "deleted" else (lambda: folder.rename(tmp_path / "new"))
     )
     disturbed(trainer, monkeypatch, lambda: action() and None)
-    with pytest.raises(ExperimentGoneError, match=r"exp' is gone \(deleted, renamed"):
+    with pytest.raises(ExperimentGoneError, match=r"exp' no longer exists \(deleted, renamed"):
         trainer.train_and_validate()
     assert not folder.exists()
     if how == "renamed":
@@ -316,5 +316,5 @@ def test_the_folder_that_a_user_names(tmp_path: Path, monkeypatch: pytest.Monkey
         experiment_folder(".")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         experiment_folder("nowhere")
-    with pytest.raises(NotADirectoryError, match="not an experiment's folder but a file"):
+    with pytest.raises(NotADirectoryError, match="is a file, not an experiment folder"):
         experiment_folder(tmp_path / "exp" / "parameters.json")

@@ -121,7 +121,7 @@ def test_both_checkpoints_stay_as_they_were(place: Path, left: int) -> None:
     with full(place, left):
         with pytest.raises(OSError, match=r"^Checkpoint '.*latest\.pt' could not be written \(") as caught:
             save_checkpoint(place, state(3))
-        assert str(caught.value).endswith("those before it stay as they were.")
+        assert str(caught.value).endswith("the previous ones are unchanged.")
         assert caught.value.errno == (errno.ENOSPC if place.is_mount() else errno.EFBIG)
         assert number_of(place) == 2
     assert contents(place) == before
@@ -146,9 +146,9 @@ def test_it_goes_on_and_tries_again_at_the_next(disk: Path, caplog: pytest.LogCa
     assert sorted(contents(folder)) == ["latest.pt", "previous.pt"]
     messages = [record.message for record in caplog.records]
     assert len(messages) == 3
-    for message, stays in zip(messages, ["there is none yet", "the one of 2", "the one of 2"], strict=True):
+    for message, stays in zip(messages, ["no earlier one exists", "the one of 2", "the one of 2"], strict=True):
         assert message.startswith(f"No space left on the disk: checkpoint '{folder}/latest.pt' not written, {stays}")
-        assert message.endswith("trying again at the next.")
+        assert message.endswith("the next one will be tried.")
 
 
 def test_a_disk_that_two_checkpoints_fill_keeps_both(disk: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -163,7 +163,7 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path, cap
 
 def test_the_same_process_is_refused_but_for_the_same_object(tmp_path: Path) -> None:
     with ExperimentLock(tmp_path):
-        assert f"in use by this very process {os.getpid()} on host" in assert_refused(tmp_path)
+        assert f"already in use by this process {os.getpid()} on host" in assert_refused(tmp_path)
 
 
 def test_a_dead_pid(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -224,7 +224,7 @@ def test_a_requeued_job_takes_over_its_own(
 @pytest.mark.parametrize("content", [b"", b'{"host": "a", "pi', b"[1]", b"\xff\xfe", b"{}", b'{"pid": -1}'])
 def test_a_damaged_file_is_taken_over(content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "lock.json").write_bytes(content)
-    assert_taken_over(tmp_path, caplog, "of an unknown process was left behind (it is damaged)")
+    assert_taken_over(tmp_path, caplog, "of an unknown process was abandoned (it is damaged)")
 
 
 @pytest.mark.parametrize("wrong", [{"pid": -1}, {"pid": True}, {"pid": 1 << 40}, {"host": 3}, {"process_start": "x"}])
@@ -296,7 +296,7 @@ def test_while_a_process_takes_it_others_are_refused(tmp_path: Path) -> None:
     handle = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
     try:
-        assert "is being taken by another process at this very moment" in assert_refused(tmp_path)
+        assert "is being locked by another process" in assert_refused(tmp_path)
     finally:
         os.close(handle)
     with ExperimentLock(tmp_path):

@@ -141,7 +141,7 @@ def test_what_cannot_be_is_refused(data: Path, tmp_path: Path) -> None:
         small_trainer(data, tmp_path, tracking=True, best_model_metric="loss")
     with pytest.raises(ValueError, match="tracking_phase_frequency must be"):
         small_trainer(data, tmp_path, tracking=True, tracking_phase_frequency=0)
-    with pytest.raises(ValueError, match="no step size of its own; give tracking_phase_step_size"):
+    with pytest.raises(ValueError, match="no step size; give tracking_phase_step_size"):
         small_trainer(data, tmp_path, tracking=True, model_args={"step_size": None})
     with pytest.raises(ValueError, match="Volume group 'mask' not found"):
         small_trainer(data, tmp_path, tracking=True, tracking_phase_mask_group="mask")
@@ -151,12 +151,12 @@ def test_what_cannot_be_is_refused(data: Path, tmp_path: Path) -> None:
         small_trainer(data, tmp_path, tracking=True, tracking_phase_eos_thresh=0.5)
     with pytest.raises(ValueError, match=r"nothing to measure: no validation streamline has more than 501 points"):
         small_trainer(data, tmp_path, tracking=True, tracking_phase_nb_segments_init=500)
-    with pytest.raises(ValueError, match=r"'input' \(tracking_phase_mask_group\) holds 4 features; a mask has one"):
+    with pytest.raises(ValueError, match=r"'input' \(tracking_phase_mask_group\) holds 4 features; a mask must have"):
         small_trainer(data, tmp_path, tracking=True, tracking_phase_mask_group="input")
     alone = write_hdf5(tmp_path / "alone.hdf5", {"sub-a": 5})
     with (
         pytest.warns(UserWarning, match="no validation streamline"),
-        pytest.raises(ValueError, match="tracks on validation subjects, and there is none"),
+        pytest.raises(ValueError, match="needs validation subjects, and there are none"),
     ):
         small_trainer(alone, tmp_path, tracking=True)
     trainer = small_trainer(data, tmp_path, tracking=True)

@@ -164,7 +164,7 @@ def test_it_is_not_updated_nor_used_while_applied() -> None:
     with averaged.applied():
         with pytest.raises(RuntimeError, match="in the model now, so they cannot be updated from it"):
             averaged.update()
-        with pytest.raises(RuntimeError, match="in the model already"), averaged.applied():
+        with pytest.raises(RuntimeError, match="already applied"), averaged.applied():
             pass
     assert averaged.nb_updates == 0
 

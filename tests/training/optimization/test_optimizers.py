@@ -157,7 +157,7 @@ def test_learning_rates_by_epoch() -> None:
 
 @pytest.mark.parametrize("rates", [[], 0, -1.0, [0.1, 0], "fast", [0.1, float("nan")], None])
 def test_learning_rates_that_are_none(rates: Any) -> None:
-    with pytest.raises(ValueError, match="learning_rates must be a positive number, or a list of them by epoch, each"):
+    with pytest.raises(ValueError, match="learning_rates must be a positive number, or a list of one per epoch, each"):
         check_learning_rates(rates)
 
 

@@ -202,7 +202,7 @@ def test_a_resume_at_any_moment_is_exact(name: str | None, args: dict[str, Any] 
         assert settings(resumed_optimizer) == expected
         at_end = index > 0 and epoch == moments[index - 1][0] + 1
         got = list(training(resumed, resumed_optimizer, epoch=epoch, step=step))
-        # The first one is from before the first step: begin_epoch has been called anew in mid-epoch.
+        # The first one is from before the first step: begin_epoch was called again within the epoch.
         assert got[1:] == moments[index + at_end + 1 :]
 
 
@@ -355,7 +355,7 @@ REFUSED: list[tuple[Any, Any, str]] = [
     (
         "CyclicLR",
         {"base_lr": 0.1, "max_lr": 1.0, "scale_fn": abs},
-        "^The argument 'scale_fn' of the schedule CyclicLR must be a number, a text, or a list of them, got <built-in",
+        "^The argument 'scale_fn' of the schedule CyclicLR must be a number, a string, or a list of them, got <built-in",
     ),
     (
         "warmup_cosine",
@@ -372,9 +372,9 @@ REFUSED: list[tuple[Any, Any, str]] = [
     (
         lambda optimizer: by_function(an_optimizer()),
         None,
-        "it is not a torch scheduler of the optimizer that it is made",
+        "it is not a torch scheduler of the given optimizer",
     ),
-    (None, {"gamma": 1}, r"^The arguments 'gamma' need the name of the schedule that they are for\.$"),
+    (None, {"gamma": 1}, r"^lr_scheduler_args \('gamma'\) need an lr_scheduler, got None\.$"),
 ]
 
 
@@ -400,7 +400,7 @@ def test_several_learning_rates_and_a_schedule_are_refused(name: str) -> None:
 def test_going_by_the_loss_without_one_is_refused() -> None:
     schedule = build("ReduceLROnPlateau", {}, an_optimizer())
     with pytest.raises(
-        ValueError, match="^The schedule ReduceLROnPlateau goes by the loss of each epoch, and this one"
+        ValueError, match="^The schedule ReduceLROnPlateau needs the loss of each epoch, and this epoch"
     ):
         schedule.end_epoch(None)
     build("StepLR", TORCH["StepLR"], an_optimizer()).end_epoch(None)
@@ -408,7 +408,9 @@ def test_going_by_the_loss_without_one_is_refused() -> None:
 
 def test_an_epoch_that_the_state_is_not_of_is_refused() -> None:
     schedule = build("StepLR", TORCH["StepLR"], an_optimizer())
-    with pytest.raises(ValueError, match="^Epoch 2 cannot begin: the learning-rate schedule StepLR has seen 0 epochs"):
+    with pytest.raises(
+        ValueError, match="^Epoch 2 cannot start: the state of the learning-rate schedule StepLR is that of epoch 0"
+    ):
         schedule.begin_epoch(2)
 
 

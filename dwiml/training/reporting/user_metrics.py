@@ -54,7 +54,7 @@ def check_metric_name(name: Any) -> str:
     return name
 
 
-def own_metric_names(metrics: Mapping[str, float]) -> list[str]:
+def user_metric_names(metrics: Mapping[str, float]) -> list[str]:
     """Return those of an epoch's metrics that belong to a phase and are not the trainer's own: training's first."""
     return [
         name

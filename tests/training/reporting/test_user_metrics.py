@@ -20,7 +20,7 @@ import dwiml
 from dwiml import DWIMLTrainerOneInput
 from dwiml.training.experiment.checkpoint import load_checkpoint
 from dwiml.training.reporting import progress
-from dwiml.training.reporting.own_metrics import check_metric_name
+from dwiml.training.reporting.user_metrics import check_metric_name
 from dwiml.viz.logs import read_logs
 from dwiml.viz.panels import choose_panels
 
