@@ -19,7 +19,7 @@ def padded_size(nb_rows: int) -> int:
 class PaddedRows:
     """The compiled forward of a layer, on rows padded to one of a few sizes.
 
-    Batches differ in size, and torch compiles for each size. Rows of zeros are therefore added up to one of a few sizes,
+    Batches differ in size, and torch compiles for each size. Rows of zeros are added up to one of a few sizes,
     and their outputs are removed. The layer must process each row independently.
 
     Parameters

@@ -40,7 +40,7 @@ def scheduler_classes() -> dict[str, type[lr_scheduler.LRScheduler]]:
 class TorchSchedule(Schedule):
     """A scheduler of ``torch.optim.lr_scheduler``, stepped once at the end of each epoch.
 
-    It works on a copy of the settings of the optimizer, which are copied to the optimizer after each step. The optimizer
+    It works on a copy of the settings of the optimizer, copied to the optimizer after each step. The optimizer
     itself (whose ``step`` torch would wrap) and its state in a checkpoint are not affected.
 
     Parameters
@@ -142,7 +142,7 @@ class TorchSchedule(Schedule):
         self._update_optimizer()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the values of the scheduler that do not follow from its arguments, and the settings that it changes."""
+        """Return the values of the scheduler that do not follow from its arguments, and the changed settings."""
         groups = [_changed(group) for group in self._settings.param_groups]
         return super().state_dict() | {"scheduler": _state_of(self._scheduler, self._unsaved), "groups": groups}
 

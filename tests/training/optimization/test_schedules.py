@@ -355,7 +355,7 @@ REFUSED: list[tuple[Any, Any, str]] = [
     (
         "CyclicLR",
         {"base_lr": 0.1, "max_lr": 1.0, "scale_fn": abs},
-        "^The argument 'scale_fn' of the schedule CyclicLR must be a number, a string, or a list of them, got <built-in",
+        "^The argument 'scale_fn' of the schedule CyclicLR must be a number, a string, or a list of them, got <",
     ),
     (
         "warmup_cosine",
@@ -409,7 +409,7 @@ def test_going_by_the_loss_without_one_is_refused() -> None:
 def test_an_epoch_that_the_state_is_not_of_is_refused() -> None:
     schedule = build("StepLR", TORCH["StepLR"], an_optimizer())
     with pytest.raises(
-        ValueError, match="^Epoch 2 cannot start: the state of the learning-rate schedule StepLR is that of epoch 0"
+        ValueError, match="^Epoch 2 cannot start: the state of .* is that of epoch 0"
     ):
         schedule.begin_epoch(2)
 
