@@ -118,7 +118,7 @@ def test_weights_that_are_not_seeded_are_told(
         dwiml.seed_everything(4)
     trainer.train_and_validate()
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Seed ")]
-    assert "not of the weights: dwiml.seed_everything was not called before the model was made" in line
+    assert "not used for the weights: dwiml.seed_everything was not called before the model was created" in line
     seeds = seeds_of(tmp_path / "exp")
     assert seeds["weights"] == {"seed": None, "from": "not seeded"}
     assert seeds["sampler"] == {"seed": 4, "from": "given"}

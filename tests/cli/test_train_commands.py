@@ -158,7 +158,7 @@ def test_an_experiment_that_exists_and_one_that_does_not(
 ) -> None:
     assert run_train(tiny_hdf5, tmp_path, "--max_epochs", "1", "-q") == 0
     assert run_train(tiny_hdf5, tmp_path) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert resume.main([str(tmp_path / "other")]) == 2
     assert "does not exist" in capsys.readouterr().err
     assert evaluate.main([str(tmp_path / "exp"), "--subset", "all"]) == 2
@@ -200,7 +200,7 @@ def test_evaluate_of_a_trainer_of_ones_own(tiny_hdf5: Path, tmp_path: Path, caps
     recorded["trainer"]["class"] = "Mine"
     path.write_text(json.dumps(recorded))
     assert evaluate.main([str(tmp_path / "exp")]) == 2
-    assert "'dwiml train'. To train yours further, run its script again" in capsys.readouterr().err
+    assert "'dwiml train'. To continue the training, run its script again" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--max_epochs", "--epochs", "--new_max_epoch"])

@@ -68,4 +68,4 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
 
 def test_an_unknown_folder(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["no/such/folder"]) == 2
-    assert capsys.readouterr().err == "error: Experiment's folder 'no/such/folder' does not exist.\n"
+    assert capsys.readouterr().err == "error: Experiment folder 'no/such/folder' does not exist.\n"

@@ -315,7 +315,7 @@ def test_a_logger_that_fails_never_stops_the_training(
     with caplog.at_level(logging.WARNING):
         small_trainer(tiny_hdf5, tmp_path, max_epochs=2, loggers=[ListLogger()], resume="must").train_and_validate()
     assert logs(tmp_path / "exp") == logs(tmp_path / "whole")
-    sentence = "Logger 'list' failed (ConnectionError: no answer); the training goes on without it"
+    sentence = "Logger 'list' failed (ConnectionError: no answer); the training continues without it"
     assert [sentence in record.getMessage() for record in caplog.records] == [True], "It is told once."
 
 

@@ -1,1 +1,1 @@
-"""What is measured while training, and who is told."""
+"""Metrics, progress, the summary and loggers of a training."""

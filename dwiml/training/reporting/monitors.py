@@ -1,4 +1,4 @@
-"""What is measured while training, kept on the device until it is read."""
+"""The metrics of a training, kept on the device until they are read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class NonFiniteValueError(FloatingPointError):
     Attributes
     ----------
     batch
-        The index of the batch in its epoch.
+        Index of the batch in its epoch.
     is_user_metric
         Whether it is a metric that the user logs.
     """
@@ -34,12 +34,12 @@ class NonFiniteValueError(FloatingPointError):
 class MeanMonitor:
     """The mean of a value over batches, each weighted by its number of points.
 
-    Values stay on their device: an update waits for nothing. :meth:`check` and :meth:`mean` read them.
+    Values stay on their device, so that an update does not wait. :meth:`check` and :meth:`mean` read them.
 
     Parameters
     ----------
     name, where
-        How messages call the value and the phase, for example ``"loss"`` and ``"the training of epoch 0"``.
+        Names of the value and of the phase in messages, such as ``"loss"`` and ``"the training of epoch 0"``.
     is_user_metric
         Whether it is a metric that the user logs.
     """
@@ -52,18 +52,18 @@ class MeanMonitor:
         self._nb_checked = 0
 
     def update(self, value: torch.Tensor, weight: int, batch: int) -> None:
-        """Take a batch's value, a 0-d tensor; ``batch`` is its index in the epoch."""
+        """Add the value of a batch, a 0-d tensor; ``batch`` is its index in the epoch."""
         self._values.append(value.detach())
         self._weights.append(weight)
         self._batches.append(batch)
 
     def check(self) -> None:
-        """Read the values that came since the last check.
+        """Read the values added since the last check.
 
         Raises
         ------
         NonFiniteValueError
-            When one is NaN or infinite; the message names the batch.
+            If one is NaN or infinite; the message names the batch.
         """
         new = self._values[self._nb_checked :]
         if not new:
@@ -75,21 +75,21 @@ class MeanMonitor:
         self._nb_checked = len(self._values)
 
     def nonfinite_message(self, batch: int, value: torch.Tensor) -> str:
-        """Return in words that a batch's value is NaN or infinite (reads the device)."""
+        """Return the message that the value of a batch is NaN or infinite (reads the device)."""
         kind = "NaN" if math.isnan(float(value)) else "infinite"
         return f"The {self._name} is {kind} in batch {batch} of {self._where}"
 
     def error(self, batch: int, value: torch.Tensor) -> NonFiniteValueError:
-        """Return the error for a batch's value that is NaN or infinite."""
+        """Return the error for a NaN or infinite value of a batch."""
         return NonFiniteValueError(self.nonfinite_message(batch, value), batch, is_user_metric=self._is_own)
 
     @property
     def nb(self) -> int:
-        """The number of points that the mean is over."""
+        """Number of points in the mean."""
         return sum(self._weights)
 
     def mean(self) -> float | None:
-        """Return the weighted mean, None when nothing was measured."""
+        """Return the weighted mean; None if there is no value."""
         total = self.nb
         if not total:
             return None
@@ -98,17 +98,17 @@ class MeanMonitor:
         return float((values * weights).sum() / total)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was measured so far."""
+        """Return the values so far, with their weights and batches."""
         values = torch.stack(self._values).cpu() if self._values else torch.empty(0)
         return {"values": values, "weights": list(self._weights), "batches": list(self._batches)}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
-        """Take up what :meth:`state_dict` returned; ``device`` is that of the values to come."""
+        """Restore what :meth:`state_dict` returned, on the device of further values."""
         self._values, self._weights, self._batches = [], [], []
         self.extend(state, device)
 
     def extend(self, state: dict[str, Any], device: torch.device) -> None:
-        """Add what the :meth:`state_dict` of another rank returned."""
+        """Add the values that the :meth:`state_dict` of another rank returned."""
         self._values += state["values"].to(device).unbind()
         self._weights += state["weights"]
         self._batches += state["batches"]
@@ -116,15 +116,15 @@ class MeanMonitor:
 
 
 class BestMonitor:
-    """The lowest value so far, whose model is kept, and for how long there was no progress: early stopping.
+    """Tracks the lowest value, which selects the best model, and the progress for early stopping.
 
     Parameters
     ----------
     patience
-        Epochs without progress after which training stops; None for never.
+        Number of epochs without progress after which the training stops; None to never stop early.
     delta
-        A value is progress when it is lower, by more than this, than that of the last progress. It has no say in which
-        value is the best.
+        A value counts as progress if it is lower than that of the last progress by more than this. It does not affect
+        which value is the best.
     """
 
     def __init__(self, patience: int | None, delta: float) -> None:
@@ -136,9 +136,15 @@ class BestMonitor:
         self.nb_bad_epochs = 0
 
     def update(self, value: float, epoch: int) -> bool:
-        """Take an epoch's value; return whether it is the lowest one (the first, of several)."""
+        """Add the value of an epoch; return whether it is the new best (strictly lower than all before).
+
+        Raises
+        ------
+        FloatingPointError
+            If the value is NaN or infinite.
+        """
         if not math.isfinite(value):
-            raise FloatingPointError(f"The value of epoch {epoch} is {value}; it can be no best value.")
+            raise FloatingPointError(f"The value of epoch {epoch} must be finite to be the best, got {value}.")
         if self.progress_value is None or value < self.progress_value - self.delta:
             self.progress_value, self.nb_bad_epochs = value, 0
         else:
@@ -154,7 +160,7 @@ class BestMonitor:
         return self.patience is not None and self.nb_bad_epochs >= self.patience
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what evolves."""
+        """Return the best value, and the progress."""
         return {
             "best_value": self.best_value,
             "best_epoch": self.best_epoch,
@@ -163,7 +169,7 @@ class BestMonitor:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned."""
         self.best_value = state["best_value"]
         self.best_epoch = state["best_epoch"]
         self.progress_value = state["progress_value"]
@@ -171,17 +177,17 @@ class BestMonitor:
 
 
 class UserMetrics:
-    """The metrics of one phase of an epoch, each the mean of what its batches logged, weighted by ``n``.
+    """The metrics that the user logs in one phase of an epoch, as means over its batches, weighted by ``n``.
 
-    Each rank keeps what its own share of the batches logged; all ranks are put together at the phase's end and for a
-    checkpoint. So ranks need not log the same names, nor as often.
+    Each rank keeps the values of its share of the batches; they are combined at the end of the phase and for a
+    checkpoint. So ranks may log different names, and different numbers of values.
 
     Parameters
     ----------
     prefix
         ``"train"`` or ``"valid"``.
     where
-        How messages call the phase, for example ``"the training of epoch 0"``.
+        Name of the phase in messages, such as ``"the training of epoch 0"``.
     """
 
     def __init__(self, prefix: str, where: str) -> None:
@@ -189,14 +195,14 @@ class UserMetrics:
         self._means: dict[str, MeanMonitor] = {}
 
     def update(self, batch: BatchMetrics, index: int, *, skip_bad: bool) -> None:
-        """Take a batch's values.
+        """Add the values of a batch.
 
         Parameters
         ----------
         batch
-            What it logged.
+            The logged values.
         index
-            The batch's number in the epoch.
+            Index of the batch in the epoch.
         skip_bad
             Leave out NaN and infinite values, with a warning (reads the device); otherwise :meth:`check` raises.
         """
@@ -207,12 +213,12 @@ class UserMetrics:
             self._mean(name).update(value, n, index)
 
     def check(self) -> None:
-        """Raise NonFiniteValueError for a value that was NaN or infinite."""
+        """Raise NonFiniteValueError if a value is NaN or infinite."""
         for mean in self._means.values():
             mean.check()
 
     def means(self) -> dict[str, float]:
-        """Return the means of this rank's share so far, by the names that they were logged with."""
+        """Return the means of this rank so far, by the logged names."""
         return {name: value for name, mean in self._means.items() if (value := mean.mean()) is not None}
 
     def metrics(self, gather: Callable[[Any], list[Any]]) -> dict[str, float]:
@@ -231,15 +237,15 @@ class UserMetrics:
                 weights = torch.tensor(each["weights"], dtype=torch.float64)
                 products.setdefault(name, []).extend((each["values"] * weights).tolist())
                 counts[name] = counts.get(name, 0) + sum(each["weights"])
-        # fsum: the same mean whatever the order, so whatever ranks there are or were before a resume.
+        # fsum gives the same mean in any order, and so for any number of ranks, also before and after a resume.
         return {f"{self._prefix}_{name}": math.fsum(products[name]) / counts[name] for name in sorted(products)}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what this rank's batches have logged."""
+        """Return the values logged by the batches of this rank."""
         return {name: mean.state_dict() for name, mean in self._means.items()}
 
     def load_state_dicts(self, states: list[dict[str, Any]], device: torch.device) -> None:
-        """Take up the states of all ranks of a run: one rank takes them all, the others begin with nothing."""
+        """Restore the states of all ranks; one rank takes all of them, the others start empty."""
         for state in states:
             for name, each in state.items():
                 self._mean(check_metric_name(name)).extend(each, device)
@@ -251,7 +257,7 @@ class UserMetrics:
 
 
 class PhaseMonitor:
-    """All that is measured in one pass over the training or the validation batches.
+    """The metrics of one pass over the training or validation batches.
 
     Parameters
     ----------
@@ -283,22 +289,22 @@ class PhaseMonitor:
 
     @property
     def duration_s(self) -> float:
-        """Seconds spent in the phase, those before a stop included."""
+        """Time spent in the phase, in seconds, including that before a stop."""
         return self._before_s + time.perf_counter() - self._start
 
     @property
     def points_per_s(self) -> float:
-        """Streamline points seen in a second so far."""
+        """Streamline points processed per second so far."""
         return self.nb_points / max(self.duration_s, 1e-9)
 
     def check(self) -> None:
-        """Raise NonFiniteValueError when a loss, a gradient or a metric of the user's was NaN or infinite."""
+        """Raise NonFiniteValueError if a loss, a gradient or a user's metric is NaN or infinite."""
         for mean in self.means.values():
             mean.check()
         self.own.check()
 
     def metrics(self, gather: Callable[[Any], list[Any]]) -> dict[str, float]:
-        """Return what was measured, by the names of the log; what was not is absent.
+        """Return the metrics by their names in the log; those without a value are absent.
 
         Parameters
         ----------
@@ -319,7 +325,7 @@ class PhaseMonitor:
         return measured | self.own.metrics(gather)
 
     def state_dict(self, gather: Callable[[Any], list[Any]]) -> dict[str, Any]:
-        """Return what was measured so far in the phase; all ranks call it."""
+        """Return the measurements of the phase so far; all ranks call it."""
         return {
             "means": {name: mean.state_dict() for name, mean in self.means.items()},
             "own": gather(self.own.state_dict()),
@@ -330,16 +336,16 @@ class PhaseMonitor:
         }
 
     def load_state_dict(self, state: dict[str, Any], *, device: torch.device, is_first_rank: bool = True) -> None:
-        """Take up what :meth:`state_dict` returned; what was the ranks' own goes to the first one.
+        """Restore what :meth:`state_dict` returned; the first rank takes the user's metrics of all ranks.
 
         Parameters
         ----------
         state
-            From a checkpoint: its values are on the CPU.
+            The state, with its tensors on the CPU.
         device
-            Where the values of the batches to come are.
+            Device of further values.
         is_first_rank
-            Whether this is the first one.
+            Whether this is the first rank.
         """
         for name, mean in self.means.items():
             mean.load_state_dict(state["means"][name], device)

@@ -1,4 +1,4 @@
-"""Where the time of a step goes."""
+"""Measuring how the time of a step is spent."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 
 
 class StepProfiler:
-    """Adds up the time of each part of a step; a part inside another one counts for itself only.
+    """Sums the time of each part of a step; the time of a nested part is not counted for the outer one.
 
     Parameters
     ----------
     device
-        Waited for at both ends of a part.
+        Device to wait for at the start and end of each part.
     enabled
-        Otherwise a part costs nothing.
+        Whether to measure; if not, a part costs nothing.
     """
 
     def __init__(self, device: torch.device, *, enabled: bool) -> None:
@@ -29,7 +29,7 @@ class StepProfiler:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Count the time of the block as that of a part."""
+        """Add the time of the block to a part."""
         if not self.enabled:
             yield
             return
@@ -50,7 +50,7 @@ class StepProfiler:
         self._since = now
 
     def report(self, phase: str, nb_batches: int) -> str:
-        """Return a table of the time of each part since the last report, and start over; ``phase`` is its title."""
+        """Return a table of the time of each part since the last report, and reset; ``phase`` is its title."""
         total = sum(self._seconds.values())
         lines = [f"{'Time of ' + phase:24} {'ms a batch':>10} {'share':>6}"]
         for name, seconds in sorted(self._seconds.items(), key=lambda item: -item[1]):

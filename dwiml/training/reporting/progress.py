@@ -1,4 +1,4 @@
-"""What a user sees while training: a bar in a terminal, and a line for each epoch anywhere."""
+"""The progress of a training: a bar in a terminal, and a line for each epoch."""
 
 from __future__ import annotations
 
@@ -19,12 +19,24 @@ SECONDS_BETWEEN_LINES = 60.0
 
 
 def announce(sentence: str) -> None:
-    """Write a line to stderr, without breaking a progress bar; where it cannot be written, nothing happens."""
+    """Write a line to stderr without breaking a progress bar; do nothing if it cannot be written."""
     tqdm.write(sentence, file=safe_stderr)
 
 
 def epoch_line(metrics: dict[str, float], epoch: int, max_epochs: int, *, is_best: bool, by: str | None = None) -> str:
-    """Return an epoch's line; epochs are counted from 0, as in the log."""
+    """Return the line of an epoch; epochs are counted from 0, as in the log.
+
+    Parameters
+    ----------
+    metrics
+        Metrics of the epoch, by name.
+    epoch, max_epochs
+        Index of the epoch, and number of epochs.
+    is_best
+        Whether the model of the epoch is the best so far.
+    by
+        Metric that selects the best model; None for the loss.
+    """
     names = dict.fromkeys(("train_loss", "valid_loss", by))
     parts = [f"{name_of(name)} {metrics[name]:.5f}" for name in names if name in metrics]
     parts += [f"{name_of(name)} {metrics[name]:.5g}" for name in user_metric_names(metrics) if name not in names]
@@ -36,9 +48,9 @@ def epoch_line(metrics: dict[str, float], epoch: int, max_epochs: int, *, is_bes
 
 
 def not_selected(epoch: int, nb_skipped: int) -> str:
-    """Return the line for an epoch whose loss is not comparable with the others'."""
+    """Return the line for an epoch whose loss is not comparable with that of the others."""
     batches = "a batch was" if nb_skipped == 1 else f"{nb_skipped} batches were"
-    return f"Epoch {epoch} is not judged (best model, patience): {batches} skipped as NaN, so its loss lacks them."
+    return f"Epoch {epoch} does not count for the best model and patience: {batches} skipped as NaN."
 
 
 def _title(epoch: int, max_epochs: int) -> str:
@@ -46,22 +58,24 @@ def _title(epoch: int, max_epochs: int) -> str:
 
 
 def end_line(best: BestMonitor, first: int, nb_epochs: int, folder: Path | None, *, by: str | None = None) -> str:
-    """Return the line that says why a training ended and what came of it.
+    """Return the line that reports why a training ended, and its result.
 
     Parameters
     ----------
-    best, folder
-        Of the training; no folder where nothing is kept.
+    best
+        Best value of the training.
     first, nb_epochs
-        The epoch it began with, and how many are done.
+        First epoch of this run, and number of epochs done.
+    folder
+        Folder of the results; None if nothing is kept.
     by
-        The metric that the best model was chosen by; None: the loss.
+        Metric that selects the best model; None for the loss.
     """
     done = "1 epoch is done" if nb_epochs == 1 else f"{nb_epochs} epochs are done"
     reason = "patience has run out" if best.is_exhausted else done
     beginning = "Nothing to train" if first == nb_epochs else "Training ended"
     if best.best_value is None:
-        value = "" if first == nb_epochs else "; no epoch could be judged, so there is no best model"
+        value = "" if first == nb_epochs else "; all epochs had skipped batches, so there is no best model"
     elif by is None:
         value = f"; best loss {best.best_value:.4g} in epoch {best.best_epoch}"
     else:
@@ -69,24 +83,24 @@ def end_line(best: BestMonitor, first: int, nb_epochs: int, folder: Path | None,
     where = "This was a trial: nothing is kept" if folder is None else f"Results are in {folder}"
     more = ""
     if first == nb_epochs:
-        option = "patience" if best.is_exhausted else "max_epochs"
-        more = f" To train further, give a larger {option} ('dwiml resume': --new_{option})."
+        name = "patience" if best.is_exhausted else "max_epochs"
+        more = f" To train further, give a larger {name} ('dwiml resume': --new_{name})."
     return f"{beginning}: {reason}{value}. {where}.{more}"
 
 
 class EpochProgress:
-    """A bar over a phase's batches, or a line now and then where the output is not a terminal.
+    """A progress bar over the batches of a phase, or a line every minute if the output is not a terminal.
 
-    It reads the device no more than twice a second.
+    It reads the device at most twice per second.
 
     Parameters
     ----------
     phase, epoch, max_epochs
-        What it says.
+        Phase, index of the epoch and number of epochs, for the title.
     nb_batches
-        How many there will be.
+        Number of batches of the phase.
     done
-        How many of them are done already.
+        Number of batches already done.
     shown
         Whether to show anything.
     """
@@ -103,7 +117,7 @@ class EpochProgress:
             unit="batch",
             leave=False,
             file=safe_stderr,
-            # None: no bar where stderr is not a terminal.
+            # None: no bar if stderr is not a terminal.
             disable=None if shown else True,
         )
         self._last_reading = self._last_line = time.perf_counter()
@@ -117,7 +131,7 @@ class EpochProgress:
         self._bar.close()
 
     def update(self, monitor: PhaseMonitor) -> None:
-        """Count a batch; now and then check the losses and show their mean."""
+        """Count a batch; at intervals, check the losses and show their mean."""
         self._bar.update(1)
         self._nb_done += 1
         now = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What a training will be, told before its first epoch."""
+"""The summary of a training, shown before its first epoch."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MIB = 2**20
-# The line for a training with a seed whose model was made without one.
+# The line for a training with a seed whose model was created without one.
 UNSEEDED_WEIGHTS = (
-    "Seed       not of the weights: dwiml.seed_everything was not called before the model was made, so that another "
-    "run begins with other weights (unless torch.manual_seed was called)"
+    "Seed       not used for the weights: dwiml.seed_everything was not called before the model was created, so "
+    "another run starts with other weights (unless torch.manual_seed was called)"
 )
 
 
 def summarize(trainer: DWIMLTrainer) -> str:
-    """Return the lines of :meth:`DWIMLTrainer.summary`."""
+    """Return the text of :meth:`DWIMLTrainer.summary`."""
     model, optimizer, settings = trainer.model, trainer.optimizer, trainer.settings
     sampler, loader, nb_ranks = trainer.batch_sampler, trainer.batch_loader, trainer.ranks.nb
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -55,7 +55,7 @@ def summarize(trainer: DWIMLTrainer) -> str:
 
 
 def announce_start(trainer: DWIMLTrainer, *, resumes: bool) -> None:
-    """Tell what a user should know before the training: the summary, where it goes on, what was not seeded."""
+    """Show warnings and the summary before the training, where it resumes, and whether the weights were not seeded."""
     if trainer.settings.requeue and not trainer.settings.fast_dev_run:
         warn_without_job()
     for note in trainer.notes:
@@ -70,26 +70,26 @@ def announce_start(trainer: DWIMLTrainer, *, resumes: bool) -> None:
 
 
 def _hint_on_steps(sampler: DWIMLBatchIDSampler, max_batches: int | None, accumulate_batches: int) -> list[str]:
-    """Return a line where an epoch updates the weights once or twice only, because there is little data."""
+    """Return a line if an epoch updates the weights only once or twice because there is little data."""
     sampler.set_position("training", 0, max_batches=max_batches)
     nb_batches = len(sampler)
     nb_steps = math.ceil(nb_batches / accumulate_batches)
-    # Where batches are limited on purpose there is nothing to tell.
+    # No hint if the number of batches was limited on purpose.
     if nb_steps > 2 or nb_batches == max_batches:
         return []
     smaller = "a smaller batch_size_training" + (" or accumulate_batches" if accumulate_batches > 1 else "")
-    return [f"Hint       the weights are updated {_counted(nb_steps, 'time')} an epoch only: {smaller} learns faster"]
+    return [f"Hint       the weights are updated only {_counted(nb_steps, 'time')} per epoch: {smaller} learns faster"]
 
 
 def _resuming_line(trainer: DWIMLTrainer) -> str:
-    """Return the line that says where a training goes on; epochs are counted from 0."""
+    """Return the line that reports where a training resumes; epochs are counted from 0."""
     position, sampler = trainer.position, trainer.batch_sampler
     line = f"Resuming at epoch {position.epoch}"
     if not position.is_inside:
         return line
     if position.phase == GENERATION:
         return f"{line}, after its validation"
-    # Validation sees the same batches in each epoch.
+    # Validation uses the same batches in each epoch.
     epoch, limit = position.epoch if position.phase == TRAINING else 0, trainer.settings.max_batches(position.phase)
     sampler.set_position(position.phase, epoch, max_batches=limit)
     return f"{line}, {position.phase}: {position.batch} of {_counted(len(sampler), 'batch')} are done"
@@ -121,7 +121,7 @@ def _memory_line(
     loader: DWIMLStreamlinesBatchLoader,
 ) -> str:
     nb_bytes = sum(parameter.numel() * parameter.element_size() for parameter in weights)
-    # Adam and its kin keep two moments a weight.
+    # Adam and similar optimizers keep two moments per weight.
     copies = 4 if "betas" in optimizer.defaults else 2
     parts = {"weights, gradients, optimizer": copies * nb_bytes}
     group = getattr(loader, "input_group_name", None)
@@ -134,7 +134,7 @@ def _memory_line(
         parts["inputs of a batch"] = 4 * _points_of_a_batch(sampler, loader) * _nb_columns(loader, group)
     total = sum(parts.values())
     listed = ", ".join(f"{name} {_mib(size)}" for name, size in parts.items())
-    return f"Memory     at least {_mib(total)} and what the model's layers keep: {listed}"
+    return f"Memory     at least {_mib(total)}, plus the activations of the model: {listed}"
 
 
 def _points_of_a_batch(sampler: DWIMLBatchIDSampler, loader: DWIMLStreamlinesBatchLoader) -> int:
@@ -163,7 +163,7 @@ def _mib(nb_bytes: float) -> str:
 
 
 def _counted(number: int, noun: str) -> str:
-    """Return a number with its noun, in the plural where that is due."""
+    """Return a number with its noun, in the singular or plural."""
     plural = f"{noun}es" if noun.endswith("ch") else f"{noun}s"
     return f"{_spaced(number)} {noun if number == 1 else plural}"
 

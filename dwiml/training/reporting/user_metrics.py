@@ -1,4 +1,4 @@
-"""Metrics that a user's ``run_one_batch`` logs: their names, and the values of one batch."""
+"""Metrics logged by a user's ``run_one_batch``: their names, and the values of one batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from dwiml.arguments import check_whole, shown
 
-# Quantities that the trainer logs itself, or that the figures have a panel for.
+# Names of the trainer's own metrics, and of panels of the figures.
 RESERVED = frozenset(
     {
         "loss",
@@ -31,21 +31,21 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,59}")
 
 
 def check_metric_name(name: Any) -> str:
-    """Return a metric's name.
+    """Check and return the name of a metric.
 
     Raises
     ------
     ValueError
-        When it is not made of letters, digits and underscores, when the trainer has a metric of that name, or when it
-        begins with the phase, which the trainer adds.
+        If it has other characters than letters, digits and underscores, is the name of one of the trainer's metrics, or
+        starts with the phase, which the trainer adds.
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError(
-            "The name of a metric must be a text of letters, digits and underscores that begins with a letter, of 60 "
-            f"characters at most, got {shown(name)}."
+            "The name of a metric must be at most 60 letters, digits and underscores, starting with a letter, got "
+            f"{shown(name)}."
         )
     if name in RESERVED:
-        raise ValueError(f"log(): the trainer has a metric '{name}' of its own; give yours another name.")
+        raise ValueError(f"log(): '{name}' is the name of one of the trainer's metrics; choose another name.")
     if name.startswith(PREFIXES):
         raise ValueError(
             f"log(): give the metric's name without the phase ('{name[len(PREFIXES[0]) :]}' instead of '{name}'); "
@@ -55,7 +55,7 @@ def check_metric_name(name: Any) -> str:
 
 
 def user_metric_names(metrics: Mapping[str, float]) -> list[str]:
-    """Return those of an epoch's metrics that belong to a phase and are not the trainer's own: training's first."""
+    """Return the names of the user's metrics in those of an epoch: first of the training, then of the validation."""
     return [
         name
         for prefix in PREFIXES
@@ -65,12 +65,12 @@ def user_metric_names(metrics: Mapping[str, float]) -> list[str]:
 
 
 class BatchMetrics:
-    """What one batch has logged; kept on the device, so that nothing waits for it.
+    """The values logged in one batch, kept on the device, so that nothing waits for them.
 
     Parameters
     ----------
     device
-        Where values are kept.
+        Device of the values.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -80,7 +80,7 @@ class BatchMetrics:
 
     @contextmanager
     def accepting(self) -> Iterator[None]:
-        """Forget the batch before, and accept values within the block."""
+        """Discard the values of the previous batch, and accept values within the block."""
         self.values, self._is_open = [], True
         try:
             yield
@@ -88,16 +88,16 @@ class BatchMetrics:
             self._is_open = False
 
     def add(self, name: str, value: Any, n: int | None) -> None:
-        """Take a value; see :meth:`dwiml.training.trainer.DWIMLTrainer.log`."""
+        """Add a value; see :meth:`dwiml.training.trainer.DWIMLTrainer.log`."""
         check_metric_name(name)
         if not self._is_open:
             raise RuntimeError(
-                f"log({name!r}, ...) is for run_one_batch, while train_and_validate runs it: here there is no batch to "
-                "average over. Add a value of the whole epoch to the metrics of finish_epoch instead."
+                f"log({name!r}, ...) can only be called in run_one_batch during train_and_validate. Add a value of the "
+                "whole epoch to the metrics of finish_epoch instead."
             )
         if n is None:
             raise TypeError(
-                f"log({name!r}, ...) needs n, how many points (or others) the value is the mean of: "
+                f"log({name!r}, ...) needs n, the number of points (or other items) in the mean: "
                 f"self.log({name!r}, value, n=...)."
             )
         weight = check_whole(f"The n of metric '{name}'", n, low=0)
@@ -108,10 +108,10 @@ class BatchMetrics:
     def _as_tensor(self, name: str, value: Any) -> torch.Tensor:
         if isinstance(value, torch.Tensor) and value.ndim == 0 and not value.is_complex():
             return value.detach().to(self._device, torch.float64, non_blocking=True, copy=True)
-        # numpy's 0-d values have the shape () too.
+        # 0-d values of numpy also have the shape ().
         if not isinstance(value, torch.Tensor) and getattr(value, "shape", ()) == ():
             try:
-                # Filled on the device: a copy from the CPU would wait.
+                # Created on the device: a copy from the CPU would wait.
                 return torch.full((), float(value), dtype=torch.float64, device=self._device)
             except (TypeError, ValueError):
                 pass

@@ -124,7 +124,7 @@ def test_close_names_what_is_lost(
     keeper.close()
     (record,) = caplog.records
     assert record.levelname == "ERROR"
-    assert f"The best model is not in '{tmp_path}' (no space left on the disk)" in record.message
+    assert f"The best model could not be written to '{tmp_path}' (no space left on the disk)" in record.message
     assert record.message.endswith("an earlier best model is there." if has_earlier else "no earlier one is there.")
     if has_earlier:
         assert same(weights(Learn2TrackModel.load(tmp_path)), first)

@@ -227,7 +227,7 @@ def test_missing_and_unknown_keys_are_named(tmp_path: Path) -> None:
     content = {**state(1), "format_version": FORMAT_VERSION, "extra": 1, "two\nlines": 2, 3: 3}
     del content["optimizer"]
     signed(tmp_path, content)
-    with pytest.raises(ValueError, match="missing keys: 'optimizer'; unknown: '3', 'extra', 'two lines'"):
+    with pytest.raises(ValueError, match="missing: 'optimizer'; unknown: '3', 'extra', 'two lines'"):
         load_checkpoint(tmp_path)
     with pytest.raises(ValueError, match="^The new checkpoint has wrong keys: missing: none; unknown: 'extra'.$"):
         save_checkpoint(tmp_path, {**state(1), "extra": 1})
@@ -247,8 +247,11 @@ def test_a_key_with_another_kind_of_value_is_named(tmp_path: Path, key: str, val
         ([1, 2], "holds a list, not the state of a training"),
         (torch.zeros(3), "holds a Tensor, not the state of a training"),
         ({**state(1), "format_version": 7}, "has format version 7; this dwiml reads 3: use a newer dwiml"),
-        ({**state(1), "format_version": torch.tensor([2, 2])}, "no number as its format version but a Tensor"),
-        ({**state(1), "format_version": True}, "no number as its format version but a bool"),
+        (
+            {**state(1), "format_version": torch.tensor([2, 2])},
+            "must have a number as its format version, got a Tensor",
+        ),
+        ({**state(1), "format_version": True}, "must have a number as its format version, got a bool"),
     ],
 )
 def test_what_is_no_checkpoint_of_this_version(tmp_path: Path, content: Any, message: str) -> None:

@@ -275,7 +275,9 @@ def test_a_training_that_could_not_save_ends_with_an_error(
         raise OSError(30, os.strerror(30))
 
     disturbed(trainer, monkeypatch, lambda: monkeypatch.setattr(os, function, refuse))
-    with pytest.raises(ResultsNotSavedError, match=r"does not have .*the last checkpoint \('.*checkpoint'\)") as caught:
+    with pytest.raises(
+        ResultsNotSavedError, match=r"could not write .*the last checkpoint \('.*checkpoint'\)"
+    ) as caught:
         trainer.train_and_validate()
     assert ("the last lines of the log" in str(caught.value)) == (function == "fsync")
     monkeypatch.undo()

@@ -408,9 +408,7 @@ def test_going_by_the_loss_without_one_is_refused() -> None:
 
 def test_an_epoch_that_the_state_is_not_of_is_refused() -> None:
     schedule = build("StepLR", TORCH["StepLR"], an_optimizer())
-    with pytest.raises(
-        ValueError, match="^Epoch 2 cannot start: the state of .* is that of epoch 0"
-    ):
+    with pytest.raises(ValueError, match="^Epoch 2 cannot start: the state of .* is that of epoch 0"):
         schedule.begin_epoch(2)
 
 

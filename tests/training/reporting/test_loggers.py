@@ -65,13 +65,13 @@ def test_numpy_and_torch_numbers_are_converted(tmp_path: Path) -> None:
         ({"train_loss": float("nan")}, 2, "Metric 'train_loss' of epoch 2 must be finite, got nan"),
         ({"ok": 1.0, "valid_loss": torch.tensor(float("inf"))}, 0, "'valid_loss' of epoch 0 must be finite, got inf"),
         ({"valid_loss": np.float32("-inf")}, 0, "must be finite, got -inf"),
-        ({"loss": "0.5"}, 0, "must be one number, got '0.5'"),
-        ({"loss": None}, 0, "must be one number, got None"),
-        ({"loss": True}, 0, "must be one number, got True"),
-        ({"loss": np.zeros(2)}, 0, "must be one number"),
+        ({"loss": "0.5"}, 0, "must be a single number, got '0.5'"),
+        ({"loss": None}, 0, "must be a single number, got None"),
+        ({"loss": True}, 0, "must be a single number, got True"),
+        ({"loss": np.zeros(2)}, 0, "must be a single number"),
         ({"epoch": 1}, 0, "cannot be called 'epoch'"),
         ({"loss": 0.5}, -1, "from 0 on, got -1"),
-        ({"loss": 0.5}, 0.5, "must be an integer from 0 on, got 0.5"),
+        ({"loss": 0.5}, 0.5, "must be an integer, 0 or more, got 0.5"),
     ],
 )
 def test_what_is_no_finite_number_is_refused_and_nothing_is_written(
@@ -115,8 +115,8 @@ def test_a_state_does_not_grow_with_the_log(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "how", "kept"),
     [
-        (lambda path: path.unlink(), "is gone", []),
-        (lambda path: path.write_bytes(path.read_bytes()[:70]), "is shorter", [0, 1]),
+        (lambda path: path.unlink(), "was deleted", []),
+        (lambda path: path.write_bytes(path.read_bytes()[:70]), "has become shorter", [0, 1]),
         (lambda path: path.write_bytes(path.read_bytes().replace(b"0.5", b"0.6")), "has changed", [0, 1, 2]),
     ],
 )
@@ -396,7 +396,7 @@ def test_reader_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="has no logs/metrics.jsonl"):
         read_metrics(tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(NotADirectoryError, match="is not an experiment's folder but a file"):
+    with pytest.raises(NotADirectoryError, match="is a file, not an experiment folder"):
         read_metrics(tmp_path / "file")
 
 

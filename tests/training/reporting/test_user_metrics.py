@@ -139,7 +139,7 @@ def test_nan_is_left_out_and_said_where_batches_are_skipped(
 @pytest.mark.parametrize(
     ("arguments", "error", "sentence"),
     [
-        (("loss", 1.0, 1), ValueError, "the trainer has a metric 'loss' of its own"),
+        (("loss", 1.0, 1), ValueError, "'loss' is the name of one of the trainer's metrics"),
         (("train_angle", 1.0, 1), ValueError, r"without the phase \('angle' instead of 'train_angle'\)"),
         (("an angle", 1.0, 1), ValueError, "letters, digits and underscores .* got 'an angle'"),
         ((3, 1.0, 1), ValueError, "got 3"),
@@ -148,7 +148,7 @@ def test_nan_is_left_out_and_said_where_batches_are_skipped(
         (("x", None, 1), ValueError, "got None"),
         (("x", 1.0, 0.5), ValueError, "n of metric 'x' must be a whole number of at least 0, got 0.5"),
         (("x", 1.0, -1), ValueError, "got -1"),
-        (("x", 1.0), TypeError, r"log\('x', ...\) needs n, how many points .*: self.log\('x', value, n=...\)"),
+        (("x", 1.0), TypeError, r"log\('x', ...\) needs n, the number of points .*: self.log\('x', value, n=...\)"),
     ],
 )
 def test_what_cannot_be_logged(
@@ -162,10 +162,10 @@ def test_what_cannot_be_logged(
 
 def test_outside_of_a_batch_it_is_refused(tiny_hdf5: Path, tmp_path: Path) -> None:
     trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=1)
-    with pytest.raises(RuntimeError, match="is for run_one_batch.*metrics of finish_epoch instead"):
+    with pytest.raises(RuntimeError, match="can only be called in run_one_batch.*metrics of finish_epoch instead"):
         trainer.log("x", 1.0, 1)
     trainer.train_and_validate()
-    with pytest.raises(RuntimeError, match="is for run_one_batch"):
+    with pytest.raises(RuntimeError, match="can only be called in run_one_batch"):
         trainer.log("x", 1.0, 1)
 
 

@@ -1,4 +1,4 @@
-"""Where the numbers of a training go: a local file always, Comet.ml and the user's own when they are asked for."""
+"""The loggers of a training: always a local file, and Comet.ml and the user's loggers if requested."""
 
 from __future__ import annotations
 
@@ -26,12 +26,14 @@ _CHECKS = {LocalLogger.name: check_local_state, CometLogger.name: check_comet_st
 
 
 def check_loggers(loggers: Any) -> None:
-    """Check the loggers that a user gives.
+    """Check the loggers given by the user.
 
     Raises
     ------
-    TypeError, ValueError
-        For anything but a list of loggers, each with its own name.
+    TypeError
+        If it is not a list of loggers.
+    ValueError
+        If two loggers have the same name.
     """
     given = loggers if isinstance(loggers, (list, tuple)) else [loggers]
     wrong = [each for each in given if not isinstance(each, Logger)]
@@ -53,18 +55,18 @@ def build_loggers(
     *,
     verbose: bool = True,
 ) -> list[Logger]:
-    """Return an experiment's loggers: the local one, Comet's when both its names are given, and the user's.
+    """Return the loggers of an experiment: the local log, Comet if both its names are given, and those of the user.
 
     Parameters
     ----------
     folder
-        The experiment's folder; its name is the run's name on Comet.
+        The experiment folder; its name is the name of the run on Comet.
     comet_workspace, comet_project
-        Where Comet shows the run.
+        Workspace and project on Comet.
     own
-        The user's.
+        Loggers of the user.
     verbose
-        False: that Comet is offline is not worth a warning (a failure of Comet always is).
+        Whether to warn if Comet is offline (a failure of Comet always gives a warning).
     """
     loggers: list[Logger] = [LocalLogger(folder)]
     if comet_workspace is not None and comet_project is not None:
@@ -73,7 +75,7 @@ def build_loggers(
 
 
 def start_loggers(loggers: Sequence[Logger], parameters: Mapping[str, Any], states: Mapping[str, Any]) -> None:
-    """Bring loggers back to the state of a checkpoint, where it has one, and give them the parameters."""
+    """Restore the state of loggers from a checkpoint, if it has one, and give them the parameters."""
     for each in loggers:
         if each.name in states:
             each.load_state_dict(states[each.name])
@@ -81,19 +83,19 @@ def start_loggers(loggers: Sequence[Logger], parameters: Mapping[str, Any], stat
 
 
 def check_logger_states(states: Mapping[str, Any], own: Sequence[str] = ()) -> None:
-    """Check the loggers' states of a checkpoint.
+    """Check the states of the loggers in a checkpoint.
 
     Parameters
     ----------
     states
-        By name.
+        States of the loggers, by name.
     own
-        The names of the user's loggers, which have checked theirs when they were written.
+        Names of the user's loggers, whose states may be any dictionary.
 
     Raises
     ------
     ValueError
-        For one that no logger wrote.
+        If a logger is unknown, or its state is invalid.
     """
     for name, state in states.items():
         if name in own:

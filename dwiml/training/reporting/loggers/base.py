@@ -1,4 +1,4 @@
-"""What the trainer asks of a logger."""
+"""The interface of loggers."""
 
 from __future__ import annotations
 
@@ -9,35 +9,34 @@ from typing import Any
 
 
 class Logger:
-    """Receives a training's parameters once, and its metrics at the end of each epoch: the class of all loggers.
+    """Base class of loggers, which receive the parameters of a training once, and its metrics after each epoch.
 
-    The trainer calls, in this order: ``load_state_dict`` (only when it resumes), ``log_parameters``,
-    ``log_metrics`` once an epoch, ``state_dict`` at each checkpoint, ``close``. Under ``torchrun`` it calls the
-    loggers of the first process only. A subclass has to have ``log_metrics``; the rest does nothing unless it is
-    overridden.
+    The trainer calls, in this order: ``load_state_dict`` (only when resuming), ``log_parameters``, ``log_metrics`` once
+    per epoch, ``state_dict`` at each checkpoint, and ``close``. Under ``torchrun``, only the loggers of the first
+    process are called. A subclass must define ``log_metrics``; the other methods do nothing by default.
     """
 
     @property
     def name(self) -> str:
-        """The key of this logger's state in a checkpoint; each logger of a training has its own."""
+        """The unique name of this logger in the checkpoints of a training."""
         return type(self).__name__
 
     def log_parameters(self, params: Mapping[str, Any]) -> None:
-        """Record what was chosen (nested, JSON-like)."""
+        """Record the parameters of the training, by section (nested dictionaries of JSON types)."""
 
     def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
-        """Record what was measured in an epoch (counted from 0). A metric that was not computed is absent."""
+        """Record the metrics of an epoch (counted from 0). A metric that was not computed is absent."""
         raise NotImplementedError(f"{type(self).__name__} has no log_metrics.")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs (JSON-like), so that its logs equal those of a run never stopped."""
+        """Return the state that a resumed run needs to continue the log (JSON types)."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to the state of a checkpoint."""
+        """Restore a state that :meth:`state_dict` returned."""
 
     def close(self) -> str | None:
-        """Finish; return a sentence for the user, or None."""
+        """Close the log; return a sentence for the user, or None."""
         return None
 
 
@@ -47,14 +46,14 @@ def plain_metrics(metrics: Mapping[str, Any], epoch: int) -> dict[str, float]:
     Parameters
     ----------
     metrics
-        Number by name: Python's own, or a numpy or torch value with a single element.
+        Values by name: Python numbers, or numpy or torch values with a single element.
     epoch
-        Only named in the errors.
+        Index of the epoch, for the error messages.
 
     Raises
     ------
     ValueError
-        For a value that is not a number, or is NaN or infinite; for a metric called ``epoch``.
+        If a value is not a number, or is NaN or infinite, or if a metric is called ``epoch``.
     """
     if "epoch" in metrics:
         raise ValueError("A metric cannot be called 'epoch': that is the key of the epoch itself; rename it.")
@@ -67,14 +66,14 @@ def plain_epoch(epoch: Any) -> int:
     Raises
     ------
     ValueError
-        When it is not an integer, or is negative.
+        If it is not an integer, or is negative.
     """
     try:
         number = operator.index(epoch)
     except TypeError:
         number = -1
     if number < 0:
-        raise ValueError(f"An epoch must be an integer from 0 on, got {epoch!r}.")
+        raise ValueError(f"epoch must be an integer, 0 or more, got {epoch!r}.")
     return number
 
 
@@ -83,7 +82,7 @@ def _plain_number(name: str, value: Any, epoch: int) -> float:
     if hasattr(value, "item") and math.prod(value.shape) == 1:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"Metric '{name}' of epoch {epoch} must be one number, got {value!r}.")
+        raise ValueError(f"Metric '{name}' of epoch {epoch} must be a single number, got {value!r}.")
     if not math.isfinite(value):
-        raise ValueError(f"Metric '{name}' of epoch {epoch} must be finite, got {value}; leave out what has no value.")
+        raise ValueError(f"Metric '{name}' of epoch {epoch} must be finite, got {value}; omit metrics without a value.")
     return value

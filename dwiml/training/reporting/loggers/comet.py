@@ -1,4 +1,4 @@
-"""Comet.ml as a guest: imported only when asked for, offline without a network, never the end of a training."""
+"""Logging to Comet.ml: imported only if requested, offline without a network, and never able to stop a training."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 OFFLINE_FOLDER = "comet_offline"
-# Comet's own limits for a server that hangs are minutes at the start, an hour at the end.
+# Comet's own time limits for a server that does not respond are minutes at the start, and an hour at the end.
 _COMET_TIMEOUT_S = 60.0
-# However long the import took, a network that is there gets this long to answer.
+# Minimum time to wait for the server, however long the import took.
 _SHORTEST_PROBE_S = 2.0
 
-# What Comet would gather by itself. Only parameters and metrics of the trainer are sent.
+# Data that Comet would collect by itself; only the parameters and metrics of the trainer are sent.
 _NOTHING_AUTOMATIC = {
     "log_code": False,
     "log_graph": False,
@@ -55,32 +55,32 @@ _QUIET_IMPORT = {
 
 
 class CometLogger(Logger):
-    """Sends parameters and metrics to Comet.ml, or keeps them in ``comet_offline/`` for a later upload.
+    """Sends parameters and metrics to Comet.ml, or saves them in ``comet_offline/`` for a later upload.
 
-    Comet is imported and started by the first parameters or metrics, so that a resumed run can give its key before.
-    It runs offline when no API key is configured or when its server does not answer in time. Whatever fails in Comet
-    is told in one warning, and Comet is then left alone until the run is resumed.
+    Comet is imported and started with the first parameters or metrics, so that a resumed run can set its key before.
+    It runs offline if no API key is configured or the server does not respond in time. A failure of Comet gives one
+    warning, and Comet is not called again until the run is resumed.
 
     Parameters
     ----------
     workspace, project
-        Where Comet shows the run.
+        Workspace and project on Comet.
     experiment_name
-        The run's name on Comet.
+        Name of the run on Comet.
     folder
-        The experiment's folder.
+        The experiment folder.
     key
-        The key of a Comet experiment to continue (32 to 50 letters and digits). None: a new one.
+        Key of a Comet experiment to continue (32 to 50 letters and digits); None for a new one.
     timeout
-        How long to look for Comet's server, in seconds.
+        Time to wait for the Comet server, in seconds.
     verbose
-        Whether being offline is told in a warning (otherwise in a message of level INFO).
+        Whether to report in a warning that Comet is offline (otherwise in a message of level INFO).
 
     Notes
     -----
-    Comet writes an offline archive when a run ends, so a process that is killed leaves none. Therefore the state of a
-    checkpoint holds every epoch that is not yet on the server; a resumed run logs them again, and an archive
-    replaces the one of the run that it continues.
+    Comet writes an offline archive when a run ends, so a killed process leaves none. The state in a checkpoint therefore
+    holds all epochs that are not yet on the server; a resumed run logs them again, and its archive replaces that of the
+    run that it continues.
     """
 
     name = "comet"
@@ -99,7 +99,7 @@ class CometLogger(Logger):
         self.workspace = workspace
         self.project = project
         self.experiment_name = experiment_name
-        # Absolute: the sentence that names it must be true from any folder.
+        # Absolute, because the message that names it must be valid in any folder.
         self.offline_folder = Path(folder).absolute() / OFFLINE_FOLDER
         self.timeout = timeout
         self.verbose = verbose
@@ -111,16 +111,16 @@ class CometLogger(Logger):
         self._superseded: list[Path] = []
 
     def log_parameters(self, params: Mapping[str, Any]) -> None:
-        """Send what was chosen; nested dictionaries become names joined by ``|``."""
+        """Send the parameters; nested dictionaries become names joined by ``|``."""
         self._attempt(lambda experiment: experiment.log_parameters(dict(params)))
 
     def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
-        """Send an epoch's metrics, with the epoch as step too.
+        """Send the metrics of an epoch, with the epoch also as the step.
 
         Raises
         ------
         ValueError
-            For a value that is not one finite number.
+            If a value is not a single finite number.
         """
         epoch = plain_epoch(epoch)
         record = {"epoch": epoch, "metrics": plain_metrics(metrics, epoch)}
@@ -129,7 +129,7 @@ class CometLogger(Logger):
             self._pending.append(record)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the key, and the epochs that are not on Comet's server."""
+        """Return the key, and the epochs that are not on the Comet server."""
         return {"key": self.key, "pending": [dict(record) for record in self._pending]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -157,9 +157,9 @@ class CometLogger(Logger):
             return None
 
     def _tidy_archives(self) -> bool:
-        """Remove the archives of the runs that this one continued; tell whether this one has left any."""
+        """Remove the archives of the runs that this one continued; return whether this one has written any."""
         new = [path for path in self._archives() if path not in self._superseded and _is_whole(path)]
-        # All that they hold is now on the server or in the new archive.
+        # Their content is now on the server or in the new archive.
         if (self.online or new) and not self._failed:
             for path in self._superseded:
                 path.unlink(missing_ok=True)
@@ -184,7 +184,7 @@ class CometLogger(Logger):
             return
         self._failed = True
         logger.warning(
-            "Comet failed (%s: %s); the training goes on without it, its metrics are in the experiment's logs folder.",
+            "Comet failed (%s: %s); the training continues without it, and the metrics are in the local log.",
             type(error).__name__,
             error,
         )
@@ -202,22 +202,22 @@ class CometLogger(Logger):
         self.online = not reason
         if reason:
             level = logging.WARNING if self.verbose else logging.INFO
-            logger.log(level, "Comet is offline: %s. Its data are kept in '%s'.", reason, self.offline_folder)
+            logger.log(level, "Comet is offline: %s. Its data are saved in '%s'.", reason, self.offline_folder)
             self.offline_folder.mkdir(parents=True, exist_ok=True)
         start = functools.partial(
             comet_ml.start,
             workspace=self.workspace,
             project_name=self.project,
             experiment_key=self.key,
-            # Right for a first run and for a continued one, uploads in any order included.
+            # Works for a first run and for a continued one, also if they are uploaded in any order.
             mode="get_or_create",
             online=self.online,
             experiment_config=comet_ml.ExperimentConfig(
                 name=self.experiment_name, offline_directory=str(self.offline_folder), **_NOTHING_AUTOMATIC
             ),
         )
-        # Offline, in this thread: Comet's own hook then writes the archive should the program end without close().
-        # Online, that same hook could hang the end of the program; it runs in the starting thread only.
+        # Offline, it starts in this thread, so that Comet's exit hook writes the archive if close() is not called.
+        # Online, that hook could block the exit of the program; it only runs in the thread that started Comet.
         self._experiment = within(_COMET_TIMEOUT_S, start) if self.online else start()
         for record in self._pending:
             _send(self._experiment, record)
@@ -229,23 +229,23 @@ class CometLogger(Logger):
 
 
 def check_comet_state(state: Any) -> None:
-    """Check what :meth:`CometLogger.state_dict` returned, from a file that may be a stranger's.
+    """Check a state of :meth:`CometLogger.state_dict`, which may come from an untrusted file.
 
     Raises
     ------
     ValueError
-        When it is something else.
+        If it is invalid.
     """
     if type(state) is not dict or state.keys() != {"key", "pending"}:
-        raise ValueError("Comet's state must have the keys 'key' and 'pending'.")
-    # The key names files that are removed.
+        raise ValueError("The state of Comet must have the keys 'key' and 'pending'.")
+    # Files whose name starts with the key are removed.
     if type(state["key"]) is not str or not re.fullmatch(r"[0-9A-Za-z]{32,50}", state["key"]):
         raise ValueError("Comet's 'key' must be 32 to 50 letters and digits.")
     if type(state["pending"]) is not list:
         raise ValueError("Comet's 'pending' must be a list.")
     for record in state["pending"]:
         if type(record) is not dict or record.keys() != {"epoch", "metrics"} or type(record["metrics"]) is not dict:
-            raise ValueError("Comet's 'pending' must hold an epoch and its metrics each.")
+            raise ValueError("Each item of Comet's 'pending' must have an epoch and its metrics.")
         plain_metrics(record["metrics"], plain_epoch(record["epoch"]))
 
 
@@ -262,7 +262,7 @@ def _is_whole(archive: Path) -> bool:
 
 
 def _import_comet() -> Any:
-    """Import Comet without what it does to the process when imported: messages, patches, an exception hook."""
+    """Import Comet without its side effects on the process: messages, patches, an exception hook."""
     hook = sys.excepthook
     with _environment_defaults(_QUIET_IMPORT):
         comet_ml = importlib.import_module("comet_ml")
@@ -272,7 +272,7 @@ def _import_comet() -> Any:
 
 @contextmanager
 def _environment_defaults(defaults: Mapping[str, str]) -> Iterator[None]:
-    # What the user has set wins.
+    # Variables set by the user have priority.
     added = {name: value for name, value in defaults.items() if name not in os.environ}
     os.environ.update(added)
     try:

@@ -1,4 +1,4 @@
-"""A logger of the user's, in a training that goes on whatever it does."""
+"""The user's loggers, which cannot stop a training."""
 
 from __future__ import annotations
 
@@ -12,52 +12,52 @@ logger = logging.getLogger(__name__)
 
 
 class GuestLogger(Logger):
-    """Calls a user's logger; one that fails is told of in one warning, and left alone until the run is resumed.
+    """Wraps a user's logger; if it fails, one warning is shown, and it is not called until the run is resumed.
 
     Parameters
     ----------
     guest
-        The user's.
+        The user's logger.
     """
 
     def __init__(self, guest: Logger) -> None:
         self._guest = guest
         self._failed = False
-        # What it said last: a logger that fails later keeps it.
+        # Its last valid state, kept if it fails later.
         self._state: dict[str, Any] = {}
 
     @property
     def name(self) -> str:
-        """That of the guest."""
+        """The name of the user's logger."""
         return self._guest.name
 
     def log_parameters(self, params: Mapping[str, Any]) -> None:
-        """Hand the parameters on."""
+        """Pass on the parameters."""
         self._attempt(lambda: self._guest.log_parameters(params))
 
     def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
-        """Hand an epoch's metrics on, as plain numbers."""
+        """Pass on the metrics of an epoch, as plain numbers."""
         plain = plain_metrics(metrics, plain_epoch(epoch))
         self._attempt(lambda: self._guest.log_metrics(plain, epoch))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the guest's state; of one that has failed, or has one that cannot be saved, the last that was good."""
+        """Return the state of the user's logger; its last valid one if it failed or the state cannot be saved."""
         self._attempt(self._ask_state)
         return self._state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Hand the state of a checkpoint on, where there is one."""
+        """Pass on the state of a checkpoint, if there is one."""
         self._state = state
         if state:
             self._attempt(lambda: self._guest.load_state_dict(state))
 
     def close(self) -> str | None:
-        """End the guest; return what it has to say."""
-        said = self._attempt(self._guest.close)
-        return said if isinstance(said, str) else None
+        """Close the user's logger; return its sentence for the user."""
+        sentence = self._attempt(self._guest.close)
+        return sentence if isinstance(sentence, str) else None
 
     def _ask_state(self) -> None:
-        # Reading logs does not load torch.
+        # Imported here so that reading logs does not load torch.
         from dwiml.files.tensors import check_plain
 
         state = self._guest.state_dict()
@@ -74,8 +74,7 @@ class GuestLogger(Logger):
         except Exception as error:
             self._failed = True
             logger.warning(
-                "Logger '%s' failed (%s: %s); the training goes on without it, its metrics are in the experiment's "
-                "logs folder.",
+                "Logger '%s' failed (%s: %s); the training continues without it, and the metrics are in the local log.",
                 self.name,
                 type(error).__name__,
                 error,

@@ -1,4 +1,4 @@
-"""The log that every experiment has: ``logs/metrics.jsonl``, one JSON object a line, one line an epoch."""
+"""The local log of each experiment: ``logs/metrics.jsonl``, with one line (a JSON object) per epoch."""
 
 from __future__ import annotations
 
@@ -18,40 +18,44 @@ from dwiml.files import atomic_write, open_regular, reason_of
 from dwiml.training.reporting.loggers.base import Logger, plain_epoch, plain_metrics
 
 METRICS_FILE = Path("logs") / "metrics.jsonl"
-# Hundreds of thousands of epochs.
+# Room for hundreds of thousands of epochs.
 MOST_BYTES = 256 * 2**20
 
 logger = logging.getLogger(__name__)
 
 
 class LocalLogger(Logger):
-    """Appends a line an epoch to ``logs/metrics.jsonl`` in the experiment's folder.
+    """Appends one line per epoch to ``logs/metrics.jsonl`` in the experiment folder.
 
     Parameters
     ----------
     folder
-        The experiment's folder. It and ``logs/`` are made when the first line is written.
+        The experiment folder. It and ``logs/`` are created with the first line.
 
     Notes
     -----
-    A line is one ``write`` call, then on the disk (fsync). What cannot stay is removed before the next line is added:
-    a part of a line, left by a crash of the machine, and the lines of epochs that are run again.
-    A line that cannot be written (a full disk) is kept in memory, and in the state of a checkpoint; it is written,
-    in its place, with the next one or at the end. One warning tells it.
-    The state of a checkpoint is a position in the file, and a digest of what is before: a resumed run cuts the file
-    there. A warning tells when the file has changed since, or is gone; what it has of these epochs is kept.
-    The file is never opened through a link, and one that has a second name (a hard link) is rewritten instead.
-    Parameters are not written here: they are in ``parameters.json``.
+    Each line is written by one ``write`` call, followed by ``fsync``. Before the next line is added, invalid lines are
+    removed: an incomplete line after a crash of the machine, and lines of epochs that are repeated.
+
+    A line that cannot be written (a full disk) is kept in memory and in the checkpoints, with one warning; it is
+    written, in its place, with the next line or at the end.
+
+    The state in a checkpoint is a position in the file, and a digest of the content up to it: a resumed run truncates
+    the file there. If the file has changed since, or is missing, a warning is logged, and its lines of these epochs are
+    kept.
+
+    The file is never opened through a symbolic link, and a file with a second name (a hard link) is rewritten.
+    Parameters are not written here but to ``parameters.json``.
     """
 
     name = "local"
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.path = Path(folder) / METRICS_FILE
-        # By epoch, in their order: the lines that the file should end in and does not.
+        # Lines that are not in the file yet, by epoch, in order.
         self._pending: dict[int, str] = {}
         self._has_warned = False
-        # For a checkpoint while the file cannot be read.
+        # Used for a checkpoint if the file cannot be read.
         self._position = _position(b"")
 
     def log_parameters(self, params: Mapping[str, Any]) -> None:
@@ -63,7 +67,7 @@ class LocalLogger(Logger):
         Raises
         ------
         ValueError
-            For a value that is not one finite number (JSON has neither NaN nor Infinity). Nothing is then written.
+            If a value is not a single finite number (JSON has neither NaN nor Infinity). Nothing is written then.
         """
         epoch = plain_epoch(epoch)
         record = {"epoch": epoch, **plain_metrics(metrics, epoch)}
@@ -82,26 +86,26 @@ class LocalLogger(Logger):
         return bool(self._pending)
 
     def retry(self) -> bool:
-        """Try again to write what is pending, if anything; return whether nothing is pending any more."""
+        """Retry to write pending lines; return whether all lines are now in the file."""
         with suppress(OSError):
             self._write_pending()
         return not self._pending
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how far the file goes, and the lines that are not in it yet, so that a checkpoint loses none."""
+        """Return the position in the file, and the lines that are not in it yet."""
         with suppress(OSError):
             self._position = _position(b"".join(self._kept(self._content())))
         return {**self._position, "pending": list(self._pending.values())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Bring the file back to where it was at a checkpoint, and write the lines that were not in it then.
+        """Truncate the file to its position in a checkpoint, and write the lines that were pending then.
 
         Raises
         ------
         ValueError
-            When the state is not this logger's.
+            If the state is not one of this logger.
         OSError
-            When the file has to be cut and cannot be written.
+            If the file must be truncated and cannot be written.
         """
         check_local_state(state)
         self._pending = {}
@@ -119,12 +123,12 @@ class LocalLogger(Logger):
             self._warn(error)
 
     def close(self) -> str | None:
-        """Write what is pending, if anything; log an error that names what could not be written."""
+        """Write pending lines; log an error that names the epochs that could not be written."""
         try:
             self._write_pending()
         except OSError as error:
             logger.error(
-                "The log '%s' ends without %s (%s); a checkpoint that was written since holds what is missing.",
+                "The log '%s' ends without %s (%s); checkpoints written since then hold the missing lines.",
                 self.path,
                 _epochs(self._pending),
                 reason_of(error),
@@ -149,7 +153,7 @@ class LocalLogger(Logger):
         finally:
             os.close(descriptor)
         if has_other_name:
-            # A backup of hard links, for example: what is there must not grow.
+            # The other name may be a backup, which must not change.
             self._rewrite(kept + lines)
         self._position, self._pending = _position(kept + lines), {}
 
@@ -160,19 +164,20 @@ class LocalLogger(Logger):
             with open_regular(self.path, "The log", follow_links=False) as stream:
                 content = stream.read(MOST_BYTES + 1)
         except ValueError as error:
-            # A device or a pipe: the training goes on without it, as on a full disk.
+            # A device or a pipe: the training continues without the log, as with a full disk.
             raise OSError(str(error).rstrip(".")) from error
         if len(content) > MOST_BYTES:
-            raise OSError(f"it is larger than {MOST_BYTES / 1e6:.0f} MB, which no log of dwiml is")
+            raise OSError(f"it is larger than {MOST_BYTES / 1e6:.0f} MB, the limit for a log of dwiml")
         return content
 
     def _kept_of_changed(self, content: bytes, size: int, last_epoch: int | None) -> bytes:
-        """Say that the file is not what it was at the checkpoint; return what it has of the epochs before."""
+        """Warn that the file has changed since the checkpoint; return its lines of the epochs before."""
         lines = [] if last_epoch is None else [line for line in _lines(content) if _stays(line, last_epoch + 1)]
         kept = b"".join(lines)
-        how = "is gone" if not os.path.lexists(self.path) else "is shorter" if len(content) < size else "has changed"
+        exists = os.path.lexists(self.path)
+        how = "was deleted" if not exists else "has become shorter" if len(content) < size else "has changed"
         logger.warning(
-            "The log '%s' %s since the checkpoint was written: it keeps %d lines of the epochs before, and goes on.",
+            "The log '%s' %s since the checkpoint was written: %d lines of the epochs before it are kept.",
             self.path,
             how,
             len(lines),
@@ -189,7 +194,7 @@ class LocalLogger(Logger):
             return
         self._has_warned = True
         logger.warning(
-            "The log '%s' cannot be written (%s); %s is kept in memory, to be written with the next.",
+            "The log '%s' cannot be written (%s); %s is kept in memory and will be written with the next one.",
             self.path,
             reason_of(error),
             _epochs(self._pending),
@@ -201,41 +206,41 @@ class LocalLogger(Logger):
 
 
 def read_metrics(experiment: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Read an experiment's ``logs/metrics.jsonl``, also while a training is writing it.
+    """Read the ``logs/metrics.jsonl`` of an experiment, also while a training is writing it.
 
     Parameters
     ----------
     experiment
-        The experiment's folder.
+        The experiment folder.
 
     Returns
     -------
     list of dict
-        One an epoch, in the epochs' order: ``epoch`` (an integer, from 0) and the metrics by name. Of an epoch that is
-        there more than once, the last line counts. A last line that is only there in part is left out.
+        One dictionary per epoch, in order: ``epoch`` (an integer, from 0) and the metrics by name. If an epoch appears
+        more than once, its last line is used. An incomplete last line is ignored.
 
     Raises
     ------
     FileNotFoundError, NotADirectoryError
-        When there is no such folder, or no log in it.
+        If there is no such folder, or no log in it.
     ValueError
-        When a line is not a JSON object with an epoch, or has a number too large for a float: file and line number
-        are named.
+        If a line is not a JSON object with an epoch, or has a number too large for a float; the message names the file
+        and the line.
     """
     folder = Path(experiment)
     if not folder.exists():
-        raise FileNotFoundError(f"Experiment's folder '{folder}' does not exist.")
+        raise FileNotFoundError(f"Experiment folder '{folder}' does not exist.")
     if not folder.is_dir():
-        raise NotADirectoryError(f"'{folder}' is not an experiment's folder but a file; give the folder.")
+        raise NotADirectoryError(f"'{folder}' is a file, not an experiment folder; give the folder.")
     path = folder / METRICS_FILE
     if not os.path.lexists(path):
         raise FileNotFoundError(
-            f"'{folder}' has no {METRICS_FILE}: it is not an experiment's folder, or no epoch is finished yet."
+            f"'{folder}' has no {METRICS_FILE}: it is not an experiment folder, or no epoch is finished yet."
         )
     with open_regular(path, "The log") as stream:
         content = stream.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
-        raise ValueError(f"The log '{path}' is larger than {MOST_BYTES / 1e6:.0f} MB, which no log of dwiml is.")
+        raise ValueError(f"The log '{path}' is larger than {MOST_BYTES / 1e6:.0f} MB, the limit for a log of dwiml.")
     lines = content.split(b"\n")
     half_line = lines.pop()
     records = [_parse(line, path, number) for number, line in enumerate(lines, start=1) if line.strip()]
@@ -246,12 +251,12 @@ def read_metrics(experiment: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def check_local_state(state: Any) -> None:
-    """Check what :meth:`LocalLogger.state_dict` returned, from a file that may be a stranger's.
+    """Check a state of :meth:`LocalLogger.state_dict`, which may come from an untrusted file.
 
     Raises
     ------
     ValueError
-        When it is something else.
+        If it is invalid.
     """
     if type(state) is not dict or state.keys() != {"size", "sha256", "last_epoch", "pending"}:
         raise ValueError("The local log's state must have 'size', 'sha256', 'last_epoch' and 'pending'.")
@@ -267,14 +272,14 @@ def check_local_state(state: Any) -> None:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError("The local log's pending lines must be JSON objects, each with its epoch.") from error
     if not all(type(epoch) is int for epoch in epochs) or sorted(set(epochs)) != epochs:
-        raise ValueError("The local log's pending lines must be of epochs, each once and in order.")
+        raise ValueError("The local log's pending lines must have unique epochs, in order.")
 
 
 def _parse_half(line: bytes, path: Path, number: int) -> list[dict[str, Any]]:
-    # A line being written begins as one does; anything else, a binary file for example, never was a log.
-    begins_well = line.lstrip().startswith(b"{") and b"\0" not in line
-    # But a crash of the machine may leave anything after lines that are whole.
-    if number > 1 or begins_well:
+    # A line that is being written starts like a JSON object; otherwise (a binary file), this is not a log.
+    starts_well = line.lstrip().startswith(b"{") and b"\0" not in line
+    # After complete lines, however, a crash of the machine may leave anything.
+    if number > 1 or starts_well:
         try:
             json.loads(line)
         except (ValueError, RecursionError):
@@ -307,7 +312,7 @@ def _refuse_constant(constant: str) -> NoReturn:
 
 
 def _lines(content: bytes) -> list[bytes]:
-    """Return the lines with their ends, as the log has them: other characters end no line."""
+    """Return the lines with their line breaks; only a newline ends a line."""
     return re.findall(rb"[^\n]*\n|[^\n]+", content)
 
 
@@ -331,7 +336,7 @@ def _last_epoch(content: bytes) -> int | None:
 
 
 def _check_own(descriptor: int, path: Path) -> bool:
-    """Check that an open log is a regular file; tell whether it has another name as well."""
+    """Check that an open log is a regular file; return whether it has another name as well."""
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         raise OSError(f"'{path}' is not a regular file")
@@ -343,7 +348,7 @@ def _stays(line: bytes, first: int | None) -> bool:
         return False
     if first is None:
         return True
-    # A line that cannot be read is for a person to look at: read_metrics names it.
+    # A line that cannot be parsed is kept for the user to inspect: read_metrics names it.
     try:
         return bool(json.loads(line)["epoch"] < first)
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -356,14 +361,14 @@ def _epochs(pending: Iterable[int]) -> str:
 
 
 def _append(descriptor: int, lines: bytes) -> None:
-    """Add whole lines and have them on the disk; after an error, the file is as it was."""
+    """Append complete lines and sync them to disk; after an error, the file is unchanged."""
     size = os.fstat(descriptor).st_size
     try:
         if os.write(descriptor, lines) != len(lines):
-            raise OSError("a part of it only could be written; is the disk full?")
+            raise OSError("only a part of it could be written; is the disk full?")
         os.fsync(descriptor)
     except BaseException:
-        # Where this fails too, the next line's writer removes what is not whole.
+        # If this fails too, an incomplete line is removed before the next one is written.
         with suppress(OSError):
             os.ftruncate(descriptor, size)
         raise

@@ -1,4 +1,4 @@
-"""Waiting on a network, never longer than was said."""
+"""Network calls with a time limit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ _SERVER_ERROR = 500
 
 
 def within(seconds: float, action: Callable[[], Any]) -> Any:
-    """Run a call that may hang in a (daemon) thread of its own; raise TimeoutError when it takes longer."""
+    """Run a call that may hang in a daemon thread.
+
+    Raises
+    ------
+    TimeoutError
+        If it takes longer than `seconds`.
+    """
     results: list[Any] = []
     errors: list[Exception] = []
 
@@ -38,20 +44,20 @@ def within(seconds: float, action: Callable[[], Any]) -> Any:
 
 
 def can_reach(url: str, *, timeout: float) -> bool:
-    """Whether a server answers, through the proxies of the environment, within a time that covers DNS too.
+    """Return whether a server responds within a time limit, through the proxies of the environment.
 
     Parameters
     ----------
     url
-        Any address on the server: an answer that it is not there is an answer.
+        Any address on the server; a response such as 404 counts too.
     timeout
-        In seconds.
+        Time limit in seconds, including the DNS lookup.
     """
     # Nothing secret is sent, and Comet's client checks the certificate itself, with its own settings.
     https = urllib.request.HTTPSHandler(context=ssl._create_unverified_context())
     opener = urllib.request.build_opener(https)
     try:
-        # In a thread, because the look-up of a name has no timeout of its own.
+        # In a thread, because a DNS lookup has no timeout.
         within(timeout, lambda: opener.open(url, timeout=timeout).close())
         return True
     except urllib.error.HTTPError as error:
