@@ -120,8 +120,8 @@ class TrainerSettings:
     nan_policy
         What to do about a NaN or infinite loss or gradient: ``"stop"``, or ``"skip"`` the batch (the log counts them).
     resume
-        Whether to resume an existing experiment: ``"never"`` (it is an error), ``"auto"`` (if there is a checkpoint) or
-        ``"must"`` (no checkpoint is an error).
+        Whether to resume an existing experiment: ``"never"`` (an existing one is an error), ``"auto"`` (if there is a
+        checkpoint) or ``"must"`` (a missing checkpoint is an error).
     allow_changed_data
         Resume even if the HDF5 file has changed since the training started.
     checkpoint_minutes

@@ -26,10 +26,10 @@ from dwiml.training.cluster.stopping import Requests
 from dwiml.training.epoch import running
 from dwiml.training.experiment.best_model import BestModelKeeper
 from dwiml.training.experiment.checkpoint import max_bytes_for
-from dwiml.training.experiment.checkpointer import Checkpointer, Stateful, recorded_arguments, restore
+from dwiml.training.experiment.checkpointer import Checkpointer, Stateful, restore
 from dwiml.training.experiment.folder import ExperimentFolder, check_experiment_path, trial_folder
 from dwiml.training.experiment.objects import check_objects, has_validation_set
-from dwiml.training.experiment.parameters import describe
+from dwiml.training.experiment.parameters import describe, recorded_arguments
 from dwiml.training.generation.selection import loss_of, skipped_batches
 from dwiml.training.optimization.averaging import AveragedWeights
 from dwiml.training.optimization.building import build_optimization
@@ -70,18 +70,15 @@ class DWIMLTrainer(Parameterized):
         The model to train, a subclass of ``MainModelAbstract``.
     experiments_path, experiment_name
         The results are written to the folder ``experiments_path/experiment_name``.
-    batch_sampler
-        Chooses the streamlines of each batch.
-    batch_loader
-        Loads the batch for the model.
+    batch_sampler, batch_loader
+        Choose the streamlines of each batch, and load them for the model.
     **settings
         The parameters of :class:`~dwiml.training.settings.TrainerSettings`.
 
     Raises
     ------
     ValueError, TypeError
-        If a parameter is unknown or invalid, if there is no training streamline, or if the checkpoint belongs to
-        another training.
+        If a parameter is invalid, there is no training streamline, or the checkpoint belongs to another training.
     FileExistsError, FileNotFoundError
         If the experiment exists and ``resume`` is ``"never"``, or does not and ``resume`` is ``"must"``.
     """
@@ -202,17 +199,10 @@ class DWIMLTrainer(Parameterized):
         **changes
             New values of other parameters that may differ in a resumed run, such as ``use_gpu``.
 
-        Returns
-        -------
-        DWIMLTrainer
-            An instance of the class on which this method is called.
-
         Raises
         ------
-        FileNotFoundError
-            If there is no checkpoint.
-        ValueError
-            If the checkpoint is damaged or belongs to another training.
+        FileNotFoundError, ValueError
+            If there is no checkpoint, or it is damaged or belongs to another training.
         """
         limits = {"max_epochs": new_max_epochs, "patience": new_patience}
         given = {**changes, **{name: value for name, value in limits.items() if value is not None}}
@@ -230,8 +220,7 @@ class DWIMLTrainer(Parameterized):
         OSError
             If some results could not be written, or if another process has taken over the experiment.
         TrainingInterrupted
-            After a signal, or at the end of ``max_time``, once the checkpoint is written. A script that does not catch
-            it exits.
+            After a signal or ``max_time``, once the checkpoint is written. A script that does not catch it exits.
         """
         first = self.position.epoch
         with running(self) as epochs:
@@ -252,8 +241,7 @@ class DWIMLTrainer(Parameterized):
         Parameters
         ----------
         targets
-            The streamlines of the batch, on the model's device: points of shape (total_points, 3), float32, voxel
-            space, corner origin.
+            Streamlines on the model's device: points (total_points, 3), float32, voxel space, corner origin.
         ids_per_subj
             Slice of the streamlines of each subject, by subject index.
 
@@ -268,17 +256,12 @@ class DWIMLTrainer(Parameterized):
         return self.compute_loss(self.run_model(batch), batch)
 
     def model_batch(self, targets: TensorSequence, ids_per_subj: BatchSlices) -> ModelBatch:
-        """Prepare a batch for the model and its loss: add noise, remove last points, interpolate the volume.
+        """Return the batch for the model and its loss: with noise, the last points removed, the volume interpolated.
 
         Parameters
         ----------
         targets, ids_per_subj
             As in :meth:`run_one_batch`.
-
-        Returns
-        -------
-        ModelBatch
-            The inputs and points that the model sees, and the points that the loss compares with.
         """
         self.called_model_batch = True
         with self.profiler.part("interpolation"):
@@ -310,16 +293,9 @@ class DWIMLTrainer(Parameterized):
 
         Raises
         ------
-        ValueError
-            If the name is invalid or reserved, or the value is not a single number.
-        TypeError
-            If `n` is missing.
-        RuntimeError
-            If it is called outside of `run_one_batch`.
-
-        Notes
-        -----
-        A NaN or infinite value stops the training later, with an error that names the metric and the batch.
+        ValueError, TypeError, RuntimeError
+            If the name is invalid or reserved, the value is not a single number, `n` is missing, or the call is not in
+            `run_one_batch`. A NaN or infinite value is an error later, which names the metric and the batch.
         """
         self.logged.add(name, value, n)
 
@@ -334,15 +310,12 @@ class DWIMLTrainer(Parameterized):
         name
             A unique name, the same in each run of the script.
         thing
-            The object. It has ``load_state_dict(state)`` and ``state_dict()``, which returns numbers, strings, tensors,
-            and lists and dictionaries of them.
+            Has ``load_state_dict(state)`` and ``state_dict()`` (numbers, strings, tensors, lists and dictionaries).
 
         Raises
         ------
-        ValueError
-            If the name is already used, the state cannot be saved, or the checkpoint has no state of that name.
-        TypeError
-            If the object lacks one of the two methods.
+        ValueError, TypeError
+            If the name is already used, the state cannot be saved, or the checkpoint has no such state.
         """
         self.checkpointer.register(name, thing)
 
@@ -360,8 +333,7 @@ class DWIMLTrainer(Parameterized):
         Parameters
         ----------
         metrics
-            Metrics of the epoch, by name. A subclass that adds metrics overrides this method and calls it with all of
-            them.
+            Metrics of the epoch, by name. A subclass may add some and pass all of them to this method.
         """
         self.checkpointer.refuse_if_taken_over()
         epoch = self.position.epoch
@@ -392,10 +364,7 @@ class DWIMLTrainer(Parameterized):
         return None
 
     def selection_value(self, metrics: dict[str, float]) -> float | None:
-        """Return the value that selects the best model, from the metrics of an epoch.
-
-        Lower is better. None: the epoch is not considered.
-        """
+        """Return the value that selects the best model (lower is better); None: the epoch does not count."""
         return loss_of(metrics, self.position.epoch, has_validation=self.has_validation)
 
     @property

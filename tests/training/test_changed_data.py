@@ -38,7 +38,7 @@ def test_50_points_that_moved_are_refused_at_the_resume(path: Path, tmp_path: Pa
 
 def test_a_fingerprint_of_an_earlier_dwiml_cannot_be_compared() -> None:
     recorded, current = ({"data": {"fingerprint": text}} for text in ("0a1b" * 8, "v2-0a1b"))
-    with pytest.raises(ValueError, match="an earlier dwiml recorded it in another way"):
+    with pytest.raises(ValueError, match="an earlier dwiml computed it in another way"):
         refuse_differences(recorded, current, "exp")
     refuse_differences(recorded, current, "exp", allow_changed_data=True)
     recorded["sampler"], current["sampler"] = {"batch_size": "16"}, {"batch_size": "8"}

@@ -65,7 +65,7 @@ def test_fewer_epochs_are_those_of_the_plan(tiny_hdf5: Path, tmp_path: Path, cap
     fewer = small_trainer(tiny_hdf5, tmp_path, max_epochs=3, learning_rates=BASE, resume="must", **COSINE)
     with caplog.at_level(logging.WARNING):
         fewer.train_and_validate()
-    assert "planned for 5 epochs and keeps its shape: the last of the 3 epochs begins with" in caplog.text
+    assert "planned for 5 epochs and keeps its shape: the last of the 3 epochs starts with" in caplog.text
     assert logs(tmp_path / "exp") == logs(tmp_path / "whole")[:3]
 
 

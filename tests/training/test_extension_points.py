@@ -235,7 +235,11 @@ def test_another_optimizer_is_refused_and_the_command_names_the_script(
     [
         ({"optimizer": lambda parameters: None}, TypeError, "optimizer must return a torch optimizer, got a None"),
         ({"optimizer": "adam"}, ValueError, "optimizer must be one of Adam, AdamW, RAdam, SGD, got 'adam'"),
-        ({"optimizer": torch.optim.NAdam, "weight_decay": 0.1}, ValueError, "weight_decay is for optimizers by name"),
+        (
+            {"optimizer": torch.optim.NAdam, "weight_decay": 0.1},
+            ValueError,
+            "weight_decay applies to optimizers given by",
+        ),
         ({"optimizer": two_groups, "learning_rates": 0.1}, ValueError, "starts with a learning rate of 0.01, and lear"),
         ({"lr_scheduler": lambda optimizer: None, "learning_rates": 0.1}, ValueError, "not a torch scheduler"),
     ],

@@ -436,7 +436,7 @@ def test_what_a_kill_left_half_written_is_removed(tiny_hdf5: Path, tmp_path: Pat
 def test_two_trainers_of_one_name(tiny_hdf5: Path, tmp_path: Path) -> None:
     first, second = small_trainer(tiny_hdf5, tmp_path, max_epochs=1), small_trainer(tiny_hdf5, tmp_path, max_epochs=1)
     first.train_and_validate()
-    with pytest.raises(FileExistsError, match="exists already"):
+    with pytest.raises(FileExistsError, match="already exists"):
         second.train_and_validate()
 
 

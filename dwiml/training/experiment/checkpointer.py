@@ -19,13 +19,12 @@ from dwiml.training.experiment.checkpoint import (
     checkpoint_stamp,
     has_checkpoint,
     load_checkpoint,
-    max_bytes_for,
     save_or_warn,
 )
 from dwiml.training.experiment.folder import ExperimentFolder
 from dwiml.training.experiment.leftovers import require_saved
 from dwiml.training.experiment.lock import ExperimentInUseError, ExperimentLock
-from dwiml.training.experiment.parameters import arguments_of, data_has_changed, refuse_differences
+from dwiml.training.experiment.parameters import data_has_changed, refuse_differences
 from dwiml.training.experiment.plain import check_like
 from dwiml.training.optimization.optimizers import load_optimizer_state
 from dwiml.training.reporting.loggers import check_logger_states
@@ -35,9 +34,6 @@ from dwiml.training.state import Position
 
 if TYPE_CHECKING:
     from dwiml.training.trainer import DWIMLTrainer
-
-# Parameters that may be objects of the script; parameters.json records their names only.
-FROM_SCRIPT = ("optimizer", "lr_scheduler", "loggers")
 
 
 class Stateful(Protocol):
@@ -285,49 +281,6 @@ class Checkpointer:
             "monitors": None if monitor is None else monitor.state_dict(self._ranks.gather),
             **({REGISTERED: registered} if registered else {}),
         }
-
-
-def recorded_arguments(
-    folder: ExperimentFolder, model: Any, trainer_class: type[Any], changes: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the keywords for a trainer that resumes from the checkpoint of an experiment.
-
-    Parameters
-    ----------
-    folder
-        The experiment folder.
-    model
-        The model; it limits the size of the checkpoint.
-    trainer_class
-        Class of the trainer, which must have all recorded parameters.
-    changes
-        Keywords that differ from the recorded ones.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no checkpoint.
-    ValueError
-        If the checkpoint is damaged, or an object that the script created is not given.
-    """
-    checkpoint = load_checkpoint(folder.checkpoint, max_bytes=max_bytes_for(model))
-    fitting.check_all(checkpoint, {"parameters": fitting.check_parameters}, str(folder.path))
-    params = arguments_of(checkpoint["parameters"]["trainer"])
-    fitting.refuse_unknown(params, trainer_class, str(folder.path))
-    # Valid for one resume only.
-    params.pop("allow_changed_data", None)
-    for name in FROM_SCRIPT:
-        if name not in changes and _is_from_script(params.get(name)):
-            raise ValueError(
-                f"Experiment '{folder.path}' was trained with {name} {shown(params[name])}, created by its script: "
-                f"run that script again with resume='auto' (or give {name} to init_from_checkpoint)."
-            )
-    return {**params, **changes, "resume": "must"}
-
-
-def _is_from_script(recorded: Any) -> bool:
-    """Return whether a recorded parameter is the name of a function or class, or a list of loggers."""
-    return isinstance(recorded, list) or (isinstance(recorded, str) and "." in recorded)
 
 
 def _plain_state(name: str, thing: Stateful) -> Any:

@@ -12,8 +12,11 @@ from typing import Any
 import torch
 
 import dwiml
+from dwiml.arguments import shown
 from dwiml.files import write_json
 from dwiml.hdf5.stored.fingerprint import is_older
+from dwiml.training.experiment.checkpoint import load_checkpoint, max_bytes_for
+from dwiml.training.experiment.fitting import check_all, check_parameters, refuse_unknown
 from dwiml.training.experiment.folder import ExperimentFolder
 
 # Parameters that may differ in a resumed run. None of them changes the weights of an epoch that both runs have, except
@@ -43,6 +46,8 @@ MAY_CHANGE = frozenset(
 )
 
 
+# Parameters that may be objects of the script; parameters.json records their names only.
+FROM_SCRIPT = ("optimizer", "lr_scheduler", "loggers")
 # Entries of a section that are not arguments of its object.
 CLASS = "class"
 FIXED = "fixed_by_class"
@@ -148,6 +153,49 @@ def refuse_differences(
             f"Experiment '{experiment}' cannot be resumed with other parameters: {'; '.join(differences)}. "
             f"Use the recorded values{changed_data}, or start another experiment."
         )
+
+
+def recorded_arguments(
+    folder: ExperimentFolder, model: Any, trainer_class: type[Any], changes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the keywords for a trainer that resumes from the checkpoint of an experiment.
+
+    Parameters
+    ----------
+    folder
+        The experiment folder.
+    model
+        The model; it limits the size of the checkpoint.
+    trainer_class
+        Class of the trainer, which must have all recorded parameters.
+    changes
+        Keywords that differ from the recorded ones.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no checkpoint.
+    ValueError
+        If the checkpoint is damaged, or an object that the script created is not given.
+    """
+    checkpoint = load_checkpoint(folder.checkpoint, max_bytes=max_bytes_for(model))
+    check_all(checkpoint, {"parameters": check_parameters}, str(folder.path))
+    params = arguments_of(checkpoint["parameters"]["trainer"])
+    refuse_unknown(params, trainer_class, str(folder.path))
+    # Valid for one resume only.
+    params.pop("allow_changed_data", None)
+    for name in FROM_SCRIPT:
+        if name not in changes and _is_from_script(params.get(name)):
+            raise ValueError(
+                f"Experiment '{folder.path}' was trained with {name} {shown(params[name])}, created by its script: "
+                f"run that script again with resume='auto' (or give {name} to init_from_checkpoint)."
+            )
+    return {**params, **changes, "resume": "must"}
+
+
+def _is_from_script(recorded: Any) -> bool:
+    """Return whether a recorded parameter is the name of a function or class, or a list of loggers."""
+    return isinstance(recorded, list) or (isinstance(recorded, str) and "." in recorded)
 
 
 def _pairs(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> Iterable[tuple[str, Any, Any]]:

@@ -62,7 +62,7 @@ def test_other_data_or_options_in_one_process_are_named(data: Path) -> None:
     options: dict[str, Any] = {"others": {"hdf5_file": str(other)}}
     output = train(data, data.parent, "mixed", nb=2, code=1, **options)
     assert "ValueError: The 2 processes have different parameters: data.fingerprint is '" in output
-    assert "Give each of them the same HDF5 file and the same options." in output
+    assert "Give all the same HDF5 file and parameters." in output
     assert not (data.parent / "mixed").exists()
     output = train(data, data.parent, "mixed", nb=2, code=1, others={"clip_grad": 2.0})
     assert "trainer.clip_grad is 1.0 in process 0 and 2.0 in process 1" in output

@@ -249,7 +249,7 @@ def test_a_key_with_another_kind_of_value_is_named(tmp_path: Path, key: str, val
         ({**state(1), "format_version": 7}, "has format version 7; this dwiml reads 3: use a newer dwiml"),
         (
             {**state(1), "format_version": torch.tensor([2, 2])},
-            "must have a number as its format version, got a Tensor",
+            "a number as its format version, got a Tensor",
         ),
         ({**state(1), "format_version": True}, "must have a number as its format version, got a bool"),
     ],

@@ -70,7 +70,7 @@ def test_numpy_and_torch_numbers_are_converted(tmp_path: Path) -> None:
         ({"loss": True}, 0, "must be a single number, got True"),
         ({"loss": np.zeros(2)}, 0, "must be a single number"),
         ({"epoch": 1}, 0, "cannot be called 'epoch'"),
-        ({"loss": 0.5}, -1, "from 0 on, got -1"),
+        ({"loss": 0.5}, -1, "0 or more, got -1"),
         ({"loss": 0.5}, 0.5, "must be an integer, 0 or more, got 0.5"),
     ],
 )
@@ -133,7 +133,7 @@ def test_a_log_that_was_lost_or_changed_is_told_and_the_rest_kept(
     resumed = LocalLogger(tmp_path)
     resumed.load_state_dict(state)
     (record,) = caplog.records
-    assert f"metrics.jsonl' {how} since the checkpoint was written: it keeps {len(kept)} lines" in record.message
+    assert f"metrics.jsonl' {how} since the checkpoint was written: {len(kept)} lines" in record.message
     resumed.log_metrics({"train_loss": 0.1}, 3)
     assert [line["epoch"] for line in read_metrics(tmp_path)] == [*kept, 3]
 

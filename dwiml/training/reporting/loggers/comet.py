@@ -78,7 +78,7 @@ class CometLogger(Logger):
 
     Notes
     -----
-    Comet writes an offline archive when a run ends, so a killed process leaves none. The state in a checkpoint therefore
+    Comet writes an offline archive when a run ends, so a killed process leaves none. The checkpoint's state therefore
     holds all epochs that are not yet on the server; a resumed run logs them again, and its archive replaces that of the
     run that it continues.
     """
