@@ -1,6 +1,7 @@
-"""Example subjects with known truth, simulated on the spot.
+"""Simulate example subjects whose bundles are known.
 
-The story, in the order of the modules: ``geometry`` draws the bundles, ``anatomy`` bends them into one subject's head
-and chooses its voxel grid, ``voxelize`` says which fibres are in which voxel, ``simulate`` turns that into a diffusion
-acquisition, ``metrics`` computes what a network reads, ``create`` writes it all in a folder.
+The modules, in the order of the computation: ``geometry`` defines the bundles, ``anatomy`` deforms them into the head
+of one subject and chooses its voxel grid, ``voxelize`` computes which fibers are in which voxel, ``simulate`` computes
+the diffusion images, ``tensor_maps`` fits the maps that serve as input to a network, ``create`` writes the data set and
+``output`` manages its folder.
 """

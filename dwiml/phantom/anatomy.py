@@ -1,4 +1,4 @@
-"""One subject: its own head (a smooth deformation of the template), its own voxel grid, its own noise level."""
+"""The anatomy of one subject: a smooth deformation of the template, a voxel grid and a noise level."""
 
 from __future__ import annotations
 
@@ -8,35 +8,43 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from dwiml.phantom.geometry import Bundle, Floats, disc_random
+from dwiml.phantom.geometry import Bundle, Floats, disk_random
 
 FIELD_OF_VIEW_MM = (96.0, 104.0, 96.0)
 HEAD_SEMI_AXES_MM = (44.0, 48.0, 46.0)
 
 _NB_WAVES = 6
 _MAX_AMPLITUDE_MM = 1.5
-# 6 waves * 1.5 mm * 2 pi / 70 mm = 0.8 < 1: the displacement is a contraction, so the deformation never folds.
+# The gradient of the displacement is at most 6 waves * 1.5 mm * 2 pi / 70 mm = 0.8 < 1, so the deformation never folds.
 _WAVELENGTHS_MM = (70.0, 130.0)
 
-# Streamlines stay off the tube's skin, whose voxels are mostly outside, and end up to 2 mm before the bundle's end.
+# Streamlines stay away from the surface of the tube, where voxels are mostly outside of it, and end up to 2 mm before
+# the end of the bundle.
 _STREAMLINES_RADIUS = 0.9
 _END_JITTER_MM = 2.0
 
 
 @dataclass(frozen=True)
 class Deformation:
-    """From template mm to the subject's rasmm: ``rotation @ (scales * (x + waves(x))) + translation``.
+    """Deformation from template space to the rasmm space of a subject.
+
+    A point x is mapped to ``rotation @ (scales * (x + waves(x))) + translation``, where ``waves`` is a sum of W sine
+    waves. All arrays are float64.
 
     Attributes
     ----------
-    amplitudes : (W, 3)
-        Displacement of each sine wave at its crest, in mm.
-    wave_vectors : (W, 3)
-        2 pi / wavelength along the wave's direction, in radians per mm.
-    phases : (W,)
-        Radians.
-    rotation, scales, translation : (3, 3), (3,), (3,)
-        How the head lies in the scanner; the translation is in mm.
+    amplitudes
+        Shape (W, 3): maximal displacement of each wave, mm, in template space.
+    wave_vectors
+        Shape (W, 3): 2 pi / wavelength in the direction of each wave, radians per mm, in template space.
+    phases
+        Shape (W,): radians.
+    rotation
+        Shape (3, 3): rotation of the head in the scanner.
+    scales
+        Shape (3,): scaling of the head along the axes of the template, without unit.
+    translation
+        Shape (3,): position of the center of the head, mm, rasmm.
     """
 
     amplitudes: Floats
@@ -47,27 +55,38 @@ class Deformation:
     translation: Floats
 
     def apply(self, points: Floats) -> Floats:
-        """Move points (..., 3) from template mm to rasmm."""
+        """Transform points from template space to rasmm.
+
+        Parameters
+        ----------
+        points
+            Shape (..., 3), float64: template space, mm.
+
+        Returns
+        -------
+        array
+            Shape (..., 3), float64: rasmm.
+        """
         waves = np.sin(points @ self.wave_vectors.T + self.phases) @ self.amplitudes
         return ((points + waves) * self.scales) @ self.rotation.T + self.translation
 
 
 @dataclass(frozen=True)
 class Subject:
-    """All that distinguishes a subject, apart from the noise itself.
+    """The parameters of a simulated subject.
 
     Attributes
     ----------
     name
         ``sub-01``, ...
     deformation
-        From the template to the subject.
-    affine : (4, 4)
-        From voxels (origin at the centre of the first voxel) to rasmm.
+        From template space to the rasmm space of the subject.
+    affine
+        Shape (4, 4), float64: from voxel space (center origin) to rasmm.
     shape
         Number of voxels along each axis.
     snr
-        Signal of white matter without diffusion weighting, divided by the noise's standard deviation.
+        Signal-to-noise ratio: signal of white matter at b = 0, divided by the standard deviation of the noise.
     """
 
     name: str
@@ -78,12 +97,18 @@ class Subject:
 
     @property
     def voxel_sizes(self) -> Floats:
-        """Voxel sizes (3,), in mm."""
+        """Voxel sizes: shape (3,), float64, mm."""
         sizes: Floats = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
         return sizes
 
     def in_head(self) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-        """Tell which voxels (X, Y, Z) are in the head, an ellipsoid that turns and grows with the subject."""
+        """Return the mask of the head, an ellipsoid that is rotated, scaled and translated with the subject.
+
+        Returns
+        -------
+        array
+            Shape (X, Y, Z), bool: whether the center of each voxel is in the head.
+        """
         grid = np.moveaxis(np.indices(self.shape, dtype=np.float64), 0, -1)
         rasmm = grid @ self.affine[:3, :3].T + self.affine[:3, 3]
         head = ((rasmm - self.deformation.translation) @ self.deformation.rotation) / self.deformation.scales
@@ -92,11 +117,24 @@ class Subject:
 
 
 def draw_subject(index: int, voxel_size: float, rng: np.random.Generator) -> Subject:
-    """Draw the subject of this index (from 0) from the generator, which should be its own.
+    """Draw the parameters of a subject at random.
 
-    Of every six subjects the second has anisotropic voxels and the third an oblique grid, so the default data set has
-    one of each among its training subjects. All grids have their first axis to the left (a negative determinant), as
-    scanners' images have after conversion: see :func:`dwiml.phantom.simulate.to_fsl`.
+    Of every six subjects, the second has anisotropic voxels and the third has an oblique grid. The default data set
+    thus has one of each among its training subjects. The first axis of every grid points to the left (the affine has
+    a negative determinant), as in most images converted from scanners: see :func:`dwiml.phantom.simulate.to_fsl`.
+
+    Parameters
+    ----------
+    index
+        Index of the subject, from 0.
+    voxel_size
+        Mean voxel size, mm.
+    rng
+        Random generator, used for this subject only.
+
+    Returns
+    -------
+    Subject
     """
     deformation = _draw_deformation(rng)
     anisotropy = np.array([0.9, 1.0, 1.2]) if index % 6 == 1 else np.ones(3)
@@ -108,7 +146,7 @@ def draw_subject(index: int, voxel_size: float, rng: np.random.Generator) -> Sub
         [-1.0, 1.0, 1.0] * voxel_sizes
     )
     affine[:3, 3] = deformation.translation - affine[:3, :3] @ ((nb_voxels - 1) / 2)
-    # What is written in the files is float32; the streamlines and the volumes must agree on the very same numbers.
+    # The affine is written as float32: round it now, so that the streamlines and the volumes have exactly the same one.
     affine = affine.astype(np.float32).astype(np.float64)
     shape = (int(nb_voxels[0]), int(nb_voxels[1]), int(nb_voxels[2]))
     return Subject(f"sub-{index + 1:02d}", deformation, affine, shape, float(rng.uniform(25, 35)))
@@ -117,25 +155,28 @@ def draw_subject(index: int, voxel_size: float, rng: np.random.Generator) -> Sub
 def draw_streamlines(
     bundles: Sequence[Bundle], deformation: Deformation, nb_per_bundle: int, step_mm: float, rng: np.random.Generator
 ) -> list[list[Floats]]:
-    """Draw the streamlines of each bundle.
+    """Draw the streamlines of each bundle at random.
 
-    All streamlines of a bundle run the same way, from the bundle's start to its end.
+    All streamlines of a bundle have the same orientation, from the start of the bundle to its end.
 
     Parameters
     ----------
-    bundles, deformation
-        The template, and what makes it this subject's.
+    bundles
+        Bundles of the template.
+    deformation
+        From template space to the rasmm space of the subject.
     nb_per_bundle
         Number of streamlines in each bundle.
     step_mm
-        Distance between two points along the curve, to the nearest that divides the length.
+        Distance between consecutive points along the curve, mm. It is adjusted so that a whole number of steps covers
+        the length.
     rng
-        Where in the tube each streamline runs, and where it ends.
+        Random generator for the position of each streamline in the tube and for its ends.
 
     Returns
     -------
-    list of list of (n, 3) arrays
-        For each bundle, points in rasmm.
+    list of list of arrays
+        For each bundle, its streamlines: shape (n, 3), float64, rasmm.
     """
     return [
         _streamlines_of(bundle, deformation, nb_per_bundle=nb_per_bundle, step_mm=step_mm, rng=rng)
@@ -146,16 +187,16 @@ def draw_streamlines(
 def _streamlines_of(
     bundle: Bundle, deformation: Deformation, *, nb_per_bundle: int, step_mm: float, rng: np.random.Generator
 ) -> list[Floats]:
-    disc = disc_random(nb_per_bundle, _STREAMLINES_RADIUS, rng)
+    disk = disk_random(nb_per_bundle, _STREAMLINES_RADIUS, rng)
     cut = rng.uniform(0, _END_JITTER_MM / bundle.length, size=(2, nb_per_bundle, 1))
-    # Four times finer than the final points, so that equal steps along the polyline are equal steps along the curve.
+    # Four times finer than the final points, so that distances along the polyline approximate those along the curve.
     fine = np.linspace(0, 1, int(4 * bundle.length / step_mm))
-    curves = deformation.apply(bundle.fibres(disc, cut[0] + fine * (1 - cut[0] - cut[1])))
+    curves = deformation.apply(bundle.fibers(disk, cut[0] + fine * (1 - cut[0] - cut[1])))
     return [_equal_steps(curve, step_mm) for curve in curves]
 
 
 def _equal_steps(curve: Floats, step_mm: float) -> Floats:
-    """Place points (n, 3) at equal steps along a polyline (T, 3), both ends kept."""
+    """Resample a polyline (T, 3) to points (n, 3) at equal distances, both ends included."""
     along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(curve, axis=0), axis=1))])
     targets = np.linspace(0, along[-1], max(round(along[-1] / step_mm), 1) + 1)
     return np.stack([np.interp(targets, along, curve[:, axis]) for axis in range(3)], axis=1)

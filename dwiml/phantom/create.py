@@ -1,4 +1,4 @@
-"""Make the folder of example subjects that ``dwiml create_hdf5`` reads."""
+"""Create the folder of example subjects that ``dwiml create_hdf5`` reads."""
 
 from __future__ import annotations
 
@@ -23,19 +23,27 @@ from dwiml.phantom.geometry import Bundle, Floats, template_bundles
 from dwiml.phantom.output import new_folder
 from dwiml.phantom.simulate import Protocol, make_protocol, simulate_dwi, to_fsl
 from dwiml.phantom.tensor_maps import fractional_anisotropy, signal_harmonics
-from dwiml.phantom.voxelize import FibreMap, map_fibres
+from dwiml.phantom.voxelize import FiberMap, map_fibers
 
 logger = logging.getLogger(__name__)
 
 STEP_MM = 1.0
-# A voxel counts as white matter when fibres fill a quarter of it.
+# A voxel is white matter when fibers occupy at least this fraction of its volume.
 WM_FRACTION = 0.25
 MIN_SUBJECTS = 3
 
 
 @dataclass(frozen=True)
 class Size:
-    """How fine the phantom is."""
+    """Resolution of a phantom.
+
+    Attributes
+    ----------
+    voxel_size
+        Mean voxel size, mm.
+    streamlines_per_bundle
+        Number of streamlines in each bundle.
+    """
 
     voxel_size: float
     streamlines_per_bundle: int
@@ -55,22 +63,22 @@ GROUPS_CONFIG = {
 }
 
 README = """\
-{nb_subjects} example subjects made by dwiml {dwiml_version}:
+{nb_subjects} example subjects created by dwiml {dwiml_version}:
     dwiml phantom --nb_subjects {nb_subjects} --seed {seed} --size {size} OUT_DIR
 
-subjects/sub-XX/dwi/dwi.nii.gz, dwi.bval, dwi.bvec   simulated diffusion images, bvecs in FSL's convention
-subjects/sub-XX/metrics/sh.nii.gz, fa.nii.gz         spherical harmonics of the signal (voxel axes), anisotropy
-subjects/sub-XX/masks/wm.nii.gz                      white matter
-subjects/sub-XX/labels/endpoints.nii.gz              where bundles start and end (values below)
-subjects/sub-XX/bundles/NAME.trk                     streamlines of each bundle
-subjects/sub-XX/ground_truth.json                    each bundle's files and labels, for dwiml score
-config.json                                          what goes in the HDF5 file
-training.txt, validation.txt, testing.txt            which subject is for what
+subjects/sub-XX/dwi/dwi.nii.gz, dwi.bval, dwi.bvec   simulated diffusion images, bvecs in the FSL convention
+subjects/sub-XX/metrics/sh.nii.gz, fa.nii.gz         spherical harmonics of the signal (voxel axes), FA
+subjects/sub-XX/masks/wm.nii.gz                      white matter mask
+subjects/sub-XX/labels/endpoints.nii.gz              labels of the ends of each bundle (values below)
+subjects/sub-XX/bundles/NAME.trk                     streamlines of a bundle
+subjects/sub-XX/ground_truth.json                    files and labels of each bundle, for dwiml score
+config.json                                          groups of the HDF5 file
+training.txt, validation.txt, testing.txt            subjects for training, validation and testing
 
 Endpoint labels (start, end):
 {labels}
 
-Next, from this folder:
+Next steps, from this folder:
 
     dwiml create_hdf5 subjects ../phantom.hdf5 config.json training.txt validation.txt testing.txt
     dwiml train learn2track ../phantom.hdf5 ../experiments phantom_l2t \\
@@ -80,31 +88,31 @@ Next, from this folder:
     dwiml track ../experiments/phantom_l2t {testing} ../tracked.trk --tracking_mask wm_mask --min_length 20
     dwiml score ../tracked.trk --ground_truth subjects/{testing}
 
-The first gathers the subjects in one HDF5 file, the second trains a model on it (dwiml train --help tells its options),
-the third makes streamlines on a subject that the model has not seen, and the last scores them against the true bundles.
+The first command writes the subjects in one HDF5 file. The second trains a model on it (see dwiml train --help for its
+options). The third generates streamlines on a testing subject, and the last scores them against the true bundles.
 """
 
 
 @dataclass(frozen=True)
 class SimulatedSubject:
-    """A subject before it is written.
+    """The simulated data of a subject.
 
     Attributes
     ----------
     subject
-        Its deformation and grid.
-    fibre_map
-        The truth in every voxel.
-    dwi : (X, Y, Z, N)
-        The images.
-    in_head : (X, Y, Z)
-        Where there is tissue.
+        Its deformation and voxel grid.
+    fiber_map
+        The true fibers in each voxel.
+    dwi
+        Shape (X, Y, Z, N), int16: the diffusion images.
+    in_head
+        Shape (X, Y, Z), bool: mask of the head.
     streamlines
-        For each bundle of the template, points (n, 3) in rasmm.
+        For each bundle of the template, its streamlines: shape (n, 3), float64, rasmm.
     """
 
     subject: Subject
-    fibre_map: FibreMap
+    fiber_map: FiberMap
     dwi: npt.NDArray[np.int16]
     in_head: npt.NDArray[np.bool_]
     streamlines: list[list[Floats]]
@@ -119,25 +127,25 @@ def create_phantom(
     overwrite: bool = False,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> Path:
-    """Simulate example subjects with known truth and write them in a folder that ``dwiml create_hdf5`` reads.
+    """Simulate example subjects with known bundles and write them in a folder that ``dwiml create_hdf5`` reads.
 
-    Of N subjects, one in six (at least one) is for validation, as many for testing, the others for training.
+    One subject in six (and at least one) is for validation, as many are for testing, and the others for training.
 
     Parameters
     ----------
     out_dir
-        Folder to make. It appears when all is written, never half made.
+        Folder to create. It is created atomically: it appears when all files are written.
     nb_subjects
-        Number of subjects, at least 3. A subject does not depend on how many there are.
+        Number of subjects, at least 3. The first subjects are the same whatever the number.
     seed
-        Whole number from 0 on. The same seed gives the same subjects.
+        Seed of the random generators, an integer of at least 0. The same seed gives the same subjects.
     size
-        ``small`` (voxels of 3 mm, 40 streamlines a bundle; for tests), ``medium`` (2 mm, 300) or ``large`` (1.6 mm,
-        600).
+        ``small`` (voxels of 3 mm and 40 streamlines per bundle, for tests), ``medium`` (2 mm, 300) or ``large``
+        (1.6 mm, 600).
     overwrite
-        Replace `out_dir` if it is a phantom's folder and holds no other file.
+        Replace `out_dir` if it is a phantom folder without any other file.
     on_progress
-        Called with (subjects done, subjects in all, name of the one just done), for a progress bar.
+        Called after each subject with the number of subjects done, the total number and the name of this subject.
 
     Returns
     -------
@@ -147,9 +155,11 @@ def create_phantom(
     Raises
     ------
     ValueError
-        Too few subjects, a negative seed, an unknown size.
+        If there are too few subjects, the seed is negative or the size is unknown.
     FileExistsError
-        `out_dir` holds files, and `overwrite` is False or they are not all a phantom's.
+        If `out_dir` is not empty and `overwrite` is False, or if it contains files that are not part of a phantom.
+    NotADirectoryError
+        If `out_dir` is a file.
     """
     nb_subjects, seed = operator.index(nb_subjects), operator.index(seed)
     _check(nb_subjects, seed, size)
@@ -174,21 +184,36 @@ def create_phantom(
 def simulate_subject(
     index: int, *, seed: int, size: str, bundles: Sequence[Bundle], protocol: Protocol
 ) -> SimulatedSubject:
-    """Simulate the subject of this index (from 0); see :func:`create_phantom` for the seed and the size.
+    """Simulate one subject.
 
-    The seed sequence is keyed by the index, so a subject does not depend on how many there are; head, streamlines and
-    noise each have a generator of their own, so the same head comes in all sizes.
+    The seed sequence is keyed by the index, so that a subject does not depend on the number of subjects. The anatomy,
+    the streamlines and the noise have separate random generators, so that the anatomy is the same in all sizes.
+
+    Parameters
+    ----------
+    index
+        Index of the subject, from 0.
+    seed, size
+        As in :func:`create_phantom`.
+    bundles
+        Bundles of the template.
+    protocol
+        The acquisition scheme.
+
+    Returns
+    -------
+    SimulatedSubject
     """
     head, paths, noise = np.random.SeedSequence(seed, spawn_key=(index,)).spawn(3)
     subject = draw_subject(index, SIZES[size].voxel_size, np.random.default_rng(head))
-    fibre_map = map_fibres(subject, bundles, protocol.directions)
+    fiber_map = map_fibers(subject, bundles, protocol.directions)
     in_head = subject.in_head()
-    in_head.flat[fibre_map.voxels] = True
-    dwi = simulate_dwi(protocol, fibre_map, in_head, snr=subject.snr, rng=np.random.default_rng(noise))
+    in_head.flat[fiber_map.voxels] = True
+    dwi = simulate_dwi(protocol, fiber_map, in_head, snr=subject.snr, rng=np.random.default_rng(noise))
     streamlines = draw_streamlines(
         bundles, subject.deformation, SIZES[size].streamlines_per_bundle, STEP_MM, np.random.default_rng(paths)
     )
-    return SimulatedSubject(subject, fibre_map, dwi, in_head, streamlines)
+    return SimulatedSubject(subject, fiber_map, dwi, in_head, streamlines)
 
 
 def _check(nb_subjects: int, seed: int, size: str) -> None:
@@ -210,16 +235,19 @@ def _write_subject(folder: Path, simulated: SimulatedSubject, bundles: Sequence[
     _save_volume(folder / "metrics" / "fa.nii.gz", fractional_anisotropy(simulated.dwi, gtab, in_head), affine)
     _save_volume(folder / "metrics" / "sh.nii.gz", signal_harmonics(simulated.dwi, gtab, in_head), affine)
     wm = np.zeros(simulated.subject.shape, dtype=np.uint8)
-    wm.flat[simulated.fibre_map.voxels] = simulated.fibre_map.fractions.sum(axis=1) >= WM_FRACTION
+    wm.flat[simulated.fiber_map.voxels] = simulated.fiber_map.fractions.sum(axis=1) >= WM_FRACTION
     _save_volume(folder / "masks" / "wm.nii.gz", wm, affine)
-    _save_volume(folder / "labels" / "endpoints.nii.gz", simulated.fibre_map.labels, affine)
+    _save_volume(folder / "labels" / "endpoints.nii.gz", simulated.fiber_map.labels, affine)
     for bundle, streamlines in zip(bundles, simulated.streamlines, strict=True):
         _save_streamlines(folder / "bundles" / f"{bundle.name}.trk", streamlines, simulated.subject)
     write_json(folder / "ground_truth.json", ground_truth_config(bundles))
 
 
 def ground_truth_config(bundles: Sequence[Bundle]) -> dict[str, Any]:
-    """Return what tells ``dwiml score`` the files and the endpoint labels of each bundle, relative to a subject."""
+    """Return the ground truth configuration of ``dwiml score``: the files and the endpoint labels of each bundle.
+
+    Paths are relative to the folder of a subject.
+    """
     endpoints = "labels/endpoints.nii.gz"
     return {
         bundle.name: {
@@ -234,20 +262,20 @@ def ground_truth_config(bundles: Sequence[Bundle]) -> dict[str, Any]:
 def save_acquisition(
     folder: Path, dwi: npt.NDArray[np.int16], affine: Floats, *, bvals: Floats, directions: Floats
 ) -> None:
-    """Write ``dwi.nii.gz``, ``dwi.bval`` and ``dwi.bvec`` (FSL's convention) in an existing folder.
+    """Write ``dwi.nii.gz``, ``dwi.bval`` and ``dwi.bvec`` (in the FSL convention, see :func:`to_fsl`).
 
     Parameters
     ----------
     folder
-        Where to write.
-    dwi : (X, Y, Z, N)
-        The images.
-    affine : (4, 4)
-        From voxels to rasmm.
-    bvals : (N,)
-        In s/mm2.
-    directions : (N, 3)
-        Gradient directions in voxel axes.
+        An existing folder.
+    dwi
+        Shape (X, Y, Z, N), int16: the diffusion images.
+    affine
+        Shape (4, 4), float64: from voxel space (center origin) to rasmm.
+    bvals
+        Shape (N,), float64: b-values, s/mm2.
+    directions
+        Shape (N, 3), float64: gradient directions, unit vectors along the voxel axes.
     """
     _save_volume(folder / "dwi.nii.gz", dwi, affine)
     np.savetxt(folder / "dwi.bval", bvals[None], fmt="%d")

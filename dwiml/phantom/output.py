@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all, and that replaces nothing but an older one of its kind."""
+"""Create the output folder atomically: it appears when it is complete, and only replaces an older phantom."""
 
 from __future__ import annotations
 
@@ -18,28 +18,33 @@ MANIFEST = "phantom.json"
 
 @contextmanager
 def new_folder(out_dir: Path, *, overwrite: bool, description: Mapping[str, Any]) -> Iterator[Path]:
-    """Give a temporary folder to fill, beside `out_dir`; it takes the name of `out_dir` when all went well.
+    """Create a folder atomically (context manager).
 
-    A manifest of the files is written last, with the description. On any error the temporary folder is deleted and
-    `out_dir` is as it was.
+    The files are written in a temporary folder beside `out_dir`, which is renamed to `out_dir` at the end, after a
+    manifest of the files was added. On any error, the temporary folder is deleted and `out_dir` is left unchanged.
 
     Parameters
     ----------
     out_dir
-        The folder to make. It may exist if it is empty.
+        The folder to create. It may exist if it is empty.
     overwrite
-        Replace `out_dir` if its manifest says that all its files were made here.
+        Replace `out_dir` if its manifest lists all the files that it contains.
     description
-        What else to write in the manifest (JSON).
+        Additional entries of the manifest; JSON values.
+
+    Yields
+    ------
+    Path
+        The temporary folder.
 
     Raises
     ------
     FileExistsError
-        `out_dir` holds files and `overwrite` is False, or holds files that are not in its manifest.
+        If `out_dir` is not empty and `overwrite` is False, or if it contains files that its manifest does not list.
     NotADirectoryError
-        `out_dir` is a file.
+        If `out_dir` is a file.
     ValueError
-        `out_dir` is the current folder, which cannot be replaced under the user's feet.
+        If `out_dir` is the current working folder or one of its parents.
     """
     target = Path(os.path.realpath(out_dir))
     _check_target(out_dir, target, overwrite=overwrite)
@@ -51,7 +56,7 @@ def new_folder(out_dir: Path, *, overwrite: bool, description: Mapping[str, Any]
         yield work
         files = sorted(_files_in(work))
         (work / MANIFEST).write_text(json.dumps({**description, "files": files}, indent=1) + "\n", encoding="utf-8")
-        # The folder may have been filled meanwhile.
+        # Files may have been added to the folder in the meantime.
         _check_target(out_dir, target, overwrite=overwrite)
         _swap(work, target, target.parent / f".{target.name}.{unique}.old")
     except BaseException:
@@ -61,24 +66,26 @@ def new_folder(out_dir: Path, *, overwrite: bool, description: Mapping[str, Any]
 
 def _check_target(out_dir: Path, target: Path, *, overwrite: bool) -> None:
     if not target.is_dir():
-        # Something that is not a folder, such as a circle of links, or a place where none can be made.
+        # A file, a cycle of symbolic links, or a place where no folder can be created.
         check_output_folder(target, (), "OUT_DIR", overwrite=overwrite)
     if target in (Path.cwd(), *Path.cwd().parents):
-        raise ValueError(f"'{out_dir}' is the current folder or holds it; give the name of a folder to make.")
+        raise ValueError(f"'{out_dir}' is the current folder or contains it; give the name of a new folder.")
     if not target.exists() or not any(target.iterdir()):
         return
     if not overwrite:
-        raise FileExistsError(f"Folder '{out_dir}' exists and is not empty; choose another one, or replace it with -f.")
-    strangers = _files_in(target) - _files_of_manifest(target)
-    if strangers:
         raise FileExistsError(
-            f"Folder '{out_dir}' holds {len(strangers)} file(s) that dwiml phantom did not make (for example "
-            f"'{min(strangers)}'), so -f does not replace it; move them away or choose another folder."
+            f"Folder '{out_dir}' exists and is not empty; choose another one, or replace it with overwrite=True (-f)."
+        )
+    unlisted = _files_in(target) - _files_of_manifest(target)
+    if unlisted:
+        raise FileExistsError(
+            f"Folder '{out_dir}' contains {len(unlisted)} file(s) that dwiml phantom did not create (for example "
+            f"'{min(unlisted)}'), so it cannot be replaced; move them elsewhere or choose another folder."
         )
 
 
 def _files_in(folder: Path) -> set[str]:
-    """Names relative to the folder of all that it holds; a folder in it counts only when it is empty or a link."""
+    """Return the relative paths of the files, symbolic links and empty folders in a folder."""
     found = set()
     for path in folder.rglob("*"):
         if path.is_symlink() or not path.is_dir() or not any(path.iterdir()):
@@ -95,7 +102,7 @@ def _files_of_manifest(folder: Path) -> set[str]:
 
 
 def _swap(work: Path, target: Path, old: Path) -> None:
-    """Put `work` in the place of `target`; there is never a moment with a half-made `target`."""
+    """Rename `work` to `target`, so that `target` is complete at any time; restore the old one on an error."""
     if not target.exists():
         work.rename(target)
         return

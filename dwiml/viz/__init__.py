@@ -1,6 +1,6 @@
-"""Figures of what an experiment logged."""
+"""Figures of experiments, scores and tractograms."""
 
 from dwiml.matplotlib_backend import import_matplotlib
 
-# Before the modules of this room import it.
+# Before the modules of this package import it.
 import_matplotlib()

@@ -1,4 +1,4 @@
-"""A picture of how many streamlines join each pair of regions."""
+"""Figure of a connectivity matrix: the number of streamlines that connect each pair of regions."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 DPI = 150
-# More would be dots too small to be seen, where few regions are joined.
+# With more cells, the few that are not 0 in a sparse matrix would be too small to be visible.
 _MOST_CELLS = 200
 _MOST_NAMES = 40
-# Above it, the colour bar has a number at each power of ten only.
+# Above this value, only the powers of ten are labeled on the color bar.
 _MANY = 10_000
-# Its lightest yellow cannot be told from the white of 0.
-_COLOURS = ListedColormap(colormaps["viridis_r"](np.linspace(0.12, 1, 256)))
+# Without the lightest yellow of the color map, which is too similar to the white of 0.
+_COLORS = ListedColormap(colormaps["viridis_r"](np.linspace(0.12, 1, 256)))
 
 
 def plot_connectivity(
@@ -34,25 +34,25 @@ def plot_connectivity(
     title: str,
     names: Sequence[str] | None = None,
 ) -> Figure:
-    """Draw the symmetric matrix of the numbers of streamlines, in logarithmic colours; 0 is white.
+    """Draw the symmetric matrix of the numbers of streamlines with a logarithmic color scale; 0 is white.
 
-    The matrix itself is never made. Of many regions, neighbours share a cell, which has the colour of the largest
-    number among its pairs.
+    The full matrix is never created. With more than 200 regions, neighboring regions share a cell, which has the color
+    of the largest number among its pairs.
 
     Parameters
     ----------
     pairs
-        Shape (K, 2): regions (rows) that are joined, each pair once.
+        Shape (K, 2), int64: rows of the connected regions, each pair once.
     values
-        Shape (K,): numbers of streamlines, 1 or more.
+        Shape (K,): number of streamlines of each pair, at least 1.
     nb_regions
         Number of rows.
     axis
-        What a row is, for both axes.
+        Label of both axes: what a row is.
     title
-        What the figure is about.
+        Title of the figure.
     names
-        Of the rows, shown instead of their numbers: all up to 40, then some at equal distances.
+        Names of the rows, shown instead of their indices. Above 40 rows, only some are shown, at equal distances.
 
     Returns
     -------
@@ -64,9 +64,9 @@ def plot_connectivity(
     largest = float(values.max()) if len(values) else 1.0
     image = ax.imshow(
         np.ma.masked_equal(cells, 0),
-        # Where all numbers are 1, the scale still needs two ends.
+        # The limits of the scale must differ, even if all numbers are 1.
         norm=LogNorm(1, max(largest, 2.0)),
-        cmap=_COLOURS,
+        cmap=_COLORS,
         extent=(-0.5, nb_regions - 0.5, nb_regions - 0.5, -0.5),
         interpolation="nearest",
     )
@@ -87,14 +87,27 @@ def plot_connectivity(
     ax.set_ylabel(axis)
     ax.set_title(title)
     if not len(values):
-        ax.text(0.5, 0.5, "no streamline joins two regions", transform=ax.transAxes, ha="center", va="center")
+        ax.text(0.5, 0.5, "no streamline connects two regions", transform=ax.transAxes, ha="center", va="center")
     return figure
 
 
 def max_by_cell(
     pairs: npt.NDArray[np.int64], values: npt.NDArray[Any], nb_regions: int, most_cells: int = _MOST_CELLS
 ) -> npt.NDArray[np.float64]:
-    """Return the symmetric matrix made smaller: the largest value of each cell, shape (C, C) with C <= most_cells."""
+    """Return the symmetric matrix at a lower resolution, with the largest value in each cell.
+
+    Parameters
+    ----------
+    pairs, values, nb_regions
+        As in :func:`plot_connectivity`.
+    most_cells
+        Maximal number of cells along each axis.
+
+    Returns
+    -------
+    array
+        Shape (C, C), float64, with ``C = min(nb_regions, most_cells)``.
+    """
     nb_cells = min(nb_regions, most_cells)
     cells = np.zeros((nb_cells, nb_cells))
     first, last = (pairs * nb_cells // max(nb_regions, 1)).T
@@ -114,6 +127,6 @@ def _name_rows(ax: Axes, names: Sequence[str]) -> None:
         ax.tick_params(which="minor", length=0)
         ax.set_axisbelow(True)
     size = 10 if len(shown) <= 20 else 7
-    upright = len(shown) > 10 or max(map(len, shown), default=0) > 4
-    ax.set_xticks(rows, shown, rotation=90 if upright else 0, fontsize=size)
+    vertical = len(shown) > 10 or max(map(len, shown), default=0) > 4
+    ax.set_xticks(rows, shown, rotation=90 if vertical else 0, fontsize=size)
     ax.set_yticks(rows, shown, fontsize=size)

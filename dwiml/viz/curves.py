@@ -1,4 +1,4 @@
-"""Draws the panels of one or more logs on a matplotlib figure."""
+"""Draw the panels of one or more logs on a matplotlib figure."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _ROW_IN = 2.9
 _LEGEND_ROW_IN = 0.24
 _LEGEND_CHARACTERS = 150
 _LONGEST_NAME = 60
-# A title says the experiments' names up to here.
+# The title contains the names of the experiments up to these limits.
 _LONGEST_TITLE = 80
 _MOST_NAMES_IN_TITLE = 4
-# Up to this many epochs, each one is a visible point.
+# Up to this number of epochs, each one has a marker.
 _FEW_EPOCHS = 30
 _MARKERS = "osD^vPX<>h"
-_GREY = (0.3, 0.3, 0.3, 1.0)
+_GRAY = (0.3, 0.3, 0.3, 1.0)
 
 
 class _PlainLogFormatter(LogFormatter):
-    """Labels the ticks that matplotlib would label, as 0.06 rather than as 6 x 10^-2."""
+    """Label the same ticks as matplotlib, but with 0.06 rather than 6 x 10^-2."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
         return f"{x:g}" if super().__call__(x, pos) else ""
@@ -47,20 +47,21 @@ def draw_curves(
     log_scale: Sequence[str] = (),
     linear_scale: Sequence[str] = (),
 ) -> None:
-    """Draw the panels, two a row, the loss over a whole row; an experiment has one colour everywhere.
+    """Draw the panels in two columns, with the loss over both; each experiment has the same color in all panels.
 
     Parameters
     ----------
     figure
-        An empty figure; its size is set.
+        An empty figure. Its size is changed.
     logs
-        The experiments. Beyond ten, colours come again with another marker.
+        The experiments. Above ten, colors are reused with another marker.
     panels
-        What to draw of each.
+        The panels to draw.
     log_scale
         Keys of the panels with a logarithmic y axis.
     linear_scale
-        Keys of the panels that never get one. Without it, a loss that falls steeply does (see `falls_steeply`).
+        Keys of the panels that always have a linear one. Otherwise, the axis of a loss that decreases steeply is
+        logarithmic (see :func:`falls_steeply`).
     """
     rows = _arrange(panels)
     nb_legend_rows, columns = _legend_shape(logs)
@@ -72,12 +73,12 @@ def draw_curves(
             axes = figure.add_subplot(grid[i, :] if len(row) == 1 else grid[i, j])
             steep = panel.key == LOSS and panel.key not in linear_scale and falls_steeply(panel, logs)
             _draw_panel(axes, logs, panel, in_log_scale=panel.key in log_scale or steep)
-    # A `$` in a name is no formula.
+    # A `$` in a name does not start a formula.
     figure.suptitle(_title(logs), parse_math=False)
     if len(logs) > 1:
         handles = [_handle(_color(i), _legend_label(log), marker=_marker(i)) for i, log in enumerate(logs)]
         legend = figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
-        _draw_names_as_they_are(legend)
+        _disable_math(legend)
 
 
 def _title(logs: Sequence[Log]) -> str:
@@ -88,7 +89,7 @@ def _title(logs: Sequence[Log]) -> str:
     return names if fits else f"{len(logs)} experiments"
 
 
-def _draw_names_as_they_are(legend: Legend) -> None:
+def _disable_math(legend: Legend) -> None:
     for text in legend.get_texts():
         text.set_parse_math(False)
 
@@ -103,7 +104,7 @@ def _draw_panel(axes: Axes, logs: Sequence[Log], panel: Panel, *, in_log_scale: 
     for i, log in enumerate(logs):
         for line in panel.lines:
             _draw_line(axes, log, line, i, nb_logs=len(logs))
-        if _is_judged(panel, log) and (best := log.best()) is not None:
+        if _shows_selection(panel, log) and (best := log.best()) is not None:
             axes.plot(*best, marker="*", markersize=12, color=_color(i), markeredgecolor="black", zorder=5)
     _set_epochs(axes, logs)
     axes.set_ylabel(panel.axis + (" (log scale)" if in_log_scale else ""), parse_math=False)
@@ -112,9 +113,9 @@ def _draw_panel(axes: Axes, logs: Sequence[Log], panel: Panel, *, in_log_scale: 
         axes.yaxis.set_major_formatter(_PlainLogFormatter())
         axes.yaxis.set_minor_formatter(_PlainLogFormatter(minor_thresholds=(2.0, 0.5)))
     else:
-        # No offset: "1e-5 + 0.0312" above an axis is read by nobody.
+        # No offset: "1e-5 + 0.0312" above an axis is easily overlooked.
         axes.ticklabel_format(axis="y", useOffset=False, scilimits=(-3, 5), useMathText=True)
-        _give_constant_room(
+        _widen_if_constant(
             axes, [value for line in panel.lines for log in logs for value in log.series(line.metric)[1]]
         )
     axes.grid(alpha=0.3)
@@ -122,13 +123,13 @@ def _draw_panel(axes: Axes, logs: Sequence[Log], panel: Panel, *, in_log_scale: 
     _add_line_legend(axes, logs, panel)
 
 
-def _is_judged(panel: Panel, log: Log) -> bool:
-    """Return whether the panel shows what the experiment's best model is chosen by."""
+def _shows_selection(panel: Panel, log: Log) -> bool:
+    """Return whether the panel shows the model-selection metric of the experiment."""
     return any(line.metric == log.selection_metric for line in panel.lines)
 
 
-def _give_constant_room(axes: Axes, values: Sequence[float]) -> None:
-    # Matplotlib's own limits are a few per cent around a constant: odd ticks that say nothing.
+def _widen_if_constant(axes: Axes, values: Sequence[float]) -> None:
+    # By default, the limits are a few percent around a constant value, with uninformative ticks.
     low, high = min(values), max(values)
     if low and math.isclose(low, high, rel_tol=1e-6) and math.isfinite(2 * high):
         axes.set_ylim(*sorted((0.0, 2.0 * high)))
@@ -137,7 +138,7 @@ def _give_constant_room(axes: Axes, values: Sequence[float]) -> None:
 def _draw_line(axes: Axes, log: Log, line: Line, i: int, *, nb_logs: int) -> None:
     epochs, values = log.series(line.metric)
     few = len(epochs) <= _FEW_EPOCHS
-    # Markers tell apart what colours no longer can.
+    # Markers distinguish the experiments whose colors are equal.
     with_markers = few or nb_logs > _nb_colors()
     axes.plot(
         epochs,
@@ -162,22 +163,22 @@ def _set_epochs(axes: Axes, logs: Sequence[Log]) -> None:
 
 
 def _add_line_legend(axes: Axes, logs: Sequence[Log], panel: Panel) -> None:
-    color = _color(0) if len(logs) == 1 else _GREY
+    color = _color(0) if len(logs) == 1 else _GRAY
     handles = []
     if len(panel.lines) > 1 or panel.lines[0].label in ("training", "validation"):
-        # In the markers too: of a single epoch there is no line to see.
+        # Also show the markers: a curve of a single epoch has no visible line.
         marker = "o" if any(len(log.records) <= _FEW_EPOCHS for log in logs) else ""
         handles = [_handle(color, line.label, style=line.style, marker=marker) for line in panel.lines]
-    bests = [log.best() for log in logs if _is_judged(panel, log)]
-    if any(bests):
-        of_validation = any(log.selection_metric == VALID_LOSS for log in logs)
-        label = ("best validation" if of_validation else "best training") if panel.key == LOSS else "best model"
-        if len(logs) == 1 and bests[0] is not None:
-            label += f": {bests[0][1]:.4g} (epoch {bests[0][0]})"
+    best = [log.best() for log in logs if _shows_selection(panel, log)]
+    if any(best):
+        by_validation = any(log.selection_metric == VALID_LOSS for log in logs)
+        label = ("best validation" if by_validation else "best training") if panel.key == LOSS else "best model"
+        if len(logs) == 1 and best[0] is not None:
+            label += f": {best[0][1]:.4g} (epoch {best[0][0]})"
         star = {"marker": "*", "markersize": 11, "markeredgecolor": "black", "linestyle": ""}
         handles.append(Line2D([], [], color=color, label=label, **star))  # type: ignore[arg-type]
     if handles:
-        # Above the panel: inside, it would lie over a curve; to the right: at the left may be the axis' power of ten.
+        # Above the panel, where it hides no curve, and at the right: the power of ten of the axis may be at the left.
         legend = axes.legend(
             handles=handles,
             loc="lower right",
@@ -188,7 +189,7 @@ def _add_line_legend(axes: Axes, logs: Sequence[Log], panel: Panel) -> None:
             fontsize=9,
             frameon=False,
         )
-        _draw_names_as_they_are(legend)
+        _disable_math(legend)
 
 
 def _legend_shape(logs: Sequence[Log]) -> tuple[int, int]:
@@ -205,8 +206,8 @@ def _legend_label(log: Log) -> str:
     name = _shortened(log.label)
     if best is None:
         return name
-    what = "best" if log.selection_metric in LOSSES else f"best {name_of(log.selection_metric)}"
-    return f"{name} ({what} {best[1]:.4g}, epoch {best[0]})"
+    description = "best" if log.selection_metric in LOSSES else f"best {name_of(log.selection_metric)}"
+    return f"{name} ({description} {best[1]:.4g}, epoch {best[0]})"
 
 
 def _shortened(name: str) -> str:
@@ -222,7 +223,7 @@ def _handle(color: _Color, label: str, *, marker: str, style: Style = "-") -> Li
 
 
 def _marker_face(color: _Color, style: Style) -> _Color | str:
-    # Filled or hollow: points that no line joins are told apart too.
+    # Filled or hollow, to distinguish points without a line too.
     return color if style == "-" else "white"
 
 

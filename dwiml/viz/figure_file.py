@@ -1,4 +1,4 @@
-"""Saving a figure: what is wrong with its name is said before the work, and it is written whole or not at all."""
+"""Check the name of a figure before the work, and save it atomically: the file is complete or unchanged."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ from dwiml.files import atomic_write, check_target
 
 
 def check_figure_format(path: str | os.PathLike[str]) -> Path:
-    """Return the path of a figure whose extension is a format that matplotlib writes.
+    """Return the path of a figure, if its extension is a format that matplotlib can write.
 
     Raises
     ------
     ValueError
-        For another one.
+        If matplotlib cannot write this format.
     """
     path = Path(path)
-    # A .pgf needs TeX.
+    # The format pgf requires a TeX installation.
     formats = sorted(FigureCanvasBase.get_supported_filetypes().keys() - {"pgf"})
     if path.suffix.lower().removeprefix(".") not in formats:
-        raise ValueError(f"Figure '{path}' must end in one of: {', '.join('.' + each for each in formats)}.")
+        raise ValueError(f"Figure '{path}' must end in one of: {', '.join('.' + extension for extension in formats)}.")
     return path
 
 
 def check_figure_path(path: str | Path, *, overwrite: bool = False) -> Path:
-    """Return the path of a figure that can be written.
+    """Return the path of a figure, if it can be written.
 
     Raises
     ------
-    ValueError, OSError
-        For a format that matplotlib cannot write, and as :func:`dwiml.files.check_target`: a folder that does not
-        exist, a file that does.
+    ValueError
+        If matplotlib cannot write this format.
+    OSError
+        If the folder does not exist, or the file exists and ``overwrite`` is False (see
+        :func:`dwiml.files.check_target`).
     """
     path = check_figure_format(path)
     check_target(path, "Figure", overwrite=overwrite)
@@ -43,9 +45,19 @@ def check_figure_path(path: str | Path, *, overwrite: bool = False) -> Path:
 
 
 def save_figure(figure: Figure, path: Path, *, dpi: float) -> None:
-    """Write a figure in the format that its name ends in, whatever window or notebook matplotlib is set to."""
-    # Drawn before the file is touched.
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format=path.suffix.lower().removeprefix("."), dpi=dpi, facecolor=figure.get_facecolor())
+    """Write a figure in the format given by its extension, independently of the backend of matplotlib.
+
+    Parameters
+    ----------
+    figure
+        The figure.
+    path
+        File to write. An existing file is replaced.
+    dpi
+        Resolution, dots per inch.
+    """
+    # Draw first, so that an error while drawing leaves an existing file unchanged.
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=path.suffix.lower().removeprefix("."), dpi=dpi, facecolor=figure.get_facecolor())
     with atomic_write(path) as stream:
-        stream.write(drawn.getvalue())
+        stream.write(buffer.getvalue())

@@ -1,4 +1,4 @@
-"""The curves of one or more experiments, from their ``logs/metrics.jsonl``."""
+"""Draw the training curves of one or more experiments, from their ``logs/metrics.jsonl``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 PathLike = str | os.PathLike[str]
 _DPI = 130
 _CURVES = "curves"
-# As dwiml.models.saving has it, which would import torch.
+# Defined in dwiml.models.saving too, whose import would load torch.
 _PARAMETERS_FILE = "parameters.json"
 
 
@@ -34,43 +34,48 @@ def visualize_logs(
     linear_scale: Sequence[str] = (),
     overwrite: bool = False,
 ) -> list[Path]:
-    """Draw losses, gradient norms, learning rate, epoch times and whatever else the experiments have logged.
+    """Draw losses, gradient norms, learning rate, epoch times and all other metrics that experiments logged.
 
     Parameters
     ----------
     experiments
-        An experiment's folder, or several to compare; or a folder that holds experiments. Of several, what is not an
-        experiment, or has no finished epoch, is left out with a warning.
+        An experiment folder, several of them to compare, or a folder that contains experiments. If there are several,
+        those that are not experiments or have no finished epoch are ignored with a warning.
     out
-        Where to save the figure; its extension says the format (png, pdf, svg, ...). None: ``curves.png`` in the
-        experiment's folder, or ``curves_compared.png`` in the folder that the first of several is in. In the folder of
-        an experiment, the name must be ``curves``, with any of the extensions.
+        Where to save the figure. The extension gives the format (png, pdf, svg, ...). None: ``curves.png`` in the
+        experiment folder, or, for several experiments, ``curves_compared.png`` in the parent folder of the first one.
+        In an experiment folder, the only allowed name is ``curves``, with any of these extensions.
     show
-        True: show a window. False: save. None: show a window where there is a display, unless ``out`` is given.
-        Where no window can be opened, the figure is saved.
+        True: show a window. False: save the figure. None: show a window if there is a display and ``out`` is None. If
+        no window can be opened, the figure is saved.
     log_scale
         Panels with a logarithmic y axis: ``loss``, ``grad_norm``, ``learning_rate``, ``epoch_time``,
-        ``points_per_s``, or the name of another metric (without ``train_`` or ``valid_``). The loss gets one without
-        being named when its values are positive and the largest is more than 30 times the smallest.
+        ``points_per_s``, or the name of another metric (without ``train_`` or ``valid_``). By default, the loss has
+        one if its values are positive and the largest is more than 30 times the smallest.
     linear_scale
-        Panels that keep a linear y axis in any case: ``loss``.
+        Panels that always have a linear y axis, such as ``loss``.
     overwrite
-        Whether ``out`` may replace a file. The default file is always replaced, unless it is a link.
+        Whether ``out`` may replace a file. The default file is always replaced, unless it is a symbolic link.
 
     Returns
     -------
     list of Path
-        The files that were written; empty when the figure was shown only.
+        The files that were written; empty if the figure was only shown.
 
     Raises
     ------
-    ValueError, FileNotFoundError, NotADirectoryError, FileExistsError
-        For no experiment with a finished epoch, an unknown panel, a format that matplotlib cannot write, ...
+    ValueError
+        If no experiment has a finished epoch, a panel is unknown, a logarithmic scale is impossible, or matplotlib
+        cannot write the format.
+    FileNotFoundError, NotADirectoryError
+        If an experiment or the folder of ``out`` does not exist.
+    FileExistsError
+        If ``out`` exists and ``overwrite`` is False.
     """
     given = _distinct([experiments] if isinstance(experiments, (str, os.PathLike)) else experiments)
     if out is not None:
         check_figure_format(out)
-    folders = _experiments_of(given)
+    folders = _find_experiments(given)
     if out is not None:
         _check_out(Path(out), folders, overwrite=overwrite)
     logs = read_logs(folders)
@@ -87,23 +92,53 @@ def visualize_logs(
 
 
 def plot_logs(logs: Sequence[Log], *, log_scale: Sequence[str] = (), linear_scale: Sequence[str] = ()) -> Figure:
-    """Return the figure of logs (see `read_logs`), for a notebook or for changes of your own."""
+    """Return the figure of :func:`visualize_logs`, to show it in a notebook or to modify it.
+
+    Parameters
+    ----------
+    logs
+        The logs of one or more experiments (see :func:`read_logs`).
+    log_scale, linear_scale
+        As in :func:`visualize_logs`.
+
+    Returns
+    -------
+    Figure
+    """
     figure = Figure()
     draw_curves(figure, logs, choose_panels(logs), log_scale=log_scale, linear_scale=linear_scale)
     return figure
 
 
 def read_logs(experiments: Sequence[PathLike]) -> list[Log]:
-    """Read experiments' logs, each under its folder's name (with the folder above it where two have one name)."""
-    folders = [Path(each) for each in experiments]
+    """Read the logs of experiments.
+
+    Parameters
+    ----------
+    experiments
+        Experiment folders.
+
+    Returns
+    -------
+    list of Log
+        Each is labeled with the name of its folder, preceded by parent folders if two names are equal.
+
+    Raises
+    ------
+    ValueError
+        If a log has no finished epoch, has no metric to draw, or is damaged.
+    FileNotFoundError, NotADirectoryError
+        If an experiment does not exist or has no log.
+    """
+    folders = [Path(experiment) for experiment in experiments]
     logs = []
     for folder, label in zip(folders, _labels(folders), strict=True):
         records = read_metrics(folder)
         if not records:
             raise ValueError(f"'{folder / METRICS_FILE}' is empty: no epoch is finished yet.")
-        selection_metric = _judged_by(folder)
+        selection_metric = _read_selection_metric(folder)
         if selection_metric == VALID_LOSS and not any(VALID_LOSS in record for record in records):
-            # Without a validation set the training loss decides.
+            # Without a validation set, the best model is selected by the training loss.
             selection_metric = TRAIN_LOSS
         log = Log(label, records, selection_metric)
         if not choose_panels([log]):
@@ -112,8 +147,8 @@ def read_logs(experiments: Sequence[PathLike]) -> list[Log]:
     return logs
 
 
-def _judged_by(folder: Path) -> str:
-    """Return what an experiment's best model is chosen by; a log may lie alone, or beside damaged parameters."""
+def _read_selection_metric(folder: Path) -> str:
+    """Return the model-selection metric of an experiment; the default one if its parameters are missing or damaged."""
     try:
         metric = read_json(folder / _PARAMETERS_FILE)["trainer"]["best_model_metric"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -123,52 +158,52 @@ def _judged_by(folder: Path) -> str:
 
 def _distinct(experiments: Sequence[PathLike]) -> list[Path]:
     folders: dict[str, Path] = {}
-    for each in experiments:
-        folders.setdefault(os.path.realpath(each), Path(each))
+    for experiment in experiments:
+        folders.setdefault(os.path.realpath(experiment), Path(experiment))
     if not folders:
-        raise ValueError("No experiment was given; give the folder of one at least.")
+        raise ValueError("No experiment was given; give at least one experiment folder.")
     return list(folders.values())
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:
     parts = [Path(os.path.realpath(folder)).parts for folder in folders]
-    for depth in range(1, max(len(each) for each in parts)):
-        labels = ["/".join(each[-depth:]) for each in parts]
+    for depth in range(1, max(map(len, parts))):
+        labels = ["/".join(names[-depth:]) for names in parts]
         if len(set(labels)) == len(labels):
             return labels
     return [str(folder) for folder in folders]
 
 
-def _experiments_of(given: Sequence[Path]) -> list[Path]:
-    """Return the experiments' folders among what was given, and in folders that hold some; tell of what is left out.
+def _find_experiments(given: Sequence[Path]) -> list[Path]:
+    """Return the experiment folders among the given folders and inside them; warn about the others.
 
-    What is given alone stays as it is, so that its own error is told.
+    A single path is returned unchanged: reading it raises a more precise error.
     """
-    candidates = [each for path in given for each in _with_those_inside(path)]
+    candidates = [folder for path in given for folder in _expand(path)]
     if len(candidates) == 1:
         return candidates
     found = []
-    for each in _distinct(candidates):
-        # A name that is not there is a mistake, not something to leave out.
-        if not os.path.lexists(each) or (_has_log(each) and read_metrics(each)):
-            found.append(each)
-        elif not each.is_dir():
-            logger.warning("'%s' is left out: it is a file, not the folder of an experiment.", each)
+    for folder in _distinct(candidates):
+        # A path that does not exist is an error, to be raised when it is read.
+        if not os.path.lexists(folder) or (_has_log(folder) and read_metrics(folder)):
+            found.append(folder)
+        elif not folder.is_dir():
+            logger.warning("'%s' is ignored: it is a file, not an experiment folder.", folder)
         else:
-            logger.warning("'%s' is left out: it has no %s with a finished epoch.", each, METRICS_FILE)
+            logger.warning("'%s' is ignored: it has no %s with a finished epoch.", folder, METRICS_FILE)
     if not found:
-        raise ValueError("None of what was given is the folder of an experiment that has finished an epoch.")
+        raise ValueError("None of the given paths is an experiment folder with a finished epoch.")
     return found
 
 
-def _with_those_inside(path: Path) -> list[Path]:
-    """Return a folder that is given, or the experiments in it where it is not one itself."""
+def _expand(path: Path) -> list[Path]:
+    """Return the experiments in a folder that is not an experiment itself, or the path if there are none."""
     inside = [] if _is_experiment(path) or not path.is_dir() else sorted(filter(_is_experiment, path.iterdir()))
     return inside or [path]
 
 
 def _is_experiment(folder: Path) -> bool:
-    # Without a log, no epoch was finished.
+    # An experiment has no log before its first epoch is finished.
     return _has_log(folder) or os.path.isfile(folder / _PARAMETERS_FILE)
 
 
@@ -177,10 +212,10 @@ def _has_log(folder: Path) -> bool:
 
 
 def _check_out(out: Path, folders: Sequence[Path], *, overwrite: bool) -> None:
-    """Check the name of a figure: in an experiment, it may only be that of the command's own curves."""
-    in_experiment = os.path.realpath(out.parent) in {os.path.realpath(each) for each in folders}
-    own = in_experiment and out.stem == _CURVES and not out.is_symlink()
-    check_outputs({"Figure": out}, experiments=() if own else folders, overwrite=overwrite)
+    """Check the path of a figure: the only figure that may be written in an experiment folder is its curves."""
+    in_experiment = os.path.realpath(out.parent) in {os.path.realpath(folder) for folder in folders}
+    allowed = in_experiment and out.stem == _CURVES and not out.is_symlink()
+    check_outputs({"Figure": out}, experiments=() if allowed else folders, overwrite=overwrite)
 
 
 def _check_scales(
@@ -190,13 +225,15 @@ def _check_scales(
     for option, keys in (("log_scale", log_scale), ("linear_scale", linear_scale)):
         for key in keys:
             if key not in known:
-                raise ValueError(f"There is no panel '{key}' for {option}; there are: {', '.join(known)}.")
+                raise ValueError(f"Unknown panel '{key}' in {option}; choose among: {', '.join(known)}.")
     for key in log_scale:
         if key in linear_scale:
-            raise ValueError(f"Panel '{key}' is in log_scale and in linear_scale; name it in one of them.")
+            raise ValueError(f"Panel '{key}' is both in log_scale and in linear_scale; remove it from one of them.")
         for line in known[key].lines:
             if any(value <= 0 for log in logs for value in log.series(line.metric)[1]):
-                raise ValueError(f"'{line.metric}' is not always positive: it cannot have a log scale.")
+                raise ValueError(
+                    f"'{line.metric}' has values that are not positive: it cannot have a logarithmic scale."
+                )
 
 
 def _has_display() -> bool:
@@ -204,19 +241,19 @@ def _has_display() -> bool:
 
 
 def _show(logs: Sequence[Log], panels: Sequence[Panel], log_scale: Sequence[str], linear_scale: Sequence[str]) -> bool:
-    """Show a window until it is closed; return False where none can be opened."""
+    """Show a window until it is closed; return False if none can be opened."""
     figure = None
     try:
-        # pyplot chooses the backend: without a toolkit, or with a dead display, one that has no windows.
+        # Importing pyplot selects the backend; without a GUI toolkit or a working display, it has no windows.
         from matplotlib import pyplot
 
         figure = pyplot.figure(num="dwiml: curves")
         if figure.canvas.required_interactive_framework is None:
-            raise RuntimeError(f"matplotlib's backend here, {pyplot.get_backend()}, has none")
+            raise RuntimeError(f"the matplotlib backend {pyplot.get_backend()} has no windows")
         draw_curves(figure, logs, panels, log_scale=log_scale, linear_scale=linear_scale)
         pyplot.show()
     except Exception as error:
-        # The toolkits' exceptions have no class in common.
+        # The exceptions of the GUI toolkits have no common class.
         logger.warning("No window could be opened (%s); the figure is saved instead.", reason_of(error))
         return False
     finally:
@@ -229,19 +266,19 @@ def _checked_default_path(folders: Sequence[Path]) -> Path:
     path = _default_path(folders)
     if path.is_symlink():
         raise ValueError(
-            f"'{path}' is a symbolic link, and is not replaced without being asked for; choose a file with out=FILE."
+            f"'{path}' is a symbolic link, which is not replaced by default; give the file to write with out=FILE."
         )
     try:
         check_target(path, "Figure", overwrite=True)
     except PermissionError as error:
-        raise PermissionError(f"{str(error).rstrip('.')}; save it elsewhere with out=FILE.") from error
+        raise PermissionError(f"{str(error).rstrip('.')}; save the figure elsewhere with out=FILE.") from error
     return path
 
 
 def _default_path(folders: Sequence[Path]) -> Path:
     if len(folders) == 1:
         return folders[0] / f"{_CURVES}.png"
-    # As the user gave it; but neither '.' nor 'a/..' ends in the name of a folder to take away.
+    # Keep the form given by the user. The parent of a path that ends in '.' or '..' needs another '..'.
     first = folders[0]
     parent = first / ".." if first.name in ("", "..") else first.parent
     return parent / f"{_CURVES}_compared.png"

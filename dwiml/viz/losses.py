@@ -1,4 +1,4 @@
-"""Histograms of a model's loss along streamlines."""
+"""Draw histograms of the loss of a model at points and over streamlines."""
 
 from __future__ import annotations
 
@@ -15,35 +15,37 @@ if TYPE_CHECKING:
 
 DPI = 120
 _NB_BINS = 80
-# Largest to median count of the bins that are not empty: on a linear axis, most bars then have no height.
+# Ratio of the largest to the median count of the bins that are not empty, above which the axis is logarithmic: on a
+# linear one, most bars would not be visible.
 _UNEVEN = 20.0
-# A loss axis ends there, where the rest of the losses would take most of it.
+# The axis of the loss ends at this quantile if the losses above it would take more than this fraction of the axis.
 _SHOWN_QUANTILE = 0.99
 _MOST_OF_AXIS = 0.5
-# An axis begins at 0 where the smallest loss is below this share of the largest.
+# An axis starts at 0 if the smallest loss is below this fraction of the largest.
 _NEAR_ZERO = 0.3
 
 
 def plot_loss_histograms(
     loss: Values, streamline_means: Values, *, title: str, eos: tuple[Values, Values] | None = None
 ) -> Figure:
-    """Draw how a loss is spread over points and over streamlines.
+    """Draw histograms of a loss at points and of its mean over streamlines.
 
     Parameters
     ----------
     loss
-        Shape (P,): at each point; NaN where there is none.
+        Shape (P,), float: loss at each point; NaN where it is not defined.
     streamline_means
-        Shape (S,): the mean of each streamline; NaN where there is none.
+        Shape (S,), float: mean loss of each streamline; NaN where it is not defined.
     title
-        What the figure is about.
+        Title of the figure.
     eos
-        The probability of an end at the streamlines' last points, (S,), and at all other points; None to leave it out.
+        Probability that the streamline ends, from 0 to 1: at the last point of each streamline, shape (S,), and at all
+        other points, shape (P - S,). None: no panel.
 
     Returns
     -------
     Figure
-        An axis of counts that are very uneven is logarithmic, and says so.
+        The axis of very uneven counts is logarithmic, as stated in its label.
     """
     figure = Figure(figsize=(5.2 * (2 if eos is None else 3), 4.0), layout="constrained")
     panels = list(figure.subplots(1, 2 if eos is None else 3))
@@ -51,12 +53,12 @@ def plot_loss_histograms(
     _draw_losses(panels[1], streamline_means, "Mean loss of a streamline", "streamlines")
     if eos is not None:
         _draw_ends(panels[2], *eos)
-    # A `$` in a name is no formula.
+    # A `$` in a name does not start a formula.
     figure.suptitle(title, parse_math=False)
     return figure
 
 
-def _draw_losses(ax: Axes, values: Values, axis: str, what: str) -> None:
+def _draw_losses(ax: Axes, values: Values, axis: str, counted: str) -> None:
     values = values[~np.isnan(values)]
     low, high = float(values.min()), float(values.max())
     if 0 <= low <= _NEAR_ZERO * high:
@@ -70,18 +72,18 @@ def _draw_losses(ax: Axes, values: Values, axis: str, what: str) -> None:
     ax.axvline(float(values.mean()), color="black", label=f"mean {values.mean():.3g}")
     for share, style in ((0.5, "--"), (0.95, ":")):
         value = float(np.quantile(values, share))
-        name = "median" if share == 0.5 else f"{share:.0%} are below"
+        name = "median" if share == 0.5 else f"{share:.0%} below"
         ax.axvline(value, color="black", linestyle=style, label=f"{name} {value:.3g}")
     if high < highest:
         ax.plot([], [], " ", label=f"not shown: 1%, up to {highest:.3g}")
     _add_legend(ax)
     ax.set_xlim(edges[0], edges[-1])
     ax.set_xlabel(axis)
-    ax.set_ylabel(f"Number of {what}{scale}")
+    ax.set_ylabel(f"Number of {counted}{scale}")
 
 
 def _draw_ends(ax: Axes, last: Values, others: Values) -> None:
-    """Draw shares of each kind of points: of the last ones, there are few."""
+    """Draw percentages of each kind of points, since there are few last points."""
     edges = np.linspace(0, 1, _NB_BINS // 2 + 1)
     shares = []
     for number, (name, values) in enumerate({"last points": last, "other points": others}.items()):
@@ -94,20 +96,20 @@ def _draw_ends(ax: Axes, last: Values, others: Values) -> None:
     _add_legend(ax)
     ax.set_xlim(0, 1)
     ax.set_xlabel("Probability that the streamline ends")
-    ax.set_ylabel(f"Share of these points (%){scale}")
+    ax.set_ylabel(f"Percentage of these points{scale}")
 
 
 def _choose_scale(ax: Axes, heights: npt.NDArray[Any]) -> str:
-    """Make an axis of very uneven bars logarithmic, and return what to say of it."""
+    """Make the axis logarithmic if the bars are very uneven, and return the end of its label."""
     found = heights[heights > 0]
     if not len(found) or found.max() <= _UNEVEN * np.median(found):
         return ""
     ax.set_yscale("log")
-    # The lowest bar has a height too.
+    # The lowest bar must be visible too.
     ax.set_ylim(bottom=0.7 * found.min())
     return " (log scale)"
 
 
 def _add_legend(ax: Axes) -> None:
-    # Above the panel: inside, it would lie over bars.
+    # Above the panel, where it hides no bar.
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, ncols=2, fontsize=9, frameon=False)

@@ -1,4 +1,4 @@
-"""Which metrics of a log go in which panel of a figure."""
+"""Assign the metrics of logs to the panels of a figure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dwiml.training.generation.selection import (
 
 Style = Literal["-", "--", ":"]
 LOSS = "loss"
-# Largest to smallest value: on a linear axis, the later epochs then lie on its bottom.
+# Ratio of the largest to the smallest value, above which the later epochs are at the bottom of a linear axis.
 _STEEP = 30.0
 
 
@@ -34,9 +34,9 @@ class Line:
     metric
         Its name in the log.
     label
-        Its name in the panel's legend.
+        Its name in the legend of the panel.
     style
-        Matplotlib's line style.
+        Line style of matplotlib.
     """
 
     metric: str
@@ -51,9 +51,9 @@ class Panel:
     Attributes
     ----------
     key
-        What a user calls it.
+        Its name in the options ``log_scale`` and ``linear_scale``.
     axis
-        The y axis: the quantity and its unit.
+        Label of the y axis: the quantity and its unit.
     lines
         The metrics, the most important one first.
     """
@@ -65,16 +65,16 @@ class Panel:
 
 @dataclass(frozen=True)
 class Log:
-    """What is drawn of an experiment.
+    """The log of an experiment.
 
     Attributes
     ----------
     label
-        The experiment's name in the figure.
+        Name of the experiment in the figure.
     records
-        Its epochs: ``epoch`` (from 0) and the metrics by name.
+        One per epoch: ``epoch`` (from 0) and the metrics by name.
     selection_metric
-        The metric that its best model is chosen by.
+        Model-selection metric: the best model is selected by its value.
     """
 
     label: str
@@ -82,19 +82,22 @@ class Log:
     selection_metric: str = VALID_LOSS
 
     def series(self, metric: str) -> tuple[list[int], list[float]]:
-        """Return the epochs in which a metric was computed, and its values."""
-        found = [(each["epoch"], each[metric]) for each in self.records if _is_number(each.get(metric))]
+        """Return the epochs (from 0) in which a metric was computed, and its values."""
+        found = [(record["epoch"], record[metric]) for record in self.records if _is_number(record.get(metric))]
         return [epoch for epoch, _ in found], [value for _, value in found]
 
     def best(self) -> tuple[int, float] | None:
-        """Return the first epoch that is the best by :attr:`selection_metric`, and its value; None without any.
+        """Return the epoch (from 0) of the best model and the value of :attr:`selection_metric`, or None.
 
-        It is the epoch whose model the training keeps: a loss that lacks skipped batches is not judged.
+        It is the first epoch with the best value, as in the training. Epochs in which batches were skipped are not
+        candidates if the metric is a loss, since their losses are not comparable.
         """
-        judged = [each for each in self.records if self.selection_metric not in LOSSES or not skipped_batches(each)]
-        epochs, values = Log(self.label, judged, self.selection_metric).series(self.selection_metric)
-        badness = LOWER_IS_BETTER.get(self.selection_metric, float)
-        return min(zip(epochs, values, strict=True), key=lambda pair: badness(pair[1]), default=None)
+        candidates = [
+            record for record in self.records if self.selection_metric not in LOSSES or not skipped_batches(record)
+        ]
+        epochs, values = Log(self.label, candidates, self.selection_metric).series(self.selection_metric)
+        to_minimize = LOWER_IS_BETTER.get(self.selection_metric, float)
+        return min(zip(epochs, values, strict=True), key=lambda pair: to_minimize(pair[1]), default=None)
 
 
 def _training_and_validation(name: str) -> tuple[Line, ...]:
@@ -116,21 +119,21 @@ STANDARD_PANELS = (
     ),
     Panel("points_per_s", "Speed (points/s)", _training_and_validation("points_per_s")),
 )
-# Too small or already drawn otherwise.
+# Negligible, or already shown otherwise.
 _NOT_DRAWN = frozenset({"epoch", "valid_data_wait_s", "best_valid_loss", "best_epoch"})
 _TRACKED = {
-    VALID_CONNECTIONS: "Tracked: valid connections (share)",
-    INVALID_CONNECTIONS: "Tracked: invalid connections (share)",
-    LEFT_MASK: "Tracked: left the mask too soon (share)",
+    VALID_CONNECTIONS: "Tracked: valid connections (fraction)",
+    INVALID_CONNECTIONS: "Tracked: invalid connections (fraction)",
+    LEFT_MASK: "Tracked: left the mask too early (fraction)",
     LENGTH_RATIO: "Tracked: length / true length",
     DISTANCE: "Tracked: distance to true end (mm)",
 }
 
 
 def choose_panels(logs: Sequence[Log]) -> list[Panel]:
-    """Return the panels that have something to show: the standard ones, then one for each other quantity.
+    """Return the panels of the metrics that were computed: the standard panels, then one for each other quantity.
 
-    ``train_`` and ``valid_`` metrics of one quantity share a panel.
+    The ``train_`` and ``valid_`` metrics of the same quantity share a panel.
     """
     computed = {
         name: None for log in logs for record in log.records for name, value in record.items() if _is_number(value)

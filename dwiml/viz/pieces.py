@@ -1,4 +1,4 @@
-"""Streamlines as a figure draws them: cut into pieces, each of one colour."""
+"""Cut streamlines into pieces of uniform color, to draw them."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ logger = logging.getLogger(__name__)
 
 DIRECTION, UNIFORM = "direction", "uniform"
 NO_VALUE = (0.5, 0.5, 0.5)
-# Three numbers of these names are red, green and blue, from 0 to 255.
+# Data with these names and three values are red, green and blue, from 0 to 255.
 _COLORS = ("color", "colors", "colour", "rgb")
-# The scale ends at these shares of the values: a few extreme ones would leave one colour for all others.
+# The color scale ends at these quantiles: a few extreme values would give all others the same color.
 _QUANTILES = (0.05, 0.95)
 
 
 @dataclass(frozen=True)
 class DrawnTractogram:
-    """Streamlines to be drawn.
+    """Streamlines to draw.
 
     Attributes
     ----------
     name
-        What the figure calls them.
+        Name of the tractogram in the figure.
     points
-        Shape (N, 3), float32, rasmm (the scanner's mm): those of all streamlines, one after the other.
+        Shape (N, 3), float32, rasmm: points of all streamlines, concatenated.
     lengths
         Shape (S,), int64: number of points of each streamline.
     values
-        Shape (N,): a number at each point, for its colour; NaN where there is none. Or (N, 3): the colours themselves,
-        red, green and blue from 0 to 1. None: not needed.
+        Shape (N,), float32: a value at each point, which gives its color; NaN where there is none. Or shape (N, 3),
+        float32: the colors (red, green and blue, from 0 to 1). None: the color does not depend on values.
     nb_in_file
-        Of how many streamlines these were picked; None: of these.
+        Number of streamlines in the file, if these are a sample; None: these are all the streamlines.
     """
 
     name: str
@@ -62,25 +62,31 @@ class DrawnTractogram:
 
     @classmethod
     def from_file(cls, path: str | Path, *, color: str, most: int) -> DrawnTractogram:
-        """Read some of the streamlines of a tractogram, evenly picked, and what colours them.
+        """Read evenly spaced streamlines of a tractogram, and the values that give their colors.
 
         Parameters
         ----------
         path
-            A ``.trk``, ``.tck`` or ``.trx`` file, or the folder of raw arrays that a .trx is while it is written.
+            A ``.trk``, ``.tck`` or ``.trx`` file, or an unzipped ``.trx`` (a folder of raw arrays).
         color
             ``"direction"``, ``"uniform"``, or the name of data per point or per streamline.
         most
-            How many streamlines are kept, at most; of those, the invalid ones are left out with a warning.
+            Maximal number of streamlines. Among them, the invalid ones are ignored with a warning.
+
+        Returns
+        -------
+        DrawnTractogram
 
         Raises
         ------
-        FileNotFoundError, ValueError
-            When it is missing, damaged or of another kind, or has no such data.
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If the file is damaged, has another format, or does not contain these data.
         """
         tractogram = open_tractogram(path)
         name = None if color in (DIRECTION, UNIFORM) else color
-        sample = tractogram.sample(most, name, hint=f" '{DIRECTION}' and '{UNIFORM}' need none.")
+        sample = tractogram.sample(most, name, hint=f" '{DIRECTION}' and '{UNIFORM}' do not need any.")
         kept, rows = _valid(sample, tractogram.path)
         values = None if sample.values is None else _numbers_or_colors(sample.values[rows], color, tractogram.path)
         return cls(
@@ -93,20 +99,21 @@ class DrawnTractogram:
 
     @property
     def has_numbers(self) -> bool:
-        """Whether the values are numbers, not colours."""
+        """Whether there are values to be converted to colors."""
         return self.values is not None and self.values.ndim == 1
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """Streamlines cut half-way between their points: each point has a piece, of its own colour.
+    """Pieces of streamlines, cut halfway between points: there is one piece of uniform color around each point.
 
     Attributes
     ----------
     vertices
-        Shape (M, 3, 3), float32, rasmm: half-way to the point before, the point, half-way to the point after.
+        Shape (M, 3, 3), float32, rasmm. The three vertices of a piece are halfway to the previous point, the point
+        itself, and halfway to the next point.
     colors
-        Shape (M, 3), float32: red, green and blue from 0 to 1.
+        Shape (M, 3), float32: red, green and blue, from 0 to 1.
     """
 
     vertices: Floats
@@ -116,29 +123,29 @@ class Pieces:
         return len(self.vertices)
 
     def select(self, wanted: npt.NDArray[Any]) -> Pieces:
-        """Return some of them: flags, or numbers in the order to draw them in."""
+        """Return some of the pieces: a mask, shape (M,), or indices in the order in which they are drawn."""
         return Pieces(self.vertices[wanted], self.colors[wanted])
 
     @classmethod
     def joined(cls, parts: Sequence[Pieces]) -> Pieces:
-        """Return those of several tractograms as one."""
+        """Concatenate the pieces of several tractograms."""
         return cls(np.concatenate([part.vertices for part in parts]), np.concatenate([part.colors for part in parts]))
 
 
 @dataclass(frozen=True)
 class Coloring:
-    """How points become colours.
+    """The conversion of points to colors.
 
     Attributes
     ----------
     color
         ``"direction"``, ``"uniform"``, or the name of the values.
     low, high
-        The values at the ends of the colour map.
+        Values at the ends of the color map.
     is_cut
-        Whether there are values below, and above.
+        Whether some values are below ``low``, and whether some are above ``high``.
     nb_tractograms
-        How many there are to be told apart.
+        Number of tractograms, which have different colors if ``color`` is ``"uniform"``.
     """
 
     color: str
@@ -151,7 +158,7 @@ class Coloring:
     def of(
         cls, color: str, tractograms: Sequence[DrawnTractogram], color_range: Sequence[float] | None = None
     ) -> Coloring:
-        """Choose the ends of the colour map: those given, or the 5th and 95th percentile of all values."""
+        """Choose the ends of the color map: ``color_range``, or the 5th and 95th percentiles of all values."""
         parts = [each.values for each in tractograms if each.values is not None and each.has_numbers]
         values = np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
         values = values[np.isfinite(values)]
@@ -163,16 +170,23 @@ class Coloring:
         return cls(color, low, high, (bool(values.min() < low), bool(values.max() > high)))
 
     def colors_of(self, tractogram: DrawnTractogram, number: int, rows: Integers, vertices: Floats) -> Floats:
-        """Return the colour of each piece, (M, 3).
+        """Return the colors of pieces.
 
         Parameters
         ----------
-        tractogram, number
-            The streamlines, and which of the tractograms they are, from 0.
+        tractogram
+            The streamlines.
+        number
+            Index of the tractogram in the figure, from 0.
         rows
-            Shape (M,): the points that have a piece.
+            Shape (M,), int64: index of the point of each piece.
         vertices
-            Shape (M, 3, 3): the pieces.
+            Shape (M, 3, 3), float32, rasmm: the pieces, as in :class:`Pieces`.
+
+        Returns
+        -------
+        array
+            Shape (M, 3), float32: red, green and blue, from 0 to 1.
         """
         if self.color == DIRECTION:
             return direction_colors(vertices[:, 2] - vertices[:, 0])
@@ -182,7 +196,7 @@ class Coloring:
         return values.astype(np.float32) if values.ndim == 2 else self.value_colors(values)
 
     def value_colors(self, values: Floats) -> Floats:
-        """Return the colour map's colour of each value, (M,) -> (M, 3); grey for NaN."""
+        """Return the color of each value in the color map, shape (M,) to (M, 3), from 0 to 1; gray for NaN."""
         shares = Normalize(self.low, self.high, clip=True)(np.nan_to_num(values, nan=self.low))
         colors: Floats = value_colormap()(np.asarray(shares))[:, :3].astype(np.float32)
         colors[np.isnan(values)] = NO_VALUE
@@ -190,9 +204,23 @@ class Coloring:
 
 
 def direction_colors(directions: npt.NDArray[Any]) -> Floats:
-    """Return red for left-right, green for front-back and blue for up-down: (M, 3), rasmm, of any length.
+    """Return the usual colors of directions: red for left-right, green for front-back and blue for up-down.
 
-    Where there is no direction, the colour is grey.
+    Parameters
+    ----------
+    directions
+        Shape (M, 3): vectors of any length along the rasmm axes.
+
+    Returns
+    -------
+    array
+        Shape (M, 3), float32: absolute values of the unit vectors as red, green and blue, from 0 to 1; gray where the
+        vector is zero.
+
+    References
+    ----------
+    Pajevic and Pierpaoli (1999), Color schemes to represent the orientation of anisotropic tissues from diffusion
+    tensor data, doi:10.1002/(SICI)1522-2594(199909)42:3<526::AID-MRM15>3.0.CO;2-J.
     """
     lengths = np.linalg.norm(directions, axis=1, keepdims=True)
     colors: Floats = np.abs(directions / np.maximum(lengths, 1e-12)).astype(np.float32)
@@ -201,7 +229,7 @@ def direction_colors(directions: npt.NDArray[Any]) -> Floats:
 
 
 def uniform_color(number: int, total: int) -> tuple[float, float, float]:
-    """Return the colour of one of several tractograms that have a colour each."""
+    """Return the color (red, green and blue, from 0 to 1) of one of several tractograms of different colors."""
     red, green, blue, _ = colormaps["tab10"](number) if total <= 10 else colormaps["hsv"](number / total)
     return red, green, blue
 
@@ -212,41 +240,42 @@ def cut(points: Floats, lengths: Integers, *, stride: int = 1) -> tuple[Integers
     Parameters
     ----------
     points
-        Shape (N, 3), rasmm.
+        Shape (N, 3), float32, rasmm: points of all streamlines, concatenated.
     lengths
-        Shape (S,).
+        Shape (S,), int64: number of points of each streamline.
     stride
-        Keep one point out of so many along each streamline, and its last one.
+        Keep every ``stride``-th point of each streamline, and its last point.
 
     Returns
     -------
     rows
-        Shape (M,): the points that are kept, and have a piece. Streamlines of one point have none.
+        Shape (M,), int64: indices of the points that are kept, one for each piece. A streamline of a single point has
+        no piece.
     vertices
-        Shape (M, 3, 3), as in :class:`Pieces`.
+        Shape (M, 3, 3), float32, rasmm: as in :class:`Pieces`.
     """
     ends = np.cumsum(lengths)
     line = np.repeat(np.arange(len(lengths)), lengths)
     place = np.arange(len(points)) - (ends - lengths)[line]
     kept = ((place % stride == 0) | (place == lengths[line] - 1)) & (lengths[line] > 1)
     rows = np.flatnonzero(kept)
-    line, mine = line[rows], points[rows].astype(np.float32)
-    vertices = np.repeat(mine[:, None], 3, axis=1)
-    goes_on = line[1:] == line[:-1]
-    halves = (mine[1:] + mine[:-1]) / 2
-    vertices[1:, 0][goes_on] = halves[goes_on]
-    vertices[:-1, 2][goes_on] = halves[goes_on]
+    line, kept_points = line[rows], points[rows].astype(np.float32)
+    vertices = np.repeat(kept_points[:, None], 3, axis=1)
+    same_line = line[1:] == line[:-1]
+    midpoints = (kept_points[1:] + kept_points[:-1]) / 2
+    vertices[1:, 0][same_line] = midpoints[same_line]
+    vertices[:-1, 2][same_line] = midpoints[same_line]
     return rows, vertices
 
 
 def _valid(sample: Sample, path: Path) -> tuple[Flags, Flags]:
-    """Return which streamlines (S,), and which points (N,), can be drawn; warn of the others."""
+    """Return masks of the streamlines (S,) and points (N,) that can be drawn; warn about the others."""
     line = sequence_ids(sample.lengths)
     bad = sample.lengths < 2
     bad[line[~np.isfinite(sample.points).all(axis=1)]] = True
     if bad.any():
         logger.warning(
-            "%d streamlines of '%s' hold NaN or infinity, or have fewer than two points; they are left out.",
+            "%d streamlines of '%s' contain NaN or infinity, or have fewer than two points; they are ignored.",
             bad.sum(),
             path,
         )
@@ -254,9 +283,9 @@ def _valid(sample: Sample, path: Path) -> tuple[Flags, Flags]:
 
 
 def _numbers_or_colors(values: npt.NDArray[Any], name: str, path: Path) -> Floats:
-    """Return a number (N,), or a colour (N, 3) from 0 to 1, at each point."""
+    """Return the value (N,) or the color (N, 3), from 0 to 1, at each point."""
     if values.shape[1] == 1:
         return values[:, 0].astype(np.float32)
     if values.shape[1] == 3 and name.lower() in _COLORS:
         return np.clip(values / 255, 0, 1).astype(np.float32)
-    raise ValueError(f"'{name}' of '{path}' holds {values.shape[1]} numbers each; a colour needs one.")
+    raise ValueError(f"'{name}' of '{path}' must have one value per point or streamline, got {values.shape[1]}.")

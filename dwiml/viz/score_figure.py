@@ -1,4 +1,4 @@
-"""The scores of one tractogram, or of several side by side, as bars."""
+"""Draw the scores of one or more tractograms as bars."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ DPI = 120
 _WIDTH_IN = 12.0
 _BAR_IN = 0.115
 _GAP_IN = 0.1
-_SUM_ROW_IN = 0.42
+_TOTAL_ROW_IN = 0.42
 _LONGEST_NAME = 45
-# More bars than these are too thin for numbers.
+# With more tractograms, the bars are too thin for numbers.
 _MOST_NUMBERED = 3
-# Key of the summary: name, colour, and that of the number on it.
+# Key of the summary: its name, the color of its bar, and the color of the number on the bar.
 _CONNECTIONS = {
     "valid_connections": ("valid", "#2f7d3f", "white"),
     "wrong_path_connections": ("wrong path", "#e3b23c", "black"),
@@ -34,86 +34,88 @@ _CONNECTIONS = {
 
 @dataclass(frozen=True)
 class _Panel:
-    """A number of each bundle.
+    """A quantity of each bundle.
 
     Attributes
     ----------
     axis
-        The x axis: the quantity and its unit.
+        Label of the x axis: the quantity and its unit.
     values
-        For each tractogram, one value a bundle; NaN where there is none.
-    is_share
-        Whether they are in per cent.
-    reaches_whole
-        Whether the axis goes to 100.
+        For each tractogram, the mean and then one value per bundle; NaN where it is not available.
+    is_percentage
+        Whether the values are percentages.
+    reaches_100
+        Whether the axis goes at least to 100.
     """
 
     axis: str
     values: list[list[float]]
-    is_share: bool = False
-    reaches_whole: bool = False
+    is_percentage: bool = False
+    reaches_100: bool = False
 
 
 def plot_scores(scores: Mapping[str, Scores], *, title: str) -> Figure:
-    """Draw the total connections and, for each bundle, overlap, overreach, F1 and streamlines.
+    """Draw the total connections and, for each bundle, overlap, overreach, F1 and number of streamlines.
 
     Parameters
     ----------
     scores
-        {name of the tractogram: its scores}, all against one ground truth. A tractogram has one colour everywhere.
+        {name of the tractogram: its scores}, all for the same ground truth. Each tractogram has the same color in all
+        panels of the bundles.
     title
-        What the figure is about.
+        Title of the figure.
 
     Returns
     -------
     Figure
-        The more bundles and tractograms, the higher. What no bundle has is left out: without end regions, only the
-        overlap and the streamlines in the masks are told.
+        Its height depends on the number of bundles and tractograms. Quantities that are not available for any bundle
+        are omitted: without end regions, only the overlap and the streamlines in the masks are shown.
     """
-    every = list(scores.values())
-    panels = _choose_panels(every)
-    nb_rows = 1 + len(every[0].bundles)
-    bundles_in = nb_rows * _row_in(len(every)) + 0.9
-    sums_in = len(every) * _SUM_ROW_IN + (0.9 if any(each.has_ends for each in every) else 0.2)
-    figure = Figure(figsize=(_WIDTH_IN, bundles_in + sums_in + 0.5), layout="constrained")
-    grid = figure.add_gridspec(2, 1, height_ratios=[sums_in, bundles_in])
+    all_scores = list(scores.values())
+    panels = _choose_panels(all_scores)
+    nb_rows = 1 + len(all_scores[0].bundles)
+    bundles_in = nb_rows * _row_in(len(all_scores)) + 0.9
+    totals_in = len(all_scores) * _TOTAL_ROW_IN + (0.9 if any(each.has_ends for each in all_scores) else 0.2)
+    figure = Figure(figsize=(_WIDTH_IN, bundles_in + totals_in + 0.5), layout="constrained")
+    grid = figure.add_gridspec(2, 1, height_ratios=[totals_in, bundles_in])
     upper, lower = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
-    if any(each.has_ends for each in every):
-        _draw_sums(upper.subplots(), scores)
+    if any(each.has_ends for each in all_scores):
+        _draw_totals(upper.subplots(), scores)
     else:
-        _write_sums(upper.subplots(), scores)
+        _write_totals(upper.subplots(), scores)
     axes = np.atleast_1d(lower.subplots(1, len(panels), sharey=True))
     for ax, panel in zip(axes, panels, strict=True):
         _draw_panel(ax, panel, nb_rows)
-    if not _name_rows(axes[0], every):
-        lower.supxlabel(f"Bundles in grey italics are not valid{' in any' if len(every) > 1 else ''}.", fontsize=8)
-    if len(every) > 1:
+    if not _name_rows(axes[0], all_scores):
+        where = " in any tractogram" if len(all_scores) > 1 else ""
+        lower.supxlabel(f"Bundles in gray italics are not valid{where}.", fontsize=8)
+    if len(all_scores) > 1:
         handles = [Patch(color=_color(i), label=_shortened(name)) for i, name in enumerate(scores)]
         legend = lower.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 4), frameon=False)
         for text in legend.get_texts():
             text.set_parse_math(False)
-    # A `$` in a name is no formula.
+    # A `$` in a name does not start a formula.
     figure.suptitle(title, parse_math=False)
     return figure
 
 
-def _choose_panels(every: Sequence[Scores]) -> list[_Panel]:
+def _choose_panels(all_scores: Sequence[Scores]) -> list[_Panel]:
     panels = []
     for measure, name in (("overlap", "Overlap"), ("overreach", "Overreach"), ("f1", "F1")):
-        values = [[_number(getattr(bundle, measure), 100) for bundle in each.bundles] for each in every]
-        means = [_number(each.mean(measure), 100) for each in every]
+        values = [[_number(getattr(bundle, measure), 100) for bundle in each.bundles] for each in all_scores]
+        means = [_number(each.mean(measure), 100) for each in all_scores]
         unit = "% of the true volume" if measure != "f1" else "%"
         rows = [[mean, *others] for mean, others in zip(means, values, strict=True)]
-        panels.append(_Panel(f"{name} ({unit})", rows, is_share=True, reaches_whole=measure != "overreach"))
-    counts = [[np.nan, *(_number(_streamlines(bundle)) for bundle in each.bundles)] for each in every]
-    nb_with_ends = sum(bundle.has_ends for bundle in every[0].bundles)
-    what = "valid, or in the mask" if 0 < nb_with_ends < len(every[0].bundles) else "valid"
-    panels.append(_Panel(f"Streamlines ({what if nb_with_ends else 'in the mask'})", counts))
+        panels.append(_Panel(f"{name} ({unit})", rows, is_percentage=True, reaches_100=measure != "overreach"))
+    counts = [[np.nan, *(_number(_streamlines(bundle)) for bundle in each.bundles)] for each in all_scores]
+    nb_with_ends = sum(bundle.has_ends for bundle in all_scores[0].bundles)
+    kind = "valid, or in the mask" if 0 < nb_with_ends < len(all_scores[0].bundles) else "valid"
+    panels.append(_Panel(f"Streamlines ({kind if nb_with_ends else 'in the mask'})", counts))
     return [panel for panel in panels if not np.isnan(panel.values).all()]
 
 
 def _row_in(nb_bars: int) -> float:
-    """Return the height of a bundle's row, in inches."""
+    """Return the height of the row of a bundle, in inches."""
     return nb_bars * (_BAR_IN if nb_bars <= _MOST_NUMBERED else _BAR_IN / 2) + _GAP_IN
 
 
@@ -121,17 +123,17 @@ def _streamlines(bundle: BundleScore) -> int | None:
     return bundle.nb_valid if bundle.has_ends else bundle.nb_in_mask
 
 
-def _draw_sums(ax: Axes, scores: Mapping[str, Scores]) -> None:
-    """Draw a bar for each tractogram, of what its streamlines are, and say its bundles at the right."""
+def _draw_totals(ax: Axes, scores: Mapping[str, Scores]) -> None:
+    """Draw a bar with the connections of each tractogram, and write the number of bundles at its right."""
     for row, each in enumerate(scores.values()):
-        told, left = each.summary(), 0.0
-        for key, (_, color, ink) in _CONNECTIONS.items():
-            share = 100 * told.get(key, 0.0)
-            ax.barh(row, share, left=left, color=color, height=0.7)
-            if share >= 4:
-                ax.text(left + share / 2, row, f"{share:.1f}", ha="center", va="center", fontsize=9, color=ink)
-            left += share
-        ax.text(101, row, _bundles_in_words(each), va="center", fontsize=9)
+        summary, left = each.summary(), 0.0
+        for key, (_, color, text_color) in _CONNECTIONS.items():
+            width = 100 * summary.get(key, 0.0)
+            ax.barh(row, width, left=left, color=color, height=0.7)
+            if width >= 4:
+                ax.text(left + width / 2, row, f"{width:.1f}", ha="center", va="center", fontsize=9, color=text_color)
+            left += width
+        ax.text(101, row, _describe_bundles(each), va="center", fontsize=9)
     names = [f"{_shortened(name)}\n{_grouped(each.nb_streamlines)} streamlines" for name, each in scores.items()]
     ax.set_yticks(range(len(names)), names, fontsize=9, parse_math=False)
     ax.invert_yaxis()
@@ -142,10 +144,10 @@ def _draw_sums(ax: Axes, scores: Mapping[str, Scores]) -> None:
     ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, fontsize=9)
 
 
-def _write_sums(ax: Axes, scores: Mapping[str, Scores]) -> None:
-    """Say a line on each tractogram: without end regions, there are no connections to draw."""
+def _write_totals(ax: Axes, scores: Mapping[str, Scores]) -> None:
+    """Write a line about each tractogram: without end regions, there are no connections to draw."""
     lines = [
-        f"{_shortened(name)}: {_grouped(each.nb_streamlines)} streamlines; {_bundles_in_words(each)}"
+        f"{_shortened(name)}: {_grouped(each.nb_streamlines)} streamlines; {_describe_bundles(each)}"
         for name, each in scores.items()
     ]
     lines.append("(no bundle has end regions: connections not available)")
@@ -153,9 +155,9 @@ def _write_sums(ax: Axes, scores: Mapping[str, Scores]) -> None:
     ax.set_axis_off()
 
 
-def _bundles_in_words(scores: Scores) -> str:
-    words = f"{scores.nb_found} of {len(scores.bundles)} bundles valid"
-    return words + (f", {_grouped(len(scores.invalid_bundles))} invalid" if scores.has_ends else "")
+def _describe_bundles(scores: Scores) -> str:
+    description = f"{scores.nb_found} of {len(scores.bundles)} bundles valid"
+    return description + (f", {_grouped(len(scores.invalid_bundles))} invalid" if scores.has_ends else "")
 
 
 def _draw_panel(ax: Axes, panel: _Panel, nb_rows: int) -> None:
@@ -163,16 +165,16 @@ def _draw_panel(ax: Axes, panel: _Panel, nb_rows: int) -> None:
     height = (1 - _GAP_IN / _row_in(nb)) / nb
     largest = np.nanmax(panel.values)
     for i, values in enumerate(panel.values):
-        places = np.arange(nb_rows) + (i - (nb - 1) / 2) * height
-        ax.barh(places, np.nan_to_num(values), height=0.9 * height, color=_color(i))
+        positions = np.arange(nb_rows) + (i - (nb - 1) / 2) * height
+        ax.barh(positions, np.nan_to_num(values), height=0.9 * height, color=_color(i))
         if nb <= _MOST_NUMBERED:
-            for place, value in zip(places, values, strict=True):
+            for position, value in zip(positions, values, strict=True):
                 if not np.isnan(value):
-                    text = f"{value:.1f}" if panel.is_share else _grouped(int(value))
-                    ax.annotate(text, (value, place), (2, 0), textcoords="offset points", va="center", fontsize=6.5)
-    # Room for the numbers at the end of the bars.
-    ax.set_xlim(0, 1.16 * max(100.0 if panel.reaches_whole else 0.0, largest) or 1.0)
-    if panel.reaches_whole:
+                    text = f"{value:.1f}" if panel.is_percentage else _grouped(int(value))
+                    ax.annotate(text, (value, position), (2, 0), textcoords="offset points", va="center", fontsize=6.5)
+    # Leave space for the numbers at the end of the bars.
+    ax.set_xlim(0, 1.16 * max(100.0 if panel.reaches_100 else 0.0, largest) or 1.0)
+    if panel.reaches_100:
         ax.set_xticks([0, 25, 50, 75, 100])
     ax.set_xlabel(panel.axis)
     ax.axhline(0.5, color="black", linewidth=0.8)
@@ -182,14 +184,17 @@ def _draw_panel(ax: Axes, panel: _Panel, nb_rows: int) -> None:
     ax.tick_params(axis="y", length=0)
 
 
-def _name_rows(ax: Axes, every: Sequence[Scores]) -> bool:
-    """Name the bundles, below the mean of them all, in grey italics if no tractogram has them; tell if all are had."""
-    bundles = [bundle.name for bundle in every[0].bundles]
+def _name_rows(ax: Axes, all_scores: Sequence[Scores]) -> bool:
+    """Label the rows with the mean and the bundles; return whether every bundle is valid in some tractogram.
+
+    The names of the other bundles are in gray italics.
+    """
+    bundles = [bundle.name for bundle in all_scores[0].bundles]
     ax.set_yticks(range(1 + len(bundles)), ["mean", *map(_shortened, bundles)], fontsize=8, parse_math=False)
     ax.set_ylim(len(bundles) + 0.6, -0.6)
     mean, *labels = ax.get_yticklabels()
     mean.set_fontweight("bold")
-    found = [any(each.bundles[b].found for each in every) for b in range(len(bundles))]
+    found = [any(each.bundles[b].found for each in all_scores) for b in range(len(bundles))]
     for label, is_found in zip(labels, found, strict=True):
         if not is_found:
             label.set(color="0.5", fontstyle="italic")

@@ -1,4 +1,4 @@
-"""Planes of the scanner's space, and what an image holds on them."""
+"""Slices of images along the axes of rasmm space."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ if TYPE_CHECKING:
     Doubles = npt.NDArray[np.float64]
 
 AXES = "xyz"
-# What is at the lower and at the upper end of each axis of the scanner.
+# Letters at the lower and upper ends of each rasmm axis.
 ENDS = (("L", "R"), ("P", "A"), ("I", "S"))
-# Pixels are half a voxel; along one side there are no more than these.
+# Maximal number of pixels along a side; otherwise, the pixel size is half of the voxel size.
 _MOST_PIXELS = 1000
-# Of an image's values: those that are black and white.
+# Percentiles of the values of an image that are displayed in black and white.
 _WINDOW = (1.0, 99.5)
 
 
 @dataclass(frozen=True)
 class View:
-    """A plane of the scanner's space (rasmm: mm to the right, to the front, up), and how it is looked at.
+    """The orientation of a slice in rasmm space (x to the right, y to the front, z up), and the direction of view.
 
     Attributes
     ----------
     name
-        As users call it.
+        ``"axial"``, ``"coronal"`` or ``"sagittal"``.
     axes
-        The axes that go to the right and up in the figure: left is left (neurological convention).
+        The axes that point to the right and up in the figure: left is left (neurological convention).
     across
-        The axis that is looked along.
+        The axis perpendicular to the slice, along which it is viewed.
     nearest
-        1 where what has the larger coordinate on it is nearer to the eye, -1 where it is farther.
+        1 if larger coordinates on this axis are nearer to the viewer, -1 if they are farther.
     seen
-        From where.
+        Position of the viewer, in words.
     """
 
     name: str
@@ -65,14 +65,14 @@ VIEWS = {
 
 @dataclass(frozen=True)
 class Background:
-    """An image to see slices of.
+    """An image whose slices are drawn behind streamlines.
 
     Attributes
     ----------
     data
         Shape (X, Y, Z), float32.
     affine
-        Shape (4, 4), float64: from voxel indices (center origin) to rasmm.
+        Shape (4, 4), float64: from voxel space (center origin) to rasmm.
     """
 
     data: Floats
@@ -80,19 +80,25 @@ class Background:
 
     @classmethod
     def from_file(cls, path: str | Path, volume: int | None = None) -> Background:
-        """Read the image to see slices of.
+        """Read an image.
 
         Parameters
         ----------
         path
-            What nibabel reads, of 3 or 4 axes.
+            A 3D or 4D image in a format that nibabel reads.
         volume
-            Which one of the fourth axis, from 0; None: the first.
+            Index of the volume along the fourth axis, from 0. None: the first volume.
+
+        Returns
+        -------
+        Background
 
         Raises
         ------
-        FileNotFoundError, ValueError
-            When it is missing, damaged, or has no such volume.
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If the image is damaged, is not 3D or 4D, or does not have this volume.
         """
         label = "The background"
         path = check_file(path, label)
@@ -108,14 +114,17 @@ class Background:
         return cls(data, grid.affine)
 
     def box(self) -> tuple[Doubles, Doubles]:
-        """Return the lowest and the highest corner of the scanner's box around the image, (3,) each, rasmm.
+        """Return the bounding box of the voxels that are not black (see :meth:`window`), or of all if all are black.
 
-        Around its voxels that are not black (see :meth:`window`), where there are any.
+        Returns
+        -------
+        lowest, highest
+            Shape (3,), float64, rasmm: opposite corners of the box, which contains whole voxels.
         """
         light = self.data > self.window()[0]
         if not light.any():
             light = np.ones(self.data.shape, dtype=bool)
-        # Of a row of voxels, one of its ends is the farthest in any direction.
+        # The extreme voxels in any direction are at the ends of rows.
         x, y = np.nonzero(light.any(axis=2))
         rows = light[x, y]
         ends = [rows.argmax(axis=1), rows.shape[1] - 1 - rows[:, ::-1].argmax(axis=1)]
@@ -125,19 +134,19 @@ class Background:
         return centers.min(axis=0) - half_voxel, centers.max(axis=0) + half_voxel
 
     def voxels_of(self, points: npt.NDArray[Any]) -> Doubles:
-        """Return the voxel coordinates (..., 3), center origin, of points (..., 3) in rasmm."""
+        """Transform points (..., 3) from rasmm to voxel space (center origin), float64."""
         inverse = np.linalg.inv(self.affine)
         voxels: Doubles = points @ inverse[:3, :3].T + inverse[:3, 3]
         return voxels
 
     def contains(self, points: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        """Return which of the points (..., 3), rasmm, are in a voxel of the image, (...)."""
+        """Return whether points, shape (..., 3), rasmm, are inside the image: shape (...), bool."""
         voxels = self.voxels_of(points)
         inside = (voxels >= -0.5) & (voxels <= np.array(self.data.shape) - 0.5)
         return np.asarray(inside.all(axis=-1))
 
     def window(self) -> tuple[float, float]:
-        """Return the values that are black and white."""
+        """Return the values that are displayed in black and in white, from percentiles of the finite values."""
         finite = self.data[np.isfinite(self.data)]
         if not finite.size:
             return 0.0, 1.0
@@ -148,23 +157,24 @@ class Background:
 
 
 def slice_of(background: Background, view: View, position: float) -> tuple[Floats, tuple[float, float, float, float]]:
-    """Return what an image holds on a plane of the scanner, whatever the image's own axes.
+    """Resample an image on a slice along the rasmm axes, whatever the orientation of its own axes.
 
     Parameters
     ----------
     background
         The image.
     view
-        The plane.
+        The orientation of the slice.
     position
-        Where it is on the axis that is looked along, mm.
+        Coordinate of the slice on the axis perpendicular to it, rasmm.
 
     Returns
     -------
     pixels
-        Shape (H, W), float32: trilinear values at the pixels' centres, the lowest row first; NaN outside of the image.
+        Shape (H, W), float32: values at the centers of the pixels, by trilinear interpolation, with the lowest row
+        first; NaN outside of the image.
     extent
-        Left, right, bottom and top edge of the pixels, mm.
+        Left, right, bottom and top edges of the pixels, rasmm.
     """
     lowest, highest = background.box()
     step = float(np.linalg.norm(background.affine[:3, :3], axis=0).min()) / 2

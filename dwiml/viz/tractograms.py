@@ -1,4 +1,4 @@
-"""Figures of tractograms: streamlines over slices of an image, in the scanner's mm."""
+"""Draw streamlines over slices of an image, in rasmm space."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     Box = tuple[Doubles, Doubles]
 
 DPI = 150
-# Drawn in a panel; where there are more, some along each streamline are left out.
+# Maximal number of points in a panel; if there are more, only every n-th point of each streamline is kept.
 MOST_POINTS = 120_000
-# An axis of the scanner is shown over at least this share of the longest one, and this many mm.
+# Minimal range of an axis, as a fraction of the longest one, and in mm.
 _LEAST_SHARE, _LEAST_MM = 0.6, 10.0
 _MARGIN = 0.06
-_WIDEST, _HIGHEST = 12.0, 4.5
+_MAX_WIDTH_IN, _MAX_HEIGHT_IN = 12.0, 4.5
 _DIRECTIONS = (("left - right", "red"), ("back - front", "lime"), ("down - up", "blue"))
 
 
@@ -48,43 +48,51 @@ def plot_tractograms(
     separate: bool = False,
     title: str | None = None,
 ) -> Figure:
-    """Draw streamlines over slices of an image, right in space.
+    """Draw streamlines over slices of an image, in rasmm space.
 
-    The axes are the scanner's, in mm, and left is left (neurological convention). Streamlines are drawn over the slice,
-    wherever along the line of sight they are; what is nearer to the eye lies over what is farther.
+    The axes are those of rasmm space, and left is left (neurological convention). Streamlines are projected on the
+    slice from both of its sides; those nearer to the viewer hide those farther away.
 
     Parameters
     ----------
     tractograms
-        One or more.
+        One or more tractograms.
     background
-        The image; it is resampled to the scanner's axes. None: black. With ``separate``, a sequence
-        has one for each row.
+        The image, which is resampled along the rasmm axes. None: black. With ``separate``, it may be a sequence with
+        one image for each row.
     views
-        ``"axial"``, ``"coronal"``, ``"sagittal"``: some of them, a panel each.
+        One or more of ``"axial"``, ``"coronal"`` and ``"sagittal"``, one panel each.
     slices_mm
-        Where the slice of each view is on the axis that is looked along, mm; None: the median of all points.
+        Coordinate of the slice of each view on the axis perpendicular to it, rasmm. None: the median of all points.
     thickness
-        Draw only what is within so many mm of the slice, on either side; None: all.
+        Draw only the points within this distance of the slice, on both sides, mm. None: all points.
     color
-        ``"direction"``, ``"uniform"`` (each tractogram has a colour), or the name of the tractograms' ``values``.
+        ``"direction"``, ``"uniform"`` (tractograms have different colors), or the name of the ``values`` of the
+        tractograms.
     color_range
-        The values at the ends of the colours; None: the 5th and the 95th percentile of all.
-    separate, title
-        Give each tractogram a row, with the same slices and colours; a title, or None: the tractograms' names.
+        Values at the ends of the color map. None: the 5th and 95th percentiles of all values.
+    separate
+        Draw each tractogram in a separate row, with the same slices and colors.
+    title
+        Title of the figure. None: the names of the tractograms.
+
+    Returns
+    -------
+    Figure
 
     Raises
     ------
     ValueError
-        When there is no point to draw, or an option is invalid.
+        If there is no point to draw or an option is invalid.
     """
     check_looks(views, slices_mm=slices_mm, thickness=thickness, color=color, color_range=color_range)
     if not any(len(each.points) for each in tractograms):
-        raise ValueError(f"There is no streamline to draw in: {_names(tractograms) or 'nothing'}.")
+        raise ValueError(f"There are no streamlines to draw in: {_names(tractograms) or 'no tractogram'}.")
     backgrounds = _backgrounds(background, len(tractograms), separate=separate)
     box = _box(tractograms, backgrounds)
     planes = _planes(views, slices_mm, thickness, tractograms, box)
     coloring = Coloring.of(color, tractograms, color_range)
+    # The indices of the tractograms in each row of panels.
     rows = [[number] for number in range(len(tractograms))] if separate else [list(range(len(tractograms)))]
     figure, panels = _panels(planes, len(rows), box)
     for numbers, row, image in zip(rows, panels, backgrounds, strict=True):
@@ -92,11 +100,11 @@ def plot_tractograms(
         for plane, ax in zip(planes, row, strict=True):
             _draw_slice(ax, plane, image)
             _draw_lines(ax, pieces, plane, sum(len(tractograms[number].lengths) for number in numbers))
-            _dress(ax, plane, box)
+            _label_panel(ax, plane, box)
         if separate:
             row[0].set_ylabel(f"{tractograms[numbers[0]].name}\n\n{row[0].get_ylabel()}", parse_math=False)
-    _explain(figure, panels, tractograms, coloring, separate=separate)
-    # A `$` in a name is no formula.
+    _add_legend(figure, panels, tractograms, coloring, separate=separate)
+    # A `$` in a name does not start a formula.
     figure.suptitle(_names(tractograms) if title is None else title, parse_math=False)
     return figure
 
@@ -109,34 +117,40 @@ def check_looks(
     color: str = DIRECTION,
     color_range: Sequence[float] | None = None,
 ) -> None:
-    """Raise the ValueError of :func:`plot_tractograms` for options that make no sense, before there are streamlines."""
+    """Check the options of :func:`plot_tractograms`, without streamlines.
+
+    Raises
+    ------
+    ValueError
+        If an option is invalid.
+    """
     if not views or len(set(views)) < len(views) or not set(views) <= set(VIEWS):
-        raise ValueError(f"views must be some of {', '.join(VIEWS)}, each once, got {', '.join(views) or 'none'}.")
+        raise ValueError(f"views must be distinct names among {', '.join(VIEWS)}, got {', '.join(views) or 'none'}.")
     if slices_mm is not None and len(slices_mm) != len(views):
         raise ValueError(
-            f"A slice must be chosen for each view ({', '.join(views)}), in this order, got {len(slices_mm)} for "
-            f"{len(views)}."
+            f"slices_mm must have one value for each view ({', '.join(views)}), in this order, got {len(slices_mm)} "
+            f"for {len(views)}."
         )
     if thickness is not None and not (np.isfinite(thickness) and thickness > 0):
         raise ValueError(f"thickness must be positive, in mm, got {thickness:g}.")
     if color_range is not None:
         low, high = color_range
         if not (np.isfinite([low, high]).all() and low < high):
-            raise ValueError(f"color_range must be two numbers, the lower one first, got {low:g} and {high:g}.")
+            raise ValueError(f"color_range must be two finite numbers in increasing order, got {low:g} and {high:g}.")
         if color in (DIRECTION, UNIFORM):
-            raise ValueError(f"color_range is for values by name; the color is '{color}'.")
+            raise ValueError(f"color_range requires a color given by the name of values, got the color '{color}'.")
 
 
 @dataclass(frozen=True)
 class _Plane:
-    """Where a panel looks: its view, the slice's place, and how far from it streamlines are drawn; mm."""
+    """The slice of a panel: its orientation, its position, and the maximal distance of streamlines from it (mm)."""
 
     view: View
     position: float
     thickness: float | None
 
     def near(self, points: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        """Return which points (N, 3) are drawn, (N,)."""
+        """Return whether points (N, 3), rasmm, are near enough to be drawn: (N,), bool."""
         if self.thickness is None:
             return np.ones(len(points), dtype=bool)
         flags: npt.NDArray[np.bool_] = np.abs(points[:, self.view.across] - np.float64(self.position)) <= self.thickness
@@ -146,9 +160,9 @@ class _Plane:
     def title(self) -> str:
         around = "" if self.thickness is None else f" ± {self.thickness:g}"
         name, axis = self.view.name.capitalize(), AXES[self.view.across]
-        # No -0.0.
-        place = round(self.position, 1) + 0.0
-        return f"{name}, {self.view.seen}\n{axis} = {place:.1f}{around} mm"
+        # Adding 0 turns -0 into 0.
+        position = round(self.position, 1) + 0.0
+        return f"{name}, {self.view.seen}\n{axis} = {position:.1f}{around} mm"
 
 
 def _planes(
@@ -166,8 +180,8 @@ def _planes(
         low, high = box[0][view.across], box[1][view.across]
         if not low <= position <= high:
             raise ValueError(
-                f"The {view.name} slice must be at {AXES[view.across]} from {low:.4g} to {high:.4g} mm, where there is "
-                f"something to see, got {position:g}."
+                f"The {view.name} slice must be at {AXES[view.across]} from {low:.4g} to {high:.4g} mm, the range of "
+                f"the figure, got {position:g}."
             )
     return [_Plane(view, float(position), thickness) for view, position in zip(shown, slices_mm, strict=True)]
 
@@ -183,12 +197,12 @@ def _backgrounds(
         return [given[0]] * nb_rows
     if len(given) != nb_rows:
         rows = f"{nb_rows} rows" if separate else "one row, as the tractograms are drawn together"
-        raise ValueError(f"Give one background, or one for each row: {len(given)} were given for {rows}.")
+        raise ValueError(f"Give one background, or one for each row, got {len(given)} for {rows}.")
     return list(given)
 
 
 def _box(tractograms: Sequence[DrawnTractogram], backgrounds: Sequence[Background | None]) -> Box:
-    """Return the corners, (3,) each, rasmm, of what the figure shows: all streamlines and what is in the images."""
+    """Return two opposite corners, (3,) each, rasmm, of a box that contains all streamlines and images."""
     corners = [end for each in tractograms if len(each.points) for end in (each.points.min(0), each.points.max(0))]
     for image in {id(each): each for each in backgrounds if each is not None}.values():
         corners += image.box()
@@ -198,11 +212,11 @@ def _box(tractograms: Sequence[DrawnTractogram], backgrounds: Sequence[Backgroun
 
 
 def _panels(planes: Sequence[_Plane], nb_rows: int, box: Box) -> tuple[Figure, list[list[Axes]]]:
-    """Return a figure whose panels all have the same scale."""
+    """Return a figure and its rows of panels, all with the same scale."""
     sides = box[1] - box[0]
     widths = [sides[plane.view.axes[0]] for plane in planes]
     height = max(sides[plane.view.axes[1]] for plane in planes)
-    inches = min(_WIDEST / sum(widths), _HIGHEST / height)
+    inches = min(_MAX_WIDTH_IN / sum(widths), _MAX_HEIGHT_IN / height)
     size = (max(inches * sum(widths) + 0.9 * len(planes) + 1.4, 5.0), (inches * height + 1.1) * nb_rows + 0.8)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(nb_rows, len(planes), squeeze=False, gridspec_kw={"width_ratios": widths})
@@ -212,7 +226,7 @@ def _panels(planes: Sequence[_Plane], nb_rows: int, box: Box) -> tuple[Figure, l
 def _pieces(
     tractograms: Sequence[DrawnTractogram], numbers: Sequence[int], coloring: Coloring, planes: Sequence[_Plane]
 ) -> Pieces:
-    """Cut the tractograms of a panel into as many pieces as may be drawn."""
+    """Cut the tractograms of a row of panels into pieces, not more than can be drawn."""
     nb_near = max(sum(int(plane.near(tractograms[number].points).sum()) for number in numbers) for plane in planes)
     stride = max(-(-nb_near // MOST_POINTS), 1)
     parts = []
@@ -232,17 +246,17 @@ def _draw_slice(ax: Axes, plane: _Plane, background: Background | None) -> None:
 
 
 def _draw_lines(ax: Axes, pieces: Pieces, plane: _Plane, nb_streamlines: int) -> None:
-    places = pieces.vertices[:, 1]
-    near = np.flatnonzero(plane.near(places))
+    centers = pieces.vertices[:, 1]
+    near = np.flatnonzero(plane.near(centers))
     # From the farthest to the nearest.
-    order = np.argsort(plane.view.nearest * places[near, plane.view.across], kind="stable")
+    order = np.argsort(plane.view.nearest * centers[near, plane.view.across], kind="stable")
     drawn = pieces.select(near[order])
     width = float(np.clip(4.0 / max(nb_streamlines, 1) ** 0.25, 0.5, 2.0))
     segments = drawn.vertices[:, :, list(plane.view.axes)]
     ax.add_collection(LineCollection(list(segments), colors=drawn.colors, linewidths=width, zorder=1), autolim=False)
 
 
-def _dress(ax: Axes, plane: _Plane, box: Box) -> None:
+def _label_panel(ax: Axes, plane: _Plane, box: Box) -> None:
     first, second = plane.view.axes
     ax.set_aspect("equal")
     ax.set_xlim(box[0][first], box[1][first])
@@ -264,7 +278,7 @@ def _dress(ax: Axes, plane: _Plane, box: Box) -> None:
         )
 
 
-def _explain(
+def _add_legend(
     figure: Figure,
     panels: Sequence[Sequence[Axes]],
     tractograms: Sequence[DrawnTractogram],
@@ -272,7 +286,7 @@ def _explain(
     *,
     separate: bool,
 ) -> None:
-    """Tell what colours mean, how many streamlines there are, and on which side left is."""
+    """Add the legend of the colors, the number of streamlines and the orientation convention."""
     if coloring.color == DIRECTION:
         handles = [Line2D([], [], color=color, label=name, linewidth=2) for name, color in _DIRECTIONS]
         figure.legend(handles=handles, loc="outside right upper", fontsize="small", title="Direction")
@@ -298,9 +312,9 @@ def _explain(
         bar.ax.yaxis.label.set_parse_math(False)
     nb_drawn = sum(len(each.lengths) for each in tractograms)
     nb_in_all = sum(len(each.lengths) if each.nb_in_file is None else each.nb_in_file for each in tractograms)
-    some = f"{_grouped(nb_drawn)} of {_grouped(nb_in_all)} streamlines" if nb_drawn < nb_in_all else ""
-    all_of_them = "1 streamline" if nb_drawn == 1 else f"{_grouped(nb_drawn)} streamlines"
-    figure.supxlabel(f"{some or all_of_them}. Left is left (neurological convention).", fontsize="small")
+    sample = f"{_grouped(nb_drawn)} of {_grouped(nb_in_all)} streamlines" if nb_drawn < nb_in_all else ""
+    everything = "1 streamline" if nb_drawn == 1 else f"{_grouped(nb_drawn)} streamlines"
+    figure.supxlabel(f"{sample or everything}. Left is left (neurological convention).", fontsize="small")
 
 
 def _names(tractograms: Sequence[DrawnTractogram]) -> str:

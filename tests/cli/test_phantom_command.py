@@ -29,7 +29,7 @@ def test_makes_the_folder_says_so_and_replaces_another_only_with_f(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("error: Folder")
-    assert "replace it with -f." in captured.err
+    assert "replace it with overwrite=True (-f)." in captured.err
     assert captured.err.count("\n") == 1
     assert (tmp_path / "ph/older.txt").exists()
 
@@ -42,7 +42,7 @@ def test_makes_the_folder_says_so_and_replaces_another_only_with_f(
     assert (tmp_path / "ph/subjects/sub-03/bundles/arch.trk").exists()
 
 
-def test_readme_tells_commands_that_exist() -> None:
+def test_commands_in_the_readme_exist() -> None:
     text = README.format(nb_subjects=7, dwiml_version="0", seed=3, size="small", labels="", testing="sub-07").replace(
         "\\\n", ""
     )

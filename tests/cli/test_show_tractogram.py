@@ -224,8 +224,8 @@ def test_another_subjects_image_is_told(tmp_path: Path, caplog: pytest.LogCaptur
     [
         (["none.trk", "OUT"], "The tractogram 'none.trk' was not found."),
         (["lines.vtk", "OUT"], "The tractogram 'lines.vtk' is not in a format that dwiml reads; convert it to .trk"),
-        (["empty.trk", "OUT"], "There is no streamline to draw in: empty."),
-        (["empty.trx", "OUT", "--color", "loss"], "There is no streamline to draw in: empty."),
+        (["empty.trk", "OUT"], "There are no streamlines to draw in: empty."),
+        (["empty.trx", "OUT", "--color", "loss"], "There are no streamlines to draw in: empty."),
         (["cut.trk", "OUT"], "'cut.trk' is damaged or cut off"),
         (["cut.tck", "OUT"], "'cut.tck' is damaged"),
         (["cut.trx", "OUT"], "'cut.trx' is damaged (file is not a zip file)"),
@@ -237,7 +237,10 @@ def test_another_subjects_image_is_told(tmp_path: Path, caplog: pytest.LogCaptur
         ),
         (["a.trx", "OUT", "--color", "lsos"], "per point: 'color', 'loss'; per streamline: 'mean_loss', 'seeds'. 'dir"),
         (["a.tck", "OUT", "--color", "loss"], "it has per point: none; per streamline: none."),
-        (["a.trk", "OUT", "--color", "seeds"], "'seeds' of 'a.trk' holds 3 numbers each; a colour needs one."),
+        (
+            ["a.trk", "OUT", "--color", "seeds"],
+            "'seeds' of 'a.trk' must have one value per point or streamline, got 3.",
+        ),
         (["a.trk", "OUT", "--background", "none.nii"], "The background 'none.nii' was not found."),
         (["a.trk", "OUT", "--background", "a.tck"], "The background: the file 'a.tck' is not an image"),
         (
@@ -249,8 +252,11 @@ def test_another_subjects_image_is_told(tmp_path: Path, caplog: pytest.LogCaptur
         (["a.trk", "OUT", "--max_streamlines", "0"], "--max_streamlines must be a whole number of at least 1, got 0."),
         (["a.trk", "OUT", "--dpi", "0"], "--dpi must be a number from 10 to 1200, got 0.0."),
         (["a.trk", "OUT", "--thickness", "-1"], "thickness must be positive, in mm, got -1."),
-        (["a.trk", "OUT", "--slice_mm", "1"], "A slice must be chosen for each view (axial, coronal, sagittal)"),
-        (["a.trk", "OUT", "--color_range", "0", "1"], "color_range is for values by name; the color is 'direction'."),
+        (["a.trk", "OUT", "--slice_mm", "1"], "slices_mm must have one value for each view (axial, coronal, sagittal)"),
+        (
+            ["a.trk", "OUT", "--color_range", "0", "1"],
+            "color_range requires a color given by the name of values, got the color 'direction'.",
+        ),
         (["a.trk", "out.trk"], "Figure 'out.trk' must end in one of:"),
         (["a.trk", "none/out.png"], "OUT: the folder 'none' does not exist; create it first."),
     ],

@@ -1,4 +1,4 @@
-"""A subject's head and grid."""
+"""The anatomy and the voxel grid of a subject."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dwiml.phantom.anatomy import draw_streamlines, draw_subject
-from dwiml.phantom.geometry import disc_grid, template_bundles
+from dwiml.phantom.geometry import disk_grid, template_bundles
 
 
 def test_deformation_is_smooth_never_folds_and_differs_between_subjects() -> None:
@@ -26,14 +26,14 @@ def test_deformation_is_smooth_never_folds_and_differs_between_subjects() -> Non
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])
-def test_every_fibre_is_inside_the_volume(index: int) -> None:
-    skin = disc_grid(30, 30)
+def test_every_fiber_is_inside_the_volume(index: int) -> None:
+    skin = disk_grid(30, 30)
     skin = skin[np.linalg.norm(skin, axis=1) > 0.9]
-    fibres = np.concatenate([b.fibres(skin, np.linspace(0, 1, 40)).reshape(-1, 3) for b in template_bundles()])
+    fibers = np.concatenate([b.fibers(skin, np.linspace(0, 1, 40)).reshape(-1, 3) for b in template_bundles()])
     for seed in range(30):
         subject = draw_subject(index, 2.0, np.random.default_rng(seed))
         inverse = np.linalg.inv(subject.affine)
-        voxels = subject.deformation.apply(fibres) @ inverse[:3, :3].T + inverse[:3, 3]
+        voxels = subject.deformation.apply(fibers) @ inverse[:3, :3].T + inverse[:3, 3]
         assert voxels.min() > -0.5
         assert (voxels < np.array(subject.shape) - 0.5).all()
 
@@ -54,7 +54,7 @@ def test_streamlines_run_from_start_to_end_in_steps_of_one_mm() -> None:
     tractograms = draw_streamlines(bundles, subject.deformation, 20, 1.0, np.random.default_rng(4))
     assert [len(streamlines) for streamlines in tractograms] == [20] * len(bundles)
     for bundle, streamlines in zip(bundles, tractograms, strict=True):
-        start, end = subject.deformation.apply(bundle.centre[[0, -1]])
+        start, end = subject.deformation.apply(bundle.center[[0, -1]])
         for points in streamlines:
             steps = np.linalg.norm(np.diff(points, axis=0), axis=1)
             np.testing.assert_allclose(steps, 1.0, atol=0.05)

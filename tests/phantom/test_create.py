@@ -1,4 +1,4 @@
-"""The folder of example subjects, read back as any user of the files would."""
+"""The folder of example subjects, read with nibabel and DIPY."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dwiml.phantom.anatomy import draw_subject
 from dwiml.phantom.create import create_phantom, simulate_subject
 from dwiml.phantom.geometry import template_bundles
 from dwiml.phantom.simulate import make_protocol
-from dwiml.phantom.voxelize import map_fibres
+from dwiml.phantom.voxelize import map_fibers
 
 BUNDLES = [bundle.name for bundle in template_bundles()]
 ANISOTROPIC, OBLIQUE = "sub-02", "sub-03"
@@ -47,14 +47,14 @@ def affine_of(subject: Path) -> np.ndarray:
 
 
 def streamlines(subject: Path, bundle: str) -> list[np.ndarray]:
-    """Streamlines of a bundle in voxel space, centre origin, read by DIPY, which checks that all are in the volume."""
+    """Streamlines of a bundle in voxel space, center origin, read by DIPY, which checks that all are in the volume."""
     tractogram = load_tractogram(str(subject / f"bundles/{bundle}.trk"), str(subject / "dwi/dwi.nii.gz"))
     tractogram.to_vox()
     tractogram.to_center()
     return list(tractogram.streamlines)
 
 
-def test_layout_lists_and_config_are_those_of_the_creator(phantom: Path) -> None:
+def test_layout_subject_lists_and_config_suit_create_hdf5(phantom: Path) -> None:
     assert {path.name for path in phantom.iterdir()} == {
         *("config.json", "training.txt", "validation.txt", "testing.txt", "README.txt", "phantom.json", "subjects"),
     }
@@ -78,7 +78,7 @@ def test_layout_lists_and_config_are_those_of_the_creator(phantom: Path) -> None
     assert "dwiml create_hdf5 subjects" in (phantom / "README.txt").read_text()
 
 
-def test_volumes_of_a_subject_share_one_grid_and_hold_what_they_should(phantom: Path) -> None:
+def test_volumes_of_a_subject_share_one_grid_and_have_plausible_values(phantom: Path) -> None:
     for subject in subjects_of(phantom):
         images = {name: nib.load(subject / name) for name in FILES if name.endswith(".nii.gz")}
         for image in images.values():
@@ -109,7 +109,7 @@ def test_tensors_of_the_files_follow_the_streamlines(phantom: Path, name: str) -
     subject = phantom / "subjects" / name
     affine = affine_of(subject)
     bvals, bvecs = read_bvals_bvecs(str(subject / "dwi/dwi.bval"), str(subject / "dwi/dwi.bvec"))
-    # FSL's rule, written once more: x is mirrored when the determinant is positive.
+    # The FSL rule, implemented independently: x is mirrored when the determinant is positive.
     directions = bvecs * [-1 if np.linalg.det(affine) > 0 else 1, 1, 1]
     wm = volume(subject, "masks/wm.nii.gz").astype(bool)
     fit = TensorModel(gradient_table(bvals, bvecs=directions)).fit(volume(subject, "dwi/dwi.nii.gz"), mask=wm)
@@ -117,7 +117,7 @@ def test_tensors_of_the_files_follow_the_streamlines(phantom: Path, name: str) -
     for k, bundle in enumerate(BUNDLES):
         for line in streamlines(subject, bundle):
             points.append(line[1:-1])
-            # From voxels to mm along the voxel axes, where gradient directions live.
+            # From voxels to mm along the voxel axes, as for the gradient directions.
             tangents.append((line[2:] - line[:-2]) * nib.affines.voxel_sizes(affine))
             bundle_of.append(np.full(len(line) - 2, k))
     voxels = tuple(np.floor(np.concatenate(points) + 0.5).astype(int).T)
@@ -137,7 +137,7 @@ def test_tensors_of_the_files_follow_the_streamlines(phantom: Path, name: str) -
     assert np.percentile(degrees(principal), 90) < 10
     for axis in range(3):
         mirror = np.where(np.arange(3) == axis, -1, 1)
-        assert np.median(degrees(principal * mirror)) > 10, f"axis {axis} may be mirrored without any notice"
+        assert np.median(degrees(principal * mirror)) > 10, f"axis {axis} could be mirrored without being noticed"
 
 
 def test_streamlines_stay_in_white_matter_and_end_on_their_labels(phantom: Path) -> None:
@@ -156,7 +156,7 @@ def test_streamlines_stay_in_white_matter_and_end_on_their_labels(phantom: Path)
         assert np.mean(on_end) > 0.95
 
 
-def test_ground_truth_tells_where_the_streamlines_of_each_bundle_start_and_end(phantom: Path) -> None:
+def test_ground_truth_has_the_endpoint_labels_of_each_bundle(phantom: Path) -> None:
     for subject in subjects_of(phantom):
         truth = json.loads((subject / "ground_truth.json").read_text())
         assert list(truth) == BUNDLES
@@ -173,12 +173,12 @@ def test_bundles_cross_and_kiss(index: int) -> None:
     bundles = template_bundles()
     column = {bundle.name: k for k, bundle in enumerate(bundles)}
     subject = draw_subject(index, 2.0, np.random.default_rng(index))
-    fibre_map = map_fibres(subject, bundles, np.eye(3))
+    fiber_map = map_fibers(subject, bundles, np.eye(3))
 
     def shared(first: str, second: str) -> np.ndarray:
-        pair = fibre_map.fractions[:, [column[first], column[second]]]
-        voxels = fibre_map.voxels[(pair > 0.2).all(axis=1)]
-        return np.stack(np.unravel_index(voxels, fibre_map.shape), axis=1)
+        pair = fiber_map.fractions[:, [column[first], column[second]]]
+        voxels = fiber_map.voxels[(pair > 0.2).all(axis=1)]
+        return np.stack(np.unravel_index(voxels, fiber_map.shape), axis=1)
 
     for side in ("left", "right"):
         for crossing in (("arch", f"fan_{side}"), ("arch", f"hook_{side}"), ("sling", f"fan_{side}")):
@@ -189,7 +189,7 @@ def test_bundles_cross_and_kiss(index: int) -> None:
     assert np.ptp(kissing[:, 0]) <= 3
 
 
-def test_same_seed_same_files_whatever_the_number_of_subjects(phantom: Path, tmp_path: Path) -> None:
+def test_same_seed_gives_same_files_whatever_the_number_of_subjects(phantom: Path, tmp_path: Path) -> None:
     again = create_phantom(tmp_path / "again", size="small", seed=5, nb_subjects=3)
     for subject in subjects_of(again):
         for name in FILES:
@@ -212,7 +212,7 @@ def test_another_seed_gives_other_subjects(phantom: Path) -> None:
         ({"size": "huge"}, r"Unknown size 'huge'; choose one of: 'small', 'medium', 'large'\."),
     ],
 )
-def test_bad_parameters_are_named_before_any_work(tmp_path: Path, arguments: dict, sentence: str) -> None:
+def test_invalid_parameters_are_reported_before_any_work(tmp_path: Path, arguments: dict, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         create_phantom(tmp_path / "ph", **arguments)
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""The folder appears whole or not at all, and nothing of the user's is ever deleted."""
+"""The output folder is created atomically, and files of the user are never deleted."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_empty_folder_is_filled(tmp_path: Path) -> None:
 def test_existing_phantom_is_replaced_only_when_asked(tmp_path: Path) -> None:
     make(tmp_path / "ph", "old")
     (tmp_path / "ph/subjects/a.txt").write_text("edited")
-    with pytest.raises(FileExistsError, match=r"exists and is not empty; choose another one, or replace it with -f\."):
+    with pytest.raises(FileExistsError, match=r"is not empty; choose another one, or replace it with overwrite=True"):
         make(tmp_path / "ph")
     assert (tmp_path / "ph/subjects/a.txt").read_text() == "edited"
     make(tmp_path / "ph", overwrite=True)
@@ -42,30 +42,32 @@ def test_existing_phantom_is_replaced_only_when_asked(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["ph"]
 
 
-@pytest.mark.parametrize("stranger", ["notes.txt", "subjects/model.pt", ".hidden", "experiments/run/log.txt"])
-def test_users_files_are_never_replaced(tmp_path: Path, stranger: str) -> None:
+@pytest.mark.parametrize("user_file", ["notes.txt", "subjects/model.pt", ".hidden", "experiments/run/log.txt"])
+def test_users_files_are_never_replaced(tmp_path: Path, user_file: str) -> None:
     make(tmp_path / "ph", "old")
-    (tmp_path / "ph" / stranger).parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / "ph" / stranger).write_text("mine")
-    with pytest.raises(FileExistsError, match=rf"did not make \(for example '{stranger}'\), so -f does not replace it"):
+    (tmp_path / "ph" / user_file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "ph" / user_file).write_text("mine")
+    with pytest.raises(
+        FileExistsError, match=rf"did not create \(for example '{user_file}'\), so it cannot be replaced"
+    ):
         make(tmp_path / "ph", overwrite=True)
-    assert (tmp_path / "ph" / stranger).read_text() == "mine"
+    assert (tmp_path / "ph" / user_file).read_text() == "mine"
     assert (tmp_path / "ph/subjects/a.txt").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["ph"]
 
 
 @pytest.mark.parametrize("manifest", [None, "not json", "[]", '{"files": 3}'])
-def test_folder_without_a_sound_manifest_is_not_replaced(tmp_path: Path, manifest: str | None) -> None:
+def test_folder_without_a_valid_manifest_is_not_replaced(tmp_path: Path, manifest: str | None) -> None:
     (tmp_path / "ph").mkdir()
     (tmp_path / "ph/thesis.tex").write_text("mine")
     if manifest is not None:
         (tmp_path / "ph/phantom.json").write_text(manifest)
-    with pytest.raises(FileExistsError, match="did not make"):
+    with pytest.raises(FileExistsError, match="did not create"):
         make(tmp_path / "ph", overwrite=True)
     assert (tmp_path / "ph/thesis.tex").read_text() == "mine"
 
 
-def test_file_that_comes_during_the_work_is_kept(tmp_path: Path) -> None:
+def test_file_added_in_the_meantime_is_kept(tmp_path: Path) -> None:
     def run() -> None:
         with new_folder(tmp_path / "ph", overwrite=True, description={}):
             (tmp_path / "ph").mkdir()
@@ -98,7 +100,7 @@ def test_a_file_and_the_current_folder_are_refused(tmp_path: Path, monkeypatch: 
     (tmp_path / "here" / "below").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here" / "below")
     for name in (".", ".."):
-        with pytest.raises(ValueError, match="is the current folder or holds it"):
+        with pytest.raises(ValueError, match="is the current folder or contains it"):
             make(Path(name), overwrite=True)
 
 

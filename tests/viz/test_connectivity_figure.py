@@ -1,4 +1,4 @@
-"""The picture of a connectivity matrix: what it shows is read back from matplotlib's own objects."""
+"""The figure of a connectivity matrix, read back from the matplotlib objects."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_each_of_twenty_labels_has_its_name_at_its_row() -> None:
     shown = ax.images[0].get_array()
     assert shown[0, 3] == shown[3, 0] == 12
     assert shown[2, 2] == 1
-    # All others are left white.
+    # All other cells are white.
     assert shown.count() == 3
     assert ax.images[0].norm(12) == 1
     assert ax.get_title() == "Streamlines of x.trk"
@@ -67,7 +67,7 @@ def test_each_of_twenty_labels_has_its_name_at_its_row() -> None:
     assert "10" in [text.get_text() for text in bar.get_yticklabels()]
 
 
-def test_of_many_labels_some_have_names() -> None:
+def test_only_some_of_many_labels_are_named() -> None:
     names = [str(i) for i in range(150)]
     figure = drawn([[0, 149]], [1], 150, names=names)
     ticks = figure.axes[0].get_xticklabels()
@@ -75,6 +75,6 @@ def test_of_many_labels_some_have_names() -> None:
     assert [text.get_text() for text in ticks] == names[::4]
 
 
-def test_no_streamline_is_said() -> None:
+def test_figure_reports_that_no_streamline_connects_regions() -> None:
     figure = drawn([], [], 24)
-    assert [text.get_text() for text in figure.axes[0].texts] == ["no streamline joins two regions"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["no streamline connects two regions"]

@@ -1,4 +1,4 @@
-"""The figure: what its panels hold is read back from matplotlib's own objects."""
+"""The figure of training curves, read back from the matplotlib objects."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from dwiml.viz.panels import Log, choose_panels, name_of
 
 
 def write_experiment(folder: Path, nb_epochs: int = 4, *, leave_out: tuple[str, ...] = (), **more: float) -> Path:
-    """Log a training whose losses fall, but for the last validation loss."""
+    """Log a training whose losses decrease, except for the last validation loss."""
     log = LocalLogger(folder)
     for epoch in range(nb_epochs):
         metrics = {
@@ -44,7 +44,7 @@ def write_experiment(folder: Path, nb_epochs: int = 4, *, leave_out: tuple[str, 
 
 
 def write_losses(folder: Path, nb_epochs: int = 4) -> Path:
-    """Log losses only: one panel, drawn faster."""
+    """Log only losses, for a single panel, which is faster."""
     leave_out = ("grad_norm", "grad_norm_clipped", "learning_rate", "train_duration_s", "valid_duration_s")
     return write_experiment(folder, nb_epochs, leave_out=leave_out)
 
@@ -63,7 +63,7 @@ def _drawn(*folders: Path, **options: Any) -> tuple[Figure, dict[str, Axes]]:
 
 
 def _curves(axes: Axes) -> list[tuple[str, list[float], list[float]]]:
-    """Return style, epochs and values of each curve; a star's style is ``*``."""
+    """Return style, epochs and values of each curve; the style of a star is ``*``."""
     return [
         (str(line.get_linestyle() if line.get_marker() != "*" else "*"), list(line.get_xdata()), list(line.get_ydata()))
         for line in axes.lines
@@ -87,7 +87,7 @@ def test_without_options_the_figure_is_saved_in_the_experiments_folder(tmp_path:
     folder = write_losses(tmp_path / "run")
     assert dwiml.visualize_logs(folder) == [folder / "curves.png"]
     assert _is_png(folder / "curves.png")
-    # A figure drawn again replaces it without a question: it is made of the logs only.
+    # The default figure is always replaced: it can be recreated from the logs.
     write_losses(folder, 6)
     before = (folder / "curves.png").read_bytes()
     assert visualize_logs([folder]) == [folder / "curves.png"]
@@ -107,7 +107,7 @@ def test_the_panels_of_one_experiment(tmp_path: Path) -> None:
     assert legend == ["training", "validation", "best validation: 101.3 (epoch 2)"]
     assert [curve[0] for curve in _curves(panels["Gradient norm"])] == ["-", "--"]
     assert _curves(panels["Time per epoch (s)"])[1] == ("--", [0, 1, 2, 3], [5, 6, 7, 8])
-    # No forced zero: it would flatten losses near 100.
+    # The axis does not start at 0, which would flatten losses near 100.
     assert panels["Loss"].get_ylim()[0] > 99
     assert figure.get_suptitle() == "run"
 
@@ -126,7 +126,7 @@ def test_epochs_are_whole_numbers_and_few_of_them_are_visible_points(tmp_path: P
     assert (panels["Loss"].lines[0].get_marker() == "None") == (nb_epochs > 30)
 
 
-def test_several_experiments_have_a_colour_each_and_are_saved_beside_the_first(tmp_path: Path) -> None:
+def test_several_experiments_differ_in_color_and_are_saved_beside_the_first(tmp_path: Path) -> None:
     folders = [write_losses(tmp_path / name, nb) for name, nb in (("a", 3), ("b", 5), ("c", 4))]
     assert visualize_logs(folders) == [tmp_path / "curves_compared.png"]
     assert _is_png(tmp_path / "curves_compared.png")
@@ -139,7 +139,7 @@ def test_several_experiments_have_a_colour_each_and_are_saved_beside_the_first(t
     assert texts == ["a (best 101.5, epoch 1)", "b (best 101.2, epoch 3)", "c (best 101.3, epoch 2)"]
 
 
-def test_many_experiments_are_told_apart_and_their_legend_covers_nothing(tmp_path: Path) -> None:
+def test_many_experiments_look_different_and_their_legend_covers_nothing(tmp_path: Path) -> None:
     folders = [write_experiment(tmp_path / f"sweep_{i}_{'long_name_' * (i % 8)}") for i in range(25)]
     figure, panels = _drawn(*folders)
     looks = {(line.get_color(), line.get_marker()) for line in figure.legends[0].get_lines()}
@@ -153,7 +153,7 @@ def test_many_experiments_are_told_apart_and_their_legend_covers_nothing(tmp_pat
     assert all(axes.get_window_extent().height > 100 for axes in figure.axes)
 
 
-def test_experiments_of_one_name_are_told_apart_and_one_given_twice_is_drawn_once(tmp_path: Path) -> None:
+def test_experiments_of_equal_name_have_longer_labels_and_duplicates_are_drawn_once(tmp_path: Path) -> None:
     first, second = write_losses(tmp_path / "x" / "run"), write_losses(tmp_path / "y" / "run")
     assert [log.label for log in read_logs([first, second])] == ["x/run", "y/run"]
     assert visualize_logs([first, tmp_path / "x" / ".." / "x" / "run"]) == [first / "curves.png"]
@@ -182,7 +182,7 @@ def test_the_first_of_equal_validation_losses_is_the_best() -> None:
     assert Log("run", [{"epoch": 0, "train_loss": 1.0}]).best() is None
 
 
-def test_the_star_is_where_the_model_that_is_kept_is_chosen(tmp_path: Path) -> None:
+def test_the_star_marks_the_epoch_of_the_best_model(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     values = [0.2, 0.9, 0.7]
     records = [{"epoch": i, "valid_loss": 1.0 + i, "gv_valid_connections": value} for i, value in enumerate(values)]
@@ -191,7 +191,7 @@ def test_the_star_is_where_the_model_that_is_kept_is_chosen(tmp_path: Path) -> N
     (folder / "parameters.json").write_text(json.dumps({"trainer": {"best_model_metric": "gv_valid_connections"}}))
     _, panels = _drawn(folder)
     assert [curve[0] for curve in _curves(panels["Loss"])] == ["--"]
-    tracked = panels["Tracked: valid connections (share)"]
+    tracked = panels["Tracked: valid connections (fraction)"]
     assert _curves(tracked)[-1] == ("*", [1], [0.9])
     assert [text.get_text() for text in tracked.get_legend().get_texts()] == ["best model: 0.9 (epoch 1)"]
     for damaged in ("{", json.dumps({"trainer": {"best_model_metric": "unknown"}}), "[]"):
@@ -216,9 +216,11 @@ def test_log_scale(tmp_path: Path) -> None:
     assert panels["Gradient norm"].get_yscale() == "linear"
     labels = [label.get_text() for label in panels["Learning rate (log scale)"].get_yticklabels(which="both")]
     assert "0.001" in labels
-    with pytest.raises(ValueError, match="no panel 'lr' for log_scale; there are: loss, grad_norm, learning_rate"):
+    with pytest.raises(
+        ValueError, match="Unknown panel 'lr' in log_scale; choose among: loss, grad_norm, learning_rate"
+    ):
         visualize_logs(folder, log_scale=["lr"])
-    with pytest.raises(ValueError, match="'waiting' is not always positive"):
+    with pytest.raises(ValueError, match="'waiting' has values that are not positive"):
         visualize_logs(folder, log_scale=["waiting"])
 
 
@@ -238,9 +240,9 @@ def test_a_loss_that_falls_steeply_has_a_log_scale_with_plain_labels(tmp_path: P
     assert 3 <= len(shown) <= 12
     figure = plot_logs([_falling(0.002)], linear_scale=["loss"])
     assert (figure.axes[0].get_yscale(), figure.axes[0].get_ylabel()) == ("linear", "Loss")
-    with pytest.raises(ValueError, match="no panel 'lr' for linear_scale; there are: loss"):
+    with pytest.raises(ValueError, match="Unknown panel 'lr' in linear_scale; choose among: loss"):
         visualize_logs(write_losses(tmp_path / "run"), linear_scale=["lr"])
-    with pytest.raises(ValueError, match="'loss' is in log_scale and in linear_scale"):
+    with pytest.raises(ValueError, match="'loss' is both in log_scale and in linear_scale"):
         visualize_logs(tmp_path / "run", linear_scale=["loss"], log_scale=["loss"])
 
 
@@ -259,8 +261,8 @@ def test_a_constant_is_drawn_in_the_middle_of_round_limits(value: float) -> None
         assert (low, high) == tuple(sorted((0, 2 * value)))
 
 
-def test_names_are_drawn_as_they_are() -> None:
-    # Each is an unfinished formula of matplotlib's, or a label that it leaves out.
+def test_names_are_not_parsed_as_formulas() -> None:
+    # Each is an invalid formula for matplotlib, or a label that it omits.
     names = ["a$x_^{$", "_b$\\foo$"]
     records = [{"epoch": 0, "train_loss": 1.0, "valid_loss": 1.0, "c$\\foo$_mm": 1.0, "train_$^$": 1.0}]
     for logged in ([Log(name, records) for name in names], [Log(names[0], records)]):
@@ -277,7 +279,7 @@ def test_the_title_of_a_comparison_names_few_experiments() -> None:
     assert plot_logs([Log(each * 50, records) for each in "ab"]).get_suptitle() == "2 experiments"
 
 
-def test_the_default_path_has_the_form_that_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_path_keeps_the_form_given_by_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b"):
         write_losses(tmp_path / "runs" / name)
     monkeypatch.chdir(tmp_path)
@@ -305,7 +307,9 @@ def test_out(tmp_path: Path) -> None:
         visualize_logs(folder, out=tmp_path / "nowhere" / "figure.png")
 
 
-def test_what_is_not_an_experiment_is_left_out_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_folders_that_are_not_experiments_are_ignored_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     first, second = (write_losses(tmp_path / "exps" / name) for name in "ab")
     (tmp_path / "exps" / "begun" / "logs").mkdir(parents=True)
     (tmp_path / "exps" / "begun" / "logs" / "metrics.jsonl").touch()
@@ -315,19 +319,19 @@ def test_what_is_not_an_experiment_is_left_out_and_told(tmp_path: Path, caplog: 
     names = [record.args[0].name for record in caplog.records]  # type: ignore[index, union-attr]
     assert names == ["begun", "other"]
     caplog.clear()
-    # Its own figure of the first time is left out, too.
+    # The figure of the first call is ignored too.
     assert visualize_logs(sorted((tmp_path / "exps").iterdir())) == [compared]
-    assert "curves_compared.png' is left out: it is a file" in caplog.text
+    assert "curves_compared.png' is ignored: it is a file" in caplog.text
     assert visualize_logs(tmp_path / "exps") == [compared]
     (tmp_path / "exps" / "stopped").mkdir()
     (tmp_path / "exps" / "stopped" / "parameters.json").touch()
     caplog.clear()
-    assert [log.label for log in read_logs(logs._experiments_of([tmp_path / "exps"]))] == ["a", "b"]
+    assert [log.label for log in read_logs(logs._find_experiments([tmp_path / "exps"]))] == ["a", "b"]
     names = [record.args[0].name for record in caplog.records]  # type: ignore[index, union-attr]
     assert names == ["begun", "stopped"]
     with pytest.raises(FileNotFoundError, match="'.*missing' does not exist"):
         visualize_logs([first, second, tmp_path / "missing"])
-    with pytest.raises(ValueError, match="None of what was given is the folder of an experiment"):
+    with pytest.raises(ValueError, match="None of the given paths is an experiment folder"):
         visualize_logs([tmp_path / "exps" / "other", tmp_path / "exps" / "begun"])
 
 
@@ -338,7 +342,7 @@ def test_nothing_else_is_written_into_an_experiment(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="is inside the experiment"):
             visualize_logs(folder, out=folder / name, overwrite=True)
     assert visualize_logs(folder, out=folder / "curves.svg") == [folder / "curves.svg"]
-    # Through a link, the log itself would be replaced.
+    # The log would be replaced through the link.
     (folder / "curves.png").symlink_to("logs/metrics.jsonl")
     with pytest.raises(ValueError, match="curves.png' is a symbolic link"):
         visualize_logs(folder)
@@ -366,7 +370,7 @@ def test_a_figure_is_saved_whatever_backend_the_environment_names(tmp_path: Path
         assert ("No window could be opened" in done.stderr) == bool(display)
 
 
-def test_bad_input(tmp_path: Path) -> None:
+def test_invalid_input(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="No experiment was given"):
         visualize_logs([])
     with pytest.raises(FileNotFoundError, match="'.*nothing' does not exist"):
@@ -381,14 +385,14 @@ def test_bad_input(tmp_path: Path) -> None:
 
 
 class _Window(FigureCanvasAgg):
-    """A canvas that claims to be a window's."""
+    """A canvas that claims to belong to a window."""
 
     required_interactive_framework = "test"
 
 
 @pytest.fixture
 def window(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Figure]]:
-    """A display whose windows are closed at once; returns what they showed."""
+    """A display whose windows are closed immediately; returns the figures that they showed."""
     shown: list[Figure] = []
     monkeypatch.setenv("DISPLAY", ":0")
 
@@ -403,7 +407,7 @@ def window(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Figure]]:
     return lambda: shown
 
 
-def test_where_there_is_a_display_a_window_is_shown(tmp_path: Path, window: Callable[[], list[Figure]]) -> None:
+def test_a_window_is_shown_if_there_is_a_display(tmp_path: Path, window: Callable[[], list[Figure]]) -> None:
     folder = write_losses(tmp_path / "run")
     assert visualize_logs(folder) == []
     assert window()[0].axes[0].get_ylabel() == "Loss"
@@ -415,7 +419,7 @@ def test_where_there_is_a_display_a_window_is_shown(tmp_path: Path, window: Call
     assert len(window()) == 2
 
 
-def test_a_display_without_windows_or_a_dead_one_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_figure_is_saved_if_no_window_can_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_losses(tmp_path / "run")
     monkeypatch.setenv("DISPLAY", ":77")
     monkeypatch.setitem(mpl.rcParams, "backend", "agg")
@@ -430,7 +434,7 @@ def test_a_display_without_windows_or_a_dead_one_saves(tmp_path: Path, monkeypat
     assert pyplot.get_fignums() == []
 
 
-def test_names_of_metrics_are_for_people(tmp_path: Path) -> None:
+def test_names_of_metrics_are_readable(tmp_path: Path) -> None:
     assert name_of("gv_endpoint_distance_mm") == "GV endpoint distance (mm)"
     assert name_of("points_per_s") == "points/s"
     folder = write_experiment(tmp_path / "run", gv_endpoint_distance_mm=2.5)
@@ -438,7 +442,7 @@ def test_names_of_metrics_are_for_people(tmp_path: Path) -> None:
     figure, panels = _drawn(folder, write_losses(tmp_path / "other"))
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
     assert texts[0] == "run (best GV endpoint distance (mm) 2.5, epoch 0)"
-    # A legend stands above its panel, not over a curve.
+    # The legend is above its panel and hides no curve.
     for axes in panels.values():
         if axes.get_legend() is not None:
             lowest = axes.get_legend().get_window_extent().y0

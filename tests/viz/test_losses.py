@@ -1,4 +1,4 @@
-"""The histograms of a loss: what the panels hold is read back from matplotlib's own objects."""
+"""The histograms of a loss, read back from the matplotlib objects."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def drawn(figure: Figure) -> Figure:
     return figure
 
 
-def test_every_loss_is_counted_once_and_nan_never() -> None:
+def test_every_loss_is_counted_once_and_nan_is_ignored() -> None:
     rng = np.random.default_rng(0)
     loss = rng.exponential(0.01, 5000)
     loss[:40] = np.nan
@@ -39,14 +39,14 @@ def test_every_loss_is_counted_once_and_nan_never() -> None:
     assert figure.get_suptitle() == "exp: loss on sub-01"
 
 
-def test_ends_have_a_panel_of_their_own() -> None:
+def test_ends_have_a_separate_panel() -> None:
     last, others = np.array([0.9, 1.0]), np.array([0.0, 0.1, 0.2, 0.2, np.nan])
     figure = drawn(plot_loss_histograms(np.ones(5), np.ones(2), title="t", eos=(last, others)))
     panel = figure.axes[2]
-    # Shares of each kind, filled and outlined.
+    # Percentages of each kind, filled and outlined.
     assert [each.sum() for each in counts_of(panel)] == pytest.approx([100] * 4)
     assert [each.max() for each in counts_of(panel)] == pytest.approx([50] * 4)
-    assert panel.get_ylabel() == "Share of these points (%)"
+    assert panel.get_ylabel() == "Percentage of these points"
     assert panel.get_xlim() == (0, 1)
     labels = [text.get_text() for text in panel.get_legend().get_texts()]
     assert labels == ["last points, mean 0.95", "other points, mean 0.125"]

@@ -1,4 +1,4 @@
-"""The figure of scores: what the bars say is read back from matplotlib's own objects."""
+"""The figure of scores, read back from the matplotlib objects."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dwiml.viz.score_figure import plot_scores
 
 
 def made(seed: int, nb_bundles: int = 10, *, ends: bool = True, longest: str = "") -> Scores:
-    """Return scores of numbers that are drawn; every fourth bundle is missed."""
+    """Return random scores; every fourth bundle is not found."""
     rng = np.random.default_rng(seed)
     bundles = []
     for b in range(nb_bundles):
@@ -73,7 +73,7 @@ def test_every_number_of_one_tractogram_is_a_bar() -> None:
     assert [name.get_fontstyle() == "italic" for name in names[1:]] == [not bundle.found for bundle in scores.bundles]
 
 
-def test_several_tractograms_have_a_colour_each() -> None:
+def test_several_tractograms_have_different_colors() -> None:
     scores = {"one": made(0), "$two$": made(1)}
     figure = plot_scores(scores, title="t")
     sums, overlap, *_ = drawn(figure)
@@ -86,7 +86,7 @@ def test_several_tractograms_have_a_colour_each() -> None:
     assert colors[0] != colors[-1]
     (legend,) = [each for sub in figure.subfigs for each in sub.legends]
     assert [text.get_text() for text in legend.get_texts()] == ["one", "$two$"]
-    # Bars of one row do not lie over each other.
+    # The bars of a row do not overlap.
     tops = sorted((bar.get_y(), bar.get_y() + bar.get_height()) for bar in bars)
     assert all(end <= start + 1e-9 for (_, end), (start, _) in itertools.pairwise(tops))
 
@@ -102,7 +102,7 @@ def test_without_end_regions_only_coverage_is_drawn() -> None:
     assert widths(counts)[1:] == [bundle.nb_in_mask for bundle in scores.bundles]
 
 
-def test_nothing_found_at_all() -> None:
+def test_no_valid_bundle() -> None:
     missed = BundleScore("a", True, False, 0, 0, None, 10, 0.0, 0.0, 0.0)
     scores = Scores(np.zeros(0, np.int8), np.zeros(0, np.int64), (missed,), ())
     sums, overlap, overreach, *_ = drawn(plot_scores({"none": scores}, title="t"))
@@ -117,7 +117,7 @@ LONG = "_with_a_rather_long_name_that_goes_on_and_on_and_on"
 @pytest.mark.parametrize(
     ("nb_tractograms", "nb_bundles", "longest"), [(1, 10, ""), (6, 10, ""), (1, 72, LONG), (3, 25, LONG), (6, 25, LONG)]
 )
-def test_names_and_numbers_do_not_lie_over_each_other(nb_tractograms: int, nb_bundles: int, longest: str) -> None:
+def test_names_and_numbers_do_not_overlap(nb_tractograms: int, nb_bundles: int, longest: str) -> None:
     scores = {f"tractogram {i}": made(i, nb_bundles, longest=longest) for i in range(nb_tractograms)}
     figure = plot_scores(scores, title="t")
     _, *panels = drawn(figure)
@@ -128,5 +128,5 @@ def test_names_and_numbers_do_not_lie_over_each_other(nb_tractograms: int, nb_bu
     for ax in panels:
         numbers = sorted((text.get_window_extent() for text in ax.texts), key=lambda box: box.y0)
         assert bool(numbers) == (nb_tractograms <= 3)
-        # A hair's breadth of the boxes, that have room around the digits, is allowed.
+        # The boxes may overlap slightly, since they are larger than the digits.
         assert all(low.y1 <= high.y0 + 3 for low, high in itertools.pairwise(numbers))

@@ -1,4 +1,4 @@
-"""Figures of tractograms: what is drawn is read back from matplotlib's own objects."""
+"""Figures of tractograms, read back from the matplotlib objects."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def panels(figure: Figure) -> list[Axes]:
 
 
 def lines_of(ax: Axes) -> tuple[np.ndarray, np.ndarray]:
-    """Return the vertices (M, 3, 2) and the colours (M, 3) of what a panel draws."""
+    """Return the vertices (M, 3, 2) and the colors (M, 3) of the pieces in a panel."""
     (collection,) = [each for each in ax.collections if isinstance(each, LineCollection)]
     return np.array(collection.get_segments()).reshape(-1, 3, 2), np.array(collection.get_colors())[:, :3]
 
@@ -55,7 +55,7 @@ def texts_of(figure: Figure) -> str:
     return "\n".join(found)
 
 
-def test_points_are_drawn_where_they_are_in_mm() -> None:
+def test_points_are_drawn_at_their_rasmm_coordinates() -> None:
     lines = random_lines(20)
     figure = drawn(plot_tractograms([tractogram(*lines)]))
     assert [ax.get_title().split(",")[0] for ax in panels(figure)] == ["Axial", "Coronal", "Sagittal"]
@@ -73,7 +73,7 @@ def test_points_are_drawn_where_they_are_in_mm() -> None:
 
 
 def test_pieces_make_up_the_streamline() -> None:
-    """Against a loop over the points of each streamline."""
+    """Compare with a loop over the points of each streamline."""
     lines = [*random_lines(5), np.ones((1, 3)), np.zeros((2, 3))]
     rows, vertices = cut(tractogram(*lines).points, np.array([len(line) for line in lines]))
     expected, numbers, first = [], [], 0
@@ -104,9 +104,9 @@ def test_a_panel_has_a_bounded_number_of_pieces(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(module, "MOST_POINTS", 1000)
     lines = [np.linspace([0, 0, 0], [50, 30, 40], 400) for _ in range(10)]
     figure = plot_tractograms([tractogram(*lines, name="a"), tractogram(*lines, name="b")], views=["axial"])
-    # 8000 points: one in eight, and the last ones.
+    # 8000 points: every eighth point, and the last one of each streamline.
     assert len(lines_of(panels(figure)[0])[0]) == 2 * 10 * (50 + 1)
-    # What a slice leaves out needs no thinning.
+    # Points far from the slice do not count.
     figure = plot_tractograms([tractogram(*lines)], views=["axial"], slices_mm=[20], thickness=4)
     assert len(lines_of(panels(figure)[0])[0]) == 10 * sum(abs(40 * place / 399 - 20) <= 4 for place in range(400))
 
@@ -117,23 +117,23 @@ def test_directions_are_red_green_and_blue() -> None:
         figure = drawn(plot_tractograms([tractogram(np.arange(5)[:, None] * np.array(way))], views=["coronal"]))
         np.testing.assert_allclose(lines_of(panels(figure)[0])[1], [color] * 5, atol=1e-6)
     assert "left - right\nback - front\ndown - up" in texts_of(figure)
-    # Points that are all one have none: grey.
+    # Identical points have no direction: gray.
     figure = plot_tractograms([tractogram(np.zeros((3, 3)))], views=["axial"])
     np.testing.assert_allclose(lines_of(panels(figure)[0])[1], 0.5)
 
 
-def test_values_have_the_colour_maps_colours_and_a_bar() -> None:
+def test_values_have_the_color_maps_colors_and_a_bar() -> None:
     line = np.linspace([0, 0, 0], [0, 0, 50], 6)
     values = [0.0, 1.0, 2.0, 3.0, 9.0, np.nan]
     figure = drawn(
         plot_tractograms([tractogram(line, values=values)], color="loss", color_range=(1, 3), views=["coronal"])
     )
     viridis = colormaps["viridis"]
-    # Not from its dark end, which cannot be seen on black.
+    # Without the dark end of the color map, which is not visible on black.
     expected = [viridis(share)[:3] for share in (0.25, 0.25, 0.625, 1.0, 1.0)] + [(0.5, 0.5, 0.5)]
     colors = lines_of(panels(figure)[0])[1]
     np.testing.assert_allclose(colors, expected, atol=0.01)
-    # Relative luminance (WCAG 2.1) against black: 3:1 is what graphics need.
+    # Relative luminance against black: WCAG 2.1 requires a contrast of 3:1 for graphics.
     linear = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
     assert ((linear @ [0.2126, 0.7152, 0.0722] + 0.05) / 0.05).min() > 2.5
     (bar,) = [ax for ax in figure.axes if not ax.get_title()]
@@ -153,18 +153,18 @@ def test_each_row_may_have_its_own_background() -> None:
     assert pixels(images) == [1, 2]
     assert pixels(images[:1]) == pixels(images[0]) == [1, 1]
     for wrong, separate in ((images * 2, True), (images, False)):
-        with pytest.raises(ValueError, match=f"Give one background, or one for each row: {len(wrong)} were given"):
+        with pytest.raises(ValueError, match=f"Give one background, or one for each row, got {len(wrong)} for"):
             pixels(wrong, separate=separate)
 
 
-def test_a_dollar_is_no_formula() -> None:
+def test_a_dollar_does_not_start_a_formula() -> None:
     named = replace(tractogram(np.eye(3), values=[1.0, 2.0, 3.0]), name="$a_{$")
     for color, separate in (("$x", True), ("uniform", False)):
         figure = plot_tractograms([named, named], color=color, title=r"$\nothing$", separate=separate, views=["axial"])
         assert drawn(figure).get_suptitle() == r"$\nothing$"
 
 
-def test_the_ends_of_the_colours_are_percentiles_of_all() -> None:
+def test_the_ends_of_the_color_map_are_percentiles_of_all_values() -> None:
     rng = np.random.default_rng(0)
     parts = [rng.normal(size=300), rng.normal(loc=3, size=200)]
     both = [tractogram(rng.normal(size=(len(part), 3)), values=part) for part in parts]
@@ -173,7 +173,7 @@ def test_the_ends_of_the_colours_are_percentiles_of_all() -> None:
     np.testing.assert_allclose(bar.get_ylim(), np.quantile(np.concatenate(parts).astype(np.float32), [0.05, 0.95]))
 
 
-def test_values_that_are_all_one_are_drawn() -> None:
+def test_equal_values_are_drawn() -> None:
     figure = drawn(plot_tractograms([tractogram(np.eye(3), values=[2.0] * 3)], color="fa", views=["axial"]))
     np.testing.assert_allclose(lines_of(panels(figure)[0])[1], [colormaps["viridis"](0.25)[:3]] * 3, atol=0.01)
     nothing = tractogram(np.eye(3), values=[np.nan] * 3)
@@ -181,7 +181,7 @@ def test_values_that_are_all_one_are_drawn() -> None:
     np.testing.assert_allclose(lines_of(panels(figure)[0])[1], 0.5)
 
 
-def test_colours_of_the_file_itself() -> None:
+def test_colors_stored_in_the_file() -> None:
     values = np.array([[1, 0, 0], [0, 0.5, 0], [0, 0, 1]])
     figure = drawn(plot_tractograms([tractogram(np.eye(3), values=values)], color="color", views=["axial"]))
     _, colors = lines_of(panels(figure)[0])
@@ -190,7 +190,7 @@ def test_colours_of_the_file_itself() -> None:
 
 
 @pytest.mark.parametrize("nb", [2, 10, 13])
-def test_tractograms_are_told_apart(nb: int) -> None:
+def test_tractograms_have_different_colors(nb: int) -> None:
     several = [tractogram(np.eye(3) + number, name=f"bundle {number}") for number in range(nb)]
     figure = drawn(plot_tractograms(several, color="uniform", views=["sagittal"]))
     _, colors = lines_of(panels(figure)[0])
@@ -198,15 +198,15 @@ def test_tractograms_are_told_apart(nb: int) -> None:
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [each.name for each in several]
 
 
-def test_what_is_nearer_is_drawn_later() -> None:
+def test_nearer_streamlines_are_drawn_later() -> None:
     lines = [np.array([[0, 0, 0], [1, 0, 0]]) + shift for shift in np.random.default_rng(0).normal(size=(20, 3))]
     depths = {}
     for name in VIEWS:
-        # Each streamline's value is where it is on the axis that is looked along.
+        # The value of each streamline is its coordinate on the axis perpendicular to the slice.
         across = VIEWS[name].across
         values = np.concatenate(lines)[:, across]
         figure = plot_tractograms([tractogram(*lines, values=values)], color="place", views=[name], color_range=(-9, 9))
-        # Of viridis, green grows with the value.
+        # In viridis, green increases with the value.
         depths[name] = np.diff(lines_of(panels(figure)[0])[1][:, 1])
     assert (depths["axial"] >= 0).all()
     assert (depths["coronal"] <= 0).all()
@@ -214,7 +214,7 @@ def test_what_is_nearer_is_drawn_later() -> None:
     assert min(np.abs(each).max() for each in depths.values()) > 0
 
 
-def test_only_what_is_near_the_slice() -> None:
+def test_only_points_near_the_slice_are_drawn() -> None:
     line = np.linspace([-10, -10, -10], [10, 10, 10], 41)
     figure = drawn(plot_tractograms([tractogram(line)], thickness=2, slices_mm=[0, 5, -4.9]))
     near = [line[np.abs(line[:, axis] - at) <= 2] for axis, at in ((2, 0), (1, 5), (0, -4.9))]
@@ -247,12 +247,12 @@ def test_the_slice_lies_under_the_streamlines_in_mm() -> None:
         x, y = vertices[np.abs(vertices[:, 1] - vertices[:, 1].min(axis=0)).sum(axis=1).argmin(), 1]
         row = int((y - bottom) / (top - bottom) * pixels.shape[0])
         column = int((x - left) / (right - left) * pixels.shape[1])
-        # The light voxel is at (-6, 8, 8) mm, where the streamline begins.
+        # The bright voxel is at (-6, 8, 8) mm, where the streamline starts.
         assert pixels[row, column] == pixels.max() > 3
         assert image.origin == "lower"
 
 
-def test_letters_and_the_convention_are_said() -> None:
+def test_orientation_letters_and_convention_are_written() -> None:
     figure = drawn(plot_tractograms([tractogram(*random_lines(3), nb_in_file=12_345)]))
     for ax, letters in zip(panels(figure), ("LRPA", "LRIS", "PAIS"), strict=True):
         assert [text.get_text() for text in ax.texts] == list(letters)
@@ -278,7 +278,7 @@ def test_rows_have_the_same_slices_and_names() -> None:
 @pytest.mark.parametrize("nb_rows", [1, 3])
 @pytest.mark.parametrize("views", [["axial"], ["axial", "coronal", "sagittal"]])
 def test_nothing_overlaps(views: list[str], nb_rows: int) -> None:
-    """A straight streamline, whose panels would be thin ones."""
+    """The panels of a straight streamline would be very narrow."""
     line = np.linspace([0, 0, 0], [0, 0, 60], 20)
     several = [tractogram(line, name=f"a_tractogram_{number}") for number in range(nb_rows)]
     figure = drawn(plot_tractograms(several, separate=True, views=views))
@@ -295,33 +295,39 @@ def test_nothing_overlaps(views: list[str], nb_rows: int) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"views": []}, "views must be some of axial, coronal, sagittal, each once, got none."),
-        ({"views": ["axial", "axial"]}, "each once, got axial, axial."),
-        ({"views": ["above"]}, "views must be some of axial, coronal, sagittal, each once, got above."),
+        ({"views": []}, "views must be distinct names among axial, coronal, sagittal, got none."),
+        (
+            {"views": ["axial", "axial"]},
+            "views must be distinct names among axial, coronal, sagittal, got axial, axial.",
+        ),
+        ({"views": ["above"]}, "views must be distinct names among axial, coronal, sagittal, got above."),
         (
             {"slices_mm": [1, 2]},
-            "A slice must be chosen for each view (axial, coronal, sagittal), in this order, got 2",
+            "slices_mm must have one value for each view (axial, coronal, sagittal), in this order, got 2",
         ),
         ({"slices_mm": [500, 0, 0]}, "The axial slice must be at z from -"),
         ({"thickness": 0}, "thickness must be positive, in mm, got 0."),
         (
             {"color": "loss", "color_range": (2, 1)},
-            "color_range must be two numbers, the lower one first, got 2 and 1.",
+            "color_range must be two finite numbers in increasing order, got 2 and 1.",
         ),
-        ({"color_range": (1, 2)}, "color_range is for values by name; the color is 'direction'."),
+        (
+            {"color_range": (1, 2)},
+            "color_range requires a color given by the name of values, got the color 'direction'.",
+        ),
     ],
 )
-def test_bad_options_are_told(options: dict[str, Any], sentence: str) -> None:
+def test_invalid_options_are_reported(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match="^") as raised:
         plot_tractograms([tractogram(*random_lines(2), values=None)], **options)
     assert sentence in str(raised.value)
 
 
 def test_nothing_to_draw() -> None:
-    with pytest.raises(ValueError, match="There is no streamline to draw in: one, two, three and 2 more"):
+    with pytest.raises(ValueError, match="There are no streamlines to draw in: one, two, three and 2 more"):
         plot_tractograms([tractogram(name=name) for name in ("one", "two", "three", "four", "five")])
-    with pytest.raises(ValueError, match="There is no streamline to draw in: nothing"):
+    with pytest.raises(ValueError, match="There are no streamlines to draw in: no tractogram"):
         plot_tractograms([])
-    # An empty one among others is an empty row.
+    # An empty tractogram among others has an empty row.
     figure = drawn(plot_tractograms([tractogram(name="empty"), tractogram(np.eye(3))], separate=True, views=["axial"]))
     assert [len(lines_of(ax)[0]) for ax in panels(figure)] == [0, 3]
