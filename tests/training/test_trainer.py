@@ -330,7 +330,7 @@ def test_comet_failing_stops_nothing(
         ({"max_epochs": None}, "max_epochs must be a whole number"),
         ({"max_batches_per_epoch_training": 0}, "max_batches_per_epoch_training must be a whole number"),
         ({"patience": 0}, "patience must be a whole number of at least 1, got 0"),
-        ({"clip_grad": 0}, "clip_grad must be above 0, and 1e"),
+        ({"clip_grad": 0}, "clip_grad must be above 0 and at most 1e"),
         ({"weight_decay": -1}, "weight_decay must be a number from 0 to 100, got -1"),
         ({"learning_rates": []}, "learning_rates must be a positive number, or a list"),
         ({"learning_rates": [0.1, -1]}, "learning_rates must be a positive number, or a list"),
