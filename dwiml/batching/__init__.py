@@ -1,1 +1,1 @@
-"""Chapter 3, choose: which streamlines make a batch, and what the model receives of them."""
+"""Stage 3, choose: select the streamlines of each batch and prepare what the model receives."""

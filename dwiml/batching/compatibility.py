@@ -1,4 +1,4 @@
-"""Checks, before any batch is made, that a dataset, a model and the groups to read can be used together."""
+"""Checks, before any batch is made, that a dataset, a model and the chosen groups can be used together."""
 
 from __future__ import annotations
 
@@ -10,26 +10,58 @@ from dwiml.arguments import kind_shown
 from dwiml.data.dataset import SUBSETS, MultiSubjectDataset
 
 
-def check_dataset(dataset: Any, asked_by: str) -> None:
-    """Raise a TypeError when something else is given as the dataset, such as the file's path."""
+def check_dataset(dataset: Any, caller: str) -> None:
+    """Check that an object is a dataset.
+
+    Parameters
+    ----------
+    dataset
+        Any object.
+    caller
+        Name of the class that needs the dataset, for the error message.
+
+    Raises
+    ------
+    TypeError
+        If it is anything else, such as the path of an HDF5 file.
+    """
     if isinstance(dataset, type) or not hasattr(dataset, "check_streamline_group"):
         got = repr(dataset) if isinstance(dataset, (str, PathLike)) else kind_shown(dataset)
         raise TypeError(
-            f"{asked_by} needs a MultiSubjectDataset with its data loaded, got {got}: "
-            "make one with MultiSubjectDataset(hdf5_file) and call its load_data()."
+            f"{caller} needs a MultiSubjectDataset with its data loaded, got {got}: "
+            "create one with MultiSubjectDataset(hdf5_file) and call its load_data()."
         )
 
 
-def check_model(model: Any, asked_by: str) -> None:
-    """Raise a TypeError when something else is given as the model, such as its class."""
+def check_model(model: Any, caller: str) -> None:
+    """Check that an object is a model.
+
+    Parameters
+    ----------
+    model
+        Any object.
+    caller
+        Name of the class that needs the model, for the error message.
+
+    Raises
+    ------
+    TypeError
+        If it is anything else, such as the class of the model.
+    """
     if isinstance(model, type) or not hasattr(model, "step_size"):
         raise TypeError(
-            f"{asked_by} needs a model, an instance of a subclass of MainModelAbstract, got {kind_shown(model)}."
+            f"{caller} needs a model, an instance of a subclass of MainModelAbstract, got {kind_shown(model)}."
         )
 
 
 def check_streamlines(dataset: MultiSubjectDataset, streamline_group: str) -> None:
-    """Raise a ValueError when a streamlines group does not exist, or was not loaded for every subject."""
+    """Check that a streamlines group exists and is loaded for all subjects.
+
+    Raises
+    ------
+    ValueError
+        If the group does not exist, or was not loaded for a subject.
+    """
     dataset.check_streamline_group(streamline_group)
     for subset in map(dataset.subset, SUBSETS):
         if any(streamline_group not in subject.streamlines for subject in subset):
@@ -37,13 +69,13 @@ def check_streamlines(dataset: MultiSubjectDataset, streamline_group: str) -> No
 
 
 def check_volumes(dataset: MultiSubjectDataset, model: Any, volume_group: str, streamline_group: str) -> None:
-    """Check that a model takes a volume group, and that it lies on the grid of the streamlines, for all subjects.
+    """Check that a volume group is a valid input of the model and on the same grid as the streamlines.
 
     Raises
     ------
     ValueError
-        When the group does not exist or was not loaded, has not the number of features that the model expects, or lies
-        on another grid; telling the subject.
+        If the model takes no volume as input, if the group does not exist or was not loaded, or if its number of
+        features or its grid does not match. A mismatch of grids names the subject.
     """
     dataset.check_volume_group(volume_group)
     expected, found = getattr(model, "nb_features", None), dataset.nb_features[volume_group]
@@ -60,12 +92,12 @@ def check_volumes(dataset: MultiSubjectDataset, model: Any, volume_group: str, s
 
 
 def check_grids(dataset: MultiSubjectDataset, volume_group: str, streamline_group: str) -> None:
-    """Check, for all subjects, that a volume group was loaded, and lies on the grid of the streamlines.
+    """Check, for all subjects, that a volume group is loaded and on the same grid as the streamlines.
 
     Raises
     ------
     ValueError
-        Telling the subject and what is wrong.
+        If the group was not loaded, or if the affines or shapes differ; the message names the subject.
     """
     for subset in map(dataset.subset, SUBSETS):
         for subject in subset:
@@ -81,8 +113,14 @@ def check_grids(dataset: MultiSubjectDataset, volume_group: str, streamline_grou
                 )
 
 
-def check_learns_recovery(model: Any) -> None:
-    """Raise a ValueError when a model's ``compute_loss`` does not take the points that the model saw."""
+def check_supports_recovery(model: Any) -> None:
+    """Check that the loss of a model accepts a recovery target, which correlated noise requires.
+
+    Raises
+    ------
+    ValueError
+        If ``compute_loss`` has no parameter ``seen`` (the points at which the model was run).
+    """
     loss = getattr(model, "compute_loss", None)
     if loss is None or "seen" not in inspect.signature(loss).parameters:
         raise ValueError(

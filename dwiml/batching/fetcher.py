@@ -1,4 +1,4 @@
-"""The CPU half of a batch loader: from ids to a batch's streamlines; what a worker does, without model or GPU."""
+"""The part of a batch loader that runs in workers, on the CPU: from ids to the streamlines of a batch."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
 
 
 class BatchSlices(dict[int, slice]):
-    """For each subject index, the slice of the batch's streamlines that are its own; and what else is known of them.
+    """The streamlines of each subject in a batch: {subject index: slice of the batch's streamlines}.
 
     Attributes
     ----------
     key : BatchKey
-        Which batch it is.
+        Identifies the batch.
     data_per_streamline : dict of Tensor
-        For each key that all subjects have, a row for each streamline, shape (S, K), float32. Both halves of a
-        streamline that was split have its row.
+        {key: values of shape (S, K), float32} for S streamlines, with the keys that all subjects have. The two halves
+        of a split streamline have the same values.
     drawn : DrawnAugmentation or None
-        How the streamlines were reversed and split: given to ``load_batch_streamlines``, it is done again. None where
-        nothing was drawn.
+        How the streamlines were reversed and split; ``load_batch_streamlines`` can apply it again. None if nothing was
+        drawn.
     augment : bool
-        Whether noise is added to what the model is given. By default for training batches only.
+        Whether noise is added to the inputs and targets of the model. Default: in training batches only.
 
     Raises
     ------
     TypeError
-        Without a BatchKey.
+        If `key` is not a BatchKey.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class BatchSlices(dict[int, slice]):
         self.augment = key.phase == "training" if augment is None else augment
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> BatchSlices:
-        """Return the same with the data per streamline on another device."""
+        """Return a copy with the data per streamline on another device."""
         moved = {key: rows.to(device, non_blocking=non_blocking) for key, rows in self.data_per_streamline.items()}
         return BatchSlices(dict(self), self.key, moved, self.drawn, self.augment)
 
     def pin_memory(self) -> BatchSlices:
-        """Return the same with the data per streamline in page-locked memory."""
+        """Return a copy with the data per streamline in page-locked memory."""
         pinned = {key: rows.pin_memory() for key, rows in self.data_per_streamline.items()}
         return BatchSlices(dict(self), self.key, pinned, self.drawn, self.augment)
 
@@ -75,51 +75,57 @@ class BatchSlices(dict[int, slice]):
 
 
 def check_ids(batch_ids: Any) -> BatchIds:
-    """Return a batch's ids; raise a TypeError for anything else, such as the plain list of a sampler of one's own."""
+    """Check that an object is the BatchIds of a sampler, and return it.
+
+    Raises
+    ------
+    TypeError
+        If it is anything else, such as the plain list of a user's sampler.
+    """
     if not isinstance(batch_ids, BatchIds):
         raise TypeError(
-            f"A sampler must yield BatchIds, which say which batch it is, got {kind_shown(batch_ids)}: "
+            f"A sampler must yield BatchIds, which identify the batch, got {kind_shown(batch_ids)}: "
             "BatchIds(list of (subject, ids), BatchKey(phase, epoch, batch_index))."
         )
     return batch_ids
 
 
 def check_slices(ids_per_subj: Any) -> BatchSlices:
-    """Return a batch's slices, which say which batch it is.
+    """Check that an object is the BatchSlices of a batch, and return it.
 
     Raises
     ------
     TypeError
-        For anything else: a plain dict does not say whether noise is to be added, nor which.
+        If it is anything else: a plain dict does not identify the batch, on which the noise depends.
     """
     if not isinstance(ids_per_subj, BatchSlices):
         raise TypeError(
-            "ids_per_subj must be the BatchSlices that a batch's streamlines come with, which say which batch it is, "
+            "ids_per_subj must be the BatchSlices returned with the streamlines of a batch, "
             f"got {kind_shown(ids_per_subj)}."
         )
     return ids_per_subj
 
 
 class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
-    """Fetches one batch of streamlines: gather, resample, then reverse and split as asked.
+    """Fetches one batch of streamlines: read, resample, then optionally reverse and split.
 
-    It holds no open file and no random state: what it returns is a function of the batch's ids and key, so that any
-    number of workers returns the same batches.
+    It holds no open file and no random state. A batch depends only on its ids, its key and the seed, so the batches
+    are the same for any number of workers.
 
     Parameters
     ----------
     subset
-        The phase's subjects.
+        Subjects of the phase.
     streamline_group_name
-        The group to read.
+        Group to read.
     resampling
-        How the model wants its streamlines.
+        Resampling that the model requires.
     augment
-        Whether to reverse and split; what the batches' noise depends on too.
+        Whether streamlines are reversed and split; recorded in the batches, which then receive noise as well.
     reverse_ratio, split_ratio
-        Share of a batch's streamlines that are reversed, or cut in two.
+        Fraction of the streamlines of a batch that are reversed, or cut in two, from 0 to 1.
     seed
-        Of the augmentation.
+        Seed of the augmentation.
     """
 
     def __init__(
@@ -135,7 +141,7 @@ class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
     ) -> None:
         self.phase = subset.name
         self.streamline_group_name = streamline_group_name
-        # Not the subset itself: workers that are spawned receive a copy, and volumes are large.
+        # Not the subset itself: spawned workers receive a copy, and volumes are large.
         self._subjects = [(subject.subject_id, subject.streamlines[streamline_group_name]) for subject in subset]
         self.resampling = resampling
         self.augment = augment
@@ -145,48 +151,60 @@ class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
         self._dps_sizes = self._shared_dps_sizes()
 
     def __getitem__(self, batch_ids: BatchIds) -> tuple[TensorSequence, BatchSlices]:
-        """Return a batch's streamlines, augmented as its key says: see :meth:`fetch`."""
+        """Return the streamlines of a batch, augmented with its own draws: see :meth:`draw` and :meth:`fetch`."""
         return self.fetch(batch_ids, self.draw(batch_ids))
 
     def draw(self, batch_ids: BatchIds) -> DrawnAugmentation | None:
-        """Draw what is done to a batch's streamlines; None when nothing is to be done.
+        """Draw which streamlines of a batch are reversed and where they are split; None without augmentation.
 
-        It is drawn for the whole batch, of which this process may have a share only: together, several processes do
-        what one alone would do.
-        """
-        if not self.augment or (self.reverse_ratio == 0 and self.split_ratio == 0):
-            return None
-        key, here = check_ids(batch_ids).key, sum(len(ids) for _, ids in batch_ids)
-        total = here if key.total is None else key.total
-        drawn = DrawnAugmentation(
-            reversed=augmentation.draw_reverse(total, self.reverse_ratio, self._generator(key, "reverse")),
-            split_places=augmentation.draw_split(total, self.split_ratio, self._generator(key, "split")),
-        )
-        return drawn[key.first : key.first + here]
-
-    def fetch(self, batch_ids: BatchIds, drawn: DrawnAugmentation | None = None) -> tuple[TensorSequence, BatchSlices]:
-        """Return a batch's streamlines (voxel space, corner origin) and whose they are.
-
-        Parameters
-        ----------
-        batch_ids
-            From the sampler.
-        drawn
-            How to reverse and split them; None to leave them as they are.
+        Draws are made for the whole batch, even if this process has only a share of it: several processes together
+        give the same batch as one alone.
 
         Raises
         ------
         TypeError
-            When ``batch_ids`` is a plain list, which does not say which batch it is.
+            If `batch_ids` is not a BatchIds.
+        """
+        if not self.augment or (self.reverse_ratio == 0 and self.split_ratio == 0):
+            return None
+        key, nb_here = check_ids(batch_ids).key, sum(len(ids) for _, ids in batch_ids)
+        total = nb_here if key.total is None else key.total
+        drawn = DrawnAugmentation(
+            reversed=augmentation.draw_reverse(total, self.reverse_ratio, self._generator(key, "reverse")),
+            split_places=augmentation.draw_split(total, self.split_ratio, self._generator(key, "split")),
+        )
+        return drawn[key.first : key.first + nb_here]
+
+    def fetch(self, batch_ids: BatchIds, drawn: DrawnAugmentation | None = None) -> tuple[TensorSequence, BatchSlices]:
+        """Return the streamlines of a batch and their subjects.
+
+        Parameters
+        ----------
+        batch_ids
+            Batch of a sampler.
+        drawn
+            How to reverse and split the streamlines; None leaves them unchanged.
+
+        Returns
+        -------
+        streamlines
+            Points (total_points, 3), float32, voxel space, corner origin; on the CPU.
+        ids_per_subj
+            {subject index: slice of the streamlines}, with their ``data_per_streamline``.
+
+        Raises
+        ------
+        TypeError
+            If ``batch_ids`` is a plain list, which does not identify the batch.
         ValueError
-            When a lazy dataset finds a coordinate that makes no sense, or that its file is no longer the one that was
-            loaded (see :meth:`~dwiml.data.streamlines.SubjectStreamlines.gather`). When `drawn` is not for as many
-            streamlines.
+            If the batch belongs to another phase, if `drawn` is for another number of streamlines, or, with lazy data,
+            if a coordinate is invalid or the file was replaced (see
+            :meth:`~dwiml.data.streamlines.SubjectStreamlines.gather`).
         """
         check_ids(batch_ids)
         if batch_ids.key.phase != self.phase:
             raise ValueError(
-                f"A batch of the {batch_ids.key.phase} set was asked of the {self.phase} set: call the sampler's "
+                f"The fetcher of the {self.phase} set got a batch of the {batch_ids.key.phase} set: call the sampler's "
                 f"set_position('{self.phase}', epoch) first."
             )
         counts = np.array([len(ids) for _, ids in batch_ids], dtype=np.int64)
@@ -204,8 +222,8 @@ class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
             for (subject, _), count, end in zip(batch_ids, counts, ends, strict=True)
         }
         tensors = {key: torch.from_numpy(rows) for key, rows in data_per_streamline.items()}
-        own = BatchSlices(slices, batch_ids.key, tensors, drawn, self.augment)
-        return TensorSequence.from_numpy(points, lengths), own
+        ids_per_subj = BatchSlices(slices, batch_ids.key, tensors, drawn, self.augment)
+        return TensorSequence.from_numpy(points, lengths), ids_per_subj
 
     def _generator(self, key: BatchKey, purpose: str) -> np.random.Generator:
         return keyed_generator(self.seed, key.epoch, key.batch_index, purpose)
@@ -216,21 +234,21 @@ class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
     def _gather(self, batch_ids: BatchIds) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         parts = [self._streamlines(subject).gather(ids) for subject, ids in batch_ids]
         if not parts:
-            # The share of a process in a batch of fewer streamlines than processes.
+            # With fewer streamlines than processes, the share of a process may be empty.
             return np.zeros((0, 3), dtype=np.float32), np.zeros(0, dtype=np.int64)
-        return joined([points for points, _ in parts]), joined([lengths for _, lengths in parts])
+        return concatenated([points for points, _ in parts]), concatenated([lengths for _, lengths in parts])
 
     def _gather_data_per_streamline(self, batch_ids: BatchIds) -> dict[str, npt.NDArray[np.float32]]:
         return {
-            key: joined([self._streamlines(s).gather_data_per_streamline(key, ids) for s, ids in batch_ids])
+            key: concatenated([self._streamlines(s).gather_data_per_streamline(key, ids) for s, ids in batch_ids])
             if batch_ids
             else np.zeros((0, size), dtype=np.float32)
             for key, size in self._dps_sizes.items()
         }
 
     def _shared_dps_sizes(self) -> dict[str, int]:
-        """Return the keys of data_per_streamline that all subjects have, with rows of the same size, and that size."""
-        # A subject without a streamline has nothing to say.
+        """Return {key: number of values per streamline}, for the keys that agree in all subjects."""
+        # Subjects without streamlines have no data per streamline.
         sizes = [
             {key: streamlines.data_per_streamline_size(key) for key in streamlines.data_per_streamline}
             for _, streamlines in self._subjects
@@ -241,16 +259,16 @@ class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
         return {key: size for key, size in sizes[0].items() if all(other.get(key) == size for other in sizes)}
 
     def _voxel_sizes(self, batch_ids: BatchIds, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Return the voxel sizes of each streamline, shape (S, 3), in mm."""
+        """Return the voxel size of each streamline, shape (S, 3), in mm."""
         sizes = np.array([self._streamlines(subject).voxel_sizes for subject, _ in batch_ids], dtype=np.float32)
         return np.repeat(sizes.reshape(-1, 3), counts, axis=0)
 
 
-def joined(arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """Concatenate, without a copy where there is one array only."""
+def concatenated(arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Concatenate arrays along their first axis; a single array is returned without a copy."""
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
-def whole_batch(batch: Any) -> Any:
-    """Keep torch from taking a batch apart (a function of the module, so that workers can be spawned)."""
+def identity_collate(batch: Any) -> Any:
+    """Return a batch unchanged, as the ``collate_fn`` of a DataLoader; at module level so that it can be pickled."""
     return batch

@@ -1,4 +1,4 @@
-"""Limits on the number of points of streamlines, checked before a training."""
+"""Checks of the number of points in streamlines, before a training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MANY_POINTS = 5000
 
 
 def resampling_of(model: LoaderModel) -> Resampling:
-    """Return how a model wants its streamlines: its ``step_size``, ``nb_points`` or ``compress_lines``."""
+    """Return the resampling that a model requires: its ``step_size``, ``nb_points`` or ``compress_lines``."""
     return Resampling(step_size=model.step_size, nb_points=model.nb_points, compress=model.compress_lines)
 
 
@@ -25,9 +25,9 @@ class LongestStreamline(NamedTuple):
     Attributes
     ----------
     nb_points
-        How many (at most, where streamlines are compressed).
+        Its number of points (an upper bound if streamlines are compressed).
     subject_id, number
-        Which streamline it is: its subject, and its number among the subject's, from 0.
+        Its subject, and its index among the subject's streamlines, from 0.
     """
 
     nb_points: int
@@ -38,7 +38,7 @@ class LongestStreamline(NamedTuple):
 def longest_streamline(
     dataset: MultiSubjectDataset, streamline_group: str, model: LoaderModel
 ) -> LongestStreamline | None:
-    """Return the streamline of the training and validation sets with the most points; None without any."""
+    """Return the training or validation streamline with the most points after resampling; None without streamlines."""
     step_size = model.step_size
     found: list[LongestStreamline] = []
     for phase in ("training", "validation"):
@@ -56,36 +56,37 @@ def longest_streamline(
     return max(found, default=None)
 
 
-def notes_on_lengths(dataset: MultiSubjectDataset, streamline_group: str, model: LoaderModel) -> list[str]:
-    """Return warnings about streamlines of very many points, to show before a training.
+def length_warnings(dataset: MultiSubjectDataset, streamline_group: str, model: LoaderModel) -> list[str]:
+    """Return warnings about streamlines with very many points, to show before a training.
 
     Raises
     ------
     ValueError
-        For a streamline of more points than a training can take, which its model does not resample.
+        If a streamline has more than 100 000 points and the model does not resample it.
     """
     longest = longest_streamline(dataset, streamline_group, model)
     if longest is None or longest.nb_points <= MANY_POINTS:
         return []
-    whose = f"Streamline {longest.number} of subject '{longest.subject_id}' has {longest.nb_points:,} points"
+    description = f"Streamline {longest.number} of subject '{longest.subject_id}' has {longest.nb_points:,} points"
     if longest.nb_points > MAX_POINTS:
         raise ValueError(
-            f"{whose}; more than {MAX_POINTS:,} are refused: give the model a step_size (mm), or recreate the HDF5 "
-            "file without it."
+            f"{description}; the maximum is {MAX_POINTS:,}: give the model a step_size (mm), or recreate the HDF5 file "
+            "without this streamline."
         )
     return [
-        f"{whose} after resampling. A recurrent model takes one step for each point, which may take minutes per "
-        "batch. Give the model a larger step_size (mm), or recreate the HDF5 file without it."
+        f"{description} after resampling. A recurrent model computes one step per point, which may take minutes per "
+        "batch. Give the model a larger step_size (mm), or recreate the HDF5 file without this streamline."
     ]
 
 
-def check_steps(dataset: MultiSubjectDataset, streamline_group: str, resampling: Resampling) -> None:
-    """Refuse a step size that makes an absurd number of points, or two of every streamline, before the training.
+def check_step_size(dataset: MultiSubjectDataset, streamline_group: str, resampling: Resampling) -> None:
+    """Check that a step size (mm) gives a sensible number of points for the longest streamline of the dataset.
 
     Raises
     ------
     ValueError
-        Naming the step size, the longest streamline, its subject, and the number of points.
+        If the longest streamline would have more than 100 000 points, or is shorter than one step. The message names
+        the step size, the subject, and the length or number of points.
     """
     if resampling.step_size is None:
         return
@@ -99,6 +100,7 @@ def check_steps(dataset: MultiSubjectDataset, streamline_group: str, resampling:
         check_number_of_points(resampling.step_size, mm, f"the longest streamline (subject '{subject}'),")
         if 0 < mm < resampling.step_size:
             raise ValueError(
-                f"step_size={resampling.step_size:g} mm is more than the length of the longest streamline (subject "
-                f"'{subject}'), {mm:.1f} mm: of each, only its two ends would be left; choose a smaller step_size."
+                f"step_size={resampling.step_size:g} mm is larger than the length of the longest streamline (subject "
+                f"'{subject}'), {mm:.1f} mm: only the two endpoints of each streamline would remain; choose a smaller "
+                "step_size."
             )

@@ -1,4 +1,4 @@
-"""Batch loaders: their CPU half makes a batch's streamlines, their device half what a model is given of them."""
+"""Batch loaders: workers prepare the streamlines of a batch, the model's device prepares the inputs and targets."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch.utils.data import DataLoader
 from dwiml.arguments import check_number
 from dwiml.batching.compatibility import (
     check_dataset,
-    check_learns_recovery,
     check_model,
     check_streamlines,
+    check_supports_recovery,
     check_volumes,
 )
-from dwiml.batching.fetcher import BatchSlices, StreamlineFetcher, check_ids, whole_batch
-from dwiml.batching.lengths import check_steps, resampling_of
+from dwiml.batching.fetcher import BatchSlices, StreamlineFetcher, check_ids, identity_collate
+from dwiml.batching.lengths import check_step_size, resampling_of
 from dwiml.batching.model_batch import BatchPreparer, ModelBatch, VolumesOnDevice
 from dwiml.batching.sampler import BatchIds, DWIMLBatchIDSampler
-from dwiml.batching.workers import end_workers_at_exit, leave_signals_to_main
+from dwiml.batching.workers import ignore_stop_signals, kill_workers_at_exit
 from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.ops.augmentation import DrawnAugmentation
 from dwiml.ops.randomness import check_seed
@@ -31,56 +31,57 @@ from dwiml.seeding import choose_seed
 if TYPE_CHECKING:
     from dwiml.models.protocols import LoaderModel, OneInputModel
 
-# In voxels: noise beyond the size of a brain leaves nothing to learn.
-_LARGEST_NOISE = 100.0
+# In voxels, about the size of a brain: with more noise there is nothing to learn.
+_MAX_NOISE = 100.0
 
 
 class DWIMLStreamlinesBatchLoader(Parameterized):
     """Loads batches of streamlines.
 
-    The CPU half (:meth:`fetcher`) reads, resamples, reverses and splits streamlines; it runs in the loader's workers.
-    The device half (:meth:`preparer`) adds the noise, on the model's device. Reversing, splitting and noise are for
-    training only: validation sees streamlines as they are, resampled.
+    Workers read, resample, reverse and split streamlines on the CPU (:meth:`fetcher`). Noise is added on the device of
+    the model (:meth:`preparer`). Reversal, splitting and noise apply to training only; validation streamlines are only
+    resampled.
 
     Parameters
     ----------
     dataset
-        With its data loaded.
+        Dataset with its data loaded.
     model
-        Its ``step_size``, ``nb_points`` or ``compress_lines`` say how streamlines are resampled.
+        Model; its ``step_size``, ``nb_points`` or ``compress_lines`` define the resampling.
     streamline_group_name
-        The group to read.
+        Group to read.
     split_ratio
-        Share of the streamlines that are cut in two, each half a streamline of its own; one too short stays whole.
+        Fraction of the streamlines that are cut in two, each half becoming a streamline; those too short stay whole.
     reverse_ratio
-        Share of the streamlines whose points are put in the opposite order.
+        Fraction of the streamlines whose points are put in reverse order.
     noise_gaussian_size_forward
-        Standard deviation, in voxels, of the noise on the points that the model sees. The volume is interpolated and
-        previous directions are computed at these points. Truncated at twice that size.
+        Standard deviation, in voxels, of the Gaussian noise added to the input points of the model, at which the
+        volume is interpolated and previous directions are computed. The noise is truncated at twice this value.
     noise_gaussian_size_loss
-        Standard deviation, in voxels, of the noise on the points that the loss compares with. Truncated likewise.
+        Standard deviation, in voxels, of the Gaussian noise added to the target points of the loss, truncated in the
+        same way.
     noise_correlated_size
-        Size, in voxels, of smooth noise (Ornstein-Uhlenbeck) on the streamlines that the model sees, which drift off
-        the true ones as a tracking model does. The standard deviation of each streamline is drawn between 0 and twice
-        this size. The model learns to return, so that it can correct its own errors. For models with a direction
+        Size, in voxels, of smooth (Ornstein-Uhlenbeck) noise added to the input points, which makes them drift away
+        from the true streamline as in tracking. The standard deviation for each streamline is drawn between 0 and
+        twice this size. The model learns to return, and thus to correct its own errors. Needs a model with a direction
         getter.
     noise_correlated_nb_points
-        Number of points after which the correlated noise has mostly changed
-        (:func:`dwiml.ops.augmentation.draw_correlated_noise`).
+        Correlation length of this noise, in points (:func:`dwiml.ops.augmentation.draw_correlated_noise`).
     nb_recovery_steps
-        Number of steps in which the model has to return to the true streamline, at least 1
+        Number of steps, at least 1, in which the model should return to the true streamline
         (:func:`dwiml.ops.directions.recovery_steps`).
     seed
-        Seed of all that is drawn. None: that of :func:`dwiml.seed_everything` where it was called, otherwise one that
-        is drawn. It is recorded in :attr:`params`.
+        Seed of all random draws. None: the seed of :func:`dwiml.seed_everything` if it was called, otherwise a random
+        seed. It is recorded in :attr:`params`.
 
     Raises
     ------
     TypeError
-        When ``dataset`` is not a dataset, or ``model`` not a model: its class, for instance.
+        If ``dataset`` is not a dataset, or ``model`` is not a model (for instance its class).
     ValueError
-        For a ratio outside 0 to 1, a negative noise, a group that does not exist or was not loaded, or a ``step_size``
-        of the model that makes more than 100 000 points of a streamline.
+        If a ratio is outside 0 to 1, a noise size is negative, the group does not exist or was not loaded, the
+        ``step_size`` of the model gives a streamline more than 100 000 points, or the model does not support correlated
+        noise.
     """
 
     _not_params = frozenset({"dataset", "model"})
@@ -106,7 +107,7 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
         self.dataset = dataset
         self.model = model
         self.streamline_group_name = streamline_group_name
-        check_steps(dataset, streamline_group_name, resampling_of(model))
+        check_step_size(dataset, streamline_group_name, resampling_of(model))
         self.split_ratio = check_number("split_ratio", split_ratio, low=0, high=1)
         self.reverse_ratio = check_number("reverse_ratio", reverse_ratio, low=0, high=1)
         self.noise_gaussian_size_forward = _check_noise("noise_gaussian_size_forward", noise_gaussian_size_forward)
@@ -117,25 +118,31 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
         )
         self.nb_recovery_steps = check_number("nb_recovery_steps", nb_recovery_steps, low=1, high=1e6)
         if self.noise_correlated_size:
-            check_learns_recovery(model)
+            check_supports_recovery(model)
         chosen = choose_seed(seed)
         self.seed_was_given, self.seed_source = seed is not None, chosen.source
         self.set_seed(chosen.seed)
 
     def set_seed(self, seed: int) -> None:
-        """Use another seed from now on, for instance the recorded one of a run that is resumed."""
+        """Use another seed from now on, for instance the recorded seed of a resumed training.
+
+        Raises
+        ------
+        ValueError
+            If it is not a valid seed.
+        """
         self.seed = check_seed(seed) or 0
         self._record(seed=self.seed)
 
     def fetcher(self, phase: str, *, augment: bool | None = None) -> StreamlineFetcher:
-        """Return the loader's CPU half, a dataset for torch's ``DataLoader``: batch ids in, batches out.
+        """Return a dataset for torch's ``DataLoader``, which converts batch ids to batches in the workers.
 
         Parameters
         ----------
         phase
-            Whose streamlines.
+            ``"training"``, ``"validation"`` or ``"testing"``.
         augment
-            Whether to reverse and split, and to add noise to what the model is given; None: in training only.
+            Whether to reverse, split and add noise; None: in training only.
         """
         return StreamlineFetcher(
             self.dataset.subset(phase),
@@ -148,7 +155,7 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
         )
 
     def preparer(self) -> BatchPreparer:
-        """Return the loader's device half: what :meth:`model_batch` uses."""
+        """Return the object that adds noise on the model's device, used by :meth:`model_batch`."""
         return BatchPreparer(
             self.model,
             load_batch_inputs=None,
@@ -168,95 +175,101 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
         nb_cpu_processes: int = 0,
         start_method: str | None = None,
     ) -> DataLoader[Any]:
-        """Return torch's loader of a phase's batches; what it gives is the same for any number of processes.
+        """Return a torch ``DataLoader`` for the batches of a phase; batches do not depend on the number of processes.
 
         Parameters
         ----------
         phase
             ``"training"`` or ``"validation"``.
         sampler
-            Positioned before each iteration (``sampler.set_position``).
+            Sampler of the batches; call its ``set_position`` before each iteration.
         nb_cpu_processes
-            Workers, kept from one iteration to the next; 0 to load in this process.
+            Number of workers, which persist between iterations; 0 loads batches in this process.
         start_method
-            ``"fork"``, ``"spawn"`` or ``"forkserver"``: how workers are started; None: as Python does by itself. All
-            but ``"fork"`` give each worker a copy of eager data; lazy data are mapped by all.
+            How workers are started: ``"fork"``, ``"spawn"`` or ``"forkserver"``; None: Python's default. Except with
+            ``"fork"``, each worker receives a copy of eager data. Lazy data are never copied.
         """
         if nb_cpu_processes > 0:
-            end_workers_at_exit()
+            kill_workers_at_exit()
         return DataLoader(
             self.fetcher(phase),
             sampler=sampler,
             batch_size=None,
             num_workers=nb_cpu_processes,
-            collate_fn=whole_batch,
+            collate_fn=identity_collate,
             persistent_workers=nb_cpu_processes > 0,
-            worker_init_fn=leave_signals_to_main if nb_cpu_processes > 0 else None,
+            worker_init_fn=ignore_stop_signals if nb_cpu_processes > 0 else None,
             multiprocessing_context=start_method if nb_cpu_processes > 0 else None,
-            # Its own generator: torch's global one belongs to the model (dropout).
+            # A separate generator: the loader must not change torch's global random state, which dropout uses.
             generator=torch.Generator(),
         )
 
     def load_batch_streamlines(
         self, batch_ids: BatchIds, drawn: DrawnAugmentation | None = None
     ) -> tuple[TensorSequence, BatchSlices]:
-        """Return a batch's streamlines and, for each subject, which of them are its own.
+        """Return the streamlines of a batch and their subjects.
 
         Parameters
         ----------
         batch_ids
-            From the sampler.
+            Batch of a sampler.
         drawn
-            How to reverse and split, for instance ``ids_per_subj.drawn`` of another time; None: drawn from the batch's
-            key in training, and nothing otherwise.
+            How to reverse and split the streamlines, for instance ``ids_per_subj.drawn`` of an earlier call. None: in
+            training, draw it from the key of the batch; otherwise, leave them unchanged.
 
         Returns
         -------
         streamlines
-            Points (total_points, 3), float32, voxel space, corner origin.
+            Points (total_points, 3), float32, voxel space, corner origin; on the CPU.
         ids_per_subj
-            For each subject index, a slice of the streamlines; with their ``data_per_streamline``.
+            {subject index: slice of the streamlines}, with their ``data_per_streamline``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            See :meth:`~dwiml.batching.fetcher.StreamlineFetcher.fetch`.
         """
         fetcher = self.fetcher(check_ids(batch_ids).key.phase)
         return fetcher[batch_ids] if drawn is None else fetcher.fetch(batch_ids, drawn)
 
     def model_batch(self, targets: TensorSequence, ids_per_subj: BatchSlices) -> ModelBatch:
-        """Return what the model is given of a batch, and what its loss compares.
+        """Return the inputs of the model and the targets of its loss, for one batch.
 
         Parameters
         ----------
         targets
-            The batch's streamlines, on the model's device: points (total_points, 3), voxel space, corner origin.
+            Streamlines of the batch on the model's device: points (total_points, 3), float32, voxel space, corner
+            origin.
         ids_per_subj
-            As returned with the streamlines.
+            Returned by :meth:`load_batch_streamlines` with the streamlines.
 
         Raises
         ------
         TypeError
-            When ``ids_per_subj`` is a plain dict, which does not say which batch it is.
+            If ``ids_per_subj`` is a plain dict, which does not identify the batch.
         """
         return self.preparer().model_batch(targets, ids_per_subj)
 
 
 class DWIMLBatchLoaderOneInput(DWIMLStreamlinesBatchLoader):
-    """Loads batches of streamlines and, under each of their points, the features of one volume group.
+    """Loads batches of streamlines and the features of one volume group, interpolated at each point.
 
     Parameters
     ----------
     dataset, model, streamline_group_name, **kwargs
-        As in :class:`DWIMLStreamlinesBatchLoader`; the model is a subclass of ``ModelWithOneInput``.
+        As in :class:`DWIMLStreamlinesBatchLoader`; the model is an instance of a subclass of ``ModelWithOneInput``.
     input_group_name
-        The volume group that the model reads under each point.
+        Volume group that is the input of the model.
     volume_dtype
-        ``"float32"``, or ``"float16"`` or ``"bfloat16"`` to keep the volumes so on the model's device: twice as many
-        fit. Interpolation still computes in float32. Values keep about 3 digits (bfloat16: 2); float16 ends at
-        65504.
+        Data type of the volumes on the model's device: ``"float32"``, or ``"float16"`` or ``"bfloat16"``, which need
+        half the memory. Interpolation is still computed in float32. The precision is about 3 digits (bfloat16: 2), and
+        the maximum of float16 is 65504.
 
     Raises
     ------
     ValueError
-        For another ``volume_dtype``. When the group does not exist, has not the number of features that the model
-        expects, or lies on another grid than the streamlines.
+        If ``volume_dtype`` is not one of these, if the group does not exist or was not loaded, or if its number of
+        features or its grid does not match the model or the streamlines.
     """
 
     def __init__(
@@ -276,34 +289,35 @@ class DWIMLBatchLoaderOneInput(DWIMLStreamlinesBatchLoader):
         self.volumes = VolumesOnDevice(dataset, model, input_group_name, volume_dtype)
 
     def preparer(self) -> BatchPreparer:
-        """Return the loader's device half: what :meth:`model_batch` uses."""
+        """Return the object that adds noise and interpolates the volume on the model's device."""
         return replace(super().preparer(), load_batch_inputs=self.load_batch_inputs)
 
     def load_batch_inputs(self, streamlines: TensorSequence, ids_per_subj: BatchSlices) -> TensorSequence:
-        """Interpolate the volume under each point of a batch, on the points' device.
+        """Interpolate the volumes at each point of a batch, on the device of the points (trilinear).
 
         Parameters
         ----------
         streamlines
-            Points (total_points, 3), voxel space, corner origin.
+            Points (total_points, 3), float32, voxel space, corner origin.
         ids_per_subj
-            As returned with the streamlines.
+            Returned by :meth:`load_batch_streamlines` with the streamlines.
 
         Returns
         -------
         TensorSequence
-            Features (total_points, P * F), float32: those of the point itself first, then those of each neighbour, P
-            being the number of points of the model's neighborhood (1 without one).
+            Features (total_points, P * F), float32, in the units of the volume: the F features at the point, then those
+            at each neighbor. P is the number of points of the model's neighborhood (1 without a neighborhood).
 
         Raises
         ------
         TypeError
-            As :meth:`model_batch`.
+            If ``ids_per_subj`` is a plain dict, which does not identify the batch.
         ValueError
-            When the file is no longer the one that was loaded, or ``volume_dtype`` cannot hold a volume's values.
+            If the HDF5 file was replaced since it was loaded, or ``volume_dtype`` cannot represent the values of a
+            volume.
         """
         return self.volumes.load_batch_inputs(streamlines, ids_per_subj)
 
 
 def _check_noise(name: str, size: float) -> float:
-    return check_number(name, size, low=0, high=_LARGEST_NOISE)
+    return check_number(name, size, low=0, high=_MAX_NOISE)

@@ -1,4 +1,4 @@
-"""The device half of a batch loader: from a batch's streamlines to what a model is given, on the model's device."""
+"""The part of a batch loader that runs on the model's device: from streamlines to model inputs and loss targets."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ VOLUME_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16":
 
 @dataclass(frozen=True)
 class ModelBatch:
-    """What a model is given of a batch, and what its loss compares.
+    """Inputs of the model and targets of its loss, for one batch.
 
-    Made by ``batch_loader.model_batch(targets, ids_per_subj)``. All points are in voxel space, corner origin, float32,
-    on the model's device.
+    Created by ``batch_loader.model_batch(targets, ids_per_subj)``. All points are float32, in voxel space, corner
+    origin, on the model's device.
 
     Attributes
     ----------
     targets
-        Points (total_points, 3) of the streamlines that the loss compares with; with the loss noise in training.
+        Points (total_points, 3) of the target streamlines of the loss, with the loss noise in training.
     streamlines
-        Points (N, 3) at which the model is run: with the forward noise in training, and without each streamline's last
-        point where the model does not use it (``forward_uses_last_point``).
+        Points (N, 3) at which the model is run, with the forward noise in training. The last point of each streamline
+        is excluded if the model does not use it (``forward_uses_last_point``).
     ids_per_subj
-        For each subject index, a slice of the streamlines; and which batch it is.
+        {subject index: slice of the streamlines}, with the key of the batch.
     inputs
-        Features (N, P * F) of the volume under ``streamlines``, P being the number of points of the model's
-        neighborhood (1 without one). None where no volume is loaded.
+        Features (N, P * F), float32, of the volume at ``streamlines``. P is the number of points of the model's
+        neighborhood (1 without a neighborhood). None if no volume is loaded.
     recovery_target
-        Keyword arguments for the model's ``compute_loss``, where correlated noise was added; empty otherwise.
+        Keyword arguments of the model's ``compute_loss`` if correlated noise was added; otherwise empty.
     """
 
     targets: TensorSequence
@@ -54,47 +54,48 @@ class ModelBatch:
     recovery_target: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, model: Any) -> Any:
-        """Return the model's outputs: ``model(inputs, streamlines)``, or ``model(streamlines)`` without a volume."""
+        """Run the model: ``model(inputs, streamlines)``, or ``model(streamlines)`` without a volume."""
         return model(self.streamlines) if self.inputs is None else model(self.inputs, self.streamlines)
 
     def loss(self, model: Any, outputs: Any, average_results: bool = True) -> tuple[torch.Tensor, int]:
-        """Return the model's loss of a batch.
+        """Return the loss of the model for this batch.
 
         Parameters
         ----------
         model
-            Its ``compute_loss`` is called.
+            Model with a method ``compute_loss``.
         outputs
-            From :meth:`run`.
+            Outputs of :meth:`run`.
         average_results
-            Whether to return the mean or the loss of each element.
+            Whether to return the mean loss or the loss of each element.
 
         Returns
         -------
         mean_loss
-            0-d tensor; with ``average_results=False`` the losses, one row an element.
+            0-d tensor; with ``average_results=False``, the losses of the n elements along the first axis.
         n
-            The number of elements (steps, or points).
+            Number of elements (steps or points).
         """
-        # A model that is only trained may have a compute_loss without average_results.
-        choice = {} if average_results else {"average_results": False}
-        loss: tuple[torch.Tensor, int] = model.compute_loss(outputs, self.targets, **choice, **self.recovery_target)
+        # The compute_loss of a user's model may lack average_results, which training does not need.
+        options = {} if average_results else {"average_results": False}
+        loss: tuple[torch.Tensor, int] = model.compute_loss(outputs, self.targets, **options, **self.recovery_target)
         return loss
 
 
 @dataclass(frozen=True)
 class BatchPreparer:
-    """Prepares what a model is given of a batch: noise, and the volume under the points.
+    """Prepares the inputs and targets of a batch: adds noise and interpolates the volume.
 
-    Noise is added to batches that are augmented (``ids_per_subj.augment``), those of the training set as a rule. It is
-    a function of the seed and of the batch's key.
+    Noise is added if ``ids_per_subj.augment`` is true, by default in training batches only. It depends only on the seed
+    and the key of the batch.
 
     Attributes
     ----------
     model
-        Its ``forward_uses_last_point`` says whether it is run at the streamlines' last points.
+        Model; its ``forward_uses_last_point`` states whether it is run at the last point of each streamline.
     load_batch_inputs
-        Returns the features under points, as that of a loader does; None: the model is given streamlines only.
+        Function that returns the features at the points, such as that of a batch loader. None: the streamlines are the
+        only input of the model.
     noise_gaussian_size_forward, noise_gaussian_size_loss, noise_correlated_size, noise_correlated_nb_points, \
     nb_recovery_steps, seed
         As in :class:`~dwiml.batching.loader.DWIMLStreamlinesBatchLoader`.
@@ -110,7 +111,7 @@ class BatchPreparer:
     seed: int
 
     def model_batch(self, targets: TensorSequence, ids_per_subj: BatchSlices) -> ModelBatch:
-        """Return what the model is given of a batch: see ``batch_loader.model_batch``."""
+        """Return the inputs and targets of a batch: see ``batch_loader.model_batch``."""
         streamlines = targets if self.model.forward_uses_last_point else targets.trimmed_last()
         streamlines = self.add_noise_forward(streamlines, ids_per_subj)
         return ModelBatch(
@@ -122,7 +123,25 @@ class BatchPreparer:
         )
 
     def add_noise_forward(self, streamlines: TensorSequence, ids_per_subj: BatchSlices) -> TensorSequence:
-        """Return the points at which the model is run: with Gaussian and correlated noise, where asked for."""
+        """Return the input points of the model, with Gaussian and correlated noise if requested.
+
+        Parameters
+        ----------
+        streamlines
+            Points (N, 3), float32, voxel space, corner origin.
+        ids_per_subj
+            Slices of the batch.
+
+        Returns
+        -------
+        TensorSequence
+            Noisy points, of the same shape, space and dtype.
+
+        Raises
+        ------
+        TypeError
+            If ``ids_per_subj`` is a plain dict, which does not identify the batch.
+        """
         noisy = self._add_noise(streamlines, ids_per_subj, self.noise_gaussian_size_forward, "noise_forward")
         if not ids_per_subj.augment or self.noise_correlated_size == 0:
             return noisy
@@ -132,11 +151,11 @@ class BatchPreparer:
         return noisy.mapped(noisy.data + self.noise_correlated_size * noise)
 
     def add_noise_loss(self, streamlines: TensorSequence, ids_per_subj: BatchSlices) -> TensorSequence:
-        """Return the streamlines that the loss compares with: with Gaussian noise, where asked for."""
+        """Return the target points of the loss, with Gaussian noise if requested: see :meth:`add_noise_forward`."""
         return self._add_noise(streamlines, ids_per_subj, self.noise_gaussian_size_loss, "noise_loss")
 
     def recovery_target(self, seen: TensorSequence, ids_per_subj: BatchSlices) -> dict[str, Any]:
-        """Return the keyword arguments of ``compute_loss`` that correlated noise asks for: where the model was."""
+        """Return the keyword arguments of ``compute_loss`` needed for correlated noise (``seen``, recovery steps)."""
         if not check_slices(ids_per_subj).augment or self.noise_correlated_size == 0:
             return {}
         return {"seen": seen, "nb_recovery_steps": self.nb_recovery_steps}
@@ -150,26 +169,26 @@ class BatchPreparer:
         return streamlines.mapped(streamlines.data + size * noise.to(streamlines.device, non_blocking=True))
 
     def _generator(self, key: BatchKey, purpose: str) -> np.random.Generator:
-        # Each share of a batch has its own noise.
+        # key.first: the shares of a batch on several processes have different noise.
         return keyed_generator(self.seed, key.epoch, key.batch_index, purpose, key.first)
 
 
 class VolumesOnDevice:
-    """Interpolates a volume group under points; volumes stay on the points' device after their first use.
+    """Interpolates a volume group at points, and caches the volumes on the device of the points.
 
     Parameters
     ----------
     dataset
-        With its data loaded; its ``cache_size`` is the number of subjects whose volumes are kept.
+        Dataset with its data loaded; its ``cache_size`` is the number of subjects whose volumes are cached.
     model
-        Its ``neighborhood_offsets`` (P, 3), in voxels, if it has some, are the places around each point.
+        Model; its ``neighborhood_offsets`` (P, 3), in voxels, if any, are the points of the neighborhood.
     input_group_name, volume_dtype
         As in :class:`~dwiml.batching.loader.DWIMLBatchLoaderOneInput`.
 
     Raises
     ------
     ValueError
-        For a ``volume_dtype`` that does not exist.
+        If ``volume_dtype`` is not one of :data:`VOLUME_DTYPES`.
     """
 
     def __init__(
@@ -181,14 +200,14 @@ class VolumesOnDevice:
         self.model = model
         self.input_group_name = input_group_name
         self.volume_dtype = volume_dtype
-        self._kept: OrderedDict[tuple[int, str, int, torch.device], tuple[SubjectVolume, torch.Tensor]] = OrderedDict()
+        self._cache: OrderedDict[tuple[int, str, int, torch.device], tuple[SubjectVolume, torch.Tensor]] = OrderedDict()
 
     def load_batch_inputs(self, streamlines: TensorSequence, ids_per_subj: BatchSlices) -> TensorSequence:
-        """Return the features under each point of a batch: see ``batch_loader.load_batch_inputs``."""
+        """Return the features at each point of a batch: see ``batch_loader.load_batch_inputs``."""
         phase = check_slices(ids_per_subj).key.phase
         parts = [
-            self.inputs_under(streamlines[own].data, phase, subject, at_least=len(ids_per_subj))
-            for subject, own in ids_per_subj.items()
+            self.inputs_at(streamlines[rows].data, phase, subject, at_least=len(ids_per_subj))
+            for subject, rows in ids_per_subj.items()
         ]
         if not parts:
             offsets = getattr(self.model, "neighborhood_offsets", None)
@@ -196,27 +215,29 @@ class VolumesOnDevice:
             return streamlines.mapped(streamlines.data.new_empty((0, nb_columns)))
         return streamlines.mapped(parts[0] if len(parts) == 1 else torch.cat(parts))
 
-    def inputs_under(self, points: torch.Tensor, phase: str, subject: int, *, at_least: int = 1) -> torch.Tensor:
-        """Interpolate the volume of one subject under points, on the points' device.
+    def inputs_at(self, points: torch.Tensor, phase: str, subject: int, *, at_least: int = 1) -> torch.Tensor:
+        """Interpolate the volume of one subject at points, on the device of the points (trilinear).
 
         Parameters
         ----------
         points
-            Shape (N, 3), voxel space, corner origin.
+            Shape (N, 3), float32, voxel space, corner origin.
         phase, subject
-            Whose volume: the subset's name, and the subject's number in it.
+            Name of the subset, and index of the subject in it.
         at_least
-            How many subjects' volumes are kept on the device, if the dataset's ``cache_size`` is lower.
+            Minimum number of subjects whose volumes are cached, if the dataset's ``cache_size`` is lower.
 
         Returns
         -------
         Tensor
-            Shape (N, P * F), float32: the features at the point itself first, then those of each neighbour.
+            Shape (N, P * F), float32, in the units of the volume: the F features at the point, then those at each
+            neighbor.
 
         Raises
         ------
         ValueError
-            When the file is no longer the one that was loaded, or ``volume_dtype`` cannot hold the volume's values.
+            If the HDF5 file was replaced since it was loaded, or ``volume_dtype`` cannot represent the values of the
+            volume.
         """
         offsets = getattr(self.model, "neighborhood_offsets", None)
         if offsets is not None:
@@ -225,21 +246,21 @@ class VolumesOnDevice:
         return interpolate_at(volume, points, offsets=offsets)
 
     def _volume(self, phase: str, subject: int, device: torch.device, *, at_least: int) -> torch.Tensor:
-        """Return a subject's volume on the device; those used last are kept, at least the subjects of one batch."""
-        where = (self.dataset.nb_loads, phase, subject, device)
-        if where in self._kept:
-            self._kept.move_to_end(where)
-            stored, volume = self._kept[where]
-            # It may be a view of the map: what stands in the file by now.
+        """Return a subject's volume on the device, from a cache of the most recently used volumes."""
+        cache_key = (self.dataset.nb_loads, phase, subject, device)
+        if cache_key in self._cache:
+            self._cache.move_to_end(cache_key)
+            stored, volume = self._cache[cache_key]
+            # The volume may be a memory map, whose values change with the file.
             stored.check_file()
             return volume
-        for old in [old for old in self._kept if old[0] != self.dataset.nb_loads]:
-            del self._kept[old]
-        while len(self._kept) >= max(self.dataset.cache_size, at_least):
-            self._kept.popitem(last=False)
+        for old in [old for old in self._cache if old[0] != self.dataset.nb_loads]:
+            del self._cache[old]
+        while len(self._cache) >= max(self.dataset.cache_size, at_least):
+            self._cache.popitem(last=False)
         stored = self.dataset.subset(phase)[subject].volumes[self.input_group_name]
         volume = self._in_volume_dtype(stored).to(device)
-        self._kept[where] = stored, volume
+        self._cache[cache_key] = stored, volume
         return volume
 
     def _in_volume_dtype(self, stored: SubjectVolume) -> torch.Tensor:
@@ -247,6 +268,6 @@ class VolumesOnDevice:
         if dtype != torch.float32 and float(volume.abs().max()) > torch.finfo(dtype).max:
             raise ValueError(
                 f"The {stored.label} has values up to {float(volume.abs().max()):.4g}, which {self.volume_dtype} "
-                "cannot hold; standardize it, or use another volume_dtype."
+                "cannot represent; standardize it, or use another volume_dtype."
             )
         return volume.to(dtype)

@@ -1,4 +1,4 @@
-"""How an epoch is cut into batches: how many streamlines of which subjects, before any id is known."""
+"""Division of an epoch into batches: how many streamlines of which subjects, before ids are assigned."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 PlannedBatch: TypeAlias = "list[tuple[int, int, int]]"
-"""(subject, start, stop): the streamlines from ``start`` to ``stop`` in the order of the subject's permutation."""
+"""For each subject of a batch, (subject, start, stop): a range of positions in the subject's permutation."""
 
 
 def plan_epoch(
@@ -21,20 +21,26 @@ def plan_epoch(
     cycles: int,
     rng: np.random.Generator,
 ) -> list[PlannedBatch]:
-    """Cut an epoch into batches that together hold every streamline once.
+    """Divide an epoch into batches, so that each streamline is in exactly one batch.
 
     Parameters
     ----------
     sizes
-        For each subject, the size of each of its streamlines (1, or a length in mm), in the order in which they come.
+        For each subject, an array (S,) with the size of each of its S streamlines (1, or a length in mm), in the order
+        of the epoch.
     batch_size
-        The most that a batch holds, in the same unit; a single larger streamline makes a batch of its own.
+        Maximum size of a batch, in the same unit; a longer streamline forms a batch alone.
     nb_subjects_per_batch
-        None for all.
+        Number of subjects that share a batch; None for all.
     cycles
-        How many batches in a row use the same subjects.
+        Number of consecutive batches that use the same subjects.
     rng
-        Draws the subjects, in proportion to what they have left.
+        Draws the subjects, with probabilities proportional to their remaining streamlines.
+
+    Returns
+    -------
+    list of PlannedBatch
+        For each batch, the ranges of streamlines of its subjects.
     """
     cumulated = [np.concatenate([[0.0], np.cumsum(subject)]) for subject in sizes]
     totals = np.array([subject[-1] for subject in cumulated])
@@ -57,24 +63,23 @@ def plan_epoch(
 
 
 def even_shares(sizes: npt.NDArray[np.float64], nb_shares: int) -> list[int]:
-    """Cut a row of items into neighbouring shares of about the same size.
+    """Divide a sequence of items into contiguous shares of about the same size.
 
     Parameters
     ----------
     sizes
-        Shape (N,): the size of each item.
+        Shape (N,): size of each item, in any unit.
     nb_shares
-        How many shares.
+        Number of shares.
 
     Returns
     -------
     list of int
-        ``nb_shares + 1`` borders: share r has the items from number ``borders[r]`` to ``borders[r + 1]``, that one not
-        included.
+        ``nb_shares + 1`` bounds: share r contains the items ``bounds[r]`` to ``bounds[r + 1] - 1``.
     """
     middles = np.cumsum(sizes) - sizes / 2
     total = float(sizes.sum())
-    # An item belongs to the share in which its middle lies.
+    # An item belongs to the share that contains its middle.
     inner = [int(np.searchsorted(middles, total * share / nb_shares)) for share in range(1, nb_shares)]
     return [0, *inner, len(sizes)]
 
@@ -84,7 +89,7 @@ def _choose_subjects(
 ) -> npt.NDArray[np.int64]:
     if wanted is None or wanted >= len(available):
         return available
-    # Streamlines of no length at all still need a turn.
+    # Streamlines of zero length must be drawn too.
     weights = np.maximum(left[available], 1e-9)
     return np.sort(rng.choice(available, size=wanted, replace=False, p=weights / weights.sum()))
 
@@ -97,12 +102,12 @@ def _fill_batch(
     left: npt.NDArray[np.float64],
     batch_size: float,
 ) -> dict[int, int]:
-    """Return where each chosen subject stops: shares in proportion to what is left, then filled up in turn."""
+    """Return the stop of each chosen subject: shares proportional to what remains, then the rest of the budget."""
     available = [int(subject) for subject in chosen if cursors[subject] < counts[subject]]
     budget = batch_size
     taken: dict[int, int] = {}
     remaining = sum(float(left[subject]) for subject in available)
-    # Those with the least left go first, so that what rounding leaves over falls to those who have enough.
+    # Smallest remainders first: those with more streamlines fill the space that rounding leaves.
     order = sorted(available, key=lambda subject: (float(left[subject]), subject))
     for subject in order:
         share = budget * float(left[subject]) / remaining if remaining > 0 else budget
@@ -126,10 +131,10 @@ def _take(
     cursors: npt.NDArray[np.int64],
     taken: dict[int, int],
 ) -> float:
-    """Move a subject's stop as far as the budget allows; return what that used."""
+    """Move the stop of a subject as far as the budget allows, and return the size used."""
     start = taken.get(subject, int(cursors[subject]))
     base = cumulated[subject][start]
-    # The tolerance keeps sums of floats that equal the budget inside it.
+    # Tolerance for accumulated rounding: a sum equal to the budget must fit.
     stop = int(np.searchsorted(cumulated[subject], base + budget * (1 + 1e-12) + 1e-9, side="right")) - 1
     stop = min(stop, int(counts[subject]))
     if stop <= start:

@@ -1,4 +1,4 @@
-"""Which streamlines make each batch: ids only, no data."""
+"""Selection of the streamlines of each batch: ids only, no data."""
 
 from __future__ import annotations
 
@@ -26,7 +26,17 @@ SubjectIds: TypeAlias = "tuple[int, npt.NDArray[np.int64]]"
 
 
 class BatchIds(list["SubjectIds"]):
-    """A batch's streamlines: a list of (subject index, ids within that subject), and which batch it is."""
+    """The streamlines of a batch: a list of (subject index, ids).
+
+    Attributes
+    ----------
+    key : BatchKey
+        Identifies the batch.
+
+    Notes
+    -----
+    The ids of a subject are an array (S,), int64: indices into its own streamlines, from 0.
+    """
 
     def __init__(self, items: list[SubjectIds], key: BatchKey) -> None:
         super().__init__(items)
@@ -37,48 +47,48 @@ class BatchIds(list["SubjectIds"]):
 
 
 class Epoch(NamedTuple):
-    """A permutation of each subject's streamlines, and what each batch takes of them."""
+    """A permutation of the streamlines of each subject, and the ranges that each batch takes from it."""
 
     permutations: list[npt.NDArray[np.int64]]
     batches: list[PlannedBatch]
 
 
 class DWIMLBatchIDSampler(Parameterized, Sampler["BatchIds"]):
-    """Samples the ids of the streamlines of each batch; every streamline comes exactly once an epoch.
+    """Samples the ids of the streamlines of each batch; each streamline is used exactly once per epoch.
 
-    An epoch is a permutation of each subject's streamlines and a plan of how many each batch takes from which
-    subjects. Both are functions of (seed, epoch), so that any epoch can be started, or entered at any batch, without
-    going through those before it.
+    An epoch consists of a permutation of the streamlines of each subject, and of the number of streamlines that each
+    batch takes from each subject. Both depend only on the seed and the epoch: any epoch can be started, at any batch,
+    without iterating over the previous ones.
 
     Parameters
     ----------
     dataset
-        With its data loaded.
+        Dataset with its data loaded.
     streamline_group_name
-        The group whose streamlines are sampled.
+        Group of the sampled streamlines.
     batch_size_training
         Size of a training batch, in ``batch_size_units``.
     batch_size_validation
         Size of a validation batch; None: as in training.
     batch_size_units
-        What the size of a batch counts: ``"nb_streamlines"``, or ``"length_mm"``, the sum of their lengths in mm. That
-        sum is not exceeded, but a single streamline that is longer still comes, alone. Lengths are those of the file:
-        splitting or resampling comes later.
+        Unit of the batch size: ``"nb_streamlines"``, or ``"length_mm"`` for the total length in mm. The size is a
+        maximum; a single longer streamline forms a batch alone. Lengths are those in the file, before resampling or
+        splitting.
     nb_subjects_per_batch
-        Number of subjects that share a batch (fewer volumes at a time on the GPU); None for all. They are drawn in
-        proportion to the streamlines that each has left, and share the batch in that proportion too.
+        Number of subjects that share a batch (fewer volumes at a time on the GPU); None for all. Both the choice of
+        subjects and their shares of the batch are proportional to their remaining streamlines.
     cycles
-        Number of batches in a row that use the same subjects; needs ``nb_subjects_per_batch``. None is 1.
+        Number of consecutive batches that use the same subjects; needs ``nb_subjects_per_batch``. None means 1.
     seed
-        Seed of the order of streamlines and of the choice of subjects. None: that of :func:`dwiml.seed_everything`
-        where it was called, otherwise one that is drawn. It is recorded in :attr:`params`.
+        Seed of the order of streamlines and of the choice of subjects. None: the seed of
+        :func:`dwiml.seed_everything` if it was called, otherwise a random seed. It is recorded in :attr:`params`.
 
     Raises
     ------
     TypeError
-        When ``dataset`` is not a dataset.
+        If ``dataset`` is not a dataset.
     ValueError
-        For a size, unit, group or seed that cannot be used, and for data that are not loaded.
+        If a size, unit, group or seed is invalid.
     """
 
     _not_params = frozenset({"dataset"})
@@ -102,7 +112,7 @@ class DWIMLBatchIDSampler(Parameterized, Sampler["BatchIds"]):
         nb_subjects_per_batch = _none_or_whole("nb_subjects_per_batch", nb_subjects_per_batch)
         cycles = _none_or_whole("cycles", cycles)
         if cycles is not None and nb_subjects_per_batch is None:
-            raise ValueError("cycles needs nb_subjects_per_batch: with all subjects in each batch, none take turns.")
+            raise ValueError("cycles needs nb_subjects_per_batch: without it, each batch uses all subjects.")
         self.dataset = dataset
         self.streamline_group_name = streamline_group_name
         self.batch_size_units = batch_size_units
@@ -125,18 +135,22 @@ class DWIMLBatchIDSampler(Parameterized, Sampler["BatchIds"]):
         self.rank, self.nb_ranks = 0, 1
 
     def set_rank(self, rank: int, nb_ranks: int) -> None:
-        """Give only one process' share of each batch, from now on.
+        """Yield only the share of one process in each batch, from now on.
 
-        The batches are those of a single process, in the same number on each rank; each is cut into `nb_ranks` shares
-        of about the same size, which together are the batch. A share is empty when a batch has fewer streamlines than
-        there are ranks.
+        Each rank has the same number of batches as a single process. Each batch is divided into `nb_ranks` shares of
+        about the same size. A share is empty if the batch has fewer streamlines than there are ranks.
 
         Parameters
         ----------
         rank
-            Which share, from 0.
+            Index of this process, from 0.
         nb_ranks
-            The number of processes that train together.
+            Number of processes that train together.
+
+        Raises
+        ------
+        ValueError
+            If `rank` is not below `nb_ranks`, or one of them is not a valid whole number.
         """
         check_whole("nb_ranks", nb_ranks, low=1)
         if not 0 <= check_whole("rank", rank, low=0) < nb_ranks:
@@ -144,24 +158,35 @@ class DWIMLBatchIDSampler(Parameterized, Sampler["BatchIds"]):
         self.rank, self.nb_ranks = rank, nb_ranks
 
     def set_seed(self, seed: int) -> None:
-        """Use another seed from now on, for instance the recorded one of a run that is resumed."""
+        """Use another seed from now on, for instance the recorded seed of a resumed training.
+
+        Raises
+        ------
+        ValueError
+            If it is not a valid seed.
+        """
         self.seed = check_seed(seed) or 0
         self._record(seed=self.seed)
         self._epochs: dict[str, tuple[tuple[int, int], Epoch]] = {}
 
     def set_position(self, phase: str, epoch: int, *, first_batch: int = 0, max_batches: int | None = None) -> None:
-        """Choose what the next iteration gives.
+        """Choose the batches of the next iteration.
 
         Parameters
         ----------
         phase
             ``"training"``, ``"validation"`` or ``"testing"``.
         epoch
-            From 0.
+            Index of the epoch, from 0.
         first_batch
-            Skip the batches before this one.
+            Index of the first batch; those before it are skipped.
         max_batches
-            End the epoch after this number of batches, skipped ones included; None for all.
+            Index at which the epoch ends (the count includes skipped batches); None for all batches.
+
+        Raises
+        ------
+        ValueError
+            If the phase does not exist, or a number is negative or not whole.
         """
         if phase not in SUBSETS:
             raise ValueError(f"phase must be one of {SUBSETS}, got '{phase}'.")
@@ -170,22 +195,24 @@ class DWIMLBatchIDSampler(Parameterized, Sampler["BatchIds"]):
         self.max_batches = None if max_batches is None else check_whole("max_batches", max_batches, low=0)
 
     def __len__(self) -> int:
-        """Return the number of batches that the next iteration gives."""
+        """Return the number of batches in the next iteration."""
         return len(self._planned().batches[self.first_batch : self.max_batches])
 
     def __iter__(self) -> Iterator[BatchIds]:
-        # Not a generator itself: the position is that of now, not of when the first batch is asked for.
-        which = slice(self.first_batch, self.max_batches)
-        return self._batches(self._planned(), which, BatchKey(self.phase, self.epoch, 0), self.rank, self.nb_ranks)
+        # Not a generator itself: it must use the position at this call, not at the first next().
+        selected = slice(self.first_batch, self.max_batches)
+        return self._batches(self._planned(), selected, BatchKey(self.phase, self.epoch, 0), self.rank, self.nb_ranks)
 
-    def _batches(self, epoch: Epoch, which: slice, first_key: BatchKey, rank: int, nb_ranks: int) -> Iterator[BatchIds]:
-        for index, planned in enumerate(epoch.batches[which], start=which.start):
+    def _batches(
+        self, epoch: Epoch, selected: slice, first_key: BatchKey, rank: int, nb_ranks: int
+    ) -> Iterator[BatchIds]:
+        for index, planned in enumerate(epoch.batches[selected], start=selected.start):
             batch = [(subject, epoch.permutations[subject][start:stop]) for subject, start, stop in planned]
             key = replace(first_key, batch_index=index)
             yield BatchIds(batch, key) if nb_ranks == 1 else self._share(batch, key, rank, nb_ranks)
 
     def _share(self, batch: list[SubjectIds], key: BatchKey, rank: int, nb_ranks: int) -> BatchIds:
-        """Return this rank's part of a batch: neighbours in it, so that each rank needs few of the subjects."""
+        """Return the share of a rank: contiguous in the batch, so that each rank needs few subjects."""
         total = sum(len(ids) for _, ids in batch)
         if self.batch_size_units == "length_mm":
             lengths = self._lengths_mm(key.phase)
@@ -195,17 +222,17 @@ class DWIMLBatchIDSampler(Parameterized, Sampler["BatchIds"]):
         start, stop = even_shares(sizes, nb_ranks)[rank : rank + 2]
         share, before = [], 0
         for subject, ids in batch:
-            own = ids[max(start - before, 0) : max(stop - before, 0)]
-            if len(own):
-                share.append((subject, own))
+            kept = ids[max(start - before, 0) : max(stop - before, 0)]
+            if len(kept):
+                share.append((subject, kept))
             before += len(ids)
         return BatchIds(share, replace(key, first=start, total=total))
 
     def _planned(self) -> Epoch:
-        """Return the epoch of the present position; of each phase the last one is kept."""
+        """Return the epoch of the current position; the last epoch of each phase is cached."""
         key, phase = (self.dataset.nb_loads, self.epoch), self.phase
         if phase not in self._epochs or self._epochs[phase][0] != key:
-            # Forgotten first: two epochs of a large dataset are not held at once.
+            # Removed first: memory must not hold two epochs of a large dataset.
             self._epochs.pop(phase, None)
             self._epochs[phase] = (key, self._plan(phase, self.epoch))
         return self._epochs[phase][1]
@@ -232,7 +259,7 @@ class DWIMLBatchIDSampler(Parameterized, Sampler["BatchIds"]):
     def _lengths_mm(self, phase: str) -> list[npt.NDArray[np.float32]]:
         subset = self.dataset.subset(phase)
         if not subset.loaded:
-            raise ValueError(f"The {phase} set is not loaded: call dataset.load_data() before training.")
+            raise ValueError(f"The {phase} set is not loaded: call dataset.load_data() first.")
         lengths = subset.streamline_lengths_mm
         if self.streamline_group_name not in lengths and len(subset) > 0:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The commands: one thin module each, every heavy import inside ``main``."""
+"""The commands: one short module each, with heavy imports inside ``main``."""
 
 from __future__ import annotations
 
@@ -24,30 +24,34 @@ def run_command(
     *,
     verbose: bool = False,
     signals: Iterable[str] = ENDING,
-    when_stopped: str = "the command was not finished",
+    stop_message: str = "the command was not finished",
     after_stop: Callable[[], object] | None = None,
     advice: dict[str, str] | None = None,
 ) -> int:
-    """Run a command's work; what goes wrong ends in one sentence on stderr and an exit code, never in a traceback.
+    """Run a command, and report failures as one sentence on stderr with an exit code, without a traceback.
 
-    The code is 2 for bad input, 1 when the work was done and its results could not be printed, or when the machine
-    could not give what it needs, 128 + the number of the signal that ended it. Messages that cannot be written (a full
-    disk, a pipe that has ended) stop nothing.
+    A command continues if its messages cannot be written (full disk, closed pipe).
 
     Parameters
     ----------
     action
-        The work. Its return value is the exit code (None: 0).
+        Function that does the work. Its return value is the exit code; None means 0.
     verbose
-        Show the library's informative messages, not its warnings only.
+        Whether to show the informative messages of the library; its warnings are always shown.
     signals
-        Those that end it, beside Ctrl-C.
-    when_stopped
-        What is said of the work after such a signal, or Ctrl-C.
+        Names of the signals that stop the command, in addition to Ctrl-C.
+    stop_message
+        Message after such a signal or Ctrl-C, about the state of the work.
     after_stop
-        Called then.
+        Function to call after such a signal or Ctrl-C.
     advice
-        What to do when memory, open files or workers fail: see :func:`dwiml.failures.resource_error`.
+        {kind of resource: what to do if it is exhausted}: see :func:`dwiml.failures.resource_error`.
+
+    Returns
+    -------
+    int
+        The exit code of `action`; 2 for invalid input; 1 if a resource is exhausted or the results could not be
+        printed; 128 + the number of the signal that stopped the command.
     """
     with guarded_streams() as streams:
         logging.basicConfig(format="%(levelname)s: %(message)s")
@@ -56,60 +60,60 @@ def run_command(
             code = _run(action, signals, advice)
         except (EndedBySignal, KeyboardInterrupt) as end:
             name = end.reason if isinstance(end, EndedBySignal) else "SIGINT"
-            # A training that has begun tells itself what becomes of it.
-            told = str(end) if isinstance(end, KeyboardInterrupt) else ""
-            print(f"Stopped ({name}): {told or when_stopped}.", file=sys.stderr)
-            if after_stop is not None and not told:
+            # A training that has started gives its own message.
+            own_message = str(end) if isinstance(end, KeyboardInterrupt) else ""
+            print(f"Stopped ({name}): {own_message or stop_message}.", file=sys.stderr)
+            if after_stop is not None and not own_message:
                 after_stop()
             code = 128 + signal.Signals[name]
-        return _code_when_told(code, streams.out)
+        return _flushed_code(code, streams.out)
 
 
 def _run(action: Callable[[], int | None], signals: Iterable[str], advice: dict[str, str] | None) -> int:
     try:
-        with ended_by_signals(signals), _warnings_on_one_line():
+        with ended_by_signals(signals), _short_warnings():
             return action() or 0
     except RecursionError as error:
-        _tell_error(f"the input is nested too deeply ({error}).")
+        _print_error(f"the input is nested too deeply ({error}).")
         return BAD_INPUT
     except Exception as error:
         failure = resource_error(error, advice)
         if failure is not None:
-            _tell_error(str(failure))
+            _print_error(str(failure))
             return FAILED if isinstance(error, ResourceError) else BAD_INPUT
         if not isinstance(error, (ValueError, OSError, KeyError, TypeError, ArithmeticError)):
             raise
-        _tell_error(_sentence_of(error))
+        _print_error(_error_message(error))
         return BAD_INPUT
 
 
-def _sentence_of(error: Exception) -> str:
+def _error_message(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror is not None:
-        # The system's own, as "[Errno 28] No space left on device: 'OUT'".
-        why = f"{reason_of(error)}."
-        return f"'{error.filename}': {why}" if error.filename is not None else why[:1].upper() + why[1:]
-    # KeyError's str() is the repr of its message.
+        # Raised by the system, for instance "[Errno 28] No space left on device: 'OUT'".
+        reason = f"{reason_of(error)}."
+        return f"'{error.filename}': {reason}" if error.filename is not None else reason[:1].upper() + reason[1:]
+    # str() of a KeyError is the repr of its message.
     return str(error.args[0] if isinstance(error, KeyError) and error.args else error)
 
 
-def _code_when_told(code: int, out: SafeStream) -> int:
-    """Return the exit code, with a sentence where the results could not be printed."""
+def _flushed_code(code: int, out: SafeStream) -> int:
+    """Flush the output and return the exit code; print an error if the results could not be printed."""
     out.flush()
-    # A reader that has seen enough (`| head`) is not a failure.
+    # A closed pipe (`| head`) is not a failure.
     if out.error is None or isinstance(out.error, BrokenPipeError):
         return code
     reason = "it is closed" if out.error.errno == errno.EBADF else reason_of(out.error)
-    _tell_error(f"the results could not be printed (standard output: {reason}); files that were asked for are written.")
+    _print_error(f"the results could not be printed (standard output: {reason}); the output files were written.")
     return code or FAILED
 
 
-def _tell_error(sentence: str) -> None:
+def _print_error(sentence: str) -> None:
     print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
 
 
 @contextmanager
-def _warnings_on_one_line() -> Iterator[None]:
-    """Show a warning as its sentence, without the line of code that it comes from."""
+def _short_warnings() -> Iterator[None]:
+    """Show only the message of a warning, without its line of code."""
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: logging.getLogger("dwiml").warning("%s", message)
         yield

@@ -1,4 +1,4 @@
-"""``dwiml check_hdf5``: check an HDF5 file, object by object."""
+"""``dwiml check_hdf5``: check each group of an HDF5 file."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dwiml check_hdf5",
         allow_abbrev=False,
-        description="Check an HDF5 file of subjects: structure, lengths and coordinates of every group of every "
-        "subject. Damaged objects are named, and the exit code is then 2.",
+        description="Check the structure, lengths and coordinates of each group of each subject in an HDF5 file. "
+        "Faults are listed, and the exit code is 2 if there are any.",
     )
-    parser.add_argument("hdf5_file", metavar="FILE.hdf5", help="made by 'dwiml create_hdf5', or by dwi_ml")
+    parser.add_argument("hdf5_file", metavar="FILE.hdf5", help="file created by 'dwiml create_hdf5' or dwi_ml")
     parser.add_argument(
         "--digests",
         action="store_true",
-        help="read all values, and compare them with the digests that were written with them (about 1 GB a second)",
+        help="read all values and compare them with the digests stored in the file (about 1 GB per second)",
     )
-    parser.add_argument("-v", dest="verbose", action="store_true", help="say more")
+    parser.add_argument("-v", dest="verbose", action="store_true", help="show informative messages")
     return parser
 
 
@@ -44,12 +44,12 @@ def _run(arguments: argparse.Namespace) -> int:
     with ExitStack() as stack:
         counters: list[Callable[[int], None]] = []
 
-        def tell(done: int, total: int) -> None:
+        def show_progress(done: int, total: int) -> None:
             if not counters:
                 counters.append(stack.enter_context(counted("Checked", total, unit="group")))
             counters[0](1 if done else 0)
 
-        report = check_hdf5_file(arguments.hdf5_file, digests=arguments.digests, on_group=tell)
+        report = check_hdf5_file(arguments.hdf5_file, digests=arguments.digests, on_group=show_progress)
     print(_table(report))
     print(_summary(report, digests=arguments.digests))
     faults = report.all_faults
@@ -64,9 +64,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _table(report: FileReport) -> str:
     rows = [("set", "subject", "group", "content", "state")]
-    for each in report.groups:
-        found = "DAMAGED" if each.faults else "good"
-        rows.append((each.subset, each.subject, each.group, each.content or "-", found))
+    for group in report.groups:
+        state = "DAMAGED" if group.faults else "good"
+        rows.append((group.subset, group.subject, group.group, group.content or "-", state))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -74,13 +74,13 @@ def _table(report: FileReport) -> str:
 
 
 def _summary(report: FileReport, *, digests: bool) -> str:
-    nb_datasets = sum(each.nb_datasets for each in report.groups)
-    nb_with = sum(each.nb_with_digest for each in report.groups)
-    covered = f"{nb_with} of {nb_datasets} datasets have a digest"
+    nb_datasets = sum(group.nb_datasets for group in report.groups)
+    nb_with_digest = sum(group.nb_with_digest for group in report.groups)
+    covered = f"{nb_with_digest} of {nb_datasets} datasets have a digest"
     if not digests:
-        how = f"Structure, lengths and coordinates were checked; {covered}: --digests compares their values."
-    elif nb_with < nb_datasets:
-        how = f"All values were read; {covered}: damage to the values of the others cannot be detected."
+        checked = f"Structure, lengths and coordinates were checked; {covered} (--digests compares their values)."
+    elif nb_with_digest < nb_datasets:
+        checked = f"All values were read; {covered}: damaged values in the others cannot be detected."
     else:
-        how = f"All values were read and compared with their digests ({nb_datasets} datasets)."
-    return f"{how} Faults: {len(report.all_faults)}."
+        checked = f"All values were read and compared with their digests ({nb_datasets} datasets)."
+    return f"{checked} Faults: {len(report.all_faults)}."

@@ -1,4 +1,4 @@
-"""``dwiml create_hdf5``: gather subjects' volumes and streamlines into one HDF5 file."""
+"""``dwiml create_hdf5``: store the volumes and streamlines of subjects in one HDF5 file."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dwiml create_hdf5",
         allow_abbrev=False,
-        description="Gather the volumes and streamlines of many subjects into one HDF5 file, ready for training. "
-        "All headers are checked before the work starts, and the file appears only when it is whole.",
+        description="Store the volumes and streamlines of many subjects in one HDF5 file, ready for training. "
+        "All headers are checked first, and OUT.hdf5 appears only when it is complete.",
     )
-    parser.add_argument("subjects_folder", metavar="FOLDER", help="folder that holds one folder a subject")
+    parser.add_argument("subjects_folder", metavar="FOLDER", help="folder with one subfolder per subject")
     parser.add_argument("out_hdf5", metavar="OUT.hdf5", help="file to write")
-    parser.add_argument("config", metavar="CONFIG.json", help="which files of a subject make which group")
+    parser.add_argument("config", metavar="CONFIG.json", help="groups to create, and the files of each group")
     for subset in ("training", "validation", "testing"):
         optional = subset != "training"
         parser.add_argument(
@@ -31,24 +31,26 @@ def build_parser() -> argparse.ArgumentParser:
             metavar=f"{subset.upper()}.txt",
             nargs="?" if optional else None,
             default=(),
-            help=f"text file with one {subset} subject a line{'; may be empty, or left out' if optional else ''}",
+            help=f"text file with one {subset} subject per line{' (optional; may be empty)' if optional else ''}",
         )
     resampling = parser.add_mutually_exclusive_group()
-    resampling.add_argument("--step_size", type=float, metavar="MM", help="resample streamlines to this step, in mm")
+    resampling.add_argument(
+        "--step_size", type=float, metavar="MM", help="resample streamlines to this step size, in mm"
+    )
     resampling.add_argument("--nb_points", type=int, metavar="N", help="resample streamlines to N points")
     resampling.add_argument(
-        "--compress", type=float, metavar="MM", help="leave out points while the curve moves by less than this, in mm"
+        "--compress", type=float, metavar="MM", help="remove points while the curve changes by less than this, in mm"
     )
     parser.add_argument(
         "--remove_invalid",
         action="store_true",
-        help="drop streamlines of one point or no length, with NaN, or outside the volume, instead of refusing them",
+        help="remove invalid streamlines (one point, zero length, NaN, outside the volume) instead of raising an error",
     )
     parser.add_argument(
-        "--allow_missing", action="store_true", help="tractograms may be missing or empty (volumes never)"
+        "--allow_missing", action="store_true", help="accept missing or empty tractograms (but not volumes)"
     )
     parser.add_argument("-f", dest="overwrite", action="store_true", help="replace OUT.hdf5, if it is an HDF5 file")
-    parser.add_argument("-v", dest="verbose", action="store_true", help="say more")
+    parser.add_argument("-v", dest="verbose", action="store_true", help="show informative messages")
     return parser
 
 
@@ -66,25 +68,25 @@ def _run(arguments: argparse.Namespace) -> None:
     options = {name: value for name, value in vars(arguments).items() if name != "verbose"}
     with tqdm(unit="subject", disable=not sys.stderr.isatty() or arguments.verbose) as bar:
 
-        def tell(done: int, total: int, name: str) -> None:
+        def show_progress(done: int, total: int, name: str) -> None:
             bar.total = total
             bar.update(done - bar.n)
             if bar.disable and name:
                 print(f"{name} done ({done} of {total})", flush=True)
 
-        summary = create_hdf5(**options, on_progress=tell)
+        summary = create_hdf5(**options, on_progress=show_progress)
     print(_table(summary))
 
 
 def _check_order(config: str) -> None:
-    """Refuse a config that is missing or no JSON, with what a forgotten or misplaced argument asks for."""
+    """Check that the config exists and is JSON; otherwise raise an error that recalls the order of the arguments."""
     from dwiml.files import read_json
 
     try:
         read_json(config, "Groups config")
     except (FileNotFoundError, ValueError) as error:
-        order = "FOLDER OUT.hdf5 CONFIG.json TRAINING.txt [VALIDATION.txt] [TESTING.txt]"
-        raise ValueError(f"{str(error).rstrip('.')}; the order is {order}.") from error
+        arguments = "FOLDER OUT.hdf5 CONFIG.json TRAINING.txt [VALIDATION.txt] [TESTING.txt]"
+        raise ValueError(f"{str(error).rstrip('.')}; the arguments are {arguments}, in this order.") from error
 
 
 def _table(summary: CreationSummary) -> str:
@@ -95,7 +97,7 @@ def _table(summary: CreationSummary) -> str:
         for name, nb in summary.nb_features.items()
     ]
     for name, group in summary.streamlines.items():
-        removed = f" ({group.nb_removed} invalid dropped)" if group.nb_removed else ""
+        removed = f" ({group.nb_removed} invalid removed)" if group.nb_removed else ""
         files = f" from {group.nb_files} {_plural('tractogram', group.nb_files)}"
         lines = _plural("streamline", group.nb_streamlines)
         rows.append((name, f"{group.nb_streamlines} {lines}, {group.nb_points} points{files}{removed}"))
@@ -107,7 +109,7 @@ def _table(summary: CreationSummary) -> str:
 
 
 def _files(files: list[tuple[str, int]]) -> str:
-    """Return the files of a volume group in their order, with the features of each if there are several."""
+    """Return the files of a volume group in order, with the number of features of each if there are several."""
     if len(files) == 1:
         return files[0][0]
     return ", ".join(f"{name} ({nb})" for name, nb in files)

@@ -1,4 +1,4 @@
-"""``dwiml phantom``: make the built-in example subjects."""
+"""``dwiml phantom``: simulate the built-in example subjects."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dwiml phantom",
         allow_abbrev=False,
-        description="Simulate example subjects with known truth: diffusion images, input volumes, masks, endpoint "
-        "labels and one tractogram a bundle, ready for 'dwiml create_hdf5'. Nothing is downloaded.",
+        description="Simulate example subjects with known ground truth: diffusion images, input volumes, masks, "
+        "endpoint labels and one tractogram per bundle, ready for 'dwiml create_hdf5'. Nothing is downloaded.",
     )
-    parser.add_argument("out_dir", metavar="OUT_DIR", help="folder to make; its README.txt tells the next commands")
+    parser.add_argument("out_dir", metavar="OUT_DIR", help="folder to create; its README.txt lists the next commands")
     parser.add_argument("--nb_subjects", type=int, default=6, help="number of subjects, at least 3 [%(default)s]")
     parser.add_argument("--seed", type=int, default=1, help="the same seed gives the same subjects [%(default)s]")
     parser.add_argument(
         "--size",
         default="medium",
         metavar="{small,medium,large}",
-        help="voxels of 3, 2 or 1.6 mm; 40, 300 or 600 streamlines a bundle [%(default)s]",
+        help="voxels of 3, 2 or 1.6 mm; 40, 300 or 600 streamlines per bundle [%(default)s]",
     )
-    parser.add_argument("-f", dest="overwrite", action="store_true", help="replace OUT_DIR if it is a phantom's folder")
-    parser.add_argument("-v", dest="verbose", action="store_true", help="say more")
+    parser.add_argument("-f", dest="overwrite", action="store_true", help="replace OUT_DIR if it is a phantom folder")
+    parser.add_argument("-v", dest="verbose", action="store_true", help="show informative messages")
     return parser
 
 
@@ -46,7 +46,7 @@ def _run(arguments: argparse.Namespace) -> None:
     quiet = arguments.verbose or not sys.stderr.isatty()
     with tqdm(total=arguments.nb_subjects, unit="subject", disable=quiet) as bar:
 
-        def tell(done: int, total: int, name: str) -> None:
+        def show_progress(done: int, total: int, name: str) -> None:
             bar.update(done - bar.n)
             if bar.disable:
                 print(f"{name} done ({done} of {total})", flush=True)
@@ -57,7 +57,7 @@ def _run(arguments: argparse.Namespace) -> None:
             seed=arguments.seed,
             size=arguments.size,
             overwrite=arguments.overwrite,
-            on_progress=tell,
+            on_progress=show_progress,
         )
     seconds = time.perf_counter() - start
     print(f"{arguments.nb_subjects} subjects in {folder} ({seconds:.0f} s). Next: see {folder / 'README.txt'}.")

@@ -43,7 +43,7 @@ def run_training(action: Callable[[], None], settings: Mapping[str, Any], *, ver
         action,
         verbose=verbose,
         signals=["SIGTERM", "SIGHUP"] + ([stop_signal.name] if stop_signal is not None else []),
-        when_stopped=f"{NOT_BEGUN}; SLURM is asked to requeue the job" if wanted and in_job() else NOT_BEGUN,
+        stop_message=f"{NOT_BEGUN}; SLURM is asked to requeue the job" if wanted and in_job() else NOT_BEGUN,
         after_stop=requeue if wanted else None,
         advice=TRAINING_ADVICE,
     )

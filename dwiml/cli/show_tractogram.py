@@ -1,4 +1,4 @@
-"""``dwiml show_tractogram``: a figure of streamlines over slices of an image."""
+"""``dwiml show_tractogram``: draw streamlines over slices of an image."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 _MAX_STREAMLINES = 3000
 _DPI = 150
 _VIEWS = ("axial", "coronal", "sagittal")
-# More than this share of the points outside of the background: it is likely another subject's.
-_MANY_OUTSIDE = 0.1
+# With a larger fraction of points outside the background, it is probably of another subject.
+_MAX_OUTSIDE = 0.1
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -25,30 +25,32 @@ def build_parser() -> argparse.ArgumentParser:
         prog="dwiml show_tractogram",
         allow_abbrev=False,
         usage="dwiml show_tractogram TRACTOGRAM [TRACTOGRAM ...] OUT [--background IMAGE] [options]",
-        description="Draw streamlines (.trk, .tck, .trx) over slices of an image, right in space: the axes are the "
-        "scanner's, in mm, and left is left (neurological convention). Several tractograms are drawn together, or "
-        "in a row each.",
+        description="Draw streamlines (.trk, .tck, .trx) over slices of an image, in scanner coordinates (RAS+, mm). "
+        "Left is on the left (neurological convention). Several tractograms are drawn together or in separate rows.",
     )
-    parser.add_argument("tractograms", nargs="+", metavar="TRACTOGRAM", help="what to draw")
+    parser.add_argument("tractograms", nargs="+", metavar="TRACTOGRAM", help="tractogram to draw")
     parser.add_argument("out", metavar="OUT", help="figure to write: .png, .pdf, .svg, ...")
-    _add_place(parser)
-    _add_look(parser)
+    _add_space_options(parser)
+    _add_style_options(parser)
     parser.add_argument("-f", dest="overwrite", action="store_true", help="replace OUT if it exists")
     parser.add_argument("-v", dest="verbose", action="store_true", help="show informative messages")
     return parser
 
 
-def _add_place(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("place")
+def _add_space_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("space")
     group.add_argument(
         "--background",
         action="append",
         metavar="IMAGE",
-        help="image under the streamlines, on any grid; with --separate, the option may be given once for each "
-        "tractogram, in their order [black]",
+        help="image behind the streamlines, on any grid; with --separate, the option may be repeated for each "
+        "tractogram, in the same order [black]",
     )
     group.add_argument(
-        "--background_volume", type=int, metavar="N", help="which of its volumes, where it has several [0, the first]"
+        "--background_volume",
+        type=int,
+        metavar="N",
+        help="index of the volume to show, if the image has several [0, the first]",
     )
     group.add_argument(
         "--views",
@@ -56,51 +58,52 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
         choices=_VIEWS,
         default=_VIEWS,
         metavar="VIEW",
-        help="axial, coronal, sagittal: a panel each [all three]",
+        help="axial, coronal, sagittal: one panel for each [all three]",
     )
     group.add_argument(
         "--slice_mm",
         type=float,
         nargs="+",
         metavar="MM",
-        help="where the slice of each view is, in their order: z for axial, y for coronal, x for sagittal [through the "
-        "middle of the streamlines: the median of their points]",
+        help="position of the slice of each view, in the same order: z for axial, y for coronal, x for sagittal "
+        "[median of the points of the streamlines]",
     )
     group.add_argument(
         "--thickness",
         type=float,
         metavar="MM",
-        help="draw only what is within MM of the slice, on either side [streamlines wherever they are]",
+        help="draw only the points within MM of the slice, on both sides [all points]",
     )
     group.add_argument(
-        "--separate", action="store_true", help="a row for each tractogram, with the same slices and colours"
+        "--separate", action="store_true", help="draw each tractogram in its own row, with the same slices and colors"
     )
 
 
-def _add_look(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("look")
+def _add_style_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("style")
     group.add_argument(
         "--color",
         default="direction",
         metavar="NAME",
-        help="direction (red: left-right, green: front-back, blue: up-down), uniform (a colour for each tractogram), "
-        "or the name of data per point or per streamline, 'loss' for example [%(default)s]",
+        help="direction (red: left-right, green: front-back, blue: up-down), uniform (one color per tractogram), or "
+        "the name of data per point or per streamline, such as 'loss' [%(default)s]",
     )
     group.add_argument(
         "--color_range",
         type=float,
         nargs=2,
         metavar=("LOW", "HIGH"),
-        help="values at the two ends of the colours [the 5th and 95th percentile]",
+        help="values at the two ends of the color scale [5th and 95th percentiles]",
     )
     group.add_argument(
         "--max_streamlines",
         type=int,
         default=_MAX_STREAMLINES,
         metavar="N",
-        help="of each tractogram; of more, N are drawn that are evenly spread over the file [%(default)s]",
+        help="maximum number of streamlines per tractogram; from larger ones, N evenly spaced streamlines are drawn "
+        "[%(default)s]",
     )
-    group.add_argument("--title", metavar="TEXT", help="[the tractograms' names]")
+    group.add_argument("--title", metavar="TEXT", help="title of the figure [names of the tractograms]")
     group.add_argument("--dpi", type=float, default=_DPI, metavar="N", help="pixels per inch [%(default)s]")
 
 
@@ -133,12 +136,12 @@ def _run(arguments: argparse.Namespace) -> None:
     inputs = [*arguments.tractograms, *(arguments.background or ())]
     check_outputs({"OUT": out}, inputs=inputs, overwrite=arguments.overwrite)
     if arguments.background_volume is not None and arguments.background is None:
-        raise ValueError("--background_volume chooses a volume of --background, which is not given.")
+        raise ValueError("--background_volume selects a volume of --background, which was not given.")
     names = arguments.background or []
     nb_rows = len(arguments.tractograms) if arguments.separate else 1
     if len(names) not in (0, 1, nb_rows):
         raise ValueError(
-            f"--background was given {len(names)} times; give it once, or with --separate once for each of the "
+            f"--background was given {len(names)} times; give it once or, with --separate, once for each of the "
             f"{len(arguments.tractograms)} tractograms."
         )
     backgrounds = [Background.from_file(name, arguments.background_volume) for name in names]
@@ -146,10 +149,10 @@ def _run(arguments: argparse.Namespace) -> None:
         replace(DrawnTractogram.from_file(path, color=arguments.color, most=arguments.max_streamlines), name=name)
         for name, path in names_of(arguments.tractograms).items()
     ]
-    for number, each in enumerate(drawn):
+    for number, tractogram in enumerate(drawn):
         if backgrounds:
-            own = number if len(backgrounds) == len(drawn) else 0
-            _warn_if_elsewhere(each, backgrounds[own], names[own])
+            row = number if len(backgrounds) == len(drawn) else 0
+            _warn_if_outside(tractogram, backgrounds[row], names[row])
     figure = plot_tractograms(
         drawn,
         background=backgrounds or None,
@@ -159,16 +162,16 @@ def _run(arguments: argparse.Namespace) -> None:
         **looks,
     )
     save_figure(figure, out, dpi=arguments.dpi)
-    nb, total = sum(len(each.lengths) for each in drawn), sum(each.nb_in_file or 0 for each in drawn)
-    print(f"{nb} of {total} streamlines {'is' if nb == 1 else 'are'} drawn in {out}")
+    nb, total = sum(len(item.lengths) for item in drawn), sum(item.nb_in_file or 0 for item in drawn)
+    print(f"{nb} of {total} streamlines drawn in {out}")
 
 
-def _warn_if_elsewhere(drawn: DrawnTractogram, background: Background, name: str) -> None:
+def _warn_if_outside(drawn: DrawnTractogram, background: Background, name: str) -> None:
     import logging
 
     outside = 1 - float(background.contains(drawn.points).mean()) if len(drawn.points) else 0.0
-    if outside > _MANY_OUTSIDE:
+    if outside > _MAX_OUTSIDE:
         logging.getLogger(__name__).warning(
-            "%.0f %% of the points of '%s' are outside of '%s': are they of one subject, in one space?",
+            "%.0f %% of the points of '%s' are outside '%s': check that both are of the same subject and space.",
             *(100 * outside, drawn.name, name),
         )

@@ -11,7 +11,7 @@ import torch
 
 from dwiml.arguments import unknown_parameter
 from dwiml.batching.fetcher import BatchSlices
-from dwiml.batching.lengths import notes_on_lengths
+from dwiml.batching.lengths import length_warnings
 from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.batching.model_batch import ModelBatch
 from dwiml.batching.sampler import DWIMLBatchIDSampler
@@ -166,7 +166,7 @@ class DWIMLTrainer(Parameterized):
         for seeded in (self, batch_sampler, batch_loader):
             seeded.set_seed(self.ranks.broadcast(seeded.seed))
         self.ranks.check_alike(self.describe())
-        self.notes = notes_on_lengths(batch_sampler.dataset, batch_sampler.streamline_group_name, model)
+        self.notes = length_warnings(batch_sampler.dataset, batch_sampler.streamline_group_name, model)
         self.notes += [] if self.settings.fast_dev_run else self.schedule.notes(self.settings.max_epochs)
         if checkpoint is None:
             seeds = describe_seeds(model.weights_seed, trainer=self, sampler=batch_sampler, loader=batch_loader)

@@ -1,4 +1,4 @@
-"""What a loader's workers say, and how their death is told."""
+"""Errors in the workers of a loader, and the report of their death."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from dwiml.batching.delivery import delivered
-from dwiml.batching.workers import UNSENT, leave_signals_to_main
+from dwiml.batching.delivery import iterate_batches
+from dwiml.batching.workers import SEND_FAILED, ignore_stop_signals
 from dwiml.failures import FILES, WORKER, resource_error
 
 
 class Numbers(Dataset[torch.Tensor]):
-    """Its 4th item is what the test wants."""
+    """The numbers 0 to 7; at item 4 it calls a function of the test."""
 
     def __init__(self, at_four: Any = None) -> None:
         self.at_four = at_four
@@ -39,7 +39,7 @@ def loader(at_four: Any = None, nb_workers: int = 2) -> DataLoader[torch.Tensor]
         Numbers(at_four),
         batch_size=None,
         num_workers=nb_workers,
-        worker_init_fn=leave_signals_to_main if nb_workers else None,
+        worker_init_fn=ignore_stop_signals if nb_workers else None,
     )
 
 
@@ -51,13 +51,13 @@ def fail(error: BaseException) -> Any:
 
 
 @pytest.mark.parametrize("nb_workers", [0, 2])
-def test_batches_pass(nb_workers: int) -> None:
-    assert [int(batch) for batch in delivered(loader(nb_workers=nb_workers))] == list(range(8))
-    assert list(delivered([1, 2])) == [1, 2]
+def test_batches_are_unchanged(nb_workers: int) -> None:
+    assert [int(batch) for batch in iterate_batches(loader(nb_workers=nb_workers))] == list(range(8))
+    assert list(iterate_batches([1, 2])) == [1, 2]
 
 
 class OwnError(ValueError):
-    """Of a user."""
+    """An exception class of a user."""
 
 
 @pytest.mark.parametrize("nb_workers", [0, 2])
@@ -71,10 +71,10 @@ class OwnError(ValueError):
         (MemoryError(), ""),
     ],
 )
-def test_a_workers_error_is_its_own(error: Exception, message: str, nb_workers: int) -> None:
+def test_a_workers_error_keeps_its_class_and_message(error: Exception, message: str, nb_workers: int) -> None:
     got = []
     with pytest.raises(type(error)) as caught:
-        got.extend(int(batch) for batch in delivered(loader(fail(error), nb_workers)))
+        got.extend(int(batch) for batch in iterate_batches(loader(fail(error), nb_workers)))
     assert type(caught.value) is type(error)
     assert str(caught.value) == message
     assert nb_workers == 0 or "Original Traceback" in str(caught.value.__cause__)
@@ -89,43 +89,43 @@ def test_a_workers_error_is_its_own(error: Exception, message: str, nb_workers: 
     ],
 )
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_workers_death_is_told(at_four: Any, words: str) -> None:
+def test_a_workers_death_is_reported(at_four: Any, words: str) -> None:
     with pytest.raises(RuntimeError) as caught:
-        list(delivered(loader(at_four)))
+        list(iterate_batches(loader(at_four)))
     failure = resource_error(caught.value)
     assert failure is not None
     assert failure.kind == WORKER
     assert words in str(failure)
 
 
-def test_a_worker_that_cannot_send_is_told_with_the_reason() -> None:
+def test_a_worker_that_cannot_send_gives_the_reason() -> None:
     with pytest.raises(OSError, match="Too many open files") as caught:
-        list(delivered(loader(lambda: os._exit(UNSENT + 24))))
+        list(iterate_batches(loader(lambda: os._exit(SEND_FAILED + 24))))
     assert getattr(resource_error(caught.value), "kind", None) == FILES
 
 
 class Unsendable:
-    """Fails in the thread that sends it, after which torch would wait for ever."""
+    """Fails in the thread that sends it, after which torch would wait forever."""
 
     def __reduce__(self) -> Any:
         raise OSError(24, "Too many open files")
 
 
-class Mute(Numbers):
+class SendsNothing(Numbers):
     def __getitem__(self, index: int) -> Any:
         return Unsendable() if index == 4 else torch.tensor(index)
 
 
 def test_a_batch_that_cannot_be_sent_is_not_waited_for() -> None:
-    batches = DataLoader(Mute(), batch_size=None, num_workers=2, worker_init_fn=leave_signals_to_main)
-    begin = time.monotonic()
+    batches = DataLoader(SendsNothing(), batch_size=None, num_workers=2, worker_init_fn=ignore_stop_signals)
+    start = time.monotonic()
     with pytest.raises(OSError, match="Too many open files"):
-        list(delivered(batches))
-    assert time.monotonic() - begin < 15
+        list(iterate_batches(batches))
+    assert time.monotonic() - start < 15
 
 
-def test_a_death_is_told_between_steps_and_never_within_one() -> None:
-    batches: Iterator[torch.Tensor] = delivered(loader())
+def test_a_death_is_reported_between_steps_and_never_within_one() -> None:
+    batches: Iterator[torch.Tensor] = iterate_batches(loader())
     next(batches)
     workers = batches.gi_frame.f_locals["iterator"]._workers  # type: ignore[attr-defined]
     os.kill(workers[0].pid, signal.SIGKILL)
@@ -136,12 +136,12 @@ def test_a_death_is_told_between_steps_and_never_within_one() -> None:
         list(batches)
 
 
-class LetGo:
-    """Something to which a weak reference can be made."""
+class Released:
+    """An object that supports weak references."""
 
 
 class KillsWithinACallback:
-    """Kills a worker of a loader while a weak reference's callback runs, where Python forgets what is raised."""
+    """Kills a worker of a loader while the callback of a weak reference runs, where Python ignores exceptions."""
 
     def __init__(self) -> None:
         self.batches = loader(lambda: time.sleep(1))
@@ -152,16 +152,16 @@ class KillsWithinACallback:
         return self
 
     def __next__(self) -> torch.Tensor:
-        held = LetGo()
-        reference = weakref.ref(held, self._kill)
-        del held
+        released = Released()
+        reference = weakref.ref(released, self._kill)
+        del released
         assert reference() is None
         batch: torch.Tensor = next(self._iterator)
         return batch
 
     def _kill(self, reference: object) -> None:
         os.kill(self._iterator._workers[0].pid, signal.SIGKILL)
-        # Not joined: torch's handler sees only those whose end nobody has asked for.
+        # No join(): torch's handler sees only workers whose exit code was not collected yet.
         time.sleep(0.2)
 
     def _shutdown_workers(self) -> None:
@@ -172,10 +172,10 @@ class KillsWithinACallback:
         return self._iterator._workers
 
 
-def test_a_death_within_a_callback_is_told_and_leaves_no_stray_line() -> None:
+def test_a_death_within_a_callback_is_reported_once() -> None:
     unraisable: list[object] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "unraisablehook", unraisable.append)
         with pytest.raises(RuntimeError, match="killed by signal: Killed"):
-            list(delivered(KillsWithinACallback()))
+            list(iterate_batches(KillsWithinACallback()))
     assert not unraisable

@@ -1,4 +1,4 @@
-"""What is told, or refused, of streamlines with very many points, before the training."""
+"""Warnings and errors about streamlines with very many points, before the training."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def with_a_long_one(path: Path, nb_points: int) -> Path:
 NOT_RESAMPLED: dict[str, Any] = {"model_args": {"step_size": None}, "learning_rates": 0.01}
 
 
-def test_many_points_are_told_before_the_training(
+def test_many_points_give_a_warning_before_the_training(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # As if 200 were many: the training itself is to be short.
+    # A low limit keeps the training short.
     monkeypatch.setattr(lengths, "MANY_POINTS", 200)
     path = with_a_long_one(tmp_path / "data.hdf5", 400)
     trainer = small_trainer(path, tmp_path, max_epochs=1, verbose=True, **NOT_RESAMPLED)
@@ -56,7 +56,7 @@ def test_many_points_are_told_before_the_training(
         trainer.train_and_validate()
     assert "Streamline 3 of subject 'sub-b' has 400 points after resampling. A recurrent model" in caplog.text
     caplog.clear()
-    # Resampled to 2 mm it has some 60.
+    # About 60 points after resampling to 2 mm.
     small_trainer(path, tmp_path, "resampled", max_epochs=1).train_and_validate()
     assert not caplog.records
 
@@ -65,13 +65,13 @@ def test_too_many_are_refused(tmp_path: Path) -> None:
     path = with_a_long_one(tmp_path / "data.hdf5", 100_002)
     with pytest.raises(
         ValueError,
-        match=r"Streamline 3 of subject 'sub-b' has 100,002 points; more than 100,000 are refused: give the model",
+        match=r"Streamline 3 of subject 'sub-b' has 100,002 points; the maximum is 100,000: give the model",
     ):
         small_trainer(path, tmp_path, **NOT_RESAMPLED)
     assert not (tmp_path / "exp").exists()
 
 
-def test_one_step_an_epoch_is_told(tmp_path: Path) -> None:
+def test_one_step_per_epoch_gives_a_hint(tmp_path: Path) -> None:
     path = write_hdf5(tmp_path / "data.hdf5", {"sub-a": 10}, {"sub-b": 4})
     summary = small_trainer(path, tmp_path).summary()
     assert "Training   1 subject, 10 streamlines, " in summary

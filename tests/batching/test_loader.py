@@ -46,14 +46,14 @@ def batches(
 
 
 def originals(load: DWIMLBatchLoaderOneInput, phase: str = "training") -> list[list[torch.Tensor]]:
-    """Return, for each batch, the file's streamlines that it was made of."""
+    """Return, for each batch, its original streamlines in the file."""
     sampler = DWIMLBatchIDSampler(load.dataset, "streamlines", batch_size_training=17, seed=2)
     sampler.set_position(phase, 1)
     subset = load.dataset.subset(phase)
     return [[line for s, ids in batch for line in subset[s].streamlines["streamlines"].get(ids)] for batch in sampler]
 
 
-def test_without_resampling_the_files_own_points(tiny_hdf5: Path) -> None:
+def test_without_resampling_points_are_those_of_the_file(tiny_hdf5: Path) -> None:
     load = loader(dataset(tiny_hdf5))
     for (got, slices), wanted in zip(batches(load), originals(load), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
@@ -93,7 +93,7 @@ def test_augmentation_in_training_only(tiny_hdf5: Path) -> None:
         assert load.preparer().add_noise_loss(got, slices) is got
     for (got, slices), wanted in zip(batches(load), originals(load), strict=True):
         assert len(got) == 2 * len(wanted)
-        # All halves together are all points, in the opposite order.
+        # The concatenated halves are all points, in reverse order.
         joined = torch.cat([torch.cat([got[2 * i], got[2 * i + 1]]).flip(0) for i in range(len(wanted))])
         assert torch.equal(joined, torch.cat(wanted))
         assert load.preparer().add_noise_forward(got, slices) is not got
@@ -168,7 +168,7 @@ def same_batches(
         assert torch.equal(slices_a.data_per_streamline["id"], slices_b.data_per_streamline["id"])
 
 
-# Torch warns of more workers than cores.
+# torch warns about more workers than cores.
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("lazy", [False, True], ids=["eager", "lazy"])
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def same_batches(
         pytest.param(2, "forkserver", marks=pytest.mark.slow),
     ],
 )
-def test_batches_are_the_same_however_they_are_loaded(
+def test_batches_do_not_depend_on_how_they_are_loaded(
     tiny_hdf5: Path, lazy: bool, nb_cpu_processes: int, start_method: str | None
 ) -> None:
     settings = {"split_ratio": 0.4, "reverse_ratio": 0.5}
@@ -194,7 +194,7 @@ def test_batches_are_the_same_however_they_are_loaded(
     data = load.data_loader("training", sampler, nb_cpu_processes=nb_cpu_processes, start_method=start_method)
     sampler.set_position("training", 1)
     same_batches(list(data), reference)
-    # Entered in the middle of the epoch, as after a resume; by the same workers.
+    # From the middle of the epoch, as after a resume; with the same workers.
     sampler.set_position("training", 1, first_batch=2)
     same_batches(list(data), reference[2:])
 
@@ -217,7 +217,7 @@ def test_ranks_together_load_the_batches_of_one_process(tiny_hdf5: Path, nb_rank
         for lines, own in of_ranks:
             assert load.load_batch_inputs(lines, own).total_points == lines.total_points
     if nb_ranks == 20:
-        # More processes than streamlines: some have nothing to do.
+        # More processes than streamlines: some shares are empty.
         assert min(len(lines) for lines, _ in (ranks[0] for ranks in shares)) == 0
 
 
@@ -235,7 +235,7 @@ def test_data_per_streamline_stay_with_their_streamline(tiny_hdf5: Path, lazy: b
                 assert {tuple(point) for point in line.tolist()} <= known
 
 
-def test_data_per_streamline_that_not_all_subjects_have_are_left_out(tmp_path: Path) -> None:
+def test_data_per_streamline_missing_in_a_subject_are_excluded(tmp_path: Path) -> None:
     path = write_hdf5(tmp_path / "data.hdf5", {"sub-a": 5, "sub-b": 6})
     with h5py.File(path, "r+") as handle:
         for subject, columns in (("sub-a", 2), ("sub-b", 3)):
@@ -246,7 +246,7 @@ def test_data_per_streamline_that_not_all_subjects_have_are_left_out(tmp_path: P
     assert slices.data_per_streamline.keys() == {"id"}
 
 
-def test_subjects_without_streamlines_have_no_say_in_data_per_streamline(tmp_path: Path) -> None:
+def test_subjects_without_streamlines_do_not_affect_data_per_streamline(tmp_path: Path) -> None:
     path = write_hdf5(tmp_path / "data.hdf5", {"sub-a": 0, "sub-b": 9, "sub-c": 0})
     with h5py.File(path, "r+") as handle:
         handle["sub-b/streamlines/data_per_streamline/wide"] = np.arange(27, dtype=np.float32).reshape(9, 3)
@@ -270,7 +270,7 @@ def test_subjects_without_streamlines_have_no_say_in_data_per_streamline(tmp_pat
 
 
 @pytest.mark.parametrize("lazy", [False, True], ids=["eager", "lazy"])
-def test_texts_a_streamline_are_left_out_with_a_warning(
+def test_text_per_streamline_is_excluded_with_a_warning(
     tmp_path: Path, lazy: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = write_hdf5(tmp_path / "data.hdf5", {"sub-a": 3})
@@ -285,7 +285,7 @@ def test_texts_a_streamline_are_left_out_with_a_warning(
 
 
 @pytest.mark.parametrize("nb_cpu_processes", [0, 2])
-def test_the_position_is_that_of_when_an_iteration_began(tiny_hdf5: Path, nb_cpu_processes: int) -> None:
+def test_the_position_is_fixed_when_an_iteration_starts(tiny_hdf5: Path, nb_cpu_processes: int) -> None:
     load = loader(dataset(tiny_hdf5))
     sampler = DWIMLBatchIDSampler(load.dataset, "streamlines", batch_size_training=17, seed=2)
     loaders = {
@@ -303,10 +303,10 @@ def test_the_position_is_that_of_when_an_iteration_began(tiny_hdf5: Path, nb_cpu
         assert len(streamlines) == min(17, load.dataset.subset(phase).total_nb_streamlines["streamlines"])
 
 
-def test_batches_of_another_set_are_refused(tiny_hdf5: Path) -> None:
+def test_batches_of_another_set_are_rejected(tiny_hdf5: Path) -> None:
     load = loader(dataset(tiny_hdf5))
     sampler = DWIMLBatchIDSampler(load.dataset, "streamlines", seed=2)
-    with pytest.raises(ValueError, match="A batch of the training set was asked of the validation set: call"):
+    with pytest.raises(ValueError, match="The fetcher of the validation set got a batch of the training set: call"):
         next(iter(load.data_loader("validation", sampler)))
     for wrong in ({"epoch": -1}, {"first_batch": -1}, {"max_batches": 1.5}):
         with pytest.raises(ValueError, match="must be a whole number of at least 0"):
@@ -320,7 +320,7 @@ def test_workers_receive_no_volume(tiny_hdf5: Path) -> None:
     assert len(pickle.dumps(load.fetcher("training"))) < points + volumes / 2
 
 
-def test_what_was_drawn_is_returned_and_replayed(tiny_hdf5: Path) -> None:
+def test_drawn_augmentation_is_returned_and_can_be_reapplied(tiny_hdf5: Path) -> None:
     load = loader(dataset(tiny_hdf5), model(step_size=1.0), split_ratio=0.4, reverse_ratio=0.5)
     ids = next(iter(DWIMLBatchIDSampler(load.dataset, "streamlines", batch_size_training=17, seed=2)))
     streamlines, slices = load.load_batch_streamlines(ids)
@@ -346,16 +346,16 @@ def test_volumes_in_half_precision(tiny_hdf5: Path, volume_dtype: str, tolerance
     expected = loader(load.dataset).load_batch_inputs(streamlines, slices)
     assert inputs.data.dtype == torch.float32
     assert 0 < (inputs.data - expected.data).abs().max() < tolerance
-    assert {volume.dtype for _, volume in load.volumes._kept.values()} == {getattr(torch, volume_dtype)}
+    assert {volume.dtype for _, volume in load.volumes._cache.values()} == {getattr(torch, volume_dtype)}
 
 
-def test_values_that_half_precision_cannot_hold_are_refused(tmp_path: Path) -> None:
+def test_values_out_of_range_of_half_precision_are_rejected(tmp_path: Path) -> None:
     path = write_hdf5(tmp_path / "data.hdf5", {"sub-a": 5})
     with h5py.File(path, "r+") as handle:
         handle["sub-a/input/data"][0, 0, 0, 0] = 70_000
     load = loader(dataset(path), volume_dtype="float16")
     streamlines, slices = batches(load)[0]
-    with pytest.raises(ValueError, match=r"'sub-a'.*values up to 7e\+04, which float16 cannot hold"):
+    with pytest.raises(ValueError, match=r"'sub-a'.*values up to 7e\+04, which float16 cannot represent"):
         load.load_batch_inputs(streamlines, slices)
     with pytest.raises(ValueError, match="volume_dtype must be one of float32, float16, bfloat16, got 'half'"):
         loader(load.dataset, volume_dtype="half")
@@ -373,7 +373,7 @@ def test_augmentation_differs_between_epochs(tiny_hdf5: Path) -> None:
 
 
 @pytest.mark.parametrize("lazy", [False, True])
-def test_inputs_are_scipys(tiny_hdf5: Path, lazy: bool) -> None:
+def test_inputs_equal_scipys(tiny_hdf5: Path, lazy: bool) -> None:
     load = loader(dataset(tiny_hdf5, lazy=lazy))
     for streamlines, slices in batches(load):
         assert len(slices) > 1
@@ -401,7 +401,7 @@ def test_neighborhood_columns(tiny_hdf5: Path) -> None:
 
 
 def test_volumes_of_a_batch_stay_in_the_cache(tiny_hdf5: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Three subjects a batch and cache_size=1: a tool of the field read the disk at every batch.
+    # Three subjects per batch and cache_size=1 must not read the disk at every batch.
     load = loader(dataset(tiny_hdf5, lazy=True))
     reads = []
     for subject in load.dataset.training_set:
@@ -448,7 +448,7 @@ def test_model_and_volume_must_fit(tiny_hdf5: Path) -> None:
         loader(data, net)
 
 
-def test_other_affine_is_refused(tiny_hdf5: Path, tmp_path: Path) -> None:
+def test_another_affine_is_rejected(tiny_hdf5: Path, tmp_path: Path) -> None:
     path = tmp_path / "moved.hdf5"
     path.write_bytes(tiny_hdf5.read_bytes())
     with h5py.File(path, "a") as handle:
@@ -458,8 +458,8 @@ def test_other_affine_is_refused(tiny_hdf5: Path, tmp_path: Path) -> None:
         loader(dataset(path))
 
 
-def test_an_affine_that_a_header_rounded_is_the_same(tiny_hdf5: Path, tmp_path: Path) -> None:
-    """Creation, tracking and scoring take it: a fiftieth of a voxel at the farthest corner."""
+def test_an_affine_rounded_by_a_header_is_accepted(tiny_hdf5: Path, tmp_path: Path) -> None:
+    """Creation, tracking and scoring accept a difference of 0.02 voxel at the farthest corner."""
     path = tmp_path / "rounded.hdf5"
     path.write_bytes(tiny_hdf5.read_bytes())
     with h5py.File(path, "a") as handle:
@@ -468,7 +468,7 @@ def test_an_affine_that_a_header_rounded_is_the_same(tiny_hdf5: Path, tmp_path: 
     loader(dataset(path))
 
 
-def test_other_grid_is_refused(tiny_hdf5: Path, tmp_path: Path) -> None:
+def test_another_grid_is_rejected(tiny_hdf5: Path, tmp_path: Path) -> None:
     path = tmp_path / "cropped.hdf5"
     path.write_bytes(tiny_hdf5.read_bytes())
     with h5py.File(path, "a") as handle:
@@ -497,7 +497,7 @@ def test_wrong_types_of_dataset_and_model(tiny_hdf5: Path) -> None:
         loader(dataset(tiny_hdf5), "model")  # type: ignore[arg-type]
 
 
-def test_loading_again_reads_other_volumes(tiny_hdf5: Path) -> None:
+def test_reloading_clears_the_volume_cache(tiny_hdf5: Path) -> None:
     data = dataset(tiny_hdf5)
     load = loader(data)
     device = torch.device("cpu")
@@ -505,7 +505,7 @@ def test_loading_again_reads_other_volumes(tiny_hdf5: Path) -> None:
     data.load_data(subj_id="sub-b")
     again = load.volumes._volume("training", 0, device, at_least=3)
     assert torch.equal(again, data.training_set[0].volumes["input"].as_tensor())
-    assert len(load.volumes._kept) == 1
+    assert len(load.volumes._cache) == 1
 
 
 @pytest.mark.parametrize("net", [model(), model(step_size=1.0)], ids=["as it is", "step_size"])
@@ -530,8 +530,8 @@ print(sum(map(len, held)))
 """
 
 
-def test_a_batch_costs_no_open_file_a_streamline(tmp_path: Path) -> None:
-    # One descriptor a streamline: a tool of the field ended with "Too many open files".
+def test_a_batch_opens_no_file_per_streamline(tmp_path: Path) -> None:
+    # One descriptor per streamline would fail with "Too many open files".
     path = write_hdf5(tmp_path / "data.hdf5", {"sub-a": 90}, {"sub-b": 1})
     here = Path(__file__)
     done = subprocess.run(
@@ -545,7 +545,7 @@ def test_a_batch_costs_no_open_file_a_streamline(tmp_path: Path) -> None:
     assert done.stdout.strip() == "90", done.stderr
 
 
-def test_what_goes_to_a_worker_holds_no_model_and_no_open_file(tiny_hdf5: Path) -> None:
+def test_workers_receive_no_model_and_no_open_file(tiny_hdf5: Path) -> None:
     load = loader(dataset(tiny_hdf5, lazy=True), model(step_size=1.0, weights=lambda: None), split_ratio=0.5)
     # The lambda in the model could not be pickled.
     fetcher = pickle.loads(pickle.dumps(load.fetcher("training")))

@@ -1,4 +1,4 @@
-"""What a model is given of a batch, and what its loss compares."""
+"""Inputs of the model and targets of its loss, for one batch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def a_batch(
     return loader, targets, ids_per_subj
 
 
-def test_in_training_the_model_sees_noise_and_the_loss_is_told_where_it_was(tiny_hdf5: Path) -> None:
+def test_in_training_inputs_are_noisy_and_the_loss_receives_them(tiny_hdf5: Path) -> None:
     loader, targets, ids_per_subj = a_batch(tiny_hdf5)
     batch = loader.model_batch(targets, ids_per_subj)
     # Regression ignores last points.
@@ -56,7 +56,7 @@ def test_in_training_the_model_sees_noise_and_the_loss_is_told_where_it_was(tiny
 
 
 @pytest.mark.parametrize(("phase", "augment"), [("validation", None), ("training", False)])
-def test_nothing_is_added_where_nothing_is_augmented(tiny_hdf5: Path, phase: str, augment: bool | None) -> None:
+def test_no_noise_without_augmentation(tiny_hdf5: Path, phase: str, augment: bool | None) -> None:
     loader, targets, ids_per_subj = a_batch(tiny_hdf5, phase, augment=augment)
     batch = loader.model_batch(targets, ids_per_subj.to("cpu"))
     assert batch.targets is targets
@@ -64,7 +64,7 @@ def test_nothing_is_added_where_nothing_is_augmented(tiny_hdf5: Path, phase: str
     assert batch.recovery_target == {}
 
 
-def test_a_model_of_ends_is_given_the_last_points(tiny_hdf5: Path) -> None:
+def test_a_model_that_uses_last_points_receives_them(tiny_hdf5: Path) -> None:
     ends = {"dg_key": "sphere-classification", "dg_args": {"add_eos": True}}
     loader, targets, ids_per_subj = a_batch(tiny_hdf5, "validation", **ends)
     batch = loader.model_batch(targets, ids_per_subj)
@@ -73,7 +73,7 @@ def test_a_model_of_ends_is_given_the_last_points(tiny_hdf5: Path) -> None:
     assert batch.inputs.total_points == targets.total_points
 
 
-def test_without_a_volume_the_model_is_given_streamlines_only(tiny_hdf5: Path) -> None:
+def test_without_a_volume_the_only_input_is_streamlines(tiny_hdf5: Path) -> None:
     of_volume, targets, ids_per_subj = a_batch(tiny_hdf5, "validation")
     loader = DWIMLStreamlinesBatchLoader(of_volume.dataset, of_volume.model, "streamlines")
     batch = loader.model_batch(targets, ids_per_subj)
@@ -81,7 +81,7 @@ def test_without_a_volume_the_model_is_given_streamlines_only(tiny_hdf5: Path) -
     assert batch.run(lambda *given: given) == (batch.streamlines,)
 
 
-def test_a_compute_loss_without_average_results_serves_to_train(tiny_hdf5: Path) -> None:
+def test_a_compute_loss_without_average_results_can_be_used_in_training(tiny_hdf5: Path) -> None:
     class Own:
         def compute_loss(self, outputs: Any, targets: Any) -> Any:
             return torch.tensor(1.0), len(targets)
@@ -90,7 +90,7 @@ def test_a_compute_loss_without_average_results_serves_to_train(tiny_hdf5: Path)
     assert loader.model_batch(targets, ids_per_subj).loss(Own(), None) == (torch.tensor(1.0), len(targets))
 
 
-def test_a_batch_without_its_key_is_refused(tiny_hdf5: Path) -> None:
+def test_a_batch_without_key_is_rejected(tiny_hdf5: Path) -> None:
     loader, targets, ids_per_subj = a_batch(tiny_hdf5)
     plain: Any = dict(ids_per_subj)
     for call in (
@@ -107,7 +107,7 @@ def test_a_batch_without_its_key_is_refused(tiny_hdf5: Path) -> None:
     assert BatchSlices(plain, BatchKey("training", 0, 0)).augment
 
 
-def test_ids_without_their_key_are_refused(tiny_hdf5: Path) -> None:
+def test_ids_without_key_are_rejected(tiny_hdf5: Path) -> None:
     loader, *_ = a_batch(tiny_hdf5)
     plain: Any = [(0, [1, 2])]
     for call in (loader.load_batch_streamlines, loader.fetcher("training").fetch):
@@ -115,7 +115,7 @@ def test_ids_without_their_key_are_refused(tiny_hdf5: Path) -> None:
             call(plain)
 
 
-def test_a_loader_with_inputs_of_its_own_gives_them_to_the_model(tiny_hdf5: Path) -> None:
+def test_a_loader_with_custom_inputs_gives_them_to_the_model(tiny_hdf5: Path) -> None:
     class Own(DWIMLBatchLoaderOneInput):
         def load_batch_inputs(self, streamlines: TensorSequence, ids_per_subj: BatchSlices) -> TensorSequence:
             inputs = super().load_batch_inputs(streamlines, ids_per_subj)

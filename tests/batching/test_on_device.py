@@ -32,7 +32,7 @@ def test_on_the_cpu_batches_are_not_copied() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_a_gpu_each_batch_arrives_whole() -> None:
+def test_on_a_gpu_each_batch_is_complete() -> None:
     device = torch.device("cuda", torch.cuda.current_device())
     means = []
     for i, (moved, slices) in enumerate(on_device(some_batches(50), device)):

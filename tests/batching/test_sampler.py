@@ -16,7 +16,7 @@ from dwiml.ops.randomness import BatchKey
 
 
 class FakeDataset:
-    """Only what the sampler asks for: the lengths in mm of each subject's streamlines."""
+    """Only what the sampler uses: the lengths, in mm, of the streamlines of each subject."""
 
     def __init__(self, lengths_mm: list[np.ndarray]) -> None:
         subset = SimpleNamespace(loaded=True, streamline_lengths_mm={"streamlines": lengths_mm})
@@ -49,7 +49,7 @@ SIZES = st.lists(st.sampled_from([0, 1, 2, 7, 60]), min_size=1, max_size=5)
     st.sampled_from([None, 1, 2, 9]),
     st.sampled_from([None, 1, 3]),
 )
-def test_every_streamline_once(
+def test_each_streamline_is_used_once(
     sizes: list[int], size: tuple[str, float], subjects: int | None, cycles: int | None
 ) -> None:
     units, batch_size = size
@@ -76,7 +76,7 @@ def test_every_streamline_once(
     st.integers(1, 5),
     st.integers(0, 3),
 )
-def test_ranks_share_out_the_batches_of_one_process(
+def test_ranks_share_the_batches_of_one_process(
     sizes: list[int], size: tuple[str, float], subjects: int | None, nb_ranks: int, first_batch: int
 ) -> None:
     units, batch_size = size
@@ -108,18 +108,18 @@ def test_shares_in_mm_are_about_equal() -> None:
     for rank in range(4):
         alone.set_rank(rank, 4)
         mm.append([sum(float(lengths[s][ids].sum()) for s, ids in share) for share in alone])
-    # A share is off by half of the longest streamline at each of its ends.
+    # Each bound of a share is off by at most half of the longest streamline.
     assert np.ptp(np.array(mm), axis=0).max() <= 2 * 200
 
 
 @pytest.mark.parametrize(("rank", "nb_ranks"), [(2, 2), (-1, 2), (0, 0), (0.5, 2)])
-def test_ranks_that_cannot_be_are_refused(rank: int, nb_ranks: int) -> None:
+def test_invalid_ranks_are_rejected(rank: int, nb_ranks: int) -> None:
     with pytest.raises(ValueError, match="rank"):
         sampler([3]).set_rank(rank, nb_ranks)
 
 
 @given(SIZES, st.sampled_from([None, 2]))
-def test_millimetres_are_not_exceeded(sizes: list[int], subjects: int | None) -> None:
+def test_length_limit_is_not_exceeded(sizes: list[int], subjects: int | None) -> None:
     sample = sampler(sizes, batch_size_training=300, batch_size_units="length_mm", nb_subjects_per_batch=subjects)
     lengths = sample.dataset.training_set.streamline_lengths_mm["streamlines"]
     for batch in sample:
@@ -127,23 +127,23 @@ def test_millimetres_are_not_exceeded(sizes: list[int], subjects: int | None) ->
         assert total <= 300 * (1 + 1e-5) or sum(len(ids) for _, ids in batch) == 1
 
 
-def test_a_streamline_longer_than_the_batch_comes_alone() -> None:
+def test_a_streamline_longer_than_the_batch_is_alone() -> None:
     sample = sampler([5], batch_size_training=1.0, batch_size_units="length_mm")
     assert [len(batch[0][1]) for batch in sample] == [1] * 5
 
 
 def test_unequal_subjects_are_all_seen_in_full_batches() -> None:
-    # 100 000 + 10 000: the epoch of a tool of the field ended after 59% of them.
+    # 100 000 + 10 000 streamlines: an epoch must not end before all are used.
     counts = [sum(len(ids) for _, ids in batch) for batch in sampler([100_000, 10_000])]
     assert counts == [1000] * 110
 
 
-def test_three_subjects_make_batches_of_1000_and_the_last_one_is_kept() -> None:
+def test_three_subjects_give_batches_of_1000_and_the_last_batch_is_kept() -> None:
     counts = [sum(len(ids) for _, ids in batch) for batch in sampler([1000, 1000, 1007])]
     assert counts == [1000, 1000, 1000, 7]
 
 
-def test_subjects_come_in_proportion_to_what_they_have() -> None:
+def test_subjects_are_drawn_in_proportion_to_their_streamlines() -> None:
     batches = list(sampler([9000, 1000], batch_size_training=10, nb_subjects_per_batch=1))
     first_half = Counter(batch[0][0] for batch in batches[:500])
     # Binomial(500, 0.1): within five standard deviations of 50.
@@ -158,7 +158,7 @@ def test_cycles_keep_the_subjects() -> None:
     assert len(set(subjects)) > 1
 
 
-def test_an_epoch_is_a_function_of_seed_and_epoch() -> None:
+def test_an_epoch_depends_only_on_seed_and_index() -> None:
     first, second = sampler([50, 20], batch_size_training=8), sampler([50, 20], batch_size_training=8)
     first.set_position("training", 5)
     list(first)
@@ -170,7 +170,7 @@ def test_an_epoch_is_a_function_of_seed_and_epoch() -> None:
     assert as_lists[0] != [[(s, ids.tolist()) for s, ids in batch] for batch in second]
 
 
-def test_starts_at_any_batch_and_stops_at_any() -> None:
+def test_starts_and_stops_at_any_batch() -> None:
     sample = sampler([50], batch_size_training=8)
     everything = [batch[0][1].tolist() for batch in sample]
     sample.set_position("training", 0, first_batch=2, max_batches=5)
@@ -179,7 +179,7 @@ def test_starts_at_any_batch_and_stops_at_any() -> None:
     assert len(sample) == 3
 
 
-def test_a_batch_keeps_its_key_through_a_pickle() -> None:
+def test_pickling_keeps_the_key_of_a_batch() -> None:
     batch = next(iter(sampler([5])))
     again: BatchIds = pickle.loads(pickle.dumps(batch))
     assert again.key == batch.key
@@ -234,7 +234,7 @@ def test_unknown_group(tiny_hdf5: Path) -> None:
         DWIMLBatchIDSampler(MultiSubjectDataset(tiny_hdf5), "wb")
 
 
-def test_a_path_is_no_dataset(tiny_hdf5: Path) -> None:
+def test_a_path_is_not_a_dataset(tiny_hdf5: Path) -> None:
     for wrong, named in ((str(tiny_hdf5), "tiny.hdf5'"), (MultiSubjectDataset, "the class MultiSubjectDataset")):
         with pytest.raises(TypeError, match=f"DWIMLBatchIDSampler needs a MultiSubjectDataset .* got .*{named}"):
             DWIMLBatchIDSampler(wrong, "streamlines")  # type: ignore[arg-type]
@@ -247,7 +247,7 @@ def test_a_group_that_was_not_loaded(tiny_hdf5: Path) -> None:
         len(DWIMLBatchIDSampler(dataset, "streamlines"))
 
 
-def test_loading_again_makes_another_plan(tiny_hdf5: Path) -> None:
+def test_reloading_changes_the_plan(tiny_hdf5: Path) -> None:
     dataset = MultiSubjectDataset(tiny_hdf5)
     dataset.load_data()
     sample = DWIMLBatchIDSampler(dataset, "streamlines", batch_size_training=7)

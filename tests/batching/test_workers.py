@@ -1,4 +1,4 @@
-"""Workers outlive the signals that stop a training, and end with their main process all the same."""
+"""Workers survive the signals that stop a training, but end with their main process."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import torch
 from small_training import small_trainer
 from torch.utils.data import DataLoader, TensorDataset
 
-from dwiml.batching.workers import LEFT_TO_MAIN, end_workers_at_exit, leave_signals_to_main
+from dwiml.batching.workers import STOP_SIGNALS, ignore_stop_signals, kill_workers_at_exit
 
 SCRIPT = """
 import signal, sys, time
 import torch
 from torch.utils.data import DataLoader, TensorDataset
-from dwiml.batching.workers import end_workers_at_exit, leave_signals_to_main
+from dwiml.batching.workers import kill_workers_at_exit, ignore_stop_signals
 
-end_workers_at_exit()
+kill_workers_at_exit()
 loader = DataLoader(
-    TensorDataset(torch.arange(1000)), num_workers=2, worker_init_fn=leave_signals_to_main, persistent_workers=True,
+    TensorDataset(torch.arange(1000)), num_workers=2, worker_init_fn=ignore_stop_signals, persistent_workers=True,
 )
 batches = iter(loader)
 next(batches), next(batches)
@@ -35,18 +35,18 @@ print(*[worker.pid for worker in batches._workers], flush=True)
 
 @pytest.mark.parametrize("start_method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_workers_go_on_after_signals(start_method: str) -> None:
+def test_workers_continue_after_signals(start_method: str) -> None:
     loader: Any = DataLoader(
         TensorDataset(torch.arange(200)),
         num_workers=2,
-        worker_init_fn=leave_signals_to_main,
+        worker_init_fn=ignore_stop_signals,
         multiprocessing_context=start_method,
     )
     batches = iter(loader)
-    # One of each worker: both have begun.
+    # One batch from each worker: both have started.
     values = [int(next(batches)[0]), int(next(batches)[0])]
     workers = batches._workers
-    for number in LEFT_TO_MAIN:
+    for number in STOP_SIGNALS:
         for worker in workers:
             os.kill(worker.pid, number)
     values += [int(batch[0]) for batch in batches]
@@ -64,8 +64,8 @@ def run_script(end: str) -> tuple[subprocess.Popen[str], list[int]]:
     return process, pids
 
 
-def test_a_script_that_leaves_with_a_loader_alive_ends() -> None:
-    """Its workers ignore the SIGTERM with which multiprocessing ends what is left at the end."""
+def test_a_script_that_exits_with_a_live_loader_ends() -> None:
+    """The workers ignore the SIGTERM that multiprocessing sends at exit."""
     process, pids = run_script("sys.exit(143)")
     try:
         _, errors = process.communicate(timeout=40)
@@ -75,12 +75,12 @@ def test_a_script_that_leaves_with_a_loader_alive_ends() -> None:
     assert not any(is_running(pid) for pid in pids)
 
 
-def test_only_a_loader_with_workers_does_something_at_the_end(tiny_hdf5: Path, tmp_path: Path) -> None:
+def test_only_a_loader_with_workers_registers_an_exit_function(tiny_hdf5: Path, tmp_path: Path) -> None:
     trainer = small_trainer(tiny_hdf5, tmp_path)
-    end_workers_at_exit.cache_clear()
+    kill_workers_at_exit.cache_clear()
     for nb_workers in (0, 2):
         trainer.batch_loader.data_loader("training", trainer.batch_sampler, nb_cpu_processes=nb_workers)
-        assert end_workers_at_exit.cache_info().currsize == bool(nb_workers)
+        assert kill_workers_at_exit.cache_info().currsize == bool(nb_workers)
 
 
 @pytest.mark.slow
@@ -99,7 +99,7 @@ def test_workers_end_when_their_main_process_is_killed() -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Tell whether a process is there and more than an entry that its parent has not asked about."""
+    """Return whether a process exists and is not a zombie."""
     try:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except OSError:

@@ -48,14 +48,14 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_command_writes_the_file_and_tells_what_is_in_it(arguments):
+def test_the_command_writes_the_file_and_prints_its_content(arguments):
     done = run(*arguments, "--remove_invalid", "--step_size", "0.5")
     assert done.returncode == 0, done.stderr
     assert "sub-1 done (1 of 2)\nsub-2 done (2 of 2)\n" in done.stdout
     assert "out.hdf5: 2 subjects (1 training, 1 validation, 0 testing), 0.000 GB" in done.stdout
     assert "  input        volume, 2 features: dwi.nii.gz\n" in done.stdout
     assert "  streamlines  8 streamlines, " in done.stdout
-    assert "(2 invalid dropped)" in done.stdout
+    assert "(2 invalid removed)" in done.stdout
     assert done.stderr.count("1 of one point") == 2
     with h5py.File(arguments[1]) as handle:
         assert set(handle) == {"sub-1", "sub-2"}
@@ -93,12 +93,13 @@ def test_the_options_reach_the_creator(arguments, capsys):
         assert handle.attrs["compress"] == 0.2
 
 
-def test_a_wrong_order_of_the_arguments_is_told(arguments, capsys):
+def test_a_wrong_order_of_the_arguments_is_explained(arguments, capsys):
     folder, out, config, *lists = arguments
     for words in ([folder, config, out, *lists], [folder, out, *lists]):
         assert create_hdf5.main(words) == 2
         assert capsys.readouterr().err.endswith(
-            "; the order is FOLDER OUT.hdf5 CONFIG.json TRAINING.txt [VALIDATION.txt] [TESTING.txt].\n"
+            "; the arguments are FOLDER OUT.hdf5 CONFIG.json TRAINING.txt [VALIDATION.txt] [TESTING.txt], "
+            "in this order.\n"
         )
 
 

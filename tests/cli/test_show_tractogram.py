@@ -187,7 +187,7 @@ def test_the_command(tmp_path: Path, image: Path, suffix: str, capsys: pytest.Ca
     command += ["--views", "axial", "--dpi", "40"]
     assert main(command) == 0
     printed = capsys.readouterr()
-    assert printed.out == f"5 of 12 streamlines are drawn in {out}\n"
+    assert printed.out == f"5 of 12 streamlines drawn in {out}\n"
     assert printed.err == ""
     first = out.read_bytes()
     assert first.startswith(b"\x89PNG")
@@ -205,7 +205,7 @@ def test_several_by_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     paths = [str(save(tmp_path / f"{name}.trk", lines(4, seed))) for seed, name in enumerate(["best", "worst"])]
     command = ["show_tractogram", *paths, str(tmp_path / "out.svg"), "--separate", "--color", "loss"]
     assert main([*command, "--color_range", "0", "1", "--slice_mm", "13", "17", "-11"]) == 0
-    assert capsys.readouterr().out.startswith("8 of 8 streamlines are drawn")
+    assert capsys.readouterr().out.startswith("8 of 8 streamlines drawn")
     text = (tmp_path / "out.svg").read_text()
     for expected in ("<!-- loss -->", "<!-- best", "<!-- worst", "<!-- z = 13.0 mm", "neurological convention"):
         assert expected in text
@@ -216,7 +216,7 @@ def test_another_subjects_image_is_told(tmp_path: Path, caplog: pytest.LogCaptur
     nib.save(nib.Nifti1Image(np.ones((3, 3, 3)), nib.affines.from_matvec(np.eye(3), [80, 80, 80])), tmp_path / "t1.nii")
     out = str(tmp_path / "out.png")
     assert main(["show_tractogram", str(path), out, "--background", str(tmp_path / "t1.nii"), "--dpi", "30"]) == 0
-    assert "100 % of the points of 'lines' are outside of" in caplog.text
+    assert "100 % of the points of 'lines' are outside '" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_another_subjects_image_is_told(tmp_path: Path, caplog: pytest.LogCaptur
             "must be from 0 to 1 in '4d.nii', got 2",
         ),
         (["a.trk", "OUT", "--background", "2d.nii"], "has shape (4, 4)"),
-        (["a.trk", "OUT", "--background_volume", "1"], "chooses a volume of --background, which is not given."),
+        (["a.trk", "OUT", "--background_volume", "1"], "selects a volume of --background, which was not given."),
         (["a.trk", "OUT", "--max_streamlines", "0"], "--max_streamlines must be a whole number of at least 1, got 0."),
         (["a.trk", "OUT", "--dpi", "0"], "--dpi must be a number from 10 to 1200, got 0.0."),
         (["a.trk", "OUT", "--thickness", "-1"], "thickness must be positive, in mm, got -1."),
@@ -316,6 +316,6 @@ def test_a_background_for_each_row(tmp_path: Path, capsys: pytest.CaptureFixture
     drawn = [str(save(tmp_path / f"lines.{suffix}", lines(5))) for suffix in ("trk", "trx")]
     command = ["show_tractogram", *drawn, str(tmp_path / "o.png"), "--dpi", "40", "--background", str(image)]
     assert main([*command, "--background", str(other)]) == 2
-    assert "--background was given 2 times; give it once, or with --separate" in capsys.readouterr().err
+    assert "--background was given 2 times; give it once or, with --separate" in capsys.readouterr().err
     assert main([*command, "--background", str(other), "--separate"]) == 0
     assert main([*command, "--background", str(image), "--background", str(other), "--separate", "-f"]) == 2

@@ -28,14 +28,14 @@ def test_bare_command_saves_a_png_and_says_where(experiment: Path) -> None:
     command = [sys.executable, "-m", "dwiml.cli.visualize_logs", str(experiment)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=dict(os.environ))
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"The curves are in {experiment / 'curves.png'}\n"
+    assert done.stdout == f"Curves saved in {experiment / 'curves.png'}\n"
     assert (experiment / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_options(experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "figure.svg")
     assert dwiml_main(["visualize_logs", str(experiment), "--out", out, "--log_scale", "loss"]) == 0
-    assert capsys.readouterr().out == f"The curves are in {out}\n"
+    assert capsys.readouterr().out == f"Curves saved in {out}\n"
     assert main([str(experiment), "--out", out]) == 2
     assert "exists; replace it with overwrite=True" in capsys.readouterr().err
     assert main([str(experiment), "--out", out, "-f"]) == 0

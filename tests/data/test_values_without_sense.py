@@ -170,7 +170,7 @@ def test_absurd_step_sizes_are_refused_before_training(path: Path, step_size: fl
     DWIMLStreamlinesBatchLoader(dataset, allowed, "streamlines")
     for too_long in (longest * 1.01, 1e300):
         model = SimpleNamespace(step_size=too_long, nb_points=None, compress_lines=None)
-        with pytest.raises(ValueError, match="of each, only its two ends would be left"):
+        with pytest.raises(ValueError, match="only the two endpoints of each streamline would remain"):
             DWIMLStreamlinesBatchLoader(dataset, model, "streamlines")
 
 

@@ -76,11 +76,11 @@ def test_a_volume_that_is_kept_is_not_read_from_a_changed_file(path: Path, tmp_p
     # Batches that workers have read before meet the volume as it is in the file by then; tracking reads nothing else.
     loader = small_trainer(path, tmp_path, lazy=True).batch_loader
     points = torch.full((5, 3), 4.0)
-    loader.volumes.inputs_under(points, "validation", 0)
+    loader.volumes.inputs_at(points, "validation", 0)
     if change == "cut off":
         os.truncate(path, 0)
     else:
         with edited(path) as handle:
             handle["sub-d/input/data"][...] += 1
     with pytest.raises(ValueError, match=f"'{path}' was .* after it was loaded"):
-        loader.volumes.inputs_under(points, "validation", 0)
+        loader.volumes.inputs_at(points, "validation", 0)

@@ -365,7 +365,7 @@ def test_a_figure_is_saved_whatever_backend_the_environment_names(tmp_path: Path
         command = [sys.executable, "-W", "error", "-c", code, "visualize_logs", str(folder)]
         done = subprocess.run(command, env={**environment, "DISPLAY": display}, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        assert done.stdout == f"The curves are in {folder / 'curves.png'}\n"
+        assert done.stdout == f"Curves saved in {folder / 'curves.png'}\n"
         assert done.stderr.count("\n") == bool(display)
         assert ("No window could be opened" in done.stderr) == bool(display)
 
