@@ -22,7 +22,7 @@ DPI = 110
 def draw_bundles(subject: Path, out: Path) -> None:
     """Draw a subject's bundles, seen from behind and from above."""
     bundles = [
-        DrawnTractogram.from_file(path, color="direction", most=STREAMLINES_OF_A_BUNDLE)
+        DrawnTractogram.from_file(path, color="direction", max_streamlines=STREAMLINES_OF_A_BUNDLE)
         for path in sorted((subject / "bundles").glob("*.trk"))
     ]
     figure = plot_tractograms(bundles, views=["coronal", "axial"], title="Bundles of an example subject")

@@ -121,7 +121,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from dwiml.viz.figure_file import check_figure_format, save_figure
     from dwiml.viz.pieces import DrawnTractogram
     from dwiml.viz.slices import Background
-    from dwiml.viz.tractograms import check_looks, plot_tractograms
+    from dwiml.viz.tractograms import check_drawing_options, plot_tractograms
 
     check_whole("--max_streamlines", arguments.max_streamlines, low=1)
     check_number("--dpi", arguments.dpi, low=10, high=1200)
@@ -131,7 +131,7 @@ def _run(arguments: argparse.Namespace) -> None:
         "color": arguments.color,
         "color_range": arguments.color_range,
     }
-    check_looks(arguments.views, **looks)
+    check_drawing_options(arguments.views, **looks)
     out = check_figure_format(arguments.out)
     inputs = [*arguments.tractograms, *(arguments.background or ())]
     check_outputs({"OUT": out}, inputs=inputs, overwrite=arguments.overwrite)
@@ -146,7 +146,9 @@ def _run(arguments: argparse.Namespace) -> None:
         )
     backgrounds = [Background.from_file(name, arguments.background_volume) for name in names]
     drawn = [
-        replace(DrawnTractogram.from_file(path, color=arguments.color, most=arguments.max_streamlines), name=name)
+        replace(
+            DrawnTractogram.from_file(path, color=arguments.color, max_streamlines=arguments.max_streamlines), name=name
+        )
         for name, path in names_of(arguments.tractograms).items()
     ]
     for number, tractogram in enumerate(drawn):

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 DPI = 150
 # With more cells, the few that are not 0 in a sparse matrix would be too small to be visible.
-_MOST_CELLS = 200
-_MOST_NAMES = 40
+_MAX_CELLS = 200
+_MAX_NAMES = 40
 # Above this value, only the powers of ten are labeled on the color bar.
-_MANY = 10_000
+_LARGE = 10_000
 # Without the lightest yellow of the color map, which is too similar to the white of 0.
 _COLORS = ListedColormap(colormaps["viridis_r"](np.linspace(0.12, 1, 256)))
 
@@ -71,13 +71,13 @@ def plot_connectivity(
         interpolation="nearest",
     )
     side = f"{nb_regions / len(cells):.3g}"
-    what = "Number of streamlines" if side == "1" else f"Largest number of streamlines in {side} x {side} pairs"
+    quantity = "Number of streamlines" if side == "1" else f"Largest number of streamlines in {side} x {side} pairs"
     bar = figure.colorbar(
         image,
         ax=ax,
-        label=f"{what} (log scale)",
+        label=f"{quantity} (log scale)",
         shrink=0.9,
-        ticks=LogLocator(subs=(1, 2, 5) if largest < _MANY else (1,)),
+        ticks=LogLocator(subs=(1, 2, 5) if largest < _LARGE else (1,)),
         format=StrMethodFormatter("{x:.0f}"),
     )
     bar.ax.yaxis.set_minor_locator(NullLocator())
@@ -92,7 +92,7 @@ def plot_connectivity(
 
 
 def max_by_cell(
-    pairs: npt.NDArray[np.int64], values: npt.NDArray[Any], nb_regions: int, most_cells: int = _MOST_CELLS
+    pairs: npt.NDArray[np.int64], values: npt.NDArray[Any], nb_regions: int, max_cells: int = _MAX_CELLS
 ) -> npt.NDArray[np.float64]:
     """Return the symmetric matrix at a lower resolution, with the largest value in each cell.
 
@@ -100,15 +100,15 @@ def max_by_cell(
     ----------
     pairs, values, nb_regions
         As in :func:`plot_connectivity`.
-    most_cells
+    max_cells
         Maximal number of cells along each axis.
 
     Returns
     -------
     array
-        Shape (C, C), float64, with ``C = min(nb_regions, most_cells)``.
+        Shape (C, C), float64, with ``C = min(nb_regions, max_cells)``.
     """
-    nb_cells = min(nb_regions, most_cells)
+    nb_cells = min(nb_regions, max_cells)
     cells = np.zeros((nb_cells, nb_cells))
     first, last = (pairs * nb_cells // max(nb_regions, 1)).T
     np.maximum.at(cells, (first, last), values)
@@ -116,7 +116,7 @@ def max_by_cell(
 
 
 def _name_rows(ax: Axes, names: Sequence[str]) -> None:
-    step = -(-len(names) // _MOST_NAMES)
+    step = -(-len(names) // _MAX_NAMES)
     rows = range(0, len(names), step)
     shown = [names[row] for row in rows]
     if step == 1:

@@ -22,10 +22,10 @@ _WIDTH_IN = 10.5
 _ROW_IN = 2.9
 _LEGEND_ROW_IN = 0.24
 _LEGEND_CHARACTERS = 150
-_LONGEST_NAME = 60
+_MAX_NAME_LENGTH = 60
 # The title contains the names of the experiments up to these limits.
-_LONGEST_TITLE = 80
-_MOST_NAMES_IN_TITLE = 4
+_MAX_TITLE_LENGTH = 80
+_MAX_NAMES_IN_TITLE = 4
 # Up to this number of epochs, each one has a marker.
 _FEW_EPOCHS = 30
 _MARKERS = "osD^vPX<>h"
@@ -84,8 +84,8 @@ def draw_curves(
 def _title(logs: Sequence[Log]) -> str:
     names = ", ".join(log.label for log in logs)
     if len(logs) == 1:
-        return _shortened(names)
-    fits = len(logs) <= _MOST_NAMES_IN_TITLE and len(names) <= _LONGEST_TITLE
+        return _shorten(names)
+    fits = len(logs) <= _MAX_NAMES_IN_TITLE and len(names) <= _MAX_TITLE_LENGTH
     return names if fits else f"{len(logs)} experiments"
 
 
@@ -203,17 +203,17 @@ def _legend_shape(logs: Sequence[Log]) -> tuple[int, int]:
 
 def _legend_label(log: Log) -> str:
     best = log.best()
-    name = _shortened(log.label)
+    name = _shorten(log.label)
     if best is None:
         return name
     description = "best" if log.selection_metric in LOSSES else f"best {name_of(log.selection_metric)}"
     return f"{name} ({description} {best[1]:.4g}, epoch {best[0]})"
 
 
-def _shortened(name: str) -> str:
-    if len(name) <= _LONGEST_NAME:
+def _shorten(name: str) -> str:
+    if len(name) <= _MAX_NAME_LENGTH:
         return name
-    half = (_LONGEST_NAME - 1) // 2
+    half = (_MAX_NAME_LENGTH - 1) // 2
     return f"{name[:half]}\N{HORIZONTAL ELLIPSIS}{name[-half:]}"
 
 

@@ -20,7 +20,7 @@ _NB_BINS = 80
 _UNEVEN = 20.0
 # The axis of the loss ends at this quantile if the losses above it would take more than this fraction of the axis.
 _SHOWN_QUANTILE = 0.99
-_MOST_OF_AXIS = 0.5
+_MAX_FRACTION_OF_AXIS = 0.5
 # An axis starts at 0 if the smallest loss is below this fraction of the largest.
 _NEAR_ZERO = 0.3
 
@@ -64,7 +64,7 @@ def _draw_losses(ax: Axes, values: Values, axis: str, counted: str) -> None:
     if 0 <= low <= _NEAR_ZERO * high:
         low = 0.0
     highest, shown = high, float(np.quantile(values, _SHOWN_QUANTILE))
-    if low < shown < low + _MOST_OF_AXIS * (high - low):
+    if low < shown < low + _MAX_FRACTION_OF_AXIS * (high - low):
         high = shown
     counts, edges = np.histogram(values, np.linspace(low, high if high > low else low + 1.0, _NB_BINS + 1))
     ax.stairs(counts, edges, fill=True, alpha=0.65, color="C0")

@@ -61,7 +61,7 @@ class DrawnTractogram:
     nb_in_file: int | None = None
 
     @classmethod
-    def from_file(cls, path: str | Path, *, color: str, most: int) -> DrawnTractogram:
+    def from_file(cls, path: str | Path, *, color: str, max_streamlines: int) -> DrawnTractogram:
         """Read evenly spaced streamlines of a tractogram, and the values that give their colors.
 
         Parameters
@@ -70,7 +70,7 @@ class DrawnTractogram:
             A ``.trk``, ``.tck`` or ``.trx`` file, or an unzipped ``.trx`` (a folder of raw arrays).
         color
             ``"direction"``, ``"uniform"``, or the name of data per point or per streamline.
-        most
+        max_streamlines
             Maximal number of streamlines. Among them, the invalid ones are ignored with a warning.
 
         Returns
@@ -86,9 +86,9 @@ class DrawnTractogram:
         """
         tractogram = open_tractogram(path)
         name = None if color in (DIRECTION, UNIFORM) else color
-        sample = tractogram.sample(most, name, hint=f" '{DIRECTION}' and '{UNIFORM}' do not need any.")
-        kept, rows = _valid(sample, tractogram.path)
-        values = None if sample.values is None else _numbers_or_colors(sample.values[rows], color, tractogram.path)
+        sample = tractogram.sample(max_streamlines, name, hint=f" '{DIRECTION}' and '{UNIFORM}' do not need any.")
+        kept, rows = _find_valid(sample, tractogram.path)
+        values = None if sample.values is None else _to_values_or_colors(sample.values[rows], color, tractogram.path)
         return cls(
             name=tractogram.path.stem,
             points=sample.points[rows].astype(np.float32),
@@ -98,7 +98,7 @@ class DrawnTractogram:
         )
 
     @property
-    def has_numbers(self) -> bool:
+    def has_values(self) -> bool:
         """Whether there are values to be converted to colors."""
         return self.values is not None and self.values.ndim == 1
 
@@ -127,7 +127,7 @@ class Pieces:
         return Pieces(self.vertices[wanted], self.colors[wanted])
 
     @classmethod
-    def joined(cls, parts: Sequence[Pieces]) -> Pieces:
+    def concatenate(cls, parts: Sequence[Pieces]) -> Pieces:
         """Concatenate the pieces of several tractograms."""
         return cls(np.concatenate([part.vertices for part in parts]), np.concatenate([part.colors for part in parts]))
 
@@ -155,11 +155,13 @@ class Coloring:
     nb_tractograms: int = 1
 
     @classmethod
-    def of(
+    def choose(
         cls, color: str, tractograms: Sequence[DrawnTractogram], color_range: Sequence[float] | None = None
     ) -> Coloring:
         """Choose the ends of the color map: ``color_range``, or the 5th and 95th percentiles of all values."""
-        parts = [each.values for each in tractograms if each.values is not None and each.has_numbers]
+        parts = [
+            tractogram.values for tractogram in tractograms if tractogram.values is not None and tractogram.has_values
+        ]
         values = np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
         values = values[np.isfinite(values)]
         if color in (DIRECTION, UNIFORM) or not len(values):
@@ -268,7 +270,7 @@ def cut(points: Floats, lengths: Integers, *, stride: int = 1) -> tuple[Integers
     return rows, vertices
 
 
-def _valid(sample: Sample, path: Path) -> tuple[Flags, Flags]:
+def _find_valid(sample: Sample, path: Path) -> tuple[Flags, Flags]:
     """Return masks of the streamlines (S,) and points (N,) that can be drawn; warn about the others."""
     line = sequence_ids(sample.lengths)
     bad = sample.lengths < 2
@@ -282,7 +284,7 @@ def _valid(sample: Sample, path: Path) -> tuple[Flags, Flags]:
     return ~bad, ~bad[line]
 
 
-def _numbers_or_colors(values: npt.NDArray[Any], name: str, path: Path) -> Floats:
+def _to_values_or_colors(values: npt.NDArray[Any], name: str, path: Path) -> Floats:
     """Return the value (N,) or the color (N, 3), from 0 to 1, at each point."""
     if values.shape[1] == 1:
         return values[:, 0].astype(np.float32)

@@ -20,9 +20,9 @@ _WIDTH_IN = 12.0
 _BAR_IN = 0.115
 _GAP_IN = 0.1
 _TOTAL_ROW_IN = 0.42
-_LONGEST_NAME = 45
+_MAX_NAME_LENGTH = 45
 # With more tractograms, the bars are too thin for numbers.
-_MOST_NUMBERED = 3
+_MAX_NUMBERED = 3
 # Key of the summary: its name, the color of its bar, and the color of the number on the bar.
 _CONNECTIONS = {
     "valid_connections": ("valid", "#2f7d3f", "white"),
@@ -75,11 +75,11 @@ def plot_scores(scores: Mapping[str, Scores], *, title: str) -> Figure:
     panels = _choose_panels(all_scores)
     nb_rows = 1 + len(all_scores[0].bundles)
     bundles_in = nb_rows * _row_in(len(all_scores)) + 0.9
-    totals_in = len(all_scores) * _TOTAL_ROW_IN + (0.9 if any(each.has_ends for each in all_scores) else 0.2)
+    totals_in = len(all_scores) * _TOTAL_ROW_IN + (0.9 if any(scored.has_ends for scored in all_scores) else 0.2)
     figure = Figure(figsize=(_WIDTH_IN, bundles_in + totals_in + 0.5), layout="constrained")
     grid = figure.add_gridspec(2, 1, height_ratios=[totals_in, bundles_in])
     upper, lower = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
-    if any(each.has_ends for each in all_scores):
+    if any(scored.has_ends for scored in all_scores):
         _draw_totals(upper.subplots(), scores)
     else:
         _write_totals(upper.subplots(), scores)
@@ -90,7 +90,7 @@ def plot_scores(scores: Mapping[str, Scores], *, title: str) -> Figure:
         where = " in any tractogram" if len(all_scores) > 1 else ""
         lower.supxlabel(f"Bundles in gray italics are not valid{where}.", fontsize=8)
     if len(all_scores) > 1:
-        handles = [Patch(color=_color(i), label=_shortened(name)) for i, name in enumerate(scores)]
+        handles = [Patch(color=_color(i), label=_shorten(name)) for i, name in enumerate(scores)]
         legend = lower.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 4), frameon=False)
         for text in legend.get_texts():
             text.set_parse_math(False)
@@ -102,12 +102,12 @@ def plot_scores(scores: Mapping[str, Scores], *, title: str) -> Figure:
 def _choose_panels(all_scores: Sequence[Scores]) -> list[_Panel]:
     panels = []
     for measure, name in (("overlap", "Overlap"), ("overreach", "Overreach"), ("f1", "F1")):
-        values = [[_number(getattr(bundle, measure), 100) for bundle in each.bundles] for each in all_scores]
-        means = [_number(each.mean(measure), 100) for each in all_scores]
+        values = [[_number(getattr(bundle, measure), 100) for bundle in scored.bundles] for scored in all_scores]
+        means = [_number(scored.mean(measure), 100) for scored in all_scores]
         unit = "% of the true volume" if measure != "f1" else "%"
         rows = [[mean, *others] for mean, others in zip(means, values, strict=True)]
         panels.append(_Panel(f"{name} ({unit})", rows, is_percentage=True, reaches_100=measure != "overreach"))
-    counts = [[np.nan, *(_number(_streamlines(bundle)) for bundle in each.bundles)] for each in all_scores]
+    counts = [[np.nan, *(_number(_streamlines(bundle)) for bundle in scored.bundles)] for scored in all_scores]
     nb_with_ends = sum(bundle.has_ends for bundle in all_scores[0].bundles)
     kind = "valid, or in the mask" if 0 < nb_with_ends < len(all_scores[0].bundles) else "valid"
     panels.append(_Panel(f"Streamlines ({kind if nb_with_ends else 'in the mask'})", counts))
@@ -116,7 +116,7 @@ def _choose_panels(all_scores: Sequence[Scores]) -> list[_Panel]:
 
 def _row_in(nb_bars: int) -> float:
     """Return the height of the row of a bundle, in inches."""
-    return nb_bars * (_BAR_IN if nb_bars <= _MOST_NUMBERED else _BAR_IN / 2) + _GAP_IN
+    return nb_bars * (_BAR_IN if nb_bars <= _MAX_NUMBERED else _BAR_IN / 2) + _GAP_IN
 
 
 def _streamlines(bundle: BundleScore) -> int | None:
@@ -125,16 +125,16 @@ def _streamlines(bundle: BundleScore) -> int | None:
 
 def _draw_totals(ax: Axes, scores: Mapping[str, Scores]) -> None:
     """Draw a bar with the connections of each tractogram, and write the number of bundles at its right."""
-    for row, each in enumerate(scores.values()):
-        summary, left = each.summary(), 0.0
+    for row, scored in enumerate(scores.values()):
+        summary, left = scored.summary(), 0.0
         for key, (_, color, text_color) in _CONNECTIONS.items():
             width = 100 * summary.get(key, 0.0)
             ax.barh(row, width, left=left, color=color, height=0.7)
             if width >= 4:
                 ax.text(left + width / 2, row, f"{width:.1f}", ha="center", va="center", fontsize=9, color=text_color)
             left += width
-        ax.text(101, row, _describe_bundles(each), va="center", fontsize=9)
-    names = [f"{_shortened(name)}\n{_grouped(each.nb_streamlines)} streamlines" for name, each in scores.items()]
+        ax.text(101, row, _describe_bundles(scored), va="center", fontsize=9)
+    names = [f"{_shorten(name)}\n{_group_digits(scored.nb_streamlines)} streamlines" for name, scored in scores.items()]
     ax.set_yticks(range(len(names)), names, fontsize=9, parse_math=False)
     ax.invert_yaxis()
     ax.set_xlim(0, 100)
@@ -147,8 +147,8 @@ def _draw_totals(ax: Axes, scores: Mapping[str, Scores]) -> None:
 def _write_totals(ax: Axes, scores: Mapping[str, Scores]) -> None:
     """Write a line about each tractogram: without end regions, there are no connections to draw."""
     lines = [
-        f"{_shortened(name)}: {_grouped(each.nb_streamlines)} streamlines; {_describe_bundles(each)}"
-        for name, each in scores.items()
+        f"{_shorten(name)}: {_group_digits(scored.nb_streamlines)} streamlines; {_describe_bundles(scored)}"
+        for name, scored in scores.items()
     ]
     lines.append("(no bundle has end regions: connections not available)")
     ax.text(0.5, 0.5, "\n".join(lines), ha="center", va="center", fontsize=9, parse_math=False)
@@ -157,7 +157,7 @@ def _write_totals(ax: Axes, scores: Mapping[str, Scores]) -> None:
 
 def _describe_bundles(scores: Scores) -> str:
     description = f"{scores.nb_found} of {len(scores.bundles)} bundles valid"
-    return description + (f", {_grouped(len(scores.invalid_bundles))} invalid" if scores.has_ends else "")
+    return description + (f", {_group_digits(len(scores.invalid_bundles))} invalid" if scores.has_ends else "")
 
 
 def _draw_panel(ax: Axes, panel: _Panel, nb_rows: int) -> None:
@@ -167,10 +167,10 @@ def _draw_panel(ax: Axes, panel: _Panel, nb_rows: int) -> None:
     for i, values in enumerate(panel.values):
         positions = np.arange(nb_rows) + (i - (nb - 1) / 2) * height
         ax.barh(positions, np.nan_to_num(values), height=0.9 * height, color=_color(i))
-        if nb <= _MOST_NUMBERED:
+        if nb <= _MAX_NUMBERED:
             for position, value in zip(positions, values, strict=True):
                 if not np.isnan(value):
-                    text = f"{value:.1f}" if panel.is_percentage else _grouped(int(value))
+                    text = f"{value:.1f}" if panel.is_percentage else _group_digits(int(value))
                     ax.annotate(text, (value, position), (2, 0), textcoords="offset points", va="center", fontsize=6.5)
     # Leave space for the numbers at the end of the bars.
     ax.set_xlim(0, 1.16 * max(100.0 if panel.reaches_100 else 0.0, largest) or 1.0)
@@ -190,11 +190,11 @@ def _name_rows(ax: Axes, all_scores: Sequence[Scores]) -> bool:
     The names of the other bundles are in gray italics.
     """
     bundles = [bundle.name for bundle in all_scores[0].bundles]
-    ax.set_yticks(range(1 + len(bundles)), ["mean", *map(_shortened, bundles)], fontsize=8, parse_math=False)
+    ax.set_yticks(range(1 + len(bundles)), ["mean", *map(_shorten, bundles)], fontsize=8, parse_math=False)
     ax.set_ylim(len(bundles) + 0.6, -0.6)
     mean, *labels = ax.get_yticklabels()
     mean.set_fontweight("bold")
-    found = [any(each.bundles[b].found for each in all_scores) for b in range(len(bundles))]
+    found = [any(scored.bundles[b].found for scored in all_scores) for b in range(len(bundles))]
     for label, is_found in zip(labels, found, strict=True):
         if not is_found:
             label.set(color="0.5", fontstyle="italic")
@@ -205,14 +205,14 @@ def _number(value: float | None, scale: float = 1.0) -> float:
     return np.nan if value is None else scale * value
 
 
-def _grouped(number: int) -> str:
+def _group_digits(number: int) -> str:
     return f"{number:,}".replace(",", " ")
 
 
-def _shortened(name: str) -> str:
-    if len(name) <= _LONGEST_NAME:
+def _shorten(name: str) -> str:
+    if len(name) <= _MAX_NAME_LENGTH:
         return name
-    half = (_LONGEST_NAME - 1) // 2
+    half = (_MAX_NAME_LENGTH - 1) // 2
     return f"{name[:half]}\N{HORIZONTAL ELLIPSIS}{name[-half:]}"
 
 

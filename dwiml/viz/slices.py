@@ -23,7 +23,7 @@ AXES = "xyz"
 # Letters at the lower and upper ends of each rasmm axis.
 ENDS = (("L", "R"), ("P", "A"), ("I", "S"))
 # Maximal number of pixels along a side; otherwise, the pixel size is half of the voxel size.
-_MOST_PIXELS = 1000
+_MAX_PIXELS = 1000
 # Percentiles of the values of an image that are displayed in black and white.
 _WINDOW = (1.0, 99.5)
 
@@ -133,7 +133,7 @@ class Background:
         half_voxel = np.abs(self.affine[:3, :3]).sum(axis=1) / 2
         return centers.min(axis=0) - half_voxel, centers.max(axis=0) + half_voxel
 
-    def voxels_of(self, points: npt.NDArray[Any]) -> Doubles:
+    def to_voxels(self, points: npt.NDArray[Any]) -> Doubles:
         """Transform points (..., 3) from rasmm to voxel space (center origin), float64."""
         inverse = np.linalg.inv(self.affine)
         voxels: Doubles = points @ inverse[:3, :3].T + inverse[:3, 3]
@@ -141,7 +141,7 @@ class Background:
 
     def contains(self, points: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """Return whether points, shape (..., 3), rasmm, are inside the image: shape (...), bool."""
-        voxels = self.voxels_of(points)
+        voxels = self.to_voxels(points)
         inside = (voxels >= -0.5) & (voxels <= np.array(self.data.shape) - 0.5)
         return np.asarray(inside.all(axis=-1))
 
@@ -156,7 +156,9 @@ class Background:
         return (low, high) if high > low else (low, low + 1.0)
 
 
-def slice_of(background: Background, view: View, position: float) -> tuple[Floats, tuple[float, float, float, float]]:
+def resample_slice(
+    background: Background, view: View, position: float
+) -> tuple[Floats, tuple[float, float, float, float]]:
     """Resample an image on a slice along the rasmm axes, whatever the orientation of its own axes.
 
     Parameters
@@ -179,7 +181,7 @@ def slice_of(background: Background, view: View, position: float) -> tuple[Float
     lowest, highest = background.box()
     step = float(np.linalg.norm(background.affine[:3, :3], axis=0).min()) / 2
     sides = (highest - lowest)[list(view.axes)]
-    step = max(step, float(sides.max()) / _MOST_PIXELS)
+    step = max(step, float(sides.max()) / _MAX_PIXELS)
     counts = np.ceil(sides / step - 1e-6).astype(int)
     right, up = (lowest[axis] + step * (np.arange(count) + 0.5) for axis, count in zip(view.axes, counts, strict=True))
     points = np.empty((len(up), len(right), 3))
@@ -187,7 +189,7 @@ def slice_of(background: Background, view: View, position: float) -> tuple[Float
     points[..., view.axes[1]] = up[:, None]
     points[..., view.across] = position
     pixels = map_coordinates(
-        background.data, np.moveaxis(background.voxels_of(points), -1, 0), order=1, mode="nearest", output=np.float32
+        background.data, np.moveaxis(background.to_voxels(points), -1, 0), order=1, mode="nearest", output=np.float32
     )
     pixels[~background.contains(points)] = np.nan
     left, bottom = lowest[list(view.axes)].tolist()

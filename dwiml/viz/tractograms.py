@@ -16,7 +16,7 @@ from matplotlib.patheffects import withStroke
 
 from dwiml.matplotlib_backend import value_colormap
 from dwiml.viz.pieces import DIRECTION, UNIFORM, Coloring, DrawnTractogram, Pieces, cut, uniform_color
-from dwiml.viz.slices import AXES, ENDS, VIEWS, Background, View, slice_of
+from dwiml.viz.slices import AXES, ENDS, VIEWS, Background, View, resample_slice
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 DPI = 150
 # Maximal number of points in a panel; if there are more, only every n-th point of each streamline is kept.
-MOST_POINTS = 120_000
+MAX_POINTS = 120_000
 # Minimal range of an axis, as a fraction of the longest one, and in mm.
-_LEAST_SHARE, _LEAST_MM = 0.6, 10.0
+_MIN_FRACTION, _MIN_MM = 0.6, 10.0
 _MARGIN = 0.06
 _MAX_WIDTH_IN, _MAX_HEIGHT_IN = 12.0, 4.5
 _DIRECTIONS = (("left - right", "red"), ("back - front", "lime"), ("down - up", "blue"))
@@ -85,13 +85,13 @@ def plot_tractograms(
     ValueError
         If there is no point to draw or an option is invalid.
     """
-    check_looks(views, slices_mm=slices_mm, thickness=thickness, color=color, color_range=color_range)
-    if not any(len(each.points) for each in tractograms):
+    check_drawing_options(views, slices_mm=slices_mm, thickness=thickness, color=color, color_range=color_range)
+    if not any(len(tractogram.points) for tractogram in tractograms):
         raise ValueError(f"There are no streamlines to draw in: {_names(tractograms) or 'no tractogram'}.")
     backgrounds = _backgrounds(background, len(tractograms), separate=separate)
     box = _box(tractograms, backgrounds)
     planes = _planes(views, slices_mm, thickness, tractograms, box)
-    coloring = Coloring.of(color, tractograms, color_range)
+    coloring = Coloring.choose(color, tractograms, color_range)
     # The indices of the tractograms in each row of panels.
     rows = [[number] for number in range(len(tractograms))] if separate else [list(range(len(tractograms)))]
     figure, panels = _panels(planes, len(rows), box)
@@ -109,7 +109,7 @@ def plot_tractograms(
     return figure
 
 
-def check_looks(
+def check_drawing_options(
     views: Sequence[str],
     *,
     slices_mm: Sequence[float] | None = None,
@@ -174,7 +174,7 @@ def _planes(
 ) -> list[_Plane]:
     shown = [VIEWS[name] for name in views]
     if slices_mm is None:
-        middle = np.median(np.concatenate([each.points for each in tractograms]), axis=0)
+        middle = np.median(np.concatenate([tractogram.points for tractogram in tractograms]), axis=0)
         slices_mm = [float(middle[view.across]) for view in shown]
     for view, position in zip(shown, slices_mm, strict=True):
         low, high = box[0][view.across], box[1][view.across]
@@ -203,11 +203,16 @@ def _backgrounds(
 
 def _box(tractograms: Sequence[DrawnTractogram], backgrounds: Sequence[Background | None]) -> Box:
     """Return two opposite corners, (3,) each, rasmm, of a box that contains all streamlines and images."""
-    corners = [end for each in tractograms if len(each.points) for end in (each.points.min(0), each.points.max(0))]
-    for image in {id(each): each for each in backgrounds if each is not None}.values():
+    corners = [
+        end
+        for tractogram in tractograms
+        if len(tractogram.points)
+        for end in (tractogram.points.min(0), tractogram.points.max(0))
+    ]
+    for image in {id(image): image for image in backgrounds if image is not None}.values():
         corners += image.box()
     low, high = np.min(corners, axis=0).astype(float), np.max(corners, axis=0).astype(float)
-    sides = np.maximum((high - low) * (1 + 2 * _MARGIN), max(_LEAST_SHARE * (high - low).max(), _LEAST_MM))
+    sides = np.maximum((high - low) * (1 + 2 * _MARGIN), max(_MIN_FRACTION * (high - low).max(), _MIN_MM))
     return (low + high - sides) / 2, (low + high + sides) / 2
 
 
@@ -228,19 +233,19 @@ def _pieces(
 ) -> Pieces:
     """Cut the tractograms of a row of panels into pieces, not more than can be drawn."""
     nb_near = max(sum(int(plane.near(tractograms[number].points).sum()) for number in numbers) for plane in planes)
-    stride = max(-(-nb_near // MOST_POINTS), 1)
+    stride = max(-(-nb_near // MAX_POINTS), 1)
     parts = []
     for number in numbers:
         drawn = tractograms[number]
         rows, vertices = cut(drawn.points, drawn.lengths, stride=stride)
         parts.append(Pieces(vertices, coloring.colors_of(drawn, number, rows, vertices)))
-    return Pieces.joined(parts)
+    return Pieces.concatenate(parts)
 
 
 def _draw_slice(ax: Axes, plane: _Plane, background: Background | None) -> None:
     ax.set_facecolor("black")
     if background is not None:
-        pixels, extent = slice_of(background, plane.view, plane.position)
+        pixels, extent = resample_slice(background, plane.view, plane.position)
         low, high = background.window()
         ax.imshow(pixels, extent=extent, origin="lower", cmap="gray", vmin=low, vmax=high, zorder=0)
 
@@ -292,15 +297,15 @@ def _add_legend(
         figure.legend(handles=handles, loc="outside right upper", fontsize="small", title="Direction")
     elif coloring.color == UNIFORM and len(tractograms) > 1 and not separate:
         handles = [
-            Line2D([], [], color=uniform_color(number, len(tractograms)), label=each.name, linewidth=2)
-            for number, each in enumerate(tractograms)
+            Line2D([], [], color=uniform_color(number, len(tractograms)), label=tractogram.name, linewidth=2)
+            for number, tractogram in enumerate(tractograms)
         ]
         legend = figure.legend(
             handles=handles, loc="outside right upper", fontsize="small", ncols=-(-len(handles) // 20)
         )
         for text in legend.get_texts():
             text.set_parse_math(False)
-    elif any(each.has_numbers for each in tractograms):
+    elif any(tractogram.has_values for tractogram in tractograms):
         extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}
         bar = figure.colorbar(
             ScalarMappable(Normalize(coloring.low, coloring.high), value_colormap()),
@@ -310,17 +315,20 @@ def _add_legend(
             aspect=30,
         )
         bar.ax.yaxis.label.set_parse_math(False)
-    nb_drawn = sum(len(each.lengths) for each in tractograms)
-    nb_in_all = sum(len(each.lengths) if each.nb_in_file is None else each.nb_in_file for each in tractograms)
-    sample = f"{_grouped(nb_drawn)} of {_grouped(nb_in_all)} streamlines" if nb_drawn < nb_in_all else ""
-    everything = "1 streamline" if nb_drawn == 1 else f"{_grouped(nb_drawn)} streamlines"
+    nb_drawn = sum(len(tractogram.lengths) for tractogram in tractograms)
+    nb_in_all = sum(
+        len(tractogram.lengths) if tractogram.nb_in_file is None else tractogram.nb_in_file
+        for tractogram in tractograms
+    )
+    sample = f"{_group_digits(nb_drawn)} of {_group_digits(nb_in_all)} streamlines" if nb_drawn < nb_in_all else ""
+    everything = "1 streamline" if nb_drawn == 1 else f"{_group_digits(nb_drawn)} streamlines"
     figure.supxlabel(f"{sample or everything}. Left is left (neurological convention).", fontsize="small")
 
 
 def _names(tractograms: Sequence[DrawnTractogram]) -> str:
-    names = [each.name for each in tractograms]
+    names = [tractogram.name for tractogram in tractograms]
     return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
 
 
-def _grouped(count: int) -> str:
+def _group_digits(count: int) -> str:
     return f"{count:,}".replace(",", " ")

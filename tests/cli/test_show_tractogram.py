@@ -71,7 +71,9 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("most", [100, 12, 7, 1])
 def test_evenly_picked_streamlines_in_rasmm(tmp_path: Path, suffix: str, most: int) -> None:
     written = lines(12)
-    drawn = DrawnTractogram.from_file(save(tmp_path / f"lines{suffix}", written), color="direction", most=most)
+    drawn = DrawnTractogram.from_file(
+        save(tmp_path / f"lines{suffix}", written), color="direction", max_streamlines=most
+    )
     picked = [written[k * 12 // min(most, 12)] for k in range(min(most, 12))]
     assert (drawn.name, drawn.nb_in_file, drawn.values) == ("lines", 12, None)
     assert drawn.points.dtype == np.float32
@@ -84,7 +86,7 @@ def test_evenly_picked_streamlines_in_rasmm(tmp_path: Path, suffix: str, most: i
 def test_data_by_name(tmp_path: Path, suffix: str, name: str) -> None:
     streamlines = lines(9)
     path = save(tmp_path / f"lines{suffix}", streamlines)
-    drawn = DrawnTractogram.from_file(path, color=name, most=4)
+    drawn = DrawnTractogram.from_file(path, color=name, max_streamlines=4)
     if suffix == ".trk":
         tractogram = nib.streamlines.load(path).tractogram
         of_points, of_streamlines = tractogram.data_per_point, tractogram.data_per_streamline
@@ -105,7 +107,7 @@ def test_data_by_name(tmp_path: Path, suffix: str, name: str) -> None:
 
 def test_a_trx_in_any_form(tmp_path: Path) -> None:
     path = save(tmp_path / "lines.trx", lines(9))
-    expected = DrawnTractogram.from_file(path, color="loss", most=5)
+    expected = DrawnTractogram.from_file(path, color="loss", max_streamlines=5)
     with zipfile.ZipFile(path) as archive:
         archive.extractall(tmp_path / "folder.trx")
         with zipfile.ZipFile(tmp_path / "packed.trx", "w", zipfile.ZIP_DEFLATED) as packed:
@@ -116,7 +118,7 @@ def test_a_trx_in_any_form(tmp_path: Path) -> None:
         stream.write(bytes(12 * 40))
     path.chmod(0o444)
     for form in ("lines.trx", "packed.trx", "folder.trx"):
-        drawn = DrawnTractogram.from_file(tmp_path / form, color="loss", most=5)
+        drawn = DrawnTractogram.from_file(tmp_path / form, color="loss", max_streamlines=5)
         np.testing.assert_array_equal(drawn.points, expected.points)
         np.testing.assert_array_equal(drawn.values, expected.values)
 
@@ -126,7 +128,7 @@ def test_what_dwiml_writes_is_read(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"out{suffix}"
     with TractogramWriter(path, grid=Grid(AFFINE, SHAPE)) as writer:
         writer.append(np.array([[1, 2, 3], [2, 2, 3], [3, 2, 3.5]]), [3])
-    drawn = DrawnTractogram.from_file(path, color="direction", most=5)
+    drawn = DrawnTractogram.from_file(path, color="direction", max_streamlines=5)
     np.testing.assert_allclose(
         drawn.points, nib.affines.apply_affine(AFFINE, np.array([[1, 2, 3], [2, 2, 3], [3, 2, 3.5]]) - 0.5), atol=1e-5
     )
@@ -135,7 +137,7 @@ def test_what_dwiml_writes_is_read(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"none{suffix}").unlink(missing_ok=True)
     with TractogramWriter(tmp_path / f"none{suffix}", grid=Grid(AFFINE, SHAPE)):
         pass
-    assert len(DrawnTractogram.from_file(tmp_path / f"none{suffix}", color="loss", most=5).lengths) == 0
+    assert len(DrawnTractogram.from_file(tmp_path / f"none{suffix}", color="loss", max_streamlines=5).lengths) == 0
 
 
 @pytest.mark.parametrize("suffix", [".trk", ".tck"])
@@ -143,7 +145,7 @@ def test_memory_is_bounded(tmp_path: Path, suffix: str) -> None:
     path = save(tmp_path / f"large{suffix}", [np.zeros((20_000, 3), dtype=np.float32)] * 200, with_data=False)
     nb_bytes = path.stat().st_size
     tracemalloc.start()
-    drawn = DrawnTractogram.from_file(path, color="direction", most=8)
+    drawn = DrawnTractogram.from_file(path, color="direction", max_streamlines=8)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(drawn.lengths) == 8
@@ -157,7 +159,7 @@ def test_streamlines_that_cannot_be_drawn_are_left_out(tmp_path: Path, caplog: p
     streamlines[3] = streamlines[3][:1]
     with np.errstate(invalid="ignore"):
         path = save(tmp_path / "lines.trk", streamlines)
-    drawn = DrawnTractogram.from_file(path, color="mean_loss", most=10)
+    drawn = DrawnTractogram.from_file(path, color="mean_loss", max_streamlines=10)
     assert drawn.lengths.tolist() == [len(streamlines[k]) for k in (0, 2, 4)]
     np.testing.assert_allclose(drawn.points, np.concatenate([streamlines[k] for k in (0, 2, 4)]), atol=2e-5)
     np.testing.assert_array_equal(drawn.values, np.repeat([0, 2, 4], drawn.lengths))
@@ -167,7 +169,7 @@ def test_streamlines_that_cannot_be_drawn_are_left_out(tmp_path: Path, caplog: p
 def test_a_header_that_tells_nothing_is_believed_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     streamlines = lines(3)
     nib.streamlines.save(Tractogram(streamlines, affine_to_rasmm=np.eye(4)), tmp_path / "lines.trk")
-    drawn = DrawnTractogram.from_file(tmp_path / "lines.trk", color="direction", most=10)
+    drawn = DrawnTractogram.from_file(tmp_path / "lines.trk", color="direction", max_streamlines=10)
     np.testing.assert_allclose(drawn.points, np.concatenate(streamlines), atol=2e-5)
     assert "does not give its voxel grid" in caplog.text
 

@@ -61,7 +61,7 @@ def repack(trx: Path, *, header: dict[str, Any] | None = None, members: dict[str
 
 READERS = {
     "score": lambda path: read_streamlines(path, OBLIQUE),
-    "show_tractogram": lambda path: DrawnTractogram.from_file(path, color="uniform", most=3),
+    "show_tractogram": lambda path: DrawnTractogram.from_file(path, color="uniform", max_streamlines=3),
 }
 
 
@@ -203,7 +203,7 @@ def test_compressed_tractograms_are_told_what_to_do(tmp_path: Path, name: str) -
         with pytest.raises(ValueError, match=sentence):
             read(tmp_path / name, "The tractogram")
     with pytest.raises(ValueError, match=sentence):
-        DrawnTractogram.from_file(tmp_path / name, color="uniform", most=3)
+        DrawnTractogram.from_file(tmp_path / name, color="uniform", max_streamlines=3)
 
 
 @pytest.mark.parametrize("suffix", [".trk", ".tck", ".trx"])

@@ -8,7 +8,7 @@ import pytest
 from nibabel.processing import resample_from_to
 from tests_support import AFFINE, SHAPE
 
-from dwiml.viz.slices import ENDS, VIEWS, Background, slice_of
+from dwiml.viz.slices import ENDS, VIEWS, Background, resample_slice
 
 # Rotated about all three axes, with voxels of 1.5 x 2 x 2.5 mm.
 OBLIQUE = nib.affines.from_matvec(
@@ -43,7 +43,7 @@ def test_a_bright_voxel_is_at_the_position_given_by_the_affine(name: str, view: 
     data = np.ones(SHAPE, dtype=np.float32)
     data[7, 3, 5] = 100
     center = nib.affines.apply_affine(affine, [7, 3, 5])
-    pixels, extent = slice_of(Background(data, affine), view, float(center[view.across]))
+    pixels, extent = resample_slice(Background(data, affine), view, float(center[view.across]))
     right, up = (center[axis] for axis in view.axes)
     row, column = pixel_at(pixels, extent, right, up)
     # Interpolated, at most a quarter of a voxel away from the center of the voxel along each axis.
@@ -59,7 +59,7 @@ def test_the_whole_slice_equals_nibabels_resampling(name: str, view: object) -> 
     data, affine = volume(np.random.default_rng(0)), AFFINES[name]
     background = Background(data, affine)
     position = float(nib.affines.apply_affine(affine, [6, 5, 4])[view.across]) + 0.3
-    pixels, extent = slice_of(background, view, position)
+    pixels, extent = resample_slice(background, view, position)
     x, y = pixel_centers(pixels, extent)
     # The pixels of the slice as voxels of a grid along the rasmm axes, one voxel thick.
     shape, target = np.ones(3, dtype=int), np.eye(4)
@@ -75,24 +75,24 @@ def test_the_whole_slice_equals_nibabels_resampling(name: str, view: object) -> 
 
 def test_pixels_are_square_and_nan_outside_the_image() -> None:
     background = Background(volume(np.random.default_rng(1)), OBLIQUE)
-    pixels, (left, right, bottom, top) = slice_of(background, VIEWS["axial"], 0.0)
+    pixels, (left, right, bottom, top) = resample_slice(background, VIEWS["axial"], 0.0)
     assert (right - left) / pixels.shape[1] == pytest.approx((top - bottom) / pixels.shape[0]) == pytest.approx(0.75)
     assert np.isnan(pixels[0, 0])
-    far, _ = slice_of(background, VIEWS["axial"], 1000.0)
+    far, _ = resample_slice(background, VIEWS["axial"], 1000.0)
     assert np.isnan(far).all()
 
 
 def test_a_huge_image_has_a_bounded_slice() -> None:
     data = np.ones((3000, 2, 2), dtype=np.float32)
     data[0, 0, 0] = 0
-    pixels, _ = slice_of(Background(data, np.eye(4)), VIEWS["axial"], 0.0)
+    pixels, _ = resample_slice(Background(data, np.eye(4)), VIEWS["axial"], 0.0)
     assert pixels.shape[1] == 1000
 
 
 def test_the_outermost_half_voxel_is_shown() -> None:
     data = np.zeros((2, 2, 2), dtype=np.float32)
     data[1] = 1
-    pixels, extent = slice_of(Background(data, np.diag([2.0, 2.0, 2.0, 1.0])), VIEWS["axial"], 0.0)
+    pixels, extent = resample_slice(Background(data, np.diag([2.0, 2.0, 2.0, 1.0])), VIEWS["axial"], 0.0)
     # Only the bright voxels are shown: x from 1 to 3 mm.
     assert extent == (1.0, 3.0, -1.0, 3.0)
     assert pixels[0, -1] == 1
@@ -135,7 +135,7 @@ def test_points_in_the_image() -> None:
     voxels = np.array([[-0.4, 0, 0], [11.4, 9.4, 8.4], [-0.6, 0, 0], [0, 9.6, 0]])
     points = nib.affines.apply_affine(OBLIQUE, voxels)
     assert background.contains(points).tolist() == [True, True, False, False]
-    np.testing.assert_allclose(background.voxels_of(points), voxels, atol=1e-9)
+    np.testing.assert_allclose(background.to_voxels(points), voxels, atol=1e-9)
 
 
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)

@@ -101,7 +101,7 @@ def test_thinned_streamlines_keep_their_ends(stride: int) -> None:
 
 
 def test_a_panel_has_a_bounded_number_of_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_POINTS", 1000)
+    monkeypatch.setattr(module, "MAX_POINTS", 1000)
     lines = [np.linspace([0, 0, 0], [50, 30, 40], 400) for _ in range(10)]
     figure = plot_tractograms([tractogram(*lines, name="a"), tractogram(*lines, name="b")], views=["axial"])
     # 8000 points: every eighth point, and the last one of each streamline.
