@@ -1,4 +1,4 @@
-"""How commands end: at a signal, on a full disk under their output, in a pipe that has ended, without memory."""
+"""How commands end: after a signal, with a full disk or a closed pipe as output, without memory."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def killing(number: signal.Signals, at_call: int = 1, then: Callable[..., Any] | None = None) -> Callable[..., Any]:
-    """Return a function that has a signal sent to this process, the nth time that it is called."""
+    """Return a function that sends a signal to this process at its nth call."""
     calls: list[int] = []
 
     def act(*args: Any, **kwargs: Any) -> Any:
@@ -52,7 +52,7 @@ def killing(number: signal.Signals, at_call: int = 1, then: Callable[..., Any] |
 
 
 def command_at(name: str, work: Path, out: Path) -> tuple[list[str], str]:
-    """Return a command that writes below `out`, and the function in the middle of its work."""
+    """Return a command that writes in `out`, and the name of a function that it calls during its work."""
     subject = work / "phantom/subjects/sub-03"
     hdf5, experiment = str(work / "data.hdf5"), str(work / "exp")
     bundle, labels = str(subject / "bundles/helix.trk"), str(subject / "labels/endpoints.nii.gz")
@@ -104,7 +104,7 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("i_command", range(len(COMMANDS)), ids=COMMANDS)
-def test_a_signal_ends_each_command_in_good_order(
+def test_a_signal_ends_each_command_cleanly(
     i_command: int,
     work: Path,
     tmp_path: Path,
@@ -130,14 +130,14 @@ def test_a_signal_ends_each_command_in_good_order(
 
 
 @pytest.mark.parametrize("suffix", [".trk", ".tck", ".trx"])
-def test_interrupted_tracking_keeps_what_it_has_made(
+def test_interrupted_tracking_keeps_its_streamlines(
     suffix: str, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from dwiml.tracking.tracker import Tracker
 
     group = Tracker._track_group
     monkeypatch.setattr(Tracker, "_track_group", killing(signal.SIGTERM, 3, group))
-    # killing() gives a plain function, which the class binds.
+    # killing() returns a plain function, which the class binds.
     command = ["track", str(work / "exp"), "sub-03", str(tmp_path / f"a{suffix}"), "--tracking_mask", "wm_mask"]
     options = ["--nb_seeds", "60", "--simultaneous", "20", "--min_length", "2"]
     assert main([*command, *options]) == 128 + signal.SIGTERM
@@ -185,13 +185,13 @@ def stop_while_loading(code: str, arguments: list[str], number: signal.Signals, 
     return process.returncode, errors
 
 
-def test_a_script_that_loads_its_data_says_so_and_leaves(work: Path) -> None:
+def test_a_script_stopped_while_loading_says_so(work: Path) -> None:
     code, errors = stop_while_loading(SCRIPT, [str(work / "data.hdf5")], signal.SIGUSR1)
     assert code == 128 + signal.SIGUSR1
-    assert errors == "Stopped (SIGUSR1) while the data were loaded: nothing was trained yet.\n"
+    assert errors == "Stopped (SIGUSR1) while loading the data; nothing was trained yet.\n"
 
 
-def test_a_job_that_is_stopped_while_loading_is_requeued(work: Path, tmp_path: Path) -> None:
+def test_a_job_stopped_while_loading_is_requeued(work: Path, tmp_path: Path) -> None:
     asked = tmp_path / "asked"
     scontrol = tmp_path / "bin" / "scontrol"
     scontrol.parent.mkdir()
@@ -218,7 +218,7 @@ def shell(command: str, work: Path) -> subprocess.CompletedProcess[str]:
 
 @needs_full
 @pytest.mark.parametrize(("redirect", "code"), [("> /dev/full", 1), ("2> /dev/full", 0), (">&-", 1), ("2>&-", 0)])
-def test_a_score_that_cannot_be_printed_is_written(redirect: str, code: int, work: Path, tmp_path: Path) -> None:
+def test_scores_that_cannot_be_printed_are_still_written(redirect: str, code: int, work: Path, tmp_path: Path) -> None:
     subject = "phantom/subjects/sub-03"
     written = tmp_path / "scores.json"
     done = shell(f"dwiml score {subject}/bundles/helix.trk --ground_truth {subject} --json {written} {redirect}", work)
@@ -229,19 +229,21 @@ def test_a_score_that_cannot_be_printed_is_written(redirect: str, code: int, wor
         assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_pipe_that_has_seen_enough_is_no_failure(work: Path) -> None:
+def test_a_closed_pipe_is_not_a_failure(work: Path) -> None:
     subject = "phantom/subjects/sub-03"
     done = shell(f"dwiml score {subject}/bundles/helix.trk --ground_truth {subject} | head -1", work)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 1
-    # The reader is gone before the first line.
+    # The reader exits before the first line.
     done = shell(f"dwiml score {subject}/bundles/helix.trk --ground_truth {subject} | true", work)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @needs_full
 @pytest.mark.parametrize(("redirect", "code"), [("> /dev/full 2>&1", 1), ("2> /dev/full | true", 0)])
-def test_an_hdf5_file_outlives_its_progress_lines(redirect: str, code: int, work: Path, tmp_path: Path) -> None:
+def test_creation_continues_when_progress_cannot_be_printed(
+    redirect: str, code: int, work: Path, tmp_path: Path
+) -> None:
     lists = " ".join(f"phantom/{each}.txt" for each in ("training", "validation", "testing"))
     new = tmp_path / "new.hdf5"
     done = shell(f"dwiml create_hdf5 phantom/subjects {new} phantom/config.json {lists} {redirect}", work)
@@ -251,14 +253,14 @@ def test_an_hdf5_file_outlives_its_progress_lines(redirect: str, code: int, work
 
 @needs_full
 @pytest.mark.parametrize("redirect", ["> /dev/full 2>&1", "2> >(head -c 1 > /dev/null)", ">&- 2>&-"])
-def test_a_training_outlives_its_output(redirect: str, work: Path, tmp_path: Path) -> None:
+def test_a_training_continues_when_its_output_is_closed(redirect: str, work: Path, tmp_path: Path) -> None:
     options = f"{' '.join(DATA)} --rnn_layer_sizes 8 --max_epochs 2 --max_batches_per_epoch_training 2 -v"
     done = shell(f"dwiml train learn2track data.hdf5 {tmp_path} exp {options} {redirect}", work)
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "exp/logs/metrics.jsonl").read_text().splitlines()) == 2
 
 
-def test_memory_that_is_missing_is_named(
+def test_missing_memory_is_reported(
     work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import numpy as np
@@ -270,7 +272,7 @@ def test_memory_that_is_missing_is_named(
     assert len(error.splitlines()) == 1
 
 
-def test_a_second_ctrl_c_in_a_training_says_what_is_kept(
+def test_a_second_ctrl_c_in_a_training_states_what_is_kept(
     work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from dwiml import DWIMLTrainerOneInput
@@ -288,7 +290,7 @@ def test_a_second_ctrl_c_in_a_training_says_what_is_kept(
     )
 
 
-def test_what_the_system_refuses_is_told_without_its_number(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_system_errors_are_reported_without_their_number(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def write_more_than_allowed() -> None:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), "out.trk")
 

@@ -1,4 +1,4 @@
-"""``dwiml create_hdf5``, run for real."""
+"""``dwiml create_hdf5`` on real files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AFFINE = np.array([[1.5, 0, 0, -4], [0, 0, -2.5, 9], [0, 2.0, 0, 1], [0, 0, 0, 1
 
 @pytest.fixture
 def arguments(tmp_path: Path) -> list[str]:
-    """Two subjects with a volume and a tractogram; the command's six arguments."""
+    """Write two subjects with a volume and a tractogram, and return the six arguments of the command."""
     rng = np.random.default_rng(0)
     for subject in ("sub-1", "sub-2"):
         folder = tmp_path / "subjects" / subject
@@ -63,7 +63,7 @@ def test_the_command_writes_the_file_and_prints_its_content(arguments):
         assert len(handle["sub-1/streamlines/lengths"]) == 4
 
 
-def test_lists_may_be_left_out_or_be_dev_null(arguments, capsys):
+def test_lists_may_be_omitted_or_be_dev_null(arguments, capsys):
     for given in (arguments[:4], arguments[:5], [*arguments[:4], "/dev/null", "/dev/null"]):
         assert create_hdf5.main([*given, "--remove_invalid", "-f"]) == 0
         assert f"(1 training, {int(given == arguments[:5])} validation, 0 testing)" in capsys.readouterr().out

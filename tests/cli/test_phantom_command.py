@@ -19,7 +19,7 @@ from dwiml.phantom.create import GROUPS_CONFIG, README
 from dwiml.phantom.output import new_folder
 
 
-def test_makes_the_folder_says_so_and_replaces_another_only_with_f(
+def test_creates_the_folder_and_replaces_another_only_with_f(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["phantom", str(tmp_path / "ph"), "--nb_subjects", "3", "--size", "small", "--seed", "4"]

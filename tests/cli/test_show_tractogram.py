@@ -1,4 +1,4 @@
-"""``dwiml show_tractogram``, run for real; what it reads is held against nibabel and trx-python."""
+"""``dwiml show_tractogram`` on real files; what it reads is compared with nibabel and trx-python."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HEADER = {
 
 
 def lines(nb: int, seed: int = 0) -> list[np.ndarray]:
-    """Return streamlines in rasmm, in the image."""
+    """Return streamlines inside the image, in rasmm."""
     rng = np.random.default_rng(seed)
     start = nib.affines.apply_affine(AFFINE, rng.uniform(3, 6, (nb, 3)))
     return [
@@ -113,7 +113,7 @@ def test_a_trx_in_any_form(tmp_path: Path) -> None:
         with zipfile.ZipFile(tmp_path / "packed.trx", "w", zipfile.ZIP_DEFLATED) as packed:
             for name in archive.namelist():
                 packed.writestr(name, archive.read(name))
-    # As a run leaves it that was killed while it appended.
+    # As after a run that was killed while appending.
     with (tmp_path / "folder.trx" / "positions.3.float32").open("ab") as stream:
         stream.write(bytes(12 * 40))
     path.chmod(0o444)
@@ -153,7 +153,7 @@ def test_memory_is_bounded(tmp_path: Path, suffix: str) -> None:
     assert peak < 30e6 < nb_bytes
 
 
-def test_streamlines_that_cannot_be_drawn_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_streamlines_that_cannot_be_drawn_are_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     streamlines = lines(5)
     streamlines[1][1] = np.inf
     streamlines[3] = streamlines[3][:1]
@@ -166,7 +166,7 @@ def test_streamlines_that_cannot_be_drawn_are_left_out(tmp_path: Path, caplog: p
     assert "2 streamlines of" in caplog.text
 
 
-def test_a_header_that_tells_nothing_is_believed_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_header_without_grid_gives_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     streamlines = lines(3)
     nib.streamlines.save(Tractogram(streamlines, affine_to_rasmm=np.eye(4)), tmp_path / "lines.trk")
     drawn = DrawnTractogram.from_file(tmp_path / "lines.trk", color="direction", max_streamlines=10)
@@ -197,7 +197,7 @@ def test_the_command(tmp_path: Path, image: Path, suffix: str, capsys: pytest.Ca
     assert "exists; replace it with overwrite=True" in capsys.readouterr().err
     assert out.read_bytes() == first
     assert main([*command, "-f"]) == 0
-    # Nothing is drawn at random.
+    # The figure does not depend on a random choice.
     assert out.read_bytes() == first
     assert main([*command, "-f", "--thickness", "0.5", "--title", "A title"]) == 0
     assert out.read_bytes() != first
@@ -213,7 +213,7 @@ def test_several_by_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert expected in text
 
 
-def test_another_subjects_image_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_image_of_another_subject_gives_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = save(tmp_path / "lines.tck", lines(6))
     nib.save(nib.Nifti1Image(np.ones((3, 3, 3)), nib.affines.from_matvec(np.eye(3), [80, 80, 80])), tmp_path / "t1.nii")
     out = str(tmp_path / "out.png")

@@ -1,4 +1,4 @@
-"""The command, run for real."""
+"""``dwiml visualize_logs`` on real files."""
 
 from __future__ import annotations
 
