@@ -141,7 +141,7 @@ def ends_of(
     """
     nb_points = int(np.sum(lengths, dtype=np.int64))
     if nb_points != len(points):
-        raise ValueError(f"lengths announce {nb_points} points, there are {len(points)}.")
+        raise ValueError(f"lengths add up to {nb_points} points, but points has {len(points)} rows.")
     some = np.asarray(lengths) > 0
     ends = np.full((2, len(lengths), 3), np.nan, dtype=np.asarray(points).dtype)
     ends[0, some] = points[first_rows(lengths)]

@@ -1,4 +1,4 @@
-"""Scores of a tractogram against a ground truth, in the manner of the ISMRM 2015 tractography challenge."""
+"""Score a tractogram against a ground truth, like the ISMRM 2015 tractography challenge."""
 
 from __future__ import annotations
 
@@ -20,28 +20,29 @@ from dwiml.scoring.voxels import chunks
 
 @dataclass(frozen=True)
 class BundleScore:
-    """Scores of one true bundle; None where its end regions would be needed.
+    """Scores of one true bundle; scores that need its end regions are None if they are not known.
 
     Attributes
     ----------
     name
-        The bundle.
+        Name of the bundle.
     has_ends
         Whether its end regions are known.
     found
-        Whether it has a valid connection; without end regions, whether `overlap` reaches the share asked for.
+        Whether it has a valid connection; without end regions, whether `overlap` is at least the requested share.
     nb_valid, nb_wrong_path
-        Streamlines.
+        Number of valid and wrong path connections.
     nb_in_mask
-        Without end regions: streamlines that lie in the mask; else None.
+        Without end regions, number of streamlines that lie in the mask; otherwise None.
     nb_voxels
-        Voxels of the true mask.
+        Number of voxels in the true mask.
     overlap
-        Share of them that the streamlines pass.
+        Share (0 to 1) of the voxels in the true mask that the streamlines pass.
     overreach
-        Voxels passed outside of the true mask, over its size.
+        Number of voxels passed outside the true mask, divided by the number of voxels in it; may exceed 1.
     f1
-        2 x voxels passed in the mask / (voxels passed + voxels of the mask), also known as Dice.
+        2 x voxels passed in the mask / (voxels passed + voxels in the mask), from 0 to 1: the coefficient of Dice
+        (1945, doi:10.2307/1932409).
     """
 
     name: str
@@ -58,7 +59,15 @@ class BundleScore:
 
 @dataclass(frozen=True)
 class InvalidBundle:
-    """Streamlines that join two regions that no bundle joins."""
+    """Streamlines that join two end regions that no true bundle joins.
+
+    Attributes
+    ----------
+    regions
+        Names of the two regions.
+    nb_streamlines
+        Number of streamlines.
+    """
 
     regions: tuple[str, str]
     nb_streamlines: int
@@ -66,18 +75,18 @@ class InvalidBundle:
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Scores of a tractogram.
+    """Scores of a tractogram with S streamlines.
 
     Attributes
     ----------
     kind : (S,) int8
-        What each streamline is: a value of :class:`~dwiml.scoring.connections.Connection`.
+        Kind of each streamline, a value of :class:`~dwiml.scoring.connections.Connection`.
     bundle : (S,) int64
-        Index in `bundles` of valid and wrong path connections; -1 for the others.
+        Index in `bundles` of the bundle of valid and wrong path connections; -1 for the others.
     bundles
-        The true bundles, in the order of the ground truth.
+        Scores of the true bundles, in the order of the ground truth.
     invalid_bundles
-        The most frequent first.
+        The invalid bundles, in descending order of their number of streamlines.
     """
 
     kind: NDArray[np.int8]
@@ -87,39 +96,48 @@ class Scores:
 
     @property
     def nb_streamlines(self) -> int:
-        """Streamlines scored."""
+        """Number of streamlines."""
         return len(self.kind)
 
     @property
     def has_ends(self) -> bool:
-        """Whether there is a bundle with end regions, so that connections are available."""
+        """Whether any bundle has end regions; otherwise connections are not available."""
         return any(bundle.has_ends for bundle in self.bundles)
 
     def count(self, connection: Connection) -> int | None:
-        """Return how many streamlines are of this kind; None without any end region."""
+        """Return the number of streamlines of this kind; None if no bundle has end regions."""
         return int(np.count_nonzero(self.kind == connection)) if self.has_ends else None
 
     def share(self, connection: Connection) -> float | None:
-        """Return the share (0 to 1) of streamlines of this kind; None without any, or without any end region."""
+        """Return the share (0 to 1) of this kind; None if there are no streamlines, or no bundle has end regions."""
         count = self.count(connection)
         return count / self.nb_streamlines if count is not None and self.nb_streamlines else None
 
     @property
     def nb_found(self) -> int:
-        """Bundles found: the valid bundles (VB)."""
+        """Number of valid bundles (VB): true bundles that were found."""
         return sum(bundle.found for bundle in self.bundles)
 
     def mean(self, measure: str) -> float | None:
-        """Return the mean of ``overlap``, ``overreach`` or ``f1`` over the bundles that have it; None if none has.
+        """Return the mean of a measure over the bundles.
 
-        A bundle that was not found counts, with its zeros.
+        Parameters
+        ----------
+        measure
+            ``"overlap"``, ``"overreach"`` or ``"f1"``.
+
+        Returns
+        -------
+        float or None
+            The mean over the bundles for which the measure is available; None if there are none. Bundles that were not
+            found are included.
         """
         values = [value for bundle in self.bundles if (value := getattr(bundle, measure)) is not None]
         return float(np.mean(values)) if values else None
 
     def summary(self) -> dict[str, float]:
-        """Return the total scores, by name, shares from 0 to 1; those that are not available are absent."""
-        told = {
+        """Return {name: total score}, without the scores that are not available; shares are from 0 to 1."""
+        totals = {
             "valid_connections": self.share(Connection.VALID),
             "wrong_path_connections": self.share(Connection.WRONG_PATH),
             "invalid_connections": self.share(Connection.INVALID),
@@ -128,10 +146,10 @@ class Scores:
             "invalid_bundles": float(len(self.invalid_bundles)) if self.has_ends else None,
             **{measure: self.mean(measure) for measure in ("overlap", "overreach", "f1")},
         }
-        return {name: value for name, value in told.items() if value is not None}
+        return {name: value for name, value in totals.items() if value is not None}
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all scores but those of single streamlines, for JSON: shares from 0 to 1, null if not available."""
+        """Return all scores, except those of each streamline, for JSON: shares from 0 to 1, None if not available."""
         return {
             "nb_streamlines": self.nb_streamlines,
             "connections": {
@@ -159,44 +177,54 @@ def score_streamlines(
     min_coverage: float = MIN_COVERAGE,
     on_progress: Callable[[int], None] | None = None,
 ) -> Scores:
-    """Score streamlines against the truth (Maier-Hein et al., 2017; Cote et al., 2013; Renauld et al., 2023).
+    """Score streamlines against a ground truth (Cote et al., 2013; Maier-Hein et al., 2017; Renauld et al., 2023).
 
-    Each streamline is one of these, tried in this order:
+    The kind of each streamline is the first of these that applies:
 
-    1. A *valid connection* of a bundle: its two end points lie in the bundle's two end regions, either way round, and
-       at most a share `max_outside` of its length lies outside the bundle's mask widened by the ground truth's
-       tolerance. If it is one of several bundles, it goes to the one in whose mask (not widened) most of it lies.
-    2. A *wrong path connection*: it joins the two regions of a bundle, but leaves its mask.
-    3. An *invalid connection*: its ends lie in two regions that no bundle joins. The pair is an invalid bundle. Where
-       regions lie over each other, the first one counts.
-    4. *No connection*: an end lies in no region, both ends lie in one region, or all its points are the same.
+    1. *Valid connection* of a bundle: its two end points lie in the two end regions of the bundle, in either order, and
+       at most a share `max_outside` of its length lies outside the widened mask of the bundle (see
+       :meth:`GroundTruth.from_volumes`). If this holds for several bundles, it belongs to the one whose mask (not
+       widened) contains most of its length.
+    2. *Wrong path connection*: it joins the two end regions of a bundle, but leaves the mask.
+    3. *Invalid connection*: its end points lie in two regions that no bundle joins. The two regions form an invalid
+       bundle. Where regions overlap, the first one counts.
+    4. *No connection*: an end point lies in no region, both lie in the same region, or all points are equal.
 
-    Voxels are passed when a segment crosses them, however far apart the points are. Those outside the ground truth's
-    volume count as outside the masks; overreach does not count them.
+    A voxel is passed if a segment crosses it, even if no point lies in it. Voxels outside the volume of the ground
+    truth count as outside the masks, but not in the overreach.
 
     Parameters
     ----------
     points : (N, 3)
-        Points of all streamlines: voxel space of the ground truth, corner origin, in voxels.
+        Points of all streamlines, concatenated; voxel space of the ground truth, corner origin, in voxels.
     lengths : (S,)
-        Points of each streamline.
+        Number of points of each streamline, integers.
     ground_truth
-        What to score against.
+        The true bundles.
     max_outside
-        Share (0 to 1) of a streamline's length.
+        Share (0 to 1) of the length of a valid connection that may lie outside the mask.
     min_coverage
-        For bundles without end regions: the share of the mask that makes it found.
+        A bundle without end regions is found if its overlap is above 0 and at least this share (0 to 1).
     on_progress
-        Called after each part with the number of its streamlines, for a progress bar.
+        Called after each chunk with its number of streamlines, for a progress bar.
 
     Returns
     -------
     Scores
+        Kind and bundle of each streamline, and the scores of the bundles.
 
     Raises
     ------
     ValueError
-        For shapes that do not fit, coordinates that are not finite, an invalid share.
+        If shapes do not match, a coordinate is not finite, or a share is invalid.
+
+    References
+    ----------
+    Cote et al. (2013), "Tractometer: towards validation of tractography pipelines", doi:10.1016/j.media.2013.03.009.
+    Maier-Hein et al. (2017), "The challenge of mapping the human connectome based on diffusion tractography",
+    doi:10.1038/s41467-017-01285-x.
+    Renauld et al. (2023), "Validate your white matter tractography algorithms with a reappraised ISMRM 2015
+    Tractography Challenge scoring system", doi:10.1038/s41598-023-28560-w.
     """
     max_outside = check_number("max_outside", max_outside, low=0, high=1)
     min_coverage = check_number("min_coverage", min_coverage, low=0, high=1)
@@ -206,8 +234,8 @@ def score_streamlines(
     nb_in_mask = np.zeros(len(ground_truth.names), dtype=np.int64)
     passed = sparse.csr_array((len(ground_truth.names), ground_truth.masks.shape[0]))
     pairs: Counter[int] = Counter()
-    for lines, their_points in chunks(lengths):
-        part = connect(points[their_points], lengths[lines], ground_truth, max_outside)
+    for lines, rows in chunks(lengths):
+        part = connect(points[rows], lengths[lines], ground_truth, max_outside)
         kind[lines], bundle[lines] = part.kind, part.bundle
         nb_in_mask += part.nb_in_mask
         passed = passed + part.passed
@@ -225,7 +253,7 @@ def score_streamlines(
 
 
 def _list_invalid_bundles(pairs: Mapping[int, int], regions: Sequence[str]) -> tuple[InvalidBundle, ...]:
-    """Return the bundles of {first region x number of regions + second region: streamlines}."""
+    """Return the invalid bundles, given {first region * number of regions + second region: number of streamlines}."""
     ordered = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))
     return tuple(
         InvalidBundle((regions[pair // len(regions)], regions[pair % len(regions)]), count) for pair, count in ordered
@@ -239,13 +267,13 @@ def _checked(
     counts = np.asarray(lengths)
     if points.ndim != 2 or points.shape[1] != 3:
         raise ValueError(f"points must have shape (N, 3), got {points.shape}.")
-    # An empty list makes an array of floats.
+    # An empty list becomes an array of floats.
     if counts.ndim != 1 or (counts.size and counts.dtype.kind not in "iu") or (counts < 0).any():
-        raise ValueError("lengths must be whole numbers, 0 or more, one a streamline.")
+        raise ValueError("lengths must be whole numbers, 0 or more, one per streamline.")
     if counts.sum() != len(points):
-        raise ValueError(f"lengths announce {int(counts.sum())} points, there are {len(points)}.")
+        raise ValueError(f"lengths add up to {int(counts.sum())} points, but points has {len(points)} rows.")
     if not np.isfinite(points).all():
-        raise ValueError("points hold NaN or infinite coordinates; remove these streamlines.")
+        raise ValueError("points contains NaN or infinite coordinates; remove these streamlines.")
     return points, counts.astype(np.int64)
 
 

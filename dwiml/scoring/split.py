@@ -1,4 +1,4 @@
-"""Scored streamlines as files, one for each kind of connection."""
+"""Save scored streamlines, one file for each kind of connection."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ _WITHOUT = {Connection.INVALID: "invalid.trk", Connection.NONE: "no_connection.t
 
 
 def split_files(truth: GroundTruth) -> dict[str, tuple[Connection, int]]:
-    """Return {file in the folder: (what is in it, of which bundle; -1: of none)}."""
+    """Return the files that :func:`save_split` writes.
+
+    Returns
+    -------
+    dict
+        {path in the folder: (kind of connection, index of the bundle or -1)}.
+    """
     return {
         f"{folder}/{name}.trk": (connection, index)
         for connection, folder in _WITH_BUNDLE.items()
@@ -31,33 +37,33 @@ def split_files(truth: GroundTruth) -> dict[str, tuple[Connection, int]]:
 def check_split(
     folder: Path, truth: GroundTruth, *, inputs: Iterable[str | Path | None], overwrite: bool, label: str = "folder"
 ) -> None:
-    """Check that the files can be written.
+    """Check that :func:`save_split` can write its files.
 
     Parameters
     ----------
     folder
-        Where they go.
+        The output folder.
     truth
-        What the streamlines are scored against.
+        The ground truth that the streamlines are scored against.
     inputs
         Files that must not be replaced.
     overwrite
-        Whether older files may be.
+        Whether other existing files may be replaced.
     label
-        What errors call the folder.
+        Name of the folder in errors.
 
     Raises
     ------
     ValueError, OSError
-        When no bundle has end regions, a bundle's name is no file name, the folder is a file, files are there and may
-        not be replaced, or one of them is an input.
+        If no bundle has end regions, the name of a bundle cannot be used as a file name, the folder is a file, a file
+        exists and may not be replaced, or a file is an input.
     """
     if not truth.has_ends.any():
-        raise ValueError(f"No bundle has end regions, so that streamlines cannot be told apart; leave out {label}.")
+        raise ValueError(f"No bundle has end regions, which are needed to split streamlines; leave out {label}.")
     for name in truth.names:
         check_name(name, "Bundle")
         if name.endswith(".partial"):
-            raise ValueError(f"Bundle '{name}' has the name of a file that is being written; rename it.")
+            raise ValueError(f"Bundle '{name}' ends in .partial, which is used for unfinished files; rename it.")
     check_output_folder(folder, split_files(truth), label, inputs=inputs, overwrite=overwrite)
 
 
@@ -68,12 +74,33 @@ def save_split(
     scores: Scores,
     truth: GroundTruth,
 ) -> None:
-    """Write streamlines (N, 3), (S,) in voxel space, corner origin, one file for each kind that there is."""
+    """Write one tractogram for each kind of connection and bundle that has streamlines.
+
+    Files of an earlier run without streamlines in this one are removed.
+
+    Parameters
+    ----------
+    folder
+        The output folder; created if missing.
+    points : (N, 3) float32
+        Points of all streamlines, concatenated; voxel space of the ground truth, corner origin, in voxels.
+    lengths : (S,) int64
+        Number of points of each streamline.
+    scores
+        Scores of these streamlines.
+    truth
+        The ground truth that they were scored against.
+
+    Raises
+    ------
+    OSError
+        If a file cannot be written.
+    """
     for file, (connection, bundle) in split_files(truth).items():
         chosen = (scores.kind == connection) & (scores.bundle == bundle) & (lengths > 0)
         path = folder / file
         if not chosen.any():
-            # What an earlier run has left would be taken for this one's.
+            # A file of an earlier run would look like a result of this one.
             path.unlink(missing_ok=True)
             continue
         path.parent.mkdir(parents=True, exist_ok=True)

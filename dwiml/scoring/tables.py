@@ -1,4 +1,4 @@
-"""The scores of tractograms as tables for people."""
+"""Format scores of tractograms as text tables."""
 
 from __future__ import annotations
 
@@ -16,13 +16,25 @@ _CONNECTIONS = {
     "no connections (NC)": Connection.NONE,
 }
 _MOST_INVALID_BUNDLES = 5
-_UNTOLD = "-"
+_NOT_AVAILABLE = "-"
 
 
 def tables(
     scores: Mapping[str, Scores], truth: GroundTruth, folder: str, *, max_outside: float, min_coverage: float
 ) -> str:
-    """Return a table by bundle and one of the totals: of one tractogram, or of several side by side."""
+    """Return a table of the bundles and a table of the totals, for one tractogram or several side by side.
+
+    Parameters
+    ----------
+    scores
+        {name of the tractogram: its scores}; at least one.
+    truth
+        The ground truth that they were scored against.
+    folder
+        Folder of the ground truth, for the heading.
+    max_outside, min_coverage
+        Shares (0 to 1) used for the scores, for the heading.
+    """
     without = len(truth.names) - int(truth.has_ends.sum())
     heading = [
         f"{len(truth.names)} true bundle{'s' * (len(truth.names) != 1)} of '{folder}'",
@@ -36,27 +48,27 @@ def tables(
         )
     (first, *others) = scores.values()
     by_bundle = _bundles_compared(scores) if others else _bundles(first)
-    parts = ["\n".join(heading), _aligned(by_bundle), _aligned(_sums(scores))]
+    parts = ["\n".join(heading), _aligned(by_bundle), _aligned(_totals(scores))]
     if not others and first.invalid_bundles:
         parts.append(_invalid_bundles(first))
     return "\n\n".join(parts)
 
 
 def _bundles(scores: Scores) -> list[list[str]]:
-    """Return the rows of one tractogram; a column that no bundle has is left out."""
+    """Return the rows for one tractogram, without columns that are not available for any bundle."""
     columns: dict[str, list[str]] = {"bundle": [bundle.name for bundle in scores.bundles]}
     columns["valid bundle"] = ["yes" if bundle.found else "no" for bundle in scores.bundles]
     for key, title in (("nb_valid", "VC"), ("nb_wrong_path", "WPC"), ("nb_in_mask", "in the mask")):
         columns[title] = [_count(getattr(bundle, key)) for bundle in scores.bundles]
     for key, title in _MEASURES.items():
         columns[f"{title} %"] = [_percent(getattr(bundle, key)) for bundle in scores.bundles]
-    told = {title: cells for title, cells in columns.items() if any(cell != _UNTOLD for cell in cells)}
-    return [list(told), *map(list, zip(*told.values(), strict=True))]
+    shown = {title: cells for title, cells in columns.items() if any(cell != _NOT_AVAILABLE for cell in cells)}
+    return [list(shown), *map(list, zip(*shown.values(), strict=True))]
 
 
 def _bundles_compared(scores: Mapping[str, Scores]) -> list[list[str]]:
     rows = [["overlap / overreach / F1 (%)", *scores]]
-    for bundles in zip(*(each.bundles for each in scores.values()), strict=True):
+    for bundles in zip(*(item.bundles for item in scores.values()), strict=True):
         rows.append([bundles[0].name, *map(_measures, bundles)])
     return rows
 
@@ -65,32 +77,32 @@ def _measures(bundle: BundleScore) -> str:
     return " / ".join(_percent(getattr(bundle, measure)) for measure in _MEASURES)
 
 
-def _sums(scores: Mapping[str, Scores]) -> list[list[str]]:
-    every = list(scores.values())
-    rows = [["total", *scores], ["streamlines", *(_count(each.nb_streamlines) for each in every)]]
-    if any(each.has_ends for each in every):
+def _totals(scores: Mapping[str, Scores]) -> list[list[str]]:
+    items = list(scores.values())
+    rows = [["total", *scores], ["streamlines", *(_count(item.nb_streamlines) for item in items)]]
+    if any(item.has_ends for item in items):
         for title, connection in _CONNECTIONS.items():
-            rows.append([f"{title}, %", *(_percent(each.share(connection)) for each in every)])
-    rows.append(["valid bundles (VB)", *(f"{each.nb_found}/{len(each.bundles)}" for each in every)])
-    if any(each.has_ends for each in every):
-        rows.append(["invalid bundles (IB)", *(_count(len(each.invalid_bundles)) for each in every)])
+            rows.append([f"{title}, %", *(_percent(item.share(connection)) for item in items)])
+    rows.append(["valid bundles (VB)", *(f"{item.nb_found}/{len(item.bundles)}" for item in items)])
+    if any(item.has_ends for item in items):
+        rows.append(["invalid bundles (IB)", *(_count(len(item.invalid_bundles)) for item in items)])
     for measure, title in _MEASURES.items():
-        means = [_percent(each.mean(measure)) for each in every]
-        if any(mean != _UNTOLD for mean in means):
+        means = [_percent(item.mean(measure)) for item in items]
+        if any(mean != _NOT_AVAILABLE for mean in means):
             rows.append([f"mean {title}, %", *means])
     return rows
 
 
 def _invalid_bundles(scores: Scores) -> str:
     shown = scores.invalid_bundles[:_MOST_INVALID_BUNDLES]
-    lines = [f"  {_count(each.nb_streamlines)}: {' - '.join(each.regions)}" for each in shown]
-    left = len(scores.invalid_bundles) - len(shown)
+    lines = [f"  {_count(bundle.nb_streamlines)}: {' - '.join(bundle.regions)}" for bundle in shown]
+    nb_more = len(scores.invalid_bundles) - len(shown)
     title = "Invalid bundles (streamlines: regions)"
-    return "\n".join([f"{title}, the largest; {_count(left)} more:" if left else f"{title}:", *lines])
+    return "\n".join([f"{title}, the largest; {_count(nb_more)} more:" if nb_more else f"{title}:", *lines])
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of cells as text, the first column to the left, the others to the right."""
+    """Return rows of cells as text, with the first column left-aligned and the others right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
@@ -101,8 +113,8 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return _UNTOLD if share is None else f"{100 * share:.1f}"
+    return _NOT_AVAILABLE if share is None else f"{100 * share:.1f}"
 
 
 def _count(number: int | None) -> str:
-    return _UNTOLD if number is None else f"{number:,}".replace(",", " ")
+    return _NOT_AVAILABLE if number is None else f"{number:,}".replace(",", " ")

@@ -1,4 +1,4 @@
-"""Which voxels streamlines cross, and over how many mm: exact, whatever the distance between their points."""
+"""Measure the exact length of streamlines in each voxel, whatever the distance between their points."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from scipy import sparse
 
 from dwiml.ops.ragged import positions, positions_from_end, sequence_ids, slabs
 
-# Beside a corner or an edge that a line passes through, rounding (of float32 points too) leaves pieces of no length.
+# At a corner or an edge of a voxel, rounding (of float32 points too) leaves pieces of almost no length.
 _SHORTEST_MM = 1e-4
-# Larger chunks leave the processor's cache and take twice as long.
+# Larger chunks do not fit in the processor's cache and take twice as long.
 _CHUNK_POINTS = 250_000
 _CHUNK_LINES = 20_000
-# Points far apart have many pieces between them.
+# Limits the memory, since a segment between distant points has many pieces.
 _BLOCK_PIECES = 1_000_000
 
 
 @dataclass(frozen=True)
 class Crossings:
-    """What streamlines cross.
+    """Lengths of S streamlines in the V voxels of a volume.
 
     Attributes
     ----------
-    mm : sparse (S, V), float64
-        Length of each streamline in each voxel of the volume (flat index, C order), in mm.
+    mm : sparse (S, V) float64
+        Length of each streamline in each voxel (flat index, C order), in mm.
     total_mm : (S,) float64
-        Length of each streamline, outside the volume too; without what was not measured (see `crossed_voxels`).
+        Total length of each streamline in mm, including the parts outside the volume, but not the pieces ignored by
+        :func:`crossed_voxels`.
     """
 
     mm: sparse.csr_array
@@ -40,28 +41,29 @@ class Crossings:
 def crossed_voxels(
     points: NDArray[np.floating], lengths: NDArray[np.int64], shape: tuple[int, int, int], voxel_sizes: ArrayLike
 ) -> Crossings:
-    """Cut each segment where it goes from one voxel to the next, and measure the pieces.
+    """Cut each segment at the faces of the voxels, and measure the pieces.
 
-    A segment from p to q meets the plane x = k at t = (k - p_x) / (q_x - p_x). All such t of all segments and axes are
-    sorted, and the piece between two of them lies in the voxel of its middle (Amanatides and Woo, 1987, visit the
-    same voxels one at a time). Only the volume's planes count, so a point far away costs nothing.
+    A segment from p to q meets the plane x = k at t = (k - p_x) / (q_x - p_x). The values of t of all segments and axes
+    are sorted, and the piece between two of them lies in the voxel around its middle (Amanatides and Woo, 1987, "A fast
+    voxel traversal algorithm for ray tracing", visit the same voxels one at a time). Only planes of the volume are
+    used, so distant points cost nothing.
 
     Parameters
     ----------
     points : (N, 3)
-        Voxel space, corner origin, in voxels; finite.
-    lengths : (S,)
-        Points of each streamline.
+        Points of all streamlines, concatenated; voxel space, corner origin, in voxels; finite.
+    lengths : (S,) int64
+        Number of points of each streamline.
     shape
-        Voxels along each axis of the volume.
+        Number of voxels along each axis of the volume.
     voxel_sizes : (3,)
-        In mm.
+        Size of the voxels along each axis, in mm.
 
     Returns
     -------
     Crossings
-        A streamline that only touches a voxel, at a corner for instance, or is in it for less than 0.0001 mm in all,
-        does not cross it.
+        A streamline that only touches a voxel, for instance at a corner, or whose total length in it is less than
+        0.0001 mm, does not cross it.
     """
     start, step, line = _segments(points, lengths)
     mm = np.linalg.norm(step * np.asarray(voxel_sizes, dtype=np.float64), axis=1)
@@ -80,22 +82,46 @@ def crossed_voxels(
 
 
 def flat_voxels(points: NDArray[np.floating], shape: tuple[int, int, int]) -> NDArray[np.int64]:
-    """Return the flat index (C order) of the voxel around each point (N, 3), corner origin; -1 outside the volume."""
-    # Compared before the cast to integers, which far points would overflow.
+    """Return the flat index of the voxel around each point.
+
+    Parameters
+    ----------
+    points : (N, 3)
+        Voxel space, corner origin, in voxels.
+    shape
+        Number of voxels along each axis of the volume.
+
+    Returns
+    -------
+    (N,) int64
+        Index in the flattened volume (C order); -1 for points outside it.
+    """
+    # Compared before the cast to integers, which would overflow for distant points.
     inside = np.asarray(((points >= 0) & (points < np.array(shape))).all(axis=1))
     x, y, z = np.where(inside[:, None], points, 0).astype(np.int64).T
     return np.where(inside, (x * shape[1] + y) * shape[2] + z, -1)
 
 
 def chunks(lengths: NDArray[np.int64]) -> Iterator[tuple[slice, slice]]:
-    """Iterate over (streamlines, their points) so that the working memory of each is bounded."""
+    """Divide streamlines into chunks of limited size, to limit memory.
+
+    Parameters
+    ----------
+    lengths : (S,) int64
+        Number of points of each streamline.
+
+    Yields
+    ------
+    lines, rows
+        Slices of the streamlines and of their concatenated points.
+    """
     return slabs(lengths, _CHUNK_POINTS, _CHUNK_LINES)
 
 
 def _segments(
     points: NDArray[np.floating], lengths: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-    """Return first points (M, 3), vectors to the second (M, 3) and streamlines (M,) of all segments."""
+    """Return the first point (M, 3), the vector to the second point (M, 3) and the streamline (M,) of each segment."""
     exact = np.asarray(points, dtype=np.float64)
     line = sequence_ids(lengths)
     same = line[1:] == line[:-1]
@@ -105,10 +131,10 @@ def _segments(
 def _planes_met(
     start: NDArray[np.float64], step: NDArray[np.float64], shape: tuple[int, int, int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return, (M, 3) each, the first plane that a segment meets on each axis, and how many; ends on a plane do not."""
+    """Return the first plane and the number of planes that each segment crosses between its ends, per axis (M, 3)."""
     low, high = np.minimum(start, start + step), np.maximum(start, start + step)
     sizes = np.array(shape)
-    # Clipped before the cast to integers, which far points would overflow.
+    # Clipped before the cast to integers, which would overflow for distant points.
     first = np.clip(np.floor(low) + 1, 0, sizes + 1).astype(np.int64)
     last = np.clip(np.ceil(high) - 1, -1, sizes).astype(np.int64)
     return first, np.maximum(last - first + 1, 0)
@@ -121,7 +147,7 @@ def _pieces(
     met: NDArray[np.int64],
     shape: tuple[int, int, int],
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
-    """Return the segment of each piece, which share of the segment it is, and its voxel (-1: outside the volume)."""
+    """Return the segment of each piece, its share of the segment, and its voxel (-1 outside the volume)."""
     nb_pieces = met.sum(axis=1) + 1
     segment = sequence_ids(nb_pieces)
     cuts = _cuts(start, step, first, met)
@@ -136,7 +162,7 @@ def _pieces(
 def _cuts(
     start: NDArray[np.float64], step: NDArray[np.float64], first: NDArray[np.int64], met: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Return where segments meet planes: t in [0, 1], in order along all segments."""
+    """Return where segments meet planes: t in [0, 1], sorted along each segment, all segments concatenated."""
     segments, cuts = [], []
     for axis in range(3):
         nb = met[:, axis]
@@ -144,6 +170,6 @@ def _cuts(
         segments.append(segment)
         cuts.append((first[segment, axis] + positions(nb) - start[segment, axis]) / step[segment, axis])
     every_segment, every_cut = np.concatenate(segments), np.concatenate(cuts)
-    # A plane that is met is met between the ends, whatever rounding says.
+    # Rounding may place t outside the segment.
     every_cut = np.clip(every_cut, 0, 1)
     return np.asarray(every_cut[np.lexsort((every_cut, every_segment))])

@@ -72,8 +72,8 @@ def test_one_tractogram(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
         "  1: lower head - upper tail\n"
     )
     assert printed.err == ""
-    told = json.loads((folder / "out.json").read_text())
-    assert {key: told[key] for key in told if key != "tractograms"} == {
+    written = json.loads((folder / "out.json").read_text())
+    assert {key: written[key] for key in written if key != "tractograms"} == {
         "dwiml_version": __version__,
         "ground_truth": "truth",
         "config": None,
@@ -82,7 +82,7 @@ def test_one_tractogram(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
         "max_outside": 0.05,
         "min_coverage": 0.5,
     }
-    scores = told["tractograms"]["lines"]
+    scores = written["tractograms"]["lines"]
     assert scores["file"] == "lines.trk"
     assert scores["connections"]["valid"] == {"nb_streamlines": 3, "share": 0.375}
     assert scores["bundles"]["upper"]["overlap"] == 0.5
@@ -153,8 +153,8 @@ def test_several_side_by_side(folder: Path, capsys: pytest.CaptureFixture[str]) 
         "mean overreach, %                  0.0    0.0\n"
         "mean F1, %                        83.3   83.3\n"
     )
-    told = json.loads((folder / "o.json").read_text())["tractograms"]
-    assert {name: each["nb_streamlines"] for name, each in told.items()} == {"lines": 8, "good": 3}
+    written = json.loads((folder / "o.json").read_text())["tractograms"]
+    assert {name: each["nb_streamlines"] for name, each in written.items()} == {"lines": 8, "good": 3}
     assert (folder / "o.pdf").read_bytes().startswith(b"%PDF")
     assert len(nib.streamlines.load(folder / "split/good/valid/lower.trk").streamlines) == 2
     assert (folder / "split/lines/invalid.trk").is_file()
@@ -182,10 +182,10 @@ def test_options_reach_the_scores(folder: Path, capsys: pytest.CaptureFixture[st
     (folder / "other.json").write_text(json.dumps({"low": {"mask": "mask/lower.nii.gz"}}))
     options = ["--max_outside", "0.95", "--end_tolerance", "9", "--config", "other.json", "--json", "o.json"]
     assert run("lines.trk", *options) == 0
-    told = json.loads((folder / "o.json").read_text())
-    assert (told["max_outside"], told["end_tolerance"], told["config"]) == (0.95, 9, "other.json")
-    assert told["tractograms"]["lines"]["bundles"]["low"]["nb_in_mask"] == 4
-    assert list(told["tractograms"]["lines"]["bundles"]) == ["low"]
+    written = json.loads((folder / "o.json").read_text())
+    assert (written["max_outside"], written["end_tolerance"], written["config"]) == (0.95, 9, "other.json")
+    assert written["tractograms"]["lines"]["bundles"]["low"]["nb_in_mask"] == 4
+    assert list(written["tractograms"]["lines"]["bundles"]) == ["low"]
     capsys.readouterr()
     assert run("lines.trk", "--max_outside", "0.95") == 0
     assert "wrong path connections (WPC), %    0.0" in capsys.readouterr().out
@@ -216,7 +216,7 @@ def test_options_reach_the_scores(folder: Path, capsys: pytest.CaptureFixture[st
         (["lines.trk", "--save_split", "lines.trk"], "--save_split: 'lines.trk' is a file; give a folder."),
         (
             ["lines.trk", "--ground_truth", "truth/mask", "--save_split", "split"],
-            "No bundle has end regions, so that streamlines cannot be told apart; leave out --save_split.",
+            "No bundle has end regions, which are needed to split streamlines; leave out --save_split.",
         ),
     ],
 )
@@ -272,8 +272,8 @@ def test_a_config_names_its_files_in_any_order(folder: Path, capsys: pytest.Capt
         config = folder / "config.json"
         config.write_text(json.dumps({name: {"tractogram": files[name]} for name in names}))
         assert run("lines.trk", "--config", "config.json", "--json", "scores.json", "-f") == 0
-        told = json.loads((folder / "scores.json").read_text())["tractograms"]["lines"]["bundles"]
-        found.append({name: told[name] for name in sorted(told)})
+        written = json.loads((folder / "scores.json").read_text())["tractograms"]["lines"]["bundles"]
+        found.append({name: written[name] for name in sorted(written)})
     assert len(found) == 6
     assert found[0]["CST"]["overlap"] == 1
     assert all(each == found[0] for each in found)

@@ -30,7 +30,7 @@ def test_ends() -> None:
     assert np.isnan(first[[0, 3, 5]]).all()
     assert np.isnan(last[[0, 3, 5]]).all()
     assert [len(end) for end in ends_of(np.zeros((0, 3)), np.zeros(0, int))] == [0, 0]
-    with pytest.raises(ValueError, match="lengths announce 5 points, there are 6"):
+    with pytest.raises(ValueError, match="lengths add up to 5 points, but points has 6 rows"):
         ends_of(points, np.array([2, 3]))
 
 

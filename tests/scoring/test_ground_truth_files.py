@@ -95,7 +95,7 @@ def test_masks_labels_and_volumes(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["trk", "tck"])
-def test_a_mask_is_what_tractograms_cross(folder: Path, suffix: str) -> None:
+def test_a_mask_is_the_voxels_that_tractograms_cross(folder: Path, suffix: str) -> None:
     # A .tck tells no grid: that of the volume in the next bundle counts.
     configure(
         folder,
@@ -108,7 +108,7 @@ def test_a_mask_is_what_tractograms_cross(folder: Path, suffix: str) -> None:
     np.testing.assert_array_equal(mask_of(truth, 1), LOWER["mask"] | box((0, 12), (7, 8), (1, 2)))
 
 
-def test_tractograms_alone_tell_the_grid(folder: Path) -> None:
+def test_tractograms_alone_define_the_grid(folder: Path) -> None:
     truth = read_ground_truth(configure(folder, lower={"tractogram": "lower.trk"}))
     assert truth.grid.shape == SHAPE
     np.testing.assert_allclose(truth.grid.affine, OBLIQUE, atol=1e-5)
@@ -131,7 +131,7 @@ def test_another_config_is_read_instead(folder: Path, tmp_path: Path) -> None:
     assert read_ground_truth(folder, config=config).names == ("mine",)
 
 
-def test_not_a_number_in_a_mask_is_refused(folder: Path) -> None:
+def test_nan_in_a_mask_is_rejected(folder: Path) -> None:
     values = LOWER["mask"].astype(np.float32)
     values[5, 5, 1] = np.nan
     save_volume(folder / "nan.nii", values, OBLIQUE)
@@ -141,7 +141,7 @@ def test_not_a_number_in_a_mask_is_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize("first", ["trx", "tck", "trk"])
 @pytest.mark.parametrize("second", ["trx", "trk"])
-def test_the_grid_is_told_by_any_file_in_any_order(folder: Path, first: str, second: str) -> None:
+def test_any_file_defines_the_grid_in_any_order(folder: Path, first: str, second: str) -> None:
     """{"AF": x.trx, "CST": y.trk} failed for want of a grid, the other order did not."""
     points, lengths = joined([along_x(7.5, z=1.5)])
     with TractogramWriter(folder / "upper.trx", grid=Grid(OBLIQUE, SHAPE)) as writer:
@@ -165,7 +165,7 @@ def test_a_config_with_a_byte_order_mark_is_read(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["mask", "head", "tail"])
-def test_a_map_of_probabilities_is_thresholded_and_told(
+def test_a_probability_map_is_thresholded_with_a_warning(
     folder: Path, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     values = np.where(LOWER[kind], np.float32(0.75), np.float32(0.01))
@@ -184,7 +184,7 @@ def test_a_map_of_probabilities_is_thresholded_and_told(
 
 @pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
 @pytest.mark.parametrize("suffix", ["trk", "tck", "trx"])
-def test_streamlines_come_in_the_voxels_of_the_truth_from_any_grid(
+def test_streamlines_are_read_in_the_voxel_space_of_the_truth_from_any_grid(
     tmp_path: Path, affine: np.ndarray, suffix: str
 ) -> None:
     lines = random_lines(np.random.default_rng(0), 20, reach=0)
@@ -212,7 +212,7 @@ def test_an_empty_tractogram(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
-def test_lines_and_truth_of_files_score_as_those_in_memory(tmp_path: Path, affine: np.ndarray) -> None:
+def test_files_score_as_arrays_in_memory(tmp_path: Path, affine: np.ndarray) -> None:
     lines = [along_x(2.5), along_x(7.5), along_x(5.5), *random_lines(np.random.default_rng(1), 40)]
     save_lines(tmp_path / "lines.trk", lines, affine)
     for name, volume in {**LOWER, "labels": LABELS}.items():
@@ -232,34 +232,46 @@ MASK = {"mask": "lower.nii.gz"}
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
-        ([], "must hold {bundle: {...}}, one bundle at least."),
-        ({}, "must hold {bundle: {...}}, one bundle at least."),
+        ([], "must hold {bundle: {...}}, with at least one bundle."),
+        ({}, "must hold {bundle: {...}}, with at least one bundle."),
         ({"a": "lower.nii.gz"}, 'bundle \'a\': expected {"mask" or "tractogram": ..., "head": ..., "tail": ...}.'),
-        ({"a": {**MASK, "angle": 3}}, "bundle 'a': unknown key 'angle'; known ones are 'mask', 'tractogram', 'head'"),
-        ({"a": {}}, "bundle 'a': give a 'mask' or a 'tractogram', one of them."),
-        ({"a": {**MASK, "tractogram": "lower.trk"}}, "bundle 'a': give a 'mask' or a 'tractogram', one of them."),
+        ({"a": {**MASK, "angle": 3}}, "bundle 'a': unknown key 'angle'; known keys are 'mask', 'tractogram', 'head'"),
+        ({"a": {}}, "bundle 'a': give either a 'mask' or a 'tractogram'."),
+        ({"a": {**MASK, "tractogram": "lower.trk"}}, "bundle 'a': give either a 'mask' or a 'tractogram'."),
         ({"a": {"mask": "none.nii"}}, "The mask of bundle 'a': '{folder}/none.nii' was not found."),
-        ({"a": {"mask": 3}}, "The mask of bundle 'a' must be named by a file, got 3."),
-        ({"a": {"mask": ""}}, "The mask of bundle 'a' must be named by a file, got ''."),
-        ({"a": {"mask": {"label": 3}}}, "The mask of bundle 'a' must be a file, or have these keys: 'file', 'label'"),
-        ({"a": {"mask": {"file": "lower.nii.gz", "labels": 3}}}, "or have these keys: 'file', 'label', 'volume'; got"),
+        ({"a": {"mask": 3}}, "The mask of bundle 'a' must be the name of a file, got 3."),
+        ({"a": {"mask": ""}}, "The mask of bundle 'a' must be the name of a file, got ''."),
+        (
+            {"a": {"mask": {"label": 3}}},
+            "The mask of bundle 'a' must be a file, or an object with the keys 'file', 'label'",
+        ),
+        (
+            {"a": {"mask": {"file": "lower.nii.gz", "labels": 3}}},
+            "or an object with the keys 'file', 'label', 'volume'; got",
+        ),
         ({"a": {"mask": "text.nii"}}, "The mask of bundle 'a': the file '{folder}/text.nii' is not an image"),
         ({"a": {"mask": "colour.nii"}}, "'{folder}/colour.nii' has shape (2, 2, 2, 2, 2)"),
         (
             {"a": {"mask": "both.nii"}},
-            "'{folder}/both.nii' holds 2 volumes; say which one with \"volume\", from 0 to 1",
+            "'{folder}/both.nii' holds 2 volumes; choose one with \"volume\", from 0 to 1",
         ),
-        ({"a": {"mask": {"file": "both.nii", "volume": 2}}}, 'say which one with "volume", from 0 to 1, got 2.'),
+        ({"a": {"mask": {"file": "both.nii", "volume": 2}}}, 'choose one with "volume", from 0 to 1, got 2.'),
         ({"a": {"mask": {"file": "both.nii", "volume": True}}}, "from 0 to 1, got True."),
-        ({"a": {"mask": {"file": "lower.nii.gz", "volume": 0}}}, 'holds one volume, so that "volume": 0 names none.'),
+        ({"a": {"mask": {"file": "lower.nii.gz", "volume": 0}}}, 'holds a single volume; remove "volume": 0.'),
         ({"a": {"mask": {"file": "labels.nii.gz", "label": 4}}}, "'{folder}/labels.nii.gz' has no voxel of label 4."),
         ({"a": {"mask": {"file": "labels.nii.gz", "label": [4, 6]}}}, "has no voxel of label 4, 6."),
         ({"a": {"mask": {"file": "labels.nii.gz", "label": [3, 6]}}}, "has no voxel of label 6."),
-        ({"a": {"mask": {"file": "labels.nii.gz", "label": "3"}}}, '"label" must be a whole number or a list of them'),
-        ({"a": {"mask": {"file": "labels.nii.gz", "label": []}}}, '"label" must be a whole number or a list of them'),
+        (
+            {"a": {"mask": {"file": "labels.nii.gz", "label": "3"}}},
+            '"label" must be a whole number or a list of whole numbers',
+        ),
+        (
+            {"a": {"mask": {"file": "labels.nii.gz", "label": []}}},
+            '"label" must be a whole number or a list of whole numbers',
+        ),
         (
             {"a": {"mask": {"file": "labels.nii.gz", "label": 3.5}}},
-            "whole number or a list of them, got 3.5.",
+            "whole number or a list of whole numbers, got 3.5.",
         ),
         ({"a": {"mask": "empty.nii"}}, "The mask of bundle 'a' has no voxels."),
         ({"a": {**MASK, "head": "both.nii"}}, "The head of bundle 'a': '{folder}/both.nii' holds 2 volumes"),
@@ -268,10 +280,10 @@ MASK = {"mask": "lower.nii.gz"}
         ({"a": MASK, "b": {"mask": "smaller.nii"}}, "have different shapes, (12, 10, 4) and (3, 3, 3) voxels"),
         ({"a": MASK, "b": {"tractogram": "moved.trk"}}, "have different affines, up to 1 mm apart"),
         ({"a": {"tractogram": "none.trk"}}, "The tractogram of bundle 'a': '{folder}/none.trk' was not found."),
-        ({"a": {"tractogram": []}}, "The tractogram of bundle 'a' must be named by a file, got []."),
+        ({"a": {"tractogram": []}}, "The tractogram of bundle 'a' must be the name of a file, got []."),
         (
             {"a": {"tractogram": "lower.tck"}},
-            "No file of the ground truth gives its voxel grid; add a mask, a .trk or a .trx",
+            "No file of the ground truth has a voxel grid; add a mask, a .trk or a .trx",
         ),
         ({"a": {"tractogram": "lower.nii.gz"}, "b": MASK}, "is not in a format that dwiml reads; convert it to .trk"),
         ({"a": {"tractogram": "cut.trk"}}, "The tractogram of bundle 'a': '{folder}/cut.trk' is damaged or cut off"),

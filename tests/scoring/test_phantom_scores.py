@@ -59,12 +59,12 @@ def test_reversed_streamlines_score_the_same(subjects: Path, name: str) -> None:
     back = score_streamlines(shaken[::-1], lengths[::-1], truth)
     np.testing.assert_array_equal(back.kind[::-1], scores.kind)
     np.testing.assert_array_equal(back.bundle[::-1], scores.bundle)
-    told, told_back = scores.as_dict(), back.as_dict()
-    assert told_back == told
+    found, of_reversed = scores.as_dict(), back.as_dict()
+    assert of_reversed == found
     assert all(scores.count(kind) for kind in (Connection.VALID, Connection.WRONG_PATH, Connection.NONE))
 
 
-def test_streamlines_of_another_subject_are_told_from_its_own(subjects: Path) -> None:
+def test_streamlines_of_another_subject_score_lower(subjects: Path) -> None:
     truth = read_ground_truth(subjects / "sub-01")
     points, lengths, _ = lines_of(subjects / "sub-02", truth.grid.affine)
     scores = score_streamlines(points, lengths, truth)

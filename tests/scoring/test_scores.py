@@ -62,8 +62,8 @@ def test_each_kind_of_connection(affine: np.ndarray, reverse: bool) -> None:
     }
     order = -1 if reverse else 1
     scores = score([np.reshape(line, (-1, 3))[::order] for line, _, _ in lines.values()], truth_of(affine=affine))
-    told = dict(zip(lines, zip(map(Connection, scores.kind), scores.bundle.tolist(), strict=True), strict=True))
-    assert told == {name: (kind, bundle) for name, (_, kind, bundle) in lines.items()}
+    result = dict(zip(lines, zip(map(Connection, scores.kind), scores.bundle.tolist(), strict=True), strict=True))
+    assert result == {name: (kind, bundle) for name, (_, kind, bundle) in lines.items()}
     assert [(each.regions, each.nb_streamlines) for each in scores.invalid_bundles] == [
         (("lower head", "upper head"), 1),
         (("lower head", "upper tail"), 1),
@@ -93,7 +93,7 @@ def test_a_bundle_that_is_missed_counts_in_the_means() -> None:
 
 
 @pytest.mark.parametrize("height", [0.75, 1.0, 2.25])
-def test_the_share_outside_is_one_of_the_length(height: float) -> None:
+def test_the_share_outside_is_a_share_of_the_length(height: float) -> None:
     share = 2 * (height - 0.5) / (11 + 2 * height)
     for limit, kind in ((share, VALID), (share + 1e-3, VALID), (share - 1e-3, WRONG)):
         scores = score([detour(height)], truth_of(), max_outside=limit)
@@ -110,7 +110,7 @@ def test_pieces_lost_to_rounding_are_not_outside() -> None:
     assert score(lines, truth_of(bundles), max_outside=0).kind.tolist() == [VALID, VALID]
 
 
-def test_points_do_not_count_only_lengths_do() -> None:
+def test_only_lengths_count_not_the_number_of_points() -> None:
     # All points in the mask, the way between two of them far outside; and the other way round.
     jump = np.array([[0.5, 2.5, 1.5], [1.5, 2.5, 1.5], [10.5, 2.5, 1.5], [11.5, 2.5, 1.5]])
     mask = LOWER["mask"] & ~box((3, 9), (2, 3))
@@ -152,7 +152,7 @@ def test_bundles_that_share_an_end_region() -> None:
     assert scores.invalid_bundles[0].regions == ("lower tail", "bent tail")
 
 
-def test_a_line_of_two_bundles_goes_to_the_one_it_lies_in_most() -> None:
+def test_a_line_of_two_bundles_belongs_to_the_mask_with_most_of_its_length() -> None:
     way_above = box((0, 12), (3, 4)) | LOWER["head"] | LOWER["tail"]
     bundles = {"above": TrueBundle(way_above, LOWER["head"], LOWER["tail"]), "lower": TrueBundle(**LOWER)}
     truth = truth_of(bundles, mask_tolerance=5)
@@ -168,7 +168,7 @@ def test_a_line_of_two_bundles_goes_to_the_one_it_lies_in_most() -> None:
     assert (wrong.kind[0], wrong.bundle[0]) == (WRONG, 1)
 
 
-def test_regions_over_each_other() -> None:
+def test_overlapping_regions() -> None:
     lap = box((0, 3), (2, 8))
     bundles = {**BUNDLES, "lap": TrueBundle(np.ones(SHAPE, dtype=bool), lap, box((5, 7), (0, 1)))}
     # From the lap, where it lies over the lower head, to the upper tail: the lower head counts.
@@ -195,16 +195,16 @@ def test_bundles_without_end_regions() -> None:
     assert scores.mean("overreach") == 0
 
 
-def test_no_bundle_with_end_regions_tells_no_connections() -> None:
+def test_without_end_regions_connections_are_not_available() -> None:
     truth = truth_of({"lower": TrueBundle(LOWER["mask"]), "upper": TrueBundle(UPPER["mask"])})
     scores = score([along_x(2.5, z=z) for z in (1.5, 2.5)], truth)
     assert scores.summary() == {"valid_bundles": 1, "overlap": 0.5}
     assert not scores.has_ends
     assert scores.share(VALID) is None
-    told = scores.as_dict()
-    assert told["connections"]["valid"] == {"nb_streamlines": None, "share": None}
-    assert told["nb_invalid_bundles"] is None
-    assert told["mean"] == {"overlap": 0.5, "overreach": None, "f1": None}
+    result = scores.as_dict()
+    assert result["connections"]["valid"] == {"nb_streamlines": None, "share": None}
+    assert result["nb_invalid_bundles"] is None
+    assert result["mean"] == {"overlap": 0.5, "overreach": None, "f1": None}
 
 
 def loop_over_samples(
@@ -217,7 +217,7 @@ def loop_over_samples(
         apart = np.linalg.norm((every[:, None] - np.argwhere(bundle.mask)) * sizes, axis=2).min(axis=1)
         wide.append({tuple(voxel) for voxel in every[apart <= mm + 1e-4].tolist()})
     regions = [side for bundle in bundles.values() for side in (bundle.head, bundle.tail)]
-    told: list[tuple[int, int]] = []
+    result: list[tuple[int, int]] = []
     passed: list[set[tuple[int, ...]]] = [set() for _ in bundles]
     for line in lines:
         inside = sampled_voxels(line, sizes)
@@ -231,23 +231,23 @@ def loop_over_samples(
 
         first, last = sorted((region_at(line[0]), region_at(line[-1])))
         if first < 0 or first == last or total == 0:
-            told.append((NONE, -1))
+            result.append((NONE, -1))
         elif first % 2 == 1 or last != first + 1:
-            told.append((INVALID, -1))
+            result.append((INVALID, -1))
         else:
             b = first // 2
             share = sum(length for voxel, length in inside.items() if voxel in wide[b]) / total
             assert abs(share - (1 - max_outside)) > 0.002, "too close to call"
-            told.append((VALID if share > 1 - max_outside else WRONG, b))
+            result.append((VALID if share > 1 - max_outside else WRONG, b))
             if share > 1 - max_outside:
                 volume = [v for v in inside if all(0 <= i < size for i, size in zip(v, SHAPE, strict=True))]
                 passed[b] |= set(volume)
-    return told, passed
+    return result, passed
 
 
 @pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
 @pytest.mark.parametrize("mm", [0.0, 3.0])
-def test_scores_are_those_of_a_loop(affine: np.ndarray, mm: float) -> None:
+def test_scores_equal_those_of_a_plain_loop(affine: np.ndarray, mm: float) -> None:
     # Most of the volume, cut in four, so that random walks join regions often.
     bundles = {
         "a": TrueBundle(box((0, 10), (0, 8), (0, 4)), box((0, 6), (0, 5), (0, 4)), box((6, 12), (0, 5), (0, 4))),
@@ -255,9 +255,9 @@ def test_scores_are_those_of_a_loop(affine: np.ndarray, mm: float) -> None:
     }
     lines = random_lines(np.random.default_rng(8), 300, reach=1)
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    told, passed = loop_over_samples(lines, bundles, sizes, 0.3, mm)
+    result, passed = loop_over_samples(lines, bundles, sizes, 0.3, mm)
     scores = score(lines, truth_of(bundles, affine, mask_tolerance=mm), max_outside=0.3)
-    assert list(zip(scores.kind.tolist(), scores.bundle.tolist(), strict=True)) == told
+    assert list(zip(scores.kind.tolist(), scores.bundle.tolist(), strict=True)) == result
     assert min(scores.count(kind) or 0 for kind in Connection) >= 2
     for bundle, voxels, true in zip(scores.bundles, passed, bundles.values(), strict=True):
         right = sum(bool(true.mask[voxel]) for voxel in voxels)
@@ -306,29 +306,29 @@ def test_an_empty_tractogram() -> None:
         assert scores.summary() == {"valid_bundles": 0, "invalid_bundles": 0, "overlap": 0, "overreach": 0, "f1": 0}
 
 
-def test_everything_told_is_json() -> None:
+def test_scores_as_dict_are_json() -> None:
     import json
 
-    told = score([along_x(2.5), [[0.5, 2.5, 1.5], [0.5, 7.5, 1.5]]], truth_of()).as_dict()
-    assert json.loads(json.dumps(told, allow_nan=False)) == {
-        **told,
+    scores = score([along_x(2.5), [[0.5, 2.5, 1.5], [0.5, 7.5, 1.5]]], truth_of()).as_dict()
+    assert json.loads(json.dumps(scores, allow_nan=False)) == {
+        **scores,
         "invalid_bundles": [{"regions": ["lower head", "upper head"], "nb_streamlines": 1}],
     }
-    assert told["nb_valid_bundles"] == 1
-    assert list(told["connections"]) == ["valid", "wrong_path", "invalid", "none"]
-    assert told["bundles"]["lower"]["nb_valid"] == 1
+    assert scores["nb_valid_bundles"] == 1
+    assert list(scores["connections"]) == ["valid", "wrong_path", "invalid", "none"]
+    assert scores["bundles"]["lower"]["nb_valid"] == 1
 
 
 @pytest.mark.parametrize(
     ("points", "lengths", "options", "sentence"),
     [
         (np.zeros((4, 2)), [4], {}, r"points must have shape \(N, 3\), got \(4, 2\)."),
-        (np.zeros((4, 3)), [3], {}, "lengths announce 3 points, there are 4."),
+        (np.zeros((4, 3)), [3], {}, "lengths add up to 3 points, but points has 4 rows."),
         (np.zeros((4, 3)), [5, -1], {}, "lengths must be whole numbers, 0 or more"),
         (np.zeros((4, 3)), [4.0], {}, "lengths must be whole numbers, 0 or more"),
         (np.zeros((4, 3)), [[4]], {}, "lengths must be whole numbers, 0 or more"),
-        (np.full((4, 3), np.nan), [4], {}, "points hold NaN or infinite coordinates"),
-        (np.full((4, 3), np.inf), [4], {}, "points hold NaN or infinite coordinates"),
+        (np.full((4, 3), np.nan), [4], {}, "points contains NaN or infinite coordinates"),
+        (np.full((4, 3), np.inf), [4], {}, "points contains NaN or infinite coordinates"),
         (np.zeros((4, 3)), [4], {"max_outside": 1.1}, "max_outside must be a number from 0 to 1, got 1.1."),
         (np.zeros((4, 3)), [4], {"min_coverage": -0.1}, "min_coverage must be a number from 0 to 1, got -0.1."),
     ],

@@ -26,7 +26,7 @@ def mm_of(line: np.ndarray | list, shape: tuple[int, int, int] = GRID, sizes: ob
     return {tuple(voxel): row[tuple(voxel)] for voxel in np.argwhere(row).tolist()}
 
 
-def test_lengths_in_voxels_are_those_of_many_samples() -> None:
+def test_lengths_in_voxels_equal_those_of_dense_samples() -> None:
     lines = random_lines(np.random.default_rng(0), 60, GRID, reach=2)
     points, lengths = joined(lines)
     crossings = crossed_voxels(points, lengths, GRID, SIZES)
@@ -73,7 +73,7 @@ def test_rounding_beside_a_corner_crosses_nothing() -> None:
         assert set(mm_of([start, end], shape=(4, 7, 1))) == {voxel for voxel in voxels if voxel[1] >= int(start[1])}
 
 
-def test_a_voxel_is_crossed_from_a_ten_thousandth_of_a_mm_on_in_steps_of_any_size() -> None:
+def test_a_voxel_is_crossed_from_a_total_of_a_ten_thousandth_of_a_mm() -> None:
     fine = np.linspace(0.9, 0.9 + 1 / 64, 100_001)[:, None] * [1, 0, 0] + [0, 0.5, 0.5]
     assert np.diff(fine[:, 0]).max() < 1e-6
     points, lengths = fine.astype(np.float64), np.array([len(fine)])
@@ -90,20 +90,20 @@ def test_a_line_on_a_plane_is_in_the_voxel_above() -> None:
     assert mm_of([[0.5, 4, 0.5], [0.75, 4, 0.5]]) == {}
 
 
-def test_outside_counts_in_the_total_only() -> None:
+def test_length_outside_counts_in_the_total_only() -> None:
     points, lengths = joined([[[-3, 0.5, 0.5], [2, 0.5, 0.5]], [[-3, -1, 0], [-3, -1, 9]]])
     crossings = crossed_voxels(points, lengths, GRID, SIZES)
     np.testing.assert_allclose(crossings.total_mm, [5, 9 * 0.7])
     np.testing.assert_allclose(crossings.mm.sum(axis=1), [2, 0])
 
 
-def test_a_far_point_costs_nothing() -> None:
+def test_a_distant_point_costs_nothing() -> None:
     found = mm_of([[2.5, 1.5, 2.5], [1e12, 1.5, 2.5]])
     assert found == pytest.approx({(2, 1, 2): 0.5, (3, 1, 2): 1, (4, 1, 2): 1}, abs=1e-3)
 
 
 @pytest.mark.parametrize("lines", [[], [[]], [[[0.5, 0.5, 0.5]]], [[[0.5] * 3] * 4], [[], [[0.5] * 3], []]], ids=str)
-def test_what_has_no_length_crosses_nothing(lines: list) -> None:
+def test_lines_of_no_length_cross_nothing(lines: list) -> None:
     points, lengths = joined(lines)
     crossings = crossed_voxels(points, lengths, GRID, SIZES)
     assert crossings.mm.shape == (len(lines), 120)
@@ -111,7 +111,7 @@ def test_what_has_no_length_crosses_nothing(lines: list) -> None:
     np.testing.assert_array_equal(crossings.total_mm, np.zeros(len(lines)))
 
 
-def test_dipy_says_the_same_of_each_voxel_and_line() -> None:
+def test_voxels_and_lines_agree_with_dipy() -> None:
     lines = random_lines(np.random.default_rng(1), 80, GRID, reach=0)
     points, lengths = joined(lines)
     crossed = crossed_voxels(points, lengths, GRID, SIZES).mm.toarray() > 0
@@ -122,7 +122,7 @@ def test_dipy_says_the_same_of_each_voxel_and_line() -> None:
         assert hit == [id(line) for line, flag in zip(lines, crossed[:, voxel], strict=True) if flag]
 
 
-def test_dipys_density_of_a_finely_sampled_line_is_the_same() -> None:
+def test_density_of_a_finely_sampled_line_agrees_with_dipy() -> None:
     t = np.linspace(0, 1, 20_000)[:, None]
     ends = [line[:2] for line in random_lines(np.random.default_rng(2), 50, GRID, reach=0)]
     lines = [start + t * (end - start) for start, end in ends]
