@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from dwiml.cli.progress import counted
+    from dwiml.cli.progress import progress_bar
     from dwiml.data.checking import check_hdf5_file
 
     with ExitStack() as stack:
@@ -46,7 +46,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
         def show_progress(done: int, total: int) -> None:
             if not counters:
-                counters.append(stack.enter_context(counted("Checked", total, unit="group")))
+                counters.append(stack.enter_context(progress_bar("Checked", total, unit="group")))
             counters[0](1 if done else 0)
 
         report = check_hdf5_file(arguments.hdf5_file, digests=arguments.digests, on_group=show_progress)

@@ -27,21 +27,24 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         usage="dwiml connectivity_matrix TRACTOGRAM [TRACTOGRAM ...] OUT.npy (--nb_blocs N [N N] | --labels LABELS) "
         "[options]",
-        description="Count the streamlines that join each pair of regions: a symmetric matrix, one row a region. Only "
-        "the two ends of a streamline count; one with an end in no region is left out. With --labels, OUT_labels.txt "
-        "gives the label of each row; with --nb_blocs, one that an older matrix has left there is removed.",
+        description="Count the streamlines that join each pair of regions: a symmetric matrix, one row per region. "
+        "Only the two ends of a streamline count; streamlines with an end in no region are ignored. With --labels, "
+        "OUT_labels.txt lists the label of each row; with --nb_blocs, that of an older matrix is removed.",
     )
     parser.add_argument(
-        "tractograms", metavar="TRACTOGRAM", nargs="+", help=".trk, .tck or .trx; several are counted together"
+        "tractograms",
+        metavar="TRACTOGRAM",
+        nargs="+",
+        help=".trk, .tck or .trx; the streamlines of several are added up",
     )
     parser.add_argument("out", metavar="OUT.npy", help="matrix to write")
     add_regions(parser, required=True)
     output = parser.add_argument_group("output")
     output.add_argument(
-        "--binary", action="store_true", help="write 1 where any streamline joins two regions [the number of them]"
+        "--binary", action="store_true", help="write 1 for regions joined by any streamline [the number of streamlines]"
     )
-    output.add_argument("--figure", metavar="PNG", help="draw the numbers of streamlines")
-    output.add_argument("-f", dest="overwrite", action="store_true", help="replace the files to write if they exist")
+    output.add_argument("--figure", metavar="PNG", help="save a figure of the matrix")
+    output.add_argument("-f", dest="overwrite", action="store_true", help="replace these outputs if they exist")
     parser.add_argument("-v", dest="verbose", action="store_true", help="show informative messages")
     return parser
 
@@ -71,7 +74,7 @@ def _run(arguments: argparse.Namespace) -> None:
     check_outputs(outputs, inputs=inputs, overwrite=arguments.overwrite)
     check_labels_file(labels_path(out))
     regions, grid = regions_of(arguments, arguments.tractograms)
-    # Of each tractogram only the ends stay in memory.
+    # Keep only the ends of each tractogram in memory.
     ends = [ends_of(*read_streamlines(tractogram, grid.affine)) for tractogram in arguments.tractograms]
     first, last = (np.concatenate(points) for points in zip(*ends, strict=True))
     connections = count_connections(first, last, regions)
@@ -83,16 +86,18 @@ def _run(arguments: argparse.Namespace) -> None:
         _draw(arguments, connections, regions)
         print(f"Figure: {arguments.figure}")
     if not len(connections.keys):
-        logger.warning("No streamline has both ends in regions: are tractogram and regions of one subject and space?")
+        logger.warning(
+            "No streamline has both ends in regions; check that tractogram and regions have the same subject and space."
+        )
 
 
 def _table(out: Path, connections: ConnectivityMatrix, regions: Regions, nb_streamlines: int) -> str:
     n = connections.nb_regions
-    counted, pairs, possible = int(connections.values.sum()), len(connections.keys), n * (n + 1) // 2
+    nb_joining, nb_pairs, nb_possible = int(connections.values.sum()), len(connections.keys), n * (n + 1) // 2
     rows = [
         ("streamlines", nb_streamlines, ""),
-        ("with both ends in regions", counted, percent(counted / nb_streamlines if nb_streamlines else None)),
-        ("pairs of regions joined", pairs, f"{percent(pairs / possible)} of {possible}"),
+        ("with both ends in regions", nb_joining, percent(nb_joining / nb_streamlines if nb_streamlines else None)),
+        ("pairs of regions joined", nb_pairs, f"{percent(nb_pairs / nb_possible)} of {nb_possible}"),
     ]
     width = max(len(str(number)) for _, number, _ in rows)
     lines = [f"  {name:<26}{number:>{width}}{share}" for name, number, share in rows]
@@ -100,7 +105,7 @@ def _table(out: Path, connections: ConnectivityMatrix, regions: Regions, nb_stre
 
 
 def _short(name: str) -> str:
-    """Return a file's name as it fits in a title."""
+    """Return a file name, shortened to fit in a title."""
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME // 2]}...{name[-_LONGEST_NAME // 2 :]}"
 
 

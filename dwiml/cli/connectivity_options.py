@@ -1,4 +1,4 @@
-"""What the commands on connectivity share: how their options name the regions."""
+"""Options for regions, shared by the connectivity commands."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ if TYPE_CHECKING:
     from dwiml.ops.regions import Regions
     from dwiml.tractograms.grid import Grid
 
-# Along an axis: more than voxels in any image.
+# Per axis; more than the number of voxels in any image.
 _MOST_BLOCS = 100_000
 
 
 def add_regions(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    """Add the options that name regions."""
-    group = parser.add_argument_group("regions (give one of the first two)")
-    either = group.add_mutually_exclusive_group(required=required)
-    either.add_argument(
+    """Add the options for regions to a parser; either `--nb_blocs` or `--labels` may be required."""
+    group = parser.add_argument_group("regions (give --nb_blocs or --labels)")
+    exclusive = group.add_mutually_exclusive_group(required=required)
+    exclusive.add_argument(
         "--nb_blocs",
         type=int,
         nargs="+",
         metavar="N",
-        help="number of equal blocs that the volume is cut into along each axis; one number, or three (x, y and z)",
+        help="number of equal blocs along each axis of the volume; one number, or three (x, y and z)",
     )
-    either.add_argument(
-        "--labels", metavar="LABELS", help="label image: one region for each label, ascending, but for 0"
+    exclusive.add_argument(
+        "--labels", metavar="LABELS", help="label image; each label other than 0 is a region, in ascending order"
     )
     group.add_argument(
         "--reference",
         metavar="IMAGE",
-        help="image whose volume is cut in blocs [that of the tractogram's header; a .tck has none]",
+        help="image whose volume is divided into blocs [the volume in the tractogram header; required for .tck]",
     )
 
 
 def regions_of(arguments: argparse.Namespace, tractograms: Sequence[str]) -> tuple[Regions, Grid]:
-    """Return the regions, and the grid of voxels that they are on.
+    """Return the regions that the options define, and their voxel grid.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        When an option or a file is wrong, or files of one volume are on different grids.
+        If an option or a file is invalid, or files have different grids.
     """
     from dwiml.scoring.connectivity_scores import read_regions
 
@@ -59,7 +59,7 @@ def _three(numbers: list[int]) -> tuple[int, int, int]:
 
 
 def describe(regions: Regions) -> str:
-    """Return the number of regions, and what they are, in words."""
+    """Return the number and type of the regions, such as ``7 x 6 x 5 blocs`` or ``20 labels``."""
     from dwiml.ops.regions import BlocRegions
 
     if isinstance(regions, BlocRegions):
@@ -68,7 +68,7 @@ def describe(regions: Regions) -> str:
 
 
 def percent(share: float | None) -> str:
-    """Return a share as the tables show it, 9 wide; nothing for None."""
+    """Return a share (0 to 1) as a percentage, 9 characters wide; an empty string for None."""
     if share is None:
         return ""
     return "   <0.01%" if 0 < share < 1e-4 else f"{share:>9.2%}"

@@ -1,4 +1,4 @@
-"""``dwiml connectivity_score``: how many streamlines join regions that a matrix connects."""
+"""``dwiml connectivity_score``: count the streamlines that join connected regions."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         usage="dwiml connectivity_score TRACTOGRAM MATRIX.npy (--nb_blocs N [N N] | --labels LABELS) [options]\n"
         "       dwiml connectivity_score TRACTOGRAM --hdf5_file HDF5 --subject S --streamline_group_name G [options]",
-        description="Tell how many streamlines join regions that a connectivity matrix connects (values above 0), join "
-        "regions that it does not connect, or end in no region.",
+        description="Count the streamlines that join regions connected in a connectivity matrix (values above 0), join "
+        "regions not connected in it, or have an end in no region.",
     )
     parser.add_argument("tractogram", metavar="TRACTOGRAM", help=".trk, .tck or .trx")
-    parser.add_argument("matrix", metavar="MATRIX.npy", nargs="?", help="which regions are connected, one row a region")
+    parser.add_argument("matrix", metavar="MATRIX.npy", nargs="?", help="connectivity matrix, one row per region")
     add_regions(parser, required=False)
-    hdf5 = parser.add_argument_group("or matrix and regions of an HDF5 file")
-    hdf5.add_argument("--hdf5_file", metavar="HDF5", help="file made with a connectivity matrix")
-    hdf5.add_argument("--subject", metavar="S", help="the subject that the tractogram is of")
-    hdf5.add_argument("--streamline_group_name", metavar="G", help="streamlines group that has the matrix")
+    hdf5 = parser.add_argument_group("matrix and regions from an HDF5 file")
+    hdf5.add_argument("--hdf5_file", metavar="HDF5", help="HDF5 file with a connectivity matrix")
+    hdf5.add_argument("--subject", metavar="S", help="subject of the tractogram")
+    hdf5.add_argument("--streamline_group_name", metavar="G", help="streamlines group with the matrix")
     output = parser.add_argument_group("output")
-    output.add_argument("--json", metavar="JSON", help="write the table there too, with all pairs of regions")
+    output.add_argument("--json", metavar="JSON", help="write the table to this file too, with all pairs of regions")
     output.add_argument(
         "--save_invalid",
         metavar="OUT",
-        help="write the streamlines that join regions that are not connected (.trk, .tck or .trx)",
+        help="save the streamlines that join regions that are not connected (.trk, .tck or .trx)",
     )
-    output.add_argument("-f", dest="overwrite", action="store_true", help="replace the files to write if they exist")
+    output.add_argument("-f", dest="overwrite", action="store_true", help="replace these outputs if they exist")
     parser.add_argument("-v", dest="verbose", action="store_true", help="show informative messages")
     return parser
 
@@ -74,10 +74,10 @@ def _run(arguments: argparse.Namespace) -> None:
     if writer is not None and invalid.any():
         with writer:
             writer.append(points[invalid.repeat(lengths)], lengths[invalid])
-    # What is written first does not depend on a terminal or a pipe.
+    # Printed last, so that the files are written even if the terminal or pipe is closed.
     print(_table(arguments, score, regions))
     if writer is not None and not invalid.any():
-        print(f"'{arguments.save_invalid}' was not written: there is no such streamline.")
+        print(f"'{arguments.save_invalid}' was not written: no streamline joins regions that are not connected.")
 
 
 def _check_options(arguments: argparse.Namespace) -> None:
@@ -94,13 +94,17 @@ def _check_options(arguments: argparse.Namespace) -> None:
         extra = [name for name, value in of_matrix.items() if value is not None]
         missing = [name for name, value in of_hdf5.items() if value is None]
         if extra:
-            raise ValueError(f"{extra[0]} was given with an HDF5 file, which has its own matrix and regions; give one.")
+            raise ValueError(
+                f"{extra[0]} was given with an HDF5 file, which has its own matrix and regions; leave out one of them."
+            )
         if missing:
-            raise ValueError(f"{missing[0]} is missing: an HDF5 file is given with its subject and streamlines group.")
+            raise ValueError(
+                f"{missing[0]} is missing; give --hdf5_file, --subject and --streamline_group_name together."
+            )
     elif arguments.matrix is None:
-        raise ValueError("There is nothing to compare with: give MATRIX.npy, or an HDF5 file with --hdf5_file.")
+        raise ValueError("No connectivity matrix was given; give MATRIX.npy, or an HDF5 file with --hdf5_file.")
     elif arguments.nb_blocs is None and arguments.labels is None:
-        raise ValueError("What are the rows of MATRIX.npy? Give --nb_blocs or --labels.")
+        raise ValueError("The regions of MATRIX.npy were not given; give --nb_blocs or --labels.")
     outputs = {"--json": arguments.json, "--save_invalid": arguments.save_invalid}
     inputs = (arguments.tractogram, arguments.matrix, arguments.labels, arguments.hdf5_file, arguments.reference)
     check_outputs(outputs, inputs=inputs, overwrite=arguments.overwrite)
@@ -121,12 +125,12 @@ def _read_hdf5(arguments: argparse.Namespace) -> tuple[Regions, ConnectivityMatr
     name, group = arguments.subject, arguments.streamline_group_name
     dataset = MultiSubjectDataset(arguments.hdf5_file, lazy=True)
     dataset.load_data(subj_id=name, volume_groups=[], streamline_groups=[group])
-    subject = next(one for phase in ("training", "validation", "testing") for one in dataset.subset(phase))
+    subject = next(item for phase in ("training", "validation", "testing") for item in dataset.subset(phase))
     streamlines = subject.streamlines[group]
     if streamlines.connectivity is None:
         raise ValueError(
             f"'{arguments.hdf5_file}': streamlines group '{group}' of subject '{name}' has no connectivity matrix; "
-            "name one in the groups config, or give MATRIX.npy."
+            "add one to the groups config, or give MATRIX.npy."
         )
     regions, connections = streamlines.connectivity.regions, streamlines.connectivity.connections
     return regions, connections, streamlines.grid_of(regions.shape)
@@ -152,13 +156,13 @@ def _table(arguments: argparse.Namespace, score: ConnectivityScore, regions: Reg
     width = max(len(str(number)) for _, number, _ in rows)
     lines = [f"{arguments.tractogram} against {truth} ({describe(regions)})"]
     lines += [f"  {name:<36}{number:>{width}}{share}" for name, number, share in rows]
-    wrong = score.unconnected
-    if wrong:
+    unconnected = score.unconnected
+    if unconnected:
         lines.append("  most frequent pairs that are not connected:")
-        names = [f"{regions.name(a)} - {regions.name(b)}" for a, b, _ in wrong[:_PAIRS_SHOWN]]
-        lines += [f"    {name:<34}{wrong[i][2]:>{width}}" for i, name in enumerate(names)]
-        if len(wrong) > _PAIRS_SHOWN:
-            lines.append(f"    and {len(wrong) - _PAIRS_SHOWN} more")
+        names = [f"{regions.name(a)} - {regions.name(b)}" for a, b, _ in unconnected[:_PAIRS_SHOWN]]
+        lines += [f"    {name:<34}{unconnected[i][2]:>{width}}" for i, name in enumerate(names)]
+        if len(unconnected) > _PAIRS_SHOWN:
+            lines.append(f"    and {len(unconnected) - _PAIRS_SHOWN} more")
     return "\n".join(lines)
 
 

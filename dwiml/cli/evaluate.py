@@ -1,4 +1,4 @@
-"""``dwiml evaluate``: a trained model's direction error, beside an untrained one's and beside going straight on."""
+"""``dwiml evaluate``: compare the direction error of a trained model with an untrained model and a baseline."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dwiml evaluate",
         allow_abbrev=False,
-        description="Measure the best model of an experiment of 'dwiml train', point by point along true streamlines: "
-        "its loss and its mean angle to the next step, beside those of the same model before training, and of going "
+        description="Evaluate the best model of an experiment of 'dwiml train' at each point of true streamlines: "
+        "its loss and mean angle to the next step, compared with the same model before training and with going "
         "straight on.",
     )
-    parser.add_argument("experiment", metavar="EXPERIMENT", help="the experiment's folder")
+    parser.add_argument("experiment", metavar="EXPERIMENT", help="experiment folder")
     parser.add_argument(
         "--subset", default="validation", metavar="NAME", help="training, validation or testing [%(default)s]"
     )
     parser.add_argument("--max_batches", type=int, metavar="N", help="evaluate at most N batches [all]")
-    parser.add_argument("--hdf5_file", metavar="HDF5", help="where the data are now [where they were]")
+    parser.add_argument(
+        "--hdf5_file", metavar="HDF5", help="new path of the data, if they were moved [the recorded path]"
+    )
     parser.add_argument("-v", dest="verbose", action="store_true", help="show informative messages")
     return parser
 
@@ -53,7 +55,7 @@ def _run(arguments: argparse.Namespace) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         untrained = type(rebuilt.model)(**rebuilt.model.params)
-    # A training that was kept off the GPU (one that does not work, perhaps) is evaluated off it too.
+    # If the training was not allowed to use the GPU, for instance because it does not work, neither is the evaluation.
     on_gpu = rebuilt.parameters["trainer"].get("use_gpu") is not False and torch.cuda.is_available()
     device = "cuda" if on_gpu else "cpu"
     errors = {
@@ -70,6 +72,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def table(errors: dict[str, DirectionError], subset: str) -> str:
+    """Return the direction errors {name of the model: errors} on a subset, and the baseline, as a text table."""
     first = next(iter(errors.values()))
     points = f"{first.nb_points:,}".replace(",", " ")
     lines = [
@@ -79,7 +82,11 @@ def table(errors: dict[str, DirectionError], subset: str) -> str:
     for name, error in errors.items():
         lines.append(f"{name:<18}{error.loss:>10.4f}{error.angle:>14.2f}{error.angle_after_first:>25.2f}")
     lines.append(f"{'straight on':<18}{'-':>10}{'-':>14}{first.straight_on_angle:>25.2f}")
-    lines.append("(straight on keeps the true last direction: it has none at a streamline's first point, and no loss.")
-    lines.append("Told the truth at each point, it is hard to beat on smooth bundles, but cannot track: judge a model")
-    lines.append("by its tractogram, with 'dwiml track' and 'dwiml score')")
+    lines.append(
+        "(straight on repeats the previous true direction: it has no direction at the first point, and no loss."
+    )
+    lines.append(
+        "It knows the true direction at each point, so it is hard to beat on smooth bundles, but it cannot track:"
+    )
+    lines.append("judge a model by its tractogram, with 'dwiml track' and 'dwiml score')")
     return "\n".join(lines)

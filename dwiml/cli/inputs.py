@@ -1,4 +1,4 @@
-"""The files that a command is given, and those that it reads without being given their names."""
+"""Find and name the input files of commands."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def data_of(experiment: str, hdf5_file: str | None = None) -> str | None:
-    """Return the HDF5 file of an experiment: the one given, or the one recorded; None where that is damaged.
+def experiment_hdf5_file(experiment: str, hdf5_file: str | None = None) -> str | None:
+    """Return the HDF5 file of an experiment: `hdf5_file` if given, or else the recorded one; None if it is invalid.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        When the folder is not an experiment.
+        If the folder is not an experiment folder.
     """
     from dwiml.training.loading import recorded_parameters
 
@@ -21,23 +21,23 @@ def data_of(experiment: str, hdf5_file: str | None = None) -> str | None:
     return path if isinstance(path, str) else None
 
 
-def names_of(tractograms: Sequence[str]) -> dict[str, Path]:
-    """Return the files by name: without extension, with it, or with folders above, the shortest by which they differ.
+def short_names(tractograms: Sequence[str]) -> dict[str, Path]:
+    """Return {name: path}, with the shortest names that differ: without extension, with it, or with parent folders.
 
     Raises
     ------
     ValueError
-        When one is given twice.
+        If a tractogram is given twice.
     """
-    paths = [Path(each) for each in tractograms]
-    full = [Path(os.path.abspath(path)) for path in paths]
-    for path, each in zip(paths, full, strict=True):
-        if full.count(each) > 1:
+    paths = [Path(tractogram) for tractogram in tractograms]
+    full_paths = [Path(os.path.abspath(path)) for path in paths]
+    for path, full in zip(paths, full_paths, strict=True):
+        if full_paths.count(full) > 1:
             raise ValueError(f"The tractogram '{path}' is given twice; give it once.")
-    for depth in range(1, 1 + max(len(each.parts) for each in full)):
-        for candidates in ([each.with_suffix("") for each in full], full):
-            # A name may become a folder's, and leads nowhere else: without the root.
-            names = [str(Path(*each.parts[1:][-depth:])) for each in candidates]
+    for depth in range(1, 1 + max(len(full.parts) for full in full_paths)):
+        for candidates in ([full.with_suffix("") for full in full_paths], full_paths):
+            # Without the root, because a name may be used as a folder inside another one.
+            names = [str(Path(*candidate.parts[1:][-depth:])) for candidate in candidates]
             if len(set(names)) == len(names):
                 return dict(zip(names, paths, strict=True))
-    raise AssertionError("Files that differ differ by their full names.")
+    raise AssertionError("Different files have different full paths.")

@@ -1,4 +1,4 @@
-"""How far a command is: a bar in a terminal, a line now and then elsewhere."""
+"""Show the progress of a command: a bar in a terminal, otherwise a line every minute."""
 
 from __future__ import annotations
 
@@ -11,29 +11,34 @@ SECONDS_BETWEEN_LINES = 60.0
 
 
 @contextmanager
-def counted(title: str, total: int | None, *, unit: str = "streamline") -> Iterator[Callable[[int], None]]:
-    """Give what is told how many more are done.
+def progress_bar(title: str, total: int | None, *, unit: str = "streamline") -> Iterator[Callable[[int], None]]:
+    """Show progress on standard error while the context lasts.
 
     Parameters
     ----------
     title
-        What is being done.
+        Name of the work.
     total
-        How many there are; None where that is not known.
+        Total number of items; None if unknown.
     unit
-        Of what, one of them.
+        Name of an item, in the singular.
+
+    Yields
+    ------
+    Callable
+        Function to call with the number of items finished since the last call.
     """
     from tqdm import tqdm
 
-    last_line, done = time.perf_counter(), 0
+    last_line, nb_done = time.perf_counter(), 0
     with tqdm(total=total, desc=title, unit=unit, leave=False, disable=not sys.stderr.isatty()) as bar:
 
-        def count(nb: int) -> None:
-            nonlocal last_line, done
+        def advance(nb: int) -> None:
+            nonlocal last_line, nb_done
             bar.update(nb)
-            done += nb
+            nb_done += nb
             if bar.disable and time.perf_counter() - last_line > SECONDS_BETWEEN_LINES:
                 last_line = time.perf_counter()
-                print(f"{title}: {done}{'' if total is None else f' of {total}'} {unit}s", file=sys.stderr)
+                print(f"{title}: {nb_done}{'' if total is None else f' of {total}'} {unit}s", file=sys.stderr)
 
-        yield count
+        yield advance

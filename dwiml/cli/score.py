@@ -1,4 +1,4 @@
-"""``dwiml score``: how much of the true bundles a tractogram holds."""
+"""``dwiml score``: score tractograms against true bundles."""
 
 from __future__ import annotations
 
@@ -22,56 +22,56 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dwiml score",
         allow_abbrev=False,
-        description="Score tractograms against true bundles, in the manner of the ISMRM 2015 tractography challenge: "
-        "which streamlines are valid, wrong path, invalid or no connections, and how the valid ones of each bundle "
-        "overlap its true volume.",
+        description="Score tractograms against true bundles, like the ISMRM 2015 tractography challenge: count valid, "
+        "wrong path, invalid and no connections, and compare the volume of the valid streamlines of each bundle with "
+        "its true volume.",
     )
     parser.add_argument("tractograms", metavar="TRACTOGRAM", nargs="+", help=".trk, .tck or .trx; several to compare")
     parser.add_argument(
         "--ground_truth",
         required=True,
         metavar="DIR",
-        help="folder of the true bundles: it holds ground_truth.json (a subject of 'dwiml phantom' does), or else one "
-        "NIfTI mask a bundle",
+        help="folder of the true bundles, with ground_truth.json (such as a subject of 'dwiml phantom') or else one "
+        "NIfTI mask per bundle",
     )
-    parser.add_argument("--config", metavar="JSON", help="to read instead of the ground_truth.json of DIR")
+    parser.add_argument("--config", metavar="JSON", help="file to read instead of ground_truth.json in DIR")
     rules = parser.add_argument_group("rules")
     rules.add_argument(
         "--mask_tolerance",
         type=float,
         default=MASK_TOLERANCE_MM,
         metavar="MM",
-        help="how far from a bundle's mask a streamline still counts as in it [%(default)g]",
+        help="distance from the mask of a bundle within which a streamline still counts as inside [%(default)g]",
     )
     rules.add_argument(
         "--end_tolerance",
         type=float,
         default=END_TOLERANCE_MM,
         metavar="MM",
-        help="how far from an end region a streamline may end [%(default)g]",
+        help="maximum distance from an end region to the end of a streamline [%(default)g]",
     )
     rules.add_argument(
         "--max_outside",
         type=float,
         default=MAX_OUTSIDE,
         metavar="SHARE",
-        help="share of its length, 0 to 1, that a valid streamline may have outside [%(default)g]",
+        help="share of the length of a valid streamline, 0 to 1, that may lie outside the mask [%(default)g]",
     )
     rules.add_argument(
         "--min_coverage",
         type=float,
         default=MIN_COVERAGE,
         metavar="SHARE",
-        help="for bundles without end regions: share of the mask that makes them valid [%(default)g]",
+        help="share of the mask, 0 to 1, to cover for a bundle without end regions to be valid [%(default)g]",
     )
-    output = parser.add_argument_group("output, beside the table")
-    output.add_argument("--json", metavar="OUT", help="write all scores there")
-    output.add_argument("--figure", metavar="OUT", help="draw them there (.png, .pdf, .svg, ...)")
+    output = parser.add_argument_group("output, in addition to the table")
+    output.add_argument("--json", metavar="OUT", help="write all scores to this file")
+    output.add_argument("--figure", metavar="OUT", help="save a figure of the scores (.png, .pdf, .svg, ...)")
     output.add_argument(
         "--save_split",
         metavar="DIR",
-        help="write the streamlines there, apart by what they are: valid/BUNDLE.trk, wrong_path/BUNDLE.trk, "
-        "invalid.trk, no_connection.trk (of several tractograms, each in a folder of its own)",
+        help="save the streamlines in this folder, by kind of connection: valid/BUNDLE.trk, wrong_path/BUNDLE.trk, "
+        "invalid.trk, no_connection.trk (several tractograms: one subfolder for each)",
     )
     parser.add_argument("-f", dest="overwrite", action="store_true", help="replace these outputs if they exist")
     parser.add_argument("-v", dest="verbose", action="store_true", help="show informative messages")
@@ -85,15 +85,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> None:
     from dwiml import __version__
-    from dwiml.cli.inputs import names_of
-    from dwiml.cli.progress import counted
+    from dwiml.cli.inputs import short_names
+    from dwiml.cli.progress import progress_bar
     from dwiml.files import write_json
     from dwiml.scoring.ground_truth_files import read_ground_truth
     from dwiml.scoring.scores import score_streamlines
     from dwiml.scoring.tables import tables
     from dwiml.tractograms.reading import read_streamlines
 
-    files = names_of(arguments.tractograms)
+    files = short_names(arguments.tractograms)
     _check(arguments, files)
     rules = {name: getattr(arguments, name) for name in ("mask_tolerance", "end_tolerance")}
     shares = {name: getattr(arguments, name) for name in ("max_outside", "min_coverage")}
@@ -102,28 +102,30 @@ def _run(arguments: argparse.Namespace) -> None:
         from dwiml.scoring.split import check_split, save_split
 
         folders = {name: Path(arguments.save_split, name if len(files) > 1 else "") for name in files}
-        # What is written beside must not be replaced either.
+        # The other outputs must not be replaced either.
         inputs = (*_inputs(arguments, files), arguments.json, arguments.figure)
         for folder in folders.values():
             check_split(folder, truth, inputs=inputs, overwrite=arguments.overwrite, label="--save_split")
     scores: dict[str, Scores] = {}
     for name, path in files.items():
         points, lengths = read_streamlines(path, truth.grid.affine)
-        with counted(name, len(lengths)) as on_progress:
+        with progress_bar(name, len(lengths)) as on_progress:
             scores[name] = score_streamlines(points, lengths, truth, on_progress=on_progress, **shares)
         if arguments.save_split:
             save_split(folders[name], points, lengths, scores[name], truth)
     if arguments.json:
-        told = {name: {"file": str(path), **scores[name].as_dict()} for name, path in files.items()}
-        where = {"ground_truth": arguments.ground_truth, "config": arguments.config}
-        write_json(arguments.json, {"dwiml_version": __version__, **where, **rules, **shares, "tractograms": told})
+        results = {name: {"file": str(path), **scores[name].as_dict()} for name, path in files.items()}
+        truth_files = {"ground_truth": arguments.ground_truth, "config": arguments.config}
+        write_json(
+            arguments.json, {"dwiml_version": __version__, **truth_files, **rules, **shares, "tractograms": results}
+        )
     print(tables(scores, truth, arguments.ground_truth, **shares))
     if arguments.figure:
         _draw(scores, truth, arguments)
 
 
 def _check(arguments: argparse.Namespace, files: Mapping[str, Path]) -> None:
-    """Check what can be checked before the work."""
+    """Check the options and files before the work starts."""
     from dwiml.arguments import check_number
     from dwiml.files import check_outputs
     from dwiml.scoring.defaults import MOST_TOLERANCE_MM

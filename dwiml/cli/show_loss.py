@@ -1,4 +1,4 @@
-"""``dwiml show_loss``: a trained model's loss at each point of true streamlines, to look at."""
+"""``dwiml show_loss``: show the loss of a trained model at each point of true streamlines."""
 
 from __future__ import annotations
 
@@ -24,39 +24,49 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dwiml show_loss",
         allow_abbrev=False,
-        description="Run the best model of an experiment of 'dwiml train' along a subject's true streamlines and write "
-        "its loss at each point, and the probability that the streamline ends there where the model tells it: loss.trk "
-        "(every streamline, coloured by its loss), best_10_percent.trk and worst_10_percent.trk (by mean loss), "
-        "histograms.png and summary.json. 'dwiml show_tractogram OUT_DIR/loss.trk OUT.png --color loss' draws them.",
+        description="Run the best model of an experiment of 'dwiml train' along the true streamlines of a subject, and "
+        "write its loss at each point and, if the model predicts it, the probability that the streamline ends there: "
+        "loss.trk (all streamlines, colored by loss), best_10_percent.trk and worst_10_percent.trk (by mean loss), "
+        "histograms.png and summary.json. To draw them: 'dwiml show_tractogram OUT_DIR/loss.trk OUT.png --color loss'.",
     )
-    parser.add_argument("experiment", metavar="EXPERIMENT", help="the experiment's folder")
+    parser.add_argument("experiment", metavar="EXPERIMENT", help="experiment folder")
     parser.add_argument(
         "subject",
         metavar="SUBJECT",
-        help=f"a subject of the HDF5 file, or '{ALL}' for those of a subset, each in a folder of its own in OUT_DIR",
+        help=f"a subject of the HDF5 file, or '{ALL}' for all subjects of a subset, each in its own folder in OUT_DIR",
     )
-    parser.add_argument("out_dir", metavar="OUT_DIR", help="folder of the results; made if it is missing")
+    parser.add_argument("out_dir", metavar="OUT_DIR", help="folder for the results; created if missing")
     parser.add_argument(
         "--subset",
         metavar="NAME",
-        help=f"training, validation or testing [where the subject is; for '{ALL}': validation]",
+        help=f"training, validation or testing [that of the subject; for '{ALL}': validation]",
     )
     parser.add_argument(
-        "--percent", type=float, default=10.0, metavar="X", help="share of best and worst streamlines [%(default)g]"
+        "--percent",
+        type=float,
+        default=10.0,
+        metavar="X",
+        help="percentage of best and worst streamlines [%(default)g]",
     )
     parser.add_argument(
         "--color_range",
         type=float,
         nargs=2,
         metavar=("LOW", "HIGH"),
-        help="losses at the two ends of the colours, the same for several subjects or models to be compared "
-        "[each subject's 5th and 95th percentile]",
+        help="losses at the two ends of the color map; give the same ones to compare subjects or models "
+        "[5th and 95th percentile of each subject]",
     )
     parser.add_argument(
-        "--batch_size", type=int, default=1000, metavar="N", help="streamlines at a time, for memory [%(default)s]"
+        "--batch_size",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="number of streamlines per batch; lower it to use less memory [%(default)s]",
     )
-    parser.add_argument("--hdf5_file", metavar="HDF5", help="where the data are now [where they were]")
-    parser.add_argument("-f", dest="overwrite", action="store_true", help="replace results that are in OUT_DIR")
+    parser.add_argument(
+        "--hdf5_file", metavar="HDF5", help="new path of the data, if they were moved [the recorded path]"
+    )
+    parser.add_argument("-f", dest="overwrite", action="store_true", help="replace existing results in OUT_DIR")
     parser.add_argument("-v", dest="verbose", action="store_true", help="show informative messages")
     return parser
 
@@ -79,15 +89,15 @@ def _run(arguments: argparse.Namespace) -> None:
     check_number("--percent", arguments.percent, low=0, high=100, low_included=False)
     check_whole("--batch_size", arguments.batch_size, low=1)
     check_color_range(arguments.color_range)
-    # Lazy: one subject at a time is looked at.
+    # Lazy, because only one subject is read at a time.
     rebuilt = rebuild_experiment(arguments.experiment, hdf5_file=arguments.hdf5_file, load_testing=True, lazy=True)
     model = type(rebuilt.model).load(rebuilt.folder.best_model, device="cuda" if torch.cuda.is_available() else "cpu")
     phase, subjects = _find(rebuilt.dataset, arguments.subject, arguments.subset)
     names = rebuilt.dataset.subset(phase).subjects
     out_dir = Path(arguments.out_dir)
-    # A name from a stranger's file must not lead out of OUT_DIR.
+    # A subject name from an untrusted file must not lead out of OUT_DIR.
     folders = [
-        out_dir / check_name(names[each], "Subject") if arguments.subject == ALL else out_dir for each in subjects
+        out_dir / check_name(names[subject], "Subject") if arguments.subject == ALL else out_dir for subject in subjects
     ]
     for folder in folders:
         _check_folder(folder, arguments)
@@ -102,8 +112,8 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _show(model: Any, reader: SubjectReader, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Write one subject's results: the tractograms, the summary, and last what only shows them."""
-    from dwiml.cli.progress import counted
+    """Write the results of one subject, and return its summary."""
+    from dwiml.cli.progress import progress_bar
     from dwiml.evaluation.loss_tractograms import write_loss_tractograms
     from dwiml.evaluation.losses_by_point import measure_losses
     from dwiml.files import write_json
@@ -111,10 +121,10 @@ def _show(model: Any, reader: SubjectReader, folder: Path, arguments: argparse.N
     from dwiml.viz.losses import DPI, plot_loss_histograms
 
     name = reader.data.subject_id
-    with counted(f"{name}, losses", reader.nb_streamlines) as on_progress:
+    with progress_bar(f"{name}, losses", reader.nb_streamlines) as on_progress:
         losses = measure_losses(model, reader, on_progress=on_progress)
     (folder / SUMMARY).unlink(missing_ok=True)
-    with counted(f"{name}, writing", None) as on_progress:
+    with progress_bar(f"{name}, writing", None) as on_progress:
         summary = write_loss_tractograms(
             folder,
             reader,
@@ -126,13 +136,15 @@ def _show(model: Any, reader: SubjectReader, folder: Path, arguments: argparse.N
     summary = {"experiment": str(arguments.experiment), **summary}
     write_json(folder / SUMMARY, summary)
     title = f"{Path(arguments.experiment).resolve().name}: loss on {name} ({reader.phase} set)"
-    figure = plot_loss_histograms(losses.loss, losses.streamline_means(), title=title, eos=losses.eos_by_place())
+    figure = plot_loss_histograms(
+        losses.loss, losses.streamline_means(), title=title, eos=losses.eos_probabilities_by_place()
+    )
     save_figure(figure, folder / HISTOGRAMS, dpi=DPI)
     return summary
 
 
 def _find(dataset: MultiSubjectDataset, subject: str, subset: str | None) -> tuple[str, list[int]]:
-    """Return the subset, and the indices in it, of the subjects that are asked for."""
+    """Return the subset and the indices in it of the requested subjects."""
     from dwiml.data.dataset import SUBSETS
 
     if subset is not None and subset not in SUBSETS:
@@ -140,7 +152,9 @@ def _find(dataset: MultiSubjectDataset, subject: str, subset: str | None) -> tup
     if subject == ALL:
         phase = subset or "validation"
         if not dataset.subset(phase).subjects:
-            raise ValueError(f"The {phase} set of {dataset.hdf5_file} has no subject.")
+            raise ValueError(
+                f"The {phase} set of {dataset.hdf5_file} has no subjects; choose another one with --subset."
+            )
         return phase, list(range(len(dataset.subset(phase))))
     phases = SUBSETS if subset is None else (subset,)
     for phase in phases:
@@ -151,7 +165,7 @@ def _find(dataset: MultiSubjectDataset, subject: str, subset: str | None) -> tup
 
 
 def _check_folder(folder: Path, arguments: argparse.Namespace) -> None:
-    from dwiml.cli.inputs import data_of
+    from dwiml.cli.inputs import experiment_hdf5_file
     from dwiml.evaluation.loss_tractograms import loss_files
     from dwiml.files import check_output_folder
 
@@ -159,7 +173,7 @@ def _check_folder(folder: Path, arguments: argparse.Namespace) -> None:
         folder,
         [*loss_files(arguments.percent), HISTOGRAMS, SUMMARY],
         "OUT_DIR",
-        inputs=[data_of(arguments.experiment, arguments.hdf5_file)],
+        inputs=[experiment_hdf5_file(arguments.experiment, arguments.hdf5_file)],
         experiments=[arguments.experiment],
         overwrite=arguments.overwrite,
     )

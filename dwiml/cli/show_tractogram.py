@@ -116,7 +116,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from dataclasses import replace
 
     from dwiml.arguments import check_number, check_whole
-    from dwiml.cli.inputs import names_of
+    from dwiml.cli.inputs import short_names
     from dwiml.files import check_outputs
     from dwiml.viz.figure_file import check_figure_format, save_figure
     from dwiml.viz.pieces import DrawnTractogram
@@ -149,7 +149,7 @@ def _run(arguments: argparse.Namespace) -> None:
         replace(
             DrawnTractogram.from_file(path, color=arguments.color, max_streamlines=arguments.max_streamlines), name=name
         )
-        for name, path in names_of(arguments.tractograms).items()
+        for name, path in short_names(arguments.tractograms).items()
     ]
     for number, tractogram in enumerate(drawn):
         if backgrounds:

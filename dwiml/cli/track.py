@@ -166,7 +166,7 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
     import os
     from pathlib import Path
 
-    from dwiml.cli.inputs import data_of
+    from dwiml.cli.inputs import experiment_hdf5_file
     from dwiml.files import check_outputs, refuse_inputs
     from dwiml.tracking.sources import IMAGES
     from dwiml.tractograms.writing.partial import partial_of
@@ -174,7 +174,7 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
     experiments = [each for each in (arguments.experiment, arguments.standardize_like) if each is not None]
     masks = [each for each in (arguments.tracking_mask, arguments.seeding_mask) if each and each.endswith(IMAGES)]
     images = (*(arguments.input or ()), *(arguments.std_mask or ()), *masks)
-    inputs = [*images, *(data_of(each, arguments.hdf5_file) for each in experiments)]
+    inputs = [*images, *(experiment_hdf5_file(each, arguments.hdf5_file) for each in experiments)]
     outputs = {"OUT": arguments.out, "--report": arguments.report}
     check_outputs(outputs, inputs=inputs, experiments=experiments, overwrite=arguments.overwrite)
     partial = partial_of(Path(os.path.realpath(arguments.out)))
@@ -206,10 +206,10 @@ def _seeds(arguments: argparse.Namespace, mask: NDArray[np.bool_]) -> Seeds:
 
 def _track(tracker: Tracker, seeds: Seeds, writer: Any, *, save_seeds: bool) -> None:
     """Track and write one group of seeds after the other."""
-    from dwiml.cli.progress import counted
+    from dwiml.cli.progress import progress_bar
 
     done = 0
-    with counted("Tracking", len(seeds), unit="seed") as count:
+    with progress_bar("Tracking", len(seeds), unit="seed") as count:
         for tracked in tracker.track(seeds):
             lines = tracked.streamlines
             kept = {"seeds": tracked.seeds.cpu().numpy()} if save_seeds else None

@@ -1,1 +1,1 @@
-"""What a trained model is worth, point by point."""
+"""Evaluate trained models point by point along true streamlines."""

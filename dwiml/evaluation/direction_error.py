@@ -1,4 +1,4 @@
-"""How far a model's directions are from those of the streamlines, beside what needs no model at all."""
+"""Measure the angles between the directions of a model and those of true streamlines."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from dwiml.training.reporting.monitors import MeanMonitor
 
 @dataclass(frozen=True)
 class DirectionError:
-    """Means over the points of a subset; angles in degrees, measured in mm (not in voxels).
+    """Means over the points of a subset; angles in degrees, between vectors in mm.
 
     Attributes
     ----------
     loss
-        The model's own.
+        Mean loss of the model.
     angle
-        Between the model's direction and the streamline's next step, at all points.
+        Mean angle between the model's direction and the next step of the streamline, at all points with a next step.
     angle_after_first
-        The same, without the first point of each streamline: where going straight on is defined.
+        The same, without the first point of each streamline.
     straight_on_angle
-        Between the last step and the next one, at the points of ``angle_after_first``.
+        Mean angle between the previous step and the next step, at the points of `angle_after_first`: the error of a
+        baseline that continues straight on.
     nb_points
-        The number of points with a next step.
+        Number of points with a next step.
     """
 
     loss: float
@@ -48,25 +49,30 @@ def evaluate_directions(
     phase: str = "validation",
     max_batches: int | None = None,
 ) -> DirectionError:
-    """Measure a model's direction error on a subset, point by point along the true streamlines.
+    """Measure the direction error of a model on a subset, at each point of the true streamlines.
 
     Parameters
     ----------
     model
-        A model with a direction getter; it stays on its device.
+        A model with a direction getter, evaluated on its current device.
     batch_sampler, batch_loader
-        Those of the experiment, with the subset loaded.
+        Sampler and loader of the experiment, with the data of the subset.
     phase
-        ``"training"``, ``"validation"`` or ``"testing"``; nothing is augmented.
+        Subset: ``"training"``, ``"validation"`` or ``"testing"``. Streamlines are never augmented.
     max_batches
-        Evaluate at most this many batches; None for all.
+        Maximum number of batches; None for all.
+
+    Returns
+    -------
+    DirectionError
+        Mean loss and mean angles (degrees).
 
     Raises
     ------
     ValueError
-        When the subset has no streamline of three points.
+        If no streamline of the subset has three points or more.
     FloatingPointError
-        When the model gives no direction at some point.
+        If a loss or an angle is NaN or infinite.
     """
     names = ("loss", "angle", "angle_after_first", "straight_on_angle")
     means = {name: MeanMonitor(name, f"the {phase} set") for name in names}
@@ -85,38 +91,41 @@ def evaluate_directions(
             to_mm = _voxel_sizes(batch_loader, targets, ids_per_subj)
             directions = model.get_tracking_directions(outputs, "det", None)
             if model.forward_uses_last_point:
-                # No direction leaves from a last point.
+                # The last point has no next step.
                 directions = targets.mapped(directions).trimmed_last().data
             for name, angles in _angles(directions, targets, to_mm).items():
                 mean = angles.mean() if len(angles) else angles.sum()
                 means[name].update(mean, len(angles), ids_per_subj.key.batch_index)
-            for measured in means.values():
-                measured.check()
+            for mean_monitor in means.values():
+                mean_monitor.check()
     model.train(was_training)
     nb_points = means["angle"].nb
     values = {name: mean.mean() for name, mean in means.items()}
     if any(value is None for value in values.values()):
-        raise ValueError(f"The {phase} set has no streamline of three points or more: there is nothing to measure.")
+        raise ValueError(f"The {phase} set has no streamline with three points or more; choose another subset.")
     return DirectionError(nb_points=nb_points, **values)  # type: ignore[arg-type]
 
 
 def _voxel_sizes(
     batch_loader: DWIMLBatchLoaderOneInput, targets: TensorSequence, ids_per_subj: BatchSlices
 ) -> torch.Tensor:
-    """Return the voxel size (mm) that belongs to each step of the targets, shape (steps, 3)."""
+    """Return the voxel size (mm) along each axis, for each step of the targets: (number of steps, 3)."""
     steps = (targets.lengths - 1).clamp(min=0)
     subset = batch_loader.dataset.subset(ids_per_subj.key.phase)
     sizes = [
         torch.from_numpy(subset[subject].volumes[batch_loader.input_group_name].voxel_sizes).expand(
-            int(steps[own].sum()), 3
+            int(steps[rows].sum()), 3
         )
-        for subject, own in ids_per_subj.items()
+        for subject, rows in ids_per_subj.items()
     ]
     return torch.cat(sizes).to(targets.device)
 
 
 def _angles(directions: torch.Tensor, targets: TensorSequence, to_mm: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return the angles (degrees) of each measure; steps of no length are left out."""
+    """Return {measure: angles in degrees, one per point}; points whose next step has no length are left out.
+
+    `directions` and the steps of `targets` are in voxels, in voxel space; `to_mm` is the voxel size of each step.
+    """
     steps = targets.diff()
     true = steps.data * to_mm
     model_angles = angle_degrees(directions * to_mm, true)

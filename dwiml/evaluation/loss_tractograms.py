@@ -1,4 +1,4 @@
-"""Tractograms that show a model's loss: every streamline coloured by it, the best and the worst ones."""
+"""Write tractograms colored by the loss of a model: all streamlines, the best and the worst."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
     from dwiml.evaluation.losses_by_point import Floats, Integers
 
-# Where the colour map ends: a few extreme losses would leave one colour for all others.
+# Ends of the color map. With the full range, a few extreme losses would give all others the same color.
 _COLOR_QUANTILES = (0.05, 0.95)
-_NO_LOSS = (128.0, 128.0, 128.0)
+_COLOR_WITHOUT_LOSS = (128.0, 128.0, 128.0)
 _QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 
 
 def loss_files(percent: float) -> list[str]:
-    """Return the names of the tractograms that :func:`write_loss_tractograms` makes."""
+    """Return the file names of the tractograms that :func:`write_loss_tractograms` writes."""
     return ["loss.trk", f"best_{percent:g}_percent.trk", f"worst_{percent:g}_percent.trk"]
 
 
@@ -39,37 +39,40 @@ def write_loss_tractograms(
     color_range: Sequence[float] | None = None,
     on_progress: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Any]:
-    """Write ``loss.trk``, ``best_10_percent.trk`` and ``worst_10_percent.trk``, in rasmm; each whole or not at all.
+    """Write ``loss.trk``, ``best_10_percent.trk`` and ``worst_10_percent.trk``, in rasmm, center origin.
 
-    ``loss.trk`` has every streamline, in the file's order; the others are sorted, the best and the worst first. Each
-    point has ``loss`` and ``color`` (red, green, blue from 0 to 255), and ``eos_probability`` where the model gives
-    one; each streamline has ``mean_loss`` and ``id``, its number in the HDF5 file. Where a point has no step, as the
-    last one, it has the loss of the point before it; NaN and grey without one.
+    Each file is written atomically: it is complete, or absent. ``loss.trk`` contains all streamlines, in the order of
+    the HDF5 file; the other files are sorted by mean loss, the best or the worst first. Each point has ``loss``,
+    ``color`` (red, green and blue from 0 to 255) and, if the model predicts it, ``eos_probability``. Each streamline
+    has ``mean_loss`` and ``id``, its index in the HDF5 file. A point without a loss, such as the last one, gets the
+    loss of the point before it; if there is none, its loss is NaN and its color gray.
 
     Parameters
     ----------
     folder
-        Where they go.
+        The output folder.
     reader
-        The subject; it is read again, a batch at a time.
+        Reader of the subject, used one batch at a time.
     losses
-        Of all its streamlines.
+        Losses of all its streamlines.
     percent
-        The share of the best and of the worst streamlines, by mean loss; one streamline at least.
+        Percentage of best and of worst streamlines; at least one streamline is written.
     color_range
-        The losses at the two ends of the colour map; None: the 5th and the 95th percentile.
+        Losses at the two ends of the color map; None for the 5th and the 95th percentile.
     on_progress
-        Called after each batch with the number of its streamlines.
+        Called after each batch with its number of streamlines.
 
     Returns
     -------
     dict
-        JSON-compatible summary: the mean loss, quantiles, counts, the range of the colours.
+        JSON-compatible summary: the mean loss, quantiles, counts and the color range.
 
     Raises
     ------
     ValueError
-        For a share outside 0 to 100, or an invalid range.
+        If `percent` or `color_range` is invalid.
+    OSError
+        If a file cannot be written.
     """
     check_number("percent", percent, low=0, high=100, low_included=False)
     check_color_range(color_range)
@@ -77,10 +80,10 @@ def write_loss_tractograms(
     means = losses.streamline_means()
     ranked = np.argsort(means, kind="stable")[: np.count_nonzero(~np.isnan(means))]
     nb = max(1, round(len(ranked) * percent / 100))
-    wanted = (np.arange(reader.nb_streamlines), ranked[:nb], ranked[::-1][:nb])
-    shown = _Shown(losses, means, (low, high))
-    for name, ids in zip(loss_files(percent), wanted, strict=True):
-        _write(folder / name, reader, shown, ids.astype(np.int64), on_progress)
+    ids_of_files = (np.arange(reader.nb_streamlines), ranked[:nb], ranked[::-1][:nb])
+    data = _StreamlineData(losses, means, (low, high))
+    for name, ids in zip(loss_files(percent), ids_of_files, strict=True):
+        _write(folder / name, reader, data, ids.astype(np.int64), on_progress)
     return {
         "subject": reader.data.subject_id,
         "subset": reader.phase,
@@ -95,7 +98,7 @@ def write_loss_tractograms(
 
 
 def _summary(losses: PointLosses, means: npt.NDArray[np.float64]) -> dict[str, Any]:
-    found = {
+    summary = {
         "mean_loss": float(np.nanmean(losses.loss, dtype=np.float64)),
         "nb_streamlines": len(losses.lengths),
         "nb_points": len(losses.loss),
@@ -103,38 +106,49 @@ def _summary(losses: PointLosses, means: npt.NDArray[np.float64]) -> dict[str, A
         "loss_quantiles": _quantiles(losses.loss),
         "streamline_mean_loss_quantiles": _quantiles(means),
     }
-    for place, probabilities in zip(("last", "other"), losses.eos_by_place() or (), strict=False):
-        found[f"mean_eos_probability_at_{place}_points"] = float(probabilities.mean(dtype=np.float64))
-    return found
+    for place, probabilities in zip(("last", "other"), losses.eos_probabilities_by_place() or (), strict=False):
+        summary[f"mean_eos_probability_at_{place}_points"] = float(probabilities.mean(dtype=np.float64))
+    return summary
 
 
 def check_color_range(color_range: Sequence[float] | None) -> None:
-    """Raise a ValueError when a range is not two finite losses, the lower one first; None is fine."""
+    """Check the losses at the two ends of the color map; None is accepted.
+
+    Raises
+    ------
+    ValueError
+        If they are not two finite losses, the lower one first.
+    """
     if color_range is None:
         return
     low, high = color_range
     if not (np.isfinite([low, high]).all() and low < high):
-        raise ValueError(f"color_range must be two losses, the lower one first, got {low:g} and {high:g}.")
+        raise ValueError(f"color_range must be two finite losses, the lower one first, got {low:g} and {high:g}.")
 
 
-def colors_of(values: npt.NDArray[Any], low: float, high: float) -> Floats:
-    """Return a colour for each value: red, green and blue from 0 to 255, (N, 3), float32; grey for NaN.
+def loss_colors(values: npt.NDArray[Any], low: float, high: float) -> Floats:
+    """Return a color for each loss.
 
     Parameters
     ----------
-    values
-        Shape (N,).
+    values : (N,)
+        Losses.
     low, high
-        The values at the two ends of the colour map; those beyond have the colour of the end.
+        Losses at the two ends of the color map; losses outside this range get the color of the nearest end.
+
+    Returns
+    -------
+    (N, 3) float32
+        Red, green and blue, from 0 to 255; gray for NaN.
     """
     share = (values - low) / (high - low) if high > low else np.where(np.isnan(values), np.nan, 0.0)
     colors: Floats = (255 * value_colormap()(np.clip(share, 0, 1))[:, :3]).astype(np.float32)
-    colors[np.isnan(values)] = _NO_LOSS
+    colors[np.isnan(values)] = _COLOR_WITHOUT_LOSS
     return colors
 
 
-class _Shown:
-    """What is written at each point and streamline."""
+class _StreamlineData:
+    """Data per point and per streamline, for the tractograms."""
 
     def __init__(self, losses: PointLosses, means: npt.NDArray[np.float64], color_range: tuple[float, float]) -> None:
         self._losses = losses
@@ -142,17 +156,19 @@ class _Shown:
         self._filled = losses.filled()
         self._color_range = color_range
 
-    def of(self, ids: Integers) -> tuple[dict[str, npt.NDArray[Any]], dict[str, npt.NDArray[Any]]]:
-        """Return the data per point, (P', K), and per streamline, (S', 1), of some streamlines."""
+    def select(self, ids: Integers) -> tuple[dict[str, npt.NDArray[Any]], dict[str, npt.NDArray[Any]]]:
+        """Return {name: values (P, K)} per point and {name: values (S, 1)} per streamline, for S streamlines."""
         rows = run_rows(self._losses.offsets[ids], self._losses.lengths[ids])
         loss = self._filled[rows]
-        of_points = {"loss": loss[:, None], "color": colors_of(loss, *self._color_range)}
+        per_point = {"loss": loss[:, None], "color": loss_colors(loss, *self._color_range)}
         if self._losses.eos_probability is not None:
-            of_points["eos_probability"] = self._losses.eos_probability[rows][:, None]
-        return of_points, {"mean_loss": self._means[ids][:, None], "id": ids[:, None]}
+            per_point["eos_probability"] = self._losses.eos_probability[rows][:, None]
+        return per_point, {"mean_loss": self._means[ids][:, None], "id": ids[:, None]}
 
 
-def _write(path: Path, reader: SubjectReader, shown: _Shown, ids: Integers, on_progress: Callable[[int], None]) -> None:
+def _write(
+    path: Path, reader: SubjectReader, data: _StreamlineData, ids: Integers, on_progress: Callable[[int], None]
+) -> None:
     streamlines = reader.data.streamlines[reader.batch_loader.streamline_group_name]
     volume = reader.data.volumes[reader.batch_loader.input_group_name]
 
@@ -160,7 +176,7 @@ def _write(path: Path, reader: SubjectReader, shown: _Shown, ids: Integers, on_p
         start = 0
         for batch, _ in reader.batches(ids):
             stop = start + len(batch)
-            yield Part(batch.data.numpy(), batch.lengths.numpy(), *shown.of(ids[start:stop]))
+            yield Part(batch.data.numpy(), batch.lengths.numpy(), *data.select(ids[start:stop]))
             start = stop
             on_progress(len(batch))
 
@@ -168,5 +184,5 @@ def _write(path: Path, reader: SubjectReader, shown: _Shown, ids: Integers, on_p
 
 
 def _quantiles(values: npt.NDArray[Any]) -> dict[str, float]:
-    found = np.nanquantile(values.astype(np.float64), _QUANTILES)
-    return {f"{share:g}": float(value) for share, value in zip(_QUANTILES, found, strict=True)}
+    quantiles = np.nanquantile(values.astype(np.float64), _QUANTILES)
+    return {f"{share:g}": float(value) for share, value in zip(_QUANTILES, quantiles, strict=True)}

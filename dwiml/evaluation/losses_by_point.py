@@ -1,4 +1,4 @@
-"""A model's loss at each point of a subject's true streamlines."""
+"""Measure the loss of a model at each point of the true streamlines of a subject."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SubjectReader:
-    """Reads one subject's streamlines batch by batch, as the model sees them: resampled, never augmented.
+    """Read the streamlines of one subject in batches, resampled as for the model but never augmented.
 
     Attributes
     ----------
     batch_loader
-        With the subject loaded.
+        Loader with the data of the subject.
     phase
-        ``"training"``, ``"validation"`` or ``"testing"``: where the subject is.
+        Subset of the subject: ``"training"``, ``"validation"`` or ``"testing"``.
     subject
-        Its index there.
+        Index of the subject in the subset.
     batch_size
-        Streamlines at a time.
+        Number of streamlines per batch.
     """
 
     batch_loader: DWIMLBatchLoaderOneInput
@@ -49,17 +49,30 @@ class SubjectReader:
 
     @property
     def data(self) -> SubjectData:
-        """The subject's groups."""
-        found: SubjectData = self.batch_loader.dataset.subset(self.phase)[self.subject]
-        return found
+        """The data of the subject."""
+        data: SubjectData = self.batch_loader.dataset.subset(self.phase)[self.subject]
+        return data
 
     @property
     def nb_streamlines(self) -> int:
-        """The number of streamlines in the file."""
+        """Number of streamlines of the subject in the HDF5 file."""
         return len(self.data.streamlines[self.batch_loader.streamline_group_name])
 
     def batches(self, ids: Integers | None = None) -> Iterator[tuple[TensorSequence, BatchSlices]]:
-        """Give streamlines, voxel space, corner origin, and whose they are; ``ids`` of None is all, in their order."""
+        """Iterate over the streamlines in batches.
+
+        Parameters
+        ----------
+        ids : (S,) int64, optional
+            Indices of the streamlines in the HDF5 file; None for all, in order.
+
+        Yields
+        ------
+        streamlines
+            Points (P, 3) in voxel space, corner origin, in voxels.
+        ids_per_subj
+            The slice of the batch that belongs to the subject.
+        """
         ids = np.arange(self.nb_streamlines, dtype=np.int64) if ids is None else ids
         fetcher = self.batch_loader.fetcher(self.phase, augment=False)
         for index, start in enumerate(range(0, len(ids), self.batch_size)):
@@ -69,17 +82,17 @@ class SubjectReader:
 
 @dataclass(frozen=True)
 class PointLosses:
-    """The loss at each point of a subject's streamlines, one streamline after the other.
+    """Losses at the P points of S streamlines, concatenated.
 
     Attributes
     ----------
-    lengths
-        Shape (S,), int64: the number of points of each streamline, as the model sees it.
-    loss
-        Shape (P,), float32: of the step that starts at the point. NaN where there is no step: at a last point, unless
-        the model learns where streamlines end, and where a point is repeated.
-    eos_probability
-        Shape (P,), float32: the probability that the streamline ends at the point. None where the model does not say.
+    lengths : (S,) int64
+        Number of points of each streamline, after resampling.
+    loss : (P,) float32
+        Loss of the step that starts at the point. NaN where there is no step: at repeated points, and at the last point
+        of a streamline unless the model learns where streamlines end (EOS).
+    eos_probability : (P,) float32, optional
+        Probability that the streamline ends at the point; None if the model does not predict it.
     """
 
     lengths: Integers
@@ -88,20 +101,20 @@ class PointLosses:
 
     @property
     def offsets(self) -> Integers:
-        """Shape (S,), int64: the first point of each streamline."""
+        """Index of the first point of each streamline; shape (S,), int64."""
         return ragged.offsets(self.lengths)
 
     def streamline_means(self) -> npt.NDArray[np.float64]:
-        """Return each streamline's mean loss, (S,); NaN for one that has no step."""
+        """Return the mean loss of each streamline, shape (S,), float64; NaN for streamlines without a loss."""
         ids = ragged.sequence_ids(self.lengths)
-        counted = ~np.isnan(self.loss)
-        sums = np.bincount(ids[counted], weights=self.loss[counted], minlength=len(self.lengths))
-        counts = np.bincount(ids[counted], minlength=len(self.lengths))
+        has_loss = ~np.isnan(self.loss)
+        sums = np.bincount(ids[has_loss], weights=self.loss[has_loss], minlength=len(self.lengths))
+        counts = np.bincount(ids[has_loss], minlength=len(self.lengths))
         means: npt.NDArray[np.float64] = np.full(len(sums), np.nan)
         return np.divide(sums, counts, out=means, where=counts > 0)
 
-    def eos_by_place(self) -> tuple[Floats, Floats] | None:
-        """Return the probabilities of an end at the streamlines' last points, and at all others; None without."""
+    def eos_probabilities_by_place(self) -> tuple[Floats, Floats] | None:
+        """Return the EOS probabilities at the last points (S,) and at all other points; None if there are none."""
         if self.eos_probability is None:
             return None
         is_last = np.zeros(len(self.loss), dtype=bool)
@@ -109,7 +122,7 @@ class PointLosses:
         return self.eos_probability[is_last], self.eos_probability[~is_last]
 
     def filled(self) -> Floats:
-        """Return the loss with NaN replaced by the last loss before it in the streamline, (P,); NaN without one."""
+        """Return the losses (P,), with NaN replaced by the previous loss in the streamline, if there is one."""
         starts = np.repeat(self.offsets, self.lengths)
         known = np.where(np.isnan(self.loss), -1, np.arange(len(self.loss)))
         source = np.maximum.accumulate(known) if len(known) else known
@@ -119,23 +132,28 @@ class PointLosses:
 def measure_losses(
     model: EvaluatedModel, reader: SubjectReader, *, on_progress: Callable[[int], None] = lambda count: None
 ) -> PointLosses:
-    """Run a model along a subject's true streamlines and keep the loss of each step.
+    """Measure the loss of a model at each point of the true streamlines of a subject.
 
     Parameters
     ----------
     model
-        A model with a direction getter; it stays on its device.
+        A model with a direction getter, evaluated on its current device.
     reader
-        The subject. One batch of it is in memory at a time, beside the losses: 4 bytes a point.
+        Reader of the subject. One batch is in memory at a time, besides the losses (4 bytes per point).
     on_progress
-        Called after each batch with the number of its streamlines.
+        Called after each batch with its number of streamlines.
+
+    Returns
+    -------
+    PointLosses
+        Losses of all streamlines, in the order of the HDF5 file.
 
     Raises
     ------
     ValueError
-        When the subject has no step at all.
+        If no streamline of the subject has a loss.
     FloatingPointError
-        When a loss is NaN or infinite.
+        If a loss is NaN or infinite.
     """
     was_training = model.training
     model.eval()
@@ -150,7 +168,7 @@ def measure_losses(
     name = reader.data.subject_id
     loss = np.concatenate([part for _, part, _ in parts]) if parts else np.zeros(0, dtype=np.float32)
     if np.isnan(loss).all():
-        raise ValueError(f"Subject '{name}' has no streamline of two points or more: there is no loss to show.")
+        raise ValueError(f"Subject '{name}' has no streamline with two points or more; choose another subject.")
     eos = [part for _, _, part in parts if part is not None]
     return PointLosses(np.concatenate([part for part, _, _ in parts]), loss, np.concatenate(eos) if eos else None)
 
@@ -158,30 +176,29 @@ def measure_losses(
 def _losses_of_batch(
     model: EvaluatedModel, reader: SubjectReader, targets: TensorSequence, ids_per_subj: BatchSlices
 ) -> tuple[Integers, Floats, Floats | None]:
-    """Return the lengths (S,), the losses (P,) and the probabilities of an end (P,) or None."""
+    """Return the lengths (S,), the losses (P,) and the EOS probabilities (P,) or None."""
     is_last = targets.is_last()
-    with_ends = bool(model.forward_uses_last_point)
     batch = reader.batch_loader.model_batch(targets, ids_per_subj)
     outputs = batch.run(model)
     losses, _ = batch.loss(model, outputs, average_results=False)
-    has_row = torch.ones_like(is_last) if with_ends else ~is_last
+    has_row = torch.ones_like(is_last) if model.forward_uses_last_point else ~is_last
     moves = torch.zeros_like(is_last)
     moves[~is_last] = torch.linalg.vector_norm(targets.diff().data, dim=-1) > SHORTEST_STEP
-    counted = moves | (is_last & has_row)
+    has_loss = moves | (is_last & has_row)
     by_point = _on_points(losses, has_row)
-    if not bool(by_point[counted].isfinite().all()):
+    if not bool(by_point[has_loss].isfinite().all()):
         raise FloatingPointError(
-            f"The model's loss is NaN or infinite at a streamline of subject '{reader.data.subject_id}': look at the "
-            "weights and at the values of the input volume."
+            f"The loss of the model is NaN or infinite at a streamline of subject '{reader.data.subject_id}'; check "
+            "the weights and the values of the input volume."
         )
-    by_point[~counted] = torch.nan
+    by_point[~has_loss] = torch.nan
     probability = model.eos_probability(outputs)
     eos = None if probability is None else _on_points(probability, has_row).cpu().numpy()
     return targets.lengths.numpy(), by_point.cpu().numpy(), eos
 
 
 def _on_points(rows: torch.Tensor, has_row: torch.Tensor) -> torch.Tensor:
-    """Put one value a row under the points that have a row, (P,) float32; NaN under the others."""
+    """Return the values (P,), float32: one row for each point that has a row, and NaN for the others."""
     by_point = torch.full(has_row.shape, torch.nan, device=rows.device)
     by_point[has_row] = rows.to(torch.float32)
     return by_point

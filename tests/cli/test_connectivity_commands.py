@@ -80,7 +80,7 @@ def test_matrix_of_labels(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     ]
 
 
-def test_matrix_of_blocs_from_several_files_is_that_of_all(folder: Path, tmp_path: Path) -> None:
+def test_matrix_of_several_files_is_that_of_all_their_streamlines(folder: Path, tmp_path: Path) -> None:
     bundles = sorted((folder / "bundles").glob("*.trk"))
     assert run("connectivity_matrix", *bundles, tmp_path / "a.npy", "--nb_blocs", 7, 6, 5) == 0
     tck = ["connectivity_matrix", folder / "wb.tck", tmp_path / "b.npy", "--reference", folder / MASK]
@@ -113,7 +113,7 @@ def test_figure(phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert figure.read_bytes() == before
 
 
-def test_what_exists_is_kept_without_f(phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_existing_files_are_kept_without_f(phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = phantom / "subjects" / "sub-03"
     for name in ("m.npy", "m_labels.txt", "m.png"):
         path = tmp_path / name
@@ -132,7 +132,9 @@ def test_what_exists_is_kept_without_f(phantom: Path, tmp_path: Path, capsys: py
     assert [path.name for path in tmp_path.iterdir()] == ["m.npy"]
 
 
-def test_a_tractogram_of_another_space_is_told(phantom: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_tractogram_in_another_space_gives_a_warning(
+    phantom: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = phantom / "subjects" / "sub-03"
     lines = [line + 900 for line in nib.streamlines.load(folder / "wb.tck").streamlines]
     nib.streamlines.save(nib.streamlines.Tractogram(lines, affine_to_rasmm=np.eye(4)), str(tmp_path / "far.tck"))
@@ -214,13 +216,13 @@ def test_a_stray_streamline_is_found_and_saved(
     # Without such a streamline there is no such file.
     command[1] = folder / "wb.trk"
     assert run(*command, "--save_invalid", invalid) == 0
-    assert "was not written: there is no such streamline" in capsys.readouterr().out
+    assert "was not written: no streamline joins regions that are not connected" in capsys.readouterr().out
     assert not invalid.exists()
 
 
 FAULTS = {
-    "no truth": (["wb.trk"], "There is nothing to compare with: give MATRIX.npy, or an HDF5 file with --hdf5_file."),
-    "no rows": (["wb.trk", "blocs.npy"], "What are the rows of MATRIX.npy? Give --nb_blocs or --labels."),
+    "no truth": (["wb.trk"], "No connectivity matrix was given; give MATRIX.npy, or an HDF5 file with --hdf5_file."),
+    "no rows": (["wb.trk", "blocs.npy"], "The regions of MATRIX.npy were not given; give --nb_blocs or --labels."),
     "no reference": (["wb.tck", "blocs.npy", "--nb_blocs", "7"], "give an image of that volume as reference"),
     "two blocs": (
         ["wb.trk", "blocs.npy", "--nb_blocs", "7", "6"],
@@ -245,7 +247,7 @@ FAULTS = {
     "no group": (["wb.trk", "HDF5", "x"], "Streamlines group 'x' not found in"),
     "two truths": (["wb.trk", "labels.npy", "HDF5", "by_labels"], "MATRIX.npy was given with an HDF5 file"),
     "two regions": (["wb.trk", "HDF5", "by_labels", "--nb_blocs", "7"], "--nb_blocs was given with an HDF5 file"),
-    "half": (["wb.trk", "--subject", "sub-02"], "--hdf5_file is missing: an HDF5 file is given with its subject"),
+    "half": (["wb.trk", "--subject", "sub-02"], "--hdf5_file is missing; give --hdf5_file, --subject and"),
     "unlike": (
         ["wb.trk", "labels.npy", "--labels", LABELS, "--reference", "../sub-03/masks/wm.nii.gz"],
         "have different shapes",

@@ -12,7 +12,7 @@ import pytest
 from scoring_support import LOWER, OBLIQUE, SHAPE, UPPER, along_x, joined, save_lines, save_volume
 
 from dwiml import __version__
-from dwiml.cli.inputs import names_of
+from dwiml.cli.inputs import short_names
 from dwiml.cli.main import main
 from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.writing.writer import TractogramWriter
@@ -89,7 +89,7 @@ def test_one_tractogram(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert (folder / "out.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_streamlines_are_saved_apart(folder: Path) -> None:
+def test_streamlines_are_saved_by_connection(folder: Path) -> None:
     assert run("lines.trk", "--save_split", "split") == 0
     expected = {
         "valid/lower.trk": LINES["valid"][:2],
@@ -108,7 +108,7 @@ def test_streamlines_are_saved_apart(folder: Path) -> None:
             np.testing.assert_allclose(found, (line - 0.5) @ OBLIQUE[:3, :3].T + OBLIQUE[:3, 3], atol=1e-4)
 
 
-def test_a_split_is_replaced_whole(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_split_is_replaced_completely(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("lines.trk", "--save_split", "split") == 0
     assert run("good.tck", "--save_split", "split") == 2
     assert "exists; replace the results with overwrite=True (-f)." in capsys.readouterr().err
@@ -118,7 +118,7 @@ def test_a_split_is_replaced_whole(folder: Path, capsys: pytest.CaptureFixture[s
     assert files == ["mine.txt", "valid/lower.trk", "valid/upper.trk"]
 
 
-def test_what_is_scored_is_never_replaced(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inputs_are_never_replaced(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["score", "lines.trk", "--ground_truth", "truth", "--save_split", "split"]
     assert main(command) == 0
     kept = (folder / "split" / "invalid.trk").read_bytes()
@@ -254,9 +254,9 @@ def test_a_bundle_that_cannot_name_a_file(folder: Path, capsys: pytest.CaptureFi
         (["a.b.trk", "a.c.trk"], ["a.b", "a.c"]),
     ],
 )
-def test_names_are_short_and_differ(files: list[str], names: list[str]) -> None:
-    assert list(names_of(files)) == names
-    assert [str(path) for path in names_of(files).values()] == files
+def test_names_are_short_and_distinct(files: list[str], names: list[str]) -> None:
+    assert list(short_names(files)) == names
+    assert [str(path) for path in short_names(files).values()] == files
 
 
 def test_a_config_names_its_files_in_any_order(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ def experiment(tiny_hdf5: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder / "exp"
 
 
-def test_one_subject_wherever_it_is(experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_subject_of_any_subset(experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     out = tmp_path / "out"
     command = ["show_loss", str(experiment), "sub-b", str(out), "--percent", "20", "--batch_size", "7"]
@@ -58,7 +58,10 @@ def test_all_subjects_of_a_subset(experiment: Path, tmp_path: Path, capsys: pyte
         (["all", "--subset", "test"], "--subset must be one of training, validation, testing, got 'test'."),
         (["sub-a", "--percent", "0"], "--percent must be above 0 and at most 100, got 0.0."),
         (["sub-a", "--batch_size", "0"], "--batch_size must be a whole number of at least 1, got 0."),
-        (["sub-a", "--color_range", "1", "1"], "color_range must be two losses, the lower one first, got 1 and 1."),
+        (
+            ["sub-a", "--color_range", "1", "1"],
+            "color_range must be two finite losses, the lower one first, got 1 and 1.",
+        ),
         (["sub-a", "--hdf5_file", "none.hdf5"], "none.hdf5"),
     ],
 )
@@ -74,7 +77,7 @@ def test_bad_input_is_one_sentence(
     assert not (tmp_path / "out").exists()
 
 
-def test_data_that_are_gone(experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_data(experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(experiment, tmp_path / "copy")
     path = tmp_path / "copy" / "parameters.json"
     recorded = json.loads(path.read_text())

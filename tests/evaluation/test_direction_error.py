@@ -32,7 +32,7 @@ def angle(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.rad2deg(np.arccos(np.clip(cosine, -1, 1)))
 
 
-def test_angles_are_those_in_rasmm(tiny_hdf5: Path, tmp_path: Path) -> None:
+def test_angles_equal_those_in_rasmm(tiny_hdf5: Path, tmp_path: Path) -> None:
     trainer = small_trainer(tiny_hdf5, tmp_path, model_args={"step_size": None})
     got = evaluate_directions(FixedDirection(), trainer.batch_sampler, trainer.batch_loader)
     model_angles, after_first, straight = [], [], []
@@ -51,7 +51,7 @@ def test_angles_are_those_in_rasmm(tiny_hdf5: Path, tmp_path: Path) -> None:
     assert got.loss == pytest.approx(0.25)
 
 
-def test_nothing_is_augmented_whatever_the_subset(tiny_hdf5: Path, tmp_path: Path) -> None:
+def test_no_subset_is_augmented(tiny_hdf5: Path, tmp_path: Path) -> None:
     plain = {"reverse_ratio": 0.0, "split_ratio": 0.0}
     results = [
         evaluate_directions(FixedDirection(), trainer.batch_sampler, trainer.batch_loader, phase="training")

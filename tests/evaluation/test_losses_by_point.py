@@ -15,7 +15,7 @@ from small_training import small_trainer
 from tests_support import AFFINE, SHAPE
 
 from dwiml.evaluation.direction_error import evaluate_directions
-from dwiml.evaluation.loss_tractograms import colors_of, loss_files, write_loss_tractograms
+from dwiml.evaluation.loss_tractograms import loss_colors, loss_files, write_loss_tractograms
 from dwiml.evaluation.losses_by_point import PointLosses, SubjectReader, measure_losses
 from dwiml.ops.sequences import TensorSequence
 
@@ -46,7 +46,7 @@ def outputs_one_by_one(model: Any, reader: SubjectReader) -> list[torch.Tensor]:
     return outputs
 
 
-def test_losses_are_those_of_streamlines_one_at_a_time(tiny_hdf5: Path, tmp_path: Path) -> None:
+def test_losses_equal_those_of_single_streamlines(tiny_hdf5: Path, tmp_path: Path) -> None:
     model, reader = reader_of(tiny_hdf5, tmp_path)
     seen: list[int] = []
     got = measure_losses(model, reader, on_progress=seen.append)
@@ -63,7 +63,7 @@ def test_losses_are_those_of_streamlines_one_at_a_time(tiny_hdf5: Path, tmp_path
     np.testing.assert_allclose(got.loss, np.concatenate(expected), atol=2e-5)
     np.testing.assert_allclose(got.streamline_means(), [np.nanmean(each) for each in expected], atol=2e-5)
     assert got.eos_probability is None
-    assert got.eos_by_place() is None
+    assert got.eos_probabilities_by_place() is None
 
 
 def test_a_model_that_learns_ends_has_a_loss_at_last_points(tiny_hdf5: Path, tmp_path: Path) -> None:
@@ -81,12 +81,12 @@ def test_a_model_that_learns_ends_has_a_loss_at_last_points(tiny_hdf5: Path, tmp
     np.testing.assert_allclose(got.loss, np.concatenate(losses), atol=1e-3)
     assert got.eos_probability is not None
     np.testing.assert_allclose(got.eos_probability, np.concatenate(ends), atol=1e-4)
-    last, others = got.eos_by_place() or (np.zeros(0), np.zeros(0))
+    last, others = got.eos_probabilities_by_place() or (np.zeros(0), np.zeros(0))
     np.testing.assert_allclose(last, [each[-1] for each in ends], atol=1e-4)
     assert len(last) + len(others) == len(got.loss)
 
 
-def test_streamlines_are_resampled_as_the_model_asks_and_never_augmented(tiny_hdf5: Path, tmp_path: Path) -> None:
+def test_streamlines_are_resampled_as_for_the_model_and_never_augmented(tiny_hdf5: Path, tmp_path: Path) -> None:
     trainer = small_trainer(tiny_hdf5, tmp_path)
     reader = SubjectReader(trainer.batch_loader, "validation", 0, batch_size=5)
     got = measure_losses(trainer.model, reader)
@@ -128,7 +128,7 @@ class Fixed(torch.nn.Module):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_loss_that_is_no_number_is_named(tiny_hdf5: Path, tmp_path: Path, value: float) -> None:
+def test_a_loss_that_is_not_finite_is_reported(tiny_hdf5: Path, tmp_path: Path, value: float) -> None:
     _, reader = reader_of(tiny_hdf5, tmp_path)
     with pytest.raises(FloatingPointError, match="NaN or infinite at a streamline of subject 'sub-d'"):
         measure_losses(Fixed(value), reader)
@@ -171,7 +171,7 @@ def test_tractograms_hold_the_losses(tiny_hdf5: Path, tmp_path: Path) -> None:
     assert summary["mean_eos_probability_at_other_points"] == pytest.approx(others, rel=1e-5)
 
 
-def test_best_and_worst_are_sorted_and_know_their_ids(tiny_hdf5: Path, tmp_path: Path) -> None:
+def test_best_and_worst_are_sorted_and_have_their_ids(tiny_hdf5: Path, tmp_path: Path) -> None:
     losses, summary, files, reader = written(tiny_hdf5, tmp_path)
     means = [losses.loss[start : start + n].mean() for start, n in zip(losses.offsets, losses.lengths, strict=True)]
     order = np.argsort(means)
@@ -200,18 +200,18 @@ def test_a_last_point_has_the_loss_before_it(tiny_hdf5: Path, tmp_path: Path) ->
     np.testing.assert_array_equal(first, np.minimum(np.arange(len(first)), len(first) - 2))
 
 
-def test_colours() -> None:
-    got = colors_of(np.array([-1.0, 2.0, 4.0, 9.0, np.nan]), 0.0, 4.0)
+def test_colors() -> None:
+    got = loss_colors(np.array([-1.0, 2.0, 4.0, 9.0, np.nan]), 0.0, 4.0)
     viridis = 255 * np.array(colormaps["viridis"]([0.25, 0.625, 1.0]))[:, :3]
     np.testing.assert_allclose(got, [viridis[0], viridis[1], viridis[2], viridis[2], [128] * 3], atol=3)
-    assert np.isfinite(colors_of(np.array([1.0, 1.0]), 1.0, 1.0)).all()
+    assert np.isfinite(loss_colors(np.array([1.0, 1.0]), 1.0, 1.0)).all()
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
         ({"percent": 0}, "percent must be above 0 and at most 100, got 0"),
-        ({"color_range": (2.0, 1.0)}, "color_range must be two losses, the lower one first, got 2 and 1."),
+        ({"color_range": (2.0, 1.0)}, "color_range must be two finite losses, the lower one first, got 2 and 1."),
     ],
 )
 def test_bad_options(tiny_hdf5: Path, tmp_path: Path, options: dict[str, Any], sentence: str) -> None:
