@@ -86,7 +86,7 @@ def test_missing_data(experiment: Path, tmp_path: Path, capsys: pytest.CaptureFi
     command = ["show_loss", str(tmp_path / "copy"), "sub-d", str(tmp_path / "out")]
     assert main(command) == 2
     error = capsys.readouterr().err
-    assert f"gone.hdf5', the HDF5 file of experiment '{tmp_path / 'copy'}', is not there; say with" in error
+    assert f"gone.hdf5', the HDF5 file of experiment '{tmp_path / 'copy'}', was not found; give its new path" in error
     assert main([*command, "--hdf5_file", place]) == 0
 
 

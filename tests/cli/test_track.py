@@ -236,7 +236,10 @@ def test_images_without_the_hdf5_file(phantom: Path, tmp_path: Path, capsys: pyt
     assert main(["track", str(experiment), str(tmp_path / "c.trk"), *options]) == 2
     assert "was standardized within a mask ('masks/wm.nii.gz' of each subject)" in capsys.readouterr().err
     assert main(["track", str(experiment), "sub-03", str(tmp_path / "c.trk"), "--tracking_mask", "wm_mask"]) == 2
-    assert f"gone.hdf5', the HDF5 file of experiment '{experiment}', is not there; say with" in capsys.readouterr().err
+    assert (
+        f"gone.hdf5', the HDF5 file of experiment '{experiment}', was not found; give its new path"
+        in capsys.readouterr().err
+    )
     # An experiment of a dwiml that did not record it.
     del parameters["groups_config"]
     (experiment / "parameters.json").write_text(json.dumps(parameters))
