@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader
 
+from dwiml.arguments import check_whole
 from dwiml.batching.delivery import on_device
 from dwiml.batching.fetcher import BatchSlices
 from dwiml.batching.loader import DWIMLBatchLoaderOneInput
@@ -119,6 +120,19 @@ class EpochRunner:
             announce(trainer.profiler.report(phase, nb_batches - done))
         return {"learning_rate": trainer.schedule.current(), **metrics} if training else metrics
 
+    def finish_epoch(self) -> None:
+        """Call the trainer's ``finish_epoch`` with the metrics of the epoch.
+
+        Raises
+        ------
+        RuntimeError
+            If a subclass overrides it without calling that of its superclass: the epoch would be repeated forever.
+        """
+        position = self._trainer.position
+        epoch = position.epoch
+        self._trainer.finish_epoch(position.metrics)
+        _require_super(self._trainer, "finish_epoch", position.epoch > epoch)
+
     def _enter(self, phase: str) -> PhaseMonitor:
         """Prepare the model, sampler and schedule for a phase; return its monitor, restored if resumed in it."""
         trainer, training = self._trainer, phase == "training"
@@ -178,7 +192,9 @@ class EpochRunner:
         if torch.is_grad_enabled():
             trainer.updater.begin_batch(nb_points, trainer.ranks.nb)
             with trainer.profiler.part("backward"):
+                nb_waiting = trainer.updater.nb_waiting
                 trainer.back_propagate(mean_loss, n)
+                _require_super(trainer, "back_propagate", trainer.updater.nb_waiting > nb_waiting)
         return wanted
 
     def _take_step(self, fraction: float, monitor: PhaseMonitor) -> None:
@@ -200,6 +216,7 @@ class EpochRunner:
                     monitor.means["grad_norm_clipped"].update(norm.clamp(max=limit), 1, index)
             trainer.schedule.begin_step(trainer.position.epoch, fraction)
             trainer.update_weights()
+            _require_super(trainer, "update_weights", updater.is_empty)
 
     def _explain(self, error: NonFiniteValueError) -> str:
         """Save the batch that gave a NaN or infinite value; return the message for the user."""
@@ -313,10 +330,20 @@ def _write_pending(trainer: DWIMLTrainer) -> None:
             announce(sentence)
 
 
+def _require_super(trainer: DWIMLTrainer, method: str, is_done: bool) -> None:
+    """Raise RuntimeError if a method of a subclass left out the work of its superclass."""
+    if not is_done:
+        raise RuntimeError(
+            f"{type(trainer).__name__}.{method} must call super().{method}(...), which has not been done: see 'The "
+            "loop' in the page on custom trainers."
+        )
+
+
 def _checked_result(result: Any) -> tuple[torch.Tensor, int]:
     """Return the result of ``run_one_batch``; raise TypeError if it is not (0-d tensor, n)."""
     if isinstance(result, (tuple, list)) and len(result) == 2:
         mean_loss, n = result
         if isinstance(mean_loss, torch.Tensor) and mean_loss.ndim == 0:
-            return mean_loss, int(n)
+            # A tensor is read, for instance the sum of a mask.
+            return mean_loss, check_whole("n of run_one_batch", n.item() if isinstance(n, torch.Tensor) else n, low=0)
     raise TypeError("run_one_batch must return (mean_loss, n): a 0-d tensor and the number of points in the mean.")

@@ -229,7 +229,7 @@ class DWIMLTrainer(Parameterized):
                     self.position.end_training(epochs.run_phase(TRAINING))
                 if self.position.phase == VALIDATION:
                     self.position.end_validation(epochs.run_phase(VALIDATION) if self.has_validation else {})
-                self.finish_epoch(self.position.metrics)
+                epochs.finish_epoch()
             self.checkpointer.require_saved(self)
             if self.verbose:
                 folder = None if self.settings.fast_dev_run else self.folder.path

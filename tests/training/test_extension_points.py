@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 import signal
 import subprocess
 import sys
@@ -234,6 +235,16 @@ def test_another_optimizer_is_refused_and_the_command_names_the_script(
     ("options", "error", "sentence"),
     [
         ({"optimizer": lambda parameters: None}, TypeError, "optimizer must return a torch optimizer, got a None"),
+        (
+            {"optimizer": lambda parameters: torch.optim.SGD([torch.zeros(2, requires_grad=True)], lr=0.002)},
+            ValueError,
+            "has 1 parameters that are not the model's",
+        ),
+        (
+            {"optimizer": torch.optim.SGD([torch.zeros(2)])},
+            TypeError,
+            "or a function that creates one, as lambda parameters: .* got a SGD",
+        ),
         ({"optimizer": "adam"}, ValueError, "optimizer must be one of Adam, AdamW, RAdam, SGD, got 'adam'"),
         (
             {"optimizer": torch.optim.NAdam, "weight_decay": 0.1},
@@ -417,3 +428,68 @@ def test_noise_that_is_lost_is_warned_of_once(
 def test_the_public_logger_is_the_loggers_class() -> None:
     with pytest.raises(NotImplementedError, match="Logger has no log_metrics"):
         dwiml.Logger().log_metrics({}, 0)
+
+
+class WithoutSuper(DWIMLTrainerOneInput):
+    """Replaces a method of the loop without calling that of its superclass."""
+
+
+def step_alone(trainer: Any) -> None:
+    trainer.optimizer.step()
+    trainer.optimizer.zero_grad()
+
+
+@pytest.mark.parametrize(
+    ("method", "replacement"),
+    [
+        ("finish_epoch", lambda self, metrics: None),
+        ("back_propagate", lambda self, mean_loss, n: mean_loss.backward()),
+        ("update_weights", step_alone),
+    ],
+)
+def test_a_method_that_does_not_call_its_superclass_is_an_error(
+    tiny_hdf5: Path, tmp_path: Path, method: str, replacement: Any
+) -> None:
+    trainer_class = type("WithoutSuper", (WithoutSuper,), {method: replacement})
+    trainer = small_trainer(tiny_hdf5, tmp_path, trainer_class=trainer_class)
+    with pytest.raises(RuntimeError, match=rf"^WithoutSuper\.{method} must call super\(\)\.{method}\("):
+        trainer.train_and_validate()
+
+
+def test_an_optimizer_of_some_parameters_is_reported(
+    tiny_hdf5: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    small_trainer(tiny_hdf5, tmp_path, learning_rates=0.1, optimizer=lambda own: torch.optim.SGD(own[:1], lr=0.1))
+    assert re.search(r"trains 1 of the \d+ parameters of the model", caplog.text)
+
+
+@pytest.mark.parametrize("n", [2.7, "3", -3, None])
+def test_the_weight_of_a_batch_is_a_whole_number(tiny_hdf5: Path, tmp_path: Path, n: Any) -> None:
+    class Weighted(DWIMLTrainerOneInput):
+        def run_one_batch(self, targets: Any, ids_per_subj: Any) -> Any:
+            return super().run_one_batch(targets, ids_per_subj)[0], n
+
+    with pytest.raises(ValueError, match=r"^n of run_one_batch must be a whole number of at least 0, got"):
+        small_trainer(tiny_hdf5, tmp_path, trainer_class=Weighted).train_and_validate()
+
+
+def test_a_weight_may_be_a_tensor(tiny_hdf5: Path, tmp_path: Path) -> None:
+    class Weighted(DWIMLTrainerOneInput):
+        def run_one_batch(self, targets: Any, ids_per_subj: Any) -> Any:
+            loss, n = super().run_one_batch(targets, ids_per_subj)
+            self.log("half", loss / 2, torch.tensor(n))
+            return loss, torch.tensor(n)
+
+    small_trainer(tiny_hdf5, tmp_path, trainer_class=Weighted, max_epochs=1).train_and_validate()
+    (line,) = logs(tmp_path / "exp")
+    assert line["train_half"] == pytest.approx(line["train_loss"] / 2)
+
+
+def test_a_state_is_registered_before_the_training(tiny_hdf5: Path, tmp_path: Path) -> None:
+    class Late(DWIMLTrainerOneInput):
+        def run_one_batch(self, targets: Any, ids_per_subj: Any) -> Any:
+            self.register_state("late", Counter())
+            return super().run_one_batch(targets, ids_per_subj)
+
+    with pytest.raises(RuntimeError, match=r"register_state\('late', ...\) came after the training had begun"):
+        small_trainer(tiny_hdf5, tmp_path, trainer_class=Late).train_and_validate()

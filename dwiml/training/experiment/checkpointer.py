@@ -65,12 +65,13 @@ class Checkpointer:
     _stamp: tuple[int, int] | None  # identifies the checkpoint that was last read or written
     _registered: dict[str, Stateful]  # objects registered by the user, by name
     _waiting: dict[str, Any]  # states in the checkpoint whose object is not registered yet
+    _has_begun: bool  # whether the training has begun
 
     def __init__(self, folder: ExperimentFolder, ranks: Ranks) -> None:
         self._folder, self._ranks = folder, ranks
         self.found, self.is_saved = None, True
         self._lock = self._stamp = None
-        self._registered, self._waiting = {}, {}
+        self._registered, self._waiting, self._has_begun = {}, {}, False
 
     @property
     def has_registered(self) -> bool:
@@ -126,6 +127,11 @@ class Checkpointer:
         """See :meth:`dwiml.training.trainer.DWIMLTrainer.register_state`."""
         if not isinstance(name, str) or not name.strip() or not name.isprintable():
             raise ValueError(f"register_state: the name must be a printable string, got {shown(name)}.")
+        if self._has_begun:
+            raise RuntimeError(
+                f"register_state('{name}', ...) came after the training had begun: call it before, for instance in "
+                "__init__, so that a resumed training finds the state."
+            )
         if name in self._registered:
             raise ValueError(f"register_state: '{name}' is already registered; give each object its own name.")
         lacking = [each for each in ("state_dict", "load_state_dict") if not callable(getattr(thing, each, None))]
@@ -196,6 +202,7 @@ class Checkpointer:
         ValueError
             If the checkpoint has a registered state that the trainer does not have.
         """
+        self._has_begun = True
         if self._waiting:
             raise ValueError(
                 f"The checkpoint of '{self._folder.path}' has the registered state {quoted(self._waiting, limit=5)}, "

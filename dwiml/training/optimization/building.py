@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from dwiml.arguments import quoted
 from dwiml.params import qualified_name
 from dwiml.training.optimization.averaging import AveragedWeights
 from dwiml.training.optimization.compiling import compile_layers
 from dwiml.training.optimization.nonfinite import NonFinitePolicy
-from dwiml.training.optimization.optimizers import build_optimizer, check_learning_rates
+from dwiml.training.optimization.optimizers import OPTIMIZERS, build_optimizer, check_learning_rates
 from dwiml.training.optimization.schedule_base import LR_RATIO, Schedule
 from dwiml.training.optimization.schedules import build_schedule
 from dwiml.training.optimization.updates import WeightUpdater
 
 if TYPE_CHECKING:
     from dwiml.training.settings import TrainerSettings
+
+logger = logging.getLogger(__name__)
 
 
 class Optimization(NamedTuple):
@@ -83,6 +87,11 @@ def _optimizer(model: Any, settings: TrainerSettings, learning_rate: float) -> t
         return build_optimizer(
             settings.optimizer, model.parameters(), learning_rate=learning_rate, weight_decay=settings.weight_decay
         )
+    if not callable(settings.optimizer):
+        raise TypeError(
+            f"optimizer must be one of {quoted(OPTIMIZERS)}, or a function that creates one, as "
+            f"lambda parameters: torch.optim.SGD(parameters, lr=0.1); got a {type(settings.optimizer).__name__}."
+        )
     name = qualified_name(settings.optimizer)
     optimizer = settings.optimizer([each for each in model.parameters() if each.requires_grad])
     if not isinstance(optimizer, torch.optim.Optimizer):
@@ -91,6 +100,7 @@ def _optimizer(model: Any, settings: TrainerSettings, learning_rate: float) -> t
         raise ValueError(
             f"weight_decay applies to optimizers given by name, got {settings.weight_decay:g}: set it in {name}."
         )
+    _check_parameters(model, optimizer, name)
     rate = float(optimizer.param_groups[0]["lr"])
     if rate != learning_rate:
         raise ValueError(
@@ -101,3 +111,22 @@ def _optimizer(model: Any, settings: TrainerSettings, learning_rate: float) -> t
         if group["lr"] != rate:
             group[LR_RATIO] = float(group["lr"]) / rate
     return optimizer
+
+
+def _check_parameters(model: Any, optimizer: torch.optim.Optimizer, name: str) -> None:
+    """Refuse an optimizer of parameters that are not the model's; warn if it leaves some of the model's out."""
+    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    own = {id(parameter) for parameter in model.parameters()}
+    trainable = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    if not trained <= own:
+        raise ValueError(
+            f"The optimizer of {name} has {len(trained - own)} parameters that are not the model's: use those that the "
+            "function receives."
+        )
+    if not trainable <= trained:
+        logger.warning(
+            "The optimizer of %s trains %d of the %d parameters of the model.",
+            name,
+            len(trained & trainable),
+            len(trainable),
+        )

@@ -87,7 +87,7 @@ class BatchMetrics:
         finally:
             self._is_open = False
 
-    def add(self, name: str, value: Any, n: int | None) -> None:
+    def add(self, name: str, value: Any, n: Any) -> None:
         """Add a value; see :meth:`dwiml.training.trainer.DWIMLTrainer.log`."""
         check_metric_name(name)
         if not self._is_open:
@@ -100,6 +100,8 @@ class BatchMetrics:
                 f"log({name!r}, ...) needs n, the number of points (or other items) in the mean: "
                 f"self.log({name!r}, value, n=...)."
             )
+        if isinstance(n, torch.Tensor):
+            n = n.item()
         weight = check_whole(f"The n of metric '{name}'", n, low=0)
         kept = self._as_tensor(name, value)
         if weight:
