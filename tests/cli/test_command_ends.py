@@ -16,6 +16,8 @@ from typing import Any
 import nibabel as nib
 import pytest
 
+# Modules that take the functions which tests replace must be imported before.
+import dwiml.scoring.connectivity_scores  # noqa: F401
 from dwiml.cli import run_command, train
 from dwiml.cli.main import main
 from dwiml.hdf5.creator import create_hdf5

@@ -51,7 +51,7 @@ def test_train_resume_evaluate(tiny_hdf5: Path, tmp_path: Path, capsys: pytest.C
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("Direction error on the testing set (")
     assert [line.split("  ")[0] for line in lines[2:5]] == ["untrained model", "trained model", "straight on"]
-    assert "hard to beat on smooth bundles, but cannot track: judge a model" in lines[-2]
+    assert "hard to beat on smooth bundles, but it cannot track" in lines[-2]
     # The same script again goes on; an ended run stays as it is.
     options = ["--max_epochs", "2", "--nb_previous_dirs", "1", "--resume", "auto"]
     assert run_train(tiny_hdf5, tmp_path, *options) == 0
