@@ -57,7 +57,7 @@ def test_what_cannot_be_written_is_told_before_the_work(read_only: Path, tmp_pat
             assert outcome.kind == "sentence", line
             assert "permission denied" in outcome.err.lower(), outcome.err
     outcome = _run("visualize_logs exps --save", read_only, tmp_path)
-    assert "permission denied in the folder 'exps'; save it elsewhere with out=FILE." in outcome.err
+    assert "permission denied in the folder 'exps'; save the figure elsewhere with out=FILE." in outcome.err
 
 
 _EXPERIMENT = ("evaluate", "show_loss")
