@@ -91,7 +91,9 @@ def test_a_crafted_file_runs_nothing(tmp_path: Path, pointwise_model: Any, monke
     monkeypatch.chdir(tmp_path)
     pointwise_model(nb_features=4).save(tmp_path)
     torch.save(_Trap(), tmp_path / "model_state.pt")
-    with pytest.raises(ValueError, match=r"was not loaded: it holds other objects than plain values and tensors.*it would use"):
+    with pytest.raises(
+        ValueError, match=r"was not loaded: it holds other objects than plain values and tensors.*it would use"
+    ):
         pointwise_model.load(tmp_path)
     assert not (tmp_path / "trapped").exists()
 

@@ -390,7 +390,7 @@ def test_wrong_schedules_are_refused_with_a_sentence(name: Any, args: Any, sente
 @pytest.mark.parametrize("name", ["warmup_cosine", "StepLR"])
 def test_several_learning_rates_and_a_schedule_are_refused(name: str) -> None:
     with pytest.raises(
-        ValueError, match=f"^The schedule {name} makes .* from one; got 2 learning_rates. Give one, or no"
+        ValueError, match=f"^The schedule {name} computes .* from one; got 2 learning_rates. Give a single one, or no"
     ):
         build_schedule(
             name, {"step_size": 2}, optimizer=an_optimizer(), learning_rates=[0.1, 0.2], planned_epochs=MAX_EPOCHS
