@@ -73,7 +73,7 @@ def test_scontrol_is_asked_once_with_the_job(
             "Job 77 was not requeued: scontrol refused (slurm_requeue error: Requested operation is presently disabled)"
             "; to continue, submit the job again or run: scontrol requeue 77",
         ),
-        (["exit 3"], "Job 77 was not requeued: scontrol refused (exit code 3); to go on, "),
+        (["exit 3"], "Job 77 was not requeued: scontrol refused (exit code 3); to continue, "),
         (["kill -TERM $$"], "Job 77: scontrol was ended by SIGTERM, as when SLURM ends a job to requeue it"),
         ([r"printf 'no \377 text' >&2", "exit 1"], "scontrol refused (no \N{REPLACEMENT CHARACTER} text)"),
     ],
@@ -108,5 +108,5 @@ def test_without_scontrol_or_slurm_it_only_warns(
     the_warning(caplog)
     caplog.clear()
     monkeypatch.setenv("SLURM_JOB_ID", "77")
-    assert requeue().startswith("Job 77 was not requeued: there is no scontrol on PATH; to go on, ")
+    assert requeue().startswith("Job 77 was not requeued: there is no scontrol on PATH; to continue, ")
     the_warning(caplog)
