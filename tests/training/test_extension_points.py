@@ -493,3 +493,18 @@ def test_a_state_is_registered_before_the_training(tiny_hdf5: Path, tmp_path: Pa
 
     with pytest.raises(RuntimeError, match=r"register_state\('late', ...\) came after the training had begun"):
         small_trainer(tiny_hdf5, tmp_path, trainer_class=Late).train_and_validate()
+
+
+def test_an_optimizer_of_some_parameters_ignores_the_gradients_of_the_others(tiny_hdf5: Path, tmp_path: Path) -> None:
+    def some(parameters: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD(list(parameters)[:2], lr=0.1)
+
+    options: dict[str, Any] = {"learning_rates": 0.1, "max_epochs": 2, "clip_grad": 0.05, "optimizer": some}
+    trainer = small_trainer(tiny_hdf5, tmp_path, "some", **options)
+    frozen = small_trainer(tiny_hdf5, tmp_path, "frozen", **options)
+    for parameter in list(frozen.model.parameters())[2:]:
+        parameter.requires_grad_(False)
+    trainer.train_and_validate()
+    frozen.train_and_validate()
+    assert same_weights(trainer.model, frozen.model)
+    assert logs(tmp_path / "some") == logs(tmp_path / "frozen")

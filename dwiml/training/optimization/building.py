@@ -68,8 +68,10 @@ def build_optimization(
         planned_epochs=planned_epochs,
     )
     averaged = None if settings.ema_decay is None else AveragedWeights(model, settings.ema_decay)
+    # Not those of the model: a gradient that the optimizer never clears must not count in the norm.
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     updater = WeightUpdater(
-        model.parameters(),
+        trained,
         optimizer,
         device=device,
         precision=settings.precision,
