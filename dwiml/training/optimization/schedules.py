@@ -72,9 +72,8 @@ def build_schedule(
     if name == WARMUP_COSINE:
         _check_names(title, given, warmup_cosine, own={"base_rate", "max_epochs"})
         return Schedule(title, optimizer, planned_epochs, warmup_cosine(learning_rates[0], planned_epochs, **given))
-    chosen: list[str] = []
     if not callable(name):
-        chosen = _check_names(title, given, scheduler_classes()[title], own=_OWN_ARGUMENTS)
+        _check_names(title, given, scheduler_classes()[title], own=_OWN_ARGUMENTS)
     elif given:
         raise ValueError(f"The schedule {title} is a function, which takes no arguments; got {_listed(given)}.")
 
@@ -83,7 +82,7 @@ def build_schedule(
         return name(optimizer) if callable(name) else scheduler_classes()[title](optimizer, **copy.deepcopy(given))
 
     try:
-        return TorchSchedule(title, make, optimizer, learning_rates[0], planned_epochs, chosen=chosen)
+        return TorchSchedule(title, make, optimizer, learning_rates[0], planned_epochs)
     except ValueError as error:
         raise ValueError(f"The schedule {title} cannot work with {_listed(given)}: {error}.") from error
 
@@ -114,8 +113,8 @@ def _plain(name: str, key: Any, value: Any) -> Any:
     )
 
 
-def _check_names(name: str, args: Mapping[str, Any], made_by: Callable[..., Any], *, own: set[str]) -> list[str]:
-    """Check the names of a schedule's arguments, unknown or missing; return the names of all that it takes."""
+def _check_names(name: str, args: Mapping[str, Any], made_by: Callable[..., Any], *, own: set[str]) -> None:
+    """Check that no name among a schedule's arguments is unknown, and none is missing."""
     parameters = inspect.signature(made_by).parameters
     taken = [key for key in parameters if key not in own]
     unknown = [key for key in args if key not in taken]
@@ -124,7 +123,6 @@ def _check_names(name: str, args: Mapping[str, Any], made_by: Callable[..., Any]
     missing = [key for key in taken if parameters[key].default is inspect.Parameter.empty and key not in args]
     if missing:
         raise ValueError(f"The schedule {name} needs {quoted(missing)} among its arguments; got {_listed(args)}.")
-    return taken
 
 
 def _listed(args: Mapping[str, Any]) -> str:

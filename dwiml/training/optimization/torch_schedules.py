@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch.optim import lr_scheduler
 
+from dwiml.training.experiment.plain import value_or_type
 from dwiml.training.optimization.optimizers import LARGEST_RATE
 from dwiml.training.optimization.schedule_base import LR_RATIO, MOST_EPOCHS, Schedule
 
@@ -17,10 +18,6 @@ SchedulerFactory = Callable[[torch.optim.Optimizer], lr_scheduler.LRScheduler]
 NEEDS_OBJECTS = frozenset({"SequentialLR", "ChainedScheduler", "LambdaLR", "MultiplicativeLR"})
 # Values of the optimizer's groups that torch's schedulers change.
 _CHANGED = ("lr", "momentum", "betas")
-# Attributes of torch's schedulers that have a meaning only during a step, and differ between versions of torch.
-_TRANSIENT = frozenset({"optimizer", "verbose", "_get_lr_called_within_step", "_is_initial"})
-# Attribute of SequentialLR and ChainedScheduler with the schedulers that they combine.
-_COMBINED = "_schedulers"
 # Schedulers with an end. Beyond it, some would rise again, one would stay at 0, and one would fail.
 _WITH_END = frozenset({"CosineAnnealingLR", "OneCycleLR", "PolynomialLR"})
 
@@ -41,7 +38,8 @@ class TorchSchedule(Schedule):
     """A scheduler of ``torch.optim.lr_scheduler``, stepped once at the end of each epoch.
 
     It works on a copy of the settings of the optimizer, copied to the optimizer after each step. The optimizer
-    itself (whose ``step`` torch would wrap) and its state in a checkpoint are not affected.
+    itself (whose ``step`` torch would wrap) and its state in a checkpoint are not affected. The state is the losses of
+    the past epochs: a resumed run steps a new scheduler with them, so that any scheduler is resumed exactly.
 
     Parameters
     ----------
@@ -57,8 +55,6 @@ class TorchSchedule(Schedule):
     planned_epochs
         Number of epochs in which the scheduler must not fail. After them, a scheduler with an end keeps its last
         learning rate.
-    chosen
-        Attributes of the scheduler that the factory sets, which are not part of the state.
 
     Raises
     ------
@@ -73,13 +69,11 @@ class TorchSchedule(Schedule):
         optimizer: torch.optim.Optimizer,
         learning_rate: float,
         planned_epochs: int,
-        *,
-        chosen: Iterable[str] = (),
     ) -> None:
         self.name, self.planned_epochs, self._optimizer = name, planned_epochs, optimizer
-        self._factory, self._learning_rate, self._unsaved = factory, learning_rate, _TRANSIENT | set(chosen)
+        self._factory, self._initial = factory, _Settings(optimizer, learning_rate)
         try:
-            self._build()
+            self._replay()
             self.rates(min(planned_epochs, MOST_EPOCHS))
         except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
             raise ValueError(str(error).rstrip(".") or type(error).__name__) from error
@@ -103,7 +97,7 @@ class TorchSchedule(Schedule):
             One per epoch; None if the scheduler depends on the losses.
         """
         rehearsed = copy.copy(self)
-        rehearsed._build()
+        rehearsed._replay()
         rates = []
         for epoch in range(nb_epochs):
             for group in rehearsed._settings.param_groups:
@@ -116,10 +110,10 @@ class TorchSchedule(Schedule):
 
     def begin_epoch(self, epoch: int) -> None:
         """Set the learning rate of an epoch; raise ValueError if the previous epochs were not ended."""
-        if epoch != self._scheduler.last_epoch:
+        if epoch != len(self._losses):
             raise ValueError(
                 f"Epoch {epoch} cannot start: the state of the learning-rate schedule {self.name} is that of epoch "
-                f"{self._scheduler.last_epoch}."
+                f"{len(self._losses)}."
             )
         self._update_optimizer()
 
@@ -130,45 +124,49 @@ class TorchSchedule(Schedule):
         """Step the scheduler, with the loss if it depends on it; raise ValueError if there is none."""
         if selection_loss is None and self._needs_loss:
             raise ValueError(f"The schedule {self.name} needs the loss of each epoch, and this epoch has none.")
-        self._step(selection_loss)
+        self._step(None if selection_loss is None else float(selection_loss))
         self._update_optimizer()
 
     def skip_epoch(self) -> None:
         """Step the scheduler, unless it depends on the loss: then it is unchanged for this epoch."""
-        if self._needs_loss:
-            self._scheduler.last_epoch += 1
-        else:
-            self._step(None)
+        self._step(None)
         self._update_optimizer()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the values of the scheduler that do not follow from its arguments, and the changed settings."""
-        groups = [_changed(group) for group in self._settings.param_groups]
-        return super().state_dict() | {"scheduler": _state_of(self._scheduler, self._unsaved), "groups": groups}
+        """Return the name, and the loss of each past epoch; None for an epoch without a comparable one."""
+        return super().state_dict() | {"losses": list(self._losses)}
+
+    def check_state(self, state: Any) -> None:
+        """Check that a state belongs to this schedule; raise ValueError with the reason otherwise."""
+        losses = state.get("losses") if type(state) is dict else None
+        super().check_state(state | {"losses": self._losses} if type(losses) is list else state)
+        for each in losses or []:
+            if type(each) not in (type(None), float):
+                raise ValueError(f"'losses' of its state should be numbers and has {value_or_type(each)}")
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned, and update the settings of the optimizer."""
         super().load_state_dict(state)
-        _restore(self._scheduler, state["scheduler"])
-        for group, values in zip(self._settings.param_groups, state["groups"], strict=True):
-            group.update(values)
+        self._replay(state["losses"])
         self._update_optimizer()
 
-    def _build(self) -> None:
-        self._settings = _Settings(self._optimizer, self._learning_rate)
+    def _replay(self, losses: Iterable[float | None] = ()) -> None:
+        """Create the scheduler, and step it with the losses of the past epochs."""
+        self._losses: list[float | None] = []
+        self._settings = copy.deepcopy(self._initial)
         self._scheduler: Any = self._factory(self._settings)
         if getattr(self._scheduler, "optimizer", None) is not self._settings:
             raise ValueError("it is not a torch scheduler of the given optimizer")
-        vars(self._scheduler).setdefault("last_epoch", 0)
+        for each in losses:
+            self._step(each)
 
-    def _step(self, selection_loss: float | None, *, holds: bool = True) -> None:
-        following = self._scheduler.last_epoch + 1
-        if not (holds and self.has_end and following >= self.planned_epochs):
+    def _step(self, loss: float | None, *, holds: bool = True) -> None:
+        self._losses.append(loss)
+        is_held = holds and self.has_end and len(self._losses) >= self.planned_epochs
+        if not is_held and not (self._needs_loss and loss is None):
             # torch warns about a scheduler that is stepped before its optimizer.
             self._settings.step()
-            self._scheduler.step(*([selection_loss] if self._needs_loss else []))
-        # A ChainedScheduler does not count its steps.
-        self._scheduler.last_epoch = following
+            self._scheduler.step(*([loss] if self._needs_loss else []))
 
     def _update_optimizer(self) -> None:
         for group, values in zip(self._optimizer.param_groups, self._settings.param_groups, strict=True):
@@ -191,22 +189,3 @@ class _Settings(torch.optim.Optimizer):
 
 def _changed(group: Mapping[str, Any]) -> dict[str, Any]:
     return {key: group[key] for key in _CHANGED if key in group}
-
-
-def _state_of(scheduler: Any, unsaved: Set[str] = _TRANSIENT) -> dict[str, Any]:
-    """Return the plain values of a scheduler, and of those that it combines."""
-    state = {key: value for key, value in vars(scheduler).items() if key not in unsaved and _is_plain(value)}
-    combined = getattr(scheduler, _COMBINED, ())
-    return state | {_COMBINED: [_state_of(each) for each in combined]} if combined else state
-
-
-def _restore(scheduler: Any, state: Mapping[str, Any]) -> None:
-    vars(scheduler).update({key: value for key, value in state.items() if key != _COMBINED})
-    for each, own in zip(getattr(scheduler, _COMBINED, ()), state.get(_COMBINED, ()), strict=True):
-        _restore(each, own)
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list):
-        return all(isinstance(each, (bool, int, float)) for each in value)
-    return value is None or isinstance(value, (bool, int, float, str))
