@@ -1,4 +1,4 @@
-"""Set one seed for all random choices of a script: weights, batches, augmentation, dropout."""
+"""Seeds: one for all random choices of a script (weights, batches, dropout) or one for each object."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from dwiml.ops.randomness import check_seed, draw_seed
+from dwiml.params import Parameterized
 
 GIVEN, EVERYTHING, DRAWN, NOT_SEEDED = "given", "seed_everything", "drawn", "not seeded"
 # Section of parameters.json that records the seeds. It is not a parameter, and is not compared when resuming.
@@ -55,9 +56,7 @@ def seed_everything(seed: int) -> int:
         If the seed is not an integer in this range.
     """
     global _global_seed
-    checked = None if seed is None else check_seed(seed)
-    if checked is None:
-        raise ValueError("seed_everything needs a seed, an integer from 0 to 2**63 - 1; got None.")
+    checked = _required_seed(seed, "seed_everything")
     random.seed(checked)
     # For user code and other libraries; dwiml does not use NumPy's global generator. It accepts 32 bits, which are
     # hashed from the whole seed.
@@ -88,7 +87,49 @@ def choose_seed(seed: int | None) -> ChosenSeed:
     return ChosenSeed(draw_seed(), DRAWN)
 
 
-def describe_seeds(weights_seed: int | None, **drawing: Any) -> dict[str, Any]:
+class Seeded(Parameterized):
+    """Base class of the objects with a seed of their own: samplers, loaders and trainers.
+
+    Attributes
+    ----------
+    seed
+        From 0 to 2**63 - 1; recorded in :attr:`params`.
+    seed_was_given
+        Whether it was an argument.
+    seed_source
+        Where it comes from: see :class:`ChosenSeed`.
+    """
+
+    seed: int
+    seed_was_given: bool
+    seed_source: str
+
+    def _use_seed(self, seed: int | None) -> None:
+        """Use the seed that was given to the constructor, or the one of :func:`choose_seed`."""
+        chosen = choose_seed(seed)
+        self.seed_was_given, self.seed_source = seed is not None, chosen.source
+        self.set_seed(chosen.seed)
+
+    def set_seed(self, seed: int) -> None:
+        """Use another seed from now on, for instance the recorded seed of a resumed training.
+
+        Raises
+        ------
+        ValueError
+            If it is not an integer from 0 to 2**63 - 1.
+        """
+        self.seed = _required_seed(seed, "set_seed")
+        self._record(seed=self.seed)
+
+
+def _required_seed(seed: int, caller: str) -> int:
+    checked = check_seed(seed)
+    if checked is None:
+        raise ValueError(f"{caller} needs a seed, an integer from 0 to 2**63 - 1; got None.")
+    return checked
+
+
+def describe_seeds(weights_seed: int | None, **drawing: Seeded) -> dict[str, Any]:
     """Return the section of ``parameters.json`` that records the seeds.
 
     Parameters
@@ -96,7 +137,7 @@ def describe_seeds(weights_seed: int | None, **drawing: Any) -> dict[str, Any]:
     weights_seed
         The global seed when the model was created; None if there was none.
     **drawing
-        {name: object with attributes ``seed`` and ``seed_source``}.
+        {name: object}.
     """
     return {
         "everything": weights_seed if weights_seed is not None else _global_seed,

@@ -33,7 +33,7 @@ ROOMS = {
     "params": set(),
     "signals": set(),
     "failures": set(),
-    "seeding": {"ops"},
+    "seeding": {"ops", "params"},
     "ops": set(),
     "tractograms": {"arguments", "files", "params", "ops"},
     "hdf5": LEAVES | {"tractograms"},

@@ -80,6 +80,13 @@ def test_what_is_no_seed(seed: Any) -> None:
     assert global_seed() is None
 
 
+def test_a_missing_seed_is_not_zero(tiny_hdf5: Path, tmp_path: Path) -> None:
+    trainer = small_trainer(tiny_hdf5, tmp_path)
+    for each in (trainer, trainer.batch_sampler, trainer.batch_loader):
+        with pytest.raises(ValueError, match=r"^set_seed needs a seed, an integer from 0 to 2\*\*63 - 1; got None\.$"):
+            each.set_seed(None)  # type: ignore[arg-type]
+
+
 def test_a_seed_of_its_own_comes_first() -> None:
     assert choose_seed(None).source == "drawn"
     dwiml.seed_everything(5)

@@ -23,10 +23,8 @@ from dwiml.batching.sampler import BatchIds, DWIMLBatchIDSampler
 from dwiml.batching.workers import ignore_stop_signals, kill_workers_at_exit
 from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.ops.augmentation import DrawnAugmentation
-from dwiml.ops.randomness import check_seed
 from dwiml.ops.sequences import TensorSequence
-from dwiml.params import Parameterized
-from dwiml.seeding import choose_seed
+from dwiml.seeding import Seeded
 
 if TYPE_CHECKING:
     from dwiml.models.protocols import LoaderModel, OneInputModel
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
 _MAX_NOISE = 100.0
 
 
-class DWIMLStreamlinesBatchLoader(Parameterized):
+class DWIMLStreamlinesBatchLoader(Seeded):
     """Loads batches of streamlines.
 
     Workers read, resample, reverse and split streamlines on the CPU (:meth:`fetcher`). Noise is added on the device of
@@ -119,20 +117,7 @@ class DWIMLStreamlinesBatchLoader(Parameterized):
         self.nb_recovery_steps = check_number("nb_recovery_steps", nb_recovery_steps, low=1, high=1e6)
         if self.noise_correlated_size:
             check_supports_recovery(model)
-        chosen = choose_seed(seed)
-        self.seed_was_given, self.seed_source = seed is not None, chosen.source
-        self.set_seed(chosen.seed)
-
-    def set_seed(self, seed: int) -> None:
-        """Use another seed from now on, for instance the recorded seed of a resumed training.
-
-        Raises
-        ------
-        ValueError
-            If it is not a valid seed.
-        """
-        self.seed = check_seed(seed) or 0
-        self._record(seed=self.seed)
+        self._use_seed(seed)
 
     def fetcher(self, phase: str, *, augment: bool | None = None) -> StreamlineFetcher:
         """Return a dataset for torch's ``DataLoader``, which converts batch ids to batches in the workers.

@@ -13,9 +13,8 @@ from dwiml.arguments import check_number, check_whole
 from dwiml.batching.compatibility import check_dataset
 from dwiml.batching.plan import PlannedBatch, even_shares, plan_epoch
 from dwiml.data.dataset import SUBSETS, MultiSubjectDataset
-from dwiml.ops.randomness import BatchKey, check_seed, keyed_generator
-from dwiml.params import Parameterized
-from dwiml.seeding import choose_seed
+from dwiml.ops.randomness import BatchKey, keyed_generator
+from dwiml.seeding import Seeded
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -53,7 +52,7 @@ class Epoch(NamedTuple):
     batches: list[PlannedBatch]
 
 
-class DWIMLBatchIDSampler(Parameterized, Sampler["BatchIds"]):
+class DWIMLBatchIDSampler(Seeded, Sampler["BatchIds"]):
     """Samples the ids of the streamlines of each batch; each streamline is used exactly once per epoch.
 
     An epoch consists of a permutation of the streamlines of each subject, and of the number of streamlines that each
@@ -125,9 +124,7 @@ class DWIMLBatchIDSampler(Parameterized, Sampler["BatchIds"]):
         self.batch_size["testing"] = self.batch_size["validation"]
         self.nb_subjects_per_batch = nb_subjects_per_batch
         self.cycles = cycles or 1
-        chosen = choose_seed(seed)
-        self.seed_was_given, self.seed_source = seed is not None, chosen.source
-        self.set_seed(chosen.seed)
+        self._use_seed(seed)
         self.phase = "training"
         self.epoch = 0
         self.first_batch = 0
@@ -158,15 +155,8 @@ class DWIMLBatchIDSampler(Parameterized, Sampler["BatchIds"]):
         self.rank, self.nb_ranks = rank, nb_ranks
 
     def set_seed(self, seed: int) -> None:
-        """Use another seed from now on, for instance the recorded seed of a resumed training.
-
-        Raises
-        ------
-        ValueError
-            If it is not a valid seed.
-        """
-        self.seed = check_seed(seed) or 0
-        self._record(seed=self.seed)
+        """Use another seed from now on: see :meth:`dwiml.seeding.Seeded.set_seed`."""
+        super().set_seed(seed)
         self._epochs: dict[str, tuple[tuple[int, int], Epoch]] = {}
 
     def set_position(self, phase: str, epoch: int, *, first_batch: int = 0, max_batches: int | None = None) -> None:

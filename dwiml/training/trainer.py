@@ -16,10 +16,8 @@ from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.batching.model_batch import ModelBatch
 from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.models.base import MainModelAbstract
-from dwiml.ops.randomness import check_seed
 from dwiml.ops.sequences import TensorSequence
-from dwiml.params import Parameterized
-from dwiml.seeding import SEEDS, choose_seed, describe_seeds
+from dwiml.seeding import SEEDS, Seeded, describe_seeds
 from dwiml.training.cluster.process import choose_device
 from dwiml.training.cluster.ranks import Ranks
 from dwiml.training.cluster.stopping import Requests
@@ -49,7 +47,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
 
-class DWIMLTrainer(Parameterized):
+class DWIMLTrainer(Seeded):
     """Trains a model on batches of streamlines, and can be stopped and resumed at any time.
 
     The loop, with the methods that a subclass may override::
@@ -87,9 +85,6 @@ class DWIMLTrainer(Parameterized):
     batch_sampler: DWIMLBatchIDSampler  # chooses the streamlines of each batch
     batch_loader: DWIMLStreamlinesBatchLoader  # loads the batch for the model
     settings: TrainerSettings  # the keywords, with the values in use
-    seed: int  # the seed of torch's generators
-    seed_was_given: bool  # whether the script gave it
-    seed_source: str  # where it comes from: see dwiml.seeding
     verbose: bool  # whether this process shows anything: settings.verbose, in the first process
     device: torch.device  # the device of the model
     ranks: Ranks  # the processes that train together
@@ -135,9 +130,7 @@ class DWIMLTrainer(Parameterized):
             raise unknown_parameter(type(self).__name__, next(iter(unknown)), known, USUAL_NAMES)
         asked = TrainerSettings(**given)
         self.settings = asked.effective()
-        chosen = choose_seed(self.settings.seed)
-        self.seed_was_given, self.seed_source = self.settings.seed is not None, chosen.source
-        self.set_seed(chosen.seed)
+        self._use_seed(self.settings.seed)
         check_experiment_path(experiments_path, experiment_name)
         check_objects(model, batch_sampler, batch_loader)
         self.model, self.batch_sampler, self.batch_loader = model, batch_sampler, batch_loader
@@ -380,11 +373,6 @@ class DWIMLTrainer(Parameterized):
     def summary(self) -> str:
         """Return a summary of the model, the data of an epoch, and the memory needed at least."""
         return summarize(self)
-
-    def set_seed(self, seed: int) -> None:
-        """Change the seed, for instance to the recorded one of a resumed run."""
-        self.seed = check_seed(seed) or 0
-        self._record(seed=self.seed)
 
     def describe(self) -> dict[str, dict[str, Any]]:
         """Return the parameters of the trainer, sampler, loader, model and data, by section."""
