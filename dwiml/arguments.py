@@ -9,6 +9,13 @@ from typing import Any
 
 import numpy as np
 
+RENAMED = {
+    "wander_size": "noise_correlated_size",
+    "wander_nb_points": "noise_correlated_nb_points",
+    "wander_nb_steps_back": "nb_recovery_steps",
+    "both_ways": "antipodal",
+}
+"""{old name of a parameter: its new name}, reported by the error for the old name for one release."""
 _MAX_SHOWN = 200
 
 
@@ -118,20 +125,22 @@ def check_dropout(name: str, value: Any) -> float:
 def unknown_parameter(
     class_name: str, unknown: str, known: Iterable[str], usual: Mapping[str, str] | None = None
 ) -> TypeError:
-    """Return the error for a parameter that a class does not have, with suggestions.
+    """Return the error for a parameter that a class or a function does not have, with suggestions.
 
     Parameters
     ----------
     class_name, unknown
-        Names of the class and of the unknown parameter.
+        Names of the class (or function) and of the unknown parameter.
     known
-        Names of the parameters of the class.
+        Names of its parameters.
     usual
         {name of a parameter in other libraries: its name in dwiml}.
     """
     known = sorted(known)
     similar = difflib.get_close_matches(unknown, known)
-    if usual and unknown in usual:
+    if RENAMED.get(unknown) in known:
+        hint = f"it was renamed to {RENAMED[unknown]!r}."
+    elif usual and unknown in usual:
         hint = f"did you mean {usual[unknown]}?"
     elif similar:
         hint = f"did you mean {' or '.join(repr(name) for name in similar)}?"

@@ -7,18 +7,14 @@ import functools
 import inspect
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-RENAMED = {
-    "wander_size": "noise_correlated_size",
-    "wander_nb_points": "noise_correlated_nb_points",
-    "wander_nb_steps_back": "nb_recovery_steps",
-    "both_ways": "antipodal",
-}
-"""{old name of a parameter: its new name}, reported by the error for the old name for one release."""
+from dwiml.arguments import unknown_parameter
+
+Callee = TypeVar("Callee", bound="Callable[..., Any]")
 
 
 def to_plain(value: Any, name: str = "value") -> Any:
@@ -100,13 +96,14 @@ class Parameterized:
     _recorded: dict[str, Any]
     _fixed: dict[str, Any]
     _forwarded: list[Any]
+    _extra: set[str]
     _forwards: bool
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Make the constructor of the subclass record its arguments."""
         super().__init_subclass__(**kwargs)
         if "__init__" in cls.__dict__:
-            cls.__init__ = _recording(cls.__init__)  # type: ignore[method-assign]
+            cls.__init__ = _recording(cls, cls.__init__)  # type: ignore[method-assign]
 
     @property
     def params(self) -> dict[str, Any]:
@@ -138,16 +135,43 @@ class Parameterized:
         self._recorded.update(values)
 
 
-def _recording(init: Callable[..., None]) -> Callable[..., None]:
+def suggests_parameters(callee: Callee) -> Callee:
+    """Decorate a function or a class whose error for an unknown keyword should suggest the right one.
+
+    Parameters
+    ----------
+    callee
+        The function or the class; it takes no ``**kwargs``.
+    """
+    if isinstance(callee, type):
+        callee.__init__ = suggests_parameters(callee.__init__)  # type: ignore[misc]
+        return callee
+    known = [name for name in inspect.signature(callee).parameters if name != "self"]
+    shown = callee.__qualname__.removesuffix(".__init__")
+
+    @functools.wraps(callee)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        for name in kwargs:
+            if name not in known:
+                raise unknown_parameter(shown, name, known)
+        return callee(*args, **kwargs)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def _recording(cls: type[Parameterized], init: Callable[..., None]) -> Callable[..., None]:
     """Wrap a constructor so that it records its arguments before it runs."""
     signature = inspect.signature(init)
+    takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in signature.parameters.values())
 
     @functools.wraps(init)
     def wrapped(self: Parameterized, *args: Any, **kwargs: Any) -> None:
+        unknown = None if takes_any else next((name for name in kwargs if name not in signature.parameters), None)
+        if unknown is not None:
+            raise _unknown_argument(self, cls, unknown, list(signature.parameters)[1:], args, kwargs)
         try:
             bound = signature.bind(self, *args, **kwargs)
         except TypeError:
-            _refuse_old_names(type(self).__name__, set(kwargs) - set(signature.parameters))
             # Python's own error message is the one that users know.
             init(self, *args, **kwargs)
             raise
@@ -157,9 +181,28 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def _refuse_old_names(class_name: str, unknown: Iterable[str]) -> None:
-    for name in sorted(set(unknown) & set(RENAMED)):
-        raise TypeError(f"{class_name} has no parameter {name!r}; it was renamed to {RENAMED[name]!r}.")
+def _unknown_argument(
+    instance: Parameterized, cls: type, unknown: str, own: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> TypeError:
+    """Return the error for an argument that no constructor has taken.
+
+    Parameters
+    ----------
+    instance
+        Object under construction.
+    cls, own
+        The class whose constructor got the argument, and the names of the parameters of this constructor.
+    unknown, args, kwargs
+        Name of the unknown argument, and all arguments.
+    """
+    outermost = "_recorded" not in instance.__dict__
+    if not outermost and unknown not in instance._extra:
+        # Given by a subclass, not by the user.
+        return unknown_parameter(cls.__name__, unknown, own)
+    recorded = own if outermost else instance._recorded
+    chosen_by_subclass = {*own[: len(args)], *kwargs} - set(recorded)
+    not_taken = set(kwargs) - set(own)
+    return unknown_parameter(type(instance).__name__, unknown, {*recorded, *own} - chosen_by_subclass - not_taken)
 
 
 def _record_level(instance: Parameterized, bound: inspect.BoundArguments) -> None:
@@ -167,7 +210,7 @@ def _record_level(instance: Parameterized, bound: inspect.BoundArguments) -> Non
     outermost = "_recorded" not in instance.__dict__
     if outermost:
         # setattr would fail, because a torch module is not initialised yet.
-        instance.__dict__.update(_recorded={}, _fixed={}, _forwarded=[], _forwards=True)
+        instance.__dict__.update(_recorded={}, _fixed={}, _forwarded=[], _extra=set(), _forwards=True)
     given = dict(bound.arguments)
     # A class without **kwargs chooses all arguments of its parents, including their defaults.
     reached = instance._forwards
@@ -176,7 +219,9 @@ def _record_level(instance: Parameterized, bound: inspect.BoundArguments) -> Non
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
             instance._forwarded.extend(given.get(name, ()) if outermost else ())
         elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            instance._recorded.update(given.get(name, {}) if outermost else {})
+            if outermost:
+                instance._recorded.update(given.get(name, {}))
+                instance._extra.update(given.get(name, {}))
         elif name in instance._recorded or name in instance._fixed:
             continue
         elif name not in given:

@@ -30,7 +30,7 @@ ROOMS = {
     "arguments": set(),
     "files": set(),
     "matplotlib_backend": set(),
-    "params": set(),
+    "params": {"arguments"},
     "signals": set(),
     "failures": set(),
     "seeding": {"ops", "params"},
@@ -47,11 +47,12 @@ ROOMS = {
         "files",
         "matplotlib_backend",
         "ops",
+        "params",
         "tractograms",
         "training.reporting.loggers",
         "training.generation.selection",
     },
-    "phantom": {"files", "ops"},
+    "phantom": {"files", "ops", "params"},
     "scoring": LEAVES | {"hdf5.connectivity_group", "tractograms"},
     "cli": LEAVES
     | {"tractograms", "hdf5", "data", "batching", "models", "tracking", "training", "evaluation", "viz", "phantom"}

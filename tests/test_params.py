@@ -4,12 +4,13 @@ import copy
 import enum
 import json
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dwiml.params import Parameterized, to_plain
+from dwiml.params import Parameterized, suggests_parameters, to_plain
 
 
 class Base(Parameterized):
@@ -122,9 +123,61 @@ def test_infinity_is_named() -> None:
         _ = Base(size=float("inf")).params  # type: ignore[arg-type]
 
 
-def test_a_misspelt_argument_is_pythons_own_error() -> None:
-    with pytest.raises(TypeError, match="unexpected keyword argument 'sise'"):
-        Base(sise=3)  # type: ignore[call-arg]
+class Naming(Base):
+    def __init__(self, *, colour: str = "red", **kwargs: object) -> None:
+        super().__init__(**kwargs)  # type: ignore[arg-type]
+
+
+class Misspelling(Base):
+    def __init__(self, *, length: int = 4, **kwargs: object) -> None:
+        super().__init__(sizes=length, length=length, **kwargs)  # type: ignore[call-arg, arg-type]
+
+
+class Setting(Base):
+    def __init__(self, *, length: int = 4, **kwargs: object) -> None:
+        super().__init__(size=length, **kwargs)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("cls", "given", "sentence"),
+    [
+        (Base, {"sise": 3}, "Base has no parameter 'sise'; did you mean 'size'?"),
+        (Base, {"other": 3}, "Base has no parameter 'other'; it has: 'name', 'size'."),
+        (Naming, {"sise": 3, "zz": 1}, "Naming has no parameter 'sise'; did you mean 'size'?"),
+        (Naming, {"color": 3}, "Naming has no parameter 'color'; did you mean 'colour'?"),
+        (Naming, {"zz": 1, "yy": 2}, "Naming has no parameter 'zz'; it has: 'colour', 'name', 'size'."),
+        # A parameter that the subclass sets itself is not suggested.
+        (Setting, {"siz": 3}, "Setting has no parameter 'siz'; it has: 'length', 'name'."),
+        # An error in the code of the subclass names the class that it calls.
+        (Misspelling, {}, "Base has no parameter 'sizes'; did you mean 'size'?"),
+        (HandingOn, {"tool": 0, "layer": 2}, "HandingOn has no parameter 'layer'; did you mean 'layers'?"),
+    ],
+)
+def test_an_unknown_parameter_is_named_with_suggestions(
+    cls: type[Base], given: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
+        cls(**given)  # type: ignore[arg-type]
+
+
+@suggests_parameters
+class Plain:
+    """A class that records nothing."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    @suggests_parameters
+    def grow(self, *, factor: int = 2) -> int:
+        return factor * self.size
+
+
+def test_functions_and_other_classes_suggest_parameters_too() -> None:
+    assert Plain(3).grow(factor=3) == 9
+    with pytest.raises(TypeError, match=r"^Plain has no parameter 'sise'; did you mean 'size'\?$"):
+        Plain(sise=3)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"^Plain\.grow has no parameter 'factr'; did you mean 'factor'\?$"):
+        Plain(3).grow(factr=3)  # type: ignore[call-arg]
 
 
 def test_an_old_name_is_told_the_new_one() -> None:

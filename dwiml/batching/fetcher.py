@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from dwiml.arguments import kind_shown
+from dwiml.arguments import kind_shown, shown
 from dwiml.batching.sampler import BatchIds
 from dwiml.data.dataset import MultisubjectSubset
 from dwiml.data.streamlines import SubjectStreamlines
@@ -104,6 +104,40 @@ def check_slices(ids_per_subj: Any) -> BatchSlices:
             f"got {kind_shown(ids_per_subj)}."
         )
     return ids_per_subj
+
+
+def check_covers(ids_per_subj: Any, nb_streamlines: int) -> BatchSlices:
+    """Check that the slices of a batch cover its streamlines, in order and without gap, and return them.
+
+    Parameters
+    ----------
+    ids_per_subj
+        Slices of the batch.
+    nb_streamlines
+        Number of streamlines that come with them.
+
+    Raises
+    ------
+    TypeError
+        If ``ids_per_subj`` is a plain dict (see :func:`check_slices`).
+    ValueError
+        If the slices do not cover the streamlines: some would be assigned to another subject.
+    """
+    slices = check_slices(ids_per_subj)
+    end = 0
+    for own in slices.values():
+        if own.step not in (None, 1) or own.start != end or own.stop < end:
+            raise ValueError(
+                "The slices of ids_per_subj must follow each other without gap, starting at 0, got "
+                f"{shown(dict(slices))}."
+            )
+        end = own.stop
+    if end != nb_streamlines:
+        raise ValueError(
+            f"ids_per_subj is for a batch of {end} streamlines, but {nb_streamlines} were given: give all streamlines "
+            "of the batch, in their order, and select some of them afterwards."
+        )
+    return slices
 
 
 class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):

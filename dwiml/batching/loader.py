@@ -82,6 +82,8 @@ class DWIMLStreamlinesBatchLoader(Seeded):
         noise.
     """
 
+    called: set[str]
+    """Which of ``model_batch`` and ``load_batch_inputs`` were called: a trainer warns if neither was."""
     _not_params = frozenset({"dataset", "model"})
 
     def __init__(
@@ -104,6 +106,7 @@ class DWIMLStreamlinesBatchLoader(Seeded):
         check_streamlines(dataset, streamline_group_name)
         self.dataset = dataset
         self.model = model
+        self.called = set()
         self.streamline_group_name = streamline_group_name
         check_step_size(dataset, streamline_group_name, resampling_of(model))
         self.split_ratio = check_number("split_ratio", split_ratio, low=0, high=1)
@@ -232,7 +235,10 @@ class DWIMLStreamlinesBatchLoader(Seeded):
         ------
         TypeError
             If ``ids_per_subj`` is a plain dict, which does not identify the batch.
+        ValueError
+            If a volume is read and ``ids_per_subj`` is for another number of streamlines.
         """
+        self.called.add("model_batch")
         return self.preparer().model_batch(targets, ids_per_subj)
 
 
@@ -298,9 +304,10 @@ class DWIMLBatchLoaderOneInput(DWIMLStreamlinesBatchLoader):
         TypeError
             If ``ids_per_subj`` is a plain dict, which does not identify the batch.
         ValueError
-            If the HDF5 file was replaced since it was loaded, or ``volume_dtype`` cannot represent the values of a
-            volume.
+            If ``ids_per_subj`` is for another number of streamlines, the HDF5 file was replaced since it was loaded, or
+            ``volume_dtype`` cannot represent the values of a volume.
         """
+        self.called.add("load_batch_inputs")
         return self.volumes.load_batch_inputs(streamlines, ids_per_subj)
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from dwiml.batching.fetcher import BatchSlices, check_slices
+from dwiml.arguments import check_whole, shown
+from dwiml.batching.fetcher import BatchSlices, check_covers, check_slices
 from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.data.volumes import SubjectVolume
 from dwiml.ops.augmentation import draw_correlated_noise, draw_noise
@@ -75,11 +76,50 @@ class ModelBatch:
             0-d tensor; with ``average_results=False``, the losses of the n elements along the first axis.
         n
             Number of elements (steps or points).
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``compute_loss`` of the model does not return a mean loss and a number of elements.
         """
         # The compute_loss of a user's model may lack average_results, which training does not need.
         options = {} if average_results else {"average_results": False}
         loss: tuple[torch.Tensor, int] = model.compute_loss(outputs, self.targets, **options, **self.recovery_target)
-        return loss
+        return check_mean_loss(loss, f"{type(model).__name__}.compute_loss") if average_results else loss
+
+
+def check_mean_loss(result: Any, method: str) -> tuple[torch.Tensor, int]:
+    """Check that a method has returned the mean loss of a batch and the number of points in it, and return them.
+
+    Parameters
+    ----------
+    result
+        What it returned.
+    method
+        Its name, for the error message.
+
+    Raises
+    ------
+    TypeError
+        If the result is not a 0-d tensor and a number.
+    ValueError
+        If the number is not a whole number of at least 0.
+    """
+    if isinstance(result, (tuple, list)) and len(result) == 2:
+        mean_loss, n = result
+        if isinstance(mean_loss, torch.Tensor) and mean_loss.ndim == 0:
+            # A tensor is read, for instance the sum of a mask.
+            return mean_loss, check_whole(f"n of {method}", n.item() if isinstance(n, torch.Tensor) else n, low=0)
+    raise TypeError(
+        f"{method} must return (mean_loss, n), a 0-d tensor and the number of points in the mean; "
+        f"it returned {_described(result)}."
+    )
+
+
+def _described(result: Any) -> str:
+    if isinstance(result, (tuple, list)):
+        return f"({', '.join(_described(each) for each in result)})"
+    return f"a tensor of shape {tuple(result.shape)}" if isinstance(result, torch.Tensor) else shown(result)
 
 
 @dataclass(frozen=True)
@@ -204,7 +244,7 @@ class VolumesOnDevice:
 
     def load_batch_inputs(self, streamlines: TensorSequence, ids_per_subj: BatchSlices) -> TensorSequence:
         """Return the features at each point of a batch: see ``batch_loader.load_batch_inputs``."""
-        phase = check_slices(ids_per_subj).key.phase
+        phase = check_covers(ids_per_subj, len(streamlines)).key.phase
         parts = [
             self.inputs_at(streamlines[rows].data, phase, subject, at_least=len(ids_per_subj))
             for subject, rows in ids_per_subj.items()

@@ -93,7 +93,9 @@ def _error_message(error: Exception) -> str:
         reason = f"{reason_of(error)}."
         return f"'{error.filename}': {reason}" if error.filename is not None else reason[:1].upper() + reason[1:]
     # str() of a KeyError is the repr of its message.
-    return str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    # The library names its parameter.
+    return message.replace("overwrite=True", "-f")
 
 
 def _flushed_code(code: int, out: SafeStream) -> int:

@@ -6,7 +6,7 @@ import argparse
 import difflib
 from collections.abc import Sequence
 
-from dwiml.params import RENAMED
+from dwiml.arguments import RENAMED
 
 # Names of some options in other programs and in earlier versions.
 _USUAL_NAMES = {

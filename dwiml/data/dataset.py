@@ -16,7 +16,7 @@ from dwiml.hdf5 import schema
 from dwiml.hdf5.stored import FileIdentity, StoredFile, StoredGroup, open_hdf5
 from dwiml.hdf5.stored.fingerprint import fingerprint_of
 from dwiml.hdf5.stored.layout import checked_group, groups_config, groups_of_type, subject_lists
-from dwiml.params import Parameterized
+from dwiml.params import Parameterized, suggests_parameters
 from dwiml.signals import ended_by_signals
 
 if TYPE_CHECKING:
@@ -153,6 +153,7 @@ class MultiSubjectDataset(Parameterized):
         # Cached for the file with this identity, because a trainer needs it several times.
         self._fingerprint: str | None = None
 
+    @suggests_parameters
     @ended_by_signals(activity="loading the data; nothing was trained yet")
     def load_data(
         self,

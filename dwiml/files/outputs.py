@@ -95,7 +95,7 @@ def check_output_folder(
                 "folder."
             )
         if path.exists() and not overwrite:
-            raise FileExistsError(f"{name}: '{path}' exists; replace the results with overwrite=True (-f).")
+            raise FileExistsError(f"{name}: '{path}' exists; replace the results with overwrite=True.")
     if not os.access(above, os.W_OK | os.X_OK):
         raise PermissionError(f"{name}: '{folder}' cannot be written: permission denied in the folder '{above}'.")
 
@@ -115,7 +115,7 @@ def check_target(path: PathLike, name: str, *, overwrite: bool) -> None:
         what = "is not a folder" if os.path.lexists(parent) else "does not exist; create it first"
         raise FileNotFoundError(f"{name}: the folder '{parent}' {what}.")
     if path.exists() and not overwrite:
-        raise FileExistsError(f"{name}: '{path}' exists; replace it with overwrite=True (-f).")
+        raise FileExistsError(f"{name}: '{path}' exists; replace it with overwrite=True.")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise PermissionError(f"{name}: '{path}' cannot be written: permission denied in the folder '{parent}'.")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dwiml.arguments import check_number, check_whole, unknown_parameter
+from dwiml.arguments import check_number, check_whole
 from dwiml.models.saving import (
     PARAMETERS_FILE,
     STATE_FILE,
@@ -67,11 +67,7 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
         step_size: float | None = None,
         nb_points: int | None = None,
         compress_lines: float | None = None,
-        **unknown: Any,
     ) -> None:
-        # Keywords that no class of the model has taken arrive here, where all their names are known.
-        if unknown:
-            raise unknown_parameter(type(self).__name__, next(iter(unknown)), set(self._recorded) - set(unknown))
         super().__init__()
         self.weights_seed = global_seed()
         self.register_buffer("neighborhood_offsets", None, persistent=False)

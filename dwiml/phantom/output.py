@@ -74,7 +74,7 @@ def _check_target(out_dir: Path, target: Path, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise FileExistsError(
-            f"Folder '{out_dir}' exists and is not empty; choose another one, or replace it with overwrite=True (-f)."
+            f"Folder '{out_dir}' exists and is not empty; choose another one, or replace it with overwrite=True."
         )
     unlisted = _files_in(target) - _files_of_manifest(target)
     if unlisted:

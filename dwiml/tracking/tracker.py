@@ -17,6 +17,7 @@ from dwiml.ops.directions import streamline_lengths_mm
 from dwiml.ops.interpolation import interpolate_at
 from dwiml.ops.ragged import slabs
 from dwiml.ops.sequences import TensorSequence
+from dwiml.params import suggests_parameters
 from dwiml.tracking.propagation import RUNNING, STOPPING_REASONS, PropagationResult, PropagationRules, Propagator
 from dwiml.tracking.seeds import Seeds
 
@@ -25,6 +26,7 @@ _MAX_AT_ONCE = {"cpu": 5_000, "cuda": 100_000}
 _SHARE_OF_FREE_MEMORY = 0.25
 
 
+@suggests_parameters
 @dataclass(frozen=True)
 class TrackingSubject:
     """The data of one subject that a model tracks on.
@@ -93,6 +95,7 @@ class TrackedStreamlines:
     seeds: Tensor
 
 
+@suggests_parameters
 class Tracker:
     """Tracks from seeds with a trained model.
 

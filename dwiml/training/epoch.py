@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader
 
-from dwiml.arguments import check_whole
+from dwiml.arguments import quoted, shown
 from dwiml.batching.delivery import on_device
 from dwiml.batching.fetcher import BatchSlices
 from dwiml.batching.loader import DWIMLBatchLoaderOneInput
+from dwiml.batching.model_batch import check_mean_loss
 from dwiml.models.allocator import keep_freed_memory
 from dwiml.ops.sequences import TensorSequence
 from dwiml.training.cluster.process import checkpoint_on_failure, explained_failures, stop_training
@@ -55,7 +56,8 @@ class BatchLoss(torch.nn.Module):
     def forward(self, targets: TensorSequence, ids_per_subj: BatchSlices) -> tuple[torch.Tensor, int]:
         """Return the mean loss and its weight; for a share without points, a loss of 0 that depends on all weights."""
         if len(targets):
-            mean_loss, n = _checked_result(self._trainer.run_one_batch(targets, ids_per_subj))
+            result = self._trainer.run_one_batch(targets, ids_per_subj)
+            mean_loss, n = check_mean_loss(result, f"{type(self._trainer).__name__}.run_one_batch")
             if n > 0:
                 return mean_loss, n
         # A mean over nothing may be NaN, and weighting it by 0 would not change that.
@@ -80,6 +82,7 @@ class EpochRunner:
         self._step = trainer.ranks.wrap_ddp(BatchLoss(trainer))
         self._loaders: dict[str, DataLoader[Any]] = {}
         self._is_first_batch = True
+        trainer.batch_loader.called.clear()
 
     def close(self) -> None:
         """Stop the workers of the data loaders."""
@@ -228,20 +231,20 @@ class EpochRunner:
         return explain_bad_batch(error, trainer.folder, sampler, loader, epoch=trainer.position.epoch)
 
     def _warn_of_unused_batch(self) -> None:
-        """Warn if the loader's noise or volume may not reach the model, because model_batch was not called."""
-        trainer = self._trainer
-        loader = trainer.batch_loader
-        unused = [name for name in _NOISES if getattr(loader, name)]
-        if isinstance(loader, DWIMLBatchLoaderOneInput):
-            unused.append(f"the volume '{loader.input_group_name}'")
-        if not unused or trainer.called_model_batch or not trainer.ranks.is_first:
+        """Warn if the loader's noise or volume may not reach the model, because they were not asked of the loader."""
+        trainer, loader = self._trainer, self._trainer.batch_loader
+        if "model_batch" in loader.called or not trainer.ranks.is_first:
             return
-        logger.warning(
-            "%s.run_one_batch does not call self.model_batch: settings of the batch loader (%s) have no effect on the "
-            "model, unless run_one_batch applies them itself.",
-            type(trainer).__name__,
-            ", ".join(unused),
-        )
+        unused = [name for name in _NOISES if getattr(loader, name)]
+        if isinstance(loader, DWIMLBatchLoaderOneInput) and "load_batch_inputs" not in loader.called:
+            unused.append(f"the volume '{loader.input_group_name}'")
+        if unused:
+            logger.warning(
+                "%s.run_one_batch does not call self.model_batch: settings of the batch loader (%s) have no effect on "
+                "the model, unless run_one_batch applies them itself.",
+                type(trainer).__name__,
+                ", ".join(unused),
+            )
 
 
 @contextmanager
@@ -339,11 +342,20 @@ def _require_super(trainer: DWIMLTrainer, method: str, is_done: bool) -> None:
         )
 
 
-def _checked_result(result: Any) -> tuple[torch.Tensor, int]:
-    """Return the result of ``run_one_batch``; raise TypeError if it is not (0-d tensor, n)."""
-    if isinstance(result, (tuple, list)) and len(result) == 2:
-        mean_loss, n = result
-        if isinstance(mean_loss, torch.Tensor) and mean_loss.ndim == 0:
-            # A tensor is read, for instance the sum of a mask.
-            return mean_loss, check_whole("n of run_one_batch", n.item() if isinstance(n, torch.Tensor) else n, low=0)
-    raise TypeError("run_one_batch must return (mean_loss, n): a 0-d tensor and the number of points in the mean.")
+def check_passed_on(trainer: DWIMLTrainer, metrics: Any) -> None:
+    """Check that ``finish_epoch`` of a subclass has passed on all metrics of the epoch.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it passed something else, or without some of them.
+    """
+    method = f"{type(trainer).__name__}.finish_epoch"
+    if not isinstance(metrics, dict):
+        raise TypeError(f"{method} must call super().finish_epoch with a dictionary of metrics, got {shown(metrics)}.")
+    missing = [name for name in trainer.position.metrics if name not in metrics]
+    if missing:
+        raise ValueError(
+            f"{method} must pass the metrics that it receives to super().finish_epoch, which did not get "
+            f"{quoted(missing, limit=3)}: call super().finish_epoch({{**metrics, ...}})."
+        )

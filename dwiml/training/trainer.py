@@ -13,7 +13,7 @@ from dwiml.arguments import unknown_parameter
 from dwiml.batching.fetcher import BatchSlices
 from dwiml.batching.lengths import length_warnings
 from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
-from dwiml.batching.model_batch import ModelBatch
+from dwiml.batching.model_batch import ModelBatch, check_mean_loss
 from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.models.base import MainModelAbstract
 from dwiml.ops.sequences import TensorSequence
@@ -21,7 +21,7 @@ from dwiml.seeding import SEEDS, Seeded, describe_seeds
 from dwiml.training.cluster.process import choose_device
 from dwiml.training.cluster.ranks import Ranks
 from dwiml.training.cluster.stopping import Requests
-from dwiml.training.epoch import running
+from dwiml.training.epoch import check_passed_on, running
 from dwiml.training.experiment.best_model import BestModelKeeper
 from dwiml.training.experiment.checkpoint import max_bytes_for
 from dwiml.training.experiment.checkpointer import Checkpointer, Stateful, restore
@@ -102,7 +102,6 @@ class DWIMLTrainer(Seeded):
     nonfinite: NonFinitePolicy  # detects NaN and infinite values
     loggers: list[Logger]  # empty except in the first process
     logged: BatchMetrics  # the values given to self.log in this batch
-    called_model_batch: bool  # whether run_one_batch has called model_batch
     profiler: StepProfiler  # measures how the time of a step is spent
     notes: list[str]  # warnings to show before the training starts
     config: str | None  # text of config.yaml, if the command line creates the experiment
@@ -151,8 +150,7 @@ class DWIMLTrainer(Seeded):
         parts = build_optimization(model, self.settings, device=self.device, planned_epochs=planned)
         self.optimizer, self.schedule, self.averaged, self.updater, self.nonfinite = parts
         self.requests = Requests.of(self.settings)
-        self.loggers, self.config = [], None
-        self.logged, self.called_model_batch = BatchMetrics(self.device), False
+        self.loggers, self.config, self.logged = [], None, BatchMetrics(self.device)
         self.profiler = StepProfiler(self.device, enabled=self.settings.profile)
         # All ranks use the same seeds; each loads its share of a batch.
         self.batch_sampler.set_rank(self.ranks.rank, self.ranks.nb)
@@ -246,7 +244,8 @@ class DWIMLTrainer(Seeded):
             Number of points (or other items) in the mean: the weight of the batch in the mean of the epoch.
         """
         batch = self.model_batch(targets, ids_per_subj)
-        return self.compute_loss(self.run_model(batch), batch)
+        result = self.compute_loss(self.run_model(batch), batch)
+        return check_mean_loss(result, f"{type(self).__name__}.compute_loss")
 
     def model_batch(self, targets: TensorSequence, ids_per_subj: BatchSlices) -> ModelBatch:
         """Return the batch for the model and its loss: with noise, the last points removed, the volume interpolated.
@@ -256,7 +255,7 @@ class DWIMLTrainer(Seeded):
         targets, ids_per_subj
             As in :meth:`run_one_batch`.
         """
-        self.called_model_batch = True
+        self.batch_loader.called.add("model_batch")
         with self.profiler.part("interpolation"):
             return self.batch_loader.model_batch(targets, ids_per_subj)
 
@@ -328,6 +327,7 @@ class DWIMLTrainer(Seeded):
         metrics
             Metrics of the epoch, by name. A subclass may add some and pass all of them to this method.
         """
+        check_passed_on(self, metrics)
         self.checkpointer.refuse_if_taken_over()
         epoch = self.position.epoch
         loss = loss_of(metrics, epoch, has_validation=self.has_validation)

@@ -115,6 +115,49 @@ def test_ids_without_key_are_rejected(tiny_hdf5: Path) -> None:
             call(plain)
 
 
+def test_slices_that_do_not_fit_the_streamlines_are_rejected(tiny_hdf5: Path) -> None:
+    loader, targets, ids_per_subj = a_batch(tiny_hdf5)
+    nb = len(targets)
+    for call in (loader.model_batch, loader.load_batch_inputs):
+        sentence = f"^ids_per_subj is for a batch of {nb} streamlines, but {nb - 3} were given: give all streamlines"
+        with pytest.raises(ValueError, match=sentence):
+            call(targets[3:], ids_per_subj)
+    swapped = BatchSlices({0: slice(9, nb), 1: slice(0, 9)}, ids_per_subj.key)
+    with pytest.raises(ValueError, match=r"^The slices of ids_per_subj must follow .* got \{0: slice\(9, \d+, None\)"):
+        loader.load_batch_inputs(targets, swapped)
+
+
+@pytest.mark.parametrize(
+    ("result", "got"),
+    [
+        (torch.tensor(1.0), r"a tensor of shape \(\)"),
+        ((torch.zeros(4), 4), r"\(a tensor of shape \(4,\), 4\)"),
+        (None, "None"),
+    ],
+)
+def test_a_compute_loss_that_returns_something_else_is_named(tiny_hdf5: Path, result: Any, got: str) -> None:
+    class Own:
+        def compute_loss(self, outputs: Any, targets: Any, **options: Any) -> Any:
+            return result
+
+    loader, targets, ids_per_subj = a_batch(tiny_hdf5)
+    with pytest.raises(TypeError, match=rf"^Own\.compute_loss must return \(mean_loss, n\), .* it returned {got}\.$"):
+        loader.model_batch(targets, ids_per_subj).loss(Own(), None)
+
+
+@pytest.mark.parametrize(
+    ("cls", "given", "sentence"),
+    [
+        (DWIMLBatchLoaderOneInput, {"split_ration": 1}, "DWIMLBatchLoaderOneInput .* mean 'split_ratio'"),
+        (DWIMLBatchIDSampler, {"batch_size": 1}, "DWIMLBatchIDSampler .* mean .*'batch_size_training'"),
+        (MultiSubjectDataset, {"cachesize": 1}, "MultiSubjectDataset .* mean 'cache_size'"),
+    ],
+)
+def test_misspelled_parameters_are_suggested(cls: Any, given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(TypeError, match=sentence):
+        cls(*[None] * (4 if cls is DWIMLBatchLoaderOneInput else 2 if cls is DWIMLBatchIDSampler else 1), **given)
+
+
 def test_a_loader_with_custom_inputs_gives_them_to_the_model(tiny_hdf5: Path) -> None:
     class Own(DWIMLBatchLoaderOneInput):
         def load_batch_inputs(self, streamlines: TensorSequence, ids_per_subj: BatchSlices) -> TensorSequence:

@@ -126,7 +126,7 @@ def test_existing_files_are_kept_without_f(phantom: Path, tmp_path: Path, capsys
     # Labels that belong to the matrix that is replaced go with it.
     assert run(*command[:-2], "--labels", folder / LABELS) == 0
     assert run(*command) == 2
-    assert "m.npy' exists; replace it with overwrite=True" in capsys.readouterr().err
+    assert "m.npy' exists; replace it with -f." in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.npy", "m_labels.txt"]
     assert run(*command, "-f") == 0
     assert [path.name for path in tmp_path.iterdir()] == ["m.npy"]

@@ -83,7 +83,7 @@ def test_the_options_reach_the_creator(arguments, capsys):
     with h5py.File(arguments[1]) as handle:
         assert handle["sub-2/streamlines/lengths"][()].tolist() == [5] * 4
     assert create_hdf5.main([*arguments, "--remove_invalid"]) == 2
-    assert "exists; replace it with overwrite=True" in capsys.readouterr().err
+    assert "exists; replace it with -f." in capsys.readouterr().err
     Path(arguments[0], "sub-2", "wb.tck").unlink()
     assert create_hdf5.main([*arguments, "--remove_invalid", "-f"]) == 2
     assert "wb.tck' was not found" in capsys.readouterr().err

@@ -123,7 +123,7 @@ def test_a_device_or_a_pipe_is_never_replaced_and_f_not_advised(
     for place, is_kind in places.items():
         sentence = is_refused(command.format(world / f"{place}-{name}"), world, capsys)
         assert ("is a folder" if place == "folder" else "is not a regular file") in sentence
-        assert "overwrite=True" not in sentence
+        assert "with -f" not in sentence
         assert is_kind((world / f"{place}-{name}").stat().st_mode)
 
 

@@ -29,7 +29,7 @@ def test_creates_the_folder_and_replaces_another_only_with_f(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("error: Folder")
-    assert "replace it with overwrite=True (-f)." in captured.err
+    assert "replace it with -f." in captured.err
     assert captured.err.count("\n") == 1
     assert (tmp_path / "ph/older.txt").exists()
 

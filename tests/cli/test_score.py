@@ -111,7 +111,7 @@ def test_streamlines_are_saved_by_connection(folder: Path) -> None:
 def test_a_split_is_replaced_completely(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("lines.trk", "--save_split", "split") == 0
     assert run("good.tck", "--save_split", "split") == 2
-    assert "exists; replace the results with overwrite=True (-f)." in capsys.readouterr().err
+    assert "exists; replace the results with -f." in capsys.readouterr().err
     (folder / "split" / "mine.txt").write_text("mine")
     assert run("good.tck", "--save_split", "split", "-f") == 0
     files = sorted(file.relative_to("split").as_posix() for file in Path("split").rglob("*") if file.is_file())

@@ -194,7 +194,7 @@ def test_the_command(tmp_path: Path, image: Path, suffix: str, capsys: pytest.Ca
     first = out.read_bytes()
     assert first.startswith(b"\x89PNG")
     assert main(command) == 2
-    assert "exists; replace it with overwrite=True" in capsys.readouterr().err
+    assert "exists; replace it with -f." in capsys.readouterr().err
     assert out.read_bytes() == first
     assert main([*command, "-f"]) == 0
     # The figure does not depend on a random choice.

@@ -37,7 +37,7 @@ def test_options(experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert dwiml_main(["visualize_logs", str(experiment), "--out", out, "--log_scale", "loss"]) == 0
     assert capsys.readouterr().out == f"Curves saved in {out}\n"
     assert main([str(experiment), "--out", out]) == 2
-    assert "exists; replace it with overwrite=True" in capsys.readouterr().err
+    assert "exists; replace it with -f." in capsys.readouterr().err
     assert main([str(experiment), "--out", out, "-f"]) == 0
     assert main([str(experiment), "--save"]) == 0
     assert main([str(experiment), "--linear_scale", "loss"]) == 0

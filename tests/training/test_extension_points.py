@@ -420,9 +420,67 @@ def test_noise_that_is_lost_is_warned_of_once(
     (record,) = caplog.records
     assert record.getMessage() == (
         "Bare.run_one_batch does not call self.model_batch: settings of the batch loader "
-        "(noise_gaussian_size_forward, noise_gaussian_size_loss, the volume 'input') have no effect on the model, "
-        "unless run_one_batch applies them itself."
+        "(noise_gaussian_size_forward, noise_gaussian_size_loss) have no effect on the model, unless run_one_batch "
+        "applies them itself."
     )
+
+
+@pytest.mark.parametrize("uses", [None, "trainer", "loader"])
+def test_a_volume_that_is_not_used_is_warned_of(
+    tiny_hdf5: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, uses: str | None
+) -> None:
+    class Direct(DWIMLTrainerOneInput):
+        def run_one_batch(self, targets: Any, ids_per_subj: Any) -> tuple[torch.Tensor, int]:
+            if uses is not None:
+                prepare = self.model_batch if uses == "trainer" else self.batch_loader.model_batch
+                batch = prepare(targets, ids_per_subj)
+                return batch.loss(self.model, batch.run(self.model))
+            return next(self.model.parameters()).sum() * 0, 1
+
+    trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=1, trainer_class=Direct)
+    # A call before the training does not count.
+    trainer.batch_loader.called.add("model_batch")
+    trainer.train_and_validate()
+    assert ["the volume 'input') have no effect" in each.getMessage() for each in caplog.records] == [True][
+        bool(uses) :
+    ]
+
+
+def test_the_method_that_returns_something_else_is_named(tiny_hdf5: Path, tmp_path: Path) -> None:
+    class OfLoss(DWIMLTrainerOneInput):
+        def compute_loss(self, outputs: Any, batch: Any) -> Any:
+            return super().compute_loss(outputs, batch)[0]
+
+    class OfBatch(DWIMLTrainerOneInput):
+        def run_one_batch(self, targets: Any, ids_per_subj: Any) -> Any:
+            return super().run_one_batch(targets, ids_per_subj)[0]
+
+    for cls, method in ((OfLoss, "OfLoss.compute_loss"), (OfBatch, "OfBatch.run_one_batch")):
+        sentence = rf"^{method} must return \(mean_loss, n\), .*; it returned a tensor of shape \(\)\.$"
+        with pytest.raises(TypeError, match=sentence):
+            small_trainer(tiny_hdf5, tmp_path, method, trainer_class=cls).train_and_validate()
+
+
+@pytest.mark.parametrize(
+    ("passed", "error", "sentence"),
+    [
+        (
+            {"mine": 1.0},
+            ValueError,
+            "must pass the metrics that it receives to super().finish_epoch, which did not get ",
+        ),
+        (None, TypeError, "must call super().finish_epoch with a dictionary of metrics, got None."),
+    ],
+)
+def test_forgotten_metrics_are_named(
+    tiny_hdf5: Path, tmp_path: Path, passed: Any, error: type[Exception], sentence: str
+) -> None:
+    class Forgetting(DWIMLTrainerOneInput):
+        def finish_epoch(self, metrics: dict[str, float]) -> None:
+            super().finish_epoch(passed)
+
+    with pytest.raises(error, match=f"^Forgetting.finish_epoch {re.escape(sentence)}"):
+        small_trainer(tiny_hdf5, tmp_path, trainer_class=Forgetting).train_and_validate()
 
 
 def test_the_public_logger_is_the_loggers_class() -> None:
@@ -469,7 +527,7 @@ def test_the_weight_of_a_batch_is_a_whole_number(tiny_hdf5: Path, tmp_path: Path
         def run_one_batch(self, targets: Any, ids_per_subj: Any) -> Any:
             return super().run_one_batch(targets, ids_per_subj)[0], n
 
-    with pytest.raises(ValueError, match=r"^n of run_one_batch must be a whole number of at least 0, got"):
+    with pytest.raises(ValueError, match=r"^n of Weighted.run_one_batch must be a whole number of at least 0, got"):
         small_trainer(tiny_hdf5, tmp_path, trainer_class=Weighted).train_and_validate()
 
 

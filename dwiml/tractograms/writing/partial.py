@@ -48,7 +48,7 @@ def check_partial(partial: Path, *, overwrite: bool) -> None:
     if not overwrite:
         raise FileExistsError(
             f"'{partial}' exists: it holds the streamlines of a run that was stopped; give it another name to keep "
-            "them, or replace it with -f."
+            "them, or replace it with overwrite=True."
         )
 
 
