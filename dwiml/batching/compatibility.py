@@ -74,8 +74,8 @@ def check_volumes(dataset: MultiSubjectDataset, model: Any, volume_group: str, s
     Raises
     ------
     ValueError
-        If the model takes no volume as input, if the group does not exist or was not loaded, or if its number of
-        features or its grid does not match. A mismatch of grids names the subject.
+        If the model takes no volume as input or has no ``neighborhood_offsets``, if the group does not exist or was not
+        loaded, or if its number of features or its grid does not match. A mismatch of grids names the subject.
     """
     dataset.check_volume_group(volume_group)
     expected, found = getattr(model, "nb_features", None), dataset.nb_features[volume_group]
@@ -83,6 +83,11 @@ def check_volumes(dataset: MultiSubjectDataset, model: Any, volume_group: str, s
         raise ValueError(
             f"{type(model).__name__} takes no volume as input: make it a subclass of ModelWithOneInput, or use "
             "DWIMLStreamlinesBatchLoader with DWIMLTrainer."
+        )
+    if not hasattr(model, "neighborhood_offsets"):
+        raise ValueError(
+            f"{type(model).__name__} has no attribute 'neighborhood_offsets': make it a subclass of ModelWithOneInput, "
+            "or set it to None if the model reads the volume at the points only."
         )
     if expected != found:
         raise ValueError(

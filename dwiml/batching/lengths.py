@@ -39,20 +39,16 @@ def longest_streamline(
     dataset: MultiSubjectDataset, streamline_group: str, model: LoaderModel
 ) -> LongestStreamline | None:
     """Return the training or validation streamline with the most points after resampling; None without streamlines."""
-    step_size = model.step_size
+    resampling = resampling_of(model)
     found: list[LongestStreamline] = []
     for phase in ("training", "validation"):
         for subject in dataset.subset(phase):
             streamlines = subject.streamlines[streamline_group]
             if not len(streamlines):
                 continue
-            number = int((streamlines.lengths if step_size is None else streamlines.lengths_mm).argmax())
-            nb_points = int(streamlines.lengths[number])
-            if step_size is not None:
-                nb_points = round(float(streamlines.lengths_mm[number]) / step_size) + 1
-            elif model.nb_points is not None:
-                nb_points = model.nb_points
-            found.append(LongestStreamline(nb_points, subject.subject_id, number))
+            nb_points = resampling.nb_points_after(streamlines.lengths, streamlines.lengths_mm)
+            number = int(nb_points.argmax())
+            found.append(LongestStreamline(int(nb_points[number]), subject.subject_id, number))
     return max(found, default=None)
 
 

@@ -16,6 +16,7 @@ from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.data.volumes import SubjectVolume
 from dwiml.ops.augmentation import draw_correlated_noise, draw_noise
 from dwiml.ops.interpolation import interpolate_at
+from dwiml.ops.neighborhood import nb_points_read
 from dwiml.ops.randomness import BatchKey, keyed_generator
 from dwiml.ops.sequences import TensorSequence
 
@@ -185,6 +186,7 @@ class BatchPreparer:
         noisy = self._add_noise(streamlines, ids_per_subj, self.noise_gaussian_size_forward, "noise_forward")
         if not ids_per_subj.augment or self.noise_correlated_size == 0:
             return noisy
+        # The old name of this noise is part of the random key: another one would draw other noise than before.
         rng = self._generator(ids_per_subj.key, "wander")
         drawn = draw_correlated_noise(streamlines.lengths.numpy(), self.noise_correlated_nb_points, rng)
         noise = torch.from_numpy(drawn).to(noisy.device, non_blocking=True)
@@ -221,7 +223,7 @@ class VolumesOnDevice:
     dataset
         Dataset with its data loaded; its ``cache_size`` is the number of subjects whose volumes are cached.
     model
-        Model; its ``neighborhood_offsets`` (P, 3), in voxels, if any, are the points of the neighborhood.
+        Model; its ``neighborhood_offsets`` (P, 3), in voxels, define the neighborhood of a point; None for none.
     input_group_name, volume_dtype
         As in :class:`~dwiml.batching.loader.DWIMLBatchLoaderOneInput`.
 
@@ -242,6 +244,11 @@ class VolumesOnDevice:
         self.volume_dtype = volume_dtype
         self._cache: OrderedDict[tuple[int, str, int, torch.device], tuple[SubjectVolume, torch.Tensor]] = OrderedDict()
 
+    @property
+    def nb_columns(self) -> int:
+        """Number of columns of the inputs: the features at each point of the neighborhood."""
+        return self.dataset.nb_features[self.input_group_name] * nb_points_read(self.model.neighborhood_offsets)
+
     def load_batch_inputs(self, streamlines: TensorSequence, ids_per_subj: BatchSlices) -> TensorSequence:
         """Return the features at each point of a batch: see ``batch_loader.load_batch_inputs``."""
         phase = check_covers(ids_per_subj, len(streamlines)).key.phase
@@ -250,9 +257,7 @@ class VolumesOnDevice:
             for subject, rows in ids_per_subj.items()
         ]
         if not parts:
-            offsets = getattr(self.model, "neighborhood_offsets", None)
-            nb_columns = self.dataset.nb_features[self.input_group_name] * (1 if offsets is None else len(offsets))
-            return streamlines.mapped(streamlines.data.new_empty((0, nb_columns)))
+            return streamlines.mapped(streamlines.data.new_empty((0, self.nb_columns)))
         return streamlines.mapped(parts[0] if len(parts) == 1 else torch.cat(parts))
 
     def inputs_at(self, points: torch.Tensor, phase: str, subject: int, *, at_least: int = 1) -> torch.Tensor:
@@ -279,7 +284,7 @@ class VolumesOnDevice:
             If the HDF5 file was replaced since it was loaded, or ``volume_dtype`` cannot represent the values of the
             volume.
         """
-        offsets = getattr(self.model, "neighborhood_offsets", None)
+        offsets = self.model.neighborhood_offsets
         if offsets is not None:
             offsets = offsets.to(points.device)
         volume = self._volume(phase, subject, points.device, at_least=at_least)

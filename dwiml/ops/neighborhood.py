@@ -56,6 +56,11 @@ def neighborhood_offsets(kind: str | None, radius: int | None = None, resolution
     return torch.tensor(steps, dtype=torch.float32) * spacing
 
 
+def nb_points_read(offsets: Tensor | None) -> int:
+    """Return P, the number of points at which a volume is read for each point; 1 without a neighborhood (None)."""
+    return 1 if offsets is None else len(offsets)
+
+
 def _checked_radius(kind: str, radius: int | None) -> int:
     if radius is None:
         raise ValueError(f"A neighborhood of type {kind!r} needs a radius: the number of neighbours on each side.")

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import math
 import numbers
-import operator
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,15 +118,7 @@ def resample_step_size(
         If `step_size` is not positive, or so small that a streamline would get more than :data:`MAX_POINTS`; if a
         shape or a voxel size is wrong, or a coordinate is NaN or infinite.
     """
-    if not (step_size > 0 and np.isfinite(step_size)):
-        raise ValueError(f"step_size must be a positive number of mm, got {step_size}.")
-    points, lengths, voxel_sizes = _checked(points, lengths, voxel_sizes)
-
-    def wanted(total_mm: NDArray[np.float64]) -> Lengths:
-        check_number_of_points(step_size, float(total_mm.max(initial=0.0)))
-        return np.maximum(np.rint(total_mm / step_size).astype(np.int64), 1) + 1
-
-    return _resample(points, lengths, voxel_sizes, wanted)
+    return _resample(points, lengths, voxel_sizes, Resampling(step_size=step_size))
 
 
 def resample_nb_points(
@@ -162,18 +152,7 @@ def resample_nb_points(
         If `nb_points` is below 2 or above :data:`MAX_POINTS`, a shape or a voxel size is wrong, or a coordinate is NaN
         or infinite.
     """
-    try:
-        count = operator.index(nb_points)
-    except TypeError:
-        count = 0
-    if not 2 <= count <= MAX_POINTS:
-        raise ValueError(f"nb_points must be an integer from 2 to {MAX_POINTS:,}, got {nb_points}.")
-    points, lengths, voxel_sizes = _checked(points, lengths, voxel_sizes)
-
-    def wanted(total_mm: NDArray[np.float64]) -> Lengths:
-        return np.full(total_mm.shape, count, dtype=np.int64)
-
-    return _resample(points, lengths, voxel_sizes, wanted)
+    return _resample(points, lengths, voxel_sizes, Resampling(nb_points=nb_points))
 
 
 def compress(points: ArrayLike, lengths: ArrayLike, tolerance: float, voxel_sizes: ArrayLike) -> tuple[Points, Lengths]:
@@ -227,25 +206,17 @@ def compress(points: ArrayLike, lengths: ArrayLike, tolerance: float, voxel_size
 
 
 def _resample(
-    points: Points,
-    lengths: Lengths,
-    voxel_sizes: NDArray[np.float64],
-    wanted: Callable[[NDArray[np.float64]], Lengths],
+    points: ArrayLike, lengths: ArrayLike, voxel_sizes: ArrayLike, resampling: Resampling
 ) -> tuple[Points, Lengths]:
-    """Resample in slabs; `wanted` returns the number of points of each streamline for its length (S,) in mm."""
-    all_points, all_lengths = [points[:0]], [lengths[:0]]
-    for some, theirs in slabs(lengths, _SLAB):
-        new_points, new_lengths = _resample_slab(points[theirs], lengths[some], _sizes_of(voxel_sizes, some), wanted)
-        all_points.append(new_points)
-        all_lengths.append(new_lengths)
-    return np.concatenate(all_points), np.concatenate(all_lengths)
+    points, lengths, voxel_sizes = _checked(points, lengths, voxel_sizes)
+    parts = [(points[:0], lengths[:0])]
+    for part, rows in slabs(lengths, _SLAB):
+        parts.append(_resample_slab(points[rows], lengths[part], _sizes_of(voxel_sizes, part), resampling))
+    return np.concatenate([new for new, _ in parts]), np.concatenate([new for _, new in parts])
 
 
 def _resample_slab(
-    points: Points,
-    lengths: Lengths,
-    voxel_sizes: NDArray[np.float64],
-    wanted: Callable[[NDArray[np.float64]], Lengths],
+    points: Points, lengths: Lengths, voxel_sizes: NDArray[np.float64], resampling: Resampling
 ) -> tuple[Points, Lengths]:
     """Resample one slab; streamlines of fewer than 2 points are kept.
 
@@ -255,7 +226,7 @@ def _resample_slab(
     travelled = _travelled_mm(points, lengths, voxel_sizes)
     first, last = _ends(lengths)
     total = travelled[last] - travelled[first]
-    new_lengths = np.where(lengths < 2, lengths, wanted(total))
+    new_lengths = resampling.nb_points_after(lengths, total)
     new_first, new_last = _ends(new_lengths)
     steps_per_mm = np.divide(new_lengths - 1, total, out=np.zeros_like(total), where=total > 0)
     place = np.empty(len(points) + 1)
@@ -364,6 +335,36 @@ class Resampling:
         nb_points = chosen.get("nb_points", 2)
         if not (isinstance(nb_points, numbers.Integral) and 2 <= int(nb_points) <= MAX_POINTS):
             raise ValueError(f"nb_points must be an integer from 2 to {MAX_POINTS:,}, got {self.nb_points!r}.")
+
+    def nb_points_after(self, lengths: ArrayLike, lengths_mm: ArrayLike) -> NDArray[np.int64]:
+        """Return the number of points of each streamline after resampling, without resampling any.
+
+        Parameters
+        ----------
+        lengths : array of shape (S,)
+            Present number of points of each streamline.
+        lengths_mm : array of shape (S,)
+            Length of each streamline, in mm.
+
+        Returns
+        -------
+        array of shape (S,), int64
+            Numbers of points; an upper bound if streamlines are compressed.
+
+        Raises
+        ------
+        ValueError
+            If `step_size` is so small that a streamline would get more than :data:`MAX_POINTS`.
+        """
+        lengths, total = np.asarray(lengths, dtype=np.int64), np.asarray(lengths_mm)
+        if self.step_size is not None:
+            check_number_of_points(self.step_size, float(total.max(initial=0.0)))
+            wanted = np.maximum(np.rint(total / self.step_size).astype(np.int64), 1) + 1
+        elif self.nb_points is not None:
+            wanted = np.full(lengths.shape, self.nb_points, dtype=np.int64)
+        else:
+            return lengths
+        return np.where(lengths < 2, lengths, wanted)
 
     def apply(
         self, points: ArrayLike, lengths: ArrayLike, voxel_sizes: ArrayLike

@@ -15,6 +15,7 @@ from dwiml.arguments import check_number, check_whole
 from dwiml.models.protocols import TrackingModel, check_tracks
 from dwiml.ops.directions import streamline_lengths_mm
 from dwiml.ops.interpolation import interpolate_at
+from dwiml.ops.neighborhood import nb_points_read
 from dwiml.ops.ragged import slabs
 from dwiml.ops.sequences import TensorSequence
 from dwiml.params import suggests_parameters
@@ -231,8 +232,7 @@ class Tracker:
 def _bytes_per_point(model: TrackingModel) -> int:
     """Estimate the memory for one point, in bytes: its input, and twice the output of each layer."""
     widths = sum(int(weight.shape[0]) for weight in model.parameters() if weight.ndim == 2)
-    nb_places = 1 if model.neighborhood_offsets is None else len(model.neighborhood_offsets)
-    return 4 * (model.nb_features * nb_places + 2 * widths)
+    return 4 * (model.nb_features * nb_points_read(model.neighborhood_offsets) + 2 * widths)
 
 
 def _points_that_fit(model: TrackingModel) -> int:

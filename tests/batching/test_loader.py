@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,8 +24,8 @@ from dwiml.ops.randomness import BatchKey
 
 
 def model(**kwargs: object) -> SimpleNamespace:
-    values = {"step_size": None, "nb_points": None, "compress_lines": None, "nb_features": NB_FEATURES, **kwargs}
-    return SimpleNamespace(**values)
+    values = {"step_size": None, "nb_points": None, "compress_lines": None, "nb_features": NB_FEATURES}
+    return SimpleNamespace(**{**values, "neighborhood_offsets": None, **kwargs})
 
 
 def dataset(path: Path, **kwargs: bool) -> MultiSubjectDataset:
@@ -385,6 +386,17 @@ def test_inputs_equal_scipys(tiny_hdf5: Path, lazy: bool) -> None:
             for feature in range(NB_FEATURES):
                 expected = map_coordinates(volume[..., feature].astype(np.float64), coords, order=1, mode="nearest")
                 assert np.abs(inputs[own].data[:, feature].numpy() - expected).max() < 1e-5
+
+
+def test_a_model_without_neighborhood_offsets_is_told_what_to_do(tiny_hdf5: Path) -> None:
+    net = model()
+    del net.neighborhood_offsets
+    sentence = (
+        "SimpleNamespace has no attribute 'neighborhood_offsets': make it a subclass of ModelWithOneInput, or set it "
+        "to None if the model reads the volume at the points only."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        loader(dataset(tiny_hdf5), net)
 
 
 def test_neighborhood_columns(tiny_hdf5: Path) -> None:

@@ -7,7 +7,7 @@ from dipy.tracking.streamlinespeed import compress_streamlines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dwiml.ops.resampling import compress, lengths_mm, resample_nb_points, resample_step_size
+from dwiml.ops.resampling import Resampling, compress, lengths_mm, resample_nb_points, resample_step_size
 
 SIZES = np.array([1.0, 2.0, 3.5])
 
@@ -231,3 +231,14 @@ def test_what_does_not_fit_is_refused(points, lengths, sizes, sentence):
     ):
         with pytest.raises(ValueError, match=sentence):
             call()
+
+
+@pytest.mark.parametrize("chosen", [{"step_size": 0.7}, {"nb_points": 5}, {}])
+def test_the_number_of_points_is_known_without_resampling(chosen: dict[str, float]) -> None:
+    rng = np.random.default_rng(3)
+    lengths = np.array([1, 2, 40, 0, 7])
+    points = rng.uniform(0, 9, (lengths.sum(), 3)).astype(np.float32)
+    resampling = Resampling(**chosen)  # type: ignore[arg-type]
+    _, new_lengths = resampling.apply(points, lengths, (1.0, 2.0, 0.5))
+    counted = resampling.nb_points_after(lengths, lengths_mm(points, lengths, (1.0, 2.0, 0.5)))
+    assert counted.tolist() == new_lengths.tolist()

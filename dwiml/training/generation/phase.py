@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dwiml.batching.fetcher import BatchSlices
+from dwiml.batching.lengths import resampling_of
 from dwiml.batching.loader import DWIMLBatchLoaderOneInput
 from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.data.dataset import SubjectData
@@ -254,8 +255,8 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
 
     def _voxel_sizes(self, subject: int) -> Tensor:
         """Return the voxel sizes of a validation subject, shape (3,), in mm, on the model's device."""
-        volume = self.batch_loader.dataset.validation_set[subject].volumes[self.batch_loader.input_group_name]
-        return torch.from_numpy(volume.voxel_sizes).to(self.device)
+        data = self.batch_loader.dataset.validation_set[subject]
+        return torch.from_numpy(data.streamlines[self.batch_loader.streamline_group_name].voxel_sizes).to(self.device)
 
     def _nothing_to_measure(self) -> str:
         return (
@@ -268,12 +269,8 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
         """Return the number of points of the longest validation streamline after resampling (an upper bound)."""
         group = self.batch_loader.streamline_group_name
         streamlines = [subject.streamlines[group] for subject in self.batch_loader.dataset.validation_set]
-        if self.model.nb_points is not None:
-            return int(self.model.nb_points)
-        if self.model.step_size is not None:
-            longest = max((float(each.lengths_mm.max(initial=0.0)) for each in streamlines), default=0.0)
-            return round(longest / float(self.model.step_size)) + 1
-        return max((int(each.lengths.max(initial=0)) for each in streamlines), default=0)
+        after = resampling_of(self.model).nb_points_after
+        return max((int(after(each.lengths, each.lengths_mm).max(initial=0)) for each in streamlines), default=0)
 
     def _check_data(self) -> None:
         if not self.has_validation:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from dwiml.batching.lengths import longest_streamline
-from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
+from dwiml.batching.lengths import longest_streamline, resampling_of
+from dwiml.batching.loader import DWIMLBatchLoaderOneInput, DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.seeding import DRAWN
 from dwiml.training.cluster.slurm import warn_without_job
@@ -124,14 +124,13 @@ def _memory_line(
     # Adam and similar optimizers keep two moments per weight.
     copies = 4 if "betas" in optimizer.defaults else 2
     parts = {"weights, gradients, optimizer": copies * nb_bytes}
-    group = getattr(loader, "input_group_name", None)
-    if group is not None:
-        shapes = [subject.volumes[group].shape for subject in sampler.dataset.training_set]
+    if isinstance(loader, DWIMLBatchLoaderOneInput):
+        shapes = [subject.volumes[loader.input_group_name].shape for subject in sampler.dataset.training_set]
         at_once = sampler.nb_subjects_per_batch or len(shapes)
         largest = sorted((int(np.prod(shape)) for shape in shapes), reverse=True)
-        bytes_each = 4 if getattr(loader, "volume_dtype", "float32") == "float32" else 2
+        bytes_each = 4 if loader.volume_dtype == "float32" else 2
         parts["volumes"] = bytes_each * sum(largest[: max(at_once, sampler.dataset.cache_size)])
-        parts["inputs of a batch"] = 4 * _points_of_a_batch(sampler, loader) * _nb_columns(loader, group)
+        parts["inputs of a batch"] = 4 * _points_of_a_batch(sampler, loader) * loader.volumes.nb_columns
     total = sum(parts.values())
     listed = ", ".join(f"{name} {_mib(size)}" for name, size in parts.items())
     return f"Memory     at least {_mib(total)}, plus the activations of the model: {listed}"
@@ -140,22 +139,11 @@ def _memory_line(
 def _points_of_a_batch(sampler: DWIMLBatchIDSampler, loader: DWIMLStreamlinesBatchLoader) -> int:
     streamlines = [subject.streamlines[sampler.streamline_group_name] for subject in sampler.dataset.training_set]
     nb, mm = sum(len(each) for each in streamlines), sum(float(each.lengths_mm.sum()) for each in streamlines)
-    model = loader.model
-    if model.nb_points is not None:
-        points_each = float(model.nb_points)
-    elif model.step_size is not None:
-        points_each = mm / nb / model.step_size + 1
-    else:
-        points_each = sum(int(each.lengths.sum()) for each in streamlines) / nb
+    after = resampling_of(loader.model).nb_points_after
+    points_each = sum(int(after(each.lengths, each.lengths_mm).sum()) for each in streamlines) / nb
     size = sampler.batch_size["training"]
     nb_streamlines = size if sampler.batch_size_units == "nb_streamlines" else size / (mm / nb)
     return int(min(nb_streamlines, nb) * points_each)
-
-
-def _nb_columns(loader: Any, group: str) -> int:
-    offsets = getattr(loader.model, "neighborhood_offsets", None)
-    nb_features: int = loader.dataset.nb_features[group]
-    return nb_features * (1 if offsets is None else len(offsets))
 
 
 def _mib(nb_bytes: float) -> str:
