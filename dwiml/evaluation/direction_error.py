@@ -9,6 +9,7 @@ import torch
 from dwiml.batching.fetcher import BatchSlices
 from dwiml.batching.loader import DWIMLBatchLoaderOneInput
 from dwiml.batching.sampler import DWIMLBatchIDSampler
+from dwiml.evaluation.evaluation_mode import evaluation_mode
 from dwiml.models.protocols import EvaluatedModel
 from dwiml.ops.directions import angle_degrees
 from dwiml.ops.sequences import TensorSequence
@@ -76,11 +77,9 @@ def evaluate_directions(
     """
     names = ("loss", "angle", "angle_after_first", "straight_on_angle")
     means = {name: MeanMonitor(name, f"the {phase} set") for name in names}
-    was_training = model.training
-    model.eval()
     batch_sampler.set_position(phase, 0, max_batches=max_batches)
     fetcher = batch_loader.fetcher(phase, augment=False)
-    with torch.no_grad():
+    with evaluation_mode(model):
         for batch_ids in batch_sampler:
             targets, ids_per_subj = fetcher[batch_ids]
             targets = targets.to(model.device)
@@ -98,7 +97,6 @@ def evaluate_directions(
                 means[name].update(mean, len(angles), ids_per_subj.key.batch_index)
             for mean_monitor in means.values():
                 mean_monitor.check()
-    model.train(was_training)
     nb_points = means["angle"].nb
     values = {name: mean.mean() for name, mean in means.items()}
     if any(value is None for value in values.values()):
@@ -112,10 +110,9 @@ def _voxel_sizes(
     """Return the voxel size (mm) along each axis, for each step of the targets: (number of steps, 3)."""
     steps = (targets.lengths - 1).clamp(min=0)
     subset = batch_loader.dataset.subset(ids_per_subj.key.phase)
+    group = batch_loader.streamline_group_name
     sizes = [
-        torch.from_numpy(subset[subject].volumes[batch_loader.input_group_name].voxel_sizes).expand(
-            int(steps[rows].sum()), 3
-        )
+        torch.from_numpy(subset[subject].streamlines[group].voxel_sizes).expand(int(steps[rows].sum()), 3)
         for subject, rows in ids_per_subj.items()
     ]
     return torch.cat(sizes).to(targets.device)

@@ -13,6 +13,7 @@ from dwiml.batching.fetcher import BatchSlices
 from dwiml.batching.loader import DWIMLBatchLoaderOneInput
 from dwiml.batching.sampler import BatchIds
 from dwiml.data.dataset import SubjectData
+from dwiml.evaluation.evaluation_mode import evaluation_mode
 from dwiml.models.protocols import EvaluatedModel
 from dwiml.ops import ragged
 from dwiml.ops.directions import SHORTEST_STEP
@@ -155,16 +156,11 @@ def measure_losses(
     FloatingPointError
         If a loss is NaN or infinite.
     """
-    was_training = model.training
-    model.eval()
     parts: list[tuple[Integers, Floats, Floats | None]] = []
-    try:
-        with torch.no_grad():
-            for targets, ids_per_subj in reader.batches():
-                parts.append(_losses_of_batch(model, reader, targets.to(model.device), ids_per_subj))
-                on_progress(len(targets))
-    finally:
-        model.train(was_training)
+    with evaluation_mode(model):
+        for targets, ids_per_subj in reader.batches():
+            parts.append(_losses_of_batch(model, reader, targets.to(model.device), ids_per_subj))
+            on_progress(len(targets))
     name = reader.data.subject_id
     loss = np.concatenate([part for _, part, _ in parts]) if parts else np.zeros(0, dtype=np.float32)
     if np.isnan(loss).all():

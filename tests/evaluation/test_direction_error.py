@@ -61,3 +61,12 @@ def test_no_subset_is_augmented(tiny_hdf5: Path, tmp_path: Path) -> None:
         )
     ]
     assert results[0] == results[1]
+
+
+def test_the_training_mode_is_restored_after_an_error(tiny_hdf5: Path, tmp_path: Path) -> None:
+    trainer = small_trainer(tiny_hdf5, tmp_path)
+    trainer.model.train()
+    trainer.model.compute_loss = lambda *_, **__: (torch.tensor(float("nan")), 3)  # type: ignore[method-assign]
+    with pytest.raises(FloatingPointError):
+        evaluate_directions(trainer.model, trainer.batch_sampler, trainer.batch_loader)
+    assert trainer.model.training
