@@ -28,8 +28,8 @@ _MAX_EXPANDED = 2**20
 _MAX_DEPTH = 60
 _MAX_BITS = 512
 
-_START, _END, _END_64, _LOCATOR_64 = b"PK\3\4", b"PK\5\6", b"PK\6\6", b"PK\6\7"
-_END_FORMAT, _LOCATOR_FORMAT, _END_64_FORMAT = "<4s4H2LH", "<4sLQL", "<4sQ2H2L4Q"
+# The end of an archive of torch, before its comment: the zip64 record, its locator, and the end of the directory.
+_END = "<4sQ2H2L4Q 4sLQL 4s4H2LH"
 
 _ITEM_SIZES = {
     "FloatStorage": 4,
@@ -75,6 +75,7 @@ def check_archive(stream: IO[bytes], size: int, *, comment_size: int) -> None:
     NotPlainError
         If the check fails.
     """
+    stream.seek(0)
     _check_directory(stream, size, comment_size)
     stream.seek(0)
     try:
@@ -89,37 +90,22 @@ def check_archive(stream: IO[bytes], size: int, *, comment_size: int) -> None:
 
 
 def _check_directory(stream: IO[bytes], size: int, comment_size: int) -> None:
-    """Check that the directory of the archive is unambiguous: readers differ in where they look for it."""
-    stream.seek(0)
-    starts_well = stream.read(4) == _START
-    end_at = size - struct.calcsize(_END_FORMAT) - comment_size
-    if not starts_well or end_at < 0:
+    """Check that the archive ends as torch ends it: readers differ in where else they look for the directory."""
+    end_at = size - comment_size - struct.calcsize(_END)
+    if stream.read(4) != b"PK\3\4" or end_at < 0:
         raise NotPlainError("not an archive")
-    end = _unpacked(stream, end_at, _END_FORMAT)
-    if end[0] != _END or end[7] != comment_size:
+    stream.seek(end_at)
+    end = struct.unpack(_END, stream.read(struct.calcsize(_END)))
+    nb_members, directory_size, directory_at, record_at = *end[7:10], end[12]
+    same = zip(end[18:21], end[7:10], strict=True)
+    if (
+        (end[0], end[10], end[14], end[21]) != (b"PK\6\6", b"PK\6\7", b"PK\5\6", comment_size)
+        or not record_at == directory_at + directory_size == end_at
+        # The short fields of a large archive say that the long ones count.
+        or any(short not in (0xFFFF, 0xFFFFFFFF, long) for short, long in same)
+        or nb_members > _MAX_MEMBERS
+    ):
         raise NotPlainError("a damaged archive")
-    _, _, _, _, nb_members, directory_size, directory_at, _ = end
-    ends_at = end_at
-    locator_at = end_at - struct.calcsize(_LOCATOR_FORMAT)
-    locator = _unpacked(stream, locator_at, _LOCATOR_FORMAT)
-    if locator[0] == _LOCATOR_64:
-        ends_at = locator_at - struct.calcsize(_END_64_FORMAT)
-        end_64 = _unpacked(stream, ends_at, _END_64_FORMAT)
-        if locator[2] != ends_at or end_64[0] != _END_64:
-            raise NotPlainError("a damaged archive")
-        *_, nb_members_64, directory_size_64, directory_at_64 = end_64
-        same = ((nb_members, nb_members_64), (directory_size, directory_size_64), (directory_at, directory_at_64))
-        if any(short not in (0xFFFF, 0xFFFFFFFF, long) for short, long in same):
-            raise NotPlainError("a damaged archive")
-        nb_members, directory_size, directory_at = nb_members_64, directory_size_64, directory_at_64
-    if directory_at + directory_size != ends_at or nb_members > _MAX_MEMBERS:
-        raise NotPlainError("a damaged archive")
-
-
-def _unpacked(stream: IO[bytes], place: int, layout: str) -> tuple[Any, ...]:
-    stream.seek(max(place, 0))
-    raw = stream.read(struct.calcsize(layout))
-    return struct.unpack(layout, raw.ljust(struct.calcsize(layout), b"\0"))
 
 
 def _check_members(listed: list[zipfile.ZipInfo], members: Mapping[str, zipfile.ZipInfo], size: int) -> str:
@@ -168,13 +154,8 @@ class _Tensor:
     __slots__ = ()
 
 
-class _Dtype:
-    """Stands for a dtype of torch, that is, the class of a storage."""
-
-    __slots__ = ("item_size",)
-
-    def __init__(self, item_size: int) -> None:
-        self.item_size = item_size
+class _ItemSize(int):
+    """Stands for a dtype of torch, that is, the class of a storage: the size of a value, in bytes."""
 
 
 class _Skeleton(pickle._Unpickler):
@@ -209,7 +190,7 @@ class _Skeleton(pickle._Unpickler):
         if module == "torch._utils" and name in _REBUILD:
             return _REBUILD[name]
         if module == "torch" and name in _ITEM_SIZES:
-            return _Dtype(_ITEM_SIZES[name])
+            return _ItemSize(_ITEM_SIZES[name])
         if module == "torch" and name == "Size":
             return tuple
         raise NotPlainError(f"it would use {' '.join(f'{module}.{name}'.split())[:60]}")
@@ -217,9 +198,9 @@ class _Skeleton(pickle._Unpickler):
     def persistent_load(self, pid: Any) -> int:
         """Return the number of values of a storage, whose size must match that of its member in the archive."""
         kind, storage, key, device, nb = pid
-        if kind != "storage" or type(storage) is not _Dtype or type(device) is not str or type(nb) is not int:
+        if kind != "storage" or type(storage) is not _ItemSize or type(device) is not str or type(nb) is not int:
             raise NotPlainError("a storage of another kind")
-        if nb < 0 or self._sizes.get(key) != nb * storage.item_size:
+        if nb < 0 or self._sizes.get(key) != nb * storage:
             raise NotPlainError("a tensor that is larger than its file")
         return nb
 
