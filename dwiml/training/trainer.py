@@ -24,10 +24,11 @@ from dwiml.training.cluster.stopping import Requests
 from dwiml.training.epoch import check_passed_on, running
 from dwiml.training.experiment.best_model import BestModelKeeper
 from dwiml.training.experiment.checkpoint import max_bytes_for
-from dwiml.training.experiment.checkpointer import Checkpointer, Stateful, restore
+from dwiml.training.experiment.checkpointer import Checkpointer, Stateful
 from dwiml.training.experiment.folder import ExperimentFolder, check_experiment_path, trial_folder
 from dwiml.training.experiment.objects import check_objects, has_validation_set
 from dwiml.training.experiment.parameters import describe, recorded_arguments
+from dwiml.training.experiment.restoring import restore
 from dwiml.training.generation.selection import loss_of, skipped_batches
 from dwiml.training.optimization.averaging import AveragedWeights
 from dwiml.training.optimization.building import build_optimization
@@ -145,11 +146,10 @@ class DWIMLTrainer(Seeded):
         self.checkpointer = Checkpointer(self.folder, self.ranks)
         checkpoint = self.checkpointer.find(self.settings.resume, max_bytes_for(model))
         # A trial has the schedule of the whole training, and a resumed run the plan that it started with.
-        planned = int(asked.max_epochs)
-        planned = planned if checkpoint is None else planned_epochs_of(checkpoint["schedule"], planned)
+        planned = planned_epochs_of(checkpoint, otherwise=int(asked.max_epochs))
         parts = build_optimization(model, self.settings, device=self.device, planned_epochs=planned)
         self.optimizer, self.schedule, self.averaged, self.updater, self.nonfinite = parts
-        self.requests = Requests.of(self.settings)
+        self.requests = Requests(asked.stop_signal, asked.max_time, asked.checkpoint_minutes)
         self.loggers, self.config, self.logged = [], None, BatchMetrics(self.device)
         self.profiler = StepProfiler(self.device, enabled=self.settings.profile)
         # All ranks use the same seeds; each loads its share of a batch.

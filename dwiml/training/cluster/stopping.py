@@ -10,10 +10,7 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from dwiml.training.settings import TrainerSettings
+from typing import Any
 
 MAX_TIME = "max_time"
 # Requests handled between two steps; the highest of all ranks is used.
@@ -82,7 +79,6 @@ class Requests:
 
     def __init__(
         self,
-        *,
         stop_signal: str | None = "SIGUSR1",
         max_time: str | None = None,
         checkpoint_minutes: float | None = None,
@@ -94,15 +90,6 @@ class Requests:
         self._max_seconds = None if max_time is None else parse_max_time(max_time)
         self._nb_sigint = 0
         self._previous: dict[signal.Signals, Any] = {}
-
-    @classmethod
-    def of(cls, settings: TrainerSettings) -> Requests:
-        """Return the requests of a training with these settings."""
-        return cls(
-            stop_signal=settings.stop_signal,
-            max_time=settings.max_time,
-            checkpoint_minutes=settings.checkpoint_minutes,
-        )
 
     def __enter__(self) -> Requests:
         self.reason, self._nb_sigint = None, 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -11,8 +11,6 @@ import torch
 from dwiml.arguments import check_number, check_whole, shown
 from dwiml.models.saving import described
 from dwiml.training.experiment.plain import check_keys
-
-_HALVES = (torch.float16, torch.bfloat16)
 
 
 def check_ema_decay(value: Any) -> float | None:
@@ -25,12 +23,10 @@ def check_ema_decay(value: Any) -> float | None:
     """
     if value is None:
         return None
-    try:
+    with suppress(ValueError):
         decay = check_number("ema_decay", value, low=0, high=1, low_included=False)
-    except ValueError:
-        decay = 1.0
-    if decay < 1:
-        return decay
+        if decay < 1:
+            return decay
     raise ValueError(f"ema_decay must be None, or between 0 and 1 (for instance 0.999), got {shown(value)}.")
 
 
@@ -43,9 +39,8 @@ class AveragedWeights:
     copied.
 
     Everything stays on the device of the parameters, and nothing waits for it. The average of parameters in half
-    precision is kept in float32, so that small changes are not lost. (``torch.optim.swa_utils.AveragedModel`` waits for
-    the GPU at each update, averages in half precision, and supports neither integers nor buffers that a module
-    replaces.)
+    precision is kept in float32, so that small changes are not lost. (``torch.optim.swa_utils.AveragedModel`` does
+    neither, and supports neither integers nor buffers that a module replaces.)
 
     Parameters
     ----------
@@ -68,30 +63,22 @@ class AveragedWeights:
         checked = check_ema_decay(decay)
         if checked is None:
             raise ValueError("The decay of averaged weights must be between 0 and 1, got None.")
-        self.decay, self.nb_updates = checked, 0
-        self._model = model
+        self.decay, self.nb_updates, self._model = checked, 0, model
+        self._kept: dict[str, torch.Tensor] | None = None
         self._parameters = dict(model.named_parameters())
         # Buffers that are not saved with the model are computed from other values.
         saved = model.state_dict().keys()
         self._buffers = [name for name, _ in model.named_buffers() if name in saved]
         self._averaged = [name for name, each in self._parameters.items() if each.is_floating_point()]
-        self._kept: dict[str, torch.Tensor] | None = None
         own = self._own()
         self._copied = [name for name in own if name not in self._averaged]
         self._tensors = {name: each.detach().clone() for name, each in own.items()}
         for name in self._averaged:
-            if own[name].dtype in _HALVES:
-                self._tensors[name] = self._tensors[name].float()
+            self._tensors[name] = self._tensors[name].to(torch.promote_types(own[name].dtype, torch.float32))
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the model's weights of now; to be called after each step of the optimizer.
-
-        Raises
-        ------
-        RuntimeError
-            While the averaged weights are applied: they would be averaged with themselves.
-        """
+        """Add the model's current weights to the average, after a step; RuntimeError inside :meth:`applied`."""
         if self._kept is not None:
             raise RuntimeError("The averaged weights are in the model now, so they cannot be updated from it.")
         decay = min(self.decay, (1 + self.nb_updates) / (10 + self.nb_updates))
@@ -106,15 +93,10 @@ class AveragedWeights:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Put the averaged weights into the model for a ``with`` block.
+        """Put the averaged weights into the model for a ``with`` block; RuntimeError if they are already there.
 
         Afterwards, also after an exception, the model has exactly its own weights and buffers again; changes made by
         the block are lost.
-
-        Raises
-        ------
-        RuntimeError
-            If the averaged weights are already applied.
         """
         if self._kept is not None:
             raise RuntimeError("The averaged weights are already applied.")
@@ -128,10 +110,7 @@ class AveragedWeights:
 
     @contextmanager
     def restored(self) -> Iterator[None]:
-        """Put the model's own weights back for a block inside :meth:`applied`; do nothing outside of it.
-
-        It serves to write a checkpoint during the validation.
-        """
+        """Put the model's own weights back for a block inside :meth:`applied`; do nothing outside of it."""
         if self._kept is None:
             yield
             return
@@ -159,13 +138,7 @@ class AveragedWeights:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned; its tensors may be on another device.
-
-        Raises
-        ------
-        ValueError
-            If it does not fit this model (:meth:`check_state`); nothing is changed then.
-        """
+        """Restore a state, from any device; raise ValueError, and change nothing, if it does not fit this model."""
         self.check_state(state)
         for name, own in self._tensors.items():
             own.copy_(state["tensors"][name])

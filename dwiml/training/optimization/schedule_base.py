@@ -148,9 +148,9 @@ class Schedule:
         return notes
 
 
-def planned_epochs_of(state: Any, otherwise: int) -> int:
-    """Return the number of epochs planned in a schedule's state of a checkpoint; ``otherwise`` if it has none."""
-    planned = state.get("planned_epochs") if isinstance(state, Mapping) else None
+def planned_epochs_of(checkpoint: Mapping[str, Any] | None, *, otherwise: int) -> int:
+    """Return the number of epochs planned in the schedule's state of a checkpoint; ``otherwise`` if there is none."""
+    planned = None if checkpoint is None else checkpoint["schedule"].get("planned_epochs")
     return planned if type(planned) is int and planned > 0 else otherwise
 
 

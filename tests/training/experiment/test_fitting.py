@@ -17,7 +17,7 @@ from dwiml.cli import resume
 from dwiml.files.tensors import write_tensors
 from dwiml.training.experiment import fitting
 from dwiml.training.experiment.checkpoint import load_checkpoint, max_bytes_for
-from dwiml.training.experiment.checkpointer import restore
+from dwiml.training.experiment.restoring import restore
 from dwiml.training.optimization.optimizers import OPTIMIZERS
 
 State = dict[str, Any]

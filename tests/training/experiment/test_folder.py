@@ -16,9 +16,9 @@ import torch
 from small_training import logs, small_trainer
 
 from dwiml import Learn2TrackModel
+from dwiml.training.experiment.checkpointer import ResultsNotSavedError
 from dwiml.training.experiment.folder import ExperimentFolder, experiment_folder
 from dwiml.training.experiment.holder import Holder
-from dwiml.training.experiment.leftovers import ResultsNotSavedError
 from dwiml.training.experiment.lock import ExperimentGoneError, ExperimentInUseError
 
 
