@@ -103,20 +103,17 @@ class Holder:
     def _is_running(self) -> bool | None:
         """Return whether a process of this machine is still running; None if that cannot be determined."""
         fields = process_stat(self.pid)
+        if fields is not None and self.process_start is not None:
+            # Z and X: a zombie, which has ended.
+            return fields[0] not in (b"Z", b"X") and int(fields[19]) == self.process_start
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return False
         except PermissionError:
-            # It belongs to another user.
+            # It belongs to another user. Some clusters hide these from /proc.
             pass
-        if self.process_start is None:
-            return True
-        if fields is None:
-            # Some clusters hide the processes of other users.
-            return None
-        # Z and X: a zombie, which has ended.
-        return fields[0] not in (b"Z", b"X") and int(fields[19]) == self.process_start
+        return True if self.process_start is None else None
 
     def __str__(self) -> str:
         job = f", SLURM job {self.slurm_job}" if self.slurm_job else ""

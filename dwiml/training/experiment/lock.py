@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from dwiml.files import reason_of
@@ -84,7 +83,8 @@ class ExperimentLock:
         me = Holder.this_process()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._acquire(me)
+            with _alone(self.path.parent):
+                self._take(me)
         except (ExperimentInUseError, ExperimentGoneError):
             raise
         except (OSError, ValueError) as error:
@@ -94,7 +94,7 @@ class ExperimentLock:
             )
             failure.errno = getattr(error, "errno", None)
             raise failure from error
-        self._stop = threading.Event()
+        self._me, self._stop = me, threading.Event()
         threading.Thread(target=self._keep_alive, args=(me, self._stop), name="dwiml-lock", daemon=True).start()
 
     def release(self) -> None:
@@ -105,7 +105,7 @@ class ExperimentLock:
             return
         try:
             found = read_lock(self.path)
-            if found is not None and found.holder == me:
+            if found is not None and found[0] == me:
                 self.path.unlink()
         except (OSError, ValueError) as error:
             logger.warning("'%s' could not be deleted (%s); the next training takes it over.", self.path, error)
@@ -125,8 +125,7 @@ class ExperimentLock:
         ExperimentGoneError
             If the folder, or the lock, was deleted or replaced.
         """
-        loss = self._loss(self._me)
-        if loss is not None:
+        if loss := self._loss(self._me):
             raise loss
 
     def _loss(self, me: Holder | None) -> OSError | None:
@@ -142,11 +141,12 @@ class ExperimentLock:
                 # A disk that does not respond is not evidence of a takeover.
                 return None
             found = None
-        if found is not None and found.holder == me:
+        holder = None if found is None else found[0]
+        if holder == me:
             return None
-        if found is not None and found.holder is not None:
+        if holder is not None:
             return ExperimentInUseError(
-                f"The experiment '{folder}' was taken over by {found.holder} while this process was suspended; {end}"
+                f"The experiment '{folder}' was taken over by {holder} while this process was suspended; {end}"
             )
         if not folder.is_dir():
             return ExperimentGoneError(
@@ -157,13 +157,19 @@ class ExperimentLock:
             f"The lock '{self.path}' was deleted, replaced or damaged while this training used it; {end}"
         )
 
-    def _acquire(self, me: Holder) -> None:
-        with _written(self.path.with_name(f".{LOCK_FILE}.{me.token}.tmp"), me) as (mine, now_s), self._alone():
+    def _take(self, me: Holder) -> None:
+        mine = self.path.with_name(f".{LOCK_FILE}.{me.token}.tmp")
+        try:
+            with os.fdopen(os.open(mine, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666), "wb") as stream:
+                stream.write(me.written())
+                stream.flush()
+                os.fsync(stream.fileno())
+                # By the clock of the disk.
+                now_s = os.fstat(stream.fileno()).st_mtime
             found = read_lock(self.path)
             if found is None:
                 try:
                     os.link(mine, self.path)
-                    self._me = me
                     return
                 except FileExistsError:
                     # Another machine has just created it.
@@ -171,23 +177,22 @@ class ExperimentLock:
                 except OSError as error:
                     logger.debug("'%s' has no hard links (%s).", self.path.parent, error)
             if found is not None:
-                self._check_takeover(found, me, now_s)
+                self._check_takeover(found[0], now_s - found[1], me)
             os.replace(mine, self.path)
             time.sleep(SETTLE_S)
-            loss = self._loss(me)
-            if loss is not None:
+            if loss := self._loss(me):
                 raise loss
-            self._me = me
+        finally:
+            with suppress(OSError):
+                mine.unlink()
 
-    def _check_takeover(self, found: LockContent, me: Holder, now_s: float) -> None:
+    def _check_takeover(self, holder: Holder | None, age_s: float, me: Holder) -> None:
         """Warn that an abandoned lock is taken over; raise ExperimentInUseError if it may still be in use."""
-        holder = found.holder
-        reason = "it is damaged" if holder is None else holder.reason_gone(me, now_s - found.mtime_s)
-        if reason is not None:
-            whose = f"of {holder}" if holder else "of an unknown process"
-            logger.warning("The lock '%s' %s was abandoned (%s); it is taken over.", self.path, whose, reason)
+        reason = "it is damaged" if holder is None else holder.reason_gone(me, age_s)
+        if holder is None or reason is not None:
+            whose = holder or "an unknown process"
+            logger.warning("The lock '%s' of %s was abandoned (%s); it is taken over.", self.path, whose, reason)
             return
-        assert holder is not None
         folder, same_machine = self.path.parent, me.is_same_machine(holder)
         if same_machine and holder.pid == me.pid:
             raise ExperimentInUseError(
@@ -198,24 +203,6 @@ class ExperimentLock:
             f"The experiment '{folder}' is in use by {holder}; wait for it to end or stop it. If that process is gone, "
             f"delete '{self.path}'{wait}."
         )
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Exclude other processes of this machine from the block; do nothing on a disk without ``flock``."""
-        handle = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ExperimentInUseError(
-                    f"The experiment '{self.path.parent}' is being locked by another process; wait for that process to "
-                    "end or stop it."
-                ) from None
-            except OSError as error:
-                logger.debug("'%s' has no flock (%s).", self.path.parent, error)
-            yield
-        finally:
-            os.close(handle)
 
     def _keep_alive(self, me: Holder, stop: threading.Event) -> None:
         while not stop.wait(HEARTBEAT_S):
@@ -229,16 +216,8 @@ class ExperimentLock:
                 os.utime(self.path, follow_symlinks=False)
 
 
-@dataclass(frozen=True)
-class LockContent:
-    """The content of a lock file: its holder (None if it is damaged) and last heartbeat (s since 1970)."""
-
-    holder: Holder | None
-    mtime_s: float
-
-
-def read_lock(path: Path) -> LockContent | None:
-    """Return the content of a lock file; None if there is no such file.
+def read_lock(path: Path) -> tuple[Holder | None, float] | None:
+    """Return the holder of a lock file (None if damaged) and its last heartbeat (s since 1970); None without a file.
 
     Raises
     ------
@@ -247,7 +226,7 @@ def read_lock(path: Path) -> LockContent | None:
     """
     try:
         with open_regular(path, "The lock", follow_links=False) as stream:
-            return LockContent(Holder.read(stream.read(1 << 16)), os.fstat(stream.fileno()).st_mtime)
+            return Holder.read(stream.read(1 << 16)), os.fstat(stream.fileno()).st_mtime
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -258,19 +237,23 @@ def is_lock(path: Path) -> bool:
         found = read_lock(path)
     except (OSError, ValueError):
         return False
-    return found is None or found.holder is not None
+    return found is None or found[0] is not None
 
 
 @contextmanager
-def _written(path: Path, me: Holder) -> Iterator[tuple[Path, float]]:
-    """Yield a temporary lock file, and the time by the clock of its disk (s since 1970); remove the file afterwards."""
+def _alone(folder: Path) -> Iterator[None]:
+    """Exclude other processes of this machine from the block; do nothing on a disk without ``flock``."""
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666), "wb") as stream:
-            stream.write(me.written())
-            stream.flush()
-            os.fsync(stream.fileno())
-            now_s = os.fstat(stream.fileno()).st_mtime
-        yield path, now_s
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise ExperimentInUseError(
+            f"The experiment '{folder}' is being locked by another process; wait for that process to end or stop it."
+        ) from None
+    except OSError as error:
+        logger.debug("'%s' has no flock (%s).", folder, error)
+    try:
+        yield
     finally:
-        with suppress(OSError):
-            path.unlink()
+        os.close(handle)
