@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,6 +18,29 @@ RENAMED = {
 }
 """{old name of a parameter: its new name}, reported by the error for the old name for one release."""
 _MAX_SHOWN = 200
+_FLAGS = {"bool": "True or False", "bool | None": "True, False or None"}
+
+
+def check_flags(call: inspect.BoundArguments) -> None:
+    """Check that the arguments annotated as ``bool`` or ``bool | None`` are: in Python, the text ``"false"`` is true.
+
+    Parameters
+    ----------
+    call
+        The arguments of a call, bound to the signature. Python's and NumPy's bool are accepted, and the default.
+
+    Raises
+    ------
+    ValueError
+        If one of them has another type.
+    """
+    for name, value in call.arguments.items():
+        parameter = call.signature.parameters[name]
+        annotation = parameter.annotation
+        kind = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+        types = (bool, np.bool_, type(None)) if "None" in kind else (bool, np.bool_)
+        if kind in _FLAGS and not isinstance(value, types) and value is not parameter.default:
+            raise ValueError(f"{name} must be {_FLAGS[kind]}, got {shown(value)}.")
 
 
 def check_number(name: str, value: Any, *, low: float, high: float = math.inf, low_included: bool = True) -> float:

@@ -8,11 +8,12 @@ import inspect
 import math
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from dwiml.arguments import unknown_parameter
+from dwiml.arguments import check_flags, unknown_parameter
 
 Callee = TypeVar("Callee", bound="Callable[..., Any]")
 
@@ -135,18 +136,19 @@ class Parameterized:
         self._recorded.update(values)
 
 
-def suggests_parameters(callee: Callee) -> Callee:
-    """Decorate a function or a class whose error for an unknown keyword should suggest the right one.
+def checks_arguments(callee: Callee) -> Callee:
+    """Decorate a function or a class, so that it refuses texts as flags, and suggests the right name of a keyword.
 
     Parameters
     ----------
     callee
-        The function or the class; it takes no ``**kwargs``.
+        The function or the class; it takes no ``**kwargs``. See :func:`dwiml.arguments.check_flags`.
     """
     if isinstance(callee, type):
-        callee.__init__ = suggests_parameters(callee.__init__)  # type: ignore[misc]
+        callee.__init__ = checks_arguments(callee.__init__)  # type: ignore[misc]
         return callee
-    known = [name for name in inspect.signature(callee).parameters if name != "self"]
+    signature = inspect.signature(callee)
+    known = [name for name in signature.parameters if name != "self"]
     shown = callee.__qualname__.removesuffix(".__init__")
 
     @functools.wraps(callee)
@@ -154,6 +156,9 @@ def suggests_parameters(callee: Callee) -> Callee:
         for name in kwargs:
             if name not in known:
                 raise unknown_parameter(shown, name, known)
+        # Python's own error for other wrong arguments is the one that users know.
+        with suppress(TypeError):
+            check_flags(signature.bind(*args, **kwargs))
         return callee(*args, **kwargs)
 
     return wrapped  # type: ignore[return-value]
@@ -175,6 +180,7 @@ def _recording(cls: type[Parameterized], init: Callable[..., None]) -> Callable[
             # Python's own error message is the one that users know.
             init(self, *args, **kwargs)
             raise
+        check_flags(bound)
         _record_level(self, bound)
         init(self, *args, **kwargs)
 

@@ -1,9 +1,16 @@
 from __future__ import annotations
 
+import inspect
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 
+import dwiml
 from dwiml.arguments import check_number, check_whole
+from dwiml.training.settings import TrainerSettings
 
 
 @pytest.mark.parametrize("value", [2, 2.0, np.float32(2), np.int64(2)])
@@ -43,3 +50,45 @@ def test_whole_numbers(value: object) -> None:
     assert type(check_whole("count", np.int64(3), low=1)) is int
     with pytest.raises(ValueError, match="^count must be a whole number of at least 1, got "):
         check_whole("count", value, low=1)
+
+
+def flags() -> list[tuple[Callable[..., Any], str]]:
+    """Return all flags of constructors and functions that users call, as (function, parameter)."""
+    names = [f"{module}:{name}" for name, module in dwiml._MODULE_OF.items()]
+    names += [
+        "dwiml.data.checking:check_hdf5_file",
+        "dwiml.models.direction_getters:L2Regression",
+        "dwiml.models.direction_getters:SphereClassification",
+        "dwiml.tracking.propagation:PropagationRules",
+        "dwiml.tracking.tracker:Tracker",
+        "dwiml.tractograms.writing.writer:TractogramWriter",
+        "dwiml.training.generation.settings:TrackingPhaseSettings",
+        "dwiml.training.loading:rebuild_experiment",
+        "dwiml.training.settings:TrainerSettings",
+        "dwiml.viz.tractograms:plot_tractograms",
+    ]
+    found = [pkgutil.resolve_name(name) for name in names]
+    found.append(dwiml.MultiSubjectDataset.load_data)
+    return [
+        (function, parameter.name)
+        for function in found
+        for parameter in inspect.signature(function).parameters.values()
+        if not inspect.isabstract(function) and str(parameter.annotation).startswith("bool")
+    ]
+
+
+@pytest.mark.parametrize(("function", "name"), flags())
+def test_text_is_not_a_flag(function: Callable[..., Any], name: str) -> None:
+    parameters = inspect.signature(function).parameters.values()
+    needed = {each.name: None for each in parameters if each.default is each.empty and each.name != "kwargs"}
+    function = getattr(function, "__func__", function)
+    with pytest.raises(ValueError, match=f"^{name} must be True(, False or None| or False), got 'false'.$"):
+        function(**needed, **{name: "false"})
+
+
+def test_flags_of_numpy_and_none() -> None:
+    assert TrainerSettings(verbose=np.bool_(False), use_gpu=None).use_gpu is None  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="^use_gpu must be True, False or None, got 1.$"):
+        TrainerSettings(use_gpu=1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="^verbose must be True or False, got None.$"):
+        TrainerSettings(verbose=None)  # type: ignore[arg-type]

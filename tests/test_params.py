@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dwiml.params import Parameterized, suggests_parameters, to_plain
+from dwiml.params import Parameterized, checks_arguments, to_plain
 
 
 class Base(Parameterized):
@@ -160,14 +160,14 @@ def test_an_unknown_parameter_is_named_with_suggestions(
         cls(**given)  # type: ignore[arg-type]
 
 
-@suggests_parameters
+@checks_arguments
 class Plain:
     """A class that records nothing."""
 
     def __init__(self, size: int) -> None:
         self.size = size
 
-    @suggests_parameters
+    @checks_arguments
     def grow(self, *, factor: int = 2) -> int:
         return factor * self.size
 

@@ -15,6 +15,7 @@ from dwiml.hdf5 import schema
 from dwiml.hdf5.stored import StoredDataset, StoredFile, StoredGroup, open_hdf5
 from dwiml.hdf5.stored.digests import ArrayDigest
 from dwiml.hdf5.stored.layout import groups_of_type, subject_lists
+from dwiml.params import checks_arguments
 
 _BLOCK_BYTES = 2**26
 
@@ -65,6 +66,7 @@ class FileReport:
         return [*self.faults, *(fault for group in self.groups for fault in group.faults)]
 
 
+@checks_arguments
 def check_hdf5_file(
     path: str | os.PathLike[str],
     *,

@@ -16,7 +16,7 @@ from dwiml.hdf5 import schema
 from dwiml.hdf5.stored import FileIdentity, StoredFile, StoredGroup, open_hdf5
 from dwiml.hdf5.stored.fingerprint import fingerprint_of
 from dwiml.hdf5.stored.layout import checked_group, groups_config, groups_of_type, subject_lists
-from dwiml.params import Parameterized, suggests_parameters
+from dwiml.params import Parameterized, checks_arguments
 from dwiml.signals import ended_by_signals
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class SubjectData:
     streamlines: dict[str, SubjectStreamlines]
 
 
+@checks_arguments
 @dataclass
 class MultisubjectSubset(Sequence[SubjectData]):
     """The subjects of one subset (training, validation or testing), in the order of the file.
@@ -153,7 +154,7 @@ class MultiSubjectDataset(Parameterized):
         # Cached for the file with this identity, because a trainer needs it several times.
         self._fingerprint: str | None = None
 
-    @suggests_parameters
+    @checks_arguments
     @ended_by_signals(activity="loading the data; nothing was trained yet")
     def load_data(
         self,

@@ -19,7 +19,7 @@ from dwiml.hdf5.streamlines import read_streamlines_group
 from dwiml.hdf5.subjects import SubjectList, check_folders, read_subject_lists
 from dwiml.hdf5.volumes import read_volume_group
 from dwiml.ops.resampling import Resampling
-from dwiml.params import suggests_parameters
+from dwiml.params import checks_arguments
 from dwiml.signals import ended_by_signals
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class CreationSummary:
     files: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
 
 
-@suggests_parameters
+@checks_arguments
 @ended_by_signals(activity="creating the HDF5 file; the unfinished file is removed, and an existing one is kept")
 def create_hdf5(
     subjects_folder: str | os.PathLike[str],

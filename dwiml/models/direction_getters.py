@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dwiml.arguments import check_dropout, shown
 from dwiml.ops.directions import SHORTEST_STEP, normalize_directions
+from dwiml.params import checks_arguments
 
 
 class DirectionGetter(nn.Module, abc.ABC):
@@ -120,6 +121,7 @@ class L2Regression(DirectionGetter):
         Whether the target is the direction, of unit length, or the step itself, in voxels.
     """
 
+    @checks_arguments
     def __init__(self, input_size: int, *, dropout: float = 0.0, normalize_targets: bool = True) -> None:
         if not isinstance(normalize_targets, bool):
             raise ValueError(f"dg_args: normalize_targets must be True or False, got {shown(normalize_targets)}.")
@@ -162,6 +164,7 @@ class SphereClassification(DirectionGetter):
     directions: Tensor
     """Shape (C, 3), float32, along voxel axes, unit length."""
 
+    @checks_arguments
     def __init__(
         self, input_size: int, *, dropout: float = 0.0, sphere: str = "repulsion724", add_eos: bool = True
     ) -> None:

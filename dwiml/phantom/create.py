@@ -18,7 +18,7 @@ from nibabel.streamlines.trk import TrkFile
 
 from dwiml import __version__
 from dwiml.files import write_json
-from dwiml.params import suggests_parameters
+from dwiml.params import checks_arguments
 from dwiml.phantom.anatomy import Subject, draw_streamlines, draw_subject
 from dwiml.phantom.geometry import Bundle, Floats, template_bundles
 from dwiml.phantom.output import new_folder
@@ -119,7 +119,7 @@ class SimulatedSubject:
     streamlines: list[list[Floats]]
 
 
-@suggests_parameters
+@checks_arguments
 def create_phantom(
     out_dir: str | Path,
     *,

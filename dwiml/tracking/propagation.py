@@ -15,7 +15,7 @@ from dwiml.ops.directions import SHORTEST_STEP, streamline_lengths_mm
 from dwiml.ops.interpolation import interpolate_at
 from dwiml.ops.randomness import check_seed, keyed_uniform
 from dwiml.ops.sequences import TensorSequence
-from dwiml.params import suggests_parameters
+from dwiml.params import checks_arguments
 from dwiml.tracking.growing import GrowingStreamlines
 
 STOPPING_REASONS = ("not stopped", "angle", "mask", "bounds", "length", "no direction", "end of streamline")
@@ -26,7 +26,7 @@ RUNNING, ANGLE, MASK, BOUNDS, LENGTH, NO_DIRECTION, END_OF_STREAMLINE = range(le
 _MAX_STEPS = 100_000
 
 
-@suggests_parameters
+@checks_arguments
 @dataclass(frozen=True, kw_only=True)
 class PropagationRules:
     """How streamlines are propagated, and when they stop.

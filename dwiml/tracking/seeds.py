@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dwiml.arguments import check_whole
 from dwiml.ops.randomness import check_seed, draw_seed, keyed_generator, keyed_uniform
-from dwiml.params import suggests_parameters
+from dwiml.params import checks_arguments
 
 PLACEMENTS = ("random", "center")
 """Placements of a point in its voxel."""
@@ -19,7 +19,7 @@ _VOXEL, _FIRST_AXIS = 0, 1
 _BITS_WITHIN = 32
 
 
-@suggests_parameters
+@checks_arguments
 class Seeds:
     """Starting points of streamlines, computed on demand: a million of them take no memory.
 

@@ -18,7 +18,7 @@ from dwiml.ops.interpolation import interpolate_at
 from dwiml.ops.neighborhood import nb_points_read
 from dwiml.ops.ragged import slabs
 from dwiml.ops.sequences import TensorSequence
-from dwiml.params import suggests_parameters
+from dwiml.params import checks_arguments
 from dwiml.tracking.propagation import RUNNING, STOPPING_REASONS, PropagationResult, PropagationRules, Propagator
 from dwiml.tracking.seeds import Seeds
 
@@ -27,7 +27,7 @@ _MAX_AT_ONCE = {"cpu": 5_000, "cuda": 100_000}
 _SHARE_OF_FREE_MEMORY = 0.25
 
 
-@suggests_parameters
+@checks_arguments
 @dataclass(frozen=True)
 class TrackingSubject:
     """The data of one subject that a model tracks on.
@@ -96,7 +96,7 @@ class TrackedStreamlines:
     seeds: Tensor
 
 
-@suggests_parameters
+@checks_arguments
 class Tracker:
     """Tracks from seeds with a trained model.
 

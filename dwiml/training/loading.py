@@ -15,6 +15,7 @@ from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.files import read_json
 from dwiml.models.base import MainModelAbstract
 from dwiml.models.saving import PARAMETERS_FILE, STATE_FILE, built, check_own, read_params
+from dwiml.params import checks_arguments
 from dwiml.training.experiment.checkpoint import LATEST, PREVIOUS
 from dwiml.training.experiment.folder import ExperimentFolder, experiment_folder
 from dwiml.training.experiment.parameters import arguments_of, find_data
@@ -43,6 +44,7 @@ class RebuiltExperiment:
     parameters: dict[str, Any]
 
 
+@checks_arguments
 def rebuild_experiment(
     experiment: str | Path,
     *,

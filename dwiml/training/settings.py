@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 
 from dwiml.arguments import check_choice, check_number, check_whole
 from dwiml.ops.randomness import check_seed
-from dwiml.params import qualified_name
+from dwiml.params import checks_arguments, qualified_name
 from dwiml.training.cluster.stopping import check_stop_signal, parse_max_time
 from dwiml.training.optimization.averaging import check_ema_decay
 from dwiml.training.optimization.nonfinite import NAN_POLICIES
@@ -71,6 +71,7 @@ class TrainerKeywords(TypedDict, total=False):
     fast_dev_run: bool
 
 
+@checks_arguments
 @dataclass(frozen=True, kw_only=True)
 class TrainerSettings:
     """The trainer's keywords, with the values in use (``trainer.settings``).

@@ -10,6 +10,7 @@ from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
 from dwiml.files import atomic_write, check_target
+from dwiml.params import checks_arguments
 
 
 def check_figure_format(path: str | os.PathLike[str]) -> Path:
@@ -28,6 +29,7 @@ def check_figure_format(path: str | os.PathLike[str]) -> Path:
     return path
 
 
+@checks_arguments
 def check_figure_path(path: str | Path, *, overwrite: bool = False) -> Path:
     """Return the path of a figure, if it can be written.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from dwiml.files import check_outputs, check_target, read_json, reason_of
-from dwiml.params import suggests_parameters
+from dwiml.params import checks_arguments
 from dwiml.training.generation.selection import LOWER_IS_BETTER, TRAIN_LOSS, VALID_LOSS
 from dwiml.training.reporting.loggers.local import METRICS_FILE, read_metrics
 from dwiml.viz.curves import draw_curves
@@ -26,7 +26,7 @@ _CURVES = "curves"
 _PARAMETERS_FILE = "parameters.json"
 
 
-@suggests_parameters
+@checks_arguments
 def visualize_logs(
     experiments: PathLike | Sequence[PathLike],
     *,

@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from dwiml.matplotlib_backend import value_colormap
+from dwiml.params import checks_arguments
 from dwiml.viz.pieces import DIRECTION, UNIFORM, Coloring, DrawnTractogram, Pieces, cut, uniform_color
 from dwiml.viz.slices import AXES, ENDS, VIEWS, Background, View, resample_slice
 
@@ -36,6 +37,7 @@ _MAX_WIDTH_IN, _MAX_HEIGHT_IN = 12.0, 4.5
 _DIRECTIONS = (("left - right", "red"), ("back - front", "lime"), ("down - up", "blue"))
 
 
+@checks_arguments
 def plot_tractograms(
     tractograms: Sequence[DrawnTractogram],
     *,

@@ -13,6 +13,7 @@ from dwiml.arguments import check_choice, check_dropout, check_whole, shown
 from dwiml.models.embeddings import MAX_UNITS
 from dwiml.models.recurrent.cells import RaggedGRU, RaggedLSTM
 from dwiml.ops import ragged
+from dwiml.params import checks_arguments
 
 HiddenStates = list[tuple[Tensor, ...]]
 """For each layer (h,) of a GRU or (h, c) of an LSTM, each of shape (S, layer size), in the streamlines' order."""
@@ -141,6 +142,7 @@ class StackedRNN(nn.Module):
         When a parameter is out of range.
     """
 
+    @checks_arguments
     def __init__(
         self,
         input_size: int,

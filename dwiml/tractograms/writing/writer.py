@@ -16,7 +16,7 @@ from dwiml.files import check_target, sync_folder
 from dwiml.ops.ragged import sequence_of_row, slabs
 from dwiml.ops.resampling import compress as compressed
 from dwiml.ops.spaces import from_vox_corner
-from dwiml.params import suggests_parameters
+from dwiml.params import checks_arguments
 from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.writing.appending import GrowingTractogram
 from dwiml.tractograms.writing.partial import Claim, check_partial, partial_of, remove_partial
@@ -34,7 +34,7 @@ _MOST_COMPRESSION_MM = 10.0
 _SLAB = 2**18
 
 
-@suggests_parameters
+@checks_arguments
 class TractogramWriter:
     """Write a tractogram incrementally; appended streamlines remain readable whatever happens.
 

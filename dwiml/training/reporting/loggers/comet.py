@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
+from dwiml.params import checks_arguments
 from dwiml.training.reporting.loggers.base import Logger, plain_epoch, plain_metrics
 from dwiml.training.reporting.loggers.network import can_reach, within
 
@@ -85,6 +86,7 @@ class CometLogger(Logger):
 
     name = "comet"
 
+    @checks_arguments
     def __init__(
         self,
         workspace: str,
