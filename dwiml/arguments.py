@@ -17,6 +17,18 @@ RENAMED = {
     "both_ways": "antipodal",
 }
 """{old name of a parameter: its new name}, reported by the error for the old name for one release."""
+USUAL_NAMES = {
+    **dict.fromkeys(("lr", "learning_rate"), "learning_rates"),
+    **dict.fromkeys(("epochs", "nb_epochs", "num_epochs", "n_epochs"), "max_epochs"),
+    "batch_size": "batch_size_training",
+    **dict.fromkeys(("num_workers", "nb_workers", "workers"), "nb_cpu_processes"),
+    **dict.fromkeys(("device", "gpu", "gpus", "cuda"), "use_gpu"),
+    **dict.fromkeys(("scheduler", "lr_schedule"), "lr_scheduler"),
+    **dict.fromkeys(("logger", "callbacks"), "loggers"),
+    **dict.fromkeys(("clip_grad_norm", "gradient_clip_val", "max_grad_norm"), "clip_grad"),
+}
+"""{name of a parameter in other libraries: its name in dwiml}."""
+
 _MAX_SHOWN = 200
 _FLAGS = {"bool": "True or False", "bool | None": "True, False or None"}
 
@@ -146,6 +158,22 @@ def check_dropout(name: str, value: Any) -> float:
     return probability
 
 
+def similar_names(unknown: str, known: Iterable[str]) -> list[str]:
+    """Return up to three names that may be meant by an unknown one: one of their words, or else a similar name.
+
+    Parameters
+    ----------
+    unknown
+        The unknown name, without dashes.
+    known
+        The known names. Those that begin with `unknown` are preferred.
+    """
+    known = sorted(known, key=lambda name: not name.startswith(unknown))
+    word = unknown.removesuffix("s")
+    parts = [name for name in known if f"_{word}" in f"_{name}"] if len(word) > 2 else []
+    return parts[:3] or difflib.get_close_matches(unknown, known, cutoff=0.7)
+
+
 def unknown_parameter(
     class_name: str, unknown: str, known: Iterable[str], usual: Mapping[str, str] | None = None
 ) -> TypeError:
@@ -158,10 +186,10 @@ def unknown_parameter(
     known
         Names of its parameters.
     usual
-        {name of a parameter in other libraries: its name in dwiml}.
+        {name of a parameter in other libraries: what to give in dwiml}.
     """
     known = sorted(known)
-    similar = difflib.get_close_matches(unknown, known)
+    similar = similar_names(unknown, known)
     if RENAMED.get(unknown) in known:
         hint = f"it was renamed to {RENAMED[unknown]!r}."
     elif usual and unknown in usual:

@@ -10,19 +10,22 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from dwiml.cli.options import Flag, Reader
+from dwiml.cli.options import ON, Reader
 from dwiml.cli.unknown_options import meant_by, parse_known_options
 from dwiml.files.opening import open_regular
+from dwiml.files.reading import parse_json
 from dwiml.params import to_plain
 
 if TYPE_CHECKING:
     import yaml
 
 MAX_BYTES = 2**16
-_PLAIN = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map", "timestamp")}
+MAX_DEPTH = 20
+_TAG = "tag:yaml.org,2002:"
+_PLAIN = {f"{_TAG}{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map", "timestamp")}
 # Options that are not part of a configuration.
 _OWN = ("config", "print_config")
 
@@ -80,12 +83,19 @@ def config_text(parser: argparse.ArgumentParser, values: Mapping[str, Any]) -> s
     """Return the options in ``values`` as YAML, grouped as in the help of the command."""
     import yaml
 
+    class Dumper(yaml.SafeDumper):  # type: ignore[misc]
+        """Puts texts in quotes that :func:`_plain` would read as numbers, such as 1e-9."""
+
+    Dumper.add_representer(
+        str, lambda dumper, text: dumper.represent_scalar(f"{_TAG}str", text, "'" if _scalar(text) != text else None)
+    )
     parts = []
     for group in parser._action_groups:
         held = {name: to_plain(values[name], name) for name in _names(group._group_actions) if name in values}
         if held:
             title = (group.title or "").partition(" (")[0]
-            parts.append(f"# {title}\n{yaml.safe_dump(held, sort_keys=False, allow_unicode=True, width=10**6)}")
+            text = yaml.dump(held, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=10**6)
+            parts.append(f"# {title}\n{text}")
     return "\n".join(parts)
 
 
@@ -114,9 +124,8 @@ def _read(parser: argparse.ArgumentParser, path: str) -> dict[str, Any]:
                 raise ValueError(f"{key}: {error}") from error
     except OSError as error:
         _fail(parser, str(error) if error.strerror is None else f"'{path}': {error.strerror}.")
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        _fail(parser, f"invalid configuration '{path}': {reason}.")
+    except ValueError as error:
+        _fail(parser, f"invalid configuration '{path}': {error}.")
     return values
 
 
@@ -133,8 +142,7 @@ def _items(path: str) -> list[tuple[str, yaml.Node]]:
             raise ValueError(f"it is larger than {MAX_BYTES // 2**10} KiB")
         text = stream.read(MAX_BYTES).decode("utf-8-sig")
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise ValueError("it has an alias (*name), which is not supported")
+        _check_events(yaml.parse(text, Loader=yaml.SafeLoader))
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise ValueError(f"it is not valid YAML ({error})") from error
@@ -142,7 +150,25 @@ def _items(path: str) -> list[tuple[str, yaml.Node]]:
         return []
     if not isinstance(root, yaml.MappingNode):
         raise ValueError("it is not a list of options such as 'max_epochs: 10'")
-    return [(str(_plain(key)), node) for key, node in root.value]
+    return [(_key(key), node) for key, node in root.value]
+
+
+def _check_events(events: Iterable[yaml.Event]) -> None:
+    """Refuse aliases, and deep nesting, of which building the nodes would take minutes."""
+    import yaml
+
+    depth = 0
+    for event in events:
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it has an alias (*name), which is not supported")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ValueError("it is nested too deeply")
+
+
+def _key(node: yaml.Node) -> str:
+    content = _plain(node)
+    return str(content if isinstance(content, (list, dict)) else node.value)
 
 
 def _plain(node: yaml.Node) -> Any:
@@ -152,15 +178,28 @@ def _plain(node: yaml.Node) -> Any:
     if node.tag not in _PLAIN:
         raise ValueError(f"the tag {node.tag} is not supported")
     if isinstance(node, yaml.MappingNode):
-        return {str(_plain(key)): _plain(value) for key, value in node.value}
+        content: dict[str, Any] = {}
+        for key, value in node.value:
+            name = _key(key)
+            if name in content:
+                raise ValueError(f"'{name}' appears twice")
+            content[name] = _plain(value)
+        return content
     if isinstance(node, yaml.SequenceNode):
         return [_plain(each) for each in node.value]
-    if node.style is None:
-        try:
-            return json.loads(node.value)
-        except ValueError:
-            return node.value
-    return node.value
+    if node.style is not None:
+        return node.value
+    if node.tag == f"{_TAG}bool":
+        return node.value.lower() in ON
+    return None if node.tag == f"{_TAG}null" else _scalar(node.value)
+
+
+def _scalar(text: str) -> Any:
+    """Return the number that a text without quotes stands for, or else the text."""
+    try:
+        return parse_json(text)
+    except ValueError:
+        return text
 
 
 def _value(action: argparse.Action, node: yaml.Node) -> Any:
@@ -168,12 +207,8 @@ def _value(action: argparse.Action, node: yaml.Node) -> Any:
     import yaml
 
     content = _plain(node)
-    if isinstance(action, Flag) or action.nargs == 0:
-        if not isinstance(content, bool):
-            raise ValueError("true or false expected")
-        return content
-    reader = action.type if callable(action.type) else str
-    if content is None or (isinstance(node, yaml.ScalarNode) and node.style is None and node.value in ("", "~")):
+    reader = Reader("bool", None) if action.nargs == 0 else action.type if callable(action.type) else str
+    if content is None:
         if isinstance(reader, Reader) and reader.none is None and action.default is not None:
             raise ValueError("a value expected")
         return None

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from dwiml.arguments import shown
 from dwiml.cli.declarations import Parameter, Required
 from dwiml.files.reading import parse_json
 
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
+
+
 _NUMBERS: dict[str, tuple[Callable[[str], Any], str, str]] = {
     "int": (int, "a whole number", "N"),
-    "float": (float, "a number", "X"),
+    "float": (_finite, "a number", "X"),
 }
+# The booleans of YAML 1.1.
+ON, OFF = ("yes", "true", "on"), ("no", "false", "off")
 
 
 @dataclass(frozen=True)
@@ -50,27 +62,23 @@ class Reader:
         if self.kind == "json":
             return json_object(text)
         if self.kind == "bool":
-            return self._choice(text)
+            if text.lower() in (*ON, *OFF):
+                return text.lower() in ON
+            also = f"yes, no or {self.none}" if self.none is not None else "yes or no"
+            raise argparse.ArgumentTypeError(f"{also} expected, got {shown(text)}")
         read, expected, _ = _NUMBERS[self.kind]
         try:
             return read(text)
         except ValueError:
             also = f" or '{self.none}'" if self.none is not None else ""
             hint = "; separate values by spaces" if "," in text else ""
-            raise argparse.ArgumentTypeError(f"{expected}{also} expected, got '{text}'{hint}") from None
+            raise argparse.ArgumentTypeError(f"{expected}{also} expected, got {shown(text)}{hint}") from None
 
     @property
     def metavar(self) -> str:
         """The placeholder of the value in the help."""
         name = {"str": "TEXT", "json": "JSON", "bool": "yes|no"}.get(self.kind) or _NUMBERS[self.kind][2]
         return name if self.none is None else f"{name}|{self.none}"
-
-    def _choice(self, text: str) -> bool:
-        value = {"yes": True, "true": True, "no": False, "false": False}.get(text.lower())
-        if value is None:
-            also = f" or {self.none}" if self.none is not None else ""
-            raise argparse.ArgumentTypeError(f"yes, no{also} expected, got '{text}'")
-        return value
 
 
 class Flag(argparse.Action):
@@ -94,7 +102,6 @@ def add_option(
     shown: str | None = None,
     about: str | None = None,
     none: str | None = None,
-    on: tuple[str, ...] = (),
     off: tuple[str, ...] = (),
 ) -> None:
     """Add the option of a parameter, unless its values cannot be given as text.
@@ -115,8 +122,8 @@ def add_option(
         Help text; None for the sentence of the docstring.
     none
         Text that means None; None for "auto" if the option takes yes or no, and "none" otherwise.
-    on, off
-        Additional spellings of a flag.
+    off
+        Additional spellings that turn a flag off.
     """
     name = name or parameter.name
     kinds = [kind for kind in map(_kind, parameter.types) if kind is not None]
@@ -135,7 +142,7 @@ def add_option(
     options["default"] = argparse.SUPPRESS if absent else default
     if is_flag:
         negations = (*off, f"--no_{name.removeprefix('use_')}")
-        group.add_argument(f"--{name}", *on, *negations, action=Flag, off=negations, **options)
+        group.add_argument(f"--{name}", *negations, action=Flag, off=negations, **options)
         return
     several = any(each.startswith("Sequence[") for each in parameter.types)
     reader = Reader(kinds[0], none if "None" in parameter.types else None, alone=kinds[0] in parameter.types)
@@ -156,7 +163,7 @@ def json_object(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise argparse.ArgumentTypeError(f"not valid JSON: {error}") from error
     if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"a JSON object expected, got '{text}'")
+        raise argparse.ArgumentTypeError(f"a JSON object expected, got {shown(text)}")
     return value
 
 

@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
         group = parser.add_argument_group(section)
         for name, parameter in parameters_of(path).items():
             if f"{section}.{name}" in MAY_CHANGE - {_FIXED}:
-                quiet: dict[str, Any] = {"on": ("--no_quiet",), "off": ("-q",)} if name == "verbose" else {}
+                quiet: dict[str, Any] = {"off": ("-q",)} if name == "verbose" else {}
                 new = f"new_{name}" if name in _NEW else name
                 # Valid for one resume only.
                 shown = "off" if name == "allow_changed_data" else "as recorded"

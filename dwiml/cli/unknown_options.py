@@ -1,27 +1,19 @@
-"""The error for an unknown option, which suggests the intended one."""
+"""Parse a command line, with errors that suggest the intended option."""
 
 from __future__ import annotations
 
 import argparse
-import difflib
+import sys
 from collections.abc import Sequence
 
-from dwiml.arguments import RENAMED
-
-# Names of some options in other programs and in earlier versions.
-_USUAL_NAMES = {
-    **RENAMED,
-    "epochs": "max_epochs",
-    "nb_epochs": "max_epochs",
-    "num_workers": "nb_cpu_processes",
-    "device": "use_gpu",
-}
+from dwiml.arguments import RENAMED, USUAL_NAMES, similar_names
+from dwiml.cli.options import OFF, ON, Flag
 
 
 def parse_known_options(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None, *, positional: Sequence[str] = ()
 ) -> argparse.Namespace:
-    """Parse a command line; the error for an unknown option suggests the intended one.
+    """Parse a command line. An error ends the process; that for an unknown option suggests the intended one.
 
     Parameters
     ----------
@@ -32,7 +24,9 @@ def parse_known_options(
     positional
         Options that may also be given without their names, in this order.
     """
-    arguments, left = parser.parse_known_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    _refuse_values_of_flags(parser, words)
+    arguments, left = parser.parse_known_args(words)
     place = left.index("--") if "--" in left else len(left)
     options = [option for action in parser._actions for option in action.option_strings]
     unknown = [_sentence(word, options) for word in left[:place] if word.startswith("-")]
@@ -55,12 +49,25 @@ def meant_by(name: str, known: Sequence[str]) -> str:
     known
         The options of the command, with dashes if `name` has them.
     """
-    dashes = name[: len(name) - len(name.lstrip("-"))]
-    meant = _USUAL_NAMES.get(name[len(dashes) :], name[len(dashes) :])
+    bare = name.lstrip("-")
+    options = {each.lstrip("-"): each for each in known}
+    meant = {**RENAMED, **USUAL_NAMES}.get(bare, bare)
     # The --max_epochs of 'dwiml train' is --new_max_epochs in 'dwiml resume'.
-    near = [each for each in (f"{dashes}{meant}", f"{dashes}new_{meant}") if each in known]
-    near = near or difflib.get_close_matches(name, known)
-    return f": did you mean {' or '.join(near)}?" if near else ""
+    near = [each for each in (meant, f"new_{meant}") if each in options] or similar_names(bare, options)
+    return f": did you mean {' or '.join(options[each] for each in near)}?" if near else ""
+
+
+def _refuse_values_of_flags(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Refuse ``--lazy true``, in which argparse would take ``true`` as the next positional argument."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, sign, value = word.partition("=")
+        action = parser._option_string_actions.get(name)
+        if word == "--" or not (action and name.startswith("--") and action.nargs == 0):
+            continue
+        if sign or following.lower() in (*ON, *OFF):
+            on = [each for each in action.option_strings if not isinstance(action, Flag) or each not in action.off]
+            off = [each for each in action.option_strings if each not in on and each.startswith("--")]
+            parser.error(f"{name} takes no value, got '{value or following}': give {' or '.join([on[0], *off])} alone")
 
 
 def _sentence(word: str, options: Sequence[str]) -> str:

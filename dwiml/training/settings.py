@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypedDict
 
-from dwiml.arguments import check_choice, check_number, check_whole
+import numpy as np
+
+from dwiml.arguments import USUAL_NAMES, check_choice, check_number, check_whole
 from dwiml.ops.randomness import check_seed
 from dwiml.params import checks_arguments, qualified_name
 from dwiml.training.cluster.stopping import check_stop_signal, parse_max_time
@@ -20,16 +22,10 @@ from dwiml.training.reporting.loggers import Logger, check_loggers
 
 RESUME = ("never", "auto", "must")
 BATCHES_OF_A_DEV_RUN = 2
-# Names that other libraries use for some of the parameters.
-USUAL_NAMES = {
-    **dict.fromkeys(("lr", "learning_rate"), "'learning_rates'"),
-    **dict.fromkeys(("epochs", "nb_epochs", "num_epochs", "n_epochs"), "'max_epochs'"),
+# What to give instead of a parameter that the trainer does not have.
+MEANT = {
+    **{usual: f"'{name}'" for usual, name in USUAL_NAMES.items()},
     **dict.fromkeys(("batch_size", "batch_size_training"), "the batch sampler's 'batch_size_training'"),
-    **dict.fromkeys(("num_workers", "nb_workers", "workers"), "'nb_cpu_processes'"),
-    **dict.fromkeys(("device", "gpu", "gpus", "cuda"), "'use_gpu'"),
-    **dict.fromkeys(("scheduler", "lr_schedule"), "'lr_scheduler'"),
-    **dict.fromkeys(("logger", "callbacks"), "'loggers'"),
-    **dict.fromkeys(("clip_grad_norm", "gradient_clip_val", "max_grad_norm"), "'clip_grad'"),
 }
 
 
@@ -222,10 +218,16 @@ class TrainerSettings:
         if self.max_time is not None:
             parse_max_time(self.max_time)
         check_stop_signal(self.stop_signal)
-        check_learning_rates(self.learning_rates)
         check_whole("accumulate_batches", self.accumulate_batches, low=1)
         check_ema_decay(self.ema_decay)
         check_seed(self.seed)
+        rates = check_learning_rates(self.learning_rates)
+        plain = {each.name: getattr(self, each.name) for each in fields(self)}
+        plain |= {"learning_rates": tuple(rates) if np.ndim(self.learning_rates) else rates[0]}
+        plain |= {"loggers": tuple(self.loggers)}
+        # The object is frozen: NumPy's scalars become Python's, and later changes to a list of the user have no effect.
+        for name, value in plain.items():
+            object.__setattr__(self, name, value.item() if isinstance(value, np.generic) else value)
 
     def max_batches(self, phase: str) -> int | None:
         """Return the maximum number of batches of a phase, ``"training"`` or ``"validation"``; None for all of them."""

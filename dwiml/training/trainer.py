@@ -41,7 +41,7 @@ from dwiml.training.reporting.profiling import StepProfiler
 from dwiml.training.reporting.progress import announce, end_line, epoch_line, not_selected
 from dwiml.training.reporting.summary import summarize
 from dwiml.training.reporting.user_metrics import BatchMetrics
-from dwiml.training.settings import USUAL_NAMES, TrainerKeywords, TrainerSettings, as_recorded, split_keywords
+from dwiml.training.settings import MEANT, TrainerKeywords, TrainerSettings, as_recorded, split_keywords
 from dwiml.training.state import TRAINING, VALIDATION, Position
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class DWIMLTrainer(Seeded):
         self._record_part(TrainerSettings, given)
         if unknown:
             known = set(self._recorded) - set(unknown) - self._not_params
-            raise unknown_parameter(type(self).__name__, next(iter(unknown)), known, USUAL_NAMES)
+            raise unknown_parameter(type(self).__name__, next(iter(unknown)), known, MEANT)
         asked = TrainerSettings(**given)
         self.settings = asked.effective()
         self._use_seed(self.settings.seed)

@@ -134,10 +134,45 @@ def test_what_is_printed_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert stopped.value.code == 2
     required = "HDF5, EXPERIMENTS_PATH, EXPERIMENT_NAME, --input_group_name, --streamline_group_name\n"
     assert capsys.readouterr().err.endswith(f"the following arguments are required: {required}")
-    odd = [*words, "--comet_project", "a: 'b' \udcff\n#", "--dg_args", '{"a": [null, 1e-9, "\\u00e9"]}', "--seed", "7"]
+    nested = '{"a": [null, 1e-9, "\\u00e9", "1e-9", "yes", "null", "[1]", "NaN", true], "on": {"1": {}}}'
+    odd = [
+        *words,
+        "--comet_project",
+        "a: 'b' \udcff\n#",
+        "--dg_args",
+        nested,
+        "--seed",
+        "7",
+        "--comet_workspace",
+        "1e5",
+    ]
     with pytest.raises(SystemExit):
         options_of(*odd, "--print_config")
     assert to_plain(options_of("--config", written(tmp_path, capsys.readouterr().out))) == to_plain(options_of(*odd))
+
+
+@pytest.mark.parametrize("text", ["yes", "On", "TRUE", "true", "'true'"])
+def test_all_booleans_are_read_alike(tmp_path: Path, text: str) -> None:
+    lines = f"lazy: {text}\nuse_gpu: {text}\nuse_skip_connection: {text}\ndg_args: {{add_eos: {text}}}\n"
+    options = options_of("a", "b", "c", *GROUPS, "--config", written(tmp_path, lines))
+    # In a JSON object, a text in quotes is a text.
+    eos = "true" if "'" in text else True
+    assert [options[name] for name in ("lazy", "use_gpu", "use_skip_connection")] == [True] * 3
+    assert options["dg_args"] == {"add_eos": eos}
+    lines = "lazy: off\nuse_gpu: No\nuse_skip_connection: false\ndg_args: {add_eos: no}\n"
+    options = options_of("a", "b", "c", *GROUPS, "--config", written(tmp_path, lines))
+    assert [options[name] for name in ("lazy", "use_gpu", "use_skip_connection")] == [False] * 3
+    assert options["dg_args"] == {"add_eos": False}
+
+
+@pytest.mark.parametrize("option", ["--weight_decay", "--learning_rates", "--patience", "--clip_grad"])
+@pytest.mark.parametrize("value", ["inf", "nan", "1e999"])
+def test_options_are_finite(capsys: pytest.CaptureFixture[str], option: str, value: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "learn2track", option, value, "--print_config"])
+    assert stopped.value.code == 2
+    assert f"argument {option}: a " in (error := capsys.readouterr().err)
+    assert f" expected, got '{value}'\n" in error
 
 
 def test_tracking_takes_a_file_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,7 +202,14 @@ def test_tracking_takes_a_file_too(tmp_path: Path, capsys: pytest.CaptureFixture
         ("max_epochs: [1]", "max_epochs: a single value expected"),
         ("max_epochs:", "max_epochs: a value expected"),
         ("optimizer: null", "optimizer: a value expected"),
-        ("lazy: 1", "lazy: true or false expected"),
+        ("lazy: 1", "lazy: yes or no expected, got '1'"),
+        ("lazy: [true]", "lazy: a single value expected"),
+        ("lazy: null", "lazy: a value expected"),
+        ("use_gpu: 1", "use_gpu: yes, no or auto expected, got '1'"),
+        ("dg_args: {dropout: .1, dropout: .2}", "dg_args: 'dropout' appears twice"),
+        ("dg_args: {a: {b: 1, 'b': 1}}", "dg_args: 'b' appears twice"),
+        ("weight_decay: .inf", "weight_decay: a number expected, got '.inf'"),
+        ("clip_grad: inf", "clip_grad: a number or 'none' expected, got 'inf'"),
         ("learning_rates: [[1]]", "learning_rates: a list of values expected"),
         ("dg_args: [1]", "dg_args: a JSON object expected, got '[1]'"),
         ("max_epochs: 1\nmax_epochs: 2", "'max_epochs' appears twice"),
@@ -178,7 +220,8 @@ def test_tracking_takes_a_file_too(tmp_path: Path, capsys: pytest.CaptureFixture
         ("optimizer: !!python/object/apply:os.system ['touch evil']", "the tag tag:yaml.org,2002:python/object/apply"),
         ("optimizer: !evil x", "the tag !evil is not supported"),
         ("dg_args: {a: &a [1, 1], b: [*a, *a]}", "it has an alias (*name), which is not supported"),
-        ("dg_args: " + "[" * 20_000, "it is"),
+        ("dg_args: " + "[" * 60_000, "it is nested too deeply"),
+        ("dg_args:\n  " + "- " * 20_000, "it is nested too deeply"),
         ("dg_args: {a: " + "[" * 9_000 + "]" * 9_000 + "}", "it is nested too deeply"),
         ("#" * MAX_BYTES + "\n", "it is larger than 64 KiB"),
     ],

@@ -102,7 +102,7 @@ def test_resume_keeps_comet_and_turns_it_off(tiny_hdf5: Path, tmp_path: Path, mo
     monkeypatch.setitem(sys.modules, "comet_ml", None)
     names = ["--comet_workspace", "me", "--comet_project", "mine"]
     assert run_train(tiny_hdf5, tmp_path, *names, "-q", "--max_epochs", "1") == 0
-    assert resume.main([str(tmp_path / "exp"), "--new_max_epochs", "2", "--no_quiet"]) == 0
+    assert resume.main([str(tmp_path / "exp"), "--new_max_epochs", "2", "--verbose"]) == 0
     settings = recorded_settings(tmp_path / "exp")
     assert [settings[name] for name in ("comet_workspace", "comet_project", "verbose")] == ["me", "mine", True]
     off = ["--comet_workspace", "none", "--comet_project", "none", "-q"]
@@ -178,7 +178,16 @@ def test_an_experiment_that_exists_and_one_that_does_not(
         (["--learning-rates=3"], "there is no option --learning-rates: did you mean --learning_rates"),
         (["--max_epoch_s", "3"], "there is no option --max_epoch_s: did you mean --max_epochs"),
         (["--step_siz", "1"], "there is no option --step_siz: did you mean --step_size"),
+        (["--step", "1"], "there is no option --step: did you mean --step_size"),
+        (["--layers", "1"], "there is no option --layers: did you mean --rnn_layer_sizes or"),
+        (["--lr", "1"], "there is no option --lr: did you mean --learning_rates?"),
+        (["-step_size", "1"], "there is no option -step_size: did you mean --step_size"),
         (["--qwertz", "3"], "there is no option --qwertz\n"),
+        (["--qwertz=3", "-x"], "there is no option --qwertz; there is no option -x\n"),
+        (["--lazy", "true"], "--lazy takes no value, got 'true': give --lazy or --no_lazy alone"),
+        (["--lazy=no"], "--lazy takes no value, got 'no': give --lazy or --no_lazy alone"),
+        (["--verbose", "off"], "--verbose takes no value, got 'off': give --verbose or --no_verbose alone"),
+        (["--print_config", "yes"], "--print_config takes no value, got 'yes': give --print_config alone"),
         (["one", "more"], "too many arguments: one more"),
     ],
 )

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small_training import interrupt, logs, same_weights, small_trainer
@@ -362,3 +363,26 @@ def test_a_first_try_of_a_long_schedule(tiny_hdf5: Path, tmp_path: Path) -> None
     trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=20, fast_dev_run=True, **schedule)
     trainer.train_and_validate()
     assert trainer.next_epoch == 1
+
+
+def test_settings_of_numpy_are_pythons_own_and_do_not_change_later(tiny_hdf5: Path, tmp_path: Path) -> None:
+    rates = [np.float32(0.5), 0.25]
+    numbers = {
+        "max_epochs": np.int64(1),
+        "weight_decay": np.float32(0),
+        "clip_grad": np.float32(1),
+        "seed": np.int32(3),
+    }
+    options = {"learning_rates": rates, "profile": np.bool_(False), "patience": np.int64(5), **numbers}
+    trainer = small_trainer(tiny_hdf5, tmp_path, **options)
+    rates.append(0.125)
+    given = {name: getattr(trainer.settings, name) for name in options}
+    assert {name: type(value) for name, value in given.items() if value != options[name]} == {"learning_rates": tuple}
+    assert given["learning_rates"] == (0.5, 0.25)
+    assert {type(each) for each in [*given.values(), *given["learning_rates"]]} == {int, float, bool, tuple}
+    trainer.train_and_validate()
+    resumed = small_trainer(
+        tiny_hdf5, tmp_path, resume="must", **{**options, "learning_rates": rates[:2], "max_epochs": 2}
+    )
+    resumed.train_and_validate()
+    assert resumed.next_epoch == 2

@@ -86,21 +86,23 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, A
     optimizer.load_state_dict({**state, "param_groups": groups})
 
 
-def check_learning_rates(learning_rates: float | Sequence[float]) -> list[float]:
+def check_learning_rates(learning_rates: Any) -> list[float]:
     """Return the learning rates as a list, one per epoch; the last one is used for all further epochs.
 
     Raises
     ------
     ValueError
-        If the list is empty, or a value is not between 1e-12 and 100.
+        If the list is empty, or a value is not a Python or NumPy number from 1e-12 to 100.
     """
+    hint = "; use its tolist()" if isinstance(learning_rates, torch.Tensor) else ""
     try:
-        rates = list(learning_rates) if isinstance(learning_rates, (Sequence, np.ndarray)) else [learning_rates]
+        given = learning_rates.tolist() if isinstance(learning_rates, np.ndarray) else learning_rates
+        rates = list(given) if isinstance(given, Sequence) else [given]
         if rates:
             return [check_number("learning_rates", rate, low=SMALLEST_RATE, high=LARGEST_RATE) for rate in rates]
     except ValueError:
         pass
     raise ValueError(
         f"learning_rates must be a positive number, or a list of one per epoch, each from {SMALLEST_RATE:g} to "
-        f"{LARGEST_RATE:g}, got {learning_rates!r}."
+        f"{LARGEST_RATE:g}, got {learning_rates!r}{hint}."
     )

@@ -4,6 +4,7 @@ import copy
 import io
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -153,6 +154,15 @@ def test_learning_rates_by_epoch() -> None:
         found.append(optimizer.param_groups[0]["lr"])
     assert found == [0.1, 0.05, 0.05, 0.05]
     assert check_learning_rates(0.3) == [0.3]
+
+
+@pytest.mark.parametrize("rate", [np.float32(0.5), np.float64(0.5), np.array(0.5), np.array([0.5], dtype=np.float32)])
+def test_learning_rates_of_numpy(rate: Any) -> None:
+    rates = check_learning_rates(rate)
+    assert rates == [0.5]
+    assert type(rates[0]) is float
+    with pytest.raises(ValueError, match=r"got tensor\(0.5000\); use its tolist\(\)[.]$"):
+        check_learning_rates(torch.tensor(0.5))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("rates", [[], 0, -1.0, [0.1, 0], "fast", [0.1, float("nan")], None])
