@@ -75,7 +75,8 @@ class StreamlinesGroup:
     name
         Name of the group in the HDF5 file.
     files
-        Paths of ``.trk`` and ``.tck`` files relative to the subject's folder; ``*`` matches any characters.
+        Paths of ``.trk``, ``.tck`` and ``.trx`` files relative to the subject's folder; ``*`` matches any characters. A
+        ``.trx`` may also be a folder of arrays.
     dps_keys
         Keys of the data per streamline to keep.
     connectivity

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from dwiml.arguments import quoted
-from dwiml.files import open_regular
+from dwiml.files import check_file, open_regular
 from dwiml.hdf5.schema import check_name
 
 SubjectList = str | os.PathLike[str] | Iterable[str]
@@ -111,9 +111,11 @@ def find_files(folder: Path, patterns: Sequence[str], label: str, *, allow_missi
     Raises
     ------
     FileNotFoundError
-        If a pattern matches no file. The message names files that exist in the folder.
+        If a pattern matches no file (the message names files that exist in the folder), or a broken link.
+    IsADirectoryError, PermissionError
+        If a pattern matches a folder (other than a ``.trx``) or a file that cannot be read.
     ValueError
-        If two patterns match the same file.
+        If two patterns match the same file, or a pattern matches a device, a pipe or a socket.
     """
     found = find_by_pattern(folder, patterns, label, allow_missing=allow_missing)
     return [path for paths in found.values() for path in paths]
@@ -125,7 +127,7 @@ def find_by_pattern(
     """Return {pattern: the files of a subject that it matches}; see :func:`find_files`."""
     files: dict[str, list[Path]] = {}
     for pattern in patterns:
-        found = _matches(folder, pattern)
+        found = [_checked(path, label) for path in _matches(folder, pattern)]
         if not found and not allow_missing:
             raise FileNotFoundError(f"{label}: '{folder / pattern}' was not found; {_nearby(folder, pattern)}.")
         repeated = [path for path in found if any(path in others for others in files.values())]
@@ -137,9 +139,18 @@ def find_by_pattern(
 
 def _matches(folder: Path, pattern: str) -> list[Path]:
     if "*" not in pattern:
-        return [folder / pattern] if (folder / pattern).is_file() else []
+        return [folder / pattern] if os.path.lexists(folder / pattern) else []
     literal = pattern.replace("[", "[[]").replace("?", "[?]")
-    return sorted(folder / name for name in glob.glob(literal, root_dir=folder) if (folder / name).is_file())
+    return sorted(folder / name for name in glob.glob(literal, root_dir=folder))
+
+
+def _checked(path: Path, label: str) -> Path:
+    """Return a path that was found, if it is a readable file; a ``.trx`` may be a folder."""
+    if path.suffix.lower() == ".trx" and path.is_dir():
+        return path
+    if path.is_symlink() and not path.exists():
+        raise FileNotFoundError(f"{label}: '{path}' is a link to '{os.readlink(path)}', which was not found.")
+    return check_file(path, f"{label}:")
 
 
 def _nearby(folder: Path, pattern: str) -> str:

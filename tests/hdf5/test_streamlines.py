@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+
 import h5py
 import nibabel as nib
 import numpy as np
@@ -108,7 +110,14 @@ def test_a_trx_gives_what_a_trk_gives(subjects, grid):
     np.testing.assert_equal(arrays, expected)
     assert attributes["voxel_order"] == expected_attributes["voxel_order"]
     np.testing.assert_allclose(attributes["affine"], expected_attributes["affine"], atol=1e-5)
-    groups["streamlines"]["dps_keys"] = ["w"]
+    # The same file, unzipped.
+    folder = subjects.folder / "a/unzipped.trx"
+    zipfile.ZipFile(subjects.folder / "a/wb.trx").extractall(folder)
+    groups["streamlines"]["files"] = ["unz*"]
+    subjects.create(groups, overwrite=True, allow_missing=True)
+    unzipped, _ = group_of(subjects)
+    np.testing.assert_equal({name: unzipped[name] for name in arrays}, arrays)
+    groups["streamlines"] |= {"files": ["wb.trx"], "dps_keys": ["w"]}
     with pytest.raises(ValueError, match=r"data per streamline 'w' not found in '.*wb.trx'; it has: 'id'"):
         subjects.create(groups, overwrite=True)
 

@@ -90,3 +90,24 @@ def test_files_of_patterns(tmp_path):
         names("no/such/folder/*.tck")
     with pytest.raises(ValueError, match="a.trk' is matched by two entries"):
         names("bundles/a.trk", "bundles/*.trk")
+
+
+@pytest.mark.parametrize("pattern", ["odd.trk", "*.trk", "o*"])
+@pytest.mark.parametrize("allow_missing", [False, True])
+def test_what_is_found_and_is_not_a_file_is_reported(tmp_path, pattern, allow_missing):
+    odd = tmp_path / "odd.trk"
+    odd.mkdir()
+    with pytest.raises(IsADirectoryError, match="^Group 'g': '.*odd.trk' is a folder; give a file.$"):
+        find_files(tmp_path, [pattern], "Group 'g'", allow_missing=allow_missing)
+    odd.rmdir()
+    odd.symlink_to("gone.trk")
+    with pytest.raises(FileNotFoundError, match="^Group 'g': '.*odd.trk' is a link to 'gone.trk', which was not"):
+        find_files(tmp_path, [pattern], "Group 'g'", allow_missing=allow_missing)
+    odd.unlink()
+    os.mkfifo(odd)
+    with pytest.raises(ValueError, match="^Group 'g': '.*odd.trk' is not a regular file"):
+        find_files(tmp_path, [pattern], "Group 'g'", allow_missing=allow_missing)
+    odd.unlink()
+    odd.with_suffix(".trx").mkdir()
+    pattern = pattern.replace("trk", "trx")
+    assert find_files(tmp_path, [pattern], "Group 'g'", allow_missing=allow_missing) == [odd.with_suffix(".trx")]
