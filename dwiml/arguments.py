@@ -211,6 +211,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
+def grouped(number: float, decimals: int = 0) -> str:
+    """Return a number for a message, with spaces between groups of three digits: ``12 345``."""
+    return f"{number:,.{decimals}f}".replace(",", " ")
+
+
 def kind_shown(value: Any) -> str:
     """Return the description of an object of the wrong type, for a message."""
     return f"the class {value.__name__}" if isinstance(value, type) else f"an object of type {type(value).__name__}"

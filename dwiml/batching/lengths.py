@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from dwiml.arguments import grouped
 from dwiml.data.dataset import SUBSETS, MultiSubjectDataset
 from dwiml.ops.resampling import MAX_POINTS, Resampling, check_number_of_points
 
@@ -63,11 +64,13 @@ def length_warnings(dataset: MultiSubjectDataset, streamline_group: str, model: 
     longest = longest_streamline(dataset, streamline_group, model)
     if longest is None or longest.nb_points <= MANY_POINTS:
         return []
-    description = f"Streamline {longest.number} of subject '{longest.subject_id}' has {longest.nb_points:,} points"
+    description = (
+        f"Streamline {longest.number} of subject '{longest.subject_id}' has {grouped(longest.nb_points)} points"
+    )
     if longest.nb_points > MAX_POINTS:
         raise ValueError(
-            f"{description}; the maximum is {MAX_POINTS:,}: give the model a step_size (mm), or recreate the HDF5 file "
-            "without this streamline."
+            f"{description}; the maximum is {grouped(MAX_POINTS)}: give the model a step_size (mm), or recreate the "
+            "HDF5 file without this streamline."
         )
     return [
         f"{description} after resampling. A recurrent model computes one step per point, which may take minutes per "

@@ -56,18 +56,19 @@ class DWIMLStreamlinesBatchLoader(Seeded):
         Standard deviation, in voxels, of the Gaussian noise added to the input points of the model, at which the
         volume is interpolated and previous directions are computed. The noise is truncated at twice this value.
     noise_gaussian_size_loss
-        Standard deviation, in voxels, of the Gaussian noise added to the target points of the loss, truncated in the
-        same way.
+        Standard deviation, in voxels, of the Gaussian noise added to the target points of the loss. It is truncated in
+        the same way.
     noise_correlated_size
         Size, in voxels, of smooth (Ornstein-Uhlenbeck) noise added to the input points, which makes them drift away
         from the true streamline as in tracking. The standard deviation for each streamline is drawn between 0 and
         twice this size. The model learns to return, and thus to correct its own errors. Needs a model with a direction
         getter.
     noise_correlated_nb_points
-        Correlation length of this noise, in points (:func:`dwiml.ops.augmentation.draw_correlated_noise`).
+        Correlation length of the noise of `noise_correlated_size`, in points
+        (:func:`dwiml.ops.augmentation.draw_correlated_noise`).
     nb_recovery_steps
-        Number of steps, at least 1, in which the model should return to the true streamline
-        (:func:`dwiml.ops.directions.recovery_steps`).
+        Number of steps, at least 1, in which the model should return to the true streamline after the noise of
+        `noise_correlated_size` (:func:`dwiml.ops.directions.recovery_steps`).
     seed
         Seed of all random draws. None: the seed of :func:`dwiml.seed_everything` if it was called, otherwise a random
         seed. It is recorded in :attr:`params`.

@@ -64,7 +64,7 @@ class DWIMLBatchIDSampler(Seeded, Sampler["BatchIds"]):
     dataset
         Dataset with its data loaded.
     streamline_group_name
-        Group of the sampled streamlines.
+        Streamlines group from which batches are drawn.
     batch_size_training
         Size of a training batch, in ``batch_size_units``.
     batch_size_validation

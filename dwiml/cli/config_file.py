@@ -33,8 +33,8 @@ _OWN = ("config", "print_config")
 def add_config_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--config`` and ``--print_config``."""
     group = parser.add_argument_group("configuration")
-    group.add_argument("--config", metavar="YAML", help="Read options from this file; the command line overrides it")
-    group.add_argument("--print_config", action="store_true", help="Print the options as a config file, and exit")
+    group.add_argument("--config", metavar="YAML", help="read options from this file; the command line overrides it")
+    group.add_argument("--print_config", action="store_true", help="print the options as a config file, and exit")
 
 
 def parse_options(

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dwiml.arguments import grouped
 from dwiml.cli import run_command
 from dwiml.cli.unknown_options import parse_known_options
 
@@ -74,9 +75,8 @@ def _run(arguments: argparse.Namespace) -> None:
 def table(errors: dict[str, DirectionError], subset: str) -> str:
     """Return the direction errors {name of the model: errors} on a subset, and the baseline, as a text table."""
     first = next(iter(errors.values()))
-    points = f"{first.nb_points:,}".replace(",", " ")
     lines = [
-        f"Direction error on the {subset} set ({points} points; angles in degrees, measured in mm)",
+        f"Direction error on the {subset} set ({grouped(first.nb_points)} points; angles in degrees, in scanner space)",
         f"{'':<18}{'loss':>10}{'mean angle':>14}{'after the first point':>25}",
     ]
     for name, error in errors.items():

@@ -147,7 +147,8 @@ def add_option(
     several = any(each.startswith("Sequence[") for each in parameter.types)
     reader = Reader(kinds[0], none if "None" in parameter.types else None, alone=kinds[0] in parameter.types)
     options |= {"nargs": "+"} if several else {}
-    group.add_argument(f"--{name}", type=reader, metavar=reader.metavar, **options)
+    metavar = "FILE" if name.endswith("_file") else reader.metavar
+    group.add_argument(f"--{name}", type=reader, metavar=metavar, **options)
 
 
 def json_object(text: str) -> dict[str, Any]:
@@ -184,4 +185,6 @@ def _shown(value: Any, none: str, *, is_flag: bool) -> str:
 
 def _as_help(about: str, none: str) -> str:
     """Return a docstring's sentence for the help: with the word for None, and percent signs escaped for argparse."""
-    return re.sub(r"\bNone\b", none, about).replace("%", "%%")
+    text = re.sub(r"\bNone\b", none, about).replace("%", "%%")
+    # As in argparse's own sentences; names such as L2 keep their capital.
+    return text[:1].lower() + text[1:] if re.match("[A-Z][a-z ]", text) else text

@@ -19,8 +19,12 @@ def build_parser() -> argparse.ArgumentParser:
         "endpoint labels and one tractogram per bundle, ready for 'dwiml create_hdf5'. Nothing is downloaded.",
     )
     parser.add_argument("out_dir", metavar="OUT_DIR", help="folder to create; its README.txt lists the next commands")
-    parser.add_argument("--nb_subjects", type=int, default=6, help="number of subjects, at least 3 [%(default)s]")
-    parser.add_argument("--seed", type=int, default=1, help="the same seed gives the same subjects [%(default)s]")
+    parser.add_argument(
+        "--nb_subjects", type=int, metavar="N", default=6, help="number of subjects, at least 3 [%(default)s]"
+    )
+    parser.add_argument(
+        "--seed", type=int, metavar="N", default=1, help="the same seed gives the same subjects [%(default)s]"
+    )
     parser.add_argument(
         "--size",
         default="medium",

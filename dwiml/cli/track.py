@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from dwiml.arguments import grouped
 from dwiml.cli import run_command
 from dwiml.cli.config_file import add_config_options, parse_options
 from dwiml.cli.declarations import parameters_of
@@ -51,14 +52,14 @@ def build_parser() -> argparse.ArgumentParser:
     output = parser.add_argument_group("output")
     add_option(output, parameters_of(WRITER)["compress"])
     output.add_argument(
-        "--save_seeds", action="store_true", help="Save each streamline's seed as data_per_streamline 'seeds'"
+        "--save_seeds", action="store_true", help="save each streamline's seed as data_per_streamline 'seeds'"
     )
-    output.add_argument("--report", metavar="JSON", help="Also write the final table to this JSON file")
+    output.add_argument("--report", metavar="JSON", help="also write the final table to this JSON file")
     output.add_argument(
         "-f",
         dest="overwrite",
         action="store_true",
-        help="Overwrite OUT and the report, including an unfinished OUT of an interrupted run",
+        help="overwrite OUT and the report, including an unfinished OUT of an interrupted run",
     )
     parser.add_argument("-v", dest="verbose", action="store_true", help="show informative messages")
     return parser
@@ -70,29 +71,29 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         "--tracking_mask",
         required=True,
         metavar="MASK",
-        help="Where streamlines may go: a 0/1 mask, labels (all labels except 0), or a probability map (see "
+        help="where streamlines may go: a 0/1 mask, labels (all labels except 0), or a probability map (see "
         "--mask_threshold)",
     )
-    group.add_argument("--seeding_mask", metavar="MASK", help="Where streamlines start [the tracking mask]")
+    group.add_argument("--seeding_mask", metavar="MASK", help="where streamlines start [the tracking mask]")
     add_option(group, parameters_of(DATASET)["hdf5_file"], shown="as recorded in the experiment")
     group.add_argument(
-        "--input", nargs="+", metavar="IMAGE", help="Image files of the model's input, in the order used for training"
+        "--input", nargs="+", metavar="IMAGE", help="image files of the model's input, in the order used for training"
     )
     group.add_argument(
         "--standardization",
         choices=["all", "independent", "per_file", "none"],
-        help="How to standardize the --input images [as recorded in the experiment]",
+        help="how to standardize the --input images [as recorded in the experiment]",
     )
     group.add_argument(
         "--standardize_like",
         metavar="EXPERIMENT",
-        help="Standardize the --input images as the data of this other experiment",
+        help="standardize the --input images as the data of this other experiment",
     )
     group.add_argument(
         "--std_mask",
         nargs="+",
         metavar="MASK",
-        help="Mask files in which the mean and standard deviation of the --input images are computed",
+        help="mask files in which the mean and standard deviation of the --input images are computed",
     )
 
 
@@ -110,7 +111,7 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("tracking")
     for name, parameter in {**parameters_of(RULES), **parameters_of(TRACKER)}.items():
         if name == "seed":
-            add_option(group, parameter, about="Seed of the random starting points and directions")
+            add_option(group, parameter, about="seed of the random starting points and directions")
         elif name not in _OBJECTS:
             shown = "the model's" if name == "step_size" else None
             add_option(group, parameter, shown=shown, none="auto" if name == "simultaneous" else None)
@@ -223,20 +224,16 @@ def table(counts: TrackingCounts, out: str, seconds: float) -> str:
     speed = counts.nb_seeds / max(seconds, 1e-9)
     lines = [
         f"{_counted(counts.nb_seeds, 'seed')}: {_counted(counts.nb_kept, 'streamline')} in '{out}', "
-        f"{_grouped(counts.nb_too_short)} too short; {seconds:.1f} s, {_grouped(round(speed))} seeds/s.",
+        f"{grouped(counts.nb_too_short)} too short; {seconds:.1f} s, {grouped(round(speed))} seeds/s.",
         "Why they ended (each end of each streamline, too short ones included):",
     ]
     values = counts.as_dict()["ends"]
     total = max(sum(values.values()), 1)
     lines += [
-        f"  {reason:<20}{_grouped(count):>12}{100 * count / total:>8.1f} %" for reason, count in values.items() if count
+        f"  {reason:<20}{grouped(count):>12}{100 * count / total:>8.1f} %" for reason, count in values.items() if count
     ]
     return "\n".join(lines)
 
 
-def _grouped(count: int) -> str:
-    return f"{count:,}".replace(",", " ")
-
-
 def _counted(count: int, word: str) -> str:
-    return f"{_grouped(count)} {word}{'' if count == 1 else 's'}"
+    return f"{grouped(count)} {word}{'' if count == 1 else 's'}"

@@ -24,9 +24,9 @@ SETTINGS = "dwiml.training.settings.TrainerSettings"
 TRACKING_SETTINGS = "dwiml.training.generation.settings.TrackingPhaseSettings"
 
 PATHS = {
-    "hdf5_file": "The data, created with 'dwiml create_hdf5'",
-    "experiments_path": "Folder of all experiments",
-    "experiment_name": "Name of the folder to create there for this experiment",
+    "hdf5_file": "the data, created with 'dwiml create_hdf5'",
+    "experiments_path": "folder of all experiments",
+    "experiment_name": "name of the folder to create there for this experiment",
 }
 _JOB = ("checkpoint_minutes", "stop_signal", "max_time", "requeue", "resume", "allow_changed_data")
 _TRYING = ("fast_dev_run", "overfit_batches", "profile")
@@ -80,7 +80,7 @@ def build_model_parser(name: str) -> argparse.ArgumentParser:
         add_option(resampling, parameters_of(MODELS[name])[each])
     _add(parser, "training", SETTINGS, leave=(*_JOB, *_TRYING))
     _group(parser, "training").add_argument(
-        "-v", dest="informative", action="store_true", help="Show informative messages"
+        "-v", dest="informative", action="store_true", help="show informative messages"
     )
     _add(parser, "checkpoints, time limits and resuming", SETTINGS, only=_JOB)
     _add(parser, "debugging", SETTINGS, only=_TRYING)

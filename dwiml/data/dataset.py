@@ -107,7 +107,7 @@ class MultiSubjectDataset(Parameterized):
     Parameters
     ----------
     hdf5_file
-        The HDF5 file of all subjects.
+        The HDF5 file with the data of all subjects.
     lazy
         Leave the data in the file and read them when they are needed, through a memory map. By default,
         :meth:`load_data` reads all data into memory.

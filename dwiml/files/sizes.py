@@ -37,5 +37,5 @@ def check_memory(nb_bytes: int, what: str) -> None:
     memory = machine_memory()
     if memory is not None and nb_bytes > memory:
         raise MemoryError(
-            f"{what} would need {nb_bytes / 1e9:,.1f} GB of memory; this machine has {memory / 1e9:,.1f} GB"
+            f"{what} would need {nb_bytes / 1e9:.1f} GB of memory; this machine has {memory / 1e9:.1f} GB"
         )

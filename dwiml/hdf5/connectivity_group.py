@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from dwiml.arguments import grouped
 from dwiml.files import atomic_write, check_file, open_regular
 from dwiml.files.images import check_image_end, open_image, readable
 from dwiml.hdf5.config import ConnectivityFiles, GroupsConfig
@@ -369,8 +370,8 @@ def write_matrix(path: Path, connections: ConnectivityMatrix, regions: Regions, 
     size, free = connections.nb_regions**2 * dtype.itemsize, shutil.disk_usage(path.absolute().parent).free
     if size > free:
         raise ValueError(
-            f"A matrix of {shape[0]} x {shape[1]} regions needs {size / 1e9:,.1f} GB, but '{path.absolute().parent}' "
-            f"has {free / 1e9:,.1f} GB left; use fewer regions or another disk."
+            f"A matrix of {shape[0]} x {shape[1]} regions needs {grouped(size / 1e9, 1)} GB, but "
+            f"'{path.absolute().parent}' has {grouped(free / 1e9, 1)} GB left; use fewer regions or another disk."
         )
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     names = labels_path(path)

@@ -149,7 +149,7 @@ class SphereClassification(DirectionGetter):
     input_size, dropout
         As in :class:`DirectionGetter`.
     sphere
-        One of DIPY's spheres, for instance ``"repulsion724"`` (about 7 degrees between neighbours) or
+        One of DIPY's spheres, for instance ``"repulsion724"`` (about 7 degrees between neighbors) or
         ``"repulsion100"``.
     add_eos
         Whether the end of the streamline is one more class.

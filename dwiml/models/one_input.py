@@ -20,17 +20,17 @@ class ModelWithNeighborhood(MainModelAbstract):
     """Reads the volume in a neighborhood of each point.
 
     Inherit from it and from :class:`ModelWithOneInput`, in any order. The loader interpolates the volume at each point
-    plus :attr:`neighborhood_offsets`, shape (P, 3), in voxels, the point itself first; the features of neighbour p are
+    plus :attr:`neighborhood_offsets`, shape (P, 3), in voxels, the point itself first; the features of neighbor p are
     the columns ``p * nb_features : (p + 1) * nb_features`` of the input.
 
     Parameters
     ----------
     neighborhood_type
-        Neighbours whose features are read too: 'axes' or 'grid'; None for the point alone.
+        Neighbors of a point whose features are input too: 'axes' or 'grid'; None for the point alone.
     neighborhood_radius
-        Number of neighbours on each side of the point.
+        Number of neighbors on each side of the point, along each axis.
     neighborhood_resolution
-        Distance between two neighbours, in voxels; None: 1.
+        Distance between two neighbors, in voxels; None: 1.
 
     Raises
     ------

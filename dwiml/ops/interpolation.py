@@ -13,7 +13,7 @@ from torch.nn import functional
 
 HALF_PRECISIONS = (torch.float16, torch.bfloat16)
 
-# Temporaries of one read (a point, or a neighbour of a point): 8 indices and 8 weights, held twice while they are
+# Temporaries of one read (a point, or a neighbor of a point): 8 indices and 8 weights, held twice while they are
 # stacked, and the shifted coordinates.
 _BYTES_PER_READ = 256
 # What a slab may take by default. On a CPU it is small, so that the memory of one slab serves the next: memory that is
@@ -56,7 +56,7 @@ def interpolate_trilinear(volume: Tensor, coords: Tensor) -> Tensor:
             f"Trilinear interpolation needs a floating-point volume, got {volume.dtype}; "
             "convert it, or use the mode 'nearest' for labels."
         )
-    # Half precision cannot tell neighbouring voxels of a large volume apart.
+    # Half precision cannot tell neighboring voxels of a large volume apart.
     coords = coords.to(torch.promote_types(coords.dtype, torch.float32))
     size_x, size_y, size_z, nb_features = volume.shape
     base_x, frac_x = _split_axis(coords[:, 0], size_x)
@@ -75,7 +75,7 @@ def interpolate_trilinear(volume: Tensor, coords: Tensor) -> Tensor:
 
 
 def interpolate_nearest(volume: Tensor, coords: Tensor) -> Tensor:
-    """Read a volume at points: the features of the voxel that contains each point (nearest-neighbour interpolation).
+    """Read a volume at points: the features of the voxel that contains each point (nearest-neighbor interpolation).
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ def interpolate_at(
     Returns
     -------
     Tensor of shape (N, P * C)
-        The features of neighbour p are the columns ``p * C`` to ``(p + 1) * C``; the dtype is that
+        The features of neighbor p are the columns ``p * C`` to ``(p + 1) * C``; the dtype is that
         of :func:`interpolate_trilinear` or :func:`interpolate_nearest`.
 
     Raises
@@ -166,8 +166,8 @@ def interpolate_at(
     nb_columns = len(offsets) * volume.shape[3]
 
     def read(some_coords: Tensor) -> Tensor:
-        neighbours = (some_coords[:, None, :] + offsets).view(-1, 3)
-        return interpolate(volume, neighbours).view(-1, nb_columns)
+        neighbors = (some_coords[:, None, :] + offsets).view(-1, 3)
+        return interpolate(volume, neighbors).view(-1, nb_columns)
 
     slab = max(max_bytes // (len(offsets) * _bytes_per_read(volume)), 1)
     if len(coords) <= slab:

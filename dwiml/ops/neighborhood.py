@@ -23,9 +23,9 @@ def neighborhood_offsets(kind: str | None, radius: int | None = None, resolution
         "grid": the cube of ``(2 * radius + 1) ** 3`` points.
         None: the point alone.
     radius : int, optional
-        Number of neighbours on each side, from 1 to :data:`MAX_RADIUS`. Required with a kind.
+        Number of neighbors on each side, from 1 to :data:`MAX_RADIUS`. Required with a kind.
     resolution : float, optional
-        Distance between neighbours, in voxels of each axis. Default: 1.
+        Distance between neighbors, in voxels of each axis. Default: 1.
 
     Returns
     -------
@@ -63,7 +63,7 @@ def nb_points_read(offsets: Tensor | None) -> int:
 
 def _checked_radius(kind: str, radius: int | None) -> int:
     if radius is None:
-        raise ValueError(f"A neighborhood of type {kind!r} needs a radius: the number of neighbours on each side.")
+        raise ValueError(f"A neighborhood of type {kind!r} needs a radius: the number of neighbors on each side.")
     try:
         nb_rings = operator.index(radius)
     except TypeError:

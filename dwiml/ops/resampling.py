@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dwiml.arguments import grouped
 from dwiml.ops.ragged import offsets, sequence_of_row, slabs
 
 Points = NDArray[np.float32]
@@ -45,10 +46,10 @@ def check_number_of_points(step_size: float, longest_mm: float, whose: str = "a 
     """
     # Multiplied: a division by a tiny number overflows.
     if longest_mm > step_size * MAX_POINTS:
-        nb_points = "more than 1e+15" if longest_mm > step_size * 1e15 else f"{longest_mm / step_size:,.0f}"
+        nb_points = "more than 1e+15" if longest_mm > step_size * 1e15 else grouped(longest_mm / step_size)
         raise ValueError(
             f"step_size={step_size:g} mm would make {nb_points} points of {whose} of {longest_mm:.1f} mm; at most "
-            f"{MAX_POINTS:,} points are allowed: choose a larger step_size."
+            f"{grouped(MAX_POINTS)} points are allowed: choose a larger step_size."
         )
 
 
@@ -334,7 +335,7 @@ class Resampling:
                 raise ValueError(f"{name} must be a positive number of mm, got {value!r}.")
         nb_points = chosen.get("nb_points", 2)
         if not (isinstance(nb_points, numbers.Integral) and 2 <= int(nb_points) <= MAX_POINTS):
-            raise ValueError(f"nb_points must be an integer from 2 to {MAX_POINTS:,}, got {self.nb_points!r}.")
+            raise ValueError(f"nb_points must be an integer from 2 to {grouped(MAX_POINTS)}, got {self.nb_points!r}.")
 
     def nb_points_after(self, lengths: ArrayLike, lengths_mm: ArrayLike) -> NDArray[np.int64]:
         """Return the number of points of each streamline after resampling, without resampling any.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from dwiml.arguments import grouped
 from dwiml.scoring.connections import Connection
 from dwiml.scoring.ground_truth import GroundTruth
 from dwiml.scoring.scores import BundleScore, Scores
@@ -117,4 +118,4 @@ def _percent(share: float | None) -> str:
 
 
 def _count(number: int | None) -> str:
-    return _NOT_AVAILABLE if number is None else f"{number:,}".replace(",", " ")
+    return _NOT_AVAILABLE if number is None else grouped(number)

@@ -36,9 +36,10 @@ class PropagationRules:
     step_size
         Distance between consecutive points, in mm, for any voxel sizes.
     theta
-        Largest angle between two consecutive steps, in degrees, measured in mm. A step at a larger angle is not taken.
+        Largest angle between two consecutive steps, in degrees, for any voxel sizes. A larger angle ends the
+        streamline.
     max_length
-        Longest streamline, its first segment included, in mm.
+        Maximum length of a streamline, in mm, including its first segments.
     algo
         ``"det"``: the most likely direction; ``"prob"``: a direction drawn among those within ``theta`` of the last
         step.
@@ -52,7 +53,7 @@ class PropagationRules:
     mask_interpolation
         Interpolation of the mask: ``"nearest"`` or ``"trilinear"``.
     antipodal
-        Whether a direction and its opposite are the same to the model: the one closer to the last step is taken.
+        A direction of the model and its opposite are the same; take the one closer to the last step.
 
     Raises
     ------

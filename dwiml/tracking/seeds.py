@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dwiml.arguments import check_whole
+from dwiml.arguments import check_whole, grouped
 from dwiml.ops.randomness import check_seed, draw_seed, keyed_generator, keyed_uniform
 from dwiml.params import checks_arguments
 
@@ -32,9 +32,9 @@ class Seeds:
     mask
         Shape (X, Y, Z), bool: the voxels that get seeds.
     per_voxel
-        Number of points in each voxel of the mask; voxels in C order (z changes first).
+        Number of starting points in each voxel of the mask; voxels are in C order (z varies fastest).
     total
-        Number of points in total, each in a voxel of the mask drawn uniformly with replacement.
+        Number of starting points in total, each in a voxel of the mask drawn uniformly with replacement.
     placement
         ``"random"``: uniform in the voxel; ``"center"``: at its center.
     seed
@@ -77,7 +77,7 @@ class Seeds:
         else:
             self._nb = self._per_voxel * len(self._voxels)
         if (self._per_voxel or 0) >= 2**_BITS_WITHIN or self._nb >= 2**63:
-            raise ValueError(f"{self._nb:,} seeds are too many to be numbered; ask for fewer.")
+            raise ValueError(f"{grouped(self._nb)} seeds are too many to be numbered; ask for fewer.")
         checked = check_seed(seed)
         self.seed = draw_seed() if checked is None else checked
         # Independent of the draws of the streamlines, which have the same seed and keys.
@@ -158,5 +158,7 @@ def _voxels_of(mask: Tensor | NDArray[np.bool_]) -> Tensor:
             f"The seeding mask, {' x '.join(map(str, volume.shape))} voxels, is empty: it has no voxel for a seed."
         )
     if volume.numel() >= 2 ** (63 - _BITS_WITHIN):
-        raise ValueError(f"A seeding mask of {volume.numel():,} voxels is too large: its voxels cannot be numbered.")
+        raise ValueError(
+            f"A seeding mask of {grouped(volume.numel())} voxels is too large: its voxels cannot be numbered."
+        )
     return voxels

@@ -118,8 +118,8 @@ class Tracker:
         end to the seed, and continued from the seed in the other direction. If no step could be taken from the seed,
         the first step in the other direction is opposite to the direction that the model gives.
     simultaneous
-        Number of streamlines tracked at once; None: as many as fit in a quarter of the free memory, at most 5000 (on
-        a GPU 100 000).
+        Number of streamlines tracked at once; None: as many as fit in a quarter of the free memory, at most 5000
+        (100 000 on a GPU).
 
     Attributes
     ----------

@@ -85,8 +85,8 @@ class TrainerSettings:
     weight_decay
         L2 penalty for Adam, RAdam and SGD; decoupled weight decay for AdamW.
     optimizer
-        ``"Adam"``, ``"AdamW"``, ``"RAdam"`` or ``"SGD"``. It may also be a function that takes the model's parameters
-        and returns a torch optimizer.
+        Optimizer: ``"Adam"``, ``"AdamW"``, ``"RAdam"`` or ``"SGD"``. It may also be a function that takes the model's
+        parameters and returns a torch optimizer.
     max_epochs
         Number of epochs to train.
     max_batches_per_epoch_training

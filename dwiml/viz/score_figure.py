@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from dwiml.arguments import grouped
+
 if TYPE_CHECKING:
     from dwiml.scoring.scores import BundleScore, Scores
 
@@ -134,7 +136,7 @@ def _draw_totals(ax: Axes, scores: Mapping[str, Scores]) -> None:
                 ax.text(left + width / 2, row, f"{width:.1f}", ha="center", va="center", fontsize=9, color=text_color)
             left += width
         ax.text(101, row, _describe_bundles(scored), va="center", fontsize=9)
-    names = [f"{_shorten(name)}\n{_group_digits(scored.nb_streamlines)} streamlines" for name, scored in scores.items()]
+    names = [f"{_shorten(name)}\n{grouped(scored.nb_streamlines)} streamlines" for name, scored in scores.items()]
     ax.set_yticks(range(len(names)), names, fontsize=9, parse_math=False)
     ax.invert_yaxis()
     ax.set_xlim(0, 100)
@@ -147,7 +149,7 @@ def _draw_totals(ax: Axes, scores: Mapping[str, Scores]) -> None:
 def _write_totals(ax: Axes, scores: Mapping[str, Scores]) -> None:
     """Write a line about each tractogram: without end regions, there are no connections to draw."""
     lines = [
-        f"{_shorten(name)}: {_group_digits(scored.nb_streamlines)} streamlines; {_describe_bundles(scored)}"
+        f"{_shorten(name)}: {grouped(scored.nb_streamlines)} streamlines; {_describe_bundles(scored)}"
         for name, scored in scores.items()
     ]
     lines.append("(no bundle has end regions: connections not available)")
@@ -157,7 +159,7 @@ def _write_totals(ax: Axes, scores: Mapping[str, Scores]) -> None:
 
 def _describe_bundles(scores: Scores) -> str:
     description = f"{scores.nb_found} of {len(scores.bundles)} bundles valid"
-    return description + (f", {_group_digits(len(scores.invalid_bundles))} invalid" if scores.has_ends else "")
+    return description + (f", {grouped(len(scores.invalid_bundles))} invalid" if scores.has_ends else "")
 
 
 def _draw_panel(ax: Axes, panel: _Panel, nb_rows: int) -> None:
@@ -170,7 +172,7 @@ def _draw_panel(ax: Axes, panel: _Panel, nb_rows: int) -> None:
         if nb <= _MAX_NUMBERED:
             for position, value in zip(positions, values, strict=True):
                 if not np.isnan(value):
-                    text = f"{value:.1f}" if panel.is_percentage else _group_digits(int(value))
+                    text = f"{value:.1f}" if panel.is_percentage else grouped(int(value))
                     ax.annotate(text, (value, position), (2, 0), textcoords="offset points", va="center", fontsize=6.5)
     # Leave space for the numbers at the end of the bars.
     ax.set_xlim(0, 1.16 * max(100.0 if panel.reaches_100 else 0.0, largest) or 1.0)
@@ -203,10 +205,6 @@ def _name_rows(ax: Axes, all_scores: Sequence[Scores]) -> bool:
 
 def _number(value: float | None, scale: float = 1.0) -> float:
     return np.nan if value is None else scale * value
-
-
-def _group_digits(number: int) -> str:
-    return f"{number:,}".replace(",", " ")
 
 
 def _shorten(name: str) -> str:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
+from dwiml.arguments import grouped
 from dwiml.matplotlib_backend import value_colormap
 from dwiml.params import checks_arguments
 from dwiml.viz.pieces import DIRECTION, UNIFORM, Coloring, DrawnTractogram, Pieces, cut, uniform_color
@@ -322,15 +323,11 @@ def _add_legend(
         len(tractogram.lengths) if tractogram.nb_in_file is None else tractogram.nb_in_file
         for tractogram in tractograms
     )
-    sample = f"{_group_digits(nb_drawn)} of {_group_digits(nb_in_all)} streamlines" if nb_drawn < nb_in_all else ""
-    everything = "1 streamline" if nb_drawn == 1 else f"{_group_digits(nb_drawn)} streamlines"
+    sample = f"{grouped(nb_drawn)} of {grouped(nb_in_all)} streamlines" if nb_drawn < nb_in_all else ""
+    everything = "1 streamline" if nb_drawn == 1 else f"{grouped(nb_drawn)} streamlines"
     figure.supxlabel(f"{sample or everything}. Left is left (neurological convention).", fontsize="small")
 
 
 def _names(tractograms: Sequence[DrawnTractogram]) -> str:
     names = [tractogram.name for tractogram in tractograms]
     return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
-
-
-def _group_digits(count: int) -> str:
-    return f"{count:,}".replace(",", " ")

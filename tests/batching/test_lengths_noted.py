@@ -65,7 +65,7 @@ def test_too_many_are_refused(tmp_path: Path) -> None:
     path = with_a_long_one(tmp_path / "data.hdf5", 100_002)
     with pytest.raises(
         ValueError,
-        match=r"Streamline 3 of subject 'sub-b' has 100,002 points; the maximum is 100,000: give the model",
+        match=r"Streamline 3 of subject 'sub-b' has 100 002 points; the maximum is 100 000: give the model",
     ):
         small_trainer(path, tmp_path, **NOT_RESAMPLED)
     assert not (tmp_path / "exp").exists()

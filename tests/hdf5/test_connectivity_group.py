@@ -317,7 +317,7 @@ def test_a_file_of_the_users_own_in_the_place_of_the_labels_stays(tmp_path, regi
 
 def test_a_matrix_that_no_disk_holds_is_refused_before_it_is_written(tmp_path: Path) -> None:
     nothing = ConnectivityMatrix(200**3, np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
-    with pytest.raises(ValueError, match=r"8000000 x 8000000 regions needs 256,000.0 GB, .* left; use fewer regions"):
+    with pytest.raises(ValueError, match=r"8000000 x 8000000 regions needs 256 000.0 GB, .* left; use fewer regions"):
         write_matrix(tmp_path / "m.npy", nothing, BlocRegions((9, 9, 9), (200, 200, 200)))
     assert not list(tmp_path.iterdir())
 

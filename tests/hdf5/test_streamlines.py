@@ -184,11 +184,11 @@ def test_nb_points_and_compress(subjects, grid):
         ({"step_size": 0}, "step_size must be a positive number of mm, got 0"),
         ({"step_size": float("nan")}, "step_size must be a positive number of mm, got nan"),
         ({"compress": -1.0}, "compress must be a positive number of mm, got -1.0"),
-        ({"nb_points": 1}, "nb_points must be an integer from 2 to 100,000, got 1"),
+        ({"nb_points": 1}, "nb_points must be an integer from 2 to 100 000, got 1"),
         ({"step_size": 1e-300}, "step_size, .*, must be at least 0.001 mm, got 1e-300"),
         ({"step_size": 1e-6}, "step_size, .*, must be at least 0.001 mm, got 1e-06"),
-        ({"nb_points": 10**9}, "nb_points must be an integer from 2 to 100,000, got 1000000000"),
-        ({"nb_points": 2.5}, "nb_points must be an integer from 2 to 100,000, got 2.5"),
+        ({"nb_points": 10**9}, "nb_points must be an integer from 2 to 100 000, got 1000000000"),
+        ({"nb_points": 2.5}, "nb_points must be an integer from 2 to 100 000, got 2.5"),
     ],
 )
 def test_bad_resampling_is_refused_first(subjects, options, sentence):

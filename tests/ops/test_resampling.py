@@ -199,13 +199,13 @@ def test_options_out_of_range_are_refused(option):
         resample_step_size(*line, option, SIZES)
     with pytest.raises(ValueError, match="tolerance of the compression must be a positive number of mm"):
         compress(*line, option, SIZES)
-    with pytest.raises(ValueError, match="nb_points must be an integer from 2 to 100,000"):
+    with pytest.raises(ValueError, match="nb_points must be an integer from 2 to 100 000"):
         resample_nb_points(*line, option, SIZES)
 
 
 @pytest.mark.parametrize("nb_points", [1, 2.5])
 def test_nb_points_must_be_two_or_more(nb_points):
-    with pytest.raises(ValueError, match="nb_points must be an integer from 2 to 100,000"):
+    with pytest.raises(ValueError, match="nb_points must be an integer from 2 to 100 000"):
         resample_nb_points(*flat(walks(1, [5])), nb_points, SIZES)
 
 

@@ -33,7 +33,7 @@ class TrackingPhaseSettings:
     Parameters
     ----------
     tracking_phase_frequency
-        Run the phase every N epochs, and after the last one.
+        Run the generation-validation phase every N epochs, and after the last one.
     tracking_phase_nb_segments_init
         Number of segments of each validation streamline given to the model; shorter streamlines are left out.
     tracking_phase_max_batches

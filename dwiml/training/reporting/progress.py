@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from dwiml.arguments import grouped
 from dwiml.files.streams import safe_stderr
 from dwiml.training.generation.selection import name_of
 from dwiml.training.reporting.monitors import BestMonitor, PhaseMonitor
@@ -43,7 +44,7 @@ def epoch_line(metrics: dict[str, float], epoch: int, max_epochs: int, *, is_bes
     seconds = metrics.get("train_duration_s", 0.0) + metrics.get("valid_duration_s", 0.0)
     parts.append(f"{seconds:.1f} s")
     if "train_points_per_s" in metrics:
-        parts.append(f"{metrics['train_points_per_s']:,.0f} points/s".replace(",", " "))
+        parts.append(f"{grouped(metrics['train_points_per_s'])} points/s")
     return f"{_title(epoch, max_epochs)}: {', '.join(parts)}{' (best)' if is_best else ''}"
 
 
@@ -139,7 +140,7 @@ class EpochProgress:
             return
         self._last_reading = now
         monitor.check()
-        loss, speed = monitor.loss.mean(), f"{monitor.points_per_s:,.0f}".replace(",", " ")
+        loss, speed = monitor.loss.mean(), grouped(monitor.points_per_s)
         own = {name: f"{value:.4g}" for name, value in monitor.own.means().items()}
         if not self._bar.disable:
             shown = {} if loss is None else {"loss": f"{loss:.4f}"}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from dwiml.arguments import grouped
 from dwiml.batching.lengths import longest_streamline, resampling_of
 from dwiml.batching.loader import DWIMLBatchLoaderOneInput, DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
@@ -39,7 +40,7 @@ def summarize(trainer: DWIMLTrainer) -> str:
     nb_trained = sum(parameter.numel() for parameter in weights)
     processes = "" if nb_ranks == 1 else f", {nb_ranks} processes that share each batch"
     lines = [
-        f"Model      {type(model).__name__}: {_spaced(nb_all)} parameters, {_spaced(nb_trained)} of them trained, "
+        f"Model      {type(model).__name__}: {grouped(nb_all)} parameters, {grouped(nb_trained)} of them trained, "
         f"on {trainer.device}{processes}",
     ]
     for phase in ("training",) if settings.overfit_batches is not None else ("training", "validation"):
@@ -105,7 +106,7 @@ def _phase_line(phase: str, sampler: DWIMLBatchIDSampler, max_batches: int | Non
     nb_batches = len(sampler)
     nb_seen = nb_batches if max_batches is None else min(nb_batches, max_batches)
     metres = sum(float(np.sum(mm, dtype=np.float64)) for mm in lengths) / 1000
-    metres_text = f"{metres:.1f}" if metres < 10 else _spaced(metres)
+    metres_text = f"{metres:.1f}" if metres < 10 else grouped(metres)
     every = "it" if nb_batches == 1 else "all of them"
     seen = every if nb_seen == nb_batches else f"{nb_seen} of them, {nb_seen / nb_batches:.0%} of the data"
     return (
@@ -153,8 +154,4 @@ def _mib(nb_bytes: float) -> str:
 def _counted(number: int, noun: str) -> str:
     """Return a number with its noun, in the singular or plural."""
     plural = f"{noun}es" if noun.endswith("ch") else f"{noun}s"
-    return f"{_spaced(number)} {noun if number == 1 else plural}"
-
-
-def _spaced(number: float) -> str:
-    return f"{number:,.0f}".replace(",", " ")
+    return f"{grouped(number)} {noun if number == 1 else plural}"
