@@ -12,7 +12,7 @@ import dwiml
 
 PACKAGE = Path(dwiml.__file__).parent
 
-# Single modules at the package's root that import nothing of dwiml; ops and the file's schema do so too.
+# Modules that import nothing, or only another leaf.
 LEAVES = {
     "seeding",
     "signals",
@@ -34,7 +34,7 @@ ROOMS = {
     "signals": set(),
     "failures": set(),
     "seeding": {"ops", "params"},
-    "ops": set(),
+    "ops": {"arguments"},
     "tractograms": {"arguments", "files", "params", "ops"},
     "hdf5": LEAVES | {"tractograms"},
     "data": LEAVES | {"tractograms"},
@@ -44,6 +44,7 @@ ROOMS = {
     "training": LEAVES | {"data", "batching", "models"},
     "evaluation": LEAVES | {"data", "batching", "models", "training", "tractograms"},
     "viz": {
+        "arguments",
         "files",
         "matplotlib_backend",
         "ops",
