@@ -176,7 +176,7 @@ def _check_announced_size(image: Any) -> None:
         elif str(voxels.filename).lower().endswith((".bz2", ".zst")):
             size = announced
         if announced > size:
-            raise ValueError(f"its header announces {announced / 1e6:.1f} MB of voxels, more than the file can hold")
+            raise ValueError(f"its header announces {announced / 1e6:.3g} MB of voxels, more than the file can hold")
     check_memory(4 * nb_voxels, "its voxels")
 
 
