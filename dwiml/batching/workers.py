@@ -24,16 +24,9 @@ def ignore_stop_signals(worker_id: int) -> None:
     signal to all processes of a job. The main process then finishes its step and writes a checkpoint, for which it may
     need one more batch; the death of a worker would be an error.
 
-    A worker still ends:
-
-    - when its loader is deleted or closed: torch sets an event that the workers share and sends each an empty task;
-    - when the main process dies, even by SIGKILL: between batches, a worker checks every 5 seconds that its parent
-      process has not changed (torch's watchdog);
-    - when the main process exits while a loader is still alive (in a global variable or in the traceback of an error):
-      multiprocessing then sends SIGTERM and would wait forever; :func:`kill_workers_at_exit` kills the workers before.
-
-    These signals end a worker that has not called this function yet: during a few milliseconds after a fork, or during
-    the seconds of its imports after a spawn.
+    A worker still ends with its loader, within 5 seconds of the death of the main process (torch's watchdog), and at
+    the exit of the main process (:func:`kill_workers_at_exit`). The signals also end a worker that has not called this
+    function yet: during a few milliseconds after a fork, or during the seconds of its imports after a spawn.
 
     Parameters
     ----------
@@ -64,7 +57,7 @@ def error_number(error: BaseException) -> int:
 
 @functools.cache
 def kill_workers_at_exit() -> None:
-    """Kill the remaining workers when this process exits, before multiprocessing waits for them.
+    """Kill the remaining workers when this process exits, before multiprocessing waits for them forever.
 
     Necessary for workers that use :func:`ignore_stop_signals`. Later calls have no effect.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import os
@@ -291,6 +292,23 @@ def test_torch_alone_would_not_notice(tmp_path: Path) -> None:
     rng = np.random.default_rng(SEED)
     for damage in (swapped_tensors, swapped_in_place):
         assert torch.load(io.BytesIO(damage(good, rng)), weights_only=True).keys() == KEYS
+
+
+@pytest.mark.parametrize(
+    ("place", "change"),
+    [(0, b"PK\3\4"), (-30, b"\1"), (-12, b"\1"), (-50, b"\1"), (-58, b"\1"), (-66, b"\1"), (-42, b"QK")],
+    ids=["before", "place of the record", "short number", "start", "size", "number", "no locator"],
+)
+def test_a_directory_that_readers_would_look_for_elsewhere(place: int, change: bytes, tmp_path: Path) -> None:
+    """With a right digest: zipfile accepts bytes before an archive, for instance, and torch's reader does not."""
+    good = saved({**real_state(1), "format_version": FORMAT_VERSION})
+    end = len(good) + place
+    content = change + good if place == 0 else good[:end] + change + good[end + len(change) :]
+    (tmp_path / "latest.pt").write_bytes(
+        content[:-2] + (88).to_bytes(2, "little") + LABEL + hashlib.sha256(content).hexdigest().encode()
+    )
+    with pytest.raises(ValueError, match=r"\(a damaged archive\)"):
+        load_checkpoint(tmp_path)
 
 
 def test_a_bit_of_every_byte(tmp_path: Path) -> None:

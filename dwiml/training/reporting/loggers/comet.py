@@ -13,17 +13,13 @@ import time
 import uuid
 import zipfile
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urljoin
 
 from dwiml.params import checks_arguments
 from dwiml.training.reporting.loggers.base import Logger, plain_epoch, plain_metrics
 from dwiml.training.reporting.loggers.network import can_reach, within
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 logger = logging.getLogger(__name__)
 
@@ -98,14 +94,10 @@ class CometLogger(Logger):
         timeout: float = 5.0,
         verbose: bool = True,
     ) -> None:
-        self.workspace = workspace
-        self.project = project
-        self.experiment_name = experiment_name
+        self.workspace, self.project, self.experiment_name = workspace, project, experiment_name
         # Absolute, because the message that names it must be valid in any folder.
         self.offline_folder = Path(folder).absolute() / OFFLINE_FOLDER
-        self.timeout = timeout
-        self.verbose = verbose
-        self.key = key or uuid.uuid4().hex
+        self.timeout, self.verbose, self.key = timeout, verbose, key or uuid.uuid4().hex
         self.online: bool | None = None
         self._experiment: Any = None
         self._failed = False
@@ -266,19 +258,12 @@ def _is_whole(archive: Path) -> bool:
 def _import_comet() -> Any:
     """Import Comet without its side effects on the process: messages, patches, an exception hook."""
     hook = sys.excepthook
-    with _environment_defaults(_QUIET_IMPORT):
-        comet_ml = importlib.import_module("comet_ml")
-    sys.excepthook = hook
-    return comet_ml
-
-
-@contextmanager
-def _environment_defaults(defaults: Mapping[str, str]) -> Iterator[None]:
     # Variables set by the user have priority.
-    added = {name: value for name, value in defaults.items() if name not in os.environ}
+    added = {name: value for name, value in _QUIET_IMPORT.items() if name not in os.environ}
     os.environ.update(added)
     try:
-        yield
+        return importlib.import_module("comet_ml")
     finally:
+        sys.excepthook = hook
         for name in added:
             os.environ.pop(name, None)

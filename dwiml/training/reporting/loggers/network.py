@@ -8,6 +8,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -24,23 +25,18 @@ def within(seconds: float, action: Callable[[], Any]) -> Any:
     TimeoutError
         If it takes longer than `seconds`.
     """
-    results: list[Any] = []
-    errors: list[Exception] = []
+    future: Future[Any] = Future()
 
     def run() -> None:
         try:
-            results.append(action())
+            future.set_result(action())
         except Exception as error:
-            errors.append(error)
+            future.set_exception(error)
 
-    thread = threading.Thread(target=run, name="comet", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if errors:
-        raise errors[0]
-    if not results:
+    threading.Thread(target=run, name="comet", daemon=True).start()
+    if not wait([future], seconds).done:
         raise TimeoutError(f"no answer within {seconds:g} s")
-    return results[0]
+    return future.result()
 
 
 def can_reach(url: str, *, timeout: float) -> bool:
