@@ -181,12 +181,9 @@ def parse_max_time(text: str) -> int:
         raise ValueError(sentence)
     days, dash, rest = text.strip().rpartition("-")
     parts = [int(part) for part in rest.split(":")]
-    if dash:
-        units = [int(days), *parts, 0, 0][:4]
-    elif len(parts) == 3:
-        units = [0, *parts]
-    else:
-        units = [0, 0, *parts, 0][:4]
+    # Without days, two numbers or one are minutes and seconds.
+    hours = [0] if not dash and len(parts) < 3 else []
+    units = [int(days or 0), *hours, *parts, 0, 0][:4]
     first = next((i for i, unit in enumerate(units) if unit), 4)
     for i, (name, limit) in enumerate((("hours", 24), ("minutes", 60), ("seconds", 60)), start=1):
         if i > first and units[i] >= limit:
