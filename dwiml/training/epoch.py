@@ -133,7 +133,7 @@ class EpochRunner:
         """
         position = self._trainer.position
         epoch = position.epoch
-        self._trainer.finish_epoch(position.metrics)
+        self._trainer.finish_epoch(dict(position.metrics))
         _require_super(self._trainer, "finish_epoch", position.epoch > epoch)
 
     def _enter(self, phase: str) -> PhaseMonitor:
@@ -275,11 +275,12 @@ def running(trainer: DWIMLTrainer) -> Iterator[EpochRunner]:
             if trainer.config is not None and checkpoint is None and not trainer.settings.fast_dev_run:
                 trainer.folder.write_config(trainer.config)
             settings, logged = trainer.settings, {} if checkpoint is None else checkpoint["loggers"]
-            trainer.loggers = build_loggers(
+            trainer.loggers[:] = build_loggers(
                 trainer.folder.path,
                 settings.comet_workspace,
                 settings.comet_project,
-                settings.loggers,
+                # A trial calls none.
+                dict(zip(trainer.logger_names, settings.loggers, strict=False)),
                 verbose=trainer.verbose,
             )
             start_loggers(trainer.loggers, trainer.parameters, logged)

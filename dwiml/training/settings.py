@@ -215,6 +215,7 @@ class TrainerSettings:
         if (self.comet_workspace is None) != (self.comet_project is None):
             raise ValueError("Comet needs both comet_workspace and comet_project (or neither, for no Comet).")
         check_loggers(self.loggers)
+        object.__setattr__(self, "loggers", tuple(self.loggers))
         if self.max_time is not None:
             parse_max_time(self.max_time)
         check_stop_signal(self.stop_signal)
@@ -261,16 +262,14 @@ def split_keywords(settings_class: type[Any], keywords: Mapping[str, Any]) -> tu
     return taken, {name: value for name, value in keywords.items() if name not in own}
 
 
-def as_recorded(values: Mapping[str, Any]) -> dict[str, Any]:
+def as_recorded(values: Mapping[str, Any], logger_names: Sequence[str]) -> dict[str, Any]:
     """Return keywords as they are recorded: functions and loggers by name, and no empty list of loggers."""
     recorded = dict(values)
     for name in ("optimizer", "lr_scheduler"):
         if callable(recorded.get(name)):
             recorded[name] = qualified_name(recorded[name])
-    if "loggers" in recorded:
-        recorded["loggers"] = [each.name for each in recorded["loggers"]]
-        if not recorded["loggers"]:
-            del recorded["loggers"]
+    if recorded.pop("loggers", ()):
+        recorded["loggers"] = list(logger_names)
     return recorded
 
 

@@ -35,7 +35,7 @@ from dwiml.training.optimization.building import build_optimization
 from dwiml.training.optimization.nonfinite import NonFinitePolicy
 from dwiml.training.optimization.schedule_base import Schedule, planned_epochs_of
 from dwiml.training.optimization.updates import WeightUpdater
-from dwiml.training.reporting.loggers import Logger
+from dwiml.training.reporting.loggers import Logger, check_loggers
 from dwiml.training.reporting.monitors import BestMonitor
 from dwiml.training.reporting.profiling import StepProfiler
 from dwiml.training.reporting.progress import announce, end_line, epoch_line, not_selected
@@ -102,6 +102,7 @@ class DWIMLTrainer(Seeded):
     updater: WeightUpdater  # accumulates and clips gradients, steps the optimizer
     nonfinite: NonFinitePolicy  # detects NaN and infinite values
     loggers: list[Logger]  # empty except in the first process
+    logger_names: list[str]  # names of the user's loggers
     logged: BatchMetrics  # the values given to self.log in this batch
     profiler: StepProfiler  # measures how the time of a step is spent
     notes: list[str]  # warnings to show before the training starts
@@ -129,7 +130,7 @@ class DWIMLTrainer(Seeded):
             known = set(self._recorded) - set(unknown) - self._not_params
             raise unknown_parameter(type(self).__name__, next(iter(unknown)), known, MEANT)
         asked = TrainerSettings(**given)
-        self.settings = asked.effective()
+        self.settings, self.logger_names = asked.effective(), check_loggers(asked.loggers)
         self._use_seed(self.settings.seed)
         check_experiment_path(experiments_path, experiment_name)
         check_objects(model, batch_sampler, batch_loader)
@@ -197,8 +198,7 @@ class DWIMLTrainer(Seeded):
         """
         limits = {"max_epochs": new_max_epochs, "patience": new_patience}
         given = {**changes, **{name: value for name, value in limits.items() if value is not None}}
-        folder = ExperimentFolder(Path(experiments_path) / experiment_name)
-        params = recorded_arguments(folder, model, cls, given)
+        params = recorded_arguments(ExperimentFolder(Path(experiments_path) / experiment_name), model, cls, given)
         return cls(model, experiments_path, experiment_name, batch_sampler, batch_loader, **params)
 
     def train_and_validate(self) -> None:
@@ -384,4 +384,4 @@ class DWIMLTrainer(Seeded):
         return nullcontext() if self.averaged is None else self.averaged.applied()
 
     def _plain(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return super()._plain(as_recorded(values))
+        return super()._plain(as_recorded(values, self.logger_names))

@@ -330,8 +330,74 @@ def test_a_logger_that_fails_never_stops_the_training(
     with caplog.at_level(logging.WARNING):
         small_trainer(tiny_hdf5, tmp_path, max_epochs=2, loggers=[ListLogger()], resume="must").train_and_validate()
     assert logs(tmp_path / "exp") == logs(tmp_path / "whole")
-    sentence = "Logger 'list' failed (ConnectionError: no answer); the training continues without it"
-    assert [sentence in record.getMessage() for record in caplog.records] == [True], "It is told once."
+    sentence = f"Logger 'list' failed (ConnectionError: no answer, in {__file__}, line "
+    told = [record.getMessage() for record in caplog.records if sentence in record.getMessage()]
+    assert len(caplog.records) == len(told) == 1, "It is told once."
+    line = int(told[0].removeprefix(sentence).partition(")")[0])
+    assert 'raise ConnectionError("no answer")' in Path(__file__).read_text().splitlines()[line - 1]
+
+
+class Hostile(ListLogger):
+    """Changes whatever it receives, keeps what it returned, and has another name each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nb_names = 0
+        self.state: dict[str, Any] = {"epochs": [], "inner": {}}
+
+    @property
+    def name(self) -> str:
+        self.nb_names += 1
+        if self.nb_names > 20:
+            raise RuntimeError("no name any more")
+        return f"hostile {self.nb_names}"
+
+    def log_parameters(self, params: Any) -> None:
+        params["trainer"].clear()
+        params.clear()
+
+    def log_metrics(self, metrics: Any, epoch: int) -> None:
+        self.state["epochs"].append(epoch)
+        metrics.clear()
+        if epoch == 1:
+            raise ConnectionError("no answer")
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.state = state
+        state["epochs"].append("loaded")
+
+
+def test_what_a_logger_changes_is_its_own_copy(tiny_hdf5: Path, tmp_path: Path) -> None:
+    trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=2, loggers=[Hostile()])
+    trainer.train_and_validate()
+    checkpoint = load_checkpoint(tmp_path / "exp" / "checkpoint")
+    assert checkpoint["parameters"] == trainer.describe() | {"seeds": checkpoint["parameters"]["seeds"]}
+    (name,) = checkpoint["parameters"]["trainer"]["loggers"]
+    # The state of the last epoch before it failed.
+    assert checkpoint["loggers"][name] == {"epochs": [0], "inner": {}}
+    assert [set(line) > {"train_loss", "valid_loss"} for line in logs(tmp_path / "exp")] == [True, True]
+    small_trainer(tiny_hdf5, tmp_path, max_epochs=3, loggers=[Hostile()], resume="must").train_and_validate()
+    assert len(logs(tmp_path / "exp")) == 3
+
+
+class WithLoggers(DWIMLTrainerOneInput):
+    """Chooses its loggers itself."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, loggers=[ListLogger()], **kwargs)
+
+
+def test_a_class_that_chooses_its_loggers_is_resumed(tiny_hdf5: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"trainer_class": WithLoggers}
+    small_trainer(tiny_hdf5, tmp_path, max_epochs=1, **options).train_and_validate()
+    resumed = small_trainer(tiny_hdf5, tmp_path, from_checkpoint=True, new_max_epochs=2, **options)
+    resumed.train_and_validate()
+    (logger,) = resumed.settings.loggers
+    assert isinstance(logger, ListLogger)
+    assert logger.nb_epochs == 2
 
 
 def test_a_loggers_state_that_cannot_be_saved(
@@ -352,6 +418,10 @@ def test_the_command_says_that_loggers_need_the_script(
     assert "was trained with loggers ['list'], created by its script" in capsys.readouterr().err
 
 
+def _logger(**attributes: Any) -> Logger:
+    return type("Odd", (ListLogger,), attributes)()  # type: ignore[no-any-return]
+
+
 @pytest.mark.parametrize(
     ("loggers", "error", "sentence"),
     [
@@ -364,6 +434,25 @@ def test_the_command_says_that_loggers_need_the_script(
         (ListLogger(), TypeError, "got a ListLogger"),
         ([ListLogger(), ListLogger()], ValueError, "Two loggers are called 'list'"),
         ([ListLogger("comet")], ValueError, "Two loggers are called 'comet'"),
+        (
+            [_logger(name=3)],
+            TypeError,
+            r"^The name of logger Odd must be a string \(an attribute or a property\), got 3",
+        ),
+        ([_logger(name=lambda self: "x")], TypeError, "must be a string .an attribute or a property., got <bound"),
+        (
+            [_logger(name=property(lambda self: self.x))],
+            TypeError,
+            r"cannot be read \(AttributeError: .*, line \d+\)\.$",
+        ),
+        ([_logger(name=" ")], ValueError, "^The name of logger Odd must be a printable string, got ' '"),
+        (
+            [_logger(log_metrics=Logger.log_metrics)],
+            TypeError,
+            r"^Logger Odd has no log_metrics\(metrics, epoch\), the",
+        ),
+        ([_logger(log_metrics=lambda self, metrics: None)], TypeError, r"called as log_metrics\(metrics, epoch\): too"),
+        ([_logger(state_dict={"a": 1})], TypeError, r"have a method that can be called as state_dict\(\): .* callable"),
     ],
 )
 def test_what_are_no_loggers(

@@ -85,6 +85,11 @@ def arguments_of(section: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in section.items() if name not in (CLASS, FIXED)}
 
 
+def names_of_loggers(section: Mapping[str, Any]) -> list[str]:
+    """Return the names of the user's loggers recorded in a trainer's section, including those that its class chose."""
+    return [*section.get("loggers", []), *section.get(FIXED, {}).get("loggers", [])]
+
+
 def write_parameters(folder: ExperimentFolder, sections: Mapping[str, Any], groups_config: Mapping[str, Any]) -> None:
     """Write ``parameters.json``: all parameters, the groups config of the data, and the versions of the software."""
     # These two are not compared when resuming; the fingerprint of the data is.

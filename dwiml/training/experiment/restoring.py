@@ -10,7 +10,7 @@ from dwiml.models.saving import load_state
 from dwiml.seeding import SEEDS
 from dwiml.training.experiment import fitting
 from dwiml.training.experiment.best_model import warn_of_lost_model
-from dwiml.training.experiment.parameters import data_has_changed, refuse_differences
+from dwiml.training.experiment.parameters import data_has_changed, names_of_loggers, refuse_differences
 from dwiml.training.experiment.plain import check_like
 from dwiml.training.optimization.optimizers import load_optimizer_state
 from dwiml.training.reporting.loggers import check_logger_states
@@ -74,7 +74,7 @@ def restore(trainer: DWIMLTrainer, checkpoint: Mapping[str, Any]) -> list[str]:
 
 def _checks(trainer: DWIMLTrainer, checkpoint: Mapping[str, Any]) -> dict[str, Callable[[Any], object]]:
     """Return, for each part of a checkpoint, a function that raises ValueError if it does not fit this run."""
-    loggers = checkpoint["parameters"]["trainer"].get("loggers", [])
+    section = checkpoint["parameters"]["trainer"]
     return {
         "position": fitting.check_position,
         "model": lambda state: fitting.check_model(trainer.model, state),
@@ -83,7 +83,7 @@ def _checks(trainer: DWIMLTrainer, checkpoint: Mapping[str, Any]) -> dict[str, C
         "scaler": lambda state: check_like("its state", state, trainer.updater.scaler.state_dict()),
         "averaged_weights": lambda state: fitting.check_averaged(trainer.averaged, state),
         "best": lambda state: fitting.check_best(state, trainer.best.state_dict(), checkpoint["position"]["epoch"]),
-        "loggers": lambda states: check_logger_states(states, loggers),
+        "loggers": lambda states: check_logger_states(states, names_of_loggers(section)),
         "generators": fitting.check_generators,
         "monitors": lambda state: fitting.check_monitors(
             state, PhaseMonitor("training", 0).state_dict(lambda own: [own]), checkpoint["position"]["batch"]

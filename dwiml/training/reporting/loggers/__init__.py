@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dwiml.training.reporting.loggers.base import Logger
 from dwiml.training.reporting.loggers.comet import CometLogger, check_comet_state
-from dwiml.training.reporting.loggers.guest import GuestLogger
+from dwiml.training.reporting.loggers.guest import GuestLogger, name_of_logger
 from dwiml.training.reporting.loggers.local import LocalLogger, check_local_state, read_metrics
 
 __all__ = [
@@ -25,13 +26,13 @@ __all__ = [
 _CHECKS = {LocalLogger.name: check_local_state, CometLogger.name: check_comet_state}
 
 
-def check_loggers(loggers: Any) -> None:
-    """Check the loggers given by the user.
+def check_loggers(loggers: Any) -> list[str]:
+    """Check the loggers given by the user, and return their names.
 
     Raises
     ------
     TypeError
-        If it is not a list of loggers.
+        If it is not a list of loggers, or one lacks a method or has no name.
     ValueError
         If two loggers have the same name.
     """
@@ -41,17 +42,19 @@ def check_loggers(loggers: Any) -> None:
         received = wrong[0] if wrong else loggers
         kind = f"the class {received.__name__}" if isinstance(received, type) else f"a {type(received).__name__}"
         raise TypeError(f"loggers must be a list of instances of subclasses of dwiml.Logger, got {kind}.")
-    names = [*_CHECKS, *(each.name for each in given)]
+    own = [name_of_logger(each) for each in given]
+    names = [*_CHECKS, *own]
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"Two loggers are called {name!r}: give each its own name (the property 'name').")
+    return own
 
 
 def build_loggers(
     folder: Path,
     comet_workspace: str | None = None,
     comet_project: str | None = None,
-    own: Sequence[Logger] = (),
+    own: Mapping[str, Logger] | None = None,
     *,
     verbose: bool = True,
 ) -> list[Logger]:
@@ -64,22 +67,22 @@ def build_loggers(
     comet_workspace, comet_project
         Workspace and project on Comet.
     own
-        Loggers of the user.
+        Loggers of the user, by name.
     verbose
         Whether to warn if Comet is offline (a failure of Comet always gives a warning).
     """
     loggers: list[Logger] = [LocalLogger(folder)]
     if comet_workspace is not None and comet_project is not None:
         loggers.append(CometLogger(comet_workspace, comet_project, folder.name, folder, verbose=verbose))
-    return [*loggers, *(GuestLogger(each) for each in own)]
+    return [*loggers, *(GuestLogger(each, name) for name, each in (own or {}).items())]
 
 
 def start_loggers(loggers: Sequence[Logger], parameters: Mapping[str, Any], states: Mapping[str, Any]) -> None:
-    """Restore the state of loggers from a checkpoint, if it has one, and give them the parameters."""
+    """Restore the state of loggers from a checkpoint, if it has one, and give each its own copy of the parameters."""
     for each in loggers:
         if each.name in states:
             each.load_state_dict(states[each.name])
-        each.log_parameters(parameters)
+        each.log_parameters(copy.deepcopy(dict(parameters)))
 
 
 def check_logger_states(states: Mapping[str, Any], own: Sequence[str] = ()) -> None:

@@ -13,12 +13,13 @@ class Logger:
 
     The trainer calls, in this order: ``load_state_dict`` (only when resuming), ``log_parameters``, ``log_metrics`` once
     per epoch, ``state_dict`` at each checkpoint, and ``close``. Under ``torchrun``, only the loggers of the first
-    process are called. A subclass must define ``log_metrics``; the other methods do nothing by default.
+    process are called. A subclass must define ``log_metrics``; the other methods do nothing by default. If a method
+    raises an exception, the training continues without the logger.
     """
 
     @property
     def name(self) -> str:
-        """The unique name of this logger in the checkpoints of a training."""
+        """The unique name of this logger in the checkpoints; it is read once, when the trainer is built."""
         return type(self).__name__
 
     def log_parameters(self, params: Mapping[str, Any]) -> None:
