@@ -11,9 +11,12 @@ import ast
 import contextlib
 import importlib
 import io
+import os
 import re
 import shlex
 import shutil
+import signal
+import subprocess
 import sys
 import textwrap
 import traceback
@@ -25,6 +28,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_training import logs
 
 from dwiml.cli import train
 from dwiml.cli.main import COMMANDS
@@ -280,3 +284,38 @@ def test_bad_commands_are_seen(code: str, wrong: list[str]) -> None:
     found = check_bash(Block(Path("page.rst"), 1, "bash", code))
     assert len(found) == len(wrong)
     assert all(expected in sentence for expected, sentence in zip(wrong, found, strict=True))
+
+
+# The process dies in its epoch, after the loggers were called and before the checkpoint is written.
+KILLED = """
+import os, signal
+from pathlib import Path
+from small_training import small_trainer
+
+trainer = small_trainer(Path({hdf5!r}), Path({folder!r}), max_epochs=3, resume="auto", loggers=[TableLogger({table!r})])
+save = trainer.checkpointer.save
+
+def die_or_save(*args):
+    if trainer.position.epoch == {epoch} + 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return save(*args)
+
+trainer.checkpointer.save = die_or_save
+trainer.train_and_validate()
+"""
+
+
+def test_the_table_of_the_page_has_each_epoch_once(tiny_hdf5: Path, tmp_path: Path) -> None:
+    blocks = blocks_of(ROOT / "docs" / "custom_trainers.rst")
+    (example,) = [block.code for block in blocks if "class TableLogger" in block.code]
+    table = tmp_path / "own_logger.csv"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "support"), *sys.path])}
+    for epoch, nb_rows, code in ((0, 1, -signal.SIGKILL), (1, 2, -signal.SIGKILL), (9, 3, 0)):
+        names = {"hdf5": str(tiny_hdf5), "folder": str(tmp_path), "table": str(table), "epoch": epoch}
+        script = example.partition("\ntrainer = ")[0] + KILLED.format(**names)
+        done = subprocess.run([sys.executable, "-c", script], env=environment, timeout=120, check=False)
+        assert done.returncode == code
+        assert len(table.read_text().splitlines()) == nb_rows
+    assert table.read_text().splitlines() == [
+        f"{line['epoch']},{line['train_loss']}" for line in logs(tmp_path / "exp")
+    ]
