@@ -23,6 +23,7 @@ from dwiml.training.cluster.stopping import NOTHING, STOP
 from dwiml.training.experiment.bad_batches import explain_bad_batch
 from dwiml.training.experiment.folder import remove_trial
 from dwiml.training.experiment.parameters import write_parameters
+from dwiml.training.generation.selection import has_own_selection, selection_name
 from dwiml.training.reporting.loggers import build_loggers, start_loggers
 from dwiml.training.reporting.monitors import NonFiniteValueError, PhaseMonitor
 from dwiml.training.reporting.progress import EpochProgress, announce
@@ -271,7 +272,9 @@ def running(trainer: DWIMLTrainer) -> Iterator[EpochRunner]:
         if trainer.ranks.is_first:
             starting_over = trainer.settings.resume == "never" and not has_begun
             trainer.checkpointer.lock_folder(stack, starting_over=starting_over)
-            write_parameters(trainer.folder, trainer.parameters, trainer.batch_sampler.dataset.groups_config)
+            chosen_by = selection_name(trainer) if has_own_selection(trainer) else None
+            groups_config = trainer.batch_sampler.dataset.groups_config
+            write_parameters(trainer.folder, trainer.parameters, groups_config, chosen_by)
             if trainer.config is not None and checkpoint is None and not trainer.settings.fast_dev_run:
                 trainer.folder.write_config(trainer.config)
             settings, logged = trainer.settings, {} if checkpoint is None else checkpoint["loggers"]

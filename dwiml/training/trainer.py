@@ -29,7 +29,14 @@ from dwiml.training.experiment.folder import ExperimentFolder, check_experiment_
 from dwiml.training.experiment.objects import check_objects, has_validation_set
 from dwiml.training.experiment.parameters import describe, recorded_arguments
 from dwiml.training.experiment.restoring import restore
-from dwiml.training.generation.selection import loss_of, skipped_batches
+from dwiml.training.generation.selection import (
+    is_comparable,
+    loss_of,
+    metric_of,
+    select,
+    selection_name,
+    skipped_batches,
+)
 from dwiml.training.optimization.averaging import AveragedWeights
 from dwiml.training.optimization.building import build_optimization
 from dwiml.training.optimization.nonfinite import NonFinitePolicy
@@ -224,7 +231,7 @@ class DWIMLTrainer(Seeded):
             self.checkpointer.require_saved(self)
             if self.verbose:
                 folder = None if self.settings.fast_dev_run else self.folder.path
-                announce(end_line(self.best, first, self.position.epoch, folder, by=self.selection_metric))
+                announce(end_line(self.best, first, self.position.epoch, folder, by=selection_name(self)))
 
     def run_one_batch(self, targets: TensorSequence, ids_per_subj: BatchSlices) -> tuple[torch.Tensor, int]:
         """Run the model on a batch and compute its loss. Override this method for another kind of model or loss.
@@ -331,33 +338,33 @@ class DWIMLTrainer(Seeded):
         self.checkpointer.refuse_if_taken_over()
         epoch = self.position.epoch
         loss = loss_of(metrics, epoch, has_validation=self.has_validation)
-        # A loss without the skipped batches cannot be compared: it may be lower because hard batches are missing.
-        nb_skipped = skipped_batches(metrics)
-        value = None if nb_skipped and self.selection_metric is None else self.selection_value(metrics)
+        value, metrics = select(self, metrics)
         is_best = value is not None and self.best.update(value, epoch)
         if self.ranks.is_first:
             with self.averaged_weights():
                 _ = self.best_model.save(self.model) if is_best else self.best_model.retry(self.model)
             for each in self.loggers:
                 each.log_metrics(metrics, epoch)
-        if nb_skipped:
+        if skipped_batches(metrics):
             self.schedule.skip_epoch()
         else:
             self.schedule.end_epoch(loss)
         self.position.end_epoch()
         self.checkpointer.save(self)
         if self.verbose:
-            announce(epoch_line(metrics, epoch, self.settings.max_epochs, is_best=is_best, by=self.selection_metric))
-            if nb_skipped and value is None:
-                announce(not_selected(epoch, nb_skipped))
+            announce(epoch_line(metrics, epoch, self.settings.max_epochs, is_best=is_best, by=selection_name(self)))
+            if value is None and not is_comparable(self.selection_metric, metrics):
+                announce(not_selected(epoch, skipped_batches(metrics)))
 
     @property
     def selection_metric(self) -> str | None:
-        """The metric that selects the best model, as shown to the user; None for the loss."""
+        """The metric that selects the best model; None for the loss. A subclass may name one of its own metrics."""
         return None
 
     def selection_value(self, metrics: dict[str, float]) -> float | None:
         """Return the value that selects the best model (lower is better); None: the epoch does not count."""
+        if self.selection_metric is not None:
+            return metric_of(metrics, self.selection_metric, self.position.epoch)
         return loss_of(metrics, self.position.epoch, has_validation=self.has_validation)
 
     @property

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from dwiml.files import check_outputs, check_target, read_json, reason_of
 from dwiml.params import checks_arguments
-from dwiml.training.generation.selection import LOWER_IS_BETTER, TRAIN_LOSS, VALID_LOSS
+from dwiml.training.generation.selection import LOWER_IS_BETTER, SELECTION_VALUE, TRAIN_LOSS, VALID_LOSS
 from dwiml.training.reporting.loggers.local import METRICS_FILE, read_metrics
 from dwiml.viz.curves import draw_curves
 from dwiml.viz.figure_file import check_figure_format, save_figure
@@ -138,24 +138,33 @@ def read_logs(experiments: Sequence[PathLike]) -> list[Log]:
         records = read_metrics(folder)
         if not records:
             raise ValueError(f"'{folder / METRICS_FILE}' is empty: no epoch is finished yet.")
-        selection_metric = _read_selection_metric(folder)
-        if selection_metric == VALID_LOSS and not any(VALID_LOSS in record for record in records):
+        selection_metric, is_own = _read_selection_metric(folder)
+        if is_own and not any(selection_metric in record for record in records):
+            selection_metric = SELECTION_VALUE
+        elif selection_metric == VALID_LOSS and not any(VALID_LOSS in record for record in records):
             # Without a validation set, the best model is selected by the training loss.
             selection_metric = TRAIN_LOSS
-        log = Log(label, records, selection_metric)
+        log = Log(label, records, selection_metric, is_own)
         if not choose_panels([log]):
             raise ValueError(f"'{folder / METRICS_FILE}' has no metric to draw.")
         logs.append(log)
     return logs
 
 
-def _read_selection_metric(folder: Path) -> str:
-    """Return the model-selection metric of an experiment; the default one if its parameters are missing or damaged."""
+def _read_selection_metric(folder: Path) -> tuple[str, bool]:
+    """Return the model-selection metric of an experiment, and whether a class of the user chose it.
+
+    If the parameters are missing or damaged, it is the default one.
+    """
     try:
-        metric = read_json(folder / _PARAMETERS_FILE)["trainer"]["best_model_metric"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return VALID_LOSS
-    return metric if metric in LOWER_IS_BETTER else VALID_LOSS
+        recorded = read_json(folder / _PARAMETERS_FILE)
+        own = recorded.get("selection_metric")
+        if isinstance(own, str):
+            return own, True
+        metric = recorded["trainer"]["best_model_metric"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return VALID_LOSS, False
+    return metric if isinstance(metric, str) and metric in LOWER_IS_BETTER else VALID_LOSS, False
 
 
 def _distinct(experiments: Sequence[PathLike]) -> list[Path]:

@@ -11,12 +11,12 @@ from dwiml.training.generation.selection import (
     INVALID_CONNECTIONS,
     LEFT_MASK,
     LENGTH_RATIO,
-    LOSSES,
     LOWER_IS_BETTER,
+    SELECTION_VALUE,
     VALID_CONNECTIONS,
     VALID_LOSS,
+    is_comparable,
     name_of,
-    skipped_batches,
 )
 
 Style = Literal["-", "--", ":"]
@@ -75,11 +75,14 @@ class Log:
         One per epoch: ``epoch`` (from 0) and the metrics by name.
     selection_metric
         Model-selection metric: the best model is selected by its value.
+    has_own_selection
+        Whether a class of the user chooses the metric; the log then has ``selection_value``, which is minimized.
     """
 
     label: str
     records: Sequence[dict[str, Any]]
     selection_metric: str = VALID_LOSS
+    has_own_selection: bool = False
 
     def series(self, metric: str) -> tuple[list[int], list[float]]:
         """Return the epochs (from 0) in which a metric was computed, and its values."""
@@ -92,12 +95,15 @@ class Log:
         It is the first epoch with the best value, as in the training. Epochs in which batches were skipped are not
         candidates if the metric is a loss, since their losses are not comparable.
         """
-        candidates = [
-            record for record in self.records if self.selection_metric not in LOSSES or not skipped_batches(record)
-        ]
-        epochs, values = Log(self.label, candidates, self.selection_metric).series(self.selection_metric)
-        to_minimize = LOWER_IS_BETTER.get(self.selection_metric, float)
-        return min(zip(epochs, values, strict=True), key=lambda pair: to_minimize(pair[1]), default=None)
+        metric = SELECTION_VALUE if self.has_own_selection else self.selection_metric
+        candidates = [record for record in self.records if is_comparable(metric, record)]
+        epochs, values = Log(self.label, candidates).series(metric)
+        to_minimize = LOWER_IS_BETTER.get(metric, float)
+        best = min(zip(epochs, values, strict=True), key=lambda pair: to_minimize(pair[1]), default=None)
+        if best is None or not self.has_own_selection:
+            return best
+        shown = dict(zip(*self.series(self.selection_metric), strict=True))
+        return best[0], shown.get(best[0], best[1])
 
 
 def _training_and_validation(name: str) -> tuple[Line, ...]:
@@ -139,7 +145,8 @@ def choose_panels(logs: Sequence[Log]) -> list[Panel]:
         name: None for log in logs for record in log.records for name, value in record.items() if _is_number(value)
     }
     panels = []
-    known = set(_NOT_DRAWN)
+    # Usually a metric that has its own panel, perhaps with the other sign.
+    known = set(_NOT_DRAWN) | ({SELECTION_VALUE} - {log.selection_metric for log in logs})
     for panel in STANDARD_PANELS:
         known.update(line.metric for line in panel.lines)
         lines = tuple(line for line in panel.lines if line.metric in computed)

@@ -53,6 +53,8 @@ CLASS = "class"
 FIXED = "fixed_by_class"
 # How each group of the data was created; other volumes for the model must be created in the same way.
 GROUPS_CONFIG = "groups_config"
+# The metric that selects the best model, if a class of the user chooses it.
+SELECTION_METRIC = "selection_metric"
 
 
 def describe(named: Mapping[str, Any], dataset: Any) -> dict[str, dict[str, Any]]:
@@ -90,10 +92,28 @@ def names_of_loggers(section: Mapping[str, Any]) -> list[str]:
     return [*section.get("loggers", []), *section.get(FIXED, {}).get("loggers", [])]
 
 
-def write_parameters(folder: ExperimentFolder, sections: Mapping[str, Any], groups_config: Mapping[str, Any]) -> None:
-    """Write ``parameters.json``: all parameters, the groups config of the data, and the versions of the software."""
-    # These two are not compared when resuming; the fingerprint of the data is.
-    more = {GROUPS_CONFIG: groups_config, "versions": _versions()}
+def write_parameters(
+    folder: ExperimentFolder,
+    sections: Mapping[str, Any],
+    groups_config: Mapping[str, Any],
+    selection_metric: str | None = None,
+) -> None:
+    """Write ``parameters.json``: all parameters, the groups config of the data, and the versions of the software.
+
+    Parameters
+    ----------
+    folder
+        The experiment folder.
+    sections
+        All parameters, by section.
+    groups_config
+        The groups config of the data.
+    selection_metric
+        The metric that selects the best model, if a class of the user chooses it.
+    """
+    # These are not compared when resuming; the fingerprint of the data is.
+    more: dict[str, Any] = {GROUPS_CONFIG: groups_config, "versions": _versions()}
+    more |= {} if selection_metric is None else {SELECTION_METRIC: selection_metric}
     described = {"experiment_name": folder.path.name, **sections, **more}
     write_json(folder.parameters, described, follow_links=False)
 

@@ -113,7 +113,7 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
         if (epoch + 1) % self.tracking_phase.tracking_phase_frequency == 0 or epoch + 1 >= self.settings.max_epochs:
             with self.profiler.part("tracking"), self.averaged_weights():
                 measured = self.run_tracking_phase()
-            if not measured and self.selection_metric is not None:
+            if not measured and (self.selection_metric or "").startswith("gv_"):
                 raise ValueError(self._nothing_to_measure())
             if not measured:
                 logger.warning(self._nothing_to_measure())
@@ -135,9 +135,11 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
         return None if metric == VALID_LOSS else metric
 
     def selection_value(self, metrics: dict[str, float]) -> float | None:
-        """Return the difference of ``best_model_metric`` from its best value; None in an epoch without the phase."""
-        metric = self.tracking_phase.best_model_metric
-        return None if metric not in metrics else LOWER_IS_BETTER[metric](metrics[metric])
+        """Return the difference of the metric from its best value; None in an epoch without the phase."""
+        metric = self.selection_metric
+        if metric is None or not metric.startswith("gv_"):
+            return super().selection_value(metrics)
+        return LOWER_IS_BETTER.get(metric, float)(metrics[metric]) if metric in metrics else None
 
     @torch.no_grad()
     def run_tracking_phase(self) -> dict[str, float]:

@@ -45,7 +45,9 @@ def epoch_line(metrics: dict[str, float], epoch: int, max_epochs: int, *, is_bes
     parts.append(f"{seconds:.1f} s")
     if "train_points_per_s" in metrics:
         parts.append(f"{grouped(metrics['train_points_per_s'])} points/s")
-    return f"{_title(epoch, max_epochs)}: {', '.join(parts)}{' (best)' if is_best else ''}"
+    # Without its unit, which is in parentheses too.
+    best = "best" if by is None else f"best {name_of(by).partition(' (')[0]}"
+    return f"{_title(epoch, max_epochs)}: {', '.join(parts)}{f' ({best})' if is_best else ''}"
 
 
 def not_selected(epoch: int, nb_skipped: int) -> str:
@@ -75,8 +77,11 @@ def end_line(best: BestMonitor, first: int, nb_epochs: int, folder: Path | None,
     done = "1 epoch is done" if nb_epochs == 1 else f"{nb_epochs} epochs are done"
     reason = "patience has run out" if best.is_exhausted else done
     beginning = "Nothing to train" if first == nb_epochs else "Training ended"
-    if best.best_value is None:
-        value = "" if first == nb_epochs else "; all epochs had skipped batches, so there is no best model"
+    if best.best_value is None and first == nb_epochs:
+        value = ""
+    elif best.best_value is None:
+        lacking = "all epochs had skipped batches" if by is None else f"no epoch had a value of {name_of(by)}"
+        value = f"; {lacking}, so there is no best model"
     elif by is None:
         value = f"; best loss {best.best_value:.4g} in epoch {best.best_epoch}"
     else:
