@@ -29,6 +29,21 @@ USUAL_NAMES = {
 }
 """{name of a parameter in other libraries: its name in dwiml}."""
 
+
+RENAMED_METHODS = {
+    "trainer": {
+        "judged_by": "selection_metric",
+        "judged_value": "selection_value",
+        "_loss": "compute_loss",
+        "_model_streamlines": "model_batch",
+    },
+    "loader": {
+        "add_noise_forward": "preparer().add_noise_forward",
+        "add_noise_loss": "preparer().add_noise_loss",
+        "inputs_under": "volumes.inputs_at",
+    },
+}
+"""{old name of a method that a subclass may override: its new name}, reported for one release."""
 _MAX_SHOWN = 200
 _FLAGS = {"bool": "True or False", "bool | None": "True, False or None"}
 

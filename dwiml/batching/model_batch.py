@@ -89,6 +89,10 @@ class ModelBatch:
         return check_mean_loss(loss, f"{type(model).__name__}.compute_loss") if average_results else loss
 
 
+# Of a batch; sums of such numbers still fit in 64 bits.
+MOST_POINTS = 10**15
+
+
 def check_mean_loss(result: Any, method: str) -> tuple[torch.Tensor, int]:
     """Check that a method has returned the mean loss of a batch and the number of points in it, and return them.
 
@@ -110,7 +114,8 @@ def check_mean_loss(result: Any, method: str) -> tuple[torch.Tensor, int]:
         mean_loss, n = result
         if isinstance(mean_loss, torch.Tensor) and mean_loss.ndim == 0:
             # A tensor is read, for instance the sum of a mask.
-            return mean_loss, check_whole(f"n of {method}", n.item() if isinstance(n, torch.Tensor) else n, low=0)
+            n = n.item() if isinstance(n, torch.Tensor) and n.numel() == 1 else n
+            return mean_loss, check_whole(f"n of {method}", n, low=0, high=MOST_POINTS)
     raise TypeError(
         f"{method} must return (mean_loss, n), a 0-d tensor and the number of points in the mean; "
         f"it returned {_described(result)}."

@@ -22,8 +22,9 @@ from dwiml.training.cluster.process import checkpoint_on_failure, explained_fail
 from dwiml.training.cluster.stopping import NOTHING, STOP
 from dwiml.training.experiment.bad_batches import explain_bad_batch
 from dwiml.training.experiment.folder import remove_trial
+from dwiml.training.experiment.objects import check_attributes
 from dwiml.training.experiment.parameters import write_parameters
-from dwiml.training.generation.selection import has_own_selection, selection_name
+from dwiml.training.generation.selection import has_own_selection, loss_of, selection_name
 from dwiml.training.reporting.loggers import build_loggers, start_loggers
 from dwiml.training.reporting.monitors import NonFiniteValueError, PhaseMonitor
 from dwiml.training.reporting.progress import EpochProgress, announce
@@ -118,6 +119,9 @@ class EpochRunner:
                         # A single process also considers a request that arrived during the step.
                         handle_requests(trainer, trainer.requests.wanted if trainer.ranks.alone else wanted, monitor)
                 metrics = monitor.metrics(trainer.ranks.gather)
+                if training:
+                    # Without any loss, no weight was updated.
+                    loss_of(metrics, position.epoch, has_validation=False)
             except NonFiniteValueError as error:
                 raise FloatingPointError(self._explain(error)) from error
         if trainer.settings.profile and verbose:
@@ -254,11 +258,14 @@ def running(trainer: DWIMLTrainer) -> Iterator[EpochRunner]:
 
     Raises
     ------
+    TypeError
+        If a subclass has replaced an attribute of the trainer.
     FileExistsError
         If the experiment folder holds something else, or an experiment that was created in the meantime.
     ExperimentInUseError
         If another process trains in this folder.
     """
+    check_attributes(trainer, trainer._built)
     with ExitStack() as stack:
         stack.enter_context(explained_failures(trainer.folder.path))
         if trainer.settings.fast_dev_run:

@@ -26,7 +26,7 @@ from dwiml.training.experiment.best_model import BestModelKeeper
 from dwiml.training.experiment.checkpoint import max_bytes_for
 from dwiml.training.experiment.checkpointer import Checkpointer, Stateful
 from dwiml.training.experiment.folder import ExperimentFolder, check_experiment_path, trial_folder
-from dwiml.training.experiment.objects import check_objects, has_validation_set
+from dwiml.training.experiment.objects import check_names, check_objects, has_validation_set
 from dwiml.training.experiment.parameters import describe, recorded_arguments
 from dwiml.training.experiment.restoring import restore
 from dwiml.training.generation.selection import (
@@ -115,6 +115,7 @@ class DWIMLTrainer(Seeded):
     notes: list[str]  # warnings to show before the training starts
     config: str | None  # text of config.yaml, if the command line creates the experiment
     parameters: dict[str, Any]  # all recorded parameters, by section, as in parameters.json
+    _built: dict[str, Any]  # the attributes, as the constructor set them
 
     settings_classes: ClassVar[tuple[type, ...]] = (TrainerSettings,)
     """Classes whose fields are keywords of the trainer, in addition to those of its constructor."""
@@ -131,6 +132,7 @@ class DWIMLTrainer(Seeded):
         batch_loader: DWIMLStreamlinesBatchLoader,
         **settings: Unpack[TrainerKeywords],
     ) -> None:
+        check_names(self, batch_loader, DWIMLTrainer.__annotations__.keys() - {"settings_classes"})
         given, unknown = split_keywords(TrainerSettings, settings)
         self._record_part(TrainerSettings, given)
         if unknown:
@@ -173,6 +175,7 @@ class DWIMLTrainer(Seeded):
             self.notes += restore(self, checkpoint)
             seeds = checkpoint["parameters"].get(SEEDS, {})
         self.parameters = self.describe() | {SEEDS: seeds}
+        self._built = dict(vars(self))
 
     @classmethod
     def init_from_checkpoint(
@@ -220,8 +223,8 @@ class DWIMLTrainer(Seeded):
         TrainingInterrupted
             After a signal or ``max_time``, once the checkpoint is written. A script that does not catch it exits.
         """
-        first = self.position.epoch
         with running(self) as epochs:
+            first = self.position.epoch
             while not self.is_finished:
                 if self.position.phase == TRAINING:
                     self.position.end_training(epochs.run_phase(TRAINING))

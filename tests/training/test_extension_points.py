@@ -620,6 +620,68 @@ def test_the_weight_of_a_batch_is_a_whole_number(tiny_hdf5: Path, tmp_path: Path
         small_trainer(tiny_hdf5, tmp_path, trainer_class=Weighted).train_and_validate()
 
 
+def test_a_weight_is_not_too_large(tiny_hdf5: Path, tmp_path: Path) -> None:
+    class Weighted(DWIMLTrainerOneInput):
+        def run_one_batch(self, targets: Any, ids_per_subj: Any) -> Any:
+            return super().run_one_batch(targets, ids_per_subj)[0], 2**70
+
+    with pytest.raises(ValueError, match=f"must be a whole number of at most {10**15}, got {2**70}"):
+        small_trainer(tiny_hdf5, tmp_path, trainer_class=Weighted).train_and_validate()
+
+
+def test_an_epoch_that_trains_on_nothing_is_an_error(tiny_hdf5: Path, tmp_path: Path) -> None:
+    class Empty(DWIMLTrainerOneInput):
+        def run_one_batch(self, targets: Any, ids_per_subj: Any) -> Any:
+            loss, n = super().run_one_batch(targets, ids_per_subj)
+            return loss, 0 if self.model.training else n
+
+    with pytest.raises(ValueError, match=r"^Epoch 0 has no train_loss: run_one_batch counted no point \(n\) in any"):
+        small_trainer(tiny_hdf5, tmp_path, trainer_class=Empty).train_and_validate()
+
+
+def _with_attribute(name: str, value: Any, when: str) -> Any:
+    """Return a class of a trainer that sets an attribute before or after its superclass, or has it in its head."""
+
+    class Own(DWIMLTrainerOneInput):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            if when == "before":
+                setattr(self, name, value)
+            super().__init__(*args, **kwargs)
+            if when == "after":
+                setattr(self, name, value)
+
+    if when == "class":
+        setattr(Own, name, value)
+    return Own
+
+
+@pytest.mark.parametrize("when", ["before", "after", "class"])
+@pytest.mark.parametrize("name", ["parameters", "best", "position", "requests", "logged", "ranks", "loggers", "folder"])
+def test_an_attribute_of_the_trainer_is_not_replaced(tiny_hdf5: Path, tmp_path: Path, name: str, when: str) -> None:
+    with pytest.raises(TypeError, match=f"^Own has its own '{name}', which is an attribute or a method of the trainer"):
+        small_trainer(tiny_hdf5, tmp_path, trainer_class=_with_attribute(name, {}, when)).train_and_validate()
+    assert not (tmp_path / "exp").exists()
+
+
+def test_other_attributes_are_ones_own(tiny_hdf5: Path, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="^Own has its own 'log', which is an attribute or a method"):
+        small_trainer(tiny_hdf5, tmp_path, trainer_class=_with_attribute("log", [], "after")).train_and_validate()
+    for when in ("before", "after", "class"):
+        trainer_class = _with_attribute("counts", [], when)
+        small_trainer(tiny_hdf5, tmp_path, when, trainer_class=trainer_class, max_epochs=1).train_and_validate()
+    quiet = _with_attribute("verbose", False, "after")
+    trainer = small_trainer(tiny_hdf5, tmp_path, trainer_class=quiet, max_epochs=1, verbose=True)
+    trainer.train_and_validate()
+    # Trained to its end, it may be called again.
+    trainer.train_and_validate()
+
+
+@pytest.mark.parametrize(("old", "new"), [("judged_value", "selection_value"), ("_loss", "compute_loss")])
+def test_a_method_with_an_old_name_is_refused(tiny_hdf5: Path, tmp_path: Path, old: str, new: str) -> None:
+    with pytest.raises(TypeError, match=f"^Own defines '{old}', which is no longer used: it is now '{new}'.$"):
+        small_trainer(tiny_hdf5, tmp_path, trainer_class=_with_attribute(old, print, "class"))
+
+
 def test_a_weight_may_be_a_tensor(tiny_hdf5: Path, tmp_path: Path) -> None:
     class Weighted(DWIMLTrainerOneInput):
         def run_one_batch(self, targets: Any, ids_per_subj: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from dwiml.arguments import check_whole, shown
+from dwiml.batching.model_batch import MOST_POINTS
 
 # Names of the trainer's own metrics, and of panels of the figures.
 RESERVED = frozenset(
@@ -100,9 +101,8 @@ class BatchMetrics:
                 f"log({name!r}, ...) needs n, the number of points (or other items) in the mean: "
                 f"self.log({name!r}, value, n=...)."
             )
-        if isinstance(n, torch.Tensor):
-            n = n.item()
-        weight = check_whole(f"The n of metric '{name}'", n, low=0)
+        n = n.item() if isinstance(n, torch.Tensor) and n.numel() == 1 else n
+        weight = check_whole(f"The n of metric '{name}'", n, low=0, high=MOST_POINTS)
         kept = self._as_tensor(name, value)
         if weight:
             self.values.append((name, kept, weight))
