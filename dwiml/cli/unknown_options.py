@@ -59,7 +59,7 @@ def meant_by(name: str, known: Sequence[str]) -> str:
 
 def _refuse_values_of_flags(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     """Refuse ``--lazy true``, in which argparse would take ``true`` as the next positional argument."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words, ""][1:], strict=True):
         name, sign, value = word.partition("=")
         action = parser._option_string_actions.get(name)
         if word == "--" or not (action and name.startswith("--") and action.nargs == 0):
