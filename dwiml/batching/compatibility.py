@@ -7,7 +7,7 @@ from os import PathLike
 from typing import Any
 
 from dwiml.arguments import kind_shown
-from dwiml.data.dataset import SUBSETS, MultiSubjectDataset
+from dwiml.data.dataset import SUBSETS, MultiSubjectDataset, not_loaded
 
 
 def check_dataset(dataset: Any, caller: str) -> None:
@@ -65,7 +65,7 @@ def check_streamlines(dataset: MultiSubjectDataset, streamline_group: str) -> No
     dataset.check_streamline_group(streamline_group)
     for subset in map(dataset.subset, SUBSETS):
         if any(streamline_group not in subject.streamlines for subject in subset):
-            raise ValueError(f"Streamlines group '{streamline_group}' was not loaded; give it to dataset.load_data().")
+            raise not_loaded(f"Streamlines group '{streamline_group}'")
 
 
 def check_volumes(dataset: MultiSubjectDataset, model: Any, volume_group: str, streamline_group: str) -> None:
@@ -107,7 +107,7 @@ def check_grids(dataset: MultiSubjectDataset, volume_group: str, streamline_grou
     for subset in map(dataset.subset, SUBSETS):
         for subject in subset:
             if volume_group not in subject.volumes:
-                raise ValueError(f"Volume group '{volume_group}' was not loaded; give it to dataset.load_data().")
+                raise not_loaded(f"Volume group '{volume_group}'")
             volume = subject.volumes[volume_group]
             streamlines = subject.streamlines[streamline_group]
             difference = volume.grid.difference(streamlines.grid_of(volume.grid.shape))

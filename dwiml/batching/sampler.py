@@ -12,7 +12,7 @@ from torch.utils.data import Sampler
 from dwiml.arguments import check_number, check_whole
 from dwiml.batching.compatibility import check_dataset
 from dwiml.batching.plan import PlannedBatch, even_shares, plan_epoch
-from dwiml.data.dataset import SUBSETS, MultiSubjectDataset
+from dwiml.data.dataset import SUBSETS, MultiSubjectDataset, not_loaded
 from dwiml.ops.randomness import BatchKey, keyed_generator
 from dwiml.seeding import Seeded
 
@@ -178,20 +178,42 @@ class DWIMLBatchIDSampler(Seeded, Sampler["BatchIds"]):
         ValueError
             If the phase does not exist, or a number is negative or not whole.
         """
-        if phase not in SUBSETS:
-            raise ValueError(f"phase must be one of {SUBSETS}, got '{phase}'.")
-        self.phase, self.epoch = phase, check_whole("epoch", epoch, low=0)
+        self.phase, self.epoch = _check_phase(phase), check_whole("epoch", epoch, low=0)
         self.first_batch = check_whole("first_batch", first_batch, low=0)
         self.max_batches = None if max_batches is None else check_whole("max_batches", max_batches, low=0)
 
+    def nb_batches(self, phase: str, epoch: int, *, max_batches: int | None = None) -> int:
+        """Return the number of batches of an epoch; the position of the sampler stays as it is.
+
+        Parameters
+        ----------
+        phase, epoch, max_batches
+            As in :meth:`set_position`.
+        """
+        return len(self._planned(_check_phase(phase), epoch).batches[:max_batches])
+
+    def whole_batch(self, phase: str, epoch: int, index: int) -> BatchIds:
+        """Return one batch, with the shares of all ranks; the position and the rank of the sampler stay as they are.
+
+        Parameters
+        ----------
+        phase, epoch
+            As in :meth:`set_position`.
+        index
+            Index of the batch, from 0.
+        """
+        planned, selected = self._planned(_check_phase(phase), epoch), slice(index, index + 1)
+        return next(self._batches(planned, selected, BatchKey(phase, epoch, 0), rank=0, nb_ranks=1))
+
     def __len__(self) -> int:
         """Return the number of batches in the next iteration."""
-        return len(self._planned().batches[self.first_batch : self.max_batches])
+        return len(self._planned(self.phase, self.epoch).batches[self.first_batch : self.max_batches])
 
     def __iter__(self) -> Iterator[BatchIds]:
         # Not a generator itself: it must use the position at this call, not at the first next().
         selected = slice(self.first_batch, self.max_batches)
-        return self._batches(self._planned(), selected, BatchKey(self.phase, self.epoch, 0), self.rank, self.nb_ranks)
+        planned, first_key = self._planned(self.phase, self.epoch), BatchKey(self.phase, self.epoch, 0)
+        return self._batches(planned, selected, first_key, self.rank, self.nb_ranks)
 
     def _batches(
         self, epoch: Epoch, selected: slice, first_key: BatchKey, rank: int, nb_ranks: int
@@ -218,13 +240,13 @@ class DWIMLBatchIDSampler(Seeded, Sampler["BatchIds"]):
             before += len(ids)
         return BatchIds(share, replace(key, first=start, total=total))
 
-    def _planned(self) -> Epoch:
-        """Return the epoch of the current position; the last epoch of each phase is cached."""
-        key, phase = (self.dataset.nb_loads, self.epoch), self.phase
+    def _planned(self, phase: str, epoch: int) -> Epoch:
+        """Return the batches of an epoch; the last epoch of each phase is cached."""
+        key = (self.dataset.nb_loads, epoch)
         if phase not in self._epochs or self._epochs[phase][0] != key:
             # Removed first: memory must not hold two epochs of a large dataset.
             self._epochs.pop(phase, None)
-            self._epochs[phase] = (key, self._plan(phase, self.epoch))
+            self._epochs[phase] = (key, self._plan(phase, epoch))
         return self._epochs[phase][1]
 
     def _plan(self, phase: str, epoch: int) -> Epoch:
@@ -252,9 +274,7 @@ class DWIMLBatchIDSampler(Seeded, Sampler["BatchIds"]):
             raise ValueError(f"The {phase} set is not loaded: call dataset.load_data() first.")
         lengths = subset.streamline_lengths_mm
         if self.streamline_group_name not in lengths and len(subset) > 0:
-            raise ValueError(
-                f"Streamlines group '{self.streamline_group_name}' was not loaded; give it to dataset.load_data()."
-            )
+            raise not_loaded(f"Streamlines group '{self.streamline_group_name}'")
         return lengths.get(self.streamline_group_name, [])
 
     def _check_size(self, name: str, value: float) -> float:
@@ -262,6 +282,12 @@ class DWIMLBatchIDSampler(Seeded, Sampler["BatchIds"]):
         if self.batch_size_units == "nb_streamlines" and value != int(value):
             raise ValueError(f"{name} must be a whole number of streamlines, got {value}.")
         return value
+
+
+def _check_phase(phase: str) -> str:
+    if phase not in SUBSETS:
+        raise ValueError(f"phase must be one of {SUBSETS}, got '{phase}'.")
+    return phase
 
 
 def _none_or_whole(name: str, value: int | None) -> int | None:

@@ -26,6 +26,11 @@ SUBSETS = tuple(schema.SUBJECT_LISTS)
 """``training``, ``validation``, ``testing``."""
 
 
+def not_loaded(group: str) -> ValueError:
+    """Return the error for a group of the file that was not loaded; `group` names it: ``Volume group 'input'``."""
+    return ValueError(f"{group} was not loaded; give it to dataset.load_data().")
+
+
 @dataclass(frozen=True)
 class SubjectData:
     """The data of one subject.

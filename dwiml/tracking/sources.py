@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,13 @@ from numpy.typing import NDArray
 
 from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.hdf5.standalone import read_mask, read_volumes
-from dwiml.hdf5.volumes import mask_with_warning
 from dwiml.ops.masks import DEFAULT_THRESHOLD, Mask
 from dwiml.tracking.input_order import check_same_making
+from dwiml.tracking.mask_groups import mask_of_group
 from dwiml.tracking.tracker import TrackingSubject
 from dwiml.tractograms.grid import Grid
+
+logger = logging.getLogger(__name__)
 
 IMAGES = (".nii", ".nii.gz", ".mgz", ".mgh")
 """Extensions by which the name of a mask is that of an image file, not of a group of the HDF5 file."""
@@ -92,17 +95,10 @@ def read_from_hdf5(
     def mask(parameter: str, name: str | Path) -> Mask:
         if is_image(name):
             return read_mask(name, volume.grid, threshold=mask_threshold, label=parameter)[0]
-        values = loaded.volumes[str(name)]
-        if values.nb_features != 1:
-            raise ValueError(f"Volume group '{name}' holds {values.nb_features} features; a mask has one.")
-        difference = volume.grid.difference(values.grid)
-        if difference:
-            raise ValueError(
-                f"Subject '{subject}': volume groups '{input_group}' and '{name}' have {difference}; recreate the HDF5 "
-                "file."
-            )
-        label = f"Volume group '{name}' of subject '{subject}'"
-        return mask_with_warning(values.as_tensor()[..., 0].numpy(), label, threshold=mask_threshold)
+        found = mask_of_group(loaded, str(name), input_group, parameter=parameter, threshold=mask_threshold)
+        if found.note:
+            logger.warning("%s", found.note)
+        return found
 
     masks = {parameter: mask(parameter, name) for parameter, name in given.items() if name is not None}
     return _tracking_data(volume.as_tensor(), volume.grid, masks, given, mask_threshold)

@@ -229,6 +229,20 @@ def test_data_must_be_loaded(tiny_hdf5: Path) -> None:
         len(sample)
 
 
+def test_batches_are_counted_and_read_without_changing_the_position() -> None:
+    sample = sampler([20, 30], batch_size_training=7)
+    sample.set_rank(1, 2)
+    sample.set_position("validation", 3, first_batch=1, max_batches=5)
+    before = [(batch.key, [ids.tolist() for _, ids in batch]) for batch in sample]
+    assert sample.nb_batches("training", 2) == 8
+    assert sample.nb_batches("training", 2, max_batches=3) == 3
+    whole = sample.whole_batch("training", 2, 4)
+    assert (whole.key, sum(len(ids) for _, ids in whole)) == (BatchKey("training", 2, 4), 7)
+    assert [(batch.key, [ids.tolist() for _, ids in batch]) for batch in sample] == before
+    with pytest.raises(ValueError, match=r"^phase must be one of .*, got 'test'\.$"):
+        sample.nb_batches("test", 0)
+
+
 def test_unknown_group(tiny_hdf5: Path) -> None:
     with pytest.raises(ValueError, match="Streamlines group 'wb' not found .* it has: 'streamlines'"):
         DWIMLBatchIDSampler(MultiSubjectDataset(tiny_hdf5), "wb")

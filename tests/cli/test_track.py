@@ -101,7 +101,10 @@ def test_other_formats_and_an_older_file(
         (["OUT.trk"], "Give either a SUBJECT of the HDF5 file or image files with --input."),
         (["sub-03", "OUT.vtk"], "'OUT.vtk' does not have the extension of a tractogram"),
         (["sub-03", "OUT.trk", "--tracking_mask", "mask"], "Volume group 'mask' not found in"),
-        (["sub-03", "OUT.trk", "--tracking_mask", "input"], "Volume group 'input' holds 28 features; a mask has one."),
+        (
+            ["sub-03", "OUT.trk", "--tracking_mask", "input"],
+            "Volume group 'input' (tracking_mask) has 28 features; a mask has one.",
+        ),
         (["sub-03", "OUT.trk", "--tracking_mask", "no.nii.gz"], "error: tracking_mask: '/"),
         (["sub-03", "OUT.trk", "--algo", "prob"], "gives one direction, so algo must be 'det', got 'prob'."),
         (["sub-03", "OUT.trk", "--theta", "200"], "theta must be above 0 and at most 180, got 200.0."),

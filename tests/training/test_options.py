@@ -238,6 +238,10 @@ def test_summary(tiny_hdf5: Path, tmp_path: Path) -> None:
     assert "4 batches, an epoch sees 3 of them, 75% of the data" in text
     assert "Memory     at least " in text
     assert "volumes" in text
+    trainer.batch_sampler.set_position("validation", 3, first_batch=1)
+    before = vars(trainer.batch_sampler).copy()
+    assert trainer.summary() == text
+    assert vars(trainer.batch_sampler) == before
 
 
 def test_deterministic_algorithms_for_the_training_only(tiny_hdf5: Path, tmp_path: Path) -> None:

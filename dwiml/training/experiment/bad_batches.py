@@ -39,9 +39,7 @@ def save_bad_batch(
     """
     phase = sampler.phase
     # The whole batch, whichever process had the bad part.
-    sampler.set_rank(0, 1)
-    sampler.set_position(phase, sampler.epoch, first_batch=batch, max_batches=batch + 1)
-    batch_ids = next(iter(sampler))
+    batch_ids = sampler.whole_batch(phase, sampler.epoch, batch)
     subset = loader.dataset.subset(phase)
     names = [subset.subjects[subject] for subject, _ in batch_ids]
     streamlines, _ = loader.load_batch_streamlines(batch_ids)

@@ -109,9 +109,9 @@ def check_batches(
     if not done:
         return
     same = phase != TRAINING or same_batches
-    sampler.set_position(phase, 0 if same else state["epoch"], max_batches=limit(phase))
-    if done > len(sampler):
-        raise ValueError(f"{done} batches are done of the {len(sampler)} that the phase has")
+    nb_batches = sampler.nb_batches(phase, 0 if same else state["epoch"], max_batches=limit(phase))
+    if done > nb_batches:
+        raise ValueError(f"{done} batches are done of the {nb_batches} that the phase has")
 
 
 def check_model(model: torch.nn.Module, state: Any) -> None:

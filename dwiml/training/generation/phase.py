@@ -18,10 +18,11 @@ from dwiml.data.dataset import SubjectData
 from dwiml.models.base import MainModelAbstract
 from dwiml.models.protocols import TrackingModel, check_tracks
 from dwiml.ops.directions import streamline_lengths_mm
-from dwiml.ops.masks import Mask, as_mask
+from dwiml.ops.masks import Mask
 from dwiml.ops.sequences import TensorSequence
 from dwiml.scoring.ground_truth import GroundTruth
 from dwiml.scoring.ground_truth_files import read_ground_truth
+from dwiml.tracking.mask_groups import mask_of_group
 from dwiml.tracking.propagation import MASK, PropagationRules, PropagationStopped, Propagator
 from dwiml.training.cluster.stopping import NOTHING
 from dwiml.training.epoch import handle_requests
@@ -286,25 +287,7 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
         if self._mask_group is not None:
             dataset = self.batch_loader.dataset
             dataset.check_volume_group(self._mask_group)
-            if dataset.nb_features[self._mask_group] != 1:
-                raise ValueError(
-                    f"Volume group '{self._mask_group}' (tracking_phase_mask_group) holds "
-                    f"{dataset.nb_features[self._mask_group]} features; a mask must have one."
-                )
             for subject in dataset.validation_set:
-                if self._mask_group not in subject.volumes:
-                    raise ValueError(
-                        f"Volume group '{self._mask_group}' (tracking_phase_mask_group) was not loaded; give it to "
-                        "dataset.load_data()."
-                    )
-                volume, other = subject.volumes[self.batch_loader.input_group_name], subject.volumes[self._mask_group]
-                difference = volume.grid.difference(other.grid)
-                if difference:
-                    raise ValueError(
-                        f"Subject '{subject.subject_id}': volume group '{self._mask_group}' "
-                        f"(tracking_phase_mask_group) is not on the grid of the model's input: they have "
-                        f"{difference}; recreate the HDF5 file."
-                    )
                 mask = self._mask_of(subject)
                 if mask.note:
                     logger.warning("%s", mask.note)
@@ -312,9 +295,13 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
     def _mask_of(self, subject: SubjectData) -> Mask:
         """Return the tracking mask of a validation subject, interpreted as in ``dwiml track``."""
         assert self._mask_group is not None
-        values = subject.volumes[self._mask_group].as_tensor()[..., 0].numpy()
-        name = f"Volume group '{self._mask_group}' (tracking_phase_mask_group) of subject '{subject.subject_id}'"
-        return as_mask(values, name, threshold=self.tracking_rules.mask_threshold)
+        return mask_of_group(
+            subject,
+            self._mask_group,
+            self.batch_loader.input_group_name,
+            parameter="tracking_phase_mask_group",
+            threshold=self.tracking_rules.mask_threshold,
+        )
 
     def _check_best_model_metric(self) -> None:
         """Raise ValueError if the metric would never be measured."""

@@ -72,8 +72,7 @@ def announce_start(trainer: DWIMLTrainer, *, resumes: bool) -> None:
 
 def _hint_on_steps(sampler: DWIMLBatchIDSampler, max_batches: int | None, accumulate_batches: int) -> list[str]:
     """Return a line if an epoch updates the weights only once or twice because there is little data."""
-    sampler.set_position("training", 0, max_batches=max_batches)
-    nb_batches = len(sampler)
+    nb_batches = sampler.nb_batches("training", 0, max_batches=max_batches)
     nb_steps = math.ceil(nb_batches / accumulate_batches)
     # No hint if the number of batches was limited on purpose.
     if nb_steps > 2 or nb_batches == max_batches:
@@ -92,8 +91,8 @@ def _resuming_line(trainer: DWIMLTrainer) -> str:
         return f"{line}, after its validation"
     # Validation uses the same batches in each epoch.
     epoch, limit = position.epoch if position.phase == TRAINING else 0, trainer.settings.max_batches(position.phase)
-    sampler.set_position(position.phase, epoch, max_batches=limit)
-    return f"{line}, {position.phase}: {position.batch} of {_counted(len(sampler), 'batch')} are done"
+    nb_batches = sampler.nb_batches(position.phase, epoch, max_batches=limit)
+    return f"{line}, {position.phase}: {position.batch} of {_counted(nb_batches, 'batch')} are done"
 
 
 def _phase_line(phase: str, sampler: DWIMLBatchIDSampler, max_batches: int | None) -> str:
@@ -102,8 +101,7 @@ def _phase_line(phase: str, sampler: DWIMLBatchIDSampler, max_batches: int | Non
     nb_streamlines = sum(len(mm) for mm in lengths)
     if nb_streamlines == 0:
         return ""
-    sampler.set_position(phase, 0)
-    nb_batches = len(sampler)
+    nb_batches = sampler.nb_batches(phase, 0)
     nb_seen = nb_batches if max_batches is None else min(nb_batches, max_batches)
     metres = sum(float(np.sum(mm, dtype=np.float64)) for mm in lengths) / 1000
     metres_text = f"{metres:.1f}" if metres < 10 else grouped(metres)

@@ -151,7 +151,7 @@ def test_what_cannot_be_is_refused(data: Path, tmp_path: Path) -> None:
         small_trainer(data, tmp_path, tracking=True, tracking_phase_eos_thresh=0.5)
     with pytest.raises(ValueError, match=r"nothing to measure: no validation streamline has more than 501 points"):
         small_trainer(data, tmp_path, tracking=True, tracking_phase_nb_segments_init=500)
-    with pytest.raises(ValueError, match=r"'input' \(tracking_phase_mask_group\) holds 4 features; a mask must have"):
+    with pytest.raises(ValueError, match=r"'input' \(tracking_phase_mask_group\) has 4 features; a mask has one\.$"):
         small_trainer(data, tmp_path, tracking=True, tracking_phase_mask_group="input")
     alone = write_hdf5(tmp_path / "alone.hdf5", {"sub-a": 5})
     with (
