@@ -29,6 +29,7 @@ _MODULE_OF = {
     "MultisubjectSubset": "dwiml.data.dataset",
     "TensorSequence": "dwiml.ops.sequences",
     "TrackingModel": "dwiml.models.protocols",
+    "check_track_step": "dwiml.models.checking",
     "create_hdf5": "dwiml.hdf5.creator",
     "create_phantom": "dwiml.phantom.create",
     "seed_everything": "dwiml.seeding",
@@ -53,6 +54,7 @@ __all__ = [
     "MultisubjectSubset",
     "TensorSequence",
     "TrackingModel",
+    "check_track_step",
     "create_hdf5",
     "create_phantom",
     "seed_everything",
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
     from dwiml.data.dataset import MultiSubjectDataset, MultisubjectSubset
     from dwiml.hdf5.creator import create_hdf5
     from dwiml.models.base import MainModelAbstract
+    from dwiml.models.checking import check_track_step
     from dwiml.models.learn2track import Learn2TrackModel
     from dwiml.models.one_input import ModelWithNeighborhood, ModelWithOneInput
     from dwiml.models.previous_dirs import ModelWithPreviousDirections

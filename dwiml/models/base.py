@@ -101,14 +101,18 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
 
     @property
     def nb_points_to_track(self) -> int:
-        """Number of a streamline's last points that :meth:`track_step` needs, beside its memory."""
+        """Number of a streamline's last points that :meth:`track_step` needs, beside its memory; 1 by default.
+
+        With the default :meth:`track_step`: the number of last points on which an output depends.
+        """
         return 1
 
     def track_step(self, inputs: TensorSequence, streamlines: TensorSequence, memory: Any) -> tuple[Any, Any]:
         """Compute the outputs at the last point of each streamline, to continue from there.
 
-        By default: :meth:`forward` at the last points alone, without memory. Override it in a model whose output
-        depends on more than the last point.
+        By default: :meth:`forward` at the last :attr:`nb_points_to_track` points of each streamline; the memory has the
+        inputs of these points. Override it in a model whose output depends on all previous points.
+        :func:`dwiml.check_track_step` checks that it agrees with :meth:`forward`.
 
         Parameters
         ----------
@@ -126,7 +130,12 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
         tuple
             The outputs, one row for each streamline, and the memory for the next call.
         """
-        return self.forward(inputs.tail(1), streamlines.tail(1)), None
+        nb = self.nb_points_to_track
+        if nb == 1:
+            return self.forward(inputs.tail(1), streamlines.tail(1)), None
+        known = (inputs if memory is None else memory.joined(inputs)).tail(nb)
+        outputs = self.forward(known, streamlines.tail(nb))
+        return known.mapped(outputs).last_points(), known
 
     def select_memory(self, memory: Any, kept: Tensor) -> Any:
         """Return the memory of the streamlines that continue.
@@ -138,7 +147,7 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
         kept
             Shape (K,), int64: the positions of these streamlines.
         """
-        return None
+        return memory.select(kept) if isinstance(memory, TensorSequence) else None
 
     def eos_probability(self, outputs: Any) -> Tensor | None:
         """Return the probability of the end of the streamline (EOS) at each row.

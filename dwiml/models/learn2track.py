@@ -108,11 +108,6 @@ class Learn2TrackModel(ModelWithPreviousDirections, ModelWithDirectionGetter, Mo
         outputs = order.unpack(self.direction_getter(rows))
         return (outputs, new_states) if return_hidden else outputs
 
-    @property
-    def nb_points_to_track(self) -> int:
-        """Number of points of the previous directions; the recurrent layers remember the others."""
-        return self.nb_previous_dirs + 1
-
     def track_step(
         self, inputs: TensorSequence, streamlines: TensorSequence, memory: HiddenStates | None
     ) -> tuple[Tensor, HiddenStates]:

@@ -73,6 +73,11 @@ class ModelWithPreviousDirections(MainModelAbstract):
         own = self.prev_dirs_embedding
         return [*super().layers_by_point, *([own] if own is not None and list(own.parameters()) else [])]
 
+    @property
+    def nb_points_to_track(self) -> int:
+        """Number of points of the previous directions, or that the other base classes need."""
+        return max(super().nb_points_to_track, self.nb_previous_dirs + 1)
+
     def previous_dirs(self, streamlines: TensorSequence) -> Tensor:
         """Return the last directions at each point, the most recent first.
 

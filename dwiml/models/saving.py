@@ -79,6 +79,11 @@ def read_params(path: Path, class_name: str | None = None) -> tuple[str, dict[st
     if not os.path.lexists(path):
         raise FileNotFoundError(f"No model in '{path.parent}': it has no {path.name}.")
     described = read_json(path, "The model's description")
+    if isinstance(described, dict) and "class" not in described and "trainer" in described:
+        raise ValueError(
+            f"'{path.parent}' is an experiment folder; its best model is in '{path.parent / 'best_model'}', once an "
+            "epoch is finished: load that folder."
+        )
     try:
         saved_class, params = described["class"], described["params"]
     except (KeyError, TypeError):

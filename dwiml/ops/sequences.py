@@ -231,6 +231,20 @@ class TensorSequence(Sequence[Tensor]):
         ids = ids.to("cpu")
         return self._runs(self.offsets[ids], self.lengths[ids])
 
+    def joined(self, other: TensorSequence) -> TensorSequence:
+        """Return the sequences with the rows of another TensorSequence added at the end of each, sequence by sequence.
+
+        Raises
+        ------
+        ValueError
+            When the two differ in their number of sequences.
+        """
+        if len(other) != len(self):
+            raise ValueError(f"Only as many sequences can be joined: got {len(self)} and {len(other)}.")
+        rows = torch.cat([self.data, other.data])
+        order = torch.argsort(torch.cat([self.sequence_ids(), other.sequence_ids()]), stable=True)
+        return TensorSequence(rows.index_select(0, order), self.lengths + other.lengths)
+
     def reversed(self) -> TensorSequence:
         """Return each sequence with its last row first."""
         return self.mapped(self.data.index_select(0, self._on_device(ragged.reversed_rows(self.lengths))))

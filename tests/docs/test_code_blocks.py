@@ -30,6 +30,7 @@ import pytest
 import torch
 from small_training import logs
 
+from dwiml import DWIMLTrainerOneInput
 from dwiml.cli import train
 from dwiml.cli.main import COMMANDS
 from dwiml.cli.main import build_parser as build_dwiml_parser
@@ -42,6 +43,17 @@ LANGUAGES = {"python", "bash", "json", "text"}
 GOES_ON_FROM = {"tracking.rst": "README.md"}
 # What a reader replaces: OUT_DIR, <name>, "$FOLDER".
 PLACEHOLDER = re.compile(r"[A-Z][A-Z0-9_.]*|<.*>|.*\$.*")
+
+NOISY_TRAINING = """
+from dwiml import DWIMLBatchIDSampler, DWIMLBatchLoaderOneInput, Learn2TrackModel, MultiSubjectDataset
+dataset = MultiSubjectDataset(hdf5_file)
+dataset.load_data()
+groups = (input_group_name, streamline_group_name)
+model = Learn2TrackModel(nb_features=dataset.nb_features[groups[0]], step_size=1.0, rnn_layer_sizes=[8])
+loader = DWIMLBatchLoaderOneInput(dataset, model, *groups, noise_correlated_size=0.3)
+sampler = DWIMLBatchIDSampler(dataset, groups[1])
+TRAINER(model, experiments_path, experiment_name, sampler, loader, fast_dev_run=True).train_and_validate()
+"""
 
 
 @dataclass(frozen=True)
@@ -216,6 +228,14 @@ def test_python_blocks_run(page: Path, page_namespace: dict[str, Any]) -> None:
     if before := GOES_ON_FROM.get(page.name):
         run_blocks([block for block in blocks_of(ROOT / before) if block.language == "python"][:1], page_namespace)
     run_blocks([block for block in blocks_of(page) if block.language == "python"], page_namespace)
+
+
+@pytest.mark.parametrize("trainer_class", ["SmoothTrainer", "StreamlineTrainer", "StepTrainer"])
+def test_custom_losses_train_with_correlated_noise(trainer_class: str, page_namespace: dict[str, Any]) -> None:
+    page = ROOT / "docs" / "custom_trainers.rst"
+    page_namespace.update(torch=torch, DWIMLTrainerOneInput=DWIMLTrainerOneInput)
+    run_blocks([block for block in blocks_of(page) if f"class {trainer_class}" in block.code], page_namespace)
+    run_blocks([Block(page, 1, "python", NOISY_TRAINING.replace("TRAINER", trainer_class))], page_namespace)
 
 
 @pytest.mark.parametrize("page", _pages_with("bash"), ids=lambda page: page.name)

@@ -69,6 +69,9 @@ def test_load_explains_what_is_wrong(tmp_path: Path, pointwise_model: Any) -> No
     parameters.write_text(text.replace('"nb_features": 4', '"nb_featurs": 4'))
     with pytest.raises(ValueError, match="does not describe a model: .*nb_feature"):
         pointwise_model.load(tmp_path)
+    parameters.write_text('{"trainer": {}, "model": {}}')
+    with pytest.raises(ValueError, match=r"' is an experiment folder; its best model is in '.*best_model', once"):
+        pointwise_model.load(tmp_path)
     parameters.write_text(text[:20])
     with pytest.raises(ValueError, match=r"parameters\.json' is not valid JSON"):
         pointwise_model.load(tmp_path)

@@ -166,3 +166,13 @@ def test_positions_are_where_the_rows_are() -> None:
     for values in (sequence.sequence_ids(), sequence.positions(), sequence.is_last(), sequence.first_points()):
         assert values.device.type == "meta"
     assert sequence.lengths.device.type == "cpu"
+
+
+def test_joined_adds_rows_to_each_sequence() -> None:
+    first = TensorSequence(torch.tensor([[1.0], [2.0], [5.0]]), torch.tensor([2, 0, 1]))
+    second = TensorSequence(torch.tensor([[3.0], [4.0], [6.0]]), torch.tensor([1, 1, 1]))
+    joined = first.joined(second)
+    assert joined.lengths.tolist() == [3, 1, 2]
+    assert joined.data[:, 0].tolist() == [1, 2, 3, 4, 5, 6]
+    with pytest.raises(ValueError, match="^Only as many sequences can be joined: got 3 and 2"):
+        first.joined(second[:2])
