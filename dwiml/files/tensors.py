@@ -7,11 +7,13 @@ import io
 import os
 import re
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, cast
 
 import torch
 
+from dwiml.arguments import kind_shown, quoted, shown
 from dwiml.files.archive import COMMENT_SIZE, NotPlainError, check_archive
 from dwiml.files.opening import explained, open_regular
 
@@ -22,6 +24,12 @@ _LABEL = re.compile(rb"dwiml (checkpoint|weights)\s+sha256:")
 _SIZE_FIELD = COMMENT_SIZE.to_bytes(2, "little")
 _NO_COMMENT = bytes(2)
 _CHUNK = 1 << 22
+# Dtypes that read_tensors accepts; the storages in dwiml.files.archive have the same.
+_DTYPES = frozenset(
+    {torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.complex128, torch.bool}
+    | {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8}
+)
+_PLAIN = frozenset({bool, int, float, complex, str, type(None), dict, OrderedDict, list, tuple, set})
 
 
 def write_tensors(content: Any, stream: IO[bytes], *, kind: str) -> None:
@@ -30,7 +38,7 @@ def write_tensors(content: Any, stream: IO[bytes], *, kind: str) -> None:
     Parameters
     ----------
     content
-        Plain values and tensors, which are not checked; see :func:`check_plain`.
+        Plain values and tensors, which are not checked; see :func:`as_plain`.
     stream
         An empty seekable file.
     kind
@@ -103,19 +111,43 @@ def read_tensors(
     raise AssertionError("open_regular does not suppress errors")
 
 
-def check_plain(content: Any) -> None:
-    """Check that an object could be read by :func:`read_tensors`, on a copy without its tensors.
+def as_plain(content: Any, *, max_bytes: int | None = None) -> Any:
+    """Return an object as it is written by :func:`write_tensors`, after checking that it could be read again.
+
+    Tensors that are views are replaced by copies of their own values on the CPU, so that the file does not hold the
+    tensors that they are views of. Other tensors are the same objects.
+
+    Parameters
+    ----------
+    content
+        Plain values (None, booleans, numbers, strings), tensors, and lists, tuples and dictionaries of them.
+    max_bytes
+        Maximum size of the file, in bytes; None for any size.
 
     Raises
     ------
-    ValueError
-        If it holds anything other than plain values and tensors.
+    NotPlainError
+        If it holds anything else, or is too large. The message is a few words, with the keys that lead to the value.
     """
-    stream = io.BytesIO()
-    torch.save(_without_tensors(content), stream)
-    check_archive(stream, stream.tell(), comment_size=0)
-    stream.seek(0)
-    torch.load(stream, weights_only=True)
+    try:
+        plain, skeleton, sizes = _map_tensors(content, _compact), io.BytesIO(), dict[int, int]()
+
+        def emptied(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            sizes[storage._cdata] = storage.nbytes()
+            return torch.empty(0, dtype=tensor.dtype)
+
+        # The same file, but with empty tensors.
+        torch.save(_map_tensors(plain, emptied), skeleton)
+        check_archive(skeleton, skeleton.tell(), comment_size=0)
+        skeleton.seek(0)
+        torch.load(skeleton, weights_only=True)
+    except Exception as error:
+        raise NotPlainError(_reason(content, error)) from error
+    size = sum(sizes.values()) + skeleton.tell()
+    if max_bytes is not None and size > max_bytes:
+        raise NotPlainError(f"it has {_megabytes(size)}, more than the {_megabytes(max_bytes)} that can be read again")
+    return plain
 
 
 def ends_in_digest(path: Path) -> bool:
@@ -153,14 +185,58 @@ def _check_digest(stream: IO[bytes], size: int, *, what: str, then: str) -> bool
     return True
 
 
-def _without_tensors(value: Any) -> Any:
-    if type(value) in (torch.Tensor, torch.nn.Parameter):
-        return None
+def _map_tensors(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """Return a copy of lists, tuples and dictionaries in which each tensor is replaced by that of a function."""
+    if isinstance(value, torch.Tensor):
+        return function(value)
     if type(value) in (dict, OrderedDict):
-        return {key: _without_tensors(item) for key, item in value.items()}
+        mapped = type(value)((key, _map_tensors(item, function)) for key, item in value.items())
+        if type(value) is OrderedDict:
+            # torch keeps the versions of the modules of a model there.
+            vars(mapped).update(vars(value))
+        return mapped
     if type(value) in (list, tuple):
-        return [_without_tensors(item) for item in value]
+        return type(value)(_map_tensors(item, function) for item in value)
     return value
+
+
+def _compact(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor that holds its own values only; raise NotPlainError if it cannot be read again."""
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+        raise NotPlainError(f"a {type(tensor).__name__}, which is a subclass of torch.Tensor")
+    if tensor.dtype not in _DTYPES:
+        raise NotPlainError(f"a tensor of {tensor.dtype}")
+    if tensor.layout != torch.strided or tensor.is_nested:
+        raise NotPlainError("a sparse or nested tensor")
+    if tensor.is_meta:
+        raise NotPlainError("a tensor of the meta device, which has no values")
+    if vars(tensor):
+        raise NotPlainError(f"a tensor with the attributes {quoted(vars(tensor), limit=5)} (save its detach())")
+    is_whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    if is_whole and not tensor.is_conj() and not tensor.is_neg():
+        return tensor
+    copied = tensor.detach().resolve_conj().resolve_neg().to("cpu", copy=True).contiguous()
+    if type(tensor) is torch.nn.Parameter:
+        return torch.nn.Parameter(copied, requires_grad=tensor.requires_grad)
+    return copied.requires_grad_(tensor.requires_grad)
+
+
+def _reason(content: Any, error: Exception) -> str:
+    """Return why an object cannot be saved, after the keys that lead to the first such value in it."""
+    if isinstance(error, RecursionError):
+        return "it contains itself, or has too many levels"
+    items = content.items() if isinstance(content, dict) else ()
+    for key, item in enumerate(content) if isinstance(content, (list, tuple)) else items:
+        try:
+            for each in (key, item):
+                # A list may have millions of these.
+                if type(each) not in (bool, float, str, type(None)) and not (type(each) is int and abs(each) < 2**63):
+                    as_plain(each)
+        except NotPlainError as found:
+            return f"{' '.join(shown(key).split())} -> {found}"
+    if type(content) in _PLAIN or isinstance(content, torch.Tensor):
+        return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+    return kind_shown(content)
 
 
 def _megabytes(size: int) -> str:

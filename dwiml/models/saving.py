@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import dwiml
 from dwiml.files import atomic_write, read_json, write_json
-from dwiml.files.tensors import check_plain, read_tensors, write_tensors
+from dwiml.files.tensors import as_plain, read_tensors, write_tensors
 
 PARAMETERS_FILE = "parameters.json"
 STATE_FILE = "model_state.pt"
@@ -47,7 +47,7 @@ def write_model(folder: Path, described: Mapping[str, Any], state: Mapping[str, 
     ValueError
         When the state holds anything but plain values and tensors, which could not be read back.
     """
-    check_plain(state)
+    state = as_plain(state)
     write_json(folder / PARAMETERS_FILE, described, follow_links=False)
     with atomic_write(folder / STATE_FILE, follow_links=False) as stream:
         write_tensors(state, stream, kind="weights")

@@ -83,7 +83,7 @@ class EpochRunner:
         self._measured = measured
         self._step = trainer.ranks.wrap_ddp(BatchLoss(trainer))
         self._loaders: dict[str, DataLoader[Any]] = {}
-        self._is_first_batch = True
+        self._is_first_batch = self._is_first_step = True
         trainer.batch_loader.called.clear()
 
     def close(self) -> None:
@@ -225,6 +225,10 @@ class EpochRunner:
             trainer.schedule.begin_step(trainer.position.epoch, fraction)
             trainer.update_weights()
             _require_super(trainer, "update_weights", updater.is_empty)
+        if self._is_first_step:
+            # The state of the optimizer, and those that the user registered, may be complete only now.
+            self._is_first_step = False
+            trainer.checkpointer.check_state(trainer)
 
     def _explain(self, error: NonFiniteValueError) -> str:
         """Save the batch that gave a NaN or infinite value; return the message for the user."""
@@ -302,6 +306,7 @@ def running(trainer: DWIMLTrainer) -> Iterator[EpochRunner]:
             restore_generators(states, rank=trainer.ranks.rank, seed=trainer.seed, device=trainer.device)
         epochs = EpochRunner(trainer, None if checkpoint is None else checkpoint["monitors"])
         stack.callback(epochs.close)
+        trainer.checkpointer.check_state(trainer)
         trainer.requests.note_checkpoint()
         if trainer.ranks.is_first and not trainer.is_finished:
             announce_start(trainer, resumes=checkpoint is not None)

@@ -233,9 +233,9 @@ def test_a_pipe_is_not_waited_for(saved: Path) -> None:
 
 
 def test_state_that_cannot_be_read_again_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="it would use"):
-        tensors.check_plain({"a": np.float64(3)})
-    tensors.check_plain({"a": torch.zeros(3), "b": [1, (2.0, None)], "c": {"d": "e"}})
+    with pytest.raises(ValueError, match="^'a' -> an object of type float64$"):
+        tensors.as_plain({"a": np.float64(3)})
+    tensors.as_plain({"a": torch.zeros(3), "b": [1, (2.0, None)], "c": {"d": "e"}})
 
 
 def test_parameters_that_changed_since_are_told(saved: Path, caplog: pytest.LogCaptureFixture) -> None:

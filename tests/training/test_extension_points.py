@@ -148,12 +148,15 @@ class Stubborn(Counter):
 
 class Unsaveable(Counter):
     def state_dict(self) -> dict[str, Any]:
-        return {"itself": self}
+        state: dict[str, Any] = {}
+        return state | {"itself": [state, self]}
 
 
 def test_what_cannot_be_registered_is_one_sentence(tiny_hdf5: Path, tmp_path: Path) -> None:
     trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=2)
-    with pytest.raises(ValueError, match="The registered state 'x' must hold only numbers, strings, tensors") as caught:
+    with pytest.raises(
+        ValueError, match="state 'x' cannot be saved .'itself' -> 1 -> an object of type Unsaveable"
+    ) as caught:
         trainer.register_state("x", Unsaveable())
     assert "\n" not in str(caught.value)
     with pytest.raises(TypeError, match="'x' is a dict, which has no state_dict and no load_state_dict"):
@@ -165,8 +168,51 @@ def test_what_cannot_be_registered_is_one_sentence(tiny_hdf5: Path, tmp_path: Pa
         trainer.register_state("x", Counter())
     interrupt(trainer, 1)
     resumed = small_trainer(tiny_hdf5, tmp_path, max_epochs=2, resume="must")
-    with pytest.raises(ValueError, match=r"does not fit: the registered state 'x' cannot be restored \('nb_of_old'\)"):
+    with pytest.raises(
+        ValueError, match=r"load_state_dict of the registered state 'x' failed \(KeyError: 'nb_of_old'\). Resume with"
+    ):
         resumed.register_state("x", Stubborn())
+
+
+class Growing(Counter):
+    """Its state can be saved at first, and not after some batches."""
+
+    def __init__(self, after: int, value: Any) -> None:
+        super().__init__()
+        self.after, self.value = after, value
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), **({"history": {"last": self.value}} if self.nb >= self.after else {})}
+
+
+@pytest.mark.parametrize("after", [0, 1, 5])
+def test_a_state_that_cannot_be_saved_ends_the_training_with_its_keys(
+    tiny_hdf5: Path, tmp_path: Path, after: int
+) -> None:
+    trainer = counting(tiny_hdf5, tmp_path, max_epochs=2)
+    trainer.checkpointer._registered["counter"] = trainer.counter = Growing(after, {1}.union)
+    sentence = "cannot be saved .'registered' -> 'counter' -> 'history' -> 'last' -> an object of type builtin_func"
+    with pytest.raises(ValueError, match=sentence):
+        trainer.train_and_validate()
+    # At the start, after the first step, and at the end of the second epoch.
+    assert trainer.counter.nb == min(after, 1) if after < 2 else trainer.position.epoch == 2
+    if after == 5:
+        # The previous checkpoint can still be used.
+        assert load_checkpoint(tmp_path / "exp" / "checkpoint")["registered"]["counter"]["nb"] == 4
+
+
+def test_a_state_larger_than_can_be_read_is_refused_before_it_is_written(
+    tiny_hdf5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dwiml.training.experiment.checkpoint._BYTES_OF_THE_REST", 2**20)
+    trainer = counting(tiny_hdf5, tmp_path, max_epochs=2)
+    with pytest.raises(ValueError, match=r"'x' cannot be saved \(it has 8.0 MB, more than the 1.1 MB that can be read"):
+        trainer.register_state("x", Growing(0, torch.zeros(10**6, dtype=torch.float64)))
+    trainer.checkpointer._registered["counter"] = trainer.counter = Growing(5, torch.zeros(10**6))
+    with pytest.raises(ValueError, match=r"The new checkpoint cannot be saved \(it has 4.\d MB, more than the 1.1 MB"):
+        trainer.train_and_validate()
+    resumed = counting(tiny_hdf5, tmp_path, max_epochs=1, resume="must")
+    assert resumed.counter.nb == 4
 
 
 def two_groups(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:

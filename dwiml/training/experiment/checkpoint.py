@@ -7,14 +7,14 @@ import os
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from dwiml.arguments import quoted
 from dwiml.files import atomic_write, reason_of
 from dwiml.files.archive import NotPlainError
-from dwiml.files.tensors import check_plain, read_tensors, write_tensors
+from dwiml.files.tensors import as_plain, read_tensors, write_tensors
 
 FORMAT_VERSION = 3
 KEYS = frozenset(
@@ -41,14 +41,14 @@ LATEST = "latest.pt"
 PREVIOUS = "previous.pt"
 DAMAGED = "damaged.pt"
 
-# Room for the model, the optimizer's moments, averaged weights and registered states; and for the plain values.
+# Room for the model, the optimizer's moments and averaged weights; and for registered states and plain values.
 _COPIES = 12
-_BYTES_OF_THE_REST = 64 * 2**20
+_BYTES_OF_THE_REST = 2**30
 
 logger = logging.getLogger(__name__)
 
 
-def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+def save_checkpoint(folder: Path, state: dict[str, Any], *, max_bytes: int | None = None) -> None:
     """Write ``latest.pt`` atomically; the previous one becomes ``previous.pt``, so that there is always a checkpoint.
 
     Parameters
@@ -57,17 +57,17 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
         The ``checkpoint`` folder of the experiment.
     state
         The values of all :data:`KEYS` except the version, which is added.
+    max_bytes
+        As in :func:`load_checkpoint`, which would refuse a larger file.
 
     Raises
     ------
     ValueError
-        If the state lacks a key, has an unknown one, or holds what :func:`load_checkpoint` would refuse.
+        As :func:`readable`. The existing checkpoints are unchanged.
     OSError
         If it cannot be written (a full disk). The existing checkpoints are unchanged.
     """
-    content = {"format_version": FORMAT_VERSION, **state}
-    _check_content(content, "The new checkpoint")
-    _check_plain(content)
+    content = readable(state, max_bytes=max_bytes)
     latest = folder / LATEST
     try:
         with atomic_write(latest, before_naming=lambda: _keep_previous(folder), follow_links=False) as stream:
@@ -79,7 +79,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
         raise failure from error
 
 
-def save_or_warn(folder: Path, state: dict[str, Any]) -> bool:
+def save_or_warn(folder: Path, state: dict[str, Any], *, max_bytes: int | None = None) -> bool:
     """Write a checkpoint with :func:`save_checkpoint`; if the disk refuses it, only warn.
 
     Returns
@@ -93,7 +93,7 @@ def save_or_warn(folder: Path, state: dict[str, Any]) -> bool:
         As :func:`save_checkpoint`.
     """
     try:
-        save_checkpoint(folder, state)
+        save_checkpoint(folder, state, max_bytes=max_bytes)
     except OSError as error:
         # The system's own message; that of save_checkpoint is for callers that stop here.
         reason = reason_of(error.__cause__ or error)
@@ -105,6 +105,46 @@ def save_or_warn(folder: Path, state: dict[str, Any]) -> bool:
         )
         return False
     return True
+
+
+def readable(state: dict[str, Any], *, max_bytes: int | None = None) -> dict[str, Any]:
+    """Return the content of a checkpoint, after checking that :func:`load_checkpoint` would accept it.
+
+    Raises
+    ------
+    ValueError
+        If the state lacks a key, has an unknown one, is larger than ``max_bytes``, or holds anything other than plain
+        values and tensors.
+    """
+    content = {"format_version": FORMAT_VERSION, **state}
+    _check_content(content, "The new checkpoint")
+    return cast("dict[str, Any]", as_saved(content, "The new checkpoint", max_bytes=max_bytes))
+
+
+def as_saved(content: Any, what: str, *, max_bytes: int | None = None) -> Any:
+    """Return a state, or a part of it, as :func:`~dwiml.files.tensors.as_plain` does.
+
+    Parameters
+    ----------
+    content
+        The state.
+    what
+        Beginning of the error message.
+    max_bytes
+        As in :func:`load_checkpoint`.
+
+    Raises
+    ------
+    ValueError
+        If it could not be read again; the message has the keys that lead to the wrong value.
+    """
+    try:
+        return as_plain(content, max_bytes=max_bytes)
+    except NotPlainError as error:
+        raise ValueError(
+            f"{what} cannot be saved ({error}): a state may hold only numbers, strings, dense tensors, and lists and "
+            "dictionaries of them, which can be read without running code."
+        ) from error
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -241,19 +281,6 @@ def _check_content(content: dict[str, Any], what: str) -> None:
     for key in sorted((DICTIONARIES & KEYS) | ({REGISTERED} & content.keys())):
         if not isinstance(content[key], dict):
             raise ValueError(f"{what} must have a dictionary as '{key}', got a {_kind(content[key])}.")
-
-
-def _check_plain(content: dict[str, Any]) -> None:
-    """Raise ValueError if the content could not be read again."""
-    for key, value in content.items():
-        try:
-            check_plain(value)
-        except Exception as error:
-            reason = str(error) if isinstance(error, NotPlainError) else type(error).__name__
-            raise ValueError(
-                f"The new checkpoint's '{key}' must hold only plain values and tensors, so that it can be read without "
-                f"running code; it holds something else ({reason})."
-            ) from error
 
 
 def _kind(value: Any) -> str:

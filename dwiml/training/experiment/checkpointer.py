@@ -6,14 +6,15 @@ from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dwiml.arguments import quoted, shown
-from dwiml.files.tensors import check_plain
 from dwiml.training.cluster.ranks import Ranks
 from dwiml.training.experiment import fitting
 from dwiml.training.experiment.checkpoint import (
     REGISTERED,
+    as_saved,
     checkpoint_stamp,
     has_checkpoint,
     load_checkpoint,
+    readable,
     save_or_warn,
 )
 from dwiml.training.experiment.folder import ExperimentFolder
@@ -57,6 +58,7 @@ class Checkpointer:
     _ranks: Ranks
     _lock: ExperimentLock | None  # held by the first rank while it trains
     _stamp: tuple[int, int] | None  # identifies the checkpoint that was last read or written
+    _max_bytes: int | None  # maximum size of a checkpoint
     _registered: dict[str, Stateful]  # objects registered by the user, by name
     _waiting: dict[str, Any]  # states in the checkpoint whose object is not registered yet
     _has_begun: bool  # whether the training has begun
@@ -64,7 +66,7 @@ class Checkpointer:
     def __init__(self, folder: ExperimentFolder, ranks: Ranks) -> None:
         self._folder, self._ranks = folder, ranks
         self.found, self.is_saved = None, True
-        self._lock = self._stamp = None
+        self._lock = self._stamp = self._max_bytes = None
         self._registered, self._waiting, self._has_begun = {}, {}, False
 
     @property
@@ -96,7 +98,7 @@ class Checkpointer:
         ValueError
             If the checkpoint is damaged.
         """
-        folder = self._folder
+        folder, self._max_bytes = self._folder, max_bytes
         # The first rank looks on behalf of all: it may start writing before another rank gets here.
         if self._ranks.is_first:
             folder.refuse_foreign()
@@ -133,7 +135,7 @@ class Checkpointer:
             raise TypeError(
                 f"register_state: '{name}' is a {type(thing).__name__}, which has no {' and no '.join(lacking)}."
             )
-        _plain_state(name, thing)
+        as_saved(thing.state_dict(), f"The registered state '{name}'", max_bytes=self._max_bytes)
         if self._stamp is not None and name not in self._waiting:
             there = quoted([*self._registered, *self._waiting], limit=5)
             raise ValueError(
@@ -145,8 +147,9 @@ class Checkpointer:
                 thing.load_state_dict(self._waiting[name])
             except Exception as error:
                 raise ValueError(
-                    f"The checkpoint of '{self._folder.path}' does not fit: the registered state '{name}' cannot be "
-                    f"restored ({_reason(error)})."
+                    f"The checkpoint of '{self._folder.path}' does not fit: load_state_dict of the registered state "
+                    f"'{name}' failed ({_reason(error)}). Resume with the script that started the training, or start "
+                    "another experiment."
                 ) from error
             del self._waiting[name]
         self._registered[name] = thing
@@ -248,10 +251,32 @@ class Checkpointer:
                 return True
             self.refuse_if_taken_over()
             # A checkpoint refers to the best model, which must be on disk first.
-            written = trainer.best_model.retry(trainer.model) and save_or_warn(self._folder.checkpoint, state)
+            written = trainer.best_model.retry(trainer.model) and save_or_warn(
+                self._folder.checkpoint, state, max_bytes=self._max_bytes
+            )
             self._stamp = checkpoint_stamp(self._folder.checkpoint)
             self.is_saved = written
             return written
+
+    def check_state(self, trainer: DWIMLTrainer) -> None:
+        """Check that a checkpoint of the current state could be read again; all ranks call it.
+
+        Raises
+        ------
+        ValueError
+            If it could not, or the processes have registered different states.
+        """
+        for rank, names in enumerate(self._ranks.gather(list(self._registered))):
+            if set(names) != set(self._registered):
+                raise ValueError(
+                    f"The {self._ranks.nb} processes have different registered states: {quoted(self._registered)} in "
+                    f"process {self._ranks.rank}, {quoted(names)} in process {rank}. Call register_state with the same "
+                    "names in all processes."
+                )
+        with nullcontext() if trainer.averaged is None else trainer.averaged.restored():
+            state = self._state(trainer, None)
+            if self._ranks.is_first:
+                readable(state, max_bytes=self._max_bytes)
 
     def require_saved(self, trainer: DWIMLTrainer) -> None:
         """At the end, retry to write results that could not be written; all ranks call it.
@@ -281,7 +306,7 @@ class Checkpointer:
             )
 
     def _state(self, trainer: DWIMLTrainer, monitor: PhaseMonitor | None) -> dict[str, Any]:
-        registered = {name: _plain_state(name, thing) for name, thing in self._registered.items()}
+        registered = {name: thing.state_dict() for name, thing in self._registered.items()}
         return {
             "parameters": trainer.parameters,
             "position": trainer.position.state_dict(),
@@ -298,17 +323,5 @@ class Checkpointer:
         }
 
 
-def _plain_state(name: str, thing: Stateful) -> Any:
-    state = thing.state_dict()
-    try:
-        check_plain(state)
-    except Exception as error:
-        raise ValueError(
-            f"The registered state '{name}' must hold only numbers, strings, tensors, and lists and dictionaries of "
-            f"them, so that it can be read without running code; it holds something else ({_reason(error)})."
-        ) from error
-    return state
-
-
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}".rstrip(".: ")

@@ -204,7 +204,7 @@ def test_a_checkpoint_larger_than_the_model_can_need(tmp_path: Path) -> None:
         write_tensors({}, stream, kind="checkpoint")
         # It takes no space on the disk.
         stream.truncate(4 * 10**9)
-    with pytest.raises(ValueError, match=r"has 4000.0 MB, but this model needs 67.1 MB at most"):
+    with pytest.raises(ValueError, match=r"has 4000.0 MB, but this model needs 1073.7 MB at most"):
         load_checkpoint(tmp_path, max_bytes=max_bytes_for(model))
 
 

@@ -77,14 +77,13 @@ class GuestLogger(Logger):
 
     def _ask_state(self) -> None:
         # Imported here so that reading logs does not load torch.
-        from dwiml.files.tensors import check_plain
+        from dwiml.files.tensors import as_plain
 
-        # A copy, because the logger may go on changing what it returned.
-        state = copy.deepcopy(self._guest.state_dict())
+        state = self._guest.state_dict()
         if type(state) is not dict:
             raise TypeError(f"its state_dict must return a dictionary, got {kind_shown(state)}")
-        check_plain(state)
-        self._state = state
+        # A copy, because the logger may go on changing what it returned.
+        self._state = copy.deepcopy(as_plain(state))
 
     def _attempt(self, action: Callable[[], Any]) -> Any:
         if self._failed:
