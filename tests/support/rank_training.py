@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from small_training import small_trainer, with_angle
 
 
@@ -25,7 +26,10 @@ def main() -> None:
         hdf5_file = others.pop("hdf5_file", hdf5_file)
         arguments |= others
     marks_tracking = arguments.pop("marks_tracking", False)
+    registered = arguments.pop("registered", None)
     trainer = small_trainer(Path(hdf5_file), Path(experiments), name, resume="auto", **arguments)
+    if registered is not None:
+        trainer.register_state(registered, torch.nn.Linear(1, 1))
     if logs_angle:
         with_angle(trainer)
     run, seen = trainer.run_one_batch, []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import logging
 import re
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small_training import interrupt, logs, same_weights, small_trainer
@@ -220,6 +222,105 @@ def two_groups(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
     return torch.optim.NAdam([{"params": parameters[:-2]}, {"params": parameters[-2:], "lr": 0.1}], lr=0.01)
 
 
+class Users(torch.optim.SGD):
+    """Keeps values outside of the state of each parameter, some of them only after a step."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, lr=np.float32(0.01), momentum=torch.tensor(0.5))  # type: ignore[arg-type]
+        self.nb_steps = 0
+
+    def step(self, closure: Any = None) -> Any:
+        self.nb_steps += 1
+        self.state["global"] = {"nb": self.nb_steps}  # type: ignore[index]
+        self.param_groups[0]["boost"] = 1 + 1 / self.nb_steps
+        with torch.no_grad():
+            for each in self.param_groups[0]["params"]:
+                if each.grad is not None:
+                    each.grad *= self.param_groups[0]["boost"]
+        return super().step(closure)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), **({"nb_steps": self.nb_steps} if self.nb_steps else {})}
+
+    def load_state_dict(self, state: Any) -> None:
+        self.nb_steps = state["nb_steps"]
+        super().load_state_dict(state)
+
+
+class Reshaped(Users):
+    """Its state has no groups."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"nb_steps": self.nb_steps, "inner": torch.optim.SGD.state_dict(self)}
+
+    def load_state_dict(self, state: Any) -> None:
+        self.nb_steps = state["nb_steps"]
+        torch.optim.SGD.load_state_dict(self, state["inner"])
+
+
+class Remembering(torch.optim.lr_scheduler.LRScheduler):
+    """Keeps what no checkpoint holds, and computes in NumPy."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.seen: collections.deque[int] = collections.deque(maxlen=2)
+        self.is_new: bool | None = True
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[Any]:
+        self.seen.append(self.last_epoch)
+        self.is_new = None
+        return [np.float32(rate) / np.float32(1 + sum(self.seen)) for rate in self.base_lrs]
+
+
+@pytest.mark.parametrize("optimizer", [Users, Reshaped])
+@pytest.mark.parametrize("nth", [2, 6])
+def test_values_outside_of_the_parameters_state_are_resumed(
+    tiny_hdf5: Path, tmp_path: Path, optimizer: Any, nth: int
+) -> None:
+    options = {"max_epochs": 2, "learning_rates": 0.01, "optimizer": optimizer, "lr_scheduler": Remembering}
+    whole = small_trainer(tiny_hdf5, tmp_path, "whole", **options)
+    whole.train_and_validate()
+    interrupt(small_trainer(tiny_hdf5, tmp_path, **options), nth)
+    last = small_trainer(tiny_hdf5, tmp_path, resume="must", **options)
+    assert type(last.optimizer.param_groups[0]["momentum"]) is float
+    last.train_and_validate()
+    assert same_weights(whole.model, last.model)
+    assert logs(tmp_path / "whole") == logs(tmp_path / "exp")
+    assert vars(last.optimizer)["nb_steps"] == vars(whole.optimizer)["nb_steps"] == 8
+
+
+class Decaying(DWIMLTrainerOneInput):
+    """Changes a hyperparameter of an optimizer chosen by name."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.optimizer.param_groups[0] |= {"weight_decay": 0.1, "name": "all"}
+
+
+def test_a_changed_hyperparameter_of_a_named_optimizer_is_resumed(tiny_hdf5: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"trainer_class": Decaying, "max_epochs": 2}
+    whole = small_trainer(tiny_hdf5, tmp_path, "whole", **options)
+    whole.train_and_validate()
+    interrupt(small_trainer(tiny_hdf5, tmp_path, **options), 6)
+    last = small_trainer(tiny_hdf5, tmp_path, resume="must", **options)
+    last.train_and_validate()
+    assert same_weights(whole.model, last.model)
+    with pytest.raises(ValueError, match="with other parameters: trainer.weight_decay was 0.0 and is now 0.2"):
+        small_trainer(tiny_hdf5, tmp_path, resume="must", weight_decay=0.2, **options)
+
+
+def test_an_optimizer_that_is_changed_after_the_trainer_is_created(tiny_hdf5: Path, tmp_path: Path) -> None:
+    for change in ("group", "optimizer"):
+        trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=1)
+        if change == "group":
+            trainer.optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))]})
+        else:
+            trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=0.1)
+        with pytest.raises(ValueError, match="were changed after the trainer was created, which a resumed run could"):
+            trainer.train_and_validate()
+        assert not (tmp_path / "exp").exists()
+
+
 def other_groups(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
     return two_groups(parameters)
 
@@ -290,6 +391,16 @@ def test_another_optimizer_is_refused_and_the_command_names_the_script(
             {"optimizer": torch.optim.SGD([torch.zeros(2)])},
             TypeError,
             "or a function that creates one, as lambda parameters: .* got a SGD",
+        ),
+        (
+            {"optimizer": lambda parameters: torch.optim.LBFGS(parameters, lr=0.002)},
+            ValueError,
+            r"is a LBFGS, which evaluates the loss several times in a step \(closure\): the trainer does not",
+        ),
+        (
+            {"optimizer": lambda parameters: torch.optim.SparseAdam(parameters, lr=0.002)},
+            ValueError,
+            "is a SparseAdam, which accepts only sparse gradients: the trainer does not support it",
         ),
         ({"optimizer": "adam"}, ValueError, "optimizer must be one of Adam, AdamW, RAdam, SGD, got 'adam'"),
         (

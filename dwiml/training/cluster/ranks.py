@@ -134,8 +134,9 @@ class Ranks:
         """
         first, *others = self.gather({section: dict(values) for section, values in described.items()})
         for rank, other in enumerate(others, start=1):
-            for section, name in [(section, name) for section, values in first.items() for name in values]:
-                expected, found = first[section][name], other.get(section, {}).get(name)
+            names = [(part, name) for part in first for name in {**first[part], **other.get(part, {})}]
+            for section, name in names:
+                expected, found = first[section].get(name), other.get(section, {}).get(name)
                 if expected != found and f"{section}.{name}" not in MAY_DIFFER:
                     raise ValueError(
                         f"The {self.nb} processes have different parameters: {section}.{name} is {expected!r} in "

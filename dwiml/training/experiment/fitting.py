@@ -24,8 +24,8 @@ from dwiml.training.reporting.user_metrics import check_metric_name
 from dwiml.training.state import GENERATION, MOST_EPOCHS, PHASES, TRAINING, Position
 
 _MOST_POINTS = 2**62
-# Values of an optimizer's groups that schedules change.
-_EVOLVING = frozenset({"lr", "betas", "momentum", "initial_lr", "max_momentum", "base_momentum"})
+# Values of an optimizer's groups that cannot change.
+_FIXED = frozenset({"params", "capturable", "differentiable"})
 # Values that depend on the machine (see load_optimizer_state).
 _OF_THE_MACHINE = frozenset({"fused", "foreach"})
 _MEASURED = ("values", "weights", "batches")
@@ -125,15 +125,17 @@ def check_model(model: torch.nn.Module, state: Any) -> None:
 def check_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
     """Check the state of an optimizer: its groups against those of this run, its tensors against the parameters."""
     own = optimizer.state_dict()
-    check_keys("its state", state, own)
-    groups, kept = state["param_groups"], state["state"]
-    if type(groups) is not list or len(groups) != len(own["param_groups"]):
-        nb = len(own["param_groups"])
-        raise ValueError(f"it should have {nb} groups of parameters and has {value_or_type(groups)}")
-    # The values of an unknown optimizer cannot be checked.
     is_known = type(optimizer) in OPTIMIZERS.values()
-    for group, own_group in zip(groups, own["param_groups"], strict=True):
-        _check_group(group, own_group, values=is_known)
+    if is_known:
+        check_keys("its state", state, own)
+    elif not isinstance(state, dict) or any((key in own) != (key in state) for key in ("param_groups", "state")):
+        raise ValueError(f"its state should be that of a {type(optimizer).__name__} and is {described(state)}")
+    if "param_groups" in own:
+        _check_groups(state["param_groups"], own["param_groups"], values=is_known)
+    # The values of an optimizer of the user's cannot be checked.
+    if not is_known:
+        return
+    kept = state["state"]
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
     if type(kept) is not dict:
         raise ValueError(f"what it keeps should be a dictionary and is {described(kept)}")
@@ -141,31 +143,33 @@ def check_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
     for number, values in kept.items():
         if type(number) is not int or not 0 <= number < len(parameters) or type(values) is not dict:
             raise ValueError(f"it keeps {described(values)} for parameter {value_or_type(number)} of {len(parameters)}")
-        if is_known:
-            _check_kept(values, parameters[number], number)
-            names.add(frozenset(values))
-    if is_known and not names <= _names_kept(optimizer) | {frozenset()}:
+        _check_kept(values, parameters[number], number)
+        names.add(frozenset(values))
+    if not names <= _names_kept(type(optimizer), state["param_groups"]) | {frozenset()}:
         raise ValueError(f"what it keeps for each parameter is not what {type(optimizer).__name__} keeps")
 
 
-def _check_group(group: Any, own: Mapping[str, Any], *, values: bool) -> None:
-    if type(group) is not dict:
-        raise ValueError(f"a group of parameters should be a dictionary and is {described(group)}")
-    unknown = [str(key)[:60] for key in group if key not in own]
-    if unknown or "params" not in group or "lr" not in group:
-        raise ValueError(f"a group of parameters lacks 'params' or 'lr', or has unknown {quoted(unknown, limit=5)}")
-    # A key missing from the checkpoint, added by a later torch, keeps its value in this run.
-    for key, value in group.items() if values else ():
-        if key in _OF_THE_MACHINE:
-            check_like(f"'{key}'", value, None)
-            continue
-        check_like(f"'{key}'", value, own[key])
-        if key in _EVOLVING:
-            numbers = value if type(value) in (list, tuple) else [value]
-            if any(type(each) in (int, float) and not 0 <= each < math.inf for each in numbers):
-                raise ValueError(f"'{key}' should be a finite number, 0 or more, and is {value_or_type(value)}")
-        elif value != own[key]:
-            raise ValueError(f"'{key}' should be {value_or_type(own[key])} and is {value_or_type(value)}")
+def _check_groups(groups: Any, own: list[dict[str, Any]], *, values: bool) -> None:
+    if type(groups) is not list or len(groups) != len(own):
+        raise ValueError(f"it should have {len(own)} groups of parameters and has {value_or_type(groups)}")
+    for group, own_group in zip(groups, own, strict=True):
+        if type(group) is not dict:
+            raise ValueError(f"a group of parameters should be a dictionary and is {described(group)}")
+        if any(key not in group for key in ("params", "lr") if key in own_group):
+            raise ValueError("a group of parameters lacks 'params' or 'lr'")
+        # Keys may be added by a later torch, or by the user.
+        for key in group.keys() & own_group.keys() if values else ():
+            _check_setting(key, group[key], own_group[key])
+
+
+def _check_setting(key: str, value: Any, own: Any) -> None:
+    """Check a value of a group; schedules, and the user, may have changed it to another of its kind."""
+    check_like(f"'{key}'", value, None if key in _OF_THE_MACHINE else own)
+    numbers = value if type(value) in (list, tuple) else [value]
+    if any(type(each) in (int, float) and not 0 <= each < math.inf for each in numbers):
+        raise ValueError(f"'{key}' should be a finite number, 0 or more, and is {value_or_type(value)}")
+    if key in _FIXED and value != own:
+        raise ValueError(f"'{key}' should be {value_or_type(own)} and is {value_or_type(value)}")
 
 
 def _check_kept(values: Mapping[Any, Any], parameter: torch.Tensor, number: int) -> None:
@@ -186,15 +190,17 @@ def _check_kept(values: Mapping[Any, Any], parameter: torch.Tensor, number: int)
             raise ValueError(f"{what} has invalid values (NaN, infinite or negative)")
 
 
-def _names_kept(optimizer: torch.optim.Optimizer) -> set[frozenset[Any]]:
-    """Return the names of the values that an optimizer keeps for each parameter, found by a trial step."""
-    trial = torch.nn.Parameter(torch.zeros(1))
-    trial.grad = torch.ones(1)
-    settings = {key: value for key, value in optimizer.param_groups[0].items() if key not in ("params", "fused")}
-    of_this_kind: Any = type(optimizer)
-    stepped = of_this_kind([{"params": [trial], **settings}])
-    stepped.step()
-    return {frozenset(values) for values in stepped.state.values()}
+def _names_kept(of_this_kind: Any, groups: list[dict[str, Any]]) -> set[frozenset[Any]]:
+    """Return the names of the values that an optimizer keeps for each parameter, found by trial steps."""
+    names = set()
+    for group in groups:
+        trial = torch.nn.Parameter(torch.zeros(1))
+        trial.grad = torch.ones(1)
+        settings = {key: value for key, value in group.items() if key not in ("params", "fused")}
+        stepped = of_this_kind([{"params": [trial], **settings}])
+        stepped.step()
+        names |= {frozenset(values) for values in stepped.state.values()}
+    return names
 
 
 def check_averaged(own: Any, state: Any) -> None:
@@ -319,5 +325,6 @@ def check_all(checkpoint: Mapping[str, Any], checks: Mapping[str, Callable[[Any]
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, LookupError) as error:
             reason = " ".join(str(error).split()).rstrip(".")
             raise ValueError(
-                f"The checkpoint of '{experiment}' does not fit: '{name}' cannot be restored ({reason})."
+                f"The checkpoint of '{experiment}' does not fit: '{name}' cannot be restored ({reason}). Resume with "
+                "the script that started the training, or start another experiment."
             ) from error

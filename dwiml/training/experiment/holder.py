@@ -120,6 +120,18 @@ class Holder:
         return f"process {self.pid} on host '{self.host}' (since {self.started}{job})"
 
 
+def is_damaged(raw: bytes) -> bool:
+    """Return whether this is part of what :meth:`Holder.written` returned, rather than a file of another program."""
+    start = b'{\n  "host": "'
+    if not raw.startswith(start) and not start.startswith(raw):
+        return False
+    try:
+        json.loads(raw)
+    except ValueError:
+        return True
+    return False
+
+
 def _machine() -> str | None:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dwiml.files import reason_of
 from dwiml.files.opening import open_regular
-from dwiml.training.experiment.holder import LIMIT_S, Holder
+from dwiml.training.experiment.holder import LIMIT_S, Holder, is_damaged
 
 LOCK_FILE = "lock.json"
 HEARTBEAT_S = 30.0
@@ -232,12 +232,17 @@ def read_lock(path: Path) -> tuple[Holder | None, float] | None:
 
 
 def is_lock(path: Path) -> bool:
-    """Return whether a file is a lock of dwiml, or has just been deleted."""
+    """Return whether a file is a lock of dwiml, or its beginning, or empty, or has just been deleted."""
     try:
         found = read_lock(path)
+        if found is None or found[0] is not None:
+            return True
+        with open_regular(path, "The lock", follow_links=False) as stream:
+            raw = stream.read(1 << 16)
     except (OSError, ValueError):
         return False
-    return found is None or found[0] is not None
+    # After a power failure, a file may consist of zeros.
+    return not raw.strip(b"\0") or is_damaged(raw)
 
 
 @contextmanager

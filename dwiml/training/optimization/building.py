@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -12,7 +14,7 @@ from dwiml.params import qualified_name
 from dwiml.training.optimization.averaging import AveragedWeights
 from dwiml.training.optimization.compiling import compile_layers
 from dwiml.training.optimization.nonfinite import NonFinitePolicy
-from dwiml.training.optimization.optimizers import OPTIMIZERS, build_optimizer, check_learning_rates
+from dwiml.training.optimization.optimizers import OPTIMIZERS, build_optimizer, check_learning_rates, to_python
 from dwiml.training.optimization.schedule_base import LR_RATIO, Schedule
 from dwiml.training.optimization.schedules import build_schedule
 from dwiml.training.optimization.updates import WeightUpdater
@@ -103,8 +105,15 @@ def _optimizer(model: Any, settings: TrainerSettings, learning_rate: float) -> t
             f"weight_decay applies to optimizers given by name, got {settings.weight_decay:g}: set it in {name}."
         )
     _check_parameters(model, optimizer, name)
+    _check_step(optimizer, name)
+    for group in optimizer.param_groups:
+        # The values are saved in checkpoints.
+        group.update(to_python({key: value for key, value in group.items() if key != "params"}))
+        if type(group.get("lr")) not in (int, float):
+            raise ValueError(f"The optimizer of {name} must have a number as the lr of each group of parameters.")
     rate = float(optimizer.param_groups[0]["lr"])
-    if rate != learning_rate:
+    # A learning rate in float32 is the same number.
+    if not math.isclose(rate, learning_rate, rel_tol=1e-6):
         raise ValueError(
             f"The optimizer of {name} starts with a learning rate of {rate:g}, and learning_rates with "
             f"{learning_rate:g}: give the same value to both."
@@ -113,6 +122,21 @@ def _optimizer(model: Any, settings: TrainerSettings, learning_rate: float) -> t
         if group["lr"] != rate:
             group[LR_RATIO] = float(group["lr"]) / rate
     return optimizer
+
+
+def _check_step(optimizer: torch.optim.Optimizer, name: str) -> None:
+    """Refuse an optimizer that cannot take a step with the gradients of a batch alone."""
+    parameters = inspect.signature(optimizer.step).parameters.values()
+    if any(each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD for each in parameters):
+        reason = "evaluates the loss several times in a step (closure)"
+    elif isinstance(optimizer, torch.optim.SparseAdam):
+        reason = "accepts only sparse gradients"
+    else:
+        return
+    raise ValueError(
+        f"The optimizer of {name} is a {type(optimizer).__name__}, which {reason}: the trainer does not support it. "
+        "Use another optimizer, such as torch.optim.Adam."
+    )
 
 
 def _check_parameters(model: Any, optimizer: torch.optim.Optimizer, name: str) -> None:

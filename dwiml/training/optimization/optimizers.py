@@ -77,6 +77,10 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, A
     ValueError, KeyError, TypeError
         As torch's ``load_state_dict``, if the state is that of another optimizer or of other parameters.
     """
+    if "param_groups" not in state:
+        # A class of the user's, whose state has another form.
+        optimizer.load_state_dict(dict(state))
+        return
     # torch then raises an error if the number of groups differs.
     own = [group.get("fused") for group in optimizer.param_groups]
     groups = [dict(group) for group in state["param_groups"]]
@@ -84,6 +88,15 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, A
         if "fused" in group:
             group["fused"] = fused
     optimizer.load_state_dict({**state, "param_groups": groups})
+
+
+def to_python(value: Any) -> Any:
+    """Return a NumPy number or a 0-d tensor as a Python number, also in lists, tuples and dictionaries."""
+    if isinstance(value, np.generic) or (isinstance(value, torch.Tensor) and value.ndim == 0):
+        return value.item()
+    if type(value) in (list, tuple):
+        return type(value)(map(to_python, value))
+    return {key: to_python(each) for key, each in value.items()} if type(value) is dict else value
 
 
 def check_learning_rates(learning_rates: Any) -> list[float]:

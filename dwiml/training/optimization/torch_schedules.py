@@ -10,7 +10,7 @@ import torch
 from torch.optim import lr_scheduler
 
 from dwiml.training.experiment.plain import value_or_type
-from dwiml.training.optimization.optimizers import LARGEST_RATE
+from dwiml.training.optimization.optimizers import LARGEST_RATE, to_python
 from dwiml.training.optimization.schedule_base import LR_RATIO, MOST_EPOCHS, Schedule
 
 SchedulerFactory = Callable[[torch.optim.Optimizer], lr_scheduler.LRScheduler]
@@ -59,7 +59,8 @@ class TorchSchedule(Schedule):
     Raises
     ------
     ValueError
-        If the scheduler cannot be created, fails, or has a learning rate outside of 0 to 100.
+        If the scheduler cannot be created, fails, has a learning rate outside of 0 to 100, or is not the same when
+        it is created again.
     """
 
     def __init__(
@@ -74,7 +75,11 @@ class TorchSchedule(Schedule):
         self._factory, self._initial = factory, _Settings(optimizer, learning_rate)
         try:
             self._replay()
-            self.rates(min(planned_epochs, MOST_EPOCHS))
+            nb_epochs = min(planned_epochs, MOST_EPOCHS)
+            if self.rates(nb_epochs) != self.rates(nb_epochs):
+                raise ValueError(
+                    "its learning rates are not the same each time it is created, so that no run could resume"
+                )
         except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
             raise ValueError(str(error).rstrip(".") or type(error).__name__) from error
         self._update_optimizer()
@@ -170,7 +175,7 @@ class TorchSchedule(Schedule):
 
     def _update_optimizer(self) -> None:
         for group, values in zip(self._optimizer.param_groups, self._settings.param_groups, strict=True):
-            group.update(_changed(values))
+            group.update(to_python(_changed(values)))
 
 
 class _Settings(torch.optim.Optimizer):

@@ -72,6 +72,14 @@ def test_other_data_or_options_in_one_process_are_named(data: Path) -> None:
     train(data, data.parent, "copies", nb=2, max_epochs=1, others={"hdf5_file": str(copy)})
 
 
+def test_processes_that_register_different_states_end_at_the_start(data: Path) -> None:
+    output = train(data, data.parent, "registered", nb=2, code=1, registered="a", others={"registered": "b"})
+    assert "have different registered states: 'a' in process 0, 'b' in process 1" in output
+    output = train(data, data.parent, "registered", nb=2, code=1, others={"registered": "b"})
+    assert "have different registered states: none in process 0, 'b' in process 1" in output
+    assert not (data.parent / "registered").exists()
+
+
 def test_two_processes_track_what_one_does(data: Path) -> None:
     options = {"tracking": True, "tracking_phase_theta": 180.0, "best_model_metric": "gv_endpoint_distance_mm"}
     for name, nb in (("tracks_alone", 1), ("track_together", 2)):

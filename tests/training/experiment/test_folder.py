@@ -53,6 +53,7 @@ FOREIGN: dict[str, Callable[[Path], None]] = {
     "parameters of something else": lambda folder: write(folder / "parameters.json", '{"model": {}}'),
     "parameters that are damaged": lambda folder: write(folder / "parameters.json", '{"model": '),
     "a lock of something else": lambda folder: write(folder / "lock.json", "my own notes"),
+    "a lock of another program": lambda folder: write(folder / "lock.json", '{\n  "host": "a"\n}'),
     "a hidden file": lambda folder: write(folder / ".notes.tmp"),
 }
 
@@ -96,6 +97,19 @@ def test_a_new_folder_or_what_a_killed_process_left_is_taken(tiny_hdf5: Path, tm
     trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=1)
     trainer.train_and_validate()
     assert sorted(os.listdir(folder)) == ["best_model", "checkpoint", "logs", "parameters.json"]
+
+
+WRITTEN = Holder.this_process().written()
+
+
+@pytest.mark.parametrize("content", [b"", bytes(300), WRITTEN[:9], WRITTEN[:60], WRITTEN.replace(b"pid", b"p\0d")])
+def test_a_damaged_lock_alone_in_a_folder_is_taken_over(
+    tiny_hdf5: Path, tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    made(tmp_path / "exp" / "lock.json").write_bytes(content)
+    small_trainer(tiny_hdf5, tmp_path, max_epochs=1).train_and_validate()
+    assert sorted(os.listdir(tmp_path / "exp")) == ["best_model", "checkpoint", "logs", "parameters.json"]
+    assert "of an unknown process was abandoned (it is damaged); it is taken over" in caplog.text
 
 
 def test_killed_before_the_first_checkpoint_it_starts_over(tiny_hdf5: Path, tmp_path: Path) -> None:

@@ -387,6 +387,11 @@ REFUSED: list[tuple[Any, Any, str]] = [
         None,
         "it is not a torch scheduler of the given optimizer",
     ),
+    (
+        lambda optimizer: lr_scheduler.LambdaLR(optimizer, lambda epoch: float(torch.rand(1))),
+        None,
+        "its learning rates are not the same each time it is created",
+    ),
     (None, {"gamma": 1}, r"^lr_scheduler_args \('gamma'\) need an lr_scheduler, got None\.$"),
 ]
 
