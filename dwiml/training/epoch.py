@@ -306,7 +306,7 @@ def running(trainer: DWIMLTrainer) -> Iterator[EpochRunner]:
             restore_generators(states, rank=trainer.ranks.rank, seed=trainer.seed, device=trainer.device)
         epochs = EpochRunner(trainer, None if checkpoint is None else checkpoint["monitors"])
         stack.callback(epochs.close)
-        trainer.updater.check(trainer.optimizer)
+        trainer.updater.check()
         trainer.checkpointer.check_state(trainer)
         trainer.requests.note_checkpoint()
         if trainer.ranks.is_first and not trainer.is_finished:

@@ -309,16 +309,12 @@ def test_a_changed_hyperparameter_of_a_named_optimizer_is_resumed(tiny_hdf5: Pat
         small_trainer(tiny_hdf5, tmp_path, resume="must", weight_decay=0.2, **options)
 
 
-def test_an_optimizer_that_is_changed_after_the_trainer_is_created(tiny_hdf5: Path, tmp_path: Path) -> None:
-    for change in ("group", "optimizer"):
-        trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=1)
-        if change == "group":
-            trainer.optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))]})
-        else:
-            trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=0.1)
-        with pytest.raises(ValueError, match="were changed after the trainer was created, which a resumed run could"):
-            trainer.train_and_validate()
-        assert not (tmp_path / "exp").exists()
+def test_parameters_added_to_the_optimizer_after_the_trainer_is_created(tiny_hdf5: Path, tmp_path: Path) -> None:
+    trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=1)
+    trainer.optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))]})
+    with pytest.raises(ValueError, match="The parameters of the optimizer were changed after the trainer was created"):
+        trainer.train_and_validate()
+    assert not (tmp_path / "exp").exists()
 
 
 def other_groups(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:

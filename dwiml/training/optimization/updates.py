@@ -60,13 +60,13 @@ class WeightUpdater:
         self._weights: list[float] = []
         self._is_finished = False
 
-    def check(self, optimizer: torch.optim.Optimizer) -> None:
-        """Raise ValueError if the trainer has another optimizer, or one of other parameters, than at its creation."""
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        if optimizer is not self.optimizer or list(map(id, parameters)) != list(map(id, self._parameters)):
+    def check(self) -> None:
+        """Raise ValueError if the optimizer has other parameters than when the trainer was created."""
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        if list(map(id, parameters)) != list(map(id, self._parameters)):
             raise ValueError(
-                "The trainer's optimizer, or its groups of parameters, were changed after the trainer was created, "
-                "which a resumed run could not restore: give it a function as optimizer that creates all of it."
+                "The parameters of the optimizer were changed after the trainer was created, which a resumed run could "
+                "not restore: give the trainer a function as optimizer that creates all groups of parameters."
             )
 
     @property
