@@ -28,7 +28,7 @@ LEAVES = {
 # What each room may import beside itself. A dotted name is a single module, or a folder inside a room.
 ROOMS = {
     "arguments": set(),
-    "files": set(),
+    "files": {"arguments"},
     "matplotlib_backend": set(),
     "params": {"arguments"},
     "signals": set(),
