@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 VALUE_COLORS = "viridis from 0.25 to 1"
-"""Name of the colour map of values along streamlines."""
+"""Name of the colormap of values along streamlines."""
 _VARIABLE = "MPLBACKEND"
 
 
@@ -38,7 +38,7 @@ def import_matplotlib() -> None:
 
 
 def value_colormap() -> ListedColormap:
-    """Return the colour map of values along streamlines: viridis without its dark end, invisible on black."""
+    """Return the colormap of values along streamlines: viridis without its dark end, invisible on black."""
     import_matplotlib()
     import numpy as np
     from matplotlib import colormaps

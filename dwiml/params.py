@@ -215,7 +215,7 @@ def _record_level(instance: Parameterized, bound: inspect.BoundArguments) -> Non
     """Record the arguments of one constructor in the chain of classes; the class of the instance comes first."""
     outermost = "_recorded" not in instance.__dict__
     if outermost:
-        # setattr would fail, because a torch module is not initialised yet.
+        # setattr would fail, because a torch module is not initialized yet.
         instance.__dict__.update(_recorded={}, _fixed={}, _forwarded=[], _extra=set(), _forwards=True)
     given = dict(bound.arguments)
     # A class without **kwargs chooses all arguments of its parents, including their defaults.

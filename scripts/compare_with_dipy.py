@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from dwiml.scoring.ground_truth import GroundTruth
 
-# Where the response of a single fibre is looked for, in voxels around the middle of the volume.
+# Where the response of a single fiber is looked for, in voxels around the middle of the volume.
 ROI_RADIUS = 20
 MEASURES = ("valid_connections", "invalid_connections", "no_connections", "overlap", "overreach", "f1")
 

@@ -34,7 +34,7 @@ def checked_affine(value: Any, label: str) -> npt.NDArray[np.float64]:
     Returns
     -------
     array of shape (4, 4), float64
-        Voxel indices (origin at the centre of the first voxel) to rasmm, in mm.
+        Voxel indices (origin at the center of the first voxel) to rasmm, in mm.
 
     Raises
     ------

@@ -185,7 +185,7 @@ class MultiSubjectDataset(Parameterized):
         ------
         ValueError
             If a group or the subject does not exist, or data are damaged or implausible. The message names the subject
-            and the group. The page "Making the HDF5 file" lists all checks.
+            and the group. The page "Creating the HDF5 file" lists all checks.
         """
         wanted = {"training": load_training, "validation": load_validation, "testing": load_testing}
         self.nb_loads += 1

@@ -58,7 +58,7 @@ class SubjectStreamlines:
     lengths_mm
         Shape (S,), float32: length of each streamline along its curve, in mm.
     affine
-        Shape (4, 4), float64: voxel indices (origin at the centre of the first voxel) to rasmm, in mm.
+        Shape (4, 4), float64: voxel indices (origin at the center of the first voxel) to rasmm, in mm.
     voxel_sizes
         Shape (3,), float32, mm.
     dimensions

@@ -29,7 +29,7 @@ class SubjectVolume:
     Attributes
     ----------
     affine
-        Shape (4, 4), float64: voxel indices (origin at the centre of the first voxel) to rasmm, in mm.
+        Shape (4, 4), float64: voxel indices (origin at the center of the first voxel) to rasmm, in mm.
     voxel_sizes
         Shape (3,), float32, mm.
     shape

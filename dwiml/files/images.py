@@ -72,7 +72,7 @@ def open_image(path: Path, label: str) -> Any:
     Returns
     -------
     nibabel.spatialimages.SpatialImage
-        The image; its affine maps voxel indices (origin at the centre of the first voxel) to rasmm.
+        The image; its affine maps voxel indices (origin at the center of the first voxel) to rasmm.
 
     Raises
     ------

@@ -24,7 +24,7 @@ from dwiml.signals import ended_by_signals
 
 logger = logging.getLogger(__name__)
 
-# One micrometre: a streamline of 200 mm would have 200 000 points.
+# One micrometer: a streamline of 200 mm would have 200 000 points.
 _MIN_STEP_MM = 1e-3
 
 

@@ -1,8 +1,8 @@
 """Augmentation of streamlines: reversal, splitting, independent noise and correlated positional noise.
 
-Each is drawn, then applied: ``draw_...`` takes the random generator and returns what was drawn, which can be kept and
-applied again; applying it is deterministic. Streamlines are flat: ``points`` (N, F) holds the points of all of them,
-one streamline after the other, and ``lengths`` (S,) the number of points of each.
+Each augmentation is drawn first and then applied. ``draw_...`` uses the random generator and returns the draws, which
+can be stored and applied again; applying them is deterministic. Streamlines are flat: ``points`` (N, F) has the
+concatenated points of all streamlines, and ``lengths`` (S,) the number of points of each.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def draw_reverse(nb: int, ratio: float, rng: np.random.Generator) -> NDArray[np.
 
 
 def reverse(points: NDArray[Scalar], lengths: ArrayLike, chosen: NDArray[np.bool_]) -> NDArray[Scalar]:
-    """Put the points of the chosen streamlines in the opposite order.
+    """Reverse the order of the points of the chosen streamlines.
 
     Parameters
     ----------
@@ -97,8 +97,8 @@ def draw_split(nb: int, ratio: float, rng: np.random.Generator) -> NDArray[np.fl
     Returns
     -------
     array of shape (S,), float64
-        For a chosen streamline, where to cut it, uniform in [0, 1): 0 is the first cut that its length allows, 1 would
-        be one past the last. -1 for a streamline that stays whole.
+        For a chosen streamline, where to cut it, uniform in [0, 1), as a fraction of the cuts that its length
+        allows. -1 for a streamline that is not split.
 
     Raises
     ------
@@ -111,7 +111,7 @@ def draw_split(nb: int, ratio: float, rng: np.random.Generator) -> NDArray[np.fl
 
 
 def cuts_at(lengths: ArrayLike, places: ArrayLike, *, min_points: int = 2) -> NDArray[np.int64]:
-    """Turn the places of :func:`draw_split` into numbers of points.
+    """Convert the places of :func:`draw_split` to numbers of points.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def cuts_at(lengths: ArrayLike, places: ArrayLike, *, min_points: int = 2) -> ND
     places : array of shape (S,)
         Where to cut each, in [0, 1); negative for one that stays whole.
     min_points : int
-        Minimum number of points of each half. A chosen streamline with less than twice this many stays whole.
+        Minimum number of points of each half. A chosen streamline with fewer than twice as many points is not split.
 
     Returns
     -------
@@ -267,7 +267,7 @@ def draw_correlated_noise(lengths: ArrayLike, nb_points: float, rng: np.random.G
 
     Each coordinate is an Ornstein-Uhlenbeck process sampled at the points, that is a stationary autoregressive process
     of order 1: normal, of variance 1, the correlation between two points k points apart being exp(-k / nb_points). All
-    of a streamline's noise is then multiplied by one number drawn uniformly from 0 to 2. The source of the process:
+    of a streamline's noise is then multiplied by one number drawn uniformly from 0 to 2. Source of the process:
     Uhlenbeck and Ornstein, "On the theory of the Brownian motion", 1930, doi:10.1103/PhysRev.36.823.
 
     Parameters

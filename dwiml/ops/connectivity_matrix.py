@@ -1,8 +1,8 @@
-"""Which regions streamlines join: endpoints to regions, pairs of regions counted, and compared with a known matrix.
+"""Find and count the pairs of regions that streamlines join, and compare them with a known connectivity matrix.
 
-Connections have no direction: a streamline from region a to region b is one from b to a. Only the pairs that are joined
-are kept, each as one whole number, ``a * nb_regions + b`` with a <= b, so that the 64 million pairs of 20 x 20 x 20
-blocs take no more memory than the streamlines do.
+Connections have no direction: (a, b) and (b, a) are the same pair. Only the pairs that are joined are stored, each as
+one integer, ``a * nb_regions + b`` with a <= b. The 64 million possible pairs of 20 x 20 x 20 blocs therefore need no
+more memory than the streamlines do.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from numpy.typing import NDArray
 from dwiml.ops.regions import NO_REGION, BlocRegions, LabelRegions, Regions, as_points
 
 JOINS_NONE, JOINS_UNCONNECTED, JOINS_CONNECTED = -1, 0, 1
-"""What :func:`connection_status` says of a streamline."""
+"""The possible results of :func:`connection_status` for a streamline."""
 
 _CHUNK = 2**17
-# Values of a dense matrix that are looked at in one go.
+# Number of values of a dense matrix that are read at once.
 _BLOCK_VALUES = 2**23
 _LARGEST_DENSE = 2**26
 
 
 @dataclass(frozen=True, eq=False)
 class ConnectivityMatrix:
-    """The pairs of regions that are joined, and how strongly; all other pairs are not.
+    """A sparse symmetric connectivity matrix: the pairs of regions that are joined, each with a positive value.
 
     Attributes
     ----------
     nb_regions
-        n.
+        Number of regions, n.
     keys
         Shape (K,), int64, ascending: ``a * n + b`` with a <= b.
     values
-        Shape (K,): what the matrix holds at (a, b), more than 0; a number of streamlines, for instance.
+        Shape (K,): positive value of each pair, for instance its number of streamlines.
     """
 
     nb_regions: int
@@ -45,19 +45,20 @@ class ConnectivityMatrix:
 
     @classmethod
     def from_dense(cls, matrix: Any) -> ConnectivityMatrix:
-        """Take the values other than 0 of a matrix.
+        """Create a sparse matrix from the non-zero values of a dense one.
 
-        Where (a, b) and (b, a) differ, as in a triangular matrix, the larger one counts.
+        If (a, b) and (b, a) differ, as in a triangular matrix, the larger value is used.
 
         Parameters
         ----------
         matrix : array of shape (n, n)
-            Or what gives rows by slices as an array does (a memory map, an HDF5 dataset); read some rows at a time.
+            Non-negative numbers. It may be any object whose rows can be sliced (an array, a memory map, an HDF5
+            dataset); a few rows are read at a time.
 
         Raises
         ------
         ValueError
-            When it is not square, or holds NaN, infinite or negative values.
+            If it is not square, or holds NaN, infinite or negative values.
         """
         nb_regions = _side(matrix)
         keys, values = [np.zeros(0, dtype=np.int64)], []
@@ -81,7 +82,17 @@ class ConnectivityMatrix:
         return np.stack(np.divmod(self.keys, self.nb_regions), axis=1) if len(self.keys) else np.zeros((0, 2), np.int64)
 
     def include(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return for each pair of regions, shape (S,) each, whether it is joined; never when one is no region."""
+        """Return whether each of S pairs of regions is joined.
+
+        Parameters
+        ----------
+        first, last
+            Shape (S,), int64: the two regions of each pair; :data:`~dwiml.ops.regions.NO_REGION` is joined to nothing.
+
+        Returns
+        -------
+        array of shape (S,), bool
+        """
         keys = _pair_keys(first, last, self.nb_regions)
         if not len(self.keys):
             return np.zeros(len(keys), dtype=np.bool_)
@@ -94,17 +105,29 @@ class ConnectivityMatrix:
         Raises
         ------
         ValueError
-            When it has more than 67 million values; use :meth:`dense_rows`.
+            If it has more than 67 million values; use :meth:`dense_rows`.
         """
         if self.nb_regions**2 > _LARGEST_DENSE:
             raise ValueError(
-                f"A matrix of {self.nb_regions} x {self.nb_regions} regions is too large to be held whole; take "
-                "dense_rows, some rows at a time."
+                f"A matrix of {self.nb_regions} x {self.nb_regions} regions is too large for memory; use "
+                "dense_rows, which yields a few rows at a time."
             )
         return next(self.dense_rows(dtype, nb_rows=self.nb_regions), np.zeros((0, 0), dtype))
 
     def dense_rows(self, dtype: type[np.generic] = np.int64, *, nb_rows: int | None = None) -> Iterator[NDArray[Any]]:
-        """Yield the symmetric matrix some rows at a time, shape (rows, n)."""
+        """Yield the symmetric matrix a few rows at a time.
+
+        Parameters
+        ----------
+        dtype
+            Type of the values.
+        nb_rows
+            Number of rows at a time; None: as many as hold about 8 million values.
+
+        Yields
+        ------
+        array of shape (rows, n), dtype
+        """
         nb_rows = nb_rows or max(1, _BLOCK_VALUES // max(self.nb_regions, 1))
         first, last = self.pairs.T
         off_diagonal = first != last
@@ -124,14 +147,24 @@ class ConnectivityMatrix:
 def count_connections(first_points: Any, last_points: Any, regions: Regions) -> ConnectivityMatrix:
     """Count the streamlines that join each pair of regions.
 
-    A streamline with an endpoint in no region is not counted; one with both in region a counts once, at (a, a).
+    A streamline with an end in no region is not counted; one with both ends in region a counts once, at (a, a).
 
     Parameters
     ----------
     first_points, last_points : arrays or tensors of shape (S, 3)
         The two ends of each streamline, voxel space, corner origin, in voxels.
     regions
-        The regions.
+        The n regions.
+
+    Returns
+    -------
+    ConnectivityMatrix
+        Numbers of streamlines, of shape (n, n).
+
+    Raises
+    ------
+    ValueError
+        If the points do not have shape (S, 3), or first and last points differ in number.
     """
     n = regions.nb_regions
     keys = [_pair_keys(first, last, n) for first, last in _regions_by_chunk(first_points, last_points, regions)]
@@ -143,9 +176,9 @@ def count_connections(first_points: Any, last_points: Any, regions: Regions) -> 
 def connection_status(
     first_points: Any, last_points: Any, regions: Regions, connections: ConnectivityMatrix
 ) -> NDArray[np.int8]:
-    """Say of each streamline whether it joins regions that are known to be connected.
+    """Return whether each streamline joins two regions that are known to be connected.
 
-    A streamline with both ends in one region joins connected ones where the matrix' diagonal says so.
+    For a streamline with both ends in one region, the diagonal of the matrix gives the answer.
 
     Parameters
     ----------
@@ -154,17 +187,18 @@ def connection_status(
     regions
         The regions.
     connections
-        The pairs that are connected, of the same number of regions.
+        The pairs that are connected, for the same number of regions.
 
     Returns
     -------
     array of shape (S,), int8
-        :data:`JOINS_CONNECTED`, :data:`JOINS_UNCONNECTED`, or :data:`JOINS_NONE` where an end is in no region.
+        :data:`JOINS_CONNECTED`, :data:`JOINS_UNCONNECTED`, or :data:`JOINS_NONE` if an end is in no region.
 
     Raises
     ------
     ValueError
-        When the regions and the matrix are not of one number, or the points not of shape (S, 3).
+        If the regions and the matrix differ in number, the points do not have shape (S, 3), or first and last points
+        differ in number.
     """
     check_same_number(regions, connections.nb_regions)
     status = [np.zeros(0, dtype=np.int8)]
@@ -178,15 +212,15 @@ def connection_status(
 def joins_unconnected(
     first_points: Any, last_points: Any, regions: Regions, connections: ConnectivityMatrix
 ) -> NDArray[np.bool_]:
-    """Return, shape (S,), which streamlines join regions that a matrix does not connect; see `connection_status`."""
+    """Return whether each streamline joins two regions that are not connected, shape (S,); see `connection_status`."""
     return np.asarray(connection_status(first_points, last_points, regions, connections) == JOINS_UNCONNECTED)
 
 
 def connections_of(matrix: Any, regions: Regions) -> ConnectivityMatrix:
-    """Take the connections of a matrix with one row for each region.
+    """Return the connections of a dense matrix with one row per region.
 
-    A matrix of labels may begin with a row and a column for the background (label 0), as those of dwi_ml do: they are
-    left out, since nothing that ends there ends in a region.
+    A matrix of labels may begin with a row and a column for the background (label 0), as in dwi_ml. They are ignored,
+    because the background is not a region.
 
     Parameters
     ----------
@@ -198,7 +232,7 @@ def connections_of(matrix: Any, regions: Regions) -> ConnectivityMatrix:
     Raises
     ------
     ValueError
-        When it is not square, has another number of rows, or holds NaN, infinite or negative values.
+        If it is not square, has another number of rows, or holds NaN, infinite or negative values.
     """
     nb_rows = _side(matrix)
     check_same_number(regions, nb_rows, allow_background=True)
@@ -212,21 +246,21 @@ def connections_of(matrix: Any, regions: Regions) -> ConnectivityMatrix:
 
 
 def check_same_number(regions: Regions, nb_rows: int, *, allow_background: bool = False) -> None:
-    """Check that a matrix has one row for each region.
+    """Check that a matrix has one row per region.
 
     Parameters
     ----------
     regions
         The regions.
     nb_rows
-        Of the matrix.
+        Number of rows of the matrix.
     allow_background
-        One of labels may have one row more, for label 0 if there is one; see :func:`connections_of`.
+        Whether a matrix of labels may have one more row, for label 0; see :func:`connections_of`.
 
     Raises
     ------
     ValueError
-        Telling both numbers.
+        If they differ. The message gives both numbers.
     """
     if regions.nb_regions == nb_rows:
         return
@@ -239,21 +273,28 @@ def check_same_number(regions: Regions, nb_rows: int, *, allow_background: bool 
             f"there are {regions.nb_regions} labels other than 0 (row i belongs to the i-th smallest of them, from "
             f"{regions.values[0]} to {regions.values[-1]}; one more row, the first, may be that of label 0)"
         )
-    raise ValueError(f"The connectivity matrix has {nb_rows} rows but {made_of}; one row a region is expected.")
+    raise ValueError(f"The connectivity matrix has {nb_rows} rows but {made_of}; one row per region is expected.")
 
 
 def is_background_counted(regions: Regions, nb_rows: int) -> bool:
-    """Tell whether a matrix of labels has one row more than there are regions, for label 0, which some voxels have."""
+    """Return whether a matrix of labels has one more row than there are regions, for label 0 (if any voxel has it)."""
     return isinstance(regions, LabelRegions) and nb_rows == regions.nb_regions + 1 and regions.has_background
 
 
 def dense_blocks(matrix: Any, *, nb_rows: int | None = None) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Yield (first row, some rows) of a matrix until all is read; `nb_rows` at a time, or some 8 million values.
+    """Yield (index of the first row, rows) for a whole matrix, a few rows at a time.
+
+    Parameters
+    ----------
+    matrix : array of shape (n, n)
+        See :meth:`ConnectivityMatrix.from_dense`.
+    nb_rows
+        Number of rows at a time; None: as many as hold about 8 million values.
 
     Raises
     ------
     ValueError
-        When it is not square, or holds NaN, infinite or negative values.
+        If it is not square, or holds NaN, infinite or negative values.
     """
     side = _side(matrix)
     nb_rows = nb_rows or max(1, _BLOCK_VALUES // max(side, 1))
@@ -272,7 +313,7 @@ def _side(matrix: Any) -> int:
 
 
 def _pair_keys(first: NDArray[np.int64], last: NDArray[np.int64], nb_regions: int) -> NDArray[np.int64]:
-    """Return one number a pair, -1 where one is no region."""
+    """Return one integer per pair, or -1 if one end is in no region."""
     low, high = np.minimum(first, last), np.maximum(first, last)
     return np.where(low < 0, np.int64(-1), low * nb_regions + high)
 
@@ -280,7 +321,7 @@ def _pair_keys(first: NDArray[np.int64], last: NDArray[np.int64], nb_regions: in
 def _regions_by_chunk(
     first_points: Any, last_points: Any, regions: Regions
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield the regions of both ends, so many streamlines at a time that memory stays bounded."""
+    """Yield the regions of both ends for a limited number of streamlines at a time, to limit memory."""
     first, last = as_points(first_points), as_points(last_points)
     if len(first) != len(last):
         raise ValueError(f"Each streamline has two ends, got {len(first)} first points and {len(last)} last points.")

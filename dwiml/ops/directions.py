@@ -1,4 +1,4 @@
-"""Directions of streamlines: differences of consecutive points, made safe where points repeat."""
+"""Directions of streamlines: differences between consecutive points, with safe handling of repeated points."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def previous_directions(streamlines: TensorSequence, nb_previous: int, *, normal
     Raises
     ------
     ValueError
-        When ``nb_previous`` is negative.
+        If ``nb_previous`` is negative.
     """
     if nb_previous < 0:
         raise ValueError(f"The number of previous directions must be 0 or more, got {nb_previous}.")
@@ -149,7 +149,7 @@ def angle_degrees(first: Tensor, second: Tensor) -> Tensor:
     """Return the angle between directions, which need not have unit length.
 
     Kahan's formula, 2 atan2(|u - v|, |u + v|) with unit u and v ("How futile are mindless assessments of roundoff
-    in floating-point computation?", 2006, section 12): exact to rounding near 0 and 180 degrees too, where an
+    in floating-point computation?", 2006, section 12): also accurate near 0 and 180 degrees, where an
     arccosine loses half of its digits.
 
     Parameters

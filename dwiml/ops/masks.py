@@ -41,7 +41,7 @@ def as_mask(values: ArrayLike, name: str, *, threshold: float = DEFAULT_THRESHOL
     """Decide which voxels are inside a mask.
 
     - Values of 0 and one other (1, 255, ...), or a single value: the non-zero voxels.
-    - Several whole numbers, none negative: labels; the non-zero voxels, with a note.
+    - Several non-negative integers: labels; the non-zero voxels, with a note.
     - Other values from 0 to 1 (with the overshoot of an interpolation): a probability map; the voxels whose value is at
       least ``threshold``, with a note.
 
@@ -54,7 +54,7 @@ def as_mask(values: ArrayLike, name: str, *, threshold: float = DEFAULT_THRESHOL
     name
         Start of the note and of the error, for instance ``"The mask 'wm.nii.gz'"``.
     threshold
-        For probability maps.
+        Smallest probability, from 0 to 1, of a voxel inside a probability map.
 
     Returns
     -------
@@ -64,7 +64,7 @@ def as_mask(values: ArrayLike, name: str, *, threshold: float = DEFAULT_THRESHOL
     Raises
     ------
     ValueError
-        When the image is none of these, or has NaN or infinite values.
+        If the image is none of these, or contains NaN or infinite values.
     """
     volume = np.asarray(values)
     if volume.dtype == np.bool_ or not volume.size:

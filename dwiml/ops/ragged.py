@@ -1,7 +1,7 @@
-"""Row numbers of ragged sequences: which sequence a row belongs to, and where it is in it.
+"""Row numbers of ragged sequences: the sequence that each row belongs to, and its position in that sequence.
 
-Sequences of different lengths are flat: the rows of all of them lie one sequence after the other, and ``lengths`` (S,)
-holds the number of rows of each. A length of 0 is allowed everywhere. Example, for lengths (2, 0, 3)::
+Sequences of different lengths are stored flat: the N rows of all sequences are concatenated, and ``lengths`` (S,) has
+the number of rows of each. A length of 0 is always allowed. Example, for lengths (2, 0, 3)::
 
     row                  0  1  2  3  4
     sequence_ids         0  0  2  2  2
@@ -9,7 +9,7 @@ holds the number of rows of each. A length of 0 is allowed everywhere. Example, 
     positions_from_end   1  0  2  1  0
     borders              0, 2, 2, 5
 
-:class:`dwiml.ops.sequences.TensorSequence` has the same for torch, on the device of its rows.
+:class:`dwiml.ops.sequences.TensorSequence` has the corresponding methods for torch, on the device of its rows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Rows = NDArray[np.int64]
 
 
 def borders(lengths: ArrayLike) -> Rows:
-    """Return the row at which each sequence starts, and the number of all rows, where the last one ends.
+    """Return the row at which each sequence starts, followed by the total number of rows.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def borders(lengths: ArrayLike) -> Rows:
     Returns
     -------
     array of shape (S + 1,), int64
-        Sequence i has the rows ``borders[i]`` to ``borders[i + 1]``, the last one not included.
+        Sequence i has the rows ``borders[i]`` to ``borders[i + 1]``, excluding the latter.
     """
     lengths = np.asarray(lengths, dtype=np.int64)
     result = np.zeros(len(lengths) + 1, dtype=np.int64)
@@ -42,7 +42,7 @@ def borders(lengths: ArrayLike) -> Rows:
 
 
 def offsets(lengths: ArrayLike) -> Rows:
-    """Return the row at which each sequence starts, shape (S,), int64; an empty one: where it would.
+    """Return the row at which each sequence starts (or would start, if it is empty), shape (S,), int64.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def sequence_of_row(lengths: ArrayLike, row: int) -> int:
     lengths : array of shape (S,), integers
         Number of rows of each sequence.
     row
-        From 0 to N - 1.
+        Number of the row, from 0 to N - 1.
     """
     return int(np.searchsorted(borders(lengths)[1:], row, side="right"))
 
@@ -102,7 +102,7 @@ def positions_from_end(lengths: ArrayLike) -> Rows:
 
 
 def first_rows(lengths: ArrayLike) -> Rows:
-    """Return the first row of each sequence that has one, shape (S',), int64, increasing.
+    """Return the first row of each non-empty sequence, shape (S',), int64, increasing.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def first_rows(lengths: ArrayLike) -> Rows:
 
 
 def last_rows(lengths: ArrayLike) -> Rows:
-    """Return the last row of each sequence that has one, shape (S',), int64, increasing.
+    """Return the last row of each non-empty sequence, shape (S',), int64, increasing.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ def last_rows(lengths: ArrayLike) -> Rows:
 
 
 def reversed_rows(lengths: ArrayLike) -> Rows:
-    """Return the rows in the order that turns each sequence around in its place, shape (N,), int64.
+    """Return the row numbers in the order that reverses each sequence in place, shape (N,), int64.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def reversed_rows(lengths: ArrayLike) -> Rows:
 
 
 def run_rows(starts: ArrayLike, lengths: ArrayLike) -> Rows:
-    """Return the row numbers of runs of consecutive rows, one run after the other.
+    """Return the row numbers of runs of consecutive rows, concatenated.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Random numbers that depend on their seed and purpose only, not on the order of calls."""
+"""Random numbers that depend only on their seed and purpose, not on the order of calls."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _GOLDEN, _MIX_1, _MIX_2 = (word - 2**64 for word in (0x9E3779B97F4A7C15, 0xBF584
 
 @dataclass(frozen=True)
 class BatchKey:
-    """Identifies a batch: with the seed, all that its random draws depend on.
+    """The identity of a batch: together with the seed, it determines all random draws of the batch.
 
     Attributes
     ----------
@@ -24,8 +24,8 @@ class BatchKey:
     epoch, batch_index
         From 0.
     first, total
-        With several processes that share a batch: the index of this process' first streamline, and the number of
-        streamlines of the whole batch. A total of None: all streamlines are here.
+        With several processes that share a batch: the index of the first streamline of this process, and the
+        number of streamlines of the whole batch. None for `total`: this process has all streamlines.
     """
 
     phase: str
@@ -100,7 +100,7 @@ def _shifted(words: Tensor, bits: int) -> Tensor:
 
 
 def draw_seed() -> int:
-    """Return a seed from 0 to 2**31 - 1 from the system's entropy, for a run that was given none."""
+    """Return a seed from 0 to 2**31 - 1 from the entropy of the system, for a run without a given seed."""
     return secrets.randbelow(2**31)
 
 
@@ -110,7 +110,7 @@ def check_seed(seed: int | None) -> int | None:
     Raises
     ------
     ValueError
-        When it is not an integer from 0 to 2**63 - 1; bool is rejected.
+        If it is not an integer from 0 to 2**63 - 1; bool is rejected.
     """
     if seed is None:
         return None

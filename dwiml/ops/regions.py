@@ -1,4 +1,4 @@
-"""Where a point lies: in which bloc of a volume cut in equal ones, or on which label of a label volume."""
+"""Find the region of a point: a bloc of a volume that is divided into equal boxes, or a label of a label volume."""
 
 from __future__ import annotations
 
@@ -10,23 +10,28 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 NO_REGION = -1
-"""The region of a point that is in none."""
+"""The value for a point that is in no region."""
 
 
 @dataclass(frozen=True)
 class BlocRegions:
-    """The volume cut in equal blocs.
+    """A volume divided into equal boxes, called blocs as in dwi_ml.
 
     The bloc at (i, j, k) is region ``(i * by + j) * bz + k``, as in ``numpy.arange(bx * by * bz).reshape(bx, by, bz)``.
-    It covers the coordinates from ``i * X / bx`` to ``(i + 1) * X / bx``, the latter left out; a bloc need not hold a
-    whole number of voxels.
+    It covers the coordinates from ``i * X / bx`` to ``(i + 1) * X / bx``, excluding the latter. The size of a bloc need
+    not be a whole number of voxels.
 
     Attributes
     ----------
     shape
-        (X, Y, Z): voxels of the volume.
+        (X, Y, Z): number of voxels of the volume along each axis.
     nb_blocs
-        (bx, by, bz).
+        (bx, by, bz): number of blocs along each axis.
+
+    Raises
+    ------
+    ValueError
+        If a number is not an integer of at least 1.
     """
 
     shape: tuple[int, int, int]
@@ -59,27 +64,27 @@ class BlocRegions:
 
         def lookup(inside: NDArray[np.float64]) -> NDArray[np.int64]:
             blocs = np.array(self.nb_blocs, dtype=np.int64)
-            # Multiplied first: a point on the edge of a bloc is exact where the edge is a whole number of voxels.
+            # Multiply first: points on the edge of a bloc are then exact if the edge is at a whole number of voxels.
             index = (inside * blocs / np.array(self.shape)).astype(np.int64)
-            # The last number before the volume's end may be rounded up to it.
+            # A coordinate just below the end of the volume may be rounded up to it.
             x, y, z = np.minimum(index, blocs - 1).T
             return np.asarray((x * blocs[1] + y) * blocs[2] + z, dtype=np.int64)
 
         return _where_inside(points, self.shape, lookup)
 
     def name(self, region: int) -> str:
-        """Return a region's name: its number, from 0."""
+        """Return the name of a region: its number, from 0."""
         return str(region)
 
 
 @dataclass(frozen=True, eq=False)
 class LabelRegions:
-    """The regions of a label volume: region i is the voxels of the i-th smallest label that is not 0.
+    """The regions of a label volume: region i contains the voxels of the i-th smallest label other than 0.
 
     Attributes
     ----------
     index
-        Shape (X, Y, Z), int32: the region of each voxel, :data:`NO_REGION` where the label is 0.
+        Shape (X, Y, Z), int32: the region of each voxel; :data:`NO_REGION` if its label is 0.
     values
         Shape (n,), int64: the label of each region, ascending.
     """
@@ -89,12 +94,17 @@ class LabelRegions:
 
     @classmethod
     def from_volume(cls, labels: ArrayLike) -> LabelRegions:
-        """Make regions of labels, shape (X, Y, Z).
+        """Create the regions of a label volume.
+
+        Parameters
+        ----------
+        labels : array of shape (X, Y, Z)
+            Non-negative integers; 0 is no region.
 
         Raises
         ------
         ValueError
-            When labels are not whole numbers from 0 on, or all of them are 0.
+            If the shape is wrong, a label is not a non-negative integer, or all labels are 0.
         """
         volume = np.asarray(labels)
         if volume.ndim == 4 and volume.shape[3] == 1:
@@ -108,15 +118,15 @@ class LabelRegions:
             raise ValueError(f"Labels must be whole numbers, 0 (no region) or more, got {wrong}.")
         values = found[found != 0].astype(np.int64)
         if not len(values):
-            raise ValueError("Labels are all 0, which means no region; at least one other label is expected.")
-        # Labels of 0 come first where there are any.
+            raise ValueError("All labels are 0, so there is no region; at least one other label is expected.")
+        # If there are labels of 0, they come first.
         shift = len(found) - len(values)
         index = inverse.reshape(volume.shape).astype(np.int32) - np.int32(shift)
         return cls(index, values)
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(X, Y, Z): voxels of the volume."""
+        """(X, Y, Z): number of voxels of the volume along each axis."""
         x, y, z = self.index.shape
         return x, y, z
 
@@ -131,7 +141,7 @@ class LabelRegions:
         return bool((self.index == NO_REGION).any())
 
     def of_points(self, points: Any) -> NDArray[np.int64]:
-        """Return the region of each point: that of the voxel that holds it, ``floor(point)``.
+        """Return the region of each point: that of the voxel that contains it, ``floor(point)``.
 
         Parameters
         ----------
@@ -151,7 +161,7 @@ class LabelRegions:
         return _where_inside(points, self.shape, lookup)
 
     def name(self, region: int) -> str:
-        """Return a region's name: its label."""
+        """Return the name of a region: its label."""
         return str(self.values[region])
 
 
@@ -161,7 +171,7 @@ Regions = BlocRegions | LabelRegions
 def _where_inside(
     points: Any, shape: tuple[int, int, int], lookup: Callable[[NDArray[np.float64]], NDArray[np.int64]]
 ) -> NDArray[np.int64]:
-    """Look up the points inside the volume; those outside, and those with NaN, are in no region."""
+    """Look up the points inside the volume; points outside or with NaN are in no region."""
     given = as_points(points).astype(np.float64)
     inside = ((given >= 0) & (given < np.array(shape))).all(axis=1)
     found = np.full(len(given), NO_REGION, dtype=np.int64)
@@ -170,7 +180,13 @@ def _where_inside(
 
 
 def as_points(points: Any) -> NDArray[Any]:
-    """Return an array or a tensor, of any device, as an array; its shape must be (S, 3)."""
+    """Convert points, an array or a tensor on any device, to an array.
+
+    Raises
+    ------
+    ValueError
+        If its shape is not (S, 3).
+    """
     # A tensor may be on a GPU or need gradients; torch is not imported for arrays.
     array = points.detach().cpu().numpy() if hasattr(points, "detach") else np.asarray(points)
     if array.ndim != 2 or array.shape[1] != 3:

@@ -37,12 +37,12 @@ def check_number_of_points(step_size: float, longest_mm: float, whose: str = "a 
     longest_mm
         Length of the longest streamline, in mm.
     whose
-        How the error calls the streamline.
+        Name of the streamline in the error.
 
     Raises
     ------
     ValueError
-        When the streamline would get more than :data:`MAX_POINTS` points.
+        If the streamline would have more than :data:`MAX_POINTS` points.
     """
     # Multiplied: a division by a tiny number overflows.
     if longest_mm > step_size * MAX_POINTS:
@@ -78,9 +78,9 @@ def lengths_mm(points: ArrayLike, lengths: ArrayLike, voxel_sizes: ArrayLike) ->
     points, lengths, voxel_sizes = _checked(points, lengths, voxel_sizes)
     result = np.empty(len(lengths), dtype=np.float32)
     for some, theirs in slabs(lengths, _SLAB):
-        travelled = _travelled_mm(points[theirs], lengths[some], _sizes_of(voxel_sizes, some))
+        traveled = _traveled_mm(points[theirs], lengths[some], _sizes_of(voxel_sizes, some))
         first, last = _ends(lengths[some])
-        result[some] = travelled[last] - travelled[first]
+        result[some] = traveled[last] - traveled[first]
     return result
 
 
@@ -224,14 +224,14 @@ def _resample_slab(
     New points are numbered in order, and each old point is given a fractional place among these numbers. The places
     increase along the slab, so that one pass finds the new points between each two old ones.
     """
-    travelled = _travelled_mm(points, lengths, voxel_sizes)
+    traveled = _traveled_mm(points, lengths, voxel_sizes)
     first, last = _ends(lengths)
-    total = travelled[last] - travelled[first]
+    total = traveled[last] - traveled[first]
     new_lengths = resampling.nb_points_after(lengths, total)
     new_first, new_last = _ends(new_lengths)
     steps_per_mm = np.divide(new_lengths - 1, total, out=np.zeros_like(total), where=total > 0)
     place = np.empty(len(points) + 1)
-    place[:-1] = (travelled[:-1] - np.repeat(travelled[first], lengths)) * np.repeat(steps_per_mm, lengths)
+    place[:-1] = (traveled[:-1] - np.repeat(traveled[first], lengths)) * np.repeat(steps_per_mm, lengths)
     place[:-1] += np.repeat(new_first, lengths)
     # Rounding must not move a point past the end of its streamline; both ends are kept exactly.
     place[:-1] = np.minimum(place[:-1], np.repeat(new_last, lengths))
@@ -249,7 +249,7 @@ def _resample_slab(
     return new_points, new_lengths
 
 
-def _travelled_mm(points: Points, lengths: Lengths, voxel_sizes: NDArray[np.float64]) -> NDArray[np.float64]:
+def _traveled_mm(points: Points, lengths: Lengths, voxel_sizes: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the cumulative length (N + 1,), in mm, at each point of all streamlines in order, jumps between included.
 
     Only differences within a streamline are meaningful. In float64, so that the sum over all loses no precision.
@@ -259,9 +259,9 @@ def _travelled_mm(points: Points, lengths: Lengths, voxel_sizes: NDArray[np.floa
         segments = np.sqrt(squared @ voxel_sizes**2)
     else:
         segments = np.sqrt(np.einsum("ij,ij->i", squared, np.repeat(voxel_sizes**2, lengths, axis=0)))
-    travelled = np.zeros(len(points) + 1)
-    np.cumsum(segments, out=travelled[1:])
-    return travelled
+    traveled = np.zeros(len(points) + 1)
+    np.cumsum(segments, out=traveled[1:])
+    return traveled
 
 
 def _sizes_of(voxel_sizes: NDArray[np.float64], streamlines: slice) -> NDArray[np.float64]:
@@ -304,7 +304,7 @@ def _checked(
 
 @dataclass(frozen=True, kw_only=True)
 class Resampling:
-    """The resampling of all streamlines: at most one of the three; none keeps the points.
+    """The resampling of streamlines: at most one of three types; without any, the points are kept.
 
     Parameters
     ----------
@@ -318,7 +318,7 @@ class Resampling:
     Raises
     ------
     ValueError
-        When more than one is given, or a value is out of range.
+        If more than one is given, or a value is out of range.
     """
 
     step_size: float | None = None
@@ -328,7 +328,7 @@ class Resampling:
     def __post_init__(self) -> None:
         chosen = {name: value for name, value in vars(self).items() if value is not None}
         if len(chosen) > 1:
-            raise ValueError(f"At most one of step_size, nb_points and compress can be chosen, got {chosen}.")
+            raise ValueError(f"At most one of step_size, nb_points and compress can be given, got {chosen}.")
         for name in ("step_size", "compress"):
             value = chosen.get(name, 1.0)
             if isinstance(value, bool) or not (isinstance(value, numbers.Real) and 0 < float(value) < math.inf):

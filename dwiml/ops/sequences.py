@@ -1,4 +1,4 @@
-"""Ragged sequences of rows: nibabel's ArraySequence, in torch."""
+"""Ragged sequences of rows, like the ArraySequence of nibabel, for torch."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class TensorSequence(Sequence[Tensor]):
     """Sequences of different lengths, kept as one flat tensor.
 
-    It behaves as a list of tensors (``len``, iteration, ``seq[i]``, slices), and crosses processes and devices as two
-    tensors however many sequences it holds.
+    It can be used as a list of tensors (``len``, iteration, ``seq[i]``, slices). Only two tensors are transferred
+    between processes or devices, whatever the number of sequences.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class TensorSequence(Sequence[Tensor]):
     Raises
     ------
     ValueError
-        When the lengths do not add up to the number of rows, or are negative.
+        If `data` is not 2D, or the lengths are negative or do not add up to the number of rows.
     """
 
     def __init__(self, data: Tensor, lengths: Tensor) -> None:
@@ -48,7 +48,13 @@ class TensorSequence(Sequence[Tensor]):
 
     @classmethod
     def from_list(cls, sequences: Iterable[Tensor]) -> TensorSequence:
-        """Join tensors of shape (n_i, F); no tensor at all gives an empty (0, 3) sequence."""
+        """Concatenate tensors of shape (n_i, F); an empty list gives zero sequences, with data of shape (0, 3).
+
+        Raises
+        ------
+        RuntimeError
+            If the tensors differ in F or in their device.
+        """
         tensors = list(sequences)
         if not tensors:
             return cls(torch.empty(0, 3), torch.empty(0, dtype=torch.int64))
@@ -56,22 +62,28 @@ class TensorSequence(Sequence[Tensor]):
 
     @classmethod
     def from_numpy(cls, points: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> TensorSequence:
-        """Wrap flat arrays, sharing their memory where numpy's and torch's layouts agree."""
+        """Create sequences from flat arrays: `points` (total_points, F), whose memory is shared, and `lengths` (S,).
+
+        Raises
+        ------
+        ValueError
+            As in the constructor.
+        """
         return cls(torch.from_numpy(points), torch.from_numpy(np.asarray(lengths, dtype=np.int64)))
 
     @property
     def offsets(self) -> Tensor:
-        """Shape (S,), int64: the row at which each sequence starts (always on the CPU, as the lengths)."""
+        """Shape (S,), int64: the row at which each sequence starts (always on the CPU, like the lengths)."""
         return torch.cumsum(self.lengths, dim=0) - self.lengths
 
     @property
     def total_points(self) -> int:
-        """The number of rows of all sequences together."""
+        """The total number of rows."""
         return self.data.shape[0]
 
     @property
     def device(self) -> torch.device:
-        """Where the rows are."""
+        """The device of the rows."""
         return self.data.device
 
     def __len__(self) -> int:
@@ -87,12 +99,18 @@ class TensorSequence(Sequence[Tensor]):
     def __getitem__(self, index: slice) -> TensorSequence: ...
 
     def __getitem__(self, index: int | slice) -> Tensor | TensorSequence:
-        """Return a view of one sequence, or another TensorSequence for a slice (a view too when its step is 1)."""
+        """Return a sequence (a view), or a TensorSequence for a slice (a view if its step is 1).
+
+        Raises
+        ------
+        IndexError
+            If there is no such sequence.
+        """
         if isinstance(index, slice):
             return self._slice(index)
         size = len(self)
         if not -size <= index < size:
-            raise IndexError(f"Sequence {index} asked for; there are {size}.")
+            raise IndexError(f"Sequence {index} is out of range: there are {size} sequences.")
         index %= size
         start = int(self.lengths[:index].sum())
         return self.data[start : start + int(self.lengths[index])]
@@ -117,11 +135,17 @@ class TensorSequence(Sequence[Tensor]):
         return self.mapped(self.data.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> TensorSequence:
-        """Return a copy in page-locked memory, from which a transfer to a GPU overlaps with its work."""
+        """Return a copy in page-locked memory, whose transfer to a GPU can overlap with computation."""
         return self.mapped(self.data.pin_memory())
 
     def mapped(self, data: Tensor) -> TensorSequence:
-        """Return sequences of the same lengths that hold other rows, of shape (total_points, G)."""
+        """Return sequences with the same lengths and other rows, `data` of shape (total_points, G).
+
+        Raises
+        ------
+        ValueError
+            If the number of rows differs.
+        """
         return TensorSequence(data, self.lengths)
 
     def sequence_ids(self) -> Tensor:
@@ -168,7 +192,7 @@ class TensorSequence(Sequence[Tensor]):
         Raises
         ------
         ValueError
-            When a sequence has no row.
+            If a sequence has no row.
         """
         self._check_none_empty("first")
         return self.data.index_select(0, self._on_device(ragged.first_rows(self.lengths)))
@@ -179,35 +203,45 @@ class TensorSequence(Sequence[Tensor]):
         Raises
         ------
         ValueError
-            When a sequence has no row.
+            If a sequence has no row.
         """
         self._check_none_empty("last")
         return self.data.index_select(0, self._on_device(ragged.last_rows(self.lengths)))
 
     def head(self, nb: int | Tensor) -> TensorSequence:
-        """Return the first rows of each sequence, or all of them where it has no more.
+        """Return the first rows of each sequence, or all of its rows if it has fewer.
 
         Parameters
         ----------
         nb
-            How many: one number, 0 or more, or shape (S,), integers, one for each sequence.
+            Number of rows, at least 0: one number for all sequences, or shape (S,), integers, one for each.
+
+        Returns
+        -------
+        TensorSequence
+            S sequences of rows of shape (F,).
         """
         counts = torch.minimum(self.lengths, torch.as_tensor(nb, device="cpu"))
         return self._runs(self.offsets, counts)
 
     def tail(self, nb: int | Tensor) -> TensorSequence:
-        """Return the last rows of each sequence, or all of them where it has no more.
+        """Return the last rows of each sequence, or all of its rows if it has fewer.
 
         Parameters
         ----------
         nb
-            How many: one number, 0 or more, or shape (S,), integers, one for each sequence.
+            Number of rows, at least 0: one number for all sequences, or shape (S,), integers, one for each.
+
+        Returns
+        -------
+        TensorSequence
+            S sequences of rows of shape (F,).
         """
         counts = torch.minimum(self.lengths, torch.as_tensor(nb, device="cpu"))
         return self._runs(self.offsets + self.lengths - counts, counts)
 
     def rows_but_last(self) -> Tensor:
-        """Return the number of each row that is not the last of its sequence: those that :meth:`diff` starts from.
+        """Return the numbers of all rows except the last of each sequence: the rows at which :meth:`diff` starts.
 
         Returns
         -------
@@ -217,17 +251,36 @@ class TensorSequence(Sequence[Tensor]):
         return self._on_device(ragged.run_rows(self.offsets, (self.lengths - 1).clamp(min=0)))
 
     def trimmed_last(self) -> TensorSequence:
-        """Return the sequences without their last row (an empty one stays empty)."""
+        """Return the sequences without their last row (an empty sequence stays empty)."""
         return self.head((self.lengths - 1).clamp(min=0))
 
     def diff(self) -> TensorSequence:
-        """Return the differences of consecutive rows: n - 1 rows a sequence, none for those of 0 or 1 row."""
+        """Return the differences between consecutive rows, as rows of shape (F,) in the unit of the data.
+
+        A sequence of n rows gives n - 1 differences, and none if n is 0.
+        """
         rows = self.rows_but_last()
         differences = self.data.index_select(0, rows + 1) - self.data.index_select(0, rows)
         return TensorSequence(differences, (self.lengths - 1).clamp(min=0))
 
     def select(self, ids: Tensor) -> TensorSequence:
-        """Return some sequences, by number (K,) int64, in that order; a number may come several times."""
+        """Return some sequences, in a given order.
+
+        Parameters
+        ----------
+        ids
+            Shape (K,), int64, on any device: numbers of the sequences, from 0 to S - 1; repeats are allowed.
+
+        Returns
+        -------
+        TensorSequence
+            K sequences of rows of shape (F,).
+
+        Raises
+        ------
+        IndexError
+            If a number is out of range.
+        """
         ids = ids.to("cpu")
         return self._runs(self.offsets[ids], self.lengths[ids])
 
@@ -246,7 +299,7 @@ class TensorSequence(Sequence[Tensor]):
         return TensorSequence(rows.index_select(0, order), self.lengths + other.lengths)
 
     def reversed(self) -> TensorSequence:
-        """Return each sequence with its last row first."""
+        """Return the sequences with their rows in reverse order."""
         return self.mapped(self.data.index_select(0, self._on_device(ragged.reversed_rows(self.lengths))))
 
     def _runs(self, starts: Tensor, lengths: Tensor) -> TensorSequence:
@@ -254,22 +307,22 @@ class TensorSequence(Sequence[Tensor]):
         return TensorSequence(self.data.index_select(0, self._on_device(ragged.run_rows(starts, lengths))), lengths)
 
     def _on_device(self, rows: npt.NDArray[np.int64]) -> Tensor:
-        """Bring numbers that the lengths gave (on the CPU) to the rows, without a wait for the device."""
+        """Copy row numbers from the CPU to the device of the rows, without waiting for the device."""
         return torch.from_numpy(rows).to(self.device, non_blocking=True)
 
     def _check_none_empty(self, which: str) -> None:
         if not bool(self.lengths.all()):
             empty = int((self.lengths == 0).nonzero()[0])
-            raise ValueError(f"Sequence {empty} of {len(self)} has no row, so it has no {which} point; leave it out.")
+            raise ValueError(f"Sequence {empty} of {len(self)} has no row, so it has no {which} point; remove it.")
 
     def padded(self, fill: float = 0.0) -> Tensor:
-        """Return a tensor of shape (S, longest length, F), filled after each sequence's end."""
+        """Return a tensor of shape (S, longest length, F), with `fill` after the end of each sequence."""
         if not len(self):
             return self.data.new_zeros(0, 0, self.data.shape[1])
         return pad_sequence(self.split(), batch_first=True, padding_value=fill)
 
     def packed(self) -> PackedSequence:
-        """Return torch's packed form, sorted by length. On the CPU its backward pass is slow: prefer ``padded``."""
+        """Return torch's packed sequence, sorted by length. Its backward pass is slow on a CPU: prefer ``padded``."""
         return torch.nn.utils.rnn.pack_sequence(self.split(), enforce_sorted=False)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -1,8 +1,8 @@
-"""Between the spaces in which streamlines are stored and the one in which dwiml works: voxel space, corner origin.
+"""Conversion between the spaces in which streamlines are stored and that of dwiml: voxel space, corner origin.
 
 Names of spaces: "vox" (voxel indices), "voxmm" (voxel axes, in mm) and "rasmm" (the scanner's right, anterior,
-superior axes, in mm). Names of origins: "center" (coordinate 0 is the centre of the first voxel; NIfTI) and "corner"
-(coordinate 0 is its corner; TrackVis). The page "Spaces" of the documentation tells the story.
+superior axes, in mm). Names of origins: "center" (coordinate 0 is the center of the first voxel; NIfTI) and "corner"
+(coordinate 0 is its corner; TrackVis). See the page "Spaces" of the documentation.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _ORIGINS = {"center": "center", "centre": "center", "nifti": "center", "corner":
 
 
 def parse_space(text: object) -> str:
-    """Name of a space, from any spelling of it.
+    """Return the name of a space, given in any of its spellings.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def parse_space(text: object) -> str:
 
 
 def parse_origin(text: object) -> str:
-    """Name of an origin, from any spelling of it.
+    """Return the name of an origin, given in any of its spellings.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def parse_origin(text: object) -> str:
 
 
 def voxel_sizes_of(affine: ArrayLike) -> NDArray[np.float64]:
-    """Voxel sizes of an affine: the lengths of its columns.
+    """Return the voxel sizes of an affine: the lengths of its columns.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def voxel_sizes_of(affine: ArrayLike) -> NDArray[np.float64]:
     Raises
     ------
     ValueError
-        If the affine is not of shape (4, 4), not finite or not invertible; if its axes are not at right angles.
+        If the affine does not have shape (4, 4), is not finite or not invertible, or its axes are not orthogonal.
     """
     axes = _checked_affine(affine)[:3, :3]
     sizes: NDArray[np.float64] = np.linalg.norm(axes, axis=0)
@@ -88,14 +88,14 @@ def voxel_sizes_of(affine: ArrayLike) -> NDArray[np.float64]:
     largest = float(np.abs(cosines).max())
     if largest > _LARGEST_COSINE:
         raise ValueError(
-            f"The axes of the affine are not at right angles (it is sheared: two axes are at "
+            f"The axes of the affine are not orthogonal (it is sheared: the angle between two axes is "
             f"{np.degrees(np.arccos(min(largest, 1.0))):.2f} degrees), so voxel sizes do not give distances in "
             "mm; resample the image to a grid without shear."
         )
     return sizes
 
 
-# NaN and absurd coordinates come out as NaN or infinite: the caller names them.
+# NaN and excessive coordinates become NaN or infinite; the caller reports them.
 @np.errstate(invalid="ignore", over="ignore")
 def to_vox_corner(
     points: ArrayLike, *, space: str, origin: str, affine: ArrayLike, voxel_sizes: ArrayLike
@@ -110,9 +110,9 @@ def to_vox_corner(
     points : array of shape (N, 3)
         Points in `space` with `origin`; in voxels (vox) or mm (voxmm, rasmm).
     space : str
-        "vox", "voxmm" or "rasmm", in any spelling that `parse_space` knows.
+        "vox", "voxmm" or "rasmm", or another spelling that `parse_space` accepts.
     origin : str
-        "center" or "corner", in any spelling that `parse_origin` knows.
+        "center" or "corner", or another spelling that `parse_origin` accepts.
     affine : array of shape (4, 4)
         From voxel indices (center origin) to rasmm. Used for rasmm.
     voxel_sizes : array of shape (3,)
@@ -121,7 +121,7 @@ def to_vox_corner(
     Returns
     -------
     array of shape (N, 3), float32
-        Points in voxel space, corner origin, in voxels. Not a copy when `points` already is this.
+        Points in voxel space, corner origin, in voxels. Not a copy if `points` already has this form.
 
     Raises
     ------
@@ -156,9 +156,9 @@ def from_vox_corner(
     points : array of shape (N, 3)
         Points in voxel space, corner origin, in voxels.
     space : str
-        "vox", "voxmm" or "rasmm", in any spelling that `parse_space` knows.
+        "vox", "voxmm" or "rasmm", or another spelling that `parse_space` accepts.
     origin : str
-        "center" or "corner", in any spelling that `parse_origin` knows.
+        "center" or "corner", or another spelling that `parse_origin` accepts.
     affine : array of shape (4, 4)
         From voxel indices (center origin) to rasmm. Used for rasmm.
     voxel_sizes : array of shape (3,)
@@ -167,7 +167,8 @@ def from_vox_corner(
     Returns
     -------
     array of shape (N, 3), float32
-        Points in `space` with `origin`; in voxels (vox) or mm (voxmm, rasmm). Not a copy when `points` already is this.
+        Points in `space` with `origin`; in voxels (vox) or mm (voxmm, rasmm). Not a copy if `points` already has this
+        form.
 
     Raises
     ------

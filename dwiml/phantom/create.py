@@ -85,12 +85,15 @@ Next steps, from this folder:
     dwiml train learn2track ../phantom.hdf5 ../experiments phantom_l2t \\
         --input_group_name input --streamline_group_name streamlines \\
         --step_size 2 --nb_previous_dirs 1 --neighborhood_type axes --neighborhood_radius 1 \\
-        --reverse_ratio 0.5 --noise_gaussian_size_forward 0.08 --noise_correlated_size 0.4
-    dwiml track ../experiments/phantom_l2t {testing} ../tracked.trk --tracking_mask wm_mask --min_length 20
+        --reverse_ratio 0.5 --noise_gaussian_size_forward 0.08 --noise_correlated_size 0.4 \\
+        --batch_size_training 300 --max_epochs 4 --learning_rates 0.002 0.002 0.001 0.0005
+    dwiml track ../experiments/phantom_l2t {testing} ../tracked.trk --tracking_mask wm_mask --nb_seeds 2000 \\
+        --min_length 20
     dwiml score ../tracked.trk --ground_truth subjects/{testing}
 
-The first command writes the subjects in one HDF5 file. The second trains a model on it (see dwiml train --help for its
-options). The third generates streamlines on a testing subject, and the last scores them against the true bundles.
+The first command writes the subjects to one HDF5 file. The second trains a model on it ('dwiml train learn2track
+--help' lists the options). The third tracks a test subject, and the last scores the tractogram against the true
+bundles.
 """
 
 

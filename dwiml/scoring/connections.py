@@ -29,7 +29,7 @@ class Connection(IntEnum):
 
 @dataclass(frozen=True)
 class StreamlineConnections:
-    """Connections of S streamlines, with B bundles, and the V voxels they pass.
+    """The connections of S streamlines for B bundles, on a grid of V voxels.
 
     Attributes
     ----------

@@ -183,8 +183,8 @@ def score_streamlines(
 
     1. *Valid connection* of a bundle: its two end points lie in the two end regions of the bundle, in either order, and
        at most a share `max_outside` of its length lies outside the widened mask of the bundle (see
-       :meth:`GroundTruth.from_volumes`). If this holds for several bundles, it belongs to the one whose mask (not
-       widened) contains most of its length.
+       :meth:`GroundTruth.from_volumes`). If this is the case for several bundles, it is assigned to the one whose
+       mask (not widened) contains most of its length.
     2. *Wrong path connection*: it joins the two end regions of a bundle, but leaves the mask.
     3. *Invalid connection*: its end points lie in two regions that no bundle joins. The two regions form an invalid
        bundle. Where regions overlap, the first one counts.

@@ -50,7 +50,7 @@ def check_split(
     overwrite
         Whether other existing files may be replaced.
     label
-        Name of the folder in errors.
+        Name of the folder in error messages.
 
     Raises
     ------

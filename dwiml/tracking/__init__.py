@@ -1,1 +1,1 @@
-"""Chapter 6, use: streamlines that a trained model makes."""
+"""Track streamlines with a trained model."""

@@ -1,4 +1,4 @@
-"""Streamlines during propagation: tensors allocated once; streamlines that have ended take no part in later steps."""
+"""Streamlines during propagation, in tensors that are allocated once; later steps exclude ended streamlines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class GrowingStreamlines:
     max_steps
         Largest number of points that can be added to a streamline; memory is allocated for all of them.
     nb_recent
-        Number of points a streamline that :meth:`recent_points` returns, at least 2.
+        Maximum number of points per streamline that :meth:`recent_points` returns, at least 2.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class GrowingStreamlines:
         return self._recent[:, -1] - self._recent[:, -2]
 
     def recent_points(self) -> TensorSequence:
-        """Return the last points of each growing streamline: ``nb_recent`` of them, or all where it has fewer.
+        """Return the last points of each growing streamline: ``nb_recent`` points, or all if it has fewer.
 
         Returns
         -------
@@ -97,7 +97,7 @@ class GrowingStreamlines:
         return kept
 
     def streamlines(self) -> TensorSequence:
-        """Return all streamlines: points (N, 3), voxel space, corner origin, the first segments included."""
+        """Return all streamlines: points (N, 3), voxel space, corner origin, including the first segments."""
         device, (nb, max_steps, _) = self._added.device, self._added.shape
         both = torch.stack([self._first.lengths.to(device), self._nb_added], dim=1)
         is_added = torch.tensor([False, True], device=device).repeat(nb).repeat_interleave(both.flatten())

@@ -44,12 +44,12 @@ class PropagationRules:
         ``"det"``: the most likely direction; ``"prob"``: a direction drawn among those within ``theta`` of the last
         step.
     seed
-        For ``"prob"``: the draws of a streamline depend on this seed and on its own key only.
+        For ``"prob"``: the draws of a streamline depend on this seed and its own key only.
     eos_stopping_thresh
         Probability of the end of the streamline (EOS) at which it stops, for models that predict it; None: EOS is not
         used.
     mask_threshold
-        A point is inside the mask where the interpolated value is at least this.
+        A point is inside the mask if the interpolated value is at least this threshold.
     mask_interpolation
         Interpolation of the mask: ``"nearest"`` or ``"trilinear"``.
     antipodal
@@ -58,7 +58,7 @@ class PropagationRules:
     Raises
     ------
     ValueError
-        When a number is out of range, or a choice unknown.
+        If a number is out of range, or `algo` or `mask_interpolation` is unknown.
     """
 
     step_size: float
@@ -78,8 +78,8 @@ class PropagationRules:
         check_number("mask_threshold", self.mask_threshold, low=0, high=1, low_included=False)
         if self.max_length / self.step_size > _MAX_STEPS:
             raise ValueError(
-                f"max_length ({self.max_length:g} mm) in steps of {self.step_size:g} mm makes more than {_MAX_STEPS} "
-                "points a streamline; give a shorter length, or longer steps."
+                f"max_length ({self.max_length:g} mm) with a step_size of {self.step_size:g} mm allows more than "
+                f"{_MAX_STEPS} points per streamline; reduce max_length or increase step_size."
             )
         if self.mask_interpolation not in ("nearest", "trilinear"):
             raise ValueError(f"mask_interpolation must be 'nearest' or 'trilinear', got {self.mask_interpolation!r}.")
@@ -118,15 +118,15 @@ class PropagationStopped(Exception):
 class Propagator:
     """Propagates streamlines on one subject.
 
-    At each step, the model gives a direction at the last point of each streamline, and the next point is ``step_size``
-    mm away in that direction (Euler integration).
+    At each step, the model predicts a direction at the last point of each streamline, and the next point is
+    ``step_size`` mm away in that direction (Euler integration).
 
     Parameters
     ----------
     model
         In evaluation mode.
     read_inputs
-        Function that returns the model's inputs (N, F) under points (N, 3), voxel space, corner origin.
+        Function that returns the inputs of the model (N, F) at points (N, 3), voxel space, corner origin.
     rules
         How streamlines are propagated, and when they stop.
     voxel_sizes
@@ -172,14 +172,15 @@ class Propagator:
         Parameters
         ----------
         first_segments
-            Points (N, 3), voxel space, corner origin, at least one a streamline: a seed, or the start of a streamline.
+            Points (N, 3), voxel space, corner origin, at least one per streamline: a seed, or the start of a
+            streamline.
         keys
             Shape (S,), int64: the random draws of each streamline depend on its key and the rules' seed; None: its
             index.
         opposite
-            Shape (S,), bool: streamlines whose first step is opposite to the direction that the model gives.
+            Shape (S,), bool: streamlines whose first step is opposite to the direction that the model predicts.
         max_lengths
-            Shape (S,), in mm: a maximum length for each streamline, beside the rules' ``max_length``.
+            Shape (S,), in mm: a maximum length for each streamline, in addition to ``max_length`` of the rules.
 
         Returns
         -------
@@ -189,9 +190,9 @@ class Propagator:
         Raises
         ------
         ValueError
-            When a segment has no point.
+            If a segment has no point.
         PropagationStopped
-            When ``should_stop`` returned True.
+            If ``should_stop`` returned True.
         """
         if len(first_segments) and int(first_segments.lengths.min()) == 0:
             raise ValueError("Each streamline needs a point to start from; one of the first segments has none.")

@@ -1,4 +1,4 @@
-"""Seeds of streamlines: points that depend on a random seed and on their own number only."""
+"""Seeds of streamlines: points that depend only on a random seed and on their own number."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ PLACEMENTS = ("random", "center")
 """Placements of a point in its voxel."""
 
 _VOXEL, _FIRST_AXIS = 0, 1
-# A seed of a voxel has one number: the voxel's above, its own within the voxel below.
+# The number of a seed in a voxel combines the index of the voxel (high bits) and its index in the voxel (low bits).
 _BITS_WITHIN = 32
 
 
 @checks_arguments
 class Seeds:
-    """Starting points of streamlines, computed on demand: a million of them take no memory.
+    """Starting points of streamlines, computed on demand and not stored.
 
-    With ``total``, point i is a function of (seed, i) and the mask: the first points stay the same when more are asked
-    for. With ``per_voxel``, point i of a voxel is a function of (seed, voxel, i): it depends neither on the rest of the
-    mask nor on the number per voxel.
+    With ``total``, point i is a function of (seed, i) and the mask: the first points stay the same if more are
+    requested. With ``per_voxel``, point i of a voxel is a function of (seed, voxel, i): it depends neither on the rest
+    of the mask nor on the number per voxel.
 
     Parameters
     ----------
     mask
-        Shape (X, Y, Z), bool: the voxels that get seeds.
+        Shape (X, Y, Z), bool: the voxels in which seeds are placed.
     per_voxel
         Number of starting points in each voxel of the mask; voxels are in C order (z varies fastest).
     total
@@ -38,7 +38,7 @@ class Seeds:
     placement
         ``"random"``: uniform in the voxel; ``"center"``: at its center.
     seed
-        From 0 to 2**63 - 1; None: drawn, see the attribute.
+        Random seed, from 0 to 2**63 - 1; None: drawn, see the attribute.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class Seeds:
     Raises
     ------
     ValueError
-        When the mask is empty, not bool or not 3D, when a number is below 1, or unless exactly one of ``per_voxel`` and
+        If the mask is empty, not bool or not 3D, when a number is below 1, or unless exactly one of ``per_voxel`` and
         ``total`` is given.
     """
 
@@ -77,7 +77,7 @@ class Seeds:
         else:
             self._nb = self._per_voxel * len(self._voxels)
         if (self._per_voxel or 0) >= 2**_BITS_WITHIN or self._nb >= 2**63:
-            raise ValueError(f"{grouped(self._nb)} seeds are too many to be numbered; ask for fewer.")
+            raise ValueError(f"{grouped(self._nb)} seeds are too many to be numbered; request fewer.")
         checked = check_seed(seed)
         self.seed = draw_seed() if checked is None else checked
         # Independent of the draws of the streamlines, which have the same seed and keys.
@@ -87,7 +87,7 @@ class Seeds:
         return self._nb
 
     def keys(self, start: int, stop: int) -> Tensor:
-        """Return the key of each point: a number of its own, on which the draws of its streamline may depend.
+        """Return the key of each point: a unique number on which the draws of its streamline can depend.
 
         With ``total`` it is the point's number, with ``per_voxel`` it combines the voxel and the number within it.
 

@@ -1,4 +1,4 @@
-"""What a model tracks on: a subject of an HDF5 file, or image files."""
+"""Read the data that a model tracks on, from a subject of an HDF5 file or from image files."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from dwiml.tractograms.grid import Grid
 logger = logging.getLogger(__name__)
 
 IMAGES = (".nii", ".nii.gz", ".mgz", ".mgh")
-"""Extensions by which the name of a mask is that of an image file, not of a group of the HDF5 file."""
+"""Extensions that distinguish image files from the names of groups of the HDF5 file."""
 
 
 @dataclass(frozen=True)
 class TrackingData:
-    """A subject and where to begin.
+    """The data of a subject and its seeding mask.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class TrackingData:
     seeding_mask
         Shape (X, Y, Z), bool.
     grid
-        The voxels of all of them.
+        The voxel grid of all of them.
     """
 
     subject: TrackingSubject
@@ -46,7 +46,7 @@ class TrackingData:
 
 
 def is_image(name: str | Path) -> bool:
-    """Tell whether the name of a mask is that of an image file."""
+    """Return whether the name of a mask is that of an image file, not of a group of the HDF5 file."""
     return str(name).endswith(IMAGES)
 
 
@@ -65,23 +65,22 @@ def read_from_hdf5(
     Parameters
     ----------
     hdf5_file
-        The file.
+        The HDF5 file.
     subject
-        Its name, in any of the three subsets.
+        Name of the subject, in any of the three subsets.
     input_group
         The volume group of the model's input.
     tracking_mask, seeding_mask
         Volume groups of one feature, or image files on the grid of the input; None: seeds are in the tracking mask.
     mask_threshold
-        For masks of probabilities: see :func:`dwiml.ops.masks.as_mask`.
+        Threshold applied to a probability map, from 0 to 1; see :func:`dwiml.ops.masks.as_mask`.
     trained_on
-        How the input group that the model was trained on was made: its entry of the groups config. It is compared with
-        that of the file.
+        The entry of the input group in the groups config of the training; it is compared with that of the file.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        When something is missing, or does not go together.
+        If a file, a group or the subject is missing or invalid, a mask is empty, or the grids differ.
     """
     given = {"tracking_mask": tracking_mask, "seeding_mask": seeding_mask}
     names = {str(name) for name in given.values() if name is not None and not is_image(name)}
@@ -118,18 +117,18 @@ def read_from_images(
     Parameters
     ----------
     images
-        Those of the model's input, in its order, all on one grid.
+        Images of the model's input, in the order of the training, all on one grid.
     tracking_mask, seeding_mask
         Image files on that grid; None: seeds are in the tracking mask.
     mask_threshold
-        For masks of probabilities: see :func:`dwiml.ops.masks.as_mask`.
+        Threshold applied to a probability map, from 0 to 1; see :func:`dwiml.ops.masks.as_mask`.
     standardization, std_mask
         As in a groups config: see :class:`dwiml.hdf5.config.VolumeGroup`.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        When something is missing, or does not go together.
+        If a file, a group or the subject is missing or invalid, a mask is empty, or the grids differ.
     """
     given = {"tracking_mask": tracking_mask, "seeding_mask": seeding_mask}
     values, grid = read_volumes(images, standardization=standardization, std_mask=std_mask, label="input")

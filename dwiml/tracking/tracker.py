@@ -1,4 +1,4 @@
-"""Tracking from seeds in both directions, as many streamlines at once as the memory allows."""
+"""Track from seeds in both directions, as many streamlines at once as the memory allows."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class TrackingCounts:
     nb_seeds, nb_kept, nb_too_short
         Number of seeds tracked, of streamlines kept, and of streamlines shorter than the minimum length.
     ends
-        For each reason, the number of streamline ends, of streamlines that were too short too.
+        For each reason, the number of streamline ends, including those of streamlines that were too short.
     """
 
     nb_seeds: int = 0
@@ -71,7 +71,7 @@ class TrackingCounts:
     ends: Counter[str] = field(default_factory=Counter)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the counts as a dictionary that JSON can hold."""
+        """Return the counts as a dictionary for JSON."""
         return {
             "nb_seeds": self.nb_seeds,
             "nb_streamlines": self.nb_kept,
@@ -114,9 +114,9 @@ class Tracker:
     min_length
         Streamlines shorter than this, in mm, are discarded.
     forward_only
-        Track in one direction from the seed. Otherwise the streamline is then reversed, given to the model from its
-        end to the seed, and continued from the seed in the other direction. If no step could be taken from the seed,
-        the first step in the other direction is opposite to the direction that the model gives.
+        Track in one direction from the seed. Otherwise, the streamline is then reversed, processed by the model from
+        its end to the seed, and continued from the seed in the other direction. If no step could be taken from the
+        seed, the first step in the other direction is opposite to the direction that the model predicts.
     simultaneous
         Number of streamlines tracked at once; None: as many as fit in a quarter of the free memory, at most 5000
         (100 000 on a GPU).
@@ -131,8 +131,8 @@ class Tracker:
     Raises
     ------
     ValueError
-        When the model does not track (naming what it lacks), cannot do what the rules ask, or does not go with the
-        subject.
+        If the model cannot track (the message names what it lacks), does not support the rules, or has another number
+        of features than the subject, or if a number is out of range.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class Tracker:
             raise ValueError(f"min_length ({min_length:g} mm) is above max_length ({rules.max_length:g} mm).")
         if subject.volume.shape[-1] != model.nb_features:
             raise ValueError(
-                f"The model was trained on {model.nb_features} features a voxel; the volume has "
+                f"The model was trained on {model.nb_features} features per voxel, but the volume has "
                 f"{subject.volume.shape[-1]}."
             )
         model.eval()
@@ -180,12 +180,12 @@ class Tracker:
         Parameters
         ----------
         seeds
-            The starting points.
+            The starting points, in the voxel space of the subject, corner origin.
 
         Yields
         ------
         TrackedStreamlines
-            The streamlines of one group of seeds, in the order of the seeds.
+            The streamlines of one group of seeds, in the order of the seeds; voxel space, corner origin, in voxels.
         """
         for start in range(0, len(seeds), self.simultaneous):
             stop = min(start + self.simultaneous, len(seeds))

@@ -57,7 +57,7 @@ def check_tck_whole(path: Path, header: Mapping[str, Any], label: str) -> None:
     there = _count(path, int(header["_offset_data"]), np.dtype(header["_dtype"]))
     if there < announced:
         raise ValueError(
-            f"{label}: '{path}' is cut off, or its header is wrong: {announced} streamlines are announced (count), "
+            f"{label}: '{path}' is truncated, or its header is wrong: {announced} streamlines are announced (count), "
             f"but it holds {there}; copy the file again or recreate it."
         )
     if there > announced:

@@ -80,8 +80,8 @@ def read_trk_counts(path: Path, label: str) -> TrkCounts:
     # nibabel would use the identity instead. Version 1 of the format has no affine.
     if header["version"] == 1 or header["voxel_to_rasmm"][3, 3] == 0:
         raise ValueError(
-            f"{label}: the header of '{path}' does not record its affine (voxel_to_rasmm); save it again with a header "
-            "made from the image it belongs to."
+            f"{label}: the header of '{path}' does not record its affine (voxel_to_rasmm); save it again with the "
+            "header of the image that it belongs to."
         )
     return TrkCounts(byte_order, *counts)
 
@@ -107,20 +107,21 @@ def check_trk_header(header: Mapping[str, Any], path: Path, label: str) -> None:
     if is_default_header(header):
         raise ValueError(
             f"{label}: '{path}' does not give its voxel grid (its header is nibabel's default: one voxel, the identity "
-            "as affine); save it with a header made from the image it belongs to."
+            "as affine); save it with the header of the image that it belongs to."
         )
     of_affine = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.allclose(sizes, of_affine, rtol=_SIZES_TOLERANCE, atol=0):
         raise ValueError(
-            f"{label}: the header of '{path}' contradicts itself, its voxel_sizes are {_numbers(sizes)} mm and those "
-            f"of its affine {_numbers(of_affine)} mm; save it again with a header made from the image it belongs to."
+            f"{label}: the header of '{path}' contradicts itself: its voxel_sizes are {_numbers(sizes)} mm, but those "
+            f"of its affine are {_numbers(of_affine)} mm; save it again with the header of the image that it belongs "
+            "to."
         )
     order = bytes(header["voxel_order"]).decode("latin1").upper()
     of_affine_order = "".join(aff2axcodes(affine))
     if order != of_affine_order:
         raise ValueError(
-            f"{label}: the header of '{path}' contradicts itself, its voxel_order is '{order}' and that of its affine "
-            f"'{of_affine_order}'; save it again with a header made from the image it belongs to."
+            f"{label}: the header of '{path}' contradicts itself: its voxel_order is '{order}', but that of its affine "
+            f"is '{of_affine_order}'; save it again with the header of the image that it belongs to."
         )
 
 
@@ -148,16 +149,16 @@ def check_trk_whole(path: Path, label: str) -> None:
             nb_points = read_length(content, offset)[0] if offset + 4 <= size else 0
             offset += other_bytes + point_bytes * nb_points
             if nb_points < 0 or offset > size:
-                expected = f"{announced} are announced" if announced else "the file ends in the next"
+                expected = f"{announced} are announced" if announced else "the file ends within the next"
                 raise ValueError(
-                    f"{label}: '{path}' is damaged or cut off, {count} streamlines can be read, {expected}; "
+                    f"{label}: '{path}' is damaged or truncated: {count} streamlines can be read, but {expected}; "
                     "copy the file again or recreate it."
                 )
             count += 1
     if count < announced:
         raise ValueError(
-            f"{label}: '{path}' is cut off, or its header is wrong: {announced} streamlines are announced, {count} are "
-            "there; copy the file again or recreate it."
+            f"{label}: '{path}' is truncated, or its header is wrong: {announced} streamlines are announced, "
+            f"but it holds {count}; copy the file again or recreate it."
         )
     if offset < size:
         raise ValueError(

@@ -40,7 +40,7 @@ _DTYPES = ("float16", "float32", "float64", *(f"{sign}int{bits}" for sign in (""
 
 
 class TrxFile:
-    """A .trx [1]_, as a zip file or a folder.
+    """A .trx tractogram [1]_, as a zip file or a folder.
 
     The arrays of a zip file must be exactly as long as the header says. Those of a folder may be longer, with a
     warning: while a folder is being written, its header says how much of it is complete.
@@ -108,7 +108,7 @@ class TrxFile:
         for member in self._archive.infolist():
             if member.file_size > _LARGEST_RATIO * member.compress_size:
                 raise ValueError(
-                    f"'{member.filename}' says that it unpacks to {member.file_size} bytes, which it cannot"
+                    f"'{member.filename}' claims to unpack to {member.file_size} bytes, which is impossible"
                 )
         return {member.filename: member.file_size for member in self._archive.infolist()}
 
@@ -126,7 +126,7 @@ class TrxFile:
             value = header.get(name)
             # trx-python may write 6.0.
             if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0 or value != int(value):
-                raise ValueError(f"{name} in its header must be a whole number from 0 on, got {value!r}")
+                raise ValueError(f"{name} in its header must be a non-negative integer, got {value!r}")
             counts.append(int(value))
         self.nb_streamlines, self.nb_points = counts
         self.affine = np.array(header.get("VOXEL_TO_RASMM"), dtype=np.float64)
@@ -145,10 +145,12 @@ class TrxFile:
             row_bytes = width * dtype.itemsize
             there = sizes[member] // row_bytes if sizes[member] % row_bytes == 0 else sizes[member] / row_bytes
             if there < rows:
-                raise ValueError(f"it is cut off: its header announces {rows} rows in '{member}', {there:g} are there")
+                raise ValueError(
+                    f"it is truncated: its header announces {rows} rows in '{member}', but there are {there:g}"
+                )
             # Some files have one more offset, the end of the last streamline.
             if there > rows + (name == "offsets"):
-                longer.append(f"{rows} rows in '{member}', {there:g} are there")
+                longer.append(f"{rows} rows in '{member}', but there are {there:g}")
         if longer and self._archive is not None:
             raise ValueError(f"its header announces {longer[0]}")
         if longer:
@@ -168,7 +170,7 @@ class TrxFile:
         if self.nb_streamlines == 0:
             return np.zeros(0, dtype=np.int64)
         if self._kind("positions")[0] != 3:
-            raise ValueError("its positions are not of three coordinates")
+            raise ValueError("its positions do not have three coordinates")
         width, dtype = self._kind("offsets")
         if width != 1 or dtype.kind not in "iu":
             raise ValueError("its offsets are not whole numbers")
@@ -237,7 +239,7 @@ class TrxFile:
             raise ValueError(f"it has no '{name}'")
         _, *width, dtype = self._members[name].rsplit("/")[-1].split(".")
         if dtype not in _DTYPES or len(width) > 1 or any(not re.fullmatch("[1-9][0-9]{0,3}", each) for each in width):
-            raise ValueError(f"the name of '{self._members[name]}' gives no type that a .trx can have")
+            raise ValueError(f"'{self._members[name]}' has no data type of the .trx format in its name")
         return int(width[0]) if width else 1, np.dtype(dtype).newbyteorder("<")
 
     def _open(self, member: str) -> AbstractContextManager[IO[bytes]]:
@@ -249,12 +251,12 @@ class TrxFile:
 def _rows(stream: IO[bytes], nb: int, width: int, dtype: np.dtype[Any]) -> Array:
     content = stream.read(nb * width * dtype.itemsize)
     if len(content) < nb * width * dtype.itemsize:
-        raise ValueError("it is cut off")
+        raise ValueError("it is truncated")
     return np.frombuffer(content, dtype=dtype).reshape(nb, width)
 
 
 class Trx(Tractogram):
-    """A .trx file, or the folder of arrays that it is while it is being written."""
+    """A .trx file, or a folder with the same arrays, as used while the file is being written."""
 
     def _open(self) -> TrxFile:
         with readable(self.path, self.label):

@@ -62,8 +62,8 @@ class NibabelTractogram(Tractogram):
             return True
         if announced:
             raise ValueError(
-                f"{self.label}: '{self.path}' is cut off after its header: {announced} streamlines are announced, but "
-                "it holds none; copy the file again or recreate it."
+                f"{self.label}: '{self.path}' is truncated after its header: {announced} streamlines are announced, "
+                "but it holds none; copy the file again or recreate it."
             )
         return False
 

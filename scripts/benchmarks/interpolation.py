@@ -22,9 +22,9 @@ NB_FEATURES = 45
 def by_gathering(volume: Tensor, coords: Tensor) -> Tensor:
     """Sum the 8 corner rows of each point, one corner after the other."""
     last = torch.tensor(volume.shape[:3], device=volume.device) - 1
-    on_centres = torch.minimum((coords - 0.5).clamp(min=0), last.to(coords.dtype))
-    base = on_centres.long()
-    fraction = on_centres - base
+    on_centers = torch.minimum((coords - 0.5).clamp(min=0), last.to(coords.dtype))
+    base = on_centers.long()
+    fraction = on_centers - base
     result = coords.new_zeros((len(coords), volume.shape[3]))
     for corner in torch.cartesian_prod(*[torch.arange(2, device=volume.device)] * 3):
         x, y, z = torch.minimum(base + corner, last).unbind(1)
@@ -86,7 +86,7 @@ def measure_interpolation(
     """Time 100 000 points of a volume of 96 x 114 x 96 x 45, on one thread of the CPU or on a GPU.
 
     Without a `baseline`, it is the gathering of rows on the CPU and grid_sample on a GPU. The baselines read a float32
-    volume, and all neighbours at once.
+    volume, and all neighbors at once.
     """
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -125,6 +125,6 @@ def measure_interpolation(
     )
 
 
-def bytes_of_point(nb_neighbours: int, nb_rows: int, nb_features: int, bytes_of_value: int) -> int:
-    """Return the bytes that a point needs: its coordinates, the rows read and the one written for each neighbour."""
-    return 3 * 4 + nb_neighbours * nb_features * (nb_rows * bytes_of_value + 4)
+def bytes_of_point(nb_neighbors: int, nb_rows: int, nb_features: int, bytes_of_value: int) -> int:
+    """Return the bytes that a point needs: its coordinates, the rows read and the one written for each neighbor."""
+    return 3 * 4 + nb_neighbors * nb_features * (nb_rows * bytes_of_value + 4)

@@ -80,7 +80,7 @@ def track(
     seeds
         Shape (N, 3), rasmm.
     affine
-        Shape (4, 4), from voxel indices (centre origin) to rasmm.
+        Shape (4, 4), from voxel indices (center origin) to rasmm.
     min_length, max_length
         Of the streamlines that are kept, and of those that are tracked, in mm.
 

@@ -1,4 +1,4 @@
-"""What is computed voxel by voxel: the network's input, FA, and the fibre orientations to track on.
+"""What is computed voxel by voxel: the network's input, FA, and the fiber orientations to track on.
 
 All orientations are in the voxel axes of the image, as its b-vectors are (FSL's convention; with a negative determinant
 of the affine, as here, nothing is flipped). They turn into RAS directions when streamlines are moved by the affine.
@@ -43,7 +43,7 @@ class Acquisition:
     gradients
         dipy's gradient table, directions in the voxel axes.
     affine : (4, 4) array
-        From voxel indices (origin: the centre of the voxel) to RAS mm.
+        From voxel indices (origin: the center of the voxel) to RAS mm.
     mask : (X, Y, Z) array
         The brain.
     """
@@ -114,7 +114,7 @@ def fit_signal_sh(acquisition: Acquisition) -> npt.NDArray[np.float32]:
 def fit_fodf(
     acquisition: Acquisition, region: BoolArray, *, sh_order: int = SH_ORDER, roi_radius: int = 10
 ) -> npt.NDArray[np.float64]:
-    """Return the fibre orientation distribution by constrained spherical deconvolution (Tournier et al., 2007).
+    """Return the fiber orientation distribution by constrained spherical deconvolution (Tournier et al., 2007).
 
     The response is that of voxels of FA > 0.7 in the middle of the volume (``auto_response_ssst``).
 

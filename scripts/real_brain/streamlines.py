@@ -36,7 +36,7 @@ def draw_seeds(mask: BoolArray, affine: FloatArray, *, per_voxel: int, seed: int
     mask : (X, Y, Z) array
         Where to seed.
     affine : (4, 4) array
-        From voxel indices (origin: the centre of the voxel) to RAS mm.
+        From voxel indices (origin: the center of the voxel) to RAS mm.
     per_voxel
         Points in each voxel.
     seed
@@ -68,7 +68,7 @@ def track(
     fa : (X, Y, Z) array
         Tracking stops where it is below 0.15.
     affine : (4, 4) array
-        From voxel indices (origin: the centre of the voxel) to RAS mm.
+        From voxel indices (origin: the center of the voxel) to RAS mm.
     seed
         Given to dipy's tracker, so that a seed point always gives the same streamline.
     label
@@ -77,7 +77,7 @@ def track(
     Returns
     -------
     list of (n, 3) arrays
-        RAS mm, a point every millimetre, in the order of the seeds; those under 20 mm or over 250 mm are left out.
+        RAS mm, a point every millimeter, in the order of the seeds; those under 20 mm or over 250 mm are left out.
     """
     stop = ThresholdStoppingCriterion(np.asarray(fa, dtype=np.float64), STOP_FA)
     streamlines = []
@@ -118,7 +118,7 @@ def median_angle_to_peaks(streamlines: Sequence[FloatArray], peaks: FloatArray, 
     peaks : (X, Y, Z, 3 k) array
         k peaks in RAS axes, of any norm; zero or NaN where there is none.
     affine : (4, 4) array
-        From voxel indices (origin: the centre of the voxel) to RAS mm.
+        From voxel indices (origin: the center of the voxel) to RAS mm.
 
     Raises
     ------
@@ -207,6 +207,6 @@ def hemisphere_masks(mask: BoolArray, affine: FloatArray, midline: float) -> tup
 
     A voxel that the plane cuts belongs to both: streamlines of both sides pass through it.
     """
-    centres = affine[0, 0] * np.arange(mask.shape[0]) + affine[0, 3] - midline
+    centers = affine[0, 0] * np.arange(mask.shape[0]) + affine[0, 3] - midline
     half = abs(affine[0, 0]) / 2 - 1e-6
-    return mask & (centres < half)[:, None, None], mask & (centres > -half)[:, None, None]
+    return mask & (centers < half)[:, None, None], mask & (centers > -half)[:, None, None]

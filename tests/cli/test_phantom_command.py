@@ -101,3 +101,9 @@ def test_help_shows_the_options_and_their_defaults(capsys: pytest.CaptureFixture
         "-v",
     ):
         assert expected in said
+
+
+def test_a_command_without_arguments_says_what_it_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["phantom"])
+    assert "the following arguments are required: OUT_DIR" in capsys.readouterr().err

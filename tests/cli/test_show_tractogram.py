@@ -228,10 +228,10 @@ def test_an_image_of_another_subject_gives_a_warning(tmp_path: Path, caplog: pyt
         (["lines.vtk", "OUT"], "The tractogram 'lines.vtk' is not in a format that dwiml reads; convert it to .trk"),
         (["empty.trk", "OUT"], "There are no streamlines to draw in: empty."),
         (["empty.trx", "OUT", "--color", "loss"], "There are no streamlines to draw in: empty."),
-        (["cut.trk", "OUT"], "'cut.trk' is damaged or cut off"),
+        (["cut.trk", "OUT"], "'cut.trk' is damaged or truncated"),
         (["cut.tck", "OUT"], "'cut.tck' is damaged"),
         (["cut.trx", "OUT"], "'cut.trx' is damaged (file is not a zip file)"),
-        (["short.trx", "OUT"], "'short.trx' is damaged (it is cut off: its header announces"),
+        (["short.trx", "OUT"], "'short.trx' is damaged (it is truncated: its header announces"),
         (["bad.trk", "OUT"], "the header of 'bad.trk' contradicts itself"),
         (
             ["a.trk", "OUT", "--color", "lsos"],

@@ -264,7 +264,7 @@ def test_options_that_would_do_nothing_or_lose_something(
     assert main([*of_images, "--standardize_like", str(phantom / "exp"), "--standardization", "none"]) == 2
     assert "exclude each other" in capsys.readouterr().err
     assert main([*of_file, "--max_length", "1e12"]) == 2
-    assert "makes more than 100000 points a streamline" in capsys.readouterr().err
+    assert "allows more than 100000 points per streamline" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

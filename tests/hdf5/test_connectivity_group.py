@@ -171,7 +171,7 @@ def test_two_matrices_are_not_one(with_matrix):
     ("change", "sentence"),
     [
         (lambda labels: labels[1:], "have different shapes"),
-        (lambda labels: labels * 0, "labels.nii.gz': Labels are all 0"),
+        (lambda labels: labels * 0, "labels.nii.gz': All labels are 0"),
         (lambda labels: labels - 1, "labels.nii.gz': Labels must be whole numbers, 0 .no region. or more, got -1"),
         (lambda labels: np.stack([labels] * 2, axis=-1), "labels.nii.gz': Labels must be one volume"),
         (lambda labels: np.minimum(labels, 7), "has 4 rows but there are 2 labels other than 0 .*from 3 to 7"),

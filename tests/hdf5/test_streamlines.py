@@ -358,7 +358,9 @@ def test_unknown_and_damaged_tractograms_are_refused(subjects, grid):
         subjects.create(groups)
     path = subjects.folder / "a/wb.trk"
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ValueError, match="'a': '.*wb.trk' is damaged or cut off, 5 streamlines can be read, 6 are"):
+    with pytest.raises(
+        ValueError, match="'a': '.*wb.trk' is damaged or truncated: 5 streamlines can be read, but 6 are"
+    ):
         subjects.create()
     path.write_bytes(b"nothing of the kind")
     with pytest.raises(ValueError, match="wb.trk' cannot be read"):
@@ -388,6 +390,6 @@ def test_a_tck_that_announces_more_than_it_holds(subjects, grid, cut):
         else "600 streamlines are announced .count., but it holds 6"
     )
     for options in ({}, {"allow_missing": True}):
-        with pytest.raises(ValueError, match=f"Group 's' of subject 'a': '.*wb.tck' is cut off.*{sentence}"):
+        with pytest.raises(ValueError, match=f"Group 's' of subject 'a': '.*wb.tck' is truncated.*{sentence}"):
             subjects.create(groups, **options)
     subjects.assert_nothing_written()

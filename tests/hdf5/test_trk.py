@@ -61,20 +61,20 @@ def test_a_whole_file_is_read_in_either_byte_order(subjects, trk):
 @pytest.mark.parametrize("lost", [1, 3])
 def test_a_file_cut_off_between_streamlines(subjects, trk, lost):
     trk.write_bytes(trk.read_bytes()[: HEADER_BYTES + sum(subjects.sizes[:-lost])])
-    refused(subjects, f"is cut off, or .*: 6 streamlines are announced, {6 - lost} are there", remove_invalid=True)
+    refused(subjects, f"is truncated, or .*: 6 streamlines are announced, but it holds {6 - lost}", remove_invalid=True)
 
 
 @pytest.mark.parametrize("kept", [2, 4, 50])
 def test_a_file_cut_off_in_a_streamline(subjects, trk, kept):
     trk.write_bytes(trk.read_bytes()[: HEADER_BYTES + sum(subjects.sizes[:3]) + kept])
-    refused(subjects, "is damaged or cut off, 3 streamlines can be read, 6 are announced", remove_invalid=True)
+    refused(subjects, "is damaged or truncated: 3 streamlines can be read, but 6 are announced", remove_invalid=True)
     with_header(trk, nb_streamlines=0)
-    refused(subjects, "is damaged or cut off, 3 streamlines can be read, the file ends in the next")
+    refused(subjects, "is damaged or truncated: 3 streamlines can be read, but the file ends within the next")
 
 
 def test_a_file_cut_off_after_its_header_is_not_an_empty_one(subjects, trk):
     trk.write_bytes(trk.read_bytes()[:HEADER_BYTES])
-    refused(subjects, "is cut off after its header: 6 streamlines are announced", allow_missing=True)
+    refused(subjects, "is truncated after its header: 6 streamlines are announced", allow_missing=True)
 
 
 def test_more_streamlines_than_announced(subjects, trk):
@@ -105,7 +105,8 @@ def test_a_length_that_cannot_be(subjects, trk, length):
         trk.write_bytes(content)
         # nibabel tries to read the first one as soon as it opens the file.
         refused(
-            subjects, "is damaged or cut off, 2 streamlines can be read" if nb_before else "(is damaged|cannot be read)"
+            subjects,
+            "is damaged or truncated: 2 streamlines can be read" if nb_before else "(is damaged|cannot be read)",
         )
 
 
@@ -120,7 +121,7 @@ def test_more_memory_than_there_is(subjects, trk, monkeypatch):
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (1.5, 2, 2.6), (0, 2, 2.5), (np.nan, 2, 2.5)])
 def test_voxel_sizes_unlike_the_affine(subjects, trk, sizes):
     with_header(trk, voxel_sizes=sizes)
-    refused(subjects, "contradicts itself, its voxel_sizes are .* mm and those of its affine 1.5, 2, 2.5 mm")
+    refused(subjects, "contradicts itself: its voxel_sizes are .* mm, but those of its affine are 1.5, 2, 2.5 mm")
 
 
 def test_rounded_voxel_sizes_are_taken(subjects, trk):
@@ -130,7 +131,7 @@ def test_rounded_voxel_sizes_are_taken(subjects, trk):
 
 def test_a_voxel_order_unlike_the_affine(subjects, trk):
     with_header(trk, voxel_order=b"RAS")
-    refused(subjects, "contradicts itself, its voxel_order is 'RAS' and that of its affine 'L")
+    refused(subjects, "contradicts itself: its voxel_order is 'RAS', but that of its affine is 'L")
 
 
 @pytest.mark.filterwarnings("ignore:Voxel order is not specified")
@@ -143,15 +144,15 @@ def test_no_voxel_order_is_taken_where_the_guess_is_right(subjects, grid):
             subjects.create(LINES_ONLY)
             subjects.out.unlink()
         else:
-            refused(subjects, "contradicts itself, its voxel_order is 'LPS' and that of its affine 'RAS'")
+            refused(subjects, "contradicts itself: its voxel_order is 'LPS', but that of its affine is 'RAS'")
 
 
 def test_the_default_header_of_nibabel_tells_no_grid(subjects, grid):
     subjects.plain("a")
     tractogram = nib.streamlines.Tractogram(grid["to_rasmm"](grid["arcs"](3)), affine_to_rasmm=np.eye(4))
     nib.streamlines.save(tractogram, str(subjects.folder / "a/wb.trk"))
-    refused(subjects, "does not give its voxel grid .its header is nibabel's default.*from the image it belongs to")
-    with pytest.raises(ValueError, match="wb.trk' does not give its voxel grid .*save it with a header"):
+    refused(subjects, "does not give its voxel grid .its header is nibabel's default.*the image that it belongs to")
+    with pytest.raises(ValueError, match="wb.trk' does not give its voxel grid .*save it with the header"):
         subjects.create()
 
 

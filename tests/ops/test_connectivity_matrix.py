@@ -108,7 +108,7 @@ def test_labels_without_background_and_of_one_volume_in_four_axes():
         (np.full((2, 2, 2), 0.5), "whole numbers, 0 .no region. or more, got 0.5"),
         (np.full((2, 2, 2), -3), "got -3"),
         (np.full((2, 2, 2), np.nan), "got nan"),
-        (np.zeros((2, 2, 2)), "all 0"),
+        (np.zeros((2, 2, 2)), "All labels are 0"),
         (np.ones((2, 2)), r"got shape \(2, 2\)"),
         (np.ones((2, 2, 2), dtype=complex), "whole numbers"),
     ],

@@ -286,7 +286,7 @@ MASK = {"mask": "lower.nii.gz"}
             "No file of the ground truth has a voxel grid; add a mask, a .trk or a .trx",
         ),
         ({"a": {"tractogram": "lower.nii.gz"}, "b": MASK}, "is not in a format that dwiml reads; convert it to .trk"),
-        ({"a": {"tractogram": "cut.trk"}}, "The tractogram of bundle 'a': '{folder}/cut.trk' is damaged or cut off"),
+        ({"a": {"tractogram": "cut.trk"}}, "The tractogram of bundle 'a': '{folder}/cut.trk' is damaged or truncated"),
         ({"a": {"tractogram": "nan.trk"}}, "'{folder}/nan.trk' holds NaN or infinite coordinates; remove these"),
         ({"a": {"tractogram": "zero.trk"}}, "The mask of bundle 'a' has no voxels."),
     ],
@@ -331,7 +331,7 @@ def test_a_bad_folder_is_one_sentence(tmp_path: Path, folder: Path) -> None:
     [
         ("none.trk", "The tractogram '.*none.trk' was not found"),
         ("lower.nii.gz", "The tractogram '.*lower.nii.gz' is not in a format that dwiml reads"),
-        ("cut.trk", "The tractogram: '.*cut.trk' is damaged or cut off"),
+        ("cut.trk", "The tractogram: '.*cut.trk' is damaged or truncated"),
         ("text.tck", "The tractogram: the file '.*text.tck' is damaged"),
         ("text.trx", "The tractogram: the file '.*text.trx' is damaged"),
         ("nan.trk", "The tractogram '.*nan.trk' holds NaN or infinite coordinates"),

@@ -40,8 +40,8 @@ def test_features_of_each_file_are_compared(images: Path) -> None:
     recorded = entry(("metrics/sh.nii.gz", 3), ("metrics/fa.nii.gz", 1))
     check(images, ["sh", "fa"], recorded)
     sentence = (
-        r"trained on group 'input', made of 'metrics/sh.nii.gz' \(3\), 'metrics/fa.nii.gz' \(1\), in this order; the "
-        r"input gives '.*fa.nii.gz' \(1\), '.*sh.nii.gz' \(3\). Give one image for each"
+        r"trained on group 'input', which contains 'metrics/sh.nii.gz' \(3\), 'metrics/fa.nii.gz' \(1\), in this "
+        r"order; the input is '.*fa.nii.gz' \(1\), '.*sh.nii.gz' \(3\). Give images with the same numbers of features"
     )
     with pytest.raises(ValueError, match=sentence):
         check(images, ["fa", "sh"], recorded)
@@ -56,10 +56,10 @@ def test_names_are_compared_where_features_are_alike(
     recorded = recorded if found else {"files": patterns}
     check(images, ["fa", "md"], recorded)
     assert not caplog.text
-    with pytest.raises(ValueError, match="By their names, they are in another order"):
+    with pytest.raises(ValueError, match="The names are in another order"):
         check(images, ["md", "fa"], recorded)
     check(images, ["md", "old"], recorded)
-    assert "These names do not show the order: check it." in caplog.text
+    assert "The order cannot be determined from these names: check it." in caplog.text
 
 
 def test_the_subjects_name_in_a_name_is_any(images: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -67,7 +67,7 @@ def test_the_subjects_name_in_a_name_is_any(images: Path, caplog: pytest.LogCapt
     recorded = entry(("sub-1__fa.nii.gz", 1), ("sub-1__md.nii.gz", 1), patterns=patterns)
     check(images, ["sub-9__fa", "sub-9__md"], recorded)
     assert not caplog.text
-    with pytest.raises(ValueError, match="By their names, they are in another order"):
+    with pytest.raises(ValueError, match="The names are in another order"):
         check(images, ["sub-9__md", "sub-9__fa"], recorded)
 
 
@@ -89,10 +89,10 @@ def test_an_hdf5_file_made_otherwise_than_that_of_the_training(caplog: pytest.Lo
     check_same_making(recorded, {}, "input", "data.hdf5")
     assert not caplog.text
     other = {**entry(("fa.nii.gz", 1), ("sh.nii.gz", 28)), "standardization": "all"}
-    with pytest.raises(ValueError, match=r"of 'sh.nii.gz' \(28\), 'fa.nii.gz' \(1\); in 'data.hdf5' it is made of 'fa"):
+    with pytest.raises(ValueError, match=r"s 'sh.nii.gz' \(28\), 'fa.nii.gz' \(1\); in 'data.hdf5' it contains 'fa"):
         check_same_making(recorded, other, "input", "data.hdf5")
     check_same_making(recorded, {**recorded, "standardization": "none"}, "input", "data.hdf5")
-    assert "was not made as for the training: its 'standardization' is 'none', and was 'all'." in caplog.text
+    assert "differs from that of the training: its 'standardization' is 'none' instead of 'all'." in caplog.text
 
 
 def test_a_model_trained_on_two_files(
@@ -117,7 +117,10 @@ def test_a_model_trained_on_two_files(
     command += ["--std_mask", mask]
     caplog.clear()
     assert main([*command, "--input", fa, sh]) == 2
-    assert "error: The model was trained on group 'input', made of 'metrics/sh.nii.gz' (28)" in capsys.readouterr().err
+    assert (
+        "error: The model was trained on group 'input', which contains 'metrics/sh.nii.gz' (28)"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "out.trk").exists()
     assert main([*command, "--input", sh, fa]) == 0
     assert not caplog.text

@@ -163,7 +163,7 @@ def test_what_cannot_be_is_refused() -> None:
         Tracker(network(), subject(), rules(), min_length=20)
     with pytest.raises(ValueError, match="gives one direction, so algo must be 'det', got 'prob'"):
         Tracker(network(), subject(), rules(algo="prob"))
-    with pytest.raises(ValueError, match="trained on 3 features a voxel; the volume has 2"):
+    with pytest.raises(ValueError, match="trained on 3 features per voxel, but the volume has 2"):
         Tracker(network(), TrackingSubject(torch.zeros(*SHAPE, 2), VOXEL_SIZES), rules())
     with pytest.raises(ValueError, match="simultaneous must be"):
         Tracker(network(), subject(), rules(), simultaneous=0)

@@ -68,7 +68,9 @@ READERS = {
 @pytest.mark.parametrize("read", READERS.values(), ids=READERS)
 def test_a_tck_that_announces_600_streamlines_and_holds_6(tck: Path, read: Any) -> None:
     announce(tck, "0000000600")
-    with pytest.raises(ValueError, match=r"'.*lines.tck' is cut off, or its header is wrong: 600 streamlines are ann"):
+    with pytest.raises(
+        ValueError, match=r"'.*lines.tck' is truncated, or its header is wrong: 600 streamlines are ann"
+    ):
         read(tck)
 
 
@@ -103,21 +105,29 @@ def test_streamlines_of_no_point_count_as_announced(tck: Path, caplog: pytest.Lo
 @pytest.mark.parametrize(
     ("header", "members", "sentence"),
     [
-        ({"NB_STREAMLINES": 600}, {}, "it is cut off: its header announces 600 rows in 'offsets.uint64', 7 are there"),
-        ({"NB_VERTICES": 9000}, {}, "it is cut off: its header announces 9000 rows in 'positions.3.float32'"),
-        ({"NB_STREAMLINES": 4}, {}, "its header announces 4 rows in '.*', [67] are there"),
+        (
+            {"NB_STREAMLINES": 600},
+            {},
+            "it is truncated: its header announces 600 rows in 'offsets.uint64', but there are 7",
+        ),
+        ({"NB_VERTICES": 9000}, {}, "it is truncated: its header announces 9000 rows in 'positions.3.float32'"),
+        ({"NB_STREAMLINES": 4}, {}, "its header announces 4 rows in '.*', but there are [67]"),
         ({"NB_VERTICES": 4}, {}, "its header announces 4 rows in 'positions.3.float32', "),
-        ({"NB_STREAMLINES": 1e15}, {}, "it is cut off"),
-        ({"NB_STREAMLINES": -1}, {}, "NB_STREAMLINES in its header must be a whole number from 0 on, got -1"),
-        ({"NB_VERTICES": "many"}, {}, "NB_VERTICES in its header must be a whole number from 0 on, got 'many'"),
+        ({"NB_STREAMLINES": 1e15}, {}, "it is truncated"),
+        ({"NB_STREAMLINES": -1}, {}, "NB_STREAMLINES in its header must be a non-negative integer, got -1"),
+        ({"NB_VERTICES": "many"}, {}, "NB_VERTICES in its header must be a non-negative integer, got 'many'"),
         ({"VOXEL_TO_RASMM": 3}, {}, "its header does not give a voxel grid"),
         ({"DIMENSIONS": [0, 1, 1]}, {}, "its header does not give a voxel grid"),
-        ({}, {"dps/id.float32": bytes(8)}, "it is cut off: its header announces 6 rows in 'dps/id.float32', 2"),
+        (
+            {},
+            {"dps/id.float32": bytes(8)},
+            "it is truncated: its header announces 6 rows in 'dps/id.float32', but there are 2",
+        ),
         ({}, {"positions.3.float16": b""}, "it holds 'positions' twice"),
         ({}, {"offsets.uint64": np.full(7, 2**62, "<u8").tobytes()}, "is beyond its"),
         ({}, {"offsets.uint64": np.zeros(7, "<u8").tobytes()}, "its offsets end at 0, its header announces"),
         ({}, {"offsets.uint64": np.array([0, 5, 3, 4, 5, 6, 6], "<u8").tobytes()}, "do not increase|offsets end at"),
-        ({}, {"dps/x.object": bytes(48)}, "the name of 'dps/x.object' gives no type"),
+        ({}, {"dps/x.object": bytes(48)}, "'dps/x.object' has no data type"),
     ],
 )
 def test_a_trx_whose_header_and_arrays_disagree(
