@@ -137,12 +137,13 @@ class Parameterized:
 
 
 def checks_arguments(callee: Callee) -> Callee:
-    """Decorate a function or a class, so that it refuses texts as flags, and suggests the right name of a keyword.
+    """Decorate a function or a class, so that it rejects strings as flags, and suggests the right name of a keyword.
 
     Parameters
     ----------
     callee
-        The function or the class; it takes no ``**kwargs``. See :func:`dwiml.arguments.check_flags`.
+        The function or the class; it takes no ``**kwargs``. When called, it raises TypeError for an unknown keyword,
+        and ValueError for an invalid flag (:func:`dwiml.arguments.check_flags`).
     """
     if isinstance(callee, type):
         callee.__init__ = checks_arguments(callee.__init__)  # type: ignore[misc]

@@ -202,7 +202,25 @@ class BatchPreparer:
         return self._add_noise(streamlines, ids_per_subj, self.noise_gaussian_size_loss, "noise_loss")
 
     def recovery_target(self, seen: TensorSequence, ids_per_subj: BatchSlices) -> dict[str, Any]:
-        """Return the keyword arguments of ``compute_loss`` needed for correlated noise (``seen``, recovery steps)."""
+        """Return the keyword arguments of ``compute_loss`` that correlated noise requires.
+
+        Parameters
+        ----------
+        seen
+            Noisy points (N, 3) that the model receives, float32, voxel space, corner origin.
+        ids_per_subj
+            Slices of the batch.
+
+        Returns
+        -------
+        dict
+            ``seen`` and ``nb_recovery_steps``; empty without correlated noise.
+
+        Raises
+        ------
+        TypeError
+            If ``ids_per_subj`` is a plain dict, which does not identify the batch.
+        """
         if not check_slices(ids_per_subj).augment or self.noise_correlated_size == 0:
             return {}
         return {"seen": seen, "nb_recovery_steps": self.nb_recovery_steps}

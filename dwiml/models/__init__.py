@@ -1,6 +1,6 @@
-"""Chapter 4, learn: the models to inherit from, and the models ready to use."""
+"""Chapter 4, learn: base classes, and models that are ready to use."""
 
 MODELS = {
     "learn2track": "dwiml.models.learn2track.Learn2TrackModel",
 }
-"""The classes of ``dwiml train MODEL``, by that name; all commands know them by this."""
+"""The model classes that commands can rebuild, by their name in ``dwiml train MODEL``."""

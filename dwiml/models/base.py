@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
     """Base class of all models.
 
-    A subclass defines :meth:`forward` and :meth:`compute_loss`, or takes the latter from
+    A subclass defines :meth:`forward` and :meth:`compute_loss`, or inherits the latter from
     :class:`~dwiml.models.with_direction_getter.ModelWithDirectionGetter`. Its constructor's arguments are recorded
     automatically (see :class:`dwiml.params.Parameterized`); :meth:`save` and :meth:`load` rely on them.
 
@@ -50,9 +50,9 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
     Raises
     ------
     TypeError
-        When a parameter is not one of the model's; similar names are suggested.
+        If a parameter is not one of the model's; similar names are suggested.
     ValueError
-        When more than one of ``step_size``, ``nb_points`` and ``compress_lines`` is given, or a value is out of range.
+        If more than one of ``step_size``, ``nb_points`` and ``compress_lines`` is given, or a value is out of range.
     """
 
     neighborhood_offsets: Tensor | None
@@ -101,7 +101,7 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
 
     @property
     def nb_points_to_track(self) -> int:
-        """Number of a streamline's last points that :meth:`track_step` needs, beside its memory; 1 by default.
+        """Number of last points of a streamline that :meth:`track_step` needs, in addition to its memory; 1 by default.
 
         With the default :meth:`track_step`: the number of last points on which an output depends.
         """
@@ -123,7 +123,7 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
             Points (M, 3), voxel space, corner origin: the first segments in the first call, then the last
             :attr:`nb_points_to_track` points of each streamline (at least 2; fewer where it has no more).
         memory
-            What the previous call returned; None in the first one.
+            Memory returned by the previous call; None in the first call.
 
         Returns
         -------
@@ -143,9 +143,9 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
         Parameters
         ----------
         memory
-            What :meth:`track_step` returned.
+            Memory returned by :meth:`track_step`.
         kept
-            Shape (K,), int64: the positions of these streamlines.
+            Shape (K,), int64: the indices of these streamlines among those of the memory.
         """
         return memory.select(kept) if isinstance(memory, TensorSequence) else None
 
@@ -155,7 +155,7 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
         Parameters
         ----------
         outputs
-            What :meth:`forward` returned, N rows.
+            Outputs of :meth:`forward`, N rows.
 
         Returns
         -------
@@ -171,7 +171,7 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
         Parameters
         ----------
         outputs
-            What :meth:`forward` returned.
+            Outputs of :meth:`forward`.
         targets
             Points (M, 3), voxel space, corner origin: the whole streamlines, as a :class:`~dwiml.TensorSequence`.
         average_results
@@ -194,7 +194,7 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
         """Write all that is needed to recreate the model.
 
         Each file is written to a temporary file and then renamed; an existing one is replaced. The weights have a
-        digest (SHA-256), so that :meth:`load` detects any change since; ``torch.load`` reads the file too.
+        digest (SHA-256), so that :meth:`load` detects later changes; ``torch.load`` can read the file too.
 
         Parameters
         ----------
@@ -204,7 +204,7 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
         Raises
         ------
         OSError
-            When a file cannot be written.
+            If a file cannot be written.
         """
         write_model(Path(folder), describe(self), self.state_dict())
 
@@ -217,19 +217,19 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
         folder
             The folder given to :meth:`save`.
         device
-            Device of the model, whatever device it was saved on.
+            Device of the model, which may differ from that on which it was saved.
 
         Returns
         -------
         Self
-            In training mode, as a new model.
+            The model, in training mode like a new one.
 
         Raises
         ------
         FileNotFoundError, OSError
-            When a file is missing or cannot be read.
+            If a file is missing or cannot be read.
         ValueError
-            When a file is damaged (the weights no longer match their digest), is of another class or with other
+            If a file is damaged (the weights no longer match their digest), is of another class or with other
             weights, or holds weights that are NaN or infinite. No memory is allocated for a model larger than the
             weights in the file.
         """

@@ -22,8 +22,8 @@ _KEPT = (0, 2)
 def check_track_step(model: MainModelAbstract, *, tolerance: float = 1e-4) -> None:
     """Check that ``track_step``, called in tracking, gives the same outputs as ``forward``, which was trained.
 
-    Three random streamlines are given to ``forward`` at once, and to ``track_step`` step by step; one of them stops on
-    the way. The model is in evaluation mode meanwhile.
+    Three random streamlines are given to ``forward`` at once, and to ``track_step`` step by step; one of them stops
+    halfway. The model is in evaluation mode during the check.
 
     Parameters
     ----------

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from dwiml.arguments import check_whole, shown
 
-# Far above what anyone trains: a number from a damaged or a stranger's file must not become an allocation.
+# Far above any trained size: a number from a damaged or untrusted file must not cause a large allocation.
 MAX_UNITS = 100_000
 
 
@@ -24,7 +24,7 @@ class NoEmbedding(nn.Identity):
     Raises
     ------
     ValueError
-        When ``output_size`` is another number.
+        If ``output_size`` differs from ``input_size``.
     """
 
     def __init__(self, input_size: int, output_size: int | None = None) -> None:
@@ -48,7 +48,7 @@ class NNEmbedding(nn.Module):
     Raises
     ------
     ValueError
-        When ``output_size`` is not a positive integer.
+        If ``output_size`` is not a positive integer.
     """
 
     def __init__(self, input_size: int, output_size: int | None = None) -> None:
@@ -77,12 +77,12 @@ def build_embedding(key: str, input_size: int, output_size: int | None) -> Embed
     key
         A key of :data:`EMBEDDINGS`.
     input_size, output_size
-        Number of features before and after; an output size of None suits 'no_embedding' only.
+        Number of features before and after; None is valid for 'no_embedding' only.
 
     Raises
     ------
     ValueError
-        When the key is unknown, or the size does not suit the embedding.
+        If the key is unknown, or the size is invalid for the embedding.
     """
     if not isinstance(key, str) or key not in EMBEDDINGS:
         raise ValueError(f"Embedding {key!r} is unknown; choose among {sorted(EMBEDDINGS)}.")

@@ -21,7 +21,7 @@ class Learn2TrackModel(ModelWithPreviousDirections, ModelWithDirectionGetter, Mo
     doi:10.1007/978-3-319-66182-7_62. At each point, the embedded input and the embedded previous directions are
     concatenated and go through :class:`dwiml.models.recurrent.stacked.StackedRNN`, then through the direction getter.
 
-    Sequences are never padded; on the CPU the backward pass is dwiml's own, faster than torch's (see
+    Sequences are never padded; on the CPU, dwiml's own backward pass is faster than that of torch (see
     :mod:`dwiml.models.recurrent.cells`). ``scripts/benchmarks/run.py`` measures it.
 
     Parameters
@@ -29,9 +29,9 @@ class Learn2TrackModel(ModelWithPreviousDirections, ModelWithDirectionGetter, Mo
     rnn_key
         Type of the recurrent layers: 'gru' or 'lstm'.
     rnn_layer_sizes
-        The number of units of each recurrent layer.
+        Number of units of each recurrent layer.
     use_skip_connection
-        Give the first layer's input to the other layers too, and the output of all layers to the direction getter.
+        Give the input of the first layer to the other layers too, and the output of all layers to the direction getter.
     use_layer_normalization
         Normalize the output of each layer but the last.
     dropout
@@ -42,7 +42,7 @@ class Learn2TrackModel(ModelWithPreviousDirections, ModelWithDirectionGetter, Mo
     Raises
     ------
     ValueError
-        When a parameter is out of range.
+        If a parameter is out of range.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Learn2TrackModel(ModelWithPreviousDirections, ModelWithDirectionGetter, Mo
         streamlines
             Points (M, 3), voxel space, corner origin: as many as inputs, or at least as many with ``hidden_states``.
         hidden_states
-            For each layer (h,) of a GRU or (h, c) of an LSTM, each (S, layer size). None: streamlines start here.
+            For each layer (h,) of a GRU or (h, c) of an LSTM, each (S, layer size). None: streamlines begin here.
         return_hidden
             Whether to return the hidden states as well.
 
@@ -99,7 +99,7 @@ class Learn2TrackModel(ModelWithPreviousDirections, ModelWithDirectionGetter, Mo
         Raises
         ------
         ValueError
-            When inputs and streamlines do not have the same lengths.
+            If inputs and streamlines do not have the same lengths.
         """
         features = torch.cat([self.embed_inputs(inputs), self._embedded_dirs(inputs, streamlines, hidden_states)], 1)
         order = TimeMajor(inputs.lengths, features.device)

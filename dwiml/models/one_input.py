@@ -12,7 +12,7 @@ from dwiml.models.embeddings import build_embedding
 from dwiml.ops.neighborhood import neighborhood_offsets
 from dwiml.ops.sequences import TensorSequence
 
-# Far above what anyone trains: a number from a damaged or a stranger's file must not become an allocation.
+# Far above any trained size: a number from a damaged or untrusted file must not cause a large allocation.
 MAX_FEATURES = 10_000_000
 
 
@@ -26,7 +26,7 @@ class ModelWithNeighborhood(MainModelAbstract):
     Parameters
     ----------
     neighborhood_type
-        Neighbors of a point whose features are input too: 'axes' or 'grid'; None for the point alone.
+        Neighbors of a point whose features are also part of the input: 'axes' or 'grid'; None for the point alone.
     neighborhood_radius
         Number of neighbors on each side of the point, along each axis.
     neighborhood_resolution
@@ -35,7 +35,7 @@ class ModelWithNeighborhood(MainModelAbstract):
     Raises
     ------
     ValueError
-        When the three are inconsistent (see :func:`dwiml.ops.neighborhood.neighborhood_offsets`).
+        If the three are inconsistent (see :func:`dwiml.ops.neighborhood.neighborhood_offsets`).
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class ModelWithOneInput(MainModelAbstract):
     Raises
     ------
     ValueError
-        When a size is not a positive integer, or does not suit the embedding.
+        If a size is not a positive integer, or is invalid for the embedding.
     """
 
     _nb_neighborhood_points: int = 1
@@ -121,7 +121,7 @@ class ModelWithOneInput(MainModelAbstract):
         Raises
         ------
         ValueError
-            When the number of columns is not :attr:`input_size`.
+            If the number of columns is not :attr:`input_size`.
         """
         if inputs.data.shape[1] != self.input_size:
             raise ValueError(

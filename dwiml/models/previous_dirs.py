@@ -12,7 +12,7 @@ from dwiml.models.embeddings import Embedding, build_embedding
 from dwiml.ops.directions import previous_directions
 from dwiml.ops.sequences import TensorSequence
 
-# Far above what anyone trains: a number from a damaged or a stranger's file must not become an allocation.
+# Far above any trained size: a number from a damaged or untrusted file must not cause a large allocation.
 MAX_PREVIOUS_DIRS = 10_000
 
 
@@ -38,7 +38,7 @@ class ModelWithPreviousDirections(MainModelAbstract):
     Raises
     ------
     ValueError
-        When ``nb_previous_dirs`` is negative, or an embedding is given without previous directions.
+        If ``nb_previous_dirs`` is negative, or an embedding is given without previous directions.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class ModelWithPreviousDirections(MainModelAbstract):
 
     @property
     def nb_points_to_track(self) -> int:
-        """Number of points of the previous directions, or that the other base classes need."""
+        """Number of last points needed by the previous directions, or by the other base classes if they need more."""
         return max(super().nb_points_to_track, self.nb_previous_dirs + 1)
 
     def previous_dirs(self, streamlines: TensorSequence) -> Tensor:
@@ -100,7 +100,7 @@ class ModelWithPreviousDirections(MainModelAbstract):
         Parameters
         ----------
         directions
-            What :meth:`previous_dirs` returned, shape (N, 3 * nb_previous_dirs).
+            Output of :meth:`previous_dirs`, shape (N, 3 * nb_previous_dirs).
 
         Returns
         -------

@@ -1,7 +1,7 @@
-"""What other parts of dwiml ask of a model, so that a type checker tells the author of one what is missing.
+"""The attributes and methods of a model that other parts of dwiml use, for type checkers.
 
-A model need not inherit from dwiml's classes: it fits when it has these attributes and methods. Trainers are the
-exception, they need a :class:`dwiml.MainModelAbstract`, which is recorded and saved.
+A model need not inherit from dwiml's classes: these attributes and methods are enough. Only trainers need a
+:class:`dwiml.MainModelAbstract`, which is recorded and saved.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dwiml.ops.sequences import TensorSequence
 
 
 class LoaderModel(Protocol):
-    """What a batch loader asks of a model: how it wants its streamlines.
+    """A model that a batch loader can serve: it states how its streamlines are resampled.
 
     At most one of ``step_size``, ``nb_points`` and ``compress_lines`` is not None.
     """
@@ -35,92 +35,97 @@ class LoaderModel(Protocol):
 
     @property
     def forward_uses_last_point(self) -> bool:
-        """Whether the model is run on each streamline's last point too, from which no direction leaves."""
+        """Whether the model also receives the last point of each streamline, from which no direction leaves."""
 
 
 class OneInputModel(LoaderModel, Protocol):
-    """What a batch loader that reads a volume asks of a model."""
+    """A model for a batch loader that reads a volume."""
 
     @property
     def nb_features(self) -> int:
-        """Features of each voxel of the volume."""
+        """Number of features of each voxel of the volume."""
 
     @property
     def neighborhood_offsets(self) -> Tensor | None:
-        """Where the volume is read around each point: (P, 3), in voxels, the point itself first; None: there only."""
+        """Offsets at which the volume is read around a point: (P, 3), in voxels, zeros first; None: the point only."""
 
 
 class EvaluatedModel(Protocol):
-    """What the evaluation (direction error, loss by point) asks of a model."""
+    """A model that can be evaluated (direction error, loss at each point)."""
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """Device of the model."""
 
     @property
     def training(self) -> bool:
-        """Whether it is in training mode, as ``torch.nn.Module`` has it."""
+        """Whether the model is in training mode, as in ``torch.nn.Module``."""
 
     @property
     def forward_uses_last_point(self) -> bool:
         """As in :class:`LoaderModel`."""
 
     def train(self, mode: bool = True) -> Any:
-        """Set the training mode, as ``torch.nn.Module`` does."""
+        """Set the training mode, as in ``torch.nn.Module``."""
 
     def eval(self) -> Any:
-        """Set the evaluation mode, as ``torch.nn.Module`` does."""
+        """Set the evaluation mode, as in ``torch.nn.Module``."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return the outputs for ``(inputs, streamlines)``."""
 
     def compute_loss(self, outputs: Any, targets: Any, average_results: bool = True) -> tuple[Tensor, int]:
-        """Return the loss, as :meth:`dwiml.MainModelAbstract.compute_loss` does."""
+        """Return the loss; see :meth:`dwiml.MainModelAbstract.compute_loss`."""
 
     def eos_probability(self, outputs: Any) -> Tensor | None:
-        """Return the probability that the streamline ends at each row of the outputs, (N,); None: not known."""
+        """Return the probability of the end of the streamline at each row of outputs, (N,); None if not predicted."""
 
     def get_tracking_directions(self, outputs: Any, algo: str, eos_stopping_thresh: float | None = None) -> Tensor:
-        """Return the direction of each row of the outputs, as :meth:`TrackingModel.get_tracking_directions`."""
+        """Return the direction of each row of outputs; see :meth:`TrackingModel.get_tracking_directions`."""
 
 
 class TrackingModel(Protocol):
-    """What tracking and the generation-validation phase ask of a model.
+    """A model that can track, for tractography and the generation-validation phase.
 
-    A subclass of :class:`dwiml.ModelWithOneInput` and :class:`dwiml.ModelWithDirectionGetter` has it all.
+    A subclass of :class:`dwiml.ModelWithOneInput` and :class:`dwiml.ModelWithDirectionGetter` has all of these.
     """
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes: streamlines and volume are brought there."""
+        """Device of the model, to which streamlines and volume are moved."""
 
     @property
     def nb_features(self) -> int:
-        """Features of each voxel of the volume."""
+        """Number of features of each voxel of the volume."""
 
     @property
     def neighborhood_offsets(self) -> Tensor | None:
-        """Where the volume is read around each point: (P, 3), in voxels, the point itself first; None: there only."""
+        """Offsets at which the volume is read around a point: (P, 3), in voxels, zeros first; None: the point only."""
 
     @property
     def nb_points_to_track(self) -> int:
-        """How many of a streamline's last points :meth:`track_step` needs, beside what it keeps in memory."""
+        """Number of last points of a streamline that :meth:`track_step` needs, in addition to its memory."""
 
     def parameters(self) -> Iterator[Tensor]:
-        """Return the weights, from which the memory that a point takes is estimated."""
+        """Return the weights, from which the memory needed per point is estimated."""
 
     def eval(self) -> Any:
-        """Set the evaluation mode, as ``torch.nn.Module`` does."""
+        """Set the evaluation mode, as in ``torch.nn.Module``."""
 
     def check_tracking(self, algo: str, eos_stopping_thresh: float | None) -> None:
-        """Raise a ValueError, before any work, when the model cannot do what is asked.
+        """Check, before tracking, that the model supports an algorithm and an EOS threshold.
 
         Parameters
         ----------
         algo
             ``"det"`` or ``"prob"``.
         eos_stopping_thresh
-            From 0 to 1, or None.
+            Probability of the end of the streamline (EOS) at which it stops, from 0 to 1, or None.
+
+        Raises
+        ------
+        ValueError
+            If the model does not support them.
         """
 
     def track_step(self, inputs: TensorSequence, streamlines: TensorSequence, memory: Any) -> tuple[Any, Any]:
@@ -129,28 +134,29 @@ class TrackingModel(Protocol):
         Parameters
         ----------
         inputs
-            Features, (N, P * F), under the points that are new: all of a first segment, then one a streamline.
+            Features (N, P * F) at the new points: all points of the first segments in the first call, then one for each
+            streamline.
         streamlines
-            Points in voxels (corner origin): the first segments, then the last :attr:`nb_points_to_track` points of
-            each streamline (at least 2; fewer, where it has no more).
+            Points (M, 3), voxel space, corner origin: the first segments in the first call, then the last
+            :attr:`nb_points_to_track` points of each streamline (at least 2; fewer where it has no more).
         memory
-            What the call before returned; None at the first one.
+            Memory returned by the previous call; None in the first call.
 
         Returns
         -------
         tuple
-            The outputs, a row for each streamline, and the memory for the next call.
+            The outputs, one row for each streamline, and the memory for the next call.
         """
 
     def select_memory(self, memory: Any, kept: Tensor) -> Any:
-        """Return the memory of the streamlines that go on.
+        """Return the memory of the streamlines that continue.
 
         Parameters
         ----------
         memory
-            What :meth:`track_step` returned.
+            Memory returned by :meth:`track_step`.
         kept
-            Their numbers, (K,), int64, increasing, on the model's device.
+            Shape (K,), int64, increasing, on the model's device: the indices of these streamlines.
         """
 
     def get_tracking_directions(
@@ -186,19 +192,19 @@ class TrackingModel(Protocol):
 
 
 def check_tracks(model: Any, asked_by: str) -> None:
-    """Check that a model has all that :class:`TrackingModel` lists.
+    """Check that a model has all attributes and methods of :class:`TrackingModel`.
 
     Parameters
     ----------
     model
-        Anything.
+        Any object.
     asked_by
-        Who needs it, for the sentence.
+        Name of the class or command that needs the model, for the error message.
 
     Raises
     ------
     ValueError
-        Naming all that is missing.
+        If some are missing; the message names them.
     """
     missing = [name for name in vars(TrackingModel) if not name.startswith("_") and not hasattr(model, name)]
     if missing:

@@ -1,4 +1,4 @@
-"""Saved models: parameters, and weights with a digest; a model is only recreated at the size of its weights."""
+"""Saved models: parameters, and weights with a digest; a model is recreated only if its size is that of its weights."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ logger = logging.getLogger(__name__)
 
 
 def write_model(folder: Path, described: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """Write ``parameters.json`` and ``model_state.pt``, each completely or not at all; a link there is replaced.
+    """Write ``parameters.json`` and ``model_state.pt``, each completely or not at all; a link of that name is replaced.
 
     Parameters
     ----------
     folder
         Created if needed.
     described
-        What :func:`describe` returned.
+        The value returned by :func:`describe`.
     state
         The model's ``state_dict``.
 
     Raises
     ------
     OSError
-        When a file cannot be written.
+        If a file cannot be written.
     ValueError
-        When the state holds anything but plain values and tensors, which could not be read back.
+        If the state holds anything other than plain values and tensors, which could not be read again.
     """
     state = as_plain(state)
     write_json(folder / PARAMETERS_FILE, described, follow_links=False)
@@ -67,14 +67,14 @@ def read_params(path: Path, class_name: str | None = None) -> tuple[str, dict[st
     path
         The model's ``parameters.json``.
     class_name
-        The class that it must be; None: any.
+        Name of the required class; None for any class.
 
     Raises
     ------
     FileNotFoundError, OSError
-        When the file is missing or cannot be read.
+        If the file is missing or cannot be read.
     ValueError
-        When it is damaged, or of another class.
+        If it is damaged, or of another class.
     """
     if not os.path.lexists(path):
         raise FileNotFoundError(f"No model in '{path.parent}': it has no {path.name}.")
@@ -90,15 +90,16 @@ def read_params(path: Path, class_name: str | None = None) -> tuple[str, dict[st
         saved_class, params = None, None
     if not isinstance(saved_class, str) or not isinstance(params, dict):
         raise ValueError(
-            f"'{path}' is damaged or does not describe a model: it must have 'class' (a text) and 'params' (an object)."
+            f"'{path}' is damaged or does not describe a model: it must have 'class' (a string) and 'params' (an "
+            "object)."
         )
     if class_name is not None and saved_class != class_name:
         shown = " ".join(saved_class.split())[:80] or "nameless class"
         raise ValueError(f"'{path.parent}' holds a {shown}, not a {class_name}: use {shown}.load.")
     if "digest" in described and described["digest"] != _digest(saved_class, params):
         logger.warning(
-            "The model's parameters in '%s' were changed since they were saved. If that was not you, copy the file "
-            "again from where it was whole.",
+            "The model's parameters in '%s' have changed since they were saved. If you did not change them, restore "
+            "the file from an intact copy.",
             path,
         )
     return saved_class, params
@@ -110,19 +111,19 @@ def read_state(path: Path) -> dict[str, Any]:
     Raises
     ------
     FileNotFoundError, OSError
-        When the file is missing or cannot be read.
+        If the file is missing or cannot be read.
     ValueError
-        When it is damaged (its content does not match its digest), or holds anything but tensors by name.
+        If it is damaged (its content does not match its digest), or holds anything other than tensors by name.
     """
     if not os.path.lexists(path):
         raise FileNotFoundError(f"No weights in '{path.parent}': it has no {path.name}.")
-    state, has_digest = read_tensors(path, "The weights' file", advice=_ADVICE)
+    state, has_digest = read_tensors(path, "The weights file", advice=_ADVICE)
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
-        raise ValueError(f"The weights' file '{path}' does not hold weights by their names; {_ADVICE}.")
+        raise ValueError(f"The weights file '{path}' does not hold weights by name; {_ADVICE}.")
     if not has_digest:
         logger.warning(
-            "'%s' has no digest (an older dwiml, or another program, wrote it): a damage that only changes numbers "
-            "would not be noticed. Saving the model again adds one.",
+            "'%s' has no digest (it was written by an older dwiml or another program), so damage that only changes "
+            "numbers cannot be detected. Saving the model again adds a digest.",
             path,
         )
     return state
@@ -138,12 +139,12 @@ def build_like(make: Callable[[], Model], state: Mapping[str, Any], *, parameter
     state
         The weights, by name.
     parameters, weights
-        The files that they come from, for the errors.
+        The files of the parameters and of the weights, for the error messages.
 
     Raises
     ------
     ValueError
-        When the parameters do not describe a model, or describe one with other weights; when weights are NaN or
+        If the parameters do not describe a model, or describe one with other weights, or if weights are NaN or
         infinite.
     """
     check_own(lambda own: check_fit(own, state, f"The weights in '{weights}'"), make, parameters=parameters)
@@ -155,16 +156,16 @@ def build_like(make: Callable[[], Model], state: Mapping[str, Any], *, parameter
 
 
 def check_own(check: Callable[[nn.Module], None], make: Callable[[], Model], *, parameters: Path) -> None:
-    """Check a model before it takes any memory: on torch's "meta" device, which has sizes and no values.
+    """Check a model before memory is allocated for it, on torch's "meta" device, which has sizes but no values.
 
     Parameters
     ----------
     check
-        Function that raises a ValueError for a model that does not suit.
+        Function that raises ValueError for an unsuitable model.
     make
         Function that builds the model. A class that cannot be built without values is not checked.
     parameters
-        The file that the model's parameters come from.
+        The file of the model's parameters, for the error messages.
     """
     model = built(make, parameters=parameters, device=torch.device("meta"))
     if model is not None:
@@ -172,9 +173,9 @@ def check_own(check: Callable[[nn.Module], None], make: Callable[[], Model], *, 
 
 
 def built(make: Callable[[], Model], *, parameters: Path, device: torch.device | None = None) -> Any:
-    """Build a model from the parameters of a file; None when it cannot be built on a device without values."""
+    """Build a model from the parameters of a file; None if it cannot be built on a device without values."""
     try:
-        # Nothing is drawn there, but a class of the user's may do anything.
+        # Nothing is drawn on that device, but the user's own class may draw.
         if device is None:
             return make()
         with torch.random.fork_rng(devices=[]), device:
@@ -191,30 +192,30 @@ def built(make: Callable[[], Model], *, parameters: Path, device: torch.device |
 
 
 def check_fit(model: nn.Module, state: Mapping[str, Any], what: str, *, any_precision: bool = True) -> None:
-    """Check that a state has a model's names and shapes; nothing is changed.
+    """Check that a state has the names and shapes of a model's weights; nothing is changed.
 
     Parameters
     ----------
     model
-        On any device, torch's "meta" included.
+        On any device, including torch's "meta" device.
     state
         Values by name.
     what
-        How the sentence begins, in the plural.
+        Beginning of the error message, in the plural.
     any_precision
-        Whether numbers may be of another precision than the model's, as float16 for float32.
+        Whether the precision may differ from that of the model, such as float16 instead of float32.
 
     Raises
     ------
     ValueError
-        Naming the first that differ.
+        If any differ; the message names the first ones.
     """
     own = model.state_dict()
     missing, unknown = [name for name in own if name not in state], [name for name in state if name not in own]
     named = (("missing", missing), ("unknown", unknown))
     reasons = [f"{len(names)} {how} ({_named(names)})" for how, names in named if names]
     reasons += [
-        f"'{name}' should be {described(mine)} and is {described(state[name])}"
+        f"'{name}' should be {described(mine)} but is {described(state[name])}"
         for name, mine in own.items()
         if name in state and not _alike(mine, state[name], any_precision=any_precision)
     ][:_MAX_NAMED]
@@ -223,12 +224,12 @@ def check_fit(model: nn.Module, state: Mapping[str, Any], what: str, *, any_prec
 
 
 def check_finite(model: nn.Module, state: Mapping[str, Any], what: str) -> None:
-    """Check that no weight is NaN or infinite, and no saved buffer NaN (a mask may well hold infinity).
+    """Check that no weight is NaN or infinite, and no saved buffer NaN (a mask may hold infinity).
 
     Raises
     ------
     ValueError
-        Naming the first.
+        If there is one; the message names the first.
     """
     trained = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     for name, value in state.items():
@@ -243,15 +244,15 @@ def check_finite(model: nn.Module, state: Mapping[str, Any], what: str) -> None:
 
 
 def load_state(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Give a model weights that were checked (:func:`check_fit`)."""
+    """Load weights that were checked by :func:`check_fit` into a model."""
     own = model.state_dict()
-    # In the model's own dictionary, so that what else a stranger's has is left behind.
+    # Into the model's own dictionary, so that attributes of a dictionary from an untrusted file are dropped.
     own.update(state)
     model.load_state_dict(own)
 
 
 def described(value: Any) -> str:
-    """Return what a value of a state is, in words."""
+    """Return a description of a value of a state, for messages."""
     if isinstance(value, Tensor):
         dtype = str(value.dtype).removeprefix("torch.")
         return f"a {dtype} tensor of shape {tuple(value.shape)}"
@@ -259,7 +260,7 @@ def described(value: Any) -> str:
 
 
 def _digest(name: str, params: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of what describes a model, however its file is laid out."""
+    """Return the SHA-256 of a model's class and parameters, which does not depend on the layout of the file."""
     return hashlib.sha256(json.dumps([name, params], sort_keys=True).encode()).hexdigest()
 
 
@@ -276,6 +277,6 @@ def _named(names: list[Any]) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    # An allocator's message goes on with a stack of C++.
+    # The message of torch's allocator continues with a C++ stack trace.
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:300].rstrip(". ")

@@ -285,12 +285,12 @@ class TensorSequence(Sequence[Tensor]):
         return self._runs(self.offsets[ids], self.lengths[ids])
 
     def joined(self, other: TensorSequence) -> TensorSequence:
-        """Return the sequences with the rows of another TensorSequence added at the end of each, sequence by sequence.
+        """Append the rows of each sequence of another TensorSequence, (M, F), to the same sequence of this one, (N, F).
 
         Raises
         ------
         ValueError
-            When the two differ in their number of sequences.
+            If the two differ in their number of sequences.
         """
         if len(other) != len(self):
             raise ValueError(f"Only as many sequences can be joined: got {len(self)} and {len(other)}.")

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 TRAINING, VALIDATION, GENERATION = PHASES = ("training", "validation", "generation")
-"""The phases of an epoch, in order; the last one is the generation-validation phase and the end of the epoch."""
+"""The phases of an epoch, in order. ``"generation"`` is the generation-validation phase (if the trainer has one), with
+the end of the epoch."""
 MOST_EPOCHS = 10**9
 
 

@@ -51,7 +51,7 @@ def test_many_points_give_a_warning_before_the_training(
     monkeypatch.setattr(lengths, "MANY_POINTS", 200)
     path = with_a_long_one(tmp_path / "data.hdf5", 400)
     trainer = small_trainer(path, tmp_path, max_epochs=1, verbose=True, **NOT_RESAMPLED)
-    assert "Longest    400 points in a streamline, as the model sees it" in trainer.summary()
+    assert "Longest    400 points in a streamline, as given to the model" in trainer.summary()
     with caplog.at_level(logging.WARNING):
         trainer.train_and_validate()
     assert "Streamline 3 of subject 'sub-b' has 400 points after resampling. A recurrent model" in caplog.text
@@ -75,7 +75,7 @@ def test_one_step_per_epoch_gives_a_hint(tmp_path: Path) -> None:
     path = write_hdf5(tmp_path / "data.hdf5", {"sub-a": 10}, {"sub-b": 4})
     summary = small_trainer(path, tmp_path).summary()
     assert "Training   1 subject, 10 streamlines, " in summary
-    assert " metres; 1 batch, an epoch sees it" in summary
+    assert " meters; 1 batch, an epoch uses it" in summary
     assert "Hint       the weights are updated only 1 time per epoch: a smaller batch_size_training learns" in summary
     more = write_hdf5(tmp_path / "more.hdf5", {"sub-a": 60}, {"sub-b": 4})
     assert "Hint" not in small_trainer(more, tmp_path).summary()

@@ -138,7 +138,7 @@ def test_a_state_that_nothing_is_registered_for(
     monkeypatch.setattr(Forgetful, "registers", False)
     resumed = small_trainer(tiny_hdf5, tmp_path, max_epochs=2, resume="must", trainer_class=Forgetful)
     with pytest.raises(
-        ValueError, match=r"has the registered state 'mine', which this trainer has not: call register_"
+        ValueError, match=r"has the registered state 'mine', which this trainer does not have: call register_"
     ):
         resumed.train_and_validate()
 

@@ -218,7 +218,7 @@ def test_the_same_batches_again_and_again(tiny_hdf5: Path, tmp_path: Path) -> No
         return run(targets, ids_per_subj)
 
     trainer.run_one_batch = note  # type: ignore[method-assign]
-    assert "an epoch sees 2 of them" in trainer.summary()
+    assert "an epoch uses 2 of them" in trainer.summary()
     trainer.train_and_validate()
     assert keys == [("training", 0, 0), ("training", 0, 1)] * 3
     assert all("valid_loss" not in line for line in logs(tmp_path / "exp"))
@@ -235,7 +235,7 @@ def test_summary(tiny_hdf5: Path, tmp_path: Path) -> None:
     trainer = small_trainer(tiny_hdf5, tmp_path, max_batches_per_epoch_training=3)
     text = trainer.summary()
     assert f"{sum(weights.numel() for weights in trainer.model.parameters()):,}".replace(",", " ") in text
-    assert "4 batches, an epoch sees 3 of them, 75% of the data" in text
+    assert "4 batches, an epoch uses 3 of them, 75% of the data" in text
     assert "Memory     at least " in text
     assert "volumes" in text
     trainer.batch_sampler.set_position("validation", 3, first_batch=1)

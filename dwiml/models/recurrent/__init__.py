@@ -1,1 +1,1 @@
-"""Recurrent layers over sequences of different lengths: stacked, without padding, each thread with its own share."""
+"""Recurrent layers over sequences of different lengths: stacked, without padding, computed in parallel."""

@@ -1,15 +1,15 @@
-"""GRU and LSTM layers over time-major rows of sequences of different lengths, with a backward pass by hand.
+"""GRU and LSTM layers over time-major rows of sequences of different lengths, with an explicit backward pass.
 
-Why not ``torch.nn.GRU``: on the CPU, its backward pass over a ``PackedSequence`` adds up the weights' gradients and
-pads a gradient of the whole input once a time step, and over a padded batch it computes on the padding.
+On the CPU, the backward pass of ``torch.nn.GRU`` is slow. Over a ``PackedSequence``, it accumulates the gradients of
+the weights, and pads a gradient of the whole input, at each time step; over a padded batch, it computes the padding.
 
 Here the rows are sorted by time (see :class:`dwiml.models.recurrent.stacked.TimeMajor`): those of a step are one slice,
-which shrinks as sequences end. What does not depend on the previous step is one large matrix product for all rows:
-the inputs' projection and, in the backward pass, the gradients of weights and inputs. A time step is left with one
-product by the hidden weights and a few elementwise kernels into buffers made beforehand. The sequences are dealt out
-to one group a thread (see :func:`dwiml.models.recurrent.parallel.map_parts`).
+which shrinks as sequences end. Everything that does not depend on the previous step is one large matrix product over
+all rows: the projection of the inputs and, in the backward pass, the gradients of weights and inputs. Only the product
+with the hidden weights and a few elementwise operations, in preallocated buffers, are computed at each time step. The
+sequences are divided into one group per thread (see :func:`dwiml.models.recurrent.parallel.map_parts`).
 
-Parameters have the layout of torch's layers (gates in the order r, z, n and i, f, g, o), so that weights interchange.
+Parameters have the layout of torch's layers (gates in the order r, z, n and i, f, g, o), so weights are compatible.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class _Group:
     """The slices of all buffers that belong to one group of sequences."""
 
     sizes: list[int]
-    """How many sequences are alive at each step, never increasing."""
+    """Number of sequences that reach each step (never increases)."""
     rows: list[Tensor]
     """Buffers with a row for each point, shape (N, ...)."""
     states: list[Tensor]
@@ -49,7 +49,10 @@ def _groups(sizes: list[list[int]], rows: Sequence[Tensor], states: Sequence[Ten
 
 
 class RaggedGRU(torch.autograd.Function):
-    """One GRU layer: ``h = (1 - z) n + z h_prev``, with ``n = tanh(W x + b + r (W_h h_prev + b_h))``."""
+    """One GRU layer: ``h = (1 - z) n + z h_prev``, with ``n = tanh(W x + b + r (W_h h_prev + b_h))``.
+
+    Cho et al., 2014, arXiv:1406.1078, in the form of ``torch.nn.GRU`` (the reset gate after the matrix product).
+    """
 
     @staticmethod
     def forward(
@@ -69,18 +72,18 @@ class RaggedGRU(torch.autograd.Function):
         ctx
             Torch's context.
         rows
-            Shape (N, F): group after group, each time-major.
+            Shape (N, F): the rows of one group after the other, each in time-major order.
         initial
-            Shape (S, H): the hidden states before the first step, group after group.
+            Shape (S, H): the hidden states before the first step, in the same order of groups.
         w_input, w_hidden, b_input, b_hidden
             Shapes (3H, F), (3H, H), (3H,), (3H,).
         sizes
-            For each group, how many of its sequences are alive at each step, never increasing.
+            For each group, the number of its sequences that reach each step (never increases).
 
         Returns
         -------
         tuple
-            The hidden states under each row, (N, H), and each sequence's last one, (S, H).
+            The hidden states after each row, (N, H), and the last one of each sequence, (S, H).
         """
         size = w_hidden.shape[1]
         gates, new, recurrent, hidden = (rows.new_empty(len(rows), width * size) for width in (2, 1, 1, 1))
@@ -95,7 +98,7 @@ class RaggedGRU(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_hidden: Tensor, grad_last: Tensor) -> tuple[Tensor | None, ...]:
-        """Go back through time, then form the gradients of inputs and weights from all rows at once."""
+        """Backpropagate through time, then compute the gradients of inputs and weights from all rows at once."""
         rows, initial, w_input, w_hidden, gates, new, recurrent, hidden = ctx.saved_tensors
         carry = grad_last.clone()
         grad_gates = gates.new_empty(len(rows), len(w_hidden))
@@ -154,7 +157,11 @@ def _gru_backward(group: _Group, w_input: Tensor, w_hidden: Tensor) -> tuple[Ten
 
 
 class RaggedLSTM(torch.autograd.Function):
-    """One LSTM layer: ``c = f c_prev + i g``, ``h = o tanh(c)``."""
+    """One LSTM layer: ``c = f c_prev + i g``, ``h = o tanh(c)``.
+
+    Hochreiter and Schmidhuber, "Long short-term memory", 1997, doi:10.1162/neco.1997.9.8.1735, with the forget gate of
+    ``torch.nn.LSTM``.
+    """
 
     @staticmethod
     def forward(
@@ -175,18 +182,18 @@ class RaggedLSTM(torch.autograd.Function):
         ctx
             Torch's context.
         rows
-            Shape (N, F): group after group, each time-major.
+            Shape (N, F): the rows of one group after the other, each in time-major order.
         initial, initial_cell
-            Shape (S, H): the hidden and cell states before the first step, group after group.
+            Shape (S, H): the hidden and cell states before the first step, in the same order of groups.
         w_input, w_hidden, b_input, b_hidden
             Shapes (4H, F), (4H, H), (4H,), (4H,).
         sizes
-            For each group, how many of its sequences are alive at each step, never increasing.
+            For each group, the number of its sequences that reach each step (never increases).
 
         Returns
         -------
         tuple
-            The hidden states under each row, (N, H), and each sequence's last hidden and cell states, (S, H).
+            The hidden states after each row, (N, H), and the last hidden and cell states of each sequence, (S, H).
         """
         size = w_hidden.shape[1]
         gates, cells, tanh_cell, hidden = (rows.new_empty(len(rows), width * size) for width in (4, 1, 1, 1))
@@ -202,7 +209,7 @@ class RaggedLSTM(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_hidden: Tensor, grad_last: Tensor, grad_cell: Tensor) -> tuple[Tensor | None, ...]:
-        """Go back through time, then form the gradients of inputs and weights from all rows at once."""
+        """Backpropagate through time, then compute the gradients of inputs and weights from all rows at once."""
         rows, initial, initial_cell, w_input, w_hidden, gates, cells, tanh_cell, hidden = ctx.saved_tensors
         carry, carry_cell = grad_last.clone(), grad_cell.clone()
         grad_rows = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
@@ -267,7 +274,7 @@ def _lstm_backward(group: _Group, w_input: Tensor, w_hidden: Tensor) -> tuple[Te
 
 
 def _added(parts: list[tuple[Tensor, ...]]) -> list[Tensor]:
-    """Add up what each group found, in the groups' order so that two runs agree to the last bit."""
+    """Add up the gradients of the groups, in their order, so that two runs agree to the last bit."""
     total = list(parts[0])
     for part in parts[1:]:
         total = [whole.add_(addition) for whole, addition in zip(total, part, strict=True)]
@@ -275,13 +282,13 @@ def _added(parts: list[tuple[Tensor, ...]]) -> list[Tensor]:
 
 
 def _previous_states(initial: Tensor, states: Tensor, sizes: list[int]) -> Tensor:
-    """Shape (N, H): under each row, the state before its step."""
+    """Return the state before the step of each row, shape (N, H)."""
     steps = torch.split(states, sizes)
     return torch.cat([initial, *(step[:alive] for step, alive in zip(steps, sizes[1:], strict=False))])
 
 
 def _copy_last(last: Tensor, states: Tensor, sizes: list[int]) -> None:
-    """Write each sequence's state at its own last step into ``last``, (S, H)."""
+    """Write the state of each sequence at its last step into ``last``, (S, H)."""
     for step, alive, staying in zip(torch.split(states, sizes), sizes, [*sizes[1:], 0], strict=True):
         if staying < alive:
             last[staying:alive] = step[staying:]

@@ -27,7 +27,7 @@ def map_parts(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Res
     Parameters
     ----------
     work
-        Function of one part. Gradients are not recorded: it is the inside of an autograd function.
+        Function of one part. Gradients are not recorded, because it is called inside an autograd function.
     parts
         The parts, at most one per thread of torch.
 

@@ -16,15 +16,15 @@ from dwiml.ops import ragged
 from dwiml.params import checks_arguments
 
 HiddenStates = list[tuple[Tensor, ...]]
-"""For each layer (h,) of a GRU or (h, c) of an LSTM, each of shape (S, layer size), in the streamlines' order."""
+"""For each layer (h,) of a GRU or (h, c) of an LSTM, each of shape (S, layer size), in the order of the streamlines."""
 
 SEQUENCES_PER_THREAD = 64
-"""Minimum number of sequences for which a thread of its own is worth it."""
+"""Minimum number of sequences for which a separate thread is worthwhile."""
 
 RNN_LAYERS: dict[str, type[nn.GRU] | type[nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
 
 
-# Far above what anyone trains, as MAX_UNITS.
+# Far above any trained size, as MAX_UNITS.
 _MAX_LAYERS = 1_000
 
 
@@ -117,8 +117,8 @@ class StackedRNN(nn.Module):
     concatenation of all layers' outputs (after normalization, before dropout), first layer first.
 
     The layers are ``torch.nn.GRU`` (Cho et al., 2014, arXiv:1406.1078) or ``torch.nn.LSTM`` (Hochreiter and
-    Schmidhuber, "Long short-term memory", 1997, doi:10.1162/neco.1997.9.8.1735). On a CUDA device cuDNN runs them on
-    packed rows; elsewhere :mod:`dwiml.models.recurrent.cells` does, with the same weights and the same result.
+    Schmidhuber, "Long short-term memory", 1997, doi:10.1162/neco.1997.9.8.1735). On a CUDA device, cuDNN runs them on
+    packed rows. Elsewhere, :mod:`dwiml.models.recurrent.cells` computes the same result from the same weights.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ class StackedRNN(nn.Module):
     Raises
     ------
     ValueError
-        When a parameter is out of range.
+        If a parameter is out of range.
     """
 
     @checks_arguments
@@ -192,7 +192,7 @@ class StackedRNN(nn.Module):
         Returns
         -------
         tuple
-            The result, shape (N, output_size), time-major, and the hidden states after each sequence's last row.
+            The result, shape (N, output_size), time-major, and the hidden states after the last row of each sequence.
         """
         outputs: list[Tensor] = []
         new_states: HiddenStates = []
@@ -228,14 +228,14 @@ def run_layer(
     order
         The order of the rows.
     states
-        (h,) or (h, c), each of shape (S, H), in the sequences' order; None: zeros.
+        (h,) or (h, c), each of shape (S, H), in the order of the sequences; None: zeros.
     use_cudnn
-        Whether torch's own layer runs on packed rows (of one group); None: on a CUDA device.
+        Whether to run torch's own layer, on packed rows (of one group); None: on a CUDA device.
 
     Returns
     -------
     tuple
-        The hidden states under each row, (N, H), and the last states of each sequence, as ``states``.
+        The hidden states after each row, (N, H), and the last states of each sequence, in the form of ``states``.
     """
     is_lstm = isinstance(layer, nn.LSTM)
     started = order.nb_started
@@ -265,7 +265,7 @@ def run_layer(
 def _layer_sizes(name: str, sizes: Any) -> list[int]:
     """Return the sizes of layers, any sequence of positive integers, as a list of Python integers."""
     try:
-        # A text is a sequence too, of characters.
+        # A string is a sequence too, of characters.
         listed = [] if isinstance(sizes, (str, bytes)) else list(sizes)
         checked = [check_whole(name, size, low=1) for size in listed]
     except (TypeError, ValueError):

@@ -71,6 +71,11 @@ class GrowingTractogram(ABC):
             Number of points of each streamline.
         data
             {name: (S, K) float32}, with the names and widths that were declared.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written (a full disk).
         """
 
     @abstractmethod
@@ -87,7 +92,13 @@ class GrowingTractogram(ABC):
 
     @abstractmethod
     def move_to(self, target: Path) -> None:
-        """Move a finished tractogram to its final name, replacing an existing file."""
+        """Move a finished tractogram to its final name, replacing an existing file.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written or renamed.
+        """
 
 
 class GrowingFile:

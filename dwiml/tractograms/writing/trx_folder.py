@@ -86,7 +86,13 @@ class GrowingTrx(GrowingTractogram):
         self.commit()
 
     def move_to(self, target: Path) -> None:
-        """Pack the arrays into one file, uncompressed so that readers can map it; needs twice the disk space."""
+        """Pack the arrays into one file, uncompressed so that readers can map it; needs twice the disk space.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written (a full disk).
+        """
         # A file can replace a folder only in two steps.
         packed = target if target != self.path else self.path.with_name(f".{self.path.name}.packed")
         with atomic_write(packed) as stream, zipfile.ZipFile(stream, "w") as archive:

@@ -38,6 +38,11 @@ class Ranks:
         Rank of this process, and number of processes.
     local_rank
         Rank on this machine, which is the index of its GPU.
+
+    Notes
+    -----
+    Methods that exchange values are called by all ranks. They raise :class:`dwiml.failures.ResourceError` if another
+    rank has ended or does not respond.
     """
 
     def __init__(self) -> None:
@@ -68,7 +73,18 @@ class Ranks:
         atexit.register(self._free_control)
 
     def all_reduce(self, nb_points: int, request: int) -> Exchanged:
-        """Sum the numbers of points of the ranks in a batch, and take the highest of their requests."""
+        """Sum the numbers of points of the ranks in a batch, and take the highest of their requests.
+
+        Parameters
+        ----------
+        nb_points, request
+            Number of points and request of this rank.
+
+        Raises
+        ------
+        ResourceError
+            If another rank has ended or does not respond.
+        """
         if self.alone:
             return Exchanged(nb_points, request)
         counts, requests = torch.tensor([nb_points]), torch.tensor([request])
@@ -90,6 +106,11 @@ class Ranks:
         -------
         torch.Tensor
             0-d tensor; float64 if there are several ranks.
+
+        Raises
+        ------
+        ResourceError
+            If another rank has ended or does not respond.
         """
         if self.alone:
             return mean.detach()

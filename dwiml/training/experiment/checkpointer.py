@@ -203,7 +203,7 @@ class Checkpointer:
         if self._waiting:
             raise ValueError(
                 f"The checkpoint of '{self._folder.path}' has the registered state {quoted(self._waiting, limit=5)}, "
-                "which this trainer has not: call register_state as in the script that started the training."
+                "which this trainer does not have: call register_state as in the script that started the training."
             )
         checkpoint, self.found = self.found, None
         return load_checkpoint(self._folder.checkpoint) if checkpoint is None and resuming else checkpoint

@@ -38,7 +38,7 @@ def check_parameters(parameters: Any) -> None:
     for name, section in sections.items():
         if type(section) is not dict:
             raise ValueError(
-                f"the section '{name[:60]}' of 'parameters' should be a dictionary and is {value_or_type(section)}"
+                f"the section '{name[:60]}' of 'parameters' should be a dictionary but is {value_or_type(section)}"
             )
     for name in ("trainer", "sampler", "loader"):
         check_whole(f"the seed of the {name}", sections[name].get("seed"), low=0, high=2**64)
@@ -73,15 +73,15 @@ def check_position(state: Any) -> None:
     check_whole("the epoch", state["epoch"], low=0, high=MOST_EPOCHS)
     check_whole("the batch", state["batch"], low=0, high=_MOST_POINTS)
     if type(state["phase"]) is not str or state["phase"] not in PHASES:
-        raise ValueError(f"the phase should be one of {quoted(PHASES)} and is {value_or_type(state['phase'])}")
+        raise ValueError(f"the phase should be one of {quoted(PHASES)} but is {value_or_type(state['phase'])}")
     if state["batch"] and state["phase"] == GENERATION:
-        raise ValueError("the generation phase always starts over, so no batch should be done")
+        raise ValueError("the generation-validation phase always starts over, so no batch should be done")
     if type(state["metrics"]) is not dict:
-        raise ValueError(f"the metrics should be a dictionary and are {described(state['metrics'])}")
+        raise ValueError(f"the metrics should be a dictionary but are {described(state['metrics'])}")
     for name, value in state["metrics"].items():
         if type(name) is not str or type(value) not in (int, float) or not math.isfinite(value):
             raise ValueError(
-                f"the metric {value_or_type(name)} should be a finite number and is {value_or_type(value)}"
+                f"the metric {value_or_type(name)} should be a finite number but is {value_or_type(value)}"
             )
 
 
@@ -117,7 +117,7 @@ def check_batches(
 def check_model(model: torch.nn.Module, state: Any) -> None:
     """Check that the weights have the model's names, shapes and dtypes, and are finite."""
     if not isinstance(state, dict):
-        raise ValueError(f"the weights should be a dictionary and are {described(state)}")
+        raise ValueError(f"the weights should be a dictionary but are {described(state)}")
     check_fit(model, state, "the weights", any_precision=False)
     check_finite(model, state, "the weights")
 
@@ -129,7 +129,7 @@ def check_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
     if is_known:
         check_keys("its state", state, own)
     elif not isinstance(state, dict) or any((key in own) != (key in state) for key in ("param_groups", "state")):
-        raise ValueError(f"its state should be that of a {type(optimizer).__name__} and is {described(state)}")
+        raise ValueError(f"its state should be that of a {type(optimizer).__name__} but is {described(state)}")
     if "param_groups" in own:
         _check_groups(state["param_groups"], own["param_groups"], values=is_known)
     # The values of an optimizer of the user's cannot be checked.
@@ -138,23 +138,23 @@ def check_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
     kept = state["state"]
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
     if type(kept) is not dict:
-        raise ValueError(f"what it keeps should be a dictionary and is {described(kept)}")
+        raise ValueError(f"its state of each parameter should be in a dictionary but is {described(kept)}")
     names: set[frozenset[Any]] = set()
     for number, values in kept.items():
         if type(number) is not int or not 0 <= number < len(parameters) or type(values) is not dict:
-            raise ValueError(f"it keeps {described(values)} for parameter {value_or_type(number)} of {len(parameters)}")
+            raise ValueError(f"it has {described(values)} for parameter {value_or_type(number)} of {len(parameters)}")
         _check_kept(values, parameters[number], number)
         names.add(frozenset(values))
     if not names <= _names_kept(type(optimizer), state["param_groups"]) | {frozenset()}:
-        raise ValueError(f"what it keeps for each parameter is not what {type(optimizer).__name__} keeps")
+        raise ValueError(f"the values for each parameter are not those of {type(optimizer).__name__}")
 
 
 def _check_groups(groups: Any, own: list[dict[str, Any]], *, values: bool) -> None:
     if type(groups) is not list or len(groups) != len(own):
-        raise ValueError(f"it should have {len(own)} groups of parameters and has {value_or_type(groups)}")
+        raise ValueError(f"it should have {len(own)} groups of parameters but has {value_or_type(groups)}")
     for group, own_group in zip(groups, own, strict=True):
         if type(group) is not dict:
-            raise ValueError(f"a group of parameters should be a dictionary and is {described(group)}")
+            raise ValueError(f"a group of parameters should be a dictionary but is {described(group)}")
         if any(key not in group for key in ("params", "lr") if key in own_group):
             raise ValueError("a group of parameters lacks 'params' or 'lr'")
         # Keys may be added by a later torch, or by the user.
@@ -167,9 +167,9 @@ def _check_setting(key: str, value: Any, own: Any) -> None:
     check_like(f"'{key}'", value, None if key in _OF_THE_MACHINE else own)
     numbers = value if type(value) in (list, tuple) else [value]
     if any(type(each) in (int, float) and not 0 <= each < math.inf for each in numbers):
-        raise ValueError(f"'{key}' should be a finite number, 0 or more, and is {value_or_type(value)}")
+        raise ValueError(f"'{key}' should be a finite number, 0 or more, but is {value_or_type(value)}")
     if key in _FIXED and value != own:
-        raise ValueError(f"'{key}' should be {value_or_type(own)} and is {value_or_type(value)}")
+        raise ValueError(f"'{key}' should be {value_or_type(own)} but is {value_or_type(value)}")
 
 
 def _check_kept(values: Mapping[Any, Any], parameter: torch.Tensor, number: int) -> None:
@@ -180,11 +180,11 @@ def _check_kept(values: Mapping[Any, Any], parameter: torch.Tensor, number: int)
                 raise ValueError(f"{what} has a name that is not a string")
             continue
         if not isinstance(value, torch.Tensor):
-            raise ValueError(f"{what} should be a tensor and is {value_or_type(value)}")
+            raise ValueError(f"{what} should be a tensor but is {value_or_type(value)}")
         shape = () if name == "step" else tuple(parameter.shape)
         is_number = value.is_floating_point() or (value.is_complex() and parameter.is_complex())
         if tuple(value.shape) != shape or not is_number:
-            raise ValueError(f"{what} should be a tensor of numbers of shape {shape} and is {described(value)}")
+            raise ValueError(f"{what} should be a tensor of numbers of shape {shape} but is {described(value)}")
         real = torch.view_as_real(value) if value.is_complex() else value
         if not bool(torch.isfinite(real).all()) or (name in ("step", "exp_avg_sq") and bool((real < 0).any())):
             raise ValueError(f"{what} has invalid values (NaN, infinite or negative)")
@@ -217,7 +217,7 @@ def check_best(state: Any, own: Mapping[str, Any], epoch: int) -> None:
     check_keys("'best'", state, own)
     for name, value in state.items():
         if value is not None and (type(value) not in (int, float) or not math.isfinite(value)):
-            raise ValueError(f"'{name}' should be a finite number and is {value_or_type(value)}")
+            raise ValueError(f"'{name}' should be a finite number but is {value_or_type(value)}")
         counted = isinstance(own[name], int) or "epoch" in name
         if counted and (value is not None or own[name] is not None):
             check_whole(f"'{name}'", value, low=0, high=epoch)
@@ -226,7 +226,7 @@ def check_best(state: Any, own: Mapping[str, Any], epoch: int) -> None:
 def check_generators(states: Any) -> None:
     """Check the states of torch's generators, one for each rank, on a generator that is not used otherwise."""
     if type(states) is not list or not states:
-        raise ValueError(f"it should be a list of one state for each process and is {value_or_type(states)}")
+        raise ValueError(f"it should be a list of one state for each process but is {value_or_type(states)}")
     for state in states:
         check_keys("a generator's state", state, ("cpu", "cuda"))
         _check_generator(state["cpu"], torch.Generator())
@@ -234,13 +234,13 @@ def check_generators(states: Any) -> None:
         if cuda is None:
             continue
         if not _is_bytes(cuda) or cuda.numel() != 16:
-            raise ValueError(f"the state of a GPU's generator should be 16 bytes and is {described(cuda)}")
+            raise ValueError(f"the state of a GPU's generator should be 16 bytes but is {described(cuda)}")
 
 
 def _check_generator(state: Any, trial: torch.Generator) -> None:
     size = trial.get_state().numel()
     if not _is_bytes(state) or state.numel() != size:
-        raise ValueError(f"a generator's state should be {size} bytes and is {described(state)}")
+        raise ValueError(f"a generator's state should be {size} bytes but is {described(state)}")
     try:
         trial.set_state(state)
     except RuntimeError as error:
@@ -274,24 +274,24 @@ def check_monitors(state: Any, own: Mapping[str, Any], nb_batches: int) -> None:
         if len(mean["batches"]) > nb_batches or sorted(set(mean["batches"])) != list(mean["batches"]):
             raise ValueError(f"'{name}' should have one value per batch, in order")
     if type(state["own"]) is not list:
-        raise ValueError(f"the user's metrics should be a list and are {described(state['own'])}")
+        raise ValueError(f"the user's metrics should be a list but are {described(state['own'])}")
     for rank in state["own"]:
         if type(rank) is not dict:
-            raise ValueError(f"the metrics of a process should be a dictionary and are {described(rank)}")
+            raise ValueError(f"the metrics of a process should be a dictionary but are {described(rank)}")
         for name, mean in rank.items():
             _check_mean(check_metric_name(name), mean, nb_batches)
     check_whole("'nb_points'", state["nb_points"], low=0, high=_MOST_POINTS)
     check_whole("'nb_skipped'", state["nb_skipped"], low=0, high=nb_batches)
     for name in ("data_wait_s", "duration_s"):
         if type(state[name]) not in (int, float) or not 0 <= state[name] < math.inf:
-            raise ValueError(f"'{name}' should be a time in seconds and is {value_or_type(state[name])}")
+            raise ValueError(f"'{name}' should be a time in seconds but is {value_or_type(state[name])}")
 
 
 def _check_mean(name: str, state: Any, nb_batches: int) -> None:
     check_keys(f"'{name}'", state, _MEASURED)
     values, weights, batches = (state[each] for each in _MEASURED)
     if not isinstance(values, torch.Tensor) or values.ndim != 1 or not values.is_floating_point():
-        raise ValueError(f"the values of '{name}' should be a 1-d tensor of numbers and are {described(values)}")
+        raise ValueError(f"the values of '{name}' should be a 1-d tensor of numbers but are {described(values)}")
     if type(weights) is not list or type(batches) is not list or not len(weights) == len(batches) == len(values):
         raise ValueError(f"'{name}' should have as many weights and batches as values ({len(values)})")
     if any(type(each) is not int or not 0 < each < _MOST_POINTS for each in weights):

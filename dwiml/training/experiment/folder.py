@@ -98,7 +98,15 @@ class ExperimentFolder:
         return self.parameters.exists() or has_checkpoint(self.checkpoint) or self.logs.exists()
 
     def refuse_used(self) -> None:
-        """Raise FileExistsError if an experiment was started here before."""
+        """Check that no experiment was started here before, and that one may write here (:meth:`refuse_foreign`).
+
+        Raises
+        ------
+        FileExistsError
+            If an experiment exists, or the folder holds anything else.
+        ValueError, OSError
+            As in :meth:`refuse_foreign`.
+        """
         self.refuse_foreign()
         if self.is_used():
             raise FileExistsError(

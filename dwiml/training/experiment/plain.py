@@ -12,7 +12,7 @@ from dwiml.models.saving import described
 def check_keys(what: str, given: Any, wanted: Any) -> None:
     """Check that a value is a dictionary with exactly the wanted keys."""
     if type(given) is not dict:
-        raise ValueError(f"{what} should be a dictionary and is {described(given)}")
+        raise ValueError(f"{what} should be a dictionary but is {described(given)}")
     missing, unknown = [key for key in wanted if key not in given], [key for key in given if key not in wanted]
     if missing or unknown:
         names = [" ".join(str(key).split())[:60] for key in unknown]
@@ -29,17 +29,17 @@ def check_like(what: str, given: Any, own: Any) -> None:
             check_like(f"'{key}' of {what}", given[key], value)
     elif isinstance(own, (list, tuple)):
         if type(given) not in (list, tuple) or len(given) != len(own):
-            raise ValueError(f"{what} should have {len(own)} items and is {value_or_type(given)}")
+            raise ValueError(f"{what} should have {len(own)} items but is {value_or_type(given)}")
         for given_item, own_item in zip(given, own, strict=True):
             check_like(what, given_item, own_item)
     elif own is None:
         if type(given) not in (type(None), bool, int, float, str):
-            raise ValueError(f"{what} should be a plain value and is {value_or_type(given)}")
+            raise ValueError(f"{what} should be a plain value but is {value_or_type(given)}")
     elif isinstance(own, (bool, str)):
         if type(given) is not type(own):
-            raise ValueError(f"{what} should be {described(own)} and is {value_or_type(given)}")
+            raise ValueError(f"{what} should be {described(own)} but is {value_or_type(given)}")
     elif type(given) not in (int, float) or math.isnan(given):
-        raise ValueError(f"{what} should be a number and is {value_or_type(given)}")
+        raise ValueError(f"{what} should be a number but is {value_or_type(given)}")
 
 
 def check_json(what: str, value: Any) -> None:

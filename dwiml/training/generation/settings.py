@@ -30,6 +30,9 @@ class GVPhaseKeywords(TrainerKeywords, total=False):
 class TrackingPhaseSettings:
     """The keywords of the generation-validation phase (``trainer.tracking_phase``).
 
+    In this phase, the model tracks from the first segments of validation streamlines. In code, the names of its
+    parameters and methods contain ``tracking_phase``, and its metrics start with ``gv_``.
+
     Parameters
     ----------
     tracking_phase_frequency

@@ -132,7 +132,7 @@ class AveragedWeights:
         for name, own in self._tensors.items():
             loaded = state["tensors"][name]
             if described(loaded) != described(own):
-                raise ValueError(f"'{name}' should be {described(own)} and is {described(loaded)}")
+                raise ValueError(f"'{name}' should be {described(own)} but is {described(loaded)}")
             if bool(torch.isnan(loaded).any()):
                 raise ValueError(f"'{name}' has values that are NaN")
 

@@ -94,7 +94,7 @@ class Schedule:
         """Check that a state belongs to this schedule; raise ValueError with the reason otherwise."""
         name = state.get("name") if type(state) is dict else None
         if type(name) is not type(self.name) or name != self.name:
-            raise ValueError(f"the schedule should be {value_or_type(self.name)} and is {value_or_type(name)}")
+            raise ValueError(f"the schedule should be {value_or_type(self.name)} but is {value_or_type(name)}")
         check_like("its state", state, self.state_dict())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -100,6 +100,11 @@ class TorchSchedule(Schedule):
         -------
         list of float or None
             One per epoch; None if the scheduler depends on the losses.
+
+        Raises
+        ------
+        ValueError
+            If a learning rate is outside of 0 to 100; the message is the reason only.
         """
         rehearsed = copy.copy(self)
         rehearsed._replay()
@@ -147,7 +152,7 @@ class TorchSchedule(Schedule):
         super().check_state(state | {"losses": self._losses} if type(losses) is list else state)
         for each in losses or []:
             if type(each) not in (type(None), float):
-                raise ValueError(f"'losses' of its state should be numbers and has {value_or_type(each)}")
+                raise ValueError(f"'losses' of its state should be numbers but has {value_or_type(each)}")
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned, and update the settings of the optimizer."""

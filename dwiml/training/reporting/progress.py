@@ -137,7 +137,13 @@ class EpochProgress:
         self._bar.close()
 
     def update(self, monitor: PhaseMonitor) -> None:
-        """Count a batch; at intervals, check the losses and show their mean."""
+        """Count a batch; at intervals, check the losses and show their mean.
+
+        Raises
+        ------
+        NonFiniteValueError
+            If a loss, a gradient or a user's metric is NaN or infinite.
+        """
         self._bar.update(1)
         self._nb_done += 1
         now = time.perf_counter()

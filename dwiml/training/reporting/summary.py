@@ -50,7 +50,7 @@ def summarize(trainer: DWIMLTrainer) -> str:
     lines.append(_memory_line(weights, optimizer, sampler, loader))
     longest = longest_streamline(sampler.dataset, sampler.streamline_group_name, model)
     if longest is not None:
-        lines.append(f"Longest    {_counted(longest.nb_points, 'point')} in a streamline, as the model sees it")
+        lines.append(f"Longest    {_counted(longest.nb_points, 'point')} in a streamline, as given to the model")
     lines += _hint_on_steps(sampler, settings.max_batches("training"), settings.accumulate_batches)
     return "\n".join(lines)
 
@@ -103,13 +103,13 @@ def _phase_line(phase: str, sampler: DWIMLBatchIDSampler, max_batches: int | Non
         return ""
     nb_batches = sampler.nb_batches(phase, 0)
     nb_seen = nb_batches if max_batches is None else min(nb_batches, max_batches)
-    metres = sum(float(np.sum(mm, dtype=np.float64)) for mm in lengths) / 1000
-    metres_text = f"{metres:.1f}" if metres < 10 else grouped(metres)
+    meters = sum(float(np.sum(mm, dtype=np.float64)) for mm in lengths) / 1000
+    meters_text = f"{meters:.1f}" if meters < 10 else grouped(meters)
     every = "it" if nb_batches == 1 else "all of them"
     seen = every if nb_seen == nb_batches else f"{nb_seen} of them, {nb_seen / nb_batches:.0%} of the data"
     return (
         f"{phase.capitalize():10} {_counted(len(subset), 'subject')}, {_counted(nb_streamlines, 'streamline')}, "
-        f"{metres_text} metres; {_counted(nb_batches, 'batch')}, an epoch sees {seen}"
+        f"{meters_text} meters; {_counted(nb_batches, 'batch')}, an epoch uses {seen}"
     )
 
 

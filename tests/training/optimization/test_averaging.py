@@ -254,20 +254,20 @@ def test_states_that_do_not_fit_are_refused_and_change_nothing() -> None:
     before = saved(other.state_dict())
     tensors = state["tensors"]
     wrong: list[tuple[Any, str]] = [
-        (None, "state should be a dictionary and is a NoneType"),
+        (None, "state should be a dictionary but is a NoneType"),
         (changed(state, tensors=None), "state lacks 'tensors'$"),
         (changed(state, decay=0.3), "state has unknown 'decay'$"),
         (changed(state, nb_updates=-1), "'nb_updates' must be a whole number of at least 0, got -1"),
         (changed(state, nb_updates=2.0), "'nb_updates' must be a whole number of at least 0, got 2.0"),
         (changed(state, nb_updates=True), "'nb_updates' must be a whole number of at least 0, got True"),
-        (changed(state, tensors=[1]), "the average should be a dictionary and is a list"),
+        (changed(state, tensors=[1]), "the average should be a dictionary but is a list"),
         (
             changed(state, tensors=changed(tensors, scale=None, **{"last.weight": None, "more": torch.zeros(1)})),
             "^the average lacks 'last.weight', 'scale' and has unknown 'more'$",
         ),
         (
             changed(state, tensors=changed(tensors, frozen=torch.zeros(3))),
-            r"'frozen' should be a float32 tensor of shape \(2,\) and is a float32 tensor of shape \(3,\)$",
+            r"'frozen' should be a float32 tensor of shape \(2,\) but is a float32 tensor of shape \(3,\)$",
         ),
         (changed(state, tensors=changed(tensors, frozen=torch.zeros(2).double())), "and is a float64 tensor"),
         (changed(state, tensors=changed(tensors, frozen="zeros")), "and is a str"),

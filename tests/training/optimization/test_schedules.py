@@ -439,21 +439,21 @@ def test_states_that_do_not_fit_are_refused_and_change_nothing() -> None:
     schedule = build("StepLR", TORCH["StepLR"], optimizer)
     state = schedule.state_dict()
     wrong: list[tuple[Any, str]] = [
-        (build(None, None, an_optimizer()).state_dict(), "should be 'StepLR' and is None"),
+        (build(None, None, an_optimizer()).state_dict(), "should be 'StepLR' but is None"),
         (build("ExponentialLR", {"gamma": 0.1}, an_optimizer()).state_dict(), "'StepLR' and is 'ExponentialLR'"),
-        (None, "should be 'StepLR' and is None"),
-        (changed(state, name="absent"), "should be 'StepLR' and is None"),
+        (None, "should be 'StepLR' but is None"),
+        (changed(state, name="absent"), "should be 'StepLR' but is None"),
         (changed(state, losses="absent"), "its state lacks 'losses'$"),
         (changed(state, extra=1), "its state has unknown 'extra'$"),
-        (changed(state, losses=0.5), "'losses' of its state should have 0 items and is 0.5"),
-        (changed(state, losses=[0.5, "3"]), "'losses' of its state should be numbers and has '3'"),
-        (changed(state, planned_epochs="3"), "'planned_epochs' of its state should be a number and is '3'"),
+        (changed(state, losses=0.5), "'losses' of its state should have 0 items but is 0.5"),
+        (changed(state, losses=[0.5, "3"]), "'losses' of its state should be numbers but has '3'"),
+        (changed(state, planned_epochs="3"), "'planned_epochs' of its state should be a number but is '3'"),
     ]
     for each, sentence in wrong:
         with pytest.raises(ValueError, match=sentence):
             schedule.load_state_dict(each)
     assert schedule.state_dict() == state
-    with pytest.raises(ValueError, match="the schedule should be 'warmup_cosine' and is 'StepLR'"):
+    with pytest.raises(ValueError, match="the schedule should be 'warmup_cosine' but is 'StepLR'"):
         build("warmup_cosine", None, an_optimizer()).load_state_dict(state)
     with pytest.raises(ValueError, match="has unknown 'extra'"):
         build(None, None, an_optimizer()).load_state_dict({"name": None, "planned_epochs": 3, "extra": 1})

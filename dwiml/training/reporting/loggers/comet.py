@@ -161,7 +161,7 @@ class CometLogger(Logger):
         return bool(new)
 
     def _attempt(self, action: Callable[[Any], object]) -> bool:
-        """Start Comet if needed and run the action; return False when Comet is off."""
+        """Start Comet if needed and run the action; return False if Comet is off."""
         if self._failed:
             return False
         try:

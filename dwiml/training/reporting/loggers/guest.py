@@ -82,7 +82,7 @@ class GuestLogger(Logger):
         state = self._guest.state_dict()
         if type(state) is not dict:
             raise TypeError(f"its state_dict must return a dictionary, got {kind_shown(state)}")
-        # A copy, because the logger may go on changing what it returned.
+        # A copy, because the logger may still change the returned object.
         self._state = copy.deepcopy(as_plain(state))
 
     def _attempt(self, action: Callable[[], Any]) -> Any:
