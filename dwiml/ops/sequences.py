@@ -285,7 +285,7 @@ class TensorSequence(Sequence[Tensor]):
         return self._runs(self.offsets[ids], self.lengths[ids])
 
     def joined(self, other: TensorSequence) -> TensorSequence:
-        """Append the rows of each sequence of another TensorSequence, (M, F), to the same sequence of this one, (N, F).
+        """Return each sequence, (n_i, F), followed by the rows of the same one of another TensorSequence, (m_i, F).
 
         Raises
         ------

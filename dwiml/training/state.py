@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 TRAINING, VALIDATION, GENERATION = PHASES = ("training", "validation", "generation")
-"""The phases of an epoch, in order. ``"generation"`` is the generation-validation phase (if the trainer has one), with
-the end of the epoch."""
+"""The phases of an epoch, in order; ``"generation"`` is the generation-validation phase and the end of the epoch."""
 MOST_EPOCHS = 10**9
 
 

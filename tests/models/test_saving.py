@@ -247,7 +247,7 @@ def test_parameters_that_changed_since_are_told(saved: Path, caplog: pytest.LogC
     assert not caplog.records
     change(saved, step_size=2.0)
     assert Learn2TrackModel.load(saved).step_size == 2.0
-    assert "were changed since they were saved" in caplog.text
+    assert "have changed since they were saved" in caplog.text
     caplog.clear()
     del described["digest"]
     path.write_text(json.dumps(described))

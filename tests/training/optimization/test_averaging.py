@@ -269,8 +269,8 @@ def test_states_that_do_not_fit_are_refused_and_change_nothing() -> None:
             changed(state, tensors=changed(tensors, frozen=torch.zeros(3))),
             r"'frozen' should be a float32 tensor of shape \(2,\) but is a float32 tensor of shape \(3,\)$",
         ),
-        (changed(state, tensors=changed(tensors, frozen=torch.zeros(2).double())), "and is a float64 tensor"),
-        (changed(state, tensors=changed(tensors, frozen="zeros")), "and is a str"),
+        (changed(state, tensors=changed(tensors, frozen=torch.zeros(2).double())), "but is a float64 tensor"),
+        (changed(state, tensors=changed(tensors, frozen="zeros")), "but is a str"),
         (changed(state, tensors=changed(tensors, frozen=torch.full((2,), float("nan")))), "values that are NaN"),
     ]
     for each, sentence in wrong:

@@ -440,7 +440,7 @@ def test_states_that_do_not_fit_are_refused_and_change_nothing() -> None:
     state = schedule.state_dict()
     wrong: list[tuple[Any, str]] = [
         (build(None, None, an_optimizer()).state_dict(), "should be 'StepLR' but is None"),
-        (build("ExponentialLR", {"gamma": 0.1}, an_optimizer()).state_dict(), "'StepLR' and is 'ExponentialLR'"),
+        (build("ExponentialLR", {"gamma": 0.1}, an_optimizer()).state_dict(), "'StepLR' but is 'ExponentialLR'"),
         (None, "should be 'StepLR' but is None"),
         (changed(state, name="absent"), "should be 'StepLR' but is None"),
         (changed(state, losses="absent"), "its state lacks 'losses'$"),
