@@ -49,7 +49,7 @@ _FLAGS = {"bool": "True or False", "bool | None": "True, False or None"}
 
 
 def check_flags(call: inspect.BoundArguments) -> None:
-    """Check that the arguments annotated as ``bool`` or ``bool | None`` are: in Python, the text ``"false"`` is true.
+    """Check that the arguments annotated as ``bool`` or ``bool | None`` are: in Python, the string ``"false"`` is true.
 
     Parameters
     ----------

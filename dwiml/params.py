@@ -65,7 +65,7 @@ def to_plain(value: Any, name: str = "value") -> Any:
 def qualified_name(made_by: Any) -> str:
     """Return the name by which a function or a class is recorded: ``my_script.make_optimizer``.
 
-    Of a ``functools.partial``, the arguments follow; those that are objects are named by their class.
+    The arguments of a ``functools.partial`` follow its name; those that are objects are named by their class.
     """
     if isinstance(made_by, functools.partial):
         arguments = [_brief(each) for each in made_by.args]

@@ -149,7 +149,7 @@ class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
     Parameters
     ----------
     subset
-        Subjects of the phase.
+        Subjects of the training, validation or testing set.
     streamline_group_name
         Group to read.
     resampling

@@ -84,7 +84,7 @@ def config_text(parser: argparse.ArgumentParser, values: Mapping[str, Any]) -> s
     import yaml
 
     class Dumper(yaml.SafeDumper):  # type: ignore[misc]
-        """Puts texts in quotes that :func:`_plain` would read as numbers, such as 1e-9."""
+        """Quotes strings that :func:`_plain` would read as numbers, such as 1e-9."""
 
     Dumper.add_representer(
         str, lambda dumper, text: dumper.represent_scalar(f"{_TAG}str", text, "'" if _scalar(text) != text else None)
@@ -195,7 +195,7 @@ def _plain(node: yaml.Node) -> Any:
 
 
 def _scalar(text: str) -> Any:
-    """Return the number that a text without quotes stands for, or else the text."""
+    """Return the number written in an unquoted scalar, or else its text."""
     try:
         return parse_json(text)
     except ValueError:

@@ -67,7 +67,7 @@ class TensorSequence(Sequence[Tensor]):
         Raises
         ------
         ValueError
-            As in the constructor.
+            If the lengths are invalid, as in the constructor.
         """
         return cls(torch.from_numpy(points), torch.from_numpy(np.asarray(lengths, dtype=np.int64)))
 

@@ -329,7 +329,7 @@ def handle_requests(trainer: DWIMLTrainer, wanted: int, monitor: PhaseMonitor | 
     Raises
     ------
     TrainingInterrupted
-        On ``STOP``, once the checkpoint is written.
+        If ``STOP`` is requested; raised once the checkpoint is written.
     """
     if wanted == NOTHING:
         return

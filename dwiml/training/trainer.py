@@ -221,7 +221,8 @@ class DWIMLTrainer(Seeded):
         OSError
             If some results could not be written, or if another process has taken over the experiment.
         TrainingInterrupted
-            After a signal or ``max_time``, once the checkpoint is written. A script that does not catch it exits.
+            If a signal was received or ``max_time`` is over; raised once the checkpoint is written. A script that does
+            not catch it exits.
         """
         with running(self) as epochs:
             first = self.position.epoch

@@ -151,7 +151,7 @@ class Ranks:
         Raises
         ------
         ValueError
-            On each rank, if the data or the settings of a rank differ from those of the first.
+            If the data or the settings of a rank differ from those of the first; raised on each rank.
         """
         first, *others = self.gather({section: dict(values) for section, values in described.items()})
         for rank, other in enumerate(others, start=1):
@@ -176,8 +176,8 @@ class Ranks:
             work()
         except RuntimeError as error:
             raise ResourceError(
-                f"Rank {self.rank} of {self.nb} has lost the others: one of them has ended or does not respond. Its "
-                "own error is above; continue from the checkpoint with the same command.",
+                f"Rank {self.rank} of {self.nb} has lost contact with the others: one of them has ended or does not "
+                "respond. Its own error is above; continue from the checkpoint with the same command.",
                 RANKS,
             ) from error
 

@@ -38,7 +38,7 @@ def requeue() -> str:
         return _warned(f"Job {job} was not requeued: there is no scontrol on PATH; {by_hand}")
     except subprocess.TimeoutExpired:
         return _warned(
-            f"Job {job} may not have been requeued: scontrol gave no answer in {TIMEOUT_S:g} s; see squeue; {by_hand}"
+            f"Job {job} may not have been requeued: scontrol did not answer in {TIMEOUT_S:g} s; see squeue; {by_hand}"
         )
     except OSError as error:
         return _warned(f"Job {job} was not requeued: scontrol cannot be run ({error.strerror}); {by_hand}")

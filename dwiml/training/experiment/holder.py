@@ -97,8 +97,8 @@ class Holder:
                 return None if running else "that process is gone"
         elif me.slurm_job and me.slurm_job == self.slurm_job and me.slurm_restarts > self.slurm_restarts:
             # Processes started by one srun on several nodes have the same job and the same restart count.
-            return "the job was requeued since"
-        return f"no sign of life for {age_s:.0f} s" if age_s > LIMIT_S else None
+            return "the job has been requeued since"
+        return f"no heartbeat for {age_s:.0f} s" if age_s > LIMIT_S else None
 
     def _is_running(self) -> bool | None:
         """Return whether a process of this machine is still running; None if that cannot be determined."""

@@ -53,7 +53,8 @@ def measure_continued(
     Parameters
     ----------
     made
-        The S streamlines continued by the model, with at least one point each: voxel space, corner origin, float32.
+        The S streamlines continued by the model, with at least one point each: points (N, 3), float32, voxel space,
+        corner origin.
     true
         The S true streamlines, in the same space.
     known

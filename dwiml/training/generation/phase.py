@@ -153,7 +153,7 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
         Raises
         ------
         TrainingInterrupted
-            After a signal, or at the end of ``max_time``, once the checkpoint is written.
+            If a signal was received or ``max_time`` is over; raised once the checkpoint is written.
         """
         self.model.eval()
         at_start = generators_state(self.device)

@@ -75,7 +75,7 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, A
     Raises
     ------
     ValueError, KeyError, TypeError
-        As torch's ``load_state_dict``, if the state is that of another optimizer or of other parameters.
+        If the state is that of another optimizer or of other parameters (the errors of torch's ``load_state_dict``).
     """
     if "param_groups" not in state:
         # A class of the user's, whose state has another form.

@@ -52,7 +52,7 @@ class StepProfiler:
     def report(self, phase: str, nb_batches: int) -> str:
         """Return a table of the time of each part since the last report, and reset; ``phase`` is its title."""
         total = sum(self._seconds.values())
-        lines = [f"{'Time of ' + phase:24} {'ms a batch':>10} {'share':>6}"]
+        lines = [f"{'Time of ' + phase:24} {'ms/batch':>10} {'share':>6}"]
         for name, seconds in sorted(self._seconds.items(), key=lambda item: -item[1]):
             share = seconds / max(total, 1e-12)
             lines.append(f"  {name:22} {seconds * 1e3 / max(nb_batches, 1):10.1f} {share:6.1%}")

@@ -96,7 +96,7 @@ def test_no_answer_only_warns(
 ) -> None:
     monkeypatch.setattr(slurm, "TIMEOUT_S", 0.3)
     write(scontrol, "exec sleep 60")
-    assert "Job 77 may not have been requeued: scontrol gave no answer in 0.3 s" in requeue()
+    assert "Job 77 may not have been requeued: scontrol did not answer in 0.3 s" in requeue()
     the_warning(caplog)
 
 

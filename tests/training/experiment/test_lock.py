@@ -188,7 +188,7 @@ def test_a_machine_that_cannot_be_seen(
         leave(tmp_path, pid=pid, age_s=age_s, **changes)
         assert assert_refused(tmp_path).endswith("lock.json', or wait 5 minutes.")
     leave(tmp_path, age_s=320, **changes)
-    assert_taken_over(tmp_path, caplog, "no sign of life for 32")
+    assert_taken_over(tmp_path, caplog, "no heartbeat for 32")
 
 
 def test_age_is_by_the_clock_of_the_disk(
@@ -205,7 +205,7 @@ def test_age_is_by_the_clock_of_the_disk(
     monkeypatch.setattr(os, "fsync", late)
     assert_refused(tmp_path)
     os.utime(path, (time.time() - offset - 400, time.time() - offset - 400))
-    assert_taken_over(tmp_path, caplog, "no sign of life for 40")
+    assert_taken_over(tmp_path, caplog, "no heartbeat for 40")
 
 
 def test_a_requeued_job_takes_over_its_own(
@@ -218,7 +218,7 @@ def test_a_requeued_job_takes_over_its_own(
         leave(tmp_path, **{"host": "other", "slurm_restarts": 0, **changes})
         assert_refused(tmp_path)
     leave(tmp_path, host="other", slurm_job="55", slurm_restarts=0)
-    assert_taken_over(tmp_path, caplog, "the job was requeued since")
+    assert_taken_over(tmp_path, caplog, "the job has been requeued since")
 
 
 @pytest.mark.parametrize("content", [b"", b'{"host": "a", "pi', b"[1]", b"\xff\xfe", b"{}", b'{"pid": -1}'])
