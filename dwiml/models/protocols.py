@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from dwiml.ops.randomness import KeyedDraws
 from dwiml.ops.sequences import TensorSequence
 
 
@@ -165,7 +166,7 @@ class TrackingModel(Protocol):
         algo: str,
         eos_stopping_thresh: float | None = None,
         *,
-        draws: Tensor | None = None,
+        draws: KeyedDraws | None = None,
         allowed: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Return the direction in which each streamline goes on.
@@ -179,9 +180,10 @@ class TrackingModel(Protocol):
         eos_stopping_thresh
             The probability from which a streamline ends; None: it never ends by it.
         draws
-            For ``"prob"``: a number in [0, 1) for each streamline, (S,), float64.
+            For ``"prob"``: random numbers, with one key a streamline.
         allowed
-            For ``"prob"``: tells, of directions (C, 3), which each streamline may take, (S, C), bool.
+            For ``"prob"``: tells which directions each streamline may take, bool: of (C, 3), the same for all, (S, C);
+            of (S, K, 3), its own, (S, K).
 
         Returns
         -------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from dwiml.arguments import check_choice, check_number, check_whole, shown
 from dwiml.models.base import MainModelAbstract
 from dwiml.models.direction_getters import DIRECTION_GETTERS, DirectionGetter
+from dwiml.models.direction_getters.base import Allowed
 from dwiml.ops.directions import SHORTEST_STEP, recovery_steps
+from dwiml.ops.randomness import KeyedDraws
 from dwiml.ops.sequences import TensorSequence
 
 OWN_SIZES = ("input_size", "output_size")
@@ -32,10 +34,12 @@ class ModelWithDirectionGetter(MainModelAbstract):
     Parameters
     ----------
     dg_key
-        Direction getter: 'cosine-regression', 'l2-regression' or 'sphere-classification'.
+        Direction getter: 'cosine-regression', 'l2-regression', 'cosine-plus-l2-regression', 'sphere-classification',
+        'smooth-sphere-classification', 'gaussian', 'gaussian-mixture', 'fisher-von-mises' or
+        'fisher-von-mises-mixture'.
     dg_args
-        Options of the direction getter: ``dropout`` (all), ``normalize_targets`` (l2), ``sphere`` and ``add_eos``
-        (sphere classification).
+        Options of the direction getter: ``dropout`` and ``add_eos`` (all); the page "Models" of the documentation
+        lists the others.
 
     Raises
     ------
@@ -153,7 +157,7 @@ class ModelWithDirectionGetter(MainModelAbstract):
             )
         valid = (torch.linalg.vector_norm(steps, dim=-1) > SHORTEST_STEP) | ends
         # Angles need the precision of the targets, whatever dtype the model computes in.
-        losses = self.direction_getter.losses(outputs.to(steps.dtype), steps)
+        losses = self.direction_getter.losses(outputs.to(steps.dtype), steps, ends)
         losses = torch.where(valid | steps.isnan().any(dim=-1), losses, torch.zeros_like(losses))
         if not average_results:
             return losses, len(losses)
@@ -169,8 +173,8 @@ class ModelWithDirectionGetter(MainModelAbstract):
         algo: str,
         eos_stopping_thresh: float | None = None,
         *,
-        draws: Tensor | None = None,
-        allowed: Callable[[Tensor], Tensor] | None = None,
+        draws: KeyedDraws | None = None,
+        allowed: Allowed | None = None,
     ) -> Tensor:
         """Return the direction of the next step.
 
@@ -184,10 +188,10 @@ class ModelWithDirectionGetter(MainModelAbstract):
         eos_stopping_thresh
             Probability of the end of the streamline (EOS) at which it stops; None: EOS is not used.
         draws
-            For 'prob': shape (N,), uniform numbers in [0, 1).
+            For 'prob': random numbers, with one key a row.
         allowed
-            For 'prob': a function from directions (C, 3), along voxel axes, to bool (N, C): those that each row may
-            take; the others get probability 0.
+            For 'prob': a function that tells which directions, along voxel axes, each row may take, bool: of (C, 3),
+            the same for all, (N, C); of (N, K, 3), its own, (N, K). The others get probability 0.
 
         Returns
         -------
@@ -204,13 +208,12 @@ class ModelWithDirectionGetter(MainModelAbstract):
         if algo == "det":
             directions = self.direction_getter.best_directions(outputs)
         else:
-            if draws is None or draws.shape != outputs.shape[:1]:
-                received = "none" if draws is None else f"a tensor of shape {tuple(draws.shape)}"
+            if draws is None or len(draws.keys) != len(outputs):
+                received = "none" if draws is None else f"{len(draws.keys)} keys"
                 raise ValueError(
-                    f"algo 'prob' needs draws: a number from 0 to 1 for each of the {len(outputs)} rows of outputs; "
-                    f"got {received}."
+                    f"algo 'prob' needs draws with a key for each of the {len(outputs)} rows of outputs; got {received}."
                 )
-            directions = _drawn(*self.direction_getter.distribution(outputs), draws, allowed)
+            directions = self.direction_getter.sample(outputs, draws, allowed)
         if eos_stopping_thresh is None:
             return directions
         probability = self.eos_probability(outputs)
@@ -257,18 +260,3 @@ def _with_ends(steps: Tensor, targets: TensorSequence) -> tuple[Tensor, Tensor]:
     """Return the target steps with a row of zeros for each last point, and which rows these are."""
     all_steps = steps.new_zeros(targets.total_points, 3).index_copy(0, targets.rows_but_last(), steps)
     return all_steps, targets.is_last()
-
-
-def _drawn(
-    directions: Tensor, probabilities: Tensor, draws: Tensor, allowed: Callable[[Tensor], Tensor] | None
-) -> Tensor:
-    """Return the direction drawn by each uniform number (inverse transform), (N, 3); zero where none is allowed."""
-    weights = probabilities.to(torch.float64)
-    if allowed is not None:
-        weights = weights * allowed(directions)
-    sums = weights.cumsum(dim=1)
-    total = sums[:, -1:]
-    chosen = torch.searchsorted(sums, draws.to(torch.float64)[:, None] * total, right=True)[:, 0]
-    # A draw just under 1 times the total may round to the total.
-    last = (weights.shape[1] - 1) - weights.flip(1).gt(0).to(torch.int8).argmax(dim=1)
-    return torch.where(total > 0, directions[torch.minimum(chosen, last)], 0.0)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 _GOLDEN, _MIX_1, _MIX_2 = (word - 2**64 for word in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+# Draw i of a step has counter i * _MAX_STEPS + step: no two draws of a streamline share one.
+_MAX_STEPS = 2**17
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,56 @@ def keyed_generator(seed: int, *key: int | str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(sequence))
 
 
-def keyed_uniform(seed: int, keys: Tensor, counter: int) -> Tensor:
+@dataclass(frozen=True)
+class KeyedDraws:
+    """Random numbers of one step of tracking: functions of the seed, the key of each streamline and the step only.
+
+    Attributes
+    ----------
+    seed
+        A non-negative integer.
+    keys
+        Shape (N,), int64: one key a streamline.
+    step
+        From 0; less than 2**17.
+    """
+
+    seed: int
+    keys: Tensor
+    step: int
+
+    def uniform(self, i: int) -> Tensor:
+        """Return the i-th uniform numbers of the step, (N,), float64, in [0, 1); i is from 0 and less than 2**15."""
+        return keyed_uniform(self.seed, self.keys, i * _MAX_STEPS + self.step)
+
+    def normal(self, i: int) -> Tensor:
+        """Return standard normal numbers, (N,), float64, from the i-th uniform ones."""
+        return standard_normal(self.uniform(i))
+
+    def uniforms(self, nb: int) -> Tensor:
+        """Return the first uniform numbers of the step, (N, nb), float64: column i is ``uniform(i)``."""
+        counters = torch.arange(nb, device=self.keys.device) * _MAX_STEPS + self.step
+        return keyed_uniform(self.seed, self.keys[:, None], counters)
+
+
+def standard_normal(uniforms: Tensor) -> Tensor:
+    """Return standard normal numbers by the inverse distribution function.
+
+    Parameters
+    ----------
+    uniforms
+        Any shape, float64, in [0, 1).
+
+    Returns
+    -------
+    Tensor
+        Same shape, finite: 0 is replaced by the middle of its interval, 2**-54.
+    """
+    numbers: Tensor = torch.special.ndtri(uniforms.clamp(min=2.0**-54))
+    return numbers
+
+
+def keyed_uniform(seed: int, keys: Tensor, counter: int | Tensor) -> Tensor:
     """Return, for each key, a random number that is a function of (seed, key, counter) only.
 
     SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014,
@@ -73,15 +124,16 @@ def keyed_uniform(seed: int, keys: Tensor, counter: int) -> Tensor:
     keys
         Shape (N,), int64.
     counter
-        From 0; less than 2**32.
+        From 0; less than 2**32. A tensor, int64, is broadcast with the keys.
 
     Returns
     -------
     Tensor
-        Shape (N,), float64, uniform in [0, 1), on the keys' device.
+        Shape (N,), or that of the broadcast, float64, uniform in [0, 1), on the keys' device.
     """
+    counters = torch.full_like(keys, counter) if isinstance(counter, int) else counter
     start = _mixed(_mixed(torch.full_like(keys, seed) + _GOLDEN) ^ keys)
-    words = _mixed(start + torch.full_like(keys, counter + 1) * _GOLDEN)
+    words = _mixed(start + (counters + 1) * _GOLDEN)
     return _shifted(words, 11).to(torch.float64) * 2.0**-53
 
 

@@ -13,7 +13,7 @@ from dwiml.arguments import check_number
 from dwiml.models.protocols import TrackingModel
 from dwiml.ops.directions import SHORTEST_STEP, streamline_lengths_mm
 from dwiml.ops.interpolation import interpolate_at
-from dwiml.ops.randomness import check_seed, keyed_uniform
+from dwiml.ops.randomness import KeyedDraws, check_seed
 from dwiml.ops.sequences import TensorSequence
 from dwiml.params import checks_arguments
 from dwiml.tracking.growing import GrowingStreamlines
@@ -211,7 +211,7 @@ class Propagator:
         while lines.nb_growing:
             if self._should_stop is not None and self._should_stop():
                 raise PropagationStopped
-            draws = keyed_uniform(rules.seed, keys[lines.growing], nb_steps) if rules.algo == "prob" else None
+            draws = KeyedDraws(rules.seed, keys[lines.growing], nb_steps) if rules.algo == "prob" else None
             points, reasons = self._next_points(lines, outputs, draws, opposite if nb_steps == 0 else None)
             # Half a step of tolerance for accumulated rounding.
             reasons = torch.where(left < rules.step_size / 2, LENGTH, reasons)
@@ -230,7 +230,7 @@ class Propagator:
         return longest if max_lengths is None else torch.minimum(longest, max_lengths.to(device))
 
     def _next_points(
-        self, lines: GrowingStreamlines, outputs: Tensor, draws: Tensor | None, opposite: Tensor | None
+        self, lines: GrowingStreamlines, outputs: Tensor, draws: KeyedDraws | None, opposite: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Return the next points (A, 3), voxel space, and why streamlines stop there (A,); 0: they continue."""
         rules, last = self._rules, lines.last_points
@@ -263,15 +263,17 @@ class Propagator:
             reasons = torch.where(applies, number, reasons)
         return points, reasons
 
-    def _directions(self, outputs: Tensor, before_mm: Tensor, draws: Tensor | None) -> Tensor:
+    def _directions(self, outputs: Tensor, before_mm: Tensor, draws: KeyedDraws | None) -> Tensor:
         """Return the direction of each next step, (A, 3), voxel axes; for "prob", drawn within ``theta``."""
         rules = self._rules
         if draws is None:
             return self._model.get_tracking_directions(outputs, rules.algo, rules.eos_stopping_thresh)
 
         def allowed(choice: Tensor) -> Tensor:
-            unit_mm = torch.nn.functional.normalize(choice * self._voxel_sizes, dim=1)
-            cosines = torch.nn.functional.normalize(before_mm, dim=1) @ unit_mm.to(before_mm.dtype).T
+            unit_mm = torch.nn.functional.normalize(choice * self._voxel_sizes, dim=-1).to(before_mm.dtype)
+            unit_before = torch.nn.functional.normalize(before_mm, dim=1)
+            # The same directions for all streamlines, or each its own.
+            cosines = unit_before @ unit_mm.T if choice.ndim == 2 else (unit_before[:, None] * unit_mm).sum(dim=-1)
             cosines = cosines.abs() if rules.antipodal else cosines
             at_start = before_mm.norm(dim=1, keepdim=True) <= SHORTEST_STEP
             within: Tensor = (cosines >= math.cos(math.radians(rules.theta))) | at_start

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from dwiml import TensorSequence
+from dwiml.ops.randomness import KeyedDraws
 
 
 class FollowPeaks:
@@ -47,7 +48,7 @@ class FollowPeaks:
         algo: str,
         eos_stopping_thresh: float | None = None,
         *,
-        draws: Tensor | None = None,
+        draws: KeyedDraws | None = None,
         allowed: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         return outputs

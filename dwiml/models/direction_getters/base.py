@@ -1,0 +1,177 @@
+"""What all direction getters have: layers, losses, the most likely direction, and the end of the streamline (EOS)."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from dwiml.arguments import check_dropout, check_number
+from dwiml.ops.randomness import KeyedDraws
+
+Allowed = Callable[[Tensor], Tensor]
+"""Which directions each of N rows may take: (C, 3) -> bool (N, C), or (N, K, 3) -> bool (N, K); along voxel axes."""
+
+NB_TRIES = 16
+"""Directions drawn for each row by a continuous distribution; the first that is allowed is taken."""
+
+
+class DirectionGetter(nn.Module, abc.ABC):
+    """Two linear layers with ReLU between them, the hidden one half as wide as the input, and a loss.
+
+    Parameters
+    ----------
+    input_size
+        Number of features of each row.
+    dropout
+        Probability that a hidden value is set to zero in training.
+    output_size
+        Number of values of each output row, set by the subclass.
+    """
+
+    add_eos = False
+    """Whether the output includes the end of the streamline (EOS), so that the last point is a target too."""
+
+    has_distribution = False
+    """Whether directions can be drawn (:meth:`sample`)."""
+
+    def __init__(self, input_size: int, *, dropout: float = 0.0, output_size: int = 3) -> None:
+        super().__init__()
+        self.output_size = output_size
+        dropout = check_dropout("dg_args: dropout", dropout)
+        hidden_size = max(input_size // 2, 3)
+        self.layers = nn.Sequential(
+            nn.Linear(input_size, hidden_size), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden_size, output_size)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the outputs, (N, output_size), for features of shape (N, input_size)."""
+        outputs: Tensor = self.layers(features)
+        return outputs
+
+    @abc.abstractmethod
+    def losses(self, outputs: Tensor, steps: Tensor, ends: Tensor) -> Tensor:
+        """Return the loss of each row.
+
+        Parameters
+        ----------
+        outputs
+            What :meth:`forward` returned, (N, output_size).
+        steps
+            Target steps, (N, 3), in voxels, along voxel axes, float32 or float64. The loss of a row with a step of
+            zero that is not an end is not used.
+        ends
+            Shape (N,), bool: rows that are ends of streamlines. They have no direction: only their EOS is a target.
+
+        Returns
+        -------
+        Tensor
+            Shape (N,); NaN where a step is NaN.
+        """
+
+    @abc.abstractmethod
+    def best_directions(self, outputs: Tensor) -> Tensor:
+        """Return the most likely direction of each row of outputs: (N, 3), along voxel axes, unit length."""
+
+    def sample(self, outputs: Tensor, draws: KeyedDraws, allowed: Allowed | None = None) -> Tensor:
+        """Return a direction drawn from the distribution of each row.
+
+        Parameters
+        ----------
+        outputs
+            What :meth:`forward` returned, (N, output_size).
+        draws
+            Random numbers, with one key a row.
+        allowed
+            Which directions each row may take (:data:`Allowed`); None: all.
+
+        Returns
+        -------
+        Tensor
+            Shape (N, 3), along voxel axes, unit length; zero where no direction that was drawn is allowed.
+
+        Raises
+        ------
+        NotImplementedError
+            For a direction getter without :attr:`has_distribution`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} gives one direction and no other.")
+
+    def eos_probability(self, outputs: Tensor) -> Tensor | None:
+        """Return the probability of the end of the streamline at each row, (N,); None without :attr:`add_eos`."""
+        return None
+
+
+class EOSLogitDirectionGetter(DirectionGetter):
+    """A direction getter whose last output, with ``add_eos``, is the logit of the end of the streamline (EOS).
+
+    The loss is that of the direction (0 at the end of a streamline), plus ``eos_weight`` times the binary
+    cross-entropy of EOS at all points.
+
+    Parameters
+    ----------
+    input_size, dropout
+        As in :class:`DirectionGetter`.
+    add_eos
+        Whether EOS is predicted.
+    eos_weight
+        Weight of the loss of EOS.
+    direction_size
+        Number of outputs that describe the direction, set by the subclass.
+
+    Raises
+    ------
+    ValueError
+        When an option is out of range.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        *,
+        dropout: float = 0.0,
+        add_eos: bool = False,
+        eos_weight: float = 1.0,
+        direction_size: int = 3,
+    ) -> None:
+        super().__init__(input_size, dropout=dropout, output_size=direction_size + bool(add_eos))
+        self.direction_size = direction_size
+        self.add_eos = bool(add_eos)
+        self.eos_weight = check_number("dg_args: eos_weight", eos_weight, low=0)
+
+    @abc.abstractmethod
+    def direction_losses(self, outputs: Tensor, steps: Tensor) -> Tensor:
+        """Return the loss of the direction of each row.
+
+        Parameters
+        ----------
+        outputs
+            The first ``direction_size`` outputs, (N, direction_size), float32 or float64.
+        steps
+            As in :meth:`losses`. A step of zero must have a finite loss and gradient.
+
+        Returns
+        -------
+        Tensor
+            Shape (N,).
+        """
+
+    def losses(self, outputs: Tensor, steps: Tensor, ends: Tensor) -> Tensor:
+        """Return the loss of each row: direction (0 at ends), and EOS."""
+        losses = self.direction_losses(self.direction_outputs(outputs), steps)
+        losses = torch.where(ends, torch.zeros_like(losses), losses)
+        if not self.add_eos:
+            return losses
+        logits = outputs[:, -1].to(losses.dtype)
+        eos = nn.functional.binary_cross_entropy_with_logits(logits, ends.to(losses.dtype), reduction="none")
+        return losses + self.eos_weight * eos
+
+    def direction_outputs(self, outputs: Tensor) -> Tensor:
+        """Return the outputs that describe the direction, (N, direction_size), in float32 at least."""
+        return outputs[:, : self.direction_size].to(torch.promote_types(outputs.dtype, torch.float32))
+
+    def eos_probability(self, outputs: Tensor) -> Tensor | None:
+        """Return the sigmoid of the last output, (N,)."""
+        return outputs[:, -1].sigmoid() if self.add_eos else None

@@ -1,0 +1,96 @@
+"""Regression of a direction."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from dwiml.models.direction_getters.base import EOSLogitDirectionGetter
+from dwiml.ops.directions import normalize_directions
+from dwiml.params import checks_arguments
+
+
+class CosineRegression(EOSLogitDirectionGetter):
+    """Regression of a direction; its length is ignored. Loss: 1 - cos(angle to the target), from 0 to 2 (opposite).
+
+    Parameters
+    ----------
+    input_size, dropout, add_eos, eos_weight
+        As in :class:`EOSLogitDirectionGetter`.
+    """
+
+    @checks_arguments
+    def __init__(
+        self, input_size: int, *, dropout: float = 0.0, add_eos: bool = False, eos_weight: float = 1.0
+    ) -> None:
+        super().__init__(input_size, dropout=dropout, add_eos=add_eos, eos_weight=eos_weight)
+
+    def direction_losses(self, outputs: Tensor, steps: Tensor) -> Tensor:
+        """Return 1 - cos of the angle between output and step."""
+        return 1.0 - (normalize_directions(outputs) * normalize_directions(steps)).sum(dim=-1)
+
+    def best_directions(self, outputs: Tensor) -> Tensor:
+        """Return the outputs, normalized."""
+        return normalize_directions(self.direction_outputs(outputs))
+
+
+class L2Regression(EOSLogitDirectionGetter):
+    """Regression of a vector. Loss: the squared Euclidean distance to the target, summed over x, y and z.
+
+    Parameters
+    ----------
+    input_size, dropout, add_eos, eos_weight
+        As in :class:`EOSLogitDirectionGetter`.
+    normalize_targets
+        Whether the target is the direction, of unit length, or the step itself, in voxels.
+    normalize_outputs
+        Whether the output is scaled to unit length before the loss; only with ``normalize_targets``.
+
+    Raises
+    ------
+    ValueError
+        When an option is out of range, or outputs are normalized and targets are not.
+    """
+
+    @checks_arguments
+    def __init__(
+        self,
+        input_size: int,
+        *,
+        dropout: float = 0.0,
+        normalize_targets: bool = True,
+        normalize_outputs: bool = False,
+        add_eos: bool = False,
+        eos_weight: float = 1.0,
+    ) -> None:
+        super().__init__(input_size, dropout=dropout, add_eos=add_eos, eos_weight=eos_weight)
+        if normalize_outputs and not normalize_targets:
+            raise ValueError("dg_args: normalize_outputs needs normalize_targets: both must have unit length.")
+        self.normalize_targets = bool(normalize_targets)
+        self.normalize_outputs = bool(normalize_outputs)
+
+    def direction_losses(self, outputs: Tensor, steps: Tensor) -> Tensor:
+        """Return the squared distance between output and target."""
+        targets = normalize_directions(steps) if self.normalize_targets else steps
+        outputs = normalize_directions(outputs) if self.normalize_outputs else outputs
+        return (outputs - targets).square().sum(dim=-1)
+
+    def best_directions(self, outputs: Tensor) -> Tensor:
+        """Return the outputs, normalized."""
+        return normalize_directions(self.direction_outputs(outputs))
+
+
+class CosinePlusL2Regression(L2Regression):
+    """Regression of a vector. Loss: the sum of those of :class:`CosineRegression` and :class:`L2Regression`.
+
+    The cosine compares the directions, the squared distance also the lengths.
+
+    Parameters
+    ----------
+    input_size, dropout, normalize_targets, normalize_outputs, add_eos, eos_weight
+        As in :class:`L2Regression`.
+    """
+
+    def direction_losses(self, outputs: Tensor, steps: Tensor) -> Tensor:
+        """Return the sum of both losses."""
+        cosines = (normalize_directions(outputs) * normalize_directions(steps)).sum(dim=-1)
+        return 1.0 - cosines + super().direction_losses(outputs, steps)
