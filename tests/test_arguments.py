@@ -10,6 +10,7 @@ import pytest
 
 import dwiml
 from dwiml.arguments import check_number, check_whole
+from dwiml.models.direction_getters import DIRECTION_GETTERS
 from dwiml.training.settings import TrainerSettings
 
 
@@ -57,8 +58,7 @@ def flags() -> list[tuple[Callable[..., Any], str]]:
     names = [f"{module}:{name}" for name, module in dwiml._MODULE_OF.items()]
     names += [
         "dwiml.data.checking:check_hdf5_file",
-        "dwiml.models.direction_getters:L2Regression",
-        "dwiml.models.direction_getters:SphereClassification",
+        *(f"dwiml.models.direction_getters:{cls.__name__}" for cls in DIRECTION_GETTERS.values()),
         "dwiml.tracking.propagation:PropagationRules",
         "dwiml.tracking.tracker:Tracker",
         "dwiml.tractograms.writing.writer:TractogramWriter",

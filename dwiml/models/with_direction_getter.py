@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from dwiml.arguments import check_choice, check_number, check_whole, shown
+from dwiml.arguments import check_choice, check_number, check_whole, kind_shown, shown
 from dwiml.models.base import MainModelAbstract
 from dwiml.models.direction_getters import DIRECTION_GETTERS, DirectionGetter
 from dwiml.models.direction_getters.base import Allowed
@@ -208,10 +208,11 @@ class ModelWithDirectionGetter(MainModelAbstract):
         if algo == "det":
             directions = self.direction_getter.best_directions(outputs)
         else:
-            if draws is None or len(draws.keys) != len(outputs):
-                received = "none" if draws is None else f"{len(draws.keys)} keys"
+            if not isinstance(draws, KeyedDraws) or len(draws.keys) != len(outputs):
+                received = f"{len(draws.keys)} keys" if isinstance(draws, KeyedDraws) else kind_shown(draws)
                 raise ValueError(
-                    f"algo 'prob' needs draws with a key for each of the {len(outputs)} rows of outputs; got {received}."
+                    f"algo 'prob' needs draws (KeyedDraws) with a key for each of the {len(outputs)} rows of outputs, "
+                    f"got {received}."
                 )
             directions = self.direction_getter.sample(outputs, draws, allowed)
         if eos_stopping_thresh is None:

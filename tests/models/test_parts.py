@@ -19,6 +19,7 @@ from dwiml import (
 )
 from dwiml.models.direction_getters import DIRECTION_GETTERS
 from dwiml.models.embeddings import EMBEDDINGS, build_embedding
+from dwiml.ops.randomness import KeyedDraws
 
 
 def streamlines(*lengths: int, seed: int = 0) -> TensorSequence:
@@ -266,5 +267,7 @@ def test_draws_are_one_a_row() -> None:
     model = WithoutGetter(nb_features=2, dg_key="sphere-classification")
     model.instantiate_direction_getter(8)
     outputs = torch.zeros(2, model.direction_getter.output_size)
-    with pytest.raises(ValueError, match=r"for each of the 2 rows of outputs; got a tensor of shape \(3,\)"):
-        model.get_tracking_directions(outputs, "prob", draws=torch.zeros(3))
+    with pytest.raises(ValueError, match=r"a key for each of the 2 rows of outputs, got 3 keys\.$"):
+        model.get_tracking_directions(outputs, "prob", draws=KeyedDraws(0, torch.arange(3), 0))
+    with pytest.raises(ValueError, match=r"a key for each of the 2 rows of outputs, got an object of type Tensor\.$"):
+        model.get_tracking_directions(outputs, "prob", draws=torch.zeros(2))  # type: ignore[arg-type]

@@ -12,12 +12,24 @@ from scipy.stats import chisquare
 
 from dwiml import Learn2TrackModel, TensorSequence
 from dwiml.models.direction_getters import SphereClassification
+from dwiml.ops.randomness import KeyedDraws
 
 
 def lines(seed: int = 0) -> TensorSequence:
     rng = np.random.default_rng(seed)
     points = [torch.from_numpy(rng.normal(size=(n, 3)).cumsum(axis=0)) for n in (5, 2, 8, 1)]
     return TensorSequence.from_list(points)
+
+
+class Given(KeyedDraws):
+    """Uniform numbers that are given."""
+
+    def __init__(self, numbers: Any) -> None:
+        super().__init__(0, torch.arange(len(numbers)), 0)
+        object.__setattr__(self, "numbers", torch.as_tensor(numbers, dtype=torch.float64))
+
+    def uniform(self, i: int) -> torch.Tensor:
+        return self.numbers
 
 
 def model(**dg_args: Any) -> Learn2TrackModel:
@@ -108,7 +120,7 @@ def test_directions_are_drawn_as_often_as_they_are_probable() -> None:
     network = model(add_eos=False)
     nb = 20_000
     outputs = torch.randn(1, 100).mul(1.5).expand(nb, -1)
-    draws = (torch.arange(nb) + 0.5) / nb
+    draws = Given((torch.arange(nb) + 0.5) / nb)
     drawn = network.get_tracking_directions(outputs, "prob", draws=draws)
     directions, probabilities = network.direction_getter.distribution(outputs[:1])
     counts = torch.bincount((drawn @ directions.T).argmax(dim=1), minlength=100).numpy()
@@ -124,7 +136,7 @@ def test_the_highest_draw_falls_on_a_direction_that_is_possible() -> None:
     network = model(add_eos=False)
     outputs = torch.full((2, 100), -1e4)
     outputs[:, 3] = 0
-    drawn = network.get_tracking_directions(outputs, "prob", draws=torch.tensor([0.0, 1 - 2.0**-53]).double())
+    drawn = network.get_tracking_directions(outputs, "prob", draws=Given([0.0, 1 - 2.0**-53]))
     torch.testing.assert_close(drawn, network.direction_getter.directions[[3, 3]])
 
 

@@ -96,7 +96,7 @@ class MixtureDirectionGetter(EOSLogitDirectionGetter):
         nb = self.nb_components
         if nb == 1:
             return outputs.new_zeros(len(outputs), 1), outputs[:, None]
-        return outputs[:, :nb].log_softmax(dim=1), outputs[:, nb:].unflatten(1, (nb, self.nb_parameters))
+        return outputs[:, :nb].log_softmax(dim=1), outputs[:, nb:].reshape(-1, nb, self.nb_parameters)
 
     def direction_losses(self, outputs: Tensor, steps: Tensor) -> Tensor:
         """Return the negative log-likelihood of each target."""
@@ -116,7 +116,7 @@ class MixtureDirectionGetter(EOSLogitDirectionGetter):
         per_try = self.nb_uniforms + several
         # In float64: a direction must not depend on how many rows are computed together.
         log_weights, parameters = self.components(self.direction_outputs(outputs).to(torch.float64))
-        uniforms = draws.uniforms(nb_tries * per_try).unflatten(1, (nb_tries, per_try))
+        uniforms = draws.uniforms(nb_tries * per_try).reshape(-1, nb_tries, per_try)
         if several:
             sums = log_weights.exp().cumsum(dim=1)[:, None]
             component = (sums[..., :-1] <= uniforms[..., :1] * sums[..., -1:]).sum(dim=2, keepdim=True)
