@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from dwiml.ops.randomness import check_seed, keyed_generator, keyed_uniform
+from dwiml.ops.randomness import KeyedDraws, check_seed, keyed_generator, keyed_uniform
 
 
 def test_same_key_same_numbers_whatever_was_drawn_before() -> None:
@@ -62,3 +62,12 @@ def test_keyed_numbers_are_uniform_and_unrelated() -> None:
     assert np.abs(related).max() < 0.02
     assert min(values.min() for values in drawn) >= 0
     assert max(values.max() for values in drawn) < 1
+
+
+def test_draws_of_a_step_are_keyed_numbers() -> None:
+    keys = torch.tensor([3, 2**50, 7])
+    draws = KeyedDraws(9, keys, 12)
+    assert torch.equal(draws.uniform(0), keyed_uniform(9, keys, 12))
+    assert torch.equal(draws.uniform(3), keyed_uniform(9, keys, 3 * 2**17 + 12))
+    assert torch.equal(draws.uniforms(5), torch.stack([draws.uniform(i) for i in range(5)], dim=1))
+    assert draws.normal(2).dtype == torch.float64

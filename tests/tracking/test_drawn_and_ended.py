@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from dwiml import Learn2TrackModel, TensorSequence
+from dwiml.models.direction_getters import DIRECTION_GETTERS
 from dwiml.ops.interpolation import interpolate_trilinear
 from dwiml.tracking.propagation import STOPPING_REASONS, PropagationRules, Propagator
 
 SHAPE = (24, 20, 18)
 VOXEL_SIZES = np.array([1.0, 1.5, 2.0])
+DISTRIBUTIONS = sorted(key for key, getter in DIRECTION_GETTERS.items() if getter.has_distribution)
 
 
 def volume(seed: int = 0) -> torch.Tensor:
@@ -35,15 +37,16 @@ def propagator(model: Any, **rules: Any) -> Propagator:
     )
 
 
-def classifier() -> Learn2TrackModel:
+def network(key: str = "sphere-classification", **options: Any) -> Learn2TrackModel:
     torch.manual_seed(2)
     return Learn2TrackModel(
-        nb_features=3, rnn_layer_sizes=(16,), nb_previous_dirs=1, dg_key="sphere-classification"
+        nb_features=3, rnn_layer_sizes=(16,), nb_previous_dirs=1, dg_key=key, dg_args=options
     ).eval()
 
 
-def test_draws_depend_on_the_seed_and_on_the_streamline_only() -> None:
-    model, segments, keys = classifier(), starts(40), torch.arange(100, 140)
+@pytest.mark.parametrize("key", DISTRIBUTIONS)
+def test_draws_depend_on_the_seed_and_on_the_streamline_only(key: str) -> None:
+    model, segments, keys = network(key), starts(40), torch.arange(100, 140)
     whole = list(propagator(model, algo="prob", seed=3).propagate(TensorSequence.from_list(segments), keys).streamlines)
     order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
     for chosen in order.split(9):
@@ -56,9 +59,12 @@ def test_draws_depend_on_the_seed_and_on_the_streamline_only() -> None:
     assert not any(len(a) == len(b) and torch.allclose(a, b) for a, b in zip(whole, other, strict=True))
 
 
-def test_no_draw_turns_more_than_theta_in_mm() -> None:
-    segments = TensorSequence.from_list(starts(60))
-    lines = propagator(classifier(), algo="prob", theta=30.0).propagate(segments).streamlines
+@pytest.mark.parametrize("key", DISTRIBUTIONS)
+def test_no_draw_turns_more_than_theta_in_mm(key: str) -> None:
+    # An untrained continuous distribution is wide: most tries are refused, and lines are short.
+    nb = 60 if "sphere" in key else 1500
+    segments = TensorSequence.from_list(starts(nb))
+    lines = propagator(network(key), algo="prob", theta=30.0).propagate(segments).streamlines
     angles = []
     for line in lines:
         steps = np.diff(line.numpy() * VOXEL_SIZES, axis=0)
@@ -69,16 +75,21 @@ def test_no_draw_turns_more_than_theta_in_mm() -> None:
     assert 25 < max(angles) < 30.05
 
 
-def test_ends_that_the_model_tells() -> None:
-    model, segments = classifier(), TensorSequence.from_list(starts(20))
+@pytest.mark.parametrize("algo", ["det", "prob"])
+@pytest.mark.parametrize("key", sorted(DIRECTION_GETTERS))
+def test_ends_that_the_model_tells(key: str, algo: str) -> None:
+    model, segments = network(key, add_eos=True), TensorSequence.from_list(starts(20))
+    if not model.direction_getter.has_distribution:
+        algo = "det"
     with torch.no_grad():
         model.direction_getter.layers[-1].bias[-1] += 50
-    grown = propagator(model, eos_stopping_thresh=0.5).propagate(segments)
+    grown = propagator(model, algo=algo, eos_stopping_thresh=0.5).propagate(segments)
     assert {STOPPING_REASONS[number] for number in grown.reasons} == {"end of streamline"}
     # An end at the first step adds no point.
     torch.testing.assert_close(grown.streamlines.data, segments.data)
-    gone_on = propagator(model).propagate(segments)
-    assert all(len(line) > 2 for line in gone_on.streamlines)
+    gone_on = propagator(model, algo=algo).propagate(segments)
+    assert all(len(line) > 1 for line in gone_on.streamlines)
+    assert sum(len(line) > 2 for line in gone_on.streamlines) > 15
 
 
 class HistoryModel:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dwiml.arguments import check_dropout, check_number
 from dwiml.ops.randomness import KeyedDraws
+from dwiml.params import checks_arguments
 
 Allowed = Callable[[Tensor], Tensor]
 """Which directions each of N rows may take: (C, 3) -> bool (N, C), or (N, K, 3) -> bool (N, K); along voxel axes."""
@@ -127,6 +128,7 @@ class EOSLogitDirectionGetter(DirectionGetter):
         When an option is out of range.
     """
 
+    @checks_arguments
     def __init__(
         self,
         input_size: int,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dwiml.arguments import check_whole
-from dwiml.models.direction_getters.mixture import MixtureDirectionGetter
+from dwiml.models.direction_getters.mixture import MAX_COMPONENTS, MixtureDirectionGetter
 from dwiml.ops.directions import normalize_directions
 from dwiml.ops.randomness import standard_normal
 from dwiml.params import checks_arguments
@@ -81,7 +81,7 @@ class GaussianMixture(_Gaussians):
     input_size, dropout, add_eos, eos_weight
         As in :class:`EOSLogitDirectionGetter`.
     nb_gaussians
-        Number of components, at least 2.
+        Number of components, from 2 to 1000.
     normalize_targets
         As in :class:`Gaussian`.
 
@@ -108,7 +108,7 @@ class GaussianMixture(_Gaussians):
             normalize_targets=normalize_targets,
             add_eos=add_eos,
             eos_weight=eos_weight,
-            nb_components=check_whole("dg_args: nb_gaussians", nb_gaussians, low=2),
+            nb_components=check_whole("dg_args: nb_gaussians", nb_gaussians, low=2, high=MAX_COMPONENTS),
         )
 
 

@@ -11,6 +11,9 @@ from dwiml.models.direction_getters.base import NB_TRIES, Allowed, EOSLogitDirec
 from dwiml.ops.directions import normalize_directions
 from dwiml.ops.randomness import KeyedDraws
 
+MAX_COMPONENTS = 1000
+"""Largest number of components."""
+
 
 class MixtureDirectionGetter(EOSLogitDirectionGetter):
     """A mixture of distributions of one kind. Loss: the negative log-likelihood of the target.

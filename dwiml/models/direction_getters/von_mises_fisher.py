@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dwiml.arguments import check_number, check_whole
-from dwiml.models.direction_getters.mixture import MixtureDirectionGetter
+from dwiml.models.direction_getters.mixture import MAX_COMPONENTS, MixtureDirectionGetter
 from dwiml.ops.directions import normalize_directions
 from dwiml.params import checks_arguments
 
@@ -131,7 +131,7 @@ class FisherVonMisesMixture(_VonMisesFishers):
     input_size, dropout, add_eos, eos_weight
         As in :class:`EOSLogitDirectionGetter`.
     nb_clusters
-        Number of components, at least 2.
+        Number of components, from 2 to 1000.
     entropy_weight, expected_cosine
         As in :class:`FisherVonMises`.
 
@@ -160,7 +160,7 @@ class FisherVonMisesMixture(_VonMisesFishers):
             expected_cosine=expected_cosine,
             add_eos=add_eos,
             eos_weight=eos_weight,
-            nb_components=check_whole("dg_args: nb_clusters", nb_clusters, low=2),
+            nb_components=check_whole("dg_args: nb_clusters", nb_clusters, low=2, high=MAX_COMPONENTS),
         )
 
 
