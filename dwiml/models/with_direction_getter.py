@@ -117,7 +117,8 @@ class ModelWithDirectionGetter(MainModelAbstract):
         """Compare the outputs with the directions of the target streamlines.
 
         A repeated point has no direction: its row has loss 0 and is excluded from the mean. It is still counted in n,
-        because the number of such points is only known on the GPU.
+        because the number of such points is only known on the GPU. The last point of a streamline, if
+        :attr:`forward_uses_last_point`, has no direction either, but its end (EOS) is a target.
 
         Parameters
         ----------

@@ -73,7 +73,7 @@ class MixtureDirectionGetter(EOSLogitDirectionGetter):
 
     @abc.abstractmethod
     def directions_from(self, parameters: Tensor, uniforms: Tensor) -> Tensor:
-        """Return directions of which uniform numbers make a sample, by inverse transform.
+        """Return the directions that uniform numbers draw, by inverse transform.
 
         Parameters
         ----------
