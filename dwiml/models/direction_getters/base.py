@@ -86,7 +86,8 @@ class DirectionGetter(nn.Module, abc.ABC):
         draws
             Random numbers, with one key a row.
         allowed
-            Which directions each row may take (:data:`Allowed`); None: all.
+            Tells which directions, along voxel axes, each row may take, bool: of (C, 3), the same for all, (N, C); of
+            (N, K, 3), its own, (N, K). None: all.
 
         Returns
         -------
