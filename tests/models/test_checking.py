@@ -78,7 +78,7 @@ def test_models_track_as_they_were_trained(model: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "model", [Smoothing(nb_features=3), Forgetting(nb_features=3, rnn_layer_sizes=[8])], ids=["window", "memory"]
+    "model", [Smoothing(nb_features=3), Forgetting(nb_features=3, rnn_layer_sizes=[32])], ids=["window", "memory"]
 )
 def test_a_model_that_tracks_otherwise_is_an_error(model: Any) -> None:
     sentence = rf"^{type(model).__name__}\.track_step gives other outputs than forward \(they differ by "
