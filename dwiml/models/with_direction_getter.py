@@ -44,7 +44,7 @@ class ModelWithDirectionGetter(MainModelAbstract):
     Raises
     ------
     ValueError
-        When the key or an option is unknown.
+        If the key or an option is unknown.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class ModelWithDirectionGetter(MainModelAbstract):
         Raises
         ------
         ValueError
-            When it is not a positive integer, or an option in ``dg_args`` is out of range.
+            If it is not a positive integer, or an option in ``dg_args`` is out of range.
         """
         input_size = check_whole("instantiate_direction_getter: input_size", input_size, low=1)
         self._modules[_NAME] = DIRECTION_GETTERS[self.dg_key](input_size, **self.dg_args)
@@ -141,7 +141,7 @@ class ModelWithDirectionGetter(MainModelAbstract):
         Raises
         ------
         ValueError
-            When there is not one output per step (or point).
+            If there is not one output per step (or point).
         """
         own = targets.diff() if seen is None else recovery_steps(targets, seen, nb_recovery_steps)
         steps, ends = _with_ends(own.data, targets) if self.forward_uses_last_point else _without_ends(own.data)
@@ -203,7 +203,7 @@ class ModelWithDirectionGetter(MainModelAbstract):
         Raises
         ------
         ValueError
-            When the direction getter does not support this.
+            If the direction getter does not support this.
         """
         self.check_tracking(algo, eos_stopping_thresh)
         if algo == "det":
@@ -238,7 +238,7 @@ class ModelWithDirectionGetter(MainModelAbstract):
         Raises
         ------
         ValueError
-            When it does not.
+            If it does not.
         """
         drawn = self.direction_getter.has_distribution
         if not isinstance(algo, str) or algo not in (("det", "prob") if drawn else ("det",)):

@@ -126,7 +126,7 @@ class EOSLogitDirectionGetter(DirectionGetter):
     Raises
     ------
     ValueError
-        When an option is out of range.
+        If an option is out of range.
     """
 
     @checks_arguments

@@ -31,7 +31,7 @@ class SphereClassification(DirectionGetter):
     Raises
     ------
     ValueError
-        When the sphere is unknown, or an option is out of range.
+        If the sphere is unknown, or an option is out of range.
     """
 
     has_distribution = True
@@ -116,7 +116,7 @@ class SmoothSphereClassification(SphereClassification):
     Raises
     ------
     ValueError
-        When the sphere is unknown, or an option is out of range.
+        If the sphere is unknown, or an option is out of range.
     """
 
     @checks_arguments

@@ -88,7 +88,7 @@ class GaussianMixture(_Gaussians):
     Raises
     ------
     ValueError
-        When an option is out of range.
+        If an option is out of range.
     """
 
     @checks_arguments

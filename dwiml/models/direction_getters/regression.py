@@ -48,7 +48,7 @@ class L2Regression(EOSLogitDirectionGetter):
     Raises
     ------
     ValueError
-        When an option is out of range, or outputs are normalized and targets are not.
+        If an option is out of range, or outputs are normalized and targets are not.
     """
 
     @checks_arguments

@@ -96,7 +96,7 @@ class FisherVonMises(_VonMisesFishers):
     Raises
     ------
     ValueError
-        When an option is out of range.
+        If an option is out of range.
     """
 
     @checks_arguments
@@ -138,7 +138,7 @@ class FisherVonMisesMixture(_VonMisesFishers):
     Raises
     ------
     ValueError
-        When an option is out of range.
+        If an option is out of range.
     """
 
     @checks_arguments
