@@ -29,6 +29,9 @@ _MODULE_OF = {
     "MultisubjectSubset": "dwiml.data.dataset",
     "TensorSequence": "dwiml.ops.sequences",
     "TrackingModel": "dwiml.models.protocols",
+    "TransformerSrcAndTgtModel": "dwiml.models.transformers.with_targets",
+    "TransformerSrcOnlyModel": "dwiml.models.transformers.source_only",
+    "TransformerSrcTgtConcatModel": "dwiml.models.transformers.with_targets",
     "check_track_step": "dwiml.models.checking",
     "create_hdf5": "dwiml.hdf5.creator",
     "create_phantom": "dwiml.phantom.create",
@@ -54,6 +57,9 @@ __all__ = [
     "MultisubjectSubset",
     "TensorSequence",
     "TrackingModel",
+    "TransformerSrcAndTgtModel",
+    "TransformerSrcOnlyModel",
+    "TransformerSrcTgtConcatModel",
     "check_track_step",
     "create_hdf5",
     "create_phantom",
@@ -72,6 +78,8 @@ if TYPE_CHECKING:
     from dwiml.models.one_input import ModelWithNeighborhood, ModelWithOneInput
     from dwiml.models.previous_dirs import ModelWithPreviousDirections
     from dwiml.models.protocols import TrackingModel
+    from dwiml.models.transformers.source_only import TransformerSrcOnlyModel
+    from dwiml.models.transformers.with_targets import TransformerSrcAndTgtModel, TransformerSrcTgtConcatModel
     from dwiml.models.with_direction_getter import ModelWithDirectionGetter
     from dwiml.ops.sequences import TensorSequence
     from dwiml.phantom.create import create_phantom

@@ -59,9 +59,12 @@ def length_warnings(dataset: MultiSubjectDataset, streamline_group: str, model: 
     Raises
     ------
     ValueError
-        If a streamline has more than 100 000 points and the model does not resample it.
+        If a streamline has more than 100 000 points and the model does not resample it, or more points than the model
+        takes (its ``max_len``).
     """
     longest = longest_streamline(dataset, streamline_group, model)
+    if longest is not None:
+        _check_max_len(longest, model)
     if longest is None or longest.nb_points <= MANY_POINTS:
         return []
     description = (
@@ -76,6 +79,18 @@ def length_warnings(dataset: MultiSubjectDataset, streamline_group: str, model: 
         f"{description} after resampling. A recurrent model computes one step per point, which may take minutes per "
         "batch. Give the model a larger step_size (mm), or recreate the HDF5 file without this streamline."
     ]
+
+
+def _check_max_len(longest: LongestStreamline, model: LoaderModel) -> None:
+    max_len = getattr(model, "max_len", None)
+    nb_points = longest.nb_points - (0 if model.forward_uses_last_point else 1)
+    # The number of points after compression is not known before.
+    if max_len is None or nb_points <= max_len or model.compress_lines is not None:
+        return
+    raise ValueError(
+        f"Streamline {longest.number} of subject '{longest.subject_id}' gives the model {grouped(nb_points)} points; "
+        f"it takes at most {grouped(max_len)} (max_len): give the model a larger max_len, or a larger step_size (mm)."
+    )
 
 
 def check_step_size(dataset: MultiSubjectDataset, streamline_group: str, resampling: Resampling) -> None:

@@ -38,7 +38,8 @@ _ABOUT = {"seed": "Seed of the weights, batches, augmentation and dropout; None 
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the model's name; each model has its own options."""
-    lines = "\n".join(f"  {name:<14}{summary_of(path)}" for name, path in MODELS.items())
+    width = max(map(len, MODELS)) + 2
+    lines = "\n".join(f"  {name:<{width}}{summary_of(path)}" for name, path in MODELS.items())
     parser = argparse.ArgumentParser(
         prog="dwiml train",
         allow_abbrev=False,

@@ -2,5 +2,8 @@
 
 MODELS = {
     "learn2track": "dwiml.models.learn2track.Learn2TrackModel",
+    "transformer-src-and-tgt": "dwiml.models.transformers.with_targets.TransformerSrcAndTgtModel",
+    "transformer-src-only": "dwiml.models.transformers.source_only.TransformerSrcOnlyModel",
+    "transformer-src-tgt-concat": "dwiml.models.transformers.with_targets.TransformerSrcTgtConcatModel",
 }
 """The model classes that commands can rebuild, by their name in ``dwiml train MODEL``."""

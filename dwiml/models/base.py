@@ -57,6 +57,8 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
 
     neighborhood_offsets: Tensor | None
     """Offsets at which the volume is read around each point: (P, 3), float32, in voxels; None: the point itself."""
+    max_len: int | None = None
+    """The largest number of points of a streamline that the model takes; None: any number."""
     weights_seed: int | None
     """The seed of :func:`dwiml.seed_everything` when the model was built; None: it had not been called."""
 
@@ -136,6 +138,11 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
         known = (inputs if memory is None else memory.joined(inputs)).tail(nb)
         outputs = self.forward(known, streamlines.tail(nb))
         return known.mapped(outputs).last_points(), known
+
+    @property
+    def tracking_bytes_per_point(self) -> int:
+        """Memory that :meth:`track_step` keeps for each point of a streamline, in bytes; here 0."""
+        return 0
 
     def select_memory(self, memory: Any, kept: Tensor) -> Any:
         """Return the memory of the streamlines that continue.

@@ -137,6 +137,11 @@ class Propagator:
         Shape (X, Y, Z), bool or probabilities: streamlines stop where they leave it. None: no mask.
     should_stop
         Called before each step; when it returns True, :class:`PropagationStopped` is raised. None: never.
+
+    Raises
+    ------
+    ValueError
+        When streamlines of ``max_length`` have more points than the model takes (its ``max_len``).
     """
 
     def __init__(
@@ -150,6 +155,7 @@ class Propagator:
         mask: Tensor | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> None:
+        check_max_len(model, rules)
         self._model = model
         self._read_inputs = read_inputs
         self._rules = rules
@@ -288,3 +294,27 @@ class Propagator:
             return torch.zeros(len(points), dtype=torch.bool, device=points.device)
         values = interpolate_at(self._mask, points, mode=self._rules.mask_interpolation)[:, 0]
         return torch.logical_not(values >= self._rules.mask_threshold)
+
+
+def check_max_len(model: object, rules: PropagationRules) -> None:
+    """Check, before tracking, that a model takes streamlines as long as the rules allow.
+
+    Parameters
+    ----------
+    model
+        Its ``max_len``, if it has one, is the largest number of points of a streamline.
+    rules
+        How streamlines are propagated, and when they stop.
+
+    Raises
+    ------
+    ValueError
+        When it does not.
+    """
+    max_len = getattr(model, "max_len", None)
+    if max_len is not None and rules.max_steps > max_len:
+        raise ValueError(
+            f"max_length ({rules.max_length:g} mm) in steps of {rules.step_size:g} mm makes up to {rules.max_steps} "
+            f"points a streamline; the model takes at most {max_len} (max_len): choose a smaller max_length, or a "
+            "larger step_size."
+        )

@@ -160,7 +160,8 @@ class Tracker:
         self._subject = subject.to(model.device)
         self._points_at_once = _points_that_fit(model)
         if simultaneous is None:
-            fitting = self._points_at_once // max(1 + rules.max_steps * 12 // _bytes_per_point(model), 1)
+            kept = 12 + int(getattr(model, "tracking_bytes_per_point", 0))
+            fitting = self._points_at_once // max(1 + rules.max_steps * kept // _bytes_per_point(model), 1)
             simultaneous = max(1, min(fitting, _MAX_AT_ONCE.get(model.device.type, 5_000)))
         self.simultaneous = check_whole("simultaneous", simultaneous, low=1)
         self.counts = TrackingCounts()

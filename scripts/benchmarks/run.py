@@ -25,6 +25,7 @@ from loading import measure_loader
 from measuring import Figure
 from sampling import measure_sampler
 from tracking import measure_tracking
+from transformers import measure_transformer
 
 augmented_loader = functools.partial(measure_loader, reverse_ratio=0.5, split_ratio=0.2)
 
@@ -51,6 +52,7 @@ STEPS: dict[str, Callable[..., Figure]] = {
     "grid1_1thread": functools.partial(measure_interpolation, neighborhood="grid"),
     "learn2track_step": functools.partial(measure_step, baseline="packed"),
     "learn2track_step_padded": functools.partial(measure_step, baseline="padded"),
+    "transformer_step": measure_transformer,
     "tracking": measure_tracking,
     "tracking_10000": functools.partial(measure_tracking, nb_seeds=10_000),
 }

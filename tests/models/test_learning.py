@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_transformers import KINDS, small
 from torch import Tensor
 
 from dwiml import Learn2TrackModel, TensorSequence
@@ -63,10 +64,12 @@ def from_the_last_step(generator: torch.Generator) -> Batch:
     return TensorSequence(features, lengths), walk(torch.cat(lines), lengths, generator)
 
 
-def train(model: Any, draw: Callable[[torch.Generator], Batch], nb_steps: int, ignore: int = 0) -> tuple[float, float]:
+def train(
+    model: Any, draw: Callable[[torch.Generator], Batch], nb_steps: int, ignore: int = 0, lr: float = 0.02
+) -> tuple[float, float]:
     """Return the first and the last loss, each on a batch not trained on; `ignore` first steps are left out."""
     generator = torch.Generator().manual_seed(3)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
 
     def losses() -> Tensor:
         inputs, targets = draw(generator)
@@ -151,3 +154,27 @@ def test_learn2track_learns_from_previous_directions(rnn_key: str, key: str | No
     first, last = train(model, from_the_last_step, 120, ignore=2)
     assert first > 0.5
     assert last < 0.05
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_transformers_learn_from_inputs(kind: str) -> None:
+    first, last = train(small(kind, nb_features=NB_FEATURES), from_inputs, 120, lr=0.005)
+    assert first > 0.7
+    assert last < 0.2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_transformers_look_back(kind: str) -> None:
+    model = small(kind, nb_features=NB_FEATURES, positional_encoding="rotary", norm_first=False)
+    first, last = train(model, from_the_last_input, 300, lr=0.005)
+    assert first > 0.7
+    assert last < 0.2
+
+
+@pytest.mark.parametrize("kind", ["src-and-tgt", "src-tgt-concat"])
+def test_transformers_learn_from_previous_directions(kind: str) -> None:
+    # The second step is drawn by lot.
+    first, last = train(small(kind, nb_features=NB_FEATURES), from_the_last_step, 120, ignore=2, lr=0.005)
+    assert first > 0.5
+    assert last < 0.1

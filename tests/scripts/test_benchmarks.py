@@ -17,6 +17,7 @@ NAMES = {
     "axes1_1thread",
     "grid1_1thread",
     "learn2track_step",
+    "transformer_step",
 }
 
 
@@ -44,7 +45,7 @@ def check_figures(path: Path, names: set[str]) -> None:
 
 
 def test_table_and_json(tmp_path: Path) -> None:
-    chosen = ["sampler_2m", "loader_lazy_step1", "axes1_1thread"]
+    chosen = ["sampler_2m", "loader_lazy_step1", "axes1_1thread", "transformer_step"]
     result = run("--quick", "--json", str(tmp_path / "figures.json"), "--only", *chosen)
     assert result.returncode == 0, result.stderr
     check_figures(tmp_path / "figures.json", set(chosen))

@@ -32,18 +32,24 @@ def small_trainer(
     lazy: bool = False,
     from_checkpoint: bool = False,
     data_seed: int | None = 4,
+    model_class: type[Any] = Learn2TrackModel,
     model_args: dict[str, Any] | None = None,
     loader_args: dict[str, Any] | None = None,
     tracking: bool = False,
     trainer_class: type[DWIMLTrainerOneInput] | None = None,
     **kwargs: Any,
 ) -> DWIMLTrainerOneInput:
-    """Return a trainer of a small Learn2Track with dropout, reversing, splitting and noise: all that is random."""
+    """Return a trainer of a small model with dropout, reversing, splitting and noise: all that is random.
+
+    ``model_args`` are added to those of a small Learn2Track, or are all those of another ``model_class``.
+    """
     dataset = MultiSubjectDataset(hdf5_file, lazy=lazy)
     dataset.load_data()
     torch.manual_seed(9)
-    options = {"rnn_layer_sizes": (8, 8), "dropout": 0.2, "nb_previous_dirs": 1, "step_size": 2.0, **(model_args or {})}
-    model = Learn2TrackModel(nb_features=NB_FEATURES, **options)
+    options: dict[str, Any] = {"dropout": 0.2, "step_size": 2.0}
+    if model_class is Learn2TrackModel:
+        options |= {"rnn_layer_sizes": (8, 8), "nb_previous_dirs": 1}
+    model = model_class(nb_features=NB_FEATURES, **options | (model_args or {}))
     sampler = DWIMLBatchIDSampler(dataset, "streamlines", batch_size_training=16, seed=data_seed)
     augmentation = {
         "reverse_ratio": 0.5,

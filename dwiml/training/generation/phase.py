@@ -23,7 +23,7 @@ from dwiml.ops.sequences import TensorSequence
 from dwiml.scoring.ground_truth import GroundTruth
 from dwiml.scoring.ground_truth_files import read_ground_truth
 from dwiml.tracking.mask_groups import mask_of_group
-from dwiml.tracking.propagation import MASK, PropagationRules, PropagationStopped, Propagator
+from dwiml.tracking.propagation import MASK, PropagationRules, PropagationStopped, Propagator, check_max_len
 from dwiml.training.cluster.stopping import NOTHING
 from dwiml.training.epoch import handle_requests
 from dwiml.training.generation.measures import SubjectReference, measure_continued
@@ -99,6 +99,7 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
         self.tracking_phase = TrackingPhaseSettings(**given)
         self.tracking_rules = self.tracking_phase.rules(getattr(model, "step_size", None))
         check_tracks(model, "DWIMLTrainerOneInputWithGVPhase")
+        check_max_len(model, self.tracking_rules)
         # The superclass checks that it is one.
         main = cast(MainModelAbstract, model)
         super().__init__(main, experiments_path, experiment_name, batch_sampler, batch_loader, **others)

@@ -1,0 +1,1 @@
+"""Transformers: causal attention along streamlines, and the three models built on it."""

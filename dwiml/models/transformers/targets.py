@@ -1,0 +1,81 @@
+"""The direction of the step that led to each point, as an input of a transformer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dwiml.arguments import check_whole, shown
+from dwiml.models.embeddings import MAX_UNITS
+from dwiml.ops.directions import SHORTEST_STEP, normalize_directions
+
+
+class TargetEmbedding(nn.Module):
+    """A linear layer, then ReLU, for previous directions and the start of a streamline (SOS).
+
+    With ``sos="label"``, the layer receives the direction and a fourth value, 1 at the start. Otherwise it receives the
+    class of the direction on a sphere, as a one-hot vector whose last value is the start; a repeated point has no
+    direction, and so no class.
+
+    Parameters
+    ----------
+    output_size
+        Number of features of the embedding.
+    sos
+        'label', or the name of one of DIPY's spheres.
+
+    Raises
+    ------
+    ValueError
+        When the sphere is unknown, or the size is not a positive integer.
+    """
+
+    vertices: Tensor | None
+    """The directions of the sphere, (C, 3), float32, voxel axes, unit length; None with a label."""
+
+    def __init__(self, output_size: int, sos: str) -> None:
+        super().__init__()
+        self.output_size = check_whole("target_embedded_size", output_size, low=1, high=MAX_UNITS)
+        self.register_buffer("vertices", None if sos == "label" else _sphere(sos), persistent=False)
+        self.linear = nn.Linear(4 if self.vertices is None else len(self.vertices) + 1, self.output_size)
+
+    def forward(self, directions: Tensor, is_start: Tensor) -> Tensor:
+        """Embed previous directions.
+
+        Parameters
+        ----------
+        directions
+            Shape (N, 3), along voxel axes; not used at the start.
+        is_start
+            Shape (N,), bool: the first points of streamlines.
+
+        Returns
+        -------
+        Tensor
+            Shape (N, output_size).
+        """
+        if self.vertices is None:
+            features = torch.cat([directions, is_start[:, None].to(directions.dtype)], dim=1)
+            return torch.relu(self.linear(features))
+        # In bfloat16, the nearest direction would be another one.
+        with torch.autocast(directions.device.type, enabled=False):
+            classes = (normalize_directions(directions) @ self.vertices.to(directions.dtype).T).argmax(dim=1)
+        classes = torch.where(is_start, len(self.vertices), classes)
+        has_class = is_start | (torch.linalg.vector_norm(directions, dim=1) > SHORTEST_STEP)
+        # The product of the weights with a one-hot vector is one of their columns.
+        columns = functional.embedding(classes, self.linear.weight.T)
+        return torch.relu(columns * has_class[:, None] + self.linear.bias)
+
+
+def _sphere(name: str) -> Tensor:
+    """Return the vertices of one of DIPY's spheres, (C, 3), float32, unit length."""
+    from dipy.data import DataError, get_sphere
+
+    try:
+        vertices = get_sphere(name=name).vertices
+    except (DataError, TypeError) as error:
+        raise ValueError(
+            f"sos must be 'label' or the name of one of DIPY's spheres, such as 'repulsion100', got {shown(name)}."
+        ) from error
+    return normalize_directions(torch.from_numpy(vertices).to(torch.float32))
