@@ -169,27 +169,27 @@ class TrackingModel(Protocol):
         draws: KeyedDraws | None = None,
         allowed: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """Return the direction in which each streamline goes on.
+        """Return the direction of the next step of each streamline.
 
         Parameters
         ----------
         outputs
             What :meth:`track_step` returned.
         algo
-            ``"det"`` for the likeliest direction, ``"prob"`` for one that is drawn.
+            ``"det"`` for the most likely direction; ``"prob"`` for a direction drawn from the distribution.
         eos_stopping_thresh
-            The probability from which a streamline ends; None: it never ends by it.
+            Probability of the end of the streamline (EOS) at which it stops; None: EOS is not used.
         draws
-            For ``"prob"``: random numbers, with one key a streamline.
+            For ``"prob"``: random numbers, with one key per streamline.
         allowed
-            For ``"prob"``: tells which directions each streamline may take, bool: of (C, 3), the same for all, (S, C);
-            of (S, K, 3), its own, (S, K).
+            For ``"prob"``: a function from directions along voxel axes to the ones that each streamline may take, bool:
+            from (C, 3), the same for all, to (S, C); from (S, K, 3), its own, to (S, K).
 
         Returns
         -------
         Tensor
-            Shape (S, 3), in voxel axes, of any length but 0. Zero where there is no direction; NaN where the streamline
-            ends.
+            Shape (S, 3), along voxel axes, of any length except 0. Zero where there is no direction; NaN where the
+            streamline ends.
         """
 
 

@@ -67,7 +67,7 @@ class TransformerModel(ModelWithDirectionGetter, ModelWithNeighborhood, ModelWit
     Raises
     ------
     ValueError
-        When a parameter is out of range, or ``nb_heads`` does not divide d_model.
+        If a parameter is out of range, or ``nb_heads`` does not divide d_model.
     """
 
     d_model: int
@@ -116,7 +116,7 @@ class TransformerModel(ModelWithDirectionGetter, ModelWithNeighborhood, ModelWit
         Raises
         ------
         ValueError
-            When ``nb_heads`` does not divide d_model, or 'rotary' finds heads of an odd size.
+            If ``nb_heads`` does not divide d_model, or 'rotary' finds heads of an odd size.
         """
         self.d_model = d_model
         head_size, rest = divmod(d_model, self.nb_heads)
@@ -188,7 +188,7 @@ class TransformerModel(ModelWithDirectionGetter, ModelWithNeighborhood, ModelWit
         Raises
         ------
         ValueError
-            When inputs and streamlines do not have the same lengths, or one has more points than ``max_len``.
+            If inputs and streamlines do not have the same lengths, or one has more points than ``max_len``.
         """
         return self._outputs(inputs, streamlines, WholeStreamlines(self._buckets(inputs, streamlines)))
 
@@ -233,7 +233,7 @@ class TransformerModel(ModelWithDirectionGetter, ModelWithNeighborhood, ModelWit
         Raises
         ------
         ValueError
-            When a streamline has more points than ``max_len``.
+            If a streamline has more points than ``max_len``.
         """
         if memory is None:
             attending = FirstSegments(self._buckets(inputs, streamlines))

@@ -30,7 +30,7 @@ class TransformerSrcOnlyModel(TransformerModel):
     Raises
     ------
     ValueError
-        When a parameter is out of range, or ``nb_heads`` does not divide d_model.
+        If a parameter is out of range, or ``nb_heads`` does not divide d_model.
     """
 
     def __init__(self, *, nb_layers_encoder: int = 4, **kwargs: Any) -> None:

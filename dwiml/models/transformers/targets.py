@@ -28,7 +28,7 @@ class TargetEmbedding(nn.Module):
     Raises
     ------
     ValueError
-        When the sphere is unknown, or the size is not a positive integer.
+        If the sphere is unknown, or the size is not a positive integer.
     """
 
     vertices: Tensor | None

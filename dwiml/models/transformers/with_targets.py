@@ -37,7 +37,7 @@ class TransformerWithTargets(TransformerModel):
     Raises
     ------
     ValueError
-        When a parameter is out of range.
+        If a parameter is out of range.
     """
 
     target_embedding: TargetEmbedding
@@ -95,7 +95,7 @@ class TransformerSrcAndTgtModel(TransformerWithTargets):
     Raises
     ------
     ValueError
-        When a parameter is out of range, or ``nb_heads`` does not divide d_model.
+        If a parameter is out of range, or ``nb_heads`` does not divide d_model.
     """
 
     def __init__(self, *, nb_layers_encoder: int = 4, nb_layers_decoder: int = 4, **kwargs: Any) -> None:
@@ -146,7 +146,7 @@ class TransformerSrcTgtConcatModel(TransformerWithTargets):
     Raises
     ------
     ValueError
-        When a parameter is out of range, or ``nb_heads`` does not divide d_model.
+        If a parameter is out of range, or ``nb_heads`` does not divide d_model.
     """
 
     def __init__(self, *, nb_layers_encoder: int = 4, target_embedded_size: int = 64, **kwargs: Any) -> None:
