@@ -51,7 +51,8 @@ class DWIMLStreamlinesBatchLoader(Seeded):
     split_ratio
         Fraction of the streamlines that are cut in two, each half becoming a streamline; those too short stay whole.
     reverse_ratio
-        Fraction of the streamlines whose points are put in reverse order.
+        Fraction of the streamlines whose points are put in reverse order; only for models that know the direction of
+        travel, from previous directions or their memory.
     noise_gaussian_size_forward
         Standard deviation, in voxels, of the Gaussian noise added to the input points of the model, at which the
         volume is interpolated and previous directions are computed. The noise is truncated at twice this value.
