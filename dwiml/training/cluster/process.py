@@ -13,6 +13,7 @@ import torch
 
 from dwiml.failures import TRAINING_ADVICE, ResourceError, resource_error
 from dwiml.files.streams import fill_missing_descriptors
+from dwiml.models import MODELS
 from dwiml.training.cluster.slurm import in_job, requeue
 from dwiml.training.cluster.stopping import TrainingInterrupted
 from dwiml.training.reporting.progress import announce
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 # The classes that dwiml resume can rebuild: those of training.loading, and the sampler.
 RESUMED_BY_COMMAND = {
     "trainer": ("DWIMLTrainerOneInput", "DWIMLTrainerOneInputWithGVPhase"),
-    "model": ("Learn2TrackModel",),
+    "model": tuple(path.rpartition(".")[2] for path in MODELS.values()),
     "sampler": ("DWIMLBatchIDSampler",),
     "loader": ("DWIMLBatchLoaderOneInput",),
 }
