@@ -145,7 +145,7 @@ def test_sheared_affines_are_refused(path: Path, group: str) -> None:
     load(path, lazy=True)
     with h5py.File(path, "r+") as handle:
         handle[f"sub-b/{group}"].attrs["affine"] = sheared
-    with pytest.raises(ValueError, match=f"'{group}' of subject 'sub-b' is invalid: The axes of the affine are not orthogonal"):
+    with pytest.raises(ValueError, match=f"'{group}' of subject 'sub-b' is invalid: The axes .* not orthogonal"):
         load(path, lazy=True)
 
 

@@ -6,12 +6,19 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from dwiml.files import read_json
 from dwiml.models.saving import load_state
 from dwiml.seeding import SEEDS
 from dwiml.training.experiment import fitting
 from dwiml.training.experiment.best_model import warn_of_lost_model
-from dwiml.training.experiment.parameters import data_has_changed, names_of_loggers, refuse_differences
+from dwiml.training.experiment.parameters import (
+    SELECTION_METRIC,
+    data_has_changed,
+    names_of_loggers,
+    refuse_differences,
+)
 from dwiml.training.experiment.plain import check_like
+from dwiml.training.generation.selection import has_own_selection, selection_name
 from dwiml.training.optimization.optimizers import load_optimizer_state
 from dwiml.training.reporting.loggers import check_logger_states
 from dwiml.training.reporting.monitors import PhaseMonitor
@@ -46,6 +53,8 @@ def restore(trainer: DWIMLTrainer, checkpoint: Mapping[str, Any]) -> list[str]:
         notes.append(f"nan_policy was '{policy}' and is now '{settings.nan_policy}'.")
     refuse_differences(chosen, current, name, allow_changed_data=settings.allow_changed_data)
     fitting.check_all(checkpoint, _checks(trainer, checkpoint), name)
+    if checkpoint["best"]["best_value"] is not None:
+        _check_same_selection(trainer)
     if not data_has_changed(recorded, current):
         limits: dict[str, Any] = {"same_batches": settings.overfit_batches is not None, "limit": settings.max_batches}
         of_phase = {"position": lambda state: fitting.check_batches(state, sampler, **limits)}
@@ -70,6 +79,24 @@ def restore(trainer: DWIMLTrainer, checkpoint: Mapping[str, Any]) -> list[str]:
     if trainer.best.best_value is not None:
         warn_of_lost_model(trainer.folder.best_model)
     return notes
+
+
+def _check_same_selection(trainer: DWIMLTrainer) -> None:
+    """Raise ValueError if another metric than in the previous run selects the best model: values would be mixed."""
+    try:
+        recorded = read_json(trainer.folder.parameters, "The experiment's file")
+    except (OSError, ValueError):
+        # A damaged file is written again; the checkpoint has its own parameters.
+        return
+    before = recorded.get(SELECTION_METRIC) if isinstance(recorded, dict) else None
+    now = selection_name(trainer) if has_own_selection(trainer) else None
+    if before != now:
+        shown_before, shown_now = (repr(each) if each else "the trainer's own metric" for each in (before, now))
+        raise ValueError(
+            f"The best model of experiment '{trainer.folder.path}' was selected by {shown_before}, but now it would be "
+            f"selected by {shown_now}: their values cannot be compared; use the same metric, or choose another "
+            "experiment_name."
+        )
 
 
 def _checks(trainer: DWIMLTrainer, checkpoint: Mapping[str, Any]) -> dict[str, Callable[[Any], object]]:

@@ -111,3 +111,15 @@ def test_ones_own_metric_goes_before_that_of_the_tracking_phase(tiny_hdf5: Path,
     trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=1, trainer_class=own, tracking_phase_theta=180.0)
     trainer.train_and_validate()
     assert trainer.best.best_value == logs(tmp_path / "exp")[0]["train_loss"]
+
+
+def test_another_metric_than_before_is_refused_on_resume(tiny_hdf5: Path, tmp_path: Path) -> None:
+    class Same(AngleTrainer):
+        selection_metric = None
+
+    small_trainer(tiny_hdf5, tmp_path, max_epochs=1, trainer_class=Same).train_and_validate()
+    Same.selection_metric = "valid_angle_deg"
+    with pytest.raises(ValueError, match="was selected by 'selection_value', but now .* by 'valid_angle_deg'"):
+        small_trainer(tiny_hdf5, tmp_path, max_epochs=2, trainer_class=Same, resume="must")
+    Same.selection_metric = None
+    small_trainer(tiny_hdf5, tmp_path, max_epochs=2, trainer_class=Same, resume="must").train_and_validate()
