@@ -231,6 +231,12 @@ def grouped(number: float, decimals: int = 0) -> str:
     return f"{number:,.{decimals}f}".replace(",", " ")
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the singular or plural: ``1 batch``, ``12 345 streamlines``."""
+    plural = f"{noun}es" if noun.endswith("ch") else f"{noun}s"
+    return f"{grouped(number)} {noun if number == 1 else plural}"
+
+
 def kind_shown(value: Any) -> str:
     """Return the description of an object of the wrong type, for a message."""
     return f"the class {value.__name__}" if isinstance(value, type) else f"an object of type {type(value).__name__}"

@@ -13,7 +13,7 @@ from dwiml.params import Parameterized
 
 GIVEN, EVERYTHING, DRAWN, NOT_SEEDED = "given", "seed_everything", "drawn", "not seeded"
 # Section of parameters.json that records the seeds. It is not a parameter, and is not compared when resuming.
-SEEDS = "seeds"
+SEEDS_SECTION = "seeds"
 
 _global_seed: int | None = None
 

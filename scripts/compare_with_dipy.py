@@ -67,7 +67,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 def compare(arguments: argparse.Namespace) -> None:
     """Track, score and print."""
-    import torch
     from comparison.model_tracking import THETA, scores_of, seeds_in_ends, track_with_model
 
     from dwiml.data.dataset import MultiSubjectDataset
@@ -89,7 +88,7 @@ def compare(arguments: argparse.Namespace) -> None:
     else:
         seeds = seeds_in_ends(arguments.subject_dir, mask, arguments.seeds_per_voxel)
     print(f"{arguments.subject}: {len(seeds)} seeds, streamlines of {arguments.min_length:g} mm or more.")
-    model = load_best_model(arguments.experiment).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_best_model(arguments.experiment)
     begin = time.perf_counter()
     points, lengths = track_with_model(
         model,

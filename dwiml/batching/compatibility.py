@@ -33,8 +33,8 @@ def check_dataset(dataset: Any, caller: str) -> None:
         )
 
 
-def check_model(model: Any, caller: str) -> None:
-    """Check that an object is a model.
+def check_is_model(model: Any, caller: str) -> None:
+    """Check that an object says how its streamlines are resampled, as a model does.
 
     Parameters
     ----------
@@ -50,7 +50,8 @@ def check_model(model: Any, caller: str) -> None:
     """
     if isinstance(model, type) or not hasattr(model, "step_size"):
         raise TypeError(
-            f"{caller} needs a model, an instance of a subclass of MainModelAbstract, got {kind_shown(model)}."
+            f"{caller} needs a model with an attribute 'step_size', as a subclass of MainModelAbstract has, got "
+            f"{kind_shown(model)}."
         )
 
 

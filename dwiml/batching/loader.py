@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from dwiml.arguments import check_number
 from dwiml.batching.compatibility import (
     check_dataset,
-    check_model,
+    check_is_model,
     check_streamlines,
     check_supports_recovery,
     check_volumes,
@@ -104,7 +104,7 @@ class DWIMLStreamlinesBatchLoader(Seeded):
         seed: int | None = None,
     ) -> None:
         check_dataset(dataset, type(self).__name__)
-        check_model(model, type(self).__name__)
+        check_is_model(model, type(self).__name__)
         check_streamlines(dataset, streamline_group_name)
         self.dataset = dataset
         self.model = model

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from dwiml.arguments import counted
 from dwiml.cli import BAD_INPUT, run_command
 from dwiml.cli.unknown_options import parse_known_options
 
@@ -57,8 +58,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     shown = "; ".join(fault.rstrip(".") for fault in faults[:20])
     more = f"; and {len(faults) - 20} more" if len(faults) > 20 else ""
-    nb_faults = f"{len(faults)} fault{'' if len(faults) == 1 else 's'}"
-    print(f"error: {nb_faults} in '{arguments.hdf5_file}': {shown}{more}.", file=sys.stderr)
+    print(f"error: {counted(len(faults), 'fault')} in '{arguments.hdf5_file}': {shown}{more}.", file=sys.stderr)
     return BAD_INPUT
 
 

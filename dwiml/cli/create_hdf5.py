@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dwiml.arguments import counted
 from dwiml.cli import run_command
 from dwiml.cli.unknown_options import parse_known_options
 
@@ -93,18 +94,16 @@ def _table(summary: CreationSummary) -> str:
     counts = ", ".join(f"{len(names)} {subset}" for subset, names in summary.subjects.items())
     nb_subjects = sum(map(len, summary.subjects.values()))
     rows = [
-        (name, f"volume, {nb} {_plural('feature', nb)}: {_files(summary.files[name])}")
+        (name, f"volume, {counted(nb, 'feature')}: {_files(summary.files[name])}")
         for name, nb in summary.nb_features.items()
     ]
     for name, group in summary.streamlines.items():
         removed = f" ({group.nb_removed} invalid removed)" if group.nb_removed else ""
-        files = f" from {group.nb_files} {_plural('tractogram', group.nb_files)}"
-        lines = _plural("streamline", group.nb_streamlines)
-        rows.append((name, f"{group.nb_streamlines} {lines}, {group.nb_points} points{files}{removed}"))
+        files = f" from {counted(group.nb_files, 'tractogram')}"
+        lines = counted(group.nb_streamlines, "streamline")
+        rows.append((name, f"{lines}, {counted(group.nb_points, 'point')}{files}{removed}"))
     width = max(len(name) for name, _ in rows)
-    title = (
-        f"{summary.path}: {nb_subjects} {_plural('subject', nb_subjects)} ({counts}), {summary.nb_bytes / 1e9:.3f} GB"
-    )
+    title = f"{summary.path}: {counted(nb_subjects, 'subject')} ({counts}), {summary.nb_bytes / 1e9:.3f} GB"
     return "\n".join([title, *(f"  {name:<{width}}  {text}" for name, text in rows)])
 
 
@@ -113,7 +112,3 @@ def _files(files: list[tuple[str, int]]) -> str:
     if len(files) == 1:
         return files[0][0]
     return ", ".join(f"{name} ({nb})" for name, nb in files)
-
-
-def _plural(word: str, count: int) -> str:
-    return word if count == 1 else f"{word}s"

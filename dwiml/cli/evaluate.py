@@ -42,26 +42,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     import torch
 
-    from dwiml.arguments import check_whole
+    from dwiml.arguments import check_choice, check_whole
     from dwiml.data.dataset import SUBSETS
     from dwiml.evaluation.direction_error import evaluate_directions
-    from dwiml.training.loading import rebuild_experiment
+    from dwiml.training.loading import load_best_model, rebuild_experiment
 
-    if arguments.subset not in SUBSETS:
-        raise ValueError(f"--subset must be one of {', '.join(SUBSETS)}, got '{arguments.subset}'.")
+    check_choice("--subset", arguments.subset, SUBSETS)
     if arguments.max_batches is not None:
         check_whole("--max_batches", arguments.max_batches, low=1)
     rebuilt = rebuild_experiment(arguments.experiment, hdf5_file=arguments.hdf5_file, load_testing=True)
-    trained = type(rebuilt.model).load(rebuilt.folder.best_model)
+    trained = load_best_model(arguments.experiment)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        untrained = type(rebuilt.model)(**rebuilt.model.params)
-    # If the training was not allowed to use the GPU, for instance because it does not work, neither is the evaluation.
-    on_gpu = rebuilt.parameters["trainer"].get("use_gpu") is not False and torch.cuda.is_available()
-    device = "cuda" if on_gpu else "cpu"
+        untrained = type(rebuilt.model)(**rebuilt.model.params).to(next(trained.parameters()).device)
     errors = {
         name: evaluate_directions(
-            model.to(device),
+            model,
             rebuilt.sampler,
             rebuilt.loader,
             phase=arguments.subset,

@@ -78,20 +78,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    import torch
-
     from dwiml.arguments import check_number, check_whole
     from dwiml.evaluation.loss_tractograms import check_color_range
     from dwiml.evaluation.losses_by_point import SubjectReader
     from dwiml.files import check_name
-    from dwiml.training.loading import rebuild_experiment
+    from dwiml.training.loading import load_best_model, rebuild_experiment
 
     check_number("--percent", arguments.percent, low=0, high=100, low_included=False)
     check_whole("--batch_size", arguments.batch_size, low=1)
     check_color_range(arguments.color_range)
     # Lazy, because only one subject is read at a time.
     rebuilt = rebuild_experiment(arguments.experiment, hdf5_file=arguments.hdf5_file, load_testing=True, lazy=True)
-    model = type(rebuilt.model).load(rebuilt.folder.best_model, device="cuda" if torch.cuda.is_available() else "cpu")
+    model = load_best_model(arguments.experiment)
     phase, subjects = _find(rebuilt.dataset, arguments.subject, arguments.subset)
     names = rebuilt.dataset.subset(phase).subjects
     out_dir = Path(arguments.out_dir)
@@ -145,10 +143,11 @@ def _show(model: Any, reader: SubjectReader, folder: Path, arguments: argparse.N
 
 def _find(dataset: MultiSubjectDataset, subject: str, subset: str | None) -> tuple[str, list[int]]:
     """Return the subset and the indices in it of the requested subjects."""
+    from dwiml.arguments import check_choice
     from dwiml.data.dataset import SUBSETS
 
-    if subset is not None and subset not in SUBSETS:
-        raise ValueError(f"--subset must be one of {', '.join(SUBSETS)}, got '{subset}'.")
+    if subset is not None:
+        check_choice("--subset", subset, SUBSETS)
     if subject == ALL:
         phase = subset or "validation"
         if not dataset.subset(phase).subjects:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dwiml.arguments import grouped
+from dwiml.arguments import counted, grouped
 from dwiml.cli import run_command
 from dwiml.cli.config_file import add_config_options, parse_options
 from dwiml.cli.declarations import parameters_of
@@ -124,8 +124,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    import torch
-
     from dwiml.cli.tracking_data import load_tracking_data
     from dwiml.files import write_json
     from dwiml.tracking.tracker import Tracker
@@ -134,7 +132,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
     _check_outputs(arguments)
     recorded = recorded_parameters(arguments.experiment)
-    model = load_best_model(arguments.experiment).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_best_model(arguments.experiment)
     rules = _rules(arguments, model)
     data = load_tracking_data(arguments, recorded)
     tracker = Tracker(
@@ -223,7 +221,7 @@ def table(counts: TrackingCounts, out: str, seconds: float) -> str:
     """Return a table for the user: the numbers of seeds and streamlines, and why streamlines ended."""
     speed = counts.nb_seeds / max(seconds, 1e-9)
     lines = [
-        f"{_counted(counts.nb_seeds, 'seed')}: {_counted(counts.nb_kept, 'streamline')} in '{out}', "
+        f"{counted(counts.nb_seeds, 'seed')}: {counted(counts.nb_kept, 'streamline')} in '{out}', "
         f"{grouped(counts.nb_too_short)} too short; {seconds:.1f} s, {grouped(round(speed))} seeds/s.",
         "Why they ended (each end of each streamline, too short ones included):",
     ]
@@ -233,7 +231,3 @@ def table(counts: TrackingCounts, out: str, seconds: float) -> str:
         f"  {reason:<20}{grouped(count):>12}{100 * count / total:>8.1f} %" for reason, count in values.items() if count
     ]
     return "\n".join(lines)
-
-
-def _counted(count: int, word: str) -> str:
-    return f"{grouped(count)} {word}{'' if count == 1 else 's'}"

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.kinds import check_kind
 from dwiml.tractograms.tck import Tck
 from dwiml.tractograms.tractogram import Tractogram
@@ -72,19 +71,3 @@ def read_streamlines(
     if not np.isfinite(streamlines.points).all():
         raise ValueError(f"{label} '{path}' holds NaN or infinite coordinates; remove these streamlines.")
     return streamlines.points, streamlines.lengths
-
-
-def read_tractogram_grid(path: str | os.PathLike[str], label: str = "The tractogram") -> Grid:
-    """Return the voxel grid in the header of a .trk or .trx file, without reading its streamlines.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the file does not exist.
-    ValueError
-        If the file is damaged, its header is inconsistent, or it does not record a grid (.tck).
-    """
-    grid = open_tractogram(path, label).grid
-    if grid is None:
-        raise ValueError(f"{label} '{path}' does not give its voxel grid; give an image on that grid.")
-    return grid

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dwiml import models
 from dwiml.batching.loader import DWIMLBatchLoaderOneInput
 from dwiml.batching.sampler import DWIMLBatchIDSampler
@@ -123,7 +125,7 @@ def recorded_parameters(experiment: str | Path) -> dict[str, Any]:
     """
     folder = experiment_folder(experiment)
     recorded: dict[str, Any] = read_json(folder.parameters, "The experiment's file")
-    for section, key in (("data", "hdf5_file"), ("loader", "input_group_name")):
+    for section, key in (("data", "hdf5_file"), ("loader", "input_group_name"), ("trainer", "class")):
         part = recorded.get(section) if isinstance(recorded, dict) else None
         if not isinstance(part, dict) or not isinstance(part.get(key), str):
             raise ValueError(f"'{folder.parameters}' is damaged or not from this version of dwiml: no {section}.{key}.")
@@ -131,7 +133,9 @@ def recorded_parameters(experiment: str | Path) -> dict[str, Any]:
 
 
 def load_best_model(experiment: str | Path) -> Any:
-    """Return the best model of an experiment, with its weights, on the CPU.
+    """Return the best model of an experiment, with its weights, on the device on which to use it.
+
+    It is on a GPU if there is one, unless the training was not allowed to use it (``use_gpu=False``).
 
     Parameters
     ----------
@@ -145,7 +149,7 @@ def load_best_model(experiment: str | Path) -> Any:
     ValueError
         If its files are damaged, or its class is not part of dwiml.
     """
-    folder = experiment_folder(experiment).best_model
+    recorded, folder = recorded_parameters(experiment), experiment_folder(experiment).best_model
     if not os.path.lexists(folder / PARAMETERS_FILE):
         raise FileNotFoundError(f"'{experiment}' has no best model yet: train it for an epoch first.")
     name, _ = read_params(folder / PARAMETERS_FILE)
@@ -154,7 +158,8 @@ def load_best_model(experiment: str | Path) -> Any:
             f"The best model of '{experiment}' is a {' '.join(name.split())[:80]}, a class that is not part of "
             "dwiml: load it in your own script and use dwiml.tracking.tracker.Tracker."
         )
-    model: MainModelAbstract = MODELS[name].load(folder)
+    on_gpu = recorded["trainer"].get("use_gpu") is not False and torch.cuda.is_available()
+    model: MainModelAbstract = MODELS[name].load(folder, device="cuda" if on_gpu else "cpu")
     return model
 
 

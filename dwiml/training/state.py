@@ -7,7 +7,8 @@ from typing import Any
 
 TRAINING, VALIDATION, GENERATION = PHASES = ("training", "validation", "generation")
 """The phases of an epoch, in order; ``"generation"`` is the generation-validation phase and the end of the epoch."""
-MOST_EPOCHS = 10**9
+# Highest epoch that a checkpoint may contain.
+MAX_EPOCH = 10**9
 
 
 @dataclass

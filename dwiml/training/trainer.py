@@ -17,7 +17,7 @@ from dwiml.batching.model_batch import ModelBatch, check_mean_loss
 from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.models.base import MainModelAbstract
 from dwiml.ops.sequences import TensorSequence
-from dwiml.seeding import SEEDS, Seeded, describe_seeds
+from dwiml.seeding import SEEDS_SECTION, Seeded, describe_seeds
 from dwiml.training.cluster.process import choose_device
 from dwiml.training.cluster.ranks import Ranks
 from dwiml.training.cluster.stopping import Requests
@@ -173,8 +173,8 @@ class DWIMLTrainer(Seeded):
             seeds = describe_seeds(model.weights_seed, trainer=self, sampler=batch_sampler, loader=batch_loader)
         else:
             self.notes += restore(self, checkpoint)
-            seeds = checkpoint["parameters"].get(SEEDS, {})
-        self.parameters = self.describe() | {SEEDS: seeds}
+            seeds = checkpoint["parameters"].get(SEEDS_SECTION, {})
+        self.parameters = self.describe() | {SEEDS_SECTION: seeds}
         self._built = dict(vars(self))
 
     @classmethod

@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from dwiml.training.generation.selection import LOSSES, VALID_LOSS, name_of
+from dwiml.viz.figure_file import shorten
 from dwiml.viz.panels import LOSS, Line, Log, Panel, Style, falls_steeply
 
 _Color = tuple[float, float, float, float]
@@ -84,7 +85,7 @@ def draw_curves(
 def _title(logs: Sequence[Log]) -> str:
     names = ", ".join(log.label for log in logs)
     if len(logs) == 1:
-        return _shorten(names)
+        return shorten(names, _MAX_NAME_LENGTH)
     fits = len(logs) <= _MAX_NAMES_IN_TITLE and len(names) <= _MAX_TITLE_LENGTH
     return names if fits else f"{len(logs)} experiments"
 
@@ -203,18 +204,11 @@ def _legend_shape(logs: Sequence[Log]) -> tuple[int, int]:
 
 def _legend_label(log: Log) -> str:
     best = log.best()
-    name = _shorten(log.label)
+    name = shorten(log.label, _MAX_NAME_LENGTH)
     if best is None:
         return name
     description = "best" if log.selection_metric in LOSSES else f"best {name_of(log.selection_metric)}"
     return f"{name} ({description} {best[1]:.4g}, epoch {best[0]})"
-
-
-def _shorten(name: str) -> str:
-    if len(name) <= _MAX_NAME_LENGTH:
-        return name
-    half = (_MAX_NAME_LENGTH - 1) // 2
-    return f"{name[:half]}\N{HORIZONTAL ELLIPSIS}{name[-half:]}"
 
 
 def _handle(color: _Color, label: str, *, marker: str, style: Style = "-") -> Line2D:

@@ -1,4 +1,4 @@
-"""Check the name of a figure before the work, and save it atomically: the file is complete or unchanged."""
+"""Check the format of a figure before the work, and save it atomically: the file is complete or unchanged."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from pathlib import Path
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
-from dwiml.files import atomic_write, check_target
-from dwiml.params import checks_arguments
+from dwiml.files import atomic_write
 
 
 def check_figure_format(path: str | os.PathLike[str]) -> Path:
@@ -29,21 +28,12 @@ def check_figure_format(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-@checks_arguments
-def check_figure_path(path: str | Path, *, overwrite: bool = False) -> Path:
-    """Return the path of a figure, if it can be written.
-
-    Raises
-    ------
-    ValueError
-        If matplotlib cannot write this format.
-    OSError
-        If the folder does not exist, or the file exists and ``overwrite`` is False (see
-        :func:`dwiml.files.check_target`).
-    """
-    path = check_figure_format(path)
-    check_target(path, "Figure", overwrite=overwrite)
-    return path
+def shorten(name: str, length: int) -> str:
+    """Return a name for a figure; of one that has more than ``length`` characters, the beginning and the end."""
+    if len(name) <= length:
+        return name
+    half = (length - 1) // 2
+    return f"{name[:half]}\N{HORIZONTAL ELLIPSIS}{name[-half:]}"
 
 
 def save_figure(figure: Figure, path: Path, *, dpi: float) -> None:

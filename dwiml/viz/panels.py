@@ -126,7 +126,7 @@ STANDARD_PANELS = (
     Panel("points_per_s", "Speed (points/s)", _training_and_validation("points_per_s")),
 )
 # Negligible, or already shown otherwise.
-_NOT_DRAWN = frozenset({"epoch", "valid_data_wait_s", "best_valid_loss", "best_epoch"})
+_NOT_DRAWN = frozenset({"epoch", "valid_data_wait_s"})
 _TRACKED = {
     VALID_CONNECTIONS: "Tracked: valid connections (fraction)",
     INVALID_CONNECTIONS: "Tracked: invalid connections (fraction)",

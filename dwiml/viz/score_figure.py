@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from dwiml.arguments import grouped
+from dwiml.viz.figure_file import shorten
 
 if TYPE_CHECKING:
     from dwiml.scoring.scores import BundleScore, Scores
@@ -92,7 +93,7 @@ def plot_scores(scores: Mapping[str, Scores], *, title: str) -> Figure:
         where = " in any tractogram" if len(all_scores) > 1 else ""
         lower.supxlabel(f"Bundles in gray italics are not valid{where}.", fontsize=8)
     if len(all_scores) > 1:
-        handles = [Patch(color=_color(i), label=_shorten(name)) for i, name in enumerate(scores)]
+        handles = [Patch(color=_color(i), label=shorten(name, _MAX_NAME_LENGTH)) for i, name in enumerate(scores)]
         legend = lower.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 4), frameon=False)
         for text in legend.get_texts():
             text.set_parse_math(False)
@@ -136,7 +137,10 @@ def _draw_totals(ax: Axes, scores: Mapping[str, Scores]) -> None:
                 ax.text(left + width / 2, row, f"{width:.1f}", ha="center", va="center", fontsize=9, color=text_color)
             left += width
         ax.text(101, row, _describe_bundles(scored), va="center", fontsize=9)
-    names = [f"{_shorten(name)}\n{grouped(scored.nb_streamlines)} streamlines" for name, scored in scores.items()]
+    names = [
+        f"{shorten(name, _MAX_NAME_LENGTH)}\n{grouped(scored.nb_streamlines)} streamlines"
+        for name, scored in scores.items()
+    ]
     ax.set_yticks(range(len(names)), names, fontsize=9, parse_math=False)
     ax.invert_yaxis()
     ax.set_xlim(0, 100)
@@ -149,7 +153,7 @@ def _draw_totals(ax: Axes, scores: Mapping[str, Scores]) -> None:
 def _write_totals(ax: Axes, scores: Mapping[str, Scores]) -> None:
     """Write a line about each tractogram: without end regions, there are no connections to draw."""
     lines = [
-        f"{_shorten(name)}: {grouped(scored.nb_streamlines)} streamlines; {_describe_bundles(scored)}"
+        f"{shorten(name, _MAX_NAME_LENGTH)}: {grouped(scored.nb_streamlines)} streamlines; {_describe_bundles(scored)}"
         for name, scored in scores.items()
     ]
     lines.append("(no bundle has end regions: connections not available)")
@@ -192,7 +196,12 @@ def _name_rows(ax: Axes, all_scores: Sequence[Scores]) -> bool:
     The names of the other bundles are in gray italics.
     """
     bundles = [bundle.name for bundle in all_scores[0].bundles]
-    ax.set_yticks(range(1 + len(bundles)), ["mean", *map(_shorten, bundles)], fontsize=8, parse_math=False)
+    ax.set_yticks(
+        range(1 + len(bundles)),
+        ["mean", *(shorten(name, _MAX_NAME_LENGTH) for name in bundles)],
+        fontsize=8,
+        parse_math=False,
+    )
     ax.set_ylim(len(bundles) + 0.6, -0.6)
     mean, *labels = ax.get_yticklabels()
     mean.set_fontweight("bold")
@@ -205,13 +214,6 @@ def _name_rows(ax: Axes, all_scores: Sequence[Scores]) -> bool:
 
 def _number(value: float | None, scale: float = 1.0) -> float:
     return np.nan if value is None else scale * value
-
-
-def _shorten(name: str) -> str:
-    if len(name) <= _MAX_NAME_LENGTH:
-        return name
-    half = (_MAX_NAME_LENGTH - 1) // 2
-    return f"{name[:half]}\N{HORIZONTAL ELLIPSIS}{name[-half:]}"
 
 
 def _color(i: int) -> tuple[float, float, float, float]:

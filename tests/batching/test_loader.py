@@ -503,9 +503,9 @@ def test_groups_that_were_not_loaded(tiny_hdf5: Path) -> None:
 def test_wrong_types_of_dataset_and_model(tiny_hdf5: Path) -> None:
     with pytest.raises(TypeError, match=r"needs a MultiSubjectDataset .* got .*tiny\.hdf5"):
         loader(tiny_hdf5)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="needs a model, an instance .*, got the class Learn2TrackModel"):
+    with pytest.raises(TypeError, match="needs a model with an attribute .*, got the class Learn2TrackModel"):
         loader(dataset(tiny_hdf5), Learn2TrackModel)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="needs a model, an instance .*, got an object of type str"):
+    with pytest.raises(TypeError, match="needs a model with an attribute .*, got an object of type str"):
         loader(dataset(tiny_hdf5), "model")  # type: ignore[arg-type]
 
 

@@ -55,7 +55,7 @@ def test_all_subjects_of_a_subset(experiment: Path, tmp_path: Path, capsys: pyte
     [
         (["sub-x"], "Subject 'sub-x' not found in"),
         (["sub-a", "--subset", "testing"], "it has: testing: sub-e."),
-        (["all", "--subset", "test"], "--subset must be one of training, validation, testing, got 'test'."),
+        (["all", "--subset", "test"], "--subset must be one of 'training', 'validation', 'testing', got 'test'."),
         (["sub-a", "--percent", "0"], "--percent must be above 0 and at most 100, got 0.0."),
         (["sub-a", "--batch_size", "0"], "--batch_size must be a whole number of at least 1, got 0."),
         (

@@ -162,7 +162,7 @@ def test_an_experiment_that_exists_and_one_that_does_not(
     assert resume.main([str(tmp_path / "other")]) == 2
     assert "does not exist" in capsys.readouterr().err
     assert evaluate.main([str(tmp_path / "exp"), "--subset", "all"]) == 2
-    assert "--subset must be one of training, validation, testing, got 'all'." in capsys.readouterr().err
+    assert "--subset must be one of 'training', 'validation', 'testing', got 'all'." in capsys.readouterr().err
     assert evaluate.main([str(tmp_path / "exp"), "--max_batches", "0"]) == 2
     assert "--max_batches must be a whole number of at least 1, got 0." in capsys.readouterr().err
 

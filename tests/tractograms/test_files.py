@@ -17,7 +17,7 @@ from scoring_support import OBLIQUE, SHAPE, random_lines, save_lines
 
 from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.kinds import check_kind
-from dwiml.tractograms.reading import read_streamlines, read_tractogram_grid
+from dwiml.tractograms.reading import open_tractogram, read_streamlines
 from dwiml.tractograms.tck import announced_streamlines
 from dwiml.tractograms.trx import TrxFile
 from dwiml.tractograms.writing.writer import TractogramWriter
@@ -197,7 +197,8 @@ def test_a_link_in_a_trx_folder_is_not_followed(trx: Path) -> None:
 
 
 def test_a_trx_tells_its_grid_and_holds_dwis_streamlines(trx: Path) -> None:
-    grid = read_tractogram_grid(trx)
+    grid = open_tractogram(trx).grid
+    assert grid is not None
     np.testing.assert_allclose(grid.affine, OBLIQUE, atol=1e-6)
     assert grid.shape == SHAPE
     with TrxFile(trx) as file:
@@ -209,7 +210,7 @@ def test_a_trx_tells_its_grid_and_holds_dwis_streamlines(trx: Path) -> None:
 def test_compressed_tractograms_are_told_what_to_do(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"")
     sentence = f"The tractogram '.*{name}' is compressed, .* run 'gunzip -k {name}' first, and give '{name[:5]}'"
-    for read in (check_kind, read_tractogram_grid, lambda path, _="": read_streamlines(path, OBLIQUE)):
+    for read in (check_kind, open_tractogram, lambda path, _="": read_streamlines(path, OBLIQUE)):
         with pytest.raises(ValueError, match=sentence):
             read(tmp_path / name, "The tractogram")
     with pytest.raises(ValueError, match=sentence):

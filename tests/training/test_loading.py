@@ -12,7 +12,8 @@ from fuzzing import run_watched
 from small_training import small_trainer
 
 from dwiml.cli.main import main
-from dwiml.training.loading import rebuild_experiment
+from dwiml.models.base import MainModelAbstract
+from dwiml.training.loading import load_best_model, rebuild_experiment
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +77,15 @@ def test_a_damaged_file_is_a_sentence(trained: Path, tmp_path: Path, text: str) 
     (experiment / "parameters.json").write_text(text)
     with pytest.raises(ValueError, match=r"parameters.json' is (not valid JSON|damaged)"):
         rebuild_experiment(experiment)
+
+
+@pytest.mark.parametrize(("use_gpu", "device"), [(False, "cpu"), (None, "cuda"), (True, "cuda")])
+def test_the_best_model_uses_the_gpu_only_if_the_training_might(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use_gpu: bool | None, device: str
+) -> None:
+    experiment = changed(trained, tmp_path / "exp", "trainer", use_gpu=use_gpu)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    used = []
+    monkeypatch.setattr(MainModelAbstract, "load", lambda folder, device: used.append(device))
+    load_best_model(experiment)
+    assert used == [device]

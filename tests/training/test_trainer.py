@@ -372,7 +372,7 @@ def test_sampler_and_loader_must_match(tiny_hdf5: Path, tmp_path: Path) -> None:
         DWIMLTrainer(first.model, tmp_path, "exp", second.batch_sampler, first.batch_loader)
     with pytest.raises(ValueError, match="must have the same model as the trainer"):
         DWIMLTrainer(first.model, tmp_path, "exp", first.batch_sampler, second.batch_loader)
-    with pytest.raises(TypeError, match="an instance of a subclass of MainModelAbstract, got a Linear"):
+    with pytest.raises(TypeError, match="an instance of a subclass of MainModelAbstract, got an object of type Linear"):
         DWIMLTrainer(torch.nn.Linear(2, 2), tmp_path, "exp", first.batch_sampler, first.batch_loader)
 
 

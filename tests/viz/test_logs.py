@@ -201,7 +201,7 @@ def test_the_star_marks_the_epoch_of_the_best_model(tmp_path: Path) -> None:
 
 def test_unknown_metrics_get_a_panel_with_their_unit(tmp_path: Path) -> None:
     folder = write_experiment(
-        tmp_path / "run", gv_distance_mm=3.0, train_points_per_s=1e4, valid_angle=4.0, train_angle=2.0, best_epoch=1
+        tmp_path / "run", gv_distance_mm=3.0, train_points_per_s=1e4, valid_angle=4.0, train_angle=2.0
     )
     _, panels = _drawn(folder)
     assert list(panels)[4:] == ["Speed (points/s)", "Angle", "GV distance (mm)"]

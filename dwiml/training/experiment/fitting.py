@@ -21,7 +21,7 @@ from dwiml.training.experiment.folder import SECTIONS
 from dwiml.training.experiment.plain import check_json, check_keys, check_like, value_or_type
 from dwiml.training.optimization.optimizers import OPTIMIZERS
 from dwiml.training.reporting.user_metrics import check_metric_name
-from dwiml.training.state import GENERATION, MOST_EPOCHS, PHASES, TRAINING, Position
+from dwiml.training.state import GENERATION, MAX_EPOCH, PHASES, TRAINING, Position
 
 _MOST_POINTS = 2**62
 # Values of an optimizer's groups that cannot change.
@@ -70,7 +70,7 @@ def refuse_unknown(params: Mapping[str, Any], trainer_class: type[Any], experime
 def check_position(state: Any) -> None:
     """Check the recorded position."""
     check_keys("'position'", state, [each.name for each in fields(Position)])
-    check_whole("the epoch", state["epoch"], low=0, high=MOST_EPOCHS)
+    check_whole("the epoch", state["epoch"], low=0, high=MAX_EPOCH)
     check_whole("the batch", state["batch"], low=0, high=_MOST_POINTS)
     if type(state["phase"]) is not str or state["phase"] not in PHASES:
         raise ValueError(f"the phase should be one of {quoted(PHASES)} but is {value_or_type(state['phase'])}")
@@ -114,7 +114,7 @@ def check_batches(
         raise ValueError(f"{done} batches are done of the {nb_batches} that the phase has")
 
 
-def check_model(model: torch.nn.Module, state: Any) -> None:
+def check_weights(model: torch.nn.Module, state: Any) -> None:
     """Check that the weights have the model's names, shapes and dtypes, and are finite."""
     if not isinstance(state, dict):
         raise ValueError(f"the weights should be a dictionary but are {described(state)}")

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from dwiml.arguments import RENAMED_METHODS
+from dwiml.arguments import RENAMED_METHODS, kind_shown
 from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.data.dataset import MultisubjectSubset
@@ -24,8 +24,7 @@ def check_objects(model: Any, sampler: DWIMLBatchIDSampler, loader: DWIMLStreaml
         If the objects do not fit together, the training set is not loaded, or it has no usable streamline.
     """
     if not isinstance(model, MainModelAbstract):
-        received = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
-        raise TypeError(f"The model must be an instance of a subclass of MainModelAbstract, got {received}.")
+        raise TypeError(f"The model must be an instance of a subclass of MainModelAbstract, got {kind_shown(model)}.")
     if loader.model is not model:
         raise ValueError("The batch loader must have the same model as the trainer.")
     if sampler.dataset is not loader.dataset or sampler.streamline_group_name != loader.streamline_group_name:

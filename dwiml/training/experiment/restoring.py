@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dwiml.files import read_json
 from dwiml.models.saving import load_state
-from dwiml.seeding import SEEDS
+from dwiml.seeding import SEEDS_SECTION
 from dwiml.training.experiment import fitting
 from dwiml.training.experiment.best_model import warn_of_lost_model
 from dwiml.training.experiment.parameters import (
@@ -47,7 +47,7 @@ def restore(trainer: DWIMLTrainer, checkpoint: Mapping[str, Any]) -> list[str]:
         if not thing.seed_was_given:
             thing.set_seed(recorded[section]["seed"])
     current = trainer.describe()
-    chosen = {name: section for name, section in recorded.items() if name != SEEDS}
+    chosen = {name: section for name, section in recorded.items() if name != SEEDS_SECTION}
     notes = []
     if (policy := chosen["trainer"].get("nan_policy")) != settings.nan_policy:
         notes.append(f"nan_policy was '{policy}' and is now '{settings.nan_policy}'.")
@@ -104,7 +104,7 @@ def _checks(trainer: DWIMLTrainer, checkpoint: Mapping[str, Any]) -> dict[str, C
     section = checkpoint["parameters"]["trainer"]
     return {
         "position": fitting.check_position,
-        "model": lambda state: fitting.check_model(trainer.model, state),
+        "model": lambda state: fitting.check_weights(trainer.model, state),
         "optimizer": lambda state: fitting.check_optimizer(trainer.optimizer, state),
         "schedule": trainer.schedule.check_state,
         "scaler": lambda state: check_like("its state", state, trainer.updater.scaler.state_dict()),

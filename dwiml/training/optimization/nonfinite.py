@@ -9,8 +9,7 @@ import torch
 from dwiml.training.optimization.updates import WeightUpdater
 from dwiml.training.reporting.monitors import MeanMonitor, PhaseMonitor
 
-STOP, SKIP = "stop", "skip"
-NAN_POLICIES = (STOP, SKIP)
+NAN_POLICIES = ("stop", "skip")
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +28,7 @@ class NonFinitePolicy:
     """
 
     def __init__(self, policy: str, device: torch.device, updater: WeightUpdater) -> None:
-        self.skips = policy == SKIP
+        self.skips = policy == "skip"
         self._device, self._updater = device, updater
 
     def is_bad(self, value: torch.Tensor) -> bool:

@@ -17,7 +17,7 @@ WARMUP_START = 0.01
 # Key in a group of a user's optimizer: its learning rate, relative to that of the first group.
 LR_RATIO = "lr_ratio"
 # Number of epochs up to which a schedule is checked.
-MOST_EPOCHS = 10_000
+MAX_EPOCHS_CHECKED = 10_000
 
 
 class Schedule:
@@ -114,7 +114,7 @@ class Schedule:
         ValueError
             If epochs were added in which the learning rate would be 0.
         """
-        planned, nb = self.planned_epochs, min(max_epochs, MOST_EPOCHS)
+        planned, nb = self.planned_epochs, min(max_epochs, MAX_EPOCHS_CHECKED)
         if self.name is None:
             return []
         rates, last = self.rates(nb), max_epochs - 1

@@ -11,7 +11,7 @@ from torch.optim import lr_scheduler
 
 from dwiml.training.experiment.plain import value_or_type
 from dwiml.training.optimization.optimizers import LARGEST_RATE, to_python
-from dwiml.training.optimization.schedule_base import LR_RATIO, MOST_EPOCHS, Schedule
+from dwiml.training.optimization.schedule_base import LR_RATIO, MAX_EPOCHS_CHECKED, Schedule
 
 SchedulerFactory = Callable[[torch.optim.Optimizer], lr_scheduler.LRScheduler]
 # Schedulers that take other schedulers or functions, which cannot be recorded with the parameters of a run.
@@ -75,7 +75,7 @@ class TorchSchedule(Schedule):
         self._factory, self._initial = factory, _Settings(optimizer, learning_rate)
         try:
             self._replay()
-            nb_epochs = min(planned_epochs, MOST_EPOCHS)
+            nb_epochs = min(planned_epochs, MAX_EPOCHS_CHECKED)
             if self.rates(nb_epochs) != self.rates(nb_epochs):
                 raise ValueError(
                     "its learning rates are not the same each time it is created, so that no run could resume"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from dwiml.arguments import grouped
+from dwiml.arguments import counted, grouped
 from dwiml.batching.lengths import longest_streamline, resampling_of
 from dwiml.batching.loader import DWIMLBatchLoaderOneInput, DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
@@ -50,7 +50,7 @@ def summarize(trainer: DWIMLTrainer) -> str:
     lines.append(_memory_line(weights, optimizer, sampler, loader))
     longest = longest_streamline(sampler.dataset, sampler.streamline_group_name, model)
     if longest is not None:
-        lines.append(f"Longest    {_counted(longest.nb_points, 'point')} in a streamline, as given to the model")
+        lines.append(f"Longest    {counted(longest.nb_points, 'point')} in a streamline, as given to the model")
     lines += _hint_on_steps(sampler, settings.max_batches("training"), settings.accumulate_batches)
     return "\n".join(lines)
 
@@ -78,7 +78,7 @@ def _hint_on_steps(sampler: DWIMLBatchIDSampler, max_batches: int | None, accumu
     if nb_steps > 2 or nb_batches == max_batches:
         return []
     smaller = "a smaller batch_size_training" + (" or accumulate_batches" if accumulate_batches > 1 else "")
-    return [f"Hint       the weights are updated only {_counted(nb_steps, 'time')} per epoch: {smaller} learns faster"]
+    return [f"Hint       the weights are updated only {counted(nb_steps, 'time')} per epoch: {smaller} learns faster"]
 
 
 def _resuming_line(trainer: DWIMLTrainer) -> str:
@@ -92,7 +92,7 @@ def _resuming_line(trainer: DWIMLTrainer) -> str:
     # Validation uses the same batches in each epoch.
     epoch, limit = position.epoch if position.phase == TRAINING else 0, trainer.settings.max_batches(position.phase)
     nb_batches = sampler.nb_batches(position.phase, epoch, max_batches=limit)
-    return f"{line}, {position.phase}: {position.batch} of {_counted(nb_batches, 'batch')} are done"
+    return f"{line}, {position.phase}: {position.batch} of {counted(nb_batches, 'batch')} are done"
 
 
 def _phase_line(phase: str, sampler: DWIMLBatchIDSampler, max_batches: int | None) -> str:
@@ -108,8 +108,8 @@ def _phase_line(phase: str, sampler: DWIMLBatchIDSampler, max_batches: int | Non
     every = "it" if nb_batches == 1 else "all of them"
     seen = every if nb_seen == nb_batches else f"{nb_seen} of them, {nb_seen / nb_batches:.0%} of the data"
     return (
-        f"{phase.capitalize():10} {_counted(len(subset), 'subject')}, {_counted(nb_streamlines, 'streamline')}, "
-        f"{meters_text} meters; {_counted(nb_batches, 'batch')}, an epoch uses {seen}"
+        f"{phase.capitalize():10} {counted(len(subset), 'subject')}, {counted(nb_streamlines, 'streamline')}, "
+        f"{meters_text} meters; {counted(nb_batches, 'batch')}, an epoch uses {seen}"
     )
 
 
@@ -147,9 +147,3 @@ def _points_of_a_batch(sampler: DWIMLBatchIDSampler, loader: DWIMLStreamlinesBat
 
 def _mib(nb_bytes: float) -> str:
     return f"{nb_bytes / MIB:.0f} MiB" if nb_bytes >= 10 * MIB else f"{nb_bytes / MIB:.1f} MiB"
-
-
-def _counted(number: int, noun: str) -> str:
-    """Return a number with its noun, in the singular or plural."""
-    plural = f"{noun}es" if noun.endswith("ch") else f"{noun}s"
-    return f"{grouped(number)} {noun if number == 1 else plural}"

@@ -12,9 +12,9 @@ import stat
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from dwiml.files import atomic_write, open_regular, reason_of
+from dwiml.files import atomic_write, open_regular, parse_json, reason_of
 from dwiml.training.reporting.loggers.base import Logger, plain_epoch, plain_metrics
 
 METRICS_FILE = Path("logs") / "metrics.jsonl"
@@ -289,7 +289,7 @@ def _parse_half(line: bytes, path: Path, number: int) -> list[dict[str, Any]]:
 
 def _parse(line: bytes, path: Path, number: int) -> dict[str, Any]:
     try:
-        record = json.loads(line, parse_constant=_refuse_constant)
+        record = parse_json(line)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"Line {number} of '{path}' is not valid JSON ({error}); fix or remove it.") from error
     if not isinstance(record, dict) or type(record.get("epoch")) is not int:
@@ -305,10 +305,6 @@ def _is_too_large(value: Any) -> bool:
         return isinstance(value, (int, float)) and not math.isfinite(value)
     except OverflowError:
         return True
-
-
-def _refuse_constant(constant: str) -> NoReturn:
-    raise ValueError(f"JSON has no {constant}")
 
 
 def _lines(content: bytes) -> list[bytes]:
