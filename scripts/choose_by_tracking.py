@@ -104,13 +104,13 @@ def test(arguments: argparse.Namespace, trainer: Any, state: dict[str, Any]) -> 
 
 def compare(arguments: argparse.Namespace) -> None:
     """Train all seeds and print what each metric's choice does on the test subject."""
-    from dwiml.training.generation.selection import LOWER_IS_BETTER
+    from dwiml.training.reporting.metrics import DIFFERENCE_FROM_BEST
 
     rows = []
     for seed in arguments.seeds:
         trainer, states, logged = train(arguments, seed)
         for metric in METRICS:
-            badness = [LOWER_IS_BETTER[metric](metrics[metric]) for metrics in logged]
+            badness = [DIFFERENCE_FROM_BEST[metric](metrics[metric]) for metrics in logged]
             epoch = badness.index(min(badness))
             scores = test(arguments, trainer, states[epoch])
             rows.append({"seed": seed, "metric": metric, "epoch": epoch, "value": logged[epoch][metric], **scores})

@@ -51,7 +51,7 @@ ROOMS = {
         "params",
         "tractograms",
         "training.reporting.loggers",
-        "training.generation.selection",
+        "training.reporting.metrics",
     },
     "phantom": {"files", "ops", "params"},
     "scoring": LEAVES | {"hdf5.connectivity_group", "tractograms"},

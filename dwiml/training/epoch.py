@@ -24,8 +24,9 @@ from dwiml.training.experiment.bad_batches import explain_bad_batch
 from dwiml.training.experiment.folder import remove_trial
 from dwiml.training.experiment.objects import check_attributes
 from dwiml.training.experiment.parameters import write_parameters
-from dwiml.training.generation.selection import has_own_selection, loss_of, selection_name
+from dwiml.training.generation.selection import has_own_selection, selection_name
 from dwiml.training.reporting.loggers import build_loggers, start_loggers
+from dwiml.training.reporting.metrics import GRAD_NORM, GRAD_NORM_CLIPPED, LEARNING_RATE, loss_of
 from dwiml.training.reporting.monitors import NonFiniteValueError, PhaseMonitor
 from dwiml.training.reporting.progress import EpochProgress, announce
 from dwiml.training.reporting.summary import announce_start
@@ -126,7 +127,7 @@ class EpochRunner:
                 raise FloatingPointError(self._explain(error)) from error
         if trainer.settings.profile and verbose:
             announce(trainer.profiler.report(phase, nb_batches - done))
-        return {"learning_rate": trainer.schedule.current(), **metrics} if training else metrics
+        return {LEARNING_RATE: trainer.schedule.current(), **metrics} if training else metrics
 
     def finish_epoch(self) -> None:
         """Call the trainer's ``finish_epoch`` with the metrics of the epoch.
@@ -214,14 +215,14 @@ class EpochRunner:
             bad = trainer.nonfinite.is_bad(norm)
             # In fp16, the scaler skips a step that overflows and lowers the scale. At a scale of 1, it is an error.
             if bad and not (updater.scaler.is_enabled() and updater.scaler.get_scale() >= 1):
-                trainer.nonfinite.skip_or_raise(monitor.means["grad_norm"], index, norm, monitor, nb_batches=nb_batches)
+                trainer.nonfinite.skip_or_raise(monitor.means[GRAD_NORM], index, norm, monitor, nb_batches=nb_batches)
                 updater.discard()
                 return
             if not bad:
-                monitor.means["grad_norm"].update(norm, 1, index)
+                monitor.means[GRAD_NORM].update(norm, 1, index)
                 limit = trainer.settings.clip_grad
                 if limit is not None:
-                    monitor.means["grad_norm_clipped"].update(norm.clamp(max=limit), 1, index)
+                    monitor.means[GRAD_NORM_CLIPPED].update(norm.clamp(max=limit), 1, index)
             trainer.schedule.begin_step(trainer.position.epoch, fraction)
             trainer.update_weights()
             _require_super(trainer, "update_weights", updater.is_empty)

@@ -30,12 +30,9 @@ from dwiml.training.experiment.objects import check_names, check_objects, has_va
 from dwiml.training.experiment.parameters import describe, recorded_arguments
 from dwiml.training.experiment.restoring import restore
 from dwiml.training.generation.selection import (
-    is_comparable,
-    loss_of,
     metric_of,
     select,
     selection_name,
-    skipped_batches,
 )
 from dwiml.training.optimization.averaging import AveragedWeights
 from dwiml.training.optimization.building import build_optimization
@@ -43,6 +40,7 @@ from dwiml.training.optimization.nonfinite import NonFinitePolicy
 from dwiml.training.optimization.schedule_base import Schedule, planned_epochs_of
 from dwiml.training.optimization.updates import WeightUpdater
 from dwiml.training.reporting.loggers import Logger, check_loggers
+from dwiml.training.reporting.metrics import is_comparable, loss_of, skipped_batches
 from dwiml.training.reporting.monitors import BestMonitor
 from dwiml.training.reporting.profiling import StepProfiler
 from dwiml.training.reporting.progress import announce, end_line, epoch_line, not_selected

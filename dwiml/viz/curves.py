@@ -13,9 +13,9 @@ from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
-from dwiml.training.generation.selection import LOSSES, VALID_LOSS, name_of
+from dwiml.training.reporting.metrics import LOSS, LOSSES, VALID_LOSS, name_of
 from dwiml.viz.figure_file import shorten
-from dwiml.viz.panels import LOSS, Line, Log, Panel, Style, falls_steeply
+from dwiml.viz.panels import Line, Log, Panel, Style, falls_steeply
 
 _Color = tuple[float, float, float, float]
 

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from dwiml.files import check_outputs, check_target, read_json, reason_of
 from dwiml.params import checks_arguments
-from dwiml.training.generation.selection import LOWER_IS_BETTER, SELECTION_VALUE, TRAIN_LOSS, VALID_LOSS
 from dwiml.training.reporting.loggers.local import METRICS_FILE, read_metrics
+from dwiml.training.reporting.metrics import DIFFERENCE_FROM_BEST, SELECTION_VALUE, TRAIN_LOSS, VALID_LOSS
 from dwiml.viz.curves import draw_curves
 from dwiml.viz.figure_file import check_figure_format, save_figure
 from dwiml.viz.panels import Log, Panel, choose_panels
@@ -164,7 +164,7 @@ def _read_selection_metric(folder: Path) -> tuple[str, bool]:
         metric = recorded["trainer"]["best_model_metric"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return VALID_LOSS, False
-    return metric if isinstance(metric, str) and metric in LOWER_IS_BETTER else VALID_LOSS, False
+    return metric if isinstance(metric, str) and metric in DIFFERENCE_FROM_BEST else VALID_LOSS, False
 
 
 def _distinct(experiments: Sequence[PathLike]) -> list[Path]:

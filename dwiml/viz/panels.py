@@ -6,13 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dwiml.training.generation.selection import (
+from dwiml.training.reporting.metrics import (
+    DATA_WAIT,
+    DIFFERENCE_FROM_BEST,
     DISTANCE,
+    DURATION,
+    EPOCH,
+    EPOCH_TIME,
+    GRAD_NORM,
+    GRAD_NORM_CLIPPED,
     INVALID_CONNECTIONS,
+    LEARNING_RATE,
     LEFT_MASK,
     LENGTH_RATIO,
-    LOWER_IS_BETTER,
+    LOSS,
     SELECTION_VALUE,
+    SPEED,
     VALID_CONNECTIONS,
     VALID_LOSS,
     is_comparable,
@@ -20,7 +29,6 @@ from dwiml.training.generation.selection import (
 )
 
 Style = Literal["-", "--", ":"]
-LOSS = "loss"
 # Ratio of the largest to the smallest value, above which the later epochs are at the bottom of a linear axis.
 _STEEP = 30.0
 
@@ -98,7 +106,7 @@ class Log:
         metric = SELECTION_VALUE if self.has_own_selection else self.selection_metric
         candidates = [record for record in self.records if is_comparable(metric, record)]
         epochs, values = Log(self.label, candidates).series(metric)
-        to_minimize = LOWER_IS_BETTER.get(metric, float)
+        to_minimize = DIFFERENCE_FROM_BEST.get(metric, float)
         best = min(zip(epochs, values, strict=True), key=lambda pair: to_minimize(pair[1]), default=None)
         if best is None or not self.has_own_selection:
             return best
@@ -111,22 +119,22 @@ def _training_and_validation(name: str) -> tuple[Line, ...]:
 
 
 STANDARD_PANELS = (
-    Panel(LOSS, "Loss", _training_and_validation("loss")),
+    Panel(LOSS, "Loss", _training_and_validation(LOSS)),
     Panel(
-        "grad_norm",
+        GRAD_NORM,
         "Gradient norm",
-        (Line("grad_norm", "before clipping"), Line("grad_norm_clipped", "after clipping", "--")),
+        (Line(GRAD_NORM, "before clipping"), Line(GRAD_NORM_CLIPPED, "after clipping", "--")),
     ),
-    Panel("learning_rate", "Learning rate", (Line("learning_rate", "learning rate"),)),
+    Panel(LEARNING_RATE, "Learning rate", (Line(LEARNING_RATE, "learning rate"),)),
     Panel(
-        "epoch_time",
+        EPOCH_TIME,
         "Time per epoch (s)",
-        (*_training_and_validation("duration_s"), Line("train_data_wait_s", "training, waiting for data", ":")),
+        (*_training_and_validation(DURATION), Line(f"train_{DATA_WAIT}", "training, waiting for data", ":")),
     ),
-    Panel("points_per_s", "Speed (points/s)", _training_and_validation("points_per_s")),
+    Panel(SPEED, "Speed (points/s)", _training_and_validation(SPEED)),
 )
 # Negligible, or already shown otherwise.
-_NOT_DRAWN = frozenset({"epoch", "valid_data_wait_s"})
+_NOT_DRAWN = frozenset({EPOCH, f"valid_{DATA_WAIT}"})
 _TRACKED = {
     VALID_CONNECTIONS: "Tracked: valid connections (fraction)",
     INVALID_CONNECTIONS: "Tracked: invalid connections (fraction)",

@@ -20,9 +20,10 @@ from matplotlib.figure import Figure
 
 import dwiml
 from dwiml.training.reporting.loggers import LocalLogger
+from dwiml.training.reporting.metrics import name_of
 from dwiml.viz import logs
 from dwiml.viz.logs import plot_logs, read_logs, visualize_logs
-from dwiml.viz.panels import Log, choose_panels, name_of
+from dwiml.viz.panels import Log, choose_panels
 
 
 def write_experiment(folder: Path, nb_epochs: int = 4, *, leave_out: tuple[str, ...] = (), **more: float) -> Path:

@@ -14,7 +14,7 @@ from dwiml.ops.sequences import TensorSequence
 from dwiml.scoring.connections import Connection
 from dwiml.scoring.ground_truth import GroundTruth
 from dwiml.scoring.scores import score_streamlines
-from dwiml.training.generation.selection import (
+from dwiml.training.reporting.metrics import (
     DISTANCE,
     INVALID_CONNECTIONS,
     LEFT_MASK,

@@ -27,15 +27,15 @@ from dwiml.tracking.propagation import MASK, PropagationRules, PropagationStoppe
 from dwiml.training.cluster.stopping import NOTHING
 from dwiml.training.epoch import handle_requests
 from dwiml.training.generation.measures import SubjectReference, measure_continued
-from dwiml.training.generation.selection import (
+from dwiml.training.generation.settings import GVPhaseKeywords, TrackingPhaseSettings
+from dwiml.training.one_input import DWIMLTrainerOneInput
+from dwiml.training.reporting.metrics import (
+    DIFFERENCE_FROM_BEST,
     INVALID_CONNECTIONS,
     LEFT_MASK,
-    LOWER_IS_BETTER,
     VALID_CONNECTIONS,
     VALID_LOSS,
 )
-from dwiml.training.generation.settings import GVPhaseKeywords, TrackingPhaseSettings
-from dwiml.training.one_input import DWIMLTrainerOneInput
 from dwiml.training.reproducibility import generators_state, temporary_generators
 from dwiml.training.settings import TrainerSettings, split_keywords
 from dwiml.training.state import GENERATION
@@ -141,7 +141,7 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
         metric = self.selection_metric
         if metric is None or not metric.startswith("gv_"):
             return super().selection_value(metrics)
-        return LOWER_IS_BETTER.get(metric, float)(metrics[metric]) if metric in metrics else None
+        return DIFFERENCE_FROM_BEST.get(metric, float)(metrics[metric]) if metric in metrics else None
 
     @torch.no_grad()
     def run_tracking_phase(self) -> dict[str, float]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from dwiml.arguments import check_choice, check_whole
 from dwiml.tracking.propagation import PropagationRules
-from dwiml.training.generation.selection import LOWER_IS_BETTER
+from dwiml.training.reporting.metrics import DIFFERENCE_FROM_BEST
 from dwiml.training.settings import TrainerKeywords
 
 
@@ -87,7 +87,7 @@ class TrackingPhaseSettings:
         check_whole("tracking_phase_nb_segments_init", self.tracking_phase_nb_segments_init, low=1)
         if self.tracking_phase_max_batches is not None:
             check_whole("tracking_phase_max_batches", self.tracking_phase_max_batches, low=1)
-        check_choice("best_model_metric", self.best_model_metric, LOWER_IS_BETTER)
+        check_choice("best_model_metric", self.best_model_metric, DIFFERENCE_FROM_BEST)
 
     def rules(self, model_step_size: float | None) -> PropagationRules:
         """Return the rules by which streamlines are propagated.

@@ -10,6 +10,15 @@ from typing import Any
 
 import torch
 
+from dwiml.training.reporting.metrics import (
+    DATA_WAIT,
+    DURATION,
+    GRAD_NORM,
+    GRAD_NORM_CLIPPED,
+    LOSS,
+    SKIPPED_BATCHES,
+    SPEED,
+)
 from dwiml.training.reporting.user_metrics import BatchMetrics, check_metric_name
 
 logger = logging.getLogger(__name__)
@@ -272,8 +281,8 @@ class PhaseMonitor:
         self.prefix = {"training": "train", "validation": "valid"}[phase]
         self.means = {
             "loss": MeanMonitor("loss", where),
-            "grad_norm": MeanMonitor("gradient norm", where),
-            "grad_norm_clipped": MeanMonitor("clipped gradient norm", where),
+            GRAD_NORM: MeanMonitor("gradient norm", where),
+            GRAD_NORM_CLIPPED: MeanMonitor("clipped gradient norm", where),
         }
         self.own = UserMetrics(self.prefix, where)
         self.nb_points = 0
@@ -313,13 +322,13 @@ class PhaseMonitor:
         """
         self.check()
         metrics = {
-            f"{self.prefix}_loss": self.loss.mean(),
-            "grad_norm": self.means["grad_norm"].mean(),
-            "grad_norm_clipped": self.means["grad_norm_clipped"].mean(),
-            f"{self.prefix}_skipped_batches": self.nb_skipped or None,
-            f"{self.prefix}_duration_s": self.duration_s,
-            f"{self.prefix}_points_per_s": self.points_per_s,
-            f"{self.prefix}_data_wait_s": self.data_wait_s,
+            f"{self.prefix}_{LOSS}": self.loss.mean(),
+            GRAD_NORM: self.means[GRAD_NORM].mean(),
+            GRAD_NORM_CLIPPED: self.means[GRAD_NORM_CLIPPED].mean(),
+            f"{self.prefix}_{SKIPPED_BATCHES}": self.nb_skipped or None,
+            f"{self.prefix}_{DURATION}": self.duration_s,
+            f"{self.prefix}_{SPEED}": self.points_per_s,
+            f"{self.prefix}_{DATA_WAIT}": self.data_wait_s,
         }
         measured = {name: value for name, value in metrics.items() if value is not None}
         return measured | self.own.metrics(gather)

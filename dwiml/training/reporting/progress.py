@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from dwiml.arguments import grouped
 from dwiml.files.streams import safe_stderr
-from dwiml.training.generation.selection import name_of
+from dwiml.training.reporting.metrics import name_of
 from dwiml.training.reporting.monitors import BestMonitor, PhaseMonitor
 from dwiml.training.reporting.user_metrics import user_metric_names
 

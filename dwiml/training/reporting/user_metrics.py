@@ -11,22 +11,8 @@ import torch
 
 from dwiml.arguments import check_whole, shown
 from dwiml.batching.model_batch import MOST_POINTS
+from dwiml.training.reporting.metrics import RESERVED
 
-# Names of the trainer's own metrics, and of panels of the figures.
-RESERVED = frozenset(
-    {
-        "loss",
-        "grad_norm",
-        "grad_norm_clipped",
-        "learning_rate",
-        "epoch",
-        "epoch_time",
-        "duration_s",
-        "points_per_s",
-        "data_wait_s",
-        "skipped_batches",
-    }
-)
 PREFIXES = ("train_", "valid_")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,59}")
 

@@ -19,7 +19,7 @@ from dwiml.ops.connectivity_matrix import ConnectivityMatrix
 from dwiml.ops.regions import BlocRegions
 from dwiml.training.generation.measures import SubjectReference, measure_continued
 from dwiml.training.generation.phase import DWIMLTrainerOneInputWithGVPhase
-from dwiml.training.generation.selection import LOWER_IS_BETTER, name_of
+from dwiml.training.reporting.metrics import DIFFERENCE_FROM_BEST, name_of
 
 BLOCS = (2, 1, 3)
 SUBJECTS = {"sub-b": 9, "sub-c": 8}
@@ -130,7 +130,7 @@ def test_the_best_model_by_what_is_known(
     values = [line[metric] for line in logs(tmp_path / "exp")]
     best = max(values) if metric == "gv_valid_connections" else min(values)
     assert values[trainer.best.best_epoch] == best
-    assert LOWER_IS_BETTER[metric](0.25) == (0.75 if metric == "gv_valid_connections" else 0.25)
+    assert DIFFERENCE_FROM_BEST[metric](0.25) == (0.75 if metric == "gv_valid_connections" else 0.25)
 
 
 def test_the_truth_of_each_subject_is_found_by_its_name(data: Path, truth: Path, tmp_path: Path) -> None:
