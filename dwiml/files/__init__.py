@@ -1,7 +1,7 @@
 """Open, read, check and write files, with the same rules in every command and class."""
 
 from dwiml.files.names import check_name
-from dwiml.files.opening import check_file, explained, open_regular
+from dwiml.files.opening import check_file, explained, identity_of, open_regular
 from dwiml.files.outputs import check_output_folder, check_outputs, check_target, refuse_inputs, refuse_irregular
 from dwiml.files.reading import parse_json, read_json
 from dwiml.files.reasons import reason_of
@@ -17,6 +17,7 @@ __all__ = [
     "check_outputs",
     "check_target",
     "explained",
+    "identity_of",
     "open_regular",
     "parse_json",
     "read_json",

@@ -49,6 +49,15 @@ def check_file(path: str | os.PathLike[str], what: str = "The file", *, hint: st
     return path
 
 
+def identity_of(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """Return what is the same for all names of a file or folder (links are followed); None if it cannot be found."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
+
+
 @contextmanager
 def open_regular(
     path: str | os.PathLike[str], what: str = "The file", *, follow_links: bool = True

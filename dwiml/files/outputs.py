@@ -7,6 +7,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from dwiml.files.opening import identity_of
 from dwiml.files.reasons import reason_of
 
 PathLike = str | os.PathLike[str]
@@ -151,14 +152,14 @@ def refuse_inputs(path: PathLike, name: str, *, inputs: Iterable[PathLike | None
         If it is an input. The message names the file.
     """
     path = Path(path)
-    identity, real = _identity(path), os.path.realpath(path)
+    identity, real = identity_of(path), os.path.realpath(path)
     for given in [Path(file) for file in inputs if file]:
         if not os.path.isdir(given):
-            if os.path.realpath(given) == real or (identity is not None and _identity(given) == identity):
+            if os.path.realpath(given) == real or (identity is not None and identity_of(given) == identity):
                 raise ValueError(f"{name}: '{path}' is an input; give another name.")
         elif given.suffix.lower() == ".trx" and _lies_in(real, given):
             raise ValueError(f"{name}: '{path}' is inside '{given}', which is an input; give another folder.")
-        elif identity is not None and any(_identity(file) == identity for file in _files_in(given)):
+        elif identity is not None and any(identity_of(file) == identity for file in _files_in(given)):
             raise ValueError(f"{name}: '{path}' is a file of '{given}', which is an input; give another name.")
 
 
@@ -197,11 +198,3 @@ def _files_in(folder: Path) -> Iterator[Path]:
 def _lies_in(real: str, folder: Path) -> bool:
     inside = os.path.realpath(folder)
     return real == inside or real.startswith(inside + os.sep)
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except (OSError, ValueError):
-        return None
-    return status.st_dev, status.st_ino

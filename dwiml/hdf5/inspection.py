@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dwiml.files import identity_of
 from dwiml.files.images import open_image
 from dwiml.hdf5.config import GroupsConfig, StreamlinesGroup, VolumeGroup
 from dwiml.hdf5.subjects import find_by_pattern, find_files
 from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.kinds import check_kind
 from dwiml.tractograms.reading import open_tractogram
+
+logger = logging.getLogger(__name__)
 
 _PAIR = (".img", ".hdr")
 
@@ -95,7 +99,7 @@ class SubjectPlan:
 def plan_subjects(
     subjects_folder: Path, subjects: Sequence[str], config: GroupsConfig, *, allow_missing: bool
 ) -> list[SubjectPlan]:
-    """Find the files of all subjects and check their headers.
+    """Find the files of all subjects and check their headers; warn if two subjects have the same tractogram.
 
     Raises
     ------
@@ -109,7 +113,21 @@ def plan_subjects(
     for plan in plans[1:]:
         for group in plan.features:
             _check_alike(plan, plans[0], group)
+    _warn_of_shared_tractograms(plans)
     return plans
+
+
+def _warn_of_shared_tractograms(plans: Sequence[SubjectPlan]) -> None:
+    """Warn if a link gives the streamlines of one subject to another one, for instance for validation."""
+    owners: dict[object, tuple[SubjectPlan, Path]] = {}
+    for plan in plans:
+        for path in dict.fromkeys(path for paths in plan.tractograms.values() for path in paths):
+            owner, own = owners.setdefault(identity_of(path), (plan, path))
+            if owner is not plan:
+                logger.warning(
+                    "Subjects '%s' and '%s' have the same streamlines: '%s' and '%s' are the same file.",
+                    *(owner.name, plan.name, own, path),
+                )
 
 
 def _check_alike(plan: SubjectPlan, first: SubjectPlan, group: str) -> None:

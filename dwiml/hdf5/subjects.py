@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from dwiml.arguments import quoted
-from dwiml.files import check_file, open_regular
+from dwiml.files import check_file, identity_of, open_regular
 from dwiml.hdf5.schema import check_name
+
+logger = logging.getLogger(__name__)
 
 SubjectList = str | os.PathLike[str] | Iterable[str]
 
 _NAMES_SHOWN = 5
 _MAX_LIST_BYTES = 2**24
+_IMAGE_OF_HEADER = {".hdr": ".img", ".HDR": ".IMG"}
 
 
 def read_subject_lists(lists: Mapping[str, SubjectList]) -> dict[str, list[str]]:
@@ -97,6 +101,9 @@ def check_folders(subjects_folder: Path, subjects: Iterable[str]) -> None:
 def find_files(folder: Path, patterns: Sequence[str], label: str, *, allow_missing: bool = False) -> list[Path]:
     """Return the files of a subject, in the order of the patterns; the matches of a pattern are sorted by name.
 
+    A file that a pattern matches under several names (a symbolic or hard link, or the .hdr and .img files of an image)
+    is returned once, with a warning.
+
     Parameters
     ----------
     folder
@@ -115,7 +122,8 @@ def find_files(folder: Path, patterns: Sequence[str], label: str, *, allow_missi
     IsADirectoryError, PermissionError
         If a pattern matches a folder (other than a ``.trx``) or a file that cannot be read.
     ValueError
-        If two patterns match the same file, or a pattern matches a device, a pipe or a socket.
+        If two patterns match the same file, under the same name or another, or a pattern matches a device, a pipe or a
+        socket.
     """
     found = find_by_pattern(folder, patterns, label, allow_missing=allow_missing)
     return [path for paths in found.values() for path in paths]
@@ -126,15 +134,50 @@ def find_by_pattern(
 ) -> dict[str, list[Path]]:
     """Return {pattern: the files of a subject that it matches}; see :func:`find_files`."""
     files: dict[str, list[Path]] = {}
+    earlier: dict[object, Path] = {}
     for pattern in patterns:
         found = [_checked(path, label) for path in _matches(folder, pattern)]
         if not found and not allow_missing:
             raise FileNotFoundError(f"{label}: '{folder / pattern}' was not found; {_nearby(folder, pattern)}.")
-        repeated = [path for path in found if any(path in others for others in files.values())]
-        if repeated:
-            raise ValueError(f"{label}: '{repeated[0]}' is matched by two entries of the list; list it once.")
-        files[pattern] = found
+        names = _names_of_files(found)
+        for identity, (path, *_) in names.items():
+            if identity in earlier:
+                raise ValueError(f"{label}: {_repeated(path, earlier[identity])}")
+        kept = {identity: _own_name(folder, paths) for identity, paths in names.items()}
+        for identity, paths in names.items():
+            if len(paths) > 1:
+                logger.warning(
+                    "%s: '%s' %s the same %s as '%s', which is read once.",
+                    label,
+                    "', '".join(str(path) for path in paths if path != kept[identity]),
+                    "is" if len(paths) == 2 else "are",
+                    "image" if paths[0].suffix in _IMAGE_OF_HEADER else "file",
+                    kept[identity],
+                )
+        files[pattern] = sorted(kept.values())
+        earlier.update(kept)
     return files
+
+
+def _names_of_files(paths: Iterable[Path]) -> dict[object, list[Path]]:
+    """Return {file: its names among the paths}; an .hdr file is a name of the .img file of the same image."""
+    names: dict[object, list[Path]] = {}
+    for path in paths:
+        image = path.with_suffix(_IMAGE_OF_HEADER.get(path.suffix, path.suffix))
+        names.setdefault(identity_of(image) or identity_of(path), []).append(path)
+    return names
+
+
+def _own_name(folder: Path, paths: Sequence[Path]) -> Path:
+    """Return the name of a file that is not a link, if there is one: it sorts in the same place in all subjects."""
+    real = Path(os.path.realpath(folder))
+    return min(paths, key=lambda path: Path(os.path.realpath(path)) != real / path.relative_to(folder))
+
+
+def _repeated(path: Path, other: Path) -> str:
+    if path == other:
+        return f"'{path}' is matched by two entries of the list; list it once."
+    return f"'{path}' and '{other}', matched by two entries of the list, are the same file or image; list it once."
 
 
 def _matches(folder: Path, pattern: str) -> list[Path]:

@@ -366,3 +366,26 @@ def test_files_of_one_subject_in_another_order_are_refused(three):
     ):
         three.create({"input": {"type": "volume", "files": ["x*"]}})
     three.assert_nothing_written()
+
+
+def test_streamlines_reached_through_a_link_are_counted_once(three, caplog):
+    for name, other in (("a", "all.trk"), ("b", "z.trk")):
+        (three.folder / name / other).symlink_to("wb.trk")
+    groups = {
+        "input": {"type": "volume", "files": ["d*.nii.gz"]},
+        "streamlines": {"type": "streamlines", "files": ["*.trk"]},
+    }
+    (three.folder / "c" / "d2.nii.gz").symlink_to("dwi.nii.gz")
+    summary = three.create(groups)
+    count = summary.streamlines["streamlines"]
+    assert (count.nb_files, count.nb_streamlines) == (3, 4 + 5 + 6)
+    assert summary.nb_features == {"input": 3}
+    assert sum("which is read once" in message for message in caplog.messages) == 3
+    assert "have the same streamlines" not in caplog.text
+
+
+def test_a_tractogram_of_two_subjects_is_told(three, caplog):
+    (three.folder / "b" / "wb.trk").unlink()
+    (three.folder / "b" / "wb.trk").symlink_to("../a/wb.trk")
+    three.create(training=["a"], validation=["b"])
+    assert "Subjects 'a' and 'b' have the same streamlines: '" in caplog.text

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 
@@ -111,3 +112,36 @@ def test_what_is_found_and_is_not_a_file_is_reported(tmp_path, pattern, allow_mi
     odd.with_suffix(".trx").mkdir()
     pattern = pattern.replace("trk", "trx")
     assert find_files(tmp_path, [pattern], "Group 'g'", allow_missing=allow_missing) == [odd.with_suffix(".trx")]
+
+
+def test_a_file_with_several_names_is_found_once_under_its_own(tmp_path, caplog):
+    (tmp_path / "b.trk").touch()
+    (tmp_path / "c.trk").write_text("another")
+    (tmp_path / "a.trk").symlink_to("b.trk")
+    os.link(tmp_path / "b.trk", tmp_path / "d.trk")
+    (tmp_path / "way").symlink_to(".")
+    assert [path.name for path in find_files(tmp_path, ["*.trk"], "Group 'g'")] == ["b.trk", "c.trk"]
+    assert len(caplog.messages) == 1
+    assert re.fullmatch(
+        "Group 'g': '.*/a.trk', '.*/d.trk' are the same file as '.*/b.trk', which is read once.", caplog.messages[0]
+    )
+    for other in ("a.trk", "way/b.trk", "d.*"):
+        with pytest.raises(ValueError, match=r"^Group 'g': '.*' and '.*/b.trk', matched by two entries of the list, "):
+            find_files(tmp_path, ["b.trk", other], "Group 'g'")
+    assert len(find_files(tmp_path, ["a.trk", "c.trk"], "Group 'g'")) == 2
+
+
+def test_a_trx_folder_and_a_link_to_it_are_one_tractogram(tmp_path, caplog):
+    (tmp_path / "b.trx").mkdir()
+    (tmp_path / "a.trx").symlink_to("b.trx")
+    assert find_files(tmp_path, ["*.trx"], "Group 'g'") == [tmp_path / "b.trx"]
+    assert "a.trx' is the same file as" in caplog.text
+
+
+def test_the_header_and_the_voxels_of_an_image_are_one_image(tmp_path, caplog):
+    for name in ("fa.hdr", "fa.img", "md.hdr"):
+        (tmp_path / name).touch()
+    assert [path.name for path in find_files(tmp_path, ["*"], "Group 'g'")] == ["fa.hdr", "md.hdr"]
+    assert "fa.img' is the same image as" in caplog.text
+    with pytest.raises(ValueError, match="fa.img' and '.*fa.hdr', matched by two entries"):
+        find_files(tmp_path, ["fa.hdr", "*.img"], "Group 'g'")
