@@ -54,7 +54,7 @@ def prepare(archive: Path, out_dir: Path, *, seeds_per_voxel: int, seed: int) ->
     Raises
     ------
     ValueError
-        When the folder exists, the archive is another one, or a check of the data fails.
+        If the folder exists, the archive is not the expected one, or a check of the data fails.
     """
     from real_brain.archive import check_sha256
 

@@ -68,7 +68,7 @@ class ModelWithDirectionGetter(MainModelAbstract):
         Raises
         ------
         TypeError
-            Before that.
+            If it was not called yet.
         """
         getter = self._modules.get(_NAME)
         if getter is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dwiml.arguments import shown
 from dwiml.ops.sequences import TensorSequence
 
 SHORTEST_STEP = 1e-8
@@ -32,6 +33,39 @@ def normalize_directions(directions: Tensor) -> Tensor:
     # The divisor is replaced before dividing: a where() after it alone would send NaN through the backward pass.
     unit = directions / torch.where(too_short, torch.ones_like(norms), norms)
     return torch.where(too_short, torch.zeros_like(unit), unit)
+
+
+def sphere_directions(name: str, requirement: str = "sphere must be") -> Tensor:
+    """Return the directions of one of DIPY's spheres.
+
+    Parameters
+    ----------
+    name
+        Name of the sphere, for instance ``"repulsion724"``.
+    requirement
+        Beginning of the error message, for instance ``"dg_args: sphere must be"``.
+
+    Returns
+    -------
+    Tensor
+        Shape (C, 3), float32, unit length.
+
+    Raises
+    ------
+    ValueError
+        If DIPY has no sphere of this name.
+    """
+    # Imported when used: dipy takes long to load, and most models have no sphere.
+    from dipy.data import DataError, get_sphere
+
+    try:
+        vertices = get_sphere(name=name).vertices
+    except (DataError, TypeError) as error:
+        raise ValueError(
+            f"{requirement} the name of one of DIPY's spheres, such as 'repulsion724' or 'repulsion100', got "
+            f"{shown(name)}."
+        ) from error
+    return normalize_directions(torch.from_numpy(vertices).to(torch.float32))
 
 
 def streamline_directions(streamlines: TensorSequence, *, normalize: bool = True) -> TensorSequence:

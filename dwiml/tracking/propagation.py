@@ -141,7 +141,7 @@ class Propagator:
     Raises
     ------
     ValueError
-        When streamlines of ``max_length`` have more points than the model takes (its ``max_len``).
+        If streamlines of ``max_length`` have more points than the model takes (its ``max_len``).
     """
 
     def __init__(
@@ -309,7 +309,7 @@ def check_max_len(model: object, rules: PropagationRules) -> None:
     Raises
     ------
     ValueError
-        When it does not.
+        If streamlines of ``max_length`` have more points than ``max_len``.
     """
     max_len = getattr(model, "max_len", None)
     if max_len is not None and rules.max_steps > max_len:

@@ -27,9 +27,9 @@ def check_sha256(path: Path, expected: str = SHA256) -> None:
     Raises
     ------
     FileNotFoundError
-        When there is no such file.
+        If the file does not exist.
     ValueError
-        When its sha256 is another one.
+        If its sha256 differs.
     """
     if not path.is_file():
         raise FileNotFoundError(f"Archive {path} not found.")
@@ -69,7 +69,7 @@ def unpack(archive: Path, target: Path, *, folder: str = FOLDER, needed: Mapping
     Raises
     ------
     ValueError
-        When a member is missing or is no regular file, or when the archive cannot be read.
+        If a member is missing or is not a regular file, or the archive cannot be read.
     """
     paths = {}
     try:

@@ -74,7 +74,7 @@ def write_ground_truth(
     Raises
     ------
     ValueError
-        When a volume is on another grid, or nothing of it is left.
+        If a volume is on another grid, or nothing of it is left.
     """
     entries = {}
     for name in names:

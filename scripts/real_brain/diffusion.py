@@ -60,7 +60,7 @@ def read_acquisition(dwi: Path, bval: Path, bvec: Path, mask: Path) -> Acquisiti
     Raises
     ------
     ValueError
-        When mask and volume are not on one grid.
+        If mask and volume have different grids.
     """
     image, mask_image = nib.load(dwi), nib.load(mask)
     grids = [Grid.from_header(each.affine, each.shape[:3], path) for each, path in ((mask_image, mask), (image, dwi))]

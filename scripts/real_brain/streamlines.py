@@ -123,7 +123,7 @@ def median_angle_to_peaks(streamlines: Sequence[FloatArray], peaks: FloatArray, 
     Raises
     ------
     ValueError
-        When no segment lies in a voxel that has a peak.
+        If no segment lies in a voxel that has a peak.
     """
     empty = np.zeros((0, 3))
     steps = np.concatenate([empty, *(np.diff(line, axis=0) for line in streamlines)])
@@ -148,7 +148,7 @@ def check_orientation(angle: float, limit: float) -> None:
     Raises
     ------
     ValueError
-        When it is.
+        If the angle is above the limit, or NaN.
     """
     if not angle <= limit:
         raise ValueError(
@@ -178,7 +178,7 @@ def find_midline(mask: BoolArray, affine: FloatArray) -> tuple[float, float]:
     Raises
     ------
     ValueError
-        When the mask is empty, or when the first voxel axis is not left-right.
+        If the mask is empty, or the first voxel axis is not left-right.
     """
     if not mask.any():
         raise ValueError("The brain mask is empty.")

@@ -141,7 +141,7 @@ def test_the_highest_draw_falls_on_a_direction_that_is_possible() -> None:
 
 
 def test_what_cannot_be_is_refused() -> None:
-    with pytest.raises(ValueError, match="sphere must be one of DIPY's, such as 'repulsion724'.*, got 'cube'"):
+    with pytest.raises(ValueError, match="^dg_args: sphere must be the name of one of DIPY's spheres, .*, got 'cube'"):
         SphereClassification(8, sphere="cube")
     with pytest.raises(ValueError, match="add_eos must be True or False, got 'yes'"):
         model(add_eos="yes")

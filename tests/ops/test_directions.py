@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from dipy.data import get_sphere
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
@@ -13,6 +14,7 @@ from dwiml.ops.directions import (
     normalize_directions,
     previous_directions,
     recovery_steps,
+    sphere_directions,
     streamline_directions,
 )
 
@@ -125,3 +127,16 @@ def test_steps_back_are_those_of_a_loop(lengths: list[int], nb_steps: float, tri
     assert got.lengths.tolist() == streamlines.diff().lengths.tolist()
     np.testing.assert_allclose(got.data.numpy(), np.concatenate(expected), atol=1e-12)
     torch.testing.assert_close(recovery_steps(streamlines, streamlines, nb_steps).data, streamlines.diff().data)
+
+
+@pytest.mark.parametrize("name", ["repulsion100", "repulsion724", "symmetric362"])
+def test_the_directions_of_a_sphere_are_dipys(name: str) -> None:
+    directions = sphere_directions(name)
+    assert directions.dtype == torch.float32
+    np.testing.assert_allclose(directions, get_sphere(name=name).vertices, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ball", "", None, ["repulsion100"]])
+def test_an_unknown_sphere_is_one_sentence(name: object) -> None:
+    with pytest.raises(ValueError, match=r"^sos must be 'label' or the name of one of DIPY's spheres, .*, got .*\.$"):
+        sphere_directions(name, "sos must be 'label' or")  # type: ignore[arg-type]

@@ -97,7 +97,7 @@ class DirectionGetter(nn.Module, abc.ABC):
         Raises
         ------
         NotImplementedError
-            For a direction getter without :attr:`has_distribution`.
+            If the direction getter has no distribution (:attr:`has_distribution`).
         """
         raise NotImplementedError(f"{type(self).__name__} gives one direction and no other.")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dwiml.arguments import check_number, shown
+from dwiml.arguments import check_number
 from dwiml.models.direction_getters.base import Allowed, DirectionGetter
-from dwiml.ops.directions import normalize_directions
+from dwiml.ops.directions import normalize_directions, sphere_directions
 from dwiml.ops.randomness import KeyedDraws
 from dwiml.params import checks_arguments
 
@@ -42,7 +42,7 @@ class SphereClassification(DirectionGetter):
     def __init__(
         self, input_size: int, *, dropout: float = 0.0, sphere: str = "repulsion724", add_eos: bool = True
     ) -> None:
-        directions = _directions_of(sphere)
+        directions = sphere_directions(sphere, "dg_args: sphere must be")
         super().__init__(input_size, dropout=dropout, output_size=len(directions) + bool(add_eos))
         self.add_eos = bool(add_eos)
         self.register_buffer("directions", directions, persistent=False)
@@ -141,16 +141,3 @@ class SmoothSphereClassification(SphereClassification):
         if self.add_eos:
             losses = torch.where(ends, -scores[:, -1], losses)
         return self._checked(losses, steps, ends)
-
-
-def _directions_of(sphere: str) -> Tensor:
-    """Return the vertices of one of DIPY's spheres, (C, 3)."""
-    from dipy.data import DataError, get_sphere
-
-    try:
-        vertices = get_sphere(name=sphere).vertices
-    except (DataError, TypeError) as error:
-        raise ValueError(
-            f"dg_args: sphere must be one of DIPY's, such as 'repulsion724' or 'repulsion100', got {shown(sphere)}."
-        ) from error
-    return normalize_directions(torch.from_numpy(vertices).to(torch.float32))

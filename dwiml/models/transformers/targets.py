@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dwiml.arguments import check_whole, shown
+from dwiml.arguments import check_whole
 from dwiml.models.embeddings import MAX_UNITS
-from dwiml.ops.directions import SHORTEST_STEP, normalize_directions
+from dwiml.ops.directions import SHORTEST_STEP, normalize_directions, sphere_directions
 
 
 class TargetEmbedding(nn.Module):
@@ -37,7 +37,8 @@ class TargetEmbedding(nn.Module):
     def __init__(self, output_size: int, sos: str) -> None:
         super().__init__()
         self.output_size = check_whole("target_embedded_size", output_size, low=1, high=MAX_UNITS)
-        self.register_buffer("vertices", None if sos == "label" else _sphere(sos), persistent=False)
+        vertices = None if sos == "label" else sphere_directions(sos, "sos must be 'label' or")
+        self.register_buffer("vertices", vertices, persistent=False)
         self.linear = nn.Linear(4 if self.vertices is None else len(self.vertices) + 1, self.output_size)
 
     def forward(self, directions: Tensor, is_start: Tensor) -> Tensor:
@@ -66,16 +67,3 @@ class TargetEmbedding(nn.Module):
         # The product of the weights with a one-hot vector is one of their columns.
         columns = functional.embedding(classes, self.linear.weight.T)
         return torch.relu(columns * has_class[:, None] + self.linear.bias)
-
-
-def _sphere(name: str) -> Tensor:
-    """Return the vertices of one of DIPY's spheres, (C, 3), float32, unit length."""
-    from dipy.data import DataError, get_sphere
-
-    try:
-        vertices = get_sphere(name=name).vertices
-    except (DataError, TypeError) as error:
-        raise ValueError(
-            f"sos must be 'label' or the name of one of DIPY's spheres, such as 'repulsion100', got {shown(name)}."
-        ) from error
-    return normalize_directions(torch.from_numpy(vertices).to(torch.float32))
