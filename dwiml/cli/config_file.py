@@ -10,9 +10,11 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from dwiml.arguments import shown
 from dwiml.cli.options import ON, Reader
 from dwiml.cli.unknown_options import meant_by, parse_known_options
 from dwiml.files.opening import open_regular
@@ -38,7 +40,11 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_options(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None, *, positional: Sequence[str] = ()
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    *,
+    positional: Sequence[str] = (),
+    fixed: Mapping[str, str] | None = None,
 ) -> argparse.Namespace:
     """Parse a command line whose parser has the options of :func:`add_config_options`.
 
@@ -52,12 +58,14 @@ def parse_options(
         The arguments; None for those of the process.
     positional
         Options that may also be given without their names, in this order.
+    fixed
+        Values of the file that the command line has already decided, such as the name of the model: the file may have
+        them, and they are printed with the options.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    own = argparse.ArgumentParser(prog=parser.prog, add_help=False, allow_abbrev=False)
-    add_config_options(own)
-    asked = own.parse_known_args(words)[0]
-    values = {} if asked.config is None else _read(parser, asked.config)
+    asked = _asked(parser, words)
+    fixed = fixed or {}
+    values = {} if asked.config is None else _read(parser, asked.config, ignored=fixed)
     given = {word.partition("=")[0] for word in words}
     for group in parser._mutually_exclusive_groups:
         if any(given & set(action.option_strings) for action in group._group_actions):
@@ -74,13 +82,39 @@ def parse_options(
     for name in _OWN:
         delattr(arguments, name)
     if asked.print_config:
-        print(config_text(parser, vars(arguments)), end="")
+        print(config_text(parser, vars(arguments), fixed), end="")
         sys.exit(0)
     return arguments
 
 
-def config_text(parser: argparse.ArgumentParser, values: Mapping[str, Any]) -> str:
-    """Return the options in ``values`` as YAML, grouped as in the help of the command."""
+def value_in_file(parser: argparse.ArgumentParser, words: Sequence[str], name: str) -> tuple[str, str | None] | None:
+    """Return the file given by ``--config`` and the text of one of its values; None without ``--config``.
+
+    An unreadable file ends the process with one sentence and exit code 2.
+
+    Parameters
+    ----------
+    parser
+        The parser that reports errors.
+    words
+        The arguments of the command.
+    name
+        Name of the value; its text is None if the file does not have it.
+    """
+    asked = _asked(parser, words)
+    if asked.config is None:
+        return None
+    with _reported(parser, asked.config):
+        found = [node for key, node in _items(asked.config) if key == name]
+        if found and not isinstance(content := _plain(found[0]), (str, int, float)):
+            raise ValueError(f"{name}: a single value expected, got {shown(content)}")
+    return asked.config, str(found[0].value) if found else None
+
+
+def config_text(
+    parser: argparse.ArgumentParser, values: Mapping[str, Any], fixed: Mapping[str, str] | None = None
+) -> str:
+    """Return the options in ``values`` as YAML, grouped as in the help of the command, after those in ``fixed``."""
     import yaml
 
     class Dumper(yaml.SafeDumper):  # type: ignore[misc]
@@ -89,7 +123,7 @@ def config_text(parser: argparse.ArgumentParser, values: Mapping[str, Any]) -> s
     Dumper.add_representer(
         str, lambda dumper, text: dumper.represent_scalar(f"{_TAG}str", text, "'" if _scalar(text) != text else None)
     )
-    parts = []
+    parts = ["".join(f"{name}: {value}\n" for name, value in fixed.items())] if fixed else []
     for group in parser._action_groups:
         held = {name: to_plain(values[name], name) for name in _names(group._group_actions) if name in values}
         if held:
@@ -108,25 +142,43 @@ def _names(actions: Sequence[argparse.Action]) -> dict[str, argparse.Action]:
     }
 
 
-def _read(parser: argparse.ArgumentParser, path: str) -> dict[str, Any]:
+def _asked(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """Return the values of the options of :func:`add_config_options`."""
+    own = argparse.ArgumentParser(prog=parser.prog, add_help=False, allow_abbrev=False)
+    add_config_options(own)
+    return own.parse_known_args(words)[0]
+
+
+def _read(parser: argparse.ArgumentParser, path: str, ignored: Collection[str]) -> dict[str, Any]:
     """Return the values of a parser's options in a file, or end the process."""
     known = _names(parser._actions)
     values: dict[str, Any] = {}
-    try:
+    read = set()
+    with _reported(parser, path):
         for key, node in _items(path):
-            if key not in known:
+            if key not in known and key not in ignored:
                 raise ValueError(f"there is no option '{key}'{meant_by(key, list(known))}")
-            if key in values:
+            if key in read:
                 raise ValueError(f"'{key}' appears twice")
+            read.add(key)
+            if key in ignored:
+                continue
             try:
                 values[key] = _value(known[key], node)
             except (argparse.ArgumentTypeError, ValueError) as error:
                 raise ValueError(f"{key}: {error}") from error
+    return values
+
+
+@contextmanager
+def _reported(parser: argparse.ArgumentParser, path: str) -> Iterator[None]:
+    """End the process with one sentence if the file cannot be read or is invalid."""
+    try:
+        yield
     except OSError as error:
         _fail(parser, str(error) if error.strerror is None else f"'{path}': {error.strerror}.")
     except ValueError as error:
         _fail(parser, f"invalid configuration '{path}': {error}.")
-    return values
 
 
 def _fail(parser: argparse.ArgumentParser, sentence: str) -> NoReturn:

@@ -15,10 +15,14 @@ from dwiml.files.reading import parse_json
 
 
 def _finite(text: str) -> float:
+    """Return a finite number; a whole number written without a point stays an int, as in a script."""
     number = float(text)
     if not math.isfinite(number):
         raise ValueError(text)
-    return number
+    try:
+        return int(text)
+    except ValueError:
+        return number
 
 
 _NUMBERS: dict[str, tuple[Callable[[str], Any], str, str]] = {

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from dwiml.cli.config_file import add_config_options, config_text, parse_options
+from dwiml.cli.config_file import add_config_options, config_text, parse_options, value_in_file
 from dwiml.cli.declarations import parameters_of, summary_of
 from dwiml.cli.options import add_option
 from dwiml.cli.run_training import run_training
@@ -32,6 +32,7 @@ _JOB = ("checkpoint_minutes", "stop_signal", "max_time", "requeue", "resume", "a
 _TRYING = ("fast_dev_run", "overfit_batches", "profile")
 # Recorded as absolute paths, so that config.yaml works from any folder.
 _PLACES = ("hdf5_file", "experiments_path", "tracking_phase_ground_truth")
+_NAMES = ", ".join(MODELS)
 _RESAMPLING = ("step_size", "nb_points", "compress_lines")
 _ABOUT = {"seed": "Seed of the weights, batches, augmentation and dropout; None to draw one and record it"}
 
@@ -43,9 +44,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dwiml train",
         allow_abbrev=False,
-        usage="dwiml train MODEL ...",
+        usage="dwiml train MODEL ...\n       dwiml train --config YAML ...",
         description="Train one of dwiml's models.",
-        epilog=f"models:\n{lines}\n\n'dwiml train MODEL --help' describes the options of a model.",
+        epilog=f"models:\n{lines}\n\n'dwiml train MODEL --help' describes the options of a model. A file given by "
+        "--config (the\nconfig.yaml of an experiment) names its model; MODEL, if given, replaces it.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", choices=MODELS, metavar="MODEL", help=argparse.SUPPRESS)
@@ -59,10 +61,10 @@ def build_model_parser(name: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
         usage=f"dwiml train {name} HDF5 EXPERIMENTS_PATH EXPERIMENT_NAME\n"
         "           --input_group_name GROUP --streamline_group_name GROUP [options]\n"
-        f"       dwiml train {name} --config YAML [options]",
+        "       dwiml train --config YAML [HDF5 EXPERIMENTS_PATH EXPERIMENT_NAME] [options]",
         description=f"{summary_of(MODELS[name])}. To continue a training that was stopped, run the same command with "
         "--resume auto, or use 'dwiml resume'. To repeat an experiment, use the config.yaml of its folder: "
-        "--config FOLDER/config.yaml --experiment_name NEW_NAME.",
+        "dwiml train --config FOLDER/config.yaml --experiment_name NEW_NAME.",
     )
     paths = parser.add_argument_group("paths, in this order or as options")
     for path, about in PATHS.items():
@@ -114,10 +116,29 @@ def _group(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGro
 
 def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
-    name = build_parser().parse_args(words[:1]).model
+    name, words = _model_name(words)
     parser = build_model_parser(name)
-    arguments = parse_options(parser, words[1:], positional=tuple(PATHS))
+    arguments = parse_options(parser, words, positional=tuple(PATHS), fixed={"model": name})
     return run_training(lambda: _run(name, parser, arguments), vars(arguments), verbose=arguments.informative)
+
+
+def _model_name(words: list[str]) -> tuple[str, list[str]]:
+    """Return the name of the model, and the other arguments; without MODEL, the file given by --config names it."""
+    parser = build_parser()
+    first = words[0] if words else ""
+    # A mistyped MODEL is not a path.
+    is_other = first not in MODELS and (
+        first.startswith("-") or os.path.exists(first) or not {".", os.sep}.isdisjoint(first)
+    )
+    found = value_in_file(parser, words, "model") if is_other else None
+    if found is None:
+        return parser.parse_args(words[:1]).model, words[1:]
+    path, name = found
+    if name is None:
+        parser.error(f"'{path}' does not name the model: add 'model: NAME' to it, or give MODEL first ({_NAMES})")
+    if name not in MODELS:
+        parser.error(f"invalid configuration '{path}': model: one of {_NAMES} expected, got '{name}'")
+    return name, words
 
 
 def _run(name: str, parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
@@ -144,7 +165,7 @@ def _run(name: str, parser: argparse.ArgumentParser, arguments: argparse.Namespa
     settings = {each: values[each] for each in parameters_of(SETTINGS) if each in values} | phase
     trainer = _build(trainer_class, values, model=model, batch_sampler=sampler, batch_loader=loader, **settings)
     places = {each: os.path.abspath(values[each]) for each in _PLACES if values.get(each) is not None}
-    trainer.config = config_text(parser, {**values, **places, "seed": seed})
+    trainer.config = config_text(parser, {**values, **places, "seed": seed}, {"model": name})
     trainer.train_and_validate()
 
 

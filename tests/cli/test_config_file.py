@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ def losses(experiment: Path) -> list[float]:
 
 
 def options_of(*words: str) -> dict[str, Any]:
-    return vars(parse_options(train.build_model_parser("learn2track"), words, positional=tuple(train.PATHS)))
+    parser = train.build_model_parser("learn2track")
+    return vars(parse_options(parser, words, positional=tuple(train.PATHS), fixed={"model": "learn2track"}))
 
 
 def written(tmp_path: Path, text: str) -> str:
@@ -56,7 +58,9 @@ def test_the_file_of_an_experiment_makes_it_again(
     config = tmp_path / "first" / "config.yaml"
     before = config.read_bytes()
     monkeypatch.chdir(tmp_path)
-    assert train.main(["learn2track", "--config", str(config), "--experiment_name", "second"]) == 0
+    assert "model: learn2track\n" in before.decode()
+    assert train.main(["--config", str(config), "--experiment_name", "second"]) == 0
+    assert (tmp_path / "second/config.yaml").read_text() == before.decode().replace("_name: first\n", "_name: second\n")
     first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -120,6 +124,88 @@ def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
     expected |= {"step_size": None, "lazy": False, "use_skip_connection": True, "learning_rates": [0.1]}
     expected |= {"stop_signal": "SIGUSR2", "verbose": True, "max_time": "11:50:00"}
     assert {name: changed[name] for name in expected} == expected
+
+
+def parameters(experiment: Path) -> dict[str, Any]:
+    sections: dict[str, Any] = json.loads((experiment / "parameters.json").read_text())
+    return {name: sections[name] for name in ("trainer", "sampler", "loader", "model")}
+
+
+def printed(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", *words, "--print_config"])
+    assert stopped.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        [
+            "--batch_size_training",
+            "60",
+            "--step_size",
+            "2",
+            "--learning_rates",
+            "1",
+            "0.1",
+            "1e-9",
+            "--clip_grad",
+            "1.0",
+        ],
+        ["--batch_size_training", "60.0", "--lr_scheduler_args", '{"gamma": 1.0, "step_size": 3}', "--ema_decay", "0"],
+    ],
+)
+def test_numbers_stay_as_they_were_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    text = printed(["learn2track", "a", "b", "007", *GROUPS, *options], capsys)
+    size = options[1] if options else "1000"
+    assert f"\nbatch_size_training: {size}\n" in text
+    assert printed(["--config", written(tmp_path, text)], capsys) == text
+
+
+def test_the_file_names_its_model(tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = "input_group_name: input\nstreamline_group_name: streamlines\nmax_epochs: 3\n"
+    config = written(tmp_path, f"model: transformer-src-only\n{common}")
+    paths = [str(tiny_hdf5), "exps", "first"]
+    expected = printed(["transformer-src-only", *paths, *GROUPS, "--max_epochs", "3"], capsys)
+    assert printed(["--config", config, *paths], capsys) == expected
+    assert printed([*paths, "--config", config], capsys) == expected
+    assert printed(["transformer-src-only", *paths, "--config", config], capsys) == expected
+    named = [word for name, value in zip(train.PATHS, paths, strict=True) for word in (f"--{name}", value)]
+    assert printed([*named, "--config", config], capsys) == expected
+    # The command line decides.
+    text = printed(["learn2track", *paths, "--config", config], capsys)
+    assert text.startswith("model: learn2track\n")
+    assert "\nrnn_layer_sizes:" in text
+    with pytest.raises(SystemExit):
+        main(["train", "--config", config, "--help"])
+    assert capsys.readouterr().out.startswith("usage: dwiml train transformer-src-only ")
+    for text, words, sentence in (
+        (common, [], f"'{config}' does not name the model: add 'model: NAME' to it, or give MODEL first (learn2track,"),
+        (common, ["gone.hdf5"], "does not name the model"),
+        (f"model: gru\n{common}", [], f"invalid configuration '{config}': model: one of learn2track, "),
+        ("model: [gru]", [], f"invalid configuration '{config}': model: a single value expected, got ['gru']."),
+        ("model:", [], f"invalid configuration '{config}': model: a single value expected, got None."),
+        (f"model: learn2track\nmodel: learn2track\n{common}", [], "'model' appears twice"),
+        (f"model: learn2track\n{common}", ["learn2trak"], "argument MODEL: invalid choice: 'learn2trak'"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(["train", *words, "--config", written(tmp_path, text)])
+        assert stopped.value.code == 2
+        assert sentence in capsys.readouterr().err
+
+
+def test_a_rerun_records_the_same_values(tiny_hdf5: Path, tmp_path: Path) -> None:
+    words = ["learn2track", str(tiny_hdf5), str(tmp_path), "first", *GROUPS, "--seed", "1", "--max_epochs", "1", "-q"]
+    assert train.main([*words, "--rnn_layer_sizes", "8", "--step_size", "2", "--noise_gaussian_size_loss", "0.0"]) == 0
+    assert train.main(["--config", str(tmp_path / "first/config.yaml"), "--experiment_name", "second"]) == 0
+    # 1000 and 1000.0 are equal in Python, and not in the file.
+    first, second = (json.dumps(parameters(tmp_path / name)) for name in ("first", "second"))
+    assert first.replace("first", "second") == second
+    assert '"batch_size_training": 1000,' in first
 
 
 def test_what_is_printed_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -187,7 +273,7 @@ def test_tracking_takes_a_file_too(tmp_path: Path, capsys: pytest.CaptureFixture
         main([*words[:4], "--config", config, "--seeds_per_voxel", "2", "--print_config"])
     printed = capsys.readouterr().out
     assert "\nseeds_per_voxel: 2\nnb_seeds: null\n" in printed
-    assert "\ntheta: 30.0\n" in printed
+    assert "\ntheta: 30\n" in printed
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_the_model_tracks_when_asked_to(tiny_hdf5: Path, tmp_path: Path, capsys:
     [
         (["--input_group_name", "dwi"], "Volume group 'dwi' not found in"),
         (["--streamline_group_name", "wb"], "Streamlines group 'wb' not found in"),
-        (["--batch_size_training", "0"], "batch_size_training must be positive, got 0.0."),
+        (["--batch_size_training", "0"], "batch_size_training must be positive, got 0."),
         (["--rnn_key", "transformer"], "rnn_key"),
         (["--optimizer", "adam"], "optimizer must be one of Adam, AdamW, RAdam, SGD, got 'adam'."),
     ],

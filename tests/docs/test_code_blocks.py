@@ -170,6 +170,9 @@ def check_command(words: list[str]) -> str | None:
     if name == "dwiml" and arguments[:1] and arguments[0] in COMMANDS:
         name, *arguments = arguments
     parser, required = build_dwiml_parser(), []
+    if name == "train" and "--config" in arguments and arguments[0] not in train.MODELS:
+        # The file names the model.
+        arguments = ["learn2track", *arguments]
     if name == "train" and arguments[:1] and arguments[0] in train.MODELS:
         model, *arguments = arguments
         parser = _accepting_placeholders(train.build_model_parser(model))
