@@ -170,8 +170,13 @@ def _names_of_files(paths: Iterable[Path]) -> dict[object, list[Path]]:
 
 def _own_name(folder: Path, paths: Sequence[Path]) -> Path:
     """Return the name of a file that is not a link, if there is one: it sorts in the same place in all subjects."""
-    real = Path(os.path.realpath(folder))
-    return min(paths, key=lambda path: Path(os.path.realpath(path)) != real / path.relative_to(folder))
+    real = os.path.realpath(folder)
+
+    def is_link(path: Path) -> bool:
+        # A path from the command line may be absolute, outside the folder.
+        return os.path.realpath(path) != os.path.normpath(os.path.join(real, os.path.relpath(path, folder)))
+
+    return min(paths, key=is_link)
 
 
 def _repeated(path: Path, other: Path) -> str:

@@ -145,3 +145,13 @@ def test_the_header_and_the_voxels_of_an_image_are_one_image(tmp_path, caplog):
     assert "fa.img' is the same image as" in caplog.text
     with pytest.raises(ValueError, match="fa.img' and '.*fa.hdr', matched by two entries"):
         find_files(tmp_path, ["fa.hdr", "*.img"], "Group 'g'")
+
+
+def test_an_absolute_path_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "a.txt").touch()
+    (tmp_path / "b.txt").symlink_to("a.txt")
+    monkeypatch.chdir(tmp_path / "here")
+    assert find_files(Path(), [str(tmp_path / "a.txt")], "image") == [tmp_path / "a.txt"]
+    assert find_files(Path(), [str(tmp_path / "*.txt")], "image") == [tmp_path / "a.txt"]
+    assert find_files(Path(), ["../*.txt"], "image") == [Path("../a.txt")]
