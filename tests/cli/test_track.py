@@ -107,9 +107,9 @@ def test_other_formats_and_an_older_file(
         ),
         (["sub-03", "OUT.trk", "--tracking_mask", "no.nii.gz"], "error: tracking_mask: '/"),
         (["sub-03", "OUT.trk", "--algo", "prob"], "gives one direction, so algo must be 'det', got 'prob'."),
-        (["sub-03", "OUT.trk", "--theta", "200"], "theta must be above 0 and at most 180, got 200.0."),
+        (["sub-03", "OUT.trk", "--theta", "200"], "theta must be above 0 and at most 180, got 200."),
         (["sub-03", "OUT.trk", "--step_size", "1e300"], "step_size (1e+300 mm) is above max_length (300 mm)"),
-        (["sub-03", "OUT.trk", "--step_size", "0"], "step_size must be positive, got 0.0."),
+        (["sub-03", "OUT.trk", "--step_size", "0"], "step_size must be positive, got 0."),
         (["sub-03", "OUT.trk", "--seeds_per_voxel", "0"], "per_voxel must be a whole number of at least 1, got 0."),
     ],
 )
