@@ -106,6 +106,8 @@ class TrxFile:
         with open_regular(self._path):
             self._archive = zipfile.ZipFile(self._path)
         for member in self._archive.infolist():
+            if stat.S_ISLNK(member.external_attr >> 16):
+                raise ValueError(f"'{member.filename}' is a symbolic link; pack the file itself")
             if member.file_size > _LARGEST_RATIO * member.compress_size:
                 raise ValueError(
                     f"'{member.filename}' claims to unpack to {member.file_size} bytes, which is impossible"
@@ -255,12 +257,27 @@ def _rows(stream: IO[bytes], nb: int, width: int, dtype: np.dtype[Any]) -> Array
     return np.frombuffer(content, dtype=dtype).reshape(nb, width)
 
 
+def _irregular_member(path: Path) -> tuple[str, str] | None:
+    """Return a member of a folder that is neither a file nor a folder, and what it is; None if there is none."""
+    for member in path.rglob("*") if path.is_dir() else ():
+        mode = member.lstat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            link = "a symbolic link, which could lead to any file; replace it with a copy of what it leads to"
+            what = link if stat.S_ISLNK(mode) else "a device, a pipe or a socket; remove it"
+            return member.relative_to(path).as_posix(), what
+    return None
+
+
 class Trx(Tractogram):
     """A .trx file, or a folder with the same arrays, as used while the file is being written."""
 
     def _open(self) -> TrxFile:
         with readable(self.path, self.label):
-            return TrxFile(self.path)
+            irregular = _irregular_member(self.path)
+            if irregular is None:
+                return TrxFile(self.path)
+        member, what = irregular
+        raise ValueError(f"{self.label}: in the folder '{self.path}', '{member}' is {what}.")
 
     @cached_property
     def grid(self) -> Grid:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -185,15 +186,38 @@ def test_a_trx_that_is_read_only_or_a_growing_folder(trx: Path, caplog: pytest.L
     assert sorted(path.name for path in trx.parent.iterdir()) == ["folder.trx", "lines.trx"]
 
 
-def test_a_link_in_a_trx_folder_is_not_followed(trx: Path) -> None:
+@pytest.mark.parametrize("name", ["positions.3.float32", "dps"])
+def test_a_link_in_a_trx_folder_is_not_followed_and_named(trx: Path, name: str) -> None:
     folder = trx.with_name("folder.trx")
     with zipfile.ZipFile(trx) as archive:
         archive.extractall(folder)
     outside = trx.with_name("outside")
-    (folder / "positions.3.float32").rename(outside)
-    (folder / "positions.3.float32").symlink_to(outside)
-    with pytest.raises(ValueError, match="folder.trx' is damaged .it has no 'positions'"):
+    (folder / name).rename(outside)
+    (folder / name).symlink_to(outside)
+    sentence = (
+        f"^The tractogram: in the folder '.*folder.trx', '{name}' is a symbolic link, which could lead to any file; "
+    )
+    with pytest.raises(ValueError, match=sentence):
         read_streamlines(folder, OBLIQUE)
+    with pytest.raises(ValueError, match=sentence):
+        open_tractogram(folder).has_streamlines()
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(ValueError, match=f"'{name}' is a device, a pipe or a socket; remove it"):
+        read_streamlines(folder, OBLIQUE)
+
+
+def test_a_link_in_a_trx_file_is_named(trx: Path) -> None:
+    linked = trx.with_name("linked.trx")
+    with zipfile.ZipFile(trx) as source, zipfile.ZipFile(linked, "w") as target:
+        for member in source.infolist():
+            content = source.read(member)
+            if member.filename.startswith("positions"):
+                member, content = zipfile.ZipInfo(member.filename), b"/etc/passwd"
+                member.external_attr = (stat.S_IFLNK | 0o777) << 16
+            target.writestr(member, content)
+    with pytest.raises(ValueError, match="'positions.3.float32' is a symbolic link; pack the file itself"):
+        read_streamlines(linked, OBLIQUE)
 
 
 def test_a_trx_tells_its_grid_and_holds_dwis_streamlines(trx: Path) -> None:
