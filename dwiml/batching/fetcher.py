@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from dwiml.arguments import kind_shown, shown
 from dwiml.batching.sampler import BatchIds
-from dwiml.data.dataset import MultisubjectSubset
+from dwiml.data.dataset import MultisubjectSubset, check_subject
 from dwiml.data.streamlines import SubjectStreamlines
 from dwiml.ops import augmentation
 from dwiml.ops.augmentation import DrawnAugmentation
@@ -80,14 +80,26 @@ def check_ids(batch_ids: Any) -> BatchIds:
     Raises
     ------
     TypeError
-        If it is anything else, such as the plain list of a user's sampler.
+        If it is anything else, such as the plain list of a user's sampler, or an item is not a subject with ids.
     """
     if not isinstance(batch_ids, BatchIds):
         raise TypeError(
             f"A sampler must yield BatchIds, which identify the batch, got {kind_shown(batch_ids)}: "
             "BatchIds(list of (subject, ids), BatchKey(phase, epoch, batch_index))."
         )
+    for item in batch_ids:
+        if not isinstance(item, (tuple, list)) or len(item) != 2 or not _are_ids(item[1]):
+            raise TypeError(
+                "An item of BatchIds must be (subject index, ids), with a one-dimensional array of the indices of its "
+                f"streamlines, got {shown(item)}."
+            )
     return batch_ids
+
+
+def _are_ids(ids: Any) -> bool:
+    # A boolean mask is not accepted: its length is not the number of streamlines in the batch.
+    values = np.asarray(ids)
+    return values.ndim == 1 and (len(values) == 0 or values.dtype.kind in "iu")
 
 
 def check_slices(ids_per_subj: Any) -> BatchSlices:
@@ -126,7 +138,9 @@ def check_covers(ids_per_subj: Any, nb_streamlines: int) -> BatchSlices:
     slices = check_slices(ids_per_subj)
     end = 0
     for own in slices.values():
-        if own.step not in (None, 1) or own.start != end or own.stop < end:
+        bounds = (own.start, own.stop, own.step or 1) if isinstance(own, slice) else (None,)
+        are_whole = all(isinstance(bound, (int, np.integer)) for bound in bounds)
+        if not are_whole or own.step not in (None, 1) or own.start != end or own.stop < end:
             raise ValueError(
                 "The slices of ids_per_subj must follow each other without gap, starting at 0, got "
                 f"{shown(dict(slices))}."
@@ -229,10 +243,12 @@ class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
         Raises
         ------
         TypeError
-            If ``batch_ids`` is a plain list, which does not identify the batch.
+            If ``batch_ids`` is a plain list, which does not identify the batch, or an item is not a subject with ids.
+        IndexError
+            If a subject or one of its streamlines does not exist.
         ValueError
-            If the batch belongs to another phase, if `drawn` is for another number of streamlines, or, with lazy data,
-            if a coordinate is invalid or the file was replaced (see
+            If the batch belongs to another phase, a subject is in it twice, or `drawn` is for another number of
+            streamlines. With lazy data, also if a coordinate is invalid or the file was replaced (see
             :meth:`~dwiml.data.streamlines.SubjectStreamlines.gather`).
         """
         check_ids(batch_ids)
@@ -241,6 +257,7 @@ class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
                 f"The fetcher of the {self.phase} set got a batch of the {batch_ids.key.phase} set: call the sampler's "
                 f"set_position('{self.phase}', epoch) first."
             )
+        self._check_subjects([subject for subject, _ in batch_ids])
         counts = np.array([len(ids) for _, ids in batch_ids], dtype=np.int64)
         points, lengths = self._gather(batch_ids)
         data_per_streamline = self._gather_data_per_streamline(batch_ids)
@@ -258,6 +275,14 @@ class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
         tensors = {key: torch.from_numpy(rows) for key, rows in data_per_streamline.items()}
         ids_per_subj = BatchSlices(slices, batch_ids.key, tensors, drawn, self.augment)
         return TensorSequence.from_numpy(points, lengths), ids_per_subj
+
+    def _check_subjects(self, subjects: list[int]) -> None:
+        for subject in subjects:
+            check_subject(subject, len(self._subjects), self.phase)
+        if len(set(subjects)) < len(subjects):
+            raise ValueError(
+                f"A subject must be in a batch once, with all its ids; got the subjects {shown(subjects)}."
+            )
 
     def _generator(self, key: BatchKey, purpose: str) -> np.random.Generator:
         return keyed_generator(self.seed, key.epoch, key.batch_index, purpose)

@@ -216,7 +216,7 @@ class DWIMLStreamlinesBatchLoader(Seeded):
 
         Raises
         ------
-        TypeError, ValueError
+        TypeError, IndexError, ValueError
             See :meth:`~dwiml.batching.fetcher.StreamlineFetcher.fetch`.
         """
         fetcher = self.fetcher(check_ids(batch_ids).key.phase)
@@ -237,6 +237,8 @@ class DWIMLStreamlinesBatchLoader(Seeded):
         ------
         TypeError
             If ``ids_per_subj`` is a plain dict, which does not identify the batch.
+        IndexError
+            If a volume is read and a subject of ``ids_per_subj`` does not exist.
         ValueError
             If a volume is read and ``ids_per_subj`` is for another number of streamlines.
         """
@@ -305,6 +307,8 @@ class DWIMLBatchLoaderOneInput(DWIMLStreamlinesBatchLoader):
         ------
         TypeError
             If ``ids_per_subj`` is a plain dict, which does not identify the batch.
+        IndexError
+            If a subject of ``ids_per_subj`` does not exist.
         ValueError
             If ``ids_per_subj`` is for another number of streamlines, the HDF5 file was replaced since it was loaded, or
             ``volume_dtype`` cannot represent the values of a volume.

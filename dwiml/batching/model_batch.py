@@ -303,6 +303,8 @@ class VolumesOnDevice:
 
         Raises
         ------
+        IndexError
+            If there is no such subject.
         ValueError
             If the HDF5 file was replaced since it was loaded, or ``volume_dtype`` cannot represent the values of the
             volume.
@@ -326,7 +328,7 @@ class VolumesOnDevice:
             del self._cache[old]
         while len(self._cache) >= max(self.dataset.cache_size, at_least):
             self._cache.popitem(last=False)
-        stored = self.dataset.subset(phase)[subject].volumes[self.input_group_name]
+        stored = self.dataset.subset(phase).data_of(subject).volumes[self.input_group_name]
         volume = self._in_volume_dtype(stored).to(device)
         self._cache[cache_key] = stored, volume
         return volume

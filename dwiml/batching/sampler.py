@@ -12,7 +12,7 @@ from torch.utils.data import Sampler
 from dwiml.arguments import check_number, check_whole
 from dwiml.batching.compatibility import check_dataset
 from dwiml.batching.plan import PlannedBatch, even_shares, plan_epoch
-from dwiml.data.dataset import SUBSETS, MultiSubjectDataset, not_loaded
+from dwiml.data.dataset import MultiSubjectDataset, check_phase, not_loaded
 from dwiml.ops.randomness import BatchKey, keyed_generator
 from dwiml.seeding import Seeded
 
@@ -178,7 +178,7 @@ class DWIMLBatchIDSampler(Seeded, Sampler["BatchIds"]):
         ValueError
             If the phase does not exist, or a number is negative or not whole.
         """
-        self.phase, self.epoch = _check_phase(phase), check_whole("epoch", epoch, low=0)
+        self.phase, self.epoch = check_phase(phase), check_whole("epoch", epoch, low=0)
         self.first_batch = check_whole("first_batch", first_batch, low=0)
         self.max_batches = None if max_batches is None else check_whole("max_batches", max_batches, low=0)
 
@@ -190,7 +190,7 @@ class DWIMLBatchIDSampler(Seeded, Sampler["BatchIds"]):
         phase, epoch, max_batches
             As in :meth:`set_position`.
         """
-        return len(self._planned(_check_phase(phase), epoch).batches[:max_batches])
+        return len(self._planned(check_phase(phase), epoch).batches[:max_batches])
 
     def whole_batch(self, phase: str, epoch: int, index: int) -> BatchIds:
         """Return one batch, with the shares of all ranks; the position and the rank of the sampler stay as they are.
@@ -202,7 +202,7 @@ class DWIMLBatchIDSampler(Seeded, Sampler["BatchIds"]):
         index
             Index of the batch, from 0.
         """
-        planned, selected = self._planned(_check_phase(phase), epoch), slice(index, index + 1)
+        planned, selected = self._planned(check_phase(phase), epoch), slice(index, index + 1)
         return next(self._batches(planned, selected, BatchKey(phase, epoch, 0), rank=0, nb_ranks=1))
 
     def __len__(self) -> int:
@@ -282,12 +282,6 @@ class DWIMLBatchIDSampler(Seeded, Sampler["BatchIds"]):
         if self.batch_size_units == "nb_streamlines" and value != int(value):
             raise ValueError(f"{name} must be a whole number of streamlines, got {value}.")
         return value
-
-
-def _check_phase(phase: str) -> str:
-    if phase not in SUBSETS:
-        raise ValueError(f"phase must be one of {SUBSETS}, got '{phase}'.")
-    return phase
 
 
 def _none_or_whole(name: str, value: int | None) -> int | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dwiml.arguments import check_whole, quoted
+from dwiml.arguments import check_whole, counted, quoted, shown
 from dwiml.data.streamlines import SubjectStreamlines
 from dwiml.data.volumes import SubjectVolume
 from dwiml.hdf5 import schema
@@ -29,6 +29,45 @@ SUBSETS = tuple(schema.SUBJECT_LISTS)
 def not_loaded(group: str) -> ValueError:
     """Return the error for a group of the file that was not loaded; `group` names it: ``Volume group 'input'``."""
     return ValueError(f"{group} was not loaded; give it to dataset.load_data().")
+
+
+def check_phase(phase: str) -> str:
+    """Check that a subset of this name exists, and return the name.
+
+    Raises
+    ------
+    ValueError
+        If there is no such subset.
+    """
+    if phase not in SUBSETS:
+        raise ValueError(f"phase must be one of {SUBSETS}, got {shown(phase)}.")
+    return phase
+
+
+def check_subject(subject: Any, nb_subjects: int, phase: str) -> int:
+    """Check that the index of a subject of a batch exists, and return it.
+
+    Parameters
+    ----------
+    subject
+        A Python or NumPy integer, from 0: with a negative one, a batch could have the same subject twice.
+    nb_subjects
+        Number of subjects of the subset.
+    phase
+        Name of the subset, for the error message.
+
+    Raises
+    ------
+    IndexError
+        If there is no such subject.
+    """
+    is_whole = isinstance(subject, (int, np.integer)) and not isinstance(subject, bool)
+    if not is_whole or not 0 <= subject < nb_subjects:
+        raise IndexError(
+            f"Subject {shown(subject)} of a batch does not exist: the {phase} set has "
+            f"{counted(nb_subjects, 'subject')}, numbered from 0."
+        )
+    return int(subject)
 
 
 @dataclass(frozen=True)
@@ -77,6 +116,16 @@ class MultisubjectSubset(Sequence[SubjectData]):
 
     def __getitem__(self, index: Any) -> Any:
         return self.subjects_data[index]
+
+    def data_of(self, subject: int) -> SubjectData:
+        """Return the data of a subject of a batch, by its index from 0.
+
+        Raises
+        ------
+        IndexError
+            If there is no such subject. Unlike in ``subset[index]``, a negative index is one of them.
+        """
+        return self.subjects_data[check_subject(subject, len(self), self.name)]
 
     @property
     def subjects(self) -> list[str]:
@@ -208,8 +257,14 @@ class MultiSubjectDataset(Parameterized):
                 setattr(self, f"{name}_set", MultisubjectSubset(name, data, loaded=True))
 
     def subset(self, phase: str) -> MultisubjectSubset:
-        """Return a subset by its name: ``"training"``, ``"validation"`` or ``"testing"``."""
-        subset: MultisubjectSubset = getattr(self, f"{phase}_set")
+        """Return a subset by its name: ``"training"``, ``"validation"`` or ``"testing"``.
+
+        Raises
+        ------
+        ValueError
+            If there is no such subset.
+        """
+        subset: MultisubjectSubset = getattr(self, f"{check_phase(phase)}_set")
         return subset
 
     def check_volume_group(self, group: str) -> None:

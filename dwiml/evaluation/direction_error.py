@@ -112,7 +112,7 @@ def _voxel_sizes(
     subset = batch_loader.dataset.subset(ids_per_subj.key.phase)
     group = batch_loader.streamline_group_name
     sizes = [
-        torch.from_numpy(subset[subject].streamlines[group].voxel_sizes).expand(int(steps[rows].sum()), 3)
+        torch.from_numpy(subset.data_of(subject).streamlines[group].voxel_sizes).expand(int(steps[rows].sum()), 3)
         for subject, rows in ids_per_subj.items()
     ]
     return torch.cat(sizes).to(targets.device)

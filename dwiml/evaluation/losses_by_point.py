@@ -51,8 +51,7 @@ class SubjectReader:
     @property
     def data(self) -> SubjectData:
         """The data of the subject."""
-        data: SubjectData = self.batch_loader.dataset.subset(self.phase)[self.subject]
-        return data
+        return self.batch_loader.dataset.subset(self.phase).data_of(self.subject)
 
     @property
     def nb_streamlines(self) -> int:

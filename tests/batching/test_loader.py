@@ -19,6 +19,7 @@ from tests_support import NB_FEATURES, VOXEL_SIZES, write_hdf5
 
 from dwiml import DWIMLBatchIDSampler, DWIMLBatchLoaderOneInput, Learn2TrackModel, MultiSubjectDataset, TensorSequence
 from dwiml.batching.fetcher import BatchSlices
+from dwiml.batching.sampler import BatchIds
 from dwiml.ops.neighborhood import neighborhood_offsets
 from dwiml.ops.randomness import BatchKey
 
@@ -312,6 +313,47 @@ def test_batches_of_another_set_are_rejected(tiny_hdf5: Path) -> None:
     for wrong in ({"epoch": -1}, {"first_batch": -1}, {"max_batches": 1.5}):
         with pytest.raises(ValueError, match="must be a whole number of at least 0"):
             sampler.set_position("training", **{"epoch": 0, **wrong})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("subject", [-1, 3, 10**30, 0.0, True, "sub-1", None, ()])
+def test_a_subject_that_does_not_exist_is_one_sentence(tiny_hdf5: Path, subject: Any) -> None:
+    load = loader(dataset(tiny_hdf5), model(forward_uses_last_point=True))
+    assert len(load.dataset.training_set) == 3
+    sentence = r"^Subject .* of a batch does not exist: the training set has 3 subjects, numbered from 0\.$"
+    ids, key = np.arange(3), BatchKey("training", 0, 0)
+    with pytest.raises(IndexError, match=sentence):
+        load.load_batch_streamlines(BatchIds([(0, ids), (subject, ids)], key))
+    streamlines, _ = load.load_batch_streamlines(BatchIds([(np.int64(1), ids)], key))
+    slices = BatchSlices({subject: slice(0, 3)}, key)
+    for read in (load.load_batch_inputs, load.model_batch):
+        with pytest.raises(IndexError, match=sentence):
+            read(streamlines, slices)
+
+
+def test_ids_of_a_batch_that_are_not_ids_are_one_sentence(tiny_hdf5: Path) -> None:
+    load, key = loader(dataset(tiny_hdf5)), BatchKey("training", 0, 0)
+    nb = len(load.dataset.training_set[0].streamlines["streamlines"])
+    for ids in (0, slice(2), None, np.ones(nb, dtype=bool), [0.5], [[0, 1]]):
+        with pytest.raises(TypeError, match=r"^An item of BatchIds must be \(subject index, ids\), with a one-dim"):
+            load.load_batch_streamlines(BatchIds([(0, ids)], key))  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="^An item of BatchIds must be"):
+        load.load_batch_streamlines(BatchIds([0], key))  # type: ignore[list-item]
+    with pytest.raises(
+        ValueError, match=r"^A subject must be in a batch once, with all its ids; got the subjects \[0, 0\]"
+    ):
+        load.load_batch_streamlines(BatchIds([(0, np.arange(2)), (0, np.arange(2, 4))], key))
+    with pytest.raises(IndexError, match=f"^Streamline {nb} is out of range"):
+        load.load_batch_streamlines(BatchIds([(0, np.array([nb]))], key))
+    with pytest.raises(ValueError, match=r"^phase must be one of \('training', .*\), got 'train'\.$"):
+        load.load_batch_streamlines(BatchIds([(0, np.arange(2))], BatchKey("train", 0, 0)))
+
+
+@pytest.mark.parametrize("own", [3, None, slice(None, 3), slice(0, None), slice(0, 3, 2), slice(0.0, 3.0)])
+def test_slices_of_a_batch_that_are_not_slices_are_one_sentence(tiny_hdf5: Path, own: Any) -> None:
+    load, key = loader(dataset(tiny_hdf5)), BatchKey("training", 0, 0)
+    streamlines, _ = load.load_batch_streamlines(BatchIds([(0, np.arange(3))], key))
+    with pytest.raises(ValueError, match="^The slices of ids_per_subj must follow each other without gap, starting at"):
+        load.load_batch_inputs(streamlines, BatchSlices({0: own}, key))
 
 
 def test_workers_receive_no_volume(tiny_hdf5: Path) -> None:

@@ -230,7 +230,7 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
 
     def _measure(self, subject: int, true: TensorSequence) -> dict[str, Tensor]:
         """Track on one subject; return the value of each metric for each streamline, of shape (S,)."""
-        data = self.batch_loader.dataset.subset("validation")[subject]
+        data = self.batch_loader.dataset.validation_set.data_of(subject)
         volume = data.volumes[self.batch_loader.input_group_name]
         sizes = self._voxel_sizes(subject)
         mask = None
@@ -241,7 +241,7 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
             lambda points: self.batch_loader.volumes.inputs_at(points, "validation", subject),
             self.tracking_rules,
             voxel_sizes=sizes,
-            shape=volume.shape[:3],
+            shape=volume.grid.shape,
             mask=mask,
             should_stop=lambda: self._is_in_phase and self.requests.requested,
         )
@@ -259,7 +259,7 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
 
     def _voxel_sizes(self, subject: int) -> Tensor:
         """Return the voxel sizes of a validation subject, shape (3,), in mm, on the model's device."""
-        data = self.batch_loader.dataset.validation_set[subject]
+        data = self.batch_loader.dataset.validation_set.data_of(subject)
         return torch.from_numpy(data.streamlines[self.batch_loader.streamline_group_name].voxel_sizes).to(self.device)
 
     def _nothing_to_measure(self) -> str:
