@@ -115,7 +115,8 @@ def as_plain(content: Any, *, max_bytes: int | None = None) -> Any:
     """Return an object as it is written by :func:`write_tensors`, after checking that it could be read again.
 
     Tensors that are views are replaced by copies of their own values on the CPU, so that the file does not hold the
-    tensors that they are views of. Other tensors are the same objects.
+    tensors that they are views of. So is a tensor that shares the memory of one of another dtype, which torch would
+    refuse to save. Other tensors are the same objects.
 
     Parameters
     ----------
@@ -130,7 +131,9 @@ def as_plain(content: Any, *, max_bytes: int | None = None) -> Any:
         If it holds anything else, or is too large. The message is a few words, with the keys that lead to the value.
     """
     try:
-        plain, skeleton, sizes = _map_tensors(content, _compact), io.BytesIO(), dict[int, int]()
+        dtypes: dict[int, torch.dtype] = {}
+        plain = _map_tensors(content, lambda tensor: _compact(tensor, dtypes))
+        skeleton, sizes = io.BytesIO(), dict[int, int]()
 
         def emptied(tensor: torch.Tensor) -> torch.Tensor:
             storage = tensor.untyped_storage()
@@ -186,22 +189,30 @@ def _check_digest(stream: IO[bytes], size: int, *, what: str, then: str) -> bool
 
 
 def _map_tensors(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """Return a copy of lists, tuples and dictionaries in which each tensor is replaced by that of a function."""
+    """Return a copy of lists, tuples, sets and dictionaries in which each tensor is replaced by that of a function."""
     if isinstance(value, torch.Tensor):
         return function(value)
     if type(value) in (dict, OrderedDict):
-        mapped = type(value)((key, _map_tensors(item, function)) for key, item in value.items())
+        mapped = type(value)((_map_tensors(key, function), _map_tensors(item, function)) for key, item in value.items())
         if type(value) is OrderedDict:
             # torch keeps the versions of the modules of a model there.
             vars(mapped).update(vars(value))
         return mapped
-    if type(value) in (list, tuple):
+    if type(value) in (list, tuple, set):
         return type(value)(_map_tensors(item, function) for item in value)
     return value
 
 
-def _compact(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor that holds its own values only; raise NotPlainError if it cannot be read again."""
+def _compact(tensor: torch.Tensor, dtypes: dict[int, torch.dtype]) -> torch.Tensor:
+    """Return a tensor that holds its own values only; raise NotPlainError if it cannot be read again.
+
+    Parameters
+    ----------
+    tensor
+        The tensor.
+    dtypes
+        {address of the memory of a tensor: its dtype} for the previous tensors; this one is added.
+    """
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
         raise NotPlainError(f"a {type(tensor).__name__}, which is a subclass of torch.Tensor")
     if tensor.dtype not in _DTYPES:
@@ -214,7 +225,10 @@ def _compact(tensor: torch.Tensor) -> torch.Tensor:
         raise NotPlainError(f"a tensor with the attributes {quoted(vars(tensor), limit=5)} (save its detach())")
     is_whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
     if is_whole and not tensor.is_conj() and not tensor.is_neg():
-        return tensor
+        address = tensor.untyped_storage().data_ptr()
+        # An empty tensor has no address.
+        if not address or dtypes.setdefault(address, tensor.dtype) == tensor.dtype:
+            return tensor
     copied = tensor.detach().resolve_conj().resolve_neg().to("cpu", copy=True).contiguous()
     if type(tensor) is torch.nn.Parameter:
         return torch.nn.Parameter(copied, requires_grad=tensor.requires_grad)

@@ -108,3 +108,39 @@ def test_the_size_is_that_of_the_file(tmp_path: Path) -> None:
     assert 40_000 < (tmp_path / "a").stat().st_size < 50_000
     with pytest.raises(NotPlainError, match="^it has 0.0 MB, more than the 0.0 MB that can be read again$"):
         as_plain(content, max_bytes=40_000)
+
+
+COMPLEX = torch.tensor([1 + 2j, 3 - 1j])
+NUMBERS = np.arange(4, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (BASE, BASE.view(torch.int32)),
+        (BASE.view(torch.uint8), BASE),
+        (COMPLEX, torch.view_as_real(COMPLEX)),
+        (torch.nn.Parameter(BASE), BASE.view(torch.int32)),
+        (torch.from_numpy(NUMBERS), torch.from_numpy(NUMBERS.view(np.int16))),
+    ],
+    ids=["integers", "bytes", "complex", "parameter", "numpy"],
+)
+def test_tensors_of_two_dtypes_that_share_memory_are_saved(
+    first: torch.Tensor, second: torch.Tensor, tmp_path: Path
+) -> None:
+    found = read_again({"a": [first], "b": (second, first)}, tmp_path / "a")
+    assert torch.equal(found["a"][0], first)
+    assert torch.equal(found["b"][0], second)
+    assert torch.equal(found["b"][1], first)
+    assert [type(each) for each in (found["a"][0], found["b"][0])] == [type(first), type(second)]
+
+
+def test_tensors_in_sets_and_keys_are_saved(tmp_path: Path) -> None:
+    found = read_again({"set": {BASE, BASE.view(torch.int32)}, ("key", BASE[3]): 1}, tmp_path / "a")
+    assert {each.dtype for each in found["set"]} == {torch.float32, torch.int32}
+    (key,) = (each for each in found if each != "set")
+    assert torch.equal(key[1], BASE[3])
+    # Not the tensor that it is a view of, and the sizes count.
+    assert (tmp_path / "a").stat().st_size < 90_000
+    with pytest.raises(NotPlainError, match="more than the 0.1 MB that can be read again"):
+        as_plain({"set": {BASE.clone(), BASE.clone(), BASE.clone()}}, max_bytes=100_000)
