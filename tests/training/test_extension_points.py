@@ -563,6 +563,54 @@ def test_a_loggers_state_that_cannot_be_saved(
     assert load_checkpoint(tmp_path / "exp" / "checkpoint")["loggers"]["list"] == {}
 
 
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        ({"history": torch.zeros(10**6)}, "it has 4.0 MB, more than the 1.1 MB that can be read again"),
+        # Each of these fits alone.
+        ({"history": "x" * 9 * 2**20}, "'loggers' -> more than 16 MiB besides the tensors"),
+    ],
+    ids=["tensor", "plain"],
+)
+def test_a_loggers_state_that_no_checkpoint_can_hold_is_left_out(
+    tiny_hdf5: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    state: dict[str, Any],
+    reason: str,
+) -> None:
+    if isinstance(state["history"], torch.Tensor):
+        monkeypatch.setattr("dwiml.training.experiment.checkpoint._BYTES_OF_THE_REST", 2**20)
+
+    class Large(ListLogger):
+        def state_dict(self) -> dict[str, Any]:
+            # Strings that are the same object would be saved once.
+            text = {"text": state["history"] + self.name} if isinstance(state["history"], str) else state
+            return super().state_dict() | (text if self.nb_epochs > 1 else {})
+
+    class Other(Large):
+        def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
+            self.nb_epochs = 2
+
+    small_trainer(tiny_hdf5, tmp_path, "whole", max_epochs=3).train_and_validate()
+    loggers = [ListLogger(), Large("large")] if reason.startswith("it has") else [Other("other"), Large("large")]
+    with caplog.at_level(logging.WARNING):
+        small_trainer(tiny_hdf5, tmp_path, max_epochs=3, loggers=loggers).train_and_validate()
+    (record,) = caplog.records
+    assert record.getMessage().startswith(
+        f"Logger 'large' failed (ValueError: no checkpoint can hold its state: {reason}"
+    )
+    assert logs(tmp_path / "exp") == logs(tmp_path / "whole")
+    saved = load_checkpoint(tmp_path / "exp" / "checkpoint")["loggers"]
+    assert (saved["large"], saved[loggers[0].name]["nb_epochs"]) == ({}, 3 if len(saved[loggers[0].name]) == 1 else 2)
+    # It starts over with the next run.
+    again = Large("large")
+    resumed = small_trainer(tiny_hdf5, tmp_path, max_epochs=4, loggers=[loggers[0], again], resume="must")
+    resumed.train_and_validate()
+    assert again.nb_epochs == 1
+
+
 def test_the_command_says_that_loggers_need_the_script(
     tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from dwiml.arguments import quoted, shown
 from dwiml.training.cluster.ranks import Ranks
@@ -19,12 +20,15 @@ from dwiml.training.experiment.checkpoint import (
 )
 from dwiml.training.experiment.folder import ExperimentFolder
 from dwiml.training.experiment.lock import ExperimentInUseError, ExperimentLock
-from dwiml.training.reporting.loggers import LocalLogger
+from dwiml.training.reporting.loggers import CometLogger, LocalLogger
+from dwiml.training.reporting.loggers.guest import GuestLogger
 from dwiml.training.reporting.monitors import PhaseMonitor
 from dwiml.training.reproducibility import generators_state
 
 if TYPE_CHECKING:
     from dwiml.training.trainer import DWIMLTrainer
+
+T = TypeVar("T")
 
 
 class Stateful(Protocol):
@@ -251,8 +255,10 @@ class Checkpointer:
                 return True
             self.refuse_if_taken_over()
             # A checkpoint refers to the best model, which must be on disk first.
-            written = trainer.best_model.retry(trainer.model) and save_or_warn(
-                self._folder.checkpoint, state, max_bytes=self._max_bytes
+            written = trainer.best_model.retry(trainer.model) and self._with_loggers(
+                trainer,
+                state,
+                lambda content: save_or_warn(self._folder.checkpoint, content, max_bytes=self._max_bytes),
             )
             self._stamp = checkpoint_stamp(self._folder.checkpoint)
             self.is_saved = written
@@ -276,7 +282,7 @@ class Checkpointer:
         with nullcontext() if trainer.averaged is None else trainer.averaged.restored():
             state = self._state(trainer, None)
             if self._ranks.is_first:
-                readable(state, max_bytes=self._max_bytes)
+                self._with_loggers(trainer, state, lambda content: readable(content, max_bytes=self._max_bytes))
 
     def require_saved(self, trainer: DWIMLTrainer) -> None:
         """At the end, retry to write results that could not be written; all ranks call it.
@@ -304,6 +310,35 @@ class Checkpointer:
                 "disk space or check the permissions, and run the training again with resume='auto': it continues from "
                 "the last checkpoint that was written."
             )
+
+    def _with_loggers(self, trainer: DWIMLTrainer, state: dict[str, Any], use: Callable[[dict[str, Any]], T]) -> T:
+        """Use a state; if it cannot be saved because of loggers, stop them, leave out their states, and use it again.
+
+        Parameters
+        ----------
+        trainer
+            The trainer, with its loggers.
+        state
+            The state of the training.
+        use
+            Function of the state, which raises ValueError if it cannot be saved.
+        """
+        try:
+            return use(state)
+        except ValueError:
+            guests = [each for each in trainer.loggers if isinstance(each, (GuestLogger, CometLogger))]
+            logged = state["loggers"]
+            kept = {name: value for name, value in logged.items() if name not in {each.name for each in guests}}
+            # If this fails too, the loggers are not the cause.
+            readable(state | {"loggers": kept}, max_bytes=self._max_bytes)
+            for each in guests:
+                more = kept | {each.name: logged[each.name]}
+                try:
+                    readable(state | {"loggers": more}, max_bytes=self._max_bytes)
+                    kept = more
+                except ValueError as error:
+                    each.stop(ValueError(f"no checkpoint can hold its state: {error.__cause__ or error}"))
+            return use(state | {"loggers": kept})
 
     def _state(self, trainer: DWIMLTrainer, monitor: PhaseMonitor | None) -> dict[str, Any]:
         registered = {name: thing.state_dict() for name, thing in self._registered.items()}

@@ -18,16 +18,12 @@ from dwiml.arguments import check_whole, quoted
 from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.models.saving import check_finite, check_fit, described
 from dwiml.training.experiment.folder import SECTIONS
-from dwiml.training.experiment.plain import check_json, check_keys, check_like, value_or_type
-from dwiml.training.optimization.optimizers import OPTIMIZERS
+from dwiml.training.experiment.plain import check_json, check_keys, value_or_type
+from dwiml.training.optimization.optimizers import OPTIMIZERS, check_group_value
 from dwiml.training.reporting.user_metrics import check_metric_name
 from dwiml.training.state import GENERATION, MAX_EPOCH, PHASES, TRAINING, Position
 
 _MOST_POINTS = 2**62
-# Values of an optimizer's groups that cannot change.
-_FIXED = frozenset({"params", "capturable", "differentiable"})
-# Values that depend on the machine (see load_optimizer_state).
-_OF_THE_MACHINE = frozenset({"fused", "foreach"})
 _MEASURED = ("values", "weights", "batches")
 
 
@@ -159,17 +155,7 @@ def _check_groups(groups: Any, own: list[dict[str, Any]], *, values: bool) -> No
             raise ValueError("a group of parameters lacks 'params' or 'lr'")
         # Keys may be added by a later torch, or by the user.
         for key in group.keys() & own_group.keys() if values else ():
-            _check_setting(key, group[key], own_group[key])
-
-
-def _check_setting(key: str, value: Any, own: Any) -> None:
-    """Check a value of a group; schedules, and the user, may have changed it to another of its kind."""
-    check_like(f"'{key}'", value, None if key in _OF_THE_MACHINE else own)
-    numbers = value if type(value) in (list, tuple) else [value]
-    if any(type(each) in (int, float) and not 0 <= each < math.inf for each in numbers):
-        raise ValueError(f"'{key}' should be a finite number, 0 or more, but is {value_or_type(value)}")
-    if key in _FIXED and value != own:
-        raise ValueError(f"'{key}' should be {value_or_type(own)} but is {value_or_type(value)}")
+            check_group_value(key, group[key], own_group[key])
 
 
 def _check_kept(values: Mapping[Any, Any], parameter: torch.Tensor, number: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch.nn import Parameter
 
 from dwiml.arguments import check_number
+from dwiml.training.experiment.plain import check_like, value_or_type
 
 OptimizerFactory = Callable[[list[Parameter]], torch.optim.Optimizer]
 """Takes the parameters to train and returns an optimizer of them."""
@@ -21,6 +23,10 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 }
 # Outside of this range, no training works: a step would change nothing in float32, or diverge.
 SMALLEST_RATE, LARGEST_RATE = 1e-12, 100.0
+# Values of an optimizer's groups that cannot change.
+_FIXED = frozenset({"params", "capturable", "differentiable"})
+# Values that depend on the machine (see load_optimizer_state).
+_OF_THE_MACHINE = frozenset({"fused", "foreach"})
 # Optimizers with a version in torch that updates all weights in one CUDA kernel.
 FUSED = frozenset({"Adam", "AdamW", "SGD"})
 
@@ -88,6 +94,29 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, A
         if "fused" in group:
             group["fused"] = fused
     optimizer.load_state_dict({**state, "param_groups": groups})
+
+
+def check_group_value(key: str, value: Any, own: Any) -> None:
+    """Check a value of a group of parameters; a schedule or the user may have changed it to another of its kind.
+
+    Parameters
+    ----------
+    key, value
+        Name and value.
+    own
+        The initial value of the optimizer.
+
+    Raises
+    ------
+    ValueError
+        If the value is of another kind, is negative or not finite, or cannot be changed.
+    """
+    check_like(f"'{key}'", value, None if key in _OF_THE_MACHINE else own)
+    numbers = value if type(value) in (list, tuple) else [value]
+    if any(type(each) in (int, float) and not 0 <= each < math.inf for each in numbers):
+        raise ValueError(f"'{key}' should be a finite number, 0 or more, but is {value_or_type(value)}")
+    if key in _FIXED and value != own:
+        raise ValueError(f"'{key}' should be {value_or_type(own)} but is {value_or_type(value)}")
 
 
 def to_python(value: Any) -> Any:

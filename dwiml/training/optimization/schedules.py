@@ -74,8 +74,8 @@ def build_schedule(
         return Schedule(title, optimizer, planned_epochs, warmup_cosine(learning_rates[0], planned_epochs, **given))
     if not callable(name):
         _check_names(title, given, scheduler_classes()[title], own=_OWN_ARGUMENTS)
-    elif given:
-        raise ValueError(f"The schedule {title} is a function, which takes no arguments; got {_listed(given)}.")
+    else:
+        _check_factory(title, name, given)
 
     def make(optimizer: torch.optim.Optimizer) -> LRScheduler:
         # A copy, because schedulers keep and change the lists that they receive.
@@ -84,7 +84,13 @@ def build_schedule(
     try:
         return TorchSchedule(title, make, optimizer, learning_rates[0], planned_epochs)
     except ValueError as error:
-        raise ValueError(f"The schedule {title} cannot work with {_listed(given)}: {error}.") from error
+        if "momentum" in str(error) and not {"momentum", "betas"} & optimizer.defaults.keys():
+            raise ValueError(
+                f"The schedule {title} changes the momentum, which the optimizer {type(optimizer).__name__} does not "
+                "have: give cycle_momentum=False among the arguments of the schedule, or use another optimizer."
+            ) from error
+        how = f"cannot work with {_listed(given)}" if given else "failed"
+        raise ValueError(f"The schedule {title} {how}: {error}.") from error
 
 
 def _known(name: Any) -> str:
@@ -97,6 +103,33 @@ def _known(name: Any) -> str:
     if not isinstance(name, str) or name not in known:
         raise ValueError(f"The learning-rate schedule must be None or one of {', '.join(known)}, got {shown(name)}.")
     return name
+
+
+def _check_factory(title: str, made_by: Callable[..., Any], args: Mapping[str, Any]) -> None:
+    """Check that a function or a class is given without arguments, and can be called with the optimizer alone."""
+    kind = "class" if isinstance(made_by, type) else "function"
+    if args:
+        reason = f"got {_listed(args)}"
+    elif missing := _required(made_by)[1:]:
+        reason, args = f"needs {quoted(missing)}", dict.fromkeys(missing)
+    else:
+        return
+    by_name = f"its name '{title}' with lr_scheduler_args, or " if scheduler_classes().get(title) is made_by else ""
+    given = ", ".join(f"{key}={'...' if value is None else shown(value)}" for key, value in args.items())
+    raise ValueError(
+        f"The schedule {title} is a {kind}, which is called with the optimizer alone, and {reason}: give {by_name}"
+        f"functools.partial({title if title.isidentifier() else 'your_function'}, {given})."
+    )
+
+
+def _required(made_by: Callable[..., Any]) -> list[str]:
+    """Return the names of the parameters without a default; none for a function of C, whose parameters are unknown."""
+    try:
+        parameters = inspect.signature(made_by).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [each.name for each in parameters if each.default is each.empty and each.kind not in several]
 
 
 def _plain(name: str, key: Any, value: Any) -> Any:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.optim import lr_scheduler
 
+from dwiml.arguments import quoted
 from dwiml.training.experiment.plain import value_or_type
-from dwiml.training.optimization.optimizers import LARGEST_RATE, to_python
+from dwiml.training.optimization.optimizers import LARGEST_RATE, OPTIMIZERS, check_group_value, to_python
 from dwiml.training.optimization.schedule_base import LR_RATIO, MAX_EPOCHS_CHECKED, Schedule
 
 SchedulerFactory = Callable[[torch.optim.Optimizer], lr_scheduler.LRScheduler]
 # Schedulers that take other schedulers or functions, which cannot be recorded with the parameters of a run.
 NEEDS_OBJECTS = frozenset({"SequentialLR", "ChainedScheduler", "LambdaLR", "MultiplicativeLR"})
-# Values of the optimizer's groups that torch's schedulers change.
-_CHANGED = ("lr", "momentum", "betas")
+# Entries of a group that are not values of the optimizer.
+_PARAMETERS = frozenset({"params", "param_names"})
+_LR = "lr"
 # Schedulers with an end. Beyond it, some would rise again, one would stay at 0, and one would fail.
 _WITH_END = frozenset({"CosineAnnealingLR", "OneCycleLR", "PolynomialLR"})
 
@@ -37,9 +39,11 @@ def scheduler_classes() -> dict[str, type[lr_scheduler.LRScheduler]]:
 class TorchSchedule(Schedule):
     """A scheduler of ``torch.optim.lr_scheduler``, stepped once at the end of each epoch.
 
-    It works on a copy of the settings of the optimizer, copied to the optimizer after each step. The optimizer
-    itself (whose ``step`` torch would wrap) and its state in a checkpoint are not affected. The state is the losses of
-    the past epochs: a resumed run steps a new scheduler with them, so that any scheduler is resumed exactly.
+    It works on a copy of the values of the optimizer's groups, without the parameters. After each step, the learning
+    rates and all other values that it has ever changed, such as the momentum or the weight decay, are copied to the
+    optimizer. The optimizer itself (whose ``step`` torch would wrap) and its state in a checkpoint are not affected:
+    values that the scheduler adds for itself are not copied. The state is the losses of the past epochs: a resumed run
+    steps a new scheduler with them, so that any scheduler is resumed exactly.
 
     Parameters
     ----------
@@ -49,7 +53,7 @@ class TorchSchedule(Schedule):
         Function that returns the scheduler for an optimizer; called more than once. The steps of ``OneCycleLR`` and
         ``CyclicLR`` are epochs; these also change the momentum unless ``cycle_momentum`` is False.
     optimizer
-        Optimizer whose settings are changed.
+        Optimizer whose values are changed.
     learning_rate
         Initial learning rate.
     planned_epochs
@@ -59,8 +63,8 @@ class TorchSchedule(Schedule):
     Raises
     ------
     ValueError
-        If the scheduler cannot be created, fails, has a learning rate outside of 0 to 100, or is not the same when
-        it is created again.
+        If the scheduler cannot be created, fails, has a learning rate outside of 0 to 100 or another invalid value, or
+        is not the same when it is created again.
     """
 
     def __init__(
@@ -76,10 +80,11 @@ class TorchSchedule(Schedule):
         try:
             self._replay()
             nb_epochs = min(planned_epochs, MAX_EPOCHS_CHECKED)
-            if self.rates(nb_epochs) != self.rates(nb_epochs):
-                raise ValueError(
-                    "its learning rates are not the same each time it is created, so that no run could resume"
-                )
+            first, second = self._rehearse(nb_epochs), self._rehearse(nb_epochs)
+            if first != second:
+                different = {key for pair in zip(first, second, strict=True) for key in _differences(*pair)}
+                values = "learning rates" if _LR in different else f"values of {quoted(sorted(different))}"
+                raise ValueError(f"its {values} are not the same each time it is created, so that no run could resume")
         except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
             raise ValueError(str(error).rstrip(".") or type(error).__name__) from error
         self._update_optimizer()
@@ -104,19 +109,35 @@ class TorchSchedule(Schedule):
         Raises
         ------
         ValueError
-            If a learning rate is outside of 0 to 100; the message is the reason only.
+            If a learning rate is outside of 0 to 100, or another value is invalid; the message is the reason only.
         """
+        rehearsed = self._rehearse(nb_epochs)
+        return None if self._needs_loss else [float(groups[0][_LR]) for groups in rehearsed]
+
+    def _rehearse(self, nb_epochs: int) -> list[list[dict[str, Any]]]:
+        """Return the values of each group in each epoch, after checking them (see :meth:`rates`)."""
         rehearsed = copy.copy(self)
         rehearsed._replay()
-        rates = []
+        epochs = []
         for epoch in range(nb_epochs):
-            for group in rehearsed._settings.param_groups:
-                if not 0 <= group["lr"] <= LARGEST_RATE:
-                    raise ValueError(f"its learning rate would be {group['lr']:g} in epoch {epoch}")
-            rates.append(float(rehearsed._settings.param_groups[0]["lr"]))
+            values = rehearsed._values()
+            self._check_values(values, epoch)
+            epochs.append(values)
             # A rising loss, for schedulers that depend on it.
             rehearsed._step(float(epoch), holds=nb_epochs > self.planned_epochs)
-        return None if self._needs_loss else rates
+        return epochs
+
+    def _check_values(self, groups: list[dict[str, Any]], epoch: int) -> None:
+        is_known = type(self._optimizer) in OPTIMIZERS.values()
+        for group, initial in zip(groups, self._initial.param_groups, strict=True):
+            if not 0 <= group[_LR] <= LARGEST_RATE:
+                raise ValueError(f"its learning rate would be {group[_LR]:g} in epoch {epoch}")
+            # A checkpoint with other values could not be resumed. Those of the user's own optimizers are not known.
+            for key in group.keys() - {_LR} if is_known else ():
+                try:
+                    check_group_value(key, group[key], initial[key])
+                except ValueError as error:
+                    raise ValueError(f"{error} in epoch {epoch}") from error
 
     def begin_epoch(self, epoch: int) -> None:
         """Set the learning rate of an epoch; raise ValueError if the previous epochs were not ended."""
@@ -163,10 +184,13 @@ class TorchSchedule(Schedule):
     def _replay(self, losses: Iterable[float | None] = ()) -> None:
         """Create the scheduler, and step it with the losses of the past epochs."""
         self._losses: list[float | None] = []
+        # Names of the values that the scheduler has changed.
+        self._changed = {_LR}
         self._settings = copy.deepcopy(self._initial)
         self._scheduler: Any = self._factory(self._settings)
         if getattr(self._scheduler, "optimizer", None) is not self._settings:
             raise ValueError("it is not a torch scheduler of the given optimizer")
+        self._note_changes()
         for each in losses:
             self._step(each)
 
@@ -177,10 +201,19 @@ class TorchSchedule(Schedule):
             # torch warns about a scheduler that is stepped before its optimizer.
             self._settings.step()
             self._scheduler.step(*([loss] if self._needs_loss else []))
+            self._note_changes()
+
+    def _note_changes(self) -> None:
+        self._changed |= _differences(self._initial.param_groups, self._settings.param_groups)
+
+    def _values(self) -> list[dict[str, Any]]:
+        """Return the values of each group that the optimizer takes over, as Python numbers."""
+        pairs = zip(self._initial.param_groups, self._settings.param_groups, strict=True)
+        return [to_python({key: now[key] for key in self._changed if key in initial}) for initial, now in pairs]
 
     def _update_optimizer(self) -> None:
-        for group, values in zip(self._optimizer.param_groups, self._settings.param_groups, strict=True):
-            group.update(to_python(_changed(values)))
+        for group, values in zip(self._optimizer.param_groups, self._values(), strict=True):
+            group.update(values)
 
 
 class _Settings(torch.optim.Optimizer):
@@ -188,14 +221,32 @@ class _Settings(torch.optim.Optimizer):
 
     def __init__(self, optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
         groups = [
-            {**_changed(group), "params": [torch.empty(0)], "lr": learning_rate * group.get(LR_RATIO, 1.0)}
+            {**_plain(group), "params": [torch.empty(0)], _LR: learning_rate * group.get(LR_RATIO, 1.0)}
             for group in optimizer.param_groups
         ]
-        super().__init__(groups, _changed(optimizer.defaults))
+        super().__init__(groups, _plain(optimizer.defaults))
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Do nothing; torch expects this call before that of a scheduler."""
 
 
-def _changed(group: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: group[key] for key in _CHANGED if key in group}
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of the values that are numbers or strings, also in lists; they can be compared."""
+    found = {key: to_python(value) for key, value in values.items() if key not in _PARAMETERS}
+    return {key: value for key, value in found.items() if _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    if type(value) in (list, tuple):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def _differences(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Return the names of the values of the first groups that the second ones have with another value."""
+    return {
+        key
+        for one, other in zip(first, second, strict=True)
+        for key in one
+        if key not in _PARAMETERS and key in other and to_python(other[key]) != one[key]
+    }

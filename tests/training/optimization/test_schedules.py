@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import io
 import math
 from collections.abc import Iterator
@@ -380,8 +381,26 @@ REFUSED: list[tuple[Any, Any, str]] = [
     ("warmup_cosine", {"warmup_epochs": -1}, "^warmup_epochs must be a number, 0 or more, got -1"),
     ("warmup_cosine", {"warmup_epochs": "1"}, "^warmup_epochs must be a number, 0 or more, got '1'"),
     ("warmup_cosine", {"min_ratio": 1.5}, "^min_ratio must be a number from 0 to 1, got 1.5"),
-    (by_function, {"gamma": 1}, "^The schedule by_function is a function, which takes no arguments; got gamma=1"),
-    (an_optimizer, None, "^The schedule an_optimizer cannot work with no argument: "),
+    (
+        by_function,
+        {"gamma": 1},
+        r"^The schedule by_function is a function, which is called with the optimizer alone, and got gamma=1: give "
+        r"functools.partial\(by_function, gamma=1\)\.$",
+    ),
+    (
+        lr_scheduler.StepLR,
+        {"step_size": 2},
+        r"^The schedule StepLR is a class, which is called with the optimizer alone, and got step_size=2: give its "
+        r"name 'StepLR' with lr_scheduler_args, or functools.partial\(StepLR, step_size=2\)\.$",
+    ),
+    (
+        lr_scheduler.OneCycleLR,
+        None,
+        r"^The schedule OneCycleLR is a class, .* and needs 'max_lr': give .* functools.partial\(OneCycleLR, max_lr=",
+    ),
+    (lr_scheduler.LambdaLR, None, r"and needs 'lr_lambda': give functools.partial\(LambdaLR, lr_lambda=...\)\.$"),
+    (lambda optimizer, epochs: None, None, r"is a function, .*, and needs 'epochs': give functools.partial\(your_func"),
+    (an_optimizer, None, "^The schedule an_optimizer failed: "),
     (
         lambda optimizer: by_function(an_optimizer()),
         None,
@@ -403,6 +422,91 @@ def test_wrong_schedules_are_refused_with_a_sentence(name: Any, args: Any, sente
     with pytest.raises(ValueError, match=sentence):
         build(name, args, optimizer)
     assert settings(optimizer) == before
+
+
+@pytest.mark.parametrize(
+    "given", ["CyclicLR", "OneCycleLR", lambda optimizer: lr_scheduler.OneCycleLR(optimizer, 1, 20)]
+)
+def test_a_schedule_of_the_momentum_of_an_optimizer_without_one(given: Any) -> None:
+    optimizer = torch.optim.Adagrad([torch.nn.Parameter(torch.zeros(1))], lr=BASE)
+    sentence = (
+        r"changes the momentum, which the optimizer Adagrad does not have: give cycle_momentum=False among the "
+        r"arguments of the schedule, or use another optimizer\.$"
+    )
+    args = {**TORCH[given], "cycle_momentum": True} if isinstance(given, str) else None
+    with pytest.raises(ValueError, match=sentence):
+        build(given, args, optimizer)
+    if args is not None:
+        build(given, {**args, "cycle_momentum": False}, optimizer)
+
+
+class Decaying(lr_scheduler.LambdaLR):
+    """Changes the weight decay, and the value of a group that torch does not know; the former returns to its start."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, decays: Any = (0.0, 0.3, 0.2, 0.0)) -> None:
+        self.decays = decays
+        super().__init__(optimizer, lambda epoch: 1.0)
+
+    def step(self, epoch: Any = None) -> None:
+        super().step(epoch)
+        for group in self.optimizer.param_groups:
+            group["weight_decay"] = np.float64(self.decays[self.last_epoch % len(self.decays)])
+            group["seen"] = self.last_epoch
+            if "boost" in group:
+                group["boost"] = [self.last_epoch]
+
+
+def test_any_value_that_a_schedule_changes_is_taken_over_and_resumed() -> None:
+    def boosted() -> torch.optim.Optimizer:
+        optimizer = an_optimizer("SGD")
+        optimizer.param_groups[1]["boost"] = [9]
+        return optimizer
+
+    ours, theirs = boosted(), boosted()
+    schedule, scheduler = build(Decaying, None, ours), Decaying(theirs)
+    # What the schedule never changes stays the user's.
+    ours.param_groups[0]["momentum"] = theirs.param_groups[0]["momentum"] = 0.2
+    for epoch in range(6):
+        schedule.begin_epoch(epoch)
+        for mine, other in zip(ours.param_groups, theirs.param_groups, strict=True):
+            names = ("lr", "weight_decay", "momentum", "boost")
+            assert [mine.get(name) for name in names] == [other.get(name) for name in names]
+            assert "seen" not in mine
+            assert type(mine["weight_decay"]) in (int, float)
+        take_step(ours)
+        take_step(theirs)
+        resumed_optimizer = boosted()
+        resumed = build(Decaying, None, resumed_optimizer)
+        schedule.end_epoch(None)
+        resumed_optimizer.load_state_dict(saved(ours.state_dict()))
+        resumed.load_state_dict(saved(schedule.state_dict()))
+        assert [{**group, "params": 0} for group in resumed_optimizer.param_groups] == [
+            {**group, "params": 0} for group in ours.param_groups
+        ]
+        scheduler.step()
+    for mine, other in zip(ours.param_groups, theirs.param_groups, strict=True):
+        assert torch.equal(mine["params"][0], other["params"][0])
+
+
+@pytest.mark.parametrize(
+    ("decays", "sentence"),
+    [
+        (
+            (0.0, 0.1, -0.1),
+            r"^The schedule partial failed: 'weight_decay' should be a finite number, 0 or more, but is -0",
+        ),
+        ((0.0, float("inf")), r"should be a finite number, 0 or more, but is inf in epoch 1\.$"),
+        ((), None),
+    ],
+)
+def test_values_that_could_not_be_resumed_are_refused(decays: Any, sentence: str | None) -> None:
+    given = functools.partial(Decaying, decays=decays) if sentence else drawn_decays
+    with pytest.raises(ValueError, match=sentence or "its values of 'weight_decay' are not the same each time it is "):
+        build(given, None, an_optimizer())
+
+
+def drawn_decays(optimizer: torch.optim.Optimizer) -> Any:
+    return Decaying(optimizer, torch.rand(40).tolist())
 
 
 @pytest.mark.parametrize("name", ["warmup_cosine", "StepLR"])

@@ -147,7 +147,7 @@ class CometLogger(Logger):
                 return f"Comet was offline; from a computer with internet and your API key, run: {command}"
             return f"Comet shows this run at {experiment.url}" if self.online else None
         except Exception as error:
-            self._give_up(error)
+            self.stop(error)
             return None
 
     def _tidy_archives(self) -> bool:
@@ -169,11 +169,12 @@ class CometLogger(Logger):
                 self._start()
             action(self._experiment)
         except Exception as error:
-            self._give_up(error)
+            self.stop(error)
             return False
         return True
 
-    def _give_up(self, error: Exception) -> None:
+    def stop(self, error: Exception) -> None:
+        """Stop calling Comet after an error, which is reported in a warning."""
         if self._failed:
             return
         self._failed = True

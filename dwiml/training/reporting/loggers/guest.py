@@ -75,6 +75,11 @@ class GuestLogger(Logger):
         sentence = self._attempt(self._guest.close)
         return sentence if isinstance(sentence, str) else None
 
+    def stop(self, error: Exception) -> None:
+        """Stop calling the user's logger, and leave out its state, after an error that is reported in a warning."""
+        self._state = {}
+        self._fail(error)
+
     def _ask_state(self) -> None:
         # Imported here so that reading logs does not load torch.
         from dwiml.files.tensors import as_plain
@@ -91,14 +96,17 @@ class GuestLogger(Logger):
         try:
             return action()
         except Exception as error:
-            self._failed = True
-            logger.warning(
-                "Logger '%s' failed (%s); the training continues without it, and the metrics are in the local log.",
-                self.name,
-                _reason(error),
-            )
-            logger.debug("Traceback of logger '%s':", self.name, exc_info=error)
+            self._fail(error)
             return None
+
+    def _fail(self, error: Exception) -> None:
+        self._failed = True
+        logger.warning(
+            "Logger '%s' failed (%s); the training continues without it, and the metrics are in the local log.",
+            self.name,
+            _reason(error),
+        )
+        logger.debug("Traceback of logger '%s':", self.name, exc_info=error)
 
 
 def name_of_logger(given: Logger) -> str:
