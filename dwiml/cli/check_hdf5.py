@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from dwiml.arguments import counted
 from dwiml.cli import BAD_INPUT, run_command
+from dwiml.cli.options import add_verbose
 from dwiml.cli.unknown_options import parse_known_options
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="read all values and compare them with the digests stored in the file (about 1 GB per second)",
     )
-    parser.add_argument("-v", dest="verbose", action="store_true", help="show informative messages")
+    add_verbose(parser)
     return parser
 
 

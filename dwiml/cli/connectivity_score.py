@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from dwiml.cli import run_command
 from dwiml.cli.connectivity_options import add_regions, describe, percent, regions_of
+from dwiml.cli.options import add_verbose
 from dwiml.cli.unknown_options import parse_known_options
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="save the streamlines that join regions that are not connected (.trk, .tck or .trx)",
     )
     output.add_argument("-f", dest="overwrite", action="store_true", help="replace these outputs if they exist")
-    parser.add_argument("-v", dest="verbose", action="store_true", help="show informative messages")
+    add_verbose(parser)
     return parser
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dwiml.arguments import counted
 from dwiml.cli import run_command
+from dwiml.cli.options import add_verbose
 from dwiml.cli.unknown_options import parse_known_options
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--allow_missing", action="store_true", help="accept missing or empty tractograms (but not volumes)"
     )
     parser.add_argument("-f", dest="overwrite", action="store_true", help="replace OUT.hdf5, if it is an HDF5 file")
-    parser.add_argument("-v", dest="verbose", action="store_true", help="show informative messages")
+    add_verbose(parser)
     return parser
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from dwiml.arguments import grouped
 from dwiml.cli import run_command
+from dwiml.cli.options import add_moved_data, add_verbose
 from dwiml.cli.unknown_options import parse_known_options
 
 if TYPE_CHECKING:
@@ -27,10 +28,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--subset", default="validation", metavar="NAME", help="training, validation or testing [%(default)s]"
     )
     parser.add_argument("--max_batches", type=int, metavar="N", help="evaluate at most N batches [all]")
-    parser.add_argument(
-        "--hdf5_file", metavar="HDF5", help="new path of the data, if they were moved [the recorded path]"
-    )
-    parser.add_argument("-v", dest="verbose", action="store_true", help="show informative messages")
+    add_moved_data(parser)
+    add_verbose(parser)
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Command-line options that derive from the parameters of the library's classes."""
+"""Options of the command line: those that derive from parameters of the library, and those that commands share."""
 
 from __future__ import annotations
 
@@ -153,6 +153,26 @@ def add_option(
     options |= {"nargs": "+"} if several else {}
     metavar = "FILE" if name.endswith("_file") else reader.metavar
     group.add_argument(f"--{name}", type=reader, metavar=metavar, **options)
+
+
+def add_verbose(parser: argparse._ActionsContainer, *, dest: str = "verbose") -> None:
+    """Add the option -v of a command to its parser or to a group of options.
+
+    Parameters
+    ----------
+    parser
+        The parser or the group.
+    dest
+        Name of the value, if a parameter of the library is named ``verbose``.
+    """
+    parser.add_argument("-v", dest=dest, action="store_true", help="show informative messages")
+
+
+def add_moved_data(parser: argparse.ArgumentParser) -> None:
+    """Add the option --hdf5_file of a command that uses the data of an experiment."""
+    parser.add_argument(
+        "--hdf5_file", metavar="HDF5", help="new path of the data, if they were moved [the recorded path]"
+    )
 
 
 def json_object(text: str) -> dict[str, Any]:

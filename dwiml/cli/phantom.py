@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 from dwiml.cli import run_command
+from dwiml.cli.options import add_verbose
 from dwiml.cli.unknown_options import parse_known_options
 
 
@@ -32,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="voxels of 3, 2 or 1.6 mm; 40, 300 or 600 streamlines per bundle [%(default)s]",
     )
     parser.add_argument("-f", dest="overwrite", action="store_true", help="replace OUT_DIR if it is a phantom folder")
-    parser.add_argument("-v", dest="verbose", action="store_true", help="show informative messages")
+    add_verbose(parser)
     return parser
 
 

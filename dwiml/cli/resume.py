@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dwiml.cli.declarations import constant_of, parameters_of
-from dwiml.cli.options import add_option
+from dwiml.cli.options import add_option, add_verbose
 from dwiml.cli.run_training import run_training
 from dwiml.cli.unknown_options import parse_known_options
 
@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
                 # Valid for one resume only.
                 shown = "off" if name == "allow_changed_data" else "as recorded"
                 add_option(group, parameter, name=new, absent=True, shown=shown, **quiet)
-    parser.add_argument("-v", dest="informative", action="store_true", help="show informative messages")
+    add_verbose(parser, dest="informative")
     return parser
 
 

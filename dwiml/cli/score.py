@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dwiml.cli import run_command
+from dwiml.cli.options import add_verbose
 from dwiml.cli.unknown_options import parse_known_options
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
         "invalid.trk, no_connection.trk (several tractograms: one subfolder for each)",
     )
     parser.add_argument("-f", dest="overwrite", action="store_true", help="replace these outputs if they exist")
-    parser.add_argument("-v", dest="verbose", action="store_true", help="show informative messages")
+    add_verbose(parser)
     return parser
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dwiml.cli import run_command
+from dwiml.cli.options import add_moved_data, add_verbose
 from dwiml.cli.unknown_options import parse_known_options
 from dwiml.failures import GPU, MEMORY
 
@@ -63,11 +64,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="number of streamlines per batch; lower it to use less memory [%(default)s]",
     )
-    parser.add_argument(
-        "--hdf5_file", metavar="HDF5", help="new path of the data, if they were moved [the recorded path]"
-    )
+    add_moved_data(parser)
     parser.add_argument("-f", dest="overwrite", action="store_true", help="replace existing results in OUT_DIR")
-    parser.add_argument("-v", dest="verbose", action="store_true", help="show informative messages")
+    add_verbose(parser)
     return parser
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dwiml.cli import run_command
+from dwiml.cli.options import add_verbose
 from dwiml.cli.unknown_options import parse_known_options
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_space_options(parser)
     _add_style_options(parser)
     parser.add_argument("-f", dest="overwrite", action="store_true", help="replace OUT if it exists")
-    parser.add_argument("-v", dest="verbose", action="store_true", help="show informative messages")
+    add_verbose(parser)
     return parser
 
 

@@ -12,7 +12,7 @@ from dwiml.arguments import counted, grouped
 from dwiml.cli import run_command
 from dwiml.cli.config_file import add_config_options, parse_options
 from dwiml.cli.declarations import parameters_of
-from dwiml.cli.options import add_option
+from dwiml.cli.options import add_option, add_verbose
 from dwiml.failures import GPU, MEMORY
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="overwrite OUT and the report, including an unfinished OUT of an interrupted run",
     )
-    parser.add_argument("-v", dest="verbose", action="store_true", help="show informative messages")
+    add_verbose(parser)
     return parser
 
 

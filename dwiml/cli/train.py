@@ -11,7 +11,7 @@ from typing import Any
 
 from dwiml.cli.config_file import add_config_options, config_text, parse_options, value_in_file
 from dwiml.cli.declarations import parameters_of, summary_of
-from dwiml.cli.options import add_option
+from dwiml.cli.options import add_option, add_verbose
 from dwiml.cli.run_training import run_training
 from dwiml.models import MODELS
 
@@ -82,9 +82,7 @@ def build_model_parser(name: str) -> argparse.ArgumentParser:
     for each in _RESAMPLING:
         add_option(resampling, parameters_of(MODELS[name])[each])
     _add(parser, "training", SETTINGS, leave=(*_JOB, *_TRYING))
-    _group(parser, "training").add_argument(
-        "-v", dest="informative", action="store_true", help="show informative messages"
-    )
+    add_verbose(_group(parser, "training"), dest="informative")
     _add(parser, "checkpoints, time limits and resuming", SETTINGS, only=_JOB)
     _add(parser, "debugging", SETTINGS, only=_TRYING)
     title = "generation-validation (if any is given, the model also tracks from the start of validation streamlines)"

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from dwiml.cli import run_command
+from dwiml.cli.options import add_verbose
 from dwiml.cli.unknown_options import parse_known_options
 
 
@@ -47,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="panels that always have a linear y axis, for instance loss",
     )
     parser.add_argument("-f", dest="overwrite", action="store_true", help="replace FILE if it exists")
-    parser.add_argument("-v", dest="verbose", action="store_true", help="show informative messages")
+    add_verbose(parser)
     return parser
 
 

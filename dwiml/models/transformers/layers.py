@@ -101,7 +101,21 @@ class DecoderLayer(EncoderLayer):
         return result
 
 
-class Encoder(nn.Module):
+class _Stack(nn.Module):
+    """Layers, one after the other, then a normalization if asked for; see :class:`Encoder`."""
+
+    def __init__(self, layer: type[EncoderLayer], options: LayerOptions, nb_layers: int, *, final_norm: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layer(options) for _ in range(nb_layers))
+        self.norm: nn.Module = nn.LayerNorm(options.d_model) if final_norm else nn.Identity()
+
+    @property
+    def attentions(self) -> list[MultiHeadAttention]:
+        """The self-attention of each layer."""
+        return [cast(EncoderLayer, layer).self_attn for layer in self.layers]
+
+
+class Encoder(_Stack):
     """A stack of encoder layers, then a normalization if asked for.
 
     Parameters
@@ -115,14 +129,7 @@ class Encoder(nn.Module):
     """
 
     def __init__(self, options: LayerOptions, nb_layers: int, *, final_norm: bool) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(EncoderLayer(options) for _ in range(nb_layers))
-        self.norm: nn.Module = nn.LayerNorm(options.d_model) if final_norm else nn.Identity()
-
-    @property
-    def attentions(self) -> list[MultiHeadAttention]:
-        """The self-attention of each layer."""
-        return [cast(EncoderLayer, layer).self_attn for layer in self.layers]
+        super().__init__(EncoderLayer, options, nb_layers, final_norm=final_norm)
 
     def forward(self, rows: Tensor, attending: Attending) -> Tensor:
         """Return the output of the last layer, (N, d_model)."""
@@ -132,7 +139,7 @@ class Encoder(nn.Module):
         return result
 
 
-class Decoder(nn.Module):
+class Decoder(_Stack):
     """A stack of decoder layers, then a normalization if asked for.
 
     Parameters
@@ -142,14 +149,7 @@ class Decoder(nn.Module):
     """
 
     def __init__(self, options: LayerOptions, nb_layers: int, *, final_norm: bool) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(DecoderLayer(options) for _ in range(nb_layers))
-        self.norm: nn.Module = nn.LayerNorm(options.d_model) if final_norm else nn.Identity()
-
-    @property
-    def attentions(self) -> list[MultiHeadAttention]:
-        """The self-attention of each layer."""
-        return [cast(EncoderLayer, layer).self_attn for layer in self.layers]
+        super().__init__(DecoderLayer, options, nb_layers, final_norm=final_norm)
 
     @property
     def cross_attentions(self) -> list[MultiHeadAttention]:

@@ -14,7 +14,23 @@ from dwiml.models.transformers.layers import Encoder
 from dwiml.ops.sequences import TensorSequence
 
 
-class TransformerSrcOnlyModel(TransformerModel):
+class EncoderAlone(TransformerModel):
+    """A transformer whose layers are those of an encoder; a subclass builds it and defines :meth:`embedded_rows`."""
+
+    encoder: Encoder
+
+    @property
+    def attentions(self) -> Mapping[str, Sequence[MultiHeadAttention]]:
+        """The attentions of all layers: 'encoder'."""
+        return {"encoder": self.encoder.attentions}
+
+    def run_layers(self, embedded: Sequence[Tensor], attending: Attending) -> Tensor:
+        """Return the output of the encoder, (N, d_model)."""
+        features: Tensor = self.encoder(embedded[0], attending)
+        return features
+
+
+class TransformerSrcOnlyModel(EncoderAlone):
     """A causal transformer encoder over the inputs of a streamline's points.
 
     Vaswani et al., "Attention is all you need", 2017, arXiv:1706.03762, with the encoder alone. d_model is the size of
@@ -40,16 +56,6 @@ class TransformerSrcOnlyModel(TransformerModel):
         self.encoder = Encoder(options, nb_layers, final_norm=self.use_final_norm)
         self.instantiate_direction_getter(self.d_model)
 
-    @property
-    def attentions(self) -> Mapping[str, Sequence[MultiHeadAttention]]:
-        """The attentions of all layers: 'encoder'."""
-        return {"encoder": self.encoder.attentions}
-
     def embedded_rows(self, inputs: TensorSequence, streamlines: TensorSequence) -> Sequence[Tensor]:
         """Return the embedded inputs, (N, d_model)."""
         return [self.embed_inputs(inputs)]
-
-    def run_layers(self, embedded: Sequence[Tensor], attending: Attending) -> Tensor:
-        """Return the output of the encoder, (N, d_model)."""
-        features: Tensor = self.encoder(embedded[0], attending)
-        return features

@@ -12,6 +12,7 @@ from dwiml.arguments import check_whole
 from dwiml.models.transformers.attention import Attending, MultiHeadAttention
 from dwiml.models.transformers.base import MAX_LAYERS, TransformerModel
 from dwiml.models.transformers.layers import Decoder, Encoder
+from dwiml.models.transformers.source_only import EncoderAlone
 from dwiml.models.transformers.targets import TargetEmbedding
 from dwiml.ops.directions import previous_directions
 from dwiml.ops.sequences import TensorSequence
@@ -128,7 +129,7 @@ class TransformerSrcAndTgtModel(TransformerWithTargets):
         return features
 
 
-class TransformerSrcTgtConcatModel(TransformerWithTargets):
+class TransformerSrcTgtConcatModel(TransformerWithTargets, EncoderAlone):
     """A causal transformer encoder over inputs and previous directions, their embeddings concatenated.
 
     Vaswani et al., "Attention is all you need", 2017, arXiv:1706.03762, with the encoder alone. d_model is the sum of
@@ -160,16 +161,6 @@ class TransformerSrcTgtConcatModel(TransformerWithTargets):
         self.encoder = Encoder(options, nb_layers, final_norm=self.use_final_norm)
         self.instantiate_direction_getter(self.d_model)
 
-    @property
-    def attentions(self) -> Mapping[str, Sequence[MultiHeadAttention]]:
-        """The attentions of all layers: 'encoder'."""
-        return {"encoder": self.encoder.attentions}
-
     def embedded_rows(self, inputs: TensorSequence, streamlines: TensorSequence) -> Sequence[Tensor]:
         """Return the embedded inputs and previous directions side by side, (N, d_model)."""
         return [torch.cat([self.embed_inputs(inputs), self.embedded_targets(inputs, streamlines)], dim=1)]
-
-    def run_layers(self, embedded: Sequence[Tensor], attending: Attending) -> Tensor:
-        """Return the output of the encoder, (N, d_model)."""
-        features: Tensor = self.encoder(embedded[0], attending)
-        return features
