@@ -60,7 +60,8 @@ ROOMS = {
     | {"scoring"},
 }
 # Reading of an HDF5 file knows nothing of how one is made.
-STORED = ("", ".datasets", ".digests", ".fingerprint", ".heaps", ".identity", ".layout", ".links", ".nodes")
+_STORED_NAMES = ("datasets", "digests", "fingerprint", "heaps", "identity", "layout", "links", "nodes", "open_file")
+STORED = ("", *(f".{name}" for name in _STORED_NAMES))
 # Modules that see otherwise than their room.
 MODULES = {
     "hdf5.schema": {"files", "ops"},

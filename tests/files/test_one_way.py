@@ -28,7 +28,7 @@ METHODS = {"read_text", "read_bytes", "write_text", "write_bytes"}
 BY_ITSELF = {
     "batching.workers": "reads /proc",
     "hdf5.connectivity_group": "maps a .npy, within explained()",
-    "hdf5.stored.nodes": "the one place that opens HDF5 files to read",
+    "hdf5.stored.open_file": "the one place that opens HDF5 files to read",
     "hdf5.file_writer": "h5py writes a temporary file, which takes its name when it is whole",
     "phantom.create": "writes into a new folder, which takes its name when it is whole",
     "phantom.output": "the same",

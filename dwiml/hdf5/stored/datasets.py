@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import h5py
 import numpy as np
@@ -12,13 +12,7 @@ from numpy.typing import NDArray
 
 from dwiml.hdf5.stored.digests import digest_of_array
 from dwiml.hdf5.stored.links import attribute_of, refuse_changed, written_digest
-
-if TYPE_CHECKING:
-    from dwiml.hdf5.stored.nodes import StoredFile
-
-# gzip compresses zeros by a factor of 1000, but real data only by a small factor.
-MAX_EXPANSION = 100
-ALWAYS_ALLOWED_BYTES = 2**29
+from dwiml.hdf5.stored.open_file import ALWAYS_ALLOWED_BYTES, MAX_EXPANSION, OpenFile
 
 
 class StoredDataset:
@@ -40,7 +34,7 @@ class StoredDataset:
         If it is damaged, virtual, or keeps its values in another file.
     """
 
-    def __init__(self, file: StoredFile, node: h5py.Dataset, name: str) -> None:
+    def __init__(self, file: OpenFile, node: h5py.Dataset, name: str) -> None:
         self.file, self.name, self.node = file, name, node
         with file.explained(name):
             layout = node.id.get_create_plist().get_layout()

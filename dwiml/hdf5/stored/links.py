@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import h5py
 
 from dwiml.hdf5 import schema
-
-if TYPE_CHECKING:
-    from dwiml.hdf5.stored.nodes import StoredFile
+from dwiml.hdf5.stored.open_file import OpenFile
 
 _MAX_LINKS = 32
 
 
-def follow(file: StoredFile, node: Any, target: str, full: str, hops: list[int]) -> Any:
+def follow(file: OpenFile, node: Any, target: str, full: str, hops: list[int]) -> Any:
     """Return the object that a name or the path of a soft link refers to.
 
     Each component of the path is resolved separately, so that no link can lead out of the file.
@@ -65,14 +63,14 @@ def follow(file: StoredFile, node: Any, target: str, full: str, hops: list[int])
     return current
 
 
-def attributes_of(file: StoredFile, node: Any, name: str) -> dict[str, Any]:
+def attributes_of(file: OpenFile, node: Any, name: str) -> dict[str, Any]:
     """Return all attributes of an object except its digest."""
     file.check_texts(node, name)
     with file.explained(name):
         return {key: node.attrs[key] for key in node.attrs if key != schema.DIGEST}
 
 
-def attribute_of(file: StoredFile, node: Any, name: str, attribute: str, default: Any) -> Any:
+def attribute_of(file: OpenFile, node: Any, name: str, attribute: str, default: Any) -> Any:
     """Return an attribute, or ``default`` if it does not exist.
 
     Raises
@@ -86,14 +84,14 @@ def attribute_of(file: StoredFile, node: Any, name: str, attribute: str, default
     return checked_value(file, name, attribute, value)
 
 
-def checked_value(file: StoredFile, name: str, attribute: str, value: Any) -> Any:
+def checked_value(file: OpenFile, name: str, attribute: str, value: Any) -> Any:
     """Return the value of an attribute; refuse an empty one (an HDF5 null dataspace)."""
     if isinstance(value, h5py.Empty):
         file.refuse(name, f"its attribute '{attribute}' is empty")
     return value
 
 
-def written_digest(file: StoredFile, node: Any, name: str) -> str | None:
+def written_digest(file: OpenFile, node: Any, name: str) -> str | None:
     """Return the digest stored with an object; None if there is none."""
     value = attribute_of(file, node, name, schema.DIGEST, None)
     return None if value is None else schema.read_text(value)
