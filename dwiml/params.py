@@ -9,11 +9,12 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
 from dwiml.arguments import check_flags, unknown_parameter
+from dwiml.overriding import check_settable
 
 Callee = TypeVar("Callee", bound="Callable[..., Any]")
 
@@ -94,6 +95,9 @@ class Parameterized:
     _not_params: ClassVar[frozenset[str]] = frozenset()
     """Arguments that are objects with their own parameters (a dataset, a model); never in :attr:`params`."""
 
+    _computed: ClassVar[frozenset[str]] = frozenset({"params", "fixed_params"})
+    """Properties that a subclass may compute in another way, but not replace by a value."""
+
     _recorded: dict[str, Any]
     _fixed: dict[str, Any]
     _forwarded: list[Any]
@@ -105,6 +109,15 @@ class Parameterized:
         super().__init_subclass__(**kwargs)
         if "__init__" in cls.__dict__:
             cls.__init__ = _recording(cls, cls.__init__)  # type: ignore[method-assign]
+
+    # Type checkers must still report attributes that do not exist.
+    if not TYPE_CHECKING:
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            """Set an attribute; Python's own error for a property of dwiml does not say what to do."""
+            if isinstance(getattr(type(self), name, None), property):
+                check_settable(self, name)
+            super().__setattr__(name, value)
 
     @property
     def params(self) -> dict[str, Any]:

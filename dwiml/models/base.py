@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
     Parameters
     ----------
     experiment_name
-        Name of the experiment that the model belongs to; recorded only.
+        Name of the experiment that the model belongs to; recorded only, if it is given.
     step_size
         Resample streamlines to this step, in mm.
     nb_points
@@ -54,6 +55,8 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
     ValueError
         If more than one of ``step_size``, ``nb_points`` and ``compress_lines`` is given, or a value is out of range.
     """
+
+    _computed = Parameterized._computed | {"device"}
 
     neighborhood_offsets: Tensor | None
     """Offsets at which the volume is read around each point: (P, 3), float32, in voxels; None: the point itself."""
@@ -88,6 +91,11 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
     def layers_by_point(self) -> list[nn.Module]:
         """Layers that process each row of (N, F) independently: those that ``compile_model`` compiles."""
         return []
+
+    def _plain(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        # A name that was not given would look like a name that is missing.
+        named = {name: value for name, value in values.items() if (name, value) != ("experiment_name", "")}
+        return super()._plain(named)
 
     @abc.abstractmethod
     def forward(self, *args: Any, **kwargs: Any) -> Any:

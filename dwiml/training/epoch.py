@@ -22,9 +22,9 @@ from dwiml.training.cluster.process import checkpoint_on_failure, explained_fail
 from dwiml.training.cluster.stopping import NOTHING, STOP
 from dwiml.training.experiment.bad_batches import explain_bad_batch
 from dwiml.training.experiment.folder import remove_trial
-from dwiml.training.experiment.objects import check_attributes
 from dwiml.training.experiment.parameters import write_parameters
-from dwiml.training.generation.selection import has_own_selection, selection_name
+from dwiml.training.extending import check_attributes
+from dwiml.training.generation.selection import check_selection, has_own_selection, selection_name
 from dwiml.training.reporting.loggers import build_loggers, start_loggers
 from dwiml.training.reporting.metrics import GRAD_NORM, GRAD_NORM_CLIPPED, LEARNING_RATE, loss_of
 from dwiml.training.reporting.monitors import NonFiniteValueError, PhaseMonitor
@@ -265,12 +265,15 @@ def running(trainer: DWIMLTrainer) -> Iterator[EpochRunner]:
     ------
     TypeError
         If a subclass has replaced an attribute of the trainer.
+    ValueError
+        If no epoch can have the metric that selects the best model.
     FileExistsError
         If the experiment folder holds something else, or an experiment that was created in the meantime.
     ExperimentInUseError
         If another process trains in this folder.
     """
     check_attributes(trainer, trainer._built)
+    check_selection(trainer)
     with ExitStack() as stack:
         stack.enter_context(explained_failures(trainer.folder.path))
         if trainer.settings.fast_dev_run:

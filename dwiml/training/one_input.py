@@ -24,7 +24,8 @@ class DWIMLTrainerOneInput(DWIMLTrainer):
     Parameters
     ----------
     model, experiments_path, experiment_name, batch_sampler, batch_loader, **settings
-        As in :class:`DWIMLTrainer`, with a subclass of ``ModelWithOneInput`` and a ``DWIMLBatchLoaderOneInput``.
+        As in :class:`DWIMLTrainer`, with a subclass of ``ModelWithOneInput`` and a ``DWIMLBatchLoaderOneInput``. The
+        settings are listed by ``help(dwiml.training.settings.TrainerSettings)``.
 
     Raises
     ------

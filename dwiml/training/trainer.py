@@ -17,7 +17,7 @@ from dwiml.batching.model_batch import ModelBatch, check_mean_loss
 from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.models.base import MainModelAbstract
 from dwiml.ops.sequences import TensorSequence
-from dwiml.seeding import SEEDS_SECTION, Seeded, describe_seeds
+from dwiml.seeding import SEEDS_SECTION, describe_seeds
 from dwiml.training.cluster.process import choose_device
 from dwiml.training.cluster.ranks import Ranks
 from dwiml.training.cluster.stopping import Requests
@@ -26,14 +26,11 @@ from dwiml.training.experiment.best_model import BestModelKeeper
 from dwiml.training.experiment.checkpoint import max_bytes_for
 from dwiml.training.experiment.checkpointer import Checkpointer, Stateful
 from dwiml.training.experiment.folder import ExperimentFolder, check_experiment_path, trial_folder
-from dwiml.training.experiment.objects import check_names, check_objects, has_validation_set
+from dwiml.training.experiment.objects import check_objects, has_validation_set
 from dwiml.training.experiment.parameters import describe, recorded_arguments
 from dwiml.training.experiment.restoring import restore
-from dwiml.training.generation.selection import (
-    metric_of,
-    select,
-    selection_name,
-)
+from dwiml.training.extending import Extensible, check_names
+from dwiml.training.generation.selection import metric_of, select, selection_name
 from dwiml.training.optimization.averaging import AveragedWeights
 from dwiml.training.optimization.building import build_optimization
 from dwiml.training.optimization.nonfinite import NonFinitePolicy
@@ -53,7 +50,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
 
-class DWIMLTrainer(Seeded):
+class DWIMLTrainer(Extensible):
     """Trains a model on batches of streamlines, and can be stopped and resumed at any time.
 
     The loop, with the methods that a subclass may override::
@@ -77,7 +74,9 @@ class DWIMLTrainer(Seeded):
     batch_sampler, batch_loader
         Choose the streamlines of each batch, and load them for the model.
     **settings
-        The parameters of :class:`~dwiml.training.settings.TrainerSettings`.
+        All other keywords, such as ``max_epochs``, ``learning_rates``, ``optimizer``, ``patience``, ``use_gpu`` or
+        ``resume``: the parameters of :class:`~dwiml.training.settings.TrainerSettings`, with their meanings and
+        defaults in ``help(dwiml.training.settings.TrainerSettings)``.
 
     Raises
     ------

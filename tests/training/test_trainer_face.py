@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pydoc
 import typing
 from pathlib import Path
 from typing import Any
@@ -59,3 +60,15 @@ def test_every_attribute_is_declared_in_a_class_head(tiny_hdf5: Path, tmp_path: 
     # And nothing is declared that no trainer has.
     head = {name for name, kind in vars(DWIMLTrainer)["__annotations__"].items() if "ClassVar" not in str(kind)}
     assert head <= set(vars(trainer))
+
+
+@pytest.mark.parametrize("cls", [DWIMLTrainer, DWIMLTrainerOneInput, DWIMLTrainerOneInputWithGVPhase])
+def test_the_help_of_a_trainer_says_where_its_settings_are_explained(cls: Any) -> None:
+    shown = pydoc.render_doc(cls, renderer=pydoc.plaintext)
+    for settings in cls.settings_classes:
+        assert settings.__name__ in shown
+        explained = pydoc.render_doc(
+            pydoc.locate(f"{settings.__module__}.{settings.__name__}"), renderer=pydoc.plaintext
+        )
+        for each in dataclasses.fields(settings):
+            assert f"\n |  {each.name}\n |      " in explained

@@ -158,6 +158,7 @@ def refuse_differences(
     ValueError
         If parameters differ that may not (see :data:`MAY_CHANGE`); the message names each of them.
     """
+    recorded = {**recorded, "model": _without_empty_name(recorded.get("model", {}))}
     differences = [
         f"{name} was {_shown(old)} and is now {_shown(new)}"
         for name, old, new in _pairs(recorded, current)
@@ -221,6 +222,15 @@ def recorded_arguments(
 def _is_from_script(recorded: Any) -> bool:
     """Return whether a recorded parameter is the name of a function or class, or a list of loggers."""
     return isinstance(recorded, list) or (isinstance(recorded, str) and "." in recorded)
+
+
+def _without_empty_name(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model's section without an empty experiment_name, which earlier versions recorded."""
+    kept = {name: value for name, value in section.items() if (name, value) != ("experiment_name", "")}
+    if isinstance(kept.get(FIXED), dict):
+        kept[FIXED] = _without_empty_name(kept[FIXED])
+        return kept if kept[FIXED] else {name: value for name, value in kept.items() if name != FIXED}
+    return kept
 
 
 def _pairs(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> Iterable[tuple[str, Any, Any]]:

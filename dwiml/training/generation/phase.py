@@ -68,8 +68,9 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
     model, experiments_path, experiment_name, batch_sampler, batch_loader
         As in :class:`DWIMLTrainerOneInput`, with a model that tracks: one with a direction getter.
     **settings
-        The parameters of :class:`~dwiml.training.generation.settings.TrackingPhaseSettings` and of
-        :class:`~dwiml.training.settings.TrainerSettings`.
+        All other keywords: the parameters of :class:`~dwiml.training.generation.settings.TrackingPhaseSettings` and of
+        :class:`~dwiml.training.settings.TrainerSettings`. Python's ``help`` of these two classes lists their meanings
+        and defaults.
 
     Raises
     ------

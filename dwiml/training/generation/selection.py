@@ -2,22 +2,93 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dwiml.training.reporting.metrics import SELECTION_VALUE, is_comparable
+from dwiml.arguments import quoted, similar_names
+from dwiml.overriding import is_of_user
+from dwiml.training.reporting.metrics import (
+    DIFFERENCE_FROM_BEST,
+    GRAD_NORM_CLIPPED,
+    PHASE_METRICS,
+    SELECTION_VALUE,
+    TRAINING_METRICS,
+    is_comparable,
+)
+from dwiml.training.reporting.user_metrics import PREFIXES, is_metric_name
 
 if TYPE_CHECKING:
     from dwiml.training.trainer import DWIMLTrainer
 
+# Methods in which a subclass may call log().
+_LOGGING = ("run_one_batch", "model_batch", "run_model", "compute_loss")
+
+logger = logging.getLogger(__name__)
+
 
 def has_own_selection(trainer: DWIMLTrainer) -> bool:
-    """Return whether a class outside dwiml defines what selects the best model."""
-    cls = type(trainer)
-    names = ("selection_metric", "selection_value")
-    owners = [next(each for each in cls.__mro__ if name in vars(each)) for name in names]
-    return any(not owner.__module__.startswith("dwiml.") for owner in owners)
+    """Return whether the user defines what selects the best model, in a class or on the trainer itself."""
+    return _is_own(trainer, "selection_metric", "selection_value")
+
+
+def _is_own(trainer: DWIMLTrainer, *names: str) -> bool:
+    """Return whether the user defines one of these methods or properties."""
+    owners = [each for name in names for each in [_owner(type(trainer), name)] if each is not None]
+    return any(name in vars(trainer) for name in names) or any(map(is_of_user, owners))
+
+
+def _owner(cls: type[Any], name: str) -> type[Any] | None:
+    return next((each for each in cls.__mro__ if name in vars(each)), None)
+
+
+def check_selection(trainer: DWIMLTrainer) -> None:
+    """Check, before the training, that its epochs can have the metric that selects the best model.
+
+    Metrics that the user logs are not known yet; :func:`metric_of` raises an error at the end of the first epoch.
+
+    Raises
+    ------
+    TypeError
+        If ``selection_metric`` is neither a string nor None.
+    ValueError
+        If no epoch can have this metric.
+    """
+    selection_name(trainer)
+    metric = trainer.selection_metric
+    adding = ("finish_epoch", "run_tracking_phase", "tracking_phase_sums")
+    if metric is None or _is_own(trainer, "selection_value", *adding):
+        return
+    prefixes = PREFIXES if trainer.has_validation else PREFIXES[:1]
+    known = _trainer_metrics(trainer, prefixes)
+    logs = _is_own(trainer, *_LOGGING) or any(is_of_user(type(each)) for each in (trainer.model, trainer.batch_loader))
+    prefix = next((each for each in prefixes if metric.startswith(each)), "")
+    name = metric.removeprefix(prefix)
+    if metric in known or (logs and prefix and is_metric_name(name)):
+        return
+    name = next((name.removeprefix(each) for each in PREFIXES if name.startswith(each)), name)
+    full = [f"{each}{name}" for each in reversed(prefixes) if logs and is_metric_name(name)]
+    similar = [each for each in known if each.endswith(f"_{name}")] or full or similar_names(metric, known)
+    lacking = "" if trainer.has_validation else " (there is no validation)"
+    raise ValueError(
+        f"{type(trainer).__name__}.selection_metric is '{metric}', and no epoch will have this metric{lacking}; "
+        f"{_meant(similar)}the metrics of the trainer are {quoted(known)}, and those of self.log start with "
+        f"{' or '.join(prefixes)}."
+    )
+
+
+def _trainer_metrics(trainer: DWIMLTrainer, prefixes: Sequence[str]) -> list[str]:
+    """Return the names of the metrics that the trainer may compute itself."""
+    names = [f"{prefix}{each}" for prefix in reversed(prefixes) for each in PHASE_METRICS]
+    names += [each for each in TRAINING_METRICS if each != GRAD_NORM_CLIPPED or trainer.settings.clip_grad is not None]
+    if hasattr(trainer, "tracking_phase"):
+        names += [each for each in DIFFERENCE_FROM_BEST if each.startswith("gv_")]
+    return names
+
+
+def _meant(names: Sequence[str]) -> str:
+    return f"did you mean {' or '.join(repr(name) for name in names)}? Otherwise: " if names else ""
 
 
 def selection_name(trainer: DWIMLTrainer) -> str | None:
@@ -67,6 +138,11 @@ def select(trainer: DWIMLTrainer, metrics: dict[str, float]) -> tuple[float | No
     # All processes must stop in the same epoch.
     value = trainer.ranks.broadcast(value)
     if value is None:
+        if trainer.position.epoch == 0 and trainer.ranks.is_first:
+            logger.warning(
+                "%s.selection_value returned None in epoch 0: there is no best model until an epoch has a value.",
+                type(trainer).__name__,
+            )
         return None, metrics
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValueError(
@@ -85,8 +161,10 @@ def metric_of(metrics: Mapping[str, float], metric: str, epoch: int) -> float:
         If the epoch has no such metric.
     """
     if metric not in metrics:
+        similar = similar_names(metric, metrics)
+        meant = f"did you mean {' or '.join(repr(name) for name in similar)}? It" if similar else "it"
         raise ValueError(
-            f"Epoch {epoch} has no metric '{metric}', which selects the best model (selection_metric); it has: "
+            f"Epoch {epoch} has no metric '{metric}', which selects the best model (selection_metric); {meant} has: "
             f"{', '.join(metrics)}. For a metric that is not computed in each epoch, override selection_value and "
             "return None in the others."
         )

@@ -227,8 +227,8 @@ class UserMetrics:
             mean.check()
 
     def means(self) -> dict[str, float]:
-        """Return the means of this rank so far, by the logged names."""
-        return {name: value for name, mean in self._means.items() if (value := mean.mean()) is not None}
+        """Return the means of this rank so far, by the logged names, in alphabetical order."""
+        return {name: value for name in sorted(self._means) if (value := self._means[name].mean()) is not None}
 
     def metrics(self, gather: Callable[[Any], list[Any]]) -> dict[str, float]:
         """Return the means over all ranks, by the names of the log, in alphabetical order.

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from dwiml.arguments import grouped
 from dwiml.files.streams import safe_stderr
-from dwiml.training.reporting.metrics import name_of
+from dwiml.training.reporting.metrics import LOSSES, name_of
 from dwiml.training.reporting.monitors import BestMonitor, PhaseMonitor
 from dwiml.training.reporting.user_metrics import user_metric_names
 
@@ -27,6 +27,8 @@ def announce(sentence: str) -> None:
 def epoch_line(metrics: dict[str, float], epoch: int, max_epochs: int, *, is_best: bool, by: str | None = None) -> str:
     """Return the line of an epoch; epochs are counted from 0, as in the log.
 
+    It has the losses, then the user's metrics in alphabetical order, with four significant digits.
+
     Parameters
     ----------
     metrics
@@ -38,9 +40,10 @@ def epoch_line(metrics: dict[str, float], epoch: int, max_epochs: int, *, is_bes
     by
         Metric that selects the best model; None for the loss.
     """
-    names = dict.fromkeys(("train_loss", "valid_loss", by))
-    parts = [f"{name_of(name)} {metrics[name]:.5f}" for name in names if name in metrics]
-    parts += [f"{name_of(name)} {metrics[name]:.5g}" for name in user_metric_names(metrics) if name not in names]
+    losses = [name for name in reversed(LOSSES) if name in metrics]
+    others = dict.fromkeys([*user_metric_names(metrics), by])
+    parts = [f"{name_of(name)} {metrics[name]:.5f}" for name in losses]
+    parts += [f"{name_of(name)} {metrics[name]:.4g}" for name in others if name in metrics and name not in losses]
     seconds = metrics.get("train_duration_s", 0.0) + metrics.get("valid_duration_s", 0.0)
     parts.append(f"{seconds:.1f} s")
     if "train_points_per_s" in metrics:

@@ -41,12 +41,21 @@ def check_metric_name(name: Any) -> str:
     return name
 
 
+def is_metric_name(name: str) -> bool:
+    """Return whether a metric of the user can have a name, without the phase."""
+    try:
+        check_metric_name(name)
+    except ValueError:
+        return False
+    return True
+
+
 def user_metric_names(metrics: Mapping[str, float]) -> list[str]:
-    """Return the names of the user's metrics in those of an epoch: first of the training, then of the validation."""
+    """Return the names of the user's metrics in those of an epoch, sorted: of the training, then of the validation."""
     return [
         name
         for prefix in PREFIXES
-        for name in metrics
+        for name in sorted(metrics)
         if name.startswith(prefix) and name.removeprefix(prefix) not in RESERVED
     ]
 

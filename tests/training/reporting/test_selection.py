@@ -10,7 +10,7 @@ import pytest
 import torch
 from small_training import AngleTrainer, logs, small_trainer
 
-from dwiml import DWIMLTrainerOneInput, DWIMLTrainerOneInputWithGVPhase, TensorSequence
+from dwiml import DWIMLTrainerOneInput, DWIMLTrainerOneInputWithGVPhase, Learn2TrackModel, TensorSequence
 from dwiml.files import read_json
 from dwiml.training.experiment.checkpoint import load_checkpoint
 from dwiml.viz.logs import plot_logs, read_logs
@@ -84,7 +84,11 @@ def _selecting(base: type[DWIMLTrainerOneInput] = ByPoints, **attributes: Any) -
 @pytest.mark.parametrize(
     ("attributes", "error", "sentence"),
     [
-        ({"selection_metric": "valid_scor"}, ValueError, "^Epoch 0 has no metric 'valid_scor', which selects the best"),
+        (
+            {"selection_metric": "valid_scor"},
+            ValueError,
+            r"^Epoch 0 has no metric 'valid_scor', which .*; did you mean 'valid_score_mm'.*\? It has: ",
+        ),
         ({"selection_metric": 3}, TypeError, "^Selecting.selection_metric must be the name of a metric .* None, got 3"),
         ({"selection_value": lambda self, metrics: "low"}, ValueError, r"must return a finite number .* got 'low'\.$"),
         ({"selection_value": lambda self, metrics: float("nan")}, ValueError, r"must return a finite .* got nan\.$"),
@@ -104,6 +108,92 @@ def test_epochs_that_do_not_count(tiny_hdf5: Path, tmp_path: Path, capsys: pytes
     assert "; no epoch had a value of valid score (mm), so there is no best model." in capsys.readouterr().err
     assert read_logs([tmp_path / "exp"])[0].best() is None
     assert "selection_value" not in logs(tmp_path / "exp")[0]
+
+
+class OfGivenMetric(DWIMLTrainerOneInput):
+    """Selects the best model by a metric, and logs nothing."""
+
+
+@pytest.mark.parametrize(
+    ("base", "metric", "options", "meant"),
+    [
+        (OfGivenMetric, "valid_los", {}, "did you mean 'valid_loss'"),
+        (OfGivenMetric, "loss", {}, "did you mean 'valid_loss' or 'train_loss'"),
+        (OfGivenMetric, "valid_angle_deg", {}, "will have this metric; the metrics of"),
+        (
+            OfGivenMetric,
+            "valid_loss",
+            {"overfit_batches": 1},
+            r"\(there is no validation\); did you mean 'train_loss'\?",
+        ),
+        (OfGivenMetric, "grad_norm_clipped", {"clip_grad": None}, "will have this metric; the metrics of"),
+        (ByPoints, "score_mm", {}, "did you mean 'valid_score_mm' or 'train_score_mm'"),
+        (ByPoints, "valid_score_mm", {"overfit_batches": 1}, "did you mean 'train_score_mm'"),
+        (ByPoints, "valid_grad_norm", {}, "did you mean 'grad_norm'"),
+        (DWIMLTrainerOneInputWithGVPhase, "gv_lenght_ratio", {}, "did you mean 'gv_length_ratio'"),
+    ],
+)
+def test_a_metric_that_no_epoch_will_have_is_refused_before_the_training(
+    tiny_hdf5: Path, tmp_path: Path, base: Any, metric: str, options: dict[str, Any], meant: str
+) -> None:
+    cls = _selecting(base, selection_metric=metric)
+    options = {"tracking_phase_theta": 180.0, **options} if base is DWIMLTrainerOneInputWithGVPhase else options
+    trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=1, trainer_class=cls, **options)
+    with pytest.raises(ValueError, match=f"^Selecting.selection_metric is '{metric}', and no epoch .*{meant}"):
+        trainer.train_and_validate()
+    assert not (tmp_path / "exp").exists()
+
+
+class OfFinishEpoch(DWIMLTrainerOneInput):
+    selection_metric = "mine"
+
+    def finish_epoch(self, metrics: dict[str, float]) -> None:
+        super().finish_epoch({**metrics, "mine": 2.0})
+
+
+class LoggingModel(Learn2TrackModel):
+    """Logs by itself."""
+
+    trainer: Any = None
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        loss, n = super().compute_loss(*args, **kwargs)
+        type(self).trainer.log("half", loss / 2, n)
+        return loss, n
+
+
+def test_metrics_that_are_known_only_later_are_not_refused(tiny_hdf5: Path, tmp_path: Path) -> None:
+    trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=1, trainer_class=OfFinishEpoch)
+    trainer.train_and_validate()
+    assert trainer.best.best_value == 2.0
+    cls = _selecting(OfGivenMetric, selection_metric="valid_half")
+    args = {"rnn_layer_sizes": (8, 8)}
+    options: dict[str, Any] = {"trainer_class": cls, "model_class": LoggingModel, "model_args": args}
+    trainer = small_trainer(tiny_hdf5, tmp_path, "other", max_epochs=1, **options)
+    LoggingModel.trainer = trainer
+    trainer.train_and_validate()
+    assert trainer.best.best_value == logs(tmp_path / "other")[0]["valid_half"]
+
+
+def test_a_value_that_is_set_on_the_trainer_is_logged_and_named(
+    tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=1, verbose=True)
+    trainer.selection_value = lambda metrics: -metrics["train_loss"]  # type: ignore[method-assign]
+    trainer.train_and_validate()
+    (line,) = logs(tmp_path / "exp")
+    assert line["selection_value"] == -line["train_loss"]
+    shown = capsys.readouterr().err
+    assert "(best selection value)" in shown
+    assert "best loss" not in shown
+
+
+def test_a_value_of_none_is_warned_of_once(tiny_hdf5: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    never = _selecting(selection_value=lambda self, metrics: None)
+    small_trainer(tiny_hdf5, tmp_path, max_epochs=2, trainer_class=never).train_and_validate()
+    assert [record.getMessage() for record in caplog.records] == [
+        "Selecting.selection_value returned None in epoch 0: there is no best model until an epoch has a value."
+    ]
 
 
 def test_ones_own_metric_goes_before_that_of_the_tracking_phase(tiny_hdf5: Path, tmp_path: Path) -> None:

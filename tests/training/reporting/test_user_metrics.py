@@ -103,8 +103,28 @@ def test_it_is_shown_in_the_line_and_beside_the_bar(
     assert any("training: 2 of 4 batches, loss " in line and ", angle (degrees) " in line for line in lines)
     (epoch,) = [line for line in lines if line.startswith("Epoch 0") and "train loss" in line]
     (logged,) = logs(tmp_path / "exp")
-    assert f"train angle (degrees) {logged['train_angle_deg']:.5g}, " in epoch
-    assert f"valid angle (degrees) {logged['valid_angle_deg']:.5g}" in epoch
+    assert f"train angle (degrees) {logged['train_angle_deg']:.4g}, " in epoch
+    assert f"valid angle (degrees) {logged['valid_angle_deg']:.4g}" in epoch
+
+
+@pytest.mark.parametrize("by", [None, "valid_b", "gv_endpoint_distance_mm"])
+def test_the_line_of_an_epoch_has_losses_first_and_a_stable_order(by: str | None) -> None:
+    own = {"train_b": 1234.56, "train_a": 0.000123456, "valid_b": 2.0}
+    metrics = {
+        "valid_loss": 0.25,
+        "gv_endpoint_distance_mm": 3.14159,
+        **own,
+        "train_loss": 0.5,
+        "train_duration_s": 2.0,
+    }
+    line = progress.epoch_line(metrics, 0, 2, is_best=False, by=by)
+    tracked = ", GV endpoint distance (mm) 3.142" if by == "gv_endpoint_distance_mm" else ""
+    assert line == (
+        "Epoch 0 of 2: train loss 0.50000, valid loss 0.25000, train a 0.0001235, train b 1235, valid b 2"
+        f"{tracked}, 2.0 s"
+    )
+    reordered = dict(reversed(metrics.items()))
+    assert progress.epoch_line(reordered, 0, 2, is_best=False, by=by) == line
 
 
 @pytest.mark.parametrize("phase", ["training", "validation"])
