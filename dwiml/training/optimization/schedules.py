@@ -147,7 +147,7 @@ def _plain(name: str, key: Any, value: Any) -> Any:
 
 
 def _check_names(name: str, args: Mapping[str, Any], made_by: Callable[..., Any], *, own: set[str]) -> None:
-    """Check that no name among a schedule's arguments is unknown, and none is missing."""
+    """Check that no name among a schedule's arguments is unknown, none is missing, and a class gets the right types."""
     parameters = inspect.signature(made_by).parameters
     taken = [key for key in parameters if key not in own]
     unknown = [key for key in args if key not in taken]
@@ -156,6 +156,24 @@ def _check_names(name: str, args: Mapping[str, Any], made_by: Callable[..., Any]
     missing = [key for key in taken if parameters[key].default is inspect.Parameter.empty and key not in args]
     if missing:
         raise ValueError(f"The schedule {name} needs {quoted(missing)} among its arguments; got {_listed(args)}.")
+    if isinstance(made_by, type):
+        _check_types(name, args, parameters)
+
+
+def _check_types(name: str, args: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> None:
+    """Check flags, texts and numbers of a torch scheduler: torch takes ``"false"`` for true, and True for 1."""
+    for key, value in args.items():
+        default = parameters[key].default
+        if isinstance(default, bool):
+            expected, is_right = "True or False", isinstance(value, bool)
+        elif isinstance(default, str):
+            expected, is_right = "a string", isinstance(value, str)
+        else:
+            expected = "a number, or a list of numbers"
+            each = value if isinstance(value, list) else [value]
+            is_right = not any(isinstance(number, (bool, str)) for number in each)
+        if not is_right:
+            raise ValueError(f"The argument '{key}' of the schedule {name} must be {expected}, got {shown(value)}.")
 
 
 def _listed(args: Mapping[str, Any]) -> str:

@@ -351,7 +351,7 @@ REFUSED: list[tuple[Any, Any, str]] = [
     ("StepLR", {"step_size": 2, "optimizer": 1}, "got 'optimizer'"),
     ("StepLR", {"step_size": 2, "verbose": True}, "got 'verbose'"),
     ("StepLR", {"step_size": 0}, "^The schedule StepLR cannot work with step_size=0: "),
-    ("StepLR", {"step_size": "3"}, "^The schedule StepLR cannot work with step_size='3': "),
+    ("StepLR", {"step_size": "3"}, "^The argument 'step_size' of the schedule StepLR must be a number, .* got '3'"),
     ("StepLR", {"step_size": 3, 4: 5}, "got '4'"),
     ("StepLR", {"step_size": 1, "gamma": -1.0}, r"its learning rate would be -0.01 in epoch 1\.$"),
     ("ExponentialLR", {"gamma": float("nan")}, r"its learning rate would be nan in epoch 1\.$"),
@@ -359,7 +359,7 @@ REFUSED: list[tuple[Any, Any, str]] = [
     ("MultiStepLR", {"milestones": 3}, "cannot work with milestones=3"),
     ("CosineAnnealingWarmRestarts", {"T_0": 0}, "cannot work with T_0=0"),
     ("ReduceLROnPlateau", {"factor": 2.0}, "cannot work with factor=2.0: Factor should be < 1.0"),
-    ("ReduceLROnPlateau", {"patience": "long"}, "cannot work with patience='long'"),
+    ("ReduceLROnPlateau", {"patience": "long"}, "must be a number, or a list of numbers, got 'long'"),
     (
         "OneCycleLR",
         {"max_lr": 0.1, "total_steps": MAX_EPOCHS - 1},
@@ -401,6 +401,20 @@ REFUSED: list[tuple[Any, Any, str]] = [
     (lr_scheduler.LambdaLR, None, r"and needs 'lr_lambda': give functools.partial\(LambdaLR, lr_lambda=...\)\.$"),
     (lambda optimizer, epochs: None, None, r"is a function, .*, and needs 'epochs': give functools.partial\(your_func"),
     (an_optimizer, None, "^The schedule an_optimizer failed: "),
+    ("StepLR", {"step_size": True}, "^The argument 'step_size' of the schedule StepLR must be a number, .* got True.$"),
+    ("StepLR", {"step_size": "2"}, "must be a number, or a list of numbers, got '2'.$"),
+    ("MultiStepLR", {"milestones": [1, True]}, "must be a number, or a list of numbers, got .1, True..$"),
+    (
+        "ReduceLROnPlateau",
+        {"mode": True},
+        "^The argument 'mode' of the schedule ReduceLROnPlateau must be a string, got",
+    ),
+    (
+        "OneCycleLR",
+        {"max_lr": 0.1, "total_steps": 10, "three_phase": "false"},
+        "^The argument 'three_phase' of the schedule OneCycleLR must be True or False, got 'false'.$",
+    ),
+    ("CyclicLR", {"base_lr": 0.1, "max_lr": 0.2, "cycle_momentum": 0}, "must be True or False, got 0.$"),
     (
         lambda optimizer: by_function(an_optimizer()),
         None,
