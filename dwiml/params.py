@@ -7,6 +7,8 @@ import functools
 import inspect
 import math
 import os
+import re
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -64,16 +66,36 @@ def to_plain(value: Any, name: str = "value") -> Any:
 
 
 def qualified_name(made_by: Any) -> str:
-    """Return the name by which a function or a class is recorded: ``my_script.make_optimizer``.
+    """Return the name by which a function or a class is recorded: ``my_package.my_module.make_optimizer``.
 
-    The arguments of a ``functools.partial`` follow its name; those that are objects are named by their class.
+    A function of the script itself is ``my_script.py:make_optimizer``; a lambda is ``a lambda at my_script.py:12``. The
+    arguments of a ``functools.partial`` follow its name; those that are objects are named by their class.
     """
     if isinstance(made_by, functools.partial):
         arguments = [_brief(each) for each in made_by.args]
         arguments += [f"{name}={_brief(value)}" for name, value in made_by.keywords.items()]
         return f"{qualified_name(made_by.func)}({', '.join(arguments)})"
     named = made_by if hasattr(made_by, "__qualname__") else type(made_by)
-    return f"{named.__module__}.{named.__qualname__}"
+    module, name = str(named.__module__), str(named.__qualname__)
+    # A notebook has no file, or another one in each session.
+    file = os.path.basename(getattr(sys.modules.get(module), "__file__", None) or "")
+    code = getattr(named, "__code__", None)
+    if file.endswith(".py") and getattr(named, "__name__", "") == "<lambda>" and code is not None:
+        return f"a lambda at {file}:{code.co_firstlineno}"
+    return f"{file}:{name}" if module == "__main__" and file.endswith(".py") else f"{module}.{name}"
+
+
+def is_same_function(name: str, other: str) -> bool:
+    """Return whether two names of :func:`qualified_name` may be those of one function.
+
+    The line of a lambda changes when its script is edited, and earlier versions recorded ``__main__.make_optimizer``.
+    """
+    return _without_place(name) == _without_place(other)
+
+
+def _without_place(name: str) -> str:
+    name = re.sub(r"a lambda at [^(]*?\.py:\d+|[\w.<>]*<lambda>", "<lambda>", name)
+    return re.sub(r"(?<![^(,= ])[^(),= ]*\.py:(?=[^\W\d])", "__main__.", name)
 
 
 def _brief(value: Any) -> str:

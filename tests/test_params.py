@@ -5,12 +5,14 @@ import enum
 import json
 import pickle
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dwiml.params import Parameterized, checks_arguments, to_plain
+from dwiml.params import Parameterized, checks_arguments, is_same_function, qualified_name, to_plain
 
 
 class Base(Parameterized):
@@ -192,3 +194,70 @@ def test_an_old_name_is_told_the_new_one() -> None:
     for cls in (Noisy, Child):
         with pytest.raises(TypeError, match="'wander_size'; it was renamed to 'noise_correlated_size'"):
             cls(wander_size=0.3)  # type: ignore[call-arg]
+
+
+SCRIPT = """
+import functools, json
+from dwiml.params import qualified_name
+
+class Maker:
+    def __call__(self): ...
+
+def make(lr): ...
+
+def main():
+    return lambda parameters: parameters
+
+named = [make, Maker, Maker(), main(), functools.partial(make, 0.1, by=lambda x: x), json.dumps]
+print(json.dumps([qualified_name(each) for each in named]))
+"""
+
+
+def test_functions_of_a_script_are_named_by_its_file(tmp_path: Path) -> None:
+    script = tmp_path / "my script.py"
+    script.write_text(SCRIPT)
+
+    def names(*command: str) -> list[str]:
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=60, check=True)
+        found: list[str] = json.loads(done.stdout)
+        return found
+
+    assert names(str(script)) == [
+        "my script.py:make",
+        "my script.py:Maker",
+        "my script.py:Maker",
+        "a lambda at my script.py:11",
+        "my script.py:make(0.1, by=a lambda at my script.py:13)",
+        "json.dumps",
+    ]
+    # As in a notebook, which has no file.
+    assert names("-c", SCRIPT)[:4] == [
+        "__main__.make",
+        "__main__.Maker",
+        "__main__.Maker",
+        "__main__.main.<locals>.<lambda>",
+    ]
+    assert qualified_name(test_functions_of_a_script_are_named_by_its_file) == (
+        f"{__name__}.test_functions_of_a_script_are_named_by_its_file"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "expected"),
+    [
+        ("a.py:make", "a.py:make", True),
+        ("a.py:make", "__main__.make", True),
+        ("a.py:make", "a.py:other", False),
+        ("my_module.make", "other_module.make", False),
+        ("a lambda at a.py:12", "a lambda at a.py:13", True),
+        ("a lambda at a.py:12", "__main__.main.<locals>.<lambda>", True),
+        ("a lambda at a.py:12", "a.py:make", False),
+        ("a.py:make(0.1, by=a lambda at a.py:13)", "__main__.make(0.1, by=__main__.<lambda>)", True),
+        ("a.py:make(0.1, by=a.py:f)", "__main__.make(0.2, by=__main__.f)", False),
+        ("a.py:make('x')", "a.py:make('y')", False),
+        ("Adam", "SGD", False),
+    ],
+)
+def test_a_function_is_the_same_whatever_its_line(name: str, other: str, expected: bool) -> None:
+    assert is_same_function(name, other) is expected
+    assert is_same_function(other, name) is expected

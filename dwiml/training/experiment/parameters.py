@@ -15,6 +15,7 @@ import dwiml
 from dwiml.arguments import shown
 from dwiml.files import write_json
 from dwiml.hdf5.stored.fingerprint import is_older
+from dwiml.params import is_same_function
 from dwiml.training.experiment.checkpoint import load_checkpoint, max_bytes_for
 from dwiml.training.experiment.fitting import check_all, check_parameters, refuse_unknown
 from dwiml.training.experiment.folder import ExperimentFolder
@@ -162,7 +163,9 @@ def refuse_differences(
     differences = [
         f"{name} was {_shown(old)} and is now {_shown(new)}"
         for name, old, new in _pairs(recorded, current)
-        if name not in MAY_CHANGE and old != new and not (allow_changed_data and name.startswith("data."))
+        if name not in MAY_CHANGE
+        and not _is_same(name, old, new)
+        and not (allow_changed_data and name.startswith("data."))
     ]
     if differences:
         names = [each.partition(" ")[0] for each in differences]
@@ -238,6 +241,13 @@ def _pairs(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> Iterable[
         old, new = recorded.get(section, {}), current.get(section, {})
         for name in sorted(old.keys() | new.keys()):
             yield f"{section}.{name}", old.get(name, "absent"), new.get(name, "absent")
+
+
+def _is_same(name: str, old: Any, new: Any) -> bool:
+    """Return whether the values of a parameter are equal; functions of a script are compared by name."""
+    if name.partition(".")[2] in FROM_SCRIPT and isinstance(old, str) and isinstance(new, str):
+        return is_same_function(old, new)
+    return bool(old == new)
 
 
 def _shown(value: Any) -> str:
