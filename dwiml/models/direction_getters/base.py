@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,11 @@ class DirectionGetter(nn.Module, abc.ABC):
         self.layers = nn.Sequential(
             nn.Linear(input_size, hidden_size), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden_size, output_size)
         )
+
+    if TYPE_CHECKING:
+
+        def __call__(self, features: Tensor) -> Tensor:
+            """Return what :meth:`forward` returns; torch's own annotation is Any."""
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the outputs, (N, output_size), for features of shape (N, input_size)."""
