@@ -125,8 +125,9 @@ def compare(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; bad input gives one sentence and exit code 2."""
-    arguments = build_parser().parse_args(argv)
-    return run_command(lambda: compare(arguments))
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    return run_command(lambda: compare(arguments), parser=parser)
 
 
 if __name__ == "__main__":

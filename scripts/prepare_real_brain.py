@@ -194,9 +194,11 @@ def _save_trk(streamlines: list[Any], reference: Path, path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; bad input gives one sentence and exit code 2."""
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args = parser.parse_args(argv)
     return run_command(
-        lambda: prepare(args.archive, args.out_dir, seeds_per_voxel=args.seeds_per_voxel, seed=args.seed)
+        lambda: prepare(args.archive, args.out_dir, seeds_per_voxel=args.seeds_per_voxel, seed=args.seed),
+        parser=parser,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import logging
 import signal
@@ -10,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from dwiml.cli.option_names import with_option_names
 from dwiml.failures import ResourceError, resource_error
 from dwiml.files import reason_of
 from dwiml.files.streams import SafeStream, guarded_streams
@@ -22,6 +24,7 @@ BAD_INPUT = 2
 def run_command(
     action: Callable[[], int | None],
     *,
+    parser: argparse.ArgumentParser,
     verbose: bool = False,
     signals: Iterable[str] = ENDING,
     stop_message: str = "the command was not finished",
@@ -36,6 +39,9 @@ def run_command(
     ----------
     action
         Function that does the work. Its return value is the exit code; None means 0.
+    parser
+        The command's parser. Errors name its options instead of the library's parameters (``-f`` for
+        ``overwrite=True``).
     verbose
         Whether to show the informative messages of the library; its warnings are always shown.
     signals
@@ -57,7 +63,7 @@ def run_command(
         logging.basicConfig(format="%(levelname)s: %(message)s")
         logging.getLogger("dwiml").setLevel(logging.INFO if verbose else logging.WARNING)
         try:
-            code = _run(action, signals, advice)
+            code = _run(action, parser, signals, advice)
         except (EndedBySignal, KeyboardInterrupt) as end:
             name = end.reason if isinstance(end, EndedBySignal) else "SIGINT"
             # A training that has started gives its own message.
@@ -69,7 +75,12 @@ def run_command(
         return _flushed_code(code, streams.out)
 
 
-def _run(action: Callable[[], int | None], signals: Iterable[str], advice: dict[str, str] | None) -> int:
+def _run(
+    action: Callable[[], int | None],
+    parser: argparse.ArgumentParser,
+    signals: Iterable[str],
+    advice: dict[str, str] | None,
+) -> int:
     try:
         with ended_by_signals(signals), _short_warnings():
             return action() or 0
@@ -79,11 +90,11 @@ def _run(action: Callable[[], int | None], signals: Iterable[str], advice: dict[
     except Exception as error:
         failure = resource_error(error, advice)
         if failure is not None:
-            _print_error(str(failure))
+            _print_error(with_option_names(str(failure), parser))
             return FAILED if isinstance(error, ResourceError) else BAD_INPUT
         if not isinstance(error, (ValueError, OSError, KeyError, TypeError, ArithmeticError)):
             raise
-        _print_error(_error_message(error))
+        _print_error(with_option_names(_error_message(error), parser))
         return BAD_INPUT
 
 
@@ -93,9 +104,7 @@ def _error_message(error: Exception) -> str:
         reason = f"{reason_of(error)}."
         return f"'{error.filename}': {reason}" if error.filename is not None else reason[:1].upper() + reason[1:]
     # str() of a KeyError is the repr of its message.
-    message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-    # The library names its parameter.
-    return message.replace("overwrite=True", "-f")
+    return str(error.args[0] if isinstance(error, KeyError) and error.args else error)
 
 
 def _flushed_code(code: int, out: SafeStream) -> int:

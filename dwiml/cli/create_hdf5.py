@@ -57,8 +57,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parse_known_options(build_parser(), argv)
-    return run_command(lambda: _run(arguments), verbose=arguments.verbose)
+    parser = build_parser()
+    arguments = parse_known_options(parser, argv)
+    return run_command(lambda: _run(arguments), parser=parser, verbose=arguments.verbose)
 
 
 def _run(arguments: argparse.Namespace) -> None:

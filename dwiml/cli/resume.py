@@ -44,9 +44,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parse_known_options(build_parser(), argv)
+    parser = build_parser()
+    arguments = parse_known_options(parser, argv)
     settings = {**_recorded_settings(Path(arguments.experiment)), **vars(arguments)}
-    return run_training(lambda: _run(arguments), settings, verbose=arguments.informative)
+    return run_training(lambda: _run(arguments), settings, parser=parser, verbose=arguments.informative)
 
 
 def _recorded_settings(experiment: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -14,7 +15,9 @@ from dwiml.training.cluster.stopping import check_stop_signal
 NOT_BEGUN = "the training had not started; nothing was trained, and an existing checkpoint is unchanged"
 
 
-def run_training(action: Callable[[], None], settings: Mapping[str, Any], *, verbose: bool) -> int:
+def run_training(
+    action: Callable[[], None], settings: Mapping[str, Any], *, parser: argparse.ArgumentParser, verbose: bool
+) -> int:
     """Run a training command with :func:`dwiml.cli.run_command`.
 
     During the training, the trainer handles signals. Before, while the data are loaded, a signal ends the command
@@ -26,6 +29,8 @@ def run_training(action: Callable[[], None], settings: Mapping[str, Any], *, ver
         Loads the data and trains.
     settings
         The settings that are known; ``"stop_signal"`` and ``"requeue"`` are used.
+    parser
+        The command's parser, whose options errors name.
     verbose
         Show the library's informative messages.
 
@@ -41,6 +46,7 @@ def run_training(action: Callable[[], None], settings: Mapping[str, Any], *, ver
     wanted = bool(settings.get("requeue"))
     return run_command(
         action,
+        parser=parser,
         verbose=verbose,
         signals=["SIGTERM", "SIGHUP"] + ([stop_signal.name] if stop_signal is not None else []),
         stop_message=f"{NOT_BEGUN}; SLURM is asked to requeue the job" if wanted and in_job() else NOT_BEGUN,

@@ -71,9 +71,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parse_known_options(build_parser(), argv)
+    parser = build_parser()
+    arguments = parse_known_options(parser, argv)
     fewer = f"give a lower --batch_size (now: {arguments.batch_size})"
-    return run_command(lambda: _run(arguments), verbose=arguments.verbose, advice={MEMORY: fewer, GPU: fewer})
+    return run_command(
+        lambda: _run(arguments), parser=parser, verbose=arguments.verbose, advice={MEMORY: fewer, GPU: fewer}
+    )
 
 
 def _run(arguments: argparse.Namespace) -> None:

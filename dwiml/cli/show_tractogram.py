@@ -109,8 +109,9 @@ def _add_style_options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parse_known_options(build_parser(), argv)
-    return run_command(lambda: _run(arguments), verbose=arguments.verbose)
+    parser = build_parser()
+    arguments = parse_known_options(parser, argv)
+    return run_command(lambda: _run(arguments), parser=parser, verbose=arguments.verbose)
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -118,9 +118,12 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parse_options(build_parser(), argv)
+    parser = build_parser()
+    arguments = parse_options(parser, argv)
     fewer = f"give a lower --simultaneous (now: {arguments.simultaneous or 'auto'})"
-    return run_command(lambda: _run(arguments), verbose=arguments.verbose, advice={MEMORY: fewer, GPU: fewer})
+    return run_command(
+        lambda: _run(arguments), parser=parser, verbose=arguments.verbose, advice={MEMORY: fewer, GPU: fewer}
+    )
 
 
 def _run(arguments: argparse.Namespace) -> None:

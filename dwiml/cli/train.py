@@ -117,7 +117,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, words = _model_name(words)
     parser = build_model_parser(name)
     arguments = parse_options(parser, words, positional=tuple(PATHS), fixed={"model": name})
-    return run_training(lambda: _run(name, parser, arguments), vars(arguments), verbose=arguments.informative)
+    return run_training(
+        lambda: _run(name, parser, arguments), vars(arguments), parser=parser, verbose=arguments.informative
+    )
 
 
 def _model_name(words: list[str]) -> tuple[str, list[str]]:

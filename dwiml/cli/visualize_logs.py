@@ -53,7 +53,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parse_known_options(build_parser(), argv)
+    parser = build_parser()
+    arguments = parse_known_options(parser, argv)
 
     def plot() -> None:
         from dwiml.viz.logs import visualize_logs
@@ -68,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ):
             print(f"Curves saved in {path}")
 
-    return run_command(plot, verbose=arguments.verbose)
+    return run_command(plot, parser=parser, verbose=arguments.verbose)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import importlib
 import os
@@ -296,11 +297,11 @@ def test_system_errors_are_reported_without_their_number(work: Path, capsys: pyt
     def write_more_than_allowed() -> None:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), "out.trk")
 
-    assert run_command(write_more_than_allowed) == 2
+    assert run_command(write_more_than_allowed, parser=argparse.ArgumentParser()) == 2
     assert capsys.readouterr().err == "error: 'out.trk': file too large.\n"
 
     def write_on_a_full_disk() -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    assert run_command(write_on_a_full_disk) == 2
+    assert run_command(write_on_a_full_disk, parser=argparse.ArgumentParser()) == 2
     assert capsys.readouterr().err == "error: No space left on the disk.\n"

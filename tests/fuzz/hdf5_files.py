@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import shutil
@@ -109,7 +110,7 @@ def read_command(path: Path, *, lazy: bool) -> int:
     def act() -> None:
         sys.stdout.write(f"{reading(path, lazy=lazy)}\n")
 
-    return run_command(act)
+    return run_command(act, parser=argparse.ArgumentParser())
 
 
 class HDF5Files:

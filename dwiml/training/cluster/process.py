@@ -128,7 +128,8 @@ def how_to_resume(trainer: DWIMLTrainer) -> str:
     trainer
         The trainer, with its model, sampler and loader.
     """
-    script = "the same script and resume='auto'"
+    by_command = trainer.config is not None
+    script = "the same command and --resume auto" if by_command else "the same script and resume='auto'"
     objects = (trainer, trainer.model, trainer.batch_sampler, trainer.batch_loader)
     # A class of the user may have one of these names.
     known = all(type(each).__name__ in names for each, names in zip(objects, RESUMED_BY_COMMAND.values(), strict=True))
