@@ -237,6 +237,15 @@ def test_python_blocks_run(page: Path, page_namespace: dict[str, Any]) -> None:
         run_blocks([block for block in blocks_of(page) if block.language == "python"], page_namespace)
 
 
+@pytest.mark.parametrize("page", ["hdf5.rst", "looking.rst", "models.rst", "scores.rst", "spaces.rst", "tracking.rst"])
+def test_python_blocks_run_again(page: str, page_namespace: dict[str, Any]) -> None:
+    if before := GOES_ON_FROM.get(page):
+        run_blocks([block for block in blocks_of(ROOT / before) if block.language == "python"][:1], page_namespace)
+    with mock.patch.dict(DIRECTION_GETTERS):
+        for _ in range(2):
+            run_blocks([each for each in blocks_of(ROOT / "docs" / page) if each.language == "python"], page_namespace)
+
+
 @pytest.mark.parametrize("trainer_class", ["SmoothTrainer", "StreamlineTrainer", "StepTrainer"])
 def test_custom_losses_train_with_correlated_noise(trainer_class: str, page_namespace: dict[str, Any]) -> None:
     page = ROOT / "docs" / "custom_trainers.rst"
