@@ -190,7 +190,7 @@ def _known(classes: dict[str, Any], name: str, folder: ExperimentFolder) -> Any:
         raise TypeError("the name of a class is not a string")
     if name not in classes:
         raise ValueError(
-            f"Experiment '{folder.path}' uses {name}, a class that is not part of dwiml; this command is for "
-            "experiments of 'dwiml train'. To continue the training, run its script again with resume='auto'."
+            f"Experiment '{folder.path}' uses {name}, a class that is not part of dwiml; this command supports "
+            "only experiments of 'dwiml train'. To continue the training, run its script again with resume='auto'."
         )
     return classes[name]

@@ -232,7 +232,8 @@ class DWIMLTrainer(Extensible):
             self.checkpointer.require_saved(self)
             if self.verbose:
                 folder = None if self.settings.fast_dev_run else self.folder.path
-                announce(end_line(self.best, first, self.position.epoch, folder, by=selection_name(self)))
+                by, validated = selection_name(self), self.has_validation
+                announce(end_line(self.best, first, self.position.epoch, folder, validated=validated, by=by))
 
     def run_one_batch(self, targets: TensorSequence, ids_per_subj: BatchSlices) -> tuple[torch.Tensor, int]:
         """Run the model on a batch and compute its loss. Override this method for another kind of model or loss.

@@ -6,10 +6,12 @@ import importlib
 from pathlib import Path
 
 import pytest
+from small_training import small_trainer
 
 from dwiml.cli import resume, run_command, train
 from dwiml.cli.main import COMMANDS
 from dwiml.cli.option_names import with_option_names
+from dwiml.training.cluster.process import how_to_resume
 
 GROUPS = ["--input_group_name", "input", "--streamline_group_name", "streamlines"]
 
@@ -55,6 +57,14 @@ def test_errors_of_commands_name_their_options(
     capsys.readouterr()
     assert train.main(words) == 2
     assert "already exists: resume it (--resume auto), choose another experiment_name" in capsys.readouterr().err
+
+
+def test_a_stopped_command_says_how_to_continue(tiny_hdf5: Path, tmp_path: Path) -> None:
+    trainer = small_trainer(tiny_hdf5, tmp_path)
+    ending = f", or dwiml resume {tmp_path / 'exp'}"
+    assert how_to_resume(trainer) == f"the same script and resume='auto'{ending}"
+    trainer.config = "model: learn2track\n"
+    assert how_to_resume(trainer) == f"the same command and --resume auto{ending}"
 
 
 def test_an_error_of_the_library_keeps_its_parameters(capsys: pytest.CaptureFixture[str]) -> None:

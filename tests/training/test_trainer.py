@@ -181,7 +181,7 @@ def test_the_best_epoch_is_one_everywhere(tiny_hdf5: Path, tmp_path: Path, capsy
     said = capsys.readouterr().err.splitlines()
     marked = [line for line in said if line.startswith("Epoch ") and line.endswith("(best)")]
     assert marked[-1].startswith(f"Epoch {best} ")
-    assert f"best loss {min(losses):.4g} in epoch {best}." in said[-1]
+    assert f"best validation loss {min(losses):.4g} in epoch {best}." in said[-1]
     assert read_logs([tmp_path / "exp"])[0].best() == (best, losses[best])
     assert trainer.best.nb_bad_epochs == 3
     assert best == 3
@@ -203,16 +203,17 @@ def test_patience_waits_for_more_than_delta(values: list[float], best: int, nb_b
     assert monitor.nb_bad_epochs == nb_bad
 
 
-def test_without_a_validation_set(tmp_path: Path) -> None:
+def test_without_a_validation_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_hdf5(tmp_path / "data.hdf5", {"sub-a": 20})
     with pytest.warns(UserWarning, match="There is no validation streamline") as caught:
-        trainer = small_trainer(path, tmp_path, max_epochs=2)
+        trainer = small_trainer(path, tmp_path, max_epochs=2, verbose=True)
     assert len(caught) == 1
     # Another warning would be an error.
     trainer.train_and_validate()
     assert all("valid_loss" not in line and "train_loss" in line for line in logs(tmp_path / "exp"))
     losses = [line["train_loss"] for line in logs(tmp_path / "exp")]
     assert trainer.best.best_value == min(losses)
+    assert f"; best training loss {min(losses):.4g} in epoch " in capsys.readouterr().err
     assert read_logs([tmp_path / "exp"])[0].best() == (losses.index(min(losses)), min(losses))
 
 
@@ -299,7 +300,7 @@ def test_lines_and_no_bar_without_a_terminal(
     assert [line.split()[0] for line in lines[:5]] == ["Model", "Training", "Validation", "Memory", "Longest"]
     assert len(lines) == 8
     assert lines[5].startswith("Epoch 0 of 2: train loss ")
-    assert lines[7].startswith("Training ended: 2 epochs are done; best loss ")
+    assert lines[7].startswith("Training ended: 2 epochs are done; best validation loss ")
 
 
 def test_a_line_now_and_then_in_a_long_epoch(

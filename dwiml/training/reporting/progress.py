@@ -63,7 +63,9 @@ def _title(epoch: int, max_epochs: int) -> str:
     return f"Epoch {epoch} of {max_epochs}"
 
 
-def end_line(best: BestMonitor, first: int, nb_epochs: int, folder: Path | None, *, by: str | None = None) -> str:
+def end_line(
+    best: BestMonitor, first: int, nb_epochs: int, folder: Path | None, *, validated: bool, by: str | None = None
+) -> str:
     """Return the line that reports why a training ended, and its result.
 
     Parameters
@@ -74,6 +76,8 @@ def end_line(best: BestMonitor, first: int, nb_epochs: int, folder: Path | None,
         First epoch of this run, and number of epochs done.
     folder
         Folder of the results; None if nothing is kept.
+    validated
+        Whether the loss that selects the best model is that of the validation.
     by
         Metric that selects the best model; None for the loss.
     """
@@ -86,7 +90,9 @@ def end_line(best: BestMonitor, first: int, nb_epochs: int, folder: Path | None,
         lacking = "all epochs had skipped batches" if by is None else f"no epoch had a value of {name_of(by)}"
         value = f"; {lacking}, so there is no best model"
     elif by is None:
-        value = f"; best loss {best.best_value:.4g} in epoch {best.best_epoch}"
+        value = (
+            f"; best {'validation' if validated else 'training'} loss {best.best_value:.4g} in epoch {best.best_epoch}"
+        )
     else:
         value = f"; the best model by {name_of(by)} is that of epoch {best.best_epoch}"
     where = "This was a trial: nothing is kept" if folder is None else f"Results are in {folder}"
