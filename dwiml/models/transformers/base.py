@@ -39,7 +39,7 @@ class TransformerModel(ModelWithDirectionGetter, ModelWithNeighborhood, ModelWit
     ffnn_hidden_size
         Number of hidden units of the feed-forward networks; None: 4 * d_model.
     dropout
-        Probability that a value is set to zero in training: embeddings, weights of attention, hidden units, and the
+        Probability that a value is set to zero in training: embeddings, attention weights, hidden units, and the
         output of each part of a layer.
     activation
         Activation of the feed-forward networks: 'relu' or 'gelu'.
@@ -193,7 +193,7 @@ class TransformerModel(ModelWithDirectionGetter, ModelWithNeighborhood, ModelWit
         return self._outputs(inputs, streamlines, WholeStreamlines(self._buckets(inputs, streamlines)))
 
     def attention(self, inputs: TensorSequence, streamlines: TensorSequence) -> dict[str, list[Tensor]]:
-        """Return the weights of attention, computed explicitly and without dropout.
+        """Return the attention weights, computed explicitly and without dropout.
 
         Parameters
         ----------

@@ -23,7 +23,7 @@ class LayerOptions:
     d_model, nb_heads, ffnn_hidden_size
         Number of features of a row, of heads, and of hidden units of the feed-forward network.
     dropout
-        Probability that a value is set to zero in training: weights of attention, hidden units, and the output of each
+        Probability that a value is set to zero in training: attention weights, hidden units, and the output of each
         part before it is added.
     activation
         A key of :data:`ACTIVATIONS`.
