@@ -115,7 +115,8 @@ class TrainerSettings:
     deterministic
         Make torch use deterministic algorithms, which may be slower on a GPU.
     nan_policy
-        What to do about a NaN or infinite loss or gradient: ``"stop"``, or ``"skip"`` the batch (the log counts them).
+        What to do about a NaN or infinite loss or gradient: ``"stop"``, or ``"skip"`` the batch (the log gives the
+        number of skipped batches).
     resume
         Whether to resume an existing experiment: ``"never"`` (an existing one is an error), ``"auto"`` (if there is a
         checkpoint) or ``"must"`` (a missing checkpoint is an error).
