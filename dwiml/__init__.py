@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _MODULE_OF = {
+    "AutoencoderModel": "dwiml.models.autoencoder",
     "DWIMLBatchIDSampler": "dwiml.batching.sampler",
     "DWIMLBatchLoaderOneInput": "dwiml.batching.loader",
     "DWIMLStreamlinesBatchLoader": "dwiml.batching.loader",
@@ -40,6 +41,7 @@ _MODULE_OF = {
 }
 
 __all__ = [
+    "AutoencoderModel",
     "DWIMLBatchIDSampler",
     "DWIMLBatchLoaderOneInput",
     "DWIMLStreamlinesBatchLoader",
@@ -72,6 +74,7 @@ if TYPE_CHECKING:
     from dwiml.batching.sampler import DWIMLBatchIDSampler
     from dwiml.data.dataset import MultiSubjectDataset, MultisubjectSubset
     from dwiml.hdf5.creator import create_hdf5
+    from dwiml.models.autoencoder import AutoencoderModel
     from dwiml.models.base import MainModelAbstract
     from dwiml.models.checking import check_track_step
     from dwiml.models.learn2track import Learn2TrackModel

@@ -119,6 +119,21 @@ def check_grids(dataset: MultiSubjectDataset, volume_group: str, streamline_grou
                 )
 
 
+def check_supports_split(model: Any) -> None:
+    """Check that streamlines may be split for a model.
+
+    Raises
+    ------
+    ValueError
+        If it needs streamlines of the same number of points (``same_nb_points``).
+    """
+    if getattr(model, "same_nb_points", False):
+        raise ValueError(
+            f"{type(model).__name__} needs streamlines of {model.nb_points} points, and the two halves of a split "
+            "streamline have fewer: leave split_ratio at 0."
+        )
+
+
 def check_supports_recovery(model: Any) -> None:
     """Check that the loss of a model accepts a recovery target, which correlated noise requires.
 

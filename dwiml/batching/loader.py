@@ -14,11 +14,13 @@ from dwiml.batching.compatibility import (
     check_is_model,
     check_streamlines,
     check_supports_recovery,
+    check_supports_split,
     check_volumes,
 )
 from dwiml.batching.fetcher import BatchSlices, StreamlineFetcher, check_ids, identity_collate
 from dwiml.batching.lengths import check_step_size, resampling_of
 from dwiml.batching.model_batch import BatchPreparer, ModelBatch, VolumesOnDevice
+from dwiml.batching.model_space import RASMM, ScannerSpace, space_of
 from dwiml.batching.sampler import BatchIds, DWIMLBatchIDSampler
 from dwiml.batching.workers import ignore_stop_signals, kill_workers_at_exit
 from dwiml.data.dataset import MultiSubjectDataset
@@ -80,8 +82,8 @@ class DWIMLStreamlinesBatchLoader(Seeded):
         If ``dataset`` is not a dataset, or ``model`` is not a model (for instance its class).
     ValueError
         If a ratio is outside 0 to 1, a noise size is negative, the group does not exist or was not loaded, the
-        ``step_size`` of the model gives a streamline more than 100 000 points, or the model does not support correlated
-        noise.
+        ``step_size`` of the model gives a streamline more than 100 000 points, the model does not support correlated
+        noise or streamlines that are split, or its ``streamlines_space`` is unknown.
     """
 
     called: set[str]
@@ -122,6 +124,9 @@ class DWIMLStreamlinesBatchLoader(Seeded):
         self.nb_recovery_steps = check_number("nb_recovery_steps", nb_recovery_steps, low=1, high=1e6)
         if self.noise_correlated_size:
             check_supports_recovery(model)
+        if self.split_ratio:
+            check_supports_split(model)
+        self._to_model_space = ScannerSpace(dataset, streamline_group_name) if space_of(model) == RASMM else None
         self._use_seed(seed)
 
     def fetcher(self, phase: str, *, augment: bool | None = None) -> StreamlineFetcher:
@@ -155,6 +160,7 @@ class DWIMLStreamlinesBatchLoader(Seeded):
             noise_correlated_nb_points=self.noise_correlated_nb_points,
             nb_recovery_steps=self.nb_recovery_steps,
             seed=self.seed,
+            to_model_space=self._to_model_space,
         )
 
     def data_loader(

@@ -31,7 +31,8 @@ class ModelBatch:
     """Inputs of the model and targets of its loss, for one batch.
 
     Created by ``batch_loader.model_batch(targets, ids_per_subj)``. All points are float32, in voxel space, corner
-    origin, on the model's device.
+    origin (or in mm in scanner space, rasmm, center origin, if the model's ``streamlines_space`` is ``"rasmm"``), on
+    the model's device.
 
     Attributes
     ----------
@@ -142,6 +143,9 @@ class BatchPreparer:
     load_batch_inputs
         Function that returns the features at the points, such as that of a batch loader. None: the streamlines are the
         only input of the model.
+    to_model_space
+        Function that converts the points from voxel space to the space of the model. None: the model receives voxel
+        space. Noise is added, and the volume interpolated, in voxel space.
     noise_gaussian_size_forward, noise_gaussian_size_loss, noise_correlated_size, noise_correlated_nb_points, \
     nb_recovery_steps, seed
         As in :class:`~dwiml.batching.loader.DWIMLStreamlinesBatchLoader`.
@@ -155,16 +159,22 @@ class BatchPreparer:
     noise_correlated_nb_points: float
     nb_recovery_steps: float
     seed: int
+    to_model_space: Callable[[TensorSequence, BatchSlices], TensorSequence] | None = None
 
     def model_batch(self, targets: TensorSequence, ids_per_subj: BatchSlices) -> ModelBatch:
         """Return the inputs and targets of a batch: see ``batch_loader.model_batch``."""
         streamlines = targets if self.model.forward_uses_last_point else targets.trimmed_last()
         streamlines = self.add_noise_forward(streamlines, ids_per_subj)
+        inputs = None if self.load_batch_inputs is None else self.load_batch_inputs(streamlines, ids_per_subj)
+        targets = self.add_noise_loss(targets, ids_per_subj)
+        if self.to_model_space is not None:
+            streamlines = self.to_model_space(streamlines, ids_per_subj)
+            targets = self.to_model_space(targets, ids_per_subj)
         return ModelBatch(
-            targets=self.add_noise_loss(targets, ids_per_subj),
+            targets=targets,
             streamlines=streamlines,
             ids_per_subj=ids_per_subj,
-            inputs=None if self.load_batch_inputs is None else self.load_batch_inputs(streamlines, ids_per_subj),
+            inputs=inputs,
             recovery_target=self.recovery_target(streamlines, ids_per_subj),
         )
 
@@ -207,7 +217,7 @@ class BatchPreparer:
         Parameters
         ----------
         seen
-            Noisy points (N, 3) that the model receives, float32, voxel space, corner origin.
+            Noisy points (N, 3) that the model receives, float32, in the space of the model.
         ids_per_subj
             Slices of the batch.
 

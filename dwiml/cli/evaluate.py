@@ -52,6 +52,11 @@ def _run(arguments: argparse.Namespace) -> None:
         check_whole("--max_batches", arguments.max_batches, low=1)
     rebuilt = rebuild_experiment(arguments.experiment, hdf5_file=arguments.hdf5_file, load_testing=True)
     trained = load_best_model(arguments.experiment)
+    if not hasattr(trained, "get_tracking_directions"):
+        raise ValueError(
+            f"'dwiml evaluate' measures the error of predicted directions, and {type(trained).__name__} predicts none: "
+            "use 'dwiml show_loss', which writes the loss at each point."
+        )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         untrained = type(rebuilt.model)(**rebuilt.model.params).to(next(trained.parameters()).device)

@@ -18,6 +18,8 @@ COMMANDS = {
     "resume": "continue an experiment that was stopped",
     "evaluate": "measure a trained model's direction error, and that of simple baselines",
     "track": "create a tractogram with a trained model",
+    "autoencode": "reconstruct streamlines with a trained autoencoder",
+    "filter_latent": "keep the streamlines near reference streamlines in a latent space",
     "connectivity_matrix": "count the streamlines that connect each pair of regions",
     "connectivity_score": "count the streamlines that connect regions connected in a matrix",
     "score": "compare tractograms with true bundles: connections, overlap, overreach",

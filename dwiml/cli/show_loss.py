@@ -99,10 +99,12 @@ def _run(arguments: argparse.Namespace) -> None:
     folders = [
         out_dir / check_name(names[subject], "Subject") if arguments.subject == ALL else out_dir for subject in subjects
     ]
-    for folder in folders:
+    readers = [SubjectReader(rebuilt.loader, phase, each, batch_size=arguments.batch_size) for each in subjects]
+    for folder, reader in zip(folders, readers, strict=True):
         _check_folder(folder, arguments)
-    for subject, folder in zip(subjects, folders, strict=True):
-        reader = SubjectReader(rebuilt.loader, phase, subject, batch_size=arguments.batch_size)
+        # An error of the file is for now, not for after the work.
+        reader.find_grid()
+    for subject, reader, folder in zip(subjects, readers, folders, strict=True):
         summary = _show(model, reader, folder, arguments)
         print(
             f"{names[subject]} ({phase} set): mean loss {summary['mean_loss']:.5g} over {summary['nb_losses']} steps "

@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from dwiml.cli.tracking_data import load_tracking_data
+    from dwiml.cli.tracking_data import input_group_of, load_tracking_data
     from dwiml.files import write_json
     from dwiml.tracking.tracker import Tracker
     from dwiml.tractograms.writing.writer import TractogramWriter
@@ -135,6 +135,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
     _check_outputs(arguments)
     recorded = recorded_parameters(arguments.experiment)
+    input_group_of(recorded, arguments.experiment)
     model = load_best_model(arguments.experiment)
     rules = _rules(arguments, model)
     data = load_tracking_data(arguments, recorded)

@@ -33,6 +33,30 @@ def load_tracking_data(arguments: argparse.Namespace, recorded: dict[str, Any]) 
     return _from_hdf5(arguments, recorded) if arguments.input is None else _from_images(arguments, recorded)
 
 
+def input_group_of(recorded: dict[str, Any], experiment: str) -> str:
+    """Return the volume group that is the input of an experiment's model.
+
+    Parameters
+    ----------
+    recorded
+        Content of the experiment's ``parameters.json``.
+    experiment
+        The experiment folder, for the error message.
+
+    Raises
+    ------
+    ValueError
+        If the model was trained without a volume.
+    """
+    group = recorded["loader"].get("input_group_name")
+    if not isinstance(group, str):
+        raise ValueError(
+            f"The model of '{experiment}' was trained without a volume (its batch loader has no input_group_name); "
+            "give an experiment whose model reads one."
+        )
+    return group
+
+
 def _refuse_unused_options(arguments: argparse.Namespace) -> None:
     of_images = ("standardization", "standardize_like", "std_mask")
     given = [name for name in of_images if getattr(arguments, name) is not None]
@@ -46,7 +70,7 @@ def _from_hdf5(arguments: argparse.Namespace, recorded: dict[str, Any]) -> Track
     from dwiml.tracking.sources import read_from_hdf5
     from dwiml.training.experiment.parameters import GROUPS_CONFIG, find_data
 
-    group = recorded["loader"]["input_group_name"]
+    group = input_group_of(recorded, arguments.experiment)
     return read_from_hdf5(
         find_data(recorded, arguments.experiment, arguments.hdf5_file),
         arguments.subject,
@@ -68,7 +92,7 @@ def _from_images(arguments: argparse.Namespace, recorded: dict[str, Any]) -> Tra
         for path in _listed(given or []):
             if not Path(path).is_file():
                 raise FileNotFoundError(f"--{option}: '{path}' was not found; with --input, masks are image files too.")
-    group = recorded["loader"]["input_group_name"]
+    group = input_group_of(recorded, arguments.experiment)
     check_input_order(arguments.input, _recorded_config(arguments, recorded, needed=False).get(group) or {}, group)
     if arguments.standardize_like is not None:
         recorded = recorded_parameters(arguments.standardize_like)
@@ -86,7 +110,7 @@ def _recorded_standardization(arguments: argparse.Namespace, recorded: dict[str,
     """Return how the experiment's input group was standardized; ValueError if its mask is needed and not given."""
     from dwiml.arguments import quoted
 
-    group = recorded["loader"]["input_group_name"]
+    group = input_group_of(recorded, arguments.standardize_like or arguments.experiment)
     entry = _recorded_config(arguments, recorded).get(group)
     if not isinstance(entry, dict):
         raise ValueError(

@@ -18,7 +18,9 @@ from dwiml.models import MODELS
 DATASET = "dwiml.data.dataset.MultiSubjectDataset"
 SAMPLER = "dwiml.batching.sampler.DWIMLBatchIDSampler"
 LOADER = "dwiml.batching.loader.DWIMLBatchLoaderOneInput"
+LOADER_WITHOUT_VOLUME = "dwiml.batching.loader.DWIMLStreamlinesBatchLoader"
 TRAINER = "dwiml.training.one_input.DWIMLTrainerOneInput"
+TRAINER_WITHOUT_VOLUME = "dwiml.training.trainer.DWIMLTrainer"
 TRACKING_TRAINER = "dwiml.training.generation.phase.DWIMLTrainerOneInputWithGVPhase"
 SETTINGS = "dwiml.training.settings.TrainerSettings"
 TRACKING_SETTINGS = "dwiml.training.generation.settings.TrackingPhaseSettings"
@@ -56,11 +58,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 def build_model_parser(name: str) -> argparse.ArgumentParser:
     """Build the parser for training one model: options of the data, the batches, the model and the trainer."""
+    model = parameters_of(MODELS[name])
+    has_volume = "nb_features" in model
+    volume = "--input_group_name GROUP " if has_volume else ""
+    loader = LOADER if has_volume else LOADER_WITHOUT_VOLUME
     parser = argparse.ArgumentParser(
         prog=f"dwiml train {name}",
         allow_abbrev=False,
         usage=f"dwiml train {name} HDF5 EXPERIMENTS_PATH EXPERIMENT_NAME\n"
-        "           --input_group_name GROUP --streamline_group_name GROUP [options]\n"
+        f"           {volume}--streamline_group_name GROUP [options]\n"
         "       dwiml train --config YAML [HDF5 EXPERIMENTS_PATH EXPERIMENT_NAME] [options]",
         description=f"{summary_of(MODELS[name])}. To continue a training that was stopped, run the same command with "
         "--resume auto, or use 'dwiml resume'. To repeat an experiment, use the config.yaml of its folder: "
@@ -71,20 +77,23 @@ def build_model_parser(name: str) -> argparse.ArgumentParser:
         metavar = path.removesuffix("_file").upper()
         paths.add_argument(f"--{path}", required=True, metavar=metavar, help=about)
     add_config_options(parser)
-    _add(parser, "data", LOADER, only=("input_group_name",))
+    _add(parser, "data", loader, only=("input_group_name",))
     _add(parser, "data", SAMPLER, only=("streamline_group_name",))
     _add(parser, "data", DATASET)
     _add(parser, "batches", SAMPLER, leave=("seed",))
-    _add(parser, "batches", LOADER, only=("volume_dtype",))
-    _add(parser, "augmentation, in training only", LOADER, leave=("seed",))
+    _add(parser, "batches", loader, only=("volume_dtype",))
+    _add(parser, "augmentation, in training only", loader, leave=("seed",))
     _add(parser, "model", MODELS[name], leave=("nb_features", *_RESAMPLING))
     resampling = _group(parser, "model").add_mutually_exclusive_group()
     for each in _RESAMPLING:
-        add_option(resampling, parameters_of(MODELS[name])[each])
+        if each in model:
+            add_option(resampling, model[each])
     _add(parser, "training", SETTINGS, leave=(*_JOB, *_TRYING))
     add_verbose(_group(parser, "training"), dest="informative")
     _add(parser, "checkpoints, time limits and resuming", SETTINGS, only=_JOB)
     _add(parser, "debugging", SETTINGS, only=_TRYING)
+    if not has_volume:
+        return parser
     title = "generation-validation (if any is given, the model also tracks from the start of validation streamlines)"
     _add(parser, title, TRACKING_SETTINGS, absent=True)
     return parser
@@ -148,20 +157,22 @@ def _run(name: str, parser: argparse.ArgumentParser, arguments: argparse.Namespa
     values = vars(arguments)
     phase = {each: values[each] for each in parameters_of(TRACKING_SETTINGS, inherited=False) if each in values}
     tracks = bool(phase.keys() - PATHS.keys())
-    trainer_class = TRACKING_TRAINER if tracks else TRAINER
+    input_group = values.get("input_group_name")
+    with_volume = input_group is not None
+    trainer_class = TRACKING_TRAINER if tracks else TRAINER if with_volume else TRAINER_WITHOUT_VOLUME
+    loader_class = LOADER if with_volume else LOADER_WITHOUT_VOLUME
     dataset = _build(DATASET, values)
-    volumes = {arguments.input_group_name, values.get("tracking_phase_mask_group")} - {None}
-    for group in sorted(volumes):
+    volumes = sorted({input_group, values.get("tracking_phase_mask_group")} - {None}, key=str)
+    for group in volumes:
         dataset.check_volume_group(group)
     dataset.check_streamline_group(arguments.streamline_group_name)
     # A drawn seed is recorded too, so that config.yaml gives the same weights.
     seed = seed_everything(draw_seed() if arguments.seed is None else arguments.seed)
-    model = _build(MODELS[name], values, nb_features=dataset.nb_features[arguments.input_group_name])
-    dataset.load_data(
-        load_testing=False, volume_groups=sorted(volumes), streamline_groups=[arguments.streamline_group_name]
-    )
+    features = {"nb_features": dataset.nb_features[input_group]} if with_volume else {}
+    model = _build(MODELS[name], values, **features)
+    dataset.load_data(load_testing=False, volume_groups=volumes, streamline_groups=[arguments.streamline_group_name])
     sampler = _build(SAMPLER, values, dataset=dataset)
-    loader = _build(LOADER, values, dataset=dataset, model=model)
+    loader = _build(loader_class, values, dataset=dataset, model=model)
     settings = {each: values[each] for each in parameters_of(SETTINGS) if each in values} | phase
     trainer = _build(trainer_class, values, model=model, batch_sampler=sampler, batch_loader=loader, **settings)
     places = {each: os.path.abspath(values[each]) for each in _PLACES if values.get(each) is not None}

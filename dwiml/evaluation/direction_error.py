@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from dwiml.batching.fetcher import BatchSlices
-from dwiml.batching.loader import DWIMLBatchLoaderOneInput
+from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.evaluation.evaluation_mode import evaluation_mode
 from dwiml.models.protocols import EvaluatedModel
@@ -45,7 +45,7 @@ class DirectionError:
 def evaluate_directions(
     model: EvaluatedModel,
     batch_sampler: DWIMLBatchIDSampler,
-    batch_loader: DWIMLBatchLoaderOneInput,
+    batch_loader: DWIMLStreamlinesBatchLoader,
     *,
     phase: str = "validation",
     max_batches: int | None = None,
@@ -105,7 +105,7 @@ def evaluate_directions(
 
 
 def _voxel_sizes(
-    batch_loader: DWIMLBatchLoaderOneInput, targets: TensorSequence, ids_per_subj: BatchSlices
+    batch_loader: DWIMLStreamlinesBatchLoader, targets: TensorSequence, ids_per_subj: BatchSlices
 ) -> torch.Tensor:
     """Return the voxel size (mm) along each axis, for each step of the targets: (number of steps, 3)."""
     steps = (targets.lengths - 1).clamp(min=0)

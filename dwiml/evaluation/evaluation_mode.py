@@ -11,7 +11,7 @@ from dwiml.models.protocols import EvaluatedModel
 
 
 @contextmanager
-def evaluation_mode(model: EvaluatedModel) -> Iterator[None]:
+def evaluation_mode(model: EvaluatedModel | torch.nn.Module) -> Iterator[None]:
     """Run the block without gradients and with the model in evaluation mode; its mode is restored, also on errors."""
     was_training = model.training
     model.eval()

@@ -169,9 +169,6 @@ class _StreamlineData:
 def _write(
     path: Path, reader: SubjectReader, data: _StreamlineData, ids: Integers, on_progress: Callable[[int], None]
 ) -> None:
-    streamlines = reader.data.streamlines[reader.batch_loader.streamline_group_name]
-    volume = reader.data.volumes[reader.batch_loader.input_group_name]
-
     def parts() -> Iterator[Part]:
         start = 0
         for batch, _ in reader.batches(ids):
@@ -180,7 +177,7 @@ def _write(
             start = stop
             on_progress(len(batch))
 
-    write_trk(path, streamlines.grid_of(volume.grid.shape), parts())
+    write_trk(path, reader.find_grid(), parts())
 
 
 def _quantiles(values: npt.NDArray[Any]) -> dict[str, float]:

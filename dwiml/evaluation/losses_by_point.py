@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from dwiml.batching.fetcher import BatchSlices
-from dwiml.batching.loader import DWIMLBatchLoaderOneInput
+from dwiml.batching.loader import DWIMLBatchLoaderOneInput, DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import BatchIds
 from dwiml.data.dataset import SubjectData
 from dwiml.evaluation.evaluation_mode import evaluation_mode
@@ -19,6 +19,7 @@ from dwiml.ops import ragged
 from dwiml.ops.directions import SHORTEST_STEP
 from dwiml.ops.randomness import BatchKey
 from dwiml.ops.sequences import TensorSequence
+from dwiml.tractograms.grid import Grid
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -43,7 +44,7 @@ class SubjectReader:
         Number of streamlines per batch.
     """
 
-    batch_loader: DWIMLBatchLoaderOneInput
+    batch_loader: DWIMLStreamlinesBatchLoader
     phase: str
     subject: int
     batch_size: int = 1000
@@ -57,6 +58,24 @@ class SubjectReader:
     def nb_streamlines(self) -> int:
         """Number of streamlines of the subject in the HDF5 file."""
         return len(self.data.streamlines[self.batch_loader.streamline_group_name])
+
+    def find_grid(self) -> Grid:
+        """Return the voxel grid of the streamlines.
+
+        Raises
+        ------
+        ValueError
+            If the HDF5 file does not state its shape, and the model reads no volume.
+        """
+        streamlines = self.data.streamlines[self.batch_loader.streamline_group_name]
+        if isinstance(self.batch_loader, DWIMLBatchLoaderOneInput):
+            return streamlines.grid_of(self.data.volumes[self.batch_loader.input_group_name].grid.shape)
+        if not streamlines.dimensions.any():
+            raise ValueError(
+                f"The {streamlines.label} does not state the shape of its volumes ('dimensions'), which a .trk file "
+                "needs; recreate the HDF5 file."
+            )
+        return streamlines.grid_of((0, 0, 0))
 
     def batches(self, ids: Integers | None = None) -> Iterator[tuple[TensorSequence, BatchSlices]]:
         """Iterate over the streamlines in batches.

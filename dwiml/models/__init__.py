@@ -5,5 +5,6 @@ MODELS = {
     "transformer-src-and-tgt": "dwiml.models.transformers.with_targets.TransformerSrcAndTgtModel",
     "transformer-src-only": "dwiml.models.transformers.source_only.TransformerSrcOnlyModel",
     "transformer-src-tgt-concat": "dwiml.models.transformers.with_targets.TransformerSrcTgtConcatModel",
+    "autoencoder": "dwiml.models.autoencoder.AutoencoderModel",
 }
 """The model classes that commands can rebuild, by their name in ``dwiml train MODEL``."""

@@ -62,6 +62,10 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
     """Offsets at which the volume is read around each point: (P, 3), float32, in voxels; None: the point itself."""
     max_len: int | None = None
     """The largest number of points of a streamline that the model takes; None: any number."""
+    streamlines_space: str = "vox"
+    """Space of the points that the model receives: ``"vox"`` (corner origin) or ``"rasmm"`` (mm, center origin)."""
+    same_nb_points: bool = False
+    """Whether all streamlines must have :attr:`nb_points` points, so that they cannot be split."""
     weights_seed: int | None
     """The seed of :func:`dwiml.seed_everything` when the model was built; None: it had not been called."""
 
@@ -105,8 +109,8 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
         ----------
         *args, **kwargs
             With ``DWIMLTrainerOneInput``: ``inputs``, features (N, P * F) at each point, and ``streamlines``, points
-            (N, 3) in voxel space, corner origin, both as :class:`~dwiml.TensorSequence`. With ``DWIMLTrainer``:
-            ``streamlines``.
+            (N, 3) in voxel space, corner origin (see :attr:`streamlines_space`), both as
+            :class:`~dwiml.TensorSequence`. With ``DWIMLTrainer``: ``streamlines``.
         """
 
     @property
@@ -188,7 +192,8 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
         outputs
             Outputs of :meth:`forward`.
         targets
-            Points (M, 3), voxel space, corner origin: the whole streamlines, as a :class:`~dwiml.TensorSequence`.
+            Points (M, 3), voxel space, corner origin (see :attr:`streamlines_space`): the whole streamlines, as a
+            :class:`~dwiml.TensorSequence`.
         average_results
             Whether to return the mean loss or the loss of each element.
 

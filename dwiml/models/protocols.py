@@ -206,11 +206,16 @@ def check_tracks(model: Any, asked_by: str) -> None:
     Raises
     ------
     ValueError
-        If some are missing; the message names them.
+        If some are missing, which the message names, or if the model receives another space than voxel space.
     """
     missing = [name for name in vars(TrackingModel) if not name.startswith("_") and not hasattr(model, name)]
     if missing:
         raise ValueError(
             f"{asked_by} needs a model that tracks; {type(model).__name__} has no {' and no '.join(missing)}: make it "
             "a subclass of ModelWithOneInput and ModelWithDirectionGetter, or define what dwiml.TrackingModel lists."
+        )
+    if getattr(model, "streamlines_space", "vox") != "vox":
+        raise ValueError(
+            f"{asked_by} needs a model that receives voxel space; {type(model).__name__} receives scanner space "
+            f"(streamlines_space={model.streamlines_space!r}), in which no model of dwiml tracks."
         )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from dwiml import models
-from dwiml.batching.loader import DWIMLBatchLoaderOneInput
+from dwiml.batching.loader import DWIMLBatchLoaderOneInput, DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.files import read_json
@@ -23,14 +23,19 @@ from dwiml.training.experiment.folder import ExperimentFolder, experiment_folder
 from dwiml.training.experiment.parameters import arguments_of, find_data
 from dwiml.training.generation.phase import DWIMLTrainerOneInputWithGVPhase
 from dwiml.training.one_input import DWIMLTrainerOneInput
+from dwiml.training.trainer import DWIMLTrainer
 
 # Known classes only: an untrusted file must not choose what is imported.
 MODELS = {cls.__name__: cls for cls in map(pkgutil.resolve_name, models.MODELS.values())}
-TRAINERS: dict[str, type[DWIMLTrainerOneInput]] = {
+TRAINERS: dict[str, type[DWIMLTrainer]] = {
+    "DWIMLTrainer": DWIMLTrainer,
     "DWIMLTrainerOneInput": DWIMLTrainerOneInput,
     "DWIMLTrainerOneInputWithGVPhase": DWIMLTrainerOneInputWithGVPhase,
 }
-LOADERS = {"DWIMLBatchLoaderOneInput": DWIMLBatchLoaderOneInput}
+LOADERS: dict[str, type[DWIMLStreamlinesBatchLoader]] = {
+    "DWIMLStreamlinesBatchLoader": DWIMLStreamlinesBatchLoader,
+    "DWIMLBatchLoaderOneInput": DWIMLBatchLoaderOneInput,
+}
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,8 @@ class RebuiltExperiment:
     dataset: MultiSubjectDataset
     model: Any
     sampler: DWIMLBatchIDSampler
-    loader: DWIMLBatchLoaderOneInput
-    trainer_class: type[DWIMLTrainerOneInput]
+    loader: DWIMLStreamlinesBatchLoader
+    trainer_class: type[DWIMLTrainer]
     parameters: dict[str, Any]
 
 
@@ -95,7 +100,7 @@ def rebuild_experiment(
             lazy=data["lazy"] if lazy is None else lazy,
             cache_size=data["cache_size"] if cache_size is None else cache_size,
         )
-        volumes = [recorded["loader"]["input_group_name"], recorded["trainer"].get("tracking_phase_mask_group")]
+        volumes = [recorded["loader"].get("input_group_name"), recorded["trainer"].get("tracking_phase_mask_group")]
         groups = {"volume_groups": [name for name in dict.fromkeys(volumes) if name is not None]}
         groups["streamline_groups"] = [recorded["loader"]["streamline_group_name"]]
         dataset.load_data(load_testing=load_testing, **groups)  # type: ignore[arg-type]
@@ -125,7 +130,7 @@ def recorded_parameters(experiment: str | Path) -> dict[str, Any]:
     """
     folder = experiment_folder(experiment)
     recorded: dict[str, Any] = read_json(folder.parameters, "The experiment's file")
-    for section, key in (("data", "hdf5_file"), ("loader", "input_group_name"), ("trainer", "class")):
+    for section, key in (("data", "hdf5_file"), ("loader", "streamline_group_name"), ("trainer", "class")):
         part = recorded.get(section) if isinstance(recorded, dict) else None
         if not isinstance(part, dict) or not isinstance(part.get(key), str):
             raise ValueError(f"'{folder.parameters}' is damaged or not from this version of dwiml: no {section}.{key}.")

@@ -16,9 +16,11 @@ from typing import Any
 
 import nibabel as nib
 import pytest
+from without_volume import SMALL_AUTOENCODER
 
 # Modules that take the functions which tests replace must be imported before.
 import dwiml.scoring.connectivity_scores  # noqa: F401
+from dwiml import AutoencoderModel
 from dwiml.cli import run_command, train
 from dwiml.cli.main import main
 from dwiml.hdf5.creator import create_hdf5
@@ -37,6 +39,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     create_hdf5(root / "subjects", folder / "data.hdf5", root / "config.json", *lists)
     options = [*DATA, "--rnn_layer_sizes", "8", "--seed", "1", "--max_epochs", "1", "--step_size", "1.5", "-q"]
     assert train.main(["learn2track", str(folder / "data.hdf5"), str(folder), "exp", *options]) == 0
+    AutoencoderModel(**SMALL_AUTOENCODER).save(folder / "autoencoder")
     return folder
 
 
@@ -82,6 +85,14 @@ def command_at(name: str, work: Path, out: Path) -> tuple[list[str], str]:
             ["connectivity_matrix", bundle, str(out / "m.npy"), "--labels", labels],
             "dwiml.ops.connectivity_matrix.count_connections",
         ),
+        "autoencode": (
+            ["autoencode", str(work / "autoencoder"), bundle, str(out / "a.trk")],
+            "dwiml.evaluation.latent_space.resample_nb_points",
+        ),
+        "filter_latent": (
+            ["filter_latent", str(work / "autoencoder"), bundle, str(out / "a.trk"), "--reference", bundle],
+            "dwiml.evaluation.latent_space.resample_nb_points",
+        ),
         "show_loss": (["show_loss", experiment, "sub-03", str(out)], "dwiml.evaluation.losses_by_point.measure_losses"),
         "show_tractogram": (
             ["show_tractogram", bundle, str(out / "a.png"), "--background", str(subject / "metrics/fa.nii.gz")],
@@ -100,6 +111,8 @@ COMMANDS = [
     "track",
     "score",
     "connectivity_matrix",
+    "autoencode",
+    "filter_latent",
     "show_loss",
     "show_tractogram",
     "visualize_logs",

@@ -15,6 +15,7 @@ OBJECTS = {"dataset", "model", "batch_sampler", "batch_loader", "subject", "rule
 CLASSES = [
     *train.MODELS.values(),
     *(train.DATASET, train.SAMPLER, train.LOADER, train.TRACKING_TRAINER, train.SETTINGS),
+    *(train.LOADER_WITHOUT_VOLUME, train.TRAINER_WITHOUT_VOLUME),
     *(track.RULES, track.SEEDS, track.TRACKER, track.WRITER),
 ]
 

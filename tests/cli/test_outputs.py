@@ -50,6 +50,8 @@ SCORE = "score lines.trk --ground_truth truth -f"
 MATRIX = "connectivity_matrix lines.trk {} --labels images/labels.nii.gz --reference images/mask.nii.gz -f"
 CONNECTIVITY = "connectivity_score lines.trk matrix.npy --labels images/labels.nii.gz -f"
 OF_HDF5 = "connectivity_score lines.trk --hdf5_file data.hdf5 --subject sub-a --streamline_group_name streamlines -f"
+AUTOENCODE = "autoencode autoencoder lines.trk {} -f"
+FILTER = "filter_latent autoencoder lines.trk {} --reference outside.trk lines.trx --threshold 1 -f"
 SHOW = "show_tractogram lines.trk {} --background images/mask.nii.gz -f"
 
 READ = [
@@ -67,6 +69,9 @@ READ = [
     *((f"{CONNECTIVITY} --json {{}}", each) for each in ("lines.trk", "matrix.npy", "images/labels.nii.gz")),
     (f"{CONNECTIVITY} --save_invalid {{}}", "lines.trk"),
     (f"{OF_HDF5} --json {{}}", "data.hdf5"),
+    (AUTOENCODE, "lines.trk"),
+    *((FILTER, each) for each in ("lines.trk", "outside.trk", "lines.trx")),
+    (f"{FILTER.format('o.trk')} --rejected {{}}", "outside.trk"),
 ]
 
 
@@ -99,6 +104,9 @@ OUTPUTS = [
     (f"{CONNECTIVITY} --json {{}}", "o.json"),
     (f"{CONNECTIVITY} --save_invalid {{}}", "o.trx"),
     (SHOW, "o.png"),
+    (AUTOENCODE, "o.tck"),
+    (FILTER, "o.trk"),
+    (f"{FILTER.format('o.trk')} --rejected {{}}", "r.trx"),
     ("visualize_logs exps/exp -f --out {}", "o.png"),
 ]
 
@@ -143,6 +151,14 @@ def test_nothing_is_written_into_an_experiment_that_is_used(
             assert "is inside the experiment" in is_refused(command.format(f"exps/exp/{own}"), world, capsys)
 
 
+def test_nothing_is_written_into_the_folder_of_a_model(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree("autoencoder", "exps/exp/best_model", dirs_exist_ok=True)
+    for model, out in (("autoencoder", "autoencoder/o.trk"), ("exps/exp/best_model", "exps/exp/logs/o.trk")):
+        for command in (AUTOENCODE, FILTER):
+            command = command.replace(" autoencoder ", f" {model} ").format(out)
+            assert "is inside the experiment" in is_refused(command, world, capsys)
+
+
 def test_the_folders_of_results(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     loss = "show_loss exps/exp sub-d {} --hdf5_file data.hdf5 -f"
     assert "is inside the experiment" in is_refused(loss.format("exps/exp/loss"), world, capsys)
@@ -179,6 +195,9 @@ def test_two_outputs_of_one_name(world: Path, capsys: pytest.CaptureFixture[str]
     assert "is also the file of OUT" in is_refused(f"{TRACK.format('a.trk')} --report a.trk", world, capsys)
     report = is_refused(f"{TRACK.format('a.trk')} --report a.partial.trk", world, capsys)
     assert "OUT, until it is whole: " in report
+    rejected = is_refused(f"{FILTER.format('a.trk')} --rejected a.partial.trk", world, capsys)
+    assert "OUT, until it is whole: " in rejected
+    assert "is also the file of OUT" in is_refused(f"{FILTER.format('a.trk')} --rejected a.trk", world, capsys)
 
 
 def test_a_subject_whose_name_leads_elsewhere(world: Path, capsys: pytest.CaptureFixture[str]) -> None:

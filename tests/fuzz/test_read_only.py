@@ -69,6 +69,9 @@ READ = {
     "lines.trk": ("score", "show_tractogram"),
     "lines.tck": ("connectivity_matrix",),
     "lines.trx": ("score", "show_tractogram"),
+    "outside.trk": ("filter_latent",),
+    "autoencoder/parameters.json": ("autoencode", "filter_latent"),
+    "autoencoder/model_state.pt": ("autoencode", "filter_latent"),
     "matrix.npy": ("connectivity_score",),
     "data.hdf5": ("track", "show_loss"),
     "connected.hdf5": ("connectivity_score",),
@@ -87,6 +90,7 @@ def test_what_may_not_be_read_is_told_to_be_so(read_only: Path, tmp_path: Path, 
     """Not called missing, nor damaged."""
     given = {"truth/ground_truth.json": "truth", "truth/inside.trk": "truth"}.get(name, name)
     given = "exps/exp" if name.startswith("exps/") else given
+    given = "autoencoder" if name.startswith("autoencoder/") else given
     (read_only / name).chmod(0)
     try:
         for command in READ[name]:

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 from scoring_support import save_lines, save_volume
 from tests_support import AFFINE, NB_FEATURES, SHAPE, curved_streamlines, write_hdf5
+from without_volume import SMALL_AUTOENCODER
 
+from dwiml import AutoencoderModel
 from dwiml.cli import train
 from dwiml.ops.regions import LabelRegions
 from dwiml.tractograms.grid import Grid
@@ -24,7 +26,8 @@ def make_world(root: Path) -> Path:
 
     ``data.hdf5``; ``exps/exp`` and ``exps/other``, experiments trained on it; ``images/`` (input, mask, labels);
     ``lines.trk`` (``.tck``, ``.trx``); ``truth/`` of two bundles, one of them a tractogram outside, ``outside.trk``;
-    ``matrix.npy`` with its labels; ``subjects/`` with config and lists for ``create_hdf5``.
+    ``matrix.npy`` with its labels; ``autoencoder/``, an untrained one, saved; ``subjects/`` with config and lists for
+    ``create_hdf5``.
     """
     rng = np.random.default_rng(5)
     write_hdf5(root / "data.hdf5", {"sub-a": 12, "sub-b": 8}, {"sub-d": 6}, {"sub-e": 5})
@@ -37,6 +40,7 @@ def make_world(root: Path) -> Path:
     with TractogramWriter(root / "lines.trx", grid=Grid(AFFINE, SHAPE)) as writer:
         writer.append(np.concatenate(lines), [len(line) for line in lines])
     _write_truth(root, lines)
+    AutoencoderModel(**SMALL_AUTOENCODER).save(root / "autoencoder")
     from dwiml.hdf5.connectivity_group import write_matrix
     from dwiml.ops.connectivity_matrix import ConnectivityMatrix
 

@@ -93,7 +93,7 @@ class TractogramWriter:
         overwrite: bool = False,
     ) -> None:
         self.path = Path(path)
-        self._format = FORMATS[_extension_of(self.path)]
+        self._format = FORMATS[extension_of(self.path)]
         self._widths = {
             name: check_whole(f"The size of '{name}'", width, low=1)
             for name, width in (data_per_streamline or {}).items()
@@ -257,7 +257,14 @@ class TractogramWriter:
         return checked
 
 
-def _extension_of(path: Path) -> str:
+def extension_of(path: Path) -> str:
+    """Return the extension of a tractogram, in lower case, which gives its format.
+
+    Raises
+    ------
+    ValueError
+        If it is not one of :data:`FORMATS`.
+    """
     extension = path.suffix.lower()
     if extension not in FORMATS:
         raise ValueError(
@@ -293,7 +300,7 @@ def _check_dimensions(dimensions: tuple[int, int, int], kind: type[GrowingTracto
 
 def _checked_target(path: Path, *, overwrite: bool) -> Path:
     """Return the path of the output file, with symbolic links resolved."""
-    extension = _extension_of(path)
+    extension = extension_of(path)
     check_target(path, "The tractogram", overwrite=overwrite)
     target = Path(os.path.realpath(path))
     if target.suffix.lower() != extension:

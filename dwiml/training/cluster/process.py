@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 # The classes that dwiml resume can rebuild: those of training.loading, and the sampler.
 RESUMED_BY_COMMAND = {
-    "trainer": ("DWIMLTrainerOneInput", "DWIMLTrainerOneInputWithGVPhase"),
+    "trainer": ("DWIMLTrainer", "DWIMLTrainerOneInput", "DWIMLTrainerOneInputWithGVPhase"),
     "model": tuple(path.rpartition(".")[2] for path in MODELS.values()),
     "sampler": ("DWIMLBatchIDSampler",),
-    "loader": ("DWIMLBatchLoaderOneInput",),
+    "loader": ("DWIMLStreamlinesBatchLoader", "DWIMLBatchLoaderOneInput"),
 }
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,116 @@
+"""``dwiml filter_latent``: keep the streamlines that are close to reference streamlines in a latent space."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dwiml.cli import run_command
+from dwiml.cli.latent_files import MODEL_HELP, add_shared_options, advice, check_latent_outputs
+from dwiml.cli.unknown_options import parse_known_options
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dwiml.evaluation.latent_filter import LatentReference
+    from dwiml.models.autoencoder import AutoencoderModel
+
+DISTANCE = "latent_distance"
+QUANTILE = 0.95
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dwiml filter_latent",
+        allow_abbrev=False,
+        usage="dwiml filter_latent EXPERIMENT_OR_MODEL IN OUT --reference REF [REF ...] [options]",
+        description="Keep the streamlines whose distance to the nearest reference streamline, in the latent space of a "
+        "trained autoencoder, is at most a threshold (FINTA: Legarreta et al., Medical Image Analysis, 2021; a patent "
+        "application on this method is pending, US 17/337,413). The direction of a streamline does not matter. The "
+        f"distances are the data per streamline '{DISTANCE}' of the outputs (.trk, .trx).",
+    )
+    parser.add_argument("model", metavar="EXPERIMENT_OR_MODEL", help=MODEL_HELP)
+    parser.add_argument("tractogram", metavar="IN", help="tractogram to filter: .trk, .tck or .trx")
+    parser.add_argument("out", metavar="OUT", help="tractogram to write, with the streamlines that are kept")
+    parser.add_argument(
+        "--reference",
+        required=True,
+        nargs="+",
+        metavar="REF",
+        help="tractograms of plausible streamlines, in the same space",
+    )
+    limit = parser.add_mutually_exclusive_group()
+    limit.add_argument("--threshold", type=float, metavar="X", help="largest distance of a streamline that is kept")
+    limit.add_argument(
+        "--quantile",
+        type=float,
+        metavar="Q",
+        help="the threshold is this quantile, from 0 to 1, of the distances of the reference streamlines, each to the "
+        f"nearest other one [{QUANTILE}]",
+    )
+    parser.add_argument("--rejected", metavar="FILE", help="also write the streamlines that are not kept")
+    add_shared_options(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = build_parser()
+    arguments = parse_known_options(parser, argv)
+    return run_command(lambda: _run(arguments), parser=parser, verbose=arguments.verbose, advice=advice(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from dwiml.arguments import check_number, counted
+    from dwiml.cli.latent_files import read_scanner_streamlines
+    from dwiml.cli.progress import progress_bar
+    from dwiml.evaluation.latent_space import load_autoencoder
+
+    outputs = {"OUT": arguments.out, "--rejected": arguments.rejected}
+    check_latent_outputs(arguments, outputs, arguments.reference)
+    if arguments.threshold is not None:
+        check_number("--threshold", arguments.threshold, low=0)
+    quantile = QUANTILE if arguments.quantile is None else arguments.quantile
+    check_number("--quantile", quantile, low=0, high=1)
+    model = load_autoencoder(arguments.model)
+    written = [path for path in outputs.values() if path is not None]
+    needs_grid = any(not path.lower().endswith(".tck") for path in written)
+    lines = read_scanner_streamlines(arguments.tractogram, "IN", image=arguments.grid, needs_grid=needs_grid)
+    writers = {path: lines.writer(path, {DISTANCE: 1}, overwrite=arguments.overwrite) for path in written}
+    reference = _encode_references(model, arguments)
+    threshold = reference.threshold_at(quantile) if arguments.threshold is None else arguments.threshold
+    lengths = lines.stored.lengths
+    with progress_bar("Encoding", len(lengths)) as count:
+        distances = reference.distances(lines.points, lengths, batch_size=arguments.batch_size, on_progress=count)
+    kept = distances <= threshold
+    lines.stored.dps[DISTANCE] = distances[:, None].astype("float32")
+    for path, chosen in ((arguments.out, kept), (arguments.rejected, ~kept)):
+        if path is not None:
+            with writers[path] as writer:
+                points = lines.stored.points[chosen.repeat(lengths)]
+                writer.append(points, lengths[chosen], lines.data(path, chosen))
+    source = "given" if arguments.threshold is not None else f"quantile {quantile:g} of the reference"
+    print(f"Threshold {threshold:.4g} ({source}, {counted(reference.latents.shape[1], 'streamline')}).")
+    share = f" ({kept.mean():.1%})" if len(kept) else ""
+    print(f"{counted(int(kept.sum()), 'streamline')} of {len(kept)} kept{share} in '{arguments.out}'.")
+
+
+def _encode_references(model: AutoencoderModel, arguments: argparse.Namespace) -> LatentReference:
+    import numpy as np
+
+    from dwiml.cli.latent_files import read_scanner_streamlines
+    from dwiml.cli.progress import progress_bar
+    from dwiml.evaluation.latent_filter import LatentReference
+
+    points: list[NDArray[np.float32]] = []
+    lengths: list[NDArray[np.int64]] = []
+    for path in arguments.reference:
+        each = read_scanner_streamlines(path, "--reference")
+        points.append(each.points)
+        lengths.append(each.stored.lengths)
+    all_points, all_lengths = np.concatenate(points), np.concatenate(lengths)
+    with progress_bar("Encoding the reference", len(all_lengths)) as count:
+        return LatentReference.from_streamlines(
+            model, all_points, all_lengths, batch_size=arguments.batch_size, on_progress=count
+        )

@@ -1,0 +1,162 @@
+"""What the commands of the latent space share: their options, the check of outputs, the streamlines of a file."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dwiml.cli.options import add_verbose
+from dwiml.failures import GPU, MEMORY
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dwiml.tractograms.grid import Grid
+    from dwiml.tractograms.tractogram import Streamlines
+    from dwiml.tractograms.writing.writer import TractogramWriter
+
+MODEL_HELP = "an experiment of 'dwiml train autoencoder' (its best model is used), or the folder of a saved model"
+
+
+def add_shared_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that the commands share."""
+    parser.add_argument(
+        "--grid", metavar="IMAGE", help="image with the voxel grid of OUT, if IN is a .tck, which has none"
+    )
+    parser.add_argument(
+        "--batch_size",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="number of streamlines that the model gets at once; lower it to use less memory [%(default)s]",
+    )
+    parser.add_argument("-f", dest="overwrite", action="store_true", help="replace existing outputs")
+    add_verbose(parser)
+
+
+def advice(arguments: argparse.Namespace) -> dict[str, str]:
+    """Return what to do if memory is exhausted: see :func:`dwiml.failures.resource_error`."""
+    fewer = f"give a lower --batch_size (now: {arguments.batch_size})"
+    return {MEMORY: fewer, GPU: fewer}
+
+
+def check_latent_outputs(
+    arguments: argparse.Namespace, outputs: Mapping[str, str | None], references: list[str] | None = None
+) -> None:
+    """Check the outputs, tractograms that are written through a partial file, and the batch size.
+
+    Raises
+    ------
+    ValueError, OSError
+        See :func:`dwiml.files.check_outputs`.
+    """
+    from dwiml.arguments import check_whole
+    from dwiml.files import check_outputs, refuse_inputs
+    from dwiml.tractograms.writing.partial import partial_of
+    from dwiml.tractograms.writing.writer import extension_of
+
+    check_whole("--batch_size", arguments.batch_size, low=1)
+    model = Path(arguments.model)
+    above = Path(os.path.realpath(model)).parent
+    # The best model of an experiment is a folder in it.
+    experiments = [model, above] if (above / "parameters.json").is_file() else [model]
+    inputs = [arguments.tractogram, *(references or []), arguments.grid]
+    check_outputs(outputs, inputs=inputs, experiments=experiments, overwrite=arguments.overwrite)
+    for name, out in outputs.items():
+        if out is not None:
+            extension_of(Path(out))
+            others = [other for other in outputs.values() if other != out]
+            partial = partial_of(Path(os.path.realpath(out)))
+            refuse_inputs(partial, f"{name}, until it is whole", inputs=[*inputs, *others])
+
+
+@dataclass(frozen=True)
+class ScannerStreamlines:
+    """The streamlines of a file, on a voxel grid and in scanner space.
+
+    Attributes
+    ----------
+    grid
+        The voxel grid.
+    stored
+        Points (N, 3), voxel space of the grid, corner origin, with lengths and data per streamline.
+    points
+        The same points in mm: shape (N, 3), float32, rasmm, center origin.
+    """
+
+    grid: Grid
+    stored: Streamlines
+    points: NDArray[np.float32]
+
+    def writer(self, path: str, widths: Mapping[str, int], *, overwrite: bool) -> TractogramWriter:
+        """Return a writer of a tractogram on this grid, with the data of the file and others.
+
+        Parameters
+        ----------
+        path
+            The file to write.
+        widths
+            {name of other data per streamline: number of values}.
+        overwrite
+            Whether an existing file may be replaced.
+        """
+        from dwiml.tractograms.writing.writer import TractogramWriter
+
+        own = {name: values.shape[1] for name, values in self.stored.dps.items()}
+        kept = {} if path.lower().endswith(".tck") else {**own, **widths}
+        return TractogramWriter(path, grid=self.grid, data_per_streamline=kept, overwrite=overwrite)
+
+    def data(self, path: str, some: NDArray[np.bool_] | slice) -> dict[str, NDArray[np.float32]]:
+        """Return the data per streamline of some streamlines that a file can hold; a .tck holds none."""
+        if path.lower().endswith(".tck"):
+            return {}
+        return {name: values[some] for name, values in self.stored.dps.items()}
+
+
+def read_scanner_streamlines(
+    path: str, label: str, *, image: str | None = None, needs_grid: bool = False
+) -> ScannerStreamlines:
+    """Read the streamlines of a file.
+
+    Parameters
+    ----------
+    path
+        The tractogram.
+    label
+        Start of the error messages.
+    image
+        Image with the voxel grid, if the tractogram has none.
+    needs_grid
+        Whether the voxel grid is needed, for an output with a header.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the file is damaged, holds NaN or infinite coordinates, or has no voxel grid, and one is needed.
+    """
+    import numpy as np
+
+    from dwiml.ops.spaces import from_vox_corner
+    from dwiml.tractograms.grid import Grid, read_image_grid
+    from dwiml.tractograms.reading import open_tractogram
+
+    tractogram = open_tractogram(path, label)
+    grid = tractogram.grid
+    if grid is None and image is not None:
+        grid = read_image_grid(image)
+    if grid is None:
+        if needs_grid:
+            raise ValueError(f"'{path}' has no voxel grid, which OUT needs: write a .tck, or give --grid IMAGE.")
+        grid = Grid(np.eye(4), (1, 1, 1))
+    stored = tractogram.read(grid.affine, tractogram.dps_keys)
+    if not np.isfinite(stored.points).all():
+        raise ValueError(f"{label} '{path}' holds NaN or infinite coordinates; remove these streamlines.")
+    points = from_vox_corner(
+        stored.points, space="rasmm", origin="center", affine=grid.affine, voxel_sizes=grid.voxel_sizes
+    )
+    return ScannerStreamlines(grid, stored, points)

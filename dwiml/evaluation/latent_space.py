@@ -1,0 +1,155 @@
+"""Streamlines in the latent space of an autoencoder, and back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dwiml.evaluation.evaluation_mode import evaluation_mode
+from dwiml.files import read_json
+from dwiml.models.autoencoder import AutoencoderModel
+from dwiml.models.saving import PARAMETERS_FILE, read_params
+from dwiml.ops.ragged import offsets, slabs
+from dwiml.ops.resampling import resample_nb_points
+from dwiml.ops.sequences import TensorSequence
+from dwiml.training.loading import load_best_model
+
+# Points of the files that are resampled at once.
+_MAX_ROWS = 2**22
+
+Points = NDArray[np.float32]
+Lengths = NDArray[np.int64]
+
+
+def load_autoencoder(path: str | os.PathLike[str]) -> AutoencoderModel:
+    """Return an autoencoder, with its weights, on the device on which to use it.
+
+    Parameters
+    ----------
+    path
+        An experiment folder, whose best model is loaded, or the folder of a saved model (``model.save``).
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder, or no model in it.
+    ValueError
+        If the files are damaged, or hold another model.
+    """
+    folder = Path(path)
+    described = read_json(folder / PARAMETERS_FILE) if (folder / PARAMETERS_FILE).is_file() else None
+    if isinstance(described, dict) and "class" in described:
+        name, _ = read_params(folder / PARAMETERS_FILE)
+        if name == AutoencoderModel.__name__:
+            return AutoencoderModel.load(folder, device="cuda" if torch.cuda.is_available() else "cpu")
+    else:
+        model = load_best_model(folder)
+        if isinstance(model, AutoencoderModel):
+            return model
+        name = type(model).__name__
+    raise ValueError(
+        f"The model of '{folder}' is a {' '.join(name.split())[:80]}; an autoencoder is needed, as trained with 'dwiml "
+        "train autoencoder'."
+    )
+
+
+def encode_streamlines(
+    model: AutoencoderModel,
+    points: Points,
+    lengths: Lengths,
+    *,
+    reverse: bool = False,
+    batch_size: int = 1000,
+    on_progress: Callable[[int], None] = lambda count: None,
+) -> torch.Tensor:
+    """Return the vector of each streamline in the latent space.
+
+    Parameters
+    ----------
+    model
+        The autoencoder, used on its current device.
+    points : (N, 3) float32
+        Points of all streamlines, concatenated; rasmm, center origin, in mm. They are resampled for the model.
+    lengths : (S,) int64
+        Number of points of each streamline, at least 1.
+    reverse
+        Whether to encode the streamlines from their last point to their first.
+    batch_size
+        Number of streamlines that are encoded at once.
+    on_progress
+        Called after each batch with its number of streamlines.
+
+    Returns
+    -------
+    Tensor
+        Shape (S, latent_size), float32, on the CPU.
+
+    Raises
+    ------
+    ValueError
+        If a shape is wrong, a streamline has no points, or a coordinate is NaN or infinite.
+    """
+    parts = [torch.zeros(0, model.latent_size)]
+    with evaluation_mode(model):
+        for batch in _batches(model, points, lengths, batch_size):
+            latent = model.encode(batch.reversed() if reverse else batch)
+            parts.append(latent.float().cpu())
+            on_progress(len(batch))
+    return torch.cat(parts)
+
+
+def reconstruct_streamlines(
+    model: AutoencoderModel,
+    points: Points,
+    lengths: Lengths,
+    *,
+    batch_size: int = 1000,
+) -> Iterator[tuple[Points, NDArray[np.float64]]]:
+    """Encode and decode streamlines, one batch at a time.
+
+    Parameters
+    ----------
+    model, points, lengths, batch_size
+        As in :func:`encode_streamlines`.
+
+    Yields
+    ------
+    points : (B * nb_points, 3) float32
+        The reconstructions of a batch of B streamlines, ``model.nb_points`` points each; rasmm, center origin, in mm.
+    errors : (B,) float64
+        Root mean square distance, in mm, between the points of each streamline, resampled, and its reconstruction.
+
+    Raises
+    ------
+    ValueError
+        If a shape is wrong, a streamline has no points, or a coordinate is NaN or infinite.
+    FloatingPointError
+        If a reconstruction is NaN or infinite.
+    """
+    for batch in _batches(model, points, lengths, batch_size):
+        with evaluation_mode(model):
+            outputs = model(batch)
+            losses, _ = model.compute_loss(outputs, batch, average_results=False)
+        rebuilt = outputs.flatten(end_dim=1).cpu().numpy()
+        if not np.isfinite(rebuilt).all():
+            raise FloatingPointError(
+                "The model reconstructs a streamline with NaN or infinite points; check its weights."
+            )
+        squared = losses.double().cpu().numpy()
+        means = np.add.reduceat(squared, offsets(batch.lengths.numpy())) / batch.lengths.numpy()
+        yield rebuilt, np.sqrt(means)
+
+
+def _batches(model: AutoencoderModel, points: Points, lengths: Lengths, batch_size: int) -> Iterator[TensorSequence]:
+    """Yield the streamlines of each batch, resampled, on the model's device."""
+    if len(lengths) and lengths.min() < 1:
+        raise ValueError(f"Streamline {int(lengths.argmin())} of {len(lengths)} has no points; leave it out.")
+    for some, rows in slabs(lengths, _MAX_ROWS, max_sequences=batch_size):
+        # Scanner space is in mm along all axes.
+        resampled = resample_nb_points(points[rows], lengths[some], model.nb_points, np.ones(3))
+        yield TensorSequence.from_numpy(*resampled).to(model.device)
