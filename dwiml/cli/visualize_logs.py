@@ -29,7 +29,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out",
         metavar="FILE",
-        help="figure to save (.png, .pdf, .svg, ...), without a window; in an experiment folder, it must be curves.EXT",
+        help="figure to save (.png, .pdf, .svg, ...), without a window; in an experiment folder, it must be "
+        "curves.EXT (weights.EXT with --weights)",
     )
     parser.add_argument("--save", action="store_true", help="save the figure instead of showing it in a window")
     parser.add_argument(
@@ -46,6 +47,12 @@ def build_parser() -> argparse.ArgumentParser:
         default=[],
         metavar="PANEL",
         help="panels that always have a linear y axis, for instance loss",
+    )
+    parser.add_argument(
+        "--weights",
+        action="store_true",
+        help="plot instead how much the weights of each layer changed in each epoch, for experiments trained with "
+        "--log_weights; the figure is saved as weights.png or weights_compared.png",
     )
     parser.add_argument("-f", dest="overwrite", action="store_true", help="replace FILE if it exists")
     add_verbose(parser)
@@ -65,9 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             show=False if arguments.save else None,
             log_scale=arguments.log_scale,
             linear_scale=arguments.linear_scale,
+            weights=arguments.weights,
             overwrite=arguments.overwrite,
         ):
-            print(f"Curves saved in {path}")
+            print(f"{'Weights' if arguments.weights else 'Curves'} saved in {path}")
 
     return run_command(plot, parser=parser, verbose=arguments.verbose)
 

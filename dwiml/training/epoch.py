@@ -127,7 +127,10 @@ class EpochRunner:
                 raise FloatingPointError(self._explain(error)) from error
         if trainer.settings.profile and verbose:
             announce(trainer.profiler.report(phase, nb_batches - done))
-        return {LEARNING_RATE: trainer.schedule.current(), **metrics} if training else metrics
+        if not training:
+            return metrics
+        weights_moved = {} if trainer.weight_changes is None else trainer.weight_changes.measure()
+        return {LEARNING_RATE: trainer.schedule.current(), **metrics, **weights_moved}
 
     def finish_epoch(self) -> None:
         """Call the trainer's ``finish_epoch`` with the metrics of the epoch.

@@ -60,6 +60,7 @@ class TrainerKeywords(TypedDict, total=False):
     comet_workspace: str | None
     comet_project: str | None
     loggers: Sequence[Logger]
+    log_weights: bool
     seed: int | None
     verbose: bool
     profile: bool
@@ -142,6 +143,9 @@ class TrainerSettings:
         Project on Comet.ml to log to; needs ``comet_workspace``.
     loggers
         Your own loggers, subclasses of :class:`dwiml.Logger`, in addition to the local log and Comet.
+    log_weights
+        Log the norm of each layer's weights and of their change, for each epoch. This keeps a copy of the weights, also
+        in the checkpoints.
     seed
         Seed of torch's generator during the training (dropout). It does not affect the initial weights: call
         :func:`dwiml.seed_everything` before creating the model. None to use the seed of ``seed_everything``, or else to
@@ -192,6 +196,7 @@ class TrainerSettings:
     comet_workspace: str | None = None
     comet_project: str | None = None
     loggers: Sequence[Logger] = ()
+    log_weights: bool = False
     seed: int | None = None
     verbose: bool = True
     profile: bool = False
@@ -264,13 +269,16 @@ def split_keywords(settings_class: type[Any], keywords: Mapping[str, Any]) -> tu
 
 
 def as_recorded(values: Mapping[str, Any], logger_names: Sequence[str]) -> dict[str, Any]:
-    """Return keywords as they are recorded: functions and loggers by name, and no empty list of loggers."""
+    """Return keywords as they are recorded: functions and loggers by name; without empty loggers or log_weights."""
     recorded = dict(values)
     for name in ("optimizer", "lr_scheduler"):
         if callable(recorded.get(name)):
             recorded[name] = qualified_name(recorded[name])
     if recorded.pop("loggers", ()):
         recorded["loggers"] = list(logger_names)
+    # Absent in the checkpoints of earlier versions.
+    if not recorded.get("log_weights", True):
+        del recorded["log_weights"]
     return recorded
 
 

@@ -43,6 +43,7 @@ from dwiml.training.reporting.profiling import StepProfiler
 from dwiml.training.reporting.progress import announce, end_line, epoch_line, not_selected
 from dwiml.training.reporting.summary import summarize
 from dwiml.training.reporting.user_metrics import BatchMetrics
+from dwiml.training.reporting.weights import WeightChanges, follow_weights
 from dwiml.training.settings import MEANT, TrainerKeywords, TrainerSettings, as_recorded, split_keywords
 from dwiml.training.state import TRAINING, VALIDATION, Position
 
@@ -108,6 +109,7 @@ class DWIMLTrainer(Extensible):
     loggers: list[Logger]  # empty except in the first process
     logger_names: list[str]  # names of the user's loggers
     logged: BatchMetrics  # the values given to self.log in this batch
+    weight_changes: WeightChanges | None  # measures the weights of each epoch (log_weights)
     profiler: StepProfiler  # measures how the time of a step is spent
     notes: list[str]  # warnings to show before the training starts
     config: str | None  # text of config.yaml, if the command line creates the experiment
@@ -171,6 +173,7 @@ class DWIMLTrainer(Extensible):
         else:
             self.notes += restore(self, checkpoint)
             seeds = checkpoint["parameters"].get(SEEDS_SECTION, {})
+        self.weight_changes = follow_weights(self)
         self.parameters = self.describe() | {SEEDS_SECTION: seeds}
         self._built = dict(vars(self))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -16,12 +16,13 @@ from dwiml.training.reporting.metrics import DIFFERENCE_FROM_BEST, SELECTION_VAL
 from dwiml.viz.curves import draw_curves
 from dwiml.viz.figure_file import check_figure_format, save_figure
 from dwiml.viz.panels import Log, Panel, choose_panels
+from dwiml.viz.weights import draw_weights, select_with_weights
 
 logger = logging.getLogger(__name__)
 
 PathLike = str | os.PathLike[str]
 _DPI = 130
-_CURVES = "curves"
+_CURVES, _WEIGHTS = "curves", "weights"
 # Defined in dwiml.models.saving too, whose import would load torch.
 _PARAMETERS_FILE = "parameters.json"
 
@@ -34,9 +35,12 @@ def visualize_logs(
     show: bool | None = None,
     log_scale: Sequence[str] = (),
     linear_scale: Sequence[str] = (),
+    weights: bool = False,
     overwrite: bool = False,
 ) -> list[Path]:
     """Draw losses, gradient norms, learning rate, epoch times and all other metrics that experiments logged.
+
+    With ``weights``, draw instead how much the weights of each layer changed in each epoch.
 
     Parameters
     ----------
@@ -46,7 +50,8 @@ def visualize_logs(
     out
         Where to save the figure. The extension gives the format (png, pdf, svg, ...). None: ``curves.png`` in the
         experiment folder, or, for several experiments, ``curves_compared.png`` in the parent folder of the first one.
-        In an experiment folder, the only allowed name is ``curves``, with any of these extensions.
+        In an experiment folder, the only allowed name is ``curves``, with any of these extensions. With ``weights``,
+        ``weights`` replaces ``curves`` in these names.
     show
         True: show a window. False: save the figure. None: show a window if there is a display and ``out`` is None. If
         no window can be opened, the figure is saved.
@@ -56,6 +61,8 @@ def visualize_logs(
         one if its values are positive and the largest is more than 30 times the smallest.
     linear_scale
         Panels that always have a linear y axis, such as ``loss``.
+    weights
+        Draw the relative change of the weights of each layer, which experiments log if trained with ``log_weights``.
     overwrite
         Whether ``out`` may replace a file. The default file is always replaced, unless it is a symbolic link.
 
@@ -67,8 +74,8 @@ def visualize_logs(
     Raises
     ------
     ValueError
-        If no experiment has a finished epoch, a panel is unknown, a logarithmic scale is impossible, or matplotlib
-        cannot write the format.
+        If no experiment has a finished epoch, a panel is unknown, a logarithmic scale is impossible, the weights were
+        not logged, or matplotlib cannot write the format.
     FileNotFoundError, NotADirectoryError
         If an experiment or the folder of ``out`` does not exist.
     FileExistsError
@@ -78,18 +85,34 @@ def visualize_logs(
     if out is not None:
         check_figure_format(out)
     folders = _find_experiments(given)
+    name = _WEIGHTS if weights else _CURVES
     if out is not None:
-        _check_out(Path(out), folders, overwrite=overwrite)
+        _check_out(Path(out), name, folders, overwrite=overwrite)
     logs = read_logs(folders)
+    if weights and (log_scale or linear_scale):
+        raise ValueError(
+            "log_scale and linear_scale are for the curves: the axis of the weights is always logarithmic."
+        )
+    if weights:
+        logs = select_with_weights(logs)
     panels = choose_panels(logs)
     _check_scales(log_scale, linear_scale, logs, panels)
+
+    def draw(figure: Figure) -> None:
+        if weights:
+            draw_weights(figure, logs)
+        else:
+            draw_curves(figure, logs, panels, log_scale=log_scale, linear_scale=linear_scale)
+
     if show is None:
         show = out is None and _has_display()
-    shown = show and _show(logs, panels, log_scale, linear_scale)
+    shown = show and _show(draw, name)
     if shown and out is None:
         return []
-    path = Path(out) if out is not None else _checked_default_path(folders)
-    save_figure(plot_logs(logs, log_scale=log_scale, linear_scale=linear_scale), path, dpi=_DPI)
+    path = Path(out) if out is not None else _checked_default_path(folders, name)
+    figure = Figure()
+    draw(figure)
+    save_figure(figure, path, dpi=_DPI)
     return [path]
 
 
@@ -222,10 +245,10 @@ def _has_log(folder: Path) -> bool:
     return os.path.isfile(folder / METRICS_FILE)
 
 
-def _check_out(out: Path, folders: Sequence[Path], *, overwrite: bool) -> None:
-    """Check the path of a figure: the only figure that may be written in an experiment folder is its curves."""
+def _check_out(out: Path, name: str, folders: Sequence[Path], *, overwrite: bool) -> None:
+    """Check the path of a figure: in an experiment folder, it must have the name of its kind of figures."""
     in_experiment = os.path.realpath(out.parent) in {os.path.realpath(folder) for folder in folders}
-    allowed = in_experiment and out.stem == _CURVES and not out.is_symlink()
+    allowed = in_experiment and out.stem == name and not out.is_symlink()
     check_outputs({"Figure": out}, experiments=() if allowed else folders, overwrite=overwrite)
 
 
@@ -251,17 +274,17 @@ def _has_display() -> bool:
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
-def _show(logs: Sequence[Log], panels: Sequence[Panel], log_scale: Sequence[str], linear_scale: Sequence[str]) -> bool:
+def _show(draw: Callable[[Figure], None], name: str) -> bool:
     """Show a window until it is closed; return False if none can be opened."""
     figure = None
     try:
         # Importing pyplot selects the backend; without a GUI toolkit or a working display, it has no windows.
         from matplotlib import pyplot
 
-        figure = pyplot.figure(num="dwiml: curves")
+        figure = pyplot.figure(num=f"dwiml: {name}")
         if figure.canvas.required_interactive_framework is None:
             raise RuntimeError(f"the matplotlib backend {pyplot.get_backend()} has no windows")
-        draw_curves(figure, logs, panels, log_scale=log_scale, linear_scale=linear_scale)
+        draw(figure)
         pyplot.show()
     except Exception as error:
         # The exceptions of the GUI toolkits have no common class.
@@ -273,8 +296,8 @@ def _show(logs: Sequence[Log], panels: Sequence[Panel], log_scale: Sequence[str]
     return True
 
 
-def _checked_default_path(folders: Sequence[Path]) -> Path:
-    path = _default_path(folders)
+def _checked_default_path(folders: Sequence[Path], name: str) -> Path:
+    path = _default_path(folders, name)
     if path.is_symlink():
         raise ValueError(
             f"'{path}' is a symbolic link, which is not replaced by default; give the file to write with out=FILE."
@@ -286,10 +309,10 @@ def _checked_default_path(folders: Sequence[Path]) -> Path:
     return path
 
 
-def _default_path(folders: Sequence[Path]) -> Path:
+def _default_path(folders: Sequence[Path], name: str) -> Path:
     if len(folders) == 1:
-        return folders[0] / f"{_CURVES}.png"
+        return folders[0] / f"{name}.png"
     # Keep the form given by the user. The parent of a path that ends in '.' or '..' needs another '..'.
     first = folders[0]
     parent = first / ".." if first.name in ("", "..") else first.parent
-    return parent / f"{_CURVES}_compared.png"
+    return parent / f"{name}_compared.png"

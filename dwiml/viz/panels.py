@@ -24,6 +24,7 @@ from dwiml.training.reporting.metrics import (
     SPEED,
     VALID_CONNECTIONS,
     VALID_LOSS,
+    WEIGHT_METRICS,
     is_comparable,
     name_of,
 )
@@ -150,7 +151,12 @@ def choose_panels(logs: Sequence[Log]) -> list[Panel]:
     The ``train_`` and ``valid_`` metrics of the same quantity share a panel.
     """
     computed = {
-        name: None for log in logs for record in log.records for name, value in record.items() if _is_number(value)
+        name: None
+        for log in logs
+        for record in log.records
+        for name, value in record.items()
+        # Those of the weights have a figure of their own.
+        if _is_number(value) and not name.startswith(WEIGHT_METRICS)
     }
     panels = []
     # Usually a metric that has its own panel, perhaps with the other sign.

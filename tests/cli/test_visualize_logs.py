@@ -43,6 +43,23 @@ def test_options(experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert main([str(experiment), "--linear_scale", "loss"]) == 0
 
 
+def test_the_weights_of_a_training(
+    tiny_hdf5: Path, experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--input_group_name", "input", "--streamline_group_name", "streamlines", "--rnn_layer_sizes", "4"]
+    options += ["--log_weights", "--max_epochs", "1", "--seed", "1", "-q"]
+    assert dwiml_main(["train", "learn2track", str(tiny_hdf5), str(tmp_path), "with", *options]) == 0
+    folder = tmp_path / "with"
+    assert "log_weights: true" in (folder / "config.yaml").read_text()
+    # A figure in the folder does not prevent a resume.
+    assert main([str(folder), "--weights"]) == 0
+    assert capsys.readouterr().out == f"Weights saved in {folder / 'weights.png'}\n"
+    assert dwiml_main(["resume", str(folder), "--new_max_epochs", "2", "-q"]) == 0
+    assert main([str(folder), "--weights", "--out", str(folder / "weights.svg")]) == 0
+    assert main([str(experiment), "--weights"]) == 2
+    assert "'run' has no weights of layers; they are logged by a training with" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -64,6 +64,7 @@ BASES = (
     "show_tractogram lines.trx lines.tck out/o.svg --separate --color uniform --thickness 3 --max_streamlines 4",
     "visualize_logs exps/exp exps/other --out out/o.png --log_scale loss",
     "visualize_logs exps --save",
+    "visualize_logs exps/exp --weights --out out/o.png",
 )
 NUMBERS = (
     "0",

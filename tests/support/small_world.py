@@ -18,7 +18,7 @@ from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.writing.writer import TractogramWriter
 
 TRAINING = ["--input_group_name", "input", "--streamline_group_name", "streamlines", "--rnn_layer_sizes", "4"]
-TRAINING += ["--step_size", "2", "--max_epochs", "1", "--seed", "1", "-q"]
+TRAINING += ["--step_size", "2", "--max_epochs", "1", "--seed", "1", "--log_weights", "-q"]
 
 
 def make_world(root: Path) -> Path:

@@ -20,6 +20,7 @@ from dwiml.training.experiment.checkpoint import (
 )
 from dwiml.training.experiment.folder import ExperimentFolder
 from dwiml.training.experiment.lock import ExperimentInUseError, ExperimentLock
+from dwiml.training.reporting import weights
 from dwiml.training.reporting.loggers import CometLogger, LocalLogger
 from dwiml.training.reporting.loggers.guest import GuestLogger
 from dwiml.training.reporting.monitors import PhaseMonitor
@@ -75,8 +76,8 @@ class Checkpointer:
 
     @property
     def has_registered(self) -> bool:
-        """Whether any object was registered."""
-        return bool(self._registered)
+        """Whether the user registered any object."""
+        return bool(self._registered.keys() - {weights.STATE})
 
     def find(self, resume: str, max_bytes: int) -> dict[str, Any] | None:
         """Look for the checkpoint to resume from; all ranks call it.

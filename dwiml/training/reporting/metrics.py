@@ -18,6 +18,8 @@ LOSS, SKIPPED_BATCHES, DURATION, SPEED, DATA_WAIT = PHASE_METRICS = (
 """The trainer's metrics of each phase. In the log, their names start with ``train_`` or ``valid_``."""
 GRAD_NORM, GRAD_NORM_CLIPPED, LEARNING_RATE = TRAINING_METRICS = ("grad_norm", "grad_norm_clipped", "learning_rate")
 """The trainer's metrics of the training alone."""
+WEIGHT_CHANGE, WEIGHT_NORM = WEIGHT_METRICS = ("weight_change/", "weight_norm/")
+"""The beginnings of the names of the metrics of each layer's weights (``log_weights``); the layer's name follows."""
 EPOCH = "epoch"
 EPOCH_TIME = "epoch_time"
 """The panel of the durations in a figure."""
