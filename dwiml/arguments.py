@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,8 @@ RENAMED_METHODS = {
 }
 """{old name of a method that a subclass may override: its new name}, reported for one release."""
 _MAX_SHOWN = 200
+# Far above any trained network: a number from a damaged or untrusted file must not cause a large allocation.
+_MAX_LAYERS = 1_000
 _FLAGS = {"bool": "True or False", "bool | None": "True, False or None"}
 
 
@@ -147,6 +149,82 @@ def check_choice(name: str, value: Any, allowed: Iterable[str]) -> str:
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {shown(value)}.")
     return value
+
+
+def check_sizes(name: str, value: Any, *, high: int, example: str = "[256, 256]") -> list[int]:
+    """Return the sizes of a network's layers, any sequence of positive integers, as a list of Python integers.
+
+    Parameters
+    ----------
+    name
+        Name of the parameter, for the error message.
+    value
+        The value to check; at least one size, and at most 1000.
+    high
+        The largest size of a layer.
+    example
+        A value that the error message suggests.
+
+    Raises
+    ------
+    ValueError
+        If the value is not such a sequence.
+    """
+    try:
+        # A string is a sequence too, of characters.
+        listed = [] if isinstance(value, (str, bytes)) else list(value)
+        checked = [check_whole(name, size, low=1) for size in listed]
+    except (TypeError, ValueError):
+        checked = []
+    if not checked:
+        received = list(value) if isinstance(value, tuple) else value
+        raise ValueError(
+            f"{name} must hold one positive size per layer, got {shown(received)}: give a list such as {example}."
+        )
+    if len(checked) > _MAX_LAYERS:
+        raise ValueError(f"{name} must hold at most {_MAX_LAYERS} sizes, one per layer; got {len(checked)}.")
+    return [check_whole(name, size, low=1, high=high) for size in checked]
+
+
+def check_options(
+    name: str,
+    value: Any,
+    receiver: Callable[..., Any],
+    *,
+    key: str,
+    own: Collection[str],
+    example: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return options for a class that was chosen by its key, after checking their names.
+
+    Parameters
+    ----------
+    name
+        Name of the parameter that holds the options, for the error message.
+    value
+        The options by name, or None for no options.
+    receiver
+        The class; its parameters are the known options.
+    key
+        The key of the class.
+    own
+        Parameters of the class that are not options.
+    example
+        A value that the error message suggests.
+
+    Raises
+    ------
+    ValueError
+        If the value is not a dict, or the class does not have one of the options.
+    """
+    if value is not None and not isinstance(value, Mapping):
+        raise ValueError(f"{name} must be a dict of options such as {dict(example)}, got {shown(value)}.")
+    allowed = [each for each in inspect.signature(receiver).parameters if each not in own]
+    unknown = sorted(set(value or {}) - set(allowed), key=str)
+    if unknown:
+        known = f"it has: {allowed}" if allowed else "it has no options"
+        raise ValueError(f"{name} of {key!r} has no option {unknown[0]!r}; {known}.")
+    return dict(value or {})
 
 
 def check_dropout(name: str, value: Any) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from dwiml.arguments import check_whole
 from dwiml.models.base import MainModelAbstract
 from dwiml.models.embeddings import build_embedding
-from dwiml.ops.neighborhood import neighborhood_offsets
+from dwiml.ops.neighborhood import grid_size, neighborhood_offsets
 from dwiml.ops.sequences import TensorSequence
 
 # Far above any trained size: a number from a damaged or untrusted file must not cause a large allocation.
@@ -47,10 +48,11 @@ class ModelWithNeighborhood(MainModelAbstract):
         **kwargs: Any,
     ) -> None:
         offsets = neighborhood_offsets(neighborhood_type, neighborhood_radius, neighborhood_resolution)
-        # Before super().__init__: ModelWithOneInput, if it comes later, computes its input size from it.
+        # Before super().__init__: ModelWithOneInput, if it comes later, builds its embedding from them.
         self._nb_neighborhood_points = len(offsets)
-        super().__init__(**kwargs)
         self.neighborhood_type = neighborhood_type
+        self._grid_size = grid_size(neighborhood_type, neighborhood_radius)
+        super().__init__(**kwargs)
         self.neighborhood_radius = neighborhood_radius
         self.neighborhood_resolution = neighborhood_resolution
         self.neighborhood_offsets = None if neighborhood_type is None else offsets
@@ -64,9 +66,12 @@ class ModelWithOneInput(MainModelAbstract):
     nb_features
         Number of features of each voxel of the volume.
     input_embedding_key
-        Embedding of the input: 'no_embedding' or 'nn_embedding'.
+        Embedding of the input: 'no_embedding', 'nn_embedding', 'mlp_embedding' or 'cnn_embedding'.
     input_embedded_size
         Size of the embedding of the input; None for 'no_embedding'.
+    input_embedding_args
+        Options of the embedding of the input: ``hidden_sizes``, ``activation`` and ``dropout`` of 'mlp_embedding', or
+        ``nb_filters`` and ``kernel_sizes`` of 'cnn_embedding'.
 
     Attributes
     ----------
@@ -78,10 +83,12 @@ class ModelWithOneInput(MainModelAbstract):
     Raises
     ------
     ValueError
-        If a size is not a positive integer, or is invalid for the embedding.
+        If a size is not a positive integer, or the embedding, its size or an option is invalid.
     """
 
+    neighborhood_type: str | None = None
     _nb_neighborhood_points: int = 1
+    _grid_size: int | None = None
 
     def __init__(
         self,
@@ -89,6 +96,7 @@ class ModelWithOneInput(MainModelAbstract):
         nb_features: int,
         input_embedding_key: str = "no_embedding",
         input_embedded_size: int | None = None,
+        input_embedding_args: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -96,7 +104,14 @@ class ModelWithOneInput(MainModelAbstract):
         self.nb_features = check_whole("nb_features", nb_features, low=1, high=MAX_FEATURES)
         self.input_size = self.nb_features * self._nb_neighborhood_points
         self.input_embedding_key = input_embedding_key
-        self.input_embedding = build_embedding(input_embedding_key, self.input_size, input_embedded_size)
+        self.input_embedding = build_embedding(
+            input_embedding_key,
+            self.input_size,
+            input_embedded_size,
+            input_embedding_args,
+            neighborhood_type=self.neighborhood_type,
+            grid_size=self._grid_size,
+        )
         self.embedded_input_size = self.input_embedding.output_size
 
     @property

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from dwiml.arguments import check_whole
+from dwiml.arguments import check_whole, shown
 from dwiml.models.base import MainModelAbstract
 from dwiml.models.embeddings import Embedding, build_embedding
 from dwiml.ops.directions import previous_directions
@@ -24,9 +25,12 @@ class ModelWithPreviousDirections(MainModelAbstract):
     nb_previous_dirs
         Number of previous directions given with the input. With 0, all sizes are 0.
     prev_dirs_embedding_key
-        Embedding of the previous directions: 'no_embedding' or 'nn_embedding'; None: 'no_embedding'.
+        Embedding of the previous directions: 'no_embedding', 'nn_embedding' or 'mlp_embedding'; None: 'no_embedding'.
     prev_dirs_embedded_size
         Size of the embedding of the previous directions; None for 'no_embedding'.
+    prev_dirs_embedding_args
+        Options of the embedding of the previous directions: ``hidden_sizes``, ``activation`` and ``dropout`` of
+        'mlp_embedding'.
     normalize_prev_dirs
         Give previous directions unit length. Otherwise they are the steps themselves, in voxels.
 
@@ -38,7 +42,8 @@ class ModelWithPreviousDirections(MainModelAbstract):
     Raises
     ------
     ValueError
-        If ``nb_previous_dirs`` is negative, or an embedding is given without previous directions.
+        If ``nb_previous_dirs`` is negative, an embedding is given without previous directions, or the embedding, its
+        size or an option is invalid.
     """
 
     def __init__(
@@ -47,23 +52,31 @@ class ModelWithPreviousDirections(MainModelAbstract):
         nb_previous_dirs: int = 0,
         prev_dirs_embedding_key: str | None = None,
         prev_dirs_embedded_size: int | None = None,
+        prev_dirs_embedding_args: Mapping[str, Any] | None = None,
         normalize_prev_dirs: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         nb_previous_dirs = check_whole("nb_previous_dirs", nb_previous_dirs, low=0, high=MAX_PREVIOUS_DIRS)
-        if nb_previous_dirs == 0 and (prev_dirs_embedding_key, prev_dirs_embedded_size) != (None, None):
-            raise ValueError(
-                f"prev_dirs_embedding_key={prev_dirs_embedding_key!r} and prev_dirs_embedded_size="
-                f"{prev_dirs_embedded_size} need nb_previous_dirs of at least 1, got 0."
-            )
+        given = {
+            "prev_dirs_embedding_key": prev_dirs_embedding_key,
+            "prev_dirs_embedded_size": prev_dirs_embedded_size,
+            "prev_dirs_embedding_args": prev_dirs_embedding_args,
+        }
+        if nb_previous_dirs == 0 and any(value is not None for value in given.values()):
+            named = " and ".join(f"{name}={shown(value)}" for name, value in given.items() if value is not None)
+            raise ValueError(f"{named} needs nb_previous_dirs of at least 1, got 0.")
         self.nb_previous_dirs = nb_previous_dirs
         self.normalize_prev_dirs = normalize_prev_dirs
         self.prev_dirs_embedding_key = prev_dirs_embedding_key
         self.prev_dirs_embedding: Embedding | None = None
         if self.nb_previous_dirs:
             self.prev_dirs_embedding = build_embedding(
-                prev_dirs_embedding_key or "no_embedding", 3 * self.nb_previous_dirs, prev_dirs_embedded_size
+                "no_embedding" if prev_dirs_embedding_key is None else prev_dirs_embedding_key,
+                3 * self.nb_previous_dirs,
+                prev_dirs_embedded_size,
+                prev_dirs_embedding_args,
+                of="prev_dirs",
             )
         self.embedded_prev_dirs_size = self.prev_dirs_embedding.output_size if self.prev_dirs_embedding else 0
 

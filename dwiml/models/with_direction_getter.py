@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from dwiml.arguments import check_choice, check_number, check_whole, kind_shown, shown
+from dwiml.arguments import check_choice, check_number, check_options, check_whole, kind_shown, shown
 from dwiml.models.base import MainModelAbstract
 from dwiml.models.direction_getters import DIRECTION_GETTERS, DirectionGetter
 from dwiml.models.direction_getters.base import Allowed
@@ -52,14 +51,11 @@ class ModelWithDirectionGetter(MainModelAbstract):
     ) -> None:
         super().__init__(**kwargs)
         check_choice("dg_key", dg_key, DIRECTION_GETTERS)
-        if dg_args is not None and not isinstance(dg_args, Mapping):
-            raise ValueError(f"dg_args must be a dict of options such as {{'dropout': 0.1}}, got {shown(dg_args)}.")
-        allowed = [name for name in inspect.signature(DIRECTION_GETTERS[dg_key]).parameters if name not in OWN_SIZES]
-        unknown = sorted(set(dg_args or {}) - set(allowed), key=str)
-        if unknown:
-            raise ValueError(f"dg_args of {dg_key!r} has no option {unknown[0]!r}; it has: {allowed}.")
+        args = check_options(
+            "dg_args", dg_args, DIRECTION_GETTERS[dg_key], key=dg_key, own=OWN_SIZES, example={"dropout": 0.1}
+        )
         self.dg_key = dg_key
-        self.dg_args = dict(dg_args or {})
+        self.dg_args = args
 
     @property
     def direction_getter(self) -> DirectionGetter:

@@ -61,6 +61,37 @@ def nb_points_read(offsets: Tensor | None) -> int:
     return 1 if offsets is None else len(offsets)
 
 
+def grid_size(kind: str | None, radius: int | None) -> int | None:
+    """Return the number of points of a neighborhood along each axis, ``2 * radius + 1``; None if it is not a "grid"."""
+    return None if kind != "grid" or radius is None else 2 * int(radius) + 1
+
+
+def features_on_grid(features: Tensor, size: int) -> Tensor:
+    """Arrange the features of a "grid" neighborhood as 3D images.
+
+    Parameters
+    ----------
+    features : Tensor of shape (N, size ** 3 * F)
+        Features of the neighbors, in the order of :func:`neighborhood_offsets`: those of neighbor p are the columns
+        ``p * F`` to ``(p + 1) * F``.
+    size : int
+        Number of points along each axis, odd.
+
+    Returns
+    -------
+    Tensor of shape (N, F, size, size, size)
+        ``[n, f, i, j, k]`` is feature f of point n at the offset ``(i, j, k) - size // 2`` along the voxel axes x, y
+        and z, in steps of the resolution. In memory, the features of a neighbor are side by side (torch's
+        ``channels_last_3d``).
+    """
+    nb_features = features.shape[1] // size**3
+    # The point itself is the first neighbor, and the middle of the cube.
+    others = features[:, nb_features:]
+    middle = nb_features * (size**3 // 2)
+    cube = torch.cat([others[:, :middle], features[:, :nb_features], others[:, middle:]], dim=1)
+    return cube.view(len(features), size, size, size, nb_features).movedim(-1, 1)
+
+
 def _checked_radius(kind: str, radius: int | None) -> int:
     if radius is None:
         raise ValueError(f"A neighborhood of type {kind!r} needs a radius: the number of neighbors on each side.")

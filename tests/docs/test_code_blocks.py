@@ -37,6 +37,7 @@ from dwiml.cli.main import COMMANDS
 from dwiml.cli.main import build_parser as build_dwiml_parser
 from dwiml.cli.unknown_options import parse_known_options
 from dwiml.models.direction_getters import DIRECTION_GETTERS
+from dwiml.models.embeddings import EMBEDDINGS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.rst"))]
@@ -233,7 +234,7 @@ def test_python_blocks_run(page: Path, page_namespace: dict[str, Any]) -> None:
     if before := GOES_ON_FROM.get(page.name):
         run_blocks([block for block in blocks_of(ROOT / before) if block.language == "python"][:1], page_namespace)
     # What a page registers is not for other tests.
-    with mock.patch.dict(DIRECTION_GETTERS):
+    with mock.patch.dict(DIRECTION_GETTERS), mock.patch.dict(EMBEDDINGS):
         run_blocks([block for block in blocks_of(page) if block.language == "python"], page_namespace)
 
 

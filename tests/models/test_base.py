@@ -24,6 +24,7 @@ def test_parameters_are_recorded_and_build_the_same_model(pointwise_model: Any) 
         "nb_features": 4,
         "input_embedding_key": "no_embedding",
         "input_embedded_size": None,
+        "input_embedding_args": None,
         "experiment_name": "mine",
         "step_size": 0.5,
         "nb_points": None,

@@ -18,7 +18,6 @@ from dwiml import (
     TensorSequence,
 )
 from dwiml.models.direction_getters import DIRECTION_GETTERS
-from dwiml.models.embeddings import EMBEDDINGS, build_embedding
 from dwiml.ops.randomness import KeyedDraws
 
 
@@ -62,21 +61,6 @@ def test_wrong_number_of_features_is_named(own_loss_model: Any) -> None:
         own_loss_model(nb_features=4).embed_inputs(TensorSequence(torch.zeros(2, 5), torch.tensor([2])))
 
 
-def test_embeddings() -> None:
-    rows = torch.randn(6, 4)
-    assert build_embedding("no_embedding", 4, None)(rows) is rows
-    embedded = build_embedding("nn_embedding", 4, 5)
-    assert embedded(rows).shape == (6, 5)
-    assert embedded(rows).min() == 0
-    assert set(EMBEDDINGS) == {"no_embedding", "nn_embedding"}
-    with pytest.raises(ValueError, match="Embedding 'nn' is unknown"):
-        build_embedding("nn", 4, 5)
-    with pytest.raises(ValueError, match="embedded size of 'nn_embedding' must be a whole number of at least 1"):
-        build_embedding("nn_embedding", 4, None)
-    with pytest.raises(ValueError, match="keeps the 4 features"):
-        build_embedding("no_embedding", 4, 5)
-
-
 def previous_model(**kwargs: Any) -> Any:
     members = {"forward": lambda self: None, "compute_loss": lambda self: None}
     return type("Previous", (ModelWithPreviousDirections,), members)(**kwargs)
@@ -102,8 +86,10 @@ def test_previous_directions_are_checked() -> None:
     for wrong in ("2", 2.5, None, True):
         with pytest.raises(ValueError, match="nb_previous_dirs must be a whole number of at least 0, got"):
             previous_model(nb_previous_dirs=wrong)
-    with pytest.raises(ValueError, match="need nb_previous_dirs of at least 1"):
+    with pytest.raises(ValueError, match="^prev_dirs_embedding_key='nn_embedding' and prev_dirs_embedded_size=4 "):
         previous_model(prev_dirs_embedding_key="nn_embedding", prev_dirs_embedded_size=4)
+    with pytest.raises(ValueError, match=r"^prev_dirs_embedding_args=\{\} needs nb_previous_dirs of at least 1, got 0"):
+        previous_model(prev_dirs_embedding_args={})
 
 
 def test_cosine_loss_is_that_of_numpy(pointwise_model: Any) -> None:
@@ -213,7 +199,7 @@ def test_a_model_of_its_own_gets_all_points(own_loss_model: Any) -> None:
 def test_embedded_sizes_of_another_type(pointwise_model: Any, size: Any) -> None:
     with pytest.raises(ValueError, match="embedded size of 'nn_embedding' must be a whole number of at least 1, got"):
         pointwise_model(nb_features=2, input_embedding_key="nn_embedding", input_embedded_size=size)
-    with pytest.raises(ValueError, match=r"Embedding \['nn_embedding'\] is unknown"):
+    with pytest.raises(ValueError, match=r"^input_embedding_key must be one of .*, got \['nn_embedding'\]"):
         pointwise_model(nb_features=2, input_embedding_key=["nn_embedding"])
 
 

@@ -50,6 +50,17 @@ def test_a_fingerprint_of_an_earlier_dwiml_cannot_be_compared() -> None:
     assert "earlier" not in str(caught.value)
 
 
+def test_a_parameter_that_an_earlier_dwiml_did_not_have() -> None:
+    refuse_differences({"model": {"dropout": 0.1}}, {"model": {"dropout": 0.1, "new": None}}, "exp")
+    for recorded, current, told in (
+        ({}, {"new": 0}, "model.new was 'absent' and is now 0"),
+        ({"new": None}, {}, "model.new was None and is now 'absent'"),
+        ({"new": None}, {"new": {}}, "model.new was None and is now {}"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            refuse_differences({"model": recorded}, {"model": current}, "exp")
+
+
 @pytest.mark.parametrize("nb_cpu_processes", [0, 1])
 def test_a_file_replaced_under_a_lazy_training_is_told(path: Path, tmp_path: Path, nb_cpu_processes: int) -> None:
     trainer = small_trainer(path, tmp_path, max_epochs=3, nb_cpu_processes=nb_cpu_processes, lazy=True)

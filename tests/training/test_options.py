@@ -263,8 +263,10 @@ def test_deterministic_algorithms_for_the_training_only(tiny_hdf5: Path, tmp_pat
 @pytest.mark.slow
 # Torch warns of its own internals while it compiles.
 @pytest.mark.filterwarnings("ignore")
-def test_compiled_layers_compute_the_same(tiny_hdf5: Path, tmp_path: Path) -> None:
-    embedding = {"input_embedding_key": "nn_embedding", "input_embedded_size": 6, "dropout": 0.0}
+@pytest.mark.parametrize("key", ["nn_embedding", "cnn_embedding"])
+def test_compiled_layers_compute_the_same(tiny_hdf5: Path, tmp_path: Path, key: str) -> None:
+    embedding = {"input_embedding_key": key, "input_embedded_size": 6, "dropout": 0.0}
+    embedding |= {"neighborhood_type": "grid", "neighborhood_radius": 1}
     for name, compiled in (("plain", False), ("compiled", True)):
         options: dict[str, Any] = {**NOTHING_RANDOM, "model_args": embedding, "compile_model": compiled}
         small_trainer(tiny_hdf5, tmp_path, name, max_epochs=2, **options).train_and_validate()

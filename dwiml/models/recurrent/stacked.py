@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from dwiml.arguments import check_choice, check_dropout, check_whole, shown
+from dwiml.arguments import check_choice, check_dropout, check_sizes
 from dwiml.models.embeddings import MAX_UNITS
 from dwiml.models.recurrent.cells import RaggedGRU, RaggedLSTM
 from dwiml.ops import ragged
@@ -22,10 +22,6 @@ SEQUENCES_PER_THREAD = 64
 """Minimum number of sequences for which a separate thread is worthwhile."""
 
 RNN_LAYERS: dict[str, type[nn.GRU] | type[nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
-
-
-# Far above any trained size, as MAX_UNITS.
-_MAX_LAYERS = 1_000
 
 
 class TimeMajor:
@@ -155,7 +151,7 @@ class StackedRNN(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("rnn_key", rnn_key, RNN_LAYERS)
-        self.layer_sizes = _layer_sizes("rnn_layer_sizes", layer_sizes)
+        self.layer_sizes = check_sizes("rnn_layer_sizes", layer_sizes, high=MAX_UNITS)
         dropout = check_dropout("dropout", dropout)
         if dropout and len(self.layer_sizes) == 1:
             raise ValueError(f"dropout acts between two layers: with a single layer it must be 0, got {dropout}.")
@@ -260,21 +256,3 @@ def run_layer(
             hidden, *last = cell.apply(*inputs, *weights, order.sizes)  # type: ignore[no-untyped-call]
     ends = [torch.cat([done, part[started:]]) for done, part in zip(last, ordered, strict=True)]
     return hidden, tuple(order.unsort_states(part) for part in ends)
-
-
-def _layer_sizes(name: str, sizes: Any) -> list[int]:
-    """Return the sizes of layers, any sequence of positive integers, as a list of Python integers."""
-    try:
-        # A string is a sequence too, of characters.
-        listed = [] if isinstance(sizes, (str, bytes)) else list(sizes)
-        checked = [check_whole(name, size, low=1) for size in listed]
-    except (TypeError, ValueError):
-        checked = []
-    if not checked:
-        received = list(sizes) if isinstance(sizes, tuple) else sizes
-        raise ValueError(
-            f"{name} must hold one positive size per layer, got {shown(received)}: give a list such as [256, 256]."
-        )
-    if len(checked) > _MAX_LAYERS:
-        raise ValueError(f"{name} must hold at most {_MAX_LAYERS} sizes, one per layer; got {len(checked)}.")
-    return [check_whole(name, size, low=1, high=MAX_UNITS) for size in checked]

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from dwiml.arguments import check_choice, check_dropout, check_whole, grouped
-from dwiml.models.embeddings import MAX_UNITS
+from dwiml.models.embeddings import ACTIVATIONS, MAX_UNITS
 from dwiml.models.one_input import ModelWithNeighborhood, ModelWithOneInput
 from dwiml.models.transformers.attention import Attending, MultiHeadAttention, RecordedAttention, WholeStreamlines
 from dwiml.models.transformers.buckets import LengthBuckets
 from dwiml.models.transformers.cache import FirstSegments, KeyValueMemory, NextPoints
-from dwiml.models.transformers.layers import ACTIVATIONS, LayerOptions
+from dwiml.models.transformers.layers import LayerOptions
 from dwiml.models.transformers.positions import POSITIONAL_ENCODINGS, sinusoidal
 from dwiml.models.with_direction_getter import ModelWithDirectionGetter
 from dwiml.ops.resampling import MAX_POINTS
@@ -53,9 +53,9 @@ class TransformerModel(ModelWithDirectionGetter, ModelWithNeighborhood, ModelWit
     max_len
         Largest number of points of a streamline, in training and in tracking.
     input_embedding_key
-        Embedding of the input: 'no_embedding' or 'nn_embedding'.
+        Embedding of the input: 'no_embedding', 'nn_embedding', 'mlp_embedding' or 'cnn_embedding'.
     input_embedded_size
-        Size of the embedding of the input; None: 256 for 'nn_embedding'.
+        Size of the embedding of the input; None: 256 for 'nn_embedding' and 'mlp_embedding'.
     **kwargs
         Parameters of the base classes: ``nb_features``, ``dg_key``, ``neighborhood_type``, ``step_size``, ...
 
@@ -88,7 +88,7 @@ class TransformerModel(ModelWithDirectionGetter, ModelWithNeighborhood, ModelWit
         input_embedded_size: int | None = None,
         **kwargs: Any,
     ) -> None:
-        if input_embedding_key == "nn_embedding" and input_embedded_size is None:
+        if input_embedding_key in ("nn_embedding", "mlp_embedding") and input_embedded_size is None:
             input_embedded_size = DEFAULT_SIZE
         super().__init__(input_embedding_key=input_embedding_key, input_embedded_size=input_embedded_size, **kwargs)
         self.nb_heads = check_whole("nb_heads", nb_heads, low=1, high=MAX_UNITS)

@@ -56,6 +56,7 @@ FIXED = "fixed_by_class"
 GROUPS_CONFIG = "groups_config"
 # The metric that selects the best model, if a class of the user chooses it.
 SELECTION_METRIC = "selection_metric"
+_ABSENT = "absent"
 
 
 def describe(named: Mapping[str, Any], dataset: Any) -> dict[str, dict[str, Any]]:
@@ -145,6 +146,8 @@ def refuse_differences(
 ) -> None:
     """Compare the parameters of a run with those recorded in its checkpoint.
 
+    A parameter that was not recorded, because an earlier dwiml did not have it, and that is None, is not a difference.
+
     Parameters
     ----------
     recorded, current
@@ -165,6 +168,7 @@ def refuse_differences(
         for name, old, new in _pairs(recorded, current)
         if name not in MAY_CHANGE
         and not _is_same(name, old, new)
+        and (old, new) != (_ABSENT, None)
         and not (allow_changed_data and name.startswith("data."))
     ]
     if differences:
@@ -240,7 +244,7 @@ def _pairs(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> Iterable[
     for section in sorted(recorded.keys() | current.keys()):
         old, new = recorded.get(section, {}), current.get(section, {})
         for name in sorted(old.keys() | new.keys()):
-            yield f"{section}.{name}", old.get(name, "absent"), new.get(name, "absent")
+            yield f"{section}.{name}", old.get(name, _ABSENT), new.get(name, _ABSENT)
 
 
 def _is_same(name: str, old: Any, new: Any) -> bool:
