@@ -25,3 +25,17 @@ def tiny_hdf5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three training subjects (30, 20 and 10 streamlines), one validation subject (12), one testing subject (5)."""
     path = tmp_path_factory.mktemp("data") / "tiny.hdf5"
     return write_hdf5(path, {"sub-a": 30, "sub-b": 20, "sub-c": 10}, {"sub-d": 12}, {"sub-e": 5})
+
+
+@pytest.fixture(scope="session")
+def phantom_hdf5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small simulated subjects: sub-01 for training, sub-02 (anisotropic) for validation, sub-03 (oblique) for tests."""
+
+    from dwiml.hdf5.creator import create_hdf5
+    from dwiml.phantom.create import create_phantom
+
+    root = tmp_path_factory.mktemp("simulated") / "phantom"
+    create_phantom(root, nb_subjects=3, size="small")
+    lists = [root / f"{name}.txt" for name in ("training", "validation", "testing")]
+    create_hdf5(root / "subjects", root / "data.hdf5", root / "config.json", *lists)
+    return root / "data.hdf5"

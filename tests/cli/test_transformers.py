@@ -10,9 +10,7 @@ import pytest
 from small_training import logs
 
 from dwiml.cli.main import main
-from dwiml.hdf5.creator import create_hdf5
 from dwiml.models import MODELS
-from dwiml.phantom.create import create_phantom
 
 GROUPS = ["--input_group_name", "input", "--streamline_group_name", "streamlines"]
 SIZES = ["--input_embedded_size", "16", "--nb_heads", "2", "--nb_layers_encoder", "1", "--max_len", "300"]
@@ -23,15 +21,6 @@ MORE = {
     "transformer-src-only": ["--positional_encoding", "rotary"],
     "transformer-src-tgt-concat": ["--target_embedded_size", "8", "--no_norm_first"],
 }
-
-
-@pytest.fixture(scope="module")
-def phantom_hdf5(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("transformers") / "phantom"
-    create_phantom(root, nb_subjects=3, size="small")
-    lists = [root / f"{name}.txt" for name in ("training", "validation", "testing")]
-    create_hdf5(root / "subjects", root / "data.hdf5", root / "config.json", *lists)
-    return root / "data.hdf5"
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)

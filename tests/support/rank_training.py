@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
 import signal
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 import torch
 from small_training import small_trainer, with_angle
+
+from dwiml.models import MODELS
 
 
 def main() -> None:
@@ -27,6 +30,8 @@ def main() -> None:
         arguments |= others
     marks_tracking = arguments.pop("marks_tracking", False)
     registered = arguments.pop("registered", None)
+    if "model_class" in arguments:
+        arguments["model_class"] = pkgutil.resolve_name(MODELS[arguments["model_class"]])
     trainer = small_trainer(Path(hdf5_file), Path(experiments), name, resume="auto", **arguments)
     if registered is not None:
         trainer.register_state(registered, torch.nn.Linear(1, 1))

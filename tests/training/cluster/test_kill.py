@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from small_training import logs
+from small_transformers import SMALL_OF
 from tests_support import write_hdf5
 
 from dwiml.training.experiment.checkpoint import load_checkpoint
@@ -134,6 +135,51 @@ def test_killed_runs_end_as_one_that_was_not(tmp_path: Path, lazy: bool, nb_cpu_
     )
     assert len(killed) >= each
     assert each < 13 or len(set(killed)) > 3, killed
+
+
+AROUND: dict[str, Any] = {"neighborhood_type": "grid", "neighborhood_radius": 1}
+OTHER_MODELS: dict[str, dict[str, Any]] = {
+    "recurrent": {
+        "model_args": {
+            "dg_key": "fisher-von-mises-mixture",
+            "input_embedding_key": "cnn_embedding",
+            "input_embedding_args": {"nb_filters": [4]},
+            "prev_dirs_embedding_key": "mlp_embedding",
+            "prev_dirs_embedded_size": 6,
+            "prev_dirs_embedding_args": {"hidden_sizes": [5], "dropout": 0.2},
+            **AROUND,
+        }
+    },
+    "encoder": {
+        "model_class": "transformer-src-tgt-concat",
+        "model_args": {
+            **SMALL_OF["src-tgt-concat"],
+            "dropout": 0.2,
+            "dg_key": "gaussian-mixture",
+            "dg_args": {"dropout": 0.2, "add_eos": True},
+            "input_embedding_key": "cnn_embedding",
+            "positional_encoding": "rotary",
+            **AROUND,
+        },
+    },
+    "encoder and decoder": {
+        "model_class": "transformer-src-and-tgt",
+        "model_args": {
+            **SMALL_OF["src-and-tgt"],
+            "dropout": 0.2,
+            "dg_key": "smooth-sphere-classification",
+            "dg_args": {"sphere": "repulsion100"},
+            "input_embedding_key": "mlp_embedding",
+            "input_embedding_args": {"hidden_sizes": [6], "dropout": 0.3},
+        },
+    },
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHER_MODELS)
+def test_killed_runs_of_other_models(tmp_path: Path, name: str) -> None:
+    assert len(kill_and_compare(tmp_path, KILLS_A_RUN, name, max_epochs=10, **OTHER_MODELS[name])) >= KILLS_A_RUN
 
 
 def test_a_run_that_is_killed_twice(tmp_path: Path) -> None:
