@@ -29,8 +29,7 @@ def tiny_hdf5(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def phantom_hdf5(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Small simulated subjects: sub-01 for training, sub-02 (anisotropic) for validation, sub-03 (oblique) for tests."""
-
+    """Simulated subjects: sub-01 for training, sub-02 (anisotropic) for validation, sub-03 (oblique) for testing."""
     from dwiml.hdf5.creator import create_hdf5
     from dwiml.phantom.create import create_phantom
 

@@ -107,6 +107,8 @@ WORDS = (
         "axes",
         "grid",
         "nn_embedding",
+        "cnn_embedding",
+        '{"nb_filters": [4]}',
         "l2-regression",
         "loss",
         "direction",

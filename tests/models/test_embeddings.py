@@ -132,6 +132,16 @@ def test_convolutions_are_those_of_scipy_and_torch(
     embedding(rows[:0]).sum().backward()
 
 
+@pytest.mark.parametrize("key", sorted(CHOICES))
+def test_lower_precision_is_near(key: str) -> None:
+    model = embedded_model("learn2track", key).eval()
+    inputs, _ = batch([4, 1, 7], nb_features=27 * 8)
+    expected = model.embed_inputs(inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = model.embed_inputs(inputs)
+    torch.testing.assert_close(found.float(), expected, atol=0.05, rtol=0.05)
+
+
 def test_gradients_reach_all_neighbors() -> None:
     model = embedded_model("learn2track", "cnn_embedding")
     rows = torch.randn(9, 27 * 8, dtype=torch.float64, requires_grad=True)
