@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dwiml.data.dataset import MultiSubjectDataset
 
 
 def experiment_hdf5_file(experiment: str, hdf5_file: str | None = None) -> str | None:
@@ -19,6 +23,43 @@ def experiment_hdf5_file(experiment: str, hdf5_file: str | None = None) -> str |
 
     path = hdf5_file or recorded_parameters(experiment)["data"]["hdf5_file"]
     return path if isinstance(path, str) else None
+
+
+def check_subset(subset: str | None) -> None:
+    """Raise ValueError if the value of --subset is neither a subset nor None."""
+    from dwiml.arguments import check_choice
+    from dwiml.data.dataset import SUBSETS
+
+    if subset is not None:
+        check_choice("--subset", subset, SUBSETS)
+
+
+def find_subject(dataset: MultiSubjectDataset, subject: str, subset: str | None = None) -> tuple[str, int]:
+    """Return the subset of a subject, and its index in it.
+
+    Parameters
+    ----------
+    dataset
+        The dataset, with all subsets loaded.
+    subject
+        Name of the subject.
+    subset
+        The subset to look in; None for all.
+
+    Raises
+    ------
+    ValueError
+        If there is no such subset, or the subject is not in it.
+    """
+    from dwiml.data.dataset import SUBSETS
+
+    check_subset(subset)
+    phases = SUBSETS if subset is None else (subset,)
+    for phase in phases:
+        if subject in dataset.subset(phase).subjects:
+            return phase, dataset.subset(phase).subjects.index(subject)
+    known = "; ".join(f"{phase}: {', '.join(dataset.subset(phase).subjects) or 'none'}" for phase in phases)
+    raise ValueError(f"Subject '{subject}' not found in {dataset.hdf5_file}; it has: {known}.")
 
 
 def short_names(tractograms: Sequence[str]) -> dict[str, Path]:

@@ -147,11 +147,9 @@ def _show(model: Any, reader: SubjectReader, folder: Path, arguments: argparse.N
 
 def _find(dataset: MultiSubjectDataset, subject: str, subset: str | None) -> tuple[str, list[int]]:
     """Return the subset and the indices in it of the requested subjects."""
-    from dwiml.arguments import check_choice
-    from dwiml.data.dataset import SUBSETS
+    from dwiml.cli.inputs import check_subset, find_subject
 
-    if subset is not None:
-        check_choice("--subset", subset, SUBSETS)
+    check_subset(subset)
     if subject == ALL:
         phase = subset or "validation"
         if not dataset.subset(phase).subjects:
@@ -159,12 +157,8 @@ def _find(dataset: MultiSubjectDataset, subject: str, subset: str | None) -> tup
                 f"The {phase} set of {dataset.hdf5_file} has no subjects; choose another one with --subset."
             )
         return phase, list(range(len(dataset.subset(phase))))
-    phases = SUBSETS if subset is None else (subset,)
-    for phase in phases:
-        if subject in dataset.subset(phase).subjects:
-            return phase, [dataset.subset(phase).subjects.index(subject)]
-    known = "; ".join(f"{phase}: {', '.join(dataset.subset(phase).subjects) or 'none'}" for phase in phases)
-    raise ValueError(f"Subject '{subject}' not found in {dataset.hdf5_file}; it has: {known}.")
+    phase, found = find_subject(dataset, subject, subset)
+    return phase, [found]
 
 
 def _check_folder(folder: Path, arguments: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ A model need not inherit from dwiml's classes: these attributes and methods are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -83,6 +83,32 @@ class EvaluatedModel(Protocol):
 
     def get_tracking_directions(self, outputs: Any, algo: str, eos_stopping_thresh: float | None = None) -> Tensor:
         """Return the direction of each row of outputs; see :meth:`TrackingModel.get_tracking_directions`."""
+
+
+class AttentionModel(Protocol):
+    """A model whose attention can be shown (``dwiml show_attention``), such as a transformer."""
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the model."""
+
+    def attention(self, inputs: Any, streamlines: TensorSequence) -> Mapping[str, Sequence[Tensor]]:
+        """Return the weights of attention, without dropout.
+
+        Parameters
+        ----------
+        inputs
+            Features (N, P * F) at each point, as a :class:`~dwiml.TensorSequence`; None without a volume.
+        streamlines
+            Points (N, 3), voxel space, corner origin.
+
+        Returns
+        -------
+        dict
+            For each group of layers, by its name, one tensor per layer, of shape (S, number of heads, L, L), L being
+            the number of points of the longest streamline. Row i holds the weights that point i gives to the points 0
+            to i, with a sum of 1; rows beyond the end of a streamline are 0.
+        """
 
 
 class TrackingModel(Protocol):

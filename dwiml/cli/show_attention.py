@@ -1,0 +1,226 @@
+"""``dwiml show_attention``: show what a trained transformer attends to along true streamlines."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dwiml.cli import run_command
+from dwiml.cli.options import add_moved_data, add_verbose
+from dwiml.cli.unknown_options import parse_known_options
+from dwiml.failures import GPU, MEMORY
+
+if TYPE_CHECKING:
+    from dwiml.evaluation.attention import StreamlineAttention
+    from dwiml.evaluation.losses_by_point import SubjectReader
+
+ALL = "all"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dwiml show_attention",
+        allow_abbrev=False,
+        usage="dwiml show_attention EXPERIMENT SUBJECT --out FOLDER [options]",
+        description="Run the best model of an experiment, a transformer, along true streamlines of a subject, and draw "
+        "its attention: the matrices of each streamline (attention_ID.png) and, for each group of layers, such as the "
+        "encoder, the streamlines colored by the attention that each point receives (streamlines_GROUP.png and "
+        "attention_GROUP.trk).",
+    )
+    parser.add_argument("experiment", metavar="EXPERIMENT", help="experiment folder")
+    parser.add_argument("subject", metavar="SUBJECT", help="a subject of the HDF5 file")
+    parser.add_argument(
+        "--out", required=True, metavar="FOLDER", help="folder for the results; created if missing [required]"
+    )
+    parser.add_argument("--subset", metavar="NAME", help="training, validation or testing [that of the subject]")
+    _add_selection(parser)
+    add_moved_data(parser)
+    parser.add_argument("-f", dest="overwrite", action="store_true", help="replace existing results in FOLDER")
+    add_verbose(parser)
+    return parser
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument(
+        "--streamlines",
+        type=int,
+        nargs="+",
+        metavar="ID",
+        help="streamlines to show, by their index in the HDF5 file, from 0 [drawn at random]",
+    )
+    chosen.add_argument(
+        "--nb", type=int, default=3, metavar="N", help="number of streamlines drawn at random [%(default)s]"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the draw [%(default)s]")
+    parser.add_argument(
+        "--group",
+        nargs="+",
+        metavar="NAME",
+        help="groups of layers to show: encoder, decoder, cross (of the decoder to the encoder) [all]",
+    )
+    parser.add_argument("--layer", type=int, nargs="+", metavar="N", help="layers of each group to show, from 0 [all]")
+    parser.add_argument(
+        "--head",
+        nargs="+",
+        metavar="N",
+        help=f"heads to show, from 0, or '{ALL}', one matrix each: attention_ID_GROUP.png [their mean]",
+    )
+    parser.add_argument(
+        "--point",
+        type=int,
+        metavar="N",
+        help="color the streamlines by the attention of this point to the points before it: its index from 0, or from "
+        "the end if negative (-1: the last point) [mean over all points]",
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = build_parser()
+    arguments = parse_known_options(parser, argv)
+    fewer = "choose shorter streamlines with --streamlines"
+    return run_command(
+        lambda: _run(arguments), parser=parser, verbose=arguments.verbose, advice={MEMORY: fewer, GPU: fewer}
+    )
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from dwiml.arguments import check_whole
+    from dwiml.cli.inputs import find_subject
+    from dwiml.cli.progress import progress_bar
+    from dwiml.evaluation.attention import check_has_attention, choose_streamlines, measure_attention
+    from dwiml.evaluation.losses_by_point import SubjectReader
+    from dwiml.ops.randomness import check_seed
+    from dwiml.training.loading import load_best_model, rebuild_experiment
+
+    check_whole("--nb", arguments.nb, low=1)
+    check_seed(arguments.seed)
+    by_head, heads = arguments.head is not None, _heads(arguments.head)
+    model = load_best_model(arguments.experiment)
+    check_has_attention(model)
+    rebuilt = rebuild_experiment(arguments.experiment, hdf5_file=arguments.hdf5_file, load_testing=True, lazy=True)
+    phase, subject = find_subject(rebuilt.dataset, arguments.subject, arguments.subset)
+    reader = SubjectReader(rebuilt.loader, phase, subject)
+    ids = choose_streamlines(reader, ids=arguments.streamlines, nb=arguments.nb, seed=arguments.seed)
+    # The names of the groups are known with the first result.
+    _check_folder(arguments, [])
+    attentions: list[StreamlineAttention] = []
+    with progress_bar(f"{arguments.subject}, attention", len(ids)) as on_progress:
+        for found in measure_attention(model, reader, ids, on_progress=on_progress):
+            attention = found.select(groups=arguments.group, layers=arguments.layer, heads=heads)
+            for group in attention.weights:
+                attention.at_points(group, arguments.point)
+            _check_folder(arguments, [*_matrices(attention, by_head=by_head), *_of_groups(attention)])
+            attentions.append(attention)
+    _write_matrices(arguments, attentions, by_head=by_head)
+    _write_streamlines(arguments, reader, attentions)
+    nb = "1 streamline" if len(ids) == 1 else f"{len(ids)} streamlines"
+    print(f"Attention along {nb} of {arguments.subject} ({phase} set); results in {arguments.out}")
+
+
+def _heads(given: list[str] | None) -> list[int] | None:
+    """Return the numbers of the heads; None for all."""
+    if given is None or given == [ALL]:
+        return None
+    if not all(each.isascii() and each.isdecimal() for each in given):
+        raise ValueError(f"--head must be numbers of heads, from 0, or '{ALL}', got {' '.join(given)}.")
+    return [int(each) for each in given]
+
+
+def _of_groups(attention: StreamlineAttention) -> dict[str, str]:
+    """Return {file: group} of the files with all streamlines: a tractogram and a figure for each group."""
+    from dwiml.files import check_name
+
+    # A model of the user may have any name.
+    names = [check_name(group, "Group of attention") for group in attention.weights]
+    return {
+        f"{kind}_{name}.{end}": name for name in names for kind, end in (("attention", "trk"), ("streamlines", "png"))
+    }
+
+
+def _matrices(attention: StreamlineAttention, *, by_head: bool) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return {file: {row of panels: {panel: matrix}}} of a streamline: groups by layers, or layers by heads."""
+    weights, name = attention.weights, f"attention_{attention.id}"
+    if by_head:
+        return {
+            f"{name}_{group}.png": {
+                f"{group}, layer {layer}": {f"head {head}": matrix for head, matrix in heads.items()}
+                for layer, heads in layers.items()
+            }
+            for group, layers in weights.items()
+        }
+    rows = {
+        group: {f"layer {layer}": attention.mean(group, layer) for layer in layers} for group, layers in weights.items()
+    }
+    return {f"{name}.png": rows}
+
+
+def _check_folder(arguments: argparse.Namespace, files: Sequence[str]) -> None:
+    from dwiml.cli.inputs import experiment_hdf5_file
+    from dwiml.files import check_output_folder
+
+    check_output_folder(
+        arguments.out,
+        files,
+        "--out",
+        inputs=[experiment_hdf5_file(arguments.experiment, arguments.hdf5_file)],
+        experiments=[arguments.experiment],
+        overwrite=arguments.overwrite,
+    )
+
+
+def _write_matrices(arguments: argparse.Namespace, attentions: Sequence[StreamlineAttention], *, by_head: bool) -> None:
+    from dwiml.viz.attention import DPI, plot_attention
+    from dwiml.viz.figure_file import save_figure
+
+    for attention in attentions:
+        title = f"{_title(arguments)}, streamline {attention.id}" + ("" if by_head else ", mean over heads")
+        for file, matrices in _matrices(attention, by_head=by_head).items():
+            save_figure(plot_attention(matrices, attention.mm, title=title), Path(arguments.out, file), dpi=DPI)
+
+
+def _write_streamlines(
+    arguments: argparse.Namespace, reader: SubjectReader, attentions: Sequence[StreamlineAttention]
+) -> None:
+    """Write the tractogram and the figure of each group."""
+    import numpy as np
+
+    from dwiml.evaluation.attention_tractogram import write_attention_tractogram
+    from dwiml.ops.spaces import from_vox_corner
+    from dwiml.viz.attention import plot_attended_streamlines
+    from dwiml.viz.figure_file import save_figure
+    from dwiml.viz.pieces import DrawnTractogram
+    from dwiml.viz.tractograms import DPI
+
+    grid = reader.find_grid()
+    points = from_vox_corner(
+        np.concatenate([each.points for each in attentions]),
+        space="rasmm",
+        origin="center",
+        affine=grid.affine,
+        voxel_sizes=grid.voxel_sizes,
+    )
+    lengths = np.array([len(each.points) for each in attentions])
+    point = arguments.point
+    color = "mean attention received" if point is None else f"attention of point {point} (gray: later points)"
+    for group in attentions[0].weights:
+        tractogram, figure = (
+            Path(arguments.out, name) for name, each in _of_groups(attentions[0]).items() if each == group
+        )
+        ratios = write_attention_tractogram(tractogram, reader, attentions, group, point=point)
+        drawn = DrawnTractogram(group, points, lengths, np.concatenate(ratios).astype(np.float32))
+        title = f"{_title(arguments)}, {group}, mean over {_chosen(arguments)}"
+        plotted = plot_attended_streamlines(drawn, color=f"{color}, relative to equal attention", title=title)
+        save_figure(plotted, figure, dpi=DPI)
+
+
+def _chosen(arguments: argparse.Namespace) -> str:
+    layers, heads = arguments.layer, _heads(arguments.head)
+    parts = (("layers", layers), ("heads", heads))
+    return " and ".join(name if each is None else f"{name} {', '.join(map(str, each))}" for name, each in parts)
+
+
+def _title(arguments: argparse.Namespace) -> str:
+    return f"{Path(arguments.experiment).resolve().name}: attention on {arguments.subject}"

@@ -1,0 +1,144 @@
+"""Draw the attention of a model within streamlines: as matrices, and as colors along the streamlines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
+
+from dwiml.ops.ragged import first_rows
+from dwiml.viz.pieces import DrawnTractogram
+from dwiml.viz.slices import VIEWS
+from dwiml.viz.tractograms import plot_tractograms
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Matrices = Mapping[str, Mapping[str, npt.NDArray[Any]]]
+
+DPI = 130
+_LARGEST_IN, _SMALLEST_IN, _WIDTH_IN = 3.2, 1.5, 14.0
+# Weights below this fraction of the largest one have the same color.
+_LOWEST = 1e-4
+_NB_TICKS = 4
+
+
+def plot_attention(matrices: Matrices, mm: npt.NDArray[np.float64], *, title: str) -> Figure:
+    """Draw the attention within one streamline: one matrix per panel, all with the same logarithmic color scale.
+
+    A row is a point that attends, a column a point that it attends to. The cells of later points, to which no point can
+    attend, are white.
+
+    Parameters
+    ----------
+    matrices
+        {name of the row of panels: {name of the panel: matrix}}, each of shape (L, L): row i has the weights that point
+        i gives to the points 0 to i.
+    mm
+        Shape (L,): distance of each point from the first one along the streamline, in mm.
+    title
+        Title of the figure.
+
+    Returns
+    -------
+    Figure
+    """
+    nb_rows, nb_columns = len(matrices), max(len(row) for row in matrices.values())
+    size = float(np.clip(_WIDTH_IN / nb_columns, _SMALLEST_IN, _LARGEST_IN))
+    figure = Figure(figsize=(max(size * nb_columns + 1.8, 5.0), size * nb_rows + 1.5), layout="constrained")
+    panels = figure.subplots(nb_rows, nb_columns, squeeze=False, sharex=True, sharey=True)
+    low, high = _range_of(matrices)
+    image = None
+    for row, (name, of_row) in zip(panels, matrices.items(), strict=True):
+        for ax in row[len(of_row) :]:
+            ax.set_visible(False)
+        for ax, (panel, matrix) in zip(row, of_row.items(), strict=False):
+            hidden = np.triu(np.ones(matrix.shape, dtype=bool), k=1)
+            image = ax.imshow(
+                np.ma.masked_array(np.clip(matrix, low, None), hidden),
+                norm=LogNorm(low, high),
+                cmap=colormaps["viridis"],
+                interpolation="nearest",
+            )
+            ax.set_title(f"{name}, {panel}" if name else panel, fontsize="small", parse_math=False)
+            ax.spines[["top", "right"]].set_visible(False)
+    _label_points(panels, mm)
+    figure.supxlabel("Point that is attended to: index and distance from the start", fontsize="medium")
+    figure.supylabel("Point that attends: index and distance from the start", fontsize="medium")
+    assert image is not None
+    bar = figure.colorbar(
+        image,
+        ax=panels.ravel().tolist(),
+        label="Weight of attention (log scale; white: later points)",
+        extend="min" if _is_cut(matrices, low) else "neither",
+        ticks=LogLocator(subs=(1, 2, 5) if high / low < 200 else (1,)),
+        format=StrMethodFormatter("{x:g}"),
+        aspect=30,
+    )
+    bar.ax.yaxis.set_minor_locator(NullLocator())
+    # A `$` in a name does not start a formula.
+    figure.suptitle(title, parse_math=False)
+    return figure
+
+
+def plot_attended_streamlines(drawn: DrawnTractogram, *, color: str, title: str) -> Figure:
+    """Draw streamlines colored by attention, with a white dot at the first point of each.
+
+    Parameters
+    ----------
+    drawn
+        The streamlines, in rasmm, with a value at each point; NaN is gray.
+    color
+        What the values are.
+    title
+        Title of the figure.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        If there are no streamlines.
+    """
+    figure = plot_tractograms([drawn], color=color, title=f"{title}\nwhite dot: first point")
+    starts = drawn.points[first_rows(drawn.lengths)]
+    for ax, view in zip(figure.axes, VIEWS.values(), strict=False):
+        first, second = view.axes
+        ax.scatter(
+            starts[:, first], starts[:, second], s=14, color="white", edgecolors="black", linewidths=0.5, zorder=4
+        )
+    return figure
+
+
+def _range_of(matrices: Matrices) -> tuple[float, float]:
+    """Return the weights at the ends of the color scale."""
+    highest = max(float(matrix.max()) for row in matrices.values() for matrix in row.values())
+    lowest = min(_smallest(matrix) for row in matrices.values() for matrix in row.values())
+    low = max(lowest, _LOWEST * highest)
+    # The ends must differ, even if all weights are equal.
+    return (low, highest) if low < highest else (0.5 * highest, highest)
+
+
+def _smallest(matrix: npt.NDArray[Any]) -> float:
+    return float(matrix[np.tril_indices(len(matrix))].min())
+
+
+def _is_cut(matrices: Matrices, low: float) -> bool:
+    return any(_smallest(matrix) < low for row in matrices.values() for matrix in row.values())
+
+
+def _label_points(panels: npt.NDArray[Any], mm: npt.NDArray[np.float64]) -> None:
+    """Label the points with their index and distance; all panels share the axes."""
+    nb = len(mm)
+    ticks = [int(tick) for tick in MaxNLocator(_NB_TICKS, integer=True).tick_values(0, nb - 1) if 0 <= tick < nb]
+    panels[-1][0].set_xticks(ticks, [f"{tick}\n{mm[tick]:.0f} mm" for tick in ticks])
+    panels[-1][0].set_yticks(ticks, [f"{tick} ({mm[tick]:.0f} mm)" for tick in ticks])
+    for ax in panels.ravel():
+        ax.tick_params(labelsize="small")
