@@ -311,7 +311,8 @@ def grouped(number: float, decimals: int = 0) -> str:
 
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, in the singular or plural: ``1 batch``, ``12 345 streamlines``."""
-    plural = f"{noun}es" if noun.endswith("ch") else f"{noun}s"
+    # "batches", but "epochs".
+    plural = f"{noun}es" if noun.endswith("tch") else f"{noun}s"
     return f"{grouped(number)} {noun if number == 1 else plural}"
 
 

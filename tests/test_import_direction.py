@@ -44,6 +44,7 @@ ROOMS = {
     "models": LEAVES - {"hdf5.schema", "hdf5.stored"},
     "tracking": LEAVES | {"data", "models", "tractograms"},
     "training": LEAVES | {"data", "batching", "models"},
+    "importing": LEAVES | {"data", "models", "training"},
     "evaluation": LEAVES | {"data", "batching", "models", "training", "tractograms"},
     "viz": {
         "arguments",
@@ -59,7 +60,7 @@ ROOMS = {
     "scoring": LEAVES | {"hdf5.connectivity_group", "tractograms"},
     "cli": LEAVES
     | {"tractograms", "hdf5", "data", "batching", "models", "tracking", "training", "evaluation", "viz", "phantom"}
-    | {"scoring"},
+    | {"scoring", "importing"},
 }
 # Reading of an HDF5 file knows nothing of how one is made.
 _STORED_NAMES = ("datasets", "digests", "fingerprint", "heaps", "identity", "layout", "links", "nodes", "open_file")

@@ -20,6 +20,7 @@ COMMANDS = {
     "track": "create a tractogram with a trained model",
     "autoencode": "reconstruct streamlines with a trained autoencoder",
     "filter_latent": "keep the streamlines near reference streamlines in a latent space",
+    "import_dwi_ml": "import an experiment of dwi_ml 1.0: model, weights and logs",
     "connectivity_matrix": "count the streamlines that connect each pair of regions",
     "connectivity_score": "count the streamlines that connect regions connected in a matrix",
     "score": "compare tractograms with true bundles: connections, overlap, overreach",

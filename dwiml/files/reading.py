@@ -12,7 +12,13 @@ from dwiml.files.opening import open_regular
 MAX_JSON_BYTES = 256 * 2**20
 
 
-def read_json(path: str | os.PathLike[str], what: str = "The file", *, max_bytes: int = MAX_JSON_BYTES) -> Any:
+def read_json(
+    path: str | os.PathLike[str],
+    what: str = "The file",
+    *,
+    max_bytes: int = MAX_JSON_BYTES,
+    non_finite: bool = False,
+) -> Any:
     """Read a JSON file (RFC 8259) in UTF-8, with or without a byte order mark.
 
     Parameters
@@ -23,6 +29,8 @@ def read_json(path: str | os.PathLike[str], what: str = "The file", *, max_bytes
         Beginning of error messages.
     max_bytes
         Maximum size of the file, in bytes.
+    non_finite
+        Whether NaN and Infinity, which are not JSON but which other programs write, are read.
 
     Returns
     -------
@@ -34,7 +42,7 @@ def read_json(path: str | os.PathLike[str], what: str = "The file", *, max_bytes
     FileNotFoundError, OSError
         If the file is missing or cannot be opened.
     ValueError
-        If it is not valid JSON, is too large, holds NaN or Infinity, or has a duplicate key.
+        If it is not valid JSON, is too large, holds NaN or Infinity and they are not allowed, or has a duplicate key.
     """
     with open_regular(path, what) as stream:
         # read(max_bytes) would allocate max_bytes.
@@ -46,23 +54,32 @@ def read_json(path: str | os.PathLike[str], what: str = "The file", *, max_bytes
             "that it is the right file."
         )
     try:
-        return parse_json(raw)
+        return parse_json(raw, non_finite=non_finite)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{what} '{path}' is not valid JSON ({str(error).rstrip('.')}).") from error
 
 
-def parse_json(raw: bytes | str) -> Any:
+def parse_json(raw: bytes | str, *, non_finite: bool = False) -> Any:
     """Parse JSON text (RFC 8259).
+
+    Parameters
+    ----------
+    raw
+        The text; bytes are UTF-8.
+    non_finite
+        As in :func:`read_json`.
 
     Raises
     ------
     ValueError
-        If it is not valid JSON in UTF-8, holds NaN or Infinity (which are not JSON), or has a duplicate key.
+        If it is not valid JSON in UTF-8, holds NaN or Infinity (which are not JSON) and they are not allowed, or has a
+        duplicate key.
     RecursionError
         If it is nested too deeply.
     """
     text = raw.decode("utf-8-sig") if isinstance(raw, bytes) else raw
-    return json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
+    constant = None if non_finite else _refuse_constant
+    return json.loads(text, object_pairs_hook=_without_repeats, parse_constant=constant)
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

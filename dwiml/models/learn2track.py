@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from dwiml.arguments import check_dropout, check_options
 from dwiml.models.one_input import ModelWithNeighborhood, ModelWithOneInput
 from dwiml.models.previous_dirs import ModelWithPreviousDirections
 from dwiml.models.recurrent.stacked import HiddenStates, StackedRNN, TimeMajor
 from dwiml.models.with_direction_getter import ModelWithDirectionGetter
 from dwiml.ops.sequences import TensorSequence
+
+# Arguments of the recurrent layers that are parameters of the model itself.
+_OWN = ("input_size", "rnn_key", "layer_sizes", "use_skip_connection", "use_layer_normalization", "dropout")
 
 
 class Learn2TrackModel(ModelWithPreviousDirections, ModelWithDirectionGetter, ModelWithNeighborhood, ModelWithOneInput):
@@ -36,6 +40,12 @@ class Learn2TrackModel(ModelWithPreviousDirections, ModelWithDirectionGetter, Mo
         Normalize the output of each layer but the last.
     dropout
         Probability that a value is set to zero between two recurrent layers, in training.
+    rnn_args
+        Other options of the recurrent layers: ``activation``, ``normalize_last`` and ``skip_to_output`` of
+        ``StackedRNN``.
+    embedding_dropout
+        Probability that a value of the embeddings of the input and of the previous directions is set to zero, in
+        training; None: 0.
     **kwargs
         Parameters of the base classes: ``nb_features``, ``nb_previous_dirs``, ``dg_key``, ``neighborhood_type``, ...
 
@@ -53,9 +63,14 @@ class Learn2TrackModel(ModelWithPreviousDirections, ModelWithDirectionGetter, Mo
         use_skip_connection: bool = True,
         use_layer_normalization: bool = True,
         dropout: float = 0.0,
+        rnn_args: Mapping[str, Any] | None = None,
+        embedding_dropout: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.embedding_dropout: nn.Dropout | None = None
+        if embedding_dropout is not None:
+            self.embedding_dropout = nn.Dropout(check_dropout("embedding_dropout", embedding_dropout))
         self.rnn = StackedRNN(
             self.embedded_input_size + self.embedded_prev_dirs_size,
             rnn_key=rnn_key,
@@ -63,6 +78,7 @@ class Learn2TrackModel(ModelWithPreviousDirections, ModelWithDirectionGetter, Mo
             use_skip_connection=use_skip_connection,
             use_layer_normalization=use_layer_normalization,
             dropout=dropout,
+            **check_options("rnn_args", rnn_args, StackedRNN, key=rnn_key, own=_OWN, example={"activation": "relu"}),
         )
         self.instantiate_direction_getter(self.rnn.output_size)
 
@@ -102,6 +118,8 @@ class Learn2TrackModel(ModelWithPreviousDirections, ModelWithDirectionGetter, Mo
             If inputs and streamlines do not have the same lengths.
         """
         features = torch.cat([self.embed_inputs(inputs), self._embedded_dirs(inputs, streamlines, hidden_states)], 1)
+        if self.embedding_dropout is not None:
+            features = self.embedding_dropout(features)
         order = TimeMajor(inputs.lengths, features.device)
         rows, new_states = self.rnn(order.pack(features), order, hidden_states)
         # Reordered last: few columns instead of all units.

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dwiml.arguments import check_whole
+from dwiml.arguments import check_number, check_whole
 from dwiml.models.base import MainModelAbstract
 from dwiml.models.embeddings import build_embedding
 from dwiml.ops.neighborhood import grid_size, neighborhood_offsets
@@ -32,11 +32,15 @@ class ModelWithNeighborhood(MainModelAbstract):
         Number of neighbors on each side of the point, along each axis.
     neighborhood_resolution
         Distance between two neighbors, in voxels; None: 1.
+    volume_shift
+        Distance, in voxels along each axis, from a point to where the volume is read for it, and for its neighbors;
+        None: 0. A model that was trained by dwi_ml 1.0, which reads half a voxel off, needs 0.5.
 
     Raises
     ------
     ValueError
-        If the three are inconsistent (see :func:`dwiml.ops.neighborhood.neighborhood_offsets`).
+        If the first three are inconsistent (see :func:`dwiml.ops.neighborhood.neighborhood_offsets`), or the shift is
+        not a number from -1 to 1.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class ModelWithNeighborhood(MainModelAbstract):
         neighborhood_type: str | None = None,
         neighborhood_radius: int | None = None,
         neighborhood_resolution: float | None = None,
+        volume_shift: float | None = None,
         **kwargs: Any,
     ) -> None:
         offsets = neighborhood_offsets(neighborhood_type, neighborhood_radius, neighborhood_resolution)
@@ -55,7 +60,9 @@ class ModelWithNeighborhood(MainModelAbstract):
         super().__init__(**kwargs)
         self.neighborhood_radius = neighborhood_radius
         self.neighborhood_resolution = neighborhood_resolution
-        self.neighborhood_offsets = None if neighborhood_type is None else offsets
+        self.volume_shift = volume_shift
+        shift = 0.0 if volume_shift is None else check_number("volume_shift", volume_shift, low=-1, high=1)
+        self.neighborhood_offsets = None if neighborhood_type is None and not shift else offsets + shift
 
 
 class ModelWithOneInput(MainModelAbstract):

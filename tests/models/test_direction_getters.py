@@ -340,6 +340,27 @@ def test_options_are_checked(key: str, option: str, value: Any, sentence: str) -
         getter(key, **{option: value})
 
 
+@pytest.mark.parametrize("key", KEYS)
+def test_the_size_of_the_hidden_layer(key: str) -> None:
+    assert getter(key).layers[0].out_features == 4
+    assert getter(key, hidden_size=5).layers[0].out_features == 5
+
+
+@pytest.mark.parametrize("key", ["l2-regression", "cosine-plus-l2-regression"])
+def test_a_distance_that_is_not_squared(key: str) -> None:
+    outputs, steps = torch.randn(6, 3, dtype=torch.float64), torch.randn(6, 3, dtype=torch.float64)
+    outputs[0] = steps[0]
+    outputs.requires_grad_()
+    losses = getter(key, squared=False, normalize_targets=False).direction_losses(outputs, steps)
+    expected = (outputs - steps).norm(dim=1)
+    if key != "l2-regression":
+        expected = expected + 1 - torch.nn.functional.cosine_similarity(outputs, steps)
+    torch.testing.assert_close(losses, expected)
+    losses.sum().backward()
+    assert outputs.grad is not None
+    assert outputs.grad.isfinite().all()
+
+
 def test_the_docs_have_all_keys_and_options() -> None:
     docs = (ROOT / "docs" / "models.rst").read_text(encoding="utf-8")
     assert ModelWithDirectionGetter.__doc__ is not None

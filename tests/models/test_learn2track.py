@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dwiml import Learn2TrackModel, TensorSequence
+from dwiml.models.recurrent.stacked import TimeMajor
 
 LENGTHS = [7, 2, 1, 0, 12, 7, 3]
 
@@ -224,3 +225,59 @@ def test_the_gpu_gives_the_same(rnn_key: str) -> None:
     torch.testing.assert_close(loss.cpu(), expected)
     for got, wanted in zip(torch.autograd.grad(loss, list(model.parameters())), gradients, strict=True):
         torch.testing.assert_close(got.cpu(), wanted)
+
+
+def test_layers_of_dwi_ml_step_by_step_and_whole() -> None:
+    """With the options of imported models, tracking gives the outputs of training."""
+    options = {"rnn_args": {"activation": "relu", "normalize_last": True, "skip_to_output": True}}
+    model = small(**options).eval()
+    assert model.rnn.output_size == 6 + 5 + 4 + 6
+    inputs, targets = batch([6, 6])
+    lines = targets.trimmed_last()
+    with torch.no_grad():
+        whole = model(inputs, lines)
+        first, states = model(inputs.head(3), lines.head(3), return_hidden=True)
+        rest = model(inputs.tail(2), lines.tail(2 + 2), states)
+    torch.testing.assert_close(whole.reshape(2, 5, 3)[:, :3], first.reshape(2, 3, 3))
+    torch.testing.assert_close(whole.reshape(2, 5, 3)[:, 3:], rest.reshape(2, 2, 3))
+    assert type(model)(**model.params).params == model.params
+
+
+def test_dropout_of_embeddings_is_in_training_only() -> None:
+    model = small(embedding_dropout=0.9, nb_previous_dirs=0)
+    inputs, targets = batch([6, 6])
+    lines = targets.trimmed_last()
+    assert not torch.equal(model(inputs, lines), model(inputs, lines))
+    model.eval()
+    assert torch.equal(model(inputs, lines), model(inputs, lines))
+    assert torch.equal(model(inputs, lines), small(nb_previous_dirs=0)(inputs, lines))
+
+
+def test_dropout_comes_before_the_activation_as_in_dwi_ml() -> None:
+    """The outputs given to the direction getter are those after dropout, unlike without an activation."""
+    torch.manual_seed(2)
+    inputs, _ = batch([4])
+    order = TimeMajor(inputs.lengths, inputs.device)
+    for args, has_zeros in (({"activation": "relu"}, True), (None, False)):
+        rnn = small(rnn_args=args, dropout=0.9, nb_previous_dirs=0).rnn
+        result, _ = rnn(order.pack(inputs.data), order)
+        assert bool((result[:, :6] == 0).any()) == has_zeros
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"rnn_args": [1]}, "rnn_args must be a dict of options such as {'activation': 'relu'}, got \\[1\\]"),
+        ({"rnn_args": {"dropout": 1}}, "rnn_args of 'gru' has no option 'dropout'; it has: \\['activation', "),
+        ({"rnn_args": {"activation": "tanh"}}, "rnn_args: activation must be"),
+        ({"rnn_args": {"normalize_last": "yes"}}, "normalize_last must be True or False, got 'yes'"),
+        ({"rnn_args": {"normalize_last": True}, "use_layer_normalization": False}, "normalize_last needs use_layer_"),
+        ({"rnn_args": {"skip_to_output": True}, "use_skip_connection": False}, "skip_to_output needs use_skip_conn"),
+        ({"embedding_dropout": 1.0}, "embedding_dropout must be at least 0 and less than 1, got 1.0"),
+        ({"volume_shift": 2}, "volume_shift must be"),
+        ({"dg_args": {"hidden_size": 0}}, "dg_args: hidden_size must be a whole number of at least 1, got 0"),
+    ],
+)
+def test_options_of_layers_are_checked(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        small(**options)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from dwiml.arguments import check_dropout, check_number
+from dwiml.arguments import check_dropout, check_number, check_whole
+from dwiml.models.embeddings import MAX_UNITS
 from dwiml.ops.randomness import KeyedDraws
 from dwiml.params import checks_arguments
 
@@ -21,7 +22,7 @@ NB_TRIES = 16
 
 
 class DirectionGetter(nn.Module, abc.ABC):
-    """Two linear layers with ReLU between them, the hidden one half as wide as the input, and a loss.
+    """Two linear layers with ReLU between them, and a loss.
 
     Parameters
     ----------
@@ -29,6 +30,8 @@ class DirectionGetter(nn.Module, abc.ABC):
         Number of features of each row.
     dropout
         Probability that a hidden value is set to zero in training.
+    hidden_size
+        Number of units of the hidden layer; None: half of ``input_size``, rounded down, and at least 3.
     output_size
         Number of values of each output row, set by the subclass.
     """
@@ -39,11 +42,15 @@ class DirectionGetter(nn.Module, abc.ABC):
     has_distribution = False
     """Whether directions can be drawn (:meth:`sample`)."""
 
-    def __init__(self, input_size: int, *, dropout: float = 0.0, output_size: int = 3) -> None:
+    def __init__(
+        self, input_size: int, *, dropout: float = 0.0, hidden_size: int | None = None, output_size: int = 3
+    ) -> None:
         super().__init__()
         self.output_size = output_size
         dropout = check_dropout("dg_args: dropout", dropout)
-        hidden_size = max(input_size // 2, 3)
+        if hidden_size is None:
+            hidden_size = max(input_size // 2, 3)
+        hidden_size = check_whole("dg_args: hidden_size", hidden_size, low=1, high=MAX_UNITS)
         self.layers = nn.Sequential(
             nn.Linear(input_size, hidden_size), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden_size, output_size)
         )
@@ -120,7 +127,7 @@ class EOSLogitDirectionGetter(DirectionGetter):
 
     Parameters
     ----------
-    input_size, dropout
+    input_size, dropout, hidden_size
         As in :class:`DirectionGetter`.
     add_eos
         Whether EOS is predicted.
@@ -141,11 +148,14 @@ class EOSLogitDirectionGetter(DirectionGetter):
         input_size: int,
         *,
         dropout: float = 0.0,
+        hidden_size: int | None = None,
         add_eos: bool = False,
         eos_weight: float = 1.0,
         direction_size: int = 3,
     ) -> None:
-        super().__init__(input_size, dropout=dropout, output_size=direction_size + bool(add_eos))
+        super().__init__(
+            input_size, dropout=dropout, hidden_size=hidden_size, output_size=direction_size + bool(add_eos)
+        )
         self.direction_size = direction_size
         self.add_eos = bool(add_eos)
         self.eos_weight = check_number("dg_args: eos_weight", eos_weight, low=0)

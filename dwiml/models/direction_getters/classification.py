@@ -20,7 +20,7 @@ class SphereClassification(DirectionGetter):
 
     Parameters
     ----------
-    input_size, dropout
+    input_size, dropout, hidden_size
         As in :class:`DirectionGetter`.
     sphere
         One of DIPY's spheres, for instance ``"repulsion724"`` (about 7 degrees between neighbors) or
@@ -40,10 +40,17 @@ class SphereClassification(DirectionGetter):
 
     @checks_arguments
     def __init__(
-        self, input_size: int, *, dropout: float = 0.0, sphere: str = "repulsion724", add_eos: bool = True
+        self,
+        input_size: int,
+        *,
+        dropout: float = 0.0,
+        hidden_size: int | None = None,
+        sphere: str = "repulsion724",
+        add_eos: bool = True,
     ) -> None:
         directions = sphere_directions(sphere, "dg_args: sphere must be")
-        super().__init__(input_size, dropout=dropout, output_size=len(directions) + bool(add_eos))
+        output_size = len(directions) + bool(add_eos)
+        super().__init__(input_size, dropout=dropout, hidden_size=hidden_size, output_size=output_size)
         self.add_eos = bool(add_eos)
         self.register_buffer("directions", directions, persistent=False)
 
@@ -108,7 +115,7 @@ class SmoothSphereClassification(SphereClassification):
 
     Parameters
     ----------
-    input_size, dropout, sphere, add_eos
+    input_size, dropout, hidden_size, sphere, add_eos
         As in :class:`SphereClassification`.
     label_width
         In radians, at least 0.01.
@@ -125,11 +132,12 @@ class SmoothSphereClassification(SphereClassification):
         input_size: int,
         *,
         dropout: float = 0.0,
+        hidden_size: int | None = None,
         sphere: str = "repulsion724",
         label_width: float = 0.1,
         add_eos: bool = True,
     ) -> None:
-        super().__init__(input_size, dropout=dropout, sphere=sphere, add_eos=add_eos)
+        super().__init__(input_size, dropout=dropout, hidden_size=hidden_size, sphere=sphere, add_eos=add_eos)
         self.label_width = check_number("dg_args: label_width", label_width, low=0.01)
 
     def losses(self, outputs: Tensor, steps: Tensor, ends: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ class Gaussian(_Gaussians):
 
     Parameters
     ----------
-    input_size, dropout, add_eos, eos_weight
+    input_size, dropout, hidden_size, add_eos, eos_weight
         As in :class:`EOSLogitDirectionGetter`.
     normalize_targets
         Whether the target is the direction, of unit length, or the step itself, in voxels.
@@ -61,12 +61,18 @@ class Gaussian(_Gaussians):
         input_size: int,
         *,
         dropout: float = 0.0,
+        hidden_size: int | None = None,
         normalize_targets: bool = False,
         add_eos: bool = False,
         eos_weight: float = 1.0,
     ) -> None:
         super().__init__(
-            input_size, dropout=dropout, normalize_targets=normalize_targets, add_eos=add_eos, eos_weight=eos_weight
+            input_size,
+            dropout=dropout,
+            hidden_size=hidden_size,
+            normalize_targets=normalize_targets,
+            add_eos=add_eos,
+            eos_weight=eos_weight,
         )
 
 
@@ -78,7 +84,7 @@ class GaussianMixture(_Gaussians):
 
     Parameters
     ----------
-    input_size, dropout, add_eos, eos_weight
+    input_size, dropout, hidden_size, add_eos, eos_weight
         As in :class:`EOSLogitDirectionGetter`.
     nb_gaussians
         Number of components, from 2 to 1000.
@@ -97,6 +103,7 @@ class GaussianMixture(_Gaussians):
         input_size: int,
         *,
         dropout: float = 0.0,
+        hidden_size: int | None = None,
         nb_gaussians: int = 3,
         normalize_targets: bool = False,
         add_eos: bool = False,
@@ -105,6 +112,7 @@ class GaussianMixture(_Gaussians):
         super().__init__(
             input_size,
             dropout=dropout,
+            hidden_size=hidden_size,
             normalize_targets=normalize_targets,
             add_eos=add_eos,
             eos_weight=eos_weight,

@@ -23,7 +23,7 @@ class MixtureDirectionGetter(EOSLogitDirectionGetter):
 
     Parameters
     ----------
-    input_size, dropout, add_eos, eos_weight
+    input_size, dropout, hidden_size, add_eos, eos_weight
         As in :class:`EOSLogitDirectionGetter`.
     nb_components
         K, set by the subclass.
@@ -40,6 +40,7 @@ class MixtureDirectionGetter(EOSLogitDirectionGetter):
         input_size: int,
         *,
         dropout: float = 0.0,
+        hidden_size: int | None = None,
         add_eos: bool = False,
         eos_weight: float = 1.0,
         nb_components: int = 1,
@@ -48,6 +49,7 @@ class MixtureDirectionGetter(EOSLogitDirectionGetter):
         super().__init__(
             input_size,
             dropout=dropout,
+            hidden_size=hidden_size,
             add_eos=add_eos,
             eos_weight=eos_weight,
             direction_size=nb_weights + nb_components * self.nb_parameters,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from dwiml.models.direction_getters.base import EOSLogitDirectionGetter
@@ -14,15 +15,21 @@ class CosineRegression(EOSLogitDirectionGetter):
 
     Parameters
     ----------
-    input_size, dropout, add_eos, eos_weight
+    input_size, dropout, hidden_size, add_eos, eos_weight
         As in :class:`EOSLogitDirectionGetter`.
     """
 
     @checks_arguments
     def __init__(
-        self, input_size: int, *, dropout: float = 0.0, add_eos: bool = False, eos_weight: float = 1.0
+        self,
+        input_size: int,
+        *,
+        dropout: float = 0.0,
+        hidden_size: int | None = None,
+        add_eos: bool = False,
+        eos_weight: float = 1.0,
     ) -> None:
-        super().__init__(input_size, dropout=dropout, add_eos=add_eos, eos_weight=eos_weight)
+        super().__init__(input_size, dropout=dropout, hidden_size=hidden_size, add_eos=add_eos, eos_weight=eos_weight)
 
     def direction_losses(self, outputs: Tensor, steps: Tensor) -> Tensor:
         """Return 1 - cos of the angle between output and step."""
@@ -34,16 +41,18 @@ class CosineRegression(EOSLogitDirectionGetter):
 
 
 class L2Regression(EOSLogitDirectionGetter):
-    """Regression of a vector. Loss: the squared Euclidean distance to the target, summed over x, y and z.
+    """Regression of a vector. Loss: the Euclidean distance to the target, squared by default.
 
     Parameters
     ----------
-    input_size, dropout, add_eos, eos_weight
+    input_size, dropout, hidden_size, add_eos, eos_weight
         As in :class:`EOSLogitDirectionGetter`.
     normalize_targets
         Whether the target is the direction, of unit length, or the step itself, in voxels.
     normalize_outputs
         Whether the output is scaled to unit length before the loss; only with ``normalize_targets``.
+    squared
+        Whether the distance is squared.
 
     Raises
     ------
@@ -57,22 +66,27 @@ class L2Regression(EOSLogitDirectionGetter):
         input_size: int,
         *,
         dropout: float = 0.0,
+        hidden_size: int | None = None,
         normalize_targets: bool = True,
         normalize_outputs: bool = False,
+        squared: bool = True,
         add_eos: bool = False,
         eos_weight: float = 1.0,
     ) -> None:
-        super().__init__(input_size, dropout=dropout, add_eos=add_eos, eos_weight=eos_weight)
+        super().__init__(input_size, dropout=dropout, hidden_size=hidden_size, add_eos=add_eos, eos_weight=eos_weight)
         if normalize_outputs and not normalize_targets:
             raise ValueError("dg_args: normalize_outputs needs normalize_targets: both must have unit length.")
         self.normalize_targets = bool(normalize_targets)
         self.normalize_outputs = bool(normalize_outputs)
+        self.squared = bool(squared)
 
     def direction_losses(self, outputs: Tensor, steps: Tensor) -> Tensor:
-        """Return the squared distance between output and target."""
+        """Return the distance between output and target, squared if :attr:`squared`."""
         targets = normalize_directions(steps) if self.normalize_targets else steps
         outputs = normalize_directions(outputs) if self.normalize_outputs else outputs
-        return (outputs - targets).square().sum(dim=-1)
+        differences = outputs - targets
+        # The gradient of torch's norm is 0 at 0, not NaN.
+        return differences.square().sum(dim=-1) if self.squared else torch.linalg.vector_norm(differences, dim=-1)
 
     def best_directions(self, outputs: Tensor) -> Tensor:
         """Return the outputs, normalized."""
@@ -82,11 +96,11 @@ class L2Regression(EOSLogitDirectionGetter):
 class CosinePlusL2Regression(L2Regression):
     """Regression of a vector. Loss: the sum of those of :class:`CosineRegression` and :class:`L2Regression`.
 
-    The cosine compares the directions, the squared distance also the lengths.
+    The cosine compares the directions, the distance also the lengths.
 
     Parameters
     ----------
-    input_size, dropout, normalize_targets, normalize_outputs, add_eos, eos_weight
+    input_size, dropout, hidden_size, normalize_targets, normalize_outputs, squared, add_eos, eos_weight
         As in :class:`L2Regression`.
     """
 

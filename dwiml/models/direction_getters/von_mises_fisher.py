@@ -86,7 +86,7 @@ class FisherVonMises(_VonMisesFishers):
 
     Parameters
     ----------
-    input_size, dropout, add_eos, eos_weight
+    input_size, dropout, hidden_size, add_eos, eos_weight
         As in :class:`EOSLogitDirectionGetter`.
     entropy_weight
         T, 0 or more: temperature of the entropy regularization.
@@ -105,6 +105,7 @@ class FisherVonMises(_VonMisesFishers):
         input_size: int,
         *,
         dropout: float = 0.0,
+        hidden_size: int | None = None,
         entropy_weight: float = 0.0,
         expected_cosine: bool = False,
         add_eos: bool = False,
@@ -113,6 +114,7 @@ class FisherVonMises(_VonMisesFishers):
         super().__init__(
             input_size,
             dropout=dropout,
+            hidden_size=hidden_size,
             entropy_weight=entropy_weight,
             expected_cosine=expected_cosine,
             add_eos=add_eos,
@@ -128,7 +130,7 @@ class FisherVonMisesMixture(_VonMisesFishers):
 
     Parameters
     ----------
-    input_size, dropout, add_eos, eos_weight
+    input_size, dropout, hidden_size, add_eos, eos_weight
         As in :class:`EOSLogitDirectionGetter`.
     nb_clusters
         Number of components, from 2 to 1000.
@@ -147,6 +149,7 @@ class FisherVonMisesMixture(_VonMisesFishers):
         input_size: int,
         *,
         dropout: float = 0.0,
+        hidden_size: int | None = None,
         nb_clusters: int = 3,
         entropy_weight: float = 0.0,
         expected_cosine: bool = False,
@@ -156,6 +159,7 @@ class FisherVonMisesMixture(_VonMisesFishers):
         super().__init__(
             input_size,
             dropout=dropout,
+            hidden_size=hidden_size,
             entropy_weight=entropy_weight,
             expected_cosine=expected_cosine,
             add_eos=add_eos,

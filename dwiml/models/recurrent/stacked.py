@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from dwiml.arguments import check_choice, check_dropout, check_sizes
-from dwiml.models.embeddings import MAX_UNITS
+from dwiml.models.embeddings import ACTIVATIONS, MAX_UNITS
 from dwiml.models.recurrent.cells import RaggedGRU, RaggedLSTM
 from dwiml.ops import ragged
 from dwiml.params import checks_arguments
@@ -112,6 +112,9 @@ class StackedRNN(nn.Module):
     with skip connections concatenated with the input. The result is the last layer's output; with skip connections the
     concatenation of all layers' outputs (after normalization, before dropout), first layer first.
 
+    With an activation, it is applied to the output of each layer but the last, after dropout, and the concatenation
+    has the outputs after it; so with ``skip_to_output`` and ``normalize_last`` the layers are those of dwi_ml 1.0.
+
     The layers are ``torch.nn.GRU`` (Cho et al., 2014, arXiv:1406.1078) or ``torch.nn.LSTM`` (Hochreiter and
     Schmidhuber, "Long short-term memory", 1997, doi:10.1162/neco.1997.9.8.1735). On a CUDA device, cuDNN runs them on
     packed rows. Elsewhere, :mod:`dwiml.models.recurrent.cells` computes the same result from the same weights.
@@ -131,6 +134,12 @@ class StackedRNN(nn.Module):
         normalization", 2016, arXiv:1607.06450).
     dropout
         Probability that a value is set to zero between two layers, in training.
+    activation
+        Activation between two layers: 'relu' or 'gelu'; None for none.
+    normalize_last
+        Whether the output of the last layer is normalized too; only with ``use_layer_normalization``.
+    skip_to_output
+        Whether the result also includes the input, after the layers; only with ``use_skip_connection``.
 
     Raises
     ------
@@ -148,20 +157,32 @@ class StackedRNN(nn.Module):
         use_skip_connection: bool,
         use_layer_normalization: bool,
         dropout: float,
+        activation: str | None = None,
+        normalize_last: bool = False,
+        skip_to_output: bool = False,
     ) -> None:
         super().__init__()
         check_choice("rnn_key", rnn_key, RNN_LAYERS)
+        if activation is not None:
+            check_choice("rnn_args: activation", activation, ACTIVATIONS)
+        if normalize_last and not use_layer_normalization:
+            raise ValueError("rnn_args: normalize_last needs use_layer_normalization.")
+        if skip_to_output and not use_skip_connection:
+            raise ValueError("rnn_args: skip_to_output needs use_skip_connection.")
         self.layer_sizes = check_sizes("rnn_layer_sizes", layer_sizes, high=MAX_UNITS)
         dropout = check_dropout("dropout", dropout)
         if dropout and len(self.layer_sizes) == 1:
             raise ValueError(f"dropout acts between two layers: with a single layer it must be 0, got {dropout}.")
         self.use_skip_connection = use_skip_connection
+        self._activation = None if activation is None else ACTIVATIONS[activation]
+        self._nb_skipped_to_output = input_size if skip_to_output else 0
         skipped = input_size if use_skip_connection else 0
         input_sizes = [input_size, *(size + skipped for size in self.layer_sizes[:-1])]
         layer = RNN_LAYERS[rnn_key]
         self.layers = nn.ModuleList([layer(*sizes) for sizes in zip(input_sizes, self.layer_sizes, strict=True)])
+        normalized = self.layer_sizes if normalize_last else self.layer_sizes[:-1]
         norms: list[nn.Module] = [
-            nn.LayerNorm(size) if use_layer_normalization else nn.Identity() for size in self.layer_sizes[:-1]
+            nn.LayerNorm(size) if use_layer_normalization else nn.Identity() for size in normalized
         ]
         self.norms = nn.ModuleList(norms)
         self.dropout = nn.Dropout(dropout)
@@ -169,7 +190,8 @@ class StackedRNN(nn.Module):
     @property
     def output_size(self) -> int:
         """Number of features of each row of the result."""
-        return sum(self.layer_sizes) if self.use_skip_connection else self.layer_sizes[-1]
+        size = sum(self.layer_sizes) if self.use_skip_connection else self.layer_sizes[-1]
+        return size + self._nb_skipped_to_output
 
     def forward(
         self, rows: Tensor, order: TimeMajor, hidden_states: HiddenStates | None = None
@@ -197,12 +219,17 @@ class StackedRNN(nn.Module):
             states = None if hidden_states is None else hidden_states[i]
             output, state = run_layer(cast(nn.RNNBase, layer), layer_input, order, states)
             new_states.append(state)
-            if i < len(self.layers) - 1:
+            if i < len(self.norms):
                 output = self.norms[i](output)
+            if i < len(self.layers) - 1:
                 below = self.dropout(output)
+                if self._activation is not None:
+                    output = below = self._activation(below)
                 layer_input = torch.cat([below, rows], dim=1) if self.use_skip_connection else below
             outputs.append(output)
-        return (torch.cat(outputs, dim=1) if self.use_skip_connection else outputs[-1]), new_states
+        if not self.use_skip_connection:
+            return outputs[-1], new_states
+        return torch.cat([*outputs, rows] if self._nb_skipped_to_output else outputs, dim=1), new_states
 
 
 def run_layer(
