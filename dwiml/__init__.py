@@ -30,13 +30,16 @@ _MODULE_OF = {
     "MultisubjectSubset": "dwiml.data.dataset",
     "TensorSequence": "dwiml.ops.sequences",
     "TrackingModel": "dwiml.models.protocols",
+    "TrainedExperiment": "dwiml.trained.experiment",
     "TransformerSrcAndTgtModel": "dwiml.models.transformers.with_targets",
     "TransformerSrcOnlyModel": "dwiml.models.transformers.source_only",
     "TransformerSrcTgtConcatModel": "dwiml.models.transformers.with_targets",
     "check_track_step": "dwiml.models.checking",
     "create_hdf5": "dwiml.hdf5.creator",
     "create_phantom": "dwiml.phantom.create",
+    "load_experiment": "dwiml.trained.experiment",
     "seed_everything": "dwiml.seeding",
+    "track": "dwiml.trained.tracking",
     "visualize_logs": "dwiml.viz.logs",
 }
 
@@ -59,13 +62,16 @@ __all__ = [
     "MultisubjectSubset",
     "TensorSequence",
     "TrackingModel",
+    "TrainedExperiment",
     "TransformerSrcAndTgtModel",
     "TransformerSrcOnlyModel",
     "TransformerSrcTgtConcatModel",
     "check_track_step",
     "create_hdf5",
     "create_phantom",
+    "load_experiment",
     "seed_everything",
+    "track",
     "visualize_logs",
 ]
 
@@ -87,6 +93,8 @@ if TYPE_CHECKING:
     from dwiml.ops.sequences import TensorSequence
     from dwiml.phantom.create import create_phantom
     from dwiml.seeding import seed_everything
+    from dwiml.trained.experiment import TrainedExperiment, load_experiment
+    from dwiml.trained.tracking import track
     from dwiml.training.generation.phase import DWIMLTrainerOneInputWithGVPhase
     from dwiml.training.one_input import DWIMLTrainerOneInput
     from dwiml.training.reporting.loggers.base import Logger

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from typing import Any, Generic, Protocol
 
 from dwiml.arguments import shown
+from dwiml.finding.from_file import is_of_dwiml
 
-_LIBRARIES = ("dwiml", "torch")
 _PYTHON = (object, ABC, Generic, Protocol)
 
 
 def is_of_user(cls: type[Any]) -> bool:
     """Return whether a class was defined outside dwiml, torch and Python itself."""
     # The module of a class that type() creates may be that of its metaclass.
-    return cls not in _PYTHON and cls.__module__.partition(".")[0] not in _LIBRARIES
+    return cls not in _PYTHON and not _is_of_library(cls)
 
 
 def check_settable(thing: Any, name: str) -> None:
@@ -77,11 +77,15 @@ def _overrides(cls: type[Any]) -> Iterator[tuple[type[Any], str, Any, type[Any]]
     for index, each in enumerate(cls.__mro__):
         if not is_of_user(each):
             continue
-        libraries = [base for base in cls.__mro__[index:] if base.__module__.partition(".")[0] in _LIBRARIES]
+        libraries = [base for base in cls.__mro__[index:] if _is_of_library(base)]
         for name, value in vars(each).items():
             owner = next((base for base in libraries if name in vars(base)), None)
             if owner is not None and not (name.startswith("__") and name.endswith("__")):
                 yield each, name, value, owner
+
+
+def _is_of_library(cls: type[Any]) -> bool:
+    return cls.__module__.partition(".")[0] == "torch" or is_of_dwiml(cls.__module__)
 
 
 def _is_method(value: Any) -> bool:

@@ -19,6 +19,7 @@ LEAVES = {
     "failures",
     "arguments",
     "files",
+    "finding",
     "matplotlib_backend",
     "overriding",
     "params",
@@ -30,11 +31,12 @@ LEAVES = {
 ROOMS = {
     "arguments": set(),
     "files": {"arguments"},
+    "finding": {"arguments"},
     "matplotlib_backend": set(),
-    "overriding": {"arguments"},
+    "overriding": {"arguments", "finding"},
     "params": {"arguments", "overriding"},
     "signals": set(),
-    "failures": set(),
+    "failures": {"finding"},
     "seeding": {"ops", "params"},
     "ops": {"arguments"},
     "tractograms": {"arguments", "files", "params", "ops"},
@@ -46,6 +48,7 @@ ROOMS = {
     "training": LEAVES | {"data", "batching", "models"},
     "importing": LEAVES | {"data", "models", "training"},
     "evaluation": LEAVES | {"data", "batching", "models", "training", "tractograms"},
+    "trained": LEAVES | {"data", "batching", "models", "tracking", "training", "tractograms"},
     "viz": {
         "arguments",
         "files",
@@ -60,7 +63,7 @@ ROOMS = {
     "scoring": LEAVES | {"hdf5.connectivity_group", "tractograms"},
     "cli": LEAVES
     | {"tractograms", "hdf5", "data", "batching", "models", "tracking", "training", "evaluation", "viz", "phantom"}
-    | {"scoring", "importing"},
+    | {"scoring", "importing", "trained"},
 }
 # Reading of an HDF5 file knows nothing of how one is made.
 _STORED_NAMES = ("datasets", "digests", "fingerprint", "heaps", "identity", "layout", "links", "nodes", "open_file")

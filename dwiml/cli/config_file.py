@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from dwiml.arguments import shown
+from dwiml.cli.naming import CLASS_OPTIONS
 from dwiml.cli.options import ON, Reader
 from dwiml.cli.unknown_options import meant_by, parse_known_options
 from dwiml.files.opening import open_regular
@@ -123,13 +124,16 @@ def config_text(
     Dumper.add_representer(
         str, lambda dumper, text: dumper.represent_scalar(f"{_TAG}str", text, "'" if _scalar(text) != text else None)
     )
-    parts = ["".join(f"{name}: {value}\n" for name, value in fixed.items())] if fixed else []
+
+    def dumped(held: Mapping[str, Any]) -> str:
+        return str(yaml.dump(held, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=10**6))
+
+    parts = [dumped(dict(fixed))] if fixed else []
     for group in parser._action_groups:
         held = {name: to_plain(values[name], name) for name in _names(group._group_actions) if name in values}
         if held:
             title = (group.title or "").partition(" (")[0]
-            text = yaml.dump(held, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=10**6)
-            parts.append(f"# {title}\n{text}")
+            parts.append(f"# {title}\n{dumped(held)}")
     return "\n".join(parts)
 
 
@@ -138,7 +142,8 @@ def _names(actions: Sequence[argparse.Action]) -> dict[str, argparse.Action]:
     return {
         action.dest: action
         for action in actions
-        if any(each.startswith("--") for each in action.option_strings) and action.dest not in (*_OWN, "help")
+        if any(each.startswith("--") for each in action.option_strings)
+        and action.dest not in (*_OWN, *CLASS_OPTIONS, "help")
     }
 
 

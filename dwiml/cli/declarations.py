@@ -1,7 +1,8 @@
 """The parameters of a class, read from its source: names, types, defaults and descriptions.
 
 The options of the command line derive from them. Reading the source takes milliseconds; importing the class, which
-needs torch, takes seconds, too long for a help text or for the error about a mistyped option.
+needs torch, takes seconds, too long for a help text or for the error about a mistyped option. Only a class of the user
+is imported: its superclasses may be in any module.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.abc import InspectLoader
 from typing import Any
+
+from dwiml.cli.inspected import constructors, keywords_of, types_of
 
 
 class Required:
@@ -43,15 +46,14 @@ class Parameter:
     about: str
 
 
-@cache
-def parameters_of(path: str, *, inherited: bool = True) -> dict[str, Parameter]:
+def parameters_of(path: str | type[Any], *, inherited: bool = True) -> dict[str, Parameter]:
     """Return the parameters of a class, by name, in the order of the signature.
 
     Parameters
     ----------
     path
         Path of a class of dwiml, such as ``"dwiml.models.learn2track.Learn2TrackModel"``; it has a constructor, or is a
-        dataclass.
+        dataclass. Or a class of the user.
     inherited
         Include the parameters that its superclasses receive through ``**kwargs``.
 
@@ -60,6 +62,11 @@ def parameters_of(path: str, *, inherited: bool = True) -> dict[str, Parameter]:
     LookupError
         If there is no such class.
     """
+    return _of_source(path, inherited) if isinstance(path, str) else _of_class(path, inherited)
+
+
+@cache
+def _of_source(path: str, inherited: bool) -> dict[str, Parameter]:
     found: dict[str, Parameter] = {}
     for module, node in _chain(path) if inherited else [_class(path)]:
         about = _descriptions(ast.get_docstring(node) or "")
@@ -70,8 +77,20 @@ def parameters_of(path: str, *, inherited: bool = True) -> dict[str, Parameter]:
     return found
 
 
-def summary_of(path: str) -> str:
-    """Return the first sentence of a class's docstring."""
+def _of_class(found: type[Any], inherited: bool) -> dict[str, Parameter]:
+    parameters: dict[str, Parameter] = {}
+    for owner in constructors(found) if inherited else [found]:
+        about = _descriptions_of(owner)
+        for name, given in keywords_of(owner).items():
+            value = Required if given.default is given.empty else given.default
+            parameters.setdefault(name, Parameter(name, types_of(given), value, about.get(name, "")))
+    return parameters
+
+
+def summary_of(path: str | type[Any]) -> str:
+    """Return the first sentence of a class's docstring; for a class of the user without one, its name."""
+    if isinstance(path, type):
+        return _sentence(path.__doc__ or path.__name__)
     return _sentence(ast.get_docstring(_class(path)[1]) or "")
 
 
@@ -173,6 +192,16 @@ def _descriptions(docstring: str) -> dict[str, str]:
             for name in names.partition(" : ")[0].split(", "):
                 found.setdefault(name.lstrip("*"), _sentence(text))
     return found
+
+
+def _descriptions_of(owner: type[Any]) -> dict[str, str]:
+    """Return the first sentence about each parameter of a class, in its docstring or in that of its constructor."""
+    documented = (owner, vars(owner)["__init__"])
+    return {
+        name: about
+        for each in documented
+        for name, about in _descriptions(inspect.cleandoc(each.__doc__ or "")).items()
+    }
 
 
 def _sentence(text: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from dwiml.arguments import grouped
 from dwiml.cli import run_command
+from dwiml.cli.naming import add_class_options
 from dwiml.cli.options import add_moved_data, add_verbose
 from dwiml.cli.unknown_options import parse_known_options
 
@@ -29,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--max_batches", type=int, metavar="N", help="evaluate at most N batches [all]")
     add_moved_data(parser)
+    add_class_options(parser)
     add_verbose(parser)
     return parser
 
@@ -50,8 +52,11 @@ def _run(arguments: argparse.Namespace) -> None:
     check_choice("--subset", arguments.subset, SUBSETS)
     if arguments.max_batches is not None:
         check_whole("--max_batches", arguments.max_batches, low=1)
-    rebuilt = rebuild_experiment(arguments.experiment, hdf5_file=arguments.hdf5_file, load_testing=True)
-    trained = load_best_model(arguments.experiment)
+    model_class = arguments.model_class
+    rebuilt = rebuild_experiment(
+        arguments.experiment, model_class=model_class, hdf5_file=arguments.hdf5_file, load_testing=True
+    )
+    trained = load_best_model(arguments.experiment, model_class=model_class)
     if not hasattr(trained, "get_tracking_directions"):
         raise ValueError(
             f"'dwiml evaluate' measures the error of predicted directions, and {type(trained).__name__} predicts none: "

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 
 from dwiml.cli.options import Flag, Reader
 
 # The library's sentences give values of flags and of texts, such as resume='auto'.
-_ARGUMENT = re.compile(r"(?<![\w.'\"/-])([a-z]\w*)=(True|False|'[\w.+-]+')(?!\w)")
+_ARGUMENT = re.compile(r"(?<![\w.'\"/-])([a-z]\w*)=(True|False|'[\w.+/:~ -]+')(?!\w)")
 
 
 def with_option_names(message: str, parser: argparse.ArgumentParser) -> str:
@@ -45,4 +46,4 @@ def _option(action: argparse.Action, value: str) -> str | None:
     if is_bool != (isinstance(action.type, Reader) and action.type.kind == "bool"):
         return None
     text = {"True": "yes", "False": "no"}.get(value, value.strip("'"))
-    return f"{action.option_strings[-1]} {text}"
+    return f"{action.option_strings[-1]} {shlex.quote(text)}"

@@ -155,6 +155,11 @@ def add_option(
     group.add_argument(f"--{name}", type=reader, metavar=metavar, **options)
 
 
+def has_option(parameter: Parameter) -> bool:
+    """Return whether :func:`add_option` adds an option for a parameter: whether its values can be given as text."""
+    return any(_kind(each) is not None for each in parameter.types)
+
+
 def add_verbose(parser: argparse._ActionsContainer, *, dest: str = "verbose") -> None:
     """Add the option -v of a command to its parser or to a group of options.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dwiml.cli.declarations import constant_of, parameters_of
+from dwiml.cli.naming import add_class_options
 from dwiml.cli.options import add_option, add_verbose
 from dwiml.cli.run_training import run_training
 from dwiml.cli.unknown_options import parse_known_options
@@ -39,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
                 # Valid for one resume only.
                 shown = "off" if name == "allow_changed_data" else "as recorded"
                 add_option(group, parameter, name=new, absent=True, shown=shown, **quiet)
+    add_class_options(parser, trainer=True)
     add_verbose(parser, dest="informative")
     return parser
 
@@ -60,13 +62,16 @@ def _recorded_settings(experiment: Path) -> dict[str, Any]:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from dwiml.training.loading import rebuild_experiment
+    from dwiml.training.classes import trainer_class_of
+    from dwiml.training.loading import rebuild_experiment, recorded_parameters
 
     given = vars(arguments)
     changes = {name.removeprefix("new_"): value for name, value in given.items()}
     data = {name: given[name] for name in parameters_of(DATASET) if name in given}
-    rebuilt = rebuild_experiment(arguments.experiment, **data)
-    trainer = rebuilt.trainer_class.init_from_checkpoint(
+    recorded = recorded_parameters(arguments.experiment)
+    trainer_class = trainer_class_of(recorded, arguments.trainer_class, arguments.experiment)
+    rebuilt = rebuild_experiment(arguments.experiment, model_class=arguments.model_class, **data)
+    trainer = trainer_class.init_from_checkpoint(
         rebuilt.model,
         rebuilt.folder.path.parent,
         rebuilt.folder.path.name,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dwiml.cli import run_command
+from dwiml.cli.naming import add_class_options
 from dwiml.cli.options import add_moved_data, add_verbose
 from dwiml.cli.unknown_options import parse_known_options
 from dwiml.failures import GPU, MEMORY
@@ -66,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_moved_data(parser)
     parser.add_argument("-f", dest="overwrite", action="store_true", help="replace existing results in OUT_DIR")
+    add_class_options(parser)
     add_verbose(parser)
     return parser
 
@@ -90,8 +92,11 @@ def _run(arguments: argparse.Namespace) -> None:
     check_whole("--batch_size", arguments.batch_size, low=1)
     check_color_range(arguments.color_range)
     # Lazy, because only one subject is read at a time.
-    rebuilt = rebuild_experiment(arguments.experiment, hdf5_file=arguments.hdf5_file, load_testing=True, lazy=True)
-    model = load_best_model(arguments.experiment)
+    model_class = arguments.model_class
+    rebuilt = rebuild_experiment(
+        arguments.experiment, model_class=model_class, hdf5_file=arguments.hdf5_file, load_testing=True, lazy=True
+    )
+    model = load_best_model(arguments.experiment, model_class=model_class)
     phase, subjects = _find(rebuilt.dataset, arguments.subject, arguments.subset)
     names = rebuilt.dataset.subset(phase).subjects
     out_dir = Path(arguments.out_dir)

@@ -6,22 +6,18 @@ import argparse
 import dataclasses
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dwiml.arguments import counted, grouped
 from dwiml.cli import run_command
 from dwiml.cli.config_file import add_config_options, parse_options
 from dwiml.cli.declarations import parameters_of
+from dwiml.cli.naming import add_class_options
 from dwiml.cli.options import add_option, add_verbose
 from dwiml.failures import GPU, MEMORY
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from dwiml.tracking.propagation import PropagationRules
-    from dwiml.tracking.seeds import Seeds
-    from dwiml.tracking.tracker import Tracker, TrackingCounts
+    from dwiml.tracking.tracker import TrackingCounts
 
 DATASET = "dwiml.data.dataset.MultiSubjectDataset"
 RULES = "dwiml.tracking.propagation.PropagationRules"
@@ -61,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="overwrite OUT and the report, including an unfinished OUT of an interrupted run",
     )
+    add_class_options(parser)
     add_verbose(parser)
     return parser
 
@@ -127,27 +124,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from dwiml.cli.tracking_data import input_group_of, load_tracking_data
+    from dwiml.cli.progress import progress_bar
+    from dwiml.cli.tracking_data import load_tracking_data
     from dwiml.files import write_json
-    from dwiml.tracking.tracker import Tracker
     from dwiml.tractograms.writing.writer import TractogramWriter
+    from dwiml.trained.tracking import TrackingKeywords, prepare_tracking, track_groups, tracking_rules
+    from dwiml.trained.tracking_data import input_group_of
     from dwiml.training.loading import load_best_model, recorded_parameters
 
     _check_outputs(arguments)
     recorded = recorded_parameters(arguments.experiment)
     input_group_of(recorded, arguments.experiment)
-    model = load_best_model(arguments.experiment)
-    rules = _rules(arguments, model)
+    model = load_best_model(arguments.experiment, model_class=arguments.model_class)
+    settings = {name: getattr(arguments, name) for name in TrackingKeywords.__annotations__}
+    rules = tracking_rules(model, settings)
     data = load_tracking_data(arguments, recorded)
-    tracker = Tracker(
-        model,
-        data.subject,
-        rules,
-        min_length=arguments.min_length,
-        forward_only=arguments.forward_only,
-        simultaneous=arguments.simultaneous,
-    )
-    seeds = _seeds(arguments, data.seeding_mask)
+    tracker, seeds = prepare_tracking(model, data, rules, settings)
     writer = TractogramWriter(
         arguments.out,
         grid=data.grid,
@@ -156,8 +148,10 @@ def _run(arguments: argparse.Namespace) -> None:
         overwrite=arguments.overwrite,
     )
     start = time.monotonic()
-    with writer:
-        _track(tracker, seeds, writer, save_seeds=arguments.save_seeds)
+    with writer, progress_bar("Tracking", len(seeds), unit="seed") as count:
+        for _ in track_groups(tracker, seeds, writer, save_seeds=arguments.save_seeds, on_progress=count):
+            # The streamlines are in the file.
+            pass
     seconds = time.monotonic() - start
     if arguments.report:
         used = {"rules": dataclasses.asdict(rules), "arguments": vars(arguments)}
@@ -182,43 +176,6 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
     check_outputs(outputs, inputs=inputs, experiments=experiments, overwrite=arguments.overwrite)
     partial = partial_of(Path(os.path.realpath(arguments.out)))
     refuse_inputs(partial, "OUT, until it is whole", inputs=[*inputs, arguments.report])
-
-
-def _rules(arguments: argparse.Namespace, model: Any) -> PropagationRules:
-    from dwiml.tracking.propagation import PropagationRules
-
-    step_size = model.step_size if arguments.step_size is None else arguments.step_size
-    if step_size is None:
-        raise ValueError("The model was trained without a step size; give --step_size, in mm.")
-    if step_size > arguments.max_length:
-        raise ValueError(
-            f"step_size ({step_size:g} mm) is above max_length ({arguments.max_length:g} mm): no step could be made."
-        )
-    values = {name: getattr(arguments, name) for name in parameters_of(RULES)}
-    return PropagationRules(**{**values, "step_size": step_size})
-
-
-def _seeds(arguments: argparse.Namespace, mask: NDArray[np.bool_]) -> Seeds:
-    from dwiml.tracking.seeds import Seeds
-
-    values = {name: getattr(arguments, option) for name, option in SEEDS_NAMES.items()}
-    if values["per_voxel"] is None and values["total"] is None:
-        values["per_voxel"] = 1
-    return Seeds(mask, seed=arguments.seed, **values)
-
-
-def _track(tracker: Tracker, seeds: Seeds, writer: Any, *, save_seeds: bool) -> None:
-    """Track and write one group of seeds after the other."""
-    from dwiml.cli.progress import progress_bar
-
-    done = 0
-    with progress_bar("Tracking", len(seeds), unit="seed") as count:
-        for tracked in tracker.track(seeds):
-            lines = tracked.streamlines
-            kept = {"seeds": tracked.seeds.cpu().numpy()} if save_seeds else None
-            writer.append(lines.data.cpu().numpy(), lines.lengths.numpy(), kept)
-            count(tracker.counts.nb_seeds - done)
-            done = tracker.counts.nb_seeds
 
 
 def table(counts: TrackingCounts, out: str, seconds: float) -> str:

@@ -44,7 +44,7 @@ def load_autoencoder(path: str | os.PathLike[str]) -> AutoencoderModel:
     folder = Path(path)
     described = read_json(folder / PARAMETERS_FILE) if (folder / PARAMETERS_FILE).is_file() else None
     if isinstance(described, dict) and "class" in described:
-        name, _ = read_params(folder / PARAMETERS_FILE)
+        name = read_params(folder / PARAMETERS_FILE).class_name
         if name == AutoencoderModel.__name__:
             return AutoencoderModel.load(folder, device="cuda" if torch.cuda.is_available() else "cpu")
     else:

@@ -12,6 +12,7 @@ from typing import Any
 from dwiml.arguments import quoted
 from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.files import atomic_write, check_output_folder, read_json
+from dwiml.finding.classes import class_path
 from dwiml.hdf5.stored import open_hdf5
 from dwiml.hdf5.stored.layout import groups_config
 from dwiml.importing.given import Given, Translated, Weights
@@ -24,10 +25,10 @@ from dwiml.importing.transformers import translate_transformer
 from dwiml.models.base import MainModelAbstract
 from dwiml.models.saving import PARAMETERS_FILE, STATE_FILE, build_like
 from dwiml.params import checks_arguments
+from dwiml.training.classes import MODELS
 from dwiml.training.experiment.checkpoint import has_checkpoint
 from dwiml.training.experiment.folder import BEST_MODEL, ExperimentFolder, check_experiment_path
 from dwiml.training.experiment.parameters import write_parameters
-from dwiml.training.loading import MODELS
 from dwiml.training.reporting.loggers.local import METRICS_FILE
 
 IMPORTED = "imported_from_dwi_ml"
@@ -136,7 +137,7 @@ def import_dwi_ml(
         text = "".join(f"{json.dumps(line, allow_nan=False)}\n" for line in lines)
         with atomic_write(folder.path / METRICS_FILE, follow_links=False) as stream:
             stream.write(text.encode())
-    write_parameters(folder, sections, config)
+    write_parameters(folder, sections, {"model": class_path(model_class)}, config)
     return Imported(folder.path, model, source.model_type, source.model, len(lines), tuple(notes))
 
 

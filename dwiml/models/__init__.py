@@ -7,4 +7,6 @@ MODELS = {
     "transformer-src-tgt-concat": "dwiml.models.transformers.with_targets.TransformerSrcTgtConcatModel",
     "autoencoder": "dwiml.models.autoencoder.AutoencoderModel",
 }
-"""The model classes that commands can rebuild, by their name in ``dwiml train MODEL``."""
+"""The models of dwiml, by their name in ``dwiml train MODEL``."""
+ENTRY_POINTS = "dwiml.models"
+"""The group of entry points under which an installed package declares its models."""

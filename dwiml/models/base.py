@@ -254,7 +254,7 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
             weights in the file.
         """
         parameters, weights = Path(folder) / PARAMETERS_FILE, Path(folder) / STATE_FILE
-        _, params = read_params(parameters, cls.__name__)
+        params = read_params(parameters, cls).params
         state = read_state(weights)
         model: Self = build_like(lambda: cls(**params), state, parameters=parameters, weights=weights)
         return model.to(device)

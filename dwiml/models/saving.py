@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,16 @@ from torch import Tensor, nn
 import dwiml
 from dwiml.files import atomic_write, read_json, write_json
 from dwiml.files.tensors import as_plain, read_tensors, write_tensors
+from dwiml.finding.classes import class_path, is_builtin, is_path_of_dwiml
 
 PARAMETERS_FILE = "parameters.json"
 STATE_FILE = "model_state.pt"
 
 _ADVICE = "copy it again from an intact copy, or train the model again"
 _MAX_NAMED = 3
+
+CLASS_PATH = "class_path"
+"""Key of where a saved class was defined, for the user; nothing is imported from there."""
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -53,21 +57,40 @@ def write_model(folder: Path, described: Mapping[str, Any], state: Mapping[str, 
         write_tensors(state, stream, kind="weights")
 
 
+class SavedParameters(NamedTuple):
+    """The class and the parameters of a saved model.
+
+    Attributes
+    ----------
+    class_name
+        Name of the class.
+    params
+        Arguments of its constructor.
+    class_path
+        Where the class was defined (:func:`dwiml.finding.classes.class_path`); None if it was not recorded.
+    """
+
+    class_name: str
+    params: dict[str, Any]
+    class_path: str | None
+
+
 def describe(model: Any) -> dict[str, Any]:
     """Return the content of ``parameters.json``: a model's class and parameters, and dwiml's version."""
     name, params = type(model).__name__, model.params
-    return {"class": name, "params": params, "dwiml_version": dwiml.__version__, "digest": _digest(name, params)}
+    described = {"class": name, "params": params, "dwiml_version": dwiml.__version__, "digest": _digest(name, params)}
+    return {**described, CLASS_PATH: class_path(type(model))}
 
 
-def read_params(path: Path, class_name: str | None = None) -> tuple[str, dict[str, Any]]:
+def read_params(path: Path, model_class: type[Any] | None = None) -> SavedParameters:
     """Return the class and the parameters of a saved model.
 
     Parameters
     ----------
     path
         The model's ``parameters.json``.
-    class_name
-        Name of the required class; None for any class.
+    model_class
+        The required class; None for any class.
 
     Raises
     ------
@@ -93,16 +116,49 @@ def read_params(path: Path, class_name: str | None = None) -> tuple[str, dict[st
             f"'{path}' is damaged or does not describe a model: it must have 'class' (a string) and 'params' (an "
             "object)."
         )
-    if class_name is not None and saved_class != class_name:
-        shown = " ".join(saved_class.split())[:80] or "nameless class"
-        raise ValueError(f"'{path.parent}' holds a {shown}, not a {class_name}: use {shown}.load.")
+    saved_path = recorded_path(described.get(CLASS_PATH))
+    if model_class is not None:
+        check_class(
+            model_class, saved_class, saved_path, f"'{path.parent}' holds", f": use {_named_class(saved_class)}.load"
+        )
     if "digest" in described and described["digest"] != _digest(saved_class, params):
         logger.warning(
             "The model's parameters in '%s' have changed since they were saved. If you did not change them, restore "
             "the file from an intact copy.",
             path,
         )
-    return saved_class, params
+    return SavedParameters(saved_class, params, saved_path)
+
+
+def recorded_path(value: object) -> str | None:
+    """Return a recorded path of a class; None if it is not one (an older file, or a damaged one)."""
+    return value if isinstance(value, str) and value.isprintable() else None
+
+
+def check_class(given: type[Any], name: str, path: str | None, beginning: str, advice: str = "") -> None:
+    """Check that a class is the recorded one, by its name, and by whether it is a class of dwiml.
+
+    Parameters
+    ----------
+    given
+        The class.
+    name, path
+        Name and path of the recorded class; the path is None if it was not recorded.
+    beginning, advice
+        Beginning of the error message, what has the recorded class, and end of that for another name.
+
+    Raises
+    ------
+    ValueError
+        If it is another class.
+    """
+    saved = _named_class(name)
+    if name != given.__name__:
+        raise ValueError(f"{beginning} a {saved}, not a {given.__name__}{advice}.")
+    if path is not None and is_path_of_dwiml(path) != is_builtin(given):
+        raise ValueError(
+            f"{beginning} a {saved} ({path[:200]}), which is another class than {class_path(given)}, of the same name."
+        )
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -185,10 +241,14 @@ def built(make: Callable[[], Model], *, parameters: Path, device: torch.device |
             # torch's error for numpy(), where there are no values.
             return None
         raise ValueError(f"'{parameters}' does not describe a model: {_one_line(error)}.") from error
-    except (RuntimeError, NotImplementedError, MemoryError) as error:
+    except Exception as error:
+        # A class of the user may raise any error.
         if device is not None and not isinstance(error, MemoryError):
             return None
-        raise ValueError(f"The model that '{parameters}' describes cannot be built: {_one_line(error)}.") from error
+        kind = "" if isinstance(error, (RuntimeError, MemoryError)) else f"{type(error).__name__}: "
+        raise ValueError(
+            f"The model that '{parameters}' describes cannot be built: {kind}{_one_line(error)}."
+        ) from error
 
 
 def check_fit(model: nn.Module, state: Mapping[str, Any], what: str, *, any_precision: bool = True) -> None:
@@ -262,6 +322,10 @@ def described(value: Any) -> str:
 def _digest(name: str, params: Mapping[str, Any]) -> str:
     """Return the SHA-256 of a model's class and parameters, which does not depend on the layout of the file."""
     return hashlib.sha256(json.dumps([name, params], sort_keys=True).encode()).hexdigest()
+
+
+def _named_class(name: str) -> str:
+    return " ".join(name.split())[:80] or "nameless class"
 
 
 def _alike(mine: Any, theirs: Any, *, any_precision: bool) -> bool:

@@ -27,7 +27,7 @@ class Extensible(Seeded):
                 return object.__getattribute__(self, name)
             sentence = f"'{cls.__name__}' object has no attribute '{name}'"
             if "_built" not in vars(self) and any(
-                name in inspect.get_annotations(each) for each in cls.__mro__ if each.__module__.startswith("dwiml.")
+                name in inspect.get_annotations(each) for each in cls.__mro__ if not is_of_user(each)
             ):
                 sentence = (
                     f"{cls.__name__} is used before it is complete (it has no '{name}' yet): call "

@@ -3,39 +3,26 @@
 from __future__ import annotations
 
 import os
-import pkgutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dwiml import models
-from dwiml.batching.loader import DWIMLBatchLoaderOneInput, DWIMLStreamlinesBatchLoader
+from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.files import read_json
 from dwiml.models.base import MainModelAbstract
-from dwiml.models.saving import PARAMETERS_FILE, STATE_FILE, built, check_own, read_params
+from dwiml.models.saving import PARAMETERS_FILE, STATE_FILE, built, check_own, load_state, read_params
 from dwiml.params import checks_arguments
-from dwiml.training.experiment.checkpoint import LATEST, PREVIOUS
+from dwiml.training.classes import loader_class_of, model_class_of, recorded_class
+from dwiml.training.experiment.checkpoint import LATEST, PREVIOUS, load_checkpoint, max_bytes_for
+from dwiml.training.experiment.fitting import check_weights
 from dwiml.training.experiment.folder import ExperimentFolder, experiment_folder
 from dwiml.training.experiment.parameters import arguments_of, find_data
-from dwiml.training.generation.phase import DWIMLTrainerOneInputWithGVPhase
-from dwiml.training.one_input import DWIMLTrainerOneInput
-from dwiml.training.trainer import DWIMLTrainer
-
-# Known classes only: an untrusted file must not choose what is imported.
-MODELS = {cls.__name__: cls for cls in map(pkgutil.resolve_name, models.MODELS.values())}
-TRAINERS: dict[str, type[DWIMLTrainer]] = {
-    "DWIMLTrainer": DWIMLTrainer,
-    "DWIMLTrainerOneInput": DWIMLTrainerOneInput,
-    "DWIMLTrainerOneInputWithGVPhase": DWIMLTrainerOneInputWithGVPhase,
-}
-LOADERS: dict[str, type[DWIMLStreamlinesBatchLoader]] = {
-    "DWIMLStreamlinesBatchLoader": DWIMLStreamlinesBatchLoader,
-    "DWIMLBatchLoaderOneInput": DWIMLBatchLoaderOneInput,
-}
 
 
 @dataclass(frozen=True)
@@ -47,7 +34,6 @@ class RebuiltExperiment:
     model: Any
     sampler: DWIMLBatchIDSampler
     loader: DWIMLStreamlinesBatchLoader
-    trainer_class: type[DWIMLTrainer]
     parameters: dict[str, Any]
 
 
@@ -55,6 +41,7 @@ class RebuiltExperiment:
 def rebuild_experiment(
     experiment: str | Path,
     *,
+    model_class: str | type[Any] | None = None,
     hdf5_file: str | Path | None = None,
     load_testing: bool = False,
     lazy: bool | None = None,
@@ -66,6 +53,9 @@ def rebuild_experiment(
     ----------
     experiment
         The experiment folder.
+    model_class
+        The class of the model, or its name, if it is not part of dwiml or of an installed package; see
+        :func:`dwiml.models.finding.find_model_class`.
     hdf5_file
         The HDF5 file; None for the recorded path.
     load_testing
@@ -85,32 +75,72 @@ def rebuild_experiment(
     FileNotFoundError
         If the folder is not an experiment, or the data are not found.
     ValueError
-        If the experiment is damaged, or uses a class that is not part of dwiml.
+        If the experiment is damaged, or uses a class that is unknown and not given.
     """
     folder = experiment_folder(experiment)
     recorded = read_json(folder.parameters, "The experiment's file")
-    try:
-        model_class = _known(MODELS, recorded["model"]["class"], folder)
-        loader_class = _known(LOADERS, recorded["loader"]["class"], folder)
-        trainer_class = _known(TRAINERS, recorded["trainer"]["class"], folder)
-        model = _model_of_its_size(model_class, arguments_of(recorded["model"]), folder)
-        data = recorded["data"]
-        dataset = MultiSubjectDataset(
-            find_data(recorded, folder.path, hdf5_file),
-            lazy=data["lazy"] if lazy is None else lazy,
-            cache_size=data["cache_size"] if cache_size is None else cache_size,
+    with damage_reported(folder):
+        loader_class = loader_class_of(recorded, str(folder.path))
+        of_model = recorded_class(recorded, "model")
+        own = model_class_of(*of_model, model_class, f"The model of '{folder.path}'")
+        model = model_of_its_size(own, arguments_of(recorded["model"]), folder)
+        dataset = open_dataset(
+            recorded, folder, hdf5_file=hdf5_file, load_testing=load_testing, lazy=lazy, cache_size=cache_size
         )
-        volumes = [recorded["loader"].get("input_group_name"), recorded["trainer"].get("tracking_phase_mask_group")]
-        groups = {"volume_groups": [name for name in dict.fromkeys(volumes) if name is not None]}
-        groups["streamline_groups"] = [recorded["loader"]["streamline_group_name"]]
-        dataset.load_data(load_testing=load_testing, **groups)  # type: ignore[arg-type]
         sampler = DWIMLBatchIDSampler(dataset, **arguments_of(recorded["sampler"]))
         loader = loader_class(dataset, model, **arguments_of(recorded["loader"]))
+    return RebuiltExperiment(folder, dataset, model, sampler, loader, recorded)
+
+
+def open_dataset(
+    recorded: Mapping[str, Any],
+    folder: ExperimentFolder,
+    *,
+    hdf5_file: str | Path | None = None,
+    load_testing: bool = False,
+    lazy: bool | None = None,
+    cache_size: int | None = None,
+) -> MultiSubjectDataset:
+    """Open the dataset of an experiment, with the groups of its training loaded.
+
+    Parameters
+    ----------
+    recorded
+        Content of its ``parameters.json``.
+    folder
+        The experiment folder.
+    hdf5_file, load_testing, lazy, cache_size
+        As in :func:`rebuild_experiment`.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the data are not found or are invalid.
+    KeyError, TypeError, AttributeError
+        If ``parameters.json`` is damaged.
+    """
+    data = recorded["data"]
+    dataset = MultiSubjectDataset(
+        find_data(recorded, folder.path, hdf5_file),
+        lazy=data["lazy"] if lazy is None else lazy,
+        cache_size=data["cache_size"] if cache_size is None else cache_size,
+    )
+    volumes = [recorded["loader"].get("input_group_name"), recorded["trainer"].get("tracking_phase_mask_group")]
+    groups = {"volume_groups": [name for name in dict.fromkeys(volumes) if name is not None]}
+    groups["streamline_groups"] = [recorded["loader"]["streamline_group_name"]]
+    dataset.load_data(load_testing=load_testing, **groups)  # type: ignore[arg-type]
+    return dataset
+
+
+@contextmanager
+def damage_reported(folder: ExperimentFolder) -> Iterator[None]:
+    """Convert errors in the block about what ``parameters.json`` holds to ValueError."""
+    try:
+        yield
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"'{folder.parameters}' is damaged or not from this version of dwiml ({type(error).__name__}: {error})."
         ) from error
-    return RebuiltExperiment(folder, dataset, model, sampler, loader, trainer_class, recorded)
 
 
 def recorded_parameters(experiment: str | Path) -> dict[str, Any]:
@@ -137,7 +167,9 @@ def recorded_parameters(experiment: str | Path) -> dict[str, Any]:
     return recorded
 
 
-def load_best_model(experiment: str | Path) -> Any:
+def load_best_model(
+    experiment: str | Path, *, model_class: str | type[Any] | None = None, device: torch.device | str | None = None
+) -> Any:
     """Return the best model of an experiment, with its weights, on the device on which to use it.
 
     It is on a GPU if there is one, unless the training was not allowed to use it (``use_gpu=False``).
@@ -146,30 +178,62 @@ def load_best_model(experiment: str | Path) -> Any:
     ----------
     experiment
         The experiment folder.
+    model_class
+        As in :func:`rebuild_experiment`.
+    device
+        Device of the model; None for the one described above.
 
     Raises
     ------
     FileNotFoundError
         If there is no best model.
     ValueError
-        If its files are damaged, or its class is not part of dwiml.
+        If its files are damaged, or its class is unknown and not given.
     """
     recorded, folder = recorded_parameters(experiment), experiment_folder(experiment).best_model
     if not os.path.lexists(folder / PARAMETERS_FILE):
         raise FileNotFoundError(f"'{experiment}' has no best model yet: train it for an epoch first.")
-    name, _ = read_params(folder / PARAMETERS_FILE)
-    if name not in MODELS:
-        raise ValueError(
-            f"The best model of '{experiment}' is a {' '.join(name.split())[:80]}, a class that is not part of "
-            "dwiml: load it in your own script and use dwiml.tracking.tracker.Tracker."
-        )
-    on_gpu = recorded["trainer"].get("use_gpu") is not False and torch.cuda.is_available()
-    model: MainModelAbstract = MODELS[name].load(folder, device="cuda" if on_gpu else "cpu")
+    saved = read_params(folder / PARAMETERS_FILE)
+    own = model_class_of(saved.class_name, saved.class_path, model_class, f"The best model of '{experiment}'")
+    model: MainModelAbstract = own.load(folder, device=device or device_of(recorded))
     return model
 
 
-def _model_of_its_size(model_class: Any, params: dict[str, Any], folder: ExperimentFolder) -> Any:
-    """Build the model, after checking that it is not larger than the saved weights: the file may be untrusted."""
+def load_latest_model(
+    experiment: str | Path, *, model_class: str | type[Any] | None = None, device: torch.device | str | None = None
+) -> Any:
+    """Return the model of an experiment with the weights of its last checkpoint, from which a training is resumed.
+
+    Parameters
+    ----------
+    experiment, model_class, device
+        As in :func:`load_best_model`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no checkpoint.
+    ValueError
+        If the experiment is damaged, or its class is unknown and not given.
+    """
+    recorded, folder = recorded_parameters(experiment), experiment_folder(experiment)
+    with damage_reported(folder):
+        of_model = recorded_class(recorded, "model")
+        own = model_class_of(*of_model, model_class, f"The model of '{folder.path}'")
+        model = model_of_its_size(own, arguments_of(recorded["model"]), folder)
+        state = load_checkpoint(folder.checkpoint, max_bytes=max_bytes_for(model))["model"]
+        check_weights(model, state)
+    load_state(model, state)
+    return model.to(device or device_of(recorded))
+
+
+def device_of(recorded: Mapping[str, Any]) -> str:
+    """Return the device on which to use a model: a GPU if there is one, unless the training might not use it."""
+    return "cuda" if recorded["trainer"].get("use_gpu") is not False and torch.cuda.is_available() else "cpu"
+
+
+def model_of_its_size(model_class: Any, params: dict[str, Any], folder: ExperimentFolder) -> Any:
+    """Build a model with untrained weights, if it is not larger than the saved ones: the file may be untrusted."""
     files = [folder.best_model / STATE_FILE, *(folder.checkpoint / name for name in (LATEST, PREVIOUS))]
     largest = max((path.stat().st_size for path in files if path.is_file()), default=None)
     if largest is None:
@@ -188,14 +252,3 @@ def _model_of_its_size(model_class: Any, params: dict[str, Any], folder: Experim
 
     check_own(check, lambda: model_class(**params), parameters=folder.parameters)
     return built(lambda: model_class(**params), parameters=folder.parameters)
-
-
-def _known(classes: dict[str, Any], name: str, folder: ExperimentFolder) -> Any:
-    if not isinstance(name, str):
-        raise TypeError("the name of a class is not a string")
-    if name not in classes:
-        raise ValueError(
-            f"Experiment '{folder.path}' uses {name}, a class that is not part of dwiml; this command supports "
-            "only experiments of 'dwiml train'. To continue the training, run its script again with resume='auto'."
-        )
-    return classes[name]

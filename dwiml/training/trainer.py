@@ -27,7 +27,7 @@ from dwiml.training.experiment.checkpoint import max_bytes_for
 from dwiml.training.experiment.checkpointer import Checkpointer, Stateful
 from dwiml.training.experiment.folder import ExperimentFolder, check_experiment_path, trial_folder
 from dwiml.training.experiment.objects import check_objects, has_validation_set
-from dwiml.training.experiment.parameters import describe, recorded_arguments
+from dwiml.training.experiment.parameters import describe, objects_of, recorded_arguments
 from dwiml.training.experiment.restoring import restore
 from dwiml.training.extending import Extensible, check_names
 from dwiml.training.generation.selection import metric_of, select, selection_name
@@ -388,8 +388,7 @@ class DWIMLTrainer(Extensible):
 
     def describe(self) -> dict[str, dict[str, Any]]:
         """Return the parameters of the trainer, sampler, loader, model and data, by section."""
-        objects = {"trainer": self, "sampler": self.batch_sampler, "loader": self.batch_loader, "model": self.model}
-        return describe(objects, self.batch_sampler.dataset)
+        return describe(objects_of(self), self.batch_sampler.dataset)
 
     def averaged_weights(self) -> AbstractContextManager[Any]:
         """Return a context in which the model has the averaged weights, if ``ema_decay`` is set."""

@@ -113,7 +113,7 @@ def test_resume_keeps_comet_and_turns_it_off(tiny_hdf5: Path, tmp_path: Path, mo
 
 def test_resume_offers_what_may_change_and_keeps_what_is_not_given() -> None:
     parser = resume.build_parser()
-    others = {"help", "experiment", "informative"}
+    others = {"help", "experiment", "informative", "model_class", "trainer_class"}
     offered = {action.dest.removeprefix("new_") for action in parser._actions} - others
     # How a resume is done is what the command is; loggers are objects.
     assert offered == {name.partition(".")[2] for name in MAY_CHANGE} - {"resume", "loggers"}
@@ -207,14 +207,20 @@ def test_an_unknown_option_shows_the_models_usage(
     assert f"dwiml train learn2track: error: {sentence}" in error
 
 
-def test_evaluate_of_a_trainer_of_ones_own(tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trainer_of_ones_own_matters_to_resume_only(
+    tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run_train(tiny_hdf5, tmp_path, "--max_epochs", "1", "-q") == 0
     path = tmp_path / "exp" / "parameters.json"
     recorded = json.loads(path.read_text())
     recorded["trainer"]["class"] = "Mine"
     path.write_text(json.dumps(recorded))
-    assert evaluate.main([str(tmp_path / "exp")]) == 2
-    assert "'dwiml train'. To continue the training, run its script again" in capsys.readouterr().err
+    assert evaluate.main([str(tmp_path / "exp")]) == 0
+    capsys.readouterr()
+    assert resume.main([str(tmp_path / "exp")]) == 2
+    error = capsys.readouterr().err
+    assert "is a Mine, a class that is not part of dwiml. To continue the training, run its script again" in error
+    assert "or give --trainer_class FILE.py:Mine if you trust its code." in error
 
 
 @pytest.mark.parametrize("option", ["--max_epochs", "--epochs", "--new_max_epoch"])

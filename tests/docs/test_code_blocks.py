@@ -7,28 +7,24 @@ The Python blocks of a page run in order, in one namespace, in an empty folder, 
 from __future__ import annotations
 
 import argparse
-import ast
 import contextlib
 import importlib
 import io
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
 import sys
-import textwrap
-import traceback
 import types
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 import torch
+from code_blocks import ROOT, Block, blocks_of, commands_of, run_blocks
 from small_training import logs
 
 from dwiml import DWIMLTrainerOneInput
@@ -39,11 +35,12 @@ from dwiml.cli.unknown_options import parse_known_options
 from dwiml.models.direction_getters import DIRECTION_GETTERS
 from dwiml.models.embeddings import EMBEDDINGS
 
-ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.rst"))]
 LANGUAGES = {"python", "bash", "json", "text"}
 # This page goes on where the first script of another one has ended.
 GOES_ON_FROM = {"tracking.rst": "README.md"}
+# Run as a whole, by a test of its own.
+RUN_AS_A_WHOLE = ROOT / "docs" / "your_model.rst"
 # What a reader replaces: OUT_DIR, <name>, "$FOLDER".
 PLACEHOLDER = re.compile(r"[A-Z][A-Z0-9_.]*|<.*>|.*\$.*")
 
@@ -57,87 +54,6 @@ loader = DWIMLBatchLoaderOneInput(dataset, model, *groups, noise_correlated_size
 sampler = DWIMLBatchIDSampler(dataset, groups[1])
 TRAINER(model, experiments_path, experiment_name, sampler, loader, fast_dev_run=True).train_and_validate()
 """
-
-
-@dataclass(frozen=True)
-class Block:
-    """A code block: where it stands (line of its first line of code, from 1), and what is in it."""
-
-    page: Path
-    line: int
-    language: str
-    code: str
-
-    @property
-    def place(self) -> str:
-        return f"{self.page.name}, line {self.line}"
-
-
-def _rst_blocks(page: Path, lines: list[str]) -> Iterator[Block]:
-    for number, text in enumerate(lines):
-        directive = re.fullmatch(r"(\s*)\.\. (?:code-block|code|sourcecode)::\s*(\S*)\s*", text)
-        if directive is None:
-            continue
-        margin = len(directive[1])
-        start = number + 1
-        while start < len(lines) and (not lines[start].strip() or re.fullmatch(r"\s+:[\w-]+:.*", lines[start])):
-            start += 1
-        end = start
-        while end < len(lines) and (not lines[end].strip() or len(lines[end]) - len(lines[end].lstrip()) > margin):
-            end += 1
-        yield Block(page, start + 1, directive[2], textwrap.dedent("\n".join(lines[start:end])).rstrip() + "\n")
-
-
-def _markdown_blocks(page: Path, lines: list[str]) -> Iterator[Block]:
-    opened: tuple[int, str] | None = None
-    for number, text in enumerate(lines):
-        fence = re.fullmatch(r"\s*```\s*(\S*)\s*", text)
-        if fence and opened is None:
-            opened = (number + 1, fence[1])
-        elif fence and opened is not None:
-            start, language = opened
-            yield Block(page, start + 1, language, textwrap.dedent("\n".join(lines[start:number])) + "\n")
-            opened = None
-
-
-def blocks_of(page: Path, text: str | None = None) -> list[Block]:
-    """Return the code blocks of a page."""
-    lines = (page.read_text(encoding="utf-8") if text is None else text).splitlines()
-    return list((_markdown_blocks if page.suffix == ".md" else _rst_blocks)(page, lines))
-
-
-def run_blocks(blocks: list[Block], namespace: dict[str, Any]) -> None:
-    """Run Python blocks in order; an error says the page and the line in it."""
-    for block in blocks:
-        try:
-            tree = ast.increment_lineno(ast.parse(block.code), block.line - 1)
-            exec(compile(tree, str(block.page), "exec"), namespace)
-        except Exception as error:
-            frames = traceback.extract_tb(error.__traceback__)
-            line = next((f.lineno for f in reversed(frames) if f.filename == str(block.page)), block.line)
-            if isinstance(error, SyntaxError) and error.lineno:
-                line = block.line + error.lineno - 1
-            pytest.fail(f"{block.page.name}, line {line}: {type(error).__name__}: {error}")
-
-
-def _commands(code: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line in the block from 0, words) of each simple command of a script."""
-    first, joined = 0, ""
-    for number, text in enumerate(code.splitlines()):
-        first = first if joined else number
-        joined += text.removesuffix("\\") + " "
-        if text.endswith("\\"):
-            continue
-        lexer = shlex.shlex(joined, posix=True, punctuation_chars="|&;")
-        lexer.whitespace_split = True
-        words: list[str] = []
-        for word in [*lexer, ";"]:
-            if not set(word) <= set("|&;"):
-                words.append(word)
-            elif words:
-                yield first, words
-                words = []
-        joined = ""
 
 
 def _accepting_placeholders(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -197,14 +113,15 @@ def check_command(words: list[str]) -> str | None:
 def check_bash(block: Block) -> list[str]:
     """Return what is wrong with a bash block."""
     found = []
-    for number, words in _commands(block.code):
+    for number, words in commands_of(block.code):
         if wrong := check_command(words):
             found.append(f"{block.page.name}, line {block.line + number}: {' '.join(words)}: {wrong}")
     return found
 
 
 def _pages_with(language: str) -> list[Path]:
-    return [page for page in PAGES if any(block.language == language for block in blocks_of(page))]
+    pages = [page for page in PAGES if page != RUN_AS_A_WHOLE]
+    return [page for page in pages if any(block.language == language for block in blocks_of(page))]
 
 
 @pytest.fixture

@@ -17,12 +17,12 @@ from tests_support import write_hdf5
 
 from dwiml import DWIMLTrainerOneInput
 from dwiml.cli import resume
+from dwiml.training.classes import LOADERS, MODELS, TRAINERS
 from dwiml.training.cluster.process import RESUMED_BY_COMMAND
 from dwiml.training.cluster.stopping import TrainingInterrupted
 from dwiml.training.epoch import running
 from dwiml.training.experiment.checkpoint import load_checkpoint
 from dwiml.training.experiment.lock import ExperimentInUseError
-from dwiml.training.loading import LOADERS, MODELS, TRAINERS
 
 EVERYTHING: dict[str, Any] = {
     "max_epochs": 3,

@@ -14,17 +14,11 @@ from without_volume import SMALL_AUTOENCODER, NextPointModel, trainer_without_vo
 from dwiml import AutoencoderModel, DWIMLStreamlinesBatchLoader, DWIMLTrainer
 from dwiml.cli.main import main
 from dwiml.evaluation.losses_by_point import SubjectReader, measure_losses
-from dwiml.training import loading
+from dwiml.training.classes import trainer_class_of
 from dwiml.training.cluster.process import how_to_resume
 from dwiml.training.loading import load_best_model, rebuild_experiment, recorded_parameters
 
 MODELS = [NextPointModel, AutoencoderModel]
-
-
-@pytest.fixture
-def own_model_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The user's own model, as if it were one of dwiml's."""
-    monkeypatch.setitem(loading.MODELS, "NextPointModel", NextPointModel)
 
 
 @pytest.mark.parametrize("model_class", MODELS)
@@ -46,20 +40,19 @@ def test_stopped_and_resumed_is_the_same_to_the_last_bit(
 
 
 @pytest.mark.parametrize("model_class", MODELS)
-def test_the_experiment_is_rebuilt(
-    tiny_hdf5: Path, tmp_path: Path, own_model_known: None, model_class: type[Any]
-) -> None:
+def test_the_experiment_is_rebuilt(tiny_hdf5: Path, tmp_path: Path, model_class: type[Any]) -> None:
     trainer = trainer_without_volume(tiny_hdf5, tmp_path, model_class=model_class)
     trainer.train_and_validate()
     assert "input_group_name" not in recorded_parameters(tmp_path / "exp")["loader"]
-    rebuilt = rebuild_experiment(tmp_path / "exp", load_testing=True)
+    rebuilt = rebuild_experiment(tmp_path / "exp", model_class=model_class, load_testing=True)
     assert type(rebuilt.loader) is DWIMLStreamlinesBatchLoader
-    assert rebuilt.trainer_class is DWIMLTrainer
+    trainer_class = trainer_class_of(rebuilt.parameters, None, "exp")
+    assert trainer_class is DWIMLTrainer
     assert not rebuilt.dataset.training_set[0].volumes
-    best = load_best_model(tmp_path / "exp")
+    best = load_best_model(tmp_path / "exp", model_class=model_class)
     losses = measure_losses(best, SubjectReader(rebuilt.loader, "testing", 0))
     assert len(losses.lengths) == 5
-    again = rebuilt.trainer_class.init_from_checkpoint(
+    again = trainer_class.init_from_checkpoint(
         rebuilt.model, tmp_path, "exp", rebuilt.sampler, rebuilt.loader, new_max_epochs=3
     )
     again.train_and_validate()
@@ -81,10 +74,11 @@ def test_the_command_to_resume_is_shown_and_works(tiny_hdf5: Path, tmp_path: Pat
 
 
 def test_the_loss_of_a_model_without_a_volume_is_drawn(
-    tiny_hdf5: Path, tmp_path: Path, own_model_known: None, capsys: pytest.CaptureFixture[str]
+    tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trainer_without_volume(tiny_hdf5, tmp_path).train_and_validate()
-    assert main(["show_loss", str(tmp_path / "exp"), "sub-e", str(tmp_path / "out")]) == 0
+    command = ["show_loss", str(tmp_path / "exp"), "sub-e", str(tmp_path / "out")]
+    assert main([*command, "--model_class", "without_volume:NextPointModel"]) == 0
     assert "sub-e (testing set): mean loss" in capsys.readouterr().out
     drawn = nib.streamlines.load(tmp_path / "out" / "loss.trk")
     assert len(drawn.streamlines) == 5

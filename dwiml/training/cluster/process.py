@@ -13,6 +13,7 @@ import torch
 
 from dwiml.failures import TRAINING_ADVICE, ResourceError, resource_error
 from dwiml.files.streams import fill_missing_descriptors
+from dwiml.finding.classes import found_as, is_builtin
 from dwiml.models import MODELS
 from dwiml.training.cluster.slurm import in_job, requeue
 from dwiml.training.cluster.stopping import TrainingInterrupted
@@ -131,14 +132,24 @@ def how_to_resume(trainer: DWIMLTrainer) -> str:
     by_command = trainer.config is not None
     script = "the same command and --resume auto" if by_command else "the same script and resume='auto'"
     objects = (trainer, trainer.model, trainer.batch_sampler, trainer.batch_loader)
-    # A class of the user may have one of these names.
-    known = all(type(each).__name__ in names for each, names in zip(objects, RESUMED_BY_COMMAND.values(), strict=True))
+    options = [_resume_option(kind, type(each)) for kind, each in zip(RESUMED_BY_COMMAND, objects, strict=True)]
     chosen = trainer.settings
     has_own = callable(chosen.optimizer) or callable(chosen.lr_scheduler) or bool(chosen.loggers)
-    has_own = has_own or trainer.checkpointer.has_registered
-    if known and not has_own and all(type(each).__module__.startswith("dwiml.") for each in objects):
-        return f"{script}, or dwiml resume {shlex.quote(str(trainer.folder.path))}"
-    return script
+    if has_own or trainer.checkpointer.has_registered or None in options:
+        return script
+    command = ["dwiml", "resume", str(trainer.folder.path), *(word for option in options for word in option or ())]
+    return f"{script}, or {shlex.join(command)}"
+
+
+def _resume_option(kind: str, found: type) -> list[str] | None:
+    """Return the option by which ``dwiml resume`` finds a class, empty if it needs none; None if it cannot find it."""
+    if is_builtin(found):
+        return [] if found.__name__ in RESUMED_BY_COMMAND[kind] else None
+    name = found_as(found)
+    if name is None or kind not in ("model", "trainer"):
+        return None
+    # The name of an installed model is recorded.
+    return [f"--{kind}_class", name] if ":" in name else []
 
 
 def stop_training(trainer: DWIMLTrainer, *, written: bool) -> TrainingInterrupted:

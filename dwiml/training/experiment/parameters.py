@@ -14,6 +14,7 @@ import torch
 import dwiml
 from dwiml.arguments import shown
 from dwiml.files import write_json
+from dwiml.finding.classes import class_path
 from dwiml.hdf5.stored.fingerprint import is_older
 from dwiml.params import is_same_function
 from dwiml.training.experiment.checkpoint import load_checkpoint, max_bytes_for
@@ -54,6 +55,8 @@ CLASS = "class"
 FIXED = "fixed_by_class"
 # How each group of the data was created; other volumes for the model must be created in the same way.
 GROUPS_CONFIG = "groups_config"
+# Where the classes were defined, for the user; nothing is imported from there.
+CLASSES = "classes"
 # The metric that selects the best model, if a class of the user chooses it.
 SELECTION_METRIC = "selection_metric"
 _ABSENT = "absent"
@@ -84,6 +87,17 @@ def describe(named: Mapping[str, Any], dataset: Any) -> dict[str, dict[str, Any]
     return sections
 
 
+def objects_of(trainer: Any) -> dict[str, Any]:
+    """Return the objects of a training that have parameters, by the name of their section."""
+    parts = {"sampler": trainer.batch_sampler, "loader": trainer.batch_loader, "model": trainer.model}
+    return {"trainer": trainer, **parts}
+
+
+def class_paths(trainer: Any) -> dict[str, str]:
+    """Return where the class of each object of a training is defined, by the name of its section."""
+    return {name: class_path(type(thing)) for name, thing in objects_of(trainer).items()}
+
+
 def arguments_of(section: Mapping[str, Any]) -> dict[str, Any]:
     """Return the constructor arguments recorded in a section."""
     return {name: value for name, value in section.items() if name not in (CLASS, FIXED)}
@@ -97,6 +111,7 @@ def names_of_loggers(section: Mapping[str, Any]) -> list[str]:
 def write_parameters(
     folder: ExperimentFolder,
     sections: Mapping[str, Any],
+    classes: Mapping[str, str],
     groups_config: Mapping[str, Any],
     selection_metric: str | None = None,
 ) -> None:
@@ -108,13 +123,15 @@ def write_parameters(
         The experiment folder.
     sections
         All parameters, by section.
+    classes
+        Value of :func:`class_paths`.
     groups_config
         The groups config of the data.
     selection_metric
         The metric that selects the best model, if a class of the user chooses it.
     """
     # These are not compared when resuming; the fingerprint of the data is.
-    more: dict[str, Any] = {GROUPS_CONFIG: groups_config, "versions": _versions()}
+    more: dict[str, Any] = {CLASSES: dict(classes), GROUPS_CONFIG: groups_config, "versions": _versions()}
     more |= {} if selection_metric is None else {SELECTION_METRIC: selection_metric}
     described = {"experiment_name": folder.path.name, **sections, **more}
     write_json(folder.parameters, described, follow_links=False)

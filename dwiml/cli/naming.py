@@ -1,0 +1,93 @@
+"""Options that name a class of the user."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from dwiml.arguments import quoted
+from dwiml.cli.declarations import Parameter, Required, parameters_of
+from dwiml.cli.inspected import constructors, keywords_of
+from dwiml.cli.options import has_option
+from dwiml.finding.classes import is_builtin
+
+MODEL_CLASS = "model_class"
+TRAINER_CLASS = "trainer_class"
+
+CLASS_OPTIONS = (MODEL_CLASS, TRAINER_CLASS)
+"""These options are never read from a file: its code would run, and the file may come from another person."""
+
+
+def add_class_options(parser: argparse.ArgumentParser, *, model: bool = True, trainer: bool = False) -> None:
+    """Add ``--model_class`` and ``--trainer_class``.
+
+    Parameters
+    ----------
+    parser
+        The command's parser.
+    model, trainer
+        Which of the two options to add.
+    """
+    group = parser.add_argument_group("classes of your own (their code is run)")
+    forms = "FILE.py:CLASS or package.module:CLASS"
+    if model:
+        group.add_argument(
+            f"--{MODEL_CLASS}",
+            metavar="CLASS",
+            help=f"class of the model, if it is not part of dwiml or of an installed package: {forms}",
+        )
+    if trainer:
+        group.add_argument(
+            f"--{TRAINER_CLASS}", metavar="CLASS", help=f"class of the trainer, if it is not part of dwiml: {forms}"
+        )
+
+
+def own_parameters(found: type[Any]) -> dict[str, Parameter]:
+    """Return the parameters that the user's own classes, not those of dwiml, add to the constructor of a class."""
+    owners = [each for each in constructors(found) if not is_builtin(each)]
+    names = {name for owner in owners for name in keywords_of(owner)}
+    return {name: parameter for name, parameter in parameters_of(found).items() if name in names}
+
+
+def check_options(
+    owner: type[Any],
+    parameters: Mapping[str, Parameter],
+    parser: argparse.ArgumentParser,
+    others: Collection[str] = (),
+    *,
+    given: Collection[str],
+) -> None:
+    """Check that the parameters of a class of the user can be options of a command.
+
+    Parameters
+    ----------
+    owner
+        The class, for the error message.
+    parameters
+        Its parameters, by name.
+    parser
+        The command's parser.
+    others
+        Names of further options that the parser will have.
+    given
+        Parameters that the command gives.
+
+    Raises
+    ------
+    ValueError
+        If a parameter has the name of another option, or has no default and no type that can be given as text.
+    """
+    asked = {name: parameter for name, parameter in parameters.items() if name not in given}
+    taken = {action.dest for action in parser._actions} | set(others)
+    if clash := [name for name in asked if name in taken]:
+        raise ValueError(
+            f"Parameters of {owner.__name__} have the names of other options of this command ({quoted(clash)}): rename "
+            "them."
+        )
+    missing = [name for name, each in asked.items() if each.default is Required and not has_option(each)]
+    if missing:
+        raise ValueError(
+            f"Parameters of {owner.__name__} cannot be given as text ({quoted(missing)}): give them a default, or an "
+            "annotation such as int, float, str or list[int]."
+        )

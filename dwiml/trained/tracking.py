@@ -1,0 +1,312 @@
+"""Track with a trained model in one call."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+
+from dwiml.arguments import check_flags, unknown_parameter
+from dwiml.files import check_outputs
+from dwiml.ops.spaces import from_vox_corner
+from dwiml.tracking.propagation import PropagationRules
+from dwiml.tracking.seeds import Seeds
+from dwiml.tracking.sources import TrackingData, is_image
+from dwiml.tracking.tracker import Tracker
+from dwiml.tractograms.writing.writer import TractogramWriter
+from dwiml.trained.experiment import TrainedExperiment, load_experiment
+from dwiml.trained.tracking_data import read_images, read_subject
+
+if TYPE_CHECKING:
+    from dipy.io.stateful_tractogram import StatefulTractogram
+    from numpy.typing import NDArray
+    from typing_extensions import Unpack
+
+    from dwiml.models.protocols import TrackingModel
+    from dwiml.tractograms.grid import Grid
+
+_RULES = tuple(each.name for each in fields(PropagationRules))
+_OF_TRACKER = ("min_length", "forward_only", "simultaneous")
+
+
+class TrackingKeywords(TypedDict, total=False):
+    """Keywords of :func:`track` that are those of the seeds, of the rules and of the tracker."""
+
+    seeds_per_voxel: int | None
+    nb_seeds: int | None
+    seeds_at: str
+    step_size: float | None
+    theta: float
+    max_length: float
+    algo: str
+    seed: int
+    eos_stopping_thresh: float | None
+    mask_threshold: float
+    mask_interpolation: str
+    antipodal: bool
+    min_length: float
+    forward_only: bool
+    simultaneous: int | None
+
+
+def tracking_rules(model: TrackingModel, settings: Mapping[str, Any]) -> PropagationRules:
+    """Return how streamlines are propagated.
+
+    Parameters
+    ----------
+    model
+        The trained model, for the default step size.
+    settings
+        :class:`TrackingKeywords`.
+
+    Raises
+    ------
+    TypeError
+        If a keyword is unknown; similar names are suggested.
+    ValueError
+        If a number is out of range, or the model has no step size and none is given.
+    """
+    for name in settings:
+        if name not in TrackingKeywords.__annotations__:
+            raise unknown_parameter("track", name, TrackingKeywords.__annotations__)
+    step_size = settings.get("step_size")
+    step_size = getattr(model, "step_size", None) if step_size is None else step_size
+    if step_size is None:
+        raise ValueError("The model was trained without a step size; give step_size, in mm.")
+    max_length = settings.get("max_length", PropagationRules.max_length)
+    if step_size > max_length:
+        raise ValueError(
+            f"step_size ({step_size:g} mm) is above max_length ({max_length:g} mm): no step could be made."
+        )
+    given = {name: settings[name] for name in _RULES if name in settings}
+    return PropagationRules(**{**given, "step_size": step_size})
+
+
+def prepare_tracking(
+    model: TrackingModel, data: TrackingData, rules: PropagationRules, settings: Mapping[str, Any]
+) -> tuple[Tracker, Seeds]:
+    """Return what tracks, and from where.
+
+    Parameters
+    ----------
+    model
+        The trained model.
+    data
+        The data to track on.
+    rules
+        Value of :func:`tracking_rules`.
+    settings
+        :class:`TrackingKeywords`.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range, or the model cannot track on these data.
+    """
+    own = {name: settings[name] for name in _OF_TRACKER if name in settings}
+    per_voxel, total = settings.get("seeds_per_voxel"), settings.get("nb_seeds")
+    if per_voxel is None and total is None:
+        per_voxel = 1
+    placement = settings.get("seeds_at", "random")
+    tracker = Tracker(model, data.subject, rules, **own)
+    return tracker, Seeds(data.seeding_mask, per_voxel=per_voxel, total=total, placement=placement, seed=rules.seed)
+
+
+def track_groups(
+    tracker: Tracker,
+    seeds: Seeds,
+    writer: TractogramWriter | None = None,
+    *,
+    save_seeds: bool = False,
+    on_progress: Callable[[int], object] | None = None,
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]]:
+    """Track one group of seeds after the other.
+
+    Parameters
+    ----------
+    tracker, seeds
+        Values of :func:`prepare_tracking`.
+    writer
+        An open writer, to which the streamlines are appended; None for none.
+    save_seeds
+        Write the seeds as data per streamline ``"seeds"``.
+    on_progress
+        Function that is called after each group, with its number of seeds.
+
+    Yields
+    ------
+    points
+        Shape (N, 3), voxel space, corner origin: the points of the streamlines of a group.
+    lengths
+        Shape (S,): the number of points of each streamline.
+    seeds
+        Shape (S, 3), voxel space, corner origin: the seed of each streamline.
+    """
+    done = 0
+    for tracked in tracker.track(seeds):
+        lines = tracked.streamlines
+        points, lengths = lines.data.cpu().numpy(), lines.lengths.numpy()
+        starts = tracked.seeds.cpu().numpy()
+        if writer is not None:
+            writer.append(points, lengths, {"seeds": starts} if save_seeds else None)
+        if on_progress is not None:
+            on_progress(tracker.counts.nb_seeds - done)
+        done = tracker.counts.nb_seeds
+        yield points, lengths, starts
+
+
+def track(
+    model: str | os.PathLike[str] | TrainedExperiment | TrackingModel,
+    subject: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | TrackingData,
+    *,
+    tracking_mask: str | os.PathLike[str] | None = None,
+    seeding_mask: str | os.PathLike[str] | None = None,
+    model_class: str | type[Any] | None = None,
+    hdf5_file: str | os.PathLike[str] | None = None,
+    standardization: str | None = None,
+    standardize_like: str | os.PathLike[str] | None = None,
+    std_mask: Sequence[str | os.PathLike[str]] = (),
+    out: str | os.PathLike[str] | None = None,
+    compress: float | None = None,
+    save_seeds: bool = False,
+    overwrite: bool = False,
+    on_progress: Callable[[int], object] | None = None,
+    **settings: Unpack[TrackingKeywords],
+) -> StatefulTractogram:
+    """Track with a trained model, as ``dwiml track`` does.
+
+    Parameters
+    ----------
+    model
+        The experiment folder, or the value of :func:`dwiml.load_experiment`. Or any model that tracks
+        (:class:`dwiml.TrackingModel`), with data in `subject`.
+    subject
+        A subject of the experiment's HDF5 file; or image files of the model's input, in the order of the training; or
+        data that were read by :mod:`dwiml.tracking.sources`.
+    tracking_mask
+        Where streamlines may go: a volume group of the HDF5 file, or an image file. Required, unless `subject` is data.
+    seeding_mask
+        Where streamlines start; None for the tracking mask.
+    model_class
+        As in :func:`dwiml.load_experiment`, if `model` is a folder.
+    hdf5_file
+        The HDF5 file; None for the recorded path.
+    standardization
+        How to standardize images: ``"all"``, ``"independent"``, ``"per_file"`` or ``"none"``; None for the way that the
+        experiment records.
+    standardize_like
+        Standardize images as the data of this other experiment.
+    std_mask
+        Mask files in which the mean and standard deviation of images are computed.
+    out
+        Tractogram to write: .trk, .tck or .trx; None to write none.
+    compress
+        Compress the streamlines that are written with this tolerance, in mm; None keeps all points.
+    save_seeds
+        Keep the seed of each streamline as data per streamline ``"seeds"``: voxel space, corner origin.
+    overwrite
+        Whether `out` may be replaced.
+    on_progress
+        Function that is called with the number of seeds done since its last call.
+    **settings
+        ``nb_seeds`` in total or ``seeds_per_voxel`` (default 1), and ``seeds_at`` (``"random"`` or ``"center"``); the
+        parameters of :class:`~dwiml.tracking.propagation.PropagationRules`, with the step size of the model by default;
+        and ``min_length``, ``forward_only`` and ``simultaneous`` of :class:`~dwiml.tracking.tracker.Tracker`.
+
+    Returns
+    -------
+    dipy.io.stateful_tractogram.StatefulTractogram
+        The streamlines, in rasmm, center origin.
+
+    Raises
+    ------
+    TypeError
+        If a keyword is unknown, or `model` is a model and `subject` is not data.
+    FileExistsError, FileNotFoundError, ValueError
+        If something is missing or invalid, or `out` exists, is an input or lies in the experiment.
+    """
+    check_flags(inspect.signature(track).bind(model, subject, save_seeds=save_seeds, overwrite=overwrite))
+    trained = load_experiment(model, model_class) if isinstance(model, (str, os.PathLike)) else model
+    own: Any = trained.model if isinstance(trained, TrainedExperiment) else trained
+    rules = tracking_rules(own, settings)
+    of_images = {"standardization": standardization, "standardize_like": standardize_like, "std_mask": std_mask}
+    masks = {"tracking_mask": tracking_mask, "seeding_mask": seeding_mask, "mask_threshold": rules.mask_threshold}
+    if out is not None and isinstance(trained, TrainedExperiment):
+        _check_out(trained, out, [subject, tracking_mask, seeding_mask, hdf5_file, *std_mask], overwrite=overwrite)
+    data = _data(trained, subject, masks, of_images, hdf5_file)
+    tracker, seeds = prepare_tracking(own, data, rules, settings)
+    options: dict[str, Any] = {"save_seeds": save_seeds, "on_progress": on_progress}
+    if out is None:
+        return _stateful(list(track_groups(tracker, seeds, **options)), data.grid, save_seeds=save_seeds)
+    widths = {"seeds": 3} if save_seeds else None
+    with TractogramWriter(
+        Path(out), grid=data.grid, data_per_streamline=widths, compress=compress, overwrite=overwrite
+    ) as writer:
+        groups = list(track_groups(tracker, seeds, writer, **options))
+    return _stateful(groups, data.grid, save_seeds=save_seeds)
+
+
+def _check_out(
+    trained: TrainedExperiment, out: str | os.PathLike[str], inputs: Sequence[Any], *, overwrite: bool
+) -> None:
+    """Raise an error if the output is an input, or lies in the experiment."""
+    flat = [name for each in inputs for name in (each if isinstance(each, (list, tuple)) else [each])]
+    files = [Path(each) for each in flat if isinstance(each, (str, os.PathLike)) and os.path.isfile(each)]
+    recorded = trained.parameters["data"]["hdf5_file"]
+    check_outputs({"out": out}, inputs=[*files, recorded], experiments=[trained.path], overwrite=overwrite)
+
+
+def _data(
+    trained: TrainedExperiment | TrackingModel,
+    subject: Any,
+    masks: dict[str, Any],
+    of_images: dict[str, Any],
+    hdf5_file: str | os.PathLike[str] | None,
+) -> TrackingData:
+    """Return the data that the arguments of :func:`track` name."""
+    if isinstance(subject, TrackingData):
+        return subject
+    if not isinstance(trained, TrainedExperiment):
+        raise TypeError(
+            "A model alone tracks on data of dwiml.tracking.sources.read_from_hdf5 or read_from_images; give these as "
+            "subject, or an experiment as model."
+        )
+    if masks["tracking_mask"] is None:
+        raise ValueError("tracking_mask is required: a volume group of the HDF5 file, or an image file.")
+    place = Path(hdf5_file) if hdf5_file is not None else None
+    known: dict[str, Any] = {**masks, "hdf5_file": place}
+    images: Any = [subject] if isinstance(subject, (str, os.PathLike)) and is_image(os.fspath(subject)) else subject
+    if isinstance(images, str):
+        unused = [name for name, value in of_images.items() if value]
+        if unused:
+            raise ValueError(f"{unused[0]} is for images: the subjects of an HDF5 file are standardized already.")
+        return read_subject(trained.path, trained.parameters, images, **known)
+    return read_images(trained.path, trained.parameters, images, **known, **of_images)
+
+
+def _stateful(
+    groups: list[tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]], grid: Grid, *, save_seeds: bool
+) -> StatefulTractogram:
+    """Return streamlines in voxel space, corner origin, as a tractogram of DIPY in rasmm, center origin."""
+    from dipy.io.stateful_tractogram import Origin, Space, StatefulTractogram
+
+    lines: list[NDArray[np.float32]] = []
+    for points, lengths, _ in groups:
+        rasmm = from_vox_corner(
+            points, space="rasmm", origin="center", affine=grid.affine, voxel_sizes=grid.voxel_sizes
+        )
+        lines += np.split(rasmm, np.cumsum(lengths)[:-1]) if len(lengths) else []
+    seeds = np.concatenate([starts for *_, starts in groups]) if groups else np.empty((0, 3), dtype=np.float32)
+    reference = (grid.affine, grid.shape, grid.voxel_sizes, grid.voxel_order)
+    return StatefulTractogram(
+        lines,
+        reference,
+        Space.RASMM,
+        origin=Origin.NIFTI,
+        data_per_streamline={"seeds": seeds} if save_seeds and lines else None,
+    )

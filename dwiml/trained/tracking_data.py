@@ -1,0 +1,177 @@
+"""Read the data to track on as the data of an experiment were made: from its HDF5 file, or from image files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dwiml.arguments import quoted
+from dwiml.hdf5.stored import open_hdf5
+from dwiml.hdf5.stored.layout import groups_config
+from dwiml.ops.masks import DEFAULT_THRESHOLD
+from dwiml.tracking.input_order import check_input_order
+from dwiml.tracking.sources import TrackingData, read_from_hdf5, read_from_images
+from dwiml.training.experiment.parameters import GROUPS_CONFIG, find_data
+from dwiml.training.loading import recorded_parameters
+
+
+def input_group_of(recorded: Mapping[str, Any], experiment: str | Path) -> str:
+    """Return the volume group that is the input of an experiment's model.
+
+    Parameters
+    ----------
+    recorded
+        Content of the experiment's ``parameters.json``.
+    experiment
+        The experiment folder, for the error message.
+
+    Raises
+    ------
+    ValueError
+        If the model was trained without a volume.
+    """
+    group = recorded["loader"].get("input_group_name")
+    if not isinstance(group, str):
+        raise ValueError(
+            f"The model of '{experiment}' was trained without a volume (its batch loader has no input_group_name); "
+            "give an experiment whose model reads one."
+        )
+    return group
+
+
+def read_subject(
+    experiment: str | Path,
+    recorded: Mapping[str, Any],
+    subject: str,
+    *,
+    tracking_mask: str | Path,
+    seeding_mask: str | Path | None = None,
+    mask_threshold: float = DEFAULT_THRESHOLD,
+    hdf5_file: str | Path | None = None,
+) -> TrackingData:
+    """Read a subject of the HDF5 file of an experiment.
+
+    Parameters
+    ----------
+    experiment
+        The experiment folder.
+    recorded
+        Content of its ``parameters.json``.
+    subject
+        Name of the subject.
+    tracking_mask, seeding_mask, mask_threshold
+        As in :func:`dwiml.tracking.sources.read_from_hdf5`.
+    hdf5_file
+        The HDF5 file; None for the recorded path.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If something is missing or invalid.
+    """
+    group = input_group_of(recorded, experiment)
+    return read_from_hdf5(
+        find_data(recorded, experiment, hdf5_file),
+        subject,
+        group,
+        tracking_mask=tracking_mask,
+        seeding_mask=seeding_mask,
+        mask_threshold=mask_threshold,
+        trained_on=(recorded.get(GROUPS_CONFIG) or {}).get(group),
+    )
+
+
+def read_images(
+    experiment: str | Path,
+    recorded: Mapping[str, Any],
+    images: Sequence[str | Path],
+    *,
+    tracking_mask: str | Path,
+    seeding_mask: str | Path | None = None,
+    mask_threshold: float = DEFAULT_THRESHOLD,
+    hdf5_file: str | Path | None = None,
+    standardization: str | None = None,
+    standardize_like: str | Path | None = None,
+    std_mask: Sequence[str | Path] = (),
+) -> TrackingData:
+    """Read image files, standardized as the input of an experiment.
+
+    Parameters
+    ----------
+    experiment
+        The experiment folder.
+    recorded
+        Content of its ``parameters.json``.
+    images
+        Images of the model's input, in the order of the training.
+    tracking_mask, seeding_mask, mask_threshold, std_mask
+        As in :func:`dwiml.tracking.sources.read_from_images`.
+    hdf5_file
+        The HDF5 file that records how its volumes were created; None for what the experiment records.
+    standardization
+        How to standardize the images; None for the recorded way.
+    standardize_like
+        Another experiment, whose recorded way is used; None for `experiment`.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If something is missing or invalid, or the standardization is not recorded.
+    """
+    if standardization is not None and standardize_like is not None:
+        raise ValueError("standardization and standardize_like exclude each other; give one of them.")
+    group = input_group_of(recorded, experiment)
+    check_input_order(images, _config_of(recorded, hdf5_file, needed=False).get(group) or {}, group)
+    if standardize_like is not None:
+        experiment, recorded = standardize_like, recorded_parameters(standardize_like)
+    return read_from_images(
+        images,
+        tracking_mask=tracking_mask,
+        seeding_mask=seeding_mask,
+        mask_threshold=mask_threshold,
+        standardization=standardization or _standardization_of(experiment, recorded, hdf5_file, std_mask),
+        std_mask=std_mask,
+    )
+
+
+def _standardization_of(
+    experiment: str | Path, recorded: Mapping[str, Any], hdf5_file: str | Path | None, std_mask: Sequence[str | Path]
+) -> str:
+    """Return how the experiment's input group was standardized; ValueError if its mask is needed and not given."""
+    group = input_group_of(recorded, experiment)
+    entry = _config_of(recorded, hdf5_file).get(group)
+    if not isinstance(entry, dict):
+        raise ValueError(
+            f"'{experiment}' does not record how the volumes of group '{group}' were standardized; give "
+            "standardization."
+        )
+    standardization = str(entry.get("standardization", "none"))
+    if entry.get("std_mask") and standardization != "none" and not std_mask:
+        masks = entry["std_mask"]
+        raise ValueError(
+            f"Group '{group}' of the experiment's data was standardized within a mask "
+            f"({quoted([masks] if isinstance(masks, str) else masks)} of each subject); give the mask of this subject "
+            "as std_mask."
+        )
+    return standardization
+
+
+def _config_of(recorded: Mapping[str, Any], hdf5_file: str | Path | None, *, needed: bool = True) -> dict[str, Any]:
+    """Return the groups config of the data, from the experiment or from the given HDF5 file.
+
+    If neither has it, raise FileNotFoundError if it is needed, and return an empty dictionary otherwise.
+    """
+    config = recorded.get(GROUPS_CONFIG)
+    if isinstance(config, dict) and config and not hdf5_file:
+        return config
+    path = Path(hdf5_file or recorded["data"]["hdf5_file"])
+    if not path.is_file():
+        if not needed and not hdf5_file:
+            return {}
+        raise FileNotFoundError(
+            f"'{path}', the experiment's HDF5 file, was not found; it records how the volumes were standardized. Give "
+            "hdf5_file or standardization."
+        )
+    with open_hdf5(path) as file:
+        return groups_config(file)

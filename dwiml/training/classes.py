@@ -1,0 +1,177 @@
+"""The classes of the objects of an experiment: dwiml's own, those of installed packages, and those that the user names.
+
+``parameters.json`` of an experiment may be untrusted: what it names is compared with known classes, never imported.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from dwiml import models
+from dwiml.batching.loader import DWIMLBatchLoaderOneInput, DWIMLStreamlinesBatchLoader
+from dwiml.finding.classes import find_class, installed_class, is_path_of_dwiml
+from dwiml.models.base import MainModelAbstract
+from dwiml.models.finding import find_model_class
+from dwiml.models.saving import check_class, recorded_path
+from dwiml.training.experiment.parameters import CLASS, CLASSES
+from dwiml.training.generation.phase import DWIMLTrainerOneInputWithGVPhase
+from dwiml.training.one_input import DWIMLTrainerOneInput
+from dwiml.training.trainer import DWIMLTrainer
+
+MODELS: dict[str, type[MainModelAbstract]] = {
+    cls.__name__: cls for cls in map(pkgutil.resolve_name, models.MODELS.values())
+}
+TRAINERS: dict[str, type[DWIMLTrainer]] = {
+    "DWIMLTrainer": DWIMLTrainer,
+    "DWIMLTrainerOneInput": DWIMLTrainerOneInput,
+    "DWIMLTrainerOneInputWithGVPhase": DWIMLTrainerOneInputWithGVPhase,
+}
+LOADERS: dict[str, type[DWIMLStreamlinesBatchLoader]] = {
+    "DWIMLStreamlinesBatchLoader": DWIMLStreamlinesBatchLoader,
+    "DWIMLBatchLoaderOneInput": DWIMLBatchLoaderOneInput,
+}
+
+_LONGEST = 300
+
+Known = TypeVar("Known")
+
+
+def recorded_class(recorded: Mapping[str, Any], section: str) -> tuple[str, str | None]:
+    """Return the name of the class of a section of ``parameters.json``, and its path if it was recorded.
+
+    Raises
+    ------
+    KeyError, TypeError
+        If the file is damaged.
+    """
+    name = recorded[section][CLASS]
+    if not isinstance(name, str):
+        raise TypeError("the name of a class is not a string")
+    paths = recorded.get(CLASSES)
+    return name, recorded_path(paths.get(section)) if isinstance(paths, dict) else None
+
+
+def model_class_of(
+    name: str, path: str | None, model_class: str | type[Any] | None, what: str
+) -> type[MainModelAbstract]:
+    """Return the class of a recorded model.
+
+    Parameters
+    ----------
+    name, path
+        Name and path of the recorded class; the path is None if it was not recorded.
+    model_class
+        The class, if the user names it (:func:`dwiml.models.finding.find_model_class`); None for a class of dwiml or of
+        an installed package.
+    what
+        What has the class, for the error message.
+
+    Raises
+    ------
+    FileNotFoundError, TypeError
+        If `model_class` does not exist, or is not a class.
+    ValueError
+        If the class is unknown, or `model_class` is another class.
+    """
+    if model_class is not None:
+        given = find_model_class(model_class)
+        check_class(given, name, path, f"{what} is")
+        return given
+    known = _known(MODELS, name, path)
+    if known is None and path is not None:
+        known = installed_class(path, MainModelAbstract, models.ENTRY_POINTS)
+    if known is None:
+        raise ValueError(
+            f"{what} is a {_shown(name)}, a class that is not part of dwiml or of an installed package: give "
+            f"model_class={_hint(name, path)} if you trust its code."
+        )
+    return known
+
+
+def trainer_class_of(
+    recorded: Mapping[str, Any], trainer_class: str | type[Any] | None, experiment: str
+) -> type[DWIMLTrainer]:
+    """Return the class of the trainer of an experiment.
+
+    Parameters
+    ----------
+    recorded
+        Content of ``parameters.json``.
+    trainer_class
+        The class, if the user names it; None for a class of dwiml.
+    experiment
+        The experiment folder, for the error message.
+
+    Raises
+    ------
+    FileNotFoundError, TypeError
+        If `trainer_class` does not exist, or is not a class.
+    ValueError
+        If the class is unknown, or `trainer_class` is another class.
+    KeyError, TypeError
+        If the file is damaged.
+    """
+    name, path = recorded_class(recorded, "trainer")
+    if trainer_class is not None:
+        given = find_trainer_class(trainer_class)
+        check_class(given, name, path, f"The trainer of '{experiment}' is")
+        return given
+    known = _known(TRAINERS, name, path)
+    if known is None:
+        raise ValueError(
+            f"The trainer of '{experiment}' is a {_shown(name)}, a class that is not part of dwiml. To continue the "
+            f"training, run its script again with resume='auto', or give trainer_class={_hint(name, path)} if you "
+            "trust its code."
+        )
+    return known
+
+
+def find_trainer_class(trainer_class: str | type[Any], parameter: str = "trainer_class") -> type[DWIMLTrainer]:
+    """Return the trainer class that a user names: a subclass of ``DWIMLTrainer``.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError, TypeError
+        As in :func:`dwiml.finding.classes.find_class`.
+    """
+    return find_class(trainer_class, DWIMLTrainer, parameter=parameter)
+
+
+def loader_class_of(recorded: Mapping[str, Any], experiment: str) -> type[DWIMLStreamlinesBatchLoader]:
+    """Return the class of the batch loader of an experiment.
+
+    Raises
+    ------
+    ValueError
+        If it is not a class of dwiml.
+    KeyError, TypeError
+        If the file is damaged.
+    """
+    name, path = recorded_class(recorded, "loader")
+    known = _known(LOADERS, name, path)
+    if known is None:
+        raise ValueError(
+            f"The batch loader of '{experiment}' is a {_shown(name)}, a class that is not part of dwiml, so the "
+            "experiment cannot be rebuilt from its folder: use its script. To continue the training, run the script "
+            "again with resume='auto'."
+        )
+    return known
+
+
+def _known(classes: Mapping[str, Known], name: str, path: str | None) -> Known | None:
+    """Return the class of dwiml of a name; None if it is that of another class of the same name."""
+    return classes.get(name) if path is None or is_path_of_dwiml(path) else None
+
+
+def _hint(name: str, path: str | None) -> str:
+    """Return the value with which a user names a class that was recorded, in quotes."""
+    place, _, attribute = (path or "").rpartition(":")
+    usable = bool(place) and "<" not in attribute and attribute.rpartition(".")[2] == name and len(place) <= _LONGEST
+    usable = usable and place != "__main__" and not is_path_of_dwiml(place)
+    return f"'{path}'" if usable else f"'FILE.py:{_shown(name)}'"
+
+
+def _shown(name: str) -> str:
+    return " ".join(name.split())[:80]
