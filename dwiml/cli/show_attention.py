@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from dwiml.evaluation.losses_by_point import SubjectReader
 
 ALL = "all"
+# Of an experiment in a title.
+_LONGEST_NAME = 40
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -140,21 +142,27 @@ def _of_groups(attention: StreamlineAttention) -> dict[str, str]:
     }
 
 
-def _matrices(attention: StreamlineAttention, *, by_head: bool) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return {file: {row of panels: {panel: matrix}}} of a streamline: groups by layers, or layers by heads."""
+def _matrices(attention: StreamlineAttention, *, by_head: bool) -> dict[str, tuple[str, dict[str, dict[str, Any]]]]:
+    """Return {file: (what it shows, {row of panels: {panel: matrix}})} of a streamline.
+
+    A figure has groups by layers or, for each group, layers by heads.
+    """
     weights, name = attention.weights, f"attention_{attention.id}"
     if by_head:
         return {
-            f"{name}_{group}.png": {
-                f"{group}, layer {layer}": {f"head {head}": matrix for head, matrix in heads.items()}
-                for layer, heads in layers.items()
-            }
+            f"{name}_{group}.png": (
+                group,
+                {
+                    f"layer {layer}": {f"head {head}": matrix for head, matrix in heads.items()}
+                    for layer, heads in layers.items()
+                },
+            )
             for group, layers in weights.items()
         }
     rows = {
         group: {f"layer {layer}": attention.mean(group, layer) for layer in layers} for group, layers in weights.items()
     }
-    return {f"{name}.png": rows}
+    return {f"{name}.png": ("mean over heads", rows)}
 
 
 def _check_folder(arguments: argparse.Namespace, files: Sequence[str]) -> None:
@@ -176,8 +184,8 @@ def _write_matrices(arguments: argparse.Namespace, attentions: Sequence[Streamli
     from dwiml.viz.figure_file import save_figure
 
     for attention in attentions:
-        title = f"{_title(arguments)}, streamline {attention.id}" + ("" if by_head else ", mean over heads")
-        for file, matrices in _matrices(attention, by_head=by_head).items():
+        for file, (what, matrices) in _matrices(attention, by_head=by_head).items():
+            title = f"{_title(arguments)}, streamline {attention.id}, {what}"
             save_figure(plot_attention(matrices, attention.mm, title=title), Path(arguments.out, file), dpi=DPI)
 
 
@@ -223,4 +231,6 @@ def _chosen(arguments: argparse.Namespace) -> str:
 
 
 def _title(arguments: argparse.Namespace) -> str:
-    return f"{Path(arguments.experiment).resolve().name}: attention on {arguments.subject}"
+    from dwiml.viz.figure_file import shorten
+
+    return f"{shorten(Path(arguments.experiment).resolve().name, _LONGEST_NAME)}: attention on {arguments.subject}"

@@ -25,7 +25,9 @@ DPI = 130
 _LARGEST_IN, _SMALLEST_IN, _WIDTH_IN = 3.2, 1.5, 14.0
 # Weights below this fraction of the largest one have the same color.
 _LOWEST = 1e-4
-_NB_TICKS = 4
+# Largest number of panels in a row, and in the only row.
+_MOST_COLUMNS, _MOST_IN_ONE_ROW = 8, 4
+_NB_TICKS, _FEW_TICKS, _ROOM_FOR_TICKS_IN = 4, 2, 2.2
 
 
 def plot_attention(matrices: Matrices, mm: npt.NDArray[np.float64], *, title: str) -> Figure:
@@ -48,16 +50,18 @@ def plot_attention(matrices: Matrices, mm: npt.NDArray[np.float64], *, title: st
     -------
     Figure
     """
-    nb_rows, nb_columns = len(matrices), max(len(row) for row in matrices.values())
+    rows = _wrapped(matrices)
+    nb_columns = max(map(len, rows))
     size = float(np.clip(_WIDTH_IN / nb_columns, _SMALLEST_IN, _LARGEST_IN))
-    figure = Figure(figsize=(max(size * nb_columns + 1.8, 5.0), size * nb_rows + 1.5), layout="constrained")
-    panels = figure.subplots(nb_rows, nb_columns, squeeze=False, sharex=True, sharey=True)
+    # Wide and high enough for the labels.
+    figure = Figure(figsize=(max(size * nb_columns + 1.8, 6.5), max(size * len(rows) + 1.5, 5.0)), layout="constrained")
+    panels = figure.subplots(len(rows), nb_columns, squeeze=False, sharex=True, sharey=True)
     low, high = _range_of(matrices)
     image = None
-    for row, (name, of_row) in zip(panels, matrices.items(), strict=True):
-        for ax in row[len(of_row) :]:
+    for axes, row in zip(panels, rows, strict=True):
+        for ax in axes[len(row) :]:
             ax.set_visible(False)
-        for ax, (panel, matrix) in zip(row, of_row.items(), strict=False):
+        for ax, (name, matrix) in zip(axes, row.items(), strict=False):
             hidden = np.triu(np.ones(matrix.shape, dtype=bool), k=1)
             image = ax.imshow(
                 np.ma.masked_array(np.clip(matrix, low, None), hidden),
@@ -65,9 +69,9 @@ def plot_attention(matrices: Matrices, mm: npt.NDArray[np.float64], *, title: st
                 cmap=colormaps["viridis"],
                 interpolation="nearest",
             )
-            ax.set_title(f"{name}, {panel}" if name else panel, fontsize="small", parse_math=False)
+            ax.set_title(name, fontsize="small", parse_math=False)
             ax.spines[["top", "right"]].set_visible(False)
-    _label_points(panels, mm)
+    _label_points(panels, mm, _NB_TICKS if size >= _ROOM_FOR_TICKS_IN else _FEW_TICKS)
     figure.supxlabel("Point that is attended to: index and distance from the start", fontsize="medium")
     figure.supylabel("Point that attends: index and distance from the start", fontsize="medium")
     assert image is not None
@@ -82,7 +86,7 @@ def plot_attention(matrices: Matrices, mm: npt.NDArray[np.float64], *, title: st
     )
     bar.ax.yaxis.set_minor_locator(NullLocator())
     # A `$` in a name does not start a formula.
-    figure.suptitle(title, parse_math=False)
+    figure.suptitle(title, fontsize="medium", parse_math=False)
     return figure
 
 
@@ -117,6 +121,16 @@ def plot_attended_streamlines(drawn: DrawnTractogram, *, color: str, title: str)
     return figure
 
 
+def _wrapped(matrices: Matrices) -> list[dict[str, npt.NDArray[Any]]]:
+    """Return the rows of panels, by their titles; rows that are too long are continued in the next one."""
+    most = _MOST_IN_ONE_ROW if len(matrices) == 1 else _MOST_COLUMNS
+    rows = []
+    for name, of_row in matrices.items():
+        titled = [(f"{name}, {panel}", matrix) for panel, matrix in of_row.items()]
+        rows += [dict(titled[start : start + most]) for start in range(0, len(titled), most)]
+    return rows
+
+
 def _range_of(matrices: Matrices) -> tuple[float, float]:
     """Return the weights at the ends of the color scale."""
     highest = max(float(matrix.max()) for row in matrices.values() for matrix in row.values())
@@ -134,11 +148,14 @@ def _is_cut(matrices: Matrices, low: float) -> bool:
     return any(_smallest(matrix) < low for row in matrices.values() for matrix in row.values())
 
 
-def _label_points(panels: npt.NDArray[Any], mm: npt.NDArray[np.float64]) -> None:
+def _label_points(panels: npt.NDArray[Any], mm: npt.NDArray[np.float64], nb_ticks: int) -> None:
     """Label the points with their index and distance; all panels share the axes."""
     nb = len(mm)
-    ticks = [int(tick) for tick in MaxNLocator(_NB_TICKS, integer=True).tick_values(0, nb - 1) if 0 <= tick < nb]
+    ticks = [int(tick) for tick in MaxNLocator(nb_ticks, integer=True).tick_values(0, nb - 1) if 0 <= tick < nb]
     panels[-1][0].set_xticks(ticks, [f"{tick}\n{mm[tick]:.0f} mm" for tick in ticks])
     panels[-1][0].set_yticks(ticks, [f"{tick} ({mm[tick]:.0f} mm)" for tick in ticks])
-    for ax in panels.ravel():
-        ax.tick_params(labelsize="small")
+    for column in panels.T:
+        shown = [ax for ax in column if ax.get_visible()]
+        for ax in shown:
+            # The axes are shared, and the last panel of a column may be above the last row.
+            ax.tick_params(labelsize="small", labelbottom=ax is shown[-1])

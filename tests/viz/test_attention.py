@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -40,6 +42,25 @@ def test_all_panels_have_one_scale_and_hide_only_later_points() -> None:
     assert panels[0].get_yticklabels()[1].get_text() == "3 (4 mm)"
     (bar,) = [ax for ax in figure.axes if ax.get_ylabel().startswith("Weight of attention (log scale")]
     assert any(text.get_text() for text in bar.get_yticklabels())
+
+
+def test_long_rows_are_continued_and_labels_do_not_overlap() -> None:
+    layers = {f"layer {number}": weights(200, number) for number in range(6)}
+    figure = drawn(plot_attention({"encoder": layers}, 1.5 * np.arange(200), title="long"))
+    panels = [ax for ax in figure.axes if ax.images and ax.get_visible()]
+    places = [ax.get_subplotspec() for ax in panels]
+    assert [(place.rowspan.start, place.colspan.start) for place in places] == [
+        *((0, column) for column in range(4)),
+        (1, 0),
+        (1, 1),
+    ]
+    many = {f"layer {i}": {f"head {k}": weights(300, i + k) for k in range(9)} for i in range(2)}
+    figure = drawn(plot_attention(many, 1.5 * np.arange(300), title="many"))
+    assert len([ax for ax in figure.axes if ax.images]) == 18
+    for ax in [ax for ax in figure.axes if ax.images]:
+        boxes = [text.get_window_extent() for text in ax.get_xticklabels() if text.get_text() and text.get_visible()]
+        assert not any(one.overlaps(other) for one, other in pairwise(boxes))
+        assert ax.title.get_window_extent().width < 1.1 * ax.get_window_extent().width
 
 
 @pytest.mark.parametrize("nb", [1, 2])

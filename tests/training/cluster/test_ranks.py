@@ -32,7 +32,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(data: Path) -> Path:
-    train(data, data.parent, "alone", nb=1)
+    train(data, data.parent, "alone", nb=1, log_weights=True)
     return data.parent / "alone"
 
 
@@ -47,8 +47,12 @@ def close(some: Path, other: Path, tolerance: float = 1e-5) -> None:
 
 
 def test_two_processes_have_the_losses_of_one(data: Path, alone: Path) -> None:
-    train(data, data.parent, "two", nb=2)
+    train(data, data.parent, "two", nb=2, log_weights=True)
     close(data.parent / "two", alone)
+    for line, expected in zip(logs(data.parent / "two"), logs(alone), strict=True):
+        names = [name for name in expected if name.startswith("weight_")]
+        assert len(names) > 4
+        assert {name: line[name] for name in names} == pytest.approx({name: expected[name] for name in names}, rel=1e-3)
     assert len(load_checkpoint(data.parent / "two" / "checkpoint")["generators"]) == 2
 
 
