@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import dwiml
-from dwiml.arguments import check_number, check_whole
+from dwiml.arguments import check_number, check_whole, counted
 from dwiml.models.direction_getters import DIRECTION_GETTERS
 from dwiml.training.settings import TrainerSettings
 
@@ -92,3 +92,9 @@ def test_flags_of_numpy_and_none() -> None:
         TrainerSettings(use_gpu=1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="^verbose must be True or False, got None.$"):
         TrainerSettings(verbose=None)  # type: ignore[arg-type]
+
+
+def test_numbers_with_their_nouns() -> None:
+    assert counted(1, "batch") == "1 batch"
+    assert counted(2, "batch") == "2 batches"
+    assert counted(3, "epoch") == "3 epochs"

@@ -46,7 +46,7 @@ ROOMS = {
     "models": LEAVES - {"hdf5.schema", "hdf5.stored"},
     "tracking": LEAVES | {"data", "models", "tractograms"},
     "training": LEAVES | {"data", "batching", "models"},
-    "importing": LEAVES | {"data", "models", "training"},
+    "importing": LEAVES | {"data", "models", "tractograms", "training"},
     "evaluation": LEAVES | {"data", "batching", "models", "training", "tractograms"},
     "trained": LEAVES | {"data", "batching", "models", "tracking", "training", "tractograms"},
     "viz": {

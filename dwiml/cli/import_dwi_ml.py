@@ -19,10 +19,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dwiml import_dwi_ml",
         allow_abbrev=False,
-        description="Import an experiment of dwi_ml 1.0 (Learn2Track or a transformer): the model, its weights and the "
-        "logs become an experiment folder for 'dwiml track', 'dwiml evaluate', 'dwiml show_loss' and 'visualize_logs'. "
-        "The model computes the same outputs from the same inputs. Nothing in the files can run code. What differs "
-        "from dwi_ml is printed.",
+        description="Import an experiment of dwi_ml 1.0 (Learn2Track, a transformer or the autoencoder): the model, "
+        "its weights and the logs become an experiment folder for 'dwiml track', 'dwiml evaluate', 'dwiml show_loss', "
+        "'dwiml autoencode' and 'visualize_logs'. The model computes the same outputs from the same inputs. Nothing in "
+        "the files can run code. What differs from dwi_ml is printed.",
     )
     parser.add_argument(
         "experiment", metavar="EXPERIMENT", help="experiment folder of dwi_ml, or a folder with model_state.pkl"
@@ -39,6 +39,11 @@ def build_parser() -> argparse.ArgumentParser:
         dest="volume_shift",
         action="store_false",
         help="read volumes where they are [where dwi_ml read them, half a voxel off, as the model was trained]",
+    )
+    parser.add_argument(
+        "--reference",
+        metavar="IMAGE",
+        help="for an autoencoder, required: image with the voxel grid of the subjects that it was trained on",
     )
     parser.add_argument("--hdf5_file", metavar="HDF5", help="HDF5 file of the data [the recorded path]")
     parser.add_argument("--input_group_name", metavar="NAME", help="volume group of the model's input [as recorded]")
@@ -62,6 +67,7 @@ def _run(arguments: argparse.Namespace) -> None:
         arguments.out,
         latest=arguments.use_latest_epoch,
         volume_shift=arguments.volume_shift,
+        reference=arguments.reference,
         hdf5_file=arguments.hdf5_file,
         input_group_name=arguments.input_group_name,
         streamline_group_name=arguments.streamline_group_name,
@@ -79,14 +85,16 @@ def report(imported: Imported, *, volume_shift: bool) -> str:
         f"{type(imported.model).__name__} of '{imported.folder}', with the logs of {epochs}.",
         "The outputs of the model are those of dwi_ml, up to rounding. What differs:",
     ]
-    where = (
-        "Volumes are read half a voxel off, as in dwi_ml, because the model was trained that way (volume_shift 0.5)."
-        if volume_shift
-        else "Volumes are read where they are. dwi_ml reads them half a voxel off, and the model was trained that way."
-    )
-    lines += [f"- {note}" for note in (where, *imported.notes)]
-    lines.append(
-        "- Tracking: the default maximum angle of dwi_ml is 90 degrees (--theta 90). It keeps the last point, outside "
-        "the mask, and can track without a mask; dwiml removes that point and needs a mask."
-    )
+    notes = list(imported.notes)
+    if hasattr(imported.model, "nb_features"):
+        where = "where they are. dwi_ml reads them half a voxel off, and the model was trained that way."
+        if volume_shift:
+            where = "half a voxel off, as in dwi_ml, because the model was trained that way (volume_shift 0.5)."
+        where = f"Volumes are read {where}"
+        tracking = (
+            "Tracking: the default maximum angle of dwi_ml is 90 degrees (--theta 90). It keeps the last point, "
+            "outside the mask, and can track without a mask; dwiml removes that point and needs a mask."
+        )
+        notes = [where, *notes, tracking]
+    lines += [f"- {note}" for note in notes]
     return "\n".join(lines)

@@ -296,6 +296,42 @@ def transformer(kind: str, **options: Any) -> Transformer:
     return Transformer(TRANSFORMER | of_targets | of_kind | options, kind)
 
 
+class Autoencoder(nn.Module):
+    model_type = "ModelAE"
+
+    def __init__(self, params: dict[str, Any]) -> None:
+        super().__init__()
+        self.params = params
+        widths = [3, 32, 64, 128, 256, 512, 1024]
+        for i in range(1, 7):
+            encoding = nn.Conv1d(widths[i - 1], widths[i], 3, stride=2 if i < 6 else 1)
+            decoding = nn.Conv1d(widths[7 - i], widths[6 - i], 3)
+            self.add_module(f"encod_conv{i}", nn.Sequential(nn.ReflectionPad1d(1), encoding))
+            self.add_module(f"decod_conv{i}", nn.Sequential(nn.ReflectionPad1d(1), decoding))
+        self.fc1, self.fc2 = nn.Linear(8192, 32), nn.Linear(32, 8192)
+
+    def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Latent vectors (N, 32), and reconstructed points (N, 256, 3), of points (N, 256, 3) in voxels."""
+        rows = points.swapaxes(1, 2)
+        for i in range(1, 7):
+            rows = getattr(self, f"encod_conv{i}")(rows)
+            rows = nn.functional.relu(rows) if i < 6 else rows
+        latent = self.fc1(rows.reshape(len(rows), -1))
+        rows = self.fc2(latent).reshape(rows.shape)
+        for i in range(1, 7):
+            rows = getattr(self, f"decod_conv{i}")(rows)
+            if i < 6:
+                rows = nn.functional.interpolate(nn.functional.relu(rows), scale_factor=2, mode="linear")
+        return latent, rows.swapaxes(1, 2)
+
+
+def autoencoder() -> Autoencoder:
+    """An autoencoder of dwi_ml with weights that depend on nothing else."""
+    torch.manual_seed(3)
+    params = {"experiment_name": "theirs", "step_size": None, "nb_points": 256, "compress_lines": False}
+    return Autoencoder(params)
+
+
 def as_saved(model: nn.Module) -> dict[str, Tensor]:
     """The weights as dwi_ml names them: queries, keys and values of attention apart."""
     saved = {}
