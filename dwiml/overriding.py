@@ -10,6 +10,8 @@ from dwiml.arguments import shown
 from dwiml.finding.from_file import is_of_dwiml
 
 _PYTHON = (object, ABC, Generic, Protocol)
+# Where a torch module keeps the modules, parameters and buffers that are set on it.
+_TORCH_PLACES = ("_modules", "_parameters", "_buffers")
 
 
 def is_of_user(cls: type[Any]) -> bool:
@@ -64,12 +66,15 @@ def check_overrides(thing: Any) -> None:
 
 
 def hidden_methods(thing: Any) -> list[str]:
-    """Return the names of the methods of an object that are hidden by values set on it, such as ``self.log = []``."""
-    return [
-        name
-        for name, value in vars(thing).items()
-        if callable(getattr(type(thing), name, None)) and not callable(value)
-    ]
+    """Return the names of the methods of an object that are hidden by values set on it, such as ``self.log = []``.
+
+    In a model, also those that one of its modules, parameters or buffers has, such as ``self.forward = Linear(2, 3)``:
+    torch stores it in another place, and the method would be called instead.
+    """
+    cls = type(thing)
+    hidden = [name for name, value in vars(thing).items() if callable(getattr(cls, name, None)) and not callable(value)]
+    stored = [name for place in _TORCH_PLACES for name in vars(thing).get(place, {})]
+    return hidden + [name for name in stored if name not in hidden and callable(getattr(cls, name, None))]
 
 
 def _overrides(cls: type[Any]) -> Iterator[tuple[type[Any], str, Any, type[Any]]]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from dwiml.arguments import kind_shown, shown
+from dwiml.arguments import counted, kind_shown, shown
 from dwiml.batching.sampler import BatchIds
 from dwiml.data.dataset import MultisubjectSubset, check_subject
 from dwiml.data.streamlines import SubjectStreamlines
@@ -98,7 +98,11 @@ def check_ids(batch_ids: Any) -> BatchIds:
 
 def _are_ids(ids: Any) -> bool:
     # A boolean mask is not accepted: its length is not the number of streamlines in the batch.
-    values = np.asarray(ids)
+    try:
+        values = np.asarray(ids)
+    except ValueError:
+        # Lists of different lengths.
+        return False
     return values.ndim == 1 and (len(values) == 0 or values.dtype.kind in "iu")
 
 
@@ -258,6 +262,8 @@ class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
                 f"set_position('{self.phase}', epoch) first."
             )
         self._check_subjects([subject for subject, _ in batch_ids])
+        for subject, ids in batch_ids:
+            self._check_exist(subject, np.asarray(ids))
         counts = np.array([len(ids) for _, ids in batch_ids], dtype=np.int64)
         points, lengths = self._gather(batch_ids)
         data_per_streamline = self._gather_data_per_streamline(batch_ids)
@@ -282,6 +288,16 @@ class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
         if len(set(subjects)) < len(subjects):
             raise ValueError(
                 f"A subject must be in a batch once, with all its ids; got the subjects {shown(subjects)}."
+            )
+
+    def _check_exist(self, subject: int, ids: npt.NDArray[Any]) -> None:
+        # With a negative id, a batch could have the same streamline twice.
+        name, nb = self._subjects[subject][0], len(self._streamlines(subject))
+        wrong = ids[(ids < 0) | (ids >= nb)]
+        if len(wrong):
+            raise IndexError(
+                f"Streamline {shown(wrong[0])} of a batch does not exist: subject '{name}' of the {self.phase} set has "
+                f"{counted(nb, 'streamline')}, numbered from 0."
             )
 
     def _generator(self, key: BatchKey, purpose: str) -> np.random.Generator:

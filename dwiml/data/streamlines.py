@@ -370,10 +370,11 @@ class SubjectStreamlines:
                 f"Ids of the {self.label} must be integers, or a boolean array of shape ({len(self)},); "
                 f"got {given.dtype} of shape {given.shape}: {shown(given.flat[0])}, ..."
             )
-        chosen = given.astype(np.int64)
-        outside = chosen[(chosen < -len(self)) | (chosen >= len(self))]
+        # Before the conversion, in which the largest unsigned numbers become negative.
+        outside = given[(given < -len(self)) | (given >= len(self))]
         if len(outside):
             raise IndexError(f"Streamline {outside[0]} is out of range: the {self.label} has {len(self)}.")
+        chosen = given.astype(np.int64)
         return np.where(chosen < 0, chosen + len(self), chosen)
 
 

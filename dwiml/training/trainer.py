@@ -307,7 +307,7 @@ class DWIMLTrainer(Extensible):
         """Save the state of an object in the checkpoints, and restore it when resuming.
 
         Call it before the training starts. If the training is resumed, the state is restored immediately. Under
-        ``torchrun``, the state of the first process is saved, and all processes restore it.
+        ``torchrun``, the state of the first process is saved, and all processes restore it: it must be the same in all.
 
         Parameters
         ----------

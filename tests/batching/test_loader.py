@@ -330,10 +330,29 @@ def test_a_subject_that_does_not_exist_is_one_sentence(tiny_hdf5: Path, subject:
             read(streamlines, slices)
 
 
+@pytest.mark.parametrize("lazy", [False, True], ids=["eager", "lazy"])
+def test_a_streamline_that_does_not_exist_is_one_sentence(tiny_hdf5: Path, lazy: bool) -> None:
+    load, key = loader(dataset(tiny_hdf5, lazy=lazy)), BatchKey("training", 0, 0)
+    first = load.dataset.training_set[0]
+    streamlines = first.streamlines["streamlines"]
+    nb, largest = len(streamlines), np.iinfo(np.uint64).max
+    for ids, wrong in (([nb], nb), ([0, -1], -1), ([-1, 0], -1), (np.array([largest]), largest)):
+        sentence = (
+            rf"^Streamline {wrong} of a batch does not exist: subject '{first.subject_id}' of the training set has "
+            rf"{nb} streamlines, numbered from 0\.$"
+        )
+        with pytest.raises(IndexError, match=sentence):
+            load.load_batch_streamlines(BatchIds([(0, ids)], key))  # type: ignore[list-item]
+    # The streamlines of a subject are indexed as an array is.
+    assert torch.equal(streamlines.get([-1]).data, streamlines.get([nb - 1]).data)
+    with pytest.raises(IndexError, match=f"^Streamline {largest} is out of range"):
+        streamlines.get(np.array([largest]))
+
+
 def test_ids_of_a_batch_that_are_not_ids_are_one_sentence(tiny_hdf5: Path) -> None:
     load, key = loader(dataset(tiny_hdf5)), BatchKey("training", 0, 0)
     nb = len(load.dataset.training_set[0].streamlines["streamlines"])
-    for ids in (0, slice(2), None, np.ones(nb, dtype=bool), [0.5], [[0, 1]]):
+    for ids in (0, slice(2), None, np.ones(nb, dtype=bool), [0.5], [[0, 1]], [[0], [1, 2]]):
         with pytest.raises(TypeError, match=r"^An item of BatchIds must be \(subject index, ids\), with a one-dim"):
             load.load_batch_streamlines(BatchIds([(0, ids)], key))  # type: ignore[list-item]
     with pytest.raises(TypeError, match="^An item of BatchIds must be"):
@@ -342,8 +361,6 @@ def test_ids_of_a_batch_that_are_not_ids_are_one_sentence(tiny_hdf5: Path) -> No
         ValueError, match=r"^A subject must be in a batch once, with all its ids; got the subjects \[0, 0\]"
     ):
         load.load_batch_streamlines(BatchIds([(0, np.arange(2)), (0, np.arange(2, 4))], key))
-    with pytest.raises(IndexError, match=f"^Streamline {nb} is out of range"):
-        load.load_batch_streamlines(BatchIds([(0, np.array([nb]))], key))
     with pytest.raises(ValueError, match=r"^phase must be one of \('training', .*\), got 'train'\.$"):
         load.load_batch_streamlines(BatchIds([(0, np.arange(2))], BatchKey("train", 0, 0)))
 

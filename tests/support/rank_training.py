@@ -30,11 +30,14 @@ def main() -> None:
         arguments |= others
     marks_tracking = arguments.pop("marks_tracking", False)
     registered = arguments.pop("registered", None)
+    averages = arguments.pop("averages", None)
     if "model_class" in arguments:
         arguments["model_class"] = pkgutil.resolve_name(MODELS[arguments["model_class"]])
     trainer = small_trainer(Path(hdf5_file), Path(experiments), name, resume="auto", **arguments)
     if registered is not None:
         trainer.register_state(registered, torch.nn.Linear(1, 1))
+    if averages is not None:
+        register_average(trainer, of=averages)
     if logs_angle:
         with_angle(trainer)
     run, seen = trainer.run_one_batch, []
@@ -60,6 +63,28 @@ def main() -> None:
     if marks_tracking:
         mark_tracking(trainer, Path(experiments) / f"{name}.tracking")
     trainer.train_and_validate()
+
+
+def register_average(trainer: Any, *, of: str) -> None:
+    """Register a sum of the losses: of the batches of this process, or of the epochs (the same in all processes)."""
+    total = torch.nn.Module()
+    total.register_buffer("value", torch.zeros((), dtype=torch.float64))
+    trainer.register_state("total", total)
+    run, finish = trainer.run_one_batch, trainer.finish_epoch
+
+    def run_and_add(*batch: Any) -> Any:
+        result = run(*batch)
+        total.value += result[0].detach()
+        return result
+
+    def add_and_finish(metrics: dict[str, float]) -> None:
+        total.value += metrics["train_loss"]
+        finish(metrics)
+
+    if of == "batches":
+        trainer.run_one_batch = run_and_add
+    else:
+        trainer.finish_epoch = add_and_finish
 
 
 def mark_tracking(trainer: Any, path: Path) -> None:

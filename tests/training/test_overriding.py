@@ -12,7 +12,7 @@ import torch
 from small_training import small_trainer
 
 from dwiml import DWIMLTrainerOneInput, DWIMLTrainerOneInputWithGVPhase, Learn2TrackModel
-from dwiml.overriding import check_overrides
+from dwiml.overriding import check_overrides, hidden_methods
 
 
 def _trainer(**attributes: Any) -> Any:
@@ -116,6 +116,27 @@ def test_a_value_that_hides_a_method_of_the_model(tiny_hdf5: Path, tmp_path: Pat
         TypeError, match=r"^Own sets its own 'compute_loss', which hides its method: choose another name"
     ):
         small_trainer(tiny_hdf5, tmp_path, model_class=cls, model_args={"rnn_layer_sizes": (8, 8)})
+
+
+@pytest.mark.parametrize("name", ["forward", "compute_loss", "device", "forward_uses_last_point"])
+def test_a_module_that_torch_would_ignore(tiny_hdf5: Path, tmp_path: Path, name: str) -> None:
+    cls = _setting(Learn2TrackModel, name, torch.nn.Identity())
+    sentence = (
+        f"^Own sets its own '{name}', which hides its method: choose another name"
+        if name in ("forward", "compute_loss")
+        else f"^Own cannot set '{name}' "
+    )
+    with pytest.raises((TypeError, AttributeError), match=sentence):
+        small_trainer(tiny_hdf5, tmp_path, model_class=cls, model_args={"rnn_layer_sizes": (8, 8)})
+
+
+def test_a_buffer_or_an_assigned_module_with_the_name_of_a_method() -> None:
+    model = Learn2TrackModel(nb_features=2, rnn_layer_sizes=(8, 8))
+    assert hidden_methods(model) == []
+    model._buffers["compute_loss"] = torch.zeros(2)
+    model._parameters["forward"] = None
+    model.add_module("mine", torch.nn.Identity())
+    assert sorted(hidden_methods(model)) == ["compute_loss", "forward"]
 
 
 class Allowed(DWIMLTrainerOneInput):

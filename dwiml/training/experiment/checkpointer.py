@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from dwiml.arguments import quoted, shown
+from dwiml.training.cluster.agreement import differing_states
 from dwiml.training.cluster.ranks import Ranks
 from dwiml.training.experiment import fitting
 from dwiml.training.experiment.checkpoint import (
@@ -28,6 +30,8 @@ from dwiml.training.reproducibility import generators_state
 
 if TYPE_CHECKING:
     from dwiml.training.trainer import DWIMLTrainer
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -67,12 +71,14 @@ class Checkpointer:
     _registered: dict[str, Stateful]  # objects registered by the user, by name
     _waiting: dict[str, Any]  # states in the checkpoint whose object is not registered yet
     _has_begun: bool  # whether the training has begun
+    _has_warned: bool  # whether a registered state was found to differ between the processes
 
     def __init__(self, folder: ExperimentFolder, ranks: Ranks) -> None:
         self._folder, self._ranks = folder, ranks
         self.found, self.is_saved = None, True
         self._lock = self._stamp = self._max_bytes = None
         self._registered, self._waiting, self._has_begun = {}, {}, False
+        self._has_warned = False
 
     @property
     def has_registered(self) -> bool:
@@ -343,6 +349,7 @@ class Checkpointer:
 
     def _state(self, trainer: DWIMLTrainer, monitor: PhaseMonitor | None) -> dict[str, Any]:
         registered = {name: thing.state_dict() for name, thing in self._registered.items()}
+        self._compare({name: state for name, state in registered.items() if name != weights.STATE})
         return {
             "parameters": trainer.parameters,
             "position": trainer.position.state_dict(),
@@ -357,6 +364,21 @@ class Checkpointer:
             "monitors": None if monitor is None else monitor.state_dict(self._ranks.gather),
             **({REGISTERED: registered} if registered else {}),
         }
+
+    def _compare(self, states: dict[str, Any]) -> None:
+        """Warn, once, if states that the user registered are not the same in all processes; all ranks call it."""
+        if not states or self._has_warned:
+            return
+        different = differing_states(self._ranks, states)
+        self._has_warned = bool(different)
+        if different and self._ranks.is_first:
+            logger.warning(
+                "The state registered as %s is not the same in the %d processes; checkpoints have that of the first: "
+                "a resumed run would differ from an uninterrupted one. Compute it from values that are the same in all "
+                "processes, such as the metrics of finish_epoch.",
+                " and ".join(f"'{name}'" for name in different),
+                self._ranks.nb,
+            )
 
 
 def _reason(error: Exception) -> str:

@@ -41,9 +41,12 @@ def epoch_line(metrics: dict[str, float], epoch: int, max_epochs: int, *, is_bes
         Metric that selects the best model; None for the loss.
     """
     losses = [name for name in reversed(LOSSES) if name in metrics]
-    others = dict.fromkeys([*user_metric_names(metrics), by])
+    shown = dict.fromkeys([*user_metric_names(metrics), by])
+    others = [name for name in shown if name in metrics and name not in losses]
     parts = [f"{name_of(name)} {metrics[name]:.5f}" for name in losses]
-    parts += [f"{name_of(name)} {metrics[name]:.4g}" for name in others if name in metrics and name not in losses]
+    parts += [
+        f"{name_of(name)} {_four_digits(metrics[name])}" for name in others if name in metrics and name not in losses
+    ]
     seconds = metrics.get("train_duration_s", 0.0) + metrics.get("valid_duration_s", 0.0)
     parts.append(f"{seconds:.1f} s")
     if "train_points_per_s" in metrics:
@@ -57,6 +60,12 @@ def not_selected(epoch: int, nb_skipped: int) -> str:
     """Return the line for an epoch whose loss is not comparable with that of the others."""
     batches = "a batch was" if nb_skipped == 1 else f"{nb_skipped} batches were"
     return f"Epoch {epoch} does not count for the best model and patience: {batches} skipped as NaN."
+
+
+def _four_digits(value: float) -> str:
+    """Return a number with four significant digits: ``1.000``, ``0.2500``, ``1234``."""
+    # Python leaves a point at the end of a number without decimals.
+    return f"{value:#.4g}".removesuffix(".")
 
 
 def _title(epoch: int, max_epochs: int) -> str:
@@ -161,7 +170,7 @@ class EpochProgress:
         self._last_reading = now
         monitor.check()
         loss, speed = monitor.loss.mean(), grouped(monitor.points_per_s)
-        own = {name: f"{value:.4g}" for name, value in monitor.own.means().items()}
+        own = {name: _four_digits(value) for name, value in monitor.own.means().items()}
         if not self._bar.disable:
             shown = {} if loss is None else {"loss": f"{loss:.4f}"}
             self._bar.set_postfix({**shown, **own, "points/s": speed})

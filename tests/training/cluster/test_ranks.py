@@ -84,6 +84,14 @@ def test_processes_that_register_different_states_end_at_the_start(data: Path) -
     assert not (data.parent / "registered").exists()
 
 
+@pytest.mark.parametrize(("averages", "nb_warnings"), [("batches", 1), ("epochs", 0)])
+def test_a_registered_state_that_differs_between_processes_is_named_once(
+    data: Path, tmp_path: Path, averages: str, nb_warnings: int
+) -> None:
+    output = train(data, tmp_path, "averages", nb=2, max_epochs=2, averages=averages)
+    assert output.count("The state registered as 'total' is not the same in the 2 processes") == nb_warnings
+
+
 def test_two_processes_track_what_one_does(data: Path) -> None:
     options = {"tracking": True, "tracking_phase_theta": 180.0, "best_model_metric": "gv_endpoint_distance_mm"}
     for name, nb in (("tracks_alone", 1), ("track_together", 2)):

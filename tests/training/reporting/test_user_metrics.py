@@ -103,8 +103,17 @@ def test_it_is_shown_in_the_line_and_beside_the_bar(
     assert any("training: 2 of 4 batches, loss " in line and ", angle (degrees) " in line for line in lines)
     (epoch,) = [line for line in lines if line.startswith("Epoch 0") and "train loss" in line]
     (logged,) = logs(tmp_path / "exp")
-    assert f"train angle (degrees) {logged['train_angle_deg']:.4g}, " in epoch
-    assert f"valid angle (degrees) {logged['valid_angle_deg']:.4g}" in epoch
+    assert f"train angle (degrees) {logged['train_angle_deg']:#.4g}, " in epoch
+    assert f"valid angle (degrees) {logged['valid_angle_deg']:#.4g}" in epoch
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1.0, "1.000"), (0.25, "0.2500"), (1234.0, "1234"), (0.0, "0.000"), (-12.5, "-12.50"), (123456.0, "1.235e+05")],
+)
+def test_a_metric_always_has_four_digits(value: float, text: str) -> None:
+    line = progress.epoch_line({"train_loss": 0.5, "valid_a": value}, 0, 1, is_best=False)
+    assert line == f"Epoch 0 of 1: train loss 0.50000, valid a {text}, 0.0 s"
 
 
 @pytest.mark.parametrize("by", [None, "valid_b", "gv_endpoint_distance_mm"])
@@ -120,7 +129,7 @@ def test_the_line_of_an_epoch_has_losses_first_and_a_stable_order(by: str | None
     line = progress.epoch_line(metrics, 0, 2, is_best=False, by=by)
     tracked = ", GV endpoint distance (mm) 3.142" if by == "gv_endpoint_distance_mm" else ""
     assert line == (
-        "Epoch 0 of 2: train loss 0.50000, valid loss 0.25000, train a 0.0001235, train b 1235, valid b 2"
+        "Epoch 0 of 2: train loss 0.50000, valid loss 0.25000, train a 0.0001235, train b 1235, valid b 2.000"
         f"{tracked}, 2.0 s"
     )
     reordered = dict(reversed(metrics.items()))
