@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dwiml.cli import run_command
+from dwiml.cli.naming import add_class_options
 from dwiml.cli.options import add_moved_data, add_verbose
 from dwiml.cli.unknown_options import parse_known_options
 from dwiml.failures import GPU, MEMORY
@@ -40,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_selection(parser)
     add_moved_data(parser)
     parser.add_argument("-f", dest="overwrite", action="store_true", help="replace existing results in FOLDER")
+    add_class_options(parser)
     add_verbose(parser)
     return parser
 
@@ -100,11 +102,16 @@ def _run(arguments: argparse.Namespace) -> None:
     check_whole("--nb", arguments.nb, low=1)
     check_seed(arguments.seed)
     by_head, heads = arguments.head is not None, _heads(arguments.head)
-    model = load_best_model(arguments.experiment)
+    model_class = arguments.model_class
+    model = load_best_model(arguments.experiment, model_class=model_class)
     check_has_attention(model)
-    rebuilt = rebuild_experiment(arguments.experiment, hdf5_file=arguments.hdf5_file, load_testing=True, lazy=True)
+    rebuilt = rebuild_experiment(
+        arguments.experiment, model_class=model_class, hdf5_file=arguments.hdf5_file, load_testing=True, lazy=True
+    )
     phase, subject = find_subject(rebuilt.dataset, arguments.subject, arguments.subset)
     reader = SubjectReader(rebuilt.loader, phase, subject)
+    # An error of the file is for now, not for after the work.
+    reader.find_grid()
     ids = choose_streamlines(reader, ids=arguments.streamlines, nb=arguments.nb, seed=arguments.seed)
     # The names of the groups are known with the first result.
     _check_folder(arguments, [])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import nibabel as nib
+import numpy as np
 import pytest
 
 from dwiml.cli.main import main
@@ -104,3 +105,50 @@ def test_a_model_without_attention(tiny_hdf5: Path, tmp_path: Path, capsys: pyte
     capsys.readouterr()
     assert main(["show_attention", str(tmp_path / "exp"), "sub-a", "--out", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.startswith("error: Learn2TrackModel has no attention to show; transformers have")
+
+
+OWN = """
+import torch
+
+from dwiml import ModelWithDirectionGetter, ModelWithOneInput
+
+
+class Equal(ModelWithOneInput, ModelWithDirectionGetter):
+    def __init__(self, *, name_of_group="own", **kwargs):
+        super().__init__(**kwargs)
+        self.name_of_group = name_of_group
+        self.instantiate_direction_getter(self.embedded_input_size)
+
+    def forward(self, inputs, streamlines):
+        return self.direction_getter(self.embed_inputs(inputs))
+
+    def attention(self, inputs, streamlines):
+        nb = len(inputs.data)
+        weights = torch.tril(torch.ones(nb, nb)) / torch.arange(1, nb + 1)[:, None]
+        return {self.name_of_group: [weights.expand(1, 3, nb, nb)]}
+"""
+
+
+def test_a_model_of_ones_own_with_equal_attention(
+    tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "equal.py").write_text(OWN)
+    name = f"{tmp_path / 'equal.py'}:Equal"
+    for group, experiment in (("own", "good"), ("../own", "bad")):
+        options = [*GROUPS, "--name_of_group", group, "--max_epochs", "1", "-q"]
+        assert main(["train", name, str(tiny_hdf5), str(tmp_path), experiment, *options]) == 0
+    command = ["show_attention", str(tmp_path / "good"), "sub-e", "--out", str(tmp_path / "out"), "--nb", "2"]
+    assert main(command) == 2
+    assert "if you trust its code" in capsys.readouterr().err
+    assert main([*command, "--model_class", name, "--head", "2"]) == 0
+    tractogram = nib.streamlines.load(tmp_path / "out" / "attention_own.trk").tractogram
+    for ratios, weights in zip(*(tractogram.data_per_point[each] for each in ("ratio", "weight")), strict=True):
+        np.testing.assert_allclose(ratios, 1, rtol=1e-5)
+        nb = len(weights)
+        expected = [sum(1 / (i + 1) for i in range(j, nb)) / (nb - j) for j in range(nb)]
+        np.testing.assert_allclose(weights[:, 0], expected, rtol=1e-5)
+    command = ["show_attention", str(tmp_path / "bad"), "sub-e", "--out", str(tmp_path / "in"), "--model_class", name]
+    for more in ([], ["--head", "all"]):
+        assert main([*command, *more]) == 2
+        assert "'../own'" in capsys.readouterr().err
+    assert not (tmp_path / "in").exists()
