@@ -297,11 +297,22 @@ def unknown_parameter(
 def shown(value: Any) -> str:
     """Return the text of a value for a message: strings in quotes, NumPy scalars as plain numbers, long text cut."""
     try:
-        text = repr(value.item() if isinstance(value, np.generic) else value)
+        text = repr(_without_numpy(value))
     except ValueError:
         # Python refuses to print integers of thousands of digits.
         text = f"a number of {value.bit_length()} bits"
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+
+
+def _without_numpy(value: Any) -> Any:
+    """Return a value with its NumPy scalars, also those in lists, tuples and dictionaries, as Python numbers."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) in (list, tuple):
+        return type(value)(map(_without_numpy, value))
+    if type(value) is dict:
+        return {_without_numpy(key): _without_numpy(each) for key, each in value.items()}
+    return value
 
 
 def grouped(number: float, decimals: int = 0) -> str:

@@ -247,7 +247,8 @@ class StreamlineFetcher(Dataset[tuple[TensorSequence, BatchSlices]]):
         Raises
         ------
         TypeError
-            If ``batch_ids`` is a plain list, which does not identify the batch, or an item is not a subject with ids.
+            If ``batch_ids`` is a plain list, which does not identify the batch, or an item is not a subject with ids,
+            or a subject is not an integer.
         IndexError
             If a subject or one of its streamlines does not exist.
         ValueError

@@ -181,6 +181,8 @@ def _model_name(parser: argparse.ArgumentParser, words: list[str]) -> tuple[str,
     is_other = first not in MODELS and (first.startswith("-") or is_path)
     found = value_in_file(parser, words, "model") if is_other else None
     if found is None:
+        if not words or (first.startswith("-") and first not in ("-h", "--help")):
+            parser.error(f"the following arguments are required: MODEL ({_NAMES}), or --config YAML, which names it")
         return parser.parse_args(words[:1]).model, words[1:]
     path, name = found
     if name is None:

@@ -58,11 +58,16 @@ def check_subject(subject: Any, nb_subjects: int, phase: str) -> int:
 
     Raises
     ------
+    TypeError
+        If it is not an integer.
     IndexError
         If there is no such subject.
     """
-    is_whole = isinstance(subject, (int, np.integer)) and not isinstance(subject, bool)
-    if not is_whole or not 0 <= subject < nb_subjects:
+    if not isinstance(subject, (int, np.integer)) or isinstance(subject, bool):
+        raise TypeError(
+            f"A subject of a batch must be a whole number, its index in the {phase} set, got {shown(subject)}."
+        )
+    if not 0 <= subject < nb_subjects:
         raise IndexError(
             f"Subject {shown(subject)} of a batch does not exist: the {phase} set has "
             f"{counted(nb_subjects, 'subject')}, numbered from 0."

@@ -31,12 +31,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_LINK = "a symbolic link, which could lead to any file; replace it with a copy of what it leads to"
+
 # Rows read at once.
 _SLAB = 2**18
 _MAX_HEADER_BYTES = 2**20
 # Largest compression ratio of deflate (RFC 1951), reached on zeros.
 _LARGEST_RATIO = 1032
 _DTYPES = ("float16", "float32", "float64", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
+
+
+class _LinkInArchiveError(Exception):
+    """The archive has a symbolic link, whose name is the message: it is not damaged."""
 
 
 class TrxFile:
@@ -107,7 +113,7 @@ class TrxFile:
             self._archive = zipfile.ZipFile(self._path)
         for member in self._archive.infolist():
             if stat.S_ISLNK(member.external_attr >> 16):
-                raise ValueError(f"'{member.filename}' is a symbolic link; pack the file itself")
+                raise _LinkInArchiveError(member.filename)
             if member.file_size > _LARGEST_RATIO * member.compress_size:
                 raise ValueError(
                     f"'{member.filename}' claims to unpack to {member.file_size} bytes, which is impossible"
@@ -262,8 +268,7 @@ def _irregular_member(path: Path) -> tuple[str, str] | None:
     for member in path.rglob("*") if path.is_dir() else ():
         mode = member.lstat().st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            link = "a symbolic link, which could lead to any file; replace it with a copy of what it leads to"
-            what = link if stat.S_ISLNK(mode) else "a device, a pipe or a socket; remove it"
+            what = _LINK if stat.S_ISLNK(mode) else "a device, a pipe or a socket; remove it"
             return member.relative_to(path).as_posix(), what
     return None
 
@@ -272,10 +277,13 @@ class Trx(Tractogram):
     """A .trx file, or a folder with the same arrays, as used while the file is being written."""
 
     def _open(self) -> TrxFile:
-        with readable(self.path, self.label):
-            irregular = _irregular_member(self.path)
-            if irregular is None:
-                return TrxFile(self.path)
+        try:
+            with readable(self.path, self.label):
+                irregular = _irregular_member(self.path)
+                if irregular is None:
+                    return TrxFile(self.path)
+        except _LinkInArchiveError as error:
+            raise ValueError(f"{self.label}: in the file '{self.path}', '{error}' is {_LINK}.") from error
         member, what = irregular
         raise ValueError(f"{self.label}: in the folder '{self.path}', '{member}' is {what}.")
 

@@ -315,18 +315,23 @@ def test_batches_of_another_set_are_rejected(tiny_hdf5: Path) -> None:
             sampler.set_position("training", **{"epoch": 0, **wrong})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("subject", [-1, 3, 10**30, 0.0, True, "sub-1", None, ()])
+@pytest.mark.parametrize("subject", [-1, 3, 10**30, np.int64(3), 0.0, 1.0, True, "sub-1", None, ()])
 def test_a_subject_that_does_not_exist_is_one_sentence(tiny_hdf5: Path, subject: Any) -> None:
     load = loader(dataset(tiny_hdf5), model(forward_uses_last_point=True))
     assert len(load.dataset.training_set) == 3
-    sentence = r"^Subject .* of a batch does not exist: the training set has 3 subjects, numbered from 0\.$"
+    if isinstance(subject, int | np.integer) and not isinstance(subject, bool):
+        error: type[Exception] = IndexError
+        sentence = r"^Subject -?\d* of a batch does not exist: the training set has 3 subjects, numbered from 0\.$"
+    else:
+        error = TypeError
+        sentence = r"^A subject of a batch must be a whole number, its index in the training set, got .*\.$"
     ids, key = np.arange(3), BatchKey("training", 0, 0)
-    with pytest.raises(IndexError, match=sentence):
+    with pytest.raises(error, match=sentence):
         load.load_batch_streamlines(BatchIds([(0, ids), (subject, ids)], key))
     streamlines, _ = load.load_batch_streamlines(BatchIds([(np.int64(1), ids)], key))
     slices = BatchSlices({subject: slice(0, 3)}, key)
     for read in (load.load_batch_inputs, load.model_batch):
-        with pytest.raises(IndexError, match=sentence):
+        with pytest.raises(error, match=sentence):
             read(streamlines, slices)
 
 
@@ -360,7 +365,7 @@ def test_ids_of_a_batch_that_are_not_ids_are_one_sentence(tiny_hdf5: Path) -> No
     with pytest.raises(
         ValueError, match=r"^A subject must be in a batch once, with all its ids; got the subjects \[0, 0\]"
     ):
-        load.load_batch_streamlines(BatchIds([(0, np.arange(2)), (0, np.arange(2, 4))], key))
+        load.load_batch_streamlines(BatchIds([(0, np.arange(2)), (np.int64(0), np.arange(2, 4))], key))
     with pytest.raises(ValueError, match=r"^phase must be one of \('training', .*\), got 'train'\.$"):
         load.load_batch_streamlines(BatchIds([(0, np.arange(2))], BatchKey("train", 0, 0)))
 

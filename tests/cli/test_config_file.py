@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,7 @@ def test_the_file_names_its_model(tiny_hdf5: Path, tmp_path: Path, capsys: pytes
         ("model: [gru]", [], f"invalid configuration '{config}': model: a single value expected, got ['gru']."),
         ("model:", [], f"invalid configuration '{config}': model: a single value expected, got None."),
         (f"model: learn2track\nmodel: learn2track\n{common}", [], "'model' appears twice"),
-        (f"model: learn2track\n{common}", ["learn2trak"], "argument MODEL: invalid choice: 'learn2trak'"),
+        (f"model: learn2track\n{common}", ["learn2trak"], "known name, got 'learn2trak'; did you mean 'learn2track'"),
     ):
         with pytest.raises(SystemExit) as stopped:
             main(["train", *words, "--config", written(tmp_path, text)])
@@ -206,6 +207,18 @@ def test_a_rerun_records_the_same_values(tiny_hdf5: Path, tmp_path: Path) -> Non
     first, second = (json.dumps(parameters(tmp_path / name)) for name in ("first", "second"))
     assert first.replace("first", "second") == second
     assert '"batch_size_training": 1000,' in first
+
+
+@pytest.mark.parametrize("words", [[], ["--conf", "config.yaml"], ["--max_epochs", "3", "learn2track"]])
+def test_a_command_without_a_model_or_a_file_says_what_to_give(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", *words])
+    assert stopped.value.code == 2
+    assert re.search(
+        r"required: MODEL \(learn2track, .*\), or --config YAML, which names it\n$", capsys.readouterr().err
+    )
 
 
 def test_what_is_printed_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -321,7 +334,7 @@ def test_a_bad_file_is_told_in_one_sentence(
         main(["train", "learn2track", "--config", config])
     assert stopped.value.code == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"dwiml train learn2track: error: invalid configuration '{config}': ")
+    assert re.match(rf"dwiml train( learn2track)?: error: invalid configuration '{re.escape(config)}': ", error)
     assert sentence in error
     assert len(error.splitlines()) == 1
     assert len(error) < 600

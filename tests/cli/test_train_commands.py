@@ -141,7 +141,7 @@ def test_the_model_tracks_when_asked_to(tiny_hdf5: Path, tmp_path: Path, capsys:
         (["--rnn_key", "transformer"], "rnn_key"),
         (
             ["--lr_scheduler", "StepLR", "--lr_scheduler_args", '{"step_size": true}'],
-            "The argument 'step_size' of the schedule StepLR must be a number, or a list of numbers, got True.",
+            "The argument 'step_size' of the schedule StepLR must be a whole number, got True.",
         ),
         (["--dg_args", '{"add_eos": "false"}'], "add_eos must be True or False, got 'false'."),
         (["--optimizer", "adam"], "optimizer must be one of Adam, AdamW, RAdam, SGD, got 'adam'."),

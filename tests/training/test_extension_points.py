@@ -421,6 +421,28 @@ def test_a_partial_is_recorded_with_its_arguments(tiny_hdf5: Path, tmp_path: Pat
     assert trainer.params["optimizer"] == "torch.optim.sgd.SGD(lr=0.01, momentum=0.9)"
 
 
+def test_a_logger_may_set_its_name(tiny_hdf5: Path, tmp_path: Path) -> None:
+    class Named(Logger):
+        def __init__(self, name: str | None = None) -> None:
+            if name is not None:
+                self.name = name
+            self.epochs: list[int] = []
+
+        def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
+            self.epochs.append(epoch)
+
+    loggers = [Named("first"), Named("second"), Named()]
+    trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=1, loggers=loggers)
+    assert trainer.params["loggers"] == ["first", "second", "Named"]
+    trainer.train_and_validate()
+    assert [each.epochs for each in loggers] == [[0]] * 3
+    assert {"first", "second", "Named"} < load_checkpoint(tmp_path / "exp" / "checkpoint")["loggers"].keys()
+    with pytest.raises(TypeError, match=r"^The name of logger Named must be a string .*, got 3\.$"):
+        small_trainer(tiny_hdf5, tmp_path, "other", loggers=[Named(3)])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"must be a printable string, got ''"):
+        small_trainer(tiny_hdf5, tmp_path, "other", loggers=[Named("")])
+
+
 class ListLogger(Logger):
     """Keeps what it receives, and counts the epochs in the checkpoint."""
 

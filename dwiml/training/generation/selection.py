@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Methods in which a subclass may call log().
 _LOGGING = ("run_one_batch", "model_batch", "run_model", "compute_loss")
+# {beginning of the name of a metric in other libraries: in dwiml}.
+_USUAL_PREFIXES = {"val_": "valid_", "validation_": "valid_", "training_": "train_"}
 
 logger = logging.getLogger(__name__)
 
@@ -64,18 +66,36 @@ def check_selection(trainer: DWIMLTrainer) -> None:
     known = _trainer_metrics(trainer, prefixes)
     logs = _is_own(trainer, *_LOGGING) or any(is_of_user(type(each)) for each in (trainer.model, trainer.batch_loader))
     prefix = next((each for each in prefixes if metric.startswith(each)), "")
-    name = metric.removeprefix(prefix)
-    if metric in known or (logs and prefix and is_metric_name(name)):
+    if metric in known or (logs and prefix and is_metric_name(metric.removeprefix(prefix))):
         return
-    name = next((name.removeprefix(each) for each in PREFIXES if name.startswith(each)), name)
-    full = [f"{each}{name}" for each in reversed(prefixes) if logs and is_metric_name(name)]
-    similar = [each for each in known if each.endswith(f"_{name}")] or full or similar_names(metric, known)
+    similar = _similar(metric, known, prefixes, logs=logs)
     lacking = "" if trainer.has_validation else " (there is no validation)"
     raise ValueError(
         f"{type(trainer).__name__}.selection_metric is '{metric}', and no epoch will have this metric{lacking}; "
-        f"{_meant(similar)}the metrics of the trainer are {quoted(known)}, and those of self.log start with "
-        f"{' or '.join(prefixes)}."
+        f"{_meant(similar)}the metrics of the trainer are {quoted(known)}, and those of self.log, which works "
+        f"in run_one_batch and the methods that it calls, start with {' or '.join(prefixes)}."
     )
+
+
+def _similar(metric: str, known: Sequence[str], prefixes: Sequence[str], *, logs: bool) -> list[str]:
+    """Return the names that may be meant by a metric that no epoch will have.
+
+    Parameters
+    ----------
+    metric
+        The metric.
+    known, prefixes
+        Metrics of the trainer, and beginnings of the names of those of ``self.log``.
+    logs
+        Whether a class of the user may log metrics.
+    """
+    beginnings = {**dict.fromkeys(PREFIXES, ""), **_USUAL_PREFIXES}
+    found = next((each for each in beginnings if metric.startswith(each)), "")
+    name, wanted = metric.removeprefix(found), beginnings.get(found, "")
+    meant = [each for each in reversed(prefixes) if each == wanted] or list(reversed(prefixes))
+    own = [each for each in known if each in [f"{prefix}{name}" for prefix in meant]]
+    own = own or [each for each in known if each.endswith(f"_{name}")]
+    return own or [f"{each}{name}" for each in meant if logs and is_metric_name(name)] or similar_names(metric, known)
 
 
 def _trainer_metrics(trainer: DWIMLTrainer, prefixes: Sequence[str]) -> list[str]:

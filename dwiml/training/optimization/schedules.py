@@ -168,12 +168,32 @@ def _check_types(name: str, args: Mapping[str, Any], parameters: Mapping[str, in
             expected, is_right = "True or False", isinstance(value, bool)
         elif isinstance(default, str):
             expected, is_right = "a string", isinstance(value, str)
+        elif value is None and default is None:
+            continue
         else:
-            expected = "a number, or a list of numbers"
-            each = value if isinstance(value, list) else [value]
-            is_right = not any(isinstance(number, (bool, str)) for number in each)
+            expected, is_right = _check_numbers(value, parameters[key].annotation)
         if not is_right:
             raise ValueError(f"The argument '{key}' of the schedule {name} must be {expected}, got {shown(value)}.")
+
+
+def _check_numbers(value: Any, annotation: Any) -> tuple[str, bool]:
+    """Return which numbers an annotation of torch, such as ``int`` or ``Iterable[int]``, allows, and if a value is one.
+
+    Some versions of torch have no annotations: any number, and a list of any numbers, are then allowed.
+    """
+    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    if annotation is inspect.Parameter.empty:
+        text = "float | list[float]"
+    is_whole = "int" in text and "float" not in text
+    kinds, noun = ((int,), "whole number") if is_whole else ((int, float), "number")
+    is_list, may_be_list = text.endswith("Iterable[int]"), "[" in text.replace("Optional[", "")
+    if is_list:
+        expected = f"a list of {noun}s"
+    else:
+        expected = f"a {noun}, or a list of {noun}s" if may_be_list else f"a {noun}"
+    if isinstance(value, list):
+        return expected, may_be_list and all(type(each) in kinds for each in value)
+    return expected, not is_list and type(value) in kinds
 
 
 def _listed(args: Mapping[str, Any]) -> str:

@@ -86,7 +86,7 @@ class TorchSchedule(Schedule):
                 values = "learning rates" if _LR in different else f"values of {quoted(sorted(different))}"
                 raise ValueError(f"its {values} are not the same each time it is created, so that no run could resume")
         except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
-            raise ValueError(str(error).rstrip(".") or type(error).__name__) from error
+            raise ValueError(str(error).rstrip(".!") or type(error).__name__) from error
         self._update_optimizer()
 
     @property
@@ -132,8 +132,10 @@ class TorchSchedule(Schedule):
         for group, initial in zip(groups, self._initial.param_groups, strict=True):
             if not 0 <= group[_LR] <= LARGEST_RATE:
                 raise ValueError(f"its learning rate would be {group[_LR]:g} in epoch {epoch}")
-            # A checkpoint with other values could not be resumed. Those of the user's own optimizers are not known.
-            for key in group.keys() - {_LR} if is_known else ():
+            # A checkpoint with other values could not be resumed. Those of other optimizers are not known, but all of
+            # them use the weight decay as a penalty.
+            known = group.keys() - {_LR} if is_known else group.keys() & {"weight_decay"}
+            for key in known:
                 try:
                     check_group_value(key, group[key], initial[key])
                 except ValueError as error:

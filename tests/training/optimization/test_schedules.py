@@ -351,15 +351,30 @@ REFUSED: list[tuple[Any, Any, str]] = [
     ("StepLR", {"step_size": 2, "optimizer": 1}, "got 'optimizer'"),
     ("StepLR", {"step_size": 2, "verbose": True}, "got 'verbose'"),
     ("StepLR", {"step_size": 0}, "^The schedule StepLR cannot work with step_size=0: "),
-    ("StepLR", {"step_size": "3"}, "^The argument 'step_size' of the schedule StepLR must be a number, .* got '3'"),
+    (
+        "StepLR",
+        {"step_size": "3"},
+        "^The argument 'step_size' of the schedule StepLR must be a whole number, got '3'",
+    ),
+    (
+        "StepLR",
+        {"step_size": 1.5},
+        "^The argument 'step_size' of the schedule StepLR must be a whole number, got 1.5",
+    ),
+    ("StepLR", {"step_size": None}, "'step_size' of the schedule StepLR must be a whole number, got None.$"),
+    ("StepLR", {"step_size": [2]}, r"'step_size' of the schedule StepLR must be a whole number, got \[2\].$"),
+    ("StepLR", {"step_size": 2, "gamma": None}, "'gamma' of the schedule StepLR must be a number, got None.$"),
+    ("OneCycleLR", {"max_lr": 0.1, "total_steps": 20.5}, "'total_steps' .* must be a whole number, got 20.5.$"),
+    ("MultiStepLR", {"milestones": [1.5]}, r"'milestones' .* must be a list of whole numbers, got \[1.5\].$"),
+    ("ReduceLROnPlateau", {"mode": "mni"}, "cannot work with mode='mni': mode mni is unknown.$"),
     ("StepLR", {"step_size": 3, 4: 5}, "got '4'"),
     ("StepLR", {"step_size": 1, "gamma": -1.0}, r"its learning rate would be -0.01 in epoch 1\.$"),
     ("ExponentialLR", {"gamma": float("nan")}, r"its learning rate would be nan in epoch 1\.$"),
-    ("ExponentialLR", {"gamma": None}, "cannot work with gamma=None"),
-    ("MultiStepLR", {"milestones": 3}, "cannot work with milestones=3"),
+    ("ExponentialLR", {"gamma": None}, "must be a number, got None.$"),
+    ("MultiStepLR", {"milestones": 3}, "must be a list of whole numbers, got 3.$"),
     ("CosineAnnealingWarmRestarts", {"T_0": 0}, "cannot work with T_0=0"),
     ("ReduceLROnPlateau", {"factor": 2.0}, "cannot work with factor=2.0: Factor should be < 1.0"),
-    ("ReduceLROnPlateau", {"patience": "long"}, "must be a number, or a list of numbers, got 'long'"),
+    ("ReduceLROnPlateau", {"patience": "long"}, "must be a whole number, got 'long'"),
     (
         "OneCycleLR",
         {"max_lr": 0.1, "total_steps": MAX_EPOCHS - 1},
@@ -401,9 +416,14 @@ REFUSED: list[tuple[Any, Any, str]] = [
     (lr_scheduler.LambdaLR, None, r"and needs 'lr_lambda': give functools.partial\(LambdaLR, lr_lambda=...\)\.$"),
     (lambda optimizer, epochs: None, None, r"is a function, .*, and needs 'epochs': give functools.partial\(your_func"),
     (an_optimizer, None, "^The schedule an_optimizer failed: "),
-    ("StepLR", {"step_size": True}, "^The argument 'step_size' of the schedule StepLR must be a number, .* got True.$"),
-    ("StepLR", {"step_size": "2"}, "must be a number, or a list of numbers, got '2'.$"),
-    ("MultiStepLR", {"milestones": [1, True]}, "must be a number, or a list of numbers, got .1, True..$"),
+    (
+        "StepLR",
+        {"step_size": True},
+        "^The argument 'step_size' of the schedule StepLR must be a whole number, got True",
+    ),
+    ("StepLR", {"step_size": "2"}, "must be a whole number, got '2'.$"),
+    ("MultiStepLR", {"milestones": [1, True]}, "must be a list of whole numbers, got .1, True..$"),
+    ("OneCycleLR", {"max_lr": "a", "total_steps": 20}, "'max_lr' .* must be a number, or a list of numbers, got 'a'.$"),
     (
         "ReduceLROnPlateau",
         {"mode": True},
@@ -515,8 +535,10 @@ def test_any_value_that_a_schedule_changes_is_taken_over_and_resumed() -> None:
 )
 def test_values_that_could_not_be_resumed_are_refused(decays: Any, sentence: str | None) -> None:
     given = functools.partial(Decaying, decays=decays) if sentence else drawn_decays
-    with pytest.raises(ValueError, match=sentence or "its values of 'weight_decay' are not the same each time it is "):
-        build(given, None, an_optimizer())
+    others = torch.optim.Adagrad([torch.nn.Parameter(torch.zeros(1))], lr=BASE)
+    for optimizer in (an_optimizer(), others):
+        with pytest.raises(ValueError, match=sentence or "its values of 'weight_decay' are not the same each time it "):
+            build(given, None, optimizer)
 
 
 def drawn_decays(optimizer: torch.optim.Optimizer) -> Any:

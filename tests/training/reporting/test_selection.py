@@ -114,6 +114,14 @@ class OfGivenMetric(DWIMLTrainerOneInput):
     """Selects the best model by a metric, and logs nothing."""
 
 
+class LogsInBackPropagate(DWIMLTrainerOneInput):
+    """Logs where log cannot be called."""
+
+    def back_propagate(self, mean_loss: torch.Tensor, n: int) -> None:
+        super().back_propagate(mean_loss, n)
+        self.log("score", 1.0, n)
+
+
 @pytest.mark.parametrize(
     ("base", "metric", "options", "meant"),
     [
@@ -130,6 +138,17 @@ class OfGivenMetric(DWIMLTrainerOneInput):
         (ByPoints, "score_mm", {}, "did you mean 'valid_score_mm' or 'train_score_mm'"),
         (ByPoints, "valid_score_mm", {"overfit_batches": 1}, "did you mean 'train_score_mm'"),
         (ByPoints, "valid_grad_norm", {}, "did you mean 'grad_norm'"),
+        (ByPoints, "val_score_mm", {}, r"did you mean 'valid_score_mm'\?"),
+        (ByPoints, "training_score_mm", {}, r"did you mean 'train_score_mm'\?"),
+        (ByPoints, "val_score_mm", {"overfit_batches": 1}, r"did you mean 'train_score_mm'\?"),
+        (OfGivenMetric, "val_loss", {}, r"did you mean 'valid_loss'\?"),
+        (OfGivenMetric, "validation_loss", {}, r"did you mean 'valid_loss'\?"),
+        (
+            LogsInBackPropagate,
+            "train_score",
+            {},
+            r"those of self.log, which works in run_one_batch and the methods that it calls, start with train_ or val",
+        ),
         (DWIMLTrainerOneInputWithGVPhase, "gv_lenght_ratio", {}, "did you mean 'gv_length_ratio'"),
     ],
 )

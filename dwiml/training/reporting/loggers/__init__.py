@@ -46,7 +46,7 @@ def check_loggers(loggers: Any) -> list[str]:
     names = [*_CHECKS, *own]
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"Two loggers are called {name!r}: give each its own name (the property 'name').")
+            raise ValueError(f"Two loggers are called {name!r}: give each its own name (self.name = '...').")
     return own
 
 

@@ -17,10 +17,20 @@ class Logger:
     raises an exception, the training continues without the logger.
     """
 
+    # A subclass need not call the constructor of its superclass. A private name, which no subclass uses for its own.
+    __name: str | None = None
+
     @property
     def name(self) -> str:
-        """The unique name of this logger in the checkpoints; it is read once, when the trainer is built."""
-        return type(self).__name__
+        """The unique name of this logger in the checkpoints; it is read once, when the trainer is built.
+
+        It is the name of the class, unless it is set (``self.name = "x"``) or a subclass defines it.
+        """
+        return type(self).__name__ if self.__name is None else self.__name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self.__name = name
 
     def log_parameters(self, params: Mapping[str, Any]) -> None:
         """Record the parameters of the training, by section (nested dictionaries of JSON types)."""
