@@ -182,6 +182,7 @@ def _add_gaussian_weights(given: Given, weights: Weights, model: Translated, arg
     nb_of_mean = 3 + args["add_eos"]
     if (
         mean.shape != sigma.shape
+        or (mean_bias.shape, sigma_bias.shape) != ((len(mean),), (len(sigma),))
         or (of_mean.shape, of_sigma.shape) != ((nb_of_mean, len(mean)), (3, len(sigma)))
         or (last_mean_bias.shape, last_sigma_bias.shape) != ((nb_of_mean,), (3,))
     ):

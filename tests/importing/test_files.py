@@ -218,6 +218,30 @@ def test_damaged_files(theirs: Path, tmp_path: Path, damage: Callable[[Path], No
     assert not (tmp_path / "ours").exists()
 
 
+@pytest.mark.parametrize("name", [*L2T, "dg_args.dropout", "dg_args.normalize_targets", "dg_args.sphere"])
+def test_any_value_of_a_parameter(theirs: Path, tmp_path: Path, name: str) -> None:
+    """It is imported, or refused with one sentence."""
+    sentences = []
+    for value in (-1, 10**30, "x", [1]):
+        change(**({"dg_args": {name[8:]: value}} if "." in name else {name: value}))(theirs)
+        try:
+            import_dwi_ml(theirs, tmp_path / "ours")
+        except ValueError as error:
+            sentences.append(str(error))
+        shutil.rmtree(tmp_path / "ours", ignore_errors=True)
+    assert all("\n" not in sentence and len(sentence) < 600 for sentence in sentences)
+    assert sentences or name == "experiment_name"
+
+
+@pytest.mark.parametrize("name", ["layers_mean.0.bias", "layers_sigmas.0.bias", "layers_mean.1.bias"])
+@pytest.mark.parametrize("shape", [(), (1, 4), (3,)])
+def test_weights_of_a_gaussian_of_other_shapes(tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
+    source = save_experiment(tmp_path / "theirs", learn2track(dg_key="gaussian", dg_args={"add_eos": True}))
+    change_weights(lambda state: {**state, f"direction_getter.{name}": torch.ones(shape)})(source)
+    with pytest.raises(ValueError, match="are not those of a direction getter 'gaussian'"):
+        import_dwi_ml(source, tmp_path / "ours")
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -5,13 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 import torch
 from dwi_ml_models import NB_FEATURES, learn2track, offsets, save_experiment, transformer
+from scipy.ndimage import map_coordinates
 from torch import Tensor
 
-from dwiml import TensorSequence
+from dwiml import DWIMLBatchLoaderOneInput, MultiSubjectDataset, TensorSequence
+from dwiml.batching.sampler import BatchIds
 from dwiml.importing.experiment import import_dwi_ml
+from dwiml.ops.interpolation import interpolate_at
+from dwiml.ops.randomness import BatchKey
 
 LENGTHS = [9, 2, 5, 14]
 PREVIOUS = {"nb_previous_dirs": 2, "prev_dirs_embedded_size": 6}
@@ -126,10 +132,6 @@ def test_inputs_of_transformers(tmp_path: Path, options: dict[str, Any]) -> None
 
 def test_volumes_are_read_where_dwi_ml_read_them(tmp_path: Path) -> None:
     """Reading at a coordinate c of the corner, dwi_ml interpolates between the voxels around index c."""
-    from scipy.ndimage import map_coordinates
-
-    from dwiml.ops.interpolation import interpolate_at
-
     ours = imported(tmp_path, learn2track(**AXES))
     assert ours.volume_shift == 0.5
     generator = torch.Generator().manual_seed(2)
@@ -175,3 +177,20 @@ def test_older_weights_without_the_input_of_the_direction_getter(tmp_path: Path)
     ours = imported(tmp_path, theirs)
     assert ours.params["rnn_args"]["skip_to_output"] is False
     assert ours.rnn.output_size == 16
+
+
+def test_the_loader_gives_the_inputs_of_dwi_ml(tmp_path: Path, tiny_hdf5: Path) -> None:
+    """dwi_ml interpolates between the voxels around index c at a coordinate c of the corner."""
+    dataset = MultiSubjectDataset(tiny_hdf5)
+    dataset.load_data()
+    nb_features = dataset.nb_features["input"]
+    ours = imported(tmp_path, learn2track(nb_features=nb_features, step_size=None))
+    loader = DWIMLBatchLoaderOneInput(dataset, ours, "input", "streamlines")
+    points, slices = loader.load_batch_streamlines(BatchIds([(0, np.arange(4))], BatchKey("validation", 0, 0)))
+    got = loader.load_batch_inputs(points, slices).data
+    with h5py.File(tiny_hdf5) as file:
+        volume = file["sub-d/input/data"][()]
+    expected = [
+        map_coordinates(volume[..., i], points.data.numpy().T, order=1, mode="nearest") for i in range(nb_features)
+    ]
+    torch.testing.assert_close(got, torch.from_numpy(np.stack(expected, axis=1)), rtol=1e-5, atol=1e-5)
