@@ -55,3 +55,18 @@ def test_each_metric_chooses_an_epoch(folder: Path) -> None:
     log = [json.loads(line) for line in (folder / "chosen/seed_1/logs/metrics.jsonl").read_text().splitlines()]
     assert rows[0]["epoch"] == min((0, 1), key=lambda epoch: log[epoch]["valid_loss"])
     assert told.count("on the test subject") == 3
+
+
+@pytest.mark.slow
+def test_models_with_equal_cpu_time(folder: Path) -> None:
+    rows = ["learn2track/fisher-von-mises", "transformer-src-tgt-concat/cosine-regression"]
+    options = ["--cpu_minutes", "0.02", "--seeds_per_voxel", "1", "--rows", *rows]
+    arguments = ["compare_models.py", "data.hdf5", "phantom", "compared.json", *options]
+    run(*arguments, folder=folder)
+    found = json.loads((folder / "compared.json").read_text())
+    assert [(row["row"], row["algo"]) for row in found] == [(rows[0], "det"), (rows[0], "prob"), (rows[1], "det")]
+    assert all(row["training_cpu_s"] >= 1.2 and row["steps"] > 0 and row["parameters"] > 1000 for row in found)
+    told = run(*arguments, folder=folder).splitlines()
+    # Nothing is trained twice.
+    assert json.loads((folder / "compared.json").read_text()) == found
+    assert [line.split()[0] for line in told[1:-1]].count(rows[0]) == 2

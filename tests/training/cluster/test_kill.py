@@ -20,6 +20,7 @@ from small_training import logs
 from small_transformers import SMALL_OF
 from tests_support import write_hdf5
 
+from dwiml.models.direction_getters import DIRECTION_GETTERS
 from dwiml.training.experiment.checkpoint import load_checkpoint
 
 SUPPORT = Path(__file__).parents[2] / "support"
@@ -180,6 +181,20 @@ OTHER_MODELS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", OTHER_MODELS)
 def test_killed_runs_of_other_models(tmp_path: Path, name: str) -> None:
     assert len(kill_and_compare(tmp_path, KILLS_A_RUN, name, max_epochs=10, **OTHER_MODELS[name])) >= KILLS_A_RUN
+
+
+EVERY_MODEL: dict[str, dict[str, Any]] = {"learn2track": {}} | {
+    f"transformer-{kind}": {**sizes, "dropout": 0.2} for kind, sizes in SMALL_OF.items()
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dg_key", sorted(DIRECTION_GETTERS))
+@pytest.mark.parametrize("name", EVERY_MODEL)
+def test_a_killed_run_of_each_model_with_each_direction_getter(tmp_path: Path, name: str, dg_key: str) -> None:
+    dg_args = {"sphere": "repulsion100"} if "sphere" in dg_key else {"add_eos": True}
+    options = {"model_class": name, "model_args": {**EVERY_MODEL[name], "dg_key": dg_key, "dg_args": dg_args}}
+    assert kill_and_compare(tmp_path, 1, f"{name} {dg_key}", max_epochs=6, **options)
 
 
 def test_a_run_that_is_killed_twice(tmp_path: Path) -> None:
