@@ -25,6 +25,7 @@ from dwiml.batching.sampler import BatchIds, DWIMLBatchIDSampler
 from dwiml.batching.workers import ignore_stop_signals, kill_workers_at_exit
 from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.ops.augmentation import DrawnAugmentation
+from dwiml.ops.randomness import BatchKey
 from dwiml.ops.sequences import TensorSequence
 from dwiml.seeding import Seeded
 
@@ -321,6 +322,42 @@ class DWIMLBatchLoaderOneInput(DWIMLStreamlinesBatchLoader):
         """
         self.called.add("load_batch_inputs")
         return self.volumes.load_batch_inputs(streamlines, ids_per_subj)
+
+    def inputs_at(self, points: torch.Tensor, phase: str, subject: int) -> torch.Tensor:
+        """Return the inputs of the model at new points of one subject, for tracking.
+
+        A subclass that overrides :meth:`load_batch_inputs` is asked for them: each point is then a streamline of one
+        point, and ``ids_per_subj`` has one subject and no data per streamline.
+
+        Parameters
+        ----------
+        points
+            Shape (N, 3), float32, voxel space, corner origin.
+        phase, subject
+            Name of the subset, and index of the subject in it.
+
+        Returns
+        -------
+        Tensor
+            Shape (N, P * F), float32, in the units of the volume, as in :meth:`load_batch_inputs`.
+
+        Raises
+        ------
+        ValueError
+            If an overridden `load_batch_inputs` does not return one row for each point; and as in
+            :meth:`load_batch_inputs`.
+        """
+        if getattr(self.load_batch_inputs, "__func__", None) is DWIMLBatchLoaderOneInput.load_batch_inputs:
+            return self.volumes.inputs_at(points, phase, subject)
+        streamlines = TensorSequence(points, torch.ones(len(points), dtype=torch.int64))
+        ids_per_subj = BatchSlices({subject: slice(0, len(points))}, BatchKey(phase, 0, 0))
+        rows = self.load_batch_inputs(streamlines, ids_per_subj).data
+        if len(rows) != len(points):
+            raise ValueError(
+                f"{type(self).__name__}.load_batch_inputs must return one row for each point, got {len(rows)} rows for "
+                f"{len(points)} streamlines of one point (the new points of tracking)."
+            )
+        return rows
 
 
 def _check_noise(name: str, size: float) -> float:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dwiml.arguments import quoted
+from dwiml.finding.classes import is_path_of_dwiml
 from dwiml.hdf5.stored import open_hdf5
 from dwiml.hdf5.stored.layout import groups_config
 from dwiml.ops.masks import DEFAULT_THRESHOLD
 from dwiml.tracking.input_order import check_input_order
 from dwiml.tracking.sources import TrackingData, read_from_hdf5, read_from_images
+from dwiml.training.classes import LOADERS, recorded_class
 from dwiml.training.experiment.parameters import GROUPS_CONFIG, find_data
 from dwiml.training.loading import recorded_parameters
+
+logger = logging.getLogger(__name__)
 
 
 def input_group_of(recorded: Mapping[str, Any], experiment: str | Path) -> str:
@@ -38,6 +43,19 @@ def input_group_of(recorded: Mapping[str, Any], experiment: str | Path) -> str:
             "give an experiment whose model reads one."
         )
     return group
+
+
+def _warn_of_own_inputs(recorded: Mapping[str, Any], experiment: str | Path) -> None:
+    """Warn that inputs which the user's own batch loader computes are not those of tracking."""
+    name, path = recorded_class(recorded, "loader")
+    if name not in LOADERS or (path is not None and not is_path_of_dwiml(path)):
+        logger.warning(
+            "The batch loader of '%s' is a %s, a class of your own. Tracking interpolates the volume as "
+            "DWIMLBatchLoaderOneInput does: if the class has its own load_batch_inputs, the model does not receive the "
+            "inputs of its training.",
+            experiment,
+            " ".join(name.split())[:80],
+        )
 
 
 def read_subject(
@@ -71,6 +89,7 @@ def read_subject(
         If something is missing or invalid.
     """
     group = input_group_of(recorded, experiment)
+    _warn_of_own_inputs(recorded, experiment)
     return read_from_hdf5(
         find_data(recorded, experiment, hdf5_file),
         subject,
@@ -122,6 +141,7 @@ def read_images(
     if standardization is not None and standardize_like is not None:
         raise ValueError("standardization and standardize_like exclude each other; give one of them.")
     group = input_group_of(recorded, experiment)
+    _warn_of_own_inputs(recorded, experiment)
     check_input_order(images, _config_of(recorded, hdf5_file, needed=False).get(group) or {}, group)
     if standardize_like is not None:
         experiment, recorded = standardize_like, recorded_parameters(standardize_like)

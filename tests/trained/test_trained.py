@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -202,3 +203,18 @@ def test_an_experiment_is_not_imported_by_name(own: tuple[Path, str]) -> None:
         dwiml.track(own[0], "sub-d", tracking_mask="wm_mask")
     assert not set(sys.modules) - before
     assert issubclass(type(dwiml.load_experiment(*own).model), MainModelAbstract)
+
+
+def test_a_loader_of_ones_own_is_told_of(own: tuple[Path, str], caplog: pytest.LogCaptureFixture) -> None:
+    trained = dwiml.load_experiment(*own)
+    for section, changed in (
+        ("loader", {"class": "OwnLoader"}),
+        ("classes", {"loader": "x.py:DWIMLBatchLoaderOneInput"}),
+    ):
+        parameters = {**trained.parameters, section: {**trained.parameters[section], **changed}}
+        caplog.clear()
+        dwiml.track(replace(trained, parameters=parameters), "sub-d", tracking_mask="wm_mask", nb_seeds=2)
+        assert "a class of your own. Tracking interpolates the volume as DWIMLBatchLoaderOneInput does" in caplog.text
+    caplog.clear()
+    dwiml.track(trained, "sub-d", tracking_mask="wm_mask", nb_seeds=2)
+    assert not caplog.records

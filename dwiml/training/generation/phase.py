@@ -239,7 +239,7 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
             mask = torch.from_numpy(self._mask_of(data).values.copy()).to(self.device)
         propagator = Propagator(
             self.model,
-            lambda points: self.batch_loader.volumes.inputs_at(points, "validation", subject),
+            lambda points: self.batch_loader.inputs_at(points, "validation", subject),
             self.tracking_rules,
             voxel_sizes=sizes,
             shape=volume.grid.shape,

@@ -11,7 +11,7 @@ import torch
 from small_training import logs, same_weights, small_trainer
 from tests_support import SHAPE, VOXEL_SIZES, write_hdf5
 
-from dwiml import ModelWithOneInput, TensorSequence
+from dwiml import DWIMLBatchLoaderOneInput, ModelWithOneInput, TensorSequence
 
 METRICS = {"gv_endpoint_distance_mm", "gv_length_ratio"}
 
@@ -164,3 +164,35 @@ def test_what_cannot_be_is_refused(data: Path, tmp_path: Path) -> None:
         type(trainer)(
             NoTracker(nb_features=4, step_size=1.0), tmp_path, "x", trainer.batch_sampler, trainer.batch_loader
         )
+
+
+class DoublingLoader(DWIMLBatchLoaderOneInput):
+    """A loader of the user, whose inputs are twice those of the volume."""
+
+    def load_batch_inputs(self, streamlines: TensorSequence, ids_per_subj: Any) -> TensorSequence:
+        inputs = super().load_batch_inputs(streamlines, ids_per_subj)
+        return inputs.mapped(2 * inputs.data)
+
+
+def test_the_phase_has_the_inputs_of_the_loader(data: Path, tmp_path: Path) -> None:
+    trainer = small_trainer(data, tmp_path, tracking=True, tracking_phase_theta=180.0)
+    before = trainer.run_tracking_phase()
+    points = torch.rand(7, 3) * 8
+    plain = trainer.batch_loader.inputs_at(points, "validation", 1)
+    trainer.batch_loader.__class__ = DoublingLoader
+    assert torch.equal(trainer.batch_loader.inputs_at(points, "validation", 1), 2 * plain)
+    doubled = trainer.run_tracking_phase()
+    assert doubled != before
+    with torch.no_grad():
+        trainer.batch_loader.__class__ = DWIMLBatchLoaderOneInput
+        for subject in trainer.batch_sampler.dataset.validation_set:
+            subject.volumes["input"].as_tensor()[:] *= 2
+    trainer.batch_loader.volumes._cache.clear()
+    assert trainer.run_tracking_phase() == doubled
+
+
+def test_inputs_of_a_loader_that_are_not_one_row_per_point(data: Path, tmp_path: Path) -> None:
+    loader = small_trainer(data, tmp_path, tracking=True).batch_loader
+    loader.load_batch_inputs = lambda streamlines, ids_per_subj: streamlines[:2]
+    with pytest.raises(ValueError, match="must return one row for each point, got 2 rows for 7 streamlines of one"):
+        loader.inputs_at(torch.rand(7, 3), "validation", 0)
