@@ -278,7 +278,7 @@ def running(trainer: DWIMLTrainer) -> Iterator[EpochRunner]:
     check_attributes(trainer, trainer._built)
     check_selection(trainer)
     with ExitStack() as stack:
-        stack.enter_context(explained_failures(trainer.folder.path))
+        stack.enter_context(explained_failures(trainer))
         if trainer.settings.fast_dev_run:
             stack.callback(remove_trial, trainer.folder.path.parent)
         stack.enter_context(trainer.requests)

@@ -6,7 +6,6 @@ import logging
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -94,13 +93,13 @@ def checkpoint_on_failure(trainer: DWIMLTrainer, monitor: PhaseMonitor) -> Itera
 
 
 @contextmanager
-def explained_failures(folder: Path) -> Iterator[None]:
+def explained_failures(trainer: DWIMLTrainer) -> Iterator[None]:
     """Convert errors about missing resources (memory, disk, GPU) in the block to :class:`dwiml.failures.ResourceError`.
 
     Parameters
     ----------
-    folder
-        The experiment folder, named in the message.
+    trainer
+        The trainer; the message says how to continue it.
 
     Raises
     ------
@@ -117,8 +116,9 @@ def explained_failures(folder: Path) -> Iterator[None]:
         failure = resource_error(error, TRAINING_ADVICE)
         if failure is None:
             raise
-        sentence = f"{failure} Then continue with resume='auto' (dwiml resume '{folder}'): the last checkpoint is kept."
-        raise ResourceError(sentence, failure.kind) from error
+        kept = f" Then continue with {how_to_resume(trainer)}; the last checkpoint is kept."
+        # A trial keeps nothing.
+        raise ResourceError(f"{failure}{'' if trainer.settings.fast_dev_run else kept}", failure.kind) from error
 
 
 def how_to_resume(trainer: DWIMLTrainer) -> str:

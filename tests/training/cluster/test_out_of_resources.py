@@ -72,7 +72,7 @@ def test_a_worker_that_dies_costs_no_step(long_hdf5: Path, tmp_path: Path, numbe
         part.train_and_validate()
     assert caught.value.kind == WORKER
     assert words in str(caught.value)
-    assert "Then continue with resume='auto'" in str(caught.value)
+    assert "Then continue with the same script and resume='auto', or dwiml resume" in str(caught.value)
     position = load_checkpoint(tmp_path / "part" / "checkpoint")["position"]
     assert (position["epoch"], position["phase"]) == (0, "training")
     assert position["batch"] >= 5, "The step that was running is whole, and kept."
