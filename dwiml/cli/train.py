@@ -159,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     first = build_parser()
     try:
         name, words = _model_name(first, words)
-        trainer_class = _trainer_class(first, words)
+        trainer_class = _trainer_class(f"dwiml train {name}", words)
         parser = build_model_parser(name, trainer_class)
     except (OSError, ValueError) as error:
         first.error(" ".join(str(error).split()))
@@ -197,11 +197,11 @@ def _model_name(parser: argparse.ArgumentParser, words: list[str]) -> tuple[str,
     return name, words
 
 
-def _trainer_class(parser: argparse.ArgumentParser, words: Sequence[str]) -> type[Any] | None:
+def _trainer_class(command: str, words: Sequence[str]) -> type[Any] | None:
     """Return the class that ``--trainer_class`` names; None without this option."""
-    own = argparse.ArgumentParser(prog=parser.prog, add_help=False, allow_abbrev=False)
-    add_class_options(own, model=False, trainer=True)
-    name = own.parse_known_args(words)[0].trainer_class
+    parser = argparse.ArgumentParser(prog=command, add_help=False, allow_abbrev=False)
+    add_class_options(parser, model=False, trainer=True)
+    name = parser.parse_known_args(words)[0].trainer_class
     if name is None:
         path, in_file = value_in_file(parser, words, TRAINER_CLASS) or ("", None)
         if in_file is not None:
