@@ -118,3 +118,12 @@ def test_the_order_of_the_files_of_dwi_ml(tmp_path: Path, tiny_hdf5: Path, capsy
     assert main(["import_dwi_ml", str(source), str(tmp_path / "ours")]) == 0
     assert "given as 'dwi/*.nii.gz', which dwi_ml reads in the order of the disk" in capsys.readouterr().out
     assert json.loads((tmp_path / "ours" / "parameters.json").read_text())["groups_config"]["input"]
+
+
+def test_commands_given_the_experiment_of_dwi_ml_say_to_import_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = save_experiment(tmp_path / "theirs", learn2track(), logs=LOGS)
+    for command in ("evaluate", "resume"):
+        assert main([command, str(source)]) == 2
+        assert "import it first, with 'dwiml import_dwi_ml'" in capsys.readouterr().err

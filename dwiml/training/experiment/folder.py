@@ -133,7 +133,9 @@ class ExperimentFolder:
         found = sorted(entry.name for entry in self.path.iterdir() if not self._is_leftover(entry))
         if found and not self.is_ours:
             kind = (
-                "an experiment of dwi_ml, which dwiml cannot resume" if self._is_dwi_ml() else "not a dwiml experiment"
+                "an experiment of dwi_ml, which dwiml can import ('dwiml import_dwi_ml') but not resume"
+                if self.is_dwi_ml
+                else "not a dwiml experiment"
             )
             raise FileExistsError(
                 f"The folder '{self.path}' is {kind} (it holds {quoted(found, limit=5)}): nothing is written into it. "
@@ -196,7 +198,9 @@ class ExperimentFolder:
             return False
         return isinstance(recorded, dict) and all(isinstance(recorded.get(name), dict) for name in SECTIONS)
 
-    def _is_dwi_ml(self) -> bool:
+    @property
+    def is_dwi_ml(self) -> bool:
+        """Whether this is an experiment of dwi_ml."""
         marks = ("best_model/model_type.txt", "checkpoint/model", "checkpoint/checkpoint_state.pkl")
         return any((self.path / mark).exists() for mark in marks)
 
@@ -264,5 +268,9 @@ def experiment_folder(experiment: str | os.PathLike[str]) -> ExperimentFolder:
     if not folder.path.is_dir():
         raise NotADirectoryError(f"'{path}' is a file, not an experiment folder; give the folder.")
     if not os.path.lexists(folder.parameters):
+        if folder.is_dwi_ml:
+            raise FileNotFoundError(
+                f"'{path}' is an experiment of dwi_ml: import it first, with 'dwiml import_dwi_ml'."
+            )
         raise FileNotFoundError(f"'{path}' is not an experiment folder: it has no {PARAMETERS_FILE}.")
     return folder
