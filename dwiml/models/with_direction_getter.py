@@ -12,7 +12,7 @@ from dwiml.arguments import check_choice, check_number, check_options, check_who
 from dwiml.models.base import MainModelAbstract
 from dwiml.models.direction_getters import DIRECTION_GETTERS, DirectionGetter
 from dwiml.models.direction_getters.base import Allowed
-from dwiml.ops.directions import SHORTEST_STEP, recovery_steps
+from dwiml.ops.directions import SHORTEST_STEP, recovery_steps, without_autocast
 from dwiml.ops.randomness import KeyedDraws
 from dwiml.ops.sequences import TensorSequence
 
@@ -152,9 +152,10 @@ class ModelWithDirectionGetter(MainModelAbstract):
                 f"The outputs have shape {tuple(outputs.shape)}, the targets have {len(steps)} directions, each of "
                 f"{expected[1]} values ({wanted})."
             )
-        valid = (torch.linalg.vector_norm(steps, dim=-1) > SHORTEST_STEP) | ends
         # Angles need the precision of the targets, whatever dtype the model computes in.
-        losses = self.direction_getter.losses(outputs.to(steps.dtype), steps, ends)
+        with without_autocast(steps.device):
+            losses = self.direction_getter.losses(outputs.to(steps.dtype), steps, ends)
+        valid = (torch.linalg.vector_norm(steps, dim=-1) > SHORTEST_STEP) | ends
         losses = torch.where(valid | steps.isnan().any(dim=-1), losses, torch.zeros_like(losses))
         if not average_results:
             return losses, len(losses)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -33,6 +36,40 @@ def normalize_directions(directions: Tensor) -> Tensor:
     # The divisor is replaced before dividing: a where() after it alone would send NaN through the backward pass.
     unit = directions / torch.where(too_short, torch.ones_like(norms), norms)
     return torch.where(too_short, torch.zeros_like(unit), unit)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Return a context in which torch computes in the dtype of its tensors, also inside ``torch.autocast``.
+
+    Parameters
+    ----------
+    device
+        Device of the tensors.
+    """
+    kind = device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+
+
+def pairwise_cosines(directions: Tensor, others: Tensor) -> Tensor:
+    """Return the cosine of the angle between each direction and each of the others.
+
+    They are computed in the dtype of `directions`, also inside ``torch.autocast``: in half precision, the nearest
+    direction of a sphere would often be another one.
+
+    Parameters
+    ----------
+    directions
+        Shape (N, 3), unit length (or zero, for which the result is 0).
+    others
+        Shape (C, 3), unit length, along the same axes.
+
+    Returns
+    -------
+    Tensor
+        Shape (N, C), from -1 to 1 up to rounding.
+    """
+    with without_autocast(directions.device):
+        return directions @ others.to(directions.dtype).T
 
 
 def sphere_directions(name: str, requirement: str = "sphere must be") -> Tensor:

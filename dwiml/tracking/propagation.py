@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dwiml.arguments import check_number
 from dwiml.models.protocols import TrackingModel
-from dwiml.ops.directions import SHORTEST_STEP, streamline_lengths_mm
+from dwiml.ops.directions import SHORTEST_STEP, pairwise_cosines, streamline_lengths_mm
 from dwiml.ops.interpolation import interpolate_at
 from dwiml.ops.randomness import KeyedDraws, check_seed
 from dwiml.ops.sequences import TensorSequence
@@ -279,7 +279,10 @@ class Propagator:
             unit_mm = torch.nn.functional.normalize(choice * self._voxel_sizes, dim=-1).to(before_mm.dtype)
             unit_before = torch.nn.functional.normalize(before_mm, dim=1)
             # The same directions for all streamlines, or each its own.
-            cosines = unit_before @ unit_mm.T if choice.ndim == 2 else (unit_before[:, None] * unit_mm).sum(dim=-1)
+            if choice.ndim == 2:
+                cosines = pairwise_cosines(unit_before, unit_mm)
+            else:
+                cosines = (unit_before[:, None] * unit_mm).sum(dim=-1)
             cosines = cosines.abs() if rules.antipodal else cosines
             at_start = before_mm.norm(dim=1, keepdim=True) <= SHORTEST_STEP
             within: Tensor = (cosines >= math.cos(math.radians(rules.theta))) | at_start

@@ -12,6 +12,7 @@ from dwiml import TensorSequence
 from dwiml.ops.directions import (
     angle_degrees,
     normalize_directions,
+    pairwise_cosines,
     previous_directions,
     recovery_steps,
     sphere_directions,
@@ -140,3 +141,16 @@ def test_the_directions_of_a_sphere_are_dipys(name: str) -> None:
 def test_an_unknown_sphere_is_one_sentence(name: object) -> None:
     with pytest.raises(ValueError, match=r"^sos must be 'label' or the name of one of DIPY's spheres, .*, got .*\.$"):
         sphere_directions(name, "sos must be 'label' or")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_cosines_have_the_precision_of_the_directions(autocast: bool) -> None:
+    sphere = sphere_directions("repulsion100")
+    units = normalize_directions(torch.randn(200, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+    units[0] = 0
+    expected = np.einsum("nd,cd->nc", units.numpy(), sphere.double().numpy())
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        for dtype, tolerance in ((torch.float64, 1e-14), (torch.float32, 1e-6)):
+            cosines = pairwise_cosines(units.to(dtype), sphere)
+            assert cosines.dtype == dtype
+            np.testing.assert_allclose(cosines.numpy(), expected, rtol=0, atol=tolerance)

@@ -75,6 +75,15 @@ def test_no_draw_turns_more_than_theta_in_mm(key: str) -> None:
     assert 25 < max(angles) < 30.05
 
 
+def test_the_directions_of_a_sphere_within_theta_are_the_same_under_autocast() -> None:
+    segments, tracked = TensorSequence.from_list(starts(60)), propagator(network(), algo="prob", theta=30.0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        grown = tracked.propagate(segments)
+    assert grown.streamlines.total_points > 500
+    # All directions that are drawn are within theta.
+    assert "angle" not in {STOPPING_REASONS[number] for number in grown.reasons}
+
+
 @pytest.mark.parametrize("algo", ["det", "prob"])
 @pytest.mark.parametrize("key", sorted(DIRECTION_GETTERS))
 def test_ends_that_the_model_tells(key: str, algo: str) -> None:

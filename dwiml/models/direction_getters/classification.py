@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from dwiml.arguments import check_number
 from dwiml.models.direction_getters.base import Allowed, DirectionGetter
-from dwiml.ops.directions import normalize_directions, sphere_directions
+from dwiml.ops.directions import normalize_directions, pairwise_cosines, sphere_directions
 from dwiml.ops.randomness import KeyedDraws
 from dwiml.params import checks_arguments
 
@@ -56,7 +56,7 @@ class SphereClassification(DirectionGetter):
 
     def losses(self, outputs: Tensor, steps: Tensor, ends: Tensor) -> Tensor:
         """Return the negative log-likelihood of the direction nearest to each step, or of the end."""
-        classes = (normalize_directions(steps) @ self.directions.to(steps.dtype).T).argmax(dim=-1)
+        classes = pairwise_cosines(normalize_directions(steps), self.directions).argmax(dim=-1)
         if self.add_eos:
             classes = torch.where(ends, len(self.directions), classes)
         losses = nn.functional.cross_entropy(outputs, classes, reduction="none")
@@ -109,9 +109,9 @@ class SmoothSphereClassification(SphereClassification):
     """Classification over the directions of a sphere, with soft labels.
 
     The label of a direction is a distribution over the sphere, proportional to exp(-angle / ``label_width``), with the
-    angle to the target; that of the end is its class alone. Loss: the Kullback-Leibler divergence of the prediction
-    from the label, which differs from their cross-entropy by a constant. The labels are those of the code of Benou and
-    Riklin Raviv (see :class:`SphereClassification`), with their width of 0.1 radian.
+    angle to the target; that of the end is its class alone. Loss: the Kullback-Leibler divergence of the label
+    from the prediction, KL(label || prediction), which differs from their cross-entropy by a constant. The labels are
+    those of the code of Benou and Riklin Raviv (see :class:`SphereClassification`), with their width of 0.1 radian.
 
     Parameters
     ----------
@@ -141,8 +141,8 @@ class SmoothSphereClassification(SphereClassification):
         self.label_width = check_number("dg_args: label_width", label_width, low=0.01)
 
     def losses(self, outputs: Tensor, steps: Tensor, ends: Tensor) -> Tensor:
-        """Return the Kullback-Leibler divergence of the prediction from the label of each row."""
-        cosines = normalize_directions(steps) @ self.directions.to(steps.dtype).T
+        """Return the Kullback-Leibler divergence of the label of each row from the prediction."""
+        cosines = pairwise_cosines(normalize_directions(steps), self.directions)
         log_labels = (-cosines.clamp(-1, 1).acos() / self.label_width).log_softmax(dim=-1)
         scores = outputs.log_softmax(dim=-1)
         losses = (log_labels.exp() * (log_labels - scores[:, : len(self.directions)])).sum(dim=-1)

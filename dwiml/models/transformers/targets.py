@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from dwiml.arguments import check_whole
 from dwiml.models.embeddings import MAX_UNITS
-from dwiml.ops.directions import SHORTEST_STEP, normalize_directions, sphere_directions
+from dwiml.ops.directions import SHORTEST_STEP, normalize_directions, pairwise_cosines, sphere_directions
 
 
 class TargetEmbedding(nn.Module):
@@ -59,9 +59,7 @@ class TargetEmbedding(nn.Module):
         if self.vertices is None:
             features = torch.cat([directions, is_start[:, None].to(directions.dtype)], dim=1)
             return torch.relu(self.linear(features))
-        # In bfloat16, the nearest direction would be another one.
-        with torch.autocast(directions.device.type, enabled=False):
-            classes = (normalize_directions(directions) @ self.vertices.to(directions.dtype).T).argmax(dim=1)
+        classes = pairwise_cosines(normalize_directions(directions), self.vertices).argmax(dim=1)
         classes = torch.where(is_start, len(self.vertices), classes)
         has_class = is_start | (torch.linalg.vector_norm(directions, dim=1) > SHORTEST_STEP)
         # The product of the weights with a one-hot vector is one of their columns.
