@@ -55,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    import os
+
     from dwiml.files import write_json
     from dwiml.ops.connectivity_matrix import JOINS_UNCONNECTED
     from dwiml.scoring.connectivity_scores import score_connectivity
@@ -63,9 +65,12 @@ def _run(arguments: argparse.Namespace) -> None:
 
     _check_options(arguments)
     regions, connections, grid = _read_truth(arguments)
-    writer = None
+    writer, replace = None, False
     if arguments.save_invalid is not None:
-        writer = TractogramWriter(arguments.save_invalid, grid=grid, overwrite=arguments.overwrite)
+        replace = arguments.overwrite and os.path.lexists(arguments.save_invalid)
+        writer = TractogramWriter(
+            arguments.save_invalid, grid=grid, overwrite=arguments.overwrite, replace_with_empty=True
+        )
     points, lengths = read_streamlines(arguments.tractogram, grid.affine)
     score = score_connectivity(points, lengths, regions, connections)
     if arguments.json is not None:
@@ -73,12 +78,14 @@ def _run(arguments: argparse.Namespace) -> None:
         names = {"tractogram": str(arguments.tractogram), "truth": str(truth), "regions": describe(regions)}
         write_json(arguments.json, {**names, **score.summary(regions)})
     invalid = score.status == JOINS_UNCONNECTED
-    if writer is not None and invalid.any():
+    # A file of an earlier run would look like a result of this one.
+    saves = writer is not None and (replace or bool(invalid.any()))
+    if writer is not None and saves:
         with writer:
             writer.append(points[invalid.repeat(lengths)], lengths[invalid])
     # Printed last, so that the files are written even if the terminal or pipe is closed.
     print(_table(arguments, score, regions))
-    if writer is not None and not invalid.any():
+    if writer is not None and not saves:
         print(f"'{arguments.save_invalid}' was not written: no streamline joins regions that are not connected.")
 
 

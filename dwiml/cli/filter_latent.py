@@ -63,12 +63,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> None:
     from dwiml.arguments import check_number, counted
+    from dwiml.cli.inputs import refuse_repeated
     from dwiml.cli.latent_files import read_scanner_streamlines
     from dwiml.cli.progress import progress_bar
     from dwiml.evaluation.latent_space import load_autoencoder
 
     outputs = {"OUT": arguments.out, "--rejected": arguments.rejected}
     check_latent_outputs(arguments, outputs, arguments.reference)
+    refuse_repeated(arguments.reference)
     if arguments.threshold is not None:
         check_number("--threshold", arguments.threshold, low=0)
     quantile = QUANTILE if arguments.quantile is None else arguments.quantile

@@ -62,19 +62,36 @@ def find_subject(dataset: MultiSubjectDataset, subject: str, subset: str | None 
     raise ValueError(f"Subject '{subject}' not found in {dataset.hdf5_file}; it has: {known}.")
 
 
-def short_names(tractograms: Sequence[str]) -> dict[str, Path]:
-    """Return {name: path}, with the shortest names that differ: without extension, with it, or with parent folders.
+def refuse_repeated(tractograms: Sequence[str]) -> None:
+    """Refuse a tractogram that is given twice; symbolic and hard links are resolved.
 
     Raises
     ------
     ValueError
         If a tractogram is given twice.
     """
+    from dwiml.files import identity_of
+
+    first: dict[object, Path] = {}
+    for path in map(Path, tractograms):
+        identity = identity_of(path) or os.path.realpath(path)
+        if identity in first:
+            also = "" if first[identity] == path else f" (also as '{path}')"
+            raise ValueError(f"The tractogram '{first[identity]}' is given twice{also}; give it once.")
+        first[identity] = path
+
+
+def short_names(tractograms: Sequence[str]) -> dict[str, Path]:
+    """Return {name: path}, with the shortest names that differ: without extension, with it, or with parent folders.
+
+    Raises
+    ------
+    ValueError
+        If a tractogram is given twice, also under two names.
+    """
+    refuse_repeated(tractograms)
     paths = [Path(tractogram) for tractogram in tractograms]
     full_paths = [Path(os.path.abspath(path)) for path in paths]
-    for path, full in zip(paths, full_paths, strict=True):
-        if full_paths.count(full) > 1:
-            raise ValueError(f"The tractogram '{path}' is given twice; give it once.")
     for depth in range(1, 1 + max(len(full.parts) for full in full_paths)):
         for candidates in ([full.with_suffix("") for full in full_paths], full_paths):
             # Without the root, because a name may be used as a folder inside another one.

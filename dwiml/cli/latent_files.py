@@ -103,13 +103,15 @@ class ScannerStreamlines:
         widths
             {name of other data per streamline: number of values}.
         overwrite
-            Whether an existing file may be replaced.
+            Whether an existing file may be replaced, also by a tractogram without streamlines.
         """
         from dwiml.tractograms.writing.writer import TractogramWriter
 
         own = {name: values.shape[1] for name, values in self.stored.dps.items()}
         kept = {} if path.lower().endswith(".tck") else {**own, **widths}
-        return TractogramWriter(path, grid=self.grid, data_per_streamline=kept, overwrite=overwrite)
+        return TractogramWriter(
+            path, grid=self.grid, data_per_streamline=kept, overwrite=overwrite, replace_with_empty=True
+        )
 
     def data(self, path: str, some: NDArray[np.bool_] | slice) -> dict[str, NDArray[np.float32]]:
         """Return the data per streamline of some streamlines that a file can hold; a .tck holds none."""

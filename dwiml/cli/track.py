@@ -156,7 +156,7 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.report:
         used = {"rules": dataclasses.asdict(rules), "arguments": vars(arguments)}
         write_json(arguments.report, {**tracker.counts.as_dict(), "seconds": seconds, **used})
-    print(table(tracker.counts, arguments.out, seconds))
+    print(table(tracker.counts, arguments.out, seconds, kept_existing=writer.kept_existing))
 
 
 def _check_outputs(arguments: argparse.Namespace) -> None:
@@ -178,11 +178,12 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
     refuse_inputs(partial, "OUT, until it is whole", inputs=[*inputs, arguments.report])
 
 
-def table(counts: TrackingCounts, out: str, seconds: float) -> str:
+def table(counts: TrackingCounts, out: str, seconds: float, *, kept_existing: bool = False) -> str:
     """Return a table for the user: the numbers of seeds and streamlines, and why streamlines ended."""
+    where = f"; the existing '{out}' is kept" if kept_existing else f" in '{out}'"
     speed = counts.nb_seeds / max(seconds, 1e-9)
     lines = [
-        f"{counted(counts.nb_seeds, 'seed')}: {counted(counts.nb_kept, 'streamline')} in '{out}', "
+        f"{counted(counts.nb_seeds, 'seed')}: {counted(counts.nb_kept, 'streamline')}{where}, "
         f"{grouped(counts.nb_too_short)} too short; {seconds:.1f} s, {grouped(round(speed))} seeds/s.",
         "Why they ended (each end of each streamline, too short ones included):",
     ]

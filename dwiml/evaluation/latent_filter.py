@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +16,10 @@ from dwiml.models.autoencoder import AutoencoderModel
 
 # Distances computed at once.
 _AT_ONCE = 2**22
+# Latent vectors are equal up to float32 rounding if they differ by less than this share of their norm.
+_ROUNDING = 1e-5
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,9 @@ class LatentReference:
     def threshold_at(self, quantile: float) -> float:
         """Return the distance below which this fraction of the reference streamlines is from the nearest other one.
 
+        A reference streamline that is there twice has a distance of 0, which makes the threshold too low. A warning
+        gives the number of such streamlines.
+
         Parameters
         ----------
         quantile
@@ -121,7 +129,17 @@ class LatentReference:
         ValueError
             If it is out of range, or there is only one reference streamline.
         """
-        return float(np.quantile(self.own_distances(), check_number("quantile", quantile, low=0, high=1)))
+        check_number("quantile", quantile, low=0, high=1)
+        distances, norms = self.own_distances(), torch.linalg.vector_norm(self.latents.double(), dim=2)
+        nb = int(np.count_nonzero(distances <= _ROUNDING * norms.mean(dim=0).cpu().numpy()))
+        if nb:
+            logger.warning(
+                "%d of the %d reference streamlines are the same as another one, so the threshold is too low; remove "
+                "the duplicates.",
+                nb,
+                len(distances),
+            )
+        return float(np.quantile(distances, quantile))
 
 
 def nearest_distances(

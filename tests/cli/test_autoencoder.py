@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -19,6 +20,7 @@ from dwiml.evaluation.latent_filter import LatentReference
 from dwiml.evaluation.latent_space import load_autoencoder
 from dwiml.hdf5.creator import create_hdf5
 from dwiml.phantom.create import create_phantom
+from dwiml.tractograms.reading import open_tractogram
 
 SMALL = ["--nb_points", "32", "--nb_channels", "16", "32", "64", "--latent_size", "8", "--scale", "40"]
 TRAINING = ["--seed", "1", "--learning_rates", "0.003", "--batch_size_training", "50", "--reverse_ratio", "0.5", "-q"]
@@ -163,6 +165,41 @@ def test_the_threshold_is_a_quantile_of_the_distances(
     reference = LatentReference.from_streamlines(load_autoencoder(work / "exp"), points, lengths)
     said = float(capsys.readouterr().out.split()[1])
     assert said == pytest.approx(np.median(reference.own_distances()), rel=1e-3)
+
+
+def test_a_result_without_streamlines_replaces_an_older_one(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With -f, nothing of an earlier run is left that would look like a result of this one."""
+    kept, rejected = tmp_path / "kept.trk", tmp_path / "rejected.trx"
+    command = ["filter_latent", str(work / "exp"), str(bundle(work, "sling")), str(kept), "--rejected", str(rejected)]
+    command += ["--reference", str(bundle(work, "arch")), "--threshold"]
+    assert main([*command, "1e9"]) == 0
+    assert len(nib.streamlines.load(kept).streamlines) == 40
+    assert main([*command, "0", "-f"]) == 0
+    assert f"0 streamlines of 40 kept (0.0%) in '{kept}'." in capsys.readouterr().out
+    assert len(nib.streamlines.load(kept).streamlines) == 0
+    assert len(open_tractogram(str(rejected), "R").read(np.eye(4), ()).lengths) == 40
+    assert main([*command, "1e9", "-f"]) == 0
+    assert len(open_tractogram(str(rejected), "R").read(np.eye(4), ()).lengths) == 0
+
+
+def test_a_reference_given_twice_is_refused(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    reference, link, copy = bundle(work, "arch"), tmp_path / "link.trk", tmp_path / "copy.trk"
+    link.symlink_to(reference)
+    shutil.copyfile(reference, copy)
+    out = tmp_path / "kept.trk"
+    command = ["filter_latent", str(work / "exp"), str(reference), str(out), "--reference", str(reference)]
+    capsys.readouterr()
+    assert main([*command, str(reference)]) == 2
+    assert f"The tractogram '{reference}' is given twice; give it once." in capsys.readouterr().err
+    assert main([*command, str(link)]) == 2
+    assert f"'{reference}' is given twice (also as '{link}'); give it once." in capsys.readouterr().err
+    assert not out.exists()
+    assert main([*command, str(copy)]) == 0
+    assert "80 of the 80 reference streamlines are the same as another one" in caplog.text
 
 
 def test_an_empty_tractogram(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,11 @@ def test_a_stray_streamline_is_found_and_saved(
     assert run(*command, "--save_invalid", invalid) == 0
     assert "was not written: no streamline joins regions that are not connected" in capsys.readouterr().out
     assert not invalid.exists()
+    # That of an earlier run is replaced.
+    shutil.copyfile(folder / "stray.trk", invalid)
+    assert run(*command, "--save_invalid", invalid, "-f") == 0
+    assert "was not written" not in capsys.readouterr().out
+    assert len(nib.streamlines.load(invalid).streamlines) == 0
 
 
 FAULTS = {

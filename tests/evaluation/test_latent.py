@@ -74,6 +74,17 @@ def test_own_distances_leave_out_the_streamline_and_its_reverse(model: Autoencod
     assert reference.threshold_at(1) == pytest.approx(max(expected))
 
 
+def test_duplicates_in_the_reference_are_told(model: AutoencoderModel, caplog: pytest.LogCaptureFixture) -> None:
+    points, lengths = lines(25)
+    LatentReference.from_streamlines(model, points, lengths).threshold_at(0.5)
+    assert not caplog.text
+    flipped = reversed_rows(lengths[:3])
+    twice = np.concatenate([points, points[flipped]]), np.concatenate([lengths, lengths[:3]])
+    reference = LatentReference.from_streamlines(model, *twice, batch_size=9)
+    reference.threshold_at(0.5)
+    assert "6 of the 28 reference streamlines are the same as another one" in caplog.text
+
+
 def test_directions_do_not_matter(model: AutoencoderModel) -> None:
     points, lengths = lines(20, seed=1)
     known, known_lengths = lines(15, seed=2)

@@ -333,11 +333,22 @@ def test_an_exception_before_the_first_streamline_leaves_nothing(path, caplog):
 
 def test_an_older_file_is_not_replaced_by_an_empty_one(path, caplog):
     path.write_bytes(b"older")
-    with a_writer(path, overwrite=True):
+    with a_writer(path, overwrite=True) as writer:
         pass
+    assert writer.kept_existing
     assert path.read_bytes() == b"older"
     assert os.listdir(path.parent) == [path.name]
     assert f"There are no streamlines to write; the existing '{path}' is kept." in caplog.text
+
+
+def test_an_older_file_is_replaced_by_an_empty_one_on_request(path, caplog):
+    path.write_bytes(b"older")
+    with a_writer(path, overwrite=True, replace_with_empty=True) as writer:
+        pass
+    assert not writer.kept_existing
+    assert_holds(path, [])
+    assert os.listdir(path.parent) == [path.name]
+    assert not caplog.text
 
 
 def test_an_older_file_is_replaced_at_the_end(path):
