@@ -10,7 +10,7 @@ from dwiml.batching.fetcher import BatchSlices
 from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.evaluation.evaluation_mode import evaluation_mode
-from dwiml.models.protocols import EvaluatedModel
+from dwiml.models.protocols import DirectionModel
 from dwiml.ops.directions import angle_degrees
 from dwiml.ops.sequences import TensorSequence
 from dwiml.training.reporting.monitors import MeanMonitor
@@ -43,7 +43,7 @@ class DirectionError:
 
 
 def evaluate_directions(
-    model: EvaluatedModel,
+    model: DirectionModel,
     batch_sampler: DWIMLBatchIDSampler,
     batch_loader: DWIMLStreamlinesBatchLoader,
     *,

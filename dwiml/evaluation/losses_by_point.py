@@ -14,7 +14,7 @@ from dwiml.batching.loader import DWIMLBatchLoaderOneInput, DWIMLStreamlinesBatc
 from dwiml.batching.sampler import BatchIds
 from dwiml.data.dataset import SubjectData
 from dwiml.evaluation.evaluation_mode import evaluation_mode
-from dwiml.models.protocols import EvaluatedModel
+from dwiml.models.protocols import LossModel
 from dwiml.ops import ragged
 from dwiml.ops.directions import SHORTEST_STEP
 from dwiml.ops.randomness import BatchKey
@@ -149,7 +149,7 @@ class PointLosses:
 
 
 def measure_losses(
-    model: EvaluatedModel, reader: SubjectReader, *, on_progress: Callable[[int], None] = lambda count: None
+    model: LossModel, reader: SubjectReader, *, on_progress: Callable[[int], None] = lambda count: None
 ) -> PointLosses:
     """Measure the loss of a model at each point of the true streamlines of a subject.
 
@@ -188,7 +188,7 @@ def measure_losses(
 
 
 def _losses_of_batch(
-    model: EvaluatedModel, reader: SubjectReader, targets: TensorSequence, ids_per_subj: BatchSlices
+    model: LossModel, reader: SubjectReader, targets: TensorSequence, ids_per_subj: BatchSlices
 ) -> tuple[Integers, Floats, Floats | None]:
     """Return the lengths (S,), the losses (P,) and the EOS probabilities (P,) or None."""
     is_last = targets.is_last()

@@ -21,8 +21,8 @@ class ModelWithNeighborhood(MainModelAbstract):
     """Reads the volume in a neighborhood of each point.
 
     Inherit from it and from :class:`ModelWithOneInput`, in any order. The loader interpolates the volume at each point
-    plus :attr:`neighborhood_offsets`, shape (P, 3), in voxels, the point itself first; the features of neighbor p are
-    the columns ``p * nb_features : (p + 1) * nb_features`` of the input.
+    plus :attr:`neighborhood_offsets`, shape (P, 3), in voxels, first the point itself (plus `volume_shift`). The
+    features of neighbor p are the columns ``p * nb_features : (p + 1) * nb_features`` of the input.
 
     Parameters
     ----------

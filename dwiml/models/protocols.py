@@ -15,6 +15,13 @@ from torch import Tensor
 from dwiml.ops.randomness import KeyedDraws
 from dwiml.ops.sequences import TensorSequence
 
+Allowed = Callable[[Tensor], Tensor]
+"""Function that says which directions, along voxel axes, each of N rows (streamlines) may take, as a boolean mask.
+
+Called with (C, 3) candidate directions shared by all rows, it returns a mask (N, C); called with (N, K, 3) candidates
+per row, a mask (N, K).
+"""
+
 
 class LoaderModel(Protocol):
     """A model that a batch loader can serve: it states how its streamlines are resampled.
@@ -48,11 +55,15 @@ class OneInputModel(LoaderModel, Protocol):
 
     @property
     def neighborhood_offsets(self) -> Tensor | None:
-        """Offsets at which the volume is read around a point: (P, 3), in voxels, zeros first; None: the point only."""
+        """Offsets at which the volume is read for a point: (P, 3), in voxels; None: at the point itself.
+
+        First the point itself (zeros, or the displacement ``volume_shift`` of the model), then its neighbors, with the
+        same displacement.
+        """
 
 
 class EvaluatedModel(Protocol):
-    """A model that can be evaluated (direction error, loss at each point)."""
+    """What all evaluations need of a model."""
 
     @property
     def device(self) -> torch.device:
@@ -78,8 +89,16 @@ class EvaluatedModel(Protocol):
     def compute_loss(self, outputs: Any, targets: Any, average_results: bool = True) -> tuple[Tensor, int]:
         """Return the loss; see :meth:`dwiml.MainModelAbstract.compute_loss`."""
 
+
+class LossModel(EvaluatedModel, Protocol):
+    """A model whose loss at each point can be shown (``dwiml show_loss``)."""
+
     def eos_probability(self, outputs: Any) -> Tensor | None:
         """Return the probability of the end of the streamline at each row of outputs, (N,); None if not predicted."""
+
+
+class DirectionModel(EvaluatedModel, Protocol):
+    """A model whose direction error can be measured (``dwiml evaluate``)."""
 
     def get_tracking_directions(self, outputs: Any, algo: str, eos_stopping_thresh: float | None = None) -> Tensor:
         """Return the direction of each row of outputs; see :meth:`TrackingModel.get_tracking_directions`."""
@@ -127,7 +146,11 @@ class TrackingModel(Protocol):
 
     @property
     def neighborhood_offsets(self) -> Tensor | None:
-        """Offsets at which the volume is read around a point: (P, 3), in voxels, zeros first; None: the point only."""
+        """Offsets at which the volume is read for a point: (P, 3), in voxels; None: at the point itself.
+
+        First the point itself (zeros, or the displacement ``volume_shift`` of the model), then its neighbors, with the
+        same displacement.
+        """
 
     @property
     def nb_points_to_track(self) -> int:
@@ -193,7 +216,7 @@ class TrackingModel(Protocol):
         eos_stopping_thresh: float | None = None,
         *,
         draws: KeyedDraws | None = None,
-        allowed: Callable[[Tensor], Tensor] | None = None,
+        allowed: Allowed | None = None,
     ) -> Tensor:
         """Return the direction of the next step of each streamline.
 
@@ -208,8 +231,8 @@ class TrackingModel(Protocol):
         draws
             For ``"prob"``: random numbers, with one key per streamline.
         allowed
-            For ``"prob"``: a function from directions along voxel axes to the ones that each streamline may take, bool:
-            from (C, 3), the same for all, to (S, C); from (S, K, 3), its own, to (S, K).
+            For ``"prob"``: the directions that each streamline may take
+            (:data:`dwiml.models.protocols.Allowed`); None: all.
 
         Returns
         -------

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dwiml.arguments import check_choice, check_number, check_options, check_whole, kind_shown, shown
 from dwiml.models.base import MainModelAbstract
 from dwiml.models.direction_getters import DIRECTION_GETTERS, DirectionGetter
-from dwiml.models.direction_getters.base import Allowed
+from dwiml.models.protocols import Allowed
 from dwiml.ops.directions import SHORTEST_STEP, recovery_steps, without_autocast
 from dwiml.ops.randomness import KeyedDraws
 from dwiml.ops.sequences import TensorSequence
@@ -188,8 +188,8 @@ class ModelWithDirectionGetter(MainModelAbstract):
         draws
             For 'prob': random numbers, with one key a row.
         allowed
-            For 'prob': a function that tells which directions, along voxel axes, each row may take, bool: of (C, 3),
-            the same for all, (N, C); of (N, K, 3), its own, (N, K). The others get probability 0.
+            For 'prob': the directions that each row may take (:data:`dwiml.models.protocols.Allowed`), so that the
+            others have probability 0; None: all.
 
         Returns
         -------

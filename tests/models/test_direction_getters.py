@@ -167,6 +167,18 @@ def test_entropy_regularization() -> None:
     for options in ({"entropy_weight": 0.3}, {"entropy_weight": 0.3, "expected_cosine": True}):
         alone = getter("fisher-von-mises", **options).losses(outputs, steps, none(9))
         check(getter("fisher-von-mises-mixture", nb_clusters=2, **options), same, steps, alone)
+    # Components that differ, with the closed form of the documentation.
+    others, _ = rows(9, 10, seed=1)
+    weights = others[:, :2].softmax(1)
+    each = others[:, 2:].reshape(9, 2, 4)
+    kappas = concentrations(each[..., 3])
+    cosines = nn.functional.cosine_similarity(each[..., :3], steps[:, None], dim=2)
+    cost = 1 - (weights * (1 / kappas.tanh() - 1 / kappas) * cosines).sum(1)
+    expected = cost - 2.0 * (weights * entropy(kappas)).sum(1)
+    mixture = getter("fisher-von-mises-mixture", nb_clusters=2, entropy_weight=2.0, expected_cosine=True)
+    check(mixture, others, steps, expected)
+    # The expected cost is 0 at best, the loss is not.
+    assert cost.min() > 0 > expected.min()
     with pytest.raises(ValueError, match="^dg_args: expected_cosine needs a positive entropy_weight"):
         getter("fisher-von-mises", expected_cosine=True)
 

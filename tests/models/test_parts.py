@@ -44,6 +44,11 @@ def test_neighborhood_in_any_order_of_bases(bases: tuple[type, ...]) -> None:
     assert "neighborhood_offsets" not in model.state_dict()
     assert model.to("meta").neighborhood_offsets.device.type == "meta"
     assert cls(nb_features=4).neighborhood_offsets is None
+    # With a shift, no offset is zero; without neighbors, there is still one.
+    shifted = cls(nb_features=4, neighborhood_type="grid", neighborhood_radius=1, volume_shift=0.25)
+    assert shifted.neighborhood_offsets.shape == (27, 3)
+    assert shifted.neighborhood_offsets[0].tolist() == [0.25] * 3
+    assert cls(nb_features=4, volume_shift=0.25).neighborhood_offsets.tolist() == [[0.25] * 3]
 
 
 def test_a_model_without_neighborhood_says_none(own_loss_model: Any) -> None:

@@ -58,11 +58,12 @@ from complete import FollowPeaks
 from incomplete import FollowPeaks as Incomplete
 
 from dwiml import Learn2TrackModel, ModelWithOneInput, TrackingModel
-from dwiml.models.protocols import EvaluatedModel, OneInputModel
+from dwiml.models.protocols import DirectionModel, LossModel, OneInputModel
 
 complete: TrackingModel = FollowPeaks()
 learn2track: TrackingModel = Learn2TrackModel(nb_features=3)
-evaluated: EvaluatedModel = Learn2TrackModel(nb_features=3)
+directed: DirectionModel = Learn2TrackModel(nb_features=3)
+of_loss: LossModel = Learn2TrackModel(nb_features=3)
 loaded: OneInputModel = Learn2TrackModel(nb_features=3)
 incomplete: TrackingModel = Incomplete()
 
@@ -72,6 +73,14 @@ class NoDirections(ModelWithOneInput): ...
 
 def of_torch(model: NoDirections) -> TrackingModel:
     return model
+
+
+def loss_only(lossy: NoDirections) -> LossModel:
+    return lossy
+
+
+def without_directions(undirected: NoDirections) -> DirectionModel:
+    return undirected
 """
 
 
@@ -95,6 +104,7 @@ def test_a_type_checker_tells_what_is_missing(tmp_path: Path) -> None:
     # Torch's modules have any attribute, for a type checker, but of another type.
     of_torch = of_lines.pop(number["    return model"])
     assert "check_tracking: expected" in of_torch
+    assert "get_tracking_directions: expected" in of_lines.pop(number["    return undirected"])
     # Whatever is complete is accepted.
     assert of_lines == {}
 

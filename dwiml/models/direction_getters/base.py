@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,11 +10,9 @@ from torch import Tensor, nn
 
 from dwiml.arguments import check_dropout, check_number, check_whole
 from dwiml.models.embeddings import MAX_UNITS
+from dwiml.models.protocols import Allowed
 from dwiml.ops.randomness import KeyedDraws
 from dwiml.params import checks_arguments
-
-Allowed = Callable[[Tensor], Tensor]
-"""Which directions each of N rows may take: (C, 3) -> bool (N, C), or (N, K, 3) -> bool (N, K); along voxel axes."""
 
 NB_TRIES = 16
 """Directions drawn for each row by a continuous distribution; the first that is allowed is taken."""
@@ -99,8 +96,7 @@ class DirectionGetter(nn.Module, abc.ABC):
         draws
             Random numbers, with one key a row.
         allowed
-            Tells which directions, along voxel axes, each row may take, bool: of (C, 3), the same for all, (N, C); of
-            (N, K, 3), its own, (N, K). None: all.
+            The directions that each row may take (:data:`dwiml.models.protocols.Allowed`); None: all.
 
         Returns
         -------

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from dwiml.arguments import check_number
-from dwiml.models.direction_getters.base import Allowed, DirectionGetter
+from dwiml.models.direction_getters.base import DirectionGetter
+from dwiml.models.protocols import Allowed
 from dwiml.ops.directions import normalize_directions, pairwise_cosines, sphere_directions
 from dwiml.ops.randomness import KeyedDraws
 from dwiml.params import checks_arguments

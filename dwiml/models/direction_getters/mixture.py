@@ -7,7 +7,8 @@ import abc
 import torch
 from torch import Tensor
 
-from dwiml.models.direction_getters.base import NB_TRIES, Allowed, EOSLogitDirectionGetter
+from dwiml.models.direction_getters.base import NB_TRIES, EOSLogitDirectionGetter
+from dwiml.models.protocols import Allowed
 from dwiml.ops.directions import normalize_directions
 from dwiml.ops.randomness import KeyedDraws
 

@@ -10,7 +10,15 @@ from dwiml.ops.directions import normalize_directions
 from dwiml.params import checks_arguments
 
 
-class CosineRegression(EOSLogitDirectionGetter):
+class _Regression(EOSLogitDirectionGetter):
+    """What all regressions share: the outputs are a vector, along which tracking continues."""
+
+    def best_directions(self, outputs: Tensor) -> Tensor:
+        """Return the outputs, normalized."""
+        return normalize_directions(self.direction_outputs(outputs))
+
+
+class CosineRegression(_Regression):
     """Regression of a direction; its length is ignored. Loss: 1 - cos(angle to the target), from 0 to 2 (opposite).
 
     Parameters
@@ -33,14 +41,10 @@ class CosineRegression(EOSLogitDirectionGetter):
 
     def direction_losses(self, outputs: Tensor, steps: Tensor) -> Tensor:
         """Return 1 - cos of the angle between output and step."""
-        return 1.0 - (normalize_directions(outputs) * normalize_directions(steps)).sum(dim=-1)
-
-    def best_directions(self, outputs: Tensor) -> Tensor:
-        """Return the outputs, normalized."""
-        return normalize_directions(self.direction_outputs(outputs))
+        return _cosine_losses(outputs, steps)
 
 
-class L2Regression(EOSLogitDirectionGetter):
+class L2Regression(_Regression):
     """Regression of a vector. Loss: the Euclidean distance to the target, squared by default.
 
     Parameters
@@ -88,10 +92,6 @@ class L2Regression(EOSLogitDirectionGetter):
         # The gradient of torch's norm is 0 at 0, not NaN.
         return differences.square().sum(dim=-1) if self.squared else torch.linalg.vector_norm(differences, dim=-1)
 
-    def best_directions(self, outputs: Tensor) -> Tensor:
-        """Return the outputs, normalized."""
-        return normalize_directions(self.direction_outputs(outputs))
-
 
 class CosinePlusL2Regression(L2Regression):
     """Regression of a vector. Loss: the sum of those of :class:`CosineRegression` and :class:`L2Regression`.
@@ -106,5 +106,9 @@ class CosinePlusL2Regression(L2Regression):
 
     def direction_losses(self, outputs: Tensor, steps: Tensor) -> Tensor:
         """Return the sum of both losses."""
-        cosines = (normalize_directions(outputs) * normalize_directions(steps)).sum(dim=-1)
-        return 1.0 - cosines + super().direction_losses(outputs, steps)
+        return _cosine_losses(outputs, steps) + super().direction_losses(outputs, steps)
+
+
+def _cosine_losses(outputs: Tensor, steps: Tensor) -> Tensor:
+    """Return 1 - cos of the angles between outputs and steps, (N, 3) both: shape (N,)."""
+    return 1.0 - (normalize_directions(outputs) * normalize_directions(steps)).sum(dim=-1)

@@ -82,7 +82,7 @@ class FisherVonMises(_VonMisesFishers):
     ("Entrack: Probabilistic Spherical Regression with Entropy Regularization for Fiber Tractography", 2021,
     doi:10.1007/s11263-020-01384-1) minimize the expected cost instead of -log p: ``expected_cosine`` gives their loss,
     1 - W(kappa) cos(angle to the mean) - T H, where W(kappa) = coth(kappa) - 1 / kappa is the length of the mean of the
-    distribution (the 1 is added so that it is 0 at best).
+    distribution. The 1 is added so that the expected cost is 0 at best; the entropy term may make the loss negative.
 
     Parameters
     ----------
