@@ -118,10 +118,7 @@ def build_model_parser(name: str, trainer_class: type[Any] | None = None) -> arg
     _add(parser, "checkpoints, time limits and resuming", SETTINGS, only=_JOB)
     _add(parser, "debugging", SETTINGS, only=_TRYING)
     if has_volume:
-        title = (
-            "generation-validation (if any is given, the model also tracks from the start of validation streamlines)"
-        )
-        _add(parser, title, TRACKING_SETTINGS, absent=True)
+        _add(parser, _GENERATION, TRACKING_SETTINGS, absent=True)
     add_class_options(parser, model=False, trainer=True)
     if trainer_class is not None:
         own = own_parameters(trainer_class)

@@ -197,6 +197,8 @@ def _run(load: Callable[[], Loaded], what: str, file: Path | None) -> Loaded:
         return load()
     except _NotFoundError:
         raise
+    except from_file.OtherModuleError as error:
+        raise ValueError(f"{what} cannot be imported: {error}.") from error
     except SystemExit as error:
         raise ValueError(
             f"{what} cannot be imported, because its module ends the program ({_place_of(error, file)}): put what a "

@@ -50,6 +50,56 @@ def test_two_files_of_one_name_are_two_modules(tmp_path: Path) -> None:
     assert [each.place for each in found] == ["a", "b"]  # type: ignore[attr-defined]
 
 
+def _write_with_helper(folder: Path, helper: str, place: str) -> str:
+    folder.mkdir(parents=True)
+    (folder / f"{helper}.py").write_text(f"place = '{place}'\n")
+    (folder / "model.py").write_text(f"import {helper}\n{SMALL}\n    place = {helper}.place\n")
+    return f"{folder / 'model.py'}:Small"
+
+
+@pytest.mark.parametrize("is_indirect", [False, True])
+def test_a_helper_is_never_that_of_another_folder(tmp_path: Path, is_indirect: bool) -> None:
+    helper = f"layers_{is_indirect}"
+    first, second = (_write_with_helper(tmp_path / each, helper, each) for each in ("a", "b"))
+    if is_indirect:
+        (tmp_path / "b" / "blocks.py").write_text(f"def f():\n    from {helper} import place\n    return place\n")
+        (tmp_path / "b" / "model.py").write_text(f"from blocks import f\n{SMALL}")
+    assert find_model_class(first).place == "a"  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="^model_class") as caught:
+        find_model_class(second)
+    importing = tmp_path / "b" / ("blocks.py" if is_indirect else "model.py")
+    assert str(caught.value) == (
+        f"model_class '{second}' cannot be imported: '{importing}' imports '{helper}', which is already the name of "
+        f"another module ({tmp_path / 'a' / helper}.py) than its neighbor '{tmp_path / 'b' / helper}.py': rename the "
+        "neighbor, or make a package of the folder and give package.module:CLASS."
+    )
+    # With a name of its own, it is found.
+    (tmp_path / "b" / f"{helper}.py").rename(tmp_path / "b" / f"own_{helper}.py")
+    text = importing.read_text(encoding="utf-8").replace(helper, f"own_{helper}")
+    importing.write_text(text, encoding="utf-8")
+    assert find_model_class(second).__module__ != find_model_class(first).__module__
+
+
+@pytest.mark.parametrize("helper", ["numpy", "yaml", "colorsys", "math", "sys"])
+def test_a_helper_is_never_an_installed_module(tmp_path: Path, helper: str) -> None:
+    with pytest.raises(ValueError, match=f"imports '{helper}', which is already the name of another module"):
+        find_model_class(_write_with_helper(tmp_path / "own", helper, "own"))
+
+
+def test_neighbors_that_are_not_imported_may_have_any_name(tmp_path: Path) -> None:
+    name = _write_with_helper(tmp_path / "package", "own_helper_of_package", "own")
+    for other in ("numpy", "random", "dwiml"):
+        (tmp_path / "package" / f"{other}.py").write_text("raise RuntimeError\n")
+    assert find_model_class(name).place == "own"  # type: ignore[attr-defined]
+
+
+def test_in_a_package_a_name_of_the_library_is_that_of_the_library(tmp_path: Path) -> None:
+    (tmp_path / "__init__.py").touch()
+    (tmp_path / "logging.py").write_text("raise RuntimeError\n")
+    (tmp_path / "model.py").write_text(f"import logging\n{SMALL}\n    place = logging.INFO\n")
+    assert find_model_class(f"{tmp_path / 'model.py'}:Small").place == 20  # type: ignore[attr-defined]
+
+
 def test_names_modules_and_classes(tmp_path: Path) -> None:
     assert find_model_class("learn2track") is Learn2TrackModel
     assert find_model_class("dwiml.models.learn2track:Learn2TrackModel") is Learn2TrackModel
