@@ -15,6 +15,7 @@ from dwiml.cli.declarations import parameters_of
 from dwiml.cli.naming import add_class_options
 from dwiml.cli.options import add_option, add_verbose
 from dwiml.failures import GPU, MEMORY
+from dwiml.hdf5.config import STANDARDIZATIONS
 
 if TYPE_CHECKING:
     from dwiml.tracking.tracker import TrackingCounts
@@ -78,7 +79,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--standardization",
-        choices=["all", "independent", "per_file", "none"],
+        choices=STANDARDIZATIONS,
         help="how to standardize the --input images [as recorded in the experiment]",
     )
     group.add_argument(
@@ -160,22 +161,15 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _check_outputs(arguments: argparse.Namespace) -> None:
-    import os
-    from pathlib import Path
+    from dwiml.trained.outputs import check_tracking_outputs
 
-    from dwiml.cli.inputs import experiment_hdf5_file
-    from dwiml.files import check_outputs, refuse_inputs
-    from dwiml.tracking.sources import IMAGES
-    from dwiml.tractograms.writing.partial import partial_of
-
-    experiments = [each for each in (arguments.experiment, arguments.standardize_like) if each is not None]
-    masks = [each for each in (arguments.tracking_mask, arguments.seeding_mask) if each and each.endswith(IMAGES)]
-    images = (*(arguments.input or ()), *(arguments.std_mask or ()), *masks)
-    inputs = [*images, *(experiment_hdf5_file(each, arguments.hdf5_file) for each in experiments)]
-    outputs = {"OUT": arguments.out, "--report": arguments.report}
-    check_outputs(outputs, inputs=inputs, experiments=experiments, overwrite=arguments.overwrite)
-    partial = partial_of(Path(os.path.realpath(arguments.out)))
-    refuse_inputs(partial, "OUT, until it is whole", inputs=[*inputs, arguments.report])
+    images = (*(arguments.input or ()), *(arguments.std_mask or ()))
+    check_tracking_outputs(
+        {"OUT": arguments.out, "--report": arguments.report},
+        inputs=[*images, arguments.tracking_mask, arguments.seeding_mask, arguments.hdf5_file],
+        experiments=[arguments.experiment, arguments.standardize_like],
+        overwrite=arguments.overwrite,
+    )
 
 
 def table(counts: TrackingCounts, out: str, seconds: float, *, kept_existing: bool = False) -> str:

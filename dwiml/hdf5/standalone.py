@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dwiml.hdf5.config import VolumeGroup
+from dwiml.arguments import check_choice
+from dwiml.hdf5.config import STANDARDIZATIONS, VolumeGroup
 from dwiml.hdf5.inspection import SubjectPlan, plan_volumes
 from dwiml.hdf5.volumes import mask_with_warning, read_volume_group
 from dwiml.ops.masks import DEFAULT_THRESHOLD, Mask
@@ -31,7 +33,7 @@ def read_volumes(
     files: Sequence[str | Path],
     *,
     standardization: str = "none",
-    std_mask: Sequence[str | Path] = (),
+    std_mask: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     same_as: Grid | None = None,
     label: str = "The images",
 ) -> tuple[NDArray[np.float32], Grid]:
@@ -42,7 +44,7 @@ def read_volumes(
     files
         Images in any format that nibabel reads, of shape (X, Y, Z) or (X, Y, Z, F), all on the same grid.
     standardization, std_mask
-        As in a groups config (see :class:`dwiml.hdf5.config.VolumeGroup`).
+        As in a groups config (see :class:`dwiml.hdf5.config.VolumeGroup`); the mask is one file, or several.
     same_as
         The grid that the images must be on; None for any grid.
     label
@@ -58,15 +60,17 @@ def read_volumes(
     Raises
     ------
     FileNotFoundError, ValueError
-        If a file is missing, damaged, holds NaN, or is on another grid.
+        If a file is missing, damaged, holds NaN, or is on another grid, or the standardization is unknown.
     """
+    check_choice("standardization", standardization, STANDARDIZATIONS)
+    masks = [std_mask] if isinstance(std_mask, (str, os.PathLike)) else std_mask
     here = Path.cwd()
     plan = _GivenFiles(label, here, known_grid=same_as)
     group = VolumeGroup(
         name="images",
         files=tuple(map(str, files)),
         standardization=standardization,
-        std_mask=tuple(map(str, std_mask)),
+        std_mask=tuple(map(str, masks)),
     )
     plan_volumes(plan, group)
     return read_volume_group(plan, group), plan.grid

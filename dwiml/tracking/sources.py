@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,7 @@ def read_from_images(
     seeding_mask: str | Path | None = None,
     mask_threshold: float = DEFAULT_THRESHOLD,
     standardization: str = "none",
-    std_mask: Sequence[str | Path] = (),
+    std_mask: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
 ) -> TrackingData:
     """Read image files, concatenated and standardized as for an HDF5 file.
 
@@ -123,7 +124,7 @@ def read_from_images(
     mask_threshold
         Threshold applied to a probability map, from 0 to 1; see :func:`dwiml.ops.masks.as_mask`.
     standardization, std_mask
-        As in a groups config: see :class:`dwiml.hdf5.config.VolumeGroup`.
+        As in a groups config (see :class:`dwiml.hdf5.config.VolumeGroup`); the mask is one file, or several.
 
     Raises
     ------

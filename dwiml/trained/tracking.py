@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from dwiml.arguments import check_flags, unknown_parameter
-from dwiml.files import check_outputs
 from dwiml.ops.spaces import from_vox_corner
 from dwiml.tracking.propagation import PropagationRules
 from dwiml.tracking.seeds import Seeds
@@ -20,6 +19,7 @@ from dwiml.tracking.sources import TrackingData, is_image
 from dwiml.tracking.tracker import Tracker
 from dwiml.tractograms.writing.writer import TractogramWriter
 from dwiml.trained.experiment import TrainedExperiment, load_experiment
+from dwiml.trained.outputs import check_tracking_outputs
 from dwiml.trained.tracking_data import read_images, read_subject
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def track(
     hdf5_file: str | os.PathLike[str] | None = None,
     standardization: str | None = None,
     standardize_like: str | os.PathLike[str] | None = None,
-    std_mask: Sequence[str | os.PathLike[str]] = (),
+    std_mask: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     out: str | os.PathLike[str] | None = None,
     compress: float | None = None,
     save_seeds: bool = False,
@@ -193,7 +193,7 @@ def track(
     seeding_mask
         Where streamlines start; None for the tracking mask.
     model_class
-        As in :func:`dwiml.load_experiment`, if `model` is a folder.
+        As in :func:`dwiml.load_experiment`; only if `model` is a folder.
     hdf5_file
         The HDF5 file; None for the recorded path.
     standardization
@@ -202,7 +202,7 @@ def track(
     standardize_like
         Standardize images as the data of this other experiment.
     std_mask
-        Mask files in which the mean and standard deviation of images are computed.
+        Mask file, or several, in which the mean and standard deviation of images are computed.
     out
         Tractogram to write: .trk, .tck or .trx; None to write none.
     compress
@@ -226,18 +226,27 @@ def track(
     Raises
     ------
     TypeError
-        If a keyword is unknown, or `model` is a model and `subject` is not data.
+        If a keyword is unknown, `model_class` is given with a loaded model, or `model` is a model and `subject` is not
+        data.
     FileExistsError, FileNotFoundError, ValueError
-        If something is missing or invalid, or `out` exists, is an input or lies in the experiment.
+        If something is missing, invalid or without effect, or `out` exists, is an input or lies in an experiment that
+        is used.
     """
     check_flags(inspect.signature(track).bind(model, subject, save_seeds=save_seeds, overwrite=overwrite))
+    if model_class is not None and not isinstance(model, (str, os.PathLike)):
+        raise TypeError("model_class is for an experiment folder, but model is loaded already; leave out model_class.")
     trained = load_experiment(model, model_class) if isinstance(model, (str, os.PathLike)) else model
     own: Any = trained.model if isinstance(trained, TrainedExperiment) else trained
     rules = tracking_rules(own, settings)
     of_images = {"standardization": standardization, "standardize_like": standardize_like, "std_mask": std_mask}
     masks = {"tracking_mask": tracking_mask, "seeding_mask": seeding_mask, "mask_threshold": rules.mask_threshold}
-    if out is not None and isinstance(trained, TrainedExperiment):
-        _check_out(trained, out, [subject, tracking_mask, seeding_mask, hdf5_file, *std_mask], overwrite=overwrite)
+    if out is not None:
+        check_tracking_outputs(
+            {"out": out},
+            inputs=_flat(subject, std_mask, tracking_mask, seeding_mask, hdf5_file),
+            experiments=[trained.path if isinstance(trained, TrainedExperiment) else None, standardize_like],
+            overwrite=overwrite,
+        )
     data = _data(trained, subject, masks, of_images, hdf5_file)
     tracker, seeds = prepare_tracking(own, data, rules, settings)
     options: dict[str, Any] = {"save_seeds": save_seeds, "on_progress": on_progress}
@@ -251,14 +260,9 @@ def track(
     return _stateful(groups, data.grid, save_seeds=save_seeds)
 
 
-def _check_out(
-    trained: TrainedExperiment, out: str | os.PathLike[str], inputs: Sequence[Any], *, overwrite: bool
-) -> None:
-    """Raise an error if the output is an input, or lies in the experiment."""
-    flat = [name for each in inputs for name in (each if isinstance(each, (list, tuple)) else [each])]
-    files = [Path(each) for each in flat if isinstance(each, (str, os.PathLike)) and os.path.isfile(each)]
-    recorded = trained.parameters["data"]["hdf5_file"]
-    check_outputs({"out": out}, inputs=[*files, recorded], experiments=[trained.path], overwrite=overwrite)
+def _flat(*given: Any) -> list[Any]:
+    """Return values, and the items of those that are sequences, in one list."""
+    return [item for each in given for item in (each if isinstance(each, (list, tuple)) else [each])]
 
 
 def _data(
@@ -270,6 +274,11 @@ def _data(
 ) -> TrackingData:
     """Return the data that the arguments of :func:`track` name."""
     if isinstance(subject, TrackingData):
+        # The threshold always has a value.
+        others = {**masks, **of_images, "hdf5_file": hdf5_file, "mask_threshold": None}
+        unused = [name for name, value in others.items() if value]
+        if unused:
+            raise ValueError(f"{unused[0]} has no effect on data that were read already: give it when they are read.")
         return subject
     if not isinstance(trained, TrainedExperiment):
         raise TypeError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,7 @@ def read_images(
     hdf5_file: str | Path | None = None,
     standardization: str | None = None,
     standardize_like: str | Path | None = None,
-    std_mask: Sequence[str | Path] = (),
+    std_mask: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
 ) -> TrackingData:
     """Read image files, standardized as the input of an experiment.
 
@@ -145,18 +146,20 @@ def read_images(
     check_input_order(images, _config_of(recorded, hdf5_file, needed=False).get(group) or {}, group)
     if standardize_like is not None:
         experiment, recorded = standardize_like, recorded_parameters(standardize_like)
+    if standardization is None:
+        standardization = _standardization_of(experiment, recorded, hdf5_file, has_mask=bool(std_mask))
     return read_from_images(
         images,
         tracking_mask=tracking_mask,
         seeding_mask=seeding_mask,
         mask_threshold=mask_threshold,
-        standardization=standardization or _standardization_of(experiment, recorded, hdf5_file, std_mask),
+        standardization=standardization,
         std_mask=std_mask,
     )
 
 
 def _standardization_of(
-    experiment: str | Path, recorded: Mapping[str, Any], hdf5_file: str | Path | None, std_mask: Sequence[str | Path]
+    experiment: str | Path, recorded: Mapping[str, Any], hdf5_file: str | Path | None, *, has_mask: bool
 ) -> str:
     """Return how the experiment's input group was standardized; ValueError if its mask is needed and not given."""
     group = input_group_of(recorded, experiment)
@@ -167,7 +170,7 @@ def _standardization_of(
             "standardization."
         )
     standardization = str(entry.get("standardization", "none"))
-    if entry.get("std_mask") and standardization != "none" and not std_mask:
+    if entry.get("std_mask") and standardization != "none" and not has_mask:
         masks = entry["std_mask"]
         raise ValueError(
             f"Group '{group}' of the experiment's data was standardized within a mask "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -183,6 +184,49 @@ def test_what_cannot_be_tracked(
     with pytest.raises(error, match=sentence):
         dwiml.track(own[0], arguments.pop("subject"), **arguments)
     assert not list(tmp_path.iterdir())
+
+
+def test_outputs_are_not_inputs_of_either_experiment(own: tuple[Path, str], world: Path, tmp_path: Path) -> None:
+    image, mask = (str(world / "images" / f"{name}.nii.gz") for name in ("input", "mask"))
+    other = tmp_path / "other"
+    shutil.copytree(own[0], other)
+    before = sorted(other.rglob("*"))
+    options = {"tracking_mask": mask, "standardize_like": other, "overwrite": True, **OPTIONS}
+    with pytest.raises(ValueError, match=f"out: '.*o.trk' is inside the experiment '{other}'"):
+        dwiml.track(own[0], image, model_class=own[1], out=other / "o.trk", **options)
+    with pytest.raises(FileNotFoundError, match="'.*nowhere' does not exist"):
+        dwiml.track(
+            own[0], image, model_class=own[1], out=tmp_path / "o.trk", **{**options, "standardize_like": "nowhere"}
+        )
+    # The partial file would replace a file that is read.
+    source = tmp_path / "o.partial.trk"
+    source.symlink_to(mask)
+    with pytest.raises(ValueError, match="out, until it is whole: '.*o.partial.trk' is an input"):
+        dwiml.track(own[0], image, model_class=own[1], out=tmp_path / "o.trk", std_mask=source, **options)
+    assert sorted(other.rglob("*")) == before
+
+
+def test_standardization_of_images(own: tuple[Path, str], world: Path) -> None:
+    image, mask = (str(world / "images" / f"{name}.nii.gz") for name in ("input", "mask"))
+    trained = dwiml.load_experiment(*own)
+    with pytest.raises(ValueError, match="standardization must be one of 'all', 'independent', .*, got 'nonsense'"):
+        dwiml.track(trained, image, tracking_mask=mask, standardization="nonsense", **OPTIONS)
+    options = {"tracking_mask": mask, "standardization": "all", **OPTIONS}
+    several, *others = (dwiml.track(trained, image, std_mask=masks, **options) for masks in ([mask], mask, Path(mask)))
+    for one in others:
+        assert all(np.array_equal(a, b) for a, b in zip(one.streamlines, several.streamlines, strict=True))
+
+
+def test_parameters_without_effect_are_refused(own: tuple[Path, str], world: Path) -> None:
+    image, mask = (str(world / "images" / f"{name}.nii.gz") for name in ("input", "mask"))
+    trained = dwiml.load_experiment(*own)
+    for loaded in (trained, trained.model):
+        with pytest.raises(TypeError, match="model_class is for an experiment folder, but model is loaded already"):
+            dwiml.track(loaded, image, model_class=own[1], tracking_mask=mask, standardization="none", **OPTIONS)
+    data = read_from_images([image], tracking_mask=mask)
+    for change in ({"tracking_mask": mask}, {"hdf5_file": "x"}, {"std_mask": mask}, {"standardization": "none"}):
+        with pytest.raises(ValueError, match=f"{next(iter(change))} has no effect on data that were read already"):
+            dwiml.track(trained, data, **change, **OPTIONS)
 
 
 def test_a_model_alone_needs_data(own: tuple[Path, str]) -> None:
