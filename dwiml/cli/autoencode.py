@@ -44,7 +44,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from dwiml.ops.spaces import to_vox_corner
 
     check_latent_outputs(arguments, {"OUT": arguments.out})
-    model = load_autoencoder(arguments.model)
+    model = load_autoencoder(arguments.model, arguments.model_class)
     needs_grid = not arguments.out.lower().endswith(".tck")
     lines = read_scanner_streamlines(arguments.tractogram, "IN", image=arguments.grid, needs_grid=needs_grid)
     writer = lines.writer(arguments.out, {ERROR: 1}, overwrite=arguments.overwrite)

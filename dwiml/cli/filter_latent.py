@@ -75,7 +75,7 @@ def _run(arguments: argparse.Namespace) -> None:
         check_number("--threshold", arguments.threshold, low=0)
     quantile = QUANTILE if arguments.quantile is None else arguments.quantile
     check_number("--quantile", quantile, low=0, high=1)
-    model = load_autoencoder(arguments.model)
+    model = load_autoencoder(arguments.model, arguments.model_class)
     written = [path for path in outputs.values() if path is not None]
     needs_grid = any(not path.lower().endswith(".tck") for path in written)
     lines = read_scanner_streamlines(arguments.tractogram, "IN", image=arguments.grid, needs_grid=needs_grid)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dwiml.cli.naming import add_class_options
 from dwiml.cli.options import add_verbose
 from dwiml.failures import GPU, MEMORY
 
@@ -36,6 +37,7 @@ def add_shared_options(parser: argparse.ArgumentParser) -> None:
         help="number of streamlines that the model gets at once; lower it to use less memory [%(default)s]",
     )
     parser.add_argument("-f", dest="overwrite", action="store_true", help="replace existing outputs")
+    add_class_options(parser)
     add_verbose(parser)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,9 @@ from dwiml.models.saving import PARAMETERS_FILE, read_params
 from dwiml.ops.ragged import offsets, slabs
 from dwiml.ops.resampling import resample_nb_points
 from dwiml.ops.sequences import TensorSequence
-from dwiml.training.loading import load_best_model
+from dwiml.training.classes import model_class_of
+from dwiml.training.experiment.folder import BEST_MODEL
+from dwiml.training.loading import device_of, load_best_model, recorded_parameters
 
 # Points of the files that are resampled at once.
 _MAX_ROWS = 2**22
@@ -26,29 +29,41 @@ Points = NDArray[np.float32]
 Lengths = NDArray[np.int64]
 
 
-def load_autoencoder(path: str | os.PathLike[str]) -> AutoencoderModel:
+def load_autoencoder(
+    path: str | os.PathLike[str],
+    model_class: str | type[Any] | None = None,
+    *,
+    device: torch.device | str | None = None,
+) -> AutoencoderModel:
     """Return an autoencoder, with its weights, on the device on which to use it.
 
     Parameters
     ----------
     path
         An experiment folder, whose best model is loaded, or the folder of a saved model (``model.save``).
+    model_class
+        The class of the model, if it is a subclass that is not part of dwiml or of an installed package, as in
+        :func:`dwiml.load_experiment`.
+    device
+        Device of the model; None for a GPU if there is one, unless the training had ``use_gpu=False``.
 
     Raises
     ------
     FileNotFoundError
         If there is no such folder, or no model in it.
     ValueError
-        If the files are damaged, or hold another model.
+        If the files are damaged or hold another model, or the class is unknown and not given.
     """
     folder = Path(path)
     described = read_json(folder / PARAMETERS_FILE) if (folder / PARAMETERS_FILE).is_file() else None
     if isinstance(described, dict) and "class" in described:
-        name = read_params(folder / PARAMETERS_FILE).class_name
-        if name == AutoencoderModel.__name__:
-            return AutoencoderModel.load(folder, device="cuda" if torch.cuda.is_available() else "cpu")
+        saved = read_params(folder / PARAMETERS_FILE)
+        found = model_class_of(saved.class_name, saved.class_path, model_class, f"The model of '{folder}'")
+        if issubclass(found, AutoencoderModel):
+            return found.load(folder, device=device or _device_of_saved(folder))
+        name = saved.class_name
     else:
-        model = load_best_model(folder)
+        model = load_best_model(folder, model_class=model_class, device=device)
         if isinstance(model, AutoencoderModel):
             return model
         name = type(model).__name__
@@ -56,6 +71,14 @@ def load_autoencoder(path: str | os.PathLike[str]) -> AutoencoderModel:
         f"The model of '{folder}' is a {' '.join(name.split())[:80]}; an autoencoder is needed, as trained with 'dwiml "
         "train autoencoder'."
     )
+
+
+def _device_of_saved(folder: Path) -> str:
+    """Return the device for a saved model. The best model of an experiment is used where the experiment is."""
+    real = Path(os.path.realpath(folder))
+    if real.name == BEST_MODEL and (real.parent / PARAMETERS_FILE).is_file():
+        return device_of(recorded_parameters(real.parent))
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def encode_streamlines(

@@ -269,3 +269,40 @@ def test_an_experiment_of_another_model_is_refused(
     save_lines(tmp_path / "lines.trk", [np.zeros((2, 3), dtype=np.float32)], np.eye(4))
     assert main(["autoencode", str(tmp_path / "exp"), str(tmp_path / "lines.trk"), str(tmp_path / "out.trk")]) == 2
     assert "is a Learn2TrackModel; an autoencoder is needed" in capsys.readouterr().err
+
+
+OWN = """from dwiml import AutoencoderModel
+
+
+class OwnAutoencoder(AutoencoderModel):
+    def __init__(self, *, factor: float = 2.0, **kwargs):
+        super().__init__(**kwargs)
+        self.factor = factor
+"""
+
+
+def test_a_subclass_of_ones_own(
+    tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    name, exp, lines = f"{tmp_path / 'own.py'}:OwnAutoencoder", str(tmp_path / "exp"), str(tmp_path / "lines.trk")
+    command = ["train", name, str(tiny_hdf5), str(tmp_path), "exp", *GROUP, *SMALL, "--factor", "3"]
+    assert main([*command, "--max_epochs", "1", "--use_gpu", "no", "-q"]) == 0
+    rng = np.random.default_rng(0)
+    save_lines(Path(lines), [rng.normal(size=(9, 3)).astype(np.float32) for _ in range(3)], np.eye(4))
+    capsys.readouterr()
+    for command in (["autoencode"], ["filter_latent"]):
+        more = ["--reference", lines] if command == ["filter_latent"] else []
+        for model in ("exp", "exp/best_model"):
+            words = [*command, str(tmp_path / model), lines, str(tmp_path / "out.trk"), *more, "-f"]
+            assert main(words) == 2
+            assert f"give --model_class {name} if you trust its code" in capsys.readouterr().err
+            assert main([*words, "--model_class", name]) == 0
+            assert main([*words, "--model_class", "autoencoder"]) == 2
+            assert "is a OwnAutoencoder, not a AutoencoderModel" in capsys.readouterr().err
+    for folder in (exp, f"{exp}/best_model"):
+        # The experiment was trained without a GPU.
+        with monkeypatch.context() as patched:
+            patched.setattr("torch.cuda.is_available", lambda: True)
+            model = load_autoencoder(folder, name)
+        assert (model.device.type, model.params["factor"]) == ("cpu", 3)
