@@ -15,6 +15,8 @@ RENAMED = {
     "wander_nb_points": "noise_correlated_nb_points",
     "wander_nb_steps_back": "nb_recovery_steps",
     "both_ways": "antipodal",
+    "latest": "weights",
+    "reference": "grid",
 }
 """{old name of a parameter: its new name}, reported by the error for the old name for one release."""
 USUAL_NAMES = {

@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="read volumes where they are [where dwi_ml read them, half a voxel off, as the model was trained]",
     )
     parser.add_argument(
-        "--reference",
+        "--grid",
         metavar="IMAGE",
         help="for an autoencoder, required: image with the voxel grid of the subjects that it was trained on",
     )
@@ -65,9 +65,9 @@ def _run(arguments: argparse.Namespace) -> None:
     imported = import_dwi_ml(
         arguments.experiment,
         arguments.out,
-        latest=arguments.use_latest_epoch,
+        weights="latest" if arguments.use_latest_epoch else "best",
         volume_shift=arguments.volume_shift,
-        reference=arguments.reference,
+        grid=arguments.grid,
         hdf5_file=arguments.hdf5_file,
         input_group_name=arguments.input_group_name,
         streamline_group_name=arguments.streamline_group_name,

@@ -44,7 +44,7 @@ def translate_autoencoder(given: Given, weights: Weights, *, grid: Grid | None) 
     if grid is None:
         raise ValueError(
             f"'{given.path}': an autoencoder of dwi_ml receives points in voxels, those of dwiml in mm: give an image "
-            "with the voxel grid of the subjects that it was trained on (reference='IMAGE.nii.gz')."
+            "with the voxel grid of the subjects that it was trained on (grid='IMAGE.nii.gz')."
         )
     nb_points = model.params["nb_points"]
     if nb_points != _NB_POINTS:
@@ -52,7 +52,7 @@ def translate_autoencoder(given: Given, weights: Weights, *, grid: Grid | None) 
     sizes = np.diag(grid.affine)[:3]
     if np.abs(grid.affine[:3, :3] - np.diag(sizes)).max() > _TOLERANCE * voxel_sizes_of(grid.affine).min():
         raise ValueError(
-            f"The axes of the reference '{grid.source}' are not those of scanner space (x, y, z): an autoencoder can "
+            f"The axes of the grid of '{grid.source}' are not those of scanner space (x, y, z): an autoencoder can "
             "only be imported for a grid without rotation."
         )
     for name in ("step_size", "compress_lines"):

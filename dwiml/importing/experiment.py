@@ -64,9 +64,9 @@ def import_dwi_ml(
     experiment: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    latest: bool = False,
+    weights: str = "best",
     volume_shift: bool = True,
-    reference: str | os.PathLike[str] | None = None,
+    grid: str | os.PathLike[str] | None = None,
     hdf5_file: str | os.PathLike[str] | None = None,
     input_group_name: str | None = None,
     streamline_group_name: str | None = None,
@@ -82,12 +82,13 @@ def import_dwi_ml(
         The experiment folder of dwi_ml, or the folder of one model (with ``model_state.pkl``).
     out
         The experiment folder to create.
-    latest
-        Import the model of the last epoch, of the checkpoint, instead of the best model.
+    weights
+        ``"best"``: those of the best model, or of the checkpoint if there is none; ``"latest"``: those of the last
+        epoch, of the checkpoint.
     volume_shift
         Read volumes where dwi_ml read them, half a voxel off, so that the model receives the inputs that it was trained
         on. False: where they are.
-    reference
+    grid
         For an autoencoder: an image with the voxel grid of the subjects that it was trained on.
     hdf5_file
         The HDF5 file of the data; None: the recorded one.
@@ -106,15 +107,14 @@ def import_dwi_ml(
     FileNotFoundError, NotADirectoryError, FileExistsError, OSError
         If a file is missing, or the experiment cannot be written.
     ValueError
-        If a file is damaged, or dwiml does not have this model.
+        If a file is damaged, dwiml does not have this model, or `weights` is another value.
     """
-    source = read_source(experiment, latest=latest)
-    folder = _checked_folder(source, Path(out), hdf5_file, reference, overwrite=overwrite)
-    if reference is not None and source.model_type != AUTOENCODER:
-        raise ValueError(f"A reference is for an autoencoder; the model is a {source.model_type}.")
-    translated = translate(
-        source, shift=volume_shift, grid=None if reference is None else read_image_grid(Path(reference))
-    )
+    source = read_source(experiment, weights=weights)
+    folder = _checked_folder(source, Path(out), hdf5_file, grid, overwrite=overwrite)
+    if grid is not None and source.model_type != AUTOENCODER:
+        raise ValueError(f"grid is for an autoencoder; the model is a {source.model_type}.")
+    voxel_grid = None if grid is None else read_image_grid(Path(grid))
+    translated = translate(source, shift=volume_shift, grid=voxel_grid)
     frequency = source.section("Trainer params").get("tracking_phase_frequency")
     lines = read_logs(source.logs, tracking_frequency=frequency if type(frequency) is int and frequency > 0 else None)
     model_class = MODELS[translated.class_name]

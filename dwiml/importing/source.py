@@ -10,8 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
+from dwiml.arguments import check_choice
 from dwiml.files import open_regular, read_json
 from dwiml.files.tensors import read_tensors
+from dwiml.training.loading import BEST_OR_LATEST
 
 BEST, LATEST = "best_model", "checkpoint/model"
 WEIGHTS, PARAMETERS, TYPE = "model_state.pkl", "parameters.json", "model_type.txt"
@@ -61,34 +63,36 @@ class Source:
         return found if isinstance(found, Mapping) else {}
 
 
-def read_source(experiment: str | os.PathLike[str], *, latest: bool = False) -> Source:
+def read_source(experiment: str | os.PathLike[str], *, weights: str = "best") -> Source:
     """Read an experiment of dwi_ml; see :class:`Source`.
 
     Parameters
     ----------
     experiment
         The experiment folder, or the folder of one model (with ``model_state.pkl``).
-    latest
-        Whether to read the model of the last epoch, of the checkpoint, instead of the best model.
+    weights
+        ``"best"``: those of the best model, or of the checkpoint if there is none; ``"latest"``: those of the
+        checkpoint.
 
     Raises
     ------
     FileNotFoundError, NotADirectoryError, OSError
         If a file is missing or cannot be read.
     ValueError
-        If a file is damaged, or holds anything other than parameters or weights.
+        If a file is damaged, or holds anything other than parameters or weights, or `weights` is another value.
     """
     path = Path(experiment)
-    folder = _model_folder(path, latest=latest)
+    check_choice("weights", weights, BEST_OR_LATEST)
+    folder = _model_folder(path, latest=weights == "latest")
     parameters = read_json(folder / PARAMETERS, "The model's parameters", max_bytes=_MAX_JSON)
     if not isinstance(parameters, dict):
         raise ValueError(f"'{folder / PARAMETERS}' does not describe a model of dwi_ml: it is not an object.")
-    weights, _ = read_tensors(folder / WEIGHTS, "The weights file", advice="copy it again")
-    if not isinstance(weights, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
+    state, _ = read_tensors(folder / WEIGHTS, "The weights file", advice="copy it again")
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
     ):
         raise ValueError(f"The weights file '{folder / WEIGHTS}' does not hold weights by name.")
-    return Source(path, folder, _model_type(folder), parameters, weights, _training(path))
+    return Source(path, folder, _model_type(folder), parameters, state, _training(path))
 
 
 def _model_folder(path: Path, *, latest: bool) -> Path:

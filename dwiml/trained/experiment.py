@@ -18,14 +18,13 @@ from dwiml.training.classes import loader_class_of
 from dwiml.training.experiment.folder import experiment_folder
 from dwiml.training.experiment.parameters import arguments_of
 from dwiml.training.loading import (
+    BEST_OR_LATEST,
     damage_reported,
     load_best_model,
     load_latest_model,
     open_dataset,
     recorded_parameters,
 )
-
-WEIGHTS = ("best", "latest")
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ def load_experiment(
     ValueError
         If its files are damaged, or the class is unknown and not given.
     """
-    load = {"best": load_best_model, "latest": load_latest_model}[check_choice("weights", weights, WEIGHTS)]
+    load = {"best": load_best_model, "latest": load_latest_model}[check_choice("weights", weights, BEST_OR_LATEST)]
     path = Path(experiment)
     model = load(path, model_class=model_class, device=device)
     model.eval()

@@ -24,6 +24,9 @@ from dwiml.training.experiment.fitting import check_weights
 from dwiml.training.experiment.folder import ExperimentFolder, experiment_folder
 from dwiml.training.experiment.parameters import arguments_of, find_data
 
+BEST_OR_LATEST = ("best", "latest")
+"""The weights of an experiment: those of the best model, or of the last checkpoint."""
+
 
 @dataclass(frozen=True)
 class RebuiltExperiment:

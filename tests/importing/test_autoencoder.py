@@ -30,7 +30,7 @@ def test_latent_vectors_and_reconstructions(
     affine = np.diag([*sizes, 1.0])
     affine[:3, 3] = origin
     source = save_experiment(tmp_path / "theirs", theirs)
-    ours = import_dwi_ml(source, tmp_path / "ours", reference=write_image(tmp_path / "image.nii.gz", affine)).model
+    ours = import_dwi_ml(source, tmp_path / "ours", grid=write_image(tmp_path / "image.nii.gz", affine)).model
     voxels = torch.randn(3, 256, 3, generator=torch.Generator().manual_seed(1)).cumsum(1) * 0.1 + 10
     # nibabel's affine is from indices, of centers; corners are half a voxel before.
     mm = torch.from_numpy(nib.affines.apply_affine(affine, voxels.double().numpy() - 0.5)).float()
@@ -42,16 +42,18 @@ def test_latent_vectors_and_reconstructions(
         torch.testing.assert_close(ours(lines), torch.from_numpy(expected).float(), rtol=1e-5, atol=1e-4)
 
 
-def test_a_reference_is_needed_without_rotation_and_for_an_autoencoder_only(tmp_path: Path) -> None:
+def test_a_grid_is_needed_without_rotation_and_for_an_autoencoder_only(tmp_path: Path) -> None:
     source = save_experiment(tmp_path / "theirs", autoencoder())
     with pytest.raises(ValueError, match="give an image with the voxel grid of the subjects"):
         import_dwi_ml(source, tmp_path / "ours")
     turned = np.array([[0.8, -0.6, 0, 0], [0.6, 0.8, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
     with pytest.raises(ValueError, match="are not those of scanner space"):
-        import_dwi_ml(source, tmp_path / "ours", reference=write_image(tmp_path / "turned.nii.gz", turned))
+        import_dwi_ml(source, tmp_path / "ours", grid=write_image(tmp_path / "turned.nii.gz", turned))
     other = save_experiment(tmp_path / "other", learn2track())
-    with pytest.raises(ValueError, match="A reference is for an autoencoder; the model is a Learn2TrackModel"):
-        import_dwi_ml(other, tmp_path / "ours", reference=tmp_path / "turned.nii.gz")
+    with pytest.raises(ValueError, match="grid is for an autoencoder; the model is a Learn2TrackModel"):
+        import_dwi_ml(other, tmp_path / "ours", grid=tmp_path / "turned.nii.gz")
+    with pytest.raises(TypeError, match="has no parameter 'reference'; it was renamed to 'grid'"):
+        import_dwi_ml(source, tmp_path / "ours", reference=tmp_path / "turned.nii.gz")
     assert not (tmp_path / "ours").exists()
 
 
@@ -60,8 +62,11 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = write_image(tmp_path / "image.nii.gz", np.diag([2.0, 2.0, 2.0, 1.0]))
     command = ["import_dwi_ml", str(source), str(tmp_path / "ours")]
     assert main(command) == 2
-    assert capsys.readouterr().err.endswith("that it was trained on (--reference IMAGE.nii.gz).\n")
-    assert main([*command, "--reference", str(image)]) == 0
+    assert capsys.readouterr().err.endswith("that it was trained on (--grid IMAGE.nii.gz).\n")
+    with pytest.raises(SystemExit):
+        main([*command, "--reference", str(image)])
+    assert "--reference: did you mean --grid?" in capsys.readouterr().err
+    assert main([*command, "--grid", str(image)]) == 0
     printed = capsys.readouterr().out
     assert "ModelAE of" in printed
     assert "is now the AutoencoderModel of" in printed

@@ -69,7 +69,11 @@ def test_the_best_model_the_latest_or_one_folder(theirs: Path, tmp_path: Path) -
     other = learn2track(rnn_layer_sizes=[4])
     save_experiment(theirs, other, place="checkpoint/model")
     assert import_dwi_ml(theirs, tmp_path / "best").model.params["rnn_layer_sizes"] == [9, 7]
-    assert import_dwi_ml(theirs, tmp_path / "latest", latest=True).model.params["rnn_layer_sizes"] == [4]
+    assert import_dwi_ml(theirs, tmp_path / "latest", weights="latest").model.params["rnn_layer_sizes"] == [4]
+    with pytest.raises(ValueError, match="weights must be one of 'best', 'latest', got 'last'"):
+        import_dwi_ml(theirs, tmp_path / "last", weights="last")
+    with pytest.raises(TypeError, match="has no parameter 'latest'; it was renamed to 'weights'"):
+        import_dwi_ml(theirs, tmp_path / "last", latest=True)
     assert import_dwi_ml(theirs / "checkpoint" / "model", tmp_path / "one").nb_epochs == 0
     shutil.rmtree(theirs / "best_model")
     assert import_dwi_ml(theirs, tmp_path / "only").model.params["rnn_layer_sizes"] == [4]
