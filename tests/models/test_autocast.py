@@ -10,7 +10,7 @@ import torch
 from small_training import small_trainer
 from torch import Tensor
 
-from dwiml import Learn2TrackModel, TensorSequence
+from dwiml import AutoencoderModel, Learn2TrackModel, TensorSequence
 from dwiml.models.direction_getters import DIRECTION_GETTERS, CosineRegression
 
 HALF = (torch.bfloat16, torch.float16)
@@ -36,6 +36,18 @@ def test_losses_are_the_same_under_autocast(key: str, dtype: torch.dtype) -> Non
         assert losses.dtype == torch.float32
         assert torch.equal(losses, expected)
         assert torch.equal(model.direction_getter.losses(outputs.float(), steps, ends), of_getter)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_the_loss_of_the_autoencoder_is_the_same_under_autocast(dtype: torch.dtype) -> None:
+    model = AutoencoderModel(nb_points=64)
+    targets = TensorSequence(torch.randn(192, 3), torch.tensor([64, 64, 64]))
+    outputs = torch.randn(3, 64, 3)
+    expected, _ = model.compute_loss(outputs, targets)
+    with torch.autocast("cpu", dtype=dtype):
+        loss, _ = model.compute_loss(outputs, targets)
+    assert loss.dtype == torch.float32
+    assert torch.equal(loss, expected)
 
 
 class Watched(CosineRegression):
