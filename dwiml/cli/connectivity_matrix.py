@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     import numpy as np
 
+    from dwiml.cli.inputs import refuse_repeated
     from dwiml.files import check_outputs
     from dwiml.hdf5.connectivity_group import check_labels_file, check_matrix_name, labels_path, write_matrix
     from dwiml.ops.connectivity_matrix import count_connections
@@ -66,6 +67,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from dwiml.scoring.connectivity_scores import ends_of
     from dwiml.tractograms.reading import read_streamlines
 
+    refuse_repeated(arguments.tractograms)
     out = check_matrix_name(arguments.out)
     if arguments.figure is not None:
         from dwiml.viz.figure_file import check_figure_format

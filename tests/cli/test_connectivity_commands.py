@@ -226,6 +226,14 @@ def test_a_stray_streamline_is_found_and_saved(
     assert len(nib.streamlines.load(invalid).streamlines) == 0
 
 
+def test_a_tractogram_is_not_counted_twice(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, link, out = folder / "wb.trk", tmp_path / "link.trk", tmp_path / "m.npy"
+    link.symlink_to(whole)
+    assert run("connectivity_matrix", whole, link, out, "--labels", folder / LABELS) == 2
+    assert f"The tractogram '{whole}' is given twice (also as '{link}'); give it once." in capsys.readouterr().err
+    assert not out.exists()
+
+
 FAULTS = {
     "no truth": (["wb.trk"], "No connectivity matrix was given; give MATRIX.npy, or an HDF5 file with --hdf5_file."),
     "no rows": (["wb.trk", "blocs.npy"], "The regions of MATRIX.npy were not given; give --nb_blocs or --labels."),
