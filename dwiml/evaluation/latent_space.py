@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dwiml.arguments import grouped
 from dwiml.evaluation.evaluation_mode import evaluation_mode
 from dwiml.files import read_json
 from dwiml.models.autoencoder import AutoencoderModel
@@ -24,6 +25,8 @@ from dwiml.training.loading import device_of, load_best_model, recorded_paramete
 
 # Points of the files that are resampled at once.
 _MAX_ROWS = 2**22
+# Largest coordinate. Beyond a kilometer, float32 is not precise to 0.1 mm, and models may overflow.
+_MAX_MM = 1e6
 
 Points = NDArray[np.float32]
 Lengths = NDArray[np.int64]
@@ -115,13 +118,16 @@ def encode_streamlines(
     Raises
     ------
     ValueError
-        If a shape is wrong, a streamline has no points, or a coordinate is NaN or infinite.
+        If a shape is wrong, a streamline has no points, or a coordinate is NaN or beyond a kilometer (1e6 mm).
+    FloatingPointError
+        If the vector of a streamline is NaN or infinite.
     """
     parts = [torch.zeros(0, model.latent_size)]
     with evaluation_mode(model):
         for batch in _batches(model, points, lengths, batch_size):
-            latent = model.encode(batch.reversed() if reverse else batch)
-            parts.append(latent.float().cpu())
+            latent = model.encode(batch.reversed() if reverse else batch).float().cpu()
+            _check_finite(latent, sum(map(len, parts)))
+            parts.append(latent)
             on_progress(len(batch))
     return torch.cat(parts)
 
@@ -150,22 +156,38 @@ def reconstruct_streamlines(
     Raises
     ------
     ValueError
-        If a shape is wrong, a streamline has no points, or a coordinate is NaN or infinite.
+        If a shape is wrong, a streamline has no points, or a coordinate is NaN or beyond a kilometer (1e6 mm).
     FloatingPointError
         If a reconstruction is NaN or infinite.
     """
+    start = 0
     for batch in _batches(model, points, lengths, batch_size):
         with evaluation_mode(model):
             outputs = model(batch)
             losses, _ = model.compute_loss(outputs, batch, average_results=False)
         rebuilt = outputs.flatten(end_dim=1).cpu().numpy()
-        if not np.isfinite(rebuilt).all():
-            raise FloatingPointError(
-                "The model reconstructs a streamline with NaN or infinite points; check its weights."
-            )
         squared = losses.double().cpu().numpy()
         means = np.add.reduceat(squared, offsets(batch.lengths.numpy())) / batch.lengths.numpy()
+        _check_finite(torch.from_numpy(means)[:, None], start)
+        start += len(batch)
         yield rebuilt, np.sqrt(means)
+
+
+def _check_finite(values: torch.Tensor, start: int) -> None:
+    """Raise an error if a number that was computed from a streamline is NaN or infinite.
+
+    Parameters
+    ----------
+    values
+        Shape (B, F), on the CPU: numbers computed from each of B streamlines.
+    start
+        Number of the first streamline.
+    """
+    wrong = (~values.isfinite()).any(dim=1).nonzero()
+    if len(wrong):
+        raise FloatingPointError(
+            f"The model's result for streamline {start + int(wrong[0])} is NaN or infinite; check its weights."
+        )
 
 
 def _batches(model: AutoencoderModel, points: Points, lengths: Lengths, batch_size: int) -> Iterator[TensorSequence]:
@@ -173,6 +195,13 @@ def _batches(model: AutoencoderModel, points: Points, lengths: Lengths, batch_si
     if len(lengths) and lengths.min() < 1:
         raise ValueError(f"Streamline {int(lengths.argmin())} of {len(lengths)} has no points; leave it out.")
     for some, rows in slabs(lengths, _MAX_ROWS, max_sequences=batch_size):
+        far = np.flatnonzero(np.abs(points[rows]).max(axis=-1, initial=0) > _MAX_MM)
+        if len(far):
+            index = some.start + int(np.searchsorted(np.cumsum(lengths[some]), far[0], side="right"))
+            raise ValueError(
+                f"Streamline {index} of {len(lengths)} has coordinates beyond {grouped(_MAX_MM)} mm; check the units "
+                "and the affine of the file, or remove it."
+            )
         # Scanner space is in mm along all axes.
         resampled = resample_nb_points(points[rows], lengths[some], model.nb_points, np.ones(3))
         yield TensorSequence.from_numpy(*resampled).to(model.device)

@@ -53,7 +53,12 @@ def write_tensors(content: Any, stream: IO[bytes], *, kind: str) -> None:
 
 
 def read_tensors(
-    path: str | os.PathLike[str], what: str, *, advice: str = "", max_bytes: int | None = None
+    path: str | os.PathLike[str],
+    what: str,
+    *,
+    advice: str = "",
+    max_bytes: int | None = None,
+    of_dwiml: bool = True,
 ) -> tuple[Any, bool]:
     """Read a file of plain values and tensors to the CPU. It cannot run code or use more memory than its size.
 
@@ -67,6 +72,8 @@ def read_tensors(
         What to do about a damaged file; empty if the caller adds it.
     max_bytes
         Maximum size of the file, in bytes; None for any size.
+    of_dwiml
+        Whether dwiml should have written the file, for error messages.
 
     Returns
     -------
@@ -91,7 +98,7 @@ def read_tensors(
                 f"{what} '{path}' has {_megabytes(size)}, but this model needs {_megabytes(max_bytes)} at most; give "
                 "the file of this model."
             )
-        has_digest = _check_digest(stream, size, what=f"{what} '{path}'", then=then)
+        has_digest = _check_digest(stream, size, what=f"{what} '{path}'", then=then, of_dwiml=of_dwiml)
         try:
             check_archive(stream, size, comment_size=COMMENT_SIZE if has_digest else 0)
             stream.seek(0)
@@ -163,7 +170,7 @@ def ends_in_digest(path: Path) -> bool:
         return False
 
 
-def _check_digest(stream: IO[bytes], size: int, *, what: str, then: str) -> bool:
+def _check_digest(stream: IO[bytes], size: int, *, what: str, then: str, of_dwiml: bool) -> bool:
     """Verify the digest at the end of the file, if there is one; return whether there is one."""
     if not size:
         raise ValueError(f"{what} is damaged: it is empty{then}.")
@@ -175,6 +182,8 @@ def _check_digest(stream: IO[bytes], size: int, *, what: str, then: str) -> bool
         # torch.save itself writes no comment; any other comment is a modified digest.
         if end.endswith(_NO_COMMENT):
             return False
+        if not of_dwiml:
+            raise ValueError(f"{what} is damaged or incomplete, or is not in the zip format of torch.save{then}.")
         raise ValueError(f"{what} is damaged, or was not written by dwiml: it does not end with a digest{then}.")
     digest = hashlib.sha256()
     stream.seek(0)

@@ -84,10 +84,10 @@ def read_source(experiment: str | os.PathLike[str], *, weights: str = "best") ->
     path = Path(experiment)
     check_choice("weights", weights, BEST_OR_LATEST)
     folder = _model_folder(path, latest=weights == "latest")
-    parameters = read_json(folder / PARAMETERS, "The model's parameters", max_bytes=_MAX_JSON)
+    parameters = read_json(folder / PARAMETERS, "The file of the model's parameters", max_bytes=_MAX_JSON)
     if not isinstance(parameters, dict):
         raise ValueError(f"'{folder / PARAMETERS}' does not describe a model of dwi_ml: it is not an object.")
-    state, _ = read_tensors(folder / WEIGHTS, "The weights file", advice="copy it again")
+    state, _ = read_tensors(folder / WEIGHTS, "The weights file", advice="copy it again", of_dwiml=False)
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
     ):
@@ -127,7 +127,7 @@ def _training(path: Path) -> Mapping[str, Any]:
     if not os.path.lexists(path / TRAINING):
         return {}
     # dwi_ml writes Infinity for a training without patience.
-    training = read_json(path / TRAINING, "The training's parameters", max_bytes=_MAX_JSON, non_finite=True)
+    training = read_json(path / TRAINING, "The file of the training's parameters", max_bytes=_MAX_JSON, non_finite=True)
     if not isinstance(training, dict):
         raise ValueError(f"'{path / TRAINING}' does not describe a training of dwi_ml: it is not an object.")
     return training

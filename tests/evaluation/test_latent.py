@@ -134,6 +134,30 @@ def test_streamlines_of_one_point_and_without_length(model: AutoencoderModel) ->
         encode_streamlines(model, points, np.array([1, 0, 3]))
 
 
+@pytest.mark.parametrize("size", [-2e6, 1e30, 3e38])
+def test_coordinates_that_are_too_large_are_named(model: AutoencoderModel, size: float) -> None:
+    points, lengths = lines(9)
+    first = int(lengths[:5].sum())
+    points[first] = [size, 0, 0]
+    sentence = "Streamline 5 of 9 has coordinates beyond 1 000 000 mm; check the units"
+    with pytest.raises(ValueError, match=sentence):
+        list(reconstruct_streamlines(model, points, lengths, batch_size=4))
+    with pytest.raises(ValueError, match=sentence):
+        encode_streamlines(model, points, lengths, batch_size=4)
+
+
+def test_results_that_are_not_finite_are_named() -> None:
+    seed_everything(2)
+    broken = AutoencoderModel(**SMALL_AUTOENCODER)
+    with torch.no_grad():
+        for parameter in broken.parameters():
+            parameter.fill_(1e30)
+    with pytest.raises(FloatingPointError, match="for streamline 0 is NaN or infinite; check its weights"):
+        list(reconstruct_streamlines(broken, *lines(3)))
+    with pytest.raises(FloatingPointError, match="for streamline 0 is NaN or infinite; check its weights"):
+        encode_streamlines(broken, *lines(3))
+
+
 def test_errors_are_distances_in_mm(model: AutoencoderModel) -> None:
     points, lengths = lines(9)
     parts = list(reconstruct_streamlines(model, points, lengths, batch_size=4))

@@ -160,6 +160,14 @@ def write(name: str, content: bytes) -> Callable[[Path], None]:
     return lambda folder: (folder / name).write_bytes(content) and None
 
 
+def truncate(name: str) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: len(content) // 2])
+
+    return apply
+
+
 def npy(shape: tuple[int, ...], content: bytes) -> bytes:
     stream = io.BytesIO()
     np.lib.format.write_array_header_1_0(stream, {"descr": "<f8", "fortran_order": False, "shape": shape})
@@ -178,6 +186,16 @@ DAMAGES: list[tuple[Callable[[Path], None], str]] = [
     (write("best_model/parameters.json", b"[" * 100_000), "is not valid JSON"),
     (write("best_model/model_state.pkl", b""), "it is empty"),
     (write("best_model/model_state.pkl", b"PK\x03\x04" + bytes(100)), "was not written by torch.save"),
+    (
+        write("best_model/model_state.pkl", pickle.dumps({"a": 1})),
+        "is damaged or incomplete, or is not in the zip format",
+    ),
+    (
+        truncate("best_model/model_state.pkl"),
+        "is damaged or incomplete, or is not in the zip format of torch.save; copy",
+    ),
+    (write("best_model/parameters.json", b"x"), "The file of the model's parameters '.*' is not valid JSON"),
+    (write("parameters_latest.json", b"x"), "The file of the training's parameters '.*' is not valid JSON"),
     (write("parameters_latest.json", b"3"), "is not an object"),
     (write("logs/a_per_epoch.npy", b"no"), "is not an array of numpy"),
     (write("logs/a_per_epoch.npy", npy((10**12,), b"")), "should hold one number for each epoch"),
@@ -309,3 +327,62 @@ def test_no_logs(tmp_path: Path) -> None:
     assert read_logs(tmp_path / "none") == []
     (tmp_path / "other.txt").touch()
     assert read_logs(tmp_path) == []
+
+
+def test_two_logs_of_one_name_are_both_kept(tmp_path: Path) -> None:
+    np.save(tmp_path / "a-b.npy", [1.0])
+    np.save(tmp_path / "a_b.npy", [2.0])
+    np.save(tmp_path / "a_b_per_epoch.npy", [3.0])
+    # dwi_ml's own monitor keeps its name, whatever the order of the files.
+    np.save(tmp_path / "train_loss.npy", [4.0])
+    np.save(tmp_path / "train_loss_monitor_per_epoch.npy", [5.0])
+    assert read_logs(tmp_path) == [
+        {"epoch": 0, "valid_a_b": 1.0, "valid_a_b_2": 2.0, "valid_a_b_3": 3.0, "train_loss": 5.0, "train_loss_2": 4.0}
+    ]
+
+
+def header(text: bytes) -> bytes:
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+FIELDS = b"{'descr': '<f8', 'fortran_order': False, 'shape': "
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        FIELDS + b"(",
+        FIELDS + b"(1,), '\\N{x}': 1}",
+        FIELDS + b"(True,)}",
+        FIELDS + b"(1L,)}",
+        FIELDS + b"(" * 3000,
+        FIELDS + b"((" + b"-" * 8000 + b"1,),)}",
+        b"{'descr': [], 'fortran_order': False, 'shape': (1,)}",
+        b"{'descr': '<f8', 'fortran_order': False, [1]: (1,)}",
+        b"{'descr': ('<f8', (-1,)), 'fortran_order': False, 'shape': (1,)}",
+        b"x" * 20_000,
+    ],
+    ids=range(10),
+)
+def test_any_header_is_a_sentence(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "a.npy").write_bytes(header(text) + bytes(8))
+    with pytest.raises(ValueError, match="The log '.*' (is not an array of numpy|should hold one number)") as raised:
+        read_logs(tmp_path)
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 300 + len(str(tmp_path))
+
+
+def test_numbers_beyond_double_are_left_out(tmp_path: Path) -> None:
+    np.save(tmp_path / "valid_a.npy", np.array(["1", "1e4000"], dtype=np.longdouble))
+    assert read_logs(tmp_path)[0] == {"epoch": 0, "valid_a": 1.0}
+
+
+def test_many_numbers_in_a_small_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "a.npy", np.zeros(100_001, dtype=np.uint8))
+    with pytest.raises(ValueError, match="has 100001 epochs; at most 100000 are read"):
+        read_logs(tmp_path)
+    for name in "ab":
+        np.save(tmp_path / f"{name}.npy", np.zeros(6, dtype=np.uint8))
+    monkeypatch.setattr("dwiml.importing.logs._MOST_NUMBERS", 11)
+    with pytest.raises(ValueError, match="hold more than 11 numbers"):
+        read_logs(tmp_path)
