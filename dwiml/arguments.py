@@ -52,13 +52,15 @@ _MAX_LAYERS = 1_000
 _FLAGS = {"bool": "True or False", "bool | None": "True, False or None"}
 
 
-def check_flags(call: inspect.BoundArguments) -> None:
+def check_flags(call: inspect.BoundArguments, prefix: str = "") -> None:
     """Check that the arguments annotated as ``bool`` or ``bool | None`` are: in Python, the string ``"false"`` is true.
 
     Parameters
     ----------
     call
         The arguments of a call, bound to the signature. Python's and NumPy's bool are accepted, and the default.
+    prefix
+        Beginning of the error message, for instance ``"dg_args: "``.
 
     Raises
     ------
@@ -71,7 +73,7 @@ def check_flags(call: inspect.BoundArguments) -> None:
         kind = annotation.__name__ if isinstance(annotation, type) else str(annotation)
         types = (bool, np.bool_, type(None)) if "None" in kind else (bool, np.bool_)
         if kind in _FLAGS and not isinstance(value, types) and value is not parameter.default:
-            raise ValueError(f"{name} must be {_FLAGS[kind]}, got {shown(value)}.")
+            raise ValueError(f"{prefix}{name} must be {_FLAGS[kind]}, got {shown(value)}.")
 
 
 def check_number(name: str, value: Any, *, low: float, high: float = math.inf, low_included: bool = True) -> float:
@@ -197,7 +199,7 @@ def check_options(
     own: Collection[str],
     example: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return options for a class that was chosen by its key, after checking their names.
+    """Return options for a class that was chosen by its key, after checking their names and those that are bool.
 
     Parameters
     ----------
@@ -217,15 +219,17 @@ def check_options(
     Raises
     ------
     ValueError
-        If the value is not a dict, or the class does not have one of the options.
+        If the value is not a dict, the class does not have one of the options, or one should be bool and is not.
     """
     if value is not None and not isinstance(value, Mapping):
         raise ValueError(f"{name} must be a dict of options such as {dict(example)}, got {shown(value)}.")
-    allowed = [each for each in inspect.signature(receiver).parameters if each not in own]
+    signature = inspect.signature(receiver)
+    allowed = [each for each in signature.parameters if each not in own]
     unknown = sorted(set(value or {}) - set(allowed), key=str)
     if unknown:
         known = f"it has: {allowed}" if allowed else "it has no options"
         raise ValueError(f"{name} of {key!r} has no option {unknown[0]!r}; {known}.")
+    check_flags(signature.bind_partial(**(value or {})), f"{name}: ")
     return dict(value or {})
 
 

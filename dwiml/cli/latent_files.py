@@ -134,14 +134,15 @@ def read_scanner_streamlines(
     label
         Start of the error messages.
     image
-        Image with the voxel grid, if the tractogram has none.
+        Image with the voxel grid, if the tractogram has none. If it has one, that of the image must be the same.
     needs_grid
         Whether the voxel grid is needed, for an output with a header.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        If the file is damaged, holds NaN or infinite coordinates, or has no voxel grid, and one is needed.
+        If the file is damaged, holds NaN or infinite coordinates, has another voxel grid than the image, or has none
+        and one is needed.
     """
     import numpy as np
 
@@ -151,8 +152,14 @@ def read_scanner_streamlines(
 
     tractogram = open_tractogram(path, label)
     grid = tractogram.grid
-    if grid is None and image is not None:
-        grid = read_image_grid(image)
+    if image is not None:
+        given = read_image_grid(image)
+        if grid is not None and (difference := given.difference(grid)):
+            raise ValueError(
+                f"--grid '{image}' is not on the voxel grid of {label} '{path}', which OUT keeps: {difference}. Leave "
+                "out --grid."
+            )
+        grid = grid or given
     if grid is None:
         if needs_grid:
             raise ValueError(f"'{path}' has no voxel grid, which OUT needs: write a .tck, or give --grid IMAGE.")

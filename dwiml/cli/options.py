@@ -12,6 +12,7 @@ from typing import Any
 from dwiml.arguments import shown
 from dwiml.cli.declarations import Parameter, Required
 from dwiml.files.reading import parse_json
+from dwiml.files.reasons import reason_of
 
 
 def _finite(text: str) -> float:
@@ -25,6 +26,7 @@ def _finite(text: str) -> float:
         return number
 
 
+_EXAMPLE = """give one in quotes, such as '{"name": 0.5}'"""
 _NUMBERS: dict[str, tuple[Callable[[str], Any], str, str]] = {
     "int": (int, "a whole number", "N"),
     "float": (_finite, "a number", "X"),
@@ -191,9 +193,9 @@ def json_object(text: str) -> dict[str, Any]:
     try:
         value = parse_json(text)
     except (ValueError, RecursionError) as error:
-        raise argparse.ArgumentTypeError(f"not valid JSON: {error}") from error
+        raise argparse.ArgumentTypeError(f"not valid JSON ({reason_of(error)}); {_EXAMPLE}") from error
     if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"a JSON object expected, got {shown(text)}")
+        raise argparse.ArgumentTypeError(f"a JSON object expected, got {shown(text)}; {_EXAMPLE}")
     return value
 
 

@@ -7,6 +7,7 @@ import os
 from typing import Any, NoReturn
 
 from dwiml.files.opening import open_regular
+from dwiml.files.reasons import reason_of
 
 # Files of parameters, scores or groups are far smaller.
 MAX_JSON_BYTES = 256 * 2**20
@@ -56,7 +57,7 @@ def read_json(
     try:
         return parse_json(raw, non_finite=non_finite)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{what} '{path}' is not valid JSON ({str(error).rstrip('.')}).") from error
+        raise ValueError(f"{what} '{path}' is not valid JSON ({reason_of(error)}).") from error
 
 
 def parse_json(raw: bytes | str, *, non_finite: bool = False) -> Any:

@@ -165,7 +165,10 @@ def _module(place: str, attribute: str, parameter: str) -> ModuleType:
     """Import the file or the module that a user names."""
     if place.endswith(".py") or os.sep in place:
         path = Path(place)
-        if not path.is_file():
+        if os.path.exists(path) and not os.path.isfile(path):
+            kind = "a folder" if os.path.isdir(path) else "a device or a pipe"
+            raise ValueError(f"{parameter}: '{path}' is {kind}, not a Python file (.py).")
+        if not os.path.isfile(path):
             names = [each.name for each in path.parent.glob("*.py")] if path.parent.is_dir() else []
             raise FileNotFoundError(f"{parameter}: '{path}' was not found{_suggestion(path.name, names)}")
         if path.suffix != ".py":

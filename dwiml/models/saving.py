@@ -240,15 +240,14 @@ def built(make: Callable[[], Model], *, parameters: Path, device: torch.device |
         if device is not None and isinstance(error, TypeError) and "meta device" in str(error):
             # torch's error for numpy(), where there are no values.
             return None
-        raise ValueError(f"'{parameters}' does not describe a model: {_one_line(error)}.") from error
+        raise ValueError(f"'{parameters}' does not describe a model: {_reason(error)}.") from error
     except Exception as error:
         # A class of the user may raise any error.
         if device is not None and not isinstance(error, MemoryError):
             return None
-        kind = "" if isinstance(error, (RuntimeError, MemoryError)) else f"{type(error).__name__}: "
-        raise ValueError(
-            f"The model that '{parameters}' describes cannot be built: {kind}{_one_line(error)}."
-        ) from error
+        is_named = not isinstance(error, (RuntimeError, MemoryError))
+        reason = f"{type(error).__name__}: {_one_line(error)}" if is_named else _reason(error)
+        raise ValueError(f"The model that '{parameters}' describes cannot be built: {reason}.") from error
 
 
 def check_fit(model: nn.Module, state: Mapping[str, Any], what: str, *, any_precision: bool = True) -> None:
@@ -338,6 +337,13 @@ def _alike(mine: Any, theirs: Any, *, any_precision: bool) -> bool:
 def _named(names: list[Any]) -> str:
     shown = ", ".join(repr(" ".join(str(name).split())[:60]) for name in names[:_MAX_NAMED])
     return f"{shown}, ..." if len(names) > _MAX_NAMED else shown
+
+
+def _reason(error: BaseException) -> str:
+    """Return the message of an error for the middle of a sentence: a first word that is not a name in lower case."""
+    text = _one_line(error)
+    word = text.partition(" ")[0]
+    return text[:1].lower() + text[1:] if word.isalpha() and word == word.capitalize() else text
 
 
 def _one_line(error: BaseException) -> str:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from dwiml.arguments import check_flags, unknown_parameter
+from dwiml.arguments import check_choice, check_flags, check_whole, unknown_parameter
 from dwiml.ops.spaces import from_vox_corner
 from dwiml.tracking.propagation import PropagationRules
-from dwiml.tracking.seeds import Seeds
+from dwiml.tracking.seeds import PLACEMENTS, Seeds
 from dwiml.tracking.sources import TrackingData, is_image
 from dwiml.tracking.tracker import Tracker
 from dwiml.tractograms.writing.writer import TractogramWriter
@@ -110,9 +110,12 @@ def prepare_tracking(
     """
     own = {name: settings[name] for name in _OF_TRACKER if name in settings}
     per_voxel, total = settings.get("seeds_per_voxel"), settings.get("nb_seeds")
+    for name in ("seeds_per_voxel", "nb_seeds"):
+        if settings.get(name) is not None:
+            check_whole(name, settings[name], low=1)
     if per_voxel is None and total is None:
         per_voxel = 1
-    placement = settings.get("seeds_at", "random")
+    placement = check_choice("seeds_at", settings.get("seeds_at", "random"), PLACEMENTS)
     tracker = Tracker(model, data.subject, rules, **own)
     return tracker, Seeds(data.seeding_mask, per_voxel=per_voxel, total=total, placement=placement, seed=rules.seed)
 

@@ -252,13 +252,22 @@ def test_bad_input_is_a_sentence(
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("out")]
 
 
-def test_an_image_gives_the_grid_of_a_tck(work: Path, tmp_path: Path) -> None:
+def test_an_image_gives_the_grid_of_a_tck(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = nib.streamlines.load(bundle(work, "arch")).streamlines[:3]
     nib.streamlines.save(Tractogram(lines, affine_to_rasmm=np.eye(4)), str(tmp_path / "lines.tck"))
     save_volume(tmp_path / "grid.nii.gz", np.zeros((20, 30, 10), dtype=np.float32), np.diag([2.0, 2, 3, 1]))
     command = ["autoencode", str(work / "exp"), str(tmp_path / "lines.tck"), str(tmp_path / "out.trk")]
     assert main([*command, "--grid", str(tmp_path / "grid.nii.gz")]) == 0
     assert nib.streamlines.load(tmp_path / "out.trk").header["dimensions"].tolist() == [20, 30, 10]
+    # A grid that IN has already may be given, but not another one.
+    command = ["autoencode", str(work / "exp"), str(tmp_path / "out.trk"), str(tmp_path / "again.trk")]
+    assert main([*command, "--grid", str(tmp_path / "grid.nii.gz")]) == 0
+    save_volume(tmp_path / "other.nii.gz", np.zeros((20, 30, 11), dtype=np.float32), np.diag([2.0, 2, 3, 1]))
+    capsys.readouterr()
+    assert main([*command, "--grid", str(tmp_path / "other.nii.gz"), "-f"]) == 2
+    error = capsys.readouterr().err
+    assert "other.nii.gz' is not on the voxel grid of IN" in error
+    assert "different shapes, (20, 30, 11) and (20, 30, 10) voxels. Leave out --grid." in error
 
 
 def test_an_experiment_of_another_model_is_refused(

@@ -310,7 +310,7 @@ def test_tracking_takes_a_file_too(tmp_path: Path, capsys: pytest.CaptureFixture
         ("weight_decay: .inf", "weight_decay: a number expected, got '.inf'"),
         ("clip_grad: inf", "clip_grad: a number or 'none' expected, got 'inf'"),
         ("learning_rates: [[1]]", "learning_rates: a list of values expected"),
-        ("dg_args: [1]", "dg_args: a JSON object expected, got '[1]'"),
+        ("dg_args: [1]", "dg_args: a JSON object expected, got '[1]'; give one in quotes, such as '{\"name\": 0.5}'"),
         ("max_epochs: 1\nmax_epochs: 2", "'max_epochs' appears twice"),
         ("- 1", "it is not a list of options"),
         ("a: [", "it is not valid YAML"),

@@ -235,3 +235,16 @@ def test_two_installed_packages_with_one_name(tmp_path: Path) -> None:
     sys.path.append(str(tmp_path))
     with pytest.raises(ValueError, match="several installed classes: 'first:Net', 'second:Net'; give one of these"):
         find_model_class("net")
+
+
+def test_what_is_not_a_file_is_not_called_missing(tmp_path: Path) -> None:
+    (tmp_path / "folder.py").mkdir()
+    for place, kind in (
+        (tmp_path, "a folder"),
+        (tmp_path / "folder.py", "a folder"),
+        ("/dev/null", "a device or a pipe"),
+    ):
+        with pytest.raises(ValueError, match=f"^model_class: '{place}' is {kind}, not a Python file"):
+            find_model_class(f"{place}:Small")
+    with pytest.raises(FileNotFoundError, match="was not found"):
+        find_model_class(f"{'x' * 5000}.py:Small")

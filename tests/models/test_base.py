@@ -71,6 +71,10 @@ def test_load_explains_what_is_wrong(tmp_path: Path, pointwise_model: Any) -> No
     parameters.write_text(text.replace('"nb_features": 4', '"nb_featurs": 4'))
     with pytest.raises(ValueError, match="does not describe a model: .*nb_feature"):
         pointwise_model.load(tmp_path)
+    both = text.replace('"step_size": null', '"step_size": 1').replace('"nb_points": null', '"nb_points": 9')
+    parameters.write_text(both)
+    with pytest.raises(ValueError, match="does not describe a model: a model can ask for one resampling"):
+        pointwise_model.load(tmp_path)
     parameters.write_text('{"trainer": {}, "model": {}}')
     with pytest.raises(ValueError, match=r"' is an experiment folder; its best model is in '.*best_model', once"):
         pointwise_model.load(tmp_path)

@@ -381,3 +381,13 @@ def test_the_docs_have_all_keys_and_options() -> None:
         assert f"``{key}``" in docs
         for name in set(cls.__init__.__annotations__) - {"input_size", "return"}:
             assert f"``{name}``" in docs, name
+
+
+@pytest.mark.parametrize(
+    ("parameter", "options"),
+    [("dg_args", {"add_eos": 1}), ("dg_args", {"add_eos": "yes"}), ("rnn_args", {"normalize_last": "no"})],
+)
+def test_an_option_that_should_be_bool_is_named_with_its_parameter(parameter: str, options: dict[str, Any]) -> None:
+    name, value = next(iter(options.items()))
+    with pytest.raises(ValueError, match=f"^{parameter}: {name} must be True or False, got {value!r}"):
+        Learn2TrackModel(nb_features=2, **{parameter: options})

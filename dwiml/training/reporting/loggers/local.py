@@ -291,7 +291,9 @@ def _parse(line: bytes, path: Path, number: int) -> dict[str, Any]:
     try:
         record = parse_json(line)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"Line {number} of '{path}' is not valid JSON ({error}); fix or remove it.") from error
+        raise ValueError(
+            f"Line {number} of '{path}' is not valid JSON ({reason_of(error)}); fix or remove it."
+        ) from error
     if not isinstance(record, dict) or type(record.get("epoch")) is not int:
         raise ValueError(f"Line {number} of '{path}' must be an object with an integer 'epoch'; fix or remove it.")
     for name, value in record.items():
