@@ -47,8 +47,8 @@ RENAMED_METHODS = {
 }
 """{old name of a method that a subclass may override: its new name}, reported for one release."""
 _MAX_SHOWN = 200
-# Far above any trained network: a number from a damaged or untrusted file must not cause a large allocation.
-_MAX_LAYERS = 1_000
+MAX_LAYERS = 1_000
+"""Maximum number of layers, far above any trained network, so that an untrusted file cannot ask for a huge one."""
 _FLAGS = {"bool": "True or False", "bool | None": "True, False or None"}
 
 
@@ -185,8 +185,8 @@ def check_sizes(name: str, value: Any, *, high: int, example: str = "[256, 256]"
         raise ValueError(
             f"{name} must hold one positive size per layer, got {shown(received)}: give a list such as {example}."
         )
-    if len(checked) > _MAX_LAYERS:
-        raise ValueError(f"{name} must hold at most {_MAX_LAYERS} sizes, one per layer; got {len(checked)}.")
+    if len(checked) > MAX_LAYERS:
+        raise ValueError(f"{name} must hold at most {MAX_LAYERS} sizes, one per layer; got {len(checked)}.")
     return [check_whole(name, size, low=1, high=high) for size in checked]
 
 
@@ -273,6 +273,12 @@ def similar_names(unknown: str, known: Iterable[str]) -> list[str]:
     return parts[:3] or difflib.get_close_matches(unknown, known, cutoff=0.7)
 
 
+def did_you_mean(names: Iterable[str]) -> str:
+    """Return the question whether one of similar names is meant, for an error message; empty without names."""
+    listed = " or ".join(map(repr, names))
+    return f"did you mean {listed}?" if listed else ""
+
+
 def unknown_parameter(
     class_name: str, unknown: str, known: Iterable[str], usual: Mapping[str, str] | None = None
 ) -> TypeError:
@@ -294,7 +300,7 @@ def unknown_parameter(
     elif usual and unknown in usual:
         hint = f"did you mean {usual[unknown]}?"
     elif similar:
-        hint = f"did you mean {' or '.join(repr(name) for name in similar)}?"
+        hint = did_you_mean(similar)
     else:
         hint = f"it has: {', '.join(repr(name) for name in known)}."
     return TypeError(f"{class_name} has no parameter {unknown!r}; {hint}")

@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from dwiml.arguments import check_whole
+    from dwiml.arguments import check_whole, counted
     from dwiml.cli.inputs import find_subject
     from dwiml.cli.progress import progress_bar
     from dwiml.evaluation.attention import check_has_attention, choose_streamlines, measure_attention
@@ -125,7 +125,7 @@ def _run(arguments: argparse.Namespace) -> None:
             attentions.append(attention)
     _write_matrices(arguments, attentions, by_head=by_head)
     _write_streamlines(arguments, reader, attentions)
-    nb = "1 streamline" if len(ids) == 1 else f"{len(ids)} streamlines"
+    nb = counted(len(ids), "streamline")
     print(f"Attention along {nb} of {arguments.subject} ({phase} set); results in {arguments.out}")
 
 

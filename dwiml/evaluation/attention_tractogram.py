@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dwiml.evaluation.attention import StreamlineAttention
-from dwiml.evaluation.loss_tractograms import loss_colors
 from dwiml.evaluation.losses_by_point import SubjectReader
+from dwiml.matplotlib_backend import COLOR_QUANTILES, value_colors
 from dwiml.tractograms.writing.with_data import Part, write_trk
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-
-# Ends of the color map, as in the figures of tractograms.
-_COLOR_QUANTILES = (0.05, 0.95)
 
 
 def write_attention_tractogram(
@@ -61,14 +58,14 @@ def write_attention_tractogram(
     """
     found = [each.at_points(group, point) for each in attentions]
     ratios = [ratio for _, ratio in found]
-    low, high = np.nanquantile(np.concatenate(ratios), _COLOR_QUANTILES).tolist()
+    low, high = np.nanquantile(np.concatenate(ratios), COLOR_QUANTILES).tolist()
 
     def parts() -> Iterator[Part]:
         for each, (weight, ratio) in zip(attentions, found, strict=True):
             per_point: dict[str, npt.NDArray[Any]] = {
                 "weight": weight[:, None],
                 "ratio": np.nan_to_num(ratio)[:, None],
-                "color": loss_colors(ratio, low, high),
+                "color": value_colors(ratio, low, high),
             }
             yield Part(each.points, np.array([len(weight)]), per_point, {"id": np.array([[each.id]])})
 

@@ -114,7 +114,7 @@ class LatentReference:
         return _nearer(nearest_distances(rows, rows, names=names))
 
     def threshold_at(self, quantile: float) -> float:
-        """Return the distance below which this fraction of the reference streamlines is from the nearest other one.
+        """Return this quantile of the distances between each reference streamline and its nearest other one.
 
         A reference streamline that is there twice has a distance of 0, which makes the threshold too low. A warning
         gives the number of such streamlines.

@@ -10,18 +10,15 @@ import numpy as np
 
 from dwiml.arguments import check_number
 from dwiml.evaluation.losses_by_point import PointLosses, SubjectReader
-from dwiml.matplotlib_backend import VALUE_COLORS, value_colormap
+from dwiml.matplotlib_backend import COLOR_QUANTILES, VALUE_COLORS, value_colors
 from dwiml.ops.ragged import run_rows
 from dwiml.tractograms.writing.with_data import Part, write_trk
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from dwiml.evaluation.losses_by_point import Floats, Integers
+    from dwiml.evaluation.losses_by_point import Integers
 
-# Ends of the color map. With the full range, a few extreme losses would give all others the same color.
-_COLOR_QUANTILES = (0.05, 0.95)
-_COLOR_WITHOUT_LOSS = (128.0, 128.0, 128.0)
 _QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 
 
@@ -76,7 +73,7 @@ def write_loss_tractograms(
     """
     check_number("percent", percent, low=0, high=100, low_included=False)
     check_color_range(color_range)
-    low, high = np.nanquantile(losses.loss, _COLOR_QUANTILES).tolist() if color_range is None else color_range
+    low, high = np.nanquantile(losses.loss, COLOR_QUANTILES).tolist() if color_range is None else color_range
     means = losses.streamline_means()
     ranked = np.argsort(means, kind="stable")[: np.count_nonzero(~np.isnan(means))]
     nb = max(1, round(len(ranked) * percent / 100))
@@ -126,27 +123,6 @@ def check_color_range(color_range: Sequence[float] | None) -> None:
         raise ValueError(f"color_range must be two finite losses, the lower one first, got {low:g} and {high:g}.")
 
 
-def loss_colors(values: npt.NDArray[Any], low: float, high: float) -> Floats:
-    """Return a color for each loss.
-
-    Parameters
-    ----------
-    values : (N,)
-        Losses.
-    low, high
-        Losses at the two ends of the color map; losses outside this range get the color of the nearest end.
-
-    Returns
-    -------
-    (N, 3) float32
-        Red, green and blue, from 0 to 255; gray for NaN.
-    """
-    share = (values - low) / (high - low) if high > low else np.where(np.isnan(values), np.nan, 0.0)
-    colors: Floats = (255 * value_colormap()(np.clip(share, 0, 1))[:, :3]).astype(np.float32)
-    colors[np.isnan(values)] = _COLOR_WITHOUT_LOSS
-    return colors
-
-
 class _StreamlineData:
     """Data per point and per streamline, for the tractograms."""
 
@@ -160,7 +136,7 @@ class _StreamlineData:
         """Return {name: values (P, K)} per point and {name: values (S, 1)} per streamline, for S streamlines."""
         rows = run_rows(self._losses.offsets[ids], self._losses.lengths[ids])
         loss = self._filled[rows]
-        per_point = {"loss": loss[:, None], "color": loss_colors(loss, *self._color_range)}
+        per_point = {"loss": loss[:, None], "color": value_colors(loss, *self._color_range)}
         if self._losses.eos_probability is not None:
             per_point["eos_probability"] = self._losses.eos_probability[rows][:, None]
         return per_point, {"mean_loss": self._means[ids][:, None], "id": ids[:, None]}

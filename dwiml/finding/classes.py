@@ -19,7 +19,7 @@ from pkgutil import resolve_name
 from types import ModuleType
 from typing import Any, TypeVar
 
-from dwiml.arguments import kind_shown, quoted, shown
+from dwiml.arguments import did_you_mean, kind_shown, quoted, shown
 from dwiml.finding import from_file
 
 Found = TypeVar("Found", bound=type[Any])
@@ -260,4 +260,4 @@ def _classes_in_source(path: Path) -> list[str]:
 def _suggestion(unknown: str, names: list[str], otherwise: str = ".") -> str:
     """Return the end of a sentence about an unknown name: similar names, or the given text."""
     close = [each for each in names if each.lower() == unknown.lower()] or difflib.get_close_matches(unknown, names)
-    return f"; did you mean {' or '.join(map(repr, close))}?" if close else otherwise
+    return f"; {did_you_mean(close)}" if close else otherwise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dwiml.arguments import MAX_LAYERS
 from dwiml.importing.given import Given, Translated, Weights
 from dwiml.importing.parts import add_base, add_direction_getter, add_input, axes_columns, refuse_copy
 
@@ -42,7 +43,7 @@ def translate_learn2track(given: Given, weights: Weights, *, shift: bool) -> Tra
     }
     if dropout and (model.params["nb_previous_dirs"] or model.params["input_embedding_key"] != "no_embedding"):
         model.params["embedding_dropout"] = dropout
-    for number in range(min(len(sizes), 1000)):
+    for number in range(min(len(sizes), MAX_LAYERS)):
         weights.move(f"rnn_model.rnn_{number}.", f"rnn.layers.{number}.", model.state)
         weights.move(f"rnn_model.layer_norm_{number}.", f"rnn.norms.{number}.", model.state)
     add_direction_getter(given, weights, model)

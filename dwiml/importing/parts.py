@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dwiml.arguments import check_choice, quoted
+from dwiml.arguments import MAX_LAYERS, check_choice, quoted
 from dwiml.importing.given import Given, Translated, Weights
 
 HALF_A_VOXEL = 0.5
@@ -19,7 +19,6 @@ EMBEDDINGS = ("no_embedding", "nn_embedding", "cnn_embedding")
 REGRESSIONS = ("cosine-regression", "l2-regression", "cosine-plus-l2-regression")
 SPHERES = ("sphere-classification", "smooth-sphere-classification")
 GETTERS = (*REGRESSIONS, *SPHERES, "gaussian")
-_MAX_LAYERS = 1000
 _LOSS_ONLY = ("compress_loss", "compress_eps", "weight_loss_with_angle")
 
 
@@ -81,7 +80,7 @@ def add_input(given: Given, weights: Weights, model: Translated, *, shift: bool)
     model.params["input_embedding_key"] = key
     if key == "cnn_embedding":
         model.params["input_embedding_args"] = {"nb_filters": filters, "kernel_sizes": kernels}
-        for number in range(min(len(filters or ()), _MAX_LAYERS)):
+        for number in range(min(len(filters or ()), MAX_LAYERS)):
             weights.move(f"input_embedding_layer.cnn_{number}.", f"input_embedding.convolutions.{number}.", model.state)
     elif key == "nn_embedding":
         model.params["input_embedded_size"] = size
@@ -118,7 +117,7 @@ def add_direction_getter(given: Given, weights: Weights, model: Translated) -> N
     else:
         args["eos_weight"] = eos_weight
         if args["add_eos"]:
-            model.notes.append("The loss of dwi_ml includes a direction at the end of streamlines, that of dwiml not.")
+            model.notes.append("The loss of dwi_ml includes a direction at the end of streamlines, dwiml's does not.")
     if key in REGRESSIONS:
         _add_regression(options, args, model, key)
     elif key == "gaussian":

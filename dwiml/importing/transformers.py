@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from dwiml.arguments import MAX_LAYERS
 from dwiml.importing.given import Given, Translated, Weights
 from dwiml.importing.parts import add_base, add_direction_getter, add_input, refuse_copy
 from dwiml.models.transformers.positions import sinusoidal
@@ -23,7 +24,6 @@ CLASSES = {
 """{name of the class in dwi_ml: name of the class in dwiml}"""
 
 _ROOT = "modified_torch_transformer."
-_MAX_LAYERS = 1000
 _POSITIONS = "position_encoding_layer.pos_emb"
 # dwi_ml computes the angles in float32.
 _TOLERANCE = 1e-3
@@ -98,7 +98,7 @@ def _add_layers(kind: str, weights: Weights, model: Translated) -> None:
     for stack, number in (("encoder", "nb_layers_encoder"), ("decoder", "nb_layers_decoder")):
         attentions = ("self_attn", "multihead_attn") if stack == "decoder" else ("self_attn",)
         prefix = f"{_ROOT}{stack}." if kind == ENCODER_DECODER else _ROOT
-        for layer in range(min(model.params.get(number, 0), _MAX_LAYERS)):
+        for layer in range(min(model.params.get(number, 0), MAX_LAYERS)):
             theirs, ours = f"{prefix}layers.{layer}.", f"{stack}.layers.{layer}."
             for attention in attentions:
                 name = f"{theirs}{attention}."

@@ -129,8 +129,7 @@ class AutoencoderModel(MainModelAbstract):
         streamlines
             S streamlines of :attr:`nb_points` points each, at equal distances along the curve
             (:func:`dwiml.ops.resampling.resample_nb_points`): points (S * nb_points, 3), floating-point, rasmm, center
-            origin, in mm, on the device of the model. A streamline of a single point is taken for that many equal
-            points.
+            origin, in mm, on the device of the model. A single point is repeated ``nb_points`` times.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""What a subclass of the trainer may define and use, and the errors for what it may not."""
+"""What a subclass of the trainer may define and use, and the errors raised otherwise."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import Normalize
 
-from dwiml.matplotlib_backend import value_colormap
+from dwiml.matplotlib_backend import COLOR_QUANTILES, value_colormap
 from dwiml.ops.ragged import sequence_ids
 from dwiml.tractograms.reading import open_tractogram
 from dwiml.tractograms.tractogram import Sample
@@ -31,8 +31,6 @@ DIRECTION, UNIFORM = "direction", "uniform"
 NO_VALUE = (0.5, 0.5, 0.5)
 # Data with these names and three values are red, green and blue, from 0 to 255.
 _COLORS = ("color", "colors", "colour", "rgb")
-# The color scale ends at these quantiles: a few extreme values would give all others the same color.
-_QUANTILES = (0.05, 0.95)
 
 
 @dataclass(frozen=True)
@@ -166,7 +164,7 @@ class Coloring:
         values = values[np.isfinite(values)]
         if color in (DIRECTION, UNIFORM) or not len(values):
             return cls(color, nb_tractograms=len(tractograms))
-        low, high = np.quantile(values, _QUANTILES).tolist() if color_range is None else color_range
+        low, high = np.quantile(values, COLOR_QUANTILES).tolist() if color_range is None else color_range
         if low == high:
             low, high = float(values.min()), float(values.max())
         return cls(color, low, high, (bool(values.min() < low), bool(values.max() > high)))

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
-from dwiml.arguments import grouped
+from dwiml.arguments import counted, grouped
 from dwiml.matplotlib_backend import value_colormap
 from dwiml.params import checks_arguments
 from dwiml.viz.pieces import DIRECTION, UNIFORM, Coloring, DrawnTractogram, Pieces, cut, uniform_color
@@ -324,7 +324,7 @@ def _add_legend(
         for tractogram in tractograms
     )
     sample = f"{grouped(nb_drawn)} of {grouped(nb_in_all)} streamlines" if nb_drawn < nb_in_all else ""
-    everything = "1 streamline" if nb_drawn == 1 else f"{grouped(nb_drawn)} streamlines"
+    everything = counted(nb_drawn, "streamline")
     figure.supxlabel(f"{sample or everything}. Left is left (neurological convention).", fontsize="small")
 
 

@@ -15,8 +15,9 @@ from small_training import small_trainer
 from tests_support import AFFINE, SHAPE
 
 from dwiml.evaluation.direction_error import evaluate_directions
-from dwiml.evaluation.loss_tractograms import loss_colors, loss_files, write_loss_tractograms
+from dwiml.evaluation.loss_tractograms import loss_files, write_loss_tractograms
 from dwiml.evaluation.losses_by_point import PointLosses, SubjectReader, measure_losses
+from dwiml.matplotlib_backend import value_colors
 from dwiml.ops.sequences import TensorSequence
 
 WITH_END = {"dg_key": "sphere-classification", "dg_args": {"sphere": "repulsion100"}}
@@ -201,10 +202,10 @@ def test_a_last_point_has_the_loss_before_it(tiny_hdf5: Path, tmp_path: Path) ->
 
 
 def test_colors() -> None:
-    got = loss_colors(np.array([-1.0, 2.0, 4.0, 9.0, np.nan]), 0.0, 4.0)
+    got = value_colors(np.array([-1.0, 2.0, 4.0, 9.0, np.nan]), 0.0, 4.0)
     viridis = 255 * np.array(colormaps["viridis"]([0.25, 0.625, 1.0]))[:, :3]
     np.testing.assert_allclose(got, [viridis[0], viridis[1], viridis[2], viridis[2], [128] * 3], atol=3)
-    assert np.isfinite(loss_colors(np.array([1.0, 1.0]), 1.0, 1.0)).all()
+    assert np.isfinite(value_colors(np.array([1.0, 1.0]), 1.0, 1.0)).all()
 
 
 @pytest.mark.parametrize(

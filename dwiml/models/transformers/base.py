@@ -21,7 +21,6 @@ from dwiml.models.with_direction_getter import ModelWithDirectionGetter
 from dwiml.ops.resampling import MAX_POINTS
 from dwiml.ops.sequences import TensorSequence
 
-MAX_LAYERS = 1000
 DEFAULT_SIZE = 256
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from dwiml.arguments import check_whole
+from dwiml.arguments import MAX_LAYERS, check_whole
 from dwiml.models.transformers.attention import Attending, MultiHeadAttention
-from dwiml.models.transformers.base import MAX_LAYERS, TransformerModel
+from dwiml.models.transformers.base import TransformerModel
 from dwiml.models.transformers.layers import Encoder
 from dwiml.ops.sequences import TensorSequence
 

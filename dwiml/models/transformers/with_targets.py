@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dwiml.arguments import check_whole
+from dwiml.arguments import MAX_LAYERS, check_whole
 from dwiml.models.transformers.attention import Attending, MultiHeadAttention
-from dwiml.models.transformers.base import MAX_LAYERS, TransformerModel
+from dwiml.models.transformers.base import TransformerModel
 from dwiml.models.transformers.layers import Decoder, Encoder
 from dwiml.models.transformers.source_only import EncoderAlone
 from dwiml.models.transformers.targets import TargetEmbedding

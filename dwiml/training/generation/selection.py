@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dwiml.arguments import quoted, similar_names
+from dwiml.arguments import did_you_mean, quoted, similar_names
 from dwiml.overriding import is_of_user
 from dwiml.training.reporting.metrics import (
     DIFFERENCE_FROM_BEST,
@@ -108,7 +108,7 @@ def _trainer_metrics(trainer: DWIMLTrainer, prefixes: Sequence[str]) -> list[str
 
 
 def _meant(names: Sequence[str]) -> str:
-    return f"did you mean {' or '.join(repr(name) for name in names)}? Otherwise: " if names else ""
+    return f"{did_you_mean(names)} Otherwise: " if names else ""
 
 
 def selection_name(trainer: DWIMLTrainer) -> str | None:
@@ -182,7 +182,7 @@ def metric_of(metrics: Mapping[str, float], metric: str, epoch: int) -> float:
     """
     if metric not in metrics:
         similar = similar_names(metric, metrics)
-        meant = f"did you mean {' or '.join(repr(name) for name in similar)}? It" if similar else "it"
+        meant = f"{did_you_mean(similar)} It" if similar else "it"
         raise ValueError(
             f"Epoch {epoch} has no metric '{metric}', which selects the best model (selection_metric); {meant} has: "
             f"{', '.join(metrics)}. For a metric that is not computed in each epoch, override selection_value and "
