@@ -80,6 +80,16 @@ def test_a_helper_is_never_that_of_another_folder(tmp_path: Path, is_indirect: b
     assert find_model_class(second).__module__ != find_model_class(first).__module__
 
 
+def test_a_copy_of_a_helper_in_another_folder_is_the_same_helper(tmp_path: Path) -> None:
+    first, second = (_write_with_helper(tmp_path / each, "copied_layers", "both") for each in ("a", "b"))
+    assert find_model_class(first) is not find_model_class(second)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "copied_layers.py").write_text("place = 'c'\n")
+    (tmp_path / "c" / "model.py").write_bytes((tmp_path / "a" / "model.py").read_bytes())
+    with pytest.raises(ValueError, match="imports 'copied_layers', which is already the name of another module"):
+        find_model_class(f"{tmp_path / 'c' / 'model.py'}:Small")
+
+
 @pytest.mark.parametrize("helper", ["numpy", "yaml", "colorsys", "math", "sys"])
 def test_a_helper_is_never_an_installed_module(tmp_path: Path, helper: str) -> None:
     with pytest.raises(ValueError, match=f"imports '{helper}', which is already the name of another module"):

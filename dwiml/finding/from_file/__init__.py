@@ -103,7 +103,7 @@ def _check_neighbors(file: Path) -> None:
             if neighbor is None or neighbor in seen:
                 continue
             origin = _origin(name)
-            if origin is None or os.path.realpath(origin) != os.path.realpath(neighbor):
+            if origin is None or not _is_same_module(Path(origin), neighbor):
                 raise OtherModuleError(
                     f"'{importing}' imports '{name}', which is already the name of another module "
                     f"({origin or 'built into Python'}) than its neighbor '{neighbor}': rename the neighbor, or make a "
@@ -125,6 +125,14 @@ def _origin(name: str) -> str | None:
         return getattr(sys.modules[name], "__file__", None)
     spec = find_spec(name)
     return None if spec is None or not spec.has_location else spec.origin
+
+
+def _is_same_module(one: Path, other: Path) -> bool:
+    """Return whether two files are the same, or copies of one module: a package would have other files too."""
+    if os.path.realpath(one) == os.path.realpath(other):
+        return True
+    is_module = other.name != "__init__.py" and one.name == other.name and one.is_file()
+    return is_module and one.read_bytes() == other.read_bytes()
 
 
 def _imported_names(file: Path) -> set[str]:
