@@ -7,6 +7,7 @@ from os import PathLike
 from typing import Any
 
 from dwiml.arguments import kind_shown
+from dwiml.batching.lengths import length_warnings
 from dwiml.data.dataset import SUBSETS, MultiSubjectDataset, not_loaded
 
 
@@ -132,6 +133,31 @@ def check_supports_split(model: Any) -> None:
             f"{type(model).__name__} needs streamlines of {model.nb_points} points, and the two halves of a split "
             "streamline have fewer: leave split_ratio at 0."
         )
+
+
+def batch_warnings(sampler: Any, loader: Any, model: Any) -> list[str]:
+    """Return warnings about the batches of a training: very long streamlines, and split ones whose ends are learned.
+
+    Parameters
+    ----------
+    sampler, loader
+        The batch sampler and the batch loader.
+    model
+        The model, with or without a direction getter.
+
+    Raises
+    ------
+    ValueError
+        As in :func:`dwiml.batching.lengths.length_warnings`.
+    """
+    found = length_warnings(sampler.dataset, sampler.streamline_group_name, model)
+    if not loader.split_ratio or not getattr(getattr(model, "direction_getter", None), "add_eos", False):
+        return found
+    return [
+        *found,
+        f"The model learns where streamlines end (add_eos), but with split_ratio={loader.split_ratio:g} it also learns "
+        "the places where streamlines are cut as ends: use split_ratio=0, or add_eos=False in dg_args.",
+    ]
 
 
 def check_supports_recovery(model: Any) -> None:

@@ -173,9 +173,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _model_name(parser: argparse.ArgumentParser, words: list[str]) -> tuple[str, list[str]]:
     """Return the name of the model, and the other arguments; without MODEL, the file given by --config names it."""
     first = words[0] if words else ""
-    # A mistyped MODEL is not a path.
+    # A mistyped MODEL is not a path, and a Python file is a MODEL without its class.
     is_path = os.path.exists(first) or (":" not in first and not {".", os.sep}.isdisjoint(first))
-    is_other = first not in MODELS and (first.startswith("-") or is_path)
+    is_other = first not in MODELS and not first.endswith(".py") and (first.startswith("-") or is_path)
     found = value_in_file(parser, words, "model") if is_other else None
     if found is None:
         if not words or (first.startswith("-") and first not in ("-h", "--help")):

@@ -60,8 +60,10 @@ def load_autoencoder(
     folder = Path(path)
     described = read_json(folder / PARAMETERS_FILE) if (folder / PARAMETERS_FILE).is_file() else None
     if isinstance(described, dict) and "class" in described:
-        saved = read_params(folder / PARAMETERS_FILE)
-        found = model_class_of(saved.class_name, saved.class_path, model_class, f"The model of '{folder}'")
+        # It is read again with the weights.
+        saved = read_params(folder / PARAMETERS_FILE, warn=False)
+        what = f"The model of '{folder}'"
+        found = model_class_of(saved.class_name, saved.class_path, model_class, what, digest=saved.class_digest)
         if issubclass(found, AutoencoderModel):
             return found.load(folder, device=device or _device_of_saved(folder))
         name = saved.class_name

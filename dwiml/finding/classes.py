@@ -149,8 +149,9 @@ def _installed(name: str, parameter: str, known: Mapping[str, str], group: str |
     if entries:
         return _loaded(next(iter(entries)), parameter)
     if name.endswith(".py"):
-        has = quoted(_classes_in_source(Path(name)), limit=5)
-        raise ValueError(f"{parameter} '{name}' names no class: give FILE.py:CLASS; the classes of the file are {has}.")
+        classes = _classes_in_source(Path(name))
+        end = f"; the classes of the file are {quoted(classes, limit=5)}" if classes else ""
+        raise ValueError(f"{parameter} '{name}' names no class: give FILE.py:CLASS{end}.")
     names = [*known, *(() if group is None else installed_names(group))]
     end = _suggestion(name, names, f"; known names are {quoted(names)}." if names else ".")
     raise ValueError(f"{parameter} must be {_FORMS}{' or a known name' if names else ''}, got {shown(name)}{end}")

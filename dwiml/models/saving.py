@@ -17,6 +17,7 @@ import dwiml
 from dwiml.files import atomic_write, read_json, write_json
 from dwiml.files.tensors import as_plain, read_tensors, write_tensors
 from dwiml.finding.classes import class_path, is_builtin, is_path_of_dwiml
+from dwiml.finding.source import source_digest
 
 PARAMETERS_FILE = "parameters.json"
 STATE_FILE = "model_state.pt"
@@ -26,6 +27,8 @@ _MAX_NAMED = 3
 
 CLASS_PATH = "class_path"
 """Key of where a saved class was defined, for the user; nothing is imported from there."""
+CLASS_DIGEST = "class_digest"
+"""Key of the digest of the file of a saved class of the user."""
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -68,21 +71,25 @@ class SavedParameters(NamedTuple):
         Arguments of its constructor.
     class_path
         Where the class was defined (:func:`dwiml.finding.classes.class_path`); None if it was not recorded.
+    class_digest
+        Digest of its file (:func:`dwiml.finding.source.source_digest`); None if it was not recorded.
     """
 
     class_name: str
     params: dict[str, Any]
     class_path: str | None
+    class_digest: str | None
 
 
 def describe(model: Any) -> dict[str, Any]:
     """Return the content of ``parameters.json``: a model's class and parameters, and dwiml's version."""
     name, params = type(model).__name__, model.params
     described = {"class": name, "params": params, "dwiml_version": dwiml.__version__, "digest": _digest(name, params)}
-    return {**described, CLASS_PATH: class_path(type(model))}
+    digest = source_digest(type(model))
+    return {**described, CLASS_PATH: class_path(type(model)), **({} if digest is None else {CLASS_DIGEST: digest})}
 
 
-def read_params(path: Path, model_class: type[Any] | None = None) -> SavedParameters:
+def read_params(path: Path, model_class: type[Any] | None = None, *, warn: bool = True) -> SavedParameters:
     """Return the class and the parameters of a saved model.
 
     Parameters
@@ -91,6 +98,8 @@ def read_params(path: Path, model_class: type[Any] | None = None) -> SavedParame
         The model's ``parameters.json``.
     model_class
         The required class; None for any class.
+    warn
+        Whether to warn if the parameters were changed; False if the file will be read again.
 
     Raises
     ------
@@ -116,22 +125,22 @@ def read_params(path: Path, model_class: type[Any] | None = None) -> SavedParame
             f"'{path}' is damaged or does not describe a model: it must have 'class' (a string) and 'params' (an "
             "object)."
         )
-    saved_path = recorded_path(described.get(CLASS_PATH))
+    saved_path = recorded_text(described.get(CLASS_PATH))
     if model_class is not None:
         check_class(
             model_class, saved_class, saved_path, f"'{path.parent}' holds", f": use {_named_class(saved_class)}.load"
         )
-    if "digest" in described and described["digest"] != _digest(saved_class, params):
+    if warn and "digest" in described and described["digest"] != _digest(saved_class, params):
         logger.warning(
             "The model's parameters in '%s' have changed since they were saved. If you did not change them, restore "
             "the file from an intact copy.",
             path,
         )
-    return SavedParameters(saved_class, params, saved_path)
+    return SavedParameters(saved_class, params, saved_path, recorded_text(described.get(CLASS_DIGEST)))
 
 
-def recorded_path(value: object) -> str | None:
-    """Return a recorded path of a class; None if it is not one (an older file, or a damaged one)."""
+def recorded_text(value: object) -> str | None:
+    """Return a recorded path or digest of a class; None if it is not text (an older file, or a damaged one)."""
     return value if isinstance(value, str) and value.isprintable() else None
 
 

@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 from dwiml import models
 from dwiml.batching.loader import DWIMLBatchLoaderOneInput, DWIMLStreamlinesBatchLoader
 from dwiml.finding.classes import find_class, installed_class, is_path_of_dwiml
+from dwiml.finding.source import warn_of_other_source
 from dwiml.models.base import MainModelAbstract
 from dwiml.models.finding import find_model_class
-from dwiml.models.saving import check_class, recorded_path
-from dwiml.training.experiment.parameters import CLASS, CLASSES
+from dwiml.models.saving import check_class
+from dwiml.training.experiment.parameters import CLASS, recorded_source
 from dwiml.training.generation.phase import DWIMLTrainerOneInputWithGVPhase
 from dwiml.training.one_input import DWIMLTrainerOneInput
 from dwiml.training.trainer import DWIMLTrainer
@@ -49,14 +50,13 @@ def recorded_class(recorded: Mapping[str, Any], section: str) -> tuple[str, str 
     name = recorded[section][CLASS]
     if not isinstance(name, str):
         raise TypeError("the name of a class is not a string")
-    paths = recorded.get(CLASSES)
-    return name, recorded_path(paths.get(section)) if isinstance(paths, dict) else None
+    return name, recorded_source(recorded, section).path
 
 
 def model_class_of(
-    name: str, path: str | None, model_class: str | type[Any] | None, what: str
+    name: str, path: str | None, model_class: str | type[Any] | None, what: str, *, digest: str | None = None
 ) -> type[MainModelAbstract]:
-    """Return the class of a recorded model.
+    """Return the class of a recorded model; warn if its file is another, or has changed.
 
     Parameters
     ----------
@@ -67,6 +67,8 @@ def model_class_of(
         an installed package.
     what
         What has the class, for the error message.
+    digest
+        Digest of the file of the recorded class; None if it was not recorded.
 
     Raises
     ------
@@ -78,6 +80,7 @@ def model_class_of(
     if model_class is not None:
         given = find_model_class(model_class)
         check_class(given, name, path, f"{what} is")
+        warn_of_other_source(given, path, digest, what)
         return given
     known = _known(MODELS, name, path)
     if known is None and path is not None:
@@ -87,6 +90,7 @@ def model_class_of(
             f"{what} is a {_shown(name)}, a class that is not part of dwiml or of an installed package: give "
             f"model_class={_hint(name, path)} if you trust its code."
         )
+    warn_of_other_source(known, path, digest, what)
     return known
 
 
@@ -116,7 +120,9 @@ def trainer_class_of(
     name, path = recorded_class(recorded, "trainer")
     if trainer_class is not None:
         given = find_trainer_class(trainer_class)
-        check_class(given, name, path, f"The trainer of '{experiment}' is")
+        what = f"The trainer of '{experiment}'"
+        check_class(given, name, path, f"{what} is")
+        warn_of_other_source(given, path, recorded_source(recorded, "trainer").digest, what)
         return given
     known = _known(TRAINERS, name, path)
     if known is None:

@@ -22,7 +22,7 @@ from dwiml.training.cluster.process import checkpoint_on_failure, explained_fail
 from dwiml.training.cluster.stopping import NOTHING, STOP
 from dwiml.training.experiment.bad_batches import explain_bad_batch
 from dwiml.training.experiment.folder import remove_trial
-from dwiml.training.experiment.parameters import class_paths, write_parameters
+from dwiml.training.experiment.parameters import class_digests, class_paths, write_parameters
 from dwiml.training.extending import check_attributes
 from dwiml.training.generation.selection import check_selection, has_own_selection, selection_name
 from dwiml.training.reporting.loggers import build_loggers, start_loggers
@@ -292,7 +292,8 @@ def running(trainer: DWIMLTrainer) -> Iterator[EpochRunner]:
             trainer.checkpointer.lock_folder(stack, starting_over=starting_over)
             chosen_by = selection_name(trainer) if has_own_selection(trainer) else None
             groups_config = trainer.batch_sampler.dataset.groups_config
-            write_parameters(trainer.folder, trainer.parameters, class_paths(trainer), groups_config, chosen_by)
+            classes, digests = class_paths(trainer), class_digests(trainer)
+            write_parameters(trainer.folder, trainer.parameters, classes, groups_config, chosen_by, digests=digests)
             if trainer.config is not None and checkpoint is None and not trainer.settings.fast_dev_run:
                 trainer.folder.write_config(trainer.config)
             settings, logged = trainer.settings, {} if checkpoint is None else checkpoint["loggers"]

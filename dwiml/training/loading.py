@@ -22,7 +22,7 @@ from dwiml.training.classes import loader_class_of, model_class_of, recorded_cla
 from dwiml.training.experiment.checkpoint import LATEST, PREVIOUS, load_checkpoint, max_bytes_for
 from dwiml.training.experiment.fitting import check_weights
 from dwiml.training.experiment.folder import ExperimentFolder, experiment_folder
-from dwiml.training.experiment.parameters import arguments_of, find_data
+from dwiml.training.experiment.parameters import arguments_of, find_data, recorded_source
 
 BEST_OR_LATEST = ("best", "latest")
 """The weights of an experiment: those of the best model, or of the last checkpoint."""
@@ -85,7 +85,8 @@ def rebuild_experiment(
     with damage_reported(folder):
         loader_class = loader_class_of(recorded, str(folder.path))
         of_model = recorded_class(recorded, "model")
-        own = model_class_of(*of_model, model_class, f"The model of '{folder.path}'")
+        digest = recorded_source(recorded, "model").digest
+        own = model_class_of(*of_model, model_class, f"The model of '{folder.path}'", digest=digest)
         model = model_of_its_size(own, arguments_of(recorded["model"]), folder)
         dataset = open_dataset(
             recorded, folder, hdf5_file=hdf5_file, load_testing=load_testing, lazy=lazy, cache_size=cache_size
@@ -193,11 +194,14 @@ def load_best_model(
     ValueError
         If its files are damaged, or its class is unknown and not given.
     """
-    recorded, folder = recorded_parameters(experiment), experiment_folder(experiment).best_model
+    recorded, path = recorded_parameters(experiment), experiment_folder(experiment).path
+    folder = ExperimentFolder(path).best_model
     if not os.path.lexists(folder / PARAMETERS_FILE):
         raise FileNotFoundError(f"'{experiment}' has no best model yet: train it for an epoch first.")
-    saved = read_params(folder / PARAMETERS_FILE)
-    own = model_class_of(saved.class_name, saved.class_path, model_class, f"The best model of '{experiment}'")
+    # It is read again with the weights.
+    saved = read_params(folder / PARAMETERS_FILE, warn=False)
+    class_name, class_path, what = saved.class_name, saved.class_path, f"The model of '{path}'"
+    own = model_class_of(class_name, class_path, model_class, what, digest=saved.class_digest)
     model: MainModelAbstract = own.load(folder, device=device or device_of(recorded))
     return model
 
@@ -222,9 +226,10 @@ def load_latest_model(
     recorded, folder = recorded_parameters(experiment), experiment_folder(experiment)
     with damage_reported(folder):
         of_model = recorded_class(recorded, "model")
-        own = model_class_of(*of_model, model_class, f"The model of '{folder.path}'")
+        digest = recorded_source(recorded, "model").digest
+        own = model_class_of(*of_model, model_class, f"The model of '{folder.path}'", digest=digest)
         model = model_of_its_size(own, arguments_of(recorded["model"]), folder)
-        state = load_checkpoint(folder.checkpoint, max_bytes=max_bytes_for(model))["model"]
+        state = load_checkpoint(folder.checkpoint, max_bytes=max_bytes_for(model), resuming=False)["model"]
         check_weights(model, state)
     load_state(model, state)
     return model.to(device or device_of(recorded))

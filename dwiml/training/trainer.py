@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from dwiml.arguments import unknown_parameter
+from dwiml.batching.compatibility import batch_warnings
 from dwiml.batching.fetcher import BatchSlices
-from dwiml.batching.lengths import length_warnings
 from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.batching.model_batch import ModelBatch, check_mean_loss
 from dwiml.batching.sampler import DWIMLBatchIDSampler
@@ -166,7 +166,7 @@ class DWIMLTrainer(Extensible):
         for seeded in (self, batch_sampler, batch_loader):
             seeded.set_seed(self.ranks.broadcast(seeded.seed))
         self.ranks.check_alike(self.describe())
-        self.notes = length_warnings(batch_sampler.dataset, batch_sampler.streamline_group_name, model)
+        self.notes = batch_warnings(batch_sampler, batch_loader, model)
         self.notes += [] if self.settings.fast_dev_run else self.schedule.notes(self.settings.max_epochs)
         if checkpoint is None:
             seeds = describe_seeds(model.weights_seed, trainer=self, sampler=batch_sampler, loader=batch_loader)

@@ -176,6 +176,19 @@ def test_a_config_file_names_no_code(
     assert weights[0] == weights[1]
 
 
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_file_without_its_class_is_told_with_a_config_too(
+    trained: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], exists: bool
+) -> None:
+    (tmp_path / "common.yaml").write_text("max_epochs: 1\n")
+    file = trained[1].partition(":")[0] if exists else str(tmp_path / "none.py")
+    with pytest.raises(SystemExit) as stopped:
+        train.main([file, "data.hdf5", "exps", "exp", "--config", str(tmp_path / "common.yaml")])
+    assert stopped.value.code == 2
+    end = "; the classes of the file are 'OwnModel'." if exists else "."
+    assert f"MODEL '{file}' names no class: give FILE.py:CLASS{end}\n" in capsys.readouterr().err
+
+
 def craft(folder: Path, source: Path, name: str, path: Any) -> Path:
     """Return a copy of an experiment whose files name another class."""
     experiment = Path(shutil.copytree(source, folder))

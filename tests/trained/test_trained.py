@@ -60,6 +60,19 @@ def test_the_best_and_the_latest_weights(own: tuple[Path, str]) -> None:
     assert best.path == own[0]
 
 
+def test_a_damaged_checkpoint_stays_where_it_is(
+    own: tuple[Path, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    experiment = Path(shutil.copytree(own[0], tmp_path / "exp"))
+    latest, previous = experiment / "checkpoint" / "latest.pt", experiment / "checkpoint" / "previous.pt"
+    latest.write_bytes(latest.read_bytes()[:-100])
+    found = dwiml.load_experiment(experiment, own[1], weights="latest")
+    assert same_state(found.model, load_checkpoint(own[0] / "checkpoint", resuming=False)["model"]) is False
+    assert sorted(each.name for each in latest.parent.iterdir()) == ["latest.pt", "previous.pt"]
+    assert f"Loaded instead: the previous one, '{previous}'." in caplog.text
+    assert "Resuming" not in caplog.text
+
+
 def test_the_data_are_those_of_the_training(own: tuple[Path, str]) -> None:
     trained = dwiml.load_experiment(str(own[0]), own[1])
     dataset = trained.open_dataset(lazy=True)

@@ -167,11 +167,12 @@ def max_bytes_for(model: torch.nn.Module) -> int:
     return _COPIES * own + _BYTES_OF_THE_REST
 
 
-def load_checkpoint(folder: Path, *, max_bytes: int | None = None) -> dict[str, Any]:
+def load_checkpoint(folder: Path, *, max_bytes: int | None = None, resuming: bool = True) -> dict[str, Any]:
     """Read ``latest.pt``, or ``previous.pt`` with a warning if the latest is damaged.
 
-    A damaged ``latest.pt`` is renamed ``damaged.pt``. If the system cannot open it (no permission, too many open
-    files), it may still be good: it stays in place, and ``previous.pt`` is not used instead.
+    When resuming, a damaged ``latest.pt`` is renamed ``damaged.pt``; otherwise nothing is changed. If the system cannot
+    open it (no permission, too many open files), it may still be good: it stays in place, and ``previous.pt`` is not
+    used instead.
 
     Parameters
     ----------
@@ -179,6 +180,8 @@ def load_checkpoint(folder: Path, *, max_bytes: int | None = None) -> dict[str, 
         The ``checkpoint`` folder of the experiment.
     max_bytes
         Maximum size of the file (see :func:`max_bytes_for`); None for any size.
+    resuming
+        Whether a training will continue from the checkpoint, and write others.
 
     Returns
     -------
@@ -196,7 +199,7 @@ def load_checkpoint(folder: Path, *, max_bytes: int | None = None) -> dict[str, 
         content), was written by another version or program, or holds more than plain values and tensors.
     """
     if not has_checkpoint(folder):
-        raise FileNotFoundError(f"No checkpoint in '{folder}': nothing to resume.")
+        raise FileNotFoundError(f"No checkpoint in '{folder}'{': nothing to resume' if resuming else ''}.")
     reasons = []
     for name in (LATEST, PREVIOUS):
         path = folder / name
@@ -208,7 +211,8 @@ def load_checkpoint(folder: Path, *, max_bytes: int | None = None) -> dict[str, 
             reasons.append(str(error).rstrip("."))
             continue
         if reasons:
-            logger.warning("%s. %sResuming from the previous one, '%s'.", reasons[0], _set_aside(folder), path)
+            use = f"{_set_aside(folder)}Resuming from" if resuming else "Loaded instead:"
+            logger.warning("%s. %s the previous one, '%s'.", reasons[0], use, path)
         return state
     raise ValueError(f"{'; '.join(reasons)}. Restore a copy of it, or start another experiment.")
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,7 +15,9 @@ import dwiml
 from dwiml.arguments import shown
 from dwiml.files import write_json
 from dwiml.finding.classes import class_path
+from dwiml.finding.source import source_digest
 from dwiml.hdf5.stored.fingerprint import is_older
+from dwiml.models.saving import recorded_text
 from dwiml.params import is_same_function
 from dwiml.training.experiment.checkpoint import load_checkpoint, max_bytes_for
 from dwiml.training.experiment.fitting import check_all, check_parameters, refuse_unknown
@@ -57,6 +59,8 @@ FIXED = "fixed_by_class"
 GROUPS_CONFIG = "groups_config"
 # Where the classes were defined, for the user; nothing is imported from there.
 CLASSES = "classes"
+# The digests of their files, of classes of the user.
+DIGESTS = "class_digests"
 # The metric that selects the best model, if a class of the user chooses it.
 SELECTION_METRIC = "selection_metric"
 _ABSENT = "absent"
@@ -98,6 +102,25 @@ def class_paths(trainer: Any) -> dict[str, str]:
     return {name: class_path(type(thing)) for name, thing in objects_of(trainer).items()}
 
 
+def class_digests(trainer: Any) -> dict[str, str]:
+    """Return the digest of the file of each object whose class is not part of dwiml, by the name of its section."""
+    digests = {name: source_digest(type(thing)) for name, thing in objects_of(trainer).items()}
+    return {name: digest for name, digest in digests.items() if digest is not None}
+
+
+class RecordedSource(NamedTuple):
+    """Where the class of a section was defined, and the digest of its file; None if it was not recorded."""
+
+    path: str | None
+    digest: str | None
+
+
+def recorded_source(recorded: Mapping[str, Any], section: str) -> RecordedSource:
+    """Return the source of the class of a section of ``parameters.json``."""
+    held = (recorded.get(key) for key in (CLASSES, DIGESTS))
+    return RecordedSource(*(recorded_text(each.get(section)) if isinstance(each, dict) else None for each in held))
+
+
 def arguments_of(section: Mapping[str, Any]) -> dict[str, Any]:
     """Return the constructor arguments recorded in a section."""
     return {name: value for name, value in section.items() if name not in (CLASS, FIXED)}
@@ -114,6 +137,8 @@ def write_parameters(
     classes: Mapping[str, str],
     groups_config: Mapping[str, Any],
     selection_metric: str | None = None,
+    *,
+    digests: Mapping[str, str] | None = None,
 ) -> None:
     """Write ``parameters.json``: all parameters, the groups config of the data, and the versions of the software.
 
@@ -129,9 +154,12 @@ def write_parameters(
         The groups config of the data.
     selection_metric
         The metric that selects the best model, if a class of the user chooses it.
+    digests
+        Value of :func:`class_digests`; None if no class is of the user.
     """
     # These are not compared when resuming; the fingerprint of the data is.
     more: dict[str, Any] = {CLASSES: dict(classes), GROUPS_CONFIG: groups_config, "versions": _versions()}
+    more |= {DIGESTS: dict(digests)} if digests else {}
     more |= {} if selection_metric is None else {SELECTION_METRIC: selection_metric}
     described = {"experiment_name": folder.path.name, **sections, **more}
     write_json(folder.parameters, described, follow_links=False)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dwiml.files import read_json
+from dwiml.finding.source import warn_of_other_source
 from dwiml.models.saving import load_state
 from dwiml.seeding import SEEDS_SECTION
 from dwiml.training.experiment import fitting
@@ -15,6 +16,8 @@ from dwiml.training.experiment.parameters import (
     SELECTION_METRIC,
     data_has_changed,
     names_of_loggers,
+    objects_of,
+    recorded_source,
     refuse_differences,
 )
 from dwiml.training.experiment.plain import check_like
@@ -46,7 +49,7 @@ def restore(trainer: DWIMLTrainer, checkpoint: Mapping[str, Any]) -> list[str]:
     for thing, section in ((trainer, "trainer"), (sampler, "sampler"), (loader, "loader")):
         if not thing.seed_was_given:
             thing.set_seed(recorded[section]["seed"])
-    current = trainer.describe()
+    current, written = trainer.describe(), _written(trainer)
     chosen = {name: section for name, section in recorded.items() if name != SEEDS_SECTION}
     notes = []
     if (policy := chosen["trainer"].get("nan_policy")) != settings.nan_policy:
@@ -54,7 +57,7 @@ def restore(trainer: DWIMLTrainer, checkpoint: Mapping[str, Any]) -> list[str]:
     refuse_differences(chosen, current, name, allow_changed_data=settings.allow_changed_data)
     fitting.check_all(checkpoint, _checks(trainer, checkpoint), name)
     if checkpoint["best"]["best_value"] is not None:
-        _check_same_selection(trainer)
+        _check_same_selection(trainer, written)
     if not data_has_changed(recorded, current):
         limits: dict[str, Any] = {"same_batches": settings.overfit_batches is not None, "limit": settings.max_batches}
         of_phase = {"position": lambda state: fitting.check_batches(state, sampler, **limits)}
@@ -78,17 +81,26 @@ def restore(trainer: DWIMLTrainer, checkpoint: Mapping[str, Any]) -> list[str]:
         trainer.position = Position(trainer.position.epoch)
     if trainer.best.best_value is not None:
         warn_of_lost_model(trainer.folder.best_model)
+    if trainer.ranks.is_first:
+        for section, thing in objects_of(trainer).items():
+            source, part = recorded_source(written, section), "batch loader" if section == "loader" else section
+            warn_of_other_source(type(thing), *source, f"The {part} of '{trainer.folder.path}'")
     return notes
 
 
-def _check_same_selection(trainer: DWIMLTrainer) -> None:
-    """Raise ValueError if another metric than in the previous run selects the best model: values would be mixed."""
+def _written(trainer: DWIMLTrainer) -> dict[str, Any]:
+    """Return the content of ``parameters.json`` of the previous run; empty if it cannot be read."""
     try:
         recorded = read_json(trainer.folder.parameters, "The experiment's file")
     except (OSError, ValueError):
         # A damaged file is written again; the checkpoint has its own parameters.
-        return
-    before = recorded.get(SELECTION_METRIC) if isinstance(recorded, dict) else None
+        return {}
+    return recorded if isinstance(recorded, dict) else {}
+
+
+def _check_same_selection(trainer: DWIMLTrainer, written: Mapping[str, Any]) -> None:
+    """Raise ValueError if another metric than in the previous run selects the best model: values would be mixed."""
+    before = written.get(SELECTION_METRIC)
     now = selection_name(trainer) if has_own_selection(trainer) else None
     if before != now:
         shown_before, shown_now = (repr(each) if each else "the trainer's own metric" for each in (before, now))

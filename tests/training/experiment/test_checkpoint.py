@@ -136,6 +136,21 @@ def test_a_damaged_one_is_named_and_the_previous_used(
     assert number_of(load_checkpoint(tmp_path)) == 1
 
 
+def test_reading_a_damaged_one_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save(tmp_path, 1, 2)
+    latest = tmp_path / "latest.pt"
+    latest.write_bytes(latest.read_bytes()[:500])
+    before = {name: (tmp_path / name).read_bytes() for name in names(tmp_path)}
+    with caplog.at_level(logging.WARNING):
+        assert number_of(load_checkpoint(tmp_path, resuming=False)) == 1
+    assert {name: (tmp_path / name).read_bytes() for name in names(tmp_path)} == before
+    (record,) = caplog.records
+    assert record.message.endswith(f". Loaded instead: the previous one, '{tmp_path / 'previous.pt'}'.")
+    assert f"'{latest}' is damaged" in record.message
+    with pytest.raises(FileNotFoundError, match=r"^No checkpoint in '.*none'\.$"):
+        load_checkpoint(tmp_path / "none", resuming=False)
+
+
 def interrupt(*args: Any) -> None:
     raise KeyboardInterrupt
 
