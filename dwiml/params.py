@@ -60,7 +60,7 @@ def to_plain(value: Any, name: str = "value") -> Any:
     if isinstance(value, Mapping):
         return {str(key): to_plain(item, f"{name}[{key!r}]") for key, item in value.items()}
     raise TypeError(
-        f"Parameter {name!r} is a {type(value).__name__}, which cannot be written to parameters.json; "
+        f"Parameter {name!r} is of type {type(value).__name__}, which cannot be written to parameters.json; "
         "give a number, string, list or dict, or override the property 'params'."
     )
 

@@ -54,7 +54,7 @@ def test_survives_copy_and_pickle() -> None:
 
 
 def test_names_what_json_cannot_hold() -> None:
-    with pytest.raises(TypeError, match="Parameter 'layers' is a object"):
+    with pytest.raises(TypeError, match="Parameter 'layers' is of type object"):
         _ = Child("tool", layers=object()).params  # type: ignore[arg-type]
 
 

@@ -73,8 +73,8 @@ def load_autoencoder(
             return model
         name = type(model).__name__
     raise ValueError(
-        f"The model of '{folder}' is a {' '.join(name.split())[:80]}; an autoencoder is needed, as trained with 'dwiml "
-        "train autoencoder'."
+        f"The model of '{folder}' is of class {' '.join(name.split())[:80]}; an autoencoder is needed, as trained with "
+        "'dwiml train autoencoder'."
     )
 
 

@@ -112,7 +112,7 @@ def import_dwi_ml(
     source = read_source(experiment, weights=weights)
     folder = _checked_folder(source, Path(out), hdf5_file, grid, overwrite=overwrite)
     if grid is not None and source.model_type != AUTOENCODER:
-        raise ValueError(f"grid is for an autoencoder; the model is a {source.model_type}.")
+        raise ValueError(f"grid is for an autoencoder; the model is of class {source.model_type}.")
     voxel_grid = None if grid is None else read_image_grid(Path(grid))
     translated = translate(source, shift=volume_shift, grid=voxel_grid)
     frequency = source.section("Trainer params").get("tracking_phase_frequency")
@@ -168,7 +168,9 @@ def translate(source: Source, *, shift: bool, grid: Grid | None = None) -> Trans
     if source.model_type == AUTOENCODER:
         return translate_autoencoder(given, weights, grid=grid)
     known = quoted([LEARN2TRACK, *TRANSFORMERS, AUTOENCODER])
-    raise ValueError(f"'{source.model}' holds a {source.model_type}; models of dwi_ml that can be imported: {known}.")
+    raise ValueError(
+        f"'{source.model}' holds a model of class {source.model_type}; models of dwi_ml that can be imported: {known}."
+    )
 
 
 def _checked_folder(

@@ -128,7 +128,11 @@ def read_params(path: Path, model_class: type[Any] | None = None, *, warn: bool 
     saved_path = recorded_text(described.get(CLASS_PATH))
     if model_class is not None:
         check_class(
-            model_class, saved_class, saved_path, f"'{path.parent}' holds", f": use {_named_class(saved_class)}.load"
+            model_class,
+            saved_class,
+            saved_path,
+            f"The model in '{path.parent}' is",
+            f": use {_named_class(saved_class)}.load",
         )
     if warn and "digest" in described and described["digest"] != _digest(saved_class, params):
         logger.warning(
@@ -163,10 +167,11 @@ def check_class(given: type[Any], name: str, path: str | None, beginning: str, a
     """
     saved = _named_class(name)
     if name != given.__name__:
-        raise ValueError(f"{beginning} a {saved}, not a {given.__name__}{advice}.")
+        raise ValueError(f"{beginning} of class {saved}, not {given.__name__}{advice}.")
     if path is not None and is_path_of_dwiml(path) != is_builtin(given):
         raise ValueError(
-            f"{beginning} a {saved} ({path[:200]}), which is another class than {class_path(given)}, of the same name."
+            f"{beginning} of class {saved} ({path[:200]}), which is another class than {class_path(given)}, of the "
+            "same name."
         )
 
 

@@ -138,7 +138,7 @@ def load_experiment(
         If its files are damaged, or the class is unknown and not given.
     """
     load = {"best": load_best_model, "latest": load_latest_model}[check_choice("weights", weights, BEST_OR_LATEST)]
-    path = Path(experiment)
+    path = experiment_folder(experiment).path
     model = load(path, model_class=model_class, device=device)
     model.eval()
-    return TrainedExperiment(experiment_folder(path).path, model, recorded_parameters(path))
+    return TrainedExperiment(path, model, recorded_parameters(path))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from dwiml.arguments import check_choice, check_flags, check_whole, unknown_parameter
+from dwiml.models.protocols import check_tracks
 from dwiml.ops.spaces import from_vox_corner
 from dwiml.tracking.propagation import PropagationRules
 from dwiml.tracking.seeds import PLACEMENTS, Seeds
@@ -20,7 +21,7 @@ from dwiml.tracking.tracker import Tracker
 from dwiml.tractograms.writing.writer import TractogramWriter
 from dwiml.trained.experiment import TrainedExperiment, load_experiment
 from dwiml.trained.outputs import check_tracking_outputs
-from dwiml.trained.tracking_data import read_images, read_subject
+from dwiml.trained.tracking_data import input_group_of, read_images, read_subject
 
 if TYPE_CHECKING:
     from dipy.io.stateful_tractogram import StatefulTractogram
@@ -69,11 +70,12 @@ def tracking_rules(model: TrackingModel, settings: Mapping[str, Any]) -> Propaga
     TypeError
         If a keyword is unknown; similar names are suggested.
     ValueError
-        If a number is out of range, or the model has no step size and none is given.
+        If the model cannot track, a number is out of range, or the model has no step size and none is given.
     """
     for name in settings:
         if name not in TrackingKeywords.__annotations__:
             raise unknown_parameter("track", name, TrackingKeywords.__annotations__)
+    check_tracks(model, "Tracking")
     step_size = settings.get("step_size")
     step_size = getattr(model, "step_size", None) if step_size is None else step_size
     if step_size is None:
@@ -240,6 +242,8 @@ def track(
         raise TypeError("model_class is for an experiment folder, but model is loaded already; leave out model_class.")
     trained = load_experiment(model, model_class) if isinstance(model, (str, os.PathLike)) else model
     own: Any = trained.model if isinstance(trained, TrainedExperiment) else trained
+    if isinstance(trained, TrainedExperiment) and not isinstance(subject, TrackingData):
+        input_group_of(trained.parameters, trained.path)
     rules = tracking_rules(own, settings)
     of_images = {"standardization": standardization, "standardize_like": standardize_like, "std_mask": std_mask}
     masks = {"tracking_mask": tracking_mask, "seeding_mask": seeding_mask, "mask_threshold": rules.mask_threshold}

@@ -51,7 +51,7 @@ def _warn_of_own_inputs(recorded: Mapping[str, Any], experiment: str | Path) -> 
     name, path = recorded_class(recorded, "loader")
     if name not in LOADERS or (path is not None and not is_path_of_dwiml(path)):
         logger.warning(
-            "The batch loader of '%s' is a %s, a class of your own. Tracking interpolates the volume as "
+            "The batch loader of '%s' is of class %s, which is your own. Tracking interpolates the volume as "
             "DWIMLBatchLoaderOneInput does: if the class has its own load_batch_inputs, the model does not receive the "
             "inputs of its training.",
             experiment,

@@ -87,7 +87,7 @@ def model_class_of(
         known = installed_class(path, MainModelAbstract, models.ENTRY_POINTS)
     if known is None:
         raise ValueError(
-            f"{what} is a {_shown(name)}, a class that is not part of dwiml or of an installed package: give "
+            f"{what} is of class {_shown(name)}, which is not part of dwiml or of an installed package: give "
             f"model_class={_hint(name, path)} if you trust its code."
         )
     warn_of_other_source(known, path, digest, what)
@@ -127,7 +127,7 @@ def trainer_class_of(
     known = _known(TRAINERS, name, path)
     if known is None:
         raise ValueError(
-            f"The trainer of '{experiment}' is a {_shown(name)}, a class that is not part of dwiml. To continue the "
+            f"The trainer of '{experiment}' is of class {_shown(name)}, which is not part of dwiml. To continue the "
             f"training, run its script again with resume='auto', or give trainer_class={_hint(name, path)} if you "
             "trust its code."
         )
@@ -159,7 +159,7 @@ def loader_class_of(recorded: Mapping[str, Any], experiment: str) -> type[DWIMLS
     known = _known(LOADERS, name, path)
     if known is None:
         raise ValueError(
-            f"The batch loader of '{experiment}' is a {_shown(name)}, a class that is not part of dwiml, so the "
+            f"The batch loader of '{experiment}' is of class {_shown(name)}, which is not part of dwiml, so the "
             "experiment cannot be rebuilt from its folder: use its script. To continue the training, run the script "
             "again with resume='auto'."
         )

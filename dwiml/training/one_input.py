@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dwiml.arguments import kind_shown
 from dwiml.batching.loader import DWIMLBatchLoaderOneInput
 from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.models.base import MainModelAbstract
@@ -45,7 +46,5 @@ class DWIMLTrainerOneInput(DWIMLTrainer):
         **settings: Unpack[TrainerKeywords],
     ) -> None:
         if not isinstance(batch_loader, DWIMLBatchLoaderOneInput):
-            raise TypeError(
-                f"DWIMLTrainerOneInput needs a DWIMLBatchLoaderOneInput, got a {type(batch_loader).__name__}."
-            )
+            raise TypeError(f"DWIMLTrainerOneInput needs a DWIMLBatchLoaderOneInput, got {kind_shown(batch_loader)}.")
         super().__init__(model, experiments_path, experiment_name, batch_sampler, batch_loader, **settings)

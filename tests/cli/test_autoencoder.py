@@ -277,7 +277,7 @@ def test_an_experiment_of_another_model_is_refused(
     assert main(["train", "learn2track", str(tiny_hdf5), str(tmp_path), "exp", *options]) == 0
     save_lines(tmp_path / "lines.trk", [np.zeros((2, 3), dtype=np.float32)], np.eye(4))
     assert main(["autoencode", str(tmp_path / "exp"), str(tmp_path / "lines.trk"), str(tmp_path / "out.trk")]) == 2
-    assert "is a Learn2TrackModel; an autoencoder is needed" in capsys.readouterr().err
+    assert "is of class Learn2TrackModel; an autoencoder is needed" in capsys.readouterr().err
 
 
 OWN = """from dwiml import AutoencoderModel
@@ -308,7 +308,7 @@ def test_a_subclass_of_ones_own(
             assert f"give --model_class {name} if you trust its code" in capsys.readouterr().err
             assert main([*words, "--model_class", name]) == 0
             assert main([*words, "--model_class", "autoencoder"]) == 2
-            assert "is a OwnAutoencoder, not a AutoencoderModel" in capsys.readouterr().err
+            assert "is of class OwnAutoencoder, not AutoencoderModel" in capsys.readouterr().err
     for folder in (exp, f"{exp}/best_model"):
         # The experiment was trained without a GPU.
         with monkeypatch.context() as patched:

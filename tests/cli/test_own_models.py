@@ -102,7 +102,7 @@ def test_the_other_commands_ask_for_the_class(
     command = command_of(name, experiment, tmp_path)
     assert main(command) == 2
     error = capsys.readouterr().err
-    assert "is a OwnModel, a class that is not part of dwiml or of an installed package: " in error
+    assert "is of class OwnModel, which is not part of dwiml or of an installed package: " in error
     assert error.endswith(f"give --model_class {trained[1]} if you trust its code.\n")
     assert main([*command, "--model_class", trained[1]]) == 0
 
@@ -215,7 +215,7 @@ def test_nothing_is_imported_that_a_file_names(
     experiment = craft(tmp_path / "crafted", trained[0], "Net", path)
     before = set(sys.modules)
     assert main(command_of(command, experiment, tmp_path)) == 2
-    assert "a class that is not part of dwiml" in capsys.readouterr().err
+    assert "which is not part of dwiml" in capsys.readouterr().err
     assert not (tmp_path / "dead").exists()
     assert not [name for name in set(sys.modules) - before if not name.startswith(("dwiml.", "matplotlib"))]
 
@@ -229,7 +229,7 @@ def test_a_damaged_path_of_the_class_is_a_sentence(
         assert main(command_of(command, experiment, tmp_path)) == 2
         error = capsys.readouterr().err
         assert len(error) < 1000
-        assert "is a OwnModel" in error or "is a DWIMLBatchLoaderOneInput" in error
+        assert "is of class OwnModel" in error or "is of class DWIMLBatchLoaderOneInput" in error
 
 
 OF_THE_SAME_NAME = """

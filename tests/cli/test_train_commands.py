@@ -219,7 +219,7 @@ def test_a_trainer_of_ones_own_matters_to_resume_only(
     capsys.readouterr()
     assert resume.main([str(tmp_path / "exp")]) == 2
     error = capsys.readouterr().err
-    assert "is a Mine, a class that is not part of dwiml. To continue the training, run its script again" in error
+    assert "is of class Mine, which is not part of dwiml. To continue the training, run its script again" in error
     assert "or give --trainer_class FILE.py:Mine if you trust its code." in error
 
 

@@ -178,7 +178,7 @@ def test_a_model_of_another_kind_is_refused(tmp_path: Path, model: AutoencoderMo
     model.save(tmp_path / "good")
     assert load_autoencoder(tmp_path / "good").params == model.params
     Learn2TrackModel(nb_features=2, rnn_layer_sizes=[4]).save(tmp_path / "other")
-    with pytest.raises(ValueError, match="is a Learn2TrackModel; an autoencoder is needed"):
+    with pytest.raises(ValueError, match="is of class Learn2TrackModel; an autoencoder is needed"):
         load_autoencoder(tmp_path / "other")
     with pytest.raises(FileNotFoundError):
         load_autoencoder(tmp_path / "nothing")

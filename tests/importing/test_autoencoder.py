@@ -50,7 +50,7 @@ def test_a_grid_is_needed_without_rotation_and_for_an_autoencoder_only(tmp_path:
     with pytest.raises(ValueError, match="are not those of scanner space"):
         import_dwi_ml(source, tmp_path / "ours", grid=write_image(tmp_path / "turned.nii.gz", turned))
     other = save_experiment(tmp_path / "other", learn2track())
-    with pytest.raises(ValueError, match="grid is for an autoencoder; the model is a Learn2TrackModel"):
+    with pytest.raises(ValueError, match="grid is for an autoencoder; the model is of class Learn2TrackModel"):
         import_dwi_ml(other, tmp_path / "ours", grid=tmp_path / "turned.nii.gz")
     with pytest.raises(TypeError, match="has no parameter 'reference'; it was renamed to 'grid'"):
         import_dwi_ml(source, tmp_path / "ours", reference=tmp_path / "turned.nii.gz")

@@ -180,7 +180,10 @@ DAMAGES: list[tuple[Callable[[Path], None], str]] = [
     (remove("best_model/model_type.txt"), "it was not written by dwi_ml 1.0"),
     (write("best_model/model_type.txt", b"a/b"), "should hold the name of a class"),
     (write("best_model/model_type.txt", b"x" * 1000), "should hold the name of a class"),
-    (write("best_model/model_type.txt", b"Mine"), "holds a Mine; models of dwi_ml that can be imported: 'Learn2Track"),
+    (
+        write("best_model/model_type.txt", b"Mine"),
+        "holds a model of class Mine; models of dwi_ml that can be imported: 'Learn2Track",
+    ),
     (write("best_model/parameters.json", b"[1]"), "is not an object"),
     (write("best_model/parameters.json", b"{" * 10), "is not valid JSON"),
     (write("best_model/parameters.json", b"[" * 100_000), "is not valid JSON"),

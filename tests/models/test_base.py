@@ -58,7 +58,7 @@ def test_load_explains_what_is_wrong(tmp_path: Path, pointwise_model: Any) -> No
         pointwise_model.load(tmp_path)
     model = pointwise_model(nb_features=4)
     model.save(tmp_path)
-    with pytest.raises(ValueError, match=r"holds a PointwiseModel, not a Learn2TrackModel: use PointwiseModel\.load"):
+    with pytest.raises(ValueError, match=r"is of class PointwiseModel, not Learn2TrackModel: use PointwiseModel\.load"):
         Learn2TrackModel.load(tmp_path)
     parameters = tmp_path / "parameters.json"
     text = parameters.read_text()

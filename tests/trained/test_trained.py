@@ -17,6 +17,7 @@ from dipy.io.stateful_tractogram import Origin, Space
 from own_models import DATA, write_own_model
 from small_world import make_world
 from tests_support import AFFINE, SHAPE
+from without_volume import trainer_without_volume
 
 import dwiml
 from dwiml.cli import train
@@ -27,7 +28,7 @@ from dwiml.tracking.propagation import PropagationRules
 from dwiml.tracking.seeds import Seeds
 from dwiml.tracking.sources import read_from_images
 from dwiml.tracking.tracker import Tracker
-from dwiml.trained.tracking import TrackingKeywords
+from dwiml.trained.tracking import TrackingKeywords, tracking_rules
 from dwiml.training.experiment.checkpoint import load_checkpoint
 
 
@@ -58,6 +59,16 @@ def test_the_best_and_the_latest_weights(own: tuple[Path, str]) -> None:
     assert not best.model.training
     assert best.parameters["model"]["hidden_sizes"] == [6, 4]
     assert best.path == own[0]
+
+
+def test_the_best_model_of_an_experiment_is_not_one(own: tuple[Path, str], tmp_path: Path) -> None:
+    best = own[0] / "best_model"
+    with pytest.raises(ValueError, match="holds a saved model, not an experiment: ") as caught:
+        dwiml.load_experiment(best, own[1])
+    assert str(caught.value).endswith(f"give the experiment folder above it, '{own[0]}'.")
+    alone = shutil.copytree(best, tmp_path / "alone")
+    with pytest.raises(ValueError, match=r"give the experiment folder above it\.$"):
+        dwiml.load_experiment(alone, own[1])
 
 
 def test_a_damaged_checkpoint_stays_where_it_is(
@@ -91,7 +102,8 @@ def test_the_data_are_those_of_the_training(own: tuple[Path, str]) -> None:
     [
         ({"weights": "last"}, ValueError, "weights must be one of 'best', 'latest', got 'last'."),
         ({"model_class": None}, ValueError, "give model_class='.*own_loaded.py:OwnModel'"),
-        ({"model_class": "learn2track"}, ValueError, "is a OwnModel, not a Learn2TrackModel"),
+        ({"model_class": "learn2track"}, ValueError, "is of class OwnModel, not Learn2TrackModel"),
+        ({"experiment": ""}, ValueError, "The path of the experiment folder is empty"),
         ({"experiment": "nowhere"}, FileNotFoundError, "'nowhere' does not exist"),
         ({"model_clas": "x"}, TypeError, "did you mean 'model_class'"),
     ],
@@ -259,7 +271,7 @@ def test_the_keywords_are_those_of_the_classes() -> None:
 
 def test_an_experiment_is_not_imported_by_name(own: tuple[Path, str]) -> None:
     before = set(sys.modules)
-    with pytest.raises(ValueError, match="a class that is not part of dwiml"):
+    with pytest.raises(ValueError, match="which is not part of dwiml"):
         dwiml.track(own[0], "sub-d", tracking_mask="wm_mask")
     assert not set(sys.modules) - before
     assert issubclass(type(dwiml.load_experiment(*own).model), MainModelAbstract)
@@ -274,7 +286,20 @@ def test_a_loader_of_ones_own_is_told_of(own: tuple[Path, str], caplog: pytest.L
         parameters = {**trained.parameters, section: {**trained.parameters[section], **changed}}
         caplog.clear()
         dwiml.track(replace(trained, parameters=parameters), "sub-d", tracking_mask="wm_mask", nb_seeds=2)
-        assert "a class of your own. Tracking interpolates the volume as DWIMLBatchLoaderOneInput does" in caplog.text
+        assert "which is your own. Tracking interpolates the volume as DWIMLBatchLoaderOneInput does" in caplog.text
     caplog.clear()
     dwiml.track(trained, "sub-d", tracking_mask="wm_mask", nb_seeds=2)
     assert not caplog.records
+
+
+def test_a_model_that_cannot_track_is_told_before_its_step_size(
+    tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer_without_volume(tiny_hdf5, tmp_path, model_class=dwiml.AutoencoderModel, max_epochs=1).train_and_validate()
+    experiment = tmp_path / "exp"
+    with pytest.raises(ValueError, match=r"was trained without a volume \(its batch loader has no input_group_name\)"):
+        dwiml.track(experiment, "sub-d", tracking_mask="wm_mask")
+    assert main(["track", str(experiment), "sub-d", str(tmp_path / "o.trk"), "--tracking_mask", "wm_mask"]) == 2
+    assert "was trained without a volume" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="Tracking needs a model that tracks; AutoencoderModel has no "):
+        tracking_rules(dwiml.load_experiment(experiment).model, {})

@@ -161,7 +161,7 @@ def test_what_cannot_be_registered_is_one_sentence(tiny_hdf5: Path, tmp_path: Pa
     ) as caught:
         trainer.register_state("x", Unsaveable())
     assert "\n" not in str(caught.value)
-    with pytest.raises(TypeError, match="'x' is a dict, which has no state_dict and no load_state_dict"):
+    with pytest.raises(TypeError, match="'x' is of type dict, which has no state_dict and no load_state_dict"):
         trainer.register_state("x", {})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="register_state: the name must be a printable string, got ''"):
         trainer.register_state("", Counter())
@@ -377,7 +377,11 @@ def test_another_optimizer_is_refused_and_the_command_names_the_script(
 @pytest.mark.parametrize(
     ("options", "error", "sentence"),
     [
-        ({"optimizer": lambda parameters: None}, TypeError, "optimizer must return a torch optimizer, got a None"),
+        (
+            {"optimizer": lambda parameters: None},
+            TypeError,
+            "optimizer must return a torch optimizer, got an object of type None",
+        ),
         (
             {"optimizer": lambda parameters: torch.optim.SGD([torch.zeros(2, requires_grad=True)], lr=0.002)},
             ValueError,
@@ -386,17 +390,17 @@ def test_another_optimizer_is_refused_and_the_command_names_the_script(
         (
             {"optimizer": torch.optim.SGD([torch.zeros(2)])},
             TypeError,
-            "or a function that creates one, as lambda parameters: .* got a SGD",
+            "or a function that creates one, as lambda parameters: .* got an object of type SGD",
         ),
         (
             {"optimizer": lambda parameters: torch.optim.LBFGS(parameters, lr=0.002)},
             ValueError,
-            r"is a LBFGS, which evaluates the loss several times in a step \(closure\): the trainer does not",
+            r"is of class LBFGS, which evaluates the loss several times in a step \(closure\): the trainer does not",
         ),
         (
             {"optimizer": lambda parameters: torch.optim.SparseAdam(parameters, lr=0.002)},
             ValueError,
-            "is a SparseAdam, which accepts only sparse gradients: the trainer does not support it",
+            "is of class SparseAdam, which accepts only sparse gradients: the trainer does not support it",
         ),
         ({"optimizer": "adam"}, ValueError, "optimizer must be one of Adam, AdamW, RAdam, SGD, got 'adam'"),
         (

@@ -363,7 +363,9 @@ def test_the_loader_must_load_inputs(tiny_hdf5: Path, tmp_path: Path) -> None:
 
     trainer = small_trainer(tiny_hdf5, tmp_path)
     plain = DWIMLStreamlinesBatchLoader(trainer.batch_sampler.dataset, trainer.model, "streamlines")
-    with pytest.raises(TypeError, match="needs a DWIMLBatchLoaderOneInput, got a DWIMLStreamlinesBatchLoader"):
+    with pytest.raises(
+        TypeError, match="needs a DWIMLBatchLoaderOneInput, got an object of type DWIMLStreamlinesBatchLoader"
+    ):
         DWIMLTrainerOneInput(trainer.model, tmp_path, "exp", trainer.batch_sampler, plain)  # type: ignore[arg-type]
 
 

@@ -61,7 +61,7 @@ def test_the_experiment_is_rebuilt(tiny_hdf5: Path, tmp_path: Path, model_class:
 
 def test_ones_own_model_is_not_called_damaged(tiny_hdf5: Path, tmp_path: Path) -> None:
     trainer_without_volume(tiny_hdf5, tmp_path, max_epochs=1).train_and_validate()
-    with pytest.raises(ValueError, match="NextPointModel, a class that is not part of dwiml"):
+    with pytest.raises(ValueError, match="NextPointModel, which is not part of dwiml"):
         rebuild_experiment(tmp_path / "exp")
 
 

@@ -144,7 +144,7 @@ class Checkpointer:
         lacking = [each for each in ("state_dict", "load_state_dict") if not callable(getattr(thing, each, None))]
         if lacking:
             raise TypeError(
-                f"register_state: '{name}' is a {type(thing).__name__}, which has no {' and no '.join(lacking)}."
+                f"register_state: '{name}' is of type {type(thing).__name__}, which has no {' and no '.join(lacking)}."
             )
         as_saved(thing.state_dict(), f"The registered state '{name}'", max_bytes=self._max_bytes)
         if self._stamp is not None and name not in self._waiting:

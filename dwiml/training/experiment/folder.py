@@ -204,6 +204,15 @@ class ExperimentFolder:
         marks = ("best_model/model_type.txt", "checkpoint/model", "checkpoint/checkpoint_state.pkl")
         return any((self.path / mark).exists() for mark in marks)
 
+    @property
+    def is_saved_model(self) -> bool:
+        """Whether this is the folder of a saved model, such as :attr:`best_model`."""
+        try:
+            recorded = read_json(self.parameters)
+        except (OSError, ValueError):
+            return False
+        return isinstance(recorded, dict) and "class" in recorded and "trainer" not in recorded
+
     @staticmethod
     def _is_leftover(entry: Path) -> bool:
         """Return whether a file may be a leftover of a killed process: a lock, or an unfinished file."""
@@ -260,7 +269,11 @@ def experiment_folder(experiment: str | os.PathLike[str]) -> ExperimentFolder:
         If there is no such folder, or it has no ``parameters.json``.
     NotADirectoryError
         If it is a file.
+    ValueError
+        If it is the folder of a saved model, or an empty text.
     """
+    if os.fspath(experiment) == "":
+        raise ValueError("The path of the experiment folder is empty; for the current folder, give '.'.")
     path = Path(experiment)
     folder = ExperimentFolder(path.resolve() if path.name in ("", "..") else path)
     if not folder.path.exists():
@@ -273,4 +286,10 @@ def experiment_folder(experiment: str | os.PathLike[str]) -> ExperimentFolder:
                 f"'{path}' is an experiment of dwi_ml: import it first, with 'dwiml import_dwi_ml'."
             )
         raise FileNotFoundError(f"'{path}' is not an experiment folder: it has no {PARAMETERS_FILE}.")
+    if folder.is_saved_model:
+        above = ExperimentFolder(Path(os.path.abspath(folder.path)).parent)
+        where = f", '{above.path}'" if above.is_ours else ""
+        raise ValueError(
+            f"'{path}' holds a saved model, not an experiment: give the experiment folder above it{where}."
+        )
     return folder

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from dwiml.arguments import quoted
+from dwiml.arguments import kind_shown, quoted
 from dwiml.params import qualified_name
 from dwiml.training.optimization.averaging import AveragedWeights
 from dwiml.training.optimization.compiling import compile_layers
@@ -94,12 +94,12 @@ def _optimizer(model: Any, settings: TrainerSettings, learning_rate: float) -> t
     if not callable(settings.optimizer):
         raise TypeError(
             f"optimizer must be one of {quoted(OPTIMIZERS)}, or a function that creates one, as "
-            f"lambda parameters: torch.optim.SGD(parameters, lr=0.1); got a {type(settings.optimizer).__name__}."
+            f"lambda parameters: torch.optim.SGD(parameters, lr=0.1); got {kind_shown(settings.optimizer)}."
         )
     name = qualified_name(settings.optimizer)
     optimizer = settings.optimizer([each for each in model.parameters() if each.requires_grad])
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise TypeError(f"optimizer must return a torch optimizer, got a {type(optimizer).__name__} from {name}.")
+        raise TypeError(f"optimizer must return a torch optimizer, got {kind_shown(optimizer)} from {name}.")
     if settings.weight_decay:
         raise ValueError(
             f"weight_decay applies to optimizers given by name, got {settings.weight_decay:g}: set it in {name}."
@@ -134,8 +134,8 @@ def _check_step(optimizer: torch.optim.Optimizer, name: str) -> None:
     else:
         return
     raise ValueError(
-        f"The optimizer of {name} is a {type(optimizer).__name__}, which {reason}: the trainer does not support it. "
-        "Use another optimizer, such as torch.optim.Adam."
+        f"The optimizer of {name} is of class {type(optimizer).__name__}, which {reason}: the trainer does not support "
+        "it. Use another optimizer, such as torch.optim.Adam."
     )
 
 
