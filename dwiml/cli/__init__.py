@@ -15,6 +15,7 @@ from dwiml.cli.option_names import with_option_names
 from dwiml.failures import ResourceError, resource_error
 from dwiml.files import reason_of
 from dwiml.files.streams import SafeStream, guarded_streams
+from dwiml.finding.user_code import error_in_user_code
 from dwiml.signals import ENDING, EndedBySignal, ended_by_signals
 
 FAILED = 1
@@ -33,7 +34,8 @@ def run_command(
 ) -> int:
     """Run a command, and report failures as one sentence on stderr with an exit code, without a traceback.
 
-    A command continues if its messages cannot be written (full disk, closed pipe).
+    A command continues if its messages cannot be written (full disk, closed pipe). An error that is raised by a class
+    of the user, not by dwiml, is reported with its type and its place in the user's file.
 
     Parameters
     ----------
@@ -85,7 +87,7 @@ def _run(
         with ended_by_signals(signals), _short_warnings():
             return action() or 0
     except RecursionError as error:
-        _print_error(f"the input is nested too deeply ({error}).")
+        _print_error(error_in_user_code(error) or f"the input is nested too deeply ({error}).")
         return BAD_INPUT
     except Exception as error:
         failure = resource_error(error, advice)
@@ -94,7 +96,7 @@ def _run(
             return FAILED if isinstance(error, ResourceError) else BAD_INPUT
         if not isinstance(error, (ValueError, OSError, KeyError, TypeError, ArithmeticError)):
             raise
-        _print_error(with_option_names(_error_message(error), parser))
+        _print_error(error_in_user_code(error) or with_option_names(_error_message(error), parser))
         return BAD_INPUT
 
 

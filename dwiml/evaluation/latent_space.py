@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dwiml.arguments import grouped
 from dwiml.evaluation.evaluation_mode import evaluation_mode
+from dwiml.evaluation.losses_by_element import check_has_losses_by_element, losses_by_element
 from dwiml.files import read_json
 from dwiml.models.autoencoder import AutoencoderModel
 from dwiml.models.saving import PARAMETERS_FILE, read_params
@@ -163,10 +164,12 @@ def reconstruct_streamlines(
         If a reconstruction is NaN or infinite.
     """
     start = 0
+    check_has_losses_by_element(model)
     for batch in _batches(model, points, lengths, batch_size):
         with evaluation_mode(model):
             outputs = model(batch)
-            losses, _ = model.compute_loss(outputs, batch, average_results=False)
+            result = model.compute_loss(outputs, batch, average_results=False)
+        losses = losses_by_element(model, result, batch.total_points)
         rebuilt = outputs.flatten(end_dim=1).cpu().numpy()
         squared = losses.double().cpu().numpy()
         means = np.add.reduceat(squared, offsets(batch.lengths.numpy())) / batch.lengths.numpy()

@@ -14,6 +14,7 @@ from dwiml.batching.loader import DWIMLBatchLoaderOneInput, DWIMLStreamlinesBatc
 from dwiml.batching.sampler import BatchIds
 from dwiml.data.dataset import SubjectData
 from dwiml.evaluation.evaluation_mode import evaluation_mode
+from dwiml.evaluation.losses_by_element import check_has_losses_by_element, losses_by_element
 from dwiml.models.protocols import LossModel
 from dwiml.ops import ragged
 from dwiml.ops.directions import SHORTEST_STEP
@@ -173,7 +174,10 @@ def measure_losses(
         If no streamline of the subject has a loss.
     FloatingPointError
         If a loss is NaN or infinite.
+    TypeError, ValueError
+        If ``compute_loss`` of the model does not return one loss per step (or point) with ``average_results=False``.
     """
+    check_has_losses_by_element(model)
     parts: list[tuple[Integers, Floats, Floats | None]] = []
     with evaluation_mode(model):
         for targets, ids_per_subj in reader.batches():
@@ -194,12 +198,12 @@ def _losses_of_batch(
     is_last = targets.is_last()
     batch = reader.batch_loader.model_batch(targets, ids_per_subj)
     outputs = batch.run(model)
-    losses, _ = batch.loss(model, outputs, average_results=False)
+    result = batch.loss(model, outputs, average_results=False)
     has_row = torch.ones_like(is_last) if model.forward_uses_last_point else ~is_last
     moves = torch.zeros_like(is_last)
     moves[~is_last] = torch.linalg.vector_norm(targets.diff().data, dim=-1) > SHORTEST_STEP
     has_loss = moves | (is_last & has_row)
-    by_point = _on_points(losses, has_row)
+    by_point = _on_points(losses_by_element(model, result, int(has_row.sum())), has_row)
     if not bool(by_point[has_loss].isfinite().all()):
         raise FloatingPointError(
             f"The loss of the model is NaN or infinite at a streamline of subject '{reader.data.subject_id}'; check "

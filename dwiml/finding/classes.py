@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from dwiml.arguments import did_you_mean, kind_shown, quoted, shown
 from dwiml.finding import from_file
+from dwiml.finding.user_code import note_user_class
 
 Found = TypeVar("Found", bound=type[Any])
 Loaded = TypeVar("Loaded")
@@ -73,13 +74,16 @@ def find_class(
         found = _checked(_attribute(module, attribute, base, name, parameter), base, f"{parameter} '{name}'")
         is_file = from_file.file_of(module.__name__) is not None
         _FOUND[found] = f"{os.path.realpath(place)}:{attribute}" if is_file else name
+        note_user_class(found)
         return found
     if name in (known or {}):
         found = resolve_name((known or {})[name])
     else:
         found = _installed(name, parameter, known or {}, group)
     _FOUND[found] = name
-    return _checked(found, base, f"{parameter} '{name}'")
+    found = _checked(found, base, f"{parameter} '{name}'")
+    note_user_class(found)
+    return found
 
 
 def found_as(found: type[Any]) -> str | None:
@@ -135,7 +139,9 @@ def installed_class(path: str, base: Found, group: str) -> Found | None:
         if entry.attr == attribute:
             found = _loaded(entry, "the model")
             if isinstance(found, type) and class_path(found) == path:
-                return _checked(found, base, f"The model '{entry.name}'")
+                checked = _checked(found, base, f"The model '{entry.name}'")
+                note_user_class(checked)
+                return checked
     return None
 
 
