@@ -117,6 +117,9 @@ class Parameterized:
     _not_params: ClassVar[frozenset[str]] = frozenset()
     """Arguments that are objects with their own parameters (a dataset, a model); never in :attr:`params`."""
 
+    _recorded_only: ClassVar[frozenset[str]] = frozenset()
+    """Arguments that have no effect; subclasses need not pass them on."""
+
     _computed: ClassVar[frozenset[str]] = frozenset({"params", "fixed_params"})
     """Properties that a subclass may compute in another way, but not replace by a value."""
 
@@ -124,6 +127,7 @@ class Parameterized:
     _fixed: dict[str, Any]
     _forwarded: list[Any]
     _extra: set[str]
+    _passed: set[str]
     _forwards: bool
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -166,6 +170,20 @@ class Parameterized:
         _record_level(self, inspect.signature(settings_class.__init__).bind(self, **given))
         self.__dict__["_forwards"] = forwards
 
+    def _check_passed_on(self) -> None:
+        """Raise TypeError if an argument for a base class was recorded, but its constructor did not receive it."""
+        for name in sorted(self._extra - self._passed - self._recorded_only):
+            if self._is_for_base(name):
+                raise not_passed_on(self, name)
+
+    def _is_for_base(self, name: str) -> bool:
+        """Return whether a recorded argument is one of a base class, and another value than the default there."""
+        for each in (*type(self).__mro__[1:], *getattr(self, "settings_classes", ())):
+            parameter = inspect.signature(each.__init__).parameters.get(name)
+            if parameter is not None:
+                return not _is_equal(self._recorded[name], parameter.default)
+        return False
+
     def _record(self, **values: Any) -> None:
         """Replace recorded arguments by the values in use, for instance a seed that was drawn."""
         self._recorded.update(values)
@@ -200,6 +218,30 @@ def checks_arguments(callee: Callee) -> Callee:
     return wrapped  # type: ignore[return-value]
 
 
+def _is_equal(value: Any, other: Any) -> bool:
+    try:
+        return bool(to_plain(value) == to_plain(other))
+    except (TypeError, ValueError):
+        return value is other
+
+
+def not_passed_on(instance: Parameterized, name: str) -> TypeError:
+    """Return the error for an argument that was recorded, although it has no effect.
+
+    Parameters
+    ----------
+    instance
+        The object.
+    name
+        Name of the argument, a parameter of a base class.
+    """
+    passed = "**kwargs" if name in instance._extra else f"{name}={name}"
+    return TypeError(
+        f"{type(instance).__name__} received {name}={instance._recorded[name]!r}, but its base classes did not: pass "
+        f"it on in its __init__, with super().__init__({passed}, ...)."
+    )
+
+
 def _recording(cls: type[Parameterized], init: Callable[..., None]) -> Callable[..., None]:
     """Wrap a constructor so that it records its arguments before it runs."""
     signature = inspect.signature(init)
@@ -217,8 +259,11 @@ def _recording(cls: type[Parameterized], init: Callable[..., None]) -> Callable[
             init(self, *args, **kwargs)
             raise
         check_flags(bound)
+        outermost = "_recorded" not in self.__dict__
         _record_level(self, bound)
         init(self, *args, **kwargs)
+        if outermost:
+            self._check_passed_on()
 
     return wrapped
 
@@ -252,8 +297,9 @@ def _record_level(instance: Parameterized, bound: inspect.BoundArguments) -> Non
     outermost = "_recorded" not in instance.__dict__
     if outermost:
         # setattr would fail, because a torch module is not initialized yet.
-        instance.__dict__.update(_recorded={}, _fixed={}, _forwarded=[], _extra=set(), _forwards=True)
+        instance.__dict__.update(_recorded={}, _fixed={}, _forwarded=[], _extra=set(), _passed=set(), _forwards=True)
     given = dict(bound.arguments)
+    instance._passed.update(given)
     # A class without **kwargs chooses all arguments of its parents, including their defaults.
     reached = instance._forwards
     for parameter in list(bound.signature.parameters.values())[1:]:

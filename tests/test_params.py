@@ -174,6 +174,27 @@ class Plain:
         return factor * self.size
 
 
+class Swallowing(Base):
+    def __init__(self, **kwargs: object) -> None:
+        super().__init__(name="b")
+        self.kwargs = kwargs
+
+
+class Consuming(Base):
+    def __init__(self, **kwargs: object) -> None:
+        self.color = kwargs.pop("color", None)
+        super().__init__(size=2 * kwargs.pop("size", 3))  # type: ignore[operator]
+
+
+def test_an_argument_that_is_not_passed_on_is_refused() -> None:
+    sentence = "Swallowing received size=4, but its base classes did not: pass it on in its __init__, with super"
+    with pytest.raises(TypeError, match=sentence):
+        Swallowing(size=4)
+    assert Swallowing(color=3).kwargs == {"color": 3}
+    assert Swallowing().size == Swallowing(size=3).size == 3
+    assert Consuming(size=4, color="red").size == 8
+
+
 def test_functions_and_other_classes_suggest_parameters_too() -> None:
     assert Plain(3).grow(factor=3) == 9
     with pytest.raises(TypeError, match=r"^Plain has no parameter 'sise'; did you mean 'size'\?$"):

@@ -23,11 +23,15 @@ from dwiml.models.saving import (
 )
 from dwiml.ops.resampling import MAX_POINTS
 from dwiml.ops.sequences import TensorSequence
-from dwiml.params import Parameterized
+from dwiml.params import Parameterized, not_passed_on
 from dwiml.seeding import global_seed
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+# Parameters that become attributes, which the batch loaders read.
+_KEPT = ("step_size", "nb_points", "compress_lines", "neighborhood_type", "neighborhood_radius", "nb_features")
 
 
 class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
@@ -51,11 +55,12 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
     Raises
     ------
     TypeError
-        If a parameter is not one of the model's; similar names are suggested.
+        If a parameter is not one of the model's; similar names are suggested. Also if a subclass does not pass it on.
     ValueError
         If more than one of ``step_size``, ``nb_points`` and ``compress_lines`` is given, or a value is out of range.
     """
 
+    _recorded_only = frozenset({"experiment_name"})
     _computed = Parameterized._computed | {"device"}
 
     neighborhood_offsets: Tensor | None
@@ -95,6 +100,13 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
     def layers_by_point(self) -> list[nn.Module]:
         """Layers that process each row of (N, F) independently: those that ``compile_model`` compiles."""
         return []
+
+    def _check_passed_on(self) -> None:
+        super()._check_passed_on()
+        for name in _KEPT:
+            is_lost = self._recorded.get(name) is not None and getattr(self, name, None) is None
+            if is_lost and self._is_for_base(name):
+                raise not_passed_on(self, name)
 
     def _plain(self, values: Mapping[str, Any]) -> dict[str, Any]:
         # A name that was not given would look like a name that is missing.

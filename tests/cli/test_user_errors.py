@@ -107,3 +107,60 @@ def test_show_loss_needs_one_loss_per_point(
     assert error.startswith(f"error: {start}")
     assert error.endswith(end)
     assert not (tmp_path / "out" / "loss.trk").exists()
+
+
+NOT_PASSED = {
+    "kwargs": ("**kwargs", "super().__init__(**kwargs, ...)."),
+    "named": (
+        "*, nb_features, step_size: float | None = None, **kwargs",
+        "super().__init__(step_size=step_size, ...).",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_PASSED)
+def test_a_model_that_does_not_pass_the_step_size_on(
+    tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    parameters, advice = NOT_PASSED[kind]
+    code = f"class Faulty(Base):\n    def __init__(self, {parameters}):\n"
+    code += "        super().__init__(nb_features=4)\n"
+    assert train_faulty(write_faulty(tmp_path, code), tiny_hdf5, model="Faulty") == 2
+    sentence = "error: Faulty received step_size=2, but its base classes did not: pass it on in its __init__, with "
+    assert capsys.readouterr().err.replace("=2.0", "=2") == f"{sentence}{advice}\n"
+    assert not (tmp_path / "exp").exists()
+
+
+def test_a_trainer_that_does_not_pass_its_settings_on(
+    tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = "class Trainer(DWIMLTrainerOneInput):\n    def __init__(self, *args, **kwargs):\n"
+    names = ("model", "experiments_path", "experiment_name", "batch_sampler", "batch_loader")
+    code += f"        super().__init__(*[kwargs[name] for name in {names}])\n"
+    file = write_faulty(tmp_path, code)
+    assert train_faulty(file, tiny_hdf5, "--trainer_class", f"{file}:Trainer") == 2
+    assert ", but its base classes did not: pass it on in its __init__, with super" in capsys.readouterr().err
+
+
+WRONG = {
+    "size": (
+        "def __init__(self, **kwargs):\n        super().__init__(**kwargs)\n"
+        "        self.instantiate_direction_getter(9)",
+        "The direction getter was built for 9 features (instantiate_direction_getter) and received 8.",
+    ),
+    "detached": (
+        "def forward(self, inputs, streamlines):\n        return super().forward(inputs, streamlines).detach()",
+        "The mean loss of the batch does not depend on the weights of the model, so that nothing can be learned: "
+        "compute it from the outputs of the model, without detach(), item() or torch.no_grad(), and leave some weights "
+        "with requires_grad=True.",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_errors_of_torch_that_have_a_sentence(
+    tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    code, sentence = WRONG[kind]
+    assert train_faulty(write_faulty(tmp_path, f"class Faulty(Base):\n    {code}\n"), tiny_hdf5, model="Faulty") == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {sentence}"

@@ -43,7 +43,7 @@ class DirectionGetter(nn.Module, abc.ABC):
         self, input_size: int, *, dropout: float = 0.0, hidden_size: int | None = None, output_size: int = 3
     ) -> None:
         super().__init__()
-        self.output_size = output_size
+        self.input_size, self.output_size = input_size, output_size
         dropout = check_dropout("dg_args: dropout", dropout)
         if hidden_size is None:
             hidden_size = max(input_size // 2, 3)
@@ -58,7 +58,28 @@ class DirectionGetter(nn.Module, abc.ABC):
             """Return what :meth:`forward` returns; torch's own annotation is Any."""
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the outputs, (N, output_size), for features of shape (N, input_size)."""
+        """Return the outputs of each row.
+
+        Parameters
+        ----------
+        features
+            Shape (N, input_size).
+
+        Returns
+        -------
+        Tensor
+            Shape (N, output_size).
+
+        Raises
+        ------
+        ValueError
+            If there is another number of features.
+        """
+        if features.shape[-1] != self.input_size:
+            raise ValueError(
+                f"The direction getter was built for {self.input_size} features (instantiate_direction_getter) and "
+                f"received {features.shape[-1]}."
+            )
         outputs: Tensor = self.layers(features)
         return outputs
 

@@ -101,7 +101,18 @@ class WeightUpdater:
             Mean loss of the batch, a 0-d tensor.
         weight
             Number of points in the mean.
+
+        Raises
+        ------
+        ValueError
+            If the loss does not depend on the weights.
         """
+        if not mean_loss.requires_grad:
+            raise ValueError(
+                "The mean loss of the batch does not depend on the weights of the model, so that nothing can be "
+                "learned: compute it from the outputs of the model, without detach(), item() or torch.no_grad(), and "
+                "leave some weights with requires_grad=True."
+            )
         total = self._total
         if self.is_empty:
             self.optimizer.zero_grad(set_to_none=True)
