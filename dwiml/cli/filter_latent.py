@@ -62,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    import numpy as np
+
     from dwiml.arguments import check_number, counted
     from dwiml.cli.inputs import refuse_repeated
     from dwiml.cli.latent_files import read_scanner_streamlines
@@ -94,6 +96,9 @@ def _run(arguments: argparse.Namespace) -> None:
                 writer.append(points, lengths[chosen], lines.data(path, chosen))
     source = "given" if arguments.threshold is not None else f"quantile {quantile:g} of the reference"
     print(f"Threshold {threshold:.4g} ({source}, {counted(reference.latents.shape[1], 'streamline')}).")
+    if len(distances):
+        low, median, high = np.quantile(distances, (0.05, 0.5, 0.95))
+        print(f"Distances of IN: median {median:.4g}, from {low:.4g} to {high:.4g} (5% to 95%).")
     share = f" ({kept.mean():.1%})" if len(kept) else ""
     print(f"{counted(int(kept.sum()), 'streamline')} of {len(kept)} kept{share} in '{arguments.out}'.")
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dwiml.evaluation.losses_by_point import SubjectReader
 
 ALL = "all"
+_RESULTS = ("attention_*.png", "attention_*.trk", "streamlines_*.png")
 # Of an experiment in a title.
 _LONGEST_NAME = 40
 
@@ -125,8 +126,19 @@ def _run(arguments: argparse.Namespace) -> None:
             attentions.append(attention)
     _write_matrices(arguments, attentions, by_head=by_head)
     _write_streamlines(arguments, reader, attentions)
+    _name_older(arguments, attentions, by_head=by_head)
     nb = counted(len(ids), "streamline")
     print(f"Attention along {nb} of {arguments.subject} ({phase} set); results in {arguments.out}")
+
+
+def _name_older(arguments: argparse.Namespace, attentions: Sequence[StreamlineAttention], *, by_head: bool) -> None:
+    """Name the results of an earlier run that are still in the folder."""
+    from dwiml.arguments import quoted
+
+    written = {name for each in attentions for name in (*_matrices(each, by_head=by_head), *_of_groups(each))}
+    found = {path.name for pattern in _RESULTS for path in Path(arguments.out).glob(pattern)}
+    if older := sorted(found - written):
+        print(f"Results of an earlier run are still in {arguments.out}: {quoted(older, limit=5)}.")
 
 
 def _heads(given: list[str] | None) -> list[int] | None:
@@ -226,15 +238,21 @@ def _write_streamlines(
         )
         ratios = write_attention_tractogram(tractogram, reader, attentions, group, point=point)
         drawn = DrawnTractogram(group, points, lengths, np.concatenate(ratios).astype(np.float32))
-        title = f"{_title(arguments)}, {group}, mean over {_chosen(arguments)}"
+        title = f"{_title(arguments)}, {group}, {_chosen(attentions[0], group)}"
         plotted = plot_attended_streamlines(drawn, color=f"{color}, relative to equal attention", title=title)
         save_figure(plotted, figure, dpi=DPI)
 
 
-def _chosen(arguments: argparse.Namespace) -> str:
-    layers, heads = arguments.layer, _heads(arguments.head)
-    parts = (("layers", layers), ("heads", heads))
-    return " and ".join(name if each is None else f"{name} {', '.join(map(str, each))}" for name, each in parts)
+def _chosen(attention: StreamlineAttention, group: str) -> str:
+    """Return what the values of a group are: ``layer 0, mean over heads``."""
+    layers = attention.weights[group]
+    single: list[str] = []
+    averaged: list[str] = []
+    for name, numbers in (("layer", list(layers)), ("head", list(next(iter(layers.values()))))):
+        (single if len(numbers) == 1 else averaged).append(
+            f"{name} {numbers[0]}" if len(numbers) == 1 else f"{name}s {', '.join(map(str, numbers))}"
+        )
+    return ", ".join([*single, *([f"mean over {' and '.join(averaged)}"] if averaged else [])])
 
 
 def _title(arguments: argparse.Namespace) -> str:

@@ -27,6 +27,8 @@ _LARGEST_IN, _SMALLEST_IN, _WIDTH_IN = 3.2, 1.5, 14.0
 _LOWEST = 1e-4
 # Largest number of panels in a row, and in the only row.
 _MOST_COLUMNS, _MOST_IN_ONE_ROW = 8, 4
+# A label beyond this fraction of the width is right-aligned.
+_AT_THE_EDGE = 0.75
 _NB_TICKS, _FEW_TICKS, _ROOM_FOR_TICKS_IN = 4, 2, 2.2
 
 
@@ -152,6 +154,7 @@ def _label_points(panels: npt.NDArray[Any], mm: npt.NDArray[np.float64], nb_tick
     """Label the points with their index and distance; all panels share the axes."""
     nb = len(mm)
     ticks = [int(tick) for tick in MaxNLocator(nb_ticks, integer=True).tick_values(0, nb - 1) if 0 <= tick < nb]
+    ticks = [ticks[0], ticks[-1]] if nb_ticks == _FEW_TICKS and len(ticks) > _FEW_TICKS else ticks
     panels[-1][0].set_xticks(ticks, [f"{tick}\n{mm[tick]:.0f} mm" for tick in ticks])
     panels[-1][0].set_yticks(ticks, [f"{tick} ({mm[tick]:.0f} mm)" for tick in ticks])
     for column in panels.T:
@@ -159,3 +162,8 @@ def _label_points(panels: npt.NDArray[Any], mm: npt.NDArray[np.float64], nb_tick
         for ax in shown:
             # The axes are shared, and the last panel of a column may be above the last row.
             ax.tick_params(labelsize="small", labelbottom=ax is shown[-1])
+            # Labels at the edges must not touch those of the next panel.
+            labels = [tick.label1 for tick in ax.xaxis.get_major_ticks(len(ticks))]
+            labels[0].set_horizontalalignment("left")
+            if len(ticks) > 1 and ticks[-1] > _AT_THE_EDGE * nb:
+                labels[-1].set_horizontalalignment("right")

@@ -142,11 +142,14 @@ def test_the_reference_decides(work: Path, tmp_path: Path, capsys: pytest.Captur
     printed = capsys.readouterr().out
     assert "(quantile 0.95 of the reference, 40 streamlines)" in printed
     assert f"40 streamlines of 80 kept (50.0%) in '{kept}'." in printed
+    distances_printed = next(line for line in printed.splitlines() if line.startswith("Distances of IN: median "))
     of_kept, of_rejected = (nib.streamlines.load(path).tractogram for path in (kept, rejected))
     assert of_kept.data_per_streamline["number"].ravel().tolist() == list(range(40))
     assert of_rejected.data_per_streamline["number"].ravel().tolist() == list(range(40, 80))
     near, far = (each.data_per_streamline["latent_distance"].ravel() for each in (of_kept, of_rejected))
     assert near.max() < 0.01 < far.min()
+    low, median, high = np.percentile([*near, *far], (5, 50, 95))
+    assert distances_printed == f"Distances of IN: median {median:.4g}, from {low:.4g} to {high:.4g} (5% to 95%)."
     for got, true in zip(of_rejected.streamlines, parts[1], strict=True):
         np.testing.assert_allclose(got, true, atol=1e-4)
     middle = float(np.median(far))

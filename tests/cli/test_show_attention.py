@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+import dwiml.viz.attention
 from dwiml.cli.main import main
 
 GROUPS = ["--input_group_name", "input", "--streamline_group_name", "streamlines"]
@@ -55,6 +57,26 @@ def test_one_group_by_head_of_streamlines_drawn_at_random(experiment: Path, tmp_
     assert [name.rpartition("_")[2] for name in names[0]] == ["encoder.png"] * 2 + ["encoder.trk", "encoder.png"]
     tractograms = [(tmp_path / name / "attention_encoder.trk").read_bytes() for name in ("a", "b", "c")]
     assert tractograms[0] == tractograms[2] != tractograms[1]
+
+
+def test_titles_name_single_layers_and_older_results_are_named(
+    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles: list[str] = []
+    plot = dwiml.viz.attention.plot_attended_streamlines
+
+    def noted(drawn: Any, *, color: str, title: str) -> Any:
+        titles.append(title)
+        return plot(drawn, color=color, title=title)
+
+    monkeypatch.setattr(dwiml.viz.attention, "plot_attended_streamlines", noted)
+    command = ["show_attention", str(experiment), "sub-e", "--out", str(tmp_path), "--group", "encoder", "-f"]
+    for options in ([], ["--layer", "0"], ["--layer", "1", "--head", "0"]):
+        assert main([*command, "--streamlines", "0", *options]) == 0
+        printed = capsys.readouterr().out
+    ends = [title.partition("encoder, ")[2] for title in titles]
+    assert ends == ["mean over layers 0, 1 and heads 0, 1", "layer 0, mean over heads 0, 1", "layer 1, head 0"]
+    assert f"Results of an earlier run are still in {tmp_path}: 'attention_0.png'.\n" in printed
 
 
 @pytest.mark.parametrize(

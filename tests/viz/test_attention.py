@@ -63,6 +63,17 @@ def test_long_rows_are_continued_and_labels_do_not_overlap() -> None:
         assert ax.title.get_window_extent().width < 1.1 * ax.get_window_extent().width
 
 
+@pytest.mark.parametrize("nb", [61, 301])
+def test_labels_of_neighboring_panels_do_not_touch(nb: int) -> None:
+    heads = {"layer 0": {f"head {k}": weights(nb, k) for k in range(8)}}
+    figure = drawn(plot_attention({**heads, "layer 1": heads["layer 0"]}, 1.5 * np.arange(nb), title="heads"))
+    last_row = [ax for ax in figure.axes if ax.images][8:]
+    texts = [text for ax in last_row for text in ax.get_xticklabels() if text.get_text()]
+    boxes = [text.get_window_extent() for text in texts]
+    assert len(boxes) >= 16
+    assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
+
+
 @pytest.mark.parametrize("nb", [1, 2])
 def test_a_streamline_of_few_points(nb: int) -> None:
     matrix = np.tril(np.ones((nb, nb))) / np.arange(1, nb + 1)[:, None]
