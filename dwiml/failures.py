@@ -6,7 +6,7 @@ import errno
 import re
 import traceback
 
-from dwiml.finding.from_file import is_of_dwiml
+from dwiml.user_classes.from_file import is_dwiml_module
 
 _ALLOCATOR = re.compile(r"can't allocate memory|not enough memory: you tried to allocate|Cannot allocate memory", re.I)
 _BYTES = re.compile(r"tried to allocate (\d+) bytes")
@@ -128,5 +128,5 @@ def _worker_sentence(text: str) -> str:
 def _where(error: BaseException) -> str:
     """Name the module of dwiml in which the error was raised."""
     names = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    dwiml = [name for name in names if is_of_dwiml(name) and not name.startswith(("dwiml.cli", "dwiml.files"))]
+    dwiml = [name for name in names if is_dwiml_module(name) and not name.startswith(("dwiml.cli", "dwiml.files"))]
     return f", in {dwiml[-1]}" if dwiml else ""

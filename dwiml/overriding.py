@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Generic, Protocol
 
 from dwiml.arguments import shown
-from dwiml.finding.from_file import is_of_dwiml
+from dwiml.user_classes.from_file import is_dwiml_module
 
 _PYTHON = (object, ABC, Generic, Protocol)
 # Where a torch module keeps the modules, parameters and buffers that are set on it.
@@ -90,7 +90,7 @@ def _overrides(cls: type[Any]) -> Iterator[tuple[type[Any], str, Any, type[Any]]
 
 
 def _is_of_library(cls: type[Any]) -> bool:
-    return cls.__module__.partition(".")[0] == "torch" or is_of_dwiml(cls.__module__)
+    return cls.__module__.partition(".")[0] == "torch" or is_dwiml_module(cls.__module__)
 
 
 def _is_method(value: Any) -> bool:

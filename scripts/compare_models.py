@@ -62,7 +62,7 @@ def default_rows() -> list[str]:
 
 def build_model(row: str, nb_features: int) -> Any:
     """Build the model of a row; transformers have fewer and smaller layers than by default."""
-    from dwiml.models import MODELS as CLASSES
+    from dwiml.models.catalog import MODELS as CLASSES
 
     name, _, dg_key = row.partition("/")
     own: dict[str, Any] = {"nb_previous_dirs": 1}

@@ -15,8 +15,8 @@ from dwiml.cli.option_names import with_option_names
 from dwiml.failures import ResourceError, resource_error
 from dwiml.files import reason_of
 from dwiml.files.streams import SafeStream, guarded_streams
-from dwiml.finding.user_code import error_in_user_code
 from dwiml.signals import ENDING, EndedBySignal, ended_by_signals
+from dwiml.user_classes.user_code import error_in_user_code
 
 FAILED = 1
 BAD_INPUT = 2

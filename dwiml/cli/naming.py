@@ -10,7 +10,7 @@ from dwiml.arguments import quoted
 from dwiml.cli.declarations import Parameter, Required, parameters_of
 from dwiml.cli.inspected import constructors, keywords_of
 from dwiml.cli.options import has_option
-from dwiml.finding.classes import is_builtin
+from dwiml.user_classes.finding import is_dwiml_class
 
 MODEL_CLASS = "model_class"
 TRAINER_CLASS = "trainer_class"
@@ -45,7 +45,7 @@ def add_class_options(parser: argparse.ArgumentParser, *, model: bool = True, tr
 
 def own_parameters(found: type[Any]) -> dict[str, Parameter]:
     """Return the parameters that the user's own classes, not those of dwiml, add to the constructor of a class."""
-    owners = [each for each in constructors(found) if not is_builtin(each)]
+    owners = [each for each in constructors(found) if not is_dwiml_class(each)]
     names = {name for owner in owners for name in keywords_of(owner)}
     return {name: parameter for name, parameter in parameters_of(found).items() if name in names}
 

@@ -62,8 +62,8 @@ def _recorded_settings(experiment: Path) -> dict[str, Any]:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from dwiml.training.classes import trainer_class_of
     from dwiml.training.loading import rebuild_experiment, recorded_parameters
+    from dwiml.training.recorded_classes import trainer_class_of
 
     given = vars(arguments)
     changes = {name.removeprefix("new_"): value for name, value in given.items()}

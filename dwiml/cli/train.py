@@ -15,16 +15,19 @@ from dwiml.cli.declarations import parameters_of, summary_of
 from dwiml.cli.naming import TRAINER_CLASS, add_class_options, check_options, own_parameters
 from dwiml.cli.options import add_option, add_verbose
 from dwiml.cli.run_training import run_training
-from dwiml.finding.classes import found_as, installed_names
-from dwiml.models import ENTRY_POINTS, MODELS
+from dwiml.models.catalog import ENTRY_POINTS, MODELS, find_model_class
+from dwiml.training.catalog import (
+    LOADER,
+    LOADER_WITHOUT_VOLUME,
+    SAMPLER,
+    TRACKING_TRAINER,
+    TRAINER,
+    TRAINER_WITHOUT_VOLUME,
+    find_trainer_class,
+)
+from dwiml.user_classes.finding import found_as, installed_names
 
 DATASET = "dwiml.data.dataset.MultiSubjectDataset"
-SAMPLER = "dwiml.batching.sampler.DWIMLBatchIDSampler"
-LOADER = "dwiml.batching.loader.DWIMLBatchLoaderOneInput"
-LOADER_WITHOUT_VOLUME = "dwiml.batching.loader.DWIMLStreamlinesBatchLoader"
-TRAINER = "dwiml.training.one_input.DWIMLTrainerOneInput"
-TRAINER_WITHOUT_VOLUME = "dwiml.training.trainer.DWIMLTrainer"
-TRACKING_TRAINER = "dwiml.training.generation.phase.DWIMLTrainerOneInputWithGVPhase"
 SETTINGS = "dwiml.training.settings.TrainerSettings"
 TRACKING_SETTINGS = "dwiml.training.generation.settings.TrackingPhaseSettings"
 
@@ -206,8 +209,6 @@ def _trainer_class(command: str, words: Sequence[str]) -> type[Any] | None:
                 f"'{path}' names a trainer. If you trust its code, give --trainer_class {shlex.quote(in_file)}"
             )
         return None
-    from dwiml.training.classes import find_trainer_class
-
     return find_trainer_class(name, f"--{TRAINER_CLASS}")
 
 
@@ -222,8 +223,6 @@ def _model(name: str) -> str | type[Any]:
     """Return the path of a model of dwiml, or the class of the user."""
     if name in MODELS:
         return MODELS[name]
-    from dwiml.models.finding import find_model_class
-
     return find_model_class(name, "MODEL")
 
 

@@ -20,9 +20,9 @@ from dwiml.models.saving import PARAMETERS_FILE, read_params
 from dwiml.ops.ragged import offsets, slabs
 from dwiml.ops.resampling import resample_nb_points
 from dwiml.ops.sequences import TensorSequence
-from dwiml.training.classes import model_class_of
 from dwiml.training.experiment.folder import BEST_MODEL
 from dwiml.training.loading import device_of, load_best_model, recorded_parameters
+from dwiml.training.recorded_classes import model_class_of
 
 # Points of the files that are resampled at once.
 _MAX_ROWS = 2**22

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from dwiml.arguments import quoted
 from dwiml.files import atomic_write, check_output_folder, read_json
-from dwiml.finding.classes import class_path
 from dwiml.importing.autoencoder import CLASS as AUTOENCODER
 from dwiml.importing.autoencoder import translate_autoencoder
 from dwiml.importing.given import Given, Translated, Weights
@@ -24,11 +23,12 @@ from dwiml.models.base import MainModelAbstract
 from dwiml.models.saving import PARAMETERS_FILE, STATE_FILE, build_like
 from dwiml.params import checks_arguments
 from dwiml.tractograms.grid import Grid, read_image_grid
-from dwiml.training.classes import MODELS
 from dwiml.training.experiment.checkpoint import has_checkpoint
 from dwiml.training.experiment.folder import BEST_MODEL, ExperimentFolder, check_experiment_path
 from dwiml.training.experiment.parameters import write_parameters
+from dwiml.training.recorded_classes import dwiml_class
 from dwiml.training.reporting.loggers.local import METRICS_FILE
+from dwiml.user_classes.finding import class_path
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def import_dwi_ml(
     translated = translate(source, shift=volume_shift, grid=voxel_grid)
     frequency = source.section("Trainer params").get("tracking_phase_frequency")
     lines = read_logs(source.logs, tracking_frequency=frequency if type(frequency) is int and frequency > 0 else None)
-    model_class = MODELS[translated.class_name]
+    model_class = dwiml_class("model", translated.class_name)
     model = build_like(
         lambda: model_class(**translated.params),
         translated.state,

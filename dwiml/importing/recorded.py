@@ -13,6 +13,14 @@ from dwiml.hdf5.stored import open_hdf5
 from dwiml.hdf5.stored.layout import groups_config
 from dwiml.importing.source import Source
 from dwiml.models.base import MainModelAbstract
+from dwiml.training.catalog import (
+    LOADER,
+    LOADER_WITHOUT_VOLUME,
+    SAMPLER,
+    TRAINER,
+    TRAINER_WITHOUT_VOLUME,
+    class_name,
+)
 
 IMPORTED = "imported_from_dwi_ml"
 """Section of ``parameters.json`` with the origin of an imported experiment."""
@@ -66,10 +74,10 @@ def sections_of(
     if has_volume:
         notes += _order_notes(config, chosen[VOLUME])
     sections = {
-        "trainer": {"class": "DWIMLTrainerOneInput" if has_volume else "DWIMLTrainer"},
-        "sampler": {"class": "DWIMLBatchIDSampler", STREAMLINES: chosen[STREAMLINES], "seed": 0},
+        "trainer": {"class": class_name(TRAINER if has_volume else TRAINER_WITHOUT_VOLUME)},
+        "sampler": {"class": class_name(SAMPLER), STREAMLINES: chosen[STREAMLINES], "seed": 0},
         "loader": {
-            "class": "DWIMLBatchLoaderOneInput" if has_volume else "DWIMLStreamlinesBatchLoader",
+            "class": class_name(LOADER if has_volume else LOADER_WITHOUT_VOLUME),
             **chosen,
             "seed": 0,
         },

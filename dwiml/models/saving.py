@@ -16,8 +16,8 @@ from torch import Tensor, nn
 import dwiml
 from dwiml.files import atomic_write, read_json, write_json
 from dwiml.files.tensors import as_plain, read_tensors, write_tensors
-from dwiml.finding.classes import class_path, is_builtin, is_path_of_dwiml
-from dwiml.finding.source import source_digest
+from dwiml.user_classes.finding import class_path, is_dwiml_class, is_dwiml_path
+from dwiml.user_classes.source import source_digest
 
 PARAMETERS_FILE = "parameters.json"
 STATE_FILE = "model_state.pt"
@@ -70,9 +70,9 @@ class SavedParameters(NamedTuple):
     params
         Arguments of its constructor.
     class_path
-        Where the class was defined (:func:`dwiml.finding.classes.class_path`); None if it was not recorded.
+        Where the class was defined (:func:`dwiml.user_classes.finding.class_path`); None if it was not recorded.
     class_digest
-        Digest of its file (:func:`dwiml.finding.source.source_digest`); None if it was not recorded.
+        Digest of its file (:func:`dwiml.user_classes.source.source_digest`); None if it was not recorded.
     """
 
     class_name: str
@@ -168,7 +168,7 @@ def check_class(given: type[Any], name: str, path: str | None, beginning: str, a
     saved = _named_class(name)
     if name != given.__name__:
         raise ValueError(f"{beginning} of class {saved}, not {given.__name__}{advice}.")
-    if path is not None and is_path_of_dwiml(path) != is_builtin(given):
+    if path is not None and is_dwiml_path(path) != is_dwiml_class(given):
         raise ValueError(
             f"{beginning} of class {saved} ({path[:200]}), which is another class than {class_path(given)}, of the "
             "same name."

@@ -14,7 +14,6 @@ from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.params import checks_arguments
-from dwiml.training.classes import loader_class_of
 from dwiml.training.experiment.folder import experiment_folder
 from dwiml.training.experiment.parameters import arguments_of
 from dwiml.training.loading import (
@@ -25,6 +24,7 @@ from dwiml.training.loading import (
     open_dataset,
     recorded_parameters,
 )
+from dwiml.training.recorded_classes import loader_class_of
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from dwiml.arguments import quoted
-from dwiml.finding.classes import is_path_of_dwiml
 from dwiml.hdf5.stored import open_hdf5
 from dwiml.hdf5.stored.layout import groups_config
 from dwiml.ops.masks import DEFAULT_THRESHOLD
 from dwiml.tracking.input_order import check_input_order
 from dwiml.tracking.sources import TrackingData, read_from_hdf5, read_from_images
-from dwiml.training.classes import LOADERS, recorded_class
 from dwiml.training.experiment.parameters import GROUPS_CONFIG, find_data
 from dwiml.training.loading import recorded_parameters
+from dwiml.training.recorded_classes import dwiml_class, recorded_class
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ def input_group_of(recorded: Mapping[str, Any], experiment: str | Path) -> str:
 def _warn_of_own_inputs(recorded: Mapping[str, Any], experiment: str | Path) -> None:
     """Warn that inputs which the user's own batch loader computes are not those of tracking."""
     name, path = recorded_class(recorded, "loader")
-    if name not in LOADERS or (path is not None and not is_path_of_dwiml(path)):
+    if dwiml_class("loader", name, path) is None:
         logger.warning(
             "The batch loader of '%s' is of class %s, which is your own. Tracking interpolates the volume as "
             "DWIMLBatchLoaderOneInput does: if the class has its own load_batch_inputs, the model does not receive the "

@@ -18,11 +18,11 @@ from dwiml.files import read_json
 from dwiml.models.base import MainModelAbstract
 from dwiml.models.saving import PARAMETERS_FILE, STATE_FILE, built, check_own, load_state, read_params
 from dwiml.params import checks_arguments
-from dwiml.training.classes import loader_class_of, model_class_of, recorded_class
 from dwiml.training.experiment.checkpoint import LATEST, PREVIOUS, load_checkpoint, max_bytes_for
 from dwiml.training.experiment.fitting import check_weights
 from dwiml.training.experiment.folder import ExperimentFolder, experiment_folder
 from dwiml.training.experiment.parameters import arguments_of, find_data, recorded_source
+from dwiml.training.recorded_classes import loader_class_of, model_class_of, recorded_class
 
 BEST_OR_LATEST = ("best", "latest")
 """The weights of an experiment: those of the best model, or of the last checkpoint."""
@@ -58,7 +58,7 @@ def rebuild_experiment(
         The experiment folder.
     model_class
         The class of the model, or its name, if it is not part of dwiml or of an installed package; see
-        :func:`dwiml.models.finding.find_model_class`.
+        :func:`dwiml.models.catalog.find_model_class`.
     hdf5_file
         The HDF5 file; None for the recorded path.
     load_testing

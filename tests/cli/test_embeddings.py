@@ -11,7 +11,7 @@ import torch
 from small_training import logs
 
 from dwiml.cli.main import main
-from dwiml.models import MODELS
+from dwiml.models.catalog import MODELS
 from dwiml.training.loading import load_best_model
 
 CNN = ["--input_embedding_key", "cnn_embedding", "--input_embedding_args", '{"nb_filters": [6], "kernel_sizes": [3]}']

@@ -20,7 +20,7 @@ from small_training import interrupt, logs
 from dwiml import Learn2TrackModel
 from dwiml.cli import autoencode, evaluate, filter_latent, resume, show_attention, show_loss, track, train
 from dwiml.cli.main import main
-from dwiml.training.classes import find_trainer_class
+from dwiml.training.catalog import find_trainer_class
 from dwiml.training.loading import rebuild_experiment
 
 

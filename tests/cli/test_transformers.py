@@ -10,7 +10,7 @@ import pytest
 from small_training import logs
 
 from dwiml.cli.main import main
-from dwiml.models import MODELS
+from dwiml.models.catalog import MODELS
 
 GROUPS = ["--input_group_name", "input", "--streamline_group_name", "streamlines"]
 SIZES = ["--input_embedded_size", "16", "--nb_heads", "2", "--nb_layers_encoder", "1", "--max_len", "300"]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from small_training import small_trainer, with_angle
 
-from dwiml.models import MODELS
+from dwiml.models.catalog import MODELS
 
 
 def main() -> None:

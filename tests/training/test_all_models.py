@@ -17,7 +17,7 @@ from dwiml import (
     ModelWithDirectionGetter,
     MultiSubjectDataset,
 )
-from dwiml.models import MODELS
+from dwiml.models.catalog import MODELS
 from dwiml.models.direction_getters import DIRECTION_GETTERS
 from dwiml.models.embeddings import EMBEDDINGS
 from dwiml.tracking.propagation import PropagationRules

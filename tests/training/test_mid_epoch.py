@@ -17,8 +17,6 @@ from tests_support import write_hdf5
 
 from dwiml import DWIMLTrainerOneInput
 from dwiml.cli import resume
-from dwiml.training.classes import LOADERS, MODELS, TRAINERS
-from dwiml.training.cluster.process import RESUMED_BY_COMMAND
 from dwiml.training.cluster.stopping import TrainingInterrupted
 from dwiml.training.epoch import running
 from dwiml.training.experiment.checkpoint import load_checkpoint
@@ -141,11 +139,6 @@ def test_the_command_is_recommended_where_it_works(
     if command:
         assert resume.main([*shlex.split(command), "-q"]) == 0
         assert len(logs(tmp_path / "of me" / "exp")) == 2
-
-
-def test_the_classes_that_the_command_knows() -> None:
-    known = {"trainer": TRAINERS, "model": MODELS, "loader": LOADERS}
-    assert {name: set(RESUMED_BY_COMMAND[name]) for name in known} == {name: set(each) for name, each in known.items()}
 
 
 def test_the_same_trainer_may_go_on_after_a_stop(tiny_hdf5: Path, tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from without_volume import SMALL_AUTOENCODER, NextPointModel, trainer_without_vo
 from dwiml import AutoencoderModel, DWIMLStreamlinesBatchLoader, DWIMLTrainer
 from dwiml.cli.main import main
 from dwiml.evaluation.losses_by_point import SubjectReader, measure_losses
-from dwiml.training.classes import trainer_class_of
 from dwiml.training.cluster.process import how_to_resume
 from dwiml.training.loading import load_best_model, rebuild_experiment, recorded_parameters
+from dwiml.training.recorded_classes import trainer_class_of
 
 MODELS = [NextPointModel, AutoencoderModel]
 

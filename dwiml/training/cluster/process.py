@@ -12,23 +12,15 @@ import torch
 
 from dwiml.failures import TRAINING_ADVICE, ResourceError, resource_error
 from dwiml.files.streams import fill_missing_descriptors
-from dwiml.finding.classes import found_as, is_builtin
-from dwiml.models import MODELS
+from dwiml.training.catalog import CLASSES
 from dwiml.training.cluster.slurm import in_job, requeue
 from dwiml.training.cluster.stopping import TrainingInterrupted
 from dwiml.training.reporting.progress import announce
+from dwiml.user_classes.finding import found_as, is_dwiml_class
 
 if TYPE_CHECKING:
     from dwiml.training.reporting.monitors import PhaseMonitor
     from dwiml.training.trainer import DWIMLTrainer
-
-# The classes that dwiml resume can rebuild: those of training.loading, and the sampler.
-RESUMED_BY_COMMAND = {
-    "trainer": ("DWIMLTrainer", "DWIMLTrainerOneInput", "DWIMLTrainerOneInputWithGVPhase"),
-    "model": tuple(path.rpartition(".")[2] for path in MODELS.values()),
-    "sampler": ("DWIMLBatchIDSampler",),
-    "loader": ("DWIMLStreamlinesBatchLoader", "DWIMLBatchLoaderOneInput"),
-}
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +124,7 @@ def how_to_resume(trainer: DWIMLTrainer) -> str:
     by_command = trainer.config is not None
     script = "the same command and --resume auto" if by_command else "the same script and resume='auto'"
     objects = (trainer, trainer.model, trainer.batch_sampler, trainer.batch_loader)
-    options = [_resume_option(kind, type(each)) for kind, each in zip(RESUMED_BY_COMMAND, objects, strict=True)]
+    options = [_resume_option(kind, type(each)) for kind, each in zip(CLASSES, objects, strict=True)]
     chosen = trainer.settings
     has_own = callable(chosen.optimizer) or callable(chosen.lr_scheduler) or bool(chosen.loggers)
     if has_own or trainer.checkpointer.has_registered or None in options:
@@ -143,8 +135,8 @@ def how_to_resume(trainer: DWIMLTrainer) -> str:
 
 def _resume_option(kind: str, found: type) -> list[str] | None:
     """Return the option by which ``dwiml resume`` finds a class, empty if it needs none; None if it cannot find it."""
-    if is_builtin(found):
-        return [] if found.__name__ in RESUMED_BY_COMMAND[kind] else None
+    if is_dwiml_class(found):
+        return [] if found.__name__ in CLASSES[kind] else None
     name = found_as(found)
     if name is None or kind not in ("model", "trainer"):
         return None

@@ -14,14 +14,14 @@ import torch
 import dwiml
 from dwiml.arguments import shown
 from dwiml.files import write_json
-from dwiml.finding.classes import class_path
-from dwiml.finding.source import source_digest
 from dwiml.hdf5.stored.fingerprint import is_older
 from dwiml.models.saving import recorded_text
 from dwiml.params import is_same_function
 from dwiml.training.experiment.checkpoint import load_checkpoint, max_bytes_for
 from dwiml.training.experiment.fitting import check_all, check_parameters, refuse_unknown
 from dwiml.training.experiment.folder import ExperimentFolder
+from dwiml.user_classes.finding import class_path
+from dwiml.user_classes.source import source_digest
 
 # Parameters that may differ in a resumed run. None of them changes the weights of an epoch that both runs have, except
 # nan_policy, whose change is reported. A schedule keeps its shape with another max_epochs.

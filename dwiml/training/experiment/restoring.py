@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dwiml.files import read_json
-from dwiml.finding.source import warn_of_other_source
 from dwiml.models.saving import load_state
 from dwiml.seeding import SEEDS_SECTION
 from dwiml.training.experiment import fitting
@@ -26,6 +25,7 @@ from dwiml.training.optimization.optimizers import load_optimizer_state
 from dwiml.training.reporting.loggers import check_logger_states
 from dwiml.training.reporting.monitors import PhaseMonitor
 from dwiml.training.state import Position
+from dwiml.user_classes.source import warn_of_other_source
 
 if TYPE_CHECKING:
     from dwiml.training.trainer import DWIMLTrainer

@@ -20,13 +20,14 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from dwiml.arguments import did_you_mean, kind_shown, quoted, shown
-from dwiml.finding import from_file
-from dwiml.finding.user_code import note_user_class
+from dwiml.user_classes import from_file
+from dwiml.user_classes.user_code import note_user_class
 
 Found = TypeVar("Found", bound=type[Any])
 Loaded = TypeVar("Loaded")
 
 _FORMS = "FILE.py:CLASS or package.module:CLASS"
+# A training says how to resume it by the names that the user gave.
 _FOUND: dict[type, str] = {}
 
 
@@ -71,19 +72,16 @@ def find_class(
     place, colon, attribute = name.rpartition(":")
     if colon:
         module = _module(place, attribute, parameter)
-        found = _checked(_attribute(module, attribute, base, name, parameter), base, f"{parameter} '{name}'")
+        found = _attribute(module, attribute, base, name, parameter)
         is_file = from_file.file_of(module.__name__) is not None
-        _FOUND[found] = f"{os.path.realpath(place)}:{attribute}" if is_file else name
-        note_user_class(found)
-        return found
-    if name in (known or {}):
-        found = resolve_name((known or {})[name])
+        absolute = f"{os.path.realpath(place)}:{attribute}" if is_file else name
     else:
-        found = _installed(name, parameter, known or {}, group)
-    _FOUND[found] = name
-    found = _checked(found, base, f"{parameter} '{name}'")
-    note_user_class(found)
-    return found
+        known, absolute = known or {}, name
+        found = resolve_name(known[name]) if name in known else _installed(name, parameter, known, group)
+    checked = _checked(found, base, f"{parameter} '{name}'")
+    _FOUND[checked] = absolute
+    note_user_class(checked)
+    return checked
 
 
 def found_as(found: type[Any]) -> str | None:
@@ -91,12 +89,12 @@ def found_as(found: type[Any]) -> str | None:
     return _FOUND.get(found)
 
 
-def is_builtin(found: type[Any]) -> bool:
+def is_dwiml_class(found: type[Any]) -> bool:
     """Return whether a class is part of dwiml."""
-    return from_file.is_of_dwiml(found.__module__)
+    return from_file.is_dwiml_module(found.__module__)
 
 
-def is_path_of_dwiml(path: str) -> bool:
+def is_dwiml_path(path: str) -> bool:
     """Return whether a path returned by :func:`class_path` is that of a class of dwiml."""
     return path.startswith("dwiml.")
 

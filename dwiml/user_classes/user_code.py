@@ -7,7 +7,7 @@ import sys
 import traceback
 from types import FrameType
 
-from dwiml.finding.from_file import file_of, is_of_dwiml
+from dwiml.user_classes.from_file import file_of, is_dwiml_module
 
 _PACKAGES: set[str] = set()
 _FOLDERS: set[str] = set()
@@ -46,7 +46,7 @@ def error_in_user_code(error: BaseException) -> str | None:
     frames = list(traceback.walk_tb(error.__traceback__))
     while frames and not _is_of_user(frames[-1][0]):
         frame, _ = frames.pop()
-        if is_of_dwiml(_module_of(frame)):
+        if is_dwiml_module(_module_of(frame)):
             return None
     if not frames:
         return None

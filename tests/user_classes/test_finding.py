@@ -12,8 +12,8 @@ import pytest
 from own_models import install, write_own_model
 
 from dwiml import Learn2TrackModel, ModelWithOneInput
-from dwiml.finding.classes import class_path, find_class, found_as, is_builtin
-from dwiml.models.finding import find_model_class
+from dwiml.models.catalog import find_model_class
+from dwiml.user_classes.finding import class_path, find_class, found_as, is_dwiml_class
 
 BODY = """
     def forward(self, inputs, streamlines):
@@ -39,7 +39,7 @@ def test_a_class_of_a_file_is_imported_once(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     assert find_model_class("once.py:OwnModel") is find_model_class("link.py:OwnModel") is found
     assert class_path(found) == found_as(found) == name
-    assert not is_builtin(found)
+    assert not is_dwiml_class(found)
 
 
 def test_two_files_of_one_name_are_two_modules(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_names_modules_and_classes(tmp_path: Path) -> None:
     assert find_model_class("dwiml.models.learn2track:Learn2TrackModel") is Learn2TrackModel
     assert find_model_class(Learn2TrackModel) is Learn2TrackModel
     assert class_path(Learn2TrackModel) == "dwiml.models.learn2track:Learn2TrackModel"
-    assert is_builtin(Learn2TrackModel)
+    assert is_dwiml_class(Learn2TrackModel)
     (tmp_path / "nested_models.py").write_text(f"{SMALL}\nclass Outer:\n    Inner = Small\n")
     sys.path.append(str(tmp_path))
     assert find_model_class("nested_models:Outer.Inner") is find_model_class("nested_models:Small")

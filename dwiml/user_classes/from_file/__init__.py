@@ -58,7 +58,8 @@ def import_file(path: str | Path) -> ModuleType:
     folder = os.path.dirname(real)
     name = f"{__name__}.{re.sub(r'[^a-zA-Z0-9]', '_', Path(real).stem)}_{_hex(real)}"
     if folder not in sys.path:
-        # At the end: the modules of the folder must not hide those of Python and of installed packages.
+        # At the end: the modules of the folder must not hide those of Python and of installed packages. It stays, for
+        # modules that are imported when a function runs, and for the processes that multiprocessing starts.
         sys.path.append(folder)
     if name not in sys.modules:
         _check_neighbors(Path(real))
@@ -82,7 +83,7 @@ def file_of(module: str) -> str | None:
         return None
 
 
-def is_of_dwiml(module: str) -> bool:
+def is_dwiml_module(module: str) -> bool:
     """Return whether a module, by its full name, is one of dwiml itself, not a file of the user."""
     return f"{module}.".startswith("dwiml.") and file_of(module) is None
 
@@ -146,5 +147,6 @@ def _imported_names(file: Path) -> set[str]:
     return {each.partition(".")[0] for each in names} - {""}
 
 
+# On import: a process that unpickles an object of a user's class imports this package only.
 if not any(isinstance(each, _FileFinder) for each in sys.meta_path):
     sys.meta_path.append(_FileFinder())

@@ -7,8 +7,8 @@ import logging
 import sys
 from typing import Any
 
-from dwiml.finding import from_file
-from dwiml.finding.classes import class_path, is_builtin
+from dwiml.user_classes import from_file
+from dwiml.user_classes.finding import class_path, is_dwiml_class
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def source_digest(found: type[Any]) -> str | None:
         The digest; None for a class of dwiml, and for one whose file cannot be read (that of a notebook).
     """
     if found not in _DIGESTS:
-        _DIGESTS[found] = None if is_builtin(found) else _digest(found)
+        _DIGESTS[found] = None if is_dwiml_class(found) else _digest(found)
     return _DIGESTS[found]
 
 
@@ -56,12 +56,12 @@ def warn_of_other_source(found: type[Any], path: str | None, digest: str | None,
     found
         The class that will be used.
     path, digest
-        Values of :func:`dwiml.finding.classes.class_path` and of :func:`source_digest` of the recorded class; None if
-        they were not recorded.
+        Values of :func:`dwiml.user_classes.finding.class_path` and of :func:`source_digest` of the recorded class; None
+        if they were not recorded.
     what
         What has the class, such as "The model of 'exp'", for the warning.
     """
-    if path is None or is_builtin(found):
+    if path is None or is_dwiml_class(found):
         return
     now, current = class_path(found), source_digest(found)
     same_content = digest is not None and digest == current

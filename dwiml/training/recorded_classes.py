@@ -7,36 +7,21 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from dwiml import models
-from dwiml.batching.loader import DWIMLBatchLoaderOneInput, DWIMLStreamlinesBatchLoader
-from dwiml.finding.classes import find_class, installed_class, is_path_of_dwiml
-from dwiml.finding.source import warn_of_other_source
 from dwiml.models.base import MainModelAbstract
-from dwiml.models.finding import find_model_class
+from dwiml.models.catalog import ENTRY_POINTS, find_model_class
 from dwiml.models.saving import check_class
+from dwiml.training import catalog
 from dwiml.training.experiment.parameters import CLASS, recorded_source
-from dwiml.training.generation.phase import DWIMLTrainerOneInputWithGVPhase
-from dwiml.training.one_input import DWIMLTrainerOneInput
-from dwiml.training.trainer import DWIMLTrainer
+from dwiml.user_classes.finding import installed_class, is_dwiml_path
+from dwiml.user_classes.source import warn_of_other_source
 
-MODELS: dict[str, type[MainModelAbstract]] = {
-    cls.__name__: cls for cls in map(pkgutil.resolve_name, models.MODELS.values())
-}
-TRAINERS: dict[str, type[DWIMLTrainer]] = {
-    "DWIMLTrainer": DWIMLTrainer,
-    "DWIMLTrainerOneInput": DWIMLTrainerOneInput,
-    "DWIMLTrainerOneInputWithGVPhase": DWIMLTrainerOneInputWithGVPhase,
-}
-LOADERS: dict[str, type[DWIMLStreamlinesBatchLoader]] = {
-    "DWIMLStreamlinesBatchLoader": DWIMLStreamlinesBatchLoader,
-    "DWIMLBatchLoaderOneInput": DWIMLBatchLoaderOneInput,
-}
+if TYPE_CHECKING:
+    from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
+    from dwiml.training.trainer import DWIMLTrainer
 
 _LONGEST = 300
-
-Known = TypeVar("Known")
 
 
 def recorded_class(recorded: Mapping[str, Any], section: str) -> tuple[str, str | None]:
@@ -63,7 +48,7 @@ def model_class_of(
     name, path
         Name and path of the recorded class; the path is None if it was not recorded.
     model_class
-        The class, if the user names it (:func:`dwiml.models.finding.find_model_class`); None for a class of dwiml or of
+        The class, if the user names it (:func:`dwiml.models.catalog.find_model_class`); None for a class of dwiml or of
         an installed package.
     what
         What has the class, for the error message.
@@ -82,9 +67,9 @@ def model_class_of(
         check_class(given, name, path, f"{what} is")
         warn_of_other_source(given, path, digest, what)
         return given
-    known = _known(MODELS, name, path)
+    known: type[MainModelAbstract] | None = dwiml_class("model", name, path)
     if known is None and path is not None:
-        known = installed_class(path, MainModelAbstract, models.ENTRY_POINTS)
+        known = installed_class(path, MainModelAbstract, ENTRY_POINTS)
     if known is None:
         raise ValueError(
             f"{what} is of class {_shown(name)}, which is not part of dwiml or of an installed package: give "
@@ -119,12 +104,12 @@ def trainer_class_of(
     """
     name, path = recorded_class(recorded, "trainer")
     if trainer_class is not None:
-        given = find_trainer_class(trainer_class)
+        given = catalog.find_trainer_class(trainer_class)
         what = f"The trainer of '{experiment}'"
         check_class(given, name, path, f"{what} is")
         warn_of_other_source(given, path, recorded_source(recorded, "trainer").digest, what)
         return given
-    known = _known(TRAINERS, name, path)
+    known: type[DWIMLTrainer] | None = dwiml_class("trainer", name, path)
     if known is None:
         raise ValueError(
             f"The trainer of '{experiment}' is of class {_shown(name)}, which is not part of dwiml. To continue the "
@@ -132,17 +117,6 @@ def trainer_class_of(
             "trust its code."
         )
     return known
-
-
-def find_trainer_class(trainer_class: str | type[Any], parameter: str = "trainer_class") -> type[DWIMLTrainer]:
-    """Return the trainer class that a user names: a subclass of ``DWIMLTrainer``.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError, TypeError
-        As in :func:`dwiml.finding.classes.find_class`.
-    """
-    return find_class(trainer_class, DWIMLTrainer, parameter=parameter)
 
 
 def loader_class_of(recorded: Mapping[str, Any], experiment: str) -> type[DWIMLStreamlinesBatchLoader]:
@@ -156,7 +130,7 @@ def loader_class_of(recorded: Mapping[str, Any], experiment: str) -> type[DWIMLS
         If the file is damaged.
     """
     name, path = recorded_class(recorded, "loader")
-    known = _known(LOADERS, name, path)
+    known: type[DWIMLStreamlinesBatchLoader] | None = dwiml_class("loader", name, path)
     if known is None:
         raise ValueError(
             f"The batch loader of '{experiment}' is of class {_shown(name)}, which is not part of dwiml, so the "
@@ -166,16 +140,25 @@ def loader_class_of(recorded: Mapping[str, Any], experiment: str) -> type[DWIMLS
     return known
 
 
-def _known(classes: Mapping[str, Known], name: str, path: str | None) -> Known | None:
-    """Return the class of dwiml of a name; None if it is that of another class of the same name."""
-    return classes.get(name) if path is None or is_path_of_dwiml(path) else None
+def dwiml_class(section: str, name: str, path: str | None = None) -> Any:
+    """Return the class of dwiml that was recorded; None if it is not one, but another class of the same name.
+
+    Parameters
+    ----------
+    section
+        Section of ``parameters.json``: ``"trainer"``, ``"model"``, ``"sampler"`` or ``"loader"``.
+    name, path
+        Name and path of the recorded class; the path is None if it was not recorded.
+    """
+    known = catalog.CLASSES[section]
+    return pkgutil.resolve_name(known[name]) if name in known and (path is None or is_dwiml_path(path)) else None
 
 
 def _hint(name: str, path: str | None) -> str:
     """Return the value with which a user names a class that was recorded, in quotes."""
     place, _, attribute = (path or "").rpartition(":")
     usable = bool(place) and "<" not in attribute and attribute.rpartition(".")[2] == name and len(place) <= _LONGEST
-    usable = usable and place != "__main__" and not is_path_of_dwiml(place)
+    usable = usable and place != "__main__" and not is_dwiml_path(place)
     return f"'{path}'" if usable else f"'FILE.py:{_shown(name)}'"
 
 

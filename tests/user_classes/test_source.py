@@ -16,9 +16,9 @@ from small_training import small_trainer
 import dwiml
 from dwiml.cli import train
 from dwiml.cli.main import main
-from dwiml.finding import source
-from dwiml.finding.classes import find_class
 from dwiml.training.loading import rebuild_experiment
+from dwiml.user_classes import source
+from dwiml.user_classes.finding import find_class
 
 
 @pytest.fixture(autouse=True)
