@@ -159,7 +159,7 @@ def test_python_blocks_run(page: Path, page_namespace: dict[str, Any]) -> None:
 def test_python_blocks_run_again(page: str, page_namespace: dict[str, Any]) -> None:
     if before := GOES_ON_FROM.get(page):
         run_blocks([block for block in blocks_of(ROOT / before) if block.language == "python"][:1], page_namespace)
-    with mock.patch.dict(DIRECTION_GETTERS):
+    with mock.patch.dict(DIRECTION_GETTERS), mock.patch.dict(EMBEDDINGS):
         for _ in range(2):
             run_blocks([each for each in blocks_of(ROOT / "docs" / page) if each.language == "python"], page_namespace)
 

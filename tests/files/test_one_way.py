@@ -44,6 +44,9 @@ BY_ITSELF = {
     "training.reporting.loggers.comet": "reads the archive that comet_ml has made",
     "training.reporting.loggers.local": "appends lines, links never followed",
     "training.cluster.stopping": "reads /proc",
+    "user_classes.finding": "reads the Python file that the user names, for its classes",
+    "user_classes.from_file.__init__": "the same, for its imports",
+    "user_classes.source": "the same, for its digest",
 }
 
 
