@@ -8,11 +8,12 @@ import logging
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from dwiml.cli.option_names import with_option_names
-from dwiml.failures import ResourceError, resource_error
+from dwiml.cli.unknown_options import parse_known_options
+from dwiml.failures import GPU, MEMORY, ResourceError, resource_error
 from dwiml.files import reason_of
 from dwiml.files.streams import SafeStream, guarded_streams
 from dwiml.signals import ENDING, EndedBySignal, ended_by_signals
@@ -20,6 +21,40 @@ from dwiml.user_classes.user_code import error_in_user_code
 
 FAILED = 1
 BAD_INPUT = 2
+
+
+def parse_and_run(
+    parser: argparse.ArgumentParser,
+    action: Callable[[argparse.Namespace], int | None],
+    argv: Sequence[str] | None,
+    *,
+    memory_advice: Callable[[argparse.Namespace], str] | None = None,
+    parse: Callable[[argparse.ArgumentParser, Sequence[str] | None], argparse.Namespace] = parse_known_options,
+) -> int:
+    """Parse a command line and run the command with :func:`run_command`.
+
+    Parameters
+    ----------
+    parser
+        The command's parser, with the option of :func:`dwiml.cli.options.add_verbose`.
+    action
+        Function that does the work with the parsed arguments. Its return value is the exit code; None means 0.
+    argv
+        The arguments; None for those of the process.
+    memory_advice
+        Function that returns what to do if the memory of the computer or of the GPU is exhausted, given the parsed
+        arguments; None for no advice.
+    parse
+        Function that parses the command line; an error in it ends the process with exit code 2.
+
+    Returns
+    -------
+    int
+        The exit code.
+    """
+    arguments = parse(parser, argv)
+    advice = None if memory_advice is None else dict.fromkeys((MEMORY, GPU), memory_advice(arguments))
+    return run_command(lambda: action(arguments), parser=parser, verbose=arguments.verbose, advice=advice)
 
 
 def run_command(

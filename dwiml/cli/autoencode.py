@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from dwiml.cli import run_command
-from dwiml.cli.latent_files import MODEL_HELP, add_shared_options, advice, check_latent_outputs
-from dwiml.cli.unknown_options import parse_known_options
+from dwiml.cli import parse_and_run
+from dwiml.cli.latent_files import MODEL_HELP, add_shared_options, check_latent_outputs, memory_advice
 
 ERROR = "rms_error_mm"
 
@@ -29,9 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = build_parser()
-    arguments = parse_known_options(parser, argv)
-    return run_command(lambda: _run(arguments), parser=parser, verbose=arguments.verbose, advice=advice(arguments))
+    return parse_and_run(build_parser(), _run, argv, memory_advice=memory_advice)
 
 
 def _run(arguments: argparse.Namespace) -> None:

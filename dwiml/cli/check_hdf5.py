@@ -9,9 +9,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from dwiml.arguments import counted
-from dwiml.cli import BAD_INPUT, run_command
+from dwiml.cli import BAD_INPUT, parse_and_run
 from dwiml.cli.options import add_verbose
-from dwiml.cli.unknown_options import parse_known_options
 
 if TYPE_CHECKING:
     from dwiml.data.checking import FileReport
@@ -35,9 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = build_parser()
-    arguments = parse_known_options(parser, argv)
-    return run_command(lambda: _run(arguments), parser=parser, verbose=arguments.verbose)
+    return parse_and_run(build_parser(), _run, argv)
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dwiml.cli import run_command
+from dwiml.cli import parse_and_run
 from dwiml.cli.connectivity_options import add_regions, describe, percent, regions_of
-from dwiml.cli.options import add_verbose
-from dwiml.cli.unknown_options import parse_known_options
+from dwiml.cli.options import add_overwrite, add_verbose
 
 if TYPE_CHECKING:
     from dwiml.ops.connectivity_matrix import ConnectivityMatrix
@@ -45,15 +44,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--binary", action="store_true", help="write 1 for regions joined by any streamline [the number of streamlines]"
     )
     output.add_argument("--figure", metavar="PNG", help="save a figure of the matrix")
-    output.add_argument("-f", dest="overwrite", action="store_true", help="replace these outputs if they exist")
+    add_overwrite(output, "replace these outputs if they exist")
     add_verbose(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = build_parser()
-    arguments = parse_known_options(parser, argv)
-    return run_command(lambda: _run(arguments), parser=parser, verbose=arguments.verbose)
+    return parse_and_run(build_parser(), _run, argv)
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -6,10 +6,9 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dwiml.cli import run_command
+from dwiml.cli import parse_and_run
 from dwiml.cli.connectivity_options import add_regions, describe, percent, regions_of
-from dwiml.cli.options import add_verbose
-from dwiml.cli.unknown_options import parse_known_options
+from dwiml.cli.options import add_overwrite, add_verbose
 
 if TYPE_CHECKING:
     from dwiml.ops.connectivity_matrix import ConnectivityMatrix
@@ -43,15 +42,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="OUT",
         help="save the streamlines that join regions that are not connected (.trk, .tck or .trx)",
     )
-    output.add_argument("-f", dest="overwrite", action="store_true", help="replace these outputs if they exist")
+    add_overwrite(output, "replace these outputs if they exist")
     add_verbose(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = build_parser()
-    arguments = parse_known_options(parser, argv)
-    return run_command(lambda: _run(arguments), parser=parser, verbose=arguments.verbose)
+    return parse_and_run(build_parser(), _run, argv)
 
 
 def _run(arguments: argparse.Namespace) -> None:

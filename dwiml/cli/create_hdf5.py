@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dwiml.arguments import counted
-from dwiml.cli import run_command
-from dwiml.cli.options import add_verbose
-from dwiml.cli.unknown_options import parse_known_options
+from dwiml.cli import parse_and_run
+from dwiml.cli.options import add_overwrite, add_verbose
 
 if TYPE_CHECKING:
     from dwiml.hdf5.creator import CreationSummary
@@ -51,15 +50,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--allow_missing", action="store_true", help="accept missing or empty tractograms (but not volumes)"
     )
-    parser.add_argument("-f", dest="overwrite", action="store_true", help="replace OUT.hdf5, if it is an HDF5 file")
+    add_overwrite(parser, "replace OUT.hdf5, if it is an HDF5 file")
     add_verbose(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = build_parser()
-    arguments = parse_known_options(parser, argv)
-    return run_command(lambda: _run(arguments), parser=parser, verbose=arguments.verbose)
+    return parse_and_run(build_parser(), _run, argv)
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dwiml.arguments import grouped
-from dwiml.cli import run_command
+from dwiml.cli import parse_and_run
 from dwiml.cli.naming import add_class_options
 from dwiml.cli.options import add_moved_data, add_verbose
-from dwiml.cli.unknown_options import parse_known_options
 
 if TYPE_CHECKING:
     from dwiml.evaluation.direction_error import DirectionError
@@ -36,9 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = build_parser()
-    arguments = parse_known_options(parser, argv)
-    return run_command(lambda: _run(arguments), parser=parser, verbose=arguments.verbose)
+    return parse_and_run(build_parser(), _run, argv)
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dwiml.arguments import counted, grouped
-from dwiml.cli import run_command
-from dwiml.cli.options import add_verbose
-from dwiml.cli.unknown_options import parse_known_options
+from dwiml.cli import parse_and_run
+from dwiml.cli.options import add_overwrite, add_verbose
 
 if TYPE_CHECKING:
     from dwiml.importing.experiment import Imported
@@ -48,15 +47,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--hdf5_file", metavar="HDF5", help="HDF5 file of the data [the recorded path]")
     parser.add_argument("--input_group_name", metavar="NAME", help="volume group of the model's input [as recorded]")
     parser.add_argument("--streamline_group_name", metavar="NAME", help="streamline group [as recorded]")
-    parser.add_argument("-f", dest="overwrite", action="store_true", help="replace OUT if it is an imported experiment")
+    add_overwrite(parser, "replace OUT if it is an imported experiment")
     add_verbose(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = build_parser()
-    arguments = parse_known_options(parser, argv)
-    return run_command(lambda: _run(arguments), parser=parser, verbose=arguments.verbose)
+    return parse_and_run(build_parser(), _run, argv)
 
 
 def _run(arguments: argparse.Namespace) -> None:

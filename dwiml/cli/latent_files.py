@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dwiml.cli.naming import add_class_options
-from dwiml.cli.options import add_verbose
-from dwiml.failures import GPU, MEMORY
+from dwiml.cli.options import add_overwrite, add_verbose
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,15 +35,14 @@ def add_shared_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of streamlines that the model gets at once; lower it to use less memory [%(default)s]",
     )
-    parser.add_argument("-f", dest="overwrite", action="store_true", help="replace existing outputs")
+    add_overwrite(parser, "replace existing outputs")
     add_class_options(parser)
     add_verbose(parser)
 
 
-def advice(arguments: argparse.Namespace) -> dict[str, str]:
-    """Return what to do if memory is exhausted: see :func:`dwiml.failures.resource_error`."""
-    fewer = f"give a lower --batch_size (now: {arguments.batch_size})"
-    return {MEMORY: fewer, GPU: fewer}
+def memory_advice(arguments: argparse.Namespace) -> str:
+    """Return what to do if memory is exhausted."""
+    return f"give a lower --batch_size (now: {arguments.batch_size})"
 
 
 def check_latent_outputs(

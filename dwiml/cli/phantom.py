@@ -7,9 +7,8 @@ import sys
 import time
 from collections.abc import Sequence
 
-from dwiml.cli import run_command
-from dwiml.cli.options import add_verbose
-from dwiml.cli.unknown_options import parse_known_options
+from dwiml.cli import parse_and_run
+from dwiml.cli.options import add_overwrite, add_verbose
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,15 +31,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="{small,medium,large}",
         help="voxels of 3, 2 or 1.6 mm; 40, 300 or 600 streamlines per bundle [%(default)s]",
     )
-    parser.add_argument("-f", dest="overwrite", action="store_true", help="replace OUT_DIR if it is a phantom folder")
+    add_overwrite(parser, "replace OUT_DIR if it is a phantom folder")
     add_verbose(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = build_parser()
-    arguments = parse_known_options(parser, argv)
-    return run_command(lambda: _run(arguments), parser=parser, verbose=arguments.verbose)
+    return parse_and_run(build_parser(), _run, argv)
 
 
 def _run(arguments: argparse.Namespace) -> None:

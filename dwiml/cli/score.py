@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dwiml.cli import run_command
-from dwiml.cli.options import add_verbose
-from dwiml.cli.unknown_options import parse_known_options
+from dwiml.cli import parse_and_run
+from dwiml.cli.options import add_overwrite, add_verbose
 
 if TYPE_CHECKING:
     from dwiml.scoring.ground_truth import GroundTruth
@@ -74,15 +73,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="save the streamlines in this folder, by kind of connection: valid/BUNDLE.trk, wrong_path/BUNDLE.trk, "
         "invalid.trk, no_connection.trk (several tractograms: one subfolder for each)",
     )
-    parser.add_argument("-f", dest="overwrite", action="store_true", help="replace these outputs if they exist")
+    add_overwrite(parser, "replace these outputs if they exist")
     add_verbose(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = build_parser()
-    arguments = parse_known_options(parser, argv)
-    return run_command(lambda: _run(arguments), parser=parser, verbose=arguments.verbose)
+    return parse_and_run(build_parser(), _run, argv)
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dwiml.cli import run_command
+from dwiml.cli import parse_and_run
 from dwiml.cli.naming import add_class_options
-from dwiml.cli.options import add_moved_data, add_verbose
-from dwiml.cli.unknown_options import parse_known_options
-from dwiml.failures import GPU, MEMORY
+from dwiml.cli.options import add_moved_data, add_overwrite, add_verbose
 
 if TYPE_CHECKING:
     from dwiml.evaluation.attention import StreamlineAttention
@@ -41,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--subset", metavar="NAME", help="training, validation or testing [that of the subject]")
     _add_selection(parser)
     add_moved_data(parser)
-    parser.add_argument("-f", dest="overwrite", action="store_true", help="replace existing results in FOLDER")
+    add_overwrite(parser, "replace existing results in FOLDER")
     add_class_options(parser)
     add_verbose(parser)
     return parser
@@ -83,12 +81,11 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = build_parser()
-    arguments = parse_known_options(parser, argv)
-    fewer = "choose shorter streamlines with --streamlines"
-    return run_command(
-        lambda: _run(arguments), parser=parser, verbose=arguments.verbose, advice={MEMORY: fewer, GPU: fewer}
-    )
+    return parse_and_run(build_parser(), _run, argv, memory_advice=_memory_advice)
+
+
+def _memory_advice(_: argparse.Namespace) -> str:
+    return "choose shorter streamlines with --streamlines"
 
 
 def _run(arguments: argparse.Namespace) -> None:

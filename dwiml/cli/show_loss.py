@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dwiml.cli import run_command
+from dwiml.cli import parse_and_run
 from dwiml.cli.naming import add_class_options
-from dwiml.cli.options import add_moved_data, add_verbose
-from dwiml.cli.unknown_options import parse_known_options
-from dwiml.failures import GPU, MEMORY
+from dwiml.cli.options import add_moved_data, add_overwrite, add_verbose
 
 if TYPE_CHECKING:
     from dwiml.data.dataset import MultiSubjectDataset
@@ -66,19 +64,18 @@ def build_parser() -> argparse.ArgumentParser:
         help="number of streamlines per batch; lower it to use less memory [%(default)s]",
     )
     add_moved_data(parser)
-    parser.add_argument("-f", dest="overwrite", action="store_true", help="replace existing results in OUT_DIR")
+    add_overwrite(parser, "replace existing results in OUT_DIR")
     add_class_options(parser)
     add_verbose(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = build_parser()
-    arguments = parse_known_options(parser, argv)
-    fewer = f"give a lower --batch_size (now: {arguments.batch_size})"
-    return run_command(
-        lambda: _run(arguments), parser=parser, verbose=arguments.verbose, advice={MEMORY: fewer, GPU: fewer}
-    )
+    return parse_and_run(build_parser(), _run, argv, memory_advice=_memory_advice)
+
+
+def _memory_advice(arguments: argparse.Namespace) -> str:
+    return f"give a lower --batch_size (now: {arguments.batch_size})"
 
 
 def _run(arguments: argparse.Namespace) -> None:

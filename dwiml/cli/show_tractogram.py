@@ -6,9 +6,8 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dwiml.cli import run_command
-from dwiml.cli.options import add_verbose
-from dwiml.cli.unknown_options import parse_known_options
+from dwiml.cli import parse_and_run
+from dwiml.cli.options import add_overwrite, add_verbose
 
 if TYPE_CHECKING:
     from dwiml.viz.pieces import DrawnTractogram
@@ -33,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("out", metavar="OUT", help="figure to write: .png, .pdf, .svg, ...")
     _add_space_options(parser)
     _add_style_options(parser)
-    parser.add_argument("-f", dest="overwrite", action="store_true", help="replace OUT if it exists")
+    add_overwrite(parser, "replace OUT if it exists")
     add_verbose(parser)
     return parser
 
@@ -109,9 +108,7 @@ def _add_style_options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = build_parser()
-    arguments = parse_known_options(parser, argv)
-    return run_command(lambda: _run(arguments), parser=parser, verbose=arguments.verbose)
+    return parse_and_run(build_parser(), _run, argv)
 
 
 def _run(arguments: argparse.Namespace) -> None:

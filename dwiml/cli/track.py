@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dwiml.arguments import counted, grouped
-from dwiml.cli import run_command
+from dwiml.cli import parse_and_run
 from dwiml.cli.config_file import add_config_options, parse_options
 from dwiml.cli.declarations import parameters_of
 from dwiml.cli.naming import add_class_options
-from dwiml.cli.options import add_option, add_verbose
-from dwiml.failures import GPU, MEMORY
+from dwiml.cli.options import add_option, add_overwrite, add_verbose
 from dwiml.hdf5.config import STANDARDIZATIONS
 
 if TYPE_CHECKING:
@@ -52,12 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--save_seeds", action="store_true", help="save each streamline's seed as data_per_streamline 'seeds'"
     )
     output.add_argument("--report", metavar="JSON", help="also write the final table to this JSON file")
-    output.add_argument(
-        "-f",
-        dest="overwrite",
-        action="store_true",
-        help="overwrite OUT and the report, including an unfinished OUT of an interrupted run",
-    )
+    add_overwrite(output, "overwrite OUT and the report, including an unfinished OUT of an interrupted run")
     add_class_options(parser)
     add_verbose(parser)
     return parser
@@ -116,12 +110,11 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = build_parser()
-    arguments = parse_options(parser, argv)
-    fewer = f"give a lower --simultaneous (now: {arguments.simultaneous or 'auto'})"
-    return run_command(
-        lambda: _run(arguments), parser=parser, verbose=arguments.verbose, advice={MEMORY: fewer, GPU: fewer}
-    )
+    return parse_and_run(build_parser(), _run, argv, memory_advice=_memory_advice, parse=parse_options)
+
+
+def _memory_advice(arguments: argparse.Namespace) -> str:
+    return f"give a lower --simultaneous (now: {arguments.simultaneous or 'auto'})"
 
 
 def _run(arguments: argparse.Namespace) -> None:

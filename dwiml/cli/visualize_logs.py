@@ -6,9 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from dwiml.cli import run_command
-from dwiml.cli.options import add_verbose
-from dwiml.cli.unknown_options import parse_known_options
+from dwiml.cli import parse_and_run
+from dwiml.cli.options import add_overwrite, add_verbose
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -54,30 +53,28 @@ def build_parser() -> argparse.ArgumentParser:
         help="plot instead how much the weights of each layer changed in each epoch, for experiments trained with "
         "--log_weights; the figure is saved as weights.png or weights_compared.png",
     )
-    parser.add_argument("-f", dest="overwrite", action="store_true", help="replace FILE if it exists")
+    add_overwrite(parser, "replace FILE if it exists")
     add_verbose(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = build_parser()
-    arguments = parse_known_options(parser, argv)
+    return parse_and_run(build_parser(), _run, argv)
 
-    def plot() -> None:
-        from dwiml.viz.logs import visualize_logs
 
-        for path in visualize_logs(
-            arguments.experiments,
-            out=arguments.out,
-            show=False if arguments.save else None,
-            log_scale=arguments.log_scale,
-            linear_scale=arguments.linear_scale,
-            weights=arguments.weights,
-            overwrite=arguments.overwrite,
-        ):
-            print(f"{'Weights' if arguments.weights else 'Curves'} saved in {path}")
+def _run(arguments: argparse.Namespace) -> None:
+    from dwiml.viz.logs import visualize_logs
 
-    return run_command(plot, parser=parser, verbose=arguments.verbose)
+    for path in visualize_logs(
+        arguments.experiments,
+        out=arguments.out,
+        show=False if arguments.save else None,
+        log_scale=arguments.log_scale,
+        linear_scale=arguments.linear_scale,
+        weights=arguments.weights,
+        overwrite=arguments.overwrite,
+    ):
+        print(f"{'Weights' if arguments.weights else 'Curves'} saved in {path}")
 
 
 if __name__ == "__main__":

@@ -288,6 +288,38 @@ def test_missing_memory_is_reported(
     assert len(error.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "advice"),
+    [
+        ("show_loss", ["--batch_size", "7"], "give a lower --batch_size (now: 7)"),
+        ("track", ["--simultaneous", "3"], "give a lower --simultaneous (now: 3)"),
+        ("track", [], "give a lower --simultaneous (now: auto)"),
+        ("autoencode", [], "give a lower --batch_size (now: 1000)"),
+        ("filter_latent", ["--batch_size", "7"], "give a lower --batch_size (now: 7)"),
+    ],
+)
+def test_missing_memory_names_the_option_that_needs_less(
+    name: str,
+    options: list[str],
+    advice: str,
+    work: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    command, target = command_at(name, work, tmp_path)
+    module, _, attribute = target.rpartition(".")
+    monkeypatch.setattr(importlib.import_module(module), attribute, fail)
+    assert main([*command, *options]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: There is not enough memory")
+    assert advice in error
+    assert len(error.splitlines()) == 1
+
+
 def test_a_second_ctrl_c_in_a_training_states_what_is_kept(
     work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
