@@ -341,6 +341,8 @@ def counted(number: int, noun: str) -> str:
 
 def kind_shown(value: Any) -> str:
     """Return the description of an object of the wrong type, for a message."""
+    if value is None:
+        return "None"
     return f"the class {value.__name__}" if isinstance(value, type) else f"an object of type {type(value).__name__}"
 
 

@@ -18,6 +18,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import IO, Any, ClassVar
 
+from dwiml.arguments import kind_shown
+
 # Size of the archive comment written by dwiml: a label and a SHA-256.
 COMMENT_SIZE = 24 + 64
 
@@ -247,6 +249,6 @@ def _check_values(content: Any, *, most: int) -> None:
         elif kind in (list, tuple, set):
             waiting += [(item, depth + 1) for item in value]
         elif kind not in (bool, int, float, complex, type(None), _Tensor):
-            raise NotPlainError(f"a {kind.__name__}")
+            raise NotPlainError(kind_shown(value))
         if nb > most or len(waiting) > most or depth > _MAX_DEPTH:
             raise NotPlainError("more values than its size allows")

@@ -223,7 +223,7 @@ def _compact(tensor: torch.Tensor, dtypes: dict[int, torch.dtype]) -> torch.Tens
         {address of the memory of a tensor: its dtype} for the previous tensors; this one is added.
     """
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
-        raise NotPlainError(f"a {type(tensor).__name__}, which is a subclass of torch.Tensor")
+        raise NotPlainError(f"{kind_shown(tensor)}, which is a subclass of torch.Tensor")
     if tensor.dtype not in _DTYPES:
         raise NotPlainError(f"a tensor of {tensor.dtype}")
     if tensor.layout != torch.strided or tensor.is_nested:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import dwiml
+from dwiml.arguments import kind_shown
 from dwiml.files import atomic_write, read_json, write_json
 from dwiml.files.tensors import as_plain, read_tensors, write_tensors
 from dwiml.user_classes.finding import class_path, is_dwiml_class, is_dwiml_path
@@ -329,7 +330,7 @@ def described(value: Any) -> str:
     if isinstance(value, Tensor):
         dtype = str(value.dtype).removeprefix("torch.")
         return f"a {dtype} tensor of shape {tuple(value.shape)}"
-    return f"a {type(value).__name__}"
+    return kind_shown(value)
 
 
 def _digest(name: str, params: Mapping[str, Any]) -> str:

@@ -102,7 +102,7 @@ def test_a_batch_without_key_is_rejected(tiny_hdf5: Path) -> None:
     ):
         with pytest.raises(TypeError, match=r"ids_per_subj must be the BatchSlices .* got an object of type dict\."):
             call(targets, plain)
-    with pytest.raises(TypeError, match="The slices of a batch need the batch's BatchKey, got an object of type None"):
+    with pytest.raises(TypeError, match="The slices of a batch need the batch's BatchKey, got None"):
         BatchSlices(plain, None)  # type: ignore[arg-type]
     assert BatchSlices(plain, BatchKey("training", 0, 0)).augment
 

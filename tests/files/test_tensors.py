@@ -82,7 +82,7 @@ def circular() -> Any:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (Marked(), "a Marked, which is a subclass of torch.Tensor"),
+        (Marked(), "an object of type Marked, which is a subclass of torch.Tensor"),
         (torch.eye(2).to_sparse(), "a sparse or nested tensor"),
         (torch.zeros(2, device="meta"), "a tensor of the meta device, which has no values"),
         (with_attribute(), "a tensor with the attributes 'scale' (save its detach())"),

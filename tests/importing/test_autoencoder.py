@@ -14,12 +14,23 @@ from dwiml import TensorSequence
 from dwiml.cli.main import main
 from dwiml.importing.experiment import import_dwi_ml
 
-GRIDS = [((2.0, 2.5, 3.0), (-20.0, 10.0, -30.0)), ((-1.0, 1.0, 1.0), (90.0, -126.0, -72.0))]
+# On the last one, a point in mm is the point in voxels of corner origin.
+GRIDS = [
+    ((2.0, 2.5, 3.0), (-20.0, 10.0, -30.0)),
+    ((-1.0, 1.0, 1.0), (90.0, -126.0, -72.0)),
+    ((1.0, 1.0, 1.0), (0.5, 0.5, 0.5)),
+]
+# Largest difference of an output, as a share of the largest output.
+SHARES = [(torch.float32, 1e-5), (torch.float64, 1e-12)]
 
 
 def write_image(path: Path, affine: np.ndarray) -> Path:
     nib.save(nib.Nifti1Image(np.zeros((20, 20, 20), dtype=np.uint8), affine), path)
     return path
+
+
+def largest(values: torch.Tensor) -> float:
+    return float(values.abs().max())
 
 
 @pytest.mark.parametrize(("sizes", "origin"), GRIDS)
@@ -31,15 +42,24 @@ def test_latent_vectors_and_reconstructions(
     affine[:3, 3] = origin
     source = save_experiment(tmp_path / "theirs", theirs)
     ours = import_dwi_ml(source, tmp_path / "ours", grid=write_image(tmp_path / "image.nii.gz", affine)).model
-    voxels = torch.randn(3, 256, 3, generator=torch.Generator().manual_seed(1)).cumsum(1) * 0.1 + 10
-    # nibabel's affine is from indices, of centers; corners are half a voxel before.
-    mm = torch.from_numpy(nib.affines.apply_affine(affine, voxels.double().numpy() - 0.5)).float()
-    lines = TensorSequence(mm.flatten(end_dim=1), torch.full((3,), 256))
-    with torch.no_grad():
-        latent, rebuilt = theirs(voxels)
-        torch.testing.assert_close(ours.encode(lines), latent, rtol=1e-4, atol=1e-5)
-        expected = nib.affines.apply_affine(affine, rebuilt.double().numpy() - 0.5)
-        torch.testing.assert_close(ours(lines), torch.from_numpy(expected).float(), rtol=1e-5, atol=1e-4)
+    points = torch.randn(3, 256, 3, generator=torch.Generator().manual_seed(1)).cumsum(1) * 0.1 + 10
+    for dtype, share in SHARES:
+        voxels = points.to(dtype)
+        # nibabel's affine is from indices, of centers; corners are half a voxel before.
+        mm = torch.from_numpy(nib.affines.apply_affine(affine, voxels.double().numpy() - 0.5)).to(dtype)
+        lines = TensorSequence(mm.flatten(end_dim=1), torch.full((3,), 256))
+        with torch.no_grad():
+            latent, rebuilt = theirs.to(dtype)(voxels)
+            our_latent, our_mm = ours.to(dtype).encode(lines), ours(lines)
+        assert largest(our_latent - latent) <= share * largest(latent)
+        expected = torch.from_numpy(nib.affines.apply_affine(affine, rebuilt.double().numpy() - 0.5))
+        assert largest(our_mm.double() - expected) <= share * largest(expected)
+        # In voxels, with the rounding of coordinates in mm.
+        indices = nib.affines.apply_affine(np.linalg.inv(affine), our_mm.double().numpy())
+        assert largest(torch.from_numpy(indices + 0.5) - rebuilt.double()) <= share
+        if (sizes, origin) == GRIDS[-1]:
+            assert largest(mm - voxels) <= 1e-6
+            assert largest(our_mm - rebuilt) <= share * largest(rebuilt)
 
 
 def test_a_grid_is_needed_without_rotation_and_for_an_autoencoder_only(tmp_path: Path) -> None:

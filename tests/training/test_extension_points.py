@@ -380,7 +380,7 @@ def test_another_optimizer_is_refused_and_the_command_names_the_script(
         (
             {"optimizer": lambda parameters: None},
             TypeError,
-            "optimizer must return a torch optimizer, got an object of type None",
+            "optimizer must return a torch optimizer, got None from",
         ),
         (
             {"optimizer": lambda parameters: torch.optim.SGD([torch.zeros(2, requires_grad=True)], lr=0.002)},
@@ -657,8 +657,8 @@ def _logger(**attributes: Any) -> Logger:
             TypeError,
             "must be a list of instances of subclasses of dwiml.Logger, got the class Lis",
         ),
-        ([print], TypeError, "got a builtin_function_or_method"),
-        (ListLogger(), TypeError, "got a ListLogger"),
+        ([print], TypeError, "got an object of type builtin_function_or_method"),
+        (ListLogger(), TypeError, "got an object of type ListLogger"),
         ([ListLogger(), ListLogger()], ValueError, "Two loggers are called 'list'"),
         ([ListLogger("comet")], ValueError, "Two loggers are called 'comet'"),
         (

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import torch
 
-from dwiml.arguments import quoted
+from dwiml.arguments import kind_shown, quoted
 from dwiml.files import atomic_write, reason_of
 from dwiml.files.archive import NotPlainError
 from dwiml.files.tensors import as_plain, read_tensors, write_tensors
@@ -256,7 +256,7 @@ def _read(path: Path, max_bytes: int | None) -> dict[str, Any]:
     what = f"Checkpoint '{path}'"
     content, has_digest = read_tensors(path, "Checkpoint", max_bytes=max_bytes)
     if type(content) is not dict:
-        raise ValueError(f"{what} holds a {type(content).__name__}, not the state of a training.")
+        raise ValueError(f"{what} holds {kind_shown(content)}, not the state of a training.")
     version = content.get("format_version")
     if type(version) is int and version < FORMAT_VERSION:
         raise ValueError(
@@ -280,12 +280,9 @@ def _check_content(content: dict[str, Any], what: str) -> None:
         raise ValueError(
             f"{what} has wrong keys: missing: {quoted(sorted(missing))}; unknown: {quoted(strange, limit=10)}."
         )
-    if type(content["format_version"]) is not int:
-        raise ValueError(f"{what} must have a number as its format version, got a {_kind(content['format_version'])}.")
+    version = content["format_version"]
+    if type(version) is not int:
+        raise ValueError(f"{what} must have a number as its format version, got {kind_shown(version)}.")
     for key in sorted((DICTIONARIES & KEYS) | ({REGISTERED} & content.keys())):
         if not isinstance(content[key], dict):
-            raise ValueError(f"{what} must have a dictionary as '{key}', got a {_kind(content[key])}.")
-
-
-def _kind(value: Any) -> str:
-    return type(value).__name__
+            raise ValueError(f"{what} must have a dictionary as '{key}', got {kind_shown(content[key])}.")

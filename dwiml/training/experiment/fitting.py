@@ -125,7 +125,7 @@ def check_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
     if is_known:
         check_keys("its state", state, own)
     elif not isinstance(state, dict) or any((key in own) != (key in state) for key in ("param_groups", "state")):
-        raise ValueError(f"its state should be that of a {type(optimizer).__name__} but is {described(state)}")
+        raise ValueError(f"its state should be that of {type(optimizer).__name__} but is {described(state)}")
     if "param_groups" in own:
         _check_groups(state["param_groups"], own["param_groups"], values=is_known)
     # The values of an optimizer of the user's cannot be checked.

@@ -252,21 +252,22 @@ def test_missing_and_unknown_keys_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", sorted(DICTIONARIES))
 def test_a_key_with_another_kind_of_value_is_named(tmp_path: Path, key: str, value: Any) -> None:
     signed(tmp_path, {**state(1), "format_version": FORMAT_VERSION, key: value})
-    with pytest.raises(ValueError, match=f"must have a dictionary as '{key}', got a {type(value).__name__}"):
+    kind = "None" if value is None else f"an object of type {type(value).__name__}"
+    with pytest.raises(ValueError, match=f"must have a dictionary as '{key}', got {kind}"):
         load_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([1, 2], "holds a list, not the state of a training"),
-        (torch.zeros(3), "holds a Tensor, not the state of a training"),
+        ([1, 2], "holds an object of type list, not the state of a training"),
+        (torch.zeros(3), "holds an object of type Tensor, not the state of a training"),
         ({**state(1), "format_version": 7}, "has format version 7; this dwiml reads 3: use a newer dwiml"),
         (
             {**state(1), "format_version": torch.tensor([2, 2])},
-            "a number as its format version, got a Tensor",
+            "a number as its format version, got an object of type Tensor",
         ),
-        ({**state(1), "format_version": True}, "must have a number as its format version, got a bool"),
+        ({**state(1), "format_version": True}, "must have a number as its format version, got an object of type bool"),
     ],
 )
 def test_what_is_no_checkpoint_of_this_version(tmp_path: Path, content: Any, message: str) -> None:

@@ -254,13 +254,13 @@ def test_states_that_do_not_fit_are_refused_and_change_nothing() -> None:
     before = saved(other.state_dict())
     tensors = state["tensors"]
     wrong: list[tuple[Any, str]] = [
-        (None, "state should be a dictionary but is a NoneType"),
+        (None, "state should be a dictionary but is None"),
         (changed(state, tensors=None), "state lacks 'tensors'$"),
         (changed(state, decay=0.3), "state has unknown 'decay'$"),
         (changed(state, nb_updates=-1), "'nb_updates' must be a whole number of at least 0, got -1"),
         (changed(state, nb_updates=2.0), "'nb_updates' must be a whole number of at least 0, got 2.0"),
         (changed(state, nb_updates=True), "'nb_updates' must be a whole number of at least 0, got True"),
-        (changed(state, tensors=[1]), "the average should be a dictionary but is a list"),
+        (changed(state, tensors=[1]), "the average should be a dictionary but is an object of type list"),
         (
             changed(state, tensors=changed(tensors, scale=None, **{"last.weight": None, "more": torch.zeros(1)})),
             "^the average lacks 'last.weight', 'scale' and has unknown 'more'$",
@@ -270,7 +270,7 @@ def test_states_that_do_not_fit_are_refused_and_change_nothing() -> None:
             r"'frozen' should be a float32 tensor of shape \(2,\) but is a float32 tensor of shape \(3,\)$",
         ),
         (changed(state, tensors=changed(tensors, frozen=torch.zeros(2).double())), "but is a float64 tensor"),
-        (changed(state, tensors=changed(tensors, frozen="zeros")), "but is a str"),
+        (changed(state, tensors=changed(tensors, frozen="zeros")), "but is an object of type str"),
         (changed(state, tensors=changed(tensors, frozen=torch.full((2,), float("nan")))), "values that are NaN"),
     ]
     for each, sentence in wrong:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dwiml.arguments import kind_shown
 from dwiml.training.reporting.loggers.base import Logger
 from dwiml.training.reporting.loggers.comet import CometLogger, check_comet_state
 from dwiml.training.reporting.loggers.guest import GuestLogger, name_of_logger
@@ -39,9 +40,8 @@ def check_loggers(loggers: Any) -> list[str]:
     given = loggers if isinstance(loggers, (list, tuple)) else [loggers]
     wrong = [each for each in given if not isinstance(each, Logger)]
     if wrong or given is not loggers:
-        received = wrong[0] if wrong else loggers
-        kind = f"the class {received.__name__}" if isinstance(received, type) else f"a {type(received).__name__}"
-        raise TypeError(f"loggers must be a list of instances of subclasses of dwiml.Logger, got {kind}.")
+        received = kind_shown(wrong[0] if wrong else loggers)
+        raise TypeError(f"loggers must be a list of instances of subclasses of dwiml.Logger, got {received}.")
     own = [name_of_logger(each) for each in given]
     names = [*_CHECKS, *own]
     for name in names:
@@ -103,7 +103,7 @@ def check_logger_states(states: Mapping[str, Any], own: Sequence[str] = ()) -> N
     for name, state in states.items():
         if name in own:
             if type(state) is not dict:
-                raise ValueError(f"The state of logger '{name}' must be a dictionary, got a {type(state).__name__}.")
+                raise ValueError(f"The state of logger '{name}' must be a dictionary, got {kind_shown(state)}.")
             continue
         if name not in _CHECKS:
             raise ValueError(
