@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
@@ -74,8 +74,9 @@ def relative_changes(logs: Sequence[Log], *, max_layers: int = MAX_LAYERS) -> li
 def draw_weights(figure: Figure, logs: Sequence[Log]) -> None:
     """Draw the relative change of the weights of each layer over the epochs, one row per experiment.
 
-    Layers have the same color and marker in all rows: dark for the first ones of the model, light for the last ones.
-    The axis is logarithmic; a layer that does not change in an epoch has no point there.
+    Layers are dark for the first ones of the model, light for the last ones. If all experiments have the same layers,
+    these have the same color and marker in all rows, and one legend; otherwise, each row has its own legend. The axis
+    is logarithmic; a layer that does not change in an epoch has no point there.
 
     Parameters
     ----------
@@ -85,29 +86,29 @@ def draw_weights(figure: Figure, logs: Sequence[Log]) -> None:
         The experiments, trained with ``log_weights``.
     """
     changes = relative_changes(logs)
-    layers = list(dict.fromkeys(name for each in changes for name in each))
+    is_shared = all(each.keys() == changes[0].keys() for each in changes)
+    if not is_shared:
+        # The number of layers is limited in each row.
+        changes = [relative_changes([log])[0] for log in logs]
+    heights = [_ROW_IN if is_shared else max(_ROW_IN, _legend_height(each)) for each in changes]
     # One row of the legend for each layer, beside the panels.
-    height = max(_ROW_IN * len(logs) + 0.6, _LEGEND_ROW_IN * len(layers) + 1.2)
-    figure.set_size_inches(_WIDTH_IN, height)
+    figure.set_size_inches(_WIDTH_IN, max(sum(heights) + 0.6, _legend_height(changes[0])))
     figure.set_layout_engine("constrained")
-    panels = figure.subplots(len(logs), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    for axes, log, each in zip(panels, logs, changes, strict=True):
-        for name, change in each.items():
-            _draw_layer(axes, change, layers.index(name), len(layers))
+    grid = figure.subplots(len(logs), 1, sharex=True, sharey=True, squeeze=False, height_ratios=heights)
+    for axes, log, each in zip(grid[:, 0], logs, changes, strict=True):
+        for i, change in enumerate(each.values()):
+            _draw_layer(axes, change, i, len(each))
         _label(axes, changes)
         if len(logs) > 1:
             axes.set_title(shorten(log.label, _MAX_NAME_LENGTH), fontsize="medium", parse_math=False)
-    panels[-1].set_xlabel("Epoch (from 0)")
+        if not is_shared:
+            _add_legend(axes, [each], loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
+    grid[-1, 0].set_xlabel("Epoch (from 0)")
     names = logs[0].label if len(logs) == 1 else f"{len(logs)} experiments"
     # A `$` in a name does not start a formula.
     figure.suptitle(f"{shorten(names, _MAX_NAME_LENGTH)}: change of the weights in each epoch", parse_math=False)
-    still = {name for name in layers if not any(any(each[name].values) for each in changes if name in each)}
-    handles = [_handle(i, len(layers), _described(name, name in still)) for i, name in enumerate(layers)]
-    legend = figure.legend(
-        handles=handles, loc="outside right upper", fontsize=8.5, frameon=False, title="Layer, from first to last"
-    )
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    if is_shared:
+        _add_legend(figure, changes, loc="outside right upper")
 
 
 def select_with_weights(logs: Sequence[Log]) -> list[Log]:
@@ -185,6 +186,22 @@ def _label(axes: Axes, changes: Sequence[Mapping[str, Change]]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _legend_height(layers: Mapping[str, Change]) -> float:
+    """Return the height of a legend with its title, in inches."""
+    return _LEGEND_ROW_IN * len(layers) + 1.2
+
+
+def _add_legend(owner: Figure | Axes, changes: Sequence[Mapping[str, Change]], *, loc: str, **placement: Any) -> None:
+    """Add the legend of the layers, which are those of all `changes`, to a figure or a panel."""
+    layers = list(changes[0])
+    still = {name for name in layers if not any(any(each[name].values) for each in changes)}
+    handles = [_handle(i, len(layers), _described(name, name in still)) for i, name in enumerate(layers)]
+    title = "Layer, from first to last"
+    legend = owner.legend(handles=handles, loc=loc, fontsize=8.5, frameon=False, title=title, **placement)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def _described(name: str, is_still: bool) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -102,13 +103,46 @@ def test_nan_stops_with_the_batch_saved(tiny_hdf5: Path, tmp_path: Path, gradien
     with pytest.raises(FloatingPointError, match=f"The {what} is NaN in batch 2 of the training of epoch 0") as caught:
         trainer.train_and_validate()
     assert "The batch has streamlines of sub-a, sub-b" in str(caught.value)
-    assert "; no checkpoint was written yet. Look for extreme values in the data, " in str(caught.value)
+    assert "; no checkpoint was written yet, and experiment_name can be used again. Look for " in str(caught.value)
     saved = torch.load(tmp_path / "exp/bad_batches/training_epoch_0_batch_2.pt", weights_only=True)
     assert f"'{tmp_path / 'exp/bad_batches/training_epoch_0_batch_2.pt'}'" in str(caught.value)
     assert saved["points"].shape == (int(saved["lengths"].sum()), 3)
     assert sum(len(ids) for ids in saved["ids"].values()) == 16
     # The weights are still good.
     assert all(torch.isfinite(weights).all() for weights in trainer.model.parameters())
+
+
+def test_the_name_of_an_experiment_is_free_if_a_nan_came_before_any_result(tiny_hdf5: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "exp/bad_batches/training_epoch_0_batch_2.pt"
+    trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=1)
+    trainer.config = "model: learn2track"
+    with pytest.raises(FloatingPointError, match="experiment_name can be used again"):
+        spoil(trainer).train_and_validate()
+    assert (tmp_path / "exp/config.yaml").is_file()
+    before = bad.read_bytes()
+    small_trainer(tiny_hdf5, tmp_path, max_epochs=1, learning_rates=0.0002).train_and_validate()
+    assert bad.read_bytes() == before
+    recorded = json.loads((tmp_path / "exp/parameters.json").read_text())
+    assert recorded["trainer"]["learning_rates"] == 0.0002
+    # That of the first try would be of other parameters.
+    assert not (tmp_path / "exp/config.yaml").exists()
+    assert len(logs(tmp_path / "exp")) == 1
+    with pytest.raises(FileExistsError, match="already exists"):
+        small_trainer(tiny_hdf5, tmp_path)
+    later = spoil(small_trainer(tiny_hdf5, tmp_path, max_epochs=2, resume="auto", learning_rates=0.0002))
+    with pytest.raises(FloatingPointError, match="; the last checkpoint was written before it. Look for"):
+        later.train_and_validate()
+    with pytest.raises(FileExistsError, match="already exists"):
+        small_trainer(tiny_hdf5, tmp_path)
+
+
+def test_an_experiment_without_bad_batch_keeps_its_name(tiny_hdf5: Path, tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError):
+        spoil(small_trainer(tiny_hdf5, tmp_path, max_epochs=1)).train_and_validate()
+    # As if another training had been killed in its first epoch.
+    (tmp_path / "exp/bad_batches/training_epoch_0_batch_2.pt").unlink()
+    with pytest.raises(FileExistsError, match="already exists"):
+        small_trainer(tiny_hdf5, tmp_path)
 
 
 @pytest.mark.parametrize("gradient", [False, True], ids=["loss", "gradient"])

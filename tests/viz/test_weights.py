@@ -49,24 +49,50 @@ def drawn(*logs: Log) -> Figure:
 
 def test_one_legend_outside_and_the_same_colors_in_all_rows() -> None:
     many = {f"encoder.layers.{i}.part_{k}": [0.1 * (i + 1)] * 40 for i in range(6) for k in range(9)}
-    figure = drawn(log_of({**many, "$out": [0.5, 0.25]}, "first"), log_of({"$out": [0.5], "frozen": [0.0]}, "second"))
+    many["frozen"] = [0.0]
+    figure = drawn(log_of({**many, "$out": [0.5, 0.25]}, "first"), log_of({**many, "$out": [0.5]}, "second"))
     first, second = figure.axes
     assert first.get_xlim() == second.get_xlim()
     assert first.get_xlim()[1] > 39
-    assert len(first.lines) == 7
-    assert first.lines[-1].get_color() == second.lines[0].get_color()
+    assert len(first.lines) == len(second.lines) == 8
+    assert first.lines[-1].get_color() == second.lines[-1].get_color() != second.lines[0].get_color()
     assert list(first.lines[-1].get_ydata()) == [0.125, 0.0625]
     assert first.get_yscale() == "log"
     assert [first.get_title(), second.get_title()] == ["first", "second"]
     (legend,) = figure.legends
     texts = [text.get_text() for text in legend.get_texts()]
-    assert texts == [*(f"encoder.layers.{i}" for i in range(6)), "$out", "frozen (does not change)"]
+    assert texts == [*(f"encoder.layers.{i}" for i in range(6)), "frozen (does not change)", "$out"]
     looks = {(line.get_color(), line.get_marker()) for line in legend.get_lines()}
     assert len(looks) == 8
     box = legend.get_window_extent()
     assert not any(axes.get_window_extent().overlaps(box) for axes in figure.axes)
     ticks = [text.get_text() for text in first.get_yticklabels() if text.get_text()]
     assert all(tick.endswith("%") for tick in ticks)
+
+
+def test_different_models_have_a_legend_each() -> None:
+    many = {f"encoder.layers.{i}": [0.1 * (i + 1), 0.1] for i in range(24)}
+    changes = [{"rnn": [0.5, 0.2], "$out": [0.25, 0.1]}, many, {"rnn": [0.5, 0.2], "out": [0.0, 0.0]}]
+    figure = drawn(*(log_of(each, f"run {number}") for number, each in enumerate(changes)))
+    assert not figure.legends
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["run 0", "run 1", "run 2"]
+    names = [["rnn", "$out"], ["encoder.layers"], ["rnn", "out (does not change)"]]
+    for axes, expected in zip(figure.axes, names, strict=True):
+        legend = axes.get_legend()
+        assert [text.get_text() for text in legend.get_texts()] == expected
+        looks = [(line.get_color(), line.get_marker()) for line in axes.lines]
+        assert looks == [(line.get_color(), line.get_marker()) for line in legend.get_lines()]
+        box = legend.get_window_extent()
+        assert box.x0 >= axes.get_window_extent().x1
+        assert figure.bbox.contains(box.x1, box.y0)
+        assert figure.bbox.contains(box.x1, box.y1)
+    boxes = [axes.get_legend().get_window_extent() for axes in figure.axes]
+    assert not boxes[0].overlaps(boxes[1])
+    assert not boxes[1].overlaps(boxes[2])
+    first, second, _ = figure.axes
+    assert first.get_xlim() == second.get_xlim()
+    assert first.get_ylim() == second.get_ylim()
 
 
 def write(folder: Path, *, weights: bool = True) -> Path:

@@ -71,8 +71,10 @@ def explain_bad_batch(
     """Save a bad batch with :func:`save_bad_batch`; return the message for the user."""
     path, subjects = save_bad_batch(folder.bad_batches, sampler, loader, epoch=epoch, batch=error.batch)
     saved = "It could not be saved" if path is None else f"Its streamlines are saved in '{path}'"
-    before = has_checkpoint(folder.checkpoint)
-    checkpoint = "the last checkpoint was written before it" if before else "no checkpoint was written yet"
+    checkpoint = "the last checkpoint was written before it"
+    if not has_checkpoint(folder.checkpoint):
+        again = "" if folder.is_used() else ", and experiment_name can be used again"
+        checkpoint = f"no checkpoint was written yet{again}"
     advice = "Look for extreme values in the data, lower the learning rate, clip the gradient"
     if error.is_user_metric:
         advice = "Check the value that you give to self.log"

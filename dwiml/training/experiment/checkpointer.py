@@ -191,6 +191,8 @@ class Checkpointer:
         folder.refuse_foreign()
         if starting_over:
             folder.refuse_used()
+            # That of a training that had no result; a script writes none.
+            folder.config.unlink(missing_ok=True)
         folder.make()
         if checkpoint_stamp(folder.checkpoint) != self._stamp:
             raise ExperimentInUseError(

@@ -94,8 +94,13 @@ class ExperimentFolder:
         return self._has_our_parameters() or any(ends_in_digest(self.checkpoint / name) for name in (LATEST, PREVIOUS))
 
     def is_used(self) -> bool:
-        """Return whether an experiment was started here before."""
-        return self.parameters.exists() or has_checkpoint(self.checkpoint) or self.logs.exists()
+        """Return whether an experiment was started here before.
+
+        One that a NaN ended before it had any result is not counted: only its parameters and the bad batch are there.
+        """
+        if has_checkpoint(self.checkpoint) or self.logs.exists():
+            return True
+        return self.parameters.exists() and not self._has_bad_batch_only()
 
     def refuse_used(self) -> None:
         """Check that no experiment was started here before, and that one may write here (:meth:`refuse_foreign`).
@@ -190,6 +195,12 @@ class ExperimentFolder:
             elif entry.name not in _WRITTEN[""]:
                 return True
         return False
+
+    def _has_bad_batch_only(self) -> bool:
+        """Return whether the only results are bad batches."""
+        others = (self.checkpoint, self.best_model, self.logs)
+        has_others = any(folder.is_dir() and any(folder.iterdir()) for folder in others)
+        return not has_others and self.bad_batches.is_dir() and any(self.bad_batches.iterdir())
 
     def _has_our_parameters(self) -> bool:
         try:
