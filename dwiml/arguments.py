@@ -30,7 +30,12 @@ USUAL_NAMES = {
     **dict.fromkeys(("clip_grad_norm", "gradient_clip_val", "max_grad_norm"), "clip_grad"),
 }
 """{name of a parameter in other libraries: its name in dwiml}."""
-
+_OF_PREVIOUS_DIRS = (
+    "nb_previous_dirs",
+    "normalize_prev_dirs",
+    *(f"prev_dirs_{name}" for name in ("embedding_key", "embedded_size", "embedding_args")),
+)
+_OF_TRANSFORMERS = "nb_heads"
 
 RENAMED_METHODS = {
     "trainer": {
@@ -279,6 +284,21 @@ def did_you_mean(names: Iterable[str]) -> str:
     return f"did you mean {listed}?" if listed else ""
 
 
+def why_absent(unknown: str, known: Collection[str]) -> str:
+    """Return why a model does not have a parameter that others have, and what to do; empty if there is no such reason.
+
+    Parameters
+    ----------
+    unknown, known
+        The name that was given, and the parameters of the model, without dashes.
+    """
+    if unknown in _OF_PREVIOUS_DIRS and _OF_TRANSFORMERS in known:
+        return (
+            "a transformer attends to all previous points instead of a number of previous directions, so leave it out."
+        )
+    return ""
+
+
 def unknown_parameter(
     class_name: str, unknown: str, known: Iterable[str], usual: Mapping[str, str] | None = None
 ) -> TypeError:
@@ -299,6 +319,8 @@ def unknown_parameter(
         hint = f"it was renamed to {RENAMED[unknown]!r}."
     elif usual and unknown in usual:
         hint = f"did you mean {usual[unknown]}?"
+    elif why := why_absent(unknown, known):
+        hint = why
     elif similar:
         hint = did_you_mean(similar)
     else:

@@ -65,9 +65,7 @@ def _run(arguments: argparse.Namespace) -> None:
     writer, replace = None, False
     if arguments.save_invalid is not None:
         replace = arguments.overwrite and os.path.lexists(arguments.save_invalid)
-        writer = TractogramWriter(
-            arguments.save_invalid, grid=grid, overwrite=arguments.overwrite, replace_with_empty=True
-        )
+        writer = TractogramWriter(arguments.save_invalid, grid=grid, overwrite=arguments.overwrite)
     points, lengths = read_streamlines(arguments.tractogram, grid.affine)
     score = score_connectivity(points, lengths, regions, connections)
     if arguments.json is not None:

@@ -109,9 +109,7 @@ class ScannerStreamlines:
 
         own = {name: values.shape[1] for name, values in self.stored.dps.items()}
         kept = {} if path.lower().endswith(".tck") else {**own, **widths}
-        return TractogramWriter(
-            path, grid=self.grid, data_per_streamline=kept, overwrite=overwrite, replace_with_empty=True
-        )
+        return TractogramWriter(path, grid=self.grid, data_per_streamline=kept, overwrite=overwrite)
 
     def data(self, path: str, some: NDArray[np.bool_] | slice) -> dict[str, NDArray[np.float32]]:
         """Return the data per streamline of some streamlines that a file can hold; a .tck holds none."""

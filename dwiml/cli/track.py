@@ -150,7 +150,7 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.report:
         used = {"rules": dataclasses.asdict(rules), "arguments": vars(arguments)}
         write_json(arguments.report, {**tracker.counts.as_dict(), "seconds": seconds, **used})
-    print(table(tracker.counts, arguments.out, seconds, kept_existing=writer.kept_existing))
+    print(table(tracker.counts, arguments.out, seconds))
 
 
 def _check_outputs(arguments: argparse.Namespace) -> None:
@@ -165,12 +165,11 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
     )
 
 
-def table(counts: TrackingCounts, out: str, seconds: float, *, kept_existing: bool = False) -> str:
+def table(counts: TrackingCounts, out: str, seconds: float) -> str:
     """Return a table for the user: the numbers of seeds and streamlines, and why streamlines ended."""
-    where = f"; the existing '{out}' is kept" if kept_existing else f" in '{out}'"
     speed = counts.nb_seeds / max(seconds, 1e-9)
     lines = [
-        f"{counted(counts.nb_seeds, 'seed')}: {counted(counts.nb_kept, 'streamline')}{where}, "
+        f"{counted(counts.nb_seeds, 'seed')}: {counted(counts.nb_kept, 'streamline')} in '{out}', "
         f"{grouped(counts.nb_too_short)} too short; {seconds:.1f} s, {grouped(round(speed))} seeds/s.",
         "Why they ended (each end of each streamline, too short ones included):",
     ]

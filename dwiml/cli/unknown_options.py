@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from dwiml.arguments import RENAMED, USUAL_NAMES, similar_names
+from dwiml.arguments import RENAMED, USUAL_NAMES, similar_names, why_absent
 from dwiml.cli.options import OFF, ON, Flag
 
 
@@ -40,7 +40,7 @@ def parse_known_options(
 
 
 def meant_by(name: str, known: Sequence[str]) -> str:
-    """Return the suggestion that follows the name of an unknown option; empty if no known option is similar.
+    """Return what follows the name of an unknown option: a suggestion, or why the model has none; empty otherwise.
 
     Parameters
     ----------
@@ -51,6 +51,8 @@ def meant_by(name: str, known: Sequence[str]) -> str:
     """
     bare = name.lstrip("-")
     options = {each.lstrip("-"): each for each in known}
+    if why := why_absent(bare, options):
+        return f": {why.rstrip('.')}"
     meant = {**RENAMED, **USUAL_NAMES}.get(bare, bare)
     # The --max_epochs of 'dwiml train' is --new_max_epochs in 'dwiml resume'.
     near = [each for each in (meant, f"new_{meant}") if each in options] or similar_names(bare, options)

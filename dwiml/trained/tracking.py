@@ -215,7 +215,7 @@ def track(
     save_seeds
         Keep the seed of each streamline as data per streamline ``"seeds"``: voxel space, corner origin.
     overwrite
-        Whether `out` may be replaced.
+        Whether `out` may be replaced, also by an empty tractogram (with a warning) if there are no streamlines.
     on_progress
         Function that is called with the number of seeds done since its last call.
     **settings

@@ -325,12 +325,15 @@ def test_one_streamline_is_told_in_the_singular() -> None:
     assert table(counts, "out.trk", 1.0).startswith("1 200 seeds: 2 streamlines in ")
 
 
-def test_no_streamlines_and_an_older_file(phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_streamlines_and_an_older_file(
+    phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     out = tmp_path / "out.trk"
     command = ["track", str(phantom / "exp"), "sub-03", str(out), "--tracking_mask", "wm_mask", "--nb_seeds", "5", "-f"]
     assert main(command) == 0
-    older = out.read_bytes()
+    assert len(nib.streamlines.load(out).streamlines) > 0
     capsys.readouterr()
     assert main([*command, "--min_length", "290", "--max_length", "300"]) == 0
-    assert f"5 seeds: 0 streamlines; the existing '{out}' is kept, 5 too short" in capsys.readouterr().out
-    assert out.read_bytes() == older
+    assert f"5 seeds: 0 streamlines in '{out}', 5 too short" in capsys.readouterr().out
+    assert f"There are no streamlines: '{out}' is replaced by an empty tractogram." in caplog.messages
+    assert len(nib.streamlines.load(out).streamlines) == 0

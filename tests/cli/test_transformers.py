@@ -9,6 +9,7 @@ import nibabel as nib
 import pytest
 from small_training import logs
 
+from dwiml import TransformerSrcAndTgtModel, TransformerSrcOnlyModel, TransformerSrcTgtConcatModel
 from dwiml.cli.main import main
 from dwiml.models.catalog import MODELS
 
@@ -56,3 +57,25 @@ def test_help_names_the_options(name: str, capsys: pytest.CaptureFixture[str]) -
     assert "--nb_heads N number of heads of each attention; a divisor of the number of features of a point" in text
     assert ("--sos" in text) is (name != "transformer-src-only")
     assert ("--nb_layers_decoder" in text) is (name == "transformer-src-and-tgt")
+
+
+WHY = "a transformer attends to all previous points instead of a number of previous directions, so leave it out"
+
+
+@pytest.mark.parametrize("name", ["nb_previous_dirs", "prev_dirs_embedding_key"])
+def test_previous_directions_are_not_for_transformers(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for model in (TransformerSrcOnlyModel, TransformerSrcAndTgtModel, TransformerSrcTgtConcatModel):
+        with pytest.raises(TypeError, match=f"^{model.__name__} has no parameter '{name}'; {WHY}.$"):
+            model(nb_features=4, **{name: 1})
+    config = tmp_path / "common.yaml"
+    config.write_text(f"{name}: 2\n")
+    for words, option in ([f"--{name}", "2"], f"--{name}"), (["--config", str(config)], f"'{name}'"):
+        with pytest.raises(SystemExit):
+            main(["train", "transformer-src-only", "data.hdf5", str(tmp_path), "exp", *GROUPS, *words])
+        assert f"there is no option {option}: {WHY}" in capsys.readouterr().err
+    # Another model without previous directions gives no such reason.
+    with pytest.raises(SystemExit):
+        main(["train", "autoencoder", "data.hdf5", str(tmp_path), "exp", f"--{name}", "2"])
+    assert "a transformer" not in capsys.readouterr().err

@@ -331,24 +331,27 @@ def test_an_exception_before_the_first_streamline_leaves_nothing(path, caplog):
     assert not caplog.text
 
 
-def test_an_older_file_is_not_replaced_by_an_empty_one(path, caplog):
+def test_an_older_file_is_replaced_by_an_empty_one_with_a_warning(path, caplog):
     path.write_bytes(b"older")
-    with a_writer(path, overwrite=True) as writer:
+    with a_writer(path, overwrite=True):
         pass
-    assert writer.kept_existing
-    assert path.read_bytes() == b"older"
-    assert os.listdir(path.parent) == [path.name]
-    assert f"There are no streamlines to write; the existing '{path}' is kept." in caplog.text
-
-
-def test_an_older_file_is_replaced_by_an_empty_one_on_request(path, caplog):
-    path.write_bytes(b"older")
-    with a_writer(path, overwrite=True, replace_with_empty=True) as writer:
-        pass
-    assert not writer.kept_existing
     assert_holds(path, [])
     assert os.listdir(path.parent) == [path.name]
-    assert not caplog.text
+    assert caplog.messages == [f"There are no streamlines: '{path}' is replaced by an empty tractogram."]
+
+
+def test_an_empty_tractogram_does_not_replace_a_file_that_appeared_meanwhile(path, caplog):
+    with pytest.raises(FileExistsError, match="appeared in the meantime"), a_writer(path):
+        path.write_bytes(b"mine")
+    assert path.read_bytes() == b"mine"
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_new_empty_tractogram_gives_no_warning(path, caplog):
+    with a_writer(path, overwrite=True):
+        pass
+    assert_holds(path, [])
+    assert not caplog.messages
 
 
 def test_an_older_file_is_replaced_at_the_end(path):

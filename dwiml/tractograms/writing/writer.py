@@ -42,8 +42,8 @@ class TractogramWriter:
     tractogram after each :meth:`append`. At the end:
 
     - If the ``with`` block succeeds, the partial file is renamed to the output file in one step. The output file is
-      therefore always complete, and an existing one remains until then. If there are no streamlines, an existing file
-      is kept, with a warning, unless ``replace_with_empty`` is True.
+      therefore always complete, and an existing one remains until then. If there are no streamlines, a warning says
+      that an existing file is replaced by an empty one.
     - If the block raises an exception, the appended streamlines stay in the partial file and a warning says so. If
       there are none, the partial file is removed.
     - If the process is killed, the partial file stays, without a warning. A partial .trx is a folder, which trx-python
@@ -68,9 +68,6 @@ class TractogramWriter:
         Remove points that are within this distance, in mm, of the curve through the others; None keeps all points.
     overwrite
         Whether an existing file may be replaced.
-    replace_with_empty
-        With ``overwrite``, whether a tractogram without streamlines also replaces an existing file: for a filter, this
-        is a result.
 
     Raises
     ------
@@ -94,7 +91,6 @@ class TractogramWriter:
         data_per_streamline: Mapping[str, int] | None = None,
         compress: float | None = None,
         overwrite: bool = False,
-        replace_with_empty: bool = False,
     ) -> None:
         self.path = Path(path)
         self._format = FORMATS[extension_of(self.path)]
@@ -108,24 +104,18 @@ class TractogramWriter:
         if compress is not None:
             check_number("compress", compress, low=0, high=_MOST_COMPRESSION_MM, low_included=False)
         self._compress = compress
-        self._overwrite, self._replace_with_empty = overwrite, replace_with_empty
+        self._overwrite = overwrite
         self._target = _checked_target(self.path, overwrite=overwrite)
         self.partial = partial_of(self._target)
         check_partial(self.partial, overwrite=overwrite)
         self._claim: Claim | None = None
         self._tractogram: GrowingTractogram | None = None
         self._nb_streamlines = 0
-        self._kept_existing = False
 
     @property
     def nb_streamlines(self) -> int:
         """Number of appended streamlines."""
         return self._nb_streamlines
-
-    @property
-    def kept_existing(self) -> bool:
-        """Whether the file is an older one, which was kept because no streamlines were appended."""
-        return self._kept_existing
 
     def __enter__(self) -> TractogramWriter:
         check_partial(self.partial, overwrite=self._overwrite)
@@ -235,13 +225,12 @@ class TractogramWriter:
         """Give the tractogram its name."""
         tractogram.finish()
         if self._target.exists():
-            if not tractogram.nb_streamlines and not (self._overwrite and self._replace_with_empty):
-                self._kept_existing = True
-                logger.warning("There are no streamlines to write; the existing '%s' is kept.", self.path)
-                remove_partial(self.partial)
-                return
             if not self._overwrite:
+                if not tractogram.nb_streamlines:
+                    remove_partial(self.partial)
                 raise FileExistsError(f"'{self.path}' appeared in the meantime; choose another name.")
+            if not tractogram.nb_streamlines:
+                logger.warning("There are no streamlines: '%s' is replaced by an empty tractogram.", self.path)
         tractogram.move_to(self._target)
         sync_folder(self._target.parent)
 
