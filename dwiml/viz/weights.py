@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -102,13 +103,14 @@ def draw_weights(figure: Figure, logs: Sequence[Log]) -> None:
         if len(logs) > 1:
             axes.set_title(shorten(log.label, _MAX_NAME_LENGTH), fontsize="medium", parse_math=False)
         if not is_shared:
-            _add_legend(axes, [each], loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
+            beside: dict[str, Any] = {"bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0.0}
+            _disable_math(axes.legend(loc="upper left", **beside, **_legend_options([each])))
     grid[-1, 0].set_xlabel("Epoch (from 0)")
     names = logs[0].label if len(logs) == 1 else f"{len(logs)} experiments"
     # A `$` in a name does not start a formula.
     figure.suptitle(f"{shorten(names, _MAX_NAME_LENGTH)}: change of the weights in each epoch", parse_math=False)
     if is_shared:
-        _add_legend(figure, changes, loc="outside right upper")
+        _disable_math(figure.legend(loc="outside right upper", **_legend_options(changes)))
 
 
 def select_with_weights(logs: Sequence[Log]) -> list[Log]:
@@ -193,13 +195,15 @@ def _legend_height(layers: Mapping[str, Change]) -> float:
     return _LEGEND_ROW_IN * len(layers) + 1.2
 
 
-def _add_legend(owner: Figure | Axes, changes: Sequence[Mapping[str, Change]], *, loc: str, **placement: Any) -> None:
-    """Add the legend of the layers, which are those of all `changes`, to a figure or a panel."""
+def _legend_options(changes: Sequence[Mapping[str, Change]]) -> dict[str, Any]:
+    """Return the options of the legend of the layers, which are those of all `changes`."""
     layers = list(changes[0])
     still = {name for name in layers if not any(any(each[name].values) for each in changes)}
     handles = [_handle(i, len(layers), _described(name, name in still)) for i, name in enumerate(layers)]
-    title = "Layer, from first to last"
-    legend = owner.legend(handles=handles, loc=loc, fontsize=8.5, frameon=False, title=title, **placement)
+    return {"handles": handles, "fontsize": 8.5, "frameon": False, "title": "Layer, from first to last"}
+
+
+def _disable_math(legend: Legend) -> None:
     for text in legend.get_texts():
         text.set_parse_math(False)
 
