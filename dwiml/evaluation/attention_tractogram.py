@@ -11,7 +11,7 @@ import numpy as np
 from dwiml.evaluation.attention import StreamlineAttention
 from dwiml.evaluation.losses_by_point import SubjectReader
 from dwiml.matplotlib_backend import COLOR_QUANTILES, value_colors
-from dwiml.tractograms.writing.with_data import Part, write_trk
+from dwiml.tractograms.writing.with_data import Part, write_with_data
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -25,7 +25,7 @@ def write_attention_tractogram(
     *,
     point: int | None = None,
 ) -> list[npt.NDArray[np.float64]]:
-    """Write a .trk file with the attention at each point, in rasmm, center origin; it is complete, or absent.
+    """Write a .trk or .trx file with the attention at each point, in rasmm, center origin; it is complete, or absent.
 
     Each point has ``weight`` and ``ratio`` (see :func:`~dwiml.evaluation.attention.attention_at_points`; the ratio is 0
     after `point`), and ``color`` (red, green and blue from 0 to 255), from the 5th to the 95th percentile of the ratio;
@@ -34,7 +34,7 @@ def write_attention_tractogram(
     Parameters
     ----------
     path
-        The .trk file; an existing one is replaced.
+        The .trk or .trx file; an existing one is replaced.
     reader
         Reader of the subject.
     attentions
@@ -52,7 +52,7 @@ def write_attention_tractogram(
     Raises
     ------
     ValueError
-        If a streamline does not have the point.
+        If a streamline does not have the point, or `path` has another extension.
     OSError
         If the file cannot be written.
     """
@@ -69,5 +69,5 @@ def write_attention_tractogram(
             }
             yield Part(each.points, np.array([len(weight)]), per_point, {"id": np.array([[each.id]])})
 
-    write_trk(path, reader.find_grid(), parts())
+    write_with_data(path, reader.find_grid(), parts())
     return ratios

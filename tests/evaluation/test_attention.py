@@ -8,6 +8,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from dipy.io.streamline import load_tractogram
 from small_training import small_trainer
 from tests_support import AFFINE
 
@@ -118,13 +119,13 @@ def test_streamlines_are_drawn_or_given(reader: SubjectReader) -> None:
         choose_streamlines(reader, ids=[3, 3])
 
 
-@pytest.mark.parametrize("point", [None, 1, -1])
+@pytest.mark.parametrize(("point", "extension"), [(None, ".trk"), (1, ".trk"), (-1, ".trk"), (1, ".trx")])
 def test_the_tractogram_has_the_attention_at_each_point(
-    reader: SubjectReader, tmp_path: Path, point: int | None
+    reader: SubjectReader, tmp_path: Path, point: int | None, extension: str
 ) -> None:
-    found = measured(reader, [3, 0])
-    ratios = write_attention_tractogram(tmp_path / "a.trk", reader, found, "cross", point=point)
-    tractogram = nib.streamlines.load(tmp_path / "a.trk").tractogram
+    found, path = measured(reader, [3, 0]), tmp_path / f"a{extension}"
+    ratios = write_attention_tractogram(path, reader, found, "cross", point=point)
+    tractogram = load_tractogram(str(path), "same", bbox_valid_check=False)
     assert tractogram.data_per_streamline["id"].ravel().tolist() == [3, 0]
     for number, (each, ratio) in enumerate(zip(found, ratios, strict=True)):
         in_mm = nib.affines.apply_affine(AFFINE, each.points - 0.5)

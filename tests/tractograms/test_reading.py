@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
+from dipy.io.streamline import load_tractogram
 from scoring_support import OBLIQUE, SHAPE, joined, random_lines
 
 from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.reading import open_tractogram
-from dwiml.tractograms.writing.with_data import Part, write_trk
+from dwiml.tractograms.writing.with_data import Part, write_with_data
 from dwiml.tractograms.writing.writer import TractogramWriter
 
 GRID = Grid(OBLIQUE, SHAPE)
@@ -76,22 +77,57 @@ def test_streamlines_without_points_are_counted_and_left_out(tmp_path: Path) -> 
     assert (found.lengths.tolist(), found.dps["id"].tolist(), found.nb_removed) == ([1, 3], [[5], [7]], 1)
 
 
-def test_data_per_point_are_written_part_by_part(tmp_path: Path) -> None:
-    path, loss = tmp_path / "a.trk", np.linspace(0, 1, len(POINTS), dtype=np.float32)[:, None]
+@pytest.mark.parametrize("extension", [".trk", ".trx"])
+def test_data_per_point_are_written_part_by_part(tmp_path: Path, extension: str) -> None:
+    path, loss = tmp_path / f"a{extension}", np.linspace(0, 1, len(POINTS), dtype=np.float32)[:, None]
+    color = np.arange(3 * len(POINTS)).reshape(-1, 3) % 256
     cut = int(LENGTHS[:3].sum())
-    write_trk(
+    path.write_bytes(b"older")
+    write_with_data(
         path,
         GRID,
         [
-            Part(POINTS[:cut], LENGTHS[:3], {"loss": loss[:cut]}, {"id": IDS[:3]}),
-            Part(POINTS[cut:], LENGTHS[3:], {"loss": loss[cut:]}, {"id": IDS[3:]}),
+            Part(POINTS[:cut], LENGTHS[:3], {"loss": loss[:cut], "color": color[:cut]}, {"id": IDS[:3]}),
+            Part(POINTS[cut:], LENGTHS[3:], {"loss": loss[cut:], "color": color[cut:]}, {"id": IDS[3:]}),
         ],
     )
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
     found = open_tractogram(path).read(OBLIQUE, ["id"])
     np.testing.assert_allclose(found.points, POINTS, atol=1e-4)
+    np.testing.assert_array_equal(found.lengths, LENGTHS)
     np.testing.assert_array_equal(found.dps["id"], IDS)
-    per_point = nib.streamlines.load(path).tractogram.data_per_point["loss"]
-    np.testing.assert_array_equal(np.concatenate(list(per_point)), loss)
+    # With nibabel or trx-python.
+    read = load_tractogram(str(path), "same", bbox_valid_check=False)
+    for name, values in (("loss", loss), ("color", color)):
+        np.testing.assert_array_equal(np.concatenate(list(read.data_per_point[name])), values)
+    np.testing.assert_array_equal(read.data_per_streamline["id"], IDS)
     grid = open_tractogram(path).grid
     assert grid is not None
     assert GRID.difference(grid) == ""
+
+
+@pytest.mark.parametrize("extension", [".trk", ".trx"])
+def test_no_streamlines_with_data(tmp_path: Path, extension: str) -> None:
+    path = tmp_path / f"a{extension}"
+    write_with_data(path, GRID, [])
+    assert len(load_tractogram(str(path), "same", bbox_valid_check=False)) == 0
+    assert not open_tractogram(path).has_streamlines()
+
+
+def test_data_per_point_that_cannot_be_written(tmp_path: Path) -> None:
+    path = tmp_path / "a.trx"
+    path.write_bytes(b"older")
+    part = Part(POINTS, LENGTHS, {"a.b": np.zeros((len(POINTS), 1))})
+    with pytest.raises(ValueError, match="A .trx file cannot hold data named 'a.b'"):
+        write_with_data(path, GRID, [part])
+
+    def stopped() -> Iterator[Part]:
+        yield Part(POINTS, LENGTHS)
+        raise OSError("disk")
+
+    with pytest.raises(OSError, match="disk"):
+        write_with_data(path, GRID, stopped())
+    assert path.read_bytes() == b"older"
+    assert [each.name for each in tmp_path.iterdir()] == ["a.trx"]
+    with pytest.raises(ValueError, match=r"written to a \.trk or \.trx file; give one of these"):
+        write_with_data(tmp_path / "a.tck", GRID, [])

@@ -45,7 +45,7 @@ class GrowingTrx(GrowingTractogram):
         for name in widths:
             if set(name) & set("./"):
                 raise ValueError(
-                    f"A .trx file cannot hold data per streamline named '{name}': the name becomes a file name; leave "
+                    f"A .trx file cannot hold data named '{name}': the name becomes a file name; leave "
                     "out dots and slashes."
                 )
 
@@ -118,8 +118,7 @@ class GrowingTrx(GrowingTractogram):
         ]
 
     def _dps_name(self, name: str) -> str:
-        width = self._widths[name]
-        return f"{name}.float32" if width == 1 else f"{name}.{width}.float32"
+        return array_name(name, self._widths[name])
 
     @classmethod
     def lock_file(cls, folder: Path) -> Path:
@@ -134,3 +133,8 @@ class GrowingTrx(GrowingTractogram):
             names = set(os.listdir(folder))
             return {cls._POSITIONS, cls._OFFSETS} <= names <= known
         return False
+
+
+def array_name(name: str, width: int) -> str:
+    """Return the name of an array of float32 in a .trx, with `width` numbers in a row."""
+    return f"{name}.float32" if width == 1 else f"{name}.{width}.float32"
