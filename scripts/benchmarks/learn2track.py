@@ -1,22 +1,22 @@
 """A training step of Learn2Track, beside two usual ways to run a recurrent network on ragged batches.
 
-A step is all that training does with a batch once its inputs are there: embedding, forward, loss, backward, clipping,
-Adam. The same weights, the same batch: dwiml's own layers, ``torch.nn.GRU`` on a ``PackedSequence``, and
-``torch.nn.GRU`` on padded batches of streamlines of similar length.
+The same weights, the same batch: dwiml's own layers, ``torch.nn.GRU`` on a ``PackedSequence``, and ``torch.nn.GRU`` on
+padded batches of streamlines of similar length.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
-from measuring import Figure, compare
+from measuring import Figure
+from steps import compare_steps, make_batch, prepare
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_sequence
 
 from dwiml import Learn2TrackModel, TensorSequence
-from dwiml.models.allocator import keep_freed_memory
 
 NB_BUCKETS = 5
 
@@ -71,49 +71,22 @@ def stack(model: Learn2TrackModel, rows: Tensor, run: Callable[[nn.Module, Tenso
     return torch.cat(outputs, dim=-1)
 
 
-def make_batch(nb_streamlines: int, nb_features: int) -> tuple[TensorSequence, TensorSequence]:
-    """Return inputs and streamlines of 30 to 200 points."""
-    generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(30, 201, (nb_streamlines,), generator=generator)
-    targets = TensorSequence(torch.randn(int(lengths.sum()), 3, generator=generator).cumsum(0), lengths)
-    trimmed = targets.trimmed_last()
-    return trimmed.mapped(torch.randn(trimmed.total_points, nb_features, generator=generator)), targets
-
-
-def training_step(model: Learn2TrackModel, inputs: TensorSequence, targets: TensorSequence) -> Callable[[], float]:
-    """Return a function that trains on the batch once, and returns the loss before."""
-    optimizer = torch.optim.Adam(model.parameters())
-    streamlines = targets.trimmed_last()
-
-    def step() -> float:
-        optimizer.zero_grad()
-        loss, _n = model.compute_loss(cast(Tensor, model(inputs, streamlines)), targets)
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        return loss.item()
-
-    return step
-
-
 def measure_step(name: str, *, quick: bool, device: torch.device, baseline: str) -> Figure:
-    """Time a whole step on 2 threads of the CPU, or on a GPU; checks that both ways compute the same losses."""
-    torch.set_num_threads(2)
-    if device.type == "cpu":
-        keep_freed_memory()
+    """Time a whole step on 2 threads of the CPU, or on a GPU; checks that both ways compute the same."""
+    prepare(device, quick=quick)
     nb_streamlines, sizes, nb_features = (20, (16, 16), 8) if quick else (500, (256, 256), 28)
-    inputs, targets = (part.to(device) for part in make_batch(nb_streamlines, nb_features))
-    other = {"packed": PackedLearn2Track, "padded": PaddedLearn2Track}[baseline]
-    steps = []
-    for model_class in (Learn2TrackModel, other):
-        torch.manual_seed(0)
-        model = model_class(nb_features=nb_features, rnn_layer_sizes=sizes).to(device)
-        steps.append(training_step(model, inputs, targets))
-    if abs(steps[0]() - steps[1]()) > 1e-3:
-        raise RuntimeError(f"The {baseline} model computes something else than dwiml.")
-    seconds, slow_seconds, peak = compare(
-        steps[0], steps[1], repeats=5, baseline_repeats=2 if baseline == "packed" else 5, device=device
-    )
+    torch.manual_seed(0)
+    model = Learn2TrackModel(nb_features=nb_features, rnn_layer_sizes=sizes)
+    other = {"packed": PackedLearn2Track, "padded": PaddedLearn2Track}[baseline](**model.params)
+    other.load_state_dict(model.state_dict())
     names = {"packed": "torch.nn.GRU on packed sequences", "padded": f"torch.nn.GRU, padded in {NB_BUCKETS} buckets"}
-    nb_points = inputs.total_points
-    return Figure(name, nb_points / seconds, "points/s", nb_points / slow_seconds, names[baseline], peak)
+    return compare_steps(
+        name,
+        model.to(device),
+        other.to(device),
+        partial(make_batch, nb_features=nb_features),
+        nb_streamlines,
+        baseline=names[baseline],
+        device=device,
+        baseline_repeats=3 if baseline == "packed" else 5,
+    )

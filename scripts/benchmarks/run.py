@@ -1,4 +1,4 @@
-"""Times dwiml's batches, interpolation, training step and tracking, each beside a plain way with the same libraries.
+"""Times dwiml's batches, interpolation, training steps and tracking, each beside a plain way with the same libraries.
 
     python scripts/benchmarks/run.py [--json FILE] [--device cuda] [--only NAME ...]
 
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from autoencoder import measure_autoencoder
 from interpolation import measure_interpolation
 from learn2track import measure_step
 from loading import measure_loader
@@ -53,6 +54,12 @@ STEPS: dict[str, Callable[..., Figure]] = {
     "learn2track_step": functools.partial(measure_step, baseline="packed"),
     "learn2track_step_padded": functools.partial(measure_step, baseline="padded"),
     "transformer_step": measure_transformer,
+    "transformer_src_and_tgt_step": functools.partial(measure_transformer, kind="src-and-tgt"),
+    "transformer_src_and_tgt_step_masks": functools.partial(
+        measure_transformer, kind="src-and-tgt", padding_masks=True
+    ),
+    "transformer_src_tgt_concat_step": functools.partial(measure_transformer, kind="src-tgt-concat"),
+    "autoencoder_step": measure_autoencoder,
     "tracking": measure_tracking,
     "tracking_10000": functools.partial(measure_tracking, nb_seeds=10_000),
 }
@@ -72,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--device",
         choices=["cpu", "cuda"],
         default="cpu",
-        help="cuda: interpolation, training step and tracking on the GPU, the others not at all [%(default)s]",
+        help="cuda: interpolation, training steps and tracking on the GPU, the others not at all [%(default)s]",
     )
     parser.add_argument(
         "--only",

@@ -18,6 +18,10 @@ NAMES = {
     "grid1_1thread",
     "learn2track_step",
     "transformer_step",
+    "transformer_src_and_tgt_step",
+    "transformer_src_and_tgt_step_masks",
+    "transformer_src_tgt_concat_step",
+    "autoencoder_step",
 }
 
 
@@ -45,7 +49,7 @@ def check_figures(path: Path, names: set[str]) -> None:
 
 
 def test_table_and_json(tmp_path: Path) -> None:
-    chosen = ["sampler_2m", "loader_lazy_step1", "axes1_1thread", "transformer_step"]
+    chosen = ["sampler_2m", "loader_lazy_step1", "axes1_1thread", "transformer_src_and_tgt_step", "autoencoder_step"]
     result = run("--quick", "--json", str(tmp_path / "figures.json"), "--only", *chosen)
     assert result.returncode == 0, result.stderr
     check_figures(tmp_path / "figures.json", set(chosen))
