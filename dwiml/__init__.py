@@ -23,9 +23,9 @@ _MODULE_OF = {
     "Logger": "dwiml.training.reporting.loggers.base",
     "MainModelAbstract": "dwiml.models.base",
     "ModelWithDirectionGetter": "dwiml.models.with_direction_getter",
-    "ModelWithNeighborhood": "dwiml.models.one_input",
-    "ModelWithOneInput": "dwiml.models.one_input",
-    "ModelWithPreviousDirections": "dwiml.models.previous_dirs",
+    "ModelWithNeighborhood": "dwiml.models.inputs",
+    "ModelWithOneInput": "dwiml.models.inputs",
+    "ModelWithPreviousDirections": "dwiml.models.inputs",
     "MultiSubjectDataset": "dwiml.data.dataset",
     "MultisubjectSubset": "dwiml.data.dataset",
     "TensorSequence": "dwiml.ops.sequences",
@@ -83,9 +83,8 @@ if TYPE_CHECKING:
     from dwiml.models.autoencoder import AutoencoderModel
     from dwiml.models.base import MainModelAbstract
     from dwiml.models.checking import check_track_step
+    from dwiml.models.inputs import ModelWithNeighborhood, ModelWithOneInput, ModelWithPreviousDirections
     from dwiml.models.learn2track import Learn2TrackModel
-    from dwiml.models.one_input import ModelWithNeighborhood, ModelWithOneInput
-    from dwiml.models.previous_dirs import ModelWithPreviousDirections
     from dwiml.models.protocols import TrackingModel
     from dwiml.models.transformers.source_only import TransformerSrcOnlyModel
     from dwiml.models.transformers.with_targets import TransformerSrcAndTgtModel, TransformerSrcTgtConcatModel

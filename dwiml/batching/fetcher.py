@@ -1,15 +1,17 @@
-"""The part of a batch loader that runs in workers, on the CPU: from ids to the streamlines of a batch."""
+"""From ids to the streamlines of a batch, on the CPU, in workers; and from the workers to the device of the model."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from dwiml.arguments import counted, kind_shown, shown
-from dwiml.batching.sampler import BatchIds
+from dwiml.batching.sampler import BatchIds, check_ids
+from dwiml.batching.workers import WorkerFailures
 from dwiml.data.dataset import MultisubjectSubset, check_subject
 from dwiml.data.streamlines import SubjectStreamlines
 from dwiml.ops import augmentation
@@ -20,6 +22,10 @@ from dwiml.ops.sequences import TensorSequence
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+Batch = TypeVar("Batch")
+
+_END: Any = object()
 
 
 class BatchSlices(dict[int, slice]):
@@ -72,38 +78,6 @@ class BatchSlices(dict[int, slice]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (BatchSlices, (dict(self), self.key, self.data_per_streamline, self.drawn, self.augment))
-
-
-def check_ids(batch_ids: Any) -> BatchIds:
-    """Check that an object is the BatchIds of a sampler, and return it.
-
-    Raises
-    ------
-    TypeError
-        If it is anything else, such as the plain list of a user's sampler, or an item is not a subject with ids.
-    """
-    if not isinstance(batch_ids, BatchIds):
-        raise TypeError(
-            f"A sampler must yield BatchIds, which identify the batch, got {kind_shown(batch_ids)}: "
-            "BatchIds(list of (subject, ids), BatchKey(phase, epoch, batch_index))."
-        )
-    for item in batch_ids:
-        if not isinstance(item, (tuple, list)) or len(item) != 2 or not _are_ids(item[1]):
-            raise TypeError(
-                "An item of BatchIds must be (subject index, ids), with a one-dimensional array of the indices of its "
-                f"streamlines, got {shown(item)}."
-            )
-    return batch_ids
-
-
-def _are_ids(ids: Any) -> bool:
-    # A boolean mask is not accepted: its length is not the number of streamlines in the batch.
-    try:
-        values = np.asarray(ids)
-    except ValueError:
-        # Lists of different lengths.
-        return False
-    return values.ndim == 1 and (len(values) == 0 or values.dtype.kind in "iu")
 
 
 def check_slices(ids_per_subj: Any) -> BatchSlices:
@@ -348,3 +322,68 @@ def concatenated(arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
 def identity_collate(batch: Any) -> Any:
     """Return a batch unchanged, as the ``collate_fn`` of a DataLoader; at module level so that it can be pickled."""
     return batch
+
+
+def iterate_batches(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield the batches of a loader, and report the failure of a worker clearly: see :class:`WorkerFailures`.
+
+    Parameters
+    ----------
+    batches
+        A torch ``DataLoader``, with or without workers.
+
+    Raises
+    ------
+    RuntimeError, OSError
+        If a worker died; :func:`dwiml.failures.resource_error` converts these to an error that advises the user.
+    """
+    iterator, failures = None, WorkerFailures(batches)
+    try:
+        while True:
+            with failures.awaiting():
+                # The first iter() starts the workers and installs torch's handler.
+                iterator = iterator or iter(batches)
+                failures.watch(iterator)
+                batch = next(iterator, _END)
+            if batch is _END:
+                return
+            yield batch
+    finally:
+        failures.close()
+
+
+def on_device(
+    batches: Iterable[tuple[TensorSequence, BatchSlices]], device: torch.device
+) -> Iterator[tuple[TensorSequence, BatchSlices]]:
+    """Yield batches on a device.
+
+    Batches are copied to a GPU from page-locked memory, on a separate CUDA stream: the copy of a batch overlaps with
+    the computation on the previous one. The host never waits for the GPU.
+
+    Parameters
+    ----------
+    batches
+        Streamlines and their slices, on the CPU, in pageable memory. Values, shapes and dtypes do not change.
+    device
+        Device of the model.
+
+    Raises
+    ------
+    RuntimeError, OSError
+        See :func:`iterate_batches`.
+    """
+    if device.type != "cuda":
+        for streamlines, ids_per_subj in iterate_batches(batches):
+            yield streamlines.to(device), ids_per_subj.to(device)
+        return
+    copy_stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    for streamlines, ids_per_subj in iterate_batches(batches):
+        with torch.cuda.stream(copy_stream):
+            streamlines = streamlines.pin_memory().to(device, non_blocking=True)
+            ids_per_subj = ids_per_subj.pin_memory().to(device, non_blocking=True)
+        compute_stream = torch.cuda.current_stream(device)
+        compute_stream.wait_stream(copy_stream)
+        for tensor in (streamlines.data, *ids_per_subj.data_per_streamline.values()):
+            # The memory must not be reused before the computation that reads it has finished.
+            tensor.record_stream(compute_stream)
+        yield streamlines, ids_per_subj

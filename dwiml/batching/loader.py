@@ -17,11 +17,11 @@ from dwiml.batching.compatibility import (
     check_supports_split,
     check_volumes,
 )
-from dwiml.batching.fetcher import BatchSlices, StreamlineFetcher, check_ids, identity_collate
+from dwiml.batching.fetcher import BatchSlices, StreamlineFetcher, identity_collate
 from dwiml.batching.lengths import check_step_size, resampling_of
 from dwiml.batching.model_batch import BatchPreparer, ModelBatch, VolumesOnDevice
 from dwiml.batching.model_space import RASMM, ScannerSpace, space_of
-from dwiml.batching.sampler import BatchIds, DWIMLBatchIDSampler
+from dwiml.batching.sampler import BatchIds, DWIMLBatchIDSampler, check_ids
 from dwiml.batching.workers import ignore_stop_signals, kill_workers_at_exit
 from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.ops.augmentation import DrawnAugmentation

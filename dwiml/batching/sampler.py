@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 from torch.utils.data import Sampler
 
-from dwiml.arguments import check_number, check_whole
+from dwiml.arguments import check_number, check_whole, kind_shown, shown
 from dwiml.batching.compatibility import check_dataset
 from dwiml.batching.plan import PlannedBatch, even_shares, plan_epoch
 from dwiml.data.dataset import MultiSubjectDataset, check_phase, not_loaded
@@ -43,6 +43,38 @@ class BatchIds(list["SubjectIds"]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (BatchIds, (list(self), self.key))
+
+
+def check_ids(batch_ids: Any) -> BatchIds:
+    """Check that an object is the BatchIds of a sampler, and return it.
+
+    Raises
+    ------
+    TypeError
+        If it is anything else, such as the plain list of a user's sampler, or an item is not a subject with ids.
+    """
+    if not isinstance(batch_ids, BatchIds):
+        raise TypeError(
+            f"A sampler must yield BatchIds, which identify the batch, got {kind_shown(batch_ids)}: "
+            "BatchIds(list of (subject, ids), BatchKey(phase, epoch, batch_index))."
+        )
+    for item in batch_ids:
+        if not isinstance(item, (tuple, list)) or len(item) != 2 or not _are_ids(item[1]):
+            raise TypeError(
+                "An item of BatchIds must be (subject index, ids), with a one-dimensional array of the indices of its "
+                f"streamlines, got {shown(item)}."
+            )
+    return batch_ids
+
+
+def _are_ids(ids: Any) -> bool:
+    # A boolean mask is not accepted: its length is not the number of streamlines in the batch.
+    try:
+        values = np.asarray(ids)
+    except ValueError:
+        # Lists of different lengths.
+        return False
+    return values.ndim == 1 and (len(values) == 0 or values.dtype.kind in "iu")
 
 
 class Epoch(NamedTuple):

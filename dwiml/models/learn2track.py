@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dwiml.arguments import check_dropout, check_options
-from dwiml.models.one_input import ModelWithNeighborhood, ModelWithOneInput
-from dwiml.models.previous_dirs import ModelWithPreviousDirections
+from dwiml.models.inputs import ModelWithNeighborhood, ModelWithOneInput, ModelWithPreviousDirections
 from dwiml.models.recurrent.stacked import HiddenStates, StackedRNN, TimeMajor
 from dwiml.models.with_direction_getter import ModelWithDirectionGetter
 from dwiml.ops.sequences import TensorSequence

@@ -12,8 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from dwiml.arguments import quoted, shown
-from dwiml.batching.delivery import on_device
-from dwiml.batching.fetcher import BatchSlices
+from dwiml.batching.fetcher import BatchSlices, on_device
 from dwiml.batching.loader import DWIMLBatchLoaderOneInput
 from dwiml.batching.model_batch import check_mean_loss
 from dwiml.models.allocator import keep_freed_memory

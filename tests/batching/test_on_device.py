@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from dwiml import TensorSequence
-from dwiml.batching.delivery import on_device
-from dwiml.batching.fetcher import BatchSlices
+from dwiml.batching.fetcher import BatchSlices, on_device
 from dwiml.ops.randomness import BatchKey
 
 

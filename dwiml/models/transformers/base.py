@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dwiml.arguments import check_choice, check_dropout, check_whole, grouped
 from dwiml.models.embeddings import ACTIVATIONS, MAX_UNITS
-from dwiml.models.one_input import ModelWithNeighborhood, ModelWithOneInput
+from dwiml.models.inputs import ModelWithNeighborhood, ModelWithOneInput
 from dwiml.models.transformers.attention import Attending, MultiHeadAttention, RecordedAttention, WholeStreamlines
 from dwiml.models.transformers.buckets import LengthBuckets
 from dwiml.models.transformers.cache import FirstSegments, KeyValueMemory, NextPoints

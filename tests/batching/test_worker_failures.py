@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from dwiml.batching.delivery import iterate_batches
+from dwiml.batching.fetcher import iterate_batches
 from dwiml.batching.workers import SEND_FAILED, ignore_stop_signals
 from dwiml.failures import FILES, WORKER, resource_error
 
