@@ -58,7 +58,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
     from dwiml.cli.inputs import refuse_repeated
     from dwiml.files import check_outputs
-    from dwiml.hdf5.connectivity_group import check_labels_file, check_matrix_name, labels_path, write_matrix
+    from dwiml.hdf5.inputs.connectivity import check_labels_file, check_matrix_name, labels_path, write_matrix
     from dwiml.ops.connectivity_matrix import count_connections
     from dwiml.ops.regions import LabelRegions
     from dwiml.scoring.connectivity_scores import ends_of

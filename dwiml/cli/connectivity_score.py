@@ -117,7 +117,7 @@ def _check_options(arguments: argparse.Namespace) -> None:
 def _read_truth(arguments: argparse.Namespace) -> tuple[Regions, ConnectivityMatrix, Grid]:
     if arguments.hdf5_file is not None:
         return _read_hdf5(arguments)
-    from dwiml.hdf5.connectivity_group import read_connections
+    from dwiml.hdf5.inputs.connectivity import read_connections
 
     regions, grid = regions_of(arguments, [arguments.tractogram])
     return regions, read_connections(arguments.matrix, regions, "The matrix"), grid

@@ -13,11 +13,11 @@ import h5py
 
 from dwiml.hdf5 import file_writer
 from dwiml.hdf5.config import GroupsConfig, load_config
-from dwiml.hdf5.connectivity_group import plan_connectivity
-from dwiml.hdf5.inspection import SubjectPlan, plan_subjects
-from dwiml.hdf5.streamlines import read_streamlines_group
-from dwiml.hdf5.subjects import SubjectList, check_folders, read_subject_lists
-from dwiml.hdf5.volumes import read_volume_group
+from dwiml.hdf5.inputs.connectivity import plan_connectivity
+from dwiml.hdf5.inputs.inspection import SubjectPlan, plan_subjects
+from dwiml.hdf5.inputs.streamlines import read_streamlines_group
+from dwiml.hdf5.inputs.subjects import SubjectList, check_folders, read_subject_lists
+from dwiml.hdf5.inputs.volumes import read_volume_group
 from dwiml.ops.resampling import Resampling
 from dwiml.params import checks_arguments
 from dwiml.signals import ended_by_signals

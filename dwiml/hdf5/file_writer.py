@@ -25,7 +25,7 @@ from dwiml.arguments import quoted
 from dwiml.files import check_outputs, open_regular, sync_folder
 from dwiml.hdf5 import schema
 from dwiml.hdf5.config import GroupsConfig
-from dwiml.hdf5.connectivity_group import ConnectivityPlan, open_matrix
+from dwiml.hdf5.inputs.connectivity import ConnectivityPlan, open_matrix
 from dwiml.hdf5.stored.digests import ArrayDigest, digest_of_array, digest_of_group
 from dwiml.hdf5.stored.layout import root_digest
 from dwiml.ops.connectivity_matrix import dense_blocks

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dwiml.hdf5.connectivity_group import read_label_regions
+from dwiml.hdf5.inputs.connectivity import read_label_regions
 from dwiml.ops.connectivity_matrix import (
     JOINS_CONNECTED,
     JOINS_NONE,

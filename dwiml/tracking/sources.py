@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from dwiml.data.dataset import MultiSubjectDataset
-from dwiml.hdf5.standalone import read_mask, read_volumes
+from dwiml.hdf5.inputs.standalone import read_mask, read_volumes
 from dwiml.ops.masks import DEFAULT_THRESHOLD, Mask
 from dwiml.tracking.input_order import check_same_making
 from dwiml.tracking.mask_groups import mask_of_group

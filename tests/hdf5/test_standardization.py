@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dwiml.hdf5.standardization import StandardizationReport, standardize
+from dwiml.hdf5.inputs.standardization import StandardizationReport, standardize
 
 MASK = np.zeros((3, 3, 3), dtype=bool)
 MASK[0] = True

@@ -25,9 +25,9 @@ sys.exit(main(["create_hdf5", *sys.argv[1:]]))
 """
 PLACES = {
     "looking at headers": "dwiml.hdf5.creator.plan_subjects",
-    "reading volumes": "dwiml.hdf5.volumes.open_image",
-    "standardizing": "dwiml.hdf5.volumes.standardize",
-    "reading tractograms": "dwiml.hdf5.streamlines.open_tractogram",
+    "reading volumes": "dwiml.hdf5.inputs.volumes.open_image",
+    "standardizing": "dwiml.hdf5.inputs.volumes.standardize",
+    "reading tractograms": "dwiml.hdf5.inputs.streamlines.open_tractogram",
     "writing": "dwiml.hdf5.file_writer.write_streamlines",
     "the last digests": "dwiml.hdf5.file_writer.write_group_digests",
 }

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dwiml.hdf5.subjects import check_folders, find_files, read_subject_lists
+from dwiml.hdf5.inputs.subjects import check_folders, find_files, read_subject_lists
 
 
 def test_lists_from_files_and_from_names(tmp_path):

@@ -41,7 +41,7 @@ def make_world(root: Path) -> Path:
         writer.append(np.concatenate(lines), [len(line) for line in lines])
     _write_truth(root, lines)
     AutoencoderModel(**SMALL_AUTOENCODER).save(root / "autoencoder")
-    from dwiml.hdf5.connectivity_group import write_matrix
+    from dwiml.hdf5.inputs.connectivity import write_matrix
     from dwiml.ops.connectivity_matrix import ConnectivityMatrix
 
     regions = LabelRegions.from_volume(_labels())

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from dwiml.arguments import quoted
 from dwiml.files.images import check_image_end, open_image, readable
 from dwiml.hdf5.config import VolumeGroup
-from dwiml.hdf5.inspection import SubjectPlan
-from dwiml.hdf5.standardization import FEW_VOXELS, standardize
+from dwiml.hdf5.inputs.inspection import SubjectPlan
+from dwiml.hdf5.inputs.standardization import FEW_VOXELS, standardize
 from dwiml.ops.masks import DEFAULT_THRESHOLD, Mask, as_mask
 
 logger = logging.getLogger(__name__)

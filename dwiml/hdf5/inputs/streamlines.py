@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dwiml.files import check_memory
 from dwiml.hdf5.config import StreamlinesGroup
-from dwiml.hdf5.inspection import SubjectPlan
+from dwiml.hdf5.inputs.inspection import SubjectPlan
 from dwiml.ops.ragged import offsets, sequence_ids
 from dwiml.ops.resampling import Resampling
 from dwiml.tractograms.grid import Grid

@@ -11,7 +11,7 @@ from pathlib import Path
 from dwiml.files import identity_of
 from dwiml.files.images import open_image
 from dwiml.hdf5.config import GroupsConfig, StreamlinesGroup, VolumeGroup
-from dwiml.hdf5.subjects import find_by_pattern, find_files
+from dwiml.hdf5.inputs.subjects import find_by_pattern, find_files
 from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.kinds import check_kind
 from dwiml.tractograms.reading import open_tractogram

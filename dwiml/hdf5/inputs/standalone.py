@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from dwiml.arguments import check_choice
 from dwiml.hdf5.config import STANDARDIZATIONS, VolumeGroup
-from dwiml.hdf5.inspection import SubjectPlan, plan_volumes
-from dwiml.hdf5.volumes import mask_with_warning, read_volume_group
+from dwiml.hdf5.inputs.inspection import SubjectPlan, plan_volumes
+from dwiml.hdf5.inputs.volumes import mask_with_warning, read_volume_group
 from dwiml.ops.masks import DEFAULT_THRESHOLD, Mask
 from dwiml.tractograms.grid import Grid
 

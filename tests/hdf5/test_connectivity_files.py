@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dwiml.hdf5 import file_writer
-from dwiml.hdf5.connectivity_group import check_labels_file, labels_path, read_connections, write_matrix
+from dwiml.hdf5.inputs.connectivity import check_labels_file, labels_path, read_connections, write_matrix
 from dwiml.ops import connectivity_matrix as connectivity
 from dwiml.ops.connectivity_matrix import ConnectivityMatrix
 from dwiml.ops.regions import BlocRegions, LabelRegions

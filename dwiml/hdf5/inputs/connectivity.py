@@ -20,8 +20,8 @@ from dwiml.arguments import grouped
 from dwiml.files import atomic_write, check_file, open_regular
 from dwiml.files.images import check_image_end, open_image, readable
 from dwiml.hdf5.config import ConnectivityFiles, GroupsConfig
-from dwiml.hdf5.inspection import SubjectPlan
-from dwiml.hdf5.subjects import find_files
+from dwiml.hdf5.inputs.inspection import SubjectPlan
+from dwiml.hdf5.inputs.subjects import find_files
 from dwiml.ops.connectivity_matrix import ConnectivityMatrix, check_same_number, connections_of, is_background_counted
 from dwiml.ops.regions import BlocRegions, LabelRegions, Regions
 from dwiml.tractograms.grid import Grid
