@@ -60,7 +60,7 @@ ROOMS = {
         "training.reporting.metrics",
     },
     "phantom": {"files", "ops", "params"},
-    "scoring": LEAVES | {"hdf5.connectivity_group", "tractograms"},
+    "scoring": LEAVES | {"hdf5.inputs.connectivity", "tractograms"},
     "cli": LEAVES
     | {"tractograms", "hdf5", "data", "batching", "models", "tracking", "training", "evaluation", "viz", "phantom"}
     | {"scoring", "importing", "trained"},
@@ -72,7 +72,7 @@ STORED = ("", *(f".{name}" for name in _STORED_NAMES))
 MODULES = {
     "hdf5.schema": {"files", "ops"},
     **{f"hdf5.stored{name}": {"arguments", "files", "hdf5.schema", "hdf5.stored"} for name in STORED},
-    "tracking.sources": ROOMS["tracking"] | {"tracking", "hdf5.standalone", "hdf5.volumes"},
+    "tracking.sources": ROOMS["tracking"] | {"tracking", "hdf5.inputs.standalone", "hdf5.inputs.volumes"},
     "training.generation.phase": ROOMS["training"] | {"training", "tracking", "scoring"},
     "training.generation.settings": ROOMS["training"] | {"training", "tracking"},
     "training.generation.measures": ROOMS["training"] | {"training", "scoring"},
