@@ -162,7 +162,7 @@ def test_imports_point_one_way(path: Path) -> None:
         ("tractograms.reading", "from dwiml.hdf5.schema import VERSION", ["hdf5.schema"]),
         ("tractograms.reading", "from dwiml.files.images import readable\nfrom dwiml.ops import spaces", []),
         ("data.volumes", "from dwiml.tractograms.grid import Grid", []),
-        ("tracking.tracker", "from dwiml.hdf5.inputs.standalone import read_mask", ["hdf5.standalone"]),
+        ("tracking.tracker", "from dwiml.hdf5.inputs.standalone import read_mask", ["hdf5.inputs.standalone"]),
         ("data.dataset", "from dwiml.hdf5.schema import VERSION", []),
         ("data.dataset", "from dwiml.hdf5.creator import create_hdf5", ["hdf5.creator"]),
         (
