@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import dwiml
+from dwiml.cli.main import COMMANDS
 
 PACKAGE = Path(dwiml.__file__).parent
 
@@ -142,6 +143,11 @@ def test_imports_point_one_way(path: Path) -> None:
     module = ".".join(parts[:-1] if is_package else parts)
     assert module.split(".")[0] in ROOMS, f"{module} is in no known room: say in ROOMS what it may import."
     assert not forbidden_imports(path.read_text(encoding="utf-8"), module, is_package=is_package)
+
+
+def test_each_command_is_one_module() -> None:
+    names = {path.stem for path in (PACKAGE / "cli").glob("*.py")}
+    assert names == {*COMMANDS, "main", "__init__"}, "What commands share is in a folder of dwiml/cli."
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from dwiml.cli.option_names import with_option_names
-from dwiml.cli.unknown_options import parse_known_options
+from dwiml.cli.options.option_names import with_option_names
+from dwiml.cli.options.parsing import parse_known_options
 from dwiml.failures import GPU, MEMORY, ResourceError, resource_error
 from dwiml.files import reason_of
 from dwiml.files.streams import SafeStream, guarded_streams
@@ -36,7 +36,7 @@ def parse_and_run(
     Parameters
     ----------
     parser
-        The command's parser, with the option of :func:`dwiml.cli.options.add_verbose`.
+        The command's parser, with the option of :func:`dwiml.cli.options.shared.add_verbose`.
     action
         Function that does the work with the parsed arguments. Its return value is the exit code; None means 0.
     argv

@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Sequence
 
 from dwiml.cli import parse_and_run
-from dwiml.cli.latent_files import MODEL_HELP, add_shared_options, check_latent_outputs, memory_advice
+from dwiml.cli.options.latent_space import MODEL_HELP, add_latent_options, memory_advice
+from dwiml.cli.running.latent_files import check_latent_outputs, read_scanner_streamlines
 
 ERROR = "rms_error_mm"
 
@@ -23,7 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("model", metavar="EXPERIMENT_OR_MODEL", help=MODEL_HELP)
     parser.add_argument("tractogram", metavar="IN", help=".trk, .tck or .trx, in the space of the training")
     parser.add_argument("out", metavar="OUT", help="tractogram to write: .trk, .tck or .trx")
-    add_shared_options(parser)
+    add_latent_options(parser)
     return parser
 
 
@@ -35,8 +36,7 @@ def _run(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from dwiml.arguments import counted
-    from dwiml.cli.latent_files import read_scanner_streamlines
-    from dwiml.cli.progress import progress_bar
+    from dwiml.cli.running.progress import progress_bar
     from dwiml.evaluation.latent_space import load_autoencoder, reconstruct_streamlines
     from dwiml.ops.spaces import to_vox_corner
 

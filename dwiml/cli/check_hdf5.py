@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dwiml.arguments import counted
 from dwiml.cli import BAD_INPUT, parse_and_run
-from dwiml.cli.options import add_verbose
+from dwiml.cli.options.shared import add_verbose
 
 if TYPE_CHECKING:
     from dwiml.data.checking import FileReport
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from dwiml.cli.progress import progress_bar
+    from dwiml.cli.running.progress import progress_bar
     from dwiml.data.checking import check_hdf5_file
 
     with ExitStack() as stack:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dwiml.cli import parse_and_run
-from dwiml.cli.connectivity_options import add_regions, describe, percent, regions_of
-from dwiml.cli.options import add_overwrite, add_verbose
+from dwiml.cli.options.regions import add_regions, describe, percent, regions_of
+from dwiml.cli.options.shared import add_overwrite, add_verbose
 
 if TYPE_CHECKING:
     from dwiml.ops.connectivity_matrix import ConnectivityMatrix
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     import numpy as np
 
-    from dwiml.cli.inputs import refuse_repeated
+    from dwiml.cli.running.inputs import refuse_repeated
     from dwiml.files import check_outputs
     from dwiml.hdf5.inputs.connectivity import check_labels_file, check_matrix_name, labels_path, write_matrix
     from dwiml.ops.connectivity_matrix import count_connections

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dwiml.cli import parse_and_run
-from dwiml.cli.connectivity_options import add_regions, describe, percent, regions_of
-from dwiml.cli.options import add_overwrite, add_verbose
+from dwiml.cli.options.regions import add_regions, describe, percent, regions_of
+from dwiml.cli.options.shared import add_overwrite, add_verbose
 
 if TYPE_CHECKING:
     from dwiml.ops.connectivity_matrix import ConnectivityMatrix

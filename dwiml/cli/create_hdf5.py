@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dwiml.arguments import counted
 from dwiml.cli import parse_and_run
-from dwiml.cli.options import add_overwrite, add_verbose
+from dwiml.cli.options.shared import add_overwrite, add_verbose
 
 if TYPE_CHECKING:
     from dwiml.hdf5.creator import CreationSummary

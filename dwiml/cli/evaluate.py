@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from dwiml.arguments import grouped
 from dwiml.cli import parse_and_run
-from dwiml.cli.naming import add_class_options
-from dwiml.cli.options import add_moved_data, add_verbose
+from dwiml.cli.options.shared import add_moved_data, add_verbose
+from dwiml.cli.options.user_classes import add_class_options
 
 if TYPE_CHECKING:
     from dwiml.evaluation.direction_error import DirectionError

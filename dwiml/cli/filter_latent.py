@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dwiml.cli import parse_and_run
-from dwiml.cli.latent_files import MODEL_HELP, add_shared_options, check_latent_outputs, memory_advice
+from dwiml.cli.options.latent_space import MODEL_HELP, add_latent_options, memory_advice
+from dwiml.cli.running.latent_files import check_latent_outputs, read_scanner_streamlines
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
         f"nearest other one [{QUANTILE}]",
     )
     parser.add_argument("--rejected", metavar="FILE", help="also write the streamlines that are not kept")
-    add_shared_options(parser)
+    add_latent_options(parser)
     return parser
 
 
@@ -62,9 +63,8 @@ def _run(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from dwiml.arguments import check_number, counted
-    from dwiml.cli.inputs import refuse_repeated
-    from dwiml.cli.latent_files import read_scanner_streamlines
-    from dwiml.cli.progress import progress_bar
+    from dwiml.cli.running.inputs import refuse_repeated
+    from dwiml.cli.running.progress import progress_bar
     from dwiml.evaluation.latent_space import load_autoencoder
 
     outputs = {"OUT": arguments.out, "--rejected": arguments.rejected}
@@ -103,8 +103,7 @@ def _run(arguments: argparse.Namespace) -> None:
 def _encode_references(model: AutoencoderModel, arguments: argparse.Namespace) -> LatentReference:
     import numpy as np
 
-    from dwiml.cli.latent_files import read_scanner_streamlines
-    from dwiml.cli.progress import progress_bar
+    from dwiml.cli.running.progress import progress_bar
     from dwiml.evaluation.latent_filter import LatentReference
 
     points: list[NDArray[np.float32]] = []

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from dwiml.cli import parse_and_run
-from dwiml.cli.options import add_overwrite, add_verbose
+from dwiml.cli.options.shared import add_overwrite, add_verbose
 
 
 def build_parser() -> argparse.ArgumentParser:

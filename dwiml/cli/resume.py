@@ -8,11 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dwiml.cli.declarations import constant_of, parameters_of
-from dwiml.cli.naming import add_class_options
-from dwiml.cli.options import add_option, add_verbose
-from dwiml.cli.run_training import run_training
-from dwiml.cli.unknown_options import parse_known_options
+from dwiml.cli.options.declarations import constant_of, parameters_of
+from dwiml.cli.options.derived import add_option
+from dwiml.cli.options.parsing import parse_known_options
+from dwiml.cli.options.shared import add_verbose
+from dwiml.cli.options.user_classes import add_class_options
+from dwiml.cli.running.training import run_training
 
 DATASET = "dwiml.data.dataset.MultiSubjectDataset"
 SETTINGS = "dwiml.training.settings.TrainerSettings"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dwiml.cli import parse_and_run
-from dwiml.cli.options import add_overwrite, add_verbose
+from dwiml.cli.options.shared import add_overwrite, add_verbose
 
 if TYPE_CHECKING:
     from dwiml.scoring.ground_truth import GroundTruth
@@ -84,8 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> None:
     from dwiml import __version__
-    from dwiml.cli.inputs import short_names
-    from dwiml.cli.progress import progress_bar
+    from dwiml.cli.running.inputs import short_names
+    from dwiml.cli.running.progress import progress_bar
     from dwiml.files import write_json
     from dwiml.scoring.ground_truth_files import read_ground_truth
     from dwiml.scoring.scores import score_streamlines

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dwiml.cli import parse_and_run
-from dwiml.cli.naming import add_class_options
-from dwiml.cli.options import add_moved_data, add_overwrite, add_verbose
+from dwiml.cli.options.shared import add_moved_data, add_overwrite, add_verbose
+from dwiml.cli.options.user_classes import add_class_options
 
 if TYPE_CHECKING:
     from dwiml.evaluation.attention import StreamlineAttention
@@ -90,8 +90,8 @@ def _memory_advice(_: argparse.Namespace) -> str:
 
 def _run(arguments: argparse.Namespace) -> None:
     from dwiml.arguments import check_whole, counted
-    from dwiml.cli.inputs import find_subject
-    from dwiml.cli.progress import progress_bar
+    from dwiml.cli.running.inputs import find_subject
+    from dwiml.cli.running.progress import progress_bar
     from dwiml.evaluation.attention import check_has_attention, choose_streamlines, measure_attention
     from dwiml.evaluation.losses_by_point import SubjectReader
     from dwiml.ops.randomness import check_seed
@@ -182,7 +182,7 @@ def _matrices(attention: StreamlineAttention, *, by_head: bool) -> dict[str, tup
 
 
 def _check_folder(arguments: argparse.Namespace, files: Sequence[str]) -> None:
-    from dwiml.cli.inputs import experiment_hdf5_file
+    from dwiml.cli.running.inputs import experiment_hdf5_file
     from dwiml.files import check_output_folder
 
     check_output_folder(

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dwiml.cli import parse_and_run
-from dwiml.cli.naming import add_class_options
-from dwiml.cli.options import add_moved_data, add_overwrite, add_verbose
+from dwiml.cli.options.shared import add_moved_data, add_overwrite, add_verbose
+from dwiml.cli.options.user_classes import add_class_options
 
 if TYPE_CHECKING:
     from dwiml.data.dataset import MultiSubjectDataset
@@ -117,7 +117,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _show(model: Any, reader: SubjectReader, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Write the results of one subject, and return its summary."""
-    from dwiml.cli.progress import progress_bar
+    from dwiml.cli.running.progress import progress_bar
     from dwiml.evaluation.loss_tractograms import write_loss_tractograms
     from dwiml.evaluation.losses_by_point import measure_losses
     from dwiml.files import write_json
@@ -149,7 +149,7 @@ def _show(model: Any, reader: SubjectReader, folder: Path, arguments: argparse.N
 
 def _find(dataset: MultiSubjectDataset, subject: str, subset: str | None) -> tuple[str, list[int]]:
     """Return the subset and the indices in it of the requested subjects."""
-    from dwiml.cli.inputs import check_subset, find_subject
+    from dwiml.cli.running.inputs import check_subset, find_subject
 
     check_subset(subset)
     if subject == ALL:
@@ -164,7 +164,7 @@ def _find(dataset: MultiSubjectDataset, subject: str, subset: str | None) -> tup
 
 
 def _check_folder(folder: Path, arguments: argparse.Namespace) -> None:
-    from dwiml.cli.inputs import experiment_hdf5_file
+    from dwiml.cli.running.inputs import experiment_hdf5_file
     from dwiml.evaluation.loss_tractograms import loss_files
     from dwiml.files import check_output_folder
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dwiml.cli import parse_and_run
-from dwiml.cli.options import add_overwrite, add_verbose
+from dwiml.cli.options.shared import add_overwrite, add_verbose
 
 if TYPE_CHECKING:
     from dwiml.viz.pieces import DrawnTractogram
@@ -115,7 +115,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from dataclasses import replace
 
     from dwiml.arguments import check_number, check_whole
-    from dwiml.cli.inputs import short_names
+    from dwiml.cli.running.inputs import short_names
     from dwiml.files import check_outputs
     from dwiml.viz.figure_file import check_figure_format, save_figure
     from dwiml.viz.pieces import DrawnTractogram

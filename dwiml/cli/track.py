@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from dwiml.arguments import counted, grouped
 from dwiml.cli import parse_and_run
-from dwiml.cli.config_file import add_config_options, parse_options
-from dwiml.cli.declarations import parameters_of
-from dwiml.cli.naming import add_class_options
-from dwiml.cli.options import add_option, add_overwrite, add_verbose
+from dwiml.cli.options.config_file import add_config_options, parse_options
+from dwiml.cli.options.declarations import parameters_of
+from dwiml.cli.options.derived import add_option
+from dwiml.cli.options.shared import add_overwrite, add_verbose
+from dwiml.cli.options.user_classes import add_class_options
 from dwiml.hdf5.config import STANDARDIZATIONS
 
 if TYPE_CHECKING:
@@ -118,8 +119,8 @@ def _memory_advice(arguments: argparse.Namespace) -> str:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from dwiml.cli.progress import progress_bar
-    from dwiml.cli.tracking_data import load_tracking_data
+    from dwiml.cli.running.progress import progress_bar
+    from dwiml.cli.running.tracking_data import load_tracking_data
     from dwiml.files import write_json
     from dwiml.tractograms.writing.writer import TractogramWriter
     from dwiml.trained.tracking import TrackingKeywords, prepare_tracking, track_groups, tracking_rules

@@ -10,11 +10,12 @@ import sys
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from dwiml.cli.config_file import add_config_options, config_text, parse_options, value_in_file
-from dwiml.cli.declarations import parameters_of, summary_of
-from dwiml.cli.naming import TRAINER_CLASS, add_class_options, check_options, own_parameters
-from dwiml.cli.options import add_option, add_verbose
-from dwiml.cli.run_training import run_training
+from dwiml.cli.options.config_file import add_config_options, config_text, parse_options, value_in_file
+from dwiml.cli.options.declarations import parameters_of, summary_of
+from dwiml.cli.options.derived import add_option
+from dwiml.cli.options.shared import add_verbose
+from dwiml.cli.options.user_classes import TRAINER_CLASS, add_class_options, check_options, own_parameters
+from dwiml.cli.running.training import run_training
 from dwiml.models.catalog import ENTRY_POINTS, MODELS, find_model_class
 from dwiml.training.catalog import (
     LOADER,

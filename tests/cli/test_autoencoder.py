@@ -14,8 +14,8 @@ from scoring_support import save_lines, save_volume
 from small_training import logs
 
 from dwiml.cli import train
-from dwiml.cli.config_file import parse_options
 from dwiml.cli.main import main
+from dwiml.cli.options.config_file import parse_options
 from dwiml.evaluation.latent_filter import LatentReference
 from dwiml.evaluation.latent_space import load_autoencoder
 from dwiml.hdf5.creator import create_hdf5

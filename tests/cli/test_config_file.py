@@ -13,8 +13,8 @@ import torch
 from small_training import logs
 
 from dwiml.cli import resume, train
-from dwiml.cli.config_file import MAX_BYTES, parse_options
 from dwiml.cli.main import main
+from dwiml.cli.options.config_file import MAX_BYTES, parse_options
 from dwiml.params import to_plain
 
 GROUPS = ["--input_group_name", "input", "--streamline_group_name", "streamlines"]

@@ -8,7 +8,7 @@ import inspect
 import pytest
 
 from dwiml.cli import resume, track, train
-from dwiml.cli.declarations import Required, constant_of, parameters_of, summary_of
+from dwiml.cli.options.declarations import Required, constant_of, parameters_of, summary_of
 
 # Made by whoever calls a command, not by its options.
 OBJECTS = {"dataset", "model", "batch_sampler", "batch_loader", "subject", "rules", "mask", "affine", "dimensions"}

@@ -10,7 +10,7 @@ from small_training import small_trainer
 
 from dwiml.cli import resume, run_command, train
 from dwiml.cli.main import COMMANDS
-from dwiml.cli.option_names import with_option_names
+from dwiml.cli.options.option_names import with_option_names
 from dwiml.training.cluster.process import how_to_resume
 
 GROUPS = ["--input_group_name", "input", "--streamline_group_name", "streamlines"]

@@ -11,8 +11,8 @@ import pytest
 
 from dwiml.cli import create_hdf5
 from dwiml.cli import train as train_command
-from dwiml.cli.config_file import parse_options
 from dwiml.cli.main import main
+from dwiml.cli.options.config_file import parse_options
 from dwiml.cli.phantom import build_parser
 from dwiml.phantom import create
 from dwiml.phantom.create import GROUPS_CONFIG, README

@@ -12,8 +12,8 @@ import pytest
 from scoring_support import LOWER, OBLIQUE, SHAPE, UPPER, along_x, joined, save_lines, save_volume
 
 from dwiml import __version__
-from dwiml.cli.inputs import short_names
 from dwiml.cli.main import main
+from dwiml.cli.running.inputs import short_names
 from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.writing.writer import TractogramWriter
 

@@ -18,7 +18,7 @@ from dwiml import Learn2TrackModel
 from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.cli import evaluate, main, resume, train
-from dwiml.cli.config_file import parse_options
+from dwiml.cli.options.config_file import parse_options
 from dwiml.training.experiment.parameters import MAY_CHANGE
 from dwiml.training.settings import TrainerSettings
 from dwiml.training.trainer import DWIMLTrainer

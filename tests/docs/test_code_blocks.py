@@ -31,7 +31,7 @@ from dwiml import DWIMLTrainerOneInput
 from dwiml.cli import train
 from dwiml.cli.main import COMMANDS
 from dwiml.cli.main import build_parser as build_dwiml_parser
-from dwiml.cli.unknown_options import parse_known_options
+from dwiml.cli.options.parsing import parse_known_options
 from dwiml.models.direction_getters import DIRECTION_GETTERS
 from dwiml.models.embeddings import EMBEDDINGS
 

@@ -1,4 +1,4 @@
-"""Options of the command line: those that derive from parameters of the library, and those that commands share."""
+"""Options of the command line that derive from parameters of the library."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dwiml.arguments import shown
-from dwiml.cli.declarations import Parameter, Required
+from dwiml.cli.options.declarations import Parameter, Required
 from dwiml.files.reading import parse_json
 from dwiml.files.reasons import reason_of
 
@@ -160,39 +160,6 @@ def add_option(
 def has_option(parameter: Parameter) -> bool:
     """Return whether :func:`add_option` adds an option for a parameter: whether its values can be given as text."""
     return any(_kind(each) is not None for each in parameter.types)
-
-
-def add_verbose(parser: argparse._ActionsContainer, *, dest: str = "verbose") -> None:
-    """Add the option -v of a command to its parser or to a group of options.
-
-    Parameters
-    ----------
-    parser
-        The parser or the group.
-    dest
-        Name of the value, if a parameter of the library is named ``verbose``.
-    """
-    parser.add_argument("-v", dest=dest, action="store_true", help="show informative messages")
-
-
-def add_overwrite(parser: argparse._ActionsContainer, about: str) -> None:
-    """Add the option -f of a command to its parser or to a group of options.
-
-    Parameters
-    ----------
-    parser
-        The parser or the group.
-    about
-        Help text: which outputs it replaces.
-    """
-    parser.add_argument("-f", dest="overwrite", action="store_true", help=about)
-
-
-def add_moved_data(parser: argparse.ArgumentParser) -> None:
-    """Add the option --hdf5_file of a command that uses the data of an experiment."""
-    parser.add_argument(
-        "--hdf5_file", metavar="HDF5", help="new path of the data, if they were moved [the recorded path]"
-    )
 
 
 def json_object(text: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the commands of the latent space share: their options, the check of outputs, the streamlines of a file."""
+"""The files of the commands of the latent space: the check of outputs, the streamlines of a file."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dwiml.cli.naming import add_class_options
-from dwiml.cli.options import add_overwrite, add_verbose
-
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -19,30 +16,6 @@ if TYPE_CHECKING:
     from dwiml.tractograms.grid import Grid
     from dwiml.tractograms.tractogram import Streamlines
     from dwiml.tractograms.writing.writer import TractogramWriter
-
-MODEL_HELP = "an experiment of 'dwiml train autoencoder' (its best model is used), or the folder of a saved model"
-
-
-def add_shared_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that the commands share."""
-    parser.add_argument(
-        "--grid", metavar="IMAGE", help="image with the voxel grid of OUT, if IN is a .tck, which has none"
-    )
-    parser.add_argument(
-        "--batch_size",
-        type=int,
-        default=1000,
-        metavar="N",
-        help="number of streamlines that the model gets at once; lower it to use less memory [%(default)s]",
-    )
-    add_overwrite(parser, "replace existing outputs")
-    add_class_options(parser)
-    add_verbose(parser)
-
-
-def memory_advice(arguments: argparse.Namespace) -> str:
-    """Return what to do if memory is exhausted."""
-    return f"give a lower --batch_size (now: {arguments.batch_size})"
 
 
 def check_latent_outputs(

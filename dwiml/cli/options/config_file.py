@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from dwiml.arguments import shown
-from dwiml.cli.naming import CLASS_OPTIONS
-from dwiml.cli.options import ON, Reader
-from dwiml.cli.unknown_options import meant_by, parse_known_options
+from dwiml.cli.options.derived import ON, Reader
+from dwiml.cli.options.parsing import meant_by, parse_known_options
+from dwiml.cli.options.user_classes import CLASS_OPTIONS
 from dwiml.files.opening import open_regular
 from dwiml.files.reading import parse_json
 from dwiml.params import to_plain

@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from dwiml.arguments import quoted
-from dwiml.cli.declarations import Parameter, Required, parameters_of
-from dwiml.cli.inspected import constructors, keywords_of
-from dwiml.cli.options import has_option
+from dwiml.cli.options.declarations import Parameter, Required, parameters_of
+from dwiml.cli.options.derived import has_option
+from dwiml.cli.options.inspected import constructors, keywords_of
 from dwiml.user_classes.finding import is_dwiml_class
 
 MODEL_CLASS = "model_class"

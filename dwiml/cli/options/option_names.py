@@ -6,7 +6,7 @@ import argparse
 import re
 import shlex
 
-from dwiml.cli.options import Flag, Reader
+from dwiml.cli.options.derived import Flag, Reader
 
 # The library's sentences give values of flags and of texts, such as resume='auto'.
 _ARGUMENT = re.compile(r"(?<![\w.'\"/-])([a-z]\w*)=(True|False|'[\w.+/:~ -]+')(?!\w)")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from dwiml.arguments import RENAMED, USUAL_NAMES, similar_names, why_absent
-from dwiml.cli.options import OFF, ON, Flag
+from dwiml.cli.options.derived import OFF, ON, Flag
 
 
 def parse_known_options(

@@ -17,7 +17,7 @@ from functools import cache
 from importlib.abc import InspectLoader
 from typing import Any
 
-from dwiml.cli.inspected import constructors, keywords_of, types_of
+from dwiml.cli.options.inspected import constructors, keywords_of, types_of
 
 
 class Required:

@@ -1,0 +1,38 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_verbose(parser: argparse._ActionsContainer, *, dest: str = "verbose") -> None:
+    """Add the option -v of a command to its parser or to a group of options.
+
+    Parameters
+    ----------
+    parser
+        The parser or the group.
+    dest
+        Name of the value, if a parameter of the library is named ``verbose``.
+    """
+    parser.add_argument("-v", dest=dest, action="store_true", help="show informative messages")
+
+
+def add_overwrite(parser: argparse._ActionsContainer, about: str) -> None:
+    """Add the option -f of a command to its parser or to a group of options.
+
+    Parameters
+    ----------
+    parser
+        The parser or the group.
+    about
+        Help text: which outputs it replaces.
+    """
+    parser.add_argument("-f", dest="overwrite", action="store_true", help=about)
+
+
+def add_moved_data(parser: argparse.ArgumentParser) -> None:
+    """Add the option --hdf5_file of a command that uses the data of an experiment."""
+    parser.add_argument(
+        "--hdf5_file", metavar="HDF5", help="new path of the data, if they were moved [the recorded path]"
+    )
