@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,14 +134,14 @@ def import_dwi_ml(
         groups={VOLUME: input_group_name, STREAMLINES: streamline_group_name},
     )
     notes = [*translated.notes, *more, *([] if lines else ["It has no logs."])]
-    folder.make()
-    model.save(folder.best_model)
-    (folder.path / METRICS_FILE).unlink(missing_ok=True)
-    if lines:
-        text = "".join(f"{json.dumps(line, allow_nan=False)}\n" for line in lines)
-        with atomic_write(folder.path / METRICS_FILE, follow_links=False) as stream:
-            stream.write(text.encode())
-    write_parameters(folder, sections, {"model": class_path(model_class)}, config)
+    with _removed_unless_whole(folder):
+        model.save(folder.best_model)
+        (folder.path / METRICS_FILE).unlink(missing_ok=True)
+        if lines:
+            text = "".join(f"{json.dumps(line, allow_nan=False)}\n" for line in lines)
+            with atomic_write(folder.path / METRICS_FILE, follow_links=False) as stream:
+                stream.write(text.encode())
+        write_parameters(folder, sections, {"model": class_path(model_class)}, config)
     return Imported(folder.path, model, source.model_type, source.model, len(lines), tuple(notes))
 
 
@@ -185,6 +188,22 @@ def _checked_folder(
     if folder.is_used() and (has_checkpoint(folder.checkpoint) or not _is_imported(folder)):
         raise FileExistsError(f"OUT: '{out}' is an experiment that was not imported: it is not replaced.")
     return folder
+
+
+@contextmanager
+def _removed_unless_whole(folder: ExperimentFolder) -> Iterator[None]:
+    """Create the folder for the block; if the block is interrupted, remove the folder if it is new.
+
+    Without its parameters, it could be neither used nor replaced.
+    """
+    is_new = not folder.path.exists()
+    folder.make()
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            shutil.rmtree(folder.path, ignore_errors=True)
+        raise
 
 
 def _is_imported(folder: ExperimentFolder) -> bool:

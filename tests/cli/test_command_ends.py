@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
+import numpy as np
 import pytest
+from small_world import add_transformer
 from without_volume import SMALL_AUTOENCODER
 
 # Modules that take the functions which tests replace must be imported before.
 import dwiml.scoring.connectivity_scores  # noqa: F401
 from dwiml import AutoencoderModel
 from dwiml.cli import run_command, train
-from dwiml.cli.main import main
+from dwiml.cli.main import COMMANDS, main
 from dwiml.hdf5.creator import create_hdf5
 from dwiml.phantom.create import create_phantom
 
@@ -32,7 +34,7 @@ DATA = ["--input_group_name", "input", "--streamline_group_name", "streamlines"]
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A phantom, its HDF5 file, and an experiment 'exp' of one epoch."""
+    """A phantom, its HDF5 file, an experiment 'exp' of one epoch, and untrained models of other kinds."""
     folder = tmp_path_factory.mktemp("signals")
     root = create_phantom(folder / "phantom", nb_subjects=3, size="small")
     lists = [root / f"{name}.txt" for name in ("training", "validation", "testing")]
@@ -40,6 +42,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = [*DATA, "--rnn_layer_sizes", "8", "--seed", "1", "--max_epochs", "1", "--step_size", "1.5", "-q"]
     assert train.main(["learn2track", str(folder / "data.hdf5"), str(folder), "exp", *options]) == 0
     AutoencoderModel(**SMALL_AUTOENCODER).save(folder / "autoencoder")
+    add_transformer(folder)
+    np.save(folder / "m.npy", np.ones((8, 8)))
     return folder
 
 
@@ -70,6 +74,7 @@ def command_at(name: str, work: Path, out: Path) -> tuple[list[str], str]:
             ["create_hdf5", str(work / "phantom/subjects"), str(out / "new.hdf5"), config, *lists],
             "dwiml.hdf5.creator.read_streamlines_group",
         ),
+        "check_hdf5": (["check_hdf5", hdf5], "dwiml.data.checking.SubjectStreamlines"),
         "train": (["train", "learn2track", hdf5, str(out), "exp", *DATA], "dwiml.data.dataset.SubjectVolume"),
         "resume": (["resume", experiment, "--new_max_epochs", "2"], "dwiml.data.dataset.SubjectVolume"),
         "evaluate": (["evaluate", experiment], "dwiml.evaluation.direction_error.evaluate_directions"),
@@ -85,6 +90,14 @@ def command_at(name: str, work: Path, out: Path) -> tuple[list[str], str]:
             ["connectivity_matrix", bundle, str(out / "m.npy"), "--labels", labels],
             "dwiml.ops.connectivity_matrix.count_connections",
         ),
+        "connectivity_score": (
+            ["connectivity_score", bundle, str(work / "m.npy"), "--nb_blocs", "2", "--json", str(out / "scores.json")],
+            "dwiml.scoring.connectivity_scores.score_connectivity",
+        ),
+        "import_dwi_ml": (
+            ["import_dwi_ml", str(work / "dwi_ml"), str(out / "new")],
+            "dwiml.importing.experiment.write_parameters",
+        ),
         "autoencode": (
             ["autoencode", str(work / "autoencoder"), bundle, str(out / "a.trk")],
             "dwiml.evaluation.latent_space.resample_nb_points",
@@ -94,6 +107,10 @@ def command_at(name: str, work: Path, out: Path) -> tuple[list[str], str]:
             "dwiml.evaluation.latent_space.resample_nb_points",
         ),
         "show_loss": (["show_loss", experiment, "sub-03", str(out)], "dwiml.evaluation.losses_by_point.measure_losses"),
+        "show_attention": (
+            ["show_attention", str(work / "transformer"), "sub-03", "--out", str(out), "--streamlines", "0"],
+            "dwiml.evaluation.attention.measure_attention",
+        ),
         "show_tractogram": (
             ["show_tractogram", bundle, str(out / "a.png"), "--background", str(subject / "metrics/fa.nii.gz")],
             "dwiml.viz.figure_file.save_figure",
@@ -102,24 +119,7 @@ def command_at(name: str, work: Path, out: Path) -> tuple[list[str], str]:
     }[name]
 
 
-COMMANDS = [
-    "phantom",
-    "create_hdf5",
-    "train",
-    "resume",
-    "evaluate",
-    "track",
-    "score",
-    "connectivity_matrix",
-    "autoencode",
-    "filter_latent",
-    "show_loss",
-    "show_tractogram",
-    "visualize_logs",
-]
-
-
-@pytest.mark.parametrize("i_command", range(len(COMMANDS)), ids=COMMANDS)
+@pytest.mark.parametrize("i_command", range(len(COMMANDS)), ids=list(COMMANDS))
 def test_a_signal_ends_each_command_cleanly(
     i_command: int,
     work: Path,
@@ -127,7 +127,7 @@ def test_a_signal_ends_each_command_cleanly(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    number, name = SIGNALS[i_command % len(SIGNALS)], COMMANDS[i_command]
+    number, name = SIGNALS[i_command % len(SIGNALS)], list(COMMANDS)[i_command]
     command, target = command_at(name, work, tmp_path)
     module, _, attribute = target.rpartition(".")
     before = [signal.getsignal(each) for each in SIGNALS]
@@ -279,8 +279,6 @@ def test_a_training_continues_when_its_output_is_closed(redirect: str, work: Pat
 def test_missing_memory_is_reported(
     work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import numpy as np
-
     monkeypatch.setattr("dwiml.evaluation.direction_error.evaluate_directions", lambda *_, **__: np.empty(2**50))
     assert main(["evaluate", str(work / "exp")]) == 2
     error = capsys.readouterr().err
@@ -295,6 +293,7 @@ def test_missing_memory_is_reported(
         ("track", ["--simultaneous", "3"], "give a lower --simultaneous (now: 3)"),
         ("track", [], "give a lower --simultaneous (now: auto)"),
         ("autoencode", [], "give a lower --batch_size (now: 1000)"),
+        ("show_attention", [], "choose shorter streamlines with --streamlines"),
         ("filter_latent", ["--batch_size", "7"], "give a lower --batch_size (now: 7)"),
     ],
 )

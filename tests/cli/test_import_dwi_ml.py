@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -81,6 +83,30 @@ def test_a_transformer_on_images_without_the_hdf5_file(
     assert main([*command, "--standardization", "none"]) == 0
     assert main(["evaluate", str(tmp_path / "ours")]) == 2
     assert main(["evaluate", str(tmp_path / "ours"), "--hdf5_file", str(tiny_hdf5)]) == 0
+
+
+def test_an_interrupted_import_can_be_repeated(
+    tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = save_experiment(tmp_path / "theirs", learn2track(nb_features=NB_FEATURES), training=training(tiny_hdf5))
+    command, out = ["import_dwi_ml", str(source), str(tmp_path / "ours")], tmp_path / "ours"
+
+    def full(*_: Any) -> None:
+        assert (out / "best_model" / "model_state.pt").exists()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dwiml.importing.experiment.write_parameters", full)
+        assert main(command) == 2
+    assert capsys.readouterr().err == "error: No space left on the disk.\n"
+    assert not out.exists()
+    assert main(command) == 0
+    before = (out / "parameters.json").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("dwiml.importing.experiment.write_parameters", full)
+        assert main([*command, "-f"]) == 2
+    assert (out / "parameters.json").read_bytes() == before
+    assert main([*command, "-f"]) == 0
 
 
 def test_options(imported: Path, tmp_path: Path, tiny_hdf5: Path, capsys: pytest.CaptureFixture[str]) -> None:

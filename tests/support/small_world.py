@@ -6,7 +6,9 @@ import json
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
+from dwi_ml_models import save_experiment, transformer
 from scoring_support import save_lines, save_volume
 from tests_support import AFFINE, NB_FEATURES, SHAPE, curved_streamlines, write_hdf5
 from without_volume import SMALL_AUTOENCODER
@@ -57,6 +59,23 @@ def make_world(root: Path) -> Path:
     for number, name in enumerate(("training", "validation", "testing"), start=1):
         (root / f"{name}.txt").write_text(f"sub-{number}\n")
     return root
+
+
+def add_transformer(root: Path) -> None:
+    """Add ``dwi_ml/``, an experiment of dwi_ml with an untrained transformer, and ``transformer/``, imported from it.
+
+    The data are those of ``data.hdf5``, with the groups ``input`` and ``streamlines``.
+    """
+    from dwiml.importing.experiment import import_dwi_ml
+
+    loader = {"input_group_name": "input", "streamline_group_name": "streamlines", "rng": 1}
+    training = {"hdf5 file": str(root / "data.hdf5"), "Loader params": loader, "Patience": 3}
+    with h5py.File(root / "data.hdf5") as file:
+        nb_features = int(next(iter(file.values()))["input"].attrs["nb_features"])
+    theirs = transformer("OriginalTransformerModel", nb_features=nb_features)
+    for place in ("best_model", "checkpoint/model"):
+        save_experiment(root / "dwi_ml", theirs, training=training, place=place)
+    import_dwi_ml(root / "dwi_ml", root / "transformer")
 
 
 def _labels() -> np.ndarray:
