@@ -95,19 +95,17 @@ def _run(arguments: argparse.Namespace) -> None:
     from dwiml.evaluation.attention import check_has_attention, choose_streamlines, measure_attention
     from dwiml.evaluation.losses_by_point import SubjectReader
     from dwiml.ops.randomness import check_seed
-    from dwiml.training.loading import load_best_model, rebuild_experiment
+    from dwiml.trained.experiment import load_experiment
 
     check_whole("--nb", arguments.nb, low=1)
     check_seed(arguments.seed)
     by_head, heads = arguments.head is not None, _heads(arguments.head)
-    model_class = arguments.model_class
-    model = load_best_model(arguments.experiment, model_class=model_class)
-    check_has_attention(model)
-    rebuilt = rebuild_experiment(
-        arguments.experiment, model_class=model_class, hdf5_file=arguments.hdf5_file, load_testing=True, lazy=True
-    )
-    phase, subject = find_subject(rebuilt.dataset, arguments.subject, arguments.subset)
-    reader = SubjectReader(rebuilt.loader, phase, subject)
+    experiment = load_experiment(arguments.experiment, arguments.model_class)
+    check_has_attention(experiment.model)
+    # Lazy, because only one subject is read.
+    dataset = experiment.open_dataset(arguments.hdf5_file, lazy=True)
+    phase, subject = find_subject(dataset, arguments.subject, arguments.subset)
+    reader = SubjectReader(experiment.batch_loader(dataset), phase, subject)
     # An error of the file is for now, not for after the work.
     reader.find_grid()
     ids = choose_streamlines(reader, ids=arguments.streamlines, nb=arguments.nb, seed=arguments.seed)
@@ -115,7 +113,7 @@ def _run(arguments: argparse.Namespace) -> None:
     _check_folder(arguments, [])
     attentions: list[StreamlineAttention] = []
     with progress_bar(f"{arguments.subject}, attention", len(ids)) as on_progress:
-        for found in measure_attention(model, reader, ids, on_progress=on_progress):
+        for found in measure_attention(experiment.model, reader, ids, on_progress=on_progress):
             attention = found.select(groups=arguments.group, layers=arguments.layer, heads=heads)
             for group in attention.weights:
                 attention.at_points(group, arguments.point)
