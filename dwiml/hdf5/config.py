@@ -12,9 +12,8 @@ from typing import Any
 from dwiml.arguments import quoted
 from dwiml.files import read_json
 from dwiml.hdf5 import schema
+from dwiml.hdf5.layouts.patterns import filled
 
-SUBJECT = "{subject}"
-"""Placeholder for the subject's name in file names."""
 STANDARDIZATIONS = ("all", "independent", "per_file", "none")
 
 _VOLUME_KEYS = ("type", "files", "standardization", "std_mask")
@@ -31,7 +30,8 @@ class VolumeGroup:
     name
         Name of the group in the HDF5 file.
     files
-        Paths relative to the subject's folder; ``*`` matches any characters, ``{subject}`` is the subject's name.
+        Paths relative to the subject's folder; ``*`` matches any characters, ``{subject}`` is the subject's name. See
+        :mod:`dwiml.hdf5.layouts.patterns`.
     standardization
         One of :data:`STANDARDIZATIONS`.
     std_mask
@@ -104,11 +104,17 @@ class GroupsConfig:
     groups: tuple[VolumeGroup | StreamlinesGroup, ...]
     text: str
 
-    def of_subject(self, name: str) -> GroupsConfig:
-        """Return the config of one subject, with :data:`SUBJECT` replaced by its name."""
+    def of_subject(self, values: Mapping[str, str]) -> GroupsConfig:
+        """Return the config of one subject, with the placeholders of file names replaced.
+
+        Parameters
+        ----------
+        values
+            {name of a placeholder: what it stands for}; see :func:`dwiml.hdf5.layouts.patterns.filled`.
+        """
 
         def named(files: tuple[str, ...]) -> tuple[str, ...]:
-            return tuple(file.replace(SUBJECT, name) for file in files)
+            return tuple(filled(file, values) for file in files)
 
         groups: list[VolumeGroup | StreamlinesGroup] = []
         for group in self.groups:
@@ -117,8 +123,8 @@ class GroupsConfig:
                 continue
             known = group.connectivity
             if known is not None:
-                labels = None if known.labels is None else known.labels.replace(SUBJECT, name)
-                known = replace(known, matrix=known.matrix.replace(SUBJECT, name), labels=labels)
+                labels = None if known.labels is None else filled(known.labels, values)
+                known = replace(known, matrix=filled(known.matrix, values), labels=labels)
             groups.append(replace(group, files=named(group.files), connectivity=known))
         return GroupsConfig(tuple(groups), self.text)
 
@@ -133,13 +139,17 @@ class GroupsConfig:
         return tuple(group for group in self.groups if isinstance(group, StreamlinesGroup))
 
 
-def load_config(config: str | os.PathLike[str] | Mapping[str, Any]) -> GroupsConfig:
+def load_config(
+    config: str | os.PathLike[str] | Mapping[str, Any], *, base: Mapping[str, Any] | None = None
+) -> GroupsConfig:
     """Read and check a groups config.
 
     Parameters
     ----------
     config
         Path of a JSON file, or its content as a dict: {name of the group: {"type": ..., "files": ..., ...}}.
+    base
+        Groups of a layout, to which the config adds groups, or which it replaces by groups of the same name.
 
     Raises
     ------
@@ -157,6 +167,7 @@ def load_config(config: str | os.PathLike[str] | Mapping[str, Any]) -> GroupsCon
             f"{_capital(where)} must be a JSON object with at least one group, "
             'for example {"streamlines": {"type": "streamlines", "files": ["*.trk"]}}.'
         )
+    content = {**(base or {}), **content}
     groups = tuple(_parse_group(name, entry, where) for name, entry in content.items())
     return GroupsConfig(groups, json.dumps(content))
 

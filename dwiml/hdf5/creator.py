@@ -16,7 +16,7 @@ from dwiml.hdf5.config import GroupsConfig, load_config
 from dwiml.hdf5.inputs.connectivity import plan_connectivity
 from dwiml.hdf5.inputs.inspection import SubjectPlan, plan_subjects
 from dwiml.hdf5.inputs.streamlines import read_streamlines_group
-from dwiml.hdf5.inputs.subjects import SubjectList, check_folders, read_subject_lists
+from dwiml.hdf5.inputs.subjects import SubjectList, folders_of_subjects, read_subject_lists
 from dwiml.hdf5.inputs.volumes import read_volume_group
 from dwiml.ops.resampling import Resampling
 from dwiml.params import checks_arguments
@@ -149,9 +149,8 @@ def create_hdf5(
     subjects = read_subject_lists({"training": training, "validation": validation, "testing": testing})
     inputs: list[Any] = [config, training, validation, testing]
     target = file_writer.checked_output(Path(out_hdf5), inputs, overwrite=overwrite)
-    folder, names = Path(subjects_folder), [name for listed in subjects.values() for name in listed]
-    check_folders(folder, names)
-    plans = plan_subjects(folder, names, groups, allow_missing=allow_missing)
+    names = [name for listed in subjects.values() for name in listed]
+    plans = plan_subjects(folders_of_subjects(Path(subjects_folder), names), groups, allow_missing=allow_missing)
     matrices = plan_connectivity(plans, groups)
     inputs += [path for plan in plans for path in plan.files]
     inputs += [path for group in matrices.values() for matrix in group.values() for path in matrix.files]
@@ -183,10 +182,7 @@ def create_hdf5(
 
 def _files_of(plan: SubjectPlan) -> dict[str, list[tuple[str, int]]]:
     return {
-        group: [
-            (path.relative_to(plan.folder).as_posix(), nb)
-            for path, nb in zip(plan.volumes[group], features, strict=True)
-        ]
+        group: [(plan.shown(path), nb) for path, nb in zip(plan.volumes[group], features, strict=True)]
         for group, features in plan.features.items()
     }
 

@@ -338,6 +338,26 @@ def test_the_subjects_name_stands_in_the_names_of_files(subjects):
     assert schema.FILES_FOUND not in recorded["streamlines"]
 
 
+def test_all_subjects_that_lack_a_file_are_named(three):
+    groups = {
+        "input": {"type": "volume", "files": ["{subject}.nii.gz", "dwi.nii.gz"]},
+        "streamlines": {"type": "streamlines", "files": ["wb.trk"]},
+    }
+    for subject in "abc":
+        three.volume(subject, f"{subject}.nii.gz", nib.load(three.folder / subject / "dwi.nii.gz").get_fdata())
+    (three.folder / "c/wb.trk").unlink()
+    with pytest.raises(FileNotFoundError, match=r"^Group 'streamlines' of subject 'c': '.*/c/wb.trk' was not found"):
+        three.create(groups)
+    (three.folder / "a/a.nii.gz").unlink()
+    sentence = (
+        r"^2 of 3 subjects lack a file: 'a' \(a.nii.gz\), 'c' \(wb.trk\). Group 'input' of subject 'a': '.*/a.nii.gz' "
+        "was not found; '.*' has: 'dwi.nii.gz', "
+    )
+    with pytest.raises(FileNotFoundError, match=sentence):
+        three.create(groups)
+    three.assert_nothing_written()
+
+
 @pytest.mark.parametrize("key", ["files", "std_mask"])
 def test_a_pattern_must_match_as_many_files_of_each_subject(three, key):
     """A pattern that matches two files adds a feature unnoticed; it must at least do so for all subjects."""
@@ -346,7 +366,10 @@ def test_a_pattern_must_match_as_many_files_of_each_subject(three, key):
         three.volume(subject, "fa.nii.gz", np.ones(shape, dtype=np.uint8))
     three.volume("b", "fa_old.nii.gz", np.ones(shape, dtype=np.uint8))
     group = {"type": "volume", "files": ["dwi.nii.gz"], "standardization": "all", key: ["fa*"]}
-    sentence = "Group 'input': 'fa.*' matches 2 files of subject 'b' and 1 of subject 'a'"
+    sentence = (
+        r"Group 'input': 'fa.*' matches 2 files of subject 'b' \('fa.nii.gz', 'fa_old.nii.gz'\) and 1 file of subject "
+        r"'a' \('fa.nii.gz'\)"
+    )
     with pytest.raises(ValueError, match=sentence):
         three.create({"input": group})
     for subject in "ac":

@@ -86,7 +86,7 @@ def plan_connectivity(plans: Sequence[SubjectPlan], config: GroupsConfig) -> dic
     return {
         plan.name: {
             group.name: _plan_group(plan, group.connectivity, plan.label(group.name))
-            for group in config.of_subject(plan.name).streamlines
+            for group in config.of_subject(plan.values).streamlines
             if group.connectivity is not None
         }
         for plan in plans
@@ -111,7 +111,7 @@ def _plan_group(plan: SubjectPlan, files: ConnectivityFiles, label: str) -> Conn
 
 
 def _find_one(plan: SubjectPlan, pattern: str, label: str) -> Path:
-    found = find_files(plan.folder, [pattern], label)
+    found = find_files(plan.folder, [pattern], label, root=plan.root)
     if len(found) > 1:
         names = " and ".join(f"'{path}'" for path in found[:2])
         raise ValueError(f"{label}: '{pattern}' must match one file, but matches {len(found)}, such as {names}.")

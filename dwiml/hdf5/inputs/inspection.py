@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dwiml.arguments import quoted
 from dwiml.files import identity_of
 from dwiml.files.images import open_image
 from dwiml.hdf5.config import GroupsConfig, StreamlinesGroup, VolumeGroup
-from dwiml.hdf5.inputs.subjects import find_by_pattern, find_files
+from dwiml.hdf5.inputs.subjects import MissingFileError, SubjectFolder, find_by_pattern, find_files
 from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.kinds import check_kind
 from dwiml.tractograms.reading import open_tractogram
@@ -19,6 +20,7 @@ from dwiml.tractograms.reading import open_tractogram
 logger = logging.getLogger(__name__)
 
 _PAIR = (".img", ".hdr")
+_NAMES_SHOWN = 10
 
 
 @dataclass
@@ -36,9 +38,13 @@ class SubjectPlan:
     features
         {volume group: number of features of each of its files}.
     matches
-        {volume group: {name or pattern of the config: number of files that it matches}}, including the masks.
+        {volume group: {name or pattern of the config: files that it matches}}, including the masks.
     known_grid
         The voxel grid of the files that were checked so far; None if none of them has one.
+    root
+        The folder of all subjects; None if it is unknown.
+    values
+        {name of a placeholder: what it stands for in file names}.
     """
 
     name: str
@@ -47,8 +53,10 @@ class SubjectPlan:
     masks: dict[str, list[Path]] = field(default_factory=dict)
     tractograms: dict[str, list[Path]] = field(default_factory=dict)
     features: dict[str, list[int]] = field(default_factory=dict)
-    matches: dict[str, dict[str, int]] = field(default_factory=dict)
+    matches: dict[str, dict[str, list[Path]]] = field(default_factory=dict)
     known_grid: Grid | None = None
+    root: Path | None = None
+    values: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def grid(self) -> Grid:
@@ -78,6 +86,13 @@ class SubjectPlan:
         """Size of the volumes in the HDF5 file, in bytes."""
         return 4 * math.prod(self.grid.shape) * sum(self.nb_features.values())
 
+    def shown(self, path: Path) -> str:
+        """Return the name of a file relative to the subject's folder, or to that of all subjects."""
+        for folder in (self.folder, self.root):
+            if folder is not None and path.is_relative_to(folder):
+                return path.relative_to(folder).as_posix()
+        return path.as_posix()
+
     def label(self, group: str) -> str:
         """Return the description of a group that is used in error messages."""
         return f"Group '{group}' of subject '{self.name}'"
@@ -96,25 +111,39 @@ class SubjectPlan:
             self.known_grid.check_same(grid, f"Subject '{self.name}'")
 
 
-def plan_subjects(
-    subjects_folder: Path, subjects: Sequence[str], config: GroupsConfig, *, allow_missing: bool
-) -> list[SubjectPlan]:
+def plan_subjects(subjects: Sequence[SubjectFolder], config: GroupsConfig, *, allow_missing: bool) -> list[SubjectPlan]:
     """Find the files of all subjects and check their headers; warn if two subjects have the same tractogram.
 
     Raises
     ------
     FileNotFoundError
-        If a file is missing.
+        If a file is missing. The message names all subjects that lack a file.
     ValueError
         If a file cannot be read, is empty or has an unknown format, if the files of a subject are on different grids,
         or if a group does not have the same number of features for all subjects.
     """
-    plans = [_plan_subject(subjects_folder / name, name, config, allow_missing=allow_missing) for name in subjects]
+    plans, missing = [], {}
+    for subject in subjects:
+        try:
+            plans.append(_plan_subject(subject, config, allow_missing=allow_missing))
+        except MissingFileError as error:
+            missing[subject.name] = error
+    if missing:
+        raise _all_missing(missing, len(subjects))
     for plan in plans[1:]:
         for group in plan.features:
             _check_alike(plan, plans[0], group)
     _warn_of_shared_tractograms(plans)
     return plans
+
+
+def _all_missing(missing: Mapping[str, MissingFileError], nb_subjects: int) -> FileNotFoundError:
+    """Return the error for subjects that lack a file, given the error for the first missing file of each."""
+    first = next(iter(missing.values()))
+    if len(missing) == 1:
+        return first
+    listed = ", ".join(f"'{name}' ({error.pattern})" for name, error in missing.items())
+    return FileNotFoundError(f"{len(missing)} of {nb_subjects} subjects lack a file: {listed}. {first}")
 
 
 def _warn_of_shared_tractograms(plans: Sequence[SubjectPlan]) -> None:
@@ -133,11 +162,11 @@ def _warn_of_shared_tractograms(plans: Sequence[SubjectPlan]) -> None:
 def _check_alike(plan: SubjectPlan, first: SubjectPlan, group: str) -> None:
     """Check that a volume group has the same number of files and of features as that of the first subject."""
     # The patterns are in the same order, but may contain the names of the subjects.
-    for (pattern, count), other in zip(plan.matches[group].items(), first.matches[group].values(), strict=True):
-        if count != other:
+    for (pattern, files), others in zip(plan.matches[group].items(), first.matches[group].values(), strict=True):
+        if len(files) != len(others):
             raise ValueError(
-                f"Group '{group}': '{pattern}' matches {count} {_files(count)} of subject '{plan.name}' and {other} of "
-                f"subject '{first.name}'; all subjects must have the same number: use a more specific pattern."
+                f"Group '{group}': '{pattern}' matches {_files(plan, files)} and {_files(first, others)}; all subjects "
+                "must have the same number: use a more specific pattern."
             )
     if plan.nb_features[group] != first.nb_features[group]:
         raise ValueError(
@@ -153,13 +182,15 @@ def _check_alike(plan: SubjectPlan, first: SubjectPlan, group: str) -> None:
             )
 
 
-def _files(count: int) -> str:
-    return "file" if count == 1 else "files"
+def _files(plan: SubjectPlan, files: Sequence[Path]) -> str:
+    names = quoted([plan.shown(path) for path in files], _NAMES_SHOWN)
+    return f"{len(files)} {'file' if len(files) == 1 else 'files'} of subject '{plan.name}' ({names})"
 
 
-def _plan_subject(folder: Path, name: str, config: GroupsConfig, *, allow_missing: bool) -> SubjectPlan:
-    plan = SubjectPlan(name, folder)
-    config = config.of_subject(name)
+def _plan_subject(subject: SubjectFolder, config: GroupsConfig, *, allow_missing: bool) -> SubjectPlan:
+    name = subject.name
+    plan = SubjectPlan(name, subject.folder, root=subject.root, values=subject.values)
+    config = config.of_subject(subject.values)
     for volume_group in config.volumes:
         plan_volumes(plan, volume_group)
     for streamlines_group in config.streamlines:
@@ -181,12 +212,12 @@ def plan_volumes(plan: SubjectPlan, group: VolumeGroup) -> None:
         See :func:`plan_subjects`.
     """
     label = plan.label(group.name)
-    found = find_by_pattern(plan.folder, group.files, label)
-    masks = find_by_pattern(plan.folder, group.std_mask, f"{label}, 'std_mask'")
+    found = find_by_pattern(plan.folder, group.files, label, root=plan.root)
+    masks = find_by_pattern(plan.folder, group.std_mask, f"{label}, 'std_mask'", root=plan.root)
     plan.volumes[group.name] = [path for paths in found.values() for path in paths]
     plan.masks[group.name] = [path for paths in masks.values() for path in paths]
     plan.matches[group.name] = {
-        f"{pattern}{kind}": len(paths)
+        f"{pattern}{kind}": paths
         for kind, matched in (("", found), (" (std_mask)", masks))
         for pattern, paths in matched.items()
     }
@@ -211,7 +242,7 @@ def _inspect_volume(plan: SubjectPlan, path: Path, label: str) -> int:
 
 def _plan_streamlines(plan: SubjectPlan, group: StreamlinesGroup, *, allow_missing: bool) -> None:
     label = plan.label(group.name)
-    files = find_files(plan.folder, group.files, label, allow_missing=allow_missing)
+    files = find_files(plan.folder, group.files, label, allow_missing=allow_missing, root=plan.root)
     kept = []
     for path in files:
         check_kind(path, f"{label}: the tractogram")

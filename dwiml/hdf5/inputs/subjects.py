@@ -7,10 +7,12 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dwiml.arguments import quoted
 from dwiml.files import check_file, identity_of, open_regular
+from dwiml.hdf5.layouts.patterns import ROOT, SUBJECT
 from dwiml.hdf5.schema import check_name
 
 logger = logging.getLogger(__name__)
@@ -20,6 +22,40 @@ SubjectList = str | os.PathLike[str] | Iterable[str]
 _NAMES_SHOWN = 5
 _MAX_LIST_BYTES = 2**24
 _IMAGE_OF_HEADER = {".hdr": ".img", ".HDR": ".IMG"}
+
+
+@dataclass(frozen=True)
+class SubjectFolder:
+    """Where the files of a subject are.
+
+    Attributes
+    ----------
+    name
+        The subject's name in the HDF5 file; with sessions, that of one session, such as ``sub-01_ses-1``.
+    folder
+        The folder of its files.
+    root
+        The folder of all subjects.
+    values
+        {name of a placeholder: what it stands for in file names}; at least that of ``subject``.
+    """
+
+    name: str
+    folder: Path
+    root: Path
+    values: Mapping[str, str]
+
+
+class MissingFileError(FileNotFoundError):
+    """A subject does not have a file that the config names.
+
+    Attributes
+    ----------
+    pattern
+        Name of the file or pattern, relative to the subject's folder.
+    """
+
+    pattern = ""
 
 
 def read_subject_lists(lists: Mapping[str, SubjectList]) -> dict[str, list[str]]:
@@ -79,6 +115,12 @@ def _read_list(subset: str, source: SubjectList) -> list[str]:
     return [name for name in names if name]
 
 
+def folders_of_subjects(subjects_folder: Path, subjects: Sequence[str]) -> list[SubjectFolder]:
+    """Return the folders of subjects, each of which has the subject's name; see :func:`check_folders`."""
+    check_folders(subjects_folder, subjects)
+    return [SubjectFolder(name, subjects_folder / name, subjects_folder, {SUBJECT: name}) for name in subjects]
+
+
 def check_folders(subjects_folder: Path, subjects: Iterable[str]) -> None:
     """Check that every subject has a folder.
 
@@ -98,7 +140,9 @@ def check_folders(subjects_folder: Path, subjects: Iterable[str]) -> None:
         )
 
 
-def find_files(folder: Path, patterns: Sequence[str], label: str, *, allow_missing: bool = False) -> list[Path]:
+def find_files(
+    folder: Path, patterns: Sequence[str], label: str, *, allow_missing: bool = False, root: Path | None = None
+) -> list[Path]:
     """Return the files of a subject, in the order of the patterns; the matches of a pattern are sorted by name.
 
     A file that a pattern matches under several names (a symbolic or hard link, or the .hdr and .img files of an image)
@@ -109,11 +153,13 @@ def find_files(folder: Path, patterns: Sequence[str], label: str, *, allow_missi
     folder
         The subject's folder.
     patterns
-        Paths relative to this folder; only ``*`` is special.
+        Paths relative to this folder, or to `root` if they begin with ``{root}/``; otherwise, only ``*`` is special.
     label
         Beginning of error messages.
     allow_missing
         Ignore patterns that match no file.
+    root
+        The folder of all subjects; None if it is unknown.
 
     Raises
     ------
@@ -125,25 +171,28 @@ def find_files(folder: Path, patterns: Sequence[str], label: str, *, allow_missi
         If two patterns match the same file, under the same name or another, or a pattern matches a device, a pipe or a
         socket.
     """
-    found = find_by_pattern(folder, patterns, label, allow_missing=allow_missing)
+    found = find_by_pattern(folder, patterns, label, allow_missing=allow_missing, root=root)
     return [path for paths in found.values() for path in paths]
 
 
 def find_by_pattern(
-    folder: Path, patterns: Sequence[str], label: str, *, allow_missing: bool = False
+    folder: Path, patterns: Sequence[str], label: str, *, allow_missing: bool = False, root: Path | None = None
 ) -> dict[str, list[Path]]:
     """Return {pattern: the files of a subject that it matches}; see :func:`find_files`."""
     files: dict[str, list[Path]] = {}
     earlier: dict[object, Path] = {}
     for pattern in patterns:
-        found = [_checked(path, label) for path in _matches(folder, pattern)]
+        base, name = place_of(folder, pattern, root)
+        found = [_checked(path, label) for path in matches(base, name)]
         if not found and not allow_missing:
-            raise FileNotFoundError(f"{label}: '{folder / pattern}' was not found; {_nearby(folder, pattern)}.")
+            missing = MissingFileError(f"{label}: '{base / name}' was not found; {_nearby(base, name)}.")
+            missing.pattern = pattern
+            raise missing
         names = _names_of_files(found)
         for identity, (path, *_) in names.items():
             if identity in earlier:
                 raise ValueError(f"{label}: {_repeated(path, earlier[identity])}")
-        kept = {identity: _own_name(folder, paths) for identity, paths in names.items()}
+        kept = {identity: _own_name(base, paths) for identity, paths in names.items()}
         for identity, paths in names.items():
             if len(paths) > 1:
                 logger.warning(
@@ -185,7 +234,15 @@ def _repeated(path: Path, other: Path) -> str:
     return f"'{path}' and '{other}', matched by two entries of the list, are the same file or image; list it once."
 
 
-def _matches(folder: Path, pattern: str) -> list[Path]:
+def place_of(folder: Path, pattern: str, root: Path | None) -> tuple[Path, str]:
+    """Return the folder in which a pattern is looked for, and the pattern relative to it."""
+    if root is not None and pattern.startswith(ROOT):
+        return root, pattern.removeprefix(ROOT)
+    return folder, pattern
+
+
+def matches(folder: Path, pattern: str) -> list[Path]:
+    """Return what has the name of a pattern in a folder, sorted; only ``*`` is special."""
     if "*" not in pattern:
         return [folder / pattern] if os.path.lexists(folder / pattern) else []
     literal = pattern.replace("[", "[[]").replace("?", "[?]")

@@ -1,0 +1,100 @@
+"""Patterns of folders and files with the placeholders ``{subject}``, ``{session}``, ``{set}`` and ``{root}``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+SUBJECT, SESSION, SET = "subject", "session", "set"
+ROOT = "{root}/"
+"""Beginning of the name of a file that is looked for from the folder of all subjects, not from that of a subject."""
+
+_PLACEHOLDER = re.compile(r"\{(subject|session|set)\}")
+# A part that is there only if there are sessions, such as [_ses-{session}].
+_OPTIONAL = re.compile(r"\[([^\[\]]*\{session\}[^\[\]]*)\]")
+
+
+def placeholders(pattern: str) -> list[str]:
+    """Return the names of the placeholders of a pattern, in order."""
+    return _PLACEHOLDER.findall(pattern)
+
+
+def required_placeholders(pattern: str) -> list[str]:
+    """Return the names of the placeholders outside the optional parts of a pattern, in order."""
+    return placeholders(_OPTIONAL.sub("", pattern))
+
+
+def filled(pattern: str, values: Mapping[str, str]) -> str:
+    """Return a pattern with its placeholders replaced.
+
+    Parameters
+    ----------
+    pattern
+        Name of a file or a folder. A part in brackets that contains ``{session}``, such as ``[_ses-{session}]``, is
+        left out if there is no session. Other brackets are ordinary characters.
+    values
+        {name of a placeholder: what it stands for}. Placeholders without a value stay.
+    """
+    pattern = _OPTIONAL.sub(lambda found: found[1] if SESSION in values else "", pattern)
+    return _PLACEHOLDER.sub(lambda found: values.get(found[1], found[0]), pattern)
+
+
+def find_folders(root: Path, pattern: str) -> list[tuple[Path, dict[str, str]]]:
+    """Find the folders that match a pattern.
+
+    Parameters
+    ----------
+    root
+        The folder in which to look.
+    pattern
+        Path relative to `root`, such as ``sub-{subject}[/ses-{session}]``: a placeholder stands for one or more
+        characters of a name, ``*`` for any characters. A subject with a folder for a session has only sessions.
+
+    Returns
+    -------
+    list of (Path, dict)
+        The folders, with the values of the placeholders, sorted by these values. Hidden folders are left out.
+    """
+    with_session = _OPTIONAL.sub(lambda found: found[1], pattern)
+    found = list(_walk(root, with_session.split("/"), {}))
+    if with_session != pattern:
+        of_sessions = {_without_session(values) for _, values in found}
+        plain = _walk(root, _OPTIONAL.sub("", pattern).split("/"), {})
+        found += [(path, values) for path, values in plain if _without_session(values) not in of_sessions]
+    return sorted(found, key=lambda each: ([each[1].get(name, "") for name in (SUBJECT, SESSION, SET)], each[0]))
+
+
+def _walk(folder: Path, parts: list[str], values: dict[str, str]) -> Iterator[tuple[Path, dict[str, str]]]:
+    if not parts:
+        yield folder, values
+        return
+    part = filled(parts[0], values) if placeholders(parts[0]) else parts[0]
+    if "*" not in part and not placeholders(part):
+        if (folder / part).is_dir():
+            yield from _walk(folder / part, parts[1:], values)
+        return
+    expression = _expression(part)
+    for path in sorted(folder.iterdir()):
+        match = None if path.name.startswith(".") else expression.fullmatch(path.name)
+        if match and path.is_dir():
+            yield from _walk(path, parts[1:], {**values, **match.groupdict()})
+
+
+def _expression(part: str) -> re.Pattern[str]:
+    """Return the regular expression of the name of a folder."""
+    text, seen = "", set()
+    for piece in re.split(r"(\{(?:subject|session|set)\}|\*)", part):
+        name = piece.strip("{}")
+        if piece == "*":
+            text += ".*"
+        elif piece != name:
+            text += f"(?P={name})" if name in seen else f"(?P<{name}>.+?)"
+            seen.add(name)
+        else:
+            text += re.escape(piece)
+    return re.compile(text, re.DOTALL)
+
+
+def _without_session(values: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(values.get(name, "") for name in (SUBJECT, SET))
