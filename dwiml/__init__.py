@@ -34,7 +34,7 @@ _MODULE_OF = {
     "TransformerSrcAndTgtModel": "dwiml.models.transformers.with_targets",
     "TransformerSrcOnlyModel": "dwiml.models.transformers.source_only",
     "TransformerSrcTgtConcatModel": "dwiml.models.transformers.with_targets",
-    "check_track_step": "dwiml.models.checking",
+    "check_track_step": "dwiml.models.track_step",
     "create_hdf5": "dwiml.hdf5.creator",
     "create_phantom": "dwiml.phantom.create",
     "load_experiment": "dwiml.trained.experiment",
@@ -82,10 +82,10 @@ if TYPE_CHECKING:
     from dwiml.hdf5.creator import create_hdf5
     from dwiml.models.autoencoder import AutoencoderModel
     from dwiml.models.base import MainModelAbstract
-    from dwiml.models.checking import check_track_step
     from dwiml.models.inputs import ModelWithNeighborhood, ModelWithOneInput, ModelWithPreviousDirections
     from dwiml.models.learn2track import Learn2TrackModel
     from dwiml.models.protocols import TrackingModel
+    from dwiml.models.track_step import check_track_step
     from dwiml.models.transformers.source_only import TransformerSrcOnlyModel
     from dwiml.models.transformers.with_targets import TransformerSrcAndTgtModel, TransformerSrcTgtConcatModel
     from dwiml.models.with_direction_getter import ModelWithDirectionGetter

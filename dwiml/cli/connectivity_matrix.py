@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     import numpy as np
 
-    from dwiml.cli.running.inputs import refuse_repeated
+    from dwiml.cli.running.input_files import refuse_repeated
     from dwiml.files import check_outputs
     from dwiml.hdf5.inputs.connectivity import check_labels_file, check_matrix_name, labels_path, write_matrix
     from dwiml.ops.connectivity_matrix import count_connections

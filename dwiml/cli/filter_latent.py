@@ -63,7 +63,7 @@ def _run(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from dwiml.arguments import check_number, counted
-    from dwiml.cli.running.inputs import refuse_repeated
+    from dwiml.cli.running.input_files import refuse_repeated
     from dwiml.cli.running.progress import progress_bar
     from dwiml.evaluation.latent_space import load_autoencoder
 

@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> None:
     from dwiml import __version__
-    from dwiml.cli.running.inputs import short_names
+    from dwiml.cli.running.input_files import short_names
     from dwiml.cli.running.progress import progress_bar
     from dwiml.files import write_json
     from dwiml.scoring.ground_truth_files import read_ground_truth

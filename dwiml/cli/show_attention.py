@@ -90,7 +90,7 @@ def _memory_advice(_: argparse.Namespace) -> str:
 
 def _run(arguments: argparse.Namespace) -> None:
     from dwiml.arguments import check_whole, counted
-    from dwiml.cli.running.inputs import find_subject
+    from dwiml.cli.running.input_files import find_subject
     from dwiml.cli.running.progress import progress_bar
     from dwiml.evaluation.attention import check_has_attention, choose_streamlines, measure_attention
     from dwiml.evaluation.losses_by_point import SubjectReader
@@ -180,7 +180,7 @@ def _matrices(attention: StreamlineAttention, *, by_head: bool) -> dict[str, tup
 
 
 def _check_folder(arguments: argparse.Namespace, files: Sequence[str]) -> None:
-    from dwiml.cli.running.inputs import experiment_hdf5_file
+    from dwiml.cli.running.input_files import experiment_hdf5_file
     from dwiml.files import check_output_folder
 
     check_output_folder(

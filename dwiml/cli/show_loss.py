@@ -149,7 +149,7 @@ def _show(model: Any, reader: SubjectReader, folder: Path, arguments: argparse.N
 
 def _find(dataset: MultiSubjectDataset, subject: str, subset: str | None) -> tuple[str, list[int]]:
     """Return the subset and the indices in it of the requested subjects."""
-    from dwiml.cli.running.inputs import check_subset, find_subject
+    from dwiml.cli.running.input_files import check_subset, find_subject
 
     check_subset(subset)
     if subject == ALL:
@@ -164,7 +164,7 @@ def _find(dataset: MultiSubjectDataset, subject: str, subset: str | None) -> tup
 
 
 def _check_folder(folder: Path, arguments: argparse.Namespace) -> None:
-    from dwiml.cli.running.inputs import experiment_hdf5_file
+    from dwiml.cli.running.input_files import experiment_hdf5_file
     from dwiml.evaluation.loss_tractograms import loss_files
     from dwiml.files import check_output_folder
 

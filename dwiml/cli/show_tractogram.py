@@ -115,7 +115,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from dataclasses import replace
 
     from dwiml.arguments import check_number, check_whole
-    from dwiml.cli.running.inputs import short_names
+    from dwiml.cli.running.input_files import short_names
     from dwiml.files import check_outputs
     from dwiml.viz.figure_file import check_figure_format, save_figure
     from dwiml.viz.pieces import DrawnTractogram

@@ -19,7 +19,7 @@ from dwiml.importing.learn2track import CLASS as LEARN2TRACK
 from dwiml.importing.learn2track import translate_learn2track
 from dwiml.importing.logs import read_logs
 from dwiml.importing.recorded import IMPORTED, STREAMLINES, VOLUME, sections_of
-from dwiml.importing.source import PARAMETERS, TRAINING, WEIGHTS, Source, read_source
+from dwiml.importing.stored_experiment import PARAMETERS, TRAINING, WEIGHTS, Source, read_source
 from dwiml.importing.transformers import CLASSES as TRANSFORMERS
 from dwiml.importing.transformers import translate_transformer
 from dwiml.models.base import MainModelAbstract

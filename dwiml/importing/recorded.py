@@ -11,7 +11,7 @@ from dwiml.arguments import quoted
 from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.hdf5.stored import open_hdf5
 from dwiml.hdf5.stored.layout import groups_config
-from dwiml.importing.source import Source
+from dwiml.importing.stored_experiment import Source
 from dwiml.models.base import MainModelAbstract
 from dwiml.training.catalog import (
     LOADER,

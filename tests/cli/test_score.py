@@ -13,7 +13,7 @@ from scoring_support import LOWER, OBLIQUE, SHAPE, UPPER, along_x, joined, save_
 
 from dwiml import __version__
 from dwiml.cli.main import main
-from dwiml.cli.running.inputs import short_names
+from dwiml.cli.running.input_files import short_names
 from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.writing.writer import TractogramWriter
 

@@ -18,8 +18,8 @@ from dwiml.arguments import shown
 from dwiml.cli.options.derived import ON, Reader
 from dwiml.cli.options.parsing import meant_by, parse_known_options
 from dwiml.cli.options.user_classes import CLASS_OPTIONS
+from dwiml.files.json_files import parse_json
 from dwiml.files.opening import open_regular
-from dwiml.files.reading import parse_json
 from dwiml.params import to_plain
 
 if TYPE_CHECKING:

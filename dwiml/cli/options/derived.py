@@ -11,7 +11,7 @@ from typing import Any
 
 from dwiml.arguments import shown
 from dwiml.cli.options.declarations import Parameter, Required
-from dwiml.files.reading import parse_json
+from dwiml.files.json_files import parse_json
 from dwiml.files.reasons import reason_of
 
 
