@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dwiml.arguments import check_whole, counted, quoted, shown
+from dwiml.data.directions import check_same_directions
 from dwiml.data.streamlines import SubjectStreamlines
 from dwiml.data.volumes import SubjectVolume
 from dwiml.hdf5 import schema
@@ -189,7 +190,8 @@ class MultiSubjectDataset(Parameterized):
     Raises
     ------
     FileNotFoundError, ValueError
-        If the file is missing, does not have the expected layout, or its subjects do not have the same groups.
+        If the file is missing, does not have the expected layout, or its subjects do not have the same groups, or their
+        directional features do not have the same convention (:mod:`dwiml.ops.axes.conventions`).
     """
 
     def __init__(self, hdf5_file: str | Path, *, lazy: bool = False, cache_size: int = 1) -> None:
@@ -208,6 +210,9 @@ class MultiSubjectDataset(Parameterized):
         self.volume_groups = self._read_groups(subjects, schema.TYPE_VOLUME)
         self.streamline_groups = self._read_groups(subjects, schema.TYPE_STREAMLINES)
         self.nb_features = self._read_nb_features(subjects)
+        for group in self.volume_groups:
+            nodes = ((name, subject.group(group)) for name, subject in subjects.items())
+            check_same_directions(nodes, group, self.hdf5_file)
         self.groups_config = groups_config(file)
         self._identity: FileIdentity = file.identity
         # Cached for the file with this identity, because a trainer needs it several times.

@@ -13,10 +13,11 @@ from dwiml.arguments import quoted
 from dwiml.files import read_json
 from dwiml.hdf5 import schema
 from dwiml.hdf5.layouts.patterns import filled
+from dwiml.ops.axes.conventions import Directions, parse_directions
 
 STANDARDIZATIONS = ("all", "independent", "per_file", "none")
 
-_VOLUME_KEYS = ("type", "files", "standardization", "std_mask")
+_VOLUME_KEYS = ("type", "files", "standardization", "std_mask", "directions")
 _CONNECTIVITY_KEYS = ("connectivity_matrix", "connectivity_nb_blocs", "connectivity_labels")
 _STREAMLINES_KEYS = ("type", "files", "dps_keys", *_CONNECTIVITY_KEYS)
 
@@ -37,12 +38,16 @@ class VolumeGroup:
     std_mask
         Masks, as paths relative to the subject's folder. The mean and the standard deviation are computed over the
         union of the masks, or over the non-zero voxels if there is no mask.
+    directions
+        The convention of directional features, for each of `files`; None where it is not stated. Empty if it is not
+        stated for any file.
     """
 
     name: str
     files: tuple[str, ...]
     standardization: str = "none"
     std_mask: tuple[str, ...] = ()
+    directions: tuple[Directions | None, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +201,25 @@ def _parse_group(name: Any, entry: Any, where: str) -> VolumeGroup | Streamlines
             f"it must be one of {quoted(STANDARDIZATIONS)}."
         )
     std_mask = _files(entry["std_mask"], "std_mask", label) if "std_mask" in entry else ()
-    return VolumeGroup(name=name, files=files, standardization=standardization, std_mask=std_mask)
+    return VolumeGroup(
+        name=name,
+        files=files,
+        standardization=standardization,
+        std_mask=std_mask,
+        directions=_directions(entry["directions"], len(files), label) if "directions" in entry else (),
+    )
+
+
+def _directions(value: Any, nb_files: int, label: str) -> tuple[Directions | None, ...]:
+    """Return the convention of each entry of ``files``; an object stands for all of them."""
+    if not isinstance(value, (list, tuple)):
+        return (parse_directions(value, label),) * nb_files
+    if len(value) != nb_files:
+        raise ValueError(
+            f"{label}: 'directions' has {len(value)} entries and 'files' has {nb_files}; give one entry for each, null "
+            "where the convention is unknown, or a single object for all."
+        )
+    return tuple(None if each is None else parse_directions(each, label) for each in value)
 
 
 def _check_keys(entry: Mapping[str, Any], allowed: Iterable[str], label: str, group_type: str) -> None:

@@ -164,7 +164,7 @@ def create_hdf5(
     report_progress = on_progress or (lambda done, total, name: None)
     report_progress(0, len(plans), "")
     with file_writer.atomic_hdf5(target, sum(plan.nb_bytes for plan in plans), overwrite=overwrite) as handle:
-        file_writer.write_root(handle, subjects, groups, resample, summary.files)
+        file_writer.write_root(handle, subjects, groups, resample, summary.files, plans[0].directions)
         for done, plan in enumerate(plans, 1):
             subject = handle.create_group(plan.name)
             _write_volumes(subject, plan, groups)
@@ -212,7 +212,8 @@ def _warn_of_resampling(summary: CreationSummary, resample: Resampling, voxel_si
 
 def _write_volumes(subject: h5py.Group, plan: SubjectPlan, groups: GroupsConfig) -> None:
     for group in groups.volumes:
-        file_writer.write_volume(subject, group.name, read_volume_group(plan, group), plan.grid)
+        directions = list(zip(plan.features[group.name], plan.directions[group.name], strict=True))
+        file_writer.write_volume(subject, group.name, read_volume_group(plan, group), plan.grid, directions)
 
 
 def _write_streamlines(

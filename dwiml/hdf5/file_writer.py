@@ -28,6 +28,7 @@ from dwiml.hdf5.config import GroupsConfig
 from dwiml.hdf5.inputs.connectivity import ConnectivityPlan, open_matrix
 from dwiml.hdf5.stored.digests import ArrayDigest, digest_of_array, digest_of_group
 from dwiml.hdf5.stored.layout import root_digest
+from dwiml.ops.axes.conventions import Directions
 from dwiml.ops.connectivity_matrix import dense_blocks
 from dwiml.ops.ragged import offsets
 from dwiml.ops.regions import BlocRegions, LabelRegions
@@ -164,6 +165,7 @@ def write_root(
     config: GroupsConfig,
     resample: Resampling,
     files: Mapping[str, Sequence[tuple[str, int]]],
+    directions: Mapping[str, Sequence[Directions | None]],
 ) -> None:
     """Write the root attributes.
 
@@ -179,6 +181,8 @@ def write_root(
         The resampling that was applied to all streamlines.
     files
         {volume group: [(file, number of features), ...]}.
+    directions
+        {volume group: convention of each of these files}; None where it is unknown.
     """
     chosen = [name for names in subjects.values() for name in names]
     handle.attrs[schema.VERSION] = schema.SCHEMA_VERSION
@@ -194,7 +198,11 @@ def write_root(
         handle.attrs[name] = schema.NOT_DEFINED if value is None else value
     handle.attrs[schema.GROUPS_CONFIG] = config.text
     named = {
-        group: [{schema.FILE: file, schema.NB_FEATURES: nb} for file, nb in listed] for group, listed in files.items()
+        group: [
+            {schema.FILE: file, schema.NB_FEATURES: nb, **({} if read is None else {schema.DIRECTIONS: read.as_dict()})}
+            for (file, nb), read in zip(listed, directions[group], strict=True)
+        ]
+        for group, listed in files.items()
     }
     handle.attrs[schema.GROUPS_FILES] = json.dumps(named)
     handle.attrs[schema.DIGEST] = np.bytes_(root_digest(dict(handle.attrs)))
@@ -206,7 +214,13 @@ def now() -> datetime:
     return datetime.now()
 
 
-def write_volume(subject: h5py.Group, name: str, data: NDArray[np.float32], grid: Grid) -> None:
+def write_volume(
+    subject: h5py.Group,
+    name: str,
+    data: NDArray[np.float32],
+    grid: Grid,
+    directions: Sequence[tuple[int, Directions | None]] = (),
+) -> None:
     """Write a volume group.
 
     Parameters
@@ -219,13 +233,31 @@ def write_volume(subject: h5py.Group, name: str, data: NDArray[np.float32], grid
         Shape (X, Y, Z, F), float32: F features per voxel, voxel axes.
     grid
         The voxel grid.
+    directions
+        For each file, its number of features and the convention from which they were converted, or None if it is
+        unknown.
     """
     group = subject.create_group(name)
     group.attrs[schema.TYPE] = schema.TYPE_VOLUME
     group.attrs[schema.AFFINE] = grid.affine
     group.attrs[schema.VOXRES] = grid.voxel_sizes.astype(np.float32)
     group.attrs[schema.NB_FEATURES] = data.shape[-1]
+    if any(read is not None for _, read in directions):
+        group.attrs[schema.DIRECTIONS] = _directions_text(directions)
     _write_array(group, schema.DATA, data)
+
+
+def _directions_text(directions: Sequence[tuple[int, Directions | None]]) -> str:
+    def entries(conventions: Iterable[Directions | None]) -> list[dict[str, Any]]:
+        counts = [nb for nb, _ in directions]
+        return [
+            {schema.NB_FEATURES: nb, **({} if known is None else known.as_dict())}
+            for nb, known in zip(counts, conventions, strict=True)
+        ]
+
+    read = [each for _, each in directions]
+    stored = [None if each is None else each.stored for each in read]
+    return json.dumps({schema.DIRECTIONS_STORED: entries(stored), schema.DIRECTIONS_READ: entries(read)})
 
 
 def write_streamlines(subject: h5py.Group, name: str, data: Streamlines, grid: Grid) -> None:

@@ -42,6 +42,11 @@ DATA = "data"
 # A volume: dataset DATA (X, Y, Z, F).
 VOXRES = "voxres"
 NB_FEATURES = "nb_features"
+# JSON, if the convention is known: {DIRECTIONS_STORED: [...], DIRECTIONS_READ: [...]}, one entry for each file, with
+# NB_FEATURES and the keys of dwiml.ops.axes.conventions.Directions (none of them for a file of unknown convention).
+DIRECTIONS = "directions"
+DIRECTIONS_STORED = "stored"
+DIRECTIONS_READ = "read"
 
 # Streamlines: datasets DATA (total_points, 3), OFFSETS, LENGTHS, EUCLIDEAN_LENGTHS (mm).
 OFFSETS = "offsets"

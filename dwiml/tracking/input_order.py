@@ -9,7 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dwiml.files.images import read_nb_features
-from dwiml.hdf5.schema import FILE, FILES_FOUND, NB_FEATURES
+from dwiml.hdf5.schema import DIRECTIONS, FILE, FILES_FOUND, NB_FEATURES
+from dwiml.ops.axes.conventions import Directions, parse_directions
 
 logger = logging.getLogger(__name__)
 
@@ -82,12 +83,66 @@ def check_same_making(
             f"The model was trained on group '{group}', which contains {trained}; in '{hdf5_file}' it contains "
             f"{given}. Create the HDF5 file from the same files, in the same order, as for the training."
         )
+    _compare_directions(recorded, current, group, hdf5_file)
     for key in ("files", "standardization", "std_mask"):
         if recorded and current and recorded.get(key) != current.get(key):
             logger.warning(
                 "Group '%s' of '%s' differs from that of the training: its '%s' is %r instead of %r.",
                 *(group, hdf5_file, key, current.get(key), recorded.get(key)),
             )
+
+
+def trained_directions(entry: Mapping[str, Any], nb_images: int, group: str) -> list[Directions | None]:
+    """Return the convention of the images that a model was trained on, for each image to track on.
+
+    Parameters
+    ----------
+    entry
+        The entry of the group in the recorded groups config.
+    nb_images
+        Number of images to track on.
+    group
+        Name of the group.
+
+    Raises
+    ------
+    ValueError
+        If the images of the training had different conventions and are not given one by one.
+    """
+    label = f"Group '{group}' of the training"
+    found = [
+        parse_directions(file[DIRECTIONS], label) if DIRECTIONS in file else None
+        for file in entry.get(FILES_FOUND) or []
+    ]
+    if not any(found):
+        return []
+    if len(found) == nb_images:
+        return found
+    if len(set(found)) == 1:
+        return found[:1] * nb_images
+    raise ValueError(
+        f"{label} was created from {len(found)} images, whose directional features have different conventions, and the "
+        f"input has {nb_images}; give the images one by one, in the order of the training."
+    )
+
+
+def _compare_directions(
+    recorded: Mapping[str, Any], current: Mapping[str, Any], group: str, hdf5_file: str | Path
+) -> None:
+    """Warn if the converted features do not have the same convention."""
+    then, now = (
+        [
+            parse_directions(file[DIRECTIONS], f"Group '{group}'").stored.as_dict() if DIRECTIONS in file else None
+            for file in entry.get(FILES_FOUND) or []
+        ]
+        for entry in (recorded, current)
+    )
+    if then and now and then != now:
+        logger.warning(
+            "Group '%s' of '%s' differs from that of the training: the convention of its directional features is %s "
+            "instead of %s (None: unknown).",
+            *(group, hdf5_file, now, then),
+        )
 
 
 def _compare_names(images: Sequence[str | Path], names: Sequence[str], order: str) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.hdf5.inputs.standalone import read_mask, read_volumes
+from dwiml.ops.axes.conventions import Directions
 from dwiml.ops.masks import DEFAULT_THRESHOLD, Mask
 from dwiml.tracking.input_order import check_same_making
 from dwiml.tracking.mask_groups import mask_of_group
@@ -112,6 +113,7 @@ def read_from_images(
     mask_threshold: float = DEFAULT_THRESHOLD,
     standardization: str = "none",
     std_mask: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    directions: Sequence[Directions | None] = (),
 ) -> TrackingData:
     """Read image files, concatenated and standardized as for an HDF5 file.
 
@@ -125,6 +127,8 @@ def read_from_images(
         Threshold applied to a probability map, from 0 to 1; see :func:`dwiml.ops.masks.as_mask`.
     standardization, std_mask
         As in a groups config (see :class:`dwiml.hdf5.config.VolumeGroup`); the mask is one file, or several.
+    directions
+        As in :func:`dwiml.hdf5.inputs.standalone.read_volumes`.
 
     Raises
     ------
@@ -132,7 +136,9 @@ def read_from_images(
         If a file, a group or the subject is missing or invalid, a mask is empty, or the grids differ.
     """
     given = {"tracking_mask": tracking_mask, "seeding_mask": seeding_mask}
-    values, grid = read_volumes(images, standardization=standardization, std_mask=std_mask, label="input")
+    values, grid = read_volumes(
+        images, standardization=standardization, std_mask=std_mask, label="input", directions=directions
+    )
     masks = {
         parameter: read_mask(name, grid, threshold=mask_threshold, label=parameter)[0]
         for parameter, name in given.items()

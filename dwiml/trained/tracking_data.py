@@ -12,7 +12,7 @@ from dwiml.arguments import quoted
 from dwiml.hdf5.stored import open_hdf5
 from dwiml.hdf5.stored.layout import groups_config
 from dwiml.ops.masks import DEFAULT_THRESHOLD
-from dwiml.tracking.input_order import check_input_order
+from dwiml.tracking.input_order import check_input_order, trained_directions
 from dwiml.tracking.sources import TrackingData, read_from_hdf5, read_from_images
 from dwiml.training.experiment.parameters import GROUPS_CONFIG, find_data
 from dwiml.training.loading import recorded_parameters
@@ -114,7 +114,7 @@ def read_images(
     standardize_like: str | Path | None = None,
     std_mask: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
 ) -> TrackingData:
-    """Read image files, standardized as the input of an experiment.
+    """Read image files, converted and standardized as the input of an experiment.
 
     Parameters
     ----------
@@ -142,7 +142,8 @@ def read_images(
         raise ValueError("standardization and standardize_like exclude each other; give one of them.")
     group = input_group_of(recorded, experiment)
     _warn_of_own_inputs(recorded, experiment)
-    check_input_order(images, _config_of(recorded, hdf5_file, needed=False).get(group) or {}, group)
+    entry = _config_of(recorded, hdf5_file, needed=False).get(group) or {}
+    check_input_order(images, entry, group)
     if standardize_like is not None:
         experiment, recorded = standardize_like, recorded_parameters(standardize_like)
     if standardization is None:
@@ -154,6 +155,7 @@ def read_images(
         mask_threshold=mask_threshold,
         standardization=standardization,
         std_mask=std_mask,
+        directions=trained_directions(entry, len(images), group),
     )
 
 

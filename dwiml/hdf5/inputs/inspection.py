@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from numpy.typing import ArrayLike
 
 from dwiml.arguments import quoted
 from dwiml.files import identity_of
 from dwiml.files.images import open_image
 from dwiml.hdf5.config import GroupsConfig, StreamlinesGroup, VolumeGroup
+from dwiml.hdf5.inputs.directions import directions_of_image
 from dwiml.hdf5.inputs.subjects import MissingFileError, SubjectFolder, find_by_pattern, find_files
+from dwiml.ops.axes.conventions import Directions
 from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.kinds import check_kind
 from dwiml.tractograms.reading import open_tractogram
 
 logger = logging.getLogger(__name__)
 
+DirectionsOfImage = Callable[[Path, "Directions | None", int, ArrayLike, str], "Directions | None"]
 _PAIR = (".img", ".hdr")
 _NAMES_SHOWN = 10
 
@@ -37,6 +42,8 @@ class SubjectPlan:
         {group: its files}.
     features
         {volume group: number of features of each of its files}.
+    directions
+        {volume group: convention of the directional features of each of its files}; None where it is unknown.
     matches
         {volume group: {name or pattern of the config: files that it matches}}, including the masks.
     known_grid
@@ -53,6 +60,7 @@ class SubjectPlan:
     masks: dict[str, list[Path]] = field(default_factory=dict)
     tractograms: dict[str, list[Path]] = field(default_factory=dict)
     features: dict[str, list[int]] = field(default_factory=dict)
+    directions: dict[str, list[Directions | None]] = field(default_factory=dict)
     matches: dict[str, dict[str, list[Path]]] = field(default_factory=dict)
     known_grid: Grid | None = None
     root: Path | None = None
@@ -133,6 +141,7 @@ def plan_subjects(subjects: Sequence[SubjectFolder], config: GroupsConfig, *, al
     for plan in plans[1:]:
         for group in plan.features:
             _check_alike(plan, plans[0], group)
+            _check_same_directions(plan, plans[0], group)
     _warn_of_shared_tractograms(plans)
     return plans
 
@@ -182,6 +191,20 @@ def _check_alike(plan: SubjectPlan, first: SubjectPlan, group: str) -> None:
             )
 
 
+def _check_same_directions(plan: SubjectPlan, first: SubjectPlan, group: str) -> None:
+    """Check that the features of a group have the same convention, after conversion, as those of the first subject."""
+    own, other = (
+        [None if read is None else read.stored.as_dict() for read in each.directions[group]] for each in (plan, first)
+    )
+    for k, path in enumerate(plan.volumes[group]):
+        if own[k] != other[k]:
+            raise ValueError(
+                f"Group '{group}': the convention of the directional features of '{path}' is "
+                f"{own[k] or 'unknown'}, but that of '{first.volumes[group][k]}' is {other[k] or 'unknown'}; state it "
+                "as 'directions' in the groups config."
+            )
+
+
 def _files(plan: SubjectPlan, files: Sequence[Path]) -> str:
     names = quoted([plan.shown(path) for path in files], _NAMES_SHOWN)
     return f"{len(files)} {'file' if len(files) == 1 else 'files'} of subject '{plan.name}' ({names})"
@@ -203,8 +226,18 @@ def _plan_subject(subject: SubjectFolder, config: GroupsConfig, *, allow_missing
     return plan
 
 
-def plan_volumes(plan: SubjectPlan, group: VolumeGroup) -> None:
+def plan_volumes(plan: SubjectPlan, group: VolumeGroup, directions_of: DirectionsOfImage = directions_of_image) -> None:
     """Find the files of a volume group, check their headers, and add them to the plan.
+
+    Parameters
+    ----------
+    plan
+        The plan of the subject.
+    group
+        The volume group.
+    directions_of
+        Returns the convention of an image from the declared one; see
+        :func:`dwiml.hdf5.inputs.directions.directions_of_image`.
 
     Raises
     ------
@@ -222,6 +255,10 @@ def plan_volumes(plan: SubjectPlan, group: VolumeGroup) -> None:
         for pattern, paths in matched.items()
     }
     plan.features[group.name] = [_inspect_volume(plan, path, label) for path in plan.volumes[group.name]]
+    declared = dict(zip(found, group.directions, strict=True)) if group.directions else dict.fromkeys(found)
+    given = [declared[pattern] for pattern, paths in found.items() for _ in paths]
+    files = zip(plan.volumes[group.name], given, plan.features[group.name], strict=True)
+    plan.directions[group.name] = [directions_of(path, read, nb, plan.grid.affine, label) for path, read, nb in files]
     for path in plan.masks[group.name]:
         nb_features = _inspect_volume(plan, path, label)
         if nb_features != 1:

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from dwiml.arguments import check_choice
 from dwiml.hdf5.config import STANDARDIZATIONS, VolumeGroup
+from dwiml.hdf5.inputs.directions import directions_as_trained
 from dwiml.hdf5.inputs.inspection import SubjectPlan, plan_volumes
 from dwiml.hdf5.inputs.volumes import mask_with_warning, read_volume_group
+from dwiml.ops.axes.conventions import Directions
 from dwiml.ops.masks import DEFAULT_THRESHOLD, Mask
 from dwiml.tractograms.grid import Grid
 
@@ -36,6 +38,7 @@ def read_volumes(
     std_mask: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     same_as: Grid | None = None,
     label: str = "The images",
+    directions: Sequence[Directions | None] = (),
 ) -> tuple[NDArray[np.float32], Grid]:
     """Read images, concatenate them on the last axis, and standardize them.
 
@@ -49,6 +52,9 @@ def read_volumes(
         The grid that the images must be on; None for any grid.
     label
         Beginning of error messages, for instance ``"The images"``.
+    directions
+        For each file, the convention of the images of the training (see :mod:`dwiml.ops.axes.conventions`), from which
+        they were converted; None where it is unknown. If empty, nothing is converted.
 
     Returns
     -------
@@ -71,8 +77,9 @@ def read_volumes(
         files=tuple(map(str, files)),
         standardization=standardization,
         std_mask=tuple(map(str, masks)),
+        directions=tuple(directions),
     )
-    plan_volumes(plan, group)
+    plan_volumes(plan, group, directions_as_trained)
     return read_volume_group(plan, group), plan.grid
 
 

@@ -14,6 +14,7 @@ from dwiml.files.images import check_image_end, open_image, readable
 from dwiml.hdf5.config import VolumeGroup
 from dwiml.hdf5.inputs.inspection import SubjectPlan
 from dwiml.hdf5.inputs.standardization import FEW_VOXELS, standardize
+from dwiml.ops.axes.conversion import convert_features
 from dwiml.ops.masks import DEFAULT_THRESHOLD, Mask, as_mask
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,8 @@ def read_volume_group(plan: SubjectPlan, group: VolumeGroup) -> NDArray[np.float
     Returns
     -------
     array of shape (X, Y, Z, F), float32
-        The features, in voxel axes as stored in the images.
+        The features. Directional features of a known convention are converted to voxel axes; see
+        :mod:`dwiml.ops.axes.conventions`.
 
     Raises
     ------
@@ -36,10 +38,12 @@ def read_volume_group(plan: SubjectPlan, group: VolumeGroup) -> NDArray[np.float
     mask = _read_mask(plan.masks[group.name], label)
     data = np.empty((*plan.grid.shape, plan.nb_features[group.name]), dtype=np.float32)
     features_per_file, start = [], 0
-    for path in plan.volumes[group.name]:
-        values = _read_volume(path, label)
+    for path, read in zip(plan.volumes[group.name], plan.directions[group.name], strict=True):
+        values = _read_volume(path, label, peaks=read is not None and read.kind == "peaks")
         end = start + values.shape[-1]
         data[..., start:end] = values
+        if read is not None and convert_features(data[..., start:end], read, plan.grid.affine):
+            logger.info("%s: '%s' was converted from %s to voxel axes.", label, path, read.as_dict())
         logger.info("%s: %d features from '%s'.", label, end - start, path)
         features_per_file.append(end - start)
         start = end
@@ -63,12 +67,18 @@ def read_volume_group(plan: SubjectPlan, group: VolumeGroup) -> NDArray[np.float
     return data
 
 
-def _read_volume(path: Path, label: str) -> NDArray[np.float32]:
-    """Read the voxels of one file, shape (X, Y, Z, F); NaN and infinite values are refused."""
+def _read_volume(path: Path, label: str, *, peaks: bool = False) -> NDArray[np.float32]:
+    """Read the voxels of one file, shape (X, Y, Z, F); NaN and infinite values are refused.
+
+    A peak whose three values are NaN is zero: this is how MRtrix marks a missing one.
+    """
     image = open_image(path, label)
     with readable(path, label):
         values: NDArray[np.float32] = image.get_fdata(dtype=np.float32, caching="unchanged")
         check_image_end(image, label)
+    if peaks:
+        vectors = values.reshape(*values.shape[:3], -1, 3)
+        values = np.where(np.isnan(vectors).all(axis=-1, keepdims=True), 0, vectors).reshape(values.shape)
     finite = np.isfinite(values)
     if not finite.all():
         raise ValueError(f"{label}: '{path}' holds {np.count_nonzero(~finite)} NaN or infinite values; fix the file.")

@@ -100,7 +100,11 @@ def _groups_files(hdf5: StoredFile) -> dict[str, list[dict[str, Any]]]:
         found = json.loads(schema.read_text(hdf5.root.attribute(schema.GROUPS_FILES, "{}")))
         return {
             str(name): [
-                {schema.FILE: str(file[schema.FILE]), schema.NB_FEATURES: int(file[schema.NB_FEATURES])}
+                {
+                    schema.FILE: str(file[schema.FILE]),
+                    schema.NB_FEATURES: int(file[schema.NB_FEATURES]),
+                    **({schema.DIRECTIONS: dict(file[schema.DIRECTIONS])} if schema.DIRECTIONS in file else {}),
+                }
                 for file in files
             ]
             for name, files in found.items()

@@ -1,0 +1,1 @@
+"""Features that depend on directions (spherical harmonics, peaks, tensors): their conventions and conversions."""
