@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 SUBSETS = tuple(schema.SUBJECT_LISTS)
 """``training``, ``validation``, ``testing``."""
+# Maximum number of names of subjects in the repr of a subset.
+_SUBJECTS_SHOWN = 5
 
 
 def not_loaded(group: str) -> ValueError:
@@ -76,7 +78,7 @@ def check_subject(subject: Any, nb_subjects: int, phase: str) -> int:
     return int(subject)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SubjectData:
     """The data of one subject.
 
@@ -92,9 +94,14 @@ class SubjectData:
     volumes: dict[str, SubjectVolume]
     streamlines: dict[str, SubjectStreamlines]
 
+    def __repr__(self) -> str:
+        volumes = ", ".join(f"{group} {volume.shape}" for group, volume in self.volumes.items()) or "none"
+        lines = ", ".join(f"{group} ({len(lines)})" for group, lines in self.streamlines.items()) or "none"
+        return f"SubjectData('{self.subject_id}', volumes: {volumes}; streamlines: {lines})"
+
 
 @checks_arguments
-@dataclass
+@dataclass(repr=False)
 class MultisubjectSubset(Sequence[SubjectData]):
     """The subjects of one subset (training, validation or testing), in the order of the file.
 
@@ -122,6 +129,16 @@ class MultisubjectSubset(Sequence[SubjectData]):
 
     def __getitem__(self, index: Any) -> Any:
         return self.subjects_data[index]
+
+    def __repr__(self) -> str:
+        return f"MultisubjectSubset({self._content()})"
+
+    def _content(self) -> str:
+        if not self.loaded and not self.subjects_data:
+            return f"{self.name}: not loaded"
+        names = f" ({quoted(self.subjects, _SUBJECTS_SHOWN)})" if self.subjects_data else ""
+        counts = "".join(f"; {group}: {counted(nb, 'streamline')}" for group, nb in self.total_nb_streamlines.items())
+        return f"{self.name}: {counted(len(self), 'subject')}{names}{counts}"
 
     def data_of(self, subject: int) -> SubjectData:
         """Return the data of a subject of a batch, by its index from 0.
@@ -265,6 +282,13 @@ class MultiSubjectDataset(Parameterized):
                     for subject in subjects
                 ]
                 setattr(self, f"{name}_set", MultisubjectSubset(name, data, loaded=True))
+
+    def __repr__(self) -> str:
+        volumes = ", ".join(f"{group} ({counted(nb, 'feature')})" for group, nb in self.nb_features.items()) or "none"
+        groups = f"volumes: {volumes}; streamlines: {', '.join(self.streamline_groups) or 'none'}"
+        sets = [self.subset(name)._content() for name in SUBSETS] if self.nb_loads else ["not loaded: call load_data()"]
+        lines = [groups, *sets]
+        return "\n  ".join([f"MultiSubjectDataset('{self.hdf5_file}', lazy={self.lazy})", *lines])
 
     def subset(self, phase: str) -> MultisubjectSubset:
         """Return a subset by its name: ``"training"``, ``"validation"`` or ``"testing"``.

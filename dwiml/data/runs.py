@@ -42,6 +42,14 @@ def whole_numbers(values: npt.NDArray[Any], most: int) -> npt.NDArray[np.int64] 
     return flat.astype(np.int64)
 
 
+def first_invalid(values: npt.NDArray[Any], most: int) -> str:
+    """Return the first value that is not an integer from 0 to ``most``, as text."""
+    flat = values.reshape(-1)
+    if flat.dtype.kind not in "iuf":
+        return f"values of type {values.dtype}"
+    return str(flat[~((flat >= 0) & (flat <= most) & (flat == np.floor(flat)))][0])
+
+
 def find_fault(offsets: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], nb_rows: int) -> str | None:
     """Describe what is wrong with the offsets and lengths of streamlines.
 

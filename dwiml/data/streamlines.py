@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from dwiml.arguments import quoted, shown
+from dwiml.arguments import counted, quoted, shown
 from dwiml.data import runs
 from dwiml.data.affines import checked_affine, warn_of_other_sizes
 from dwiml.data.connectivity import Connectivity, read_connectivity
@@ -118,7 +118,7 @@ class SubjectStreamlines:
             numbers = runs.whole_numbers(values, nb_rows)
             if numbers is None:
                 self._refuse(
-                    f"{name} holds {_first_invalid(values, nb_rows)}, which is not an integer from 0 to {nb_rows}"
+                    f"{name} holds {runs.first_invalid(values, nb_rows)}, which is not an integer from 0 to {nb_rows}"
                 )
             found[name] = numbers
         lengths = found[schema.LENGTHS]
@@ -252,6 +252,10 @@ class SubjectStreamlines:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def __repr__(self) -> str:
+        content = f"{counted(len(self), 'streamline')}, {counted(int(self.lengths.sum()), 'point')}"
+        return f"SubjectStreamlines({self.label}: {content}, {'lazy' if self.lazy else 'in memory'})"
+
     def grid_of(self, shape: tuple[int, int, int]) -> Grid:
         """Return the voxel grid.
 
@@ -383,14 +387,6 @@ def _read_small(dataset: StoredDataset) -> npt.NDArray[Any]:
     values = dataset.read()
     dataset.check_digest(values)
     return values
-
-
-def _first_invalid(values: npt.NDArray[Any], most: int) -> str:
-    """Return the first value that is not an integer from 0 to ``most``, as text."""
-    flat = values.reshape(-1)
-    if flat.dtype.kind not in "iuf":
-        return f"values of type {values.dtype}"
-    return str(flat[~((flat >= 0) & (flat <= most) & (flat == np.floor(flat)))][0])
 
 
 def _volume_shown(dimensions: npt.NDArray[np.int64]) -> str:

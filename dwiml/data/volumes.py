@@ -68,6 +68,11 @@ class SubjectVolume:
         if not lazy:
             self._check()
 
+    def __repr__(self) -> str:
+        sizes = " x ".join(f"{size:.4g}" for size in self.voxel_sizes)
+        where = "lazy" if self._values.lazy else "in memory"
+        return f"SubjectVolume({self.label}: shape {self.shape}, voxels of {sizes} mm, {where})"
+
     @property
     def nb_features(self) -> int:
         """The number of features per voxel."""

@@ -82,6 +82,40 @@ def test_names_what_exists(tiny_hdf5: Path, arguments: dict[str, object], senten
         MultiSubjectDataset(tiny_hdf5).load_data(**arguments)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("lazy", [False, True])
+def test_reprs_are_a_summary_without_values(tiny_hdf5: Path, lazy: bool) -> None:
+    dataset = MultiSubjectDataset(tiny_hdf5, lazy=lazy)
+    groups = "volumes: input (4 features), wm_mask (1 feature); streamlines: streamlines"
+    head = [f"MultiSubjectDataset('{tiny_hdf5}', lazy={lazy})", f"  {groups}"]
+    assert repr(dataset).splitlines() == [*head, "  not loaded: call load_data()"]
+    dataset.load_data(load_testing=False)
+    subset = "training: 3 subjects ('sub-a', 'sub-b', 'sub-c'); streamlines: 60 streamlines"
+    others = ["  validation: 1 subject ('sub-d'); streamlines: 12 streamlines", "  testing: not loaded"]
+    assert repr(dataset).splitlines() == [*head, f"  {subset}", *others]
+    assert repr(dataset.training_set) == f"MultisubjectSubset({subset})"
+    subject = dataset.training_set[1]
+    shapes = "input (12, 10, 9, 4), wm_mask (12, 10, 9, 1)"
+    assert repr(subject) == f"SubjectData('sub-b', volumes: {shapes}; streamlines: streamlines (20))"
+    where, streamlines = "lazy" if lazy else "in memory", subject.streamlines["streamlines"]
+    assert repr(subject.volumes["input"]) == (
+        "SubjectVolume(volume group 'input' of subject 'sub-b': shape (12, 10, 9, 4), voxels of 1.5 x 2 x 2.5 mm, "
+        f"{where})"
+    )
+    assert repr(streamlines) == (
+        "SubjectStreamlines(streamlines group 'streamlines' of subject 'sub-b': 20 streamlines, "
+        f"{len(streamlines.get().data)} points, {where})"
+    )
+
+
+def test_the_repr_of_a_large_subset_is_short(tmp_path: Path) -> None:
+    path = write_hdf5(tmp_path / "large.hdf5", {f"sub-{number:02d}": 1 for number in range(12)})
+    dataset = MultiSubjectDataset(path, lazy=True)
+    dataset.load_data()
+    names = "'sub-00', 'sub-01', 'sub-02', 'sub-03', 'sub-04' and 7 more"
+    shown = f"training: 12 subjects ({names}); streamlines: 12 streamlines"
+    assert repr(dataset.training_set) == f"MultisubjectSubset({shown})"
+
+
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"none\.hdf5' was not found; create one with 'dwiml create_hdf5'"):
         MultiSubjectDataset(tmp_path / "none.hdf5")
