@@ -60,11 +60,12 @@ ROOMS = {
         "training.reporting.loggers",
         "training.reporting.metrics",
     },
+    "inspection": LEAVES | {"data", "models", "tractograms", "training", "viz"},
     "phantom": {"files", "ops", "params"},
     "scoring": LEAVES | {"hdf5.inputs.connectivity", "tractograms"},
     "cli": LEAVES
     | {"tractograms", "hdf5", "data", "batching", "models", "tracking", "training", "evaluation", "viz", "phantom"}
-    | {"scoring", "importing", "trained"},
+    | {"scoring", "importing", "inspection", "trained"},
 }
 # Reading of an HDF5 file knows nothing of how one is made.
 _STORED_NAMES = ("datasets", "digests", "fingerprint", "heaps", "identity", "layout", "links", "nodes", "open_file")

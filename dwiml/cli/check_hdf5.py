@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from dwiml.arguments import counted
 from dwiml.cli import BAD_INPUT, parse_and_run
-from dwiml.cli.options.shared import add_verbose
+from dwiml.cli.options.shared import add_overwrite, add_verbose
 
 if TYPE_CHECKING:
     from dwiml.data.checking import FileReport
@@ -21,7 +21,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="dwiml check_hdf5",
         allow_abbrev=False,
         description="Check the structure, lengths and coordinates of each group of each subject in an HDF5 file. "
-        "Faults are listed, and the exit code is 2 if there are any.",
+        "Faults, which make the file unusable, are listed, and the exit code is then 2. Remarks on what is only "
+        "unusual do not change it.",
     )
     parser.add_argument("hdf5_file", metavar="FILE.hdf5", help="file created by 'dwiml create_hdf5' or dwi_ml")
     parser.add_argument(
@@ -29,6 +30,13 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="read all values and compare them with the digests stored in the file (about 1 GB per second)",
     )
+    parser.add_argument(
+        "--figures",
+        metavar="DIR",
+        help="write a figure DIR/SUBJECT.png of each subject: its streamlines over three slices of a volume, to see "
+        "whether they are aligned",
+    )
+    add_overwrite(parser, "replace existing figures")
     add_verbose(parser)
     return parser
 
@@ -38,20 +46,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from dwiml.cli.running.progress import progress_bar
     from dwiml.data.checking import check_hdf5_file
 
-    with ExitStack() as stack:
-        counters: list[Callable[[int], None]] = []
-
-        def show_progress(done: int, total: int) -> None:
-            if not counters:
-                counters.append(stack.enter_context(progress_bar("Checked", total, unit="group")))
-            counters[0](1 if done else 0)
-
-        report = check_hdf5_file(arguments.hdf5_file, digests=arguments.digests, on_group=show_progress)
+    if arguments.figures is not None:
+        _check_figures(arguments)
+    with _progress("Checked", "group") as on_group:
+        report = check_hdf5_file(arguments.hdf5_file, digests=arguments.digests, on_group=on_group)
     print(_table(report))
+    for remark in report.all_remarks:
+        print(f"remark: {remark}")
     print(_summary(report, digests=arguments.digests))
+    if arguments.figures is not None:
+        _save_figures(arguments)
     faults = report.all_faults
     if not faults:
         return 0
@@ -61,10 +67,43 @@ def _run(arguments: argparse.Namespace) -> int:
     return BAD_INPUT
 
 
+def _check_figures(arguments: argparse.Namespace) -> None:
+    from dwiml.files import check_output_folder
+    from dwiml.inspection.subject_figures import figure_names
+
+    names = figure_names(arguments.hdf5_file)
+    inputs = [arguments.hdf5_file]
+    check_output_folder(arguments.figures, names, "--figures", inputs=inputs, overwrite=arguments.overwrite)
+
+
+def _save_figures(arguments: argparse.Namespace) -> None:
+    from dwiml.inspection.subject_figures import save_subject_figures
+
+    with _progress("Drawn", "subject") as on_subject:
+        written = save_subject_figures(arguments.hdf5_file, arguments.figures, on_subject)
+    print(f"{counted(len(written), 'figure')} in {arguments.figures}")
+
+
+@contextmanager
+def _progress(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that shows progress, to be called with the number of items done, first 0, and their total."""
+    from dwiml.cli.running.progress import progress_bar
+
+    with ExitStack() as stack:
+        counters: list[Callable[[int], None]] = []
+
+        def show(done: int, total: int) -> None:
+            if not counters:
+                counters.append(stack.enter_context(progress_bar(title, total, unit=unit)))
+            counters[0](1 if done else 0)
+
+        yield show
+
+
 def _table(report: FileReport) -> str:
     rows = [("set", "subject", "group", "content", "state")]
     for group in report.groups:
-        state = "DAMAGED" if group.faults else "good"
+        state = "DAMAGED" if group.faults else counted(len(group.remarks), "remark") if group.remarks else "good"
         rows.append((group.subset, group.subject, group.group, group.content or "-", state))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
@@ -82,4 +121,4 @@ def _summary(report: FileReport, *, digests: bool) -> str:
         checked = f"All values were read; {covered}: damaged values in the others cannot be detected."
     else:
         checked = f"All values were read and compared with their digests ({nb_datasets} datasets)."
-    return f"{checked} Faults: {len(report.all_faults)}."
+    return f"{checked} Faults: {len(report.all_faults)}. Remarks: {len(report.all_remarks)}."

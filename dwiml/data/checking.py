@@ -9,6 +9,7 @@ from functools import partial
 
 from dwiml.arguments import quoted
 from dwiml.data.connectivity import read_connectivity
+from dwiml.data.remarks import remarks_on_streamlines, remarks_on_volume
 from dwiml.data.streamlines import SubjectStreamlines
 from dwiml.data.volumes import SubjectVolume
 from dwiml.hdf5 import schema
@@ -16,6 +17,7 @@ from dwiml.hdf5.stored import StoredDataset, StoredFile, StoredGroup, open_hdf5
 from dwiml.hdf5.stored.digests import ArrayDigest
 from dwiml.hdf5.stored.layout import groups_of_type, subject_lists
 from dwiml.params import checks_arguments
+from dwiml.tractograms.grid import Grid
 
 _BLOCK_BYTES = 2**26
 
@@ -31,9 +33,15 @@ class GroupReport:
     content
         Description of its content; empty if it could not be read.
     faults
-        One sentence for each fault.
+        One sentence for each fault, which makes the file unusable.
+    remarks
+        One clause for each thing that is unusual, such as streamlines outside the volume.
     nb_datasets, nb_with_digest
         Number of datasets, and of datasets with a digest.
+    grid
+        The voxel grid; None if it could not be read or is not in the file.
+    nb_features
+        Number of features of a volume; None for streamlines, or if it could not be read.
     """
 
     subset: str
@@ -41,8 +49,11 @@ class GroupReport:
     group: str
     content: str = ""
     faults: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     nb_datasets: int = 0
     nb_with_digest: int = 0
+    grid: Grid | None = None
+    nb_features: int | None = None
 
 
 @dataclass
@@ -65,6 +76,11 @@ class FileReport:
         """All faults, those of the whole file first."""
         return [*self.faults, *(fault for group in self.groups for fault in group.faults)]
 
+    @property
+    def all_remarks(self) -> list[str]:
+        """All remarks, each with its subject and group."""
+        return [f"{group.subject}/{group.group}: {remark}" for group in self.groups for remark in group.remarks]
+
 
 @checks_arguments
 def check_hdf5_file(
@@ -76,8 +92,12 @@ def check_hdf5_file(
     """Check every group of every subject of a file.
 
     The check covers links, attributes and their digests, shapes, sizes, offsets, all coordinates, the lengths of all
-    streamlines, and the connectivity. With ``digests=True``, all values are also read, including the volumes, compared
-    with their digests, and checked for NaN.
+    streamlines, and the connectivity. Subjects must have the same groups with the same number of features, and the
+    groups of a subject the same grid. With ``digests=True``, all values are also read, including the volumes, compared
+    with their digests, and checked for NaN and for constant features.
+
+    What makes the file unusable is a fault; what is only unusual is a remark
+    (:func:`dwiml.data.remarks.remarks_on_streamlines`, :func:`dwiml.data.remarks.remarks_on_volume`).
 
     Parameters
     ----------
@@ -91,7 +111,7 @@ def check_hdf5_file(
     Returns
     -------
     FileReport
-        The faults that were found; a damaged group does not end the check.
+        The faults and remarks; a damaged group does not end the check.
 
     Raises
     ------
@@ -109,6 +129,7 @@ def check_hdf5_file(
             if on_group is not None:
                 on_group(done, len(places))
     _compare_subjects(report, [place for place, _ in places], [kind for _, kind in places])
+    _compare_grids(report)
     return report
 
 
@@ -156,14 +177,19 @@ def _check_volume(subject: StoredGroup, place: GroupReport, digests: bool) -> No
     place.content = (
         f"{' x '.join(map(str, volume.shape[:3]))} voxels, {volume.nb_features} feature{'s' * (volume.nb_features > 1)}"
     )
+    place.grid, place.nb_features = volume.grid, volume.nb_features
     if digests:
-        volume.as_tensor()
+        place.remarks += remarks_on_volume(volume)
 
 
 def _check_streamlines(subject: StoredGroup, place: GroupReport, digests: bool) -> None:
     streamlines = SubjectStreamlines(subject, place.group, lazy=True)
     place.content = f"{len(streamlines)} streamlines, {int(streamlines.lengths.sum())} points"
+    if streamlines.dimensions.all():
+        x, y, z = streamlines.dimensions.tolist()
+        place.grid = Grid(streamlines.affine, (x, y, z), subject.file.path)
     streamlines.check_lengths()
+    place.remarks += remarks_on_streamlines(streamlines)
     if streamlines.has_connectivity:
         read_connectivity(subject.file.path, place.subject, place.group)
 
@@ -190,4 +216,27 @@ def _compare_subjects(report: FileReport, places: list[GroupReport], kinds: list
         if lacking:
             report.faults.append(
                 f"The {kind} group '{group}' is missing for {quoted(lacking, 5)}; all subjects must have it."
+            )
+    first: dict[str, GroupReport] = {}
+    for place in places:
+        expected = first.setdefault(place.group, place) if place.nb_features is not None else place
+        if place.nb_features != expected.nb_features:
+            report.faults.append(
+                f"Volume group '{place.group}' has {place.nb_features} features for subject '{place.subject}' and "
+                f"{expected.nb_features} for '{expected.subject}'; all subjects must have the same number."
+            )
+
+
+def _compare_grids(report: FileReport) -> None:
+    """Report the groups of a subject that are on another grid than its first group."""
+    first: dict[str, GroupReport] = {}
+    for place in report.groups:
+        if place.grid is None:
+            continue
+        expected = first.setdefault(place.subject, place)
+        difference = place.grid.difference(expected.grid) if expected.grid is not None else ""
+        if difference:
+            report.faults.append(
+                f"The groups '{expected.group}' and '{place.group}' of subject '{place.subject}' have {difference}; "
+                "all groups of a subject must be on one grid."
             )
