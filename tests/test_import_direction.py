@@ -60,7 +60,7 @@ ROOMS = {
         "training.reporting.loggers",
         "training.reporting.metrics",
     },
-    "inspection": LEAVES | {"data", "models", "tractograms", "training", "viz"},
+    "inspection": LEAVES | {"hdf5.inputs.connectivity", "data", "models", "tractograms", "training", "viz"},
     "phantom": {"files", "ops", "params"},
     "scoring": LEAVES | {"hdf5.inputs.connectivity", "tractograms"},
     "cli": LEAVES

@@ -14,6 +14,8 @@ COMMANDS = {
     "phantom": "create the built-in example subjects",
     "create_hdf5": "gather subjects' volumes and streamlines into one HDF5 file",
     "check_hdf5": "check an HDF5 file: structure, coordinates, digests of all values",
+    "info": "print what an HDF5 file, an experiment or a tractogram contains",
+    "extract_hdf5": "write a group of an HDF5 file as NIfTI, tractogram or matrix",
     "train": "train one of dwiml's models",
     "resume": "continue an experiment that was stopped",
     "evaluate": "measure a trained model's direction error, and that of simple baselines",

@@ -91,6 +91,27 @@ class Stored:
     nb_without_points: int
 
 
+@dataclass(frozen=True)
+class Overview:
+    """What the header and the first streamline of a file tell.
+
+    Attributes
+    ----------
+    nb_streamlines, nb_points
+        Number of streamlines and of points; None if the header does not give it.
+    per_streamline, per_point
+        {name of data: number of values for each streamline, or for each point}.
+    groups
+        {name of a group of streamlines: their number}; only .trx files have groups.
+    """
+
+    nb_streamlines: int | None = None
+    nb_points: int | None = None
+    per_streamline: dict[str, int] = field(default_factory=dict)
+    per_point: dict[str, int] = field(default_factory=dict)
+    groups: dict[str, int] = field(default_factory=dict)
+
+
 class Tractogram(ABC):
     """A tractogram file, read on demand; created by :func:`~dwiml.tractograms.reading.open_tractogram`.
 
@@ -121,6 +142,16 @@ class Tractogram(ABC):
     @abstractmethod
     def dps_keys(self) -> list[str]:
         """Names of the data per streamline."""
+
+    @abstractmethod
+    def overview(self) -> Overview:
+        """Return what the header tells, without reading all streamlines.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If the file is missing or damaged.
+        """
 
     @abstractmethod
     def has_streamlines(self) -> bool:

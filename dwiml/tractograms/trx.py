@@ -22,7 +22,7 @@ import numpy as np
 from dwiml.files import check_memory, open_regular, parse_json
 from dwiml.files.images import readable
 from dwiml.tractograms.grid import Grid
-from dwiml.tractograms.tractogram import Sample, Stored, Tractogram, evenly
+from dwiml.tractograms.tractogram import Overview, Sample, Stored, Tractogram, evenly
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -212,6 +212,21 @@ class TrxFile:
         """Return the names of the data per vertex (``dpv``) or per streamline (``dps``)."""
         return [name.removeprefix(f"{kind}/") for name in self._members if name.startswith(f"{kind}/")]
 
+    def width(self, name: str) -> int:
+        """Return the number of values in a row of an array."""
+        return self._kind(name)[0]
+
+    def group_sizes(self) -> dict[str, int]:
+        """Return the number of streamlines of each group."""
+        members = {name.removeprefix("groups/"): name for name in self._members if name.startswith("groups/")}
+        return {name: self._nb_bytes(key) // self._kind(key)[1].itemsize for name, key in members.items()}
+
+    def _nb_bytes(self, name: str) -> int:
+        member = self._members[name]
+        if self._archive is None:
+            return (self._path / member).lstat().st_size
+        return self._archive.getinfo(member).file_size
+
     def values(self, name: str) -> Array:
         """Return an array with a row for each streamline, (S, K), dtype of the file."""
         return self._read(name, self.nb_streamlines)
@@ -298,6 +313,14 @@ class Trx(Tractogram):
         """Names of the data per streamline."""
         with self._open() as file:
             return file.names("dps")
+
+    def overview(self) -> Overview:
+        """Return the counts of the header, and the names of the arrays."""
+        with self._open() as file, readable(self.path, self.label):
+            per_streamline, per_point = (
+                {name: file.width(f"{kind}/{name}") for name in file.names(kind)} for kind in ("dps", "dpv")
+            )
+            return Overview(file.nb_streamlines, file.nb_points, per_streamline, per_point, file.group_sizes())
 
     def has_streamlines(self) -> bool:
         """Return whether the header announces streamlines."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dwiml.files import open_regular
 from dwiml.files.images import readable
-from dwiml.tractograms.tractogram import Array, Sample, Stored, Tractogram, evenly
+from dwiml.tractograms.tractogram import Array, Overview, Sample, Stored, Tractogram, evenly
 
 
 class NibabelTractogram(Tractogram):
@@ -42,6 +42,17 @@ class NibabelTractogram(Tractogram):
     def dps_keys(self) -> list[str]:
         """Names of the data per streamline."""
         return list(self._lazy.tractogram.data_per_streamline)
+
+    def overview(self) -> Overview:
+        """Return the number of streamlines in the header, and the data of the first streamline."""
+        with readable(self.path, self.label):
+            announced = self._nb_announced()
+            first = next(iter(self._lazy.tractogram), None)
+        if first is None:
+            return Overview(nb_streamlines=0 if not self.has_streamlines() else None)
+        widths = {name: int(np.size(values)) for name, values in first.data_for_streamline.items()}
+        per_point = {name: int(np.shape(values)[-1]) for name, values in first.data_for_points.items()}
+        return Overview(nb_streamlines=announced or None, per_streamline=widths, per_point=per_point)
 
     @abstractmethod
     def _nb_announced(self) -> int:

@@ -75,6 +75,11 @@ def command_at(name: str, work: Path, out: Path) -> tuple[list[str], str]:
             "dwiml.hdf5.creator.read_streamlines_group",
         ),
         "check_hdf5": (["check_hdf5", hdf5], "dwiml.data.checking.SubjectStreamlines"),
+        "info": (["info", hdf5], "dwiml.inspection.hdf5_file.checked_group"),
+        "extract_hdf5": (
+            ["extract_hdf5", hdf5, "sub-03", "streamlines", str(out / "a.trk")],
+            "dwiml.inspection.extraction.SubjectStreamlines",
+        ),
         "train": (["train", "learn2track", hdf5, str(out), "exp", *DATA], "dwiml.data.dataset.SubjectVolume"),
         "resume": (["resume", experiment, "--new_max_epochs", "2"], "dwiml.data.dataset.SubjectVolume"),
         "evaluate": (["evaluate", experiment], "dwiml.evaluation.direction_error.evaluate_directions"),

@@ -382,6 +382,11 @@ def write_matrix(path: Path, connections: ConnectivityMatrix, regions: Regions, 
         for rows in connections.dense_rows(dtype.type):
             stream.write(rows.data)
     if isinstance(regions, LabelRegions):
-        lines = [f"{_LABELS_HEADER} {path.name}, from row 0.", *map(str, regions.values)]
-        with atomic_write(names) as stream:
-            stream.write(("\n".join(lines) + "\n").encode())
+        write_row_labels(path, regions.values.tolist())
+
+
+def write_row_labels(matrix: Path, labels: Sequence[int]) -> None:
+    """Write the label of each row of a matrix to the file beside it (:func:`labels_path`), atomically."""
+    lines = [f"{_LABELS_HEADER} {matrix.name}, from row 0.", *map(str, labels)]
+    with atomic_write(labels_path(matrix)) as stream:
+        stream.write(("\n".join(lines) + "\n").encode())

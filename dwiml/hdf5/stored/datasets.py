@@ -59,6 +59,11 @@ class StoredDataset:
         return math.prod(self.shape) * self.dtype.itemsize
 
     @property
+    def nb_bytes_stored(self) -> int:
+        """Size of the values in the file, in bytes, after compression."""
+        return self._nb_bytes_stored
+
+    @property
     def is_numeric(self) -> bool:
         """Whether it holds real numbers or booleans."""
         return self.dtype.kind in "fiub"

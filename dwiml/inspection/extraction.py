@@ -1,0 +1,205 @@
+"""Write a group of an HDF5 file to the formats of other programs."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import os
+from pathlib import Path
+from typing import IO, Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from dwiml.arguments import counted, quoted
+from dwiml.data.affines import checked_affine
+from dwiml.data.connectivity import read_connectivity
+from dwiml.data.streamlines import SubjectStreamlines
+from dwiml.data.volumes import SubjectVolume
+from dwiml.files import atomic_write, check_outputs, refuse_inputs
+from dwiml.hdf5 import schema
+from dwiml.hdf5.inputs.connectivity import check_labels_file, labels_path, write_row_labels
+from dwiml.hdf5.stored import StoredFile, StoredGroup, open_hdf5
+from dwiml.hdf5.stored.layout import groups_config, groups_of_type, subject_lists
+from dwiml.ops.ragged import slabs
+from dwiml.ops.regions import LabelRegions
+from dwiml.params import checks_arguments
+from dwiml.tractograms.writing.partial import partial_of
+from dwiml.tractograms.writing.writer import FORMATS, TractogramWriter
+
+logger = logging.getLogger(__name__)
+
+IMAGES, MATRICES = (".nii.gz", ".nii"), (".npy",)
+_SLAB_POINTS = 2**20
+# gzip's fastest levels: the values of a standardized volume are hardly compressible.
+_GZIP_LEVEL = 4
+
+
+@checks_arguments
+def extract_hdf5(
+    path: str | os.PathLike[str], subject: str, group: str, out: str | os.PathLike[str], *, overwrite: bool = False
+) -> str:
+    """Write a group of a subject to a file that other programs read.
+
+    Values are as in the HDF5 file: volumes as standardized, streamlines as resampled when it was created.
+
+    Parameters
+    ----------
+    path
+        The HDF5 file.
+    subject, group
+        The subject and its group.
+    out
+        The file to write. A volume: ``.nii.gz`` or ``.nii``, float32, with its affine. Streamlines: ``.trk``, ``.trx``
+        or ``.tck``, with their data per streamline, which a .tck file cannot hold. The connectivity of a streamlines
+        group: ``.npy``, with its regions beside it: ``OUT_labels.txt``, the label of each row, and for labels also
+        ``OUT_labels.nii.gz``, the label of each voxel.
+    overwrite
+        Replace existing files.
+
+    Returns
+    -------
+    str
+        A line that says what was written.
+
+    Raises
+    ------
+    FileNotFoundError, FileExistsError, IsADirectoryError, PermissionError
+        If the HDF5 file does not exist, or the output cannot be written.
+    ValueError
+        If there is no such subject or group, its content does not fit the extension, or it is damaged.
+    """
+    out = Path(out)
+    with open_hdf5(path) as file:
+        node, is_volume = _find(file, subject, group)
+        suffix = _suffix_of(out, is_volume=is_volume, name=f"{subject}/{group}")
+        check_outputs({"OUT": out}, inputs=[path], overwrite=overwrite)
+        if is_volume:
+            return _write_volume(SubjectVolume(node, group, lazy=True), out, _standardization(file, group))
+        if suffix in MATRICES:
+            return _write_connectivity(node, group, out, overwrite=overwrite)
+        refuse_inputs(partial_of(Path(os.path.realpath(out))), "OUT, until it is whole", inputs=[path])
+        return _write_streamlines(node, group, out, overwrite=overwrite)
+
+
+def _find(file: StoredFile, subject: str, group: str) -> tuple[StoredGroup, bool]:
+    """Return the node of a subject, and whether its group is a volume."""
+    known = [name for names in subject_lists(file).values() for name in names]
+    if subject not in known:
+        raise ValueError(f"Subject '{subject}' not found in '{file.path}'; it has: {quoted(known, 20)}.")
+    node = file.root.group(subject)
+    volumes, lines = (groups_of_type(node, kind) for kind in (schema.TYPE_VOLUME, schema.TYPE_STREAMLINES))
+    if group not in (*volumes, *lines):
+        raise ValueError(
+            f"Group '{group}' of subject '{subject}' not found in '{file.path}'; it has: {quoted([*volumes, *lines])}."
+        )
+    return node, group in volumes
+
+
+def _suffix_of(out: Path, *, is_volume: bool, name: str) -> str:
+    """Return the extension of the output, in lower case, if the group can be written with it."""
+    allowed = IMAGES if is_volume else (*FORMATS, *MATRICES)
+    suffix = next((each for each in allowed if out.name.lower().endswith(each)), None)
+    if suffix is None:
+        other = "" if is_volume else f", or {MATRICES[0]} for their connectivity"
+        raise ValueError(
+            f"OUT must end in {' or '.join(IMAGES if is_volume else FORMATS)}{other}, because '{name}' is a "
+            f"{'volume' if is_volume else 'streamlines'} group; got '{out}'."
+        )
+    return suffix
+
+
+def _standardization(file: StoredFile, group: str) -> str:
+    return str(groups_config(file).get(group, {}).get("standardization", "none"))
+
+
+def _write_volume(volume: SubjectVolume, out: Path, standardization: str) -> str:
+    values = volume.as_tensor().numpy()
+    image = nib.Nifti1Image(values[..., 0] if volume.nb_features == 1 else values, volume.affine)
+    _write_image(image, out)
+    note = "" if standardization == "none" else f", standardized ({standardization})"
+    sizes = " x ".join(map(str, volume.shape[:3]))
+    return f"{out}: {sizes} voxels, {counted(volume.nb_features, 'feature')}{note}"
+
+
+def _write_image(image: Any, out: Path) -> None:
+    image.header.set_xyzt_units("mm")
+    image.set_qform(image.affine, code=1)
+    image.set_sform(image.affine, code=1)
+
+    def save(stream: IO[bytes]) -> None:
+        image.to_file_map({"image": nib.FileHolder(fileobj=stream), "header": nib.FileHolder(fileobj=stream)})
+
+    with atomic_write(out) as stream:
+        if out.name.lower().endswith(".gz"):
+            # Without a name and a time, so that the same data give the same bytes.
+            with gzip.GzipFile("", "wb", _GZIP_LEVEL, stream, mtime=0) as compressed:
+                save(compressed)  # type: ignore[arg-type]
+        else:
+            save(stream)
+
+
+def _write_streamlines(node: StoredGroup, group: str, out: Path, *, overwrite: bool) -> str:
+    streamlines = SubjectStreamlines(node, group, lazy=True)
+    grid = streamlines.grid_of(_shape_of_volumes(node, streamlines))
+    keys = list(streamlines.data_per_streamline)
+    if keys and out.suffix.lower() == ".tck":
+        logger.warning("A .tck file cannot hold data per streamline: %s not written.", quoted(keys))
+        keys = []
+    widths = {key: streamlines.data_per_streamline_size(key) for key in keys}
+    with TractogramWriter(out, grid=grid, data_per_streamline=widths, overwrite=overwrite) as writer:
+        for some, _ in slabs(streamlines.lengths, _SLAB_POINTS):
+            data = {key: streamlines.gather_data_per_streamline(key, some) for key in keys}
+            writer.append(*streamlines.gather(some), data)
+    named = f", data per streamline: {', '.join(keys)}" if keys else ""
+    return (
+        f"{out}: {counted(len(streamlines), 'streamline')}, {counted(int(streamlines.lengths.sum()), 'point')}{named}"
+    )
+
+
+def _shape_of_volumes(node: StoredGroup, streamlines: SubjectStreamlines) -> tuple[int, int, int]:
+    """Return the shape of the first volume of a subject; it is needed if that of the streamlines is not recorded."""
+    if streamlines.dimensions.all():
+        x, y, z = streamlines.dimensions.tolist()
+        return x, y, z
+    for group in groups_of_type(node, schema.TYPE_VOLUME):
+        return SubjectVolume(node, group, lazy=True).grid.shape
+    raise ValueError(
+        f"The {streamlines.label} has no '{schema.DIMENSIONS}', and the subject no volume, so the voxel grid of the "
+        "tractogram is unknown; recreate the HDF5 file."
+    )
+
+
+def _write_connectivity(node: StoredGroup, group: str, out: Path, *, overwrite: bool) -> str:
+    # It also checks that the matrix is valid.
+    connectivity = read_connectivity(node.file.path, node.name, group)
+    if connectivity is None:
+        raise ValueError(
+            f"Streamlines group '{group}' of subject '{node.name}' has no connectivity matrix, so '{out}' cannot be "
+            f"written; its streamlines can: {', '.join(FORMATS)}."
+        )
+    stored, regions = node.group(group), connectivity.regions
+    matrix = stored.dataset(schema.CONNECTIVITY_MATRIX).read()
+    names, labels = labels_path(out), out.with_name(f"{out.stem}_labels.nii.gz")
+    check_labels_file(names)
+    is_labeled = isinstance(regions, LabelRegions)
+    outputs = {"OUT_labels.txt": names, "OUT_labels.nii.gz": labels} if is_labeled else {}
+    check_outputs(outputs, inputs=[node.file.path], overwrite=overwrite)
+    # The labels of the previous matrix must never accompany the new one.
+    with atomic_write(out, before_naming=lambda: names.unlink(missing_ok=True)) as stream:
+        np.lib.format.write_array(stream, matrix, allow_pickle=False)
+    shape = f"{out}: {len(matrix)} x {len(matrix)}"
+    if not isinstance(regions, LabelRegions):
+        return f"{shape} blocs ({' x '.join(map(str, regions.nb_blocs))} in the volume)"
+    # dwi_ml may count the background (label 0) as the first row.
+    write_row_labels(out, [0] * (len(matrix) - len(regions.values)) + regions.values.tolist())
+    volume = _as_labels(stored.dataset(schema.CONNECTIVITY_LABEL_VOLUME).read())
+    _write_image(nib.Nifti1Image(volume, checked_affine(stored.attribute(schema.AFFINE), f"group '{group}'")), labels)
+    return f"{shape} regions; their labels in {names.name} and {labels.name}"
+
+
+def _as_labels(volume: NDArray[Any]) -> NDArray[Any]:
+    """Return a label volume in a type that NIfTI has."""
+    largest = int(volume.max())
+    return volume.astype(np.int16 if largest < 2**15 else np.int32 if largest < 2**31 else np.float64)
