@@ -143,15 +143,15 @@ class Tractogram(ABC):
     def dps_keys(self) -> list[str]:
         """Names of the data per streamline."""
 
-    @abstractmethod
     def overview(self) -> Overview:
-        """Return what the header tells, without reading all streamlines.
+        """Return what the header tells, without reading all streamlines; nothing by default.
 
         Raises
         ------
         FileNotFoundError, ValueError
             If the file is missing or damaged.
         """
+        return Overview()
 
     @abstractmethod
     def has_streamlines(self) -> bool:
