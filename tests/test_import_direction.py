@@ -68,7 +68,10 @@ ROOMS = {
     | {"scoring", "importing", "inspection", "trained"},
 }
 # Reading of an HDF5 file knows nothing of how one is made.
-_STORED_NAMES = ("datasets", "digests", "fingerprint", "heaps", "identity", "layout", "links", "nodes", "open_file")
+_STORED_NAMES = (
+    *("datasets", "digests", "fingerprint", "heaps", "identity", "layout", "links", "nodes", "open_file"),
+    "provenance",
+)
 STORED = ("", *(f".{name}" for name in _STORED_NAMES))
 # Modules that see otherwise than their room.
 MODULES = {

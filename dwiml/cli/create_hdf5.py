@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dwiml.arguments import counted
@@ -56,10 +58,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return parse_and_run(build_parser(), _run, argv)
+    command = shlex.join(["dwiml", "create_hdf5", *(sys.argv[1:] if argv is None else argv)])
+    return parse_and_run(build_parser(), partial(_run, command), argv)
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _run(command: str, arguments: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from dwiml.hdf5.creator import create_hdf5
@@ -74,7 +77,7 @@ def _run(arguments: argparse.Namespace) -> None:
             if bar.disable and name:
                 print(f"{name} done ({done} of {total})", flush=True)
 
-        summary = create_hdf5(**options, on_progress=show_progress)
+        summary = create_hdf5(**options, on_progress=show_progress, command=command)
     print(_table(summary))
 
 

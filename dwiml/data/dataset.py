@@ -17,6 +17,7 @@ from dwiml.hdf5 import schema
 from dwiml.hdf5.stored import FileIdentity, StoredFile, StoredGroup, open_hdf5
 from dwiml.hdf5.stored.fingerprint import fingerprint_of
 from dwiml.hdf5.stored.layout import checked_group, groups_config, groups_of_type, subject_lists
+from dwiml.hdf5.stored.provenance import read_provenance
 from dwiml.params import Parameterized, checks_arguments
 from dwiml.signals import ended_by_signals
 
@@ -320,6 +321,11 @@ class MultiSubjectDataset(Parameterized):
             If it does not. The message lists the existing streamlines groups.
         """
         self._check_names("Streamlines", [group], self.streamline_groups)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """How the file was created, and from which files; see :func:`dwiml.hdf5.stored.provenance.read_provenance`."""
+        return read_provenance(self.hdf5_file)
 
     def fingerprint(self) -> str:
         """Return the fingerprint of the file, which is the same for all files with the same data.

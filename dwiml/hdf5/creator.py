@@ -11,10 +11,12 @@ from typing import Any
 
 import h5py
 
-from dwiml.hdf5 import file_writer
+from dwiml import __version__
+from dwiml.hdf5 import file_writer, schema
 from dwiml.hdf5.config import GroupsConfig, load_config
 from dwiml.hdf5.inputs.connectivity import plan_connectivity
 from dwiml.hdf5.inputs.inspection import SubjectPlan, plan_subjects
+from dwiml.hdf5.inputs.provenance import add_statistics, streamlines_sources, volume_sources
 from dwiml.hdf5.inputs.streamlines import read_streamlines_group
 from dwiml.hdf5.inputs.subjects import SubjectList, folders_of_subjects, read_subject_lists
 from dwiml.hdf5.inputs.volumes import read_volume_group
@@ -96,6 +98,7 @@ def create_hdf5(
     remove_invalid: bool = False,
     allow_missing: bool = False,
     on_progress: Callable[[int, int, str], None] | None = None,
+    command: str = "Python",
 ) -> CreationSummary:
     """Create one HDF5 file from the volumes and streamlines of many subjects.
 
@@ -127,6 +130,8 @@ def create_hdf5(
         Allow tractograms to be missing or empty; a group may then hold no streamlines.
     on_progress
         Called with (number of subjects done, total number, name of the subject just done), first with (0, total, "").
+    command
+        Command line that the file records as its origin.
 
     Returns
     -------
@@ -165,14 +170,23 @@ def create_hdf5(
     report_progress(0, len(plans), "")
     with file_writer.atomic_hdf5(target, sum(plan.nb_bytes for plan in plans), overwrite=overwrite) as handle:
         file_writer.write_root(handle, subjects, groups, resample, summary.files, plans[0].directions)
+        options = {"remove_invalid": remove_invalid, "allow_missing": allow_missing}
+        file_writer.write_provenance(
+            handle, {schema.DWIML_VERSION: __version__, schema.COMMAND: command, schema.OPTIONS: options}
+        )
         for done, plan in enumerate(plans, 1):
             subject = handle.create_group(plan.name)
             _write_volumes(subject, plan, groups)
+            recorded = {
+                group: streamlines_sources(plan, group, matrices[plan.name].get(group)) for group in plan.tractograms
+            }
             _write_streamlines(
                 subject, plan, groups, summary, resample, remove_invalid=remove_invalid, allow_missing=allow_missing
             )
             for group, matrix in matrices[plan.name].items():
                 file_writer.write_connectivity(subject[group], matrix)
+            for group, sources in recorded.items():
+                file_writer.write_provenance(subject[group], sources)
             file_writer.write_group_digests(subject)
             report_progress(done, len(plans), plan.name)
     _warn_of_resampling(summary, resample, [plan.grid.voxel_sizes.min() for plan in plans])
@@ -213,7 +227,10 @@ def _warn_of_resampling(summary: CreationSummary, resample: Resampling, voxel_si
 def _write_volumes(subject: h5py.Group, plan: SubjectPlan, groups: GroupsConfig) -> None:
     for group in groups.volumes:
         directions = list(zip(plan.features[group.name], plan.directions[group.name], strict=True))
+        recorded = volume_sources(plan, group)
         file_writer.write_volume(subject, group.name, read_volume_group(plan, group), plan.grid, directions)
+        report = plan.statistics[group.name]
+        file_writer.write_provenance(subject[group.name], add_statistics(recorded, report.files, report.applied))
 
 
 def _write_streamlines(

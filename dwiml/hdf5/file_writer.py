@@ -292,6 +292,19 @@ def write_streamlines(subject: h5py.Group, name: str, data: Streamlines, grid: G
             _write_array(per_streamline, key, values)
 
 
+def write_provenance(node: h5py.Group, recorded: Mapping[str, Any]) -> None:
+    """Write how the file was created (root), or what a group of a subject was created from.
+
+    Parameters
+    ----------
+    node
+        The root or the group, open for writing.
+    recorded
+        Content that JSON can hold; see :data:`dwiml.hdf5.schema.PROVENANCE`.
+    """
+    node.attrs[schema.PROVENANCE] = json.dumps(recorded, allow_nan=False)
+
+
 def write_group_digests(subject: h5py.Group) -> None:
     """Write the digest of each group of a subject, once its content is written.
 

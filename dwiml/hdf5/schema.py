@@ -30,6 +30,23 @@ FILE = "file"
 # Key of these files in the entry of a group, when the config is read back.
 FILES_FOUND = "files_found"
 DATE_AND_TIME = "data_and_time"
+# JSON, at the root: how the file was created; in a group of a subject: what it was created from. It is not part of the
+# fingerprint, so that the same data copied at another time are the same data.
+PROVENANCE = "dwiml_provenance"
+# Keys of the provenance of the root.
+DWIML_VERSION = "dwiml_version"
+COMMAND = "command"
+OPTIONS = "options"
+# Keys of the provenance of a group; a file has the keys FILE, NB_BYTES, MODIFIED, and for volumes NB_FEATURES, MEAN and
+# STD (before the standardization).
+FILES = "files"
+NB_BYTES = "nb_bytes"
+MODIFIED = "modified"
+STANDARDIZATION = "standardization"
+STD_MASK = "std_mask"
+CONNECTIVITY = "connectivity"
+MEAN = "mean"
+STD = "std"
 NOT_DEFINED = "Not defined by user"
 
 # Attributes of any group of a subject.

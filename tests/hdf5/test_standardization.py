@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dwiml.hdf5.inputs.standardization import StandardizationReport, standardize
+from dwiml.hdf5.inputs.standardization import standardize
 
 MASK = np.zeros((3, 3, 3), dtype=bool)
 MASK[0] = True
@@ -26,17 +26,47 @@ def scaled(values, inside):
 
 def test_none_changes_nothing(data):
     before = data.copy()
-    assert standardize(data, "none", [4], MASK) == StandardizationReport()
+    report = standardize(data, "none", [4], MASK)
+    assert (report.constant, report.fewest_voxels, report.applied) == ([], None, [])
     np.testing.assert_array_equal(data, before)
+
+
+def test_without_standardization_each_file_is_measured_in_its_non_zero_voxels(data):
+    files = standardize(data, "none", [2, 1, 1], MASK).files
+    for found, values in zip(files, (data[..., :2], data[..., 2:3], data[..., 3:]), strict=True):
+        inside = values[(values != 0).any(axis=-1)].astype(np.float64)
+        assert (found.mean, found.std) == pytest.approx((inside.mean(), inside.std()))
+    assert standardize(np.zeros((2, 2, 2, 1), dtype=np.float32), "none", [1], None).files == [None]
+
+
+def test_without_standardization_a_large_file_is_measured_in_some_voxels():
+    values = np.zeros((80, 80, 80, 2), dtype=np.float32)
+    values[20:70] = np.random.default_rng(3).normal(40, 5, (50, 80, 80, 2))
+    (found,) = standardize(values, "none", [2], None).files
+    inside = values[20:70].astype(np.float64)
+    assert (found.mean, found.std) == pytest.approx((inside.mean(), inside.std()), rel=0.02)
+    assert (found.mean, found.std) != pytest.approx((inside.mean(), inside.std()), rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["all", "independent", "per_file"])
+@pytest.mark.parametrize("masked", [True, False])
+def test_means_and_stds_are_reported_in_the_unit_of_the_files(data, kind, masked):
+    before = data.astype(np.float64)
+    report = standardize(data, kind, [3, 1], MASK if masked else None)
+    widths = {"all": [4], "independent": [1, 1, 1, 1], "per_file": [3, 1]}[kind]
+    repeated = [np.repeat([getattr(each, name) for each in report.applied], widths) for name in ("mean", "std")]
+    np.testing.assert_allclose(data * repeated[1] + repeated[0], before, rtol=1e-5, atol=1e-5)
+    for found, values in zip(report.files, (before[..., :3], before[..., 3:]), strict=True):
+        inside = MASK if masked else ((values if kind == "per_file" else before) != 0).any(axis=-1)
+        assert (found.mean, found.std) == pytest.approx((values[inside].mean(), values[inside].std()))
 
 
 @pytest.mark.parametrize("masked", [True, False])
 def test_all_shares_one_mean_and_std(data, masked):
     inside = MASK if masked else (data != 0).any(axis=-1)
     expected = scaled(data, data[inside])
-    assert standardize(data, "all", [3, 1], MASK if masked else None) == StandardizationReport(
-        fewest_voxels=np.count_nonzero(inside)
-    )
+    report = standardize(data, "all", [3, 1], MASK if masked else None)
+    assert (report.constant, report.fewest_voxels) == ([], np.count_nonzero(inside))
     np.testing.assert_allclose(data, expected, rtol=1e-5, atol=1e-6)
 
 

@@ -15,6 +15,7 @@ from dwiml.files import identity_of
 from dwiml.files.images import open_image
 from dwiml.hdf5.config import GroupsConfig, StreamlinesGroup, VolumeGroup
 from dwiml.hdf5.inputs.directions import directions_of_image
+from dwiml.hdf5.inputs.standardization import StandardizationReport
 from dwiml.hdf5.inputs.subjects import MissingFileError, SubjectFolder, find_by_pattern, find_files
 from dwiml.ops.axes.conventions import Directions
 from dwiml.tractograms.grid import Grid
@@ -52,6 +53,8 @@ class SubjectPlan:
         The folder of all subjects; None if it is unknown.
     values
         {name of a placeholder: what it stands for in file names}.
+    statistics
+        {volume group: result of its standardization}, once the group is read.
     """
 
     name: str
@@ -65,6 +68,7 @@ class SubjectPlan:
     known_grid: Grid | None = None
     root: Path | None = None
     values: Mapping[str, str] = field(default_factory=dict)
+    statistics: dict[str, StandardizationReport] = field(default_factory=dict)
 
     @property
     def grid(self) -> Grid:

@@ -16,6 +16,8 @@ FEW_VOXELS = 30
 # Tolerance for accumulated rounding, relative to the largest value: a smaller standard deviation is not a signal in
 # float32.
 _ROUNDING = 8 * float(np.finfo(np.float32).eps)
+# Without standardization, the mean and the standard deviation are only recorded; this many voxels are enough.
+_NB_SAMPLED = 2**16
 
 
 def non_zero_voxels(data: Volume) -> Mask:
@@ -24,9 +26,17 @@ def non_zero_voxels(data: Volume) -> Mask:
     return mask
 
 
+@dataclass(frozen=True)
+class Statistics:
+    """Mean and standard deviation of the values of a volume in a mask, in the unit of the volume."""
+
+    mean: float
+    std: float
+
+
 @dataclass
 class StandardizationReport:
-    """What a user should be warned about after a standardization.
+    """The means and standard deviations of a standardization, and what a user should be warned about.
 
     Attributes
     ----------
@@ -35,10 +45,18 @@ class StandardizationReport:
         a standard deviation.
     fewest_voxels
         Smallest number of voxels used to compute a mean and a standard deviation; None if nothing was standardized.
+    applied
+        What was subtracted, and what the values were divided by (1 if they are constant): one for all features, for
+        each feature, or for each file, as the kind of standardization says. Empty if nothing was standardized.
+    files
+        Statistics of all features of each file before the standardization, in the same voxels. If nothing is
+        standardized: in at most 65 536 evenly spaced non-zero voxels of the file. None for a file of zeros.
     """
 
     constant: list[slice] = field(default_factory=list)
     fewest_voxels: int | None = None
+    applied: list[Statistics] = field(default_factory=list)
+    files: list[Statistics | None] = field(default_factory=list)
 
 
 def standardize(data: Volume, kind: str, features_per_file: Sequence[int], mask: Mask | None) -> StandardizationReport:
@@ -60,7 +78,7 @@ def standardize(data: Volume, kind: str, features_per_file: Sequence[int], mask:
     Returns
     -------
     StandardizationReport
-        What the user should be warned about.
+        The means and standard deviations, and what the user should be warned about.
 
     Raises
     ------
@@ -68,11 +86,14 @@ def standardize(data: Volume, kind: str, features_per_file: Sequence[int], mask:
         If the mask has fewer than two voxels.
     """
     report = StandardizationReport()
+    files = _blocks("per_file", features_per_file)
     if kind == "none":
+        report.files = [_sampled_statistics(data[..., features]) for features in files]
         return report
     if mask is None and kind != "per_file":
         mask = non_zero_voxels(data)
-    for features in _blocks(kind, features_per_file):
+    statistics = _FeatureStatistics(data.shape[-1])
+    for features in files:
         block = data[..., features]
         inside = non_zero_voxels(block) if mask is None else mask
         nb_voxels = int(np.count_nonzero(inside))
@@ -81,8 +102,17 @@ def standardize(data: Volume, kind: str, features_per_file: Sequence[int], mask:
         if nb_voxels == 1:
             raise ValueError("there is only one voxel to compute the mean and the std from; give a larger mask")
         report.fewest_voxels = min(report.fewest_voxels or nb_voxels, nb_voxels)
-        if not _standardize_block(block, inside):
+        statistics.compute(block, inside, features)
+        report.files.append(statistics.pooled(features))
+    for features in _blocks(kind, features_per_file):
+        found = statistics.pooled(features)
+        if found.std <= _ROUNDING * statistics.largest(features):
             report.constant.append(features)
+            found = Statistics(found.mean, 1.0)
+        report.applied.append(found)
+        for k in range(features.start, features.stop):
+            # One feature at a time, because a whole group in float64 could exceed the memory.
+            data[..., k] = (data[..., k].astype(np.float64) - found.mean) / found.std
     return report
 
 
@@ -94,22 +124,38 @@ def _blocks(kind: str, features_per_file: Sequence[int]) -> list[slice]:
     return [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
 
 
-def _standardize_block(block: Volume, mask: Mask) -> bool:
-    """Standardize (X, Y, Z, B) in place with one mean and one std; return whether the values in the mask vary.
+class _FeatureStatistics:
+    """Statistics of each feature within its mask, in float64, from which those of several features are computed."""
 
-    They vary if their standard deviation exceeds the float32 rounding of the largest value. Features are processed one
-    at a time in float64, because a whole group in float64 could exceed the memory.
-    """
-    nb_features = block.shape[-1]
-    means, variances, lows, highs = np.zeros((4, nb_features))
-    for k in range(nb_features):
-        values = block[..., k][mask].astype(np.float64)
-        means[k], variances[k], lows[k], highs[k] = values.mean(), values.var(), values.min(), values.max()
-    mean = means.mean()
-    # Law of total variance: all features have the same number of values.
-    std = np.sqrt(np.mean(variances + (means - mean) ** 2))
-    varies = bool(std > _ROUNDING * max(abs(lows.min()), abs(highs.max())))
-    std = std if varies else 1.0
-    for k in range(nb_features):
-        block[..., k] = (block[..., k].astype(np.float64) - mean) / std
-    return varies
+    def __init__(self, nb_features: int) -> None:
+        self._means, self._variances, self._lows, self._highs = np.zeros((4, nb_features))
+
+    def compute(self, block: Volume, mask: Mask, features: slice) -> None:
+        """Compute the statistics of the features of a block (X, Y, Z, B)."""
+        for number, k in enumerate(range(features.start, features.stop)):
+            values = block[..., number][mask].astype(np.float64)
+            self._means[k], self._variances[k] = values.mean(), values.var()
+            self._lows[k], self._highs[k] = values.min(), values.max()
+
+    def pooled(self, features: slice) -> Statistics:
+        """Return the statistics of several features together, by the law of total variance.
+
+        All of them must have the same number of values.
+        """
+        means, variances = self._means[features], self._variances[features]
+        mean = means.mean()
+        return Statistics(float(mean), float(np.sqrt(np.mean(variances + (means - mean) ** 2))))
+
+    def largest(self, features: slice) -> float:
+        """Return the largest absolute value of some features."""
+        return float(max(abs(self._lows[features].min()), abs(self._highs[features].max())))
+
+
+def _sampled_statistics(data: Volume) -> Statistics | None:
+    """Return the statistics of (X, Y, Z, F) in at most :data:`_NB_SAMPLED` evenly spaced non-zero voxels."""
+    voxels = np.flatnonzero(non_zero_voxels(data))
+    voxels = voxels[:: max(1, -(-len(voxels) // _NB_SAMPLED))]
+    if not len(voxels):
+        return None
+    values = data[np.unravel_index(voxels, data.shape[:3])].astype(np.float64)
+    return Statistics(float(values.mean()), float(values.std()))

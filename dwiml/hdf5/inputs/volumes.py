@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 def read_volume_group(plan: SubjectPlan, group: VolumeGroup) -> NDArray[np.float32]:
     """Read the files of one volume group, concatenate them on the last axis, and standardize them.
 
+    The result of the standardization is added to ``plan.statistics``.
+
     Returns
     -------
     array of shape (X, Y, Z, F), float32
@@ -51,6 +53,7 @@ def read_volume_group(plan: SubjectPlan, group: VolumeGroup) -> NDArray[np.float
         report = standardize(data, group.standardization, features_per_file, mask)
     except ValueError as error:
         raise ValueError(f"{label}: {error}; files: {_names(plan.volumes, plan.masks, group.name)}.") from error
+    plan.statistics[group.name] = report
     if report.constant:
         columns = [str(k) for features in report.constant for k in range(features.start, features.stop)]
         logger.warning(

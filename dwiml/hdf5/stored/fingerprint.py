@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dwiml.files import open_regular
+from dwiml.hdf5 import schema
 from dwiml.hdf5.stored.datasets import StoredDataset
 from dwiml.hdf5.stored.digests import digest_of_array, digest_of_group
 from dwiml.hdf5.stored.layout import open_hdf5, root_digest, subject_lists
@@ -24,11 +25,12 @@ _BLOCKS = 256
 def fingerprint_of(path: str | os.PathLike[str]) -> str:
     """Return the fingerprint of an HDF5 file: the same for a copy, or for a file recreated from the same input.
 
-    For every listed subject, it covers all attributes; the name, shape, dtype and digest of every dataset; and values
-    of every dataset. A small dataset is read entirely (up to 32 kB with a digest, up to 1 MB without one, as in files
-    of dwi_ml). A larger one is read in evenly spaced blocks of 4 kB (8 blocks with a digest, 256 without). Therefore,
-    any difference between files created with digests changes the fingerprint. An edit that does not update the digests
-    changes it only if it touches one of the blocks; ``dwiml check_hdf5 --digests`` detects all such edits.
+    For every listed subject, it covers all attributes except the provenance; the name, shape, dtype and digest of every
+    dataset; and values of every dataset. A small dataset is read entirely (up to 32 kB with a digest, up to 1 MB
+    without one, as in files of dwi_ml). A larger one is read in evenly spaced blocks of 4 kB (8 blocks with a digest,
+    256 without). Therefore, any difference between files created with digests changes the fingerprint. An edit that
+    does not update the digests changes it only if it touches one of the blocks; ``dwiml check_hdf5 --digests`` detects
+    all such edits.
 
     Parameters
     ----------
@@ -59,7 +61,8 @@ def fingerprint_of(path: str | os.PathLike[str]) -> str:
 
 
 def _add_group(digest: Any, group: StoredGroup, descriptor: int) -> None:
-    digest.update(repr((group.name, digest_of_group(group.attributes(), []))).encode())
+    attributes = {name: value for name, value in group.attributes().items() if name != schema.PROVENANCE}
+    digest.update(repr((group.name, digest_of_group(attributes, []))).encode())
     for dataset in group.datasets():
         digest.update(repr((dataset.name, dataset.shape, dataset.dtype.str, dataset.digest)).encode())
         _add_values(digest, dataset, descriptor)

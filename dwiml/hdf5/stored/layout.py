@@ -47,9 +47,12 @@ def open_hdf5(path: str | os.PathLike[str]) -> StoredFile:
 
 
 def root_digest(attributes: dict[str, Any]) -> str:
-    """Return the digest of the root attributes, except the date, which differs between otherwise equal files."""
-    kept = {name: value for name, value in attributes.items() if name not in (schema.DATE_AND_TIME, schema.DIGEST)}
-    return digest_of_group(kept, [])
+    """Return the digest of the root attributes, except those that differ between otherwise equal files.
+
+    These are the date, and the command line.
+    """
+    left_out = (schema.DATE_AND_TIME, schema.PROVENANCE, schema.DIGEST)
+    return digest_of_group({name: value for name, value in attributes.items() if name not in left_out}, [])
 
 
 def _check_root(file: StoredFile) -> None:
