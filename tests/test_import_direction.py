@@ -77,7 +77,7 @@ STORED = ("", *(f".{name}" for name in _STORED_NAMES))
 MODULES = {
     "hdf5.schema": {"files", "ops"},
     **{f"hdf5.stored{name}": {"arguments", "files", "hdf5.schema", "hdf5.stored"} for name in STORED},
-    "tracking.sources": ROOMS["tracking"] | {"tracking", "hdf5.inputs.standalone", "hdf5.inputs.volumes"},
+    "tracking.sources": ROOMS["tracking"] | {"tracking", "hdf5.inputs.standalone", "hdf5.inputs.standardization"},
     "training.generation.phase": ROOMS["training"] | {"training", "tracking", "scoring"},
     "training.generation.settings": ROOMS["training"] | {"training", "tracking"},
     "training.generation.measures": ROOMS["training"] | {"training", "scoring"},

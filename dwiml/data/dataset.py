@@ -16,8 +16,8 @@ from dwiml.data.volumes import SubjectVolume
 from dwiml.hdf5 import schema
 from dwiml.hdf5.stored import FileIdentity, StoredFile, StoredGroup, open_hdf5
 from dwiml.hdf5.stored.fingerprint import fingerprint_of
-from dwiml.hdf5.stored.layout import checked_group, groups_config, groups_of_type, subject_lists
-from dwiml.hdf5.stored.provenance import read_provenance
+from dwiml.hdf5.stored.layout import checked_group, groups_of_type, subject_lists
+from dwiml.hdf5.stored.provenance import read_provenance, recorded_config
 from dwiml.params import Parameterized, checks_arguments
 from dwiml.signals import ended_by_signals
 
@@ -199,7 +199,8 @@ class MultiSubjectDataset(Parameterized):
     nb_features : dict of int
         The number of features of each volume group.
     groups_config : dict of dict
-        The groups config that the file was created from; empty if it is not recorded in the file.
+        The groups config that the file was created from; empty if it is not recorded in the file. See
+        :func:`dwiml.hdf5.stored.provenance.recorded_config`.
     training_set, validation_set, testing_set : MultisubjectSubset
         The three subsets; empty until :meth:`load_data` is called.
     nb_loads : int
@@ -231,7 +232,7 @@ class MultiSubjectDataset(Parameterized):
         for group in self.volume_groups:
             nodes = ((name, subject.group(group)) for name, subject in subjects.items())
             check_same_directions(nodes, group, self.hdf5_file)
-        self.groups_config = groups_config(file)
+        self.groups_config = recorded_config(file)
         self._identity: FileIdentity = file.identity
         # Cached for the file with this identity, because a trainer needs it several times.
         self._fingerprint: str | None = None

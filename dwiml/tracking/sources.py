@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.hdf5.inputs.standalone import read_mask, read_volumes
+from dwiml.hdf5.inputs.standardization import Statistics
 from dwiml.ops.axes.conventions import Directions
 from dwiml.ops.masks import DEFAULT_THRESHOLD, Mask
 from dwiml.tracking.input_order import check_same_making
+from dwiml.tracking.input_units import warn_of_other_units
 from dwiml.tracking.mask_groups import mask_of_group
 from dwiml.tracking.tracker import TrackingSubject
 from dwiml.tractograms.grid import Grid
@@ -114,6 +116,7 @@ def read_from_images(
     standardization: str = "none",
     std_mask: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     directions: Sequence[Directions | None] = (),
+    trained_on: Mapping[str, Any] | None = None,
 ) -> TrackingData:
     """Read image files, concatenated and standardized as for an HDF5 file.
 
@@ -129,6 +132,9 @@ def read_from_images(
         As in a groups config (see :class:`dwiml.hdf5.config.VolumeGroup`); the mask is one file, or several.
     directions
         As in :func:`dwiml.hdf5.inputs.standalone.read_volumes`.
+    trained_on
+        The entry of the input group in the groups config of the training; a warning says which images have a mean or a
+        standard deviation that is far from those of the training.
 
     Raises
     ------
@@ -136,9 +142,16 @@ def read_from_images(
         If a file, a group or the subject is missing or invalid, a mask is empty, or the grids differ.
     """
     given = {"tracking_mask": tracking_mask, "seeding_mask": seeding_mask}
+    found: list[Statistics | None] = []
     values, grid = read_volumes(
-        images, standardization=standardization, std_mask=std_mask, label="input", directions=directions
+        images,
+        standardization=standardization,
+        std_mask=std_mask,
+        label="input",
+        directions=directions,
+        statistics=found,
     )
+    warn_of_other_units(images, found, trained_on or {})
     masks = {
         parameter: read_mask(name, grid, threshold=mask_threshold, label=parameter)[0]
         for parameter, name in given.items()

@@ -10,7 +10,7 @@ from typing import Any
 
 from dwiml.arguments import quoted
 from dwiml.hdf5.stored import open_hdf5
-from dwiml.hdf5.stored.layout import groups_config
+from dwiml.hdf5.stored.provenance import recorded_config
 from dwiml.ops.masks import DEFAULT_THRESHOLD
 from dwiml.tracking.input_order import check_input_order, trained_directions
 from dwiml.tracking.sources import TrackingData, read_from_hdf5, read_from_images
@@ -142,8 +142,8 @@ def read_images(
         raise ValueError("standardization and standardize_like exclude each other; give one of them.")
     group = input_group_of(recorded, experiment)
     _warn_of_own_inputs(recorded, experiment)
-    entry = _config_of(recorded, hdf5_file, needed=False).get(group) or {}
-    check_input_order(images, entry, group)
+    trained_on = _config_of(recorded, hdf5_file, needed=False).get(group) or {}
+    check_input_order(images, trained_on, group)
     if standardize_like is not None:
         experiment, recorded = standardize_like, recorded_parameters(standardize_like)
     if standardization is None:
@@ -155,7 +155,8 @@ def read_images(
         mask_threshold=mask_threshold,
         standardization=standardization,
         std_mask=std_mask,
-        directions=trained_directions(entry, len(images), group),
+        directions=trained_directions(trained_on, len(images), group),
+        trained_on=trained_on,
     )
 
 
@@ -198,4 +199,4 @@ def _config_of(recorded: Mapping[str, Any], hdf5_file: str | Path | None, *, nee
             "hdf5_file or standardization."
         )
     with open_hdf5(path) as file:
-        return groups_config(file)
+        return recorded_config(file)

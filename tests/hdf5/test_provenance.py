@@ -94,6 +94,19 @@ def test_files_of_the_connectivity_are_recorded(two: Any) -> None:
     assert found["connectivity"] == [source(folder / "m.npy", folder)]
 
 
+def test_the_range_of_the_training_subjects_is_in_the_config(two: Any) -> None:
+    two.plain("c", seed=9)
+    two.volume("c", "maps/fa.nii.gz", np.full(nib.load(two.folder / "c/mask.nii.gz").shape, 50, dtype=np.float32))
+    two.create(GROUPS, training=["a", "b"], validation=["c"])
+    subjects = read_provenance(two.out)["subjects"]
+    config = MultiSubjectDataset(two.out).groups_config
+    for k, found in enumerate(config["input"]["files_found"]):
+        for key in ("mean", "std"):
+            values = [subjects[name]["input"]["files"][k][key] for name in ("a", "b")]
+            assert found[key] == [min(values), max(values)]
+    assert "files_found" not in config["streamlines"]
+
+
 def test_python_or_the_command_line(two: Any, tmp_path: Path) -> None:
     two.create(GROUPS, remove_invalid=True)
     recorded = read_provenance(two.out)

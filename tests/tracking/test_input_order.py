@@ -108,7 +108,12 @@ def test_a_model_trained_on_two_files(
     options += ["--seed", "1", "--max_epochs", "1", "--max_batches_per_epoch_training", "2", "--step_size", "1.5", "-q"]
     assert train.main(["learn2track", str(tmp_path / "data.hdf5"), str(tmp_path), "exp", *options]) == 0
     recorded = json.loads((tmp_path / "exp/parameters.json").read_text())["groups_config"]["input"]
-    assert recorded["files_found"][1] == {"file": "metrics/fa.nii.gz", "nb_features": 1}
+    trained = recorded["files_found"][1]
+    assert (trained["file"], trained["nb_features"]) == ("metrics/fa.nii.gz", 1)
+    inside = nib.load(root / "subjects/sub-01/masks/wm.nii.gz").get_fdata() > 0
+    values = nib.load(root / "subjects/sub-01/metrics/fa.nii.gz").get_fdata(dtype=np.float32)[inside]
+    assert trained["mean"] == pytest.approx([values.mean()] * 2, rel=1e-5)
+    assert trained["std"] == pytest.approx([values.std()] * 2, rel=1e-5)
     # It is known without the HDF5 file.
     (tmp_path / "data.hdf5").unlink()
     folder = root / "subjects/sub-02"
@@ -124,3 +129,11 @@ def test_a_model_trained_on_two_files(
     assert not (tmp_path / "out.trk").exists()
     assert main([*command, "--input", sh, fa]) == 0
     assert not caplog.text
+    # FA in per mill; another warning says that the older tractogram is replaced.
+    image = nib.load(fa)
+    nib.save(nib.Nifti1Image(1000 * image.get_fdata(dtype=np.float32), image.affine), tmp_path / "fa.nii.gz")
+    assert main([*command, "-f", "--input", sh, str(tmp_path / "fa.nii.gz")]) == 0
+    (message,) = [each.getMessage() for each in caplog.records if each.name == "dwiml.tracking.input_units"]
+    assert message.startswith(f"'{tmp_path}/fa.nii.gz' has a mean of ")
+    assert "in the training, 'metrics/fa.nii.gz' had means of 0." in message
+    assert message.endswith("Check the units and the normalization of the image.")

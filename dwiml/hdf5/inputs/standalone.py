@@ -13,6 +13,7 @@ from dwiml.arguments import check_choice
 from dwiml.hdf5.config import STANDARDIZATIONS, VolumeGroup
 from dwiml.hdf5.inputs.directions import directions_as_trained
 from dwiml.hdf5.inputs.inspection import SubjectPlan, plan_volumes
+from dwiml.hdf5.inputs.standardization import Statistics
 from dwiml.hdf5.inputs.volumes import mask_with_warning, read_volume_group
 from dwiml.ops.axes.conventions import Directions
 from dwiml.ops.masks import DEFAULT_THRESHOLD, Mask
@@ -39,6 +40,7 @@ def read_volumes(
     same_as: Grid | None = None,
     label: str = "The images",
     directions: Sequence[Directions | None] = (),
+    statistics: list[Statistics | None] | None = None,
 ) -> tuple[NDArray[np.float32], Grid]:
     """Read images, concatenate them on the last axis, and standardize them.
 
@@ -55,6 +57,9 @@ def read_volumes(
     directions
         For each file, the convention of the images of the training (see :mod:`dwiml.ops.axes.conventions`), from which
         they were converted; None where it is unknown. If empty, nothing is converted.
+    statistics
+        A list to which the statistics of each file are added, see
+        :class:`~dwiml.hdf5.inputs.standardization.StandardizationReport`.
 
     Returns
     -------
@@ -80,7 +85,10 @@ def read_volumes(
         directions=tuple(directions),
     )
     plan_volumes(plan, group, directions_as_trained)
-    return read_volume_group(plan, group), plan.grid
+    values = read_volume_group(plan, group)
+    if statistics is not None:
+        statistics.extend(plan.statistics[group.name].files)
+    return values, plan.grid
 
 
 def read_mask(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from contextlib import suppress
 from typing import Any
 
 from dwiml.hdf5 import schema
-from dwiml.hdf5.stored.layout import open_hdf5, subject_lists
-from dwiml.hdf5.stored.nodes import StoredGroup
+from dwiml.hdf5.stored.layout import groups_config, open_hdf5, subject_lists
+from dwiml.hdf5.stored.nodes import StoredFile, StoredGroup
 
 
 def provenance_of(node: StoredGroup) -> dict[str, Any]:
@@ -60,3 +61,39 @@ def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
             groups = {group: subject.group(group) for group in subject.names if subject.is_group(group)}
             subjects[name] = {group: found for group, node in groups.items() if (found := provenance_of(node))}
         return {**provenance_of(file.root), "subjects": subjects}
+
+
+def recorded_config(file: StoredFile) -> dict[str, dict[str, Any]]:
+    """Return the groups config that a file was created from, with the statistics of the files of each volume group.
+
+    Parameters
+    ----------
+    file
+        The HDF5 file.
+
+    Returns
+    -------
+    dict of dict
+        Value of :func:`~dwiml.hdf5.stored.layout.groups_config`. If the provenance is recorded, each file in
+        :data:`~dwiml.hdf5.schema.FILES_FOUND` also has ``"mean"`` and ``"std"``: [lowest, highest] of the mean and of
+        the standard deviation of this file among the training subjects, before the standardization.
+    """
+    config = groups_config(file)
+    subjects = subject_lists(file)["training"]
+    for name, entry in config.items():
+        found = entry.get(schema.FILES_FOUND) or []
+        with suppress(ValueError, TypeError, KeyError, AttributeError):
+            recorded = [provenance_of(file.root.group(subject).group(name))[schema.FILES] for subject in subjects]
+            ranges = [
+                {key: _range([each[key] for each in of_file]) for key in (schema.MEAN, schema.STD)}
+                for of_file in zip(*recorded, strict=True)
+            ]
+            entry[schema.FILES_FOUND] = [{**each, **more} for each, more in zip(found, ranges, strict=True)]
+    return config
+
+
+def _range(values: list[Any]) -> list[float]:
+    numbers = [float(value) for value in values]
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError("A recorded mean or standard deviation is not finite.")
+    return [min(numbers), max(numbers)]
