@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -193,3 +194,31 @@ def test_each_command_is_one_module() -> None:
 )
 def test_the_check_sees_what_is_forbidden(module: str, source: str, expected: list[str]) -> None:
     assert forbidden_imports(source, module) == expected
+
+
+def _reached_by(module: str) -> set[str]:
+    """Return a module and all modules that it imports, directly or through others."""
+    seen: set[str] = set()
+    left = [module]
+    while left:
+        current = left.pop()
+        path = PACKAGE.joinpath(*current.split("."))
+        is_room = (path / "__init__.py").is_file()
+        file = path / "__init__.py" if is_room else path.with_suffix(".py")
+        if current in seen or not file.is_file():
+            continue
+        seen.add(current)
+        package = current if is_room else current.rpartition(".")[0]
+        left += imported_modules(file.read_text(), f"dwiml.{package}".rstrip("."))
+    return seen
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_that_writes_a_tractogram_has_a_sidecar(command: str) -> None:
+    writers = {"tractograms.writing.writer", "tractograms.writing.with_data"}
+    writes = bool(writers & _reached_by(f"cli.{command}"))
+    options = set()
+    if command != "train":
+        parser = importlib.import_module(f"dwiml.cli.{command}").build_parser()
+        options = {option for action in parser._actions for option in action.option_strings}
+    assert ("--sidecar" in options) == writes

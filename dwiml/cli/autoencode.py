@@ -39,12 +39,19 @@ def _run(arguments: argparse.Namespace) -> None:
     from dwiml.cli.running.progress import progress_bar
     from dwiml.evaluation.latent_space import load_autoencoder, reconstruct_streamlines
     from dwiml.ops.spaces import to_vox_corner
+    from dwiml.tractograms.writing.sidecar import describe
 
     check_latent_outputs(arguments, {"OUT": arguments.out})
     model = load_autoencoder(arguments.model, arguments.model_class)
     needs_grid = not arguments.out.lower().endswith(".tck")
     lines = read_scanner_streamlines(arguments.tractogram, "IN", image=arguments.grid, needs_grid=needs_grid)
-    writer = lines.writer(arguments.out, {ERROR: 1}, overwrite=arguments.overwrite)
+    sidecar = describe(
+        f"The streamlines of a tractogram, reconstructed by a trained autoencoder, with {model.nb_points} points each.",
+        [arguments.tractogram, arguments.model],
+    )
+    writer = lines.writer(
+        arguments.out, {ERROR: 1}, overwrite=arguments.overwrite, sidecar=sidecar if arguments.sidecar else None
+    )
     lengths, errors, start = lines.stored.lengths, [np.zeros(0)], 0
     rebuilt = reconstruct_streamlines(model, lines.points, lengths, batch_size=arguments.batch_size)
     with progress_bar("Reconstructing", len(lengths)) as count, writer:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dwiml.cli import parse_and_run
-from dwiml.cli.options.regions import add_regions, describe, percent, regions_of
-from dwiml.cli.options.shared import add_overwrite, add_verbose
+from dwiml.cli.options.regions import add_regions, percent, regions_of
+from dwiml.cli.options.regions import describe as describe_regions
+from dwiml.cli.options.shared import add_overwrite, add_sidecar, add_verbose
 
 if TYPE_CHECKING:
     from dwiml.ops.connectivity_matrix import ConnectivityMatrix
@@ -42,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="OUT",
         help="save the streamlines that join regions that are not connected (.trk, .tck or .trx)",
     )
+    add_sidecar(output, "the tractogram of --save_invalid")
     add_overwrite(output, "replace these outputs if they exist")
     add_verbose(parser)
     return parser
@@ -65,12 +68,17 @@ def _run(arguments: argparse.Namespace) -> None:
     writer, replace = None, False
     if arguments.save_invalid is not None:
         replace = arguments.overwrite and os.path.lexists(arguments.save_invalid)
-        writer = TractogramWriter(arguments.save_invalid, grid=grid, overwrite=arguments.overwrite)
+        writer = TractogramWriter(
+            arguments.save_invalid,
+            grid=grid,
+            overwrite=arguments.overwrite,
+            sidecar=_sidecar(arguments, regions) if arguments.sidecar else None,
+        )
     points, lengths = read_streamlines(arguments.tractogram, grid.affine)
     score = score_connectivity(points, lengths, regions, connections)
     if arguments.json is not None:
         truth = arguments.matrix or arguments.hdf5_file
-        names = {"tractogram": str(arguments.tractogram), "truth": str(truth), "regions": describe(regions)}
+        names = {"tractogram": str(arguments.tractogram), "truth": str(truth), "regions": describe_regions(regions)}
         write_json(arguments.json, {**names, **score.summary(regions)})
     invalid = score.status == JOINS_UNCONNECTED
     # A file of an earlier run would look like a result of this one.
@@ -86,6 +94,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _check_options(arguments: argparse.Namespace) -> None:
     from dwiml.files import check_outputs
+    from dwiml.tractograms.writing.sidecar import add_sidecars, sidecar_path
 
     of_matrix = {"MATRIX.npy": arguments.matrix, "--nb_blocs": arguments.nb_blocs, "--labels": arguments.labels}
     of_hdf5 = {
@@ -110,8 +119,28 @@ def _check_options(arguments: argparse.Namespace) -> None:
     elif arguments.nb_blocs is None and arguments.labels is None:
         raise ValueError("The regions of MATRIX.npy were not given; give --nb_blocs or --labels.")
     outputs = {"--json": arguments.json, "--save_invalid": arguments.save_invalid}
-    inputs = (arguments.tractogram, arguments.matrix, arguments.labels, arguments.hdf5_file, arguments.reference)
+    inputs = [arguments.tractogram, arguments.matrix, arguments.labels, arguments.hdf5_file, arguments.reference]
+    if arguments.sidecar:
+        if arguments.save_invalid is None:
+            raise ValueError("--sidecar describes the tractogram of --save_invalid, which was not given.")
+        outputs = add_sidecars(outputs, of=["--save_invalid"])
+        inputs.append(sidecar_path(arguments.tractogram))
     check_outputs(outputs, inputs=inputs, overwrite=arguments.overwrite)
+
+
+def _sidecar(arguments: argparse.Namespace, regions: Regions) -> dict[str, Any]:
+    from dwiml.tractograms.writing.sidecar import ACCEPTANCE, describe
+
+    sources = [arguments.matrix, arguments.labels, arguments.hdf5_file]
+    truth = next(Path(path) for path in (arguments.matrix, arguments.hdf5_file) if path is not None)
+    criteria = {"Connects": "regions that are not connected in the matrix", "Matrix": truth}
+    if arguments.subject is not None:
+        criteria |= {"Subject": arguments.subject, "Group": arguments.streamline_group_name}
+    return describe(
+        "Streamlines of a tractogram that join regions which are not connected in a connectivity matrix.",
+        [arguments.tractogram, *sources],
+        {ACCEPTANCE: {**criteria, "Regions": describe_regions(regions)}},
+    )
 
 
 def _read_truth(arguments: argparse.Namespace) -> tuple[Regions, ConnectivityMatrix, Grid]:
@@ -158,7 +187,7 @@ def _table(arguments: argparse.Namespace, score: ConnectivityScore, regions: Reg
         ("of them, joined by a streamline", score.nb_pairs_found, percent(_ratio(score))),
     ]
     width = max(len(str(number)) for _, number, _ in rows)
-    lines = [f"{arguments.tractogram} against {truth} ({describe(regions)})"]
+    lines = [f"{arguments.tractogram} against {truth} ({describe_regions(regions)})"]
     lines += [f"  {name:<36}{number:>{width}}{share}" for name, number, share in rows]
     unconnected = score.unconnected
     if unconnected:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dwiml.cli import parse_and_run
 from dwiml.cli.options.latent_space import MODEL_HELP, add_latent_options, memory_advice
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 DISTANCE = "latent_distance"
 QUANTILE = 0.95
+# Keys of the sidecar.
+ACCEPTANCE = "StreamlineAcceptanceCriteria"
+LATENT = "LatentDistance"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -78,9 +81,16 @@ def _run(arguments: argparse.Namespace) -> None:
     written = [path for path in outputs.values() if path is not None]
     needs_grid = any(not path.lower().endswith(".tck") for path in written)
     lines = read_scanner_streamlines(arguments.tractogram, "IN", image=arguments.grid, needs_grid=needs_grid)
-    writers = {path: lines.writer(path, {DISTANCE: 1}, overwrite=arguments.overwrite) for path in written}
+    sidecars = {path: _sidecar(arguments, path) if arguments.sidecar else None for path in written}
+    writers = {
+        path: lines.writer(path, {DISTANCE: 1}, overwrite=arguments.overwrite, sidecar=sidecars[path])
+        for path in written
+    }
     reference = _encode_references(model, arguments)
     threshold = reference.threshold_at(quantile) if arguments.threshold is None else arguments.threshold
+    for sidecar in sidecars.values():
+        if sidecar is not None:
+            sidecar[ACCEPTANCE][LATENT]["Threshold"] = float(threshold)
     lengths = lines.stored.lengths
     with progress_bar("Encoding", len(lengths)) as count:
         distances = reference.distances(lines.points, lengths, batch_size=arguments.batch_size, on_progress=count)
@@ -98,6 +108,23 @@ def _run(arguments: argparse.Namespace) -> None:
         print(f"Distances of IN: median {median:.4g}, from {low:.4g} to {high:.4g} (5% to 95%).")
     share = f" ({kept.mean():.1%})" if len(kept) else ""
     print(f"{counted(int(kept.sum()), 'streamline')} of {len(kept)} kept{share} in '{arguments.out}'.")
+
+
+def _sidecar(arguments: argparse.Namespace, path: str) -> dict[str, Any]:
+    """Return the content of the sidecar of an output; the threshold is added once it is known."""
+    from pathlib import Path
+
+    from dwiml.tractograms.writing.sidecar import describe
+
+    references = list(map(Path, arguments.reference))
+    kept = "at most" if path == arguments.out else "more than"
+    criteria = {"Metric": "distance to the nearest reference streamline in the latent space", "Kept": kept}
+    return describe(
+        f"Streamlines of a tractogram whose distance to reference streamlines, in the latent space of a trained "
+        f"autoencoder, is {kept} a threshold.",
+        [arguments.tractogram, *references, arguments.model],
+        {ACCEPTANCE: {LATENT: {**criteria, "References": references, "Model": Path(arguments.model)}}},
+    )
 
 
 def _encode_references(model: AutoencoderModel, arguments: argparse.Namespace) -> LatentReference:

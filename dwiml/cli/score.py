@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dwiml.cli import parse_and_run
-from dwiml.cli.options.shared import add_overwrite, add_verbose
+from dwiml.cli.options.shared import add_overwrite, add_sidecar, add_verbose
 
 if TYPE_CHECKING:
     from dwiml.scoring.ground_truth import GroundTruth
@@ -73,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="save the streamlines in this folder, by kind of connection: valid/BUNDLE.trk, wrong_path/BUNDLE.trk, "
         "invalid.trk, no_connection.trk (several tractograms: one subfolder for each)",
     )
+    add_sidecar(output, "each tractogram of --save_split")
     add_overwrite(parser, "replace these outputs if they exist")
     add_verbose(parser)
     return parser
@@ -104,14 +105,22 @@ def _run(arguments: argparse.Namespace) -> None:
         # The other outputs must not be replaced either.
         inputs = (*_inputs(arguments, files), arguments.json, arguments.figure)
         for folder in folders.values():
-            check_split(folder, truth, inputs=inputs, overwrite=arguments.overwrite, label="--save_split")
+            check_split(
+                folder,
+                truth,
+                inputs=inputs,
+                overwrite=arguments.overwrite,
+                label="--save_split",
+                sidecars=arguments.sidecar,
+            )
     scores: dict[str, Scores] = {}
     for name, path in files.items():
         points, lengths = read_streamlines(path, truth.grid.affine)
         with progress_bar(name, len(lengths)) as on_progress:
             scores[name] = score_streamlines(points, lengths, truth, on_progress=on_progress, **shares)
         if arguments.save_split:
-            save_split(folders[name], points, lengths, scores[name], truth)
+            sources = [path, arguments.ground_truth, arguments.config] if arguments.sidecar else None
+            save_split(folders[name], points, lengths, scores[name], truth, sources=sources, rules={**rules, **shares})
     if arguments.json:
         results = {name: {"file": str(path), **scores[name].as_dict()} for name, path in files.items()}
         truth_files = {"ground_truth": arguments.ground_truth, "config": arguments.config}
@@ -130,6 +139,8 @@ def _check(arguments: argparse.Namespace, files: Mapping[str, Path]) -> None:
     from dwiml.scoring.defaults import MOST_TOLERANCE_MM
     from dwiml.tractograms.reading import open_tractogram
 
+    if arguments.sidecar and not arguments.save_split:
+        raise ValueError("--sidecar describes the tractograms of --save_split, which was not given.")
     for option in ("mask_tolerance", "end_tolerance"):
         check_number(f"--{option}", getattr(arguments, option), low=0, high=MOST_TOLERANCE_MM)
     for option in ("max_outside", "min_coverage"):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dwiml.cli import parse_and_run
-from dwiml.cli.options.shared import add_moved_data, add_overwrite, add_verbose
+from dwiml.cli.options.shared import add_moved_data, add_overwrite, add_sidecar, add_verbose
 from dwiml.cli.options.user_classes import add_class_options
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--subset", metavar="NAME", help="training, validation or testing [that of the subject]")
     _add_selection(parser)
     add_moved_data(parser)
+    add_sidecar(parser, "each tractogram")
     add_overwrite(parser, "replace existing results in FOLDER")
     add_class_options(parser)
     add_verbose(parser)
@@ -95,6 +96,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from dwiml.evaluation.attention import check_has_attention, choose_streamlines, measure_attention
     from dwiml.evaluation.losses_by_point import SubjectReader
     from dwiml.ops.randomness import check_seed
+    from dwiml.tractograms.writing.sidecar import sidecar_path
     from dwiml.trained.experiment import load_experiment
 
     check_whole("--nb", arguments.nb, low=1)
@@ -117,7 +119,9 @@ def _run(arguments: argparse.Namespace) -> None:
             attention = found.select(groups=arguments.group, layers=arguments.layer, heads=heads)
             for group in attention.weights:
                 attention.at_points(group, arguments.point)
-            _check_folder(arguments, [*_matrices(attention, by_head=by_head), *_of_groups(attention)])
+            files = [*_matrices(attention, by_head=by_head), *_of_groups(attention)]
+            sidecars = [str(sidecar_path(file)) for file in files if file.endswith(".trk")]
+            _check_folder(arguments, [*files, *(sidecars if arguments.sidecar else [])])
             attentions.append(attention)
     _write_matrices(arguments, attentions, by_head=by_head)
     _write_streamlines(arguments, reader, attentions)
@@ -209,6 +213,7 @@ def _write_streamlines(
     """Write the tractogram and the figure of each group."""
     import numpy as np
 
+    from dwiml.cli.running.input_files import experiment_hdf5_file
     from dwiml.evaluation.attention_tractogram import write_attention_tractogram
     from dwiml.ops.spaces import from_vox_corner
     from dwiml.viz.attention import plot_attended_streamlines
@@ -226,12 +231,15 @@ def _write_streamlines(
     )
     lengths = np.array([len(each.points) for each in attentions])
     point = arguments.point
+    sources = None
+    if arguments.sidecar:
+        sources = [arguments.experiment, experiment_hdf5_file(arguments.experiment, arguments.hdf5_file)]
     color = "mean attention received" if point is None else f"attention of point {point} (gray: later points)"
     for group in attentions[0].weights:
         tractogram, figure = (
             Path(arguments.out, name) for name, each in _of_groups(attentions[0]).items() if each == group
         )
-        ratios = write_attention_tractogram(tractogram, reader, attentions, group, point=point)
+        ratios = write_attention_tractogram(tractogram, reader, attentions, group, point=point, sources=sources)
         drawn = DrawnTractogram(group, points, lengths, np.concatenate(ratios).astype(np.float32))
         title = f"{_title(arguments)}, {group}, {_chosen(attentions[0], group)}"
         plotted = plot_attended_streamlines(drawn, color=f"{color}, relative to equal attention", title=title)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dwiml.cli import parse_and_run
-from dwiml.cli.options.shared import add_moved_data, add_overwrite, add_verbose
+from dwiml.cli.options.shared import add_moved_data, add_overwrite, add_sidecar, add_verbose
 from dwiml.cli.options.user_classes import add_class_options
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="number of streamlines per batch; lower it to use less memory [%(default)s]",
     )
     add_moved_data(parser)
+    add_sidecar(parser, "each tractogram")
     add_overwrite(parser, "replace existing results in OUT_DIR")
     add_class_options(parser)
     add_verbose(parser)
@@ -136,6 +137,7 @@ def _show(model: Any, reader: SubjectReader, folder: Path, arguments: argparse.N
             percent=arguments.percent,
             color_range=arguments.color_range,
             on_progress=on_progress,
+            sources=_sources(arguments) if arguments.sidecar else None,
         )
     summary = {"experiment": str(arguments.experiment), **summary}
     write_json(folder / SUMMARY, summary)
@@ -163,14 +165,23 @@ def _find(dataset: MultiSubjectDataset, subject: str, subset: str | None) -> tup
     return phase, [found]
 
 
+def _sources(arguments: argparse.Namespace) -> list[str | None]:
+    from dwiml.cli.running.input_files import experiment_hdf5_file
+
+    return [arguments.experiment, experiment_hdf5_file(arguments.experiment, arguments.hdf5_file)]
+
+
 def _check_folder(folder: Path, arguments: argparse.Namespace) -> None:
     from dwiml.cli.running.input_files import experiment_hdf5_file
     from dwiml.evaluation.loss_tractograms import loss_files
     from dwiml.files import check_output_folder
+    from dwiml.tractograms.writing.sidecar import sidecar_path
 
+    tractograms = loss_files(arguments.percent)
+    sidecars = [str(sidecar_path(file)) for file in tractograms] if arguments.sidecar else []
     check_output_folder(
         folder,
-        [*loss_files(arguments.percent), HISTOGRAMS, SUMMARY],
+        [*tractograms, *sidecars, HISTOGRAMS, SUMMARY],
         "OUT_DIR",
         inputs=[experiment_hdf5_file(arguments.experiment, arguments.hdf5_file)],
         experiments=[arguments.experiment],

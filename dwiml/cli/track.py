@@ -6,19 +6,20 @@ import argparse
 import dataclasses
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dwiml.arguments import counted, grouped
 from dwiml.cli import parse_and_run
 from dwiml.cli.options.config_file import add_config_options, parse_options
 from dwiml.cli.options.declarations import parameters_of
 from dwiml.cli.options.derived import add_option
-from dwiml.cli.options.shared import add_overwrite, add_verbose
+from dwiml.cli.options.shared import add_overwrite, add_sidecar, add_verbose
 from dwiml.cli.options.user_classes import add_class_options
 from dwiml.hdf5.config import STANDARDIZATIONS
 
 if TYPE_CHECKING:
-    from dwiml.tracking.tracker import TrackingCounts
+    from dwiml.tracking.seeds import Seeds
+    from dwiml.tracking.tracker import Tracker, TrackingCounts
 
 DATASET = "dwiml.data.dataset.MultiSubjectDataset"
 RULES = "dwiml.tracking.propagation.PropagationRules"
@@ -52,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--save_seeds", action="store_true", help="save each streamline's seed as data_per_streamline 'seeds'"
     )
     output.add_argument("--report", metavar="JSON", help="also write the final table to this JSON file")
+    add_sidecar(output, "OUT")
     add_overwrite(output, "overwrite OUT and the report, including an unfinished OUT of an interrupted run")
     add_class_options(parser)
     add_verbose(parser)
@@ -141,6 +143,7 @@ def _run(arguments: argparse.Namespace) -> None:
         data_per_streamline={"seeds": 3} if arguments.save_seeds else None,
         compress=arguments.compress,
         overwrite=arguments.overwrite,
+        sidecar=_sidecar(arguments, recorded, tracker, seeds, model) if arguments.sidecar else None,
     )
     start = time.monotonic()
     with writer, progress_bar("Tracking", len(seeds), unit="seed") as count:
@@ -163,7 +166,26 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
         inputs=[*images, arguments.tracking_mask, arguments.seeding_mask, arguments.hdf5_file],
         experiments=[arguments.experiment, arguments.standardize_like],
         overwrite=arguments.overwrite,
+        sidecar=arguments.sidecar,
     )
+
+
+def _sidecar(
+    arguments: argparse.Namespace, recorded: dict[str, Any], tracker: Tracker, seeds: Seeds, model: Any
+) -> dict[str, Any]:
+    from dwiml.trained.sidecar import tracking_files, tracking_sidecar
+
+    files = tracking_files(
+        arguments.experiment,
+        recorded,
+        arguments.input or arguments.subject,
+        tracking_mask=arguments.tracking_mask,
+        seeding_mask=arguments.seeding_mask,
+        hdf5_file=arguments.hdf5_file,
+        std_mask=arguments.std_mask or (),
+    )
+    used = {"experiment": arguments.experiment, "model": model, "compress": arguments.compress}
+    return tracking_sidecar(tracker, seeds, files, **used)
 
 
 def table(counts: TrackingCounts, out: str, seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import numpy as np
 from dwiml.evaluation.attention import StreamlineAttention
 from dwiml.evaluation.losses_by_point import SubjectReader
 from dwiml.matplotlib_backend import COLOR_QUANTILES, value_colors
+from dwiml.tractograms.writing.sidecar import describe
 from dwiml.tractograms.writing.with_data import Part, write_with_data
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ def write_attention_tractogram(
     group: str,
     *,
     point: int | None = None,
+    sources: Sequence[str | os.PathLike[str] | None] | None = None,
 ) -> list[npt.NDArray[np.float64]]:
     """Write a .trk or .trx file with the attention at each point, in rasmm, center origin; it is complete, or absent.
 
@@ -43,6 +46,8 @@ def write_attention_tractogram(
         Group of layers.
     point
         Index of the point that attends, from 0, or from the end if negative; None for all points.
+    sources
+        The experiment and its HDF5 file, to write a sidecar; None to write none.
 
     Returns
     -------
@@ -69,5 +74,10 @@ def write_attention_tractogram(
             }
             yield Part(each.points, np.array([len(weight)]), per_point, {"id": np.array([[each.id]])})
 
-    write_with_data(path, reader.find_grid(), parts())
+    description = (
+        f"True streamlines of subject '{reader.data.subject_id}', with the attention (group '{group}') of a trained "
+        "transformer at each point."
+    )
+    sidecar = None if sources is None else describe(description, sources)
+    write_with_data(path, reader.find_grid(), parts(), sidecar=sidecar)
     return ratios

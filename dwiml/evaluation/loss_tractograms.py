@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,8 @@ from dwiml.arguments import check_number
 from dwiml.evaluation.losses_by_point import PointLosses, SubjectReader
 from dwiml.matplotlib_backend import COLOR_QUANTILES, VALUE_COLORS, value_colors
 from dwiml.ops.ragged import run_rows
-from dwiml.tractograms.writing.with_data import Part, write_trk
+from dwiml.tractograms.writing.sidecar import ACCEPTANCE, describe
+from dwiml.tractograms.writing.with_data import Part, write_with_data
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -35,6 +37,7 @@ def write_loss_tractograms(
     percent: float = 10.0,
     color_range: Sequence[float] | None = None,
     on_progress: Callable[[int], None] = lambda count: None,
+    sources: Sequence[str | os.PathLike[str] | None] | None = None,
 ) -> dict[str, Any]:
     """Write ``loss.trk``, ``best_10_percent.trk`` and ``worst_10_percent.trk``, in rasmm, center origin.
 
@@ -58,6 +61,8 @@ def write_loss_tractograms(
         Losses at the two ends of the color map; None for the 5th and the 95th percentile.
     on_progress
         Called after each batch with its number of streamlines.
+    sources
+        The experiment and its HDF5 file, to write the sidecars of the tractograms; None to write none.
 
     Returns
     -------
@@ -79,8 +84,9 @@ def write_loss_tractograms(
     nb = max(1, round(len(ranked) * percent / 100))
     ids_of_files = (np.arange(reader.nb_streamlines), ranked[:nb], ranked[::-1][:nb])
     data = _StreamlineData(losses, means, (low, high))
-    for name, ids in zip(loss_files(percent), ids_of_files, strict=True):
-        _write(folder / name, reader, data, ids.astype(np.int64), on_progress)
+    sidecars = [None] * 3 if sources is None else _sidecars(reader, percent, sources)
+    for name, ids, sidecar in zip(loss_files(percent), ids_of_files, sidecars, strict=True):
+        _write(folder / name, reader, data, ids.astype(np.int64), on_progress, sidecar)
     return {
         "subject": reader.data.subject_id,
         "subset": reader.phase,
@@ -143,7 +149,12 @@ class _StreamlineData:
 
 
 def _write(
-    path: Path, reader: SubjectReader, data: _StreamlineData, ids: Integers, on_progress: Callable[[int], None]
+    path: Path,
+    reader: SubjectReader,
+    data: _StreamlineData,
+    ids: Integers,
+    on_progress: Callable[[int], None],
+    sidecar: dict[str, Any] | None,
 ) -> None:
     def parts() -> Iterator[Part]:
         start = 0
@@ -153,7 +164,26 @@ def _write(
             start = stop
             on_progress(len(batch))
 
-    write_trk(path, reader.find_grid(), parts())
+    write_with_data(path, reader.find_grid(), parts(), sidecar=sidecar)
+
+
+def _sidecars(
+    reader: SubjectReader, percent: float, sources: Sequence[str | os.PathLike[str] | None]
+) -> list[dict[str, Any]]:
+    """Return the content of the sidecars of all streamlines, of the best and of the worst."""
+    subject = f"True streamlines of subject '{reader.data.subject_id}', with the loss of a trained model at each point"
+    chosen = ("lowest", "highest")
+    return [
+        describe(f"{subject}.", sources),
+        *(
+            describe(
+                f"{subject}: the {percent:g} percent with the {which} mean loss.",
+                sources,
+                {ACCEPTANCE: {"Metric": "mean loss", "Kept": which, "Percent": percent}},
+            )
+            for which in chosen
+        ),
+    ]
 
 
 def _quantiles(values: npt.NDArray[Any]) -> dict[str, float]:

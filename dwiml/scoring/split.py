@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,7 @@ from dwiml.files import check_name, check_output_folder
 from dwiml.scoring.connections import Connection
 from dwiml.scoring.ground_truth import GroundTruth
 from dwiml.scoring.scores import Scores
+from dwiml.tractograms.writing.sidecar import ACCEPTANCE, describe, sidecar_path
 from dwiml.tractograms.writing.writer import TractogramWriter
 
 _WITH_BUNDLE = {Connection.VALID: "valid", Connection.WRONG_PATH: "wrong_path"}
@@ -35,7 +38,13 @@ def split_files(truth: GroundTruth) -> dict[str, tuple[Connection, int]]:
 
 
 def check_split(
-    folder: Path, truth: GroundTruth, *, inputs: Iterable[str | Path | None], overwrite: bool, label: str = "folder"
+    folder: Path,
+    truth: GroundTruth,
+    *,
+    inputs: Iterable[str | os.PathLike[str] | None],
+    overwrite: bool,
+    label: str = "folder",
+    sidecars: bool = False,
 ) -> None:
     """Check that :func:`save_split` can write its files.
 
@@ -51,6 +60,8 @@ def check_split(
         Whether other existing files may be replaced.
     label
         Name of the folder in error messages.
+    sidecars
+        Whether the sidecars of the tractograms are written too.
 
     Raises
     ------
@@ -64,7 +75,9 @@ def check_split(
         check_name(name, "Bundle")
         if name.endswith(".partial"):
             raise ValueError(f"Bundle '{name}' ends in .partial, which is used for unfinished files; rename it.")
-    check_output_folder(folder, split_files(truth), label, inputs=inputs, overwrite=overwrite)
+    files = list(split_files(truth))
+    files += [str(sidecar_path(file)) for file in files] if sidecars else []
+    check_output_folder(folder, files, label, inputs=inputs, overwrite=overwrite)
 
 
 def save_split(
@@ -73,6 +86,9 @@ def save_split(
     lengths: NDArray[np.int64],
     scores: Scores,
     truth: GroundTruth,
+    *,
+    sources: Sequence[str | os.PathLike[str] | None] | None = None,
+    rules: Mapping[str, float] | None = None,
 ) -> None:
     """Write one tractogram for each kind of connection and bundle that has streamlines.
 
@@ -90,6 +106,10 @@ def save_split(
         Scores of these streamlines.
     truth
         The ground truth that they were scored against.
+    sources
+        The tractogram and the files of the ground truth, to write sidecars; None to write none.
+    rules
+        The rules of the scores, which the sidecars name.
 
     Raises
     ------
@@ -101,8 +121,26 @@ def save_split(
         path = folder / file
         if not chosen.any():
             # A file of an earlier run would look like a result of this one.
-            path.unlink(missing_ok=True)
+            for older in (path, *([] if sources is None else [sidecar_path(path)])):
+                older.unlink(missing_ok=True)
             continue
+        sidecar = None if sources is None else _sidecar(truth, connection, bundle, sources, rules or {})
         path.parent.mkdir(parents=True, exist_ok=True)
-        with TractogramWriter(path, grid=truth.grid, overwrite=True) as writer:
+        with TractogramWriter(path, grid=truth.grid, overwrite=True, sidecar=sidecar) as writer:
             writer.append(points[np.repeat(chosen, lengths)], lengths[chosen])
+
+
+def _sidecar(
+    truth: GroundTruth,
+    connection: Connection,
+    bundle: int,
+    sources: Sequence[str | os.PathLike[str] | None],
+    rules: Mapping[str, float],
+) -> dict[str, Any]:
+    kind = connection.name.lower()
+    criteria: dict[str, Any] = {"Connection": kind, **rules}
+    if bundle >= 0:
+        criteria["Bundle"] = truth.names[bundle]
+    return describe(
+        f"Streamlines of a tractogram, of one kind of connection ({kind}).", sources, {ACCEPTANCE: criteria}
+    )

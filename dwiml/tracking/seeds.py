@@ -44,6 +44,10 @@ class Seeds:
     ----------
     seed
         The seed, drawn or given.
+    per_voxel
+        Number of starting points per voxel; None if the total number was given.
+    placement
+        Where in its voxel a point is.
 
     Raises
     ------
@@ -68,15 +72,15 @@ class Seeds:
             )
         if placement not in PLACEMENTS:
             raise ValueError(f"placement must be 'random' or 'center', got {placement!r}.")
-        self._per_voxel = None if per_voxel is None else check_whole("per_voxel", per_voxel, low=1)
-        self._placement = placement
+        self.per_voxel = None if per_voxel is None else check_whole("per_voxel", per_voxel, low=1)
+        self.placement = placement
         self._voxels = _voxels_of(mask)
         self._shape: tuple[int, ...] = tuple(mask.shape)
-        if self._per_voxel is None:
+        if self.per_voxel is None:
             self._nb = check_whole("total", total, low=1)
         else:
-            self._nb = self._per_voxel * len(self._voxels)
-        if (self._per_voxel or 0) >= 2**_BITS_WITHIN or self._nb >= 2**63:
+            self._nb = self.per_voxel * len(self._voxels)
+        if (self.per_voxel or 0) >= 2**_BITS_WITHIN or self._nb >= 2**63:
             raise ValueError(f"{grouped(self._nb)} seeds are too many to be numbered; request fewer.")
         checked = check_seed(seed)
         self.seed = draw_seed() if checked is None else checked
@@ -102,9 +106,9 @@ class Seeds:
             Shape (K,), int64, on the mask's device.
         """
         numbers = self._numbers(start, stop)
-        if self._per_voxel is None:
+        if self.per_voxel is None:
             return numbers
-        return (self._voxels_under(numbers) << _BITS_WITHIN) | (numbers % self._per_voxel)
+        return (self._voxels_under(numbers) << _BITS_WITHIN) | (numbers % self.per_voxel)
 
     def points(self, start: int, stop: int) -> Tensor:
         """Return some of the points.
@@ -123,7 +127,7 @@ class Seeds:
         voxels = self._voxels_under(self._numbers(start, stop))
         _, size_y, size_z = self._shape
         corners = torch.stack([voxels // (size_y * size_z), voxels // size_z % size_y, voxels % size_z], dim=1)
-        if self._placement == "center":
+        if self.placement == "center":
             return corners.to(torch.float32) + 0.5
         keys = self.keys(start, stop)
         within = [keyed_uniform(self._stream, keys, _FIRST_AXIS + axis) for axis in range(3)]
@@ -139,8 +143,8 @@ class Seeds:
 
     def _voxels_under(self, numbers: Tensor) -> Tensor:
         """Return the voxel, as its index in the flat volume, of each numbered point."""
-        if self._per_voxel is not None:
-            return self._voxels[numbers // self._per_voxel]
+        if self.per_voxel is not None:
+            return self._voxels[numbers // self.per_voxel]
         drawn = keyed_uniform(self._stream, numbers, _VOXEL) * len(self._voxels)
         return self._voxels[drawn.to(torch.int64)]
 

@@ -123,6 +123,8 @@ class Tracker:
 
     Attributes
     ----------
+    rules, min_length, forward_only
+        The parameters.
     simultaneous
         Number of streamlines tracked at once.
     counts
@@ -147,7 +149,7 @@ class Tracker:
     ) -> None:
         check_tracks(model, "Tracker")
         model.check_tracking(rules.algo, rules.eos_stopping_thresh)
-        self._min_length = check_number("min_length", min_length, low=0)
+        self.min_length = check_number("min_length", min_length, low=0)
         if min_length > rules.max_length:
             raise ValueError(f"min_length ({min_length:g} mm) is above max_length ({rules.max_length:g} mm).")
         if subject.volume.shape[-1] != model.nb_features:
@@ -156,7 +158,7 @@ class Tracker:
                 f"{subject.volume.shape[-1]}."
             )
         model.eval()
-        self._model, self._rules, self._forward_only = model, rules, forward_only
+        self._model, self.rules, self.forward_only = model, rules, forward_only
         self._subject = subject.to(model.device)
         self._points_at_once = _points_that_fit(model)
         if simultaneous is None:
@@ -196,13 +198,13 @@ class Tracker:
     def _track_group(self, points: Tensor, keys: Tensor) -> TrackedStreamlines:
         grown = self._propagator.propagate(TensorSequence(points, torch.ones(len(points), dtype=torch.int64)), keys)
         ends = [grown.reasons]
-        if not self._forward_only:
+        if not self.forward_only:
             grown = self._other_way(grown, keys)
             ends.append(grown.reasons)
         lines = grown.streamlines
         lengths = streamline_lengths_mm(lines, self._subject.voxel_sizes)
         # Tolerance for rounding, mm.
-        kept = ((lengths > self._min_length - 1e-3) & (lines.lengths.to(lengths.device) > 1)).nonzero()[:, 0]
+        kept = ((lengths > self.min_length - 1e-3) & (lines.lengths.to(lengths.device) > 1)).nonzero()[:, 0]
         self.counts.nb_seeds += len(points)
         self.counts.nb_kept += len(kept)
         self.counts.nb_too_short += len(points) - len(kept)

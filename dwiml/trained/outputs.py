@@ -10,6 +10,7 @@ from typing import Any
 from dwiml.files import check_outputs, refuse_inputs
 from dwiml.tracking.sources import is_image
 from dwiml.tractograms.writing.partial import partial_of
+from dwiml.tractograms.writing.sidecar import add_sidecars
 from dwiml.training.loading import recorded_parameters
 
 PathLike = str | os.PathLike[str]
@@ -21,6 +22,7 @@ def check_tracking_outputs(
     inputs: Iterable[Any] = (),
     experiments: Iterable[PathLike | None] = (),
     overwrite: bool,
+    sidecar: bool = False,
 ) -> None:
     """Check that outputs can be written, and that nothing which is read would be replaced.
 
@@ -36,6 +38,8 @@ def check_tracking_outputs(
         inside them, and their recorded HDF5 files are inputs.
     overwrite
         Whether existing files may be replaced. Inputs are never replaced.
+    sidecar
+        Whether the sidecar of the tractogram is an output too.
 
     Raises
     ------
@@ -48,8 +52,10 @@ def check_tracking_outputs(
     given = [os.fspath(each) for each in inputs if isinstance(each, (str, os.PathLike))]
     read = [each for each in given if is_image(each) or os.path.isfile(each)]
     read += [recorded_parameters(folder)["data"]["hdf5_file"] for folder in folders]
-    check_outputs(outputs, inputs=read, experiments=folders, overwrite=overwrite)
     name, tractogram = next(iter(outputs.items()))
+    if sidecar:
+        outputs = add_sidecars(outputs, of=[name])
+    check_outputs(outputs, inputs=read, experiments=folders, overwrite=overwrite)
     if tractogram is not None:
         others = [path for path in outputs.values() if path is not None and path != tractogram]
         partial = partial_of(Path(os.path.realpath(tractogram)))

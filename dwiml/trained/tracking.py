@@ -21,6 +21,7 @@ from dwiml.tracking.tracker import Tracker
 from dwiml.tractograms.writing.writer import TractogramWriter
 from dwiml.trained.experiment import TrainedExperiment, load_experiment
 from dwiml.trained.outputs import check_tracking_outputs
+from dwiml.trained.sidecar import tracking_files, tracking_sidecar
 from dwiml.trained.tracking_data import input_group_of, read_images, read_subject
 
 if TYPE_CHECKING:
@@ -181,6 +182,7 @@ def track(
     save_seeds: bool = False,
     overwrite: bool = False,
     on_progress: Callable[[int], object] | None = None,
+    sidecar: bool = False,
     **settings: Unpack[TrackingKeywords],
 ) -> StatefulTractogram:
     """Track with a trained model, as ``dwiml track`` does.
@@ -218,6 +220,8 @@ def track(
         Whether `out` may be replaced, also by an empty tractogram (with a warning) if there are no streamlines.
     on_progress
         Function that is called with the number of seeds done since its last call.
+    sidecar
+        Also write a JSON file beside `out` that says how it was created (``out.json`` for ``out.trk``).
     **settings
         ``nb_seeds`` in total or ``seeds_per_voxel`` (default 1), and ``seeds_at`` (``"random"`` or ``"center"``); the
         parameters of :class:`~dwiml.tracking.propagation.PropagationRules`, with the step size of the model by default;
@@ -237,7 +241,9 @@ def track(
         If something is missing, invalid or without effect, or `out` exists, is an input or lies in an experiment that
         is used.
     """
-    check_flags(inspect.signature(track).bind(model, subject, save_seeds=save_seeds, overwrite=overwrite))
+    check_flags(
+        inspect.signature(track).bind(model, subject, save_seeds=save_seeds, overwrite=overwrite, sidecar=sidecar)
+    )
     if model_class is not None and not isinstance(model, (str, os.PathLike)):
         raise TypeError("model_class is for an experiment folder, but model is loaded already; leave out model_class.")
     trained = load_experiment(model, model_class) if isinstance(model, (str, os.PathLike)) else model
@@ -247,24 +253,50 @@ def track(
     rules = tracking_rules(own, settings)
     of_images = {"standardization": standardization, "standardize_like": standardize_like, "std_mask": std_mask}
     masks = {"tracking_mask": tracking_mask, "seeding_mask": seeding_mask, "mask_threshold": rules.mask_threshold}
+    if sidecar and (out is None or isinstance(subject, TrackingData)):
+        what = "the tractogram is not written: give out" if out is None else "data that were read have no file names"
+        raise ValueError(f"sidecar=True is not possible, because {what}.")
     if out is not None:
         check_tracking_outputs(
             {"out": out},
             inputs=_flat(subject, std_mask, tracking_mask, seeding_mask, hdf5_file),
             experiments=[trained.path if isinstance(trained, TrainedExperiment) else None, standardize_like],
             overwrite=overwrite,
+            sidecar=sidecar,
         )
     data = _data(trained, subject, masks, of_images, hdf5_file)
     tracker, seeds = prepare_tracking(own, data, rules, settings)
     options: dict[str, Any] = {"save_seeds": save_seeds, "on_progress": on_progress}
     if out is None:
         return _stateful(list(track_groups(tracker, seeds, **options)), data.grid, save_seeds=save_seeds)
-    widths = {"seeds": 3} if save_seeds else None
-    with TractogramWriter(
-        Path(out), grid=data.grid, data_per_streamline=widths, compress=compress, overwrite=overwrite
-    ) as writer:
+    content: dict[str, Any] | None = None
+    if sidecar and isinstance(trained, TrainedExperiment) and tracking_mask is not None:
+        files = tracking_files(
+            trained.path,
+            trained.parameters,
+            _images_or_name(subject),
+            tracking_mask=tracking_mask,
+            seeding_mask=seeding_mask,
+            hdf5_file=hdf5_file,
+            std_mask=std_mask,
+        )
+        content = tracking_sidecar(tracker, seeds, files, experiment=trained.path, model=own, compress=compress)
+    writer = TractogramWriter(
+        Path(out),
+        grid=data.grid,
+        data_per_streamline={"seeds": 3} if save_seeds else None,
+        compress=compress,
+        overwrite=overwrite,
+        sidecar=content,
+    )
+    with writer:
         groups = list(track_groups(tracker, seeds, writer, **options))
     return _stateful(groups, data.grid, save_seeds=save_seeds)
+
+
+def _images_or_name(subject: Any) -> Any:
+    """Return the image files in a list, or the name of a subject."""
+    return [subject] if isinstance(subject, (str, os.PathLike)) and is_image(os.fspath(subject)) else subject
 
 
 def _flat(*given: Any) -> list[Any]:
@@ -296,7 +328,7 @@ def _data(
         raise ValueError("tracking_mask is required: a volume group of the HDF5 file, or an image file.")
     place = Path(hdf5_file) if hdf5_file is not None else None
     known: dict[str, Any] = {**masks, "hdf5_file": place}
-    images: Any = [subject] if isinstance(subject, (str, os.PathLike)) and is_image(os.fspath(subject)) else subject
+    images = _images_or_name(subject)
     if isinstance(images, str):
         unused = [name for name, value in of_images.items() if value]
         if unused:

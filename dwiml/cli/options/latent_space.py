@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from dwiml.cli.options.shared import add_overwrite, add_verbose
+from dwiml.cli.options.shared import add_overwrite, add_sidecar, add_verbose
 from dwiml.cli.options.user_classes import add_class_options
 
 MODEL_HELP = "an experiment of 'dwiml train autoencoder' (its best model is used), or the folder of a saved model"
@@ -22,6 +22,7 @@ def add_latent_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of streamlines that the model gets at once; lower it to use less memory [%(default)s]",
     )
+    add_sidecar(parser, "each output")
     add_overwrite(parser, "replace existing outputs")
     add_class_options(parser)
     add_verbose(parser)

@@ -31,6 +31,23 @@ def add_overwrite(parser: argparse._ActionsContainer, about: str) -> None:
     parser.add_argument("-f", dest="overwrite", action="store_true", help=about)
 
 
+def add_sidecar(parser: argparse._ActionsContainer, about: str) -> None:
+    """Add the option --sidecar of a command to its parser or to a group of options.
+
+    Parameters
+    ----------
+    parser
+        The parser or the group.
+    about
+        Name of the tractograms that get a sidecar, in the help text.
+    """
+    parser.add_argument(
+        "--sidecar",
+        action="store_true",
+        help=f"also write a JSON file beside {about}, which says how it was created (BIDS, BEP046)",
+    )
+
+
 def add_moved_data(parser: argparse.ArgumentParser) -> None:
     """Add the option --hdf5_file of a command that uses the data of an experiment."""
     parser.add_argument(

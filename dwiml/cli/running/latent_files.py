@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +31,7 @@ def check_latent_outputs(
     from dwiml.arguments import check_whole
     from dwiml.files import check_outputs, refuse_inputs
     from dwiml.tractograms.writing.partial import partial_of
+    from dwiml.tractograms.writing.sidecar import add_sidecars, sidecar_path
     from dwiml.tractograms.writing.writer import extension_of
 
     check_whole("--batch_size", arguments.batch_size, low=1)
@@ -39,7 +40,11 @@ def check_latent_outputs(
     # The best model of an experiment is a folder in it.
     experiments = [model, above] if (above / "parameters.json").is_file() else [model]
     inputs = [arguments.tractogram, *(references or []), arguments.grid]
-    check_outputs(outputs, inputs=inputs, experiments=experiments, overwrite=arguments.overwrite)
+    if arguments.sidecar:
+        # The new sidecar refers to IN, whose own sidecar must be kept.
+        inputs.append(os.fspath(sidecar_path(arguments.tractogram)))
+    written = add_sidecars(outputs, of=list(outputs)) if arguments.sidecar else outputs
+    check_outputs(written, inputs=inputs, experiments=experiments, overwrite=arguments.overwrite)
     for name, out in outputs.items():
         if out is not None:
             extension_of(Path(out))
@@ -66,7 +71,9 @@ class ScannerStreamlines:
     stored: Streamlines
     points: NDArray[np.float32]
 
-    def writer(self, path: str, widths: Mapping[str, int], *, overwrite: bool) -> TractogramWriter:
+    def writer(
+        self, path: str, widths: Mapping[str, int], *, overwrite: bool, sidecar: Mapping[str, Any] | None = None
+    ) -> TractogramWriter:
         """Return a writer of a tractogram on this grid, with the data of the file and others.
 
         Parameters
@@ -77,12 +84,14 @@ class ScannerStreamlines:
             {name of other data per streamline: number of values}.
         overwrite
             Whether an existing file may be replaced, also by a tractogram without streamlines.
+        sidecar
+            Content of its sidecar; None for none.
         """
         from dwiml.tractograms.writing.writer import TractogramWriter
 
         own = {name: values.shape[1] for name, values in self.stored.dps.items()}
         kept = {} if path.lower().endswith(".tck") else {**own, **widths}
-        return TractogramWriter(path, grid=self.grid, data_per_streamline=kept, overwrite=overwrite)
+        return TractogramWriter(path, grid=self.grid, data_per_streamline=kept, overwrite=overwrite, sidecar=sidecar)
 
     def data(self, path: str, some: NDArray[np.bool_] | slice) -> dict[str, NDArray[np.float32]]:
         """Return the data per streamline of some streamlines that a file can hold; a .tck holds none."""

@@ -21,6 +21,7 @@ from dwiml.ops.ragged import borders
 from dwiml.ops.spaces import from_vox_corner
 from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.writing.appending import GrowingFile
+from dwiml.tractograms.writing.sidecar import sidecar_path, write_sidecar
 from dwiml.tractograms.writing.trx_folder import GrowingTrx, array_name
 
 
@@ -46,8 +47,16 @@ class Part:
     data_per_streamline: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
-def write_with_data(path: Path, grid: Grid, parts: Iterable[Part]) -> None:
+def write_with_data(path: Path, grid: Grid, parts: Iterable[Part], *, sidecar: Mapping[str, Any] | None = None) -> None:
     """Write a .trk file (:func:`write_trk`) or a .trx file (:func:`write_trx`), as the extension says.
+
+    Parameters
+    ----------
+    path, grid, parts
+        As in these functions.
+    sidecar
+        Content of the JSON file beside the tractogram (:func:`dwiml.tractograms.writing.sidecar.describe`); None for
+        none.
 
     Raises
     ------
@@ -59,7 +68,12 @@ def write_with_data(path: Path, grid: Grid, parts: Iterable[Part]) -> None:
     writers = {".trk": write_trk, ".trx": write_trx}
     if path.suffix.lower() not in writers:
         raise ValueError(f"'{path}': data per point are written to a .trk or .trx file; give one of these extensions.")
+    if sidecar is not None:
+        # It describes the older tractogram.
+        sidecar_path(path).unlink(missing_ok=True)
     writers[path.suffix.lower()](path, grid, parts)
+    if sidecar is not None:
+        write_sidecar(path, sidecar)
 
 
 def write_trx(path: Path, grid: Grid, parts: Iterable[Part]) -> None:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +21,7 @@ from dwiml.params import checks_arguments
 from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.writing.appending import GrowingTractogram
 from dwiml.tractograms.writing.partial import Claim, check_partial, partial_of, remove_partial
+from dwiml.tractograms.writing.sidecar import sidecar_path, write_sidecar
 from dwiml.tractograms.writing.single_file import GrowingTck, GrowingTrk
 from dwiml.tractograms.writing.trx_folder import GrowingTrx
 
@@ -68,12 +70,14 @@ class TractogramWriter:
         Remove points that are within this distance, in mm, of the curve through the others; None keeps all points.
     overwrite
         Whether an existing file may be replaced.
+    sidecar
+        Content of a JSON file that is written beside the tractogram, once it is complete; None for none.
 
     Raises
     ------
     FileExistsError
-        If the file, or the partial file of another run, exists and may not be replaced, or if another process is
-        writing it.
+        If the file, its sidecar, or the partial file of another run, exists and may not be replaced, or if another
+        process is writing it.
     FileNotFoundError
         If the folder of the file does not exist.
     IsADirectoryError
@@ -91,6 +95,7 @@ class TractogramWriter:
         data_per_streamline: Mapping[str, int] | None = None,
         compress: float | None = None,
         overwrite: bool = False,
+        sidecar: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = Path(path)
         self._format = FORMATS[extension_of(self.path)]
@@ -106,6 +111,9 @@ class TractogramWriter:
         self._compress = compress
         self._overwrite = overwrite
         self._target = _checked_target(self.path, overwrite=overwrite)
+        self._sidecar = sidecar
+        if sidecar is not None:
+            check_target(sidecar_path(self.path), "The sidecar", overwrite=overwrite)
         self.partial = partial_of(self._target)
         check_partial(self.partial, overwrite=overwrite)
         self._claim: Claim | None = None
@@ -231,8 +239,14 @@ class TractogramWriter:
                 raise FileExistsError(f"'{self.path}' appeared in the meantime; choose another name.")
             if not tractogram.nb_streamlines:
                 logger.warning("There are no streamlines: '%s' is replaced by an empty tractogram.", self.path)
+        if self._sidecar is not None:
+            check_target(sidecar_path(self.path), "The sidecar", overwrite=self._overwrite)
+            # It describes the older tractogram.
+            sidecar_path(self.path).unlink(missing_ok=True)
         tractogram.move_to(self._target)
         sync_folder(self._target.parent)
+        if self._sidecar is not None:
+            write_sidecar(self.path, self._sidecar)
 
     def _warn_of_partial(self, tractogram: GrowingTractogram) -> None:
         nb = tractogram.nb_streamlines

@@ -1,0 +1,157 @@
+"""The sidecar of a tractogram that a trained model tracked: seeds, propagation, termination, acceptance."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dwiml.tracking.seeds import Seeds
+from dwiml.tracking.sources import is_image
+from dwiml.tracking.tracker import Tracker
+from dwiml.tractograms.writing.sidecar import ACCEPTANCE, describe
+from dwiml.trained.tracking_data import input_group_of
+from dwiml.training.experiment.parameters import find_data
+
+PathLike = str | os.PathLike[str]
+
+_ALGORITHMS = {
+    "det": "Deterministic: at each step, the most likely direction according to a trained model.",
+    "prob": "Probabilistic: at each step, a direction drawn from the distribution that a trained model predicts, among "
+    "those within AnglePerStep of the last step.",
+}
+
+
+@dataclass(frozen=True)
+class TrackingFiles:
+    """The files that were used to track; a group of an HDF5 file is ``FILE.hdf5:/SUBJECT/GROUP``.
+
+    Attributes
+    ----------
+    inputs
+        Input of the model: a volume group, or images.
+    tracking_mask, seeding_mask
+        The masks.
+    std_masks
+        Masks in which images were standardized.
+    """
+
+    inputs: tuple[Path, ...]
+    tracking_mask: Path
+    seeding_mask: Path
+    std_masks: tuple[Path, ...] = ()
+
+
+def tracking_files(
+    experiment: str | Path,
+    recorded: Mapping[str, Any],
+    subject: str | Sequence[PathLike],
+    *,
+    tracking_mask: PathLike,
+    seeding_mask: PathLike | None = None,
+    hdf5_file: PathLike | None = None,
+    std_mask: PathLike | Sequence[PathLike] = (),
+) -> TrackingFiles:
+    """Return the files that are used to track.
+
+    Parameters
+    ----------
+    experiment
+        The experiment folder.
+    recorded
+        Content of its ``parameters.json``.
+    subject
+        Name of a subject of the HDF5 file, or image files.
+    tracking_mask, seeding_mask
+        A volume group of the HDF5 file, or an image file. `seeding_mask` None: the tracking mask.
+    hdf5_file
+        The HDF5 file; None for the recorded path.
+    std_mask
+        One or more masks in which images are standardized.
+    """
+    masks = (std_mask,) if isinstance(std_mask, (str, os.PathLike)) else std_mask
+    std_masks = tuple(map(Path, masks))
+    seeding_mask = tracking_mask if seeding_mask is None else seeding_mask
+    if not isinstance(subject, str):
+        return TrackingFiles(tuple(map(Path, subject)), Path(tracking_mask), Path(seeding_mask), std_masks)
+    groups = f"{find_data(recorded, experiment, None if hdf5_file is None else Path(hdf5_file))}:/{subject}"
+
+    def place(mask: PathLike) -> Path:
+        return Path(mask) if is_image(os.fspath(mask)) else Path(groups, mask)
+
+    inputs = (Path(groups, input_group_of(recorded, experiment)),)
+    return TrackingFiles(inputs, place(tracking_mask), place(seeding_mask), std_masks)
+
+
+def tracking_sidecar(
+    tracker: Tracker,
+    seeds: Seeds,
+    files: TrackingFiles,
+    *,
+    experiment: PathLike,
+    model: Any,
+    compress: float | None = None,
+) -> dict[str, Any]:
+    """Return the content of the sidecar of a tracked tractogram.
+
+    Parameters
+    ----------
+    tracker, seeds
+        Values of :func:`dwiml.trained.tracking.prepare_tracking`.
+    files
+        Value of :func:`tracking_files`.
+    experiment
+        The experiment folder.
+    model
+        The trained model.
+    compress
+        Tolerance of the compression of the streamlines, in mm; None if they keep all points.
+
+    Returns
+    -------
+    dict
+        See :func:`dwiml.tractograms.writing.sidecar.write_sidecar`.
+    """
+    rules, name = tracker.rules, type(model).__name__
+    more = {
+        "Name": name,
+        "StreamlineSeeding": {"Sources": [_seeding(seeds, files.seeding_mask, tracker.forward_only)]},
+        "StreamlinePropagation": {
+            "Algorithm": {"Name": name, "Description": _ALGORITHMS[rules.algo]},
+            "Interpolation": "Linear",
+            # 0 stands for linear interpolation in the draft.
+            "InterpolationOrder": 0,
+            "IntegrationOrder": 1,
+            "Source": files.inputs[0] if len(files.inputs) == 1 else files.inputs,
+            "StepSize": rules.step_size,
+            "AnglePerStep": rules.theta,
+        },
+        "StreamlineTermination": {
+            "AnglePerStep": rules.theta,
+            "Masks": [files.tracking_mask],
+            "MaximumLength": rules.max_length,
+        },
+        ACCEPTANCE: {"MinimumLength": tracker.min_length},
+        "StreamlineReconstructionDensity": {"Seeds": len(seeds)},
+        "dwiml": {
+            "model": name,
+            "experiment": Path(experiment),
+            **asdict(rules),
+            "seeds_at": seeds.placement,
+            "min_length": tracker.min_length,
+            "forward_only": tracker.forward_only,
+            "compress": compress,
+        },
+    }
+    masks = dict.fromkeys((files.tracking_mask, files.seeding_mask, *files.std_masks))
+    return describe("Streamlines tracked by a trained model.", [*files.inputs, *masks, experiment], more)
+
+
+def _seeding(seeds: Seeds, mask: Path, forward_only: bool) -> dict[str, Any]:
+    """Return how the seeds were placed, by the names of BEP046."""
+    if seeds.per_voxel is None:
+        return {"Type": "Random", "Source": mask, "Unidirectional": forward_only}
+    kind = {"random": "RandomPerElement", "center": "CountPerElement"}[seeds.placement]
+    return {"Type": kind, "Source": mask, "SeedsPerElement": seeds.per_voxel, "Unidirectional": forward_only}
