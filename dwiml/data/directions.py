@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from dwiml.arguments import shown
-from dwiml.files.reading import parse_json
+from dwiml.files.json_files import parse_json
 from dwiml.hdf5 import schema
 from dwiml.hdf5.stored import StoredGroup
 from dwiml.ops.axes.conventions import Directions, parse_directions
