@@ -54,6 +54,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_overwrite(parser, "replace OUT.hdf5, if it is an HDF5 file")
     add_verbose(parser)
+    parser.add_argument(
+        "--continue",
+        dest="resume",
+        action="store_true",
+        help="continue a creation that was stopped: use the subjects that it finished, if their files and the options "
+        "are the same",
+    )
     return parser
 
 
@@ -74,6 +81,8 @@ def _run(command: str, arguments: argparse.Namespace) -> None:
         def show_progress(done: int, total: int, name: str) -> None:
             bar.total = total
             bar.update(done - bar.n)
+            if done and not name:
+                bar.write(f"{counted(done, 'subject')} of {total} were finished by the creation that was stopped.")
             if bar.disable and name:
                 print(f"{name} done ({done} of {total})", flush=True)
 

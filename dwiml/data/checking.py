@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 
 from dwiml.arguments import quoted
 from dwiml.data.connectivity import read_connectivity
@@ -14,12 +13,9 @@ from dwiml.data.streamlines import SubjectStreamlines
 from dwiml.data.volumes import SubjectVolume
 from dwiml.hdf5 import schema
 from dwiml.hdf5.stored import StoredDataset, StoredFile, StoredGroup, open_hdf5
-from dwiml.hdf5.stored.digests import ArrayDigest
 from dwiml.hdf5.stored.layout import groups_of_type, subject_lists
 from dwiml.params import checks_arguments
 from dwiml.tractograms.grid import Grid
-
-_BLOCK_BYTES = 2**26
 
 
 @dataclass
@@ -169,7 +165,7 @@ def _check_group(file: StoredFile, place: GroupReport, kind: str, *, digests: bo
     compared = f"{place.subject}/{place.group}/{schema.DATA}" if kind == schema.TYPE_VOLUME and place.content else ""
     for dataset in datasets if digests else []:
         if dataset.name != compared:
-            attempt(partial(_check_values, dataset))
+            attempt(dataset.check_values)
 
 
 def _check_volume(subject: StoredGroup, place: GroupReport, digests: bool) -> None:
@@ -192,17 +188,6 @@ def _check_streamlines(subject: StoredGroup, place: GroupReport, digests: bool) 
     place.remarks += remarks_on_streamlines(streamlines)
     if streamlines.has_connectivity:
         read_connectivity(subject.file.path, place.subject, place.group)
-
-
-def _check_values(dataset: StoredDataset) -> None:
-    if dataset.digest is None or not dataset.is_numeric:
-        return
-    computed = ArrayDigest(dataset.shape, dataset.dtype)
-    nb_rows = dataset.shape[0] if dataset.shape else 0
-    step = max(1, _BLOCK_BYTES * nb_rows // max(1, dataset.nb_bytes))
-    for start in range(0, nb_rows, step):
-        computed.update(dataset[start : start + step])
-    dataset.check_digest_is(computed.text())
 
 
 def _compare_subjects(report: FileReport, places: list[GroupReport], kinds: list[str]) -> None:

@@ -16,10 +16,9 @@ from dwiml.hdf5 import file_writer, schema
 from dwiml.hdf5.config import GroupsConfig, load_config
 from dwiml.hdf5.inputs.connectivity import plan_connectivity
 from dwiml.hdf5.inputs.inspection import SubjectPlan, plan_subjects
-from dwiml.hdf5.inputs.provenance import add_statistics, streamlines_sources, volume_sources
-from dwiml.hdf5.inputs.streamlines import read_streamlines_group
 from dwiml.hdf5.inputs.subjects import SubjectList, folders_of_subjects, read_subject_lists
-from dwiml.hdf5.inputs.volumes import read_volume_group
+from dwiml.hdf5.part_folder import PartFolder
+from dwiml.hdf5.parts import Part, PartOptions, StreamlinesCount
 from dwiml.ops.resampling import Resampling
 from dwiml.params import checks_arguments
 from dwiml.signals import ended_by_signals
@@ -28,29 +27,6 @@ logger = logging.getLogger(__name__)
 
 # One micrometer: a streamline of 200 mm would have 200 000 points.
 _MIN_STEP_MM = 1e-3
-
-
-@dataclass
-class StreamlinesCount:
-    """Counts of one streamlines group, over all subjects.
-
-    Attributes
-    ----------
-    nb_streamlines, nb_points
-        Number of streamlines written, and of their points.
-    nb_files
-        Number of tractograms read.
-    nb_removed
-        Number of invalid streamlines that were removed.
-    nb_of_two_points
-        Number of streamlines that have two points only, after resampling.
-    """
-
-    nb_streamlines: int = 0
-    nb_points: int = 0
-    nb_files: int = 0
-    nb_removed: int = 0
-    nb_of_two_points: int = 0
 
 
 @dataclass
@@ -71,6 +47,8 @@ class CreationSummary:
         {streamlines group: its counts}.
     files
         {volume group: [(file, number of features), ...]}, in the order of the features, for the first subject.
+    nb_reused
+        Number of subjects that a stopped creation had finished, and that were used again.
     """
 
     path: Path
@@ -79,10 +57,11 @@ class CreationSummary:
     nb_features: dict[str, int] = field(default_factory=dict)
     streamlines: dict[str, StreamlinesCount] = field(default_factory=dict)
     files: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
+    nb_reused: int = 0
 
 
 @checks_arguments
-@ended_by_signals(activity="creating the HDF5 file; the unfinished file is removed, and an existing one is kept")
+@ended_by_signals(activity="creating the HDF5 file; the unfinished file is removed, an existing one is kept")
 def create_hdf5(
     subjects_folder: str | os.PathLike[str],
     out_hdf5: str | os.PathLike[str],
@@ -99,11 +78,14 @@ def create_hdf5(
     allow_missing: bool = False,
     on_progress: Callable[[int, int, str], None] | None = None,
     command: str = "Python",
+    resume: bool = False,
 ) -> CreationSummary:
     """Create one HDF5 file from the volumes and streamlines of many subjects.
 
-    The headers of all files are checked before the first subject is read. Subjects are then read one at a time. The
-    file is written atomically: it gets its name once it is complete, and until then an existing file is kept.
+    The headers of all files are checked before the first subject is read. Subjects are then read one at a time, each
+    into a part of its own, in the hidden folder ``.OUT.hdf5.parts``; the file is assembled from the parts. It gets its
+    name once it is complete, and until then an existing file is kept. If the creation is stopped, the finished parts
+    remain, and the next call can use them (`resume`).
 
     Parameters
     ----------
@@ -129,9 +111,13 @@ def create_hdf5(
     allow_missing
         Allow tractograms to be missing or empty; a group may then hold no streamlines.
     on_progress
-        Called with (number of subjects done, total number, name of the subject just done), first with (0, total, "").
+        Called with (number of subjects done, total number, name of the subject just done), first with (0, total, ""),
+        or with the number of subjects of the previous creation that are used again.
     command
         Command line that the file records as its origin.
+    resume
+        Continue a creation that was stopped: the subjects that it finished are used again if their files and the
+        options are the same. Without such a creation, start from the beginning.
 
     Returns
     -------
@@ -166,32 +152,43 @@ def create_hdf5(
     summary = CreationSummary(Path(out_hdf5), subjects=subjects, nb_features=dict(plans[0].nb_features))
     summary.files = _files_of(plans[0])
     summary.streamlines = {group.name: StreamlinesCount() for group in groups.streamlines}
-    report_progress = on_progress or (lambda done, total, name: None)
-    report_progress(0, len(plans), "")
-    with file_writer.atomic_hdf5(target, sum(plan.nb_bytes for plan in plans), overwrite=overwrite) as handle:
-        file_writer.write_root(handle, subjects, groups, resample, summary.files, plans[0].directions)
-        options = {"remove_invalid": remove_invalid, "allow_missing": allow_missing}
-        file_writer.write_provenance(
-            handle, {schema.DWIML_VERSION: __version__, schema.COMMAND: command, schema.OPTIONS: options}
-        )
-        for done, plan in enumerate(plans, 1):
-            subject = handle.create_group(plan.name)
-            _write_volumes(subject, plan, groups)
-            recorded = {
-                group: streamlines_sources(plan, group, matrices[plan.name].get(group)) for group in plan.tractograms
-            }
-            _write_streamlines(
-                subject, plan, groups, summary, resample, remove_invalid=remove_invalid, allow_missing=allow_missing
+    part_options = PartOptions(
+        groups=groups, resample=resample, remove_invalid=remove_invalid, allow_missing=allow_missing
+    )
+    nb_bytes = sum(plan.nb_bytes for plan in plans)
+    with PartFolder(target, resume=resume, discard=overwrite) as place:
+        parts = [Part(plan, matrices[plan.name], part_options, place.path) for plan in plans]
+        # The parts and the file take the same room, and both exist at the end.
+        with file_writer.atomic_hdf5(target, 2 * nb_bytes, overwrite=overwrite, folder=place.path) as handle:
+            _assemble(handle, parts, summary, on_progress or (lambda done, total, name: None))
+            file_writer.write_root(handle, subjects, groups, resample, summary.files, plans[0].directions)
+            options = {"remove_invalid": remove_invalid, "allow_missing": allow_missing}
+            file_writer.write_provenance(
+                handle, {schema.DWIML_VERSION: __version__, schema.COMMAND: command, schema.OPTIONS: options}
             )
-            for group, matrix in matrices[plan.name].items():
-                file_writer.write_connectivity(subject[group], matrix)
-            for group, sources in recorded.items():
-                file_writer.write_provenance(subject[group], sources)
-            file_writer.write_group_digests(subject)
-            report_progress(done, len(plans), plan.name)
     _warn_of_resampling(summary, resample, [plan.grid.voxel_sizes.min() for plan in plans])
     summary.nb_bytes = target.stat().st_size
     return summary
+
+
+def _assemble(
+    handle: h5py.File, parts: Sequence[Part], summary: CreationSummary, report: Callable[[int, int, str], None]
+) -> None:
+    """Make the parts that do not exist yet, and copy each into the file, in their order."""
+    made = {part.name: counts for part in parts if (counts := part.counts_if_made()) is not None}
+    report(len(made), len(parts), "")
+    summary.nb_reused = len(made)
+    nb_done = len(made)
+    for part in parts:
+        counts = made.get(part.name)
+        is_new = counts is None
+        counts = part.make() if counts is None else counts
+        for group, count in counts.items():
+            summary.streamlines[group].add(count)
+        file_writer.copy_subject(handle, part.path, part.name)
+        if is_new:
+            nb_done += 1
+            report(nb_done, len(parts), part.name)
 
 
 def _files_of(plan: SubjectPlan) -> dict[str, list[tuple[str, int]]]:
@@ -222,35 +219,3 @@ def _warn_of_resampling(summary: CreationSummary, resample: Resampling, voxel_si
             "The compression tolerance of %g mm is larger than a voxel (%.3g mm); a usual value is compress=0.1.",
             *(resample.compress, min(voxel_sizes)),
         )
-
-
-def _write_volumes(subject: h5py.Group, plan: SubjectPlan, groups: GroupsConfig) -> None:
-    for group in groups.volumes:
-        directions = list(zip(plan.features[group.name], plan.directions[group.name], strict=True))
-        recorded = volume_sources(plan, group)
-        file_writer.write_volume(subject, group.name, read_volume_group(plan, group), plan.grid, directions)
-        report = plan.statistics[group.name]
-        file_writer.write_provenance(subject[group.name], add_statistics(recorded, report.files, report.applied))
-
-
-def _write_streamlines(
-    subject: h5py.Group,
-    plan: SubjectPlan,
-    groups: GroupsConfig,
-    summary: CreationSummary,
-    resample: Resampling,
-    *,
-    remove_invalid: bool,
-    allow_missing: bool,
-) -> None:
-    for group in groups.streamlines:
-        data = read_streamlines_group(
-            plan, group, resample=resample, remove_invalid=remove_invalid, allow_missing=allow_missing
-        )
-        file_writer.write_streamlines(subject, group.name, data, plan.grid)
-        count = summary.streamlines[group.name]
-        count.nb_files += len(plan.tractograms[group.name])
-        count.nb_streamlines += len(data.lengths)
-        count.nb_points += len(data.points)
-        count.nb_removed += data.nb_removed
-        count.nb_of_two_points += int((data.lengths == 2).sum())

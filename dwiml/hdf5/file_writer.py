@@ -94,7 +94,7 @@ def refuse_other_kind(path: Path) -> None:
 
 
 @contextmanager
-def atomic_hdf5(target: Path, nb_bytes: int, *, overwrite: bool) -> Iterator[h5py.File]:
+def atomic_hdf5(target: Path, nb_bytes: int, *, overwrite: bool, folder: Path | None = None) -> Iterator[h5py.File]:
     """Open a temporary HDF5 file next to ``target``, and rename it to ``target`` at the end of the block.
 
     Until then, an existing file at ``target`` is unchanged. If an error is raised, the temporary file is removed; if
@@ -108,6 +108,8 @@ def atomic_hdf5(target: Path, nb_bytes: int, *, overwrite: bool) -> Iterator[h5p
         Lower bound of the size of the file, in bytes.
     overwrite
         Whether ``target`` may exist.
+    folder
+        Folder of the temporary file, on the same disk; None for that of ``target``.
 
     Raises
     ------
@@ -116,7 +118,7 @@ def atomic_hdf5(target: Path, nb_bytes: int, *, overwrite: bool) -> Iterator[h5p
     FileExistsError
         If ``target`` was created in the meantime and `overwrite` is False.
     """
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    temporary = (folder or target.parent) / f".{target.name}.{secrets.token_hex(4)}.tmp"
     try:
         temporary.open("xb").close()
         _check_room(temporary, nb_bytes)
@@ -207,6 +209,41 @@ def write_root(
     handle.attrs[schema.GROUPS_FILES] = json.dumps(named)
     handle.attrs[schema.DIGEST] = np.bytes_(root_digest(dict(handle.attrs)))
     handle.attrs[schema.DATE_AND_TIME] = now().strftime("%d %B %Y %H:%M:%S")
+
+
+def copy_subject(handle: h5py.File, source: Path, name: str) -> None:
+    """Copy a subject from another file: layout, attributes and digests stay as they are.
+
+    Parameters
+    ----------
+    handle
+        The HDF5 file, open for writing.
+    source
+        The other HDF5 file.
+    name
+        Name of the subject, in both files.
+
+    Raises
+    ------
+    OSError
+        If the disk does not have enough space.
+    """
+    with h5py.File(source, "r") as other:
+        _check_room(Path(handle.filename), _nb_bytes_stored(other[name]))
+        other.copy(other[name], handle, name=name)
+    # Data buffered by HDF5 would escape the next check of the disk space.
+    handle.flush()
+
+
+def _nb_bytes_stored(subject: h5py.Group) -> int:
+    sizes: list[int] = []
+
+    def note(_: str, node: h5py.HLObject) -> None:
+        if isinstance(node, h5py.Dataset):
+            sizes.append(int(node.id.get_storage_size()))
+
+    subject.visititems(note)
+    return sum(sizes)
 
 
 def now() -> datetime:

@@ -228,7 +228,7 @@ def test_a_full_disk_in_the_midst_of_a_matrix_gets_one_sentence(with_matrix):
         timeout=60,
         check=True,
     )
-    assert done.stdout.startswith(f"'{with_matrix.root}' has no space for another ")
+    assert done.stdout.startswith(f"'{with_matrix.root}/.out.hdf5.parts' has no space for another ")
     assert done.stdout.count("\n") == 1
     with_matrix.assert_nothing_written()
 

@@ -201,17 +201,21 @@ def test_a_link_is_followed(three):
 
 
 @pytest.mark.parametrize("stop", [ValueError, KeyboardInterrupt])
-def test_an_error_and_ctrl_c_leave_the_old_file_and_nothing_else(three, stop):
+@pytest.mark.parametrize("nb_done", [0, 2])
+def test_an_error_and_ctrl_c_leave_the_old_file_and_the_finished_subjects(three, stop, nb_done):
     three.out.write_bytes(OLD)
 
     def fail(done, total, name):
-        if done == 2:
+        if done == nb_done:
             raise stop("in the middle")
 
     with pytest.raises(stop):
         three.create(overwrite=True, on_progress=fail)
     assert three.out.read_bytes() == OLD
-    assert sorted(path.name for path in three.root.iterdir()) == ["config.json", "out.hdf5", "subjects"]
+    kept = [".out.hdf5.parts"] if nb_done else []
+    assert sorted(path.name for path in three.root.iterdir()) == [*kept, "config.json", "out.hdf5", "subjects"]
+    names = sorted(path.name for folder in kept for path in (three.root / folder).iterdir())
+    assert [name.split(".")[0] for name in names] == ["a", "b"][:nb_done]
 
 
 def test_a_file_that_appears_during_the_work_is_kept(three):
@@ -248,11 +252,14 @@ def test_a_kill_leaves_the_old_file_whole_or_none(three, caplog, old):
         process.send_signal(signal.SIGKILL)
         assert process.wait(TIMEOUT) == -signal.SIGKILL
     assert (three.out.read_bytes() if three.out.exists() else None) == before
-    left = [path.name for path in three.root.iterdir() if path.suffix == ".tmp"]
-    assert len(left) == 1
-    assert left[0].startswith(".out.hdf5.")
-    three.create(overwrite=old)
-    assert f"'{left[0]}' in '{three.root}': unfinished files" in caplog.text
+    left = sorted(path.name.split(".")[:2] for path in (three.root / ".out.hdf5.parts").iterdir())
+    assert [each[0] or each[1] for each in left] == ["out", "a", "b"]
+    if not old:
+        with pytest.raises(FileExistsError, match=r"parts' holds 2 subjects, finished by a creation .*: go on with"):
+            three.create()
+    three.create(overwrite=True)
+    assert "parts' held 2 subjects, finished by a creation that was stopped; they are deleted" in caplog.text
+    assert sorted(path.name for path in three.root.iterdir()) == ["config.json", "out.hdf5", "subjects"]
     with h5py.File(three.out) as handle:
         assert set(handle) == {"a", "b", "c"}
 
@@ -273,8 +280,9 @@ except OSError as error:
 """
 
 
-@pytest.mark.parametrize(("room", "nb_done"), [(500, 0), (20_000, 0), (30_000, 1)])
-def test_a_full_disk_gets_one_sentence(three, room, nb_done):
+@pytest.mark.parametrize(("room", "told"), [(500, []), (30_000, []), (33_000, ["0", "1", "2"])])
+def test_a_full_disk_gets_one_sentence(three, room, told):
+    """There is no room for the parts and the file together; or, at the end, none for the third subject in the file."""
     three.config()
     three.out.write_bytes(OLD)
     arguments = [str(three.folder), str(three.out), str(three.root / "config.json"), str(room)]
@@ -282,10 +290,11 @@ def test_a_full_disk_gets_one_sentence(three, room, nb_done):
         [sys.executable, "-c", FULL_DISK, *arguments], capture_output=True, text=True, timeout=TIMEOUT, check=True
     )
     *progress, sentence = done.stdout.splitlines()
-    assert progress == [str(n) for n in range(nb_done + 1)]
-    assert sentence.startswith(f"'{three.root}' has no space for another 0.0 MB of the HDF5 file (File too large); ")
+    assert progress == told
+    place = three.root / ".out.hdf5.parts"
+    assert sentence.startswith(f"'{place}' has no space for another 0.0 MB of the HDF5 file (File too large); ")
     assert three.out.read_bytes() == OLD
-    assert sorted(path.name for path in three.root.iterdir()) == ["config.json", "out.hdf5", "subjects"]
+    assert [path.suffix for path in place.glob("*")] == [".hdf5"] * len(told)
 
 
 @pytest.mark.parametrize("lazy", [True, False])
@@ -412,3 +421,99 @@ def test_a_tractogram_of_two_subjects_is_told(three, caplog):
     (three.folder / "b" / "wb.trk").symlink_to("../a/wb.trk")
     three.create(training=["a"], validation=["b"])
     assert "Subjects 'a' and 'b' have the same streamlines: '" in caplog.text
+
+
+@pytest.mark.parametrize("nb_done", [0, 1, 2, 3])
+def test_a_stopped_creation_is_continued_and_gives_the_same_bytes(three, monkeypatch, nb_done):
+    monkeypatch.setattr(file_writer, "now", lambda: datetime.datetime(2020, 1, 2))
+    whole = three.create(nb_points=5)
+    expected = three.out.read_bytes()
+    three.out.unlink()
+
+    def stop(done, total, name):
+        if done == nb_done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        three.create(nb_points=5, on_progress=stop)
+    calls = []
+    again = three.create(nb_points=5, resume=True, on_progress=lambda *call: calls.append(call))
+    assert three.out.read_bytes() == expected
+    assert calls == [(nb_done, 3, ""), *((k + 1, 3, "abc"[k]) for k in range(nb_done, 3))]
+    assert again.nb_reused == nb_done
+    again.nb_reused = 0
+    assert again == whole
+    assert not (three.root / ".out.hdf5.parts").exists()
+
+
+def stopped_after_two(three, **options):
+    def stop(done, total, name):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        three.create(on_progress=stop, **options)
+    return sorted((three.root / ".out.hdf5.parts").iterdir())
+
+
+@pytest.mark.parametrize("change", ["options", "config", "file", "damage", "cut"])
+def test_only_parts_of_the_same_files_and_options_are_used_again(three, change):
+    parts = stopped_after_two(three)
+    options, groups = {}, None
+    if change == "options":
+        options = {"remove_invalid": True}
+    elif change == "config":
+        groups = json.loads((three.root / "config.json").read_text())
+        groups["input"]["standardization"] = "all"
+    elif change == "file":
+        three.plain("a", seed=9)
+    elif change == "damage":
+        with h5py.File(parts[0], "r+") as handle:
+            handle["a/input/data"][1, 2, 2, 0] += 1
+    else:
+        parts[0].write_bytes(parts[0].read_bytes()[:-100])
+    summary = three.create(groups, resume=True, **options)
+    assert summary.nb_reused == (0 if change in ("options", "config") else 1)
+    found = three.out.read_bytes()
+    three.create(groups, overwrite=True, **options)
+    with h5py.File(three.out) as handle:
+        expected = {name: handle[f"{name}/input/data"][()] for name in handle}
+    three.out.write_bytes(found)
+    with h5py.File(three.out) as handle:
+        for name, values in expected.items():
+            np.testing.assert_array_equal(handle[f"{name}/input/data"][()], values)
+
+
+def test_a_second_creation_of_the_same_file_is_refused(three):
+    def second(done, total, name):
+        if done == 1:
+            with pytest.raises(OSError, match=r"out.hdf5' is being created by another process; wait for it to end"):
+                three.create(resume=True)
+
+    three.create(on_progress=second)
+    assert three.out.exists()
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_a_place_of_parts_that_is_something_else_is_refused(three, kind):
+    place = three.root / ".out.hdf5.parts"
+    if kind == "file":
+        place.write_text("mine")
+    else:
+        (three.root / "mine").mkdir()
+        (three.root / "mine/notes.hdf5").write_text("mine")
+        place.symlink_to(three.root / "mine")
+    with pytest.raises(OSError, match=r"parts' cannot be used \("):
+        three.create(overwrite=True)
+    assert place.read_text() == "mine" if kind == "file" else (three.root / "mine/notes.hdf5").read_text() == "mine"
+
+
+def test_the_bytes_of_a_subject_are_contiguous_and_those_of_the_digests(three):
+    three.create()
+    with open_hdf5(three.out) as file:
+        for name in "abc":
+            for group in file.root.group(name).names:
+                for dataset in file.root.group(name).group(group).datasets():
+                    assert dataset.offset is not None
+                    assert dataset.digest is not None
+                    dataset.check_values()

@@ -10,9 +10,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from dwiml.hdf5.stored.digests import digest_of_array
+from dwiml.hdf5.stored.digests import ArrayDigest, digest_of_array
 from dwiml.hdf5.stored.links import attribute_of, refuse_changed, written_digest
 from dwiml.hdf5.stored.open_file import ALWAYS_ALLOWED_BYTES, MAX_EXPANSION, OpenFile
+
+# Size of the rows that are read at once for a digest.
+_BLOCK_BYTES = 2**26
 
 
 class StoredDataset:
@@ -121,6 +124,23 @@ class StoredDataset:
         """
         if self.digest is not None and self.digest != computed:
             refuse_changed(self.file.path, self.name, "its values")
+
+    def check_values(self) -> None:
+        """Read all values, a few rows at a time, and compare them with the stored digest, if there is one.
+
+        Raises
+        ------
+        ValueError
+            If they differ.
+        """
+        if self.digest is None or not self.is_numeric:
+            return
+        computed = ArrayDigest(self.shape, self.dtype)
+        nb_rows = self.shape[0] if self.shape else 0
+        step = max(1, _BLOCK_BYTES * nb_rows // max(1, self.nb_bytes))
+        for start in range(0, nb_rows, step):
+            computed.update(self[start : start + step])
+        self.check_digest_is(computed.text())
 
     def extents(self) -> list[tuple[int, int]]:
         """Return (first byte, number of bytes) of each block in the file.
