@@ -158,7 +158,7 @@ def _find(dataset: MultiSubjectDataset, subject: str, subset: str | None) -> tup
         phase = subset or "validation"
         if not dataset.subset(phase).subjects:
             raise ValueError(
-                f"The {phase} set of {dataset.hdf5_file} has no subjects; choose another one with --subset."
+                f"The {phase} set of {dataset.files_shown} has no subjects; choose another one with --subset."
             )
         return phase, list(range(len(dataset.subset(phase))))
     phase, found = find_subject(dataset, subject, subset)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,10 @@ from dwiml.data.directions import check_same_directions
 from dwiml.data.streamlines import SubjectStreamlines
 from dwiml.data.volumes import SubjectVolume
 from dwiml.hdf5 import schema
-from dwiml.hdf5.stored import FileIdentity, StoredFile, StoredGroup, open_hdf5
+from dwiml.hdf5.stored import StoredGroup, open_hdf5
+from dwiml.hdf5.stored.collection import Structure, files_of, files_shown, read_structure
 from dwiml.hdf5.stored.fingerprint import fingerprint_of
-from dwiml.hdf5.stored.layout import checked_group, groups_of_type, subject_lists
-from dwiml.hdf5.stored.provenance import read_provenance, recorded_config
+from dwiml.hdf5.stored.provenance import read_provenance
 from dwiml.params import Parameterized, checks_arguments
 from dwiml.signals import ended_by_signals
 
@@ -180,12 +180,14 @@ class MultisubjectSubset(Sequence[SubjectData]):
 
 
 class MultiSubjectDataset(Parameterized):
-    """The volumes and streamlines of many subjects, in an HDF5 file created by ``dwiml create_hdf5`` or by dwi_ml.
+    """The volumes and streamlines of many subjects, in HDF5 files created by ``dwiml create_hdf5`` or by dwi_ml.
 
     Parameters
     ----------
     hdf5_file
-        The HDF5 file with the data of all subjects.
+        The HDF5 file with the data of all subjects, or a folder of such files. A folder stands for its files ``*.hdf5``
+        in the order of their names. A list of files is united in its order. The subjects of all files are one data set;
+        they must have the same groups, features, resampling and standardization.
     lazy
         Leave the data in the file and read them when they are needed, through a memory map. By default,
         :meth:`load_data` reads all data into memory.
@@ -194,12 +196,14 @@ class MultiSubjectDataset(Parameterized):
 
     Attributes
     ----------
+    hdf5_files : list of Path
+        The HDF5 files, in order.
     volume_groups, streamline_groups : list of str
         Names of the groups, which are the same for all subjects.
     nb_features : dict of int
         The number of features of each volume group.
     groups_config : dict of dict
-        The groups config that the file was created from; empty if it is not recorded in the file. See
+        The groups config that the (first) file was created from; empty if it is not recorded. See
         :func:`dwiml.hdf5.stored.provenance.recorded_config`.
     training_set, validation_set, testing_set : MultisubjectSubset
         The three subsets; empty until :meth:`load_data` is called.
@@ -209,32 +213,42 @@ class MultiSubjectDataset(Parameterized):
     Raises
     ------
     FileNotFoundError, ValueError
-        If the file is missing, does not have the expected layout, or its subjects do not have the same groups, or their
-        directional features do not have the same convention (:mod:`dwiml.ops.axes.conventions`).
+        If a file is missing or does not have the expected layout, its subjects do not have the same groups, their
+        directional features do not have the same convention (:mod:`dwiml.ops.axes.conventions`), or the files do not
+        fit together. The message names the files.
     """
 
-    def __init__(self, hdf5_file: str | Path, *, lazy: bool = False, cache_size: int = 1) -> None:
-        self.hdf5_file = Path(hdf5_file)
+    def __init__(
+        self, hdf5_file: str | Path | Sequence[str | Path], *, lazy: bool = False, cache_size: int = 1
+    ) -> None:
+        self.hdf5_files = files_of(hdf5_file)
         self.lazy = lazy
         self.cache_size = check_whole("cache_size", cache_size, low=1)
-        with open_hdf5(self.hdf5_file) as file:
-            self._read_structure(file)
+        self._adopt(read_structure(self.hdf5_files))
         self.training_set = MultisubjectSubset("training")
         self.validation_set = MultisubjectSubset("validation")
         self.testing_set = MultisubjectSubset("testing")
         self.nb_loads = 0
 
-    def _read_structure(self, file: StoredFile) -> None:
-        subjects = {name: file.root.group(name) for names in subject_lists(file).values() for name in names}
-        self.volume_groups = self._read_groups(subjects, schema.TYPE_VOLUME)
-        self.streamline_groups = self._read_groups(subjects, schema.TYPE_STREAMLINES)
-        self.nb_features = self._read_nb_features(subjects)
-        for group in self.volume_groups:
-            nodes = ((name, subject.group(group)) for name, subject in subjects.items())
-            check_same_directions(nodes, group, self.hdf5_file)
-        self.groups_config = recorded_config(file)
-        self._identity: FileIdentity = file.identity
-        # Cached for the file with this identity, because a trainer needs it several times.
+    @property
+    def hdf5_file(self) -> Path | list[Path]:
+        """The HDF5 file, or the list of them if there are several."""
+        return self.hdf5_files[0] if len(self.hdf5_files) == 1 else list(self.hdf5_files)
+
+    @property
+    def files_shown(self) -> str:
+        """The files for a message: the name of the first one, and the number of the others."""
+        return files_shown(self.hdf5_files)
+
+    def _adopt(self, structure: Structure) -> None:
+        for group in structure.volume_groups:
+            check_same_directions(structure.directions[group], group)
+        self._structure = structure
+        self.volume_groups = structure.volume_groups
+        self.streamline_groups = structure.streamline_groups
+        self.nb_features = structure.nb_features
+        self.groups_config = structure.groups_config
+        # Cached for these versions of the files, because a trainer needs it several times.
         self._fingerprint: str | None = None
 
     @checks_arguments
@@ -267,23 +281,27 @@ class MultiSubjectDataset(Parameterized):
         """
         wanted = {"training": load_training, "validation": load_validation, "testing": load_testing}
         self.nb_loads += 1
-        with open_hdf5(self.hdf5_file) as file:
-            if file.identity != self._identity:
-                self._read_structure(file)
-            volume_groups = self._check_names("Volume", volume_groups, self.volume_groups)
-            streamline_groups = self._check_names("Streamlines", streamline_groups, self.streamline_groups)
-            lists = {name: subjects for name, subjects in subject_lists(file).items() if wanted[name]}
-            if subj_id is not None:
-                known = [subject for subjects in lists.values() for subject in subjects]
-                if subj_id not in known:
-                    raise ValueError(f"Subject '{subj_id}' not found in {self.hdf5_file}; it has: {quoted(known)}.")
-                lists = {name: [subj_id] if subj_id in subjects else [] for name, subjects in lists.items()}
-            for name, subjects in lists.items():
-                data = [
-                    self._load_subject(file.root.group(subject), volume_groups, streamline_groups)
-                    for subject in subjects
-                ]
-                setattr(self, f"{name}_set", MultisubjectSubset(name, data, loaded=True))
+        if not self._structure.is_current:
+            self._adopt(read_structure(self.hdf5_files))
+        volume_groups = self._check_names("Volume", volume_groups, self.volume_groups)
+        streamline_groups = self._check_names("Streamlines", streamline_groups, self.streamline_groups)
+        if subj_id is not None:
+            listed = [lists[name] for name in wanted if wanted[name] for lists in self._structure.subjects]
+            known = [subject for subjects in listed for subject in subjects]
+            if subj_id not in known:
+                raise ValueError(f"Subject '{subj_id}' not found in {self.files_shown}; it has: {quoted(known)}.")
+        data: dict[str, list[SubjectData]] = {name: [] for name in wanted if wanted[name]}
+        for place in range(len(self.hdf5_files)):
+            chosen = {
+                subject: name
+                for name in data
+                for subject in self._structure.subjects[place][name]
+                if subj_id in (None, subject)
+            }
+            for loaded in self._load_file(place, list(chosen), volume_groups, streamline_groups):
+                data[chosen[loaded.subject_id]].append(loaded)
+        for name, subjects in data.items():
+            setattr(self, f"{name}_set", MultisubjectSubset(name, subjects, loaded=True))
 
     def __repr__(self) -> str:
         volumes = ", ".join(f"{group} ({counted(nb, 'feature')})" for group, nb in self.nb_features.items()) or "none"
@@ -325,23 +343,40 @@ class MultiSubjectDataset(Parameterized):
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """How the file was created, and from which files; see :func:`dwiml.hdf5.stored.provenance.read_provenance`."""
-        return read_provenance(self.hdf5_file)
+        """How the (first) file was created, and from which files each subject.
+
+        See :func:`dwiml.hdf5.stored.provenance.read_provenance`.
+        """
+        found = [read_provenance(path) for path in self.hdf5_files]
+        return {**found[0], "subjects": {name: groups for each in found for name, groups in each["subjects"].items()}}
 
     def fingerprint(self) -> str:
-        """Return the fingerprint of the file, which is the same for all files with the same data.
+        """Return the fingerprint of the data, which is the same for the same subjects in one file or in several.
 
         See :func:`dwiml.hdf5.stored.fingerprint.fingerprint_of` for what it covers.
 
         Raises
         ------
         ValueError
-            If the file is no longer the one that was loaded.
+            If a file is no longer the one that was loaded.
         """
-        self._identity.check(self.hdf5_file)
+        self._structure.check_files()
         if self._fingerprint is None:
-            self._fingerprint = fingerprint_of(self.hdf5_file)
+            self._fingerprint = fingerprint_of(*self.hdf5_files)
         return self._fingerprint
+
+    def _load_file(
+        self, place: int, subjects: Sequence[str], volumes: Sequence[str], streamlines: Sequence[str]
+    ) -> Iterator[SubjectData]:
+        """Yield the data of some subjects of one of the files."""
+        if not subjects:
+            return
+        path = self.hdf5_files[place]
+        with open_hdf5(path) as file:
+            if file.identity != self._structure.identities[place]:
+                self._structure.identities[place].check(path)
+            for name in subjects:
+                yield self._load_subject(file.root.group(name), volumes, streamlines)
 
     def _load_subject(self, subject: StoredGroup, volumes: Sequence[str], streamlines: Sequence[str]) -> SubjectData:
         return SubjectData(
@@ -356,32 +391,5 @@ class MultiSubjectDataset(Parameterized):
         requested = [requested] if isinstance(requested, str) else requested
         for name in requested:
             if name not in known:
-                raise ValueError(f"{kind} group '{name}' not found in {self.hdf5_file}; it has: {quoted(known)}.")
+                raise ValueError(f"{kind} group '{name}' not found in {self.files_shown}; it has: {quoted(known)}.")
         return list(requested)
-
-    def _read_groups(self, subjects: Mapping[str, StoredGroup], group_type: str) -> list[str]:
-        groups = {name: groups_of_type(subject, group_type) for name, subject in subjects.items()}
-        first = next(iter(subjects), None)
-        for name, found in groups.items():
-            if found != groups[first or name]:
-                raise ValueError(
-                    f"'{self.hdf5_file}': subject '{name}' has the {group_type} groups {quoted(found)}, but subject "
-                    f"'{first}' has {quoted(groups[first or name])}; all subjects must have the same groups."
-                )
-        return groups[first] if first is not None else []
-
-    def _read_nb_features(self, subjects: Mapping[str, StoredGroup]) -> dict[str, int]:
-        nb_features: dict[str, int] = {}
-        for name, subject in subjects.items():
-            for group in self.volume_groups:
-                # The digest is compared when the group is loaded.
-                node = checked_group(subject, group, [schema.DATA], [], verify=False)
-                shape = node.dataset(schema.DATA).shape
-                found = shape[-1] if shape else 0
-                expected = nb_features.setdefault(group, found)
-                if found != expected:
-                    raise ValueError(
-                        f"'{self.hdf5_file}': volume group '{group}' has {found} features for subject '{name}' and "
-                        f"{expected} for the subjects before it; all subjects must have the same number."
-                    )
-        return nb_features

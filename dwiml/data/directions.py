@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from dwiml.arguments import shown
 from dwiml.files.json_files import parse_json
@@ -52,10 +53,14 @@ def stored_directions(group: StoredGroup, label: str) -> list[StoredDirections]:
         If the attribute is damaged.
     """
     text = group.attribute(schema.DIRECTIONS)
+    return _parsed(None if text is None else schema.read_text(text), label)
+
+
+def _parsed(text: str | None, label: str) -> list[StoredDirections]:
     if text is None:
         return []
     try:
-        content = parse_json(schema.read_text(text))
+        content = parse_json(text)
         stored, read = content[schema.DIRECTIONS_STORED], content[schema.DIRECTIONS_READ]
         return [
             StoredDirections(int(entry[schema.NB_FEATURES]), _convention(entry), _convention(source))
@@ -63,8 +68,7 @@ def stored_directions(group: StoredGroup, label: str) -> list[StoredDirections]:
         ]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(
-            f"The attribute '{schema.DIRECTIONS}' of the {label} is damaged: {shown(schema.read_text(text))}; recreate "
-            "the HDF5 file."
+            f"The attribute '{schema.DIRECTIONS}' of the {label} is damaged: {shown(text)}; recreate the HDF5 file."
         ) from error
 
 
@@ -73,31 +77,30 @@ def _convention(entry: Mapping[str, object]) -> Directions | None:
     return parse_directions(keys, "") if keys else None
 
 
-def check_same_directions(groups: Iterable[tuple[str, StoredGroup]], group: str, path: object) -> None:
+def check_same_directions(recorded: Sequence[tuple[Path, str, str | None]], group: str) -> None:
     """Check that the features of a volume group have the same convention for all subjects.
 
     Parameters
     ----------
-    groups
-        For each subject, its name and its group.
+    recorded
+        For each subject: its HDF5 file, its name, and the attribute :data:`~dwiml.hdf5.schema.DIRECTIONS` of its group.
     group
         Name of the group.
-    path
-        The HDF5 file.
 
     Raises
     ------
     ValueError
         If they differ: a model could not learn from both.
     """
-    first: tuple[str, list[object]] | None = None
-    for name, node in groups:
-        recorded = stored_directions(node, f"volume group '{group}' of subject '{name}'")
-        found: list[object] = [None if each.stored is None else each.stored.as_dict() for each in recorded]
-        first = first or (name, found)
-        if found != first[1]:
+    first: list[object] = []
+    for path, name, text in recorded:
+        listed = _parsed(text, f"volume group '{group}' of subject '{name}'")
+        found: list[object] = [None if each.stored is None else each.stored.as_dict() for each in listed]
+        if name == recorded[0][1]:
+            first = found
+        if found != first:
             raise ValueError(
                 f"'{path}': the convention of the directional features of volume group '{group}' is "
-                f"{found or 'unknown'} for subject '{name}' and {first[1] or 'unknown'} for subject '{first[0]}'; all "
-                "subjects must have the same: state it as 'directions' in the groups config, and recreate the file."
+                f"{found or 'unknown'} for subject '{name}' and {first or 'unknown'} for subject '{recorded[0][1]}'; "
+                "all subjects must have the same: state it as 'directions' in the groups config, and recreate the file."
             )

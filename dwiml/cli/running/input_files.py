@@ -59,7 +59,7 @@ def find_subject(dataset: MultiSubjectDataset, subject: str, subset: str | None 
         if subject in dataset.subset(phase).subjects:
             return phase, dataset.subset(phase).subjects.index(subject)
     known = "; ".join(f"{phase}: {', '.join(dataset.subset(phase).subjects) or 'none'}" for phase in phases)
-    raise ValueError(f"Subject '{subject}' not found in {dataset.hdf5_file}; it has: {known}.")
+    raise ValueError(f"Subject '{subject}' not found in {dataset.files_shown}; it has: {known}.")
 
 
 def refuse_repeated(tractograms: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from dwiml.files import open_regular
 from dwiml.hdf5 import schema
+from dwiml.hdf5.stored.collection import united_attributes
 from dwiml.hdf5.stored.datasets import StoredDataset
 from dwiml.hdf5.stored.digests import digest_of_array, digest_of_group
 from dwiml.hdf5.stored.layout import open_hdf5, root_digest, subject_lists
@@ -22,8 +23,8 @@ _BLOCKS_BESIDE_DIGEST = 8
 _BLOCKS = 256
 
 
-def fingerprint_of(path: str | os.PathLike[str]) -> str:
-    """Return the fingerprint of an HDF5 file: the same for a copy, or for a file recreated from the same input.
+def fingerprint_of(path: str | os.PathLike[str], *others: str | os.PathLike[str]) -> str:
+    """Return the fingerprint of a data set: the same for a copy, or for files recreated from the same input.
 
     For every listed subject, it covers all attributes except the provenance; the name, shape, dtype and digest of every
     dataset; and values of every dataset. A small dataset is read entirely (up to 32 kB with a digest, up to 1 MB
@@ -36,6 +37,9 @@ def fingerprint_of(path: str | os.PathLike[str]) -> str:
     ----------
     path
         The HDF5 file.
+    *others
+        Other files of the same data set, in order. The fingerprint is that of one file with all subjects, in which the
+        subjects of each subset are in the order of the files; see :func:`dwiml.hdf5.joining.join_hdf5`.
 
     Returns
     -------
@@ -48,16 +52,22 @@ def fingerprint_of(path: str | os.PathLike[str]) -> str:
         See :func:`~dwiml.hdf5.stored.layout.open_hdf5`.
     """
     digest = hashlib.blake2b(digest_size=16)
-    with open_hdf5(path) as file, open_regular(path, "HDF5 file") as stream:
-        digest.update(root_digest(file.root.attributes()).encode())
-        for subset, subjects in subject_lists(file).items():
-            for name in subjects:
-                subject = file.root.group(name)
-                digest.update(repr((subset, name, digest_of_group(subject.attributes(), []))).encode())
-                for group in subject.names:
-                    if subject.is_group(group):
-                        _add_group(digest, subject.group(group), stream.fileno())
+    files = [path, *others]
+    digest.update(root_digest(united_attributes(files)).encode())
+    for subset in schema.SUBJECT_LISTS:
+        for each in files:
+            _add_subjects(digest, each, subset)
     return f"{VERSION}-{digest.hexdigest()}"
+
+
+def _add_subjects(digest: Any, path: str | os.PathLike[str], subset: str) -> None:
+    with open_hdf5(path) as file, open_regular(path, "HDF5 file") as stream:
+        for name in subject_lists(file)[subset]:
+            subject = file.root.group(name)
+            digest.update(repr((subset, name, digest_of_group(subject.attributes(), []))).encode())
+            for group in subject.names:
+                if subject.is_group(group):
+                    _add_group(digest, subject.group(group), stream.fileno())
 
 
 def _add_group(digest: Any, group: StoredGroup, descriptor: int) -> None:

@@ -42,7 +42,7 @@ def check_objects(model: Any, sampler: DWIMLBatchIDSampler, loader: DWIMLStreaml
     if not _has_streamlines(training, sampler.streamline_group_name):
         raise ValueError(
             f"There is no training streamline of two points or more, and longer than 0 mm, in "
-            f"'{sampler.dataset.hdf5_file}' (training subjects: {', '.join(training.subjects) or 'none'})."
+            f"'{sampler.dataset.files_shown}' (training subjects: {', '.join(training.subjects) or 'none'})."
         )
 
 
