@@ -70,8 +70,8 @@ ROOMS = {
 }
 # Reading of an HDF5 file knows nothing of how one is made.
 _STORED_NAMES = (
-    *("datasets", "digests", "fingerprint", "heaps", "identity", "layout", "links", "nodes", "open_file"),
-    "provenance",
+    *("collection", "datasets", "digests", "fingerprint", "heaps", "identity", "layout", "links", "nodes"),
+    *("open_file", "provenance"),
 )
 STORED = ("", *(f".{name}" for name in _STORED_NAMES))
 # Modules that see otherwise than their room.

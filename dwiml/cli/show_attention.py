@@ -184,14 +184,14 @@ def _matrices(attention: StreamlineAttention, *, by_head: bool) -> dict[str, tup
 
 
 def _check_folder(arguments: argparse.Namespace, files: Sequence[str]) -> None:
-    from dwiml.cli.running.input_files import experiment_hdf5_file
+    from dwiml.cli.running.input_files import experiment_files
     from dwiml.files import check_output_folder
 
     check_output_folder(
         arguments.out,
         files,
         "--out",
-        inputs=[experiment_hdf5_file(arguments.experiment, arguments.hdf5_file)],
+        inputs=experiment_files(arguments.experiment, arguments.hdf5_file),
         experiments=[arguments.experiment],
         overwrite=arguments.overwrite,
     )
@@ -213,7 +213,7 @@ def _write_streamlines(
     """Write the tractogram and the figure of each group."""
     import numpy as np
 
-    from dwiml.cli.running.input_files import experiment_hdf5_file
+    from dwiml.cli.running.input_files import experiment_files
     from dwiml.evaluation.attention_tractogram import write_attention_tractogram
     from dwiml.ops.spaces import from_vox_corner
     from dwiml.viz.attention import plot_attended_streamlines
@@ -233,7 +233,7 @@ def _write_streamlines(
     point = arguments.point
     sources = None
     if arguments.sidecar:
-        sources = [arguments.experiment, experiment_hdf5_file(arguments.experiment, arguments.hdf5_file)]
+        sources = [arguments.experiment, *experiment_files(arguments.experiment, arguments.hdf5_file)]
     color = "mean attention received" if point is None else f"attention of point {point} (gray: later points)"
     for group in attentions[0].weights:
         tractogram, figure = (

@@ -165,14 +165,14 @@ def _find(dataset: MultiSubjectDataset, subject: str, subset: str | None) -> tup
     return phase, [found]
 
 
-def _sources(arguments: argparse.Namespace) -> list[str | None]:
-    from dwiml.cli.running.input_files import experiment_hdf5_file
+def _sources(arguments: argparse.Namespace) -> list[str | Path]:
+    from dwiml.cli.running.input_files import experiment_files
 
-    return [arguments.experiment, experiment_hdf5_file(arguments.experiment, arguments.hdf5_file)]
+    return [arguments.experiment, *experiment_files(arguments.experiment, arguments.hdf5_file)]
 
 
 def _check_folder(folder: Path, arguments: argparse.Namespace) -> None:
-    from dwiml.cli.running.input_files import experiment_hdf5_file
+    from dwiml.cli.running.input_files import experiment_files
     from dwiml.evaluation.loss_tractograms import loss_files
     from dwiml.files import check_output_folder
     from dwiml.tractograms.writing.sidecar import sidecar_path
@@ -183,7 +183,7 @@ def _check_folder(folder: Path, arguments: argparse.Namespace) -> None:
         folder,
         [*tractograms, *sidecars, HISTOGRAMS, SUMMARY],
         "OUT_DIR",
-        inputs=[experiment_hdf5_file(arguments.experiment, arguments.hdf5_file)],
+        inputs=experiment_files(arguments.experiment, arguments.hdf5_file),
         experiments=[arguments.experiment],
         overwrite=arguments.overwrite,
     )

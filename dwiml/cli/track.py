@@ -70,7 +70,11 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         "--mask_threshold)",
     )
     group.add_argument("--seeding_mask", metavar="MASK", help="where streamlines start [the tracking mask]")
-    add_option(group, parameters_of(DATASET)["hdf5_file"], shown="as recorded in the experiment")
+    group.add_argument(
+        "--hdf5_file",
+        metavar="HDF5",
+        help="the HDF5 file with the data of all subjects, or a folder of such files [as recorded in the experiment]",
+    )
     group.add_argument(
         "--input", nargs="+", metavar="IMAGE", help="image files of the model's input, in the order used for training"
     )
@@ -158,12 +162,14 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _check_outputs(arguments: argparse.Namespace) -> None:
+    from dwiml.hdf5.stored.collection import files_of
     from dwiml.trained.outputs import check_tracking_outputs
 
     images = (*(arguments.input or ()), *(arguments.std_mask or ()))
+    data = files_of(arguments.hdf5_file) if arguments.hdf5_file else []
     check_tracking_outputs(
         {"OUT": arguments.out, "--report": arguments.report},
-        inputs=[*images, arguments.tracking_mask, arguments.seeding_mask, arguments.hdf5_file],
+        inputs=[*images, arguments.tracking_mask, arguments.seeding_mask, *data],
         experiments=[arguments.experiment, arguments.standardize_like],
         overwrite=arguments.overwrite,
         sidecar=arguments.sidecar,

@@ -12,7 +12,7 @@ from typing import Any
 
 from dwiml.cli.options.config_file import add_config_options, config_text, parse_options, value_in_file
 from dwiml.cli.options.declarations import parameters_of, summary_of
-from dwiml.cli.options.derived import add_option
+from dwiml.cli.options.derived import OneOrMore, Reader, add_option
 from dwiml.cli.options.shared import add_verbose
 from dwiml.cli.options.user_classes import TRAINER_CLASS, add_class_options, check_options, own_parameters
 from dwiml.cli.running.training import run_training
@@ -33,7 +33,7 @@ SETTINGS = "dwiml.training.settings.TrainerSettings"
 TRACKING_SETTINGS = "dwiml.training.generation.settings.TrackingPhaseSettings"
 
 PATHS = {
-    "hdf5_file": "the data, created with 'dwiml create_hdf5'",
+    "hdf5_file": "the data, created with 'dwiml create_hdf5': a file, or a folder of files (all its *.hdf5)",
     "experiments_path": "folder of all experiments",
     "experiment_name": "name of the folder to create there for this experiment",
 }
@@ -100,8 +100,11 @@ def build_model_parser(name: str, trainer_class: type[Any] | None = None) -> arg
     )
     paths = parser.add_argument_group("paths, in this order or as options")
     for path, about in PATHS.items():
+        several: dict[str, Any] = {}
+        if path == "hdf5_file":
+            several = {"nargs": "+", "action": OneOrMore, "type": Reader("str", None, alone=True)}
         metavar = path.removesuffix("_file").upper()
-        paths.add_argument(f"--{path}", required=True, metavar=metavar, help=about)
+        paths.add_argument(f"--{path}", required=True, metavar=metavar, help=about, **several)
     add_config_options(parser)
     _add(parser, "data", loader, only=("input_group_name",))
     _add(parser, "data", SAMPLER, only=("streamline_group_name",))
@@ -260,9 +263,13 @@ def _run(
     loader = _build(loader_class, values, dataset=dataset, model=model)
     settings = {each: values[each] for each in parameters_of(SETTINGS) if each in values} | phase
     trainer = _build(trainer_class, values, model=model, batch_sampler=sampler, batch_loader=loader, **settings)
-    places = {each: os.path.abspath(values[each]) for each in _PLACES if values.get(each) is not None}
+    places = {each: _absolute(values[each]) for each in _PLACES if values.get(each) is not None}
     trainer.config = config_text(parser, {**values, **places, "seed": seed}, named)
     trainer.train_and_validate()
+
+
+def _absolute(path: str | list[str]) -> str | list[str]:
+    return [os.path.abspath(each) for each in path] if isinstance(path, list) else os.path.abspath(path)
 
 
 def _check_tracking_trainer(trainer_class: type[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -219,7 +220,11 @@ class MultiSubjectDataset(Parameterized):
     """
 
     def __init__(
-        self, hdf5_file: str | Path | Sequence[str | Path], *, lazy: bool = False, cache_size: int = 1
+        self,
+        hdf5_file: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        *,
+        lazy: bool = False,
+        cache_size: int = 1,
     ) -> None:
         self.hdf5_files = files_of(hdf5_file)
         self.lazy = lazy

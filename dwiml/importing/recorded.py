@@ -9,8 +9,7 @@ from typing import Any
 
 from dwiml.arguments import quoted
 from dwiml.data.dataset import MultiSubjectDataset
-from dwiml.hdf5.stored import open_hdf5
-from dwiml.hdf5.stored.layout import groups_config
+from dwiml.hdf5.stored.collection import HDF5Files, files_of
 from dwiml.importing.stored_experiment import Source
 from dwiml.models.base import MainModelAbstract
 from dwiml.training.catalog import (
@@ -33,7 +32,7 @@ def sections_of(
     source: Source,
     model: MainModelAbstract,
     *,
-    hdf5_file: str | os.PathLike[str] | None,
+    hdf5_file: HDF5Files | None,
     groups: Mapping[str, str | None],
 ) -> tuple[dict[str, Any], Mapping[str, Any], list[str]]:
     """Return the sections of ``parameters.json``, the groups config of the data, and notes for the user.
@@ -45,7 +44,7 @@ def sections_of(
     model
         The imported model.
     hdf5_file
-        The HDF5 file of the data; None: the recorded one.
+        The HDF5 file of the data, a folder of such files, or a list; None: the recorded one.
     groups
         Names of the groups of the HDF5 file, by parameter; None: the recorded ones.
 
@@ -59,11 +58,13 @@ def sections_of(
     has_volume = hasattr(model, "nb_features")
     chosen, notes = _group_names(source, groups, (VOLUME, STREAMLINES) if has_volume else (STREAMLINES,))
     recorded = source.training.get("hdf5 file")
-    data = os.fspath(hdf5_file) if hdf5_file is not None else recorded if isinstance(recorded, str) else ""
+    data = recorded if isinstance(recorded, str) else ""
+    absolute = [data]
     config: Mapping[str, Any] = {}
     if hdf5_file is not None or (data and os.path.isfile(data)):
-        config = _checked_config(data, chosen, model)
-        data = os.path.abspath(data)
+        files = files_of(hdf5_file if hdf5_file is not None else data)
+        config = _checked_config(files, chosen, model)
+        absolute = [os.path.abspath(path) for path in files]
     else:
         missing = f"The HDF5 file ('{data}') was not found" if data else "No HDF5 file is recorded"
         needed = "'dwiml show_loss' needs --hdf5_file."
@@ -82,7 +83,7 @@ def sections_of(
             "seed": 0,
         },
         "model": {"class": type(model).__name__, **model.params},
-        "data": {"hdf5_file": data, "lazy": False, "cache_size": 1},
+        "data": {"hdf5_file": absolute[0] if len(absolute) == 1 else absolute, "lazy": False, "cache_size": 1},
         IMPORTED: {
             "model": str(source.model.resolve()),
             "model_type": source.model_type,
@@ -106,9 +107,9 @@ def _group_names(
     return {name: value if isinstance(value, str) else _DEFAULTS[name] for name, value in found.items()}, notes
 
 
-def _checked_config(data: str, groups: Mapping[str, str], model: MainModelAbstract) -> Mapping[str, Any]:
+def _checked_config(files: list[Path], groups: Mapping[str, str], model: MainModelAbstract) -> Mapping[str, Any]:
     """Check that the data are those of the model; return the groups config."""
-    dataset = MultiSubjectDataset(data, lazy=True)
+    dataset = MultiSubjectDataset(files, lazy=True)
     volume = groups.get(VOLUME)
     volumes = [] if volume is None else [volume]
     dataset.load_data(volume_groups=volumes, streamline_groups=[groups[STREAMLINES]])
@@ -116,11 +117,10 @@ def _checked_config(data: str, groups: Mapping[str, str], model: MainModelAbstra
         found, expected = dataset.nb_features[volume], getattr(model, "nb_features", None)
         if found != expected:
             raise ValueError(
-                f"Volume group '{volume}' of '{data}' has {found} features, but the model has {expected}: give the "
-                "data of this model, or another input_group_name."
+                f"Volume group '{volume}' of '{dataset.files_shown}' has {found} features, but the model has "
+                f"{expected}: give the data of this model, or another input_group_name."
             )
-    with open_hdf5(Path(data)) as file:
-        return groups_config(file)
+    return dataset.groups_config
 
 
 def _order_notes(config: Mapping[str, Any], group: str) -> list[str]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.hdf5.inputs.standalone import read_mask, read_volumes
 from dwiml.hdf5.inputs.standardization import Statistics
+from dwiml.hdf5.stored.collection import HDF5Files
 from dwiml.ops.axes.conventions import Directions
 from dwiml.ops.masks import DEFAULT_THRESHOLD, Mask
 from dwiml.tracking.input_order import check_same_making
@@ -55,7 +56,7 @@ def is_image(name: str | Path) -> bool:
 
 
 def read_from_hdf5(
-    hdf5_file: str | Path,
+    hdf5_file: HDF5Files,
     subject: str,
     input_group: str,
     *,
@@ -69,7 +70,7 @@ def read_from_hdf5(
     Parameters
     ----------
     hdf5_file
-        The HDF5 file.
+        The HDF5 file, a folder of such files, or a list.
     subject
         Name of the subject, in any of the three subsets.
     input_group
@@ -89,7 +90,7 @@ def read_from_hdf5(
     given = {"tracking_mask": tracking_mask, "seeding_mask": seeding_mask}
     names = {str(name) for name in given.values() if name is not None and not is_image(name)}
     dataset = MultiSubjectDataset(hdf5_file)
-    check_same_making(trained_on or {}, dataset.groups_config.get(input_group) or {}, input_group, hdf5_file)
+    check_same_making(trained_on or {}, dataset.groups_config.get(input_group) or {}, input_group, dataset.files_shown)
     volume_groups = [input_group, *sorted(names - {input_group})]
     dataset.load_data(subj_id=subject, volume_groups=volume_groups, streamline_groups=[])
     (loaded,) = [*dataset.training_set, *dataset.validation_set, *dataset.testing_set]

@@ -13,6 +13,7 @@ from dwiml.arguments import check_choice
 from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.data.dataset import MultiSubjectDataset
+from dwiml.hdf5.stored.collection import HDF5Files
 from dwiml.params import checks_arguments
 from dwiml.training.experiment.folder import experiment_folder
 from dwiml.training.experiment.parameters import arguments_of
@@ -46,14 +47,14 @@ class TrainedExperiment:
     parameters: dict[str, Any]
 
     def open_dataset(
-        self, hdf5_file: str | Path | None = None, *, lazy: bool | None = None, load_testing: bool = True
+        self, hdf5_file: HDF5Files | None = None, *, lazy: bool | None = None, load_testing: bool = True
     ) -> MultiSubjectDataset:
         """Open the dataset, with the groups of the training loaded.
 
         Parameters
         ----------
         hdf5_file
-            The HDF5 file; None for the recorded path.
+            The HDF5 file, a folder of such files, or a list; None for the recorded files.
         lazy
             Whether to leave the data in the file; None for the recorded value.
         load_testing

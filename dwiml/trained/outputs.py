@@ -11,6 +11,7 @@ from dwiml.files import check_outputs, refuse_inputs
 from dwiml.tracking.sources import is_image
 from dwiml.tractograms.writing.partial import partial_of
 from dwiml.tractograms.writing.sidecar import add_sidecars
+from dwiml.training.experiment.parameters import recorded_files
 from dwiml.training.loading import recorded_parameters
 
 PathLike = str | os.PathLike[str]
@@ -51,7 +52,7 @@ def check_tracking_outputs(
     folders = [os.fspath(each) for each in experiments if each is not None]
     given = [os.fspath(each) for each in inputs if isinstance(each, (str, os.PathLike))]
     read = [each for each in given if is_image(each) or os.path.isfile(each)]
-    read += [recorded_parameters(folder)["data"]["hdf5_file"] for folder in folders]
+    read += [os.fspath(path) for folder in folders for path in recorded_files(recorded_parameters(folder))]
     name, tractogram = next(iter(outputs.items()))
     if sidecar:
         outputs = add_sidecars(outputs, of=[name])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from dwiml.arguments import check_choice, check_flags, check_whole, unknown_parameter
+from dwiml.hdf5.stored.collection import HDF5Files, files_of
 from dwiml.models.protocols import check_tracks
 from dwiml.ops.spaces import from_vox_corner
 from dwiml.tracking.propagation import PropagationRules
@@ -173,7 +174,7 @@ def track(
     tracking_mask: str | os.PathLike[str] | None = None,
     seeding_mask: str | os.PathLike[str] | None = None,
     model_class: str | type[Any] | None = None,
-    hdf5_file: str | os.PathLike[str] | None = None,
+    hdf5_file: HDF5Files | None = None,
     standardization: str | None = None,
     standardize_like: str | os.PathLike[str] | None = None,
     std_mask: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
@@ -202,7 +203,7 @@ def track(
     model_class
         As in :func:`dwiml.load_experiment`; only if `model` is a folder.
     hdf5_file
-        The HDF5 file; None for the recorded path.
+        The HDF5 file, a folder of such files, or a list; None for the recorded files.
     standardization
         How to standardize images: ``"all"``, ``"independent"``, ``"per_file"`` or ``"none"``; None for the way that the
         experiment records.
@@ -259,7 +260,7 @@ def track(
     if out is not None:
         check_tracking_outputs(
             {"out": out},
-            inputs=_flat(subject, std_mask, tracking_mask, seeding_mask, hdf5_file),
+            inputs=_flat(subject, std_mask, tracking_mask, seeding_mask, files_of(hdf5_file) if hdf5_file else None),
             experiments=[trained.path if isinstance(trained, TrainedExperiment) else None, standardize_like],
             overwrite=overwrite,
             sidecar=sidecar,
@@ -309,7 +310,7 @@ def _data(
     subject: Any,
     masks: dict[str, Any],
     of_images: dict[str, Any],
-    hdf5_file: str | os.PathLike[str] | None,
+    hdf5_file: HDF5Files | None,
 ) -> TrackingData:
     """Return the data that the arguments of :func:`track` name."""
     if isinstance(subject, TrackingData):
@@ -326,8 +327,7 @@ def _data(
         )
     if masks["tracking_mask"] is None:
         raise ValueError("tracking_mask is required: a volume group of the HDF5 file, or an image file.")
-    place = Path(hdf5_file) if hdf5_file is not None else None
-    known: dict[str, Any] = {**masks, "hdf5_file": place}
+    known: dict[str, Any] = {**masks, "hdf5_file": hdf5_file}
     images = _images_or_name(subject)
     if isinstance(images, str):
         unused = [name for name, value in of_images.items() if value]

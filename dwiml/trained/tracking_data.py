@@ -10,11 +10,12 @@ from typing import Any
 
 from dwiml.arguments import quoted
 from dwiml.hdf5.stored import open_hdf5
+from dwiml.hdf5.stored.collection import HDF5Files, files_of
 from dwiml.hdf5.stored.provenance import recorded_config
 from dwiml.ops.masks import DEFAULT_THRESHOLD
 from dwiml.tracking.input_order import check_input_order, trained_directions
 from dwiml.tracking.sources import TrackingData, read_from_hdf5, read_from_images
-from dwiml.training.experiment.parameters import GROUPS_CONFIG, find_data
+from dwiml.training.experiment.parameters import GROUPS_CONFIG, find_data, recorded_files
 from dwiml.training.loading import recorded_parameters
 from dwiml.training.recorded_classes import dwiml_class, recorded_class
 
@@ -66,7 +67,7 @@ def read_subject(
     tracking_mask: str | Path,
     seeding_mask: str | Path | None = None,
     mask_threshold: float = DEFAULT_THRESHOLD,
-    hdf5_file: str | Path | None = None,
+    hdf5_file: HDF5Files | None = None,
 ) -> TrackingData:
     """Read a subject of the HDF5 file of an experiment.
 
@@ -81,7 +82,7 @@ def read_subject(
     tracking_mask, seeding_mask, mask_threshold
         As in :func:`dwiml.tracking.sources.read_from_hdf5`.
     hdf5_file
-        The HDF5 file; None for the recorded path.
+        The HDF5 file, a folder of such files, or a list; None for the recorded files.
 
     Raises
     ------
@@ -109,7 +110,7 @@ def read_images(
     tracking_mask: str | Path,
     seeding_mask: str | Path | None = None,
     mask_threshold: float = DEFAULT_THRESHOLD,
-    hdf5_file: str | Path | None = None,
+    hdf5_file: HDF5Files | None = None,
     standardization: str | None = None,
     standardize_like: str | Path | None = None,
     std_mask: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
@@ -161,7 +162,7 @@ def read_images(
 
 
 def _standardization_of(
-    experiment: str | Path, recorded: Mapping[str, Any], hdf5_file: str | Path | None, *, has_mask: bool
+    experiment: str | Path, recorded: Mapping[str, Any], hdf5_file: HDF5Files | None, *, has_mask: bool
 ) -> str:
     """Return how the experiment's input group was standardized; ValueError if its mask is needed and not given."""
     group = input_group_of(recorded, experiment)
@@ -182,7 +183,7 @@ def _standardization_of(
     return standardization
 
 
-def _config_of(recorded: Mapping[str, Any], hdf5_file: str | Path | None, *, needed: bool = True) -> dict[str, Any]:
+def _config_of(recorded: Mapping[str, Any], hdf5_file: HDF5Files | None, *, needed: bool = True) -> dict[str, Any]:
     """Return the groups config of the data, from the experiment or from the given HDF5 file.
 
     If neither has it, raise FileNotFoundError if it is needed, and return an empty dictionary otherwise.
@@ -190,13 +191,17 @@ def _config_of(recorded: Mapping[str, Any], hdf5_file: str | Path | None, *, nee
     config = recorded.get(GROUPS_CONFIG)
     if isinstance(config, dict) and config and not hdf5_file:
         return config
-    path = Path(hdf5_file or recorded["data"]["hdf5_file"])
-    if not path.is_file():
+    files = files_of(hdf5_file) if hdf5_file else recorded_files(recorded)
+    missing = [path for path in files if not path.is_file()]
+    if missing:
         if not needed and not hdf5_file:
             return {}
         raise FileNotFoundError(
-            f"'{path}', the experiment's HDF5 file, was not found; it records how the volumes were standardized. Give "
-            "hdf5_file or standardization."
+            f"'{missing[0]}', the experiment's HDF5 file, was not found; it records how the volumes were standardized. "
+            "Give hdf5_file or standardization."
         )
-    with open_hdf5(path) as file:
-        return recorded_config(file)
+    for path in files:
+        with open_hdf5(path) as file:
+            if found := recorded_config(file):
+                return found
+    return {}

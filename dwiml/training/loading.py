@@ -15,11 +15,12 @@ from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
 from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.files import read_json
+from dwiml.hdf5.stored.collection import HDF5Files
 from dwiml.models.base import MainModelAbstract
 from dwiml.models.saving import PARAMETERS_FILE, STATE_FILE, built, check_own, load_state, read_params
 from dwiml.params import checks_arguments
 from dwiml.training.experiment.checkpoint import LATEST, PREVIOUS, load_checkpoint, max_bytes_for
-from dwiml.training.experiment.fitting import check_weights
+from dwiml.training.experiment.fitting import are_files, check_weights
 from dwiml.training.experiment.folder import ExperimentFolder, experiment_folder
 from dwiml.training.experiment.parameters import arguments_of, find_data, recorded_source
 from dwiml.training.recorded_classes import loader_class_of, model_class_of, recorded_class
@@ -45,7 +46,7 @@ def rebuild_experiment(
     experiment: str | Path,
     *,
     model_class: str | type[Any] | None = None,
-    hdf5_file: str | Path | None = None,
+    hdf5_file: HDF5Files | None = None,
     load_testing: bool = False,
     lazy: bool | None = None,
     cache_size: int | None = None,
@@ -60,7 +61,7 @@ def rebuild_experiment(
         The class of the model, or its name, if it is not part of dwiml or of an installed package; see
         :func:`dwiml.models.catalog.find_model_class`.
     hdf5_file
-        The HDF5 file; None for the recorded path.
+        The HDF5 file, a folder of such files, or a list; None for the recorded files.
     load_testing
         Also load the testing set.
     lazy
@@ -100,7 +101,7 @@ def open_dataset(
     recorded: Mapping[str, Any],
     folder: ExperimentFolder,
     *,
-    hdf5_file: str | Path | None = None,
+    hdf5_file: HDF5Files | None = None,
     load_testing: bool = False,
     lazy: bool | None = None,
     cache_size: int | None = None,
@@ -166,7 +167,8 @@ def recorded_parameters(experiment: str | Path) -> dict[str, Any]:
     recorded: dict[str, Any] = read_json(folder.parameters, "The experiment's file")
     for section, key in (("data", "hdf5_file"), ("loader", "streamline_group_name"), ("trainer", "class")):
         part = recorded.get(section) if isinstance(recorded, dict) else None
-        if not isinstance(part, dict) or not isinstance(part.get(key), str):
+        value = part.get(key) if isinstance(part, dict) else None
+        if not isinstance(value, str) and not (section == "data" and are_files(value)):
             raise ValueError(f"'{folder.parameters}' is damaged or not from this version of dwiml: no {section}.{key}.")
     return recorded
 

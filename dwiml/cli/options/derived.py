@@ -99,6 +99,14 @@ class Flag(argparse.Action):
         setattr(namespace, self.dest, option_string not in self.off)
 
 
+class OneOrMore(argparse.Action):
+    """An option of one or more values; its value is a list only if there are several."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        """Set the value, or the list of values."""
+        setattr(namespace, self.dest, values[0] if len(values) == 1 else values)
+
+
 def add_option(
     group: argparse._ActionsContainer,
     parameter: Parameter,

@@ -51,5 +51,7 @@ def add_sidecar(parser: argparse._ActionsContainer, about: str) -> None:
 def add_moved_data(parser: argparse.ArgumentParser) -> None:
     """Add the option --hdf5_file of a command that uses the data of an experiment."""
     parser.add_argument(
-        "--hdf5_file", metavar="HDF5", help="new path of the data, if they were moved [the recorded path]"
+        "--hdf5_file",
+        metavar="HDF5",
+        help="new path of the data, if they were moved: a file, or a folder of files [the recorded path]",
     )

@@ -11,18 +11,19 @@ if TYPE_CHECKING:
     from dwiml.data.dataset import MultiSubjectDataset
 
 
-def experiment_hdf5_file(experiment: str, hdf5_file: str | None = None) -> str | None:
-    """Return the HDF5 file of an experiment: `hdf5_file` if given, or else the recorded one; None if it is invalid.
+def experiment_files(experiment: str, hdf5_file: str | None = None) -> list[Path]:
+    """Return the HDF5 files of an experiment: those of `hdf5_file` (a file or a folder), or else the recorded ones.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        If the folder is not an experiment folder.
+        If the folder is not an experiment folder, or `hdf5_file` is a folder without HDF5 files.
     """
+    from dwiml.hdf5.stored.collection import files_of
+    from dwiml.training.experiment.parameters import recorded_files
     from dwiml.training.loading import recorded_parameters
 
-    path = hdf5_file or recorded_parameters(experiment)["data"]["hdf5_file"]
-    return path if isinstance(path, str) else None
+    return files_of(hdf5_file) if hdf5_file else recorded_files(recorded_parameters(experiment))
 
 
 def check_subset(subset: str | None) -> None:

@@ -19,6 +19,8 @@ from dwiml.hdf5.stored.nodes import StoredFile, StoredGroup
 from dwiml.hdf5.stored.provenance import recorded_config
 
 PathLike = str | os.PathLike[str]
+HDF5Files = PathLike | Sequence[PathLike]
+"""A file, a folder of files, or a list of both; see :func:`files_of`."""
 SUFFIX = ".hdf5"
 """Extension of the files that are used in a folder."""
 # Resampling of the streamlines, which all files must share.
@@ -75,7 +77,7 @@ class Structure:
             identity.check(path)
 
 
-def files_of(hdf5_file: PathLike | Sequence[PathLike]) -> list[Path]:
+def files_of(hdf5_file: HDF5Files) -> list[Path]:
     """Return the files of a data set.
 
     Parameters

@@ -40,8 +40,14 @@ def check_parameters(parameters: Any) -> None:
         check_whole(f"the seed of the {name}", sections[name].get("seed"), low=0, high=2**64)
     if "fingerprint" not in sections["data"]:
         raise ValueError("the section 'data' of 'parameters' has no fingerprint")
-    if type(sections["data"].get("hdf5_file")) is not str:
+    if not are_files(sections["data"].get("hdf5_file")):
         raise ValueError("the section 'data' of 'parameters' names no HDF5 file")
+
+
+def are_files(recorded: Any) -> bool:
+    """Return whether a recorded value names the HDF5 files of an experiment: one path, or a list of paths."""
+    listed = recorded if type(recorded) is list else [recorded]
+    return bool(listed) and all(type(each) is str for each in listed)
 
 
 def refuse_unknown(params: Mapping[str, Any], trainer_class: type[Any], experiment: str) -> None:

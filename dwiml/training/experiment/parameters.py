@@ -14,6 +14,7 @@ import torch
 import dwiml
 from dwiml.arguments import shown
 from dwiml.files import write_json
+from dwiml.hdf5.stored.collection import HDF5Files, files_of
 from dwiml.hdf5.stored.fingerprint import is_older
 from dwiml.models.saving import recorded_text
 from dwiml.params import is_same_function
@@ -80,10 +81,10 @@ def describe(named: Mapping[str, Any], dataset: Any) -> dict[str, dict[str, Any]
     for name, thing in named.items():
         if thing.fixed_params:
             sections[name][FIXED] = thing.fixed_params
-    data = dataset.params
+    files = [str(path.resolve()) for path in dataset.hdf5_files]
     sections["data"] = {
-        **data,
-        "hdf5_file": str(Path(data["hdf5_file"]).resolve()),
+        **dataset.params,
+        "hdf5_file": files[0] if len(files) == 1 else files,
         "fingerprint": dataset.fingerprint(),
         "training_subjects": dataset.training_set.subjects,
         "validation_subjects": dataset.validation_set.subjects,
@@ -165,20 +166,39 @@ def write_parameters(
     write_json(folder.parameters, described, follow_links=False)
 
 
-def find_data(recorded: Mapping[str, Any], experiment: str | Path, hdf5_file: str | Path | None = None) -> Path:
-    """Return the path of an experiment's data: `hdf5_file` if given, otherwise the recorded path.
+def find_data(recorded: Mapping[str, Any], experiment: str | Path, hdf5_file: HDF5Files | None = None) -> list[Path]:
+    """Return the files of an experiment's data: `hdf5_file` if given, otherwise the recorded ones.
+
+    A folder given as `hdf5_file` means its files; see :func:`dwiml.hdf5.stored.collection.files_of`.
 
     Raises
     ------
     FileNotFoundError
-        If the recorded file does not exist.
+        If a folder has no HDF5 file, or a recorded file does not exist.
     """
-    path = Path(hdf5_file or recorded["data"]["hdf5_file"])
-    if not hdf5_file and not path.is_file():
+    if hdf5_file:
+        return files_of(hdf5_file)
+    files = recorded_files(recorded)
+    missing = [path for path in files if not path.is_file()]
+    if missing:
+        among = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise FileNotFoundError(
-            f"'{path}', the HDF5 file of experiment '{experiment}', was not found; give its new path as hdf5_file."
+            f"'{missing[0]}'{among}, the HDF5 file of experiment '{experiment}', was not found; give its new path as "
+            "hdf5_file."
         )
-    return path
+    return files
+
+
+def recorded_files(recorded: Mapping[str, Any]) -> list[Path]:
+    """Return the HDF5 files that an experiment records: one, or several in their order.
+
+    Raises
+    ------
+    KeyError, TypeError
+        If ``parameters.json`` is damaged.
+    """
+    given = recorded["data"]["hdf5_file"]
+    return [Path(given)] if isinstance(given, str) else [Path(each) for each in given]
 
 
 def data_has_changed(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> bool:
