@@ -59,13 +59,26 @@ def assert_same(some: list[Any], others: list[Any]) -> None:
         assert torch.equal(inputs.data, other_inputs.data)
 
 
+@pytest.fixture(scope="module")
+def reference(whole: Path) -> list[Any]:
+    return batches(whole, lazy=False)
+
+
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-@pytest.mark.parametrize("lazy", [False, True], ids=["eager", "lazy"])
-@pytest.mark.parametrize(("workers", "start_method"), [(0, None), (2, "fork"), (2, "spawn")])
+@pytest.mark.parametrize(
+    ("lazy", "workers", "start_method"),
+    [
+        (False, 0, None),
+        (True, 0, None),
+        (False, 2, "fork"),
+        (True, 2, "fork"),
+        (True, 2, "spawn"),
+        pytest.param(False, 2, "spawn", marks=pytest.mark.slow),
+    ],
+)
 def test_batches_are_those_of_one_file(
-    whole: Path, files: list[Path], lazy: bool, workers: int, start_method: str | None
+    files: list[Path], reference: list[Any], lazy: bool, workers: int, start_method: str | None
 ) -> None:
-    reference = batches(whole, lazy=False)
     assert_same(batches(files, lazy=lazy, workers=workers, start_method=start_method), reference)
 
 
