@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dwiml.hdf5.stored.collection import HDF5Files, file_of_subject
 from dwiml.tracking.seeds import Seeds
 from dwiml.tracking.sources import is_image
 from dwiml.tracking.tracker import Tracker
@@ -51,7 +52,7 @@ def tracking_files(
     *,
     tracking_mask: PathLike,
     seeding_mask: PathLike | None = None,
-    hdf5_file: PathLike | None = None,
+    hdf5_file: HDF5Files | None = None,
     std_mask: PathLike | Sequence[PathLike] = (),
 ) -> TrackingFiles:
     """Return the files that are used to track.
@@ -67,7 +68,7 @@ def tracking_files(
     tracking_mask, seeding_mask
         A volume group of the HDF5 file, or an image file. `seeding_mask` None: the tracking mask.
     hdf5_file
-        The HDF5 file; None for the recorded path.
+        The HDF5 file, a folder of files, or a list of them; None for the recorded ones.
     std_mask
         One or more masks in which images are standardized.
     """
@@ -76,7 +77,7 @@ def tracking_files(
     seeding_mask = tracking_mask if seeding_mask is None else seeding_mask
     if not isinstance(subject, str):
         return TrackingFiles(tuple(map(Path, subject)), Path(tracking_mask), Path(seeding_mask), std_masks)
-    groups = f"{find_data(recorded, experiment, None if hdf5_file is None else Path(hdf5_file))}:/{subject}"
+    groups = f"{file_of_subject(find_data(recorded, experiment, hdf5_file), subject)}:/{subject}"
 
     def place(mask: PathLike) -> Path:
         return Path(mask) if is_image(os.fspath(mask)) else Path(groups, mask)

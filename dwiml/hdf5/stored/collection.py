@@ -119,6 +119,15 @@ def files_shown(files: Sequence[Path]) -> str:
     return f"{files[0]}" + (f" and {len(files) - 1} more" if len(files) > 1 else "")
 
 
+def file_of_subject(files: Sequence[Path], subject: str) -> Path:
+    """Return the file of a data set that has a subject; the first file if none has it."""
+    for path in files if len(files) > 1 else ():
+        with open_hdf5(path) as file:
+            if any(subject in names for names in subject_lists(file).values()):
+                return path
+    return files[0]
+
+
 def read_structure(files: Sequence[Path]) -> Structure:
     """Read the structure of a data set, and check that its subjects fit together.
 
