@@ -5,16 +5,23 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+import textwrap
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dwiml.arguments import counted
 from dwiml.cli import parse_and_run
+from dwiml.cli.options.parsing import parse_known_options
 from dwiml.cli.options.shared import add_overwrite, add_verbose
+from dwiml.hdf5.layouts.layout import PRESETS, preset_file
 
 if TYPE_CHECKING:
     from dwiml.hdf5.creator import CreationSummary
+
+_OPTIONAL = ("config", "training", "validation", "testing")
+# Where argparse leaves arguments that stand after options.
+_AFTER_OPTIONS = tuple(f"{name}_after_options" for name in _OPTIONAL)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -26,15 +33,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("subjects_folder", metavar="FOLDER", help="folder with one subfolder per subject")
     parser.add_argument("out_hdf5", metavar="OUT.hdf5", help="file to write")
-    parser.add_argument("config", metavar="CONFIG.json", help="groups to create, and the files of each group")
+    parser.add_argument(
+        "config", metavar="CONFIG.json", nargs="?", help="groups to create, and the files of each group (see --layout)"
+    )
     for subset in ("training", "validation", "testing"):
-        optional = subset != "training"
         parser.add_argument(
             subset,
             metavar=f"{subset.upper()}.txt",
-            nargs="?" if optional else None,
+            nargs="?",
             default=(),
-            help=f"text file with one {subset} subject per line{' (optional; may be empty)' if optional else ''}",
+            help=f"text file with one {subset} subject per line (see --layout and --split)"
+            if subset == "training"
+            else f"text file with one {subset} subject per line (optional; may be empty)",
         )
     resampling = parser.add_mutually_exclusive_group()
     resampling.add_argument(
@@ -61,12 +71,56 @@ def build_parser() -> argparse.ArgumentParser:
         help="continue a creation that was stopped: use the subjects that it finished, if their files and the options "
         "are the same",
     )
+    parser.add_argument(
+        "--layout",
+        metavar="NAME|FILE.json",
+        help="find the subjects and their files by the naming rules of a pipeline "
+        f"({', '.join(PRESETS)}), or of a file. CONFIG.json and the lists are then optional; a third argument that "
+        "does not end in .json is TRAINING.txt",
+    )
+    parser.add_argument(
+        "--print_layout", metavar="NAME", action=_PrintLayout, help="print a layout, to be edited in a file, and exit"
+    )
+    parser.add_argument(
+        "--split",
+        nargs=3,
+        type=float,
+        metavar=("TRAINING", "VALIDATION", "TESTING"),
+        help="choose the sets at random instead of by lists: fractions of the subjects, such as 0.8 0.1 0.1; all "
+        "sessions of a subject are in the same set",
+    )
+    parser.add_argument("--split_seed", type=int, default=0, metavar="N", help="seed of --split [0]")
     return parser
+
+
+class _PrintLayout(argparse.Action):
+    """Prints a layout and exits, whatever the other arguments are."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        """Print the layout."""
+        try:
+            print(preset_file(values).read_text(encoding="utf-8"), end="")
+        except ValueError as error:
+            parser.error(str(error))
+        parser.exit()
+
+
+def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line; CONFIG.json and the lists may stand after options, and CONFIG.json be left out."""
+    arguments = parse_known_options(parser, argv, positional=_AFTER_OPTIONS)
+    given = [getattr(arguments, name) for name in _OPTIONAL if getattr(arguments, name)]
+    given += [vars(arguments).pop(name) for name in _AFTER_OPTIONS if name in vars(arguments)]
+    if arguments.layout and given and not given[0].lower().endswith(".json"):
+        given.insert(0, None)
+    if len(given) > len(_OPTIONAL):
+        parser.error(f"too many arguments: {' '.join(given[len(_OPTIONAL) :])}")
+    vars(arguments).update(zip(_OPTIONAL, given, strict=False))
+    return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     command = shlex.join(["dwiml", "create_hdf5", *(sys.argv[1:] if argv is None else argv)])
-    return parse_and_run(build_parser(), partial(_run, command), argv)
+    return parse_and_run(build_parser(), partial(_run, command), argv, parse=_parse)
 
 
 def _run(command: str, arguments: argparse.Namespace) -> None:
@@ -74,8 +128,8 @@ def _run(command: str, arguments: argparse.Namespace) -> None:
 
     from dwiml.hdf5.creator import create_hdf5
 
-    _check_order(arguments.config)
-    options = {name: value for name, value in vars(arguments).items() if name != "verbose"}
+    _check_order(arguments)
+    options = {name: value for name, value in vars(arguments).items() if name not in ("verbose", "print_layout")}
     with tqdm(unit="subject", disable=not sys.stderr.isatty() or arguments.verbose) as bar:
 
         def show_progress(done: int, total: int, name: str) -> None:
@@ -88,17 +142,23 @@ def _run(command: str, arguments: argparse.Namespace) -> None:
 
         summary = create_hdf5(**options, on_progress=show_progress, command=command)
     print(_table(summary))
+    print(_sets(summary))
 
 
-def _check_order(config: str) -> None:
+def _check_order(arguments: argparse.Namespace) -> None:
     """Check that the config exists and is JSON; otherwise raise an error that recalls the order of the arguments."""
     from dwiml.files import read_json
 
     try:
-        read_json(config, "Groups config")
+        if arguments.config is not None:
+            read_json(arguments.config, "Groups config")
+        elif arguments.layout is None:
+            raise ValueError("CONFIG.json or --layout is required")
+        if not (arguments.training or arguments.layout or arguments.split):
+            raise ValueError("TRAINING.txt, --split or --layout is required")
     except (FileNotFoundError, ValueError) as error:
-        arguments = "FOLDER OUT.hdf5 CONFIG.json TRAINING.txt [VALIDATION.txt] [TESTING.txt]"
-        raise ValueError(f"{str(error).rstrip('.')}; the arguments are {arguments}, in this order.") from error
+        order = "FOLDER OUT.hdf5 CONFIG.json TRAINING.txt [VALIDATION.txt] [TESTING.txt]"
+        raise ValueError(f"{str(error).rstrip('.')}; the arguments are {order}, in this order.") from error
 
 
 def _table(summary: CreationSummary) -> str:
@@ -123,3 +183,16 @@ def _files(files: list[tuple[str, int]]) -> str:
     if len(files) == 1:
         return files[0][0]
     return ", ".join(f"{name} ({nb})" for name, nb in files)
+
+
+def _sets(summary: CreationSummary) -> str:
+    """Return which subjects are in which set, and what decided it."""
+    sets = {**summary.subjects, "not used": summary.unused}
+    lines = [f"Sets, from {summary.origin}:"]
+    for name, subjects in sets.items():
+        if subjects or name != "not used":
+            text = ", ".join(subjects) or "none"
+            lines += textwrap.wrap(
+                text, 100, initial_indent=f"  {name:<10}  ", subsequent_indent=" " * 14, break_on_hyphens=False
+            )
+    return "\n".join(lines)

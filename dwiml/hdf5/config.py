@@ -145,14 +145,15 @@ class GroupsConfig:
 
 
 def load_config(
-    config: str | os.PathLike[str] | Mapping[str, Any], *, base: Mapping[str, Any] | None = None
+    config: str | os.PathLike[str] | Mapping[str, Any] | None, *, base: Mapping[str, Any] | None = None
 ) -> GroupsConfig:
     """Read and check a groups config.
 
     Parameters
     ----------
     config
-        Path of a JSON file, or its content as a dict: {name of the group: {"type": ..., "files": ..., ...}}.
+        Path of a JSON file, or its content as a dict: {name of the group: {"type": ..., "files": ..., ...}}. None for
+        the groups of the layout.
     base
         Groups of a layout, to which the config adds groups, or which it replaces by groups of the same name.
 
@@ -163,7 +164,11 @@ def load_config(
     ValueError
         If the config is invalid. The message names the group and lists the allowed values.
     """
-    if isinstance(config, Mapping):
+    if config is None:
+        if base is None:
+            raise ValueError("The groups of the HDF5 file are not defined: give config or layout.")
+        content, where = dict(base), "the layout"
+    elif isinstance(config, Mapping):
         content, where = dict(config), "the groups config"
     else:
         content, where = read_json(config, "Groups config"), f"'{config}'"

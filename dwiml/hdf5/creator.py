@@ -16,7 +16,9 @@ from dwiml.hdf5 import file_writer, schema
 from dwiml.hdf5.config import GroupsConfig, load_config
 from dwiml.hdf5.inputs.connectivity import plan_connectivity
 from dwiml.hdf5.inputs.inspection import SubjectPlan, plan_subjects
-from dwiml.hdf5.inputs.subjects import SubjectList, folders_of_subjects, read_subject_lists
+from dwiml.hdf5.inputs.subjects import SubjectList
+from dwiml.hdf5.layouts.choosing import choose_subjects
+from dwiml.hdf5.layouts.layout import LayoutSource, load_layout
 from dwiml.hdf5.part_folder import PartFolder
 from dwiml.hdf5.parts import Part, PartOptions, StreamlinesCount
 from dwiml.ops.resampling import Resampling
@@ -49,6 +51,10 @@ class CreationSummary:
         {volume group: [(file, number of features), ...]}, in the order of the features, for the first subject.
     nb_reused
         Number of subjects that a stopped creation had finished, and that were used again.
+    origin
+        What decided which subjects are in which set.
+    unused
+        Subjects that were found by a layout and are in no set.
     """
 
     path: Path
@@ -58,6 +64,8 @@ class CreationSummary:
     streamlines: dict[str, StreamlinesCount] = field(default_factory=dict)
     files: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
     nb_reused: int = 0
+    origin: str = ""
+    unused: list[str] = field(default_factory=list)
 
 
 @checks_arguments
@@ -65,8 +73,8 @@ class CreationSummary:
 def create_hdf5(
     subjects_folder: str | os.PathLike[str],
     out_hdf5: str | os.PathLike[str],
-    config: str | os.PathLike[str] | Mapping[str, Any],
-    training: SubjectList,
+    config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    training: SubjectList = (),
     validation: SubjectList = (),
     testing: SubjectList = (),
     *,
@@ -79,6 +87,9 @@ def create_hdf5(
     on_progress: Callable[[int, int, str], None] | None = None,
     command: str = "Python",
     resume: bool = False,
+    layout: LayoutSource | None = None,
+    split: Sequence[float] | None = None,
+    split_seed: int = 0,
 ) -> CreationSummary:
     """Create one HDF5 file from the volumes and streamlines of many subjects.
 
@@ -94,9 +105,11 @@ def create_hdf5(
     out_hdf5
         The file to write.
     config
-        Which files go into which group: a JSON file, or its content as a dict. See :mod:`dwiml.hdf5.config`.
+        Which files go into which group: a JSON file, or its content as a dict. See :mod:`dwiml.hdf5.config`. With a
+        `layout`, it may be None; otherwise, its groups are added to those of the layout, or replace them.
     training, validation, testing
-        For each subset, a text file with one subject per line, or a list of subjects.
+        For each subset, a text file with one subject per line, or a list of subjects. They may all be empty if `layout`
+        or `split` gives the sets.
     step_size
         Resample streamlines to points at this distance, in mm. Give at most one of `step_size`, `nb_points` and
         `compress`.
@@ -118,6 +131,14 @@ def create_hdf5(
     resume
         Continue a creation that was stopped: the subjects that it finished are used again if their files and the
         options are the same. Without such a creation, start from the beginning.
+    layout
+        Where the subjects and their files are: the name of a layout that is part of dwiml, a JSON file, or its content
+        as a dict. See :func:`dwiml.hdf5.layouts.layout.load_layout`.
+    split
+        Fractions of the subjects for training, validation and testing, chosen at random instead of by lists. See
+        :func:`dwiml.hdf5.layouts.sets.by_fractions`.
+    split_seed
+        Seed of `split`.
 
     Returns
     -------
@@ -136,12 +157,14 @@ def create_hdf5(
         raise ValueError(
             f"step_size, the distance between two points, must be at least {_MIN_STEP_MM:g} mm, got {step_size:g}."
         )
-    groups = load_config(config)
-    subjects = read_subject_lists({"training": training, "validation": validation, "testing": testing})
-    inputs: list[Any] = [config, training, validation, testing]
+    used_layout = None if layout is None else load_layout(layout)
+    groups = load_config(config, base=None if used_layout is None else used_layout.groups)
+    lists = {"training": training, "validation": validation, "testing": testing}
+    chosen = choose_subjects(Path(subjects_folder), used_layout, groups, lists, split=split, split_seed=split_seed)
+    subjects = chosen.sets
+    inputs: list[Any] = [config, *lists.values(), *chosen.files, *([used_layout.path] if used_layout else [])]
     target = file_writer.checked_output(Path(out_hdf5), inputs, overwrite=overwrite)
-    names = [name for listed in subjects.values() for name in listed]
-    plans = plan_subjects(folders_of_subjects(Path(subjects_folder), names), groups, allow_missing=allow_missing)
+    plans = plan_subjects(chosen.folders, groups, allow_missing=allow_missing)
     matrices = plan_connectivity(plans, groups)
     inputs += [path for plan in plans for path in plan.files]
     inputs += [path for group in matrices.values() for matrix in group.values() for path in matrix.files]
@@ -151,6 +174,7 @@ def create_hdf5(
 
     summary = CreationSummary(Path(out_hdf5), subjects=subjects, nb_features=dict(plans[0].nb_features))
     summary.files = _files_of(plans[0])
+    summary.origin, summary.unused = chosen.origin, chosen.unused
     summary.streamlines = {group.name: StreamlinesCount() for group in groups.streamlines}
     part_options = PartOptions(
         groups=groups, resample=resample, remove_invalid=remove_invalid, allow_missing=allow_missing

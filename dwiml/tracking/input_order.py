@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
@@ -158,7 +159,9 @@ def _compare_names(images: Sequence[str | Path], names: Sequence[str], order: st
 
 def _fits(image: str | Path, name: str) -> bool:
     """Return whether a path ends with a name of the groups config, or has the same file name."""
-    pattern = name.replace("{subject}", "*").replace("[", "[[]").replace("?", "[?]")
+    # As in dwiml.hdf5.layouts.patterns.
+    pattern = re.sub(r"\[[^\[\]]*\{session\}[^\[\]]*\]|\{(subject|session)\}", "*", name.removeprefix("{root}/"))
+    pattern = pattern.replace("[", "[[]").replace("?", "[?]")
     path = Path(image).absolute().as_posix()
     return fnmatch(path, f"*/{pattern}") or fnmatch(PurePosixPath(path).name, PurePosixPath(pattern).name)
 

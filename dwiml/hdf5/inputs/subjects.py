@@ -259,7 +259,14 @@ def _checked(path: Path, label: str) -> Path:
 
 
 def _nearby(folder: Path, pattern: str) -> str:
-    """Describe the content of the nearest existing folder of a missing file."""
+    """Describe what is there instead of a missing file: the same image of MRtrix, or the nearest existing folder."""
+    stem = pattern.removesuffix(".nii.gz")
+    for suffix in (".mif.gz", ".mif"):
+        images = matches(folder, f"{stem}{suffix}") if stem != pattern else []
+        if images:
+            name = images[0].name
+            converted = f"{name.removesuffix(suffix)}.nii.gz"
+            return f"convert '{images[0]}' first, in its folder: mrconvert {name} {converted}"
     parent = (folder / pattern).parent
     while not parent.is_dir():
         parent = parent.parent

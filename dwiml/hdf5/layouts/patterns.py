@@ -22,7 +22,12 @@ def placeholders(pattern: str) -> list[str]:
 
 def required_placeholders(pattern: str) -> list[str]:
     """Return the names of the placeholders outside the optional parts of a pattern, in order."""
-    return placeholders(_OPTIONAL.sub("", pattern))
+    return placeholders(resolved(pattern, False))
+
+
+def resolved(pattern: str, has_session: bool) -> str:
+    """Return a pattern with its optional parts without their brackets, or without these parts."""
+    return _OPTIONAL.sub(lambda found: found[1] if has_session else "", pattern)
 
 
 def filled(pattern: str, values: Mapping[str, str]) -> str:
@@ -36,7 +41,7 @@ def filled(pattern: str, values: Mapping[str, str]) -> str:
     values
         {name of a placeholder: what it stands for}. Placeholders without a value stay.
     """
-    pattern = _OPTIONAL.sub(lambda found: found[1] if SESSION in values else "", pattern)
+    pattern = resolved(pattern, SESSION in values)
     return _PLACEHOLDER.sub(lambda found: values.get(found[1], found[0]), pattern)
 
 
@@ -56,11 +61,11 @@ def find_folders(root: Path, pattern: str) -> list[tuple[Path, dict[str, str]]]:
     list of (Path, dict)
         The folders, with the values of the placeholders, sorted by these values. Hidden folders are left out.
     """
-    with_session = _OPTIONAL.sub(lambda found: found[1], pattern)
+    with_session = resolved(pattern, True)
     found = list(_walk(root, with_session.split("/"), {}))
     if with_session != pattern:
         of_sessions = {_without_session(values) for _, values in found}
-        plain = _walk(root, _OPTIONAL.sub("", pattern).split("/"), {})
+        plain = _walk(root, resolved(pattern, False).split("/"), {})
         found += [(path, values) for path, values in plain if _without_session(values) not in of_sessions]
     return sorted(found, key=lambda each: ([each[1].get(name, "") for name in (SUBJECT, SESSION, SET)], each[0]))
 
