@@ -145,6 +145,23 @@ FILES: dict[str, tuple[list[str], list[str], list[str], list[str]]] = {
         ],
     ),
 }
+DIPY = {"kind": "sh", "axes": "voxel", "basis": "descoteaux07", "legacy": True, "full_basis": False}
+MRTRIX = {"kind": "sh", "axes": "rasmm", "basis": "tournier07", "legacy": False, "full_basis": False}
+DIRECTIONS = {
+    **dict.fromkeys(("tractoinferno", "tractoflow", "sf-tractomics", "pyafq"), DIPY),
+    **dict.fromkeys(("qsirecon", "bids"), MRTRIX),
+    "hcp-tractseg": {"kind": "peaks", "axes": "rasmm"},
+}
+# The sidecar of the proposal for BIDS.
+SIDECAR = {
+    "OrientationEncoding": {
+        "Type": "sh",
+        "EncodingAxis": 3,
+        "Reference": "xyz",
+        "SphericalHarmonicBasis": "MRtrix3",
+        "SphericalHarmonicDegree": 2,
+    }
+}
 SETS = {"01": "trainset", "02": "trainset", "03": "validset", "04": "testset"}
 SPLIT = ["--split", "0.5", "0.25", "0.25"]
 
@@ -162,6 +179,8 @@ def dataset(root: Path, preset: str) -> Path:
             for name in names:
                 write(root / name.format(s=subject, set=of_set))
     if preset == "bids":
+        for path in root.rglob("*_param-wm_dwimap.nii.gz"):
+            path.with_name(path.name.replace(".nii.gz", ".json")).write_text(json.dumps(SIDECAR))
         rows = "".join(f"sub-{subject}\t{of_set}\n" for subject, of_set in SETS.items())
         (root / "participants.tsv").write_text(f"participant_id\tsplit\n{rows}sub-05\tn/a\n")
     return root
@@ -221,6 +240,8 @@ def test_a_dataset_becomes_a_file_in_one_command_and_trains(
             mm = (handle[subject]["streamlines/data"][()] - 0.5) @ AFFINE[:3, :3].T + AFFINE[:3, 3]
             np.testing.assert_allclose(mm, np.concatenate(lines() * nb_files), atol=1e-3)
             assert handle[subject]["input/data"].shape == (*SHAPE, 9 if preset == "hcp-tractseg" else 6)
+            (read,) = json.loads(handle[subject]["input"].attrs["directions"])["read"]
+            assert {key: read[key] for key in DIRECTIONS[preset]} == DIRECTIONS[preset]
             assert handle[subject][masks.copy().pop()]["data"][()].sum() == 6 * 5 * 4
         # What is recorded can be read back, and has the same groups.
         assert list(json.loads(handle.attrs["groups_config"])) == ["input", *masks, "streamlines"]
