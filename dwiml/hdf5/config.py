@@ -14,12 +14,13 @@ from dwiml.files import read_json
 from dwiml.hdf5 import schema
 from dwiml.hdf5.layouts.patterns import filled
 from dwiml.ops.axes.conventions import Directions, parse_directions
+from dwiml.tractograms.headerless import SPACES
 
 STANDARDIZATIONS = ("all", "independent", "per_file", "none")
 
 _VOLUME_KEYS = ("type", "files", "standardization", "std_mask", "directions")
 _CONNECTIVITY_KEYS = ("connectivity_matrix", "connectivity_nb_blocs", "connectivity_labels")
-_STREAMLINES_KEYS = ("type", "files", "dps_keys", *_CONNECTIVITY_KEYS)
+_STREAMLINES_KEYS = ("type", "files", "dps_keys", "space", *_CONNECTIVITY_KEYS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,18 +81,21 @@ class StreamlinesGroup:
     name
         Name of the group in the HDF5 file.
     files
-        Paths of ``.trk``, ``.tck`` and ``.trx`` files relative to the subject's folder; ``*`` matches any characters. A
-        ``.trx`` may also be a folder of arrays.
+        Paths of tractograms relative to the subject's folder; ``*`` matches any characters. The formats are those of
+        :func:`dwiml.tractograms.reading.open_tractogram`.
     dps_keys
         Keys of the data per streamline to keep.
     connectivity
         Which pairs of regions are connected; None if unknown.
+    space
+        Space of the tractograms that do not record it: ``"rasmm"`` or ``"lpsmm"``; None if it was not given.
     """
 
     name: str
     files: tuple[str, ...]
     dps_keys: tuple[str, ...] = ()
     connectivity: ConnectivityFiles | None = None
+    space: str | None = None
 
 
 @dataclass(frozen=True)
@@ -198,7 +202,11 @@ def _parse_group(name: Any, entry: Any, where: str) -> VolumeGroup | Streamlines
         dps_keys = _texts(entry.get("dps_keys", ()), "dps_keys", label)
         for key in dps_keys:
             schema.check_name(key, f"{label}: one of its dps_keys")
-        return StreamlinesGroup(name=name, files=files, dps_keys=dps_keys, connectivity=_connectivity(entry, label))
+        connectivity = _connectivity(entry, label)
+        space = entry.get("space")
+        if "space" in entry and space not in SPACES:
+            raise ValueError(f"{label} has the unknown space {space!r}; it must be one of {quoted(SPACES)}.")
+        return StreamlinesGroup(name=name, files=files, dps_keys=dps_keys, connectivity=connectivity, space=space)
     standardization = entry.get("standardization", "none")
     if standardization not in STANDARDIZATIONS:
         raise ValueError(

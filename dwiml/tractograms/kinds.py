@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dwiml.files import check_file
 
-ALL_KINDS = (".trk", ".tck", ".trx")
+ALL_KINDS = (".trk", ".tck", ".trx", ".vtk", ".fib", ".vtp")
 GZIPPED_KINDS = (".trk", ".tck")
 """Formats that are also read when compressed with gzip (``.tck.gz``)."""
 
@@ -42,9 +42,7 @@ def check_kind(path: str | os.PathLike[str], what: str) -> Path:
     path = Path(path)
     kind = kind_of(path)
     if kind not in ALL_KINDS:
-        *first, last = ALL_KINDS
-        wanted = f"{', '.join(first)} or {last}"
-        raise ValueError(f"{what} '{path}' is not in a format that dwiml reads; convert it to {wanted}.")
+        raise ValueError(f"{what} '{path}' is not in a format that dwiml reads; convert it to .trk, .tck or .trx.")
     if is_gzipped(path) and kind not in GZIPPED_KINDS:
         raise ValueError(
             f"{what} '{path}' is compressed, and dwiml reads {kind} files uncompressed; run 'gunzip -k {path.name}' "

@@ -8,33 +8,44 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dwiml.tractograms.headerless import SPACES, HeaderlessTractogram
 from dwiml.tractograms.kinds import check_kind, kind_of
 from dwiml.tractograms.tck import Tck
 from dwiml.tractograms.tractogram import Tractogram
 from dwiml.tractograms.trk import Trk
 from dwiml.tractograms.trx import Trx
+from dwiml.tractograms.vtk import Vtk
 
 _CLASSES: Mapping[str, type[Tractogram]] = {".trk": Trk, ".tck": Tck, ".trx": Trx}
+_HEADERLESS: Mapping[str, type[HeaderlessTractogram]] = {".vtk": Vtk, ".fib": Vtk, ".vtp": Vtk}
 
 
-def open_tractogram(path: str | os.PathLike[str], label: str = "The tractogram") -> Tractogram:
+def open_tractogram(
+    path: str | os.PathLike[str], label: str = "The tractogram", *, space: str | None = None
+) -> Tractogram:
     """Open a tractogram file. Its content is read later, when it is needed.
 
     Parameters
     ----------
     path
-        A ``.trk``, ``.trk.gz``, ``.tck``, ``.tck.gz`` or ``.trx`` file. A .trx may be a folder of arrays, as it is
-        while it is being written.
+        A ``.trk``, ``.trk.gz``, ``.tck``, ``.tck.gz``, ``.trx``, ``.vtk``, ``.fib`` or ``.vtp`` file. A .trx may be a
+        folder of arrays, as it is while it is being written.
     label
         Start of the error messages.
+    space
+        Space of the points of a format that need not record it (.vtk, .fib, .vtp): ``"rasmm"`` or ``"lpsmm"``. If it
+        is None and the file does not state it, rasmm is assumed, with a warning when the points are read.
 
     Raises
     ------
     FileNotFoundError, IsADirectoryError, PermissionError, ValueError
-        See :func:`dwiml.tractograms.kinds.check_kind`.
+        See :func:`dwiml.tractograms.kinds.check_kind`; also if the space is unknown.
     """
+    if space not in (None, *SPACES):
+        raise ValueError(f"space must be one of {', '.join(SPACES)}, got {space!r}.")
     path = check_kind(path, label)
-    return _CLASSES[kind_of(path)](path, label)
+    kind = kind_of(path)
+    return _HEADERLESS[kind](path, label, space) if kind in _HEADERLESS else _CLASSES[kind](path, label)
 
 
 def read_streamlines(

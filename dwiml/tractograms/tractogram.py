@@ -130,7 +130,7 @@ class Tractogram(ABC):
     @property
     @abstractmethod
     def grid(self) -> Grid | None:
-        """The voxel grid of the header; None for a .tck file, which does not record one.
+        """The voxel grid of the header; None for a format that does not record one (.tck, .vtk, .fib, .vtp, .dpy).
 
         Raises
         ------

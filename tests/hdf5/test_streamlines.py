@@ -413,3 +413,48 @@ def test_a_gzipped_tractogram_gives_the_same_file(subjects, grid, suffix):
         assert file["a/streamlines"].keys() == expected.keys()
         for name, values in expected.items():
             np.testing.assert_array_equal(file["a/streamlines"][name], values)
+
+
+def text_vtk(lines, title="lines"):
+    """Return the content of a VTK file, written after the specification; lines in mm."""
+    counts = [len(line) for line in lines]
+    points = "\n".join(" ".join(map(repr, point)) for line in lines for point in line.astype(float).tolist())
+    starts = np.cumsum([0, *counts])
+    cells = [" ".join(map(str, [nb, *range(start, start + nb)])) for nb, start in zip(counts, starts, strict=False)]
+    return (
+        f"# vtk DataFile Version 3.0\n{title}\nASCII\nDATASET POLYDATA\nPOINTS {sum(counts)} float\n{points}\n"
+        f"LINES {len(lines)} {sum(counts) + len(lines)}\n" + "\n".join(cells) + "\n"
+    )
+
+
+def test_a_group_of_several_formats(subjects, grid):
+    """The points of a .vtk are in the space that the config or the file states."""
+    subjects.plain("a")
+    lines = grid["arcs"](12)
+    subjects.tractogram("a", "0.trk", lines[:3])
+    subjects.tractogram("a", "1.tck", lines[3:6])
+    left = [line * np.float32([-1, -1, 1]) for line in grid["to_rasmm"](lines)]
+    (subjects.folder / "a/2.vtk").write_text(text_vtk(left[6:9]))
+    (subjects.folder / "a/3.fib").write_text(text_vtk(left[9:], "SPACE=LPS"))
+    group = {"type": "streamlines", "files": ["0.trk", "1.tck", "2.vtk", "3.fib"], "space": "lpsmm"}
+    subjects.create({"input": {"type": "volume", "files": ["dwi.nii.gz"]}, "streamlines": group})
+    arrays, _ = group_of(subjects)
+    np.testing.assert_allclose(arrays["data"], np.concatenate(lines), atol=1e-4)
+    np.testing.assert_array_equal(arrays["lengths"], [len(line) for line in lines])
+
+
+def test_a_vtk_without_a_grid_or_with_another_space(subjects, grid, caplog):
+    subjects.plain("a")
+    (subjects.folder / "a/lines.vtk").write_text(text_vtk(grid["to_rasmm"](grid["arcs"](4))))
+    group = {"type": "streamlines", "files": ["lines.vtk"]}
+    volume = {"type": "volume", "files": ["dwi.nii.gz"]}
+    with pytest.raises(ValueError, match="lines.vtk' does not give its voxel grid; add a group of type 'volume'"):
+        subjects.create({"streamlines": group})
+    with pytest.raises(ValueError, match="4 of the 4 streamlines in '.*lines.vtk' are invalid .4 outside the volume"):
+        subjects.create({"input": volume, "streamlines": {**group, "space": "lpsmm"}})
+    with pytest.raises(ValueError, match=r"data per streamline 'id' not found in '.*lines.vtk'; it has: none"):
+        subjects.create({"input": volume, "streamlines": {**group, "dps_keys": ["id"]}})
+    with pytest.raises(ValueError, match="has the unknown space 'ras'; it must be one of 'rasmm', 'lpsmm'"):
+        subjects.create({"input": volume, "streamlines": {**group, "space": "ras"}})
+    assert subjects.create({"input": volume, "streamlines": group}).streamlines["streamlines"].nb_streamlines == 4
+    assert "lines.vtk' does not state the space of its points; rasmm is assumed" in caplog.text
