@@ -79,6 +79,8 @@ MODULES = {
     "hdf5.schema": {"files", "ops"},
     **{f"hdf5.stored{name}": {"arguments", "files", "hdf5.schema", "hdf5.stored"} for name in STORED},
     "tracking.sources": ROOMS["tracking"] | {"tracking", "hdf5.inputs.standalone", "hdf5.inputs.standardization"},
+    # DIPY and scilpy keep streamlines in HDF5 files, which are read with the same checks as those of dwiml.
+    "tractograms.in_hdf5": ROOMS["tractograms"] | {"tractograms", "hdf5.stored"},
     "training.generation.phase": ROOMS["training"] | {"training", "tracking", "scoring"},
     "training.generation.settings": ROOMS["training"] | {"training", "tracking"},
     "training.generation.measures": ROOMS["training"] | {"training", "scoring"},

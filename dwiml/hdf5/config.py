@@ -14,7 +14,7 @@ from dwiml.files import read_json
 from dwiml.hdf5 import schema
 from dwiml.hdf5.layouts.patterns import filled
 from dwiml.ops.axes.conventions import Directions, parse_directions
-from dwiml.tractograms.headerless import SPACES
+from dwiml.tractograms.kinds import SPACES
 
 STANDARDIZATIONS = ("all", "independent", "per_file", "none")
 

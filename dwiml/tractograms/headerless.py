@@ -12,9 +12,6 @@ from dwiml.tractograms.tractogram import Array, Sample, Tractogram, evenly
 
 logger = logging.getLogger(__name__)
 
-SPACES = ("rasmm", "lpsmm")
-"""Axes of points in mm: right, anterior, superior, as in NIfTI; or left, posterior, superior, as in DICOM."""
-
 
 class WholeTractogram(Tractogram):
     """A tractogram in a format that is read as a whole, also when only some streamlines are needed."""
@@ -40,7 +37,7 @@ class HeaderlessTractogram(WholeTractogram):
     path, label
         See :class:`~dwiml.tractograms.tractogram.Tractogram`.
     space
-        One of :data:`SPACES`; None: rasmm, unless the file states its space.
+        One of :data:`~dwiml.tractograms.kinds.SPACES`; None: rasmm, unless the file states its space.
     """
 
     grid = None

@@ -7,9 +7,12 @@ from pathlib import Path
 
 from dwiml.files import check_file
 
-ALL_KINDS = (".trk", ".tck", ".trx", ".vtk", ".fib", ".vtp")
+ALL_KINDS = (".trk", ".tck", ".trx", ".vtk", ".fib", ".vtp", ".dpy", ".h5")
 GZIPPED_KINDS = (".trk", ".tck")
 """Formats that are also read when compressed with gzip (``.tck.gz``)."""
+
+SPACES = ("rasmm", "lpsmm")
+"""Axes of points in mm: right, anterior, superior, as in NIfTI; or left, posterior, superior, as in DICOM."""
 
 
 def is_gzipped(path: Path) -> bool:

@@ -8,16 +8,17 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dwiml.tractograms.headerless import SPACES, HeaderlessTractogram
-from dwiml.tractograms.kinds import check_kind, kind_of
+from dwiml.tractograms.headerless import HeaderlessTractogram
+from dwiml.tractograms.in_hdf5 import Connections, Dpy
+from dwiml.tractograms.kinds import SPACES, check_kind, kind_of
 from dwiml.tractograms.tck import Tck
 from dwiml.tractograms.tractogram import Tractogram
 from dwiml.tractograms.trk import Trk
 from dwiml.tractograms.trx import Trx
 from dwiml.tractograms.vtk import Vtk
 
-_CLASSES: Mapping[str, type[Tractogram]] = {".trk": Trk, ".tck": Tck, ".trx": Trx}
-_HEADERLESS: Mapping[str, type[HeaderlessTractogram]] = {".vtk": Vtk, ".fib": Vtk, ".vtp": Vtk}
+_CLASSES: Mapping[str, type[Tractogram]] = {".trk": Trk, ".tck": Tck, ".trx": Trx, ".h5": Connections}
+_HEADERLESS: Mapping[str, type[HeaderlessTractogram]] = {".vtk": Vtk, ".fib": Vtk, ".vtp": Vtk, ".dpy": Dpy}
 
 
 def open_tractogram(
@@ -28,13 +29,14 @@ def open_tractogram(
     Parameters
     ----------
     path
-        A ``.trk``, ``.trk.gz``, ``.tck``, ``.tck.gz``, ``.trx``, ``.vtk``, ``.fib`` or ``.vtp`` file. A .trx may be a
-        folder of arrays, as it is while it is being written.
+        A ``.trk``, ``.trk.gz``, ``.tck``, ``.tck.gz``, ``.trx``, ``.vtk``, ``.fib``, ``.vtp`` or ``.dpy`` file, or the
+        ``.h5`` file of connections of scilpy. A .trx may be a folder of arrays, as it is while it is being written.
     label
         Start of the error messages.
     space
-        Space of the points of a format that need not record it (.vtk, .fib, .vtp): ``"rasmm"`` or ``"lpsmm"``. If it
-        is None and the file does not state it, rasmm is assumed, with a warning when the points are read.
+        Space of the points of a format that need not record it (.vtk, .fib, .vtp, .dpy): ``"rasmm"`` or ``"lpsmm"``.
+        If it is None and the file does not state it, rasmm is assumed; for VTK files, with a warning when the points
+        are read.
 
     Raises
     ------
