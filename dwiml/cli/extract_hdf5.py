@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from dwiml.cli import parse_and_run
-from dwiml.cli.options.shared import add_overwrite, add_verbose
+from dwiml.cli.options.shared import add_overwrite, add_sidecar, add_verbose
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -27,6 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="file to write. Volume: .nii.gz or .nii; streamlines: .trk, .trx or .tck (without data per streamline); "
         "connectivity of a streamlines group: .npy, with its labels in OUT_labels.txt and OUT_labels.nii.gz",
     )
+    add_sidecar(parser, "a tractogram")
     add_overwrite(parser, "replace existing outputs")
     add_verbose(parser)
     return parser
@@ -41,6 +42,11 @@ def _run(arguments: argparse.Namespace) -> None:
 
     print(
         extract_hdf5(
-            arguments.hdf5_file, arguments.subject, arguments.group, arguments.out, overwrite=arguments.overwrite
+            arguments.hdf5_file,
+            arguments.subject,
+            arguments.group,
+            arguments.out,
+            overwrite=arguments.overwrite,
+            sidecar=arguments.sidecar,
         )
     )

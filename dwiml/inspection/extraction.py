@@ -22,10 +22,12 @@ from dwiml.hdf5 import schema
 from dwiml.hdf5.inputs.connectivity import check_labels_file, labels_path, write_row_labels
 from dwiml.hdf5.stored import StoredFile, StoredGroup, open_hdf5
 from dwiml.hdf5.stored.layout import groups_config, groups_of_type, subject_lists
+from dwiml.hdf5.stored.provenance import provenance_of
 from dwiml.ops.ragged import slabs
 from dwiml.ops.regions import LabelRegions
 from dwiml.params import checks_arguments
 from dwiml.tractograms.writing.partial import partial_of
+from dwiml.tractograms.writing.sidecar import add_sidecars, describe
 from dwiml.tractograms.writing.writer import FORMATS, TractogramWriter
 
 logger = logging.getLogger(__name__)
@@ -38,7 +40,13 @@ _GZIP_LEVEL = 4
 
 @checks_arguments
 def extract_hdf5(
-    path: str | os.PathLike[str], subject: str, group: str, out: str | os.PathLike[str], *, overwrite: bool = False
+    path: str | os.PathLike[str],
+    subject: str,
+    group: str,
+    out: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    sidecar: bool = False,
 ) -> str:
     """Write a group of a subject to a file that other programs read.
 
@@ -57,6 +65,8 @@ def extract_hdf5(
         ``OUT_labels.nii.gz``, the label of each voxel.
     overwrite
         Replace existing files.
+    sidecar
+        Also write a JSON file beside a tractogram, with the provenance of the group.
 
     Returns
     -------
@@ -74,13 +84,17 @@ def extract_hdf5(
     with open_hdf5(path) as file:
         node, is_volume = _find(file, subject, group)
         suffix = _suffix_of(out, is_volume=is_volume, name=f"{subject}/{group}")
-        check_outputs({"OUT": out}, inputs=[path], overwrite=overwrite)
+        if sidecar and suffix not in FORMATS:
+            raise ValueError(f"sidecar=True is for tractograms; '{out}' is not one.")
+        outputs = {"OUT": out}
+        check_outputs(add_sidecars(outputs, of=["OUT"]) if sidecar else outputs, inputs=[path], overwrite=overwrite)
         if is_volume:
             return _write_volume(SubjectVolume(node, group, lazy=True), out, _standardization(file, group))
         if suffix in MATRICES:
             return _write_connectivity(node, group, out, overwrite=overwrite)
         refuse_inputs(partial_of(Path(os.path.realpath(out))), "OUT, until it is whole", inputs=[path])
-        return _write_streamlines(node, group, out, overwrite=overwrite)
+        content = _sidecar(node, group) if sidecar else None
+        return _write_streamlines(node, group, out, content, overwrite=overwrite)
 
 
 def _find(file: StoredFile, subject: str, group: str) -> tuple[StoredGroup, bool]:
@@ -140,7 +154,15 @@ def _write_image(image: Any, out: Path) -> None:
             save(stream)
 
 
-def _write_streamlines(node: StoredGroup, group: str, out: Path, *, overwrite: bool) -> str:
+def _sidecar(node: StoredGroup, group: str) -> dict[str, Any]:
+    place, recorded = Path(f"{node.file.path}:/{node.name}/{group}"), provenance_of(node.group(group))
+    more = {"dwiml": {"provenance": recorded}} if recorded else {}
+    return describe("Streamlines of an HDF5 file.", [place], more)
+
+
+def _write_streamlines(
+    node: StoredGroup, group: str, out: Path, sidecar: dict[str, Any] | None, *, overwrite: bool
+) -> str:
     streamlines = SubjectStreamlines(node, group, lazy=True)
     grid = streamlines.grid_of(_shape_of_volumes(node, streamlines))
     keys = list(streamlines.data_per_streamline)
@@ -148,7 +170,7 @@ def _write_streamlines(node: StoredGroup, group: str, out: Path, *, overwrite: b
         logger.warning("A .tck file cannot hold data per streamline: %s not written.", quoted(keys))
         keys = []
     widths = {key: streamlines.data_per_streamline_size(key) for key in keys}
-    with TractogramWriter(out, grid=grid, data_per_streamline=widths, overwrite=overwrite) as writer:
+    with TractogramWriter(out, grid=grid, data_per_streamline=widths, overwrite=overwrite, sidecar=sidecar) as writer:
         for some, _ in slabs(streamlines.lengths, _SLAB_POINTS):
             data = {key: streamlines.gather_data_per_streamline(key, some) for key in keys}
             writer.append(*streamlines.gather(some), data)

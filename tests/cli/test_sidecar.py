@@ -237,3 +237,19 @@ def test_tractograms_of_losses_and_of_attention(world: Path, tmp_path: Path) -> 
     content = sidecar(out / "attention_encoder.json")
     assert resolved(out / "attention_encoder.trk", content["Sources"]) == [tmp_path / "exp", data]
     assert "attention (group 'encoder')" in content["Description"]
+
+
+def test_extracted_streamlines_have_the_provenance_of_their_group(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data.hdf5"
+    lists = [world / f"{name}.txt" for name in ("training", "validation", "testing")]
+    assert run("create_hdf5", world / "subjects", data, world / "config.json", *lists) == 0
+    command = ["extract_hdf5", data, "sub-1"]
+    assert run(*command, "streamlines", tmp_path / "out.trk", "--sidecar") == 0
+    content = sidecar(tmp_path / "out.json")
+    assert content["Sources"] == ["data.hdf5:/sub-1/streamlines"]
+    assert [each["file"] for each in content["dwiml"]["provenance"]["files"]] == ["lines.trk"]
+    capsys.readouterr()
+    assert run(*command, "input", tmp_path / "out.nii.gz", "--sidecar") == 2
+    assert f"--sidecar is for tractograms; '{tmp_path}/out.nii.gz' is not one." in capsys.readouterr().err
