@@ -90,6 +90,23 @@ def build_parser() -> argparse.ArgumentParser:
         "sessions of a subject are in the same set",
     )
     parser.add_argument("--split_seed", type=int, default=0, metavar="N", help="seed of --split [0]")
+    parser.add_argument(
+        "--nbr_processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of subjects that are processed at the same time, each in its own process [%(default)s]",
+    )
+    parser.add_argument(
+        "--add",
+        action="store_true",
+        help="add the subjects to OUT.hdf5, which was created with the same config and options",
+    )
+    parser.add_argument(
+        "--skip_bad_subjects",
+        action="store_true",
+        help="leave out subjects with missing or invalid files, and list them at the end",
+    )
     return parser
 
 
@@ -173,6 +190,9 @@ def _table(summary: CreationSummary) -> str:
         files = f" from {counted(group.nb_files, 'tractogram')}"
         lines = counted(group.nb_streamlines, "streamline")
         rows.append((name, f"{lines}, {counted(group.nb_points, 'point')}{files}{removed}"))
+    if len(summary.added) < nb_subjects:
+        rows.append(("added", f"{counted(len(summary.added), 'subject')}, whose streamlines are counted above"))
+    rows += [("left out", f"'{name}': {reason}") for name, reason in summary.skipped.items()]
     width = max(len(name) for name, _ in rows)
     title = f"{summary.path}: {counted(nb_subjects, 'subject')} ({counts}), {summary.nb_bytes / 1e9:.3f} GB"
     return "\n".join([title, *(f"  {name:<{width}}  {text}" for name, text in rows)])

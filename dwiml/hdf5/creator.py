@@ -5,22 +5,25 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import h5py
 
 from dwiml import __version__
+from dwiml.arguments import check_whole
 from dwiml.hdf5 import file_writer, schema
+from dwiml.hdf5.adding import FinishedFile
+from dwiml.hdf5.assembling import Assembly
 from dwiml.hdf5.config import GroupsConfig, load_config
-from dwiml.hdf5.inputs.connectivity import plan_connectivity
-from dwiml.hdf5.inputs.inspection import SubjectPlan, plan_subjects
+from dwiml.hdf5.inputs.connectivity import ConnectivityPlan, plan_connectivity
+from dwiml.hdf5.inputs.inspection import SubjectPlan, leave_out, plan_subjects
 from dwiml.hdf5.inputs.subjects import SubjectList
 from dwiml.hdf5.layouts.choosing import choose_subjects
 from dwiml.hdf5.layouts.layout import LayoutSource, load_layout
-from dwiml.hdf5.part_folder import PartFolder
-from dwiml.hdf5.parts import Part, PartOptions, StreamlinesCount
+from dwiml.hdf5.parts import PartOptions, StreamlinesCount
+from dwiml.hdf5.workers import Workers, is_bad_input
 from dwiml.ops.resampling import Resampling
 from dwiml.params import checks_arguments
 from dwiml.signals import ended_by_signals
@@ -49,6 +52,10 @@ class CreationSummary:
         {streamlines group: its counts}.
     files
         {volume group: [(file, number of features), ...]}, in the order of the features, for the first subject.
+    added
+        The subjects that were read from their folders; `streamlines` counts these only.
+    skipped
+        {subject left out: the reason}.
     nb_reused
         Number of subjects that a stopped creation had finished, and that were used again.
     origin
@@ -63,6 +70,8 @@ class CreationSummary:
     nb_features: dict[str, int] = field(default_factory=dict)
     streamlines: dict[str, StreamlinesCount] = field(default_factory=dict)
     files: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
+    added: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
     nb_reused: int = 0
     origin: str = ""
     unused: list[str] = field(default_factory=list)
@@ -90,6 +99,9 @@ def create_hdf5(
     layout: LayoutSource | None = None,
     split: Sequence[float] | None = None,
     split_seed: int = 0,
+    nbr_processes: int = 1,
+    add: bool = False,
+    skip_bad_subjects: bool = False,
 ) -> CreationSummary:
     """Create one HDF5 file from the volumes and streamlines of many subjects.
 
@@ -139,6 +151,14 @@ def create_hdf5(
         :func:`dwiml.hdf5.layouts.sets.by_fractions`.
     split_seed
         Seed of `split`.
+    nbr_processes
+        Number of subjects that are read, converted and written at the same time, each in a process of its own, and of
+        headers that are checked. The file is the same for any number. With 1, no process is started.
+    add
+        Add the subjects to ``out_hdf5``, which must exist, and must have been created with the same config and options.
+        The result is the file that one creation with all subjects would give; it replaces the file once it is complete.
+    skip_bad_subjects
+        Leave out subjects with missing or invalid files, with a warning, instead of raising an error.
 
     Returns
     -------
@@ -157,62 +177,120 @@ def create_hdf5(
         raise ValueError(
             f"step_size, the distance between two points, must be at least {_MIN_STEP_MM:g} mm, got {step_size:g}."
         )
+    nbr_processes = check_whole("nbr_processes", nbr_processes, low=1)
     used_layout = None if layout is None else load_layout(layout)
     groups = load_config(config, base=None if used_layout is None else used_layout.groups)
+    options = PartOptions(groups=groups, resample=resample, remove_invalid=remove_invalid, allow_missing=allow_missing)
     lists = {"training": training, "validation": validation, "testing": testing}
-    chosen = choose_subjects(Path(subjects_folder), used_layout, groups, lists, split=split, split_seed=split_seed)
-    subjects = chosen.sets
-    inputs: list[Any] = [config, *lists.values(), *chosen.files, *([used_layout.path] if used_layout else [])]
-    target = file_writer.checked_output(Path(out_hdf5), inputs, overwrite=overwrite)
-    plans = plan_subjects(chosen.folders, groups, allow_missing=allow_missing)
-    matrices = plan_connectivity(plans, groups)
-    inputs += [path for plan in plans for path in plan.files]
-    inputs += [path for group in matrices.values() for matrix in group.values() for path in matrix.files]
-    file_writer.checked_output(Path(out_hdf5), inputs, overwrite=overwrite, warn=False)
-    file_writer.refuse_other_kind(target)
-    _warn_of_unused(subjects, groups)
-
-    summary = CreationSummary(Path(out_hdf5), subjects=subjects, nb_features=dict(plans[0].nb_features))
-    summary.files = _files_of(plans[0])
-    summary.origin, summary.unused = chosen.origin, chosen.unused
-    summary.streamlines = {group.name: StreamlinesCount() for group in groups.streamlines}
-    part_options = PartOptions(
-        groups=groups, resample=resample, remove_invalid=remove_invalid, allow_missing=allow_missing
+    chosen = choose_subjects(
+        Path(subjects_folder),
+        used_layout,
+        groups,
+        lists,
+        split=split,
+        split_seed=split_seed,
+        may_lack_training=add,
+        may_lack_folders=skip_bad_subjects,
     )
-    nb_bytes = sum(plan.nb_bytes for plan in plans)
-    with PartFolder(target, resume=resume, discard=overwrite) as place:
-        parts = [Part(plan, matrices[plan.name], part_options, place.path) for plan in plans]
-        # The parts and the file take the same room, and both exist at the end.
-        with file_writer.atomic_hdf5(target, 2 * nb_bytes, overwrite=overwrite, folder=place.path) as handle:
-            _assemble(handle, parts, summary, on_progress or (lambda done, total, name: None))
-            file_writer.write_root(handle, subjects, groups, resample, summary.files, plans[0].directions)
-            options = {"remove_invalid": remove_invalid, "allow_missing": allow_missing}
-            file_writer.write_provenance(
-                handle, {schema.DWIML_VERSION: __version__, schema.COMMAND: command, schema.OPTIONS: options}
-            )
+    inputs: list[Any] = [config, *lists.values(), *chosen.files, *([used_layout.path] if used_layout else [])]
+    target = file_writer.checked_output(Path(out_hdf5), inputs, overwrite=overwrite or add)
+    base = FinishedFile(target) if add else None
+    if base is not None:
+        base.check_new(chosen.sets)
+    skipped: dict[str, str] | None = {} if skip_bad_subjects else None
+    with Workers(nbr_processes) as workers:
+        plans = plan_subjects(chosen.folders, groups, allow_missing=allow_missing, skipped=skipped, workers=workers)
+        matrices = _planned_matrices(plans, groups, skipped)
+        plans = [plan for plan in plans if plan.name in matrices]
+        inputs += [path for plan in plans for path in plan.files]
+        inputs += [path for group in matrices.values() for matrix in group.values() for path in matrix.files]
+        file_writer.checked_output(Path(out_hdf5), inputs, overwrite=overwrite or add, warn=False)
+        file_writer.refuse_other_kind(target)
+        assembly = Assembly(
+            target=target, plans=plans, matrices=matrices, options=options, workers=workers, skipped=skipped, base=base
+        )
+        summary = CreationSummary(Path(out_hdf5), skipped={} if skipped is None else skipped)
+        summary.origin, summary.unused = chosen.origin, chosen.unused
+        _describe(summary, assembly, chosen.sets)
+        _warn_of_unused(summary.subjects, groups)
+
+        def write_root(handle: h5py.File) -> None:
+            _describe(summary, assembly, chosen.sets)
+            _write_root(handle, summary, assembly, command)
+
+        if base is not None:
+            base.check_agreement(plans, write_root, groups.text)
+        order = [name for listed in summary.subjects.values() for name in listed]
+        report = on_progress or (lambda done, total, name: None)
+        assembly.write(order, write_root, overwrite=overwrite, resume=resume, report=report)
     _warn_of_resampling(summary, resample, [plan.grid.voxel_sizes.min() for plan in plans])
     summary.nb_bytes = target.stat().st_size
     return summary
 
 
-def _assemble(
-    handle: h5py.File, parts: Sequence[Part], summary: CreationSummary, report: Callable[[int, int, str], None]
-) -> None:
-    """Make the parts that do not exist yet, and copy each into the file, in their order."""
-    made = {part.name: counts for part in parts if (counts := part.counts_if_made()) is not None}
-    report(len(made), len(parts), "")
-    summary.nb_reused = len(made)
-    nb_done = len(made)
-    for part in parts:
-        counts = made.get(part.name)
-        is_new = counts is None
-        counts = part.make() if counts is None else counts
+def _write_root(handle: h5py.File, summary: CreationSummary, assembly: Assembly, command: str) -> None:
+    base, options = assembly.base, assembly.options
+    file_writer.write_root(
+        handle,
+        summary.subjects,
+        options.groups if base is None else replace(options.groups, text=base.groups_config),
+        options.resample,
+        summary.files,
+        _first(assembly.plans, summary).directions,
+        text=None if base is None else base.groups_files,
+    )
+    recorded = {"remove_invalid": options.remove_invalid, "allow_missing": options.allow_missing}
+    file_writer.write_provenance(
+        handle, {schema.DWIML_VERSION: __version__, schema.COMMAND: command, schema.OPTIONS: recorded}
+    )
+
+
+def _first(plans: Sequence[SubjectPlan], summary: CreationSummary) -> SubjectPlan:
+    """Return the first subject that was not left out."""
+    return next(plan for plan in plans if plan.name not in summary.skipped)
+
+
+def _planned_matrices(
+    plans: Sequence[SubjectPlan], groups: GroupsConfig, skipped: dict[str, str] | None
+) -> dict[str, dict[str, ConnectivityPlan]]:
+    """Return the connectivity matrices of all subjects that have valid ones."""
+    matrices: dict[str, dict[str, ConnectivityPlan]] = {}
+    for plan in plans:
+        try:
+            matrices |= plan_connectivity([plan], groups)
+        except Exception as error:
+            if skipped is None or not is_bad_input(error):
+                raise
+            leave_out(skipped, plan.name, error)
+    return matrices
+
+
+def _describe(summary: CreationSummary, assembly: Assembly, new: Mapping[str, list[str]]) -> None:
+    """Describe in the summary what is in the file, without the subjects that were left out.
+
+    Raises
+    ------
+    ValueError
+        If no training subject is left, or no subject to be added.
+    """
+    base, skipped = assembly.base, summary.skipped
+    old: Mapping[str, list[str]] = {} if base is None else base.subjects
+    summary.added = [name for names in new.values() for name in names if name not in skipped]
+    summary.subjects = {
+        subset: [*old.get(subset, []), *(name for name in names if name not in skipped)]
+        for subset, names in new.items()
+    }
+    if not (summary.subjects["training"] if base is None else summary.added):
+        what = "no training subject" if base is None else "no subject to add"
+        name, reason = next(iter(skipped.items()), ("", ""))
+        raise ValueError(f"There is {what} left; '{name}' was left out because: {reason}")
+    first = _first(assembly.plans, summary)
+    summary.nb_features, summary.files = dict(first.nb_features), _files_of(first)
+    summary.nb_reused = assembly.nb_reused
+    summary.streamlines = {group.name: StreamlinesCount() for group in assembly.options.groups.streamlines}
+    for counts in assembly.counts.values():
         for group, count in counts.items():
             summary.streamlines[group].add(count)
-        file_writer.copy_subject(handle, part.path, part.name)
-        if is_new:
-            nb_done += 1
-            report(nb_done, len(parts), part.name)
 
 
 def _files_of(plan: SubjectPlan) -> dict[str, list[tuple[str, int]]]:

@@ -6,7 +6,6 @@ import errno
 import glob
 import json
 import logging
-import math
 import os
 import secrets
 import sys
@@ -25,13 +24,10 @@ from dwiml.arguments import quoted
 from dwiml.files import check_outputs, open_regular, sync_folder
 from dwiml.hdf5 import schema
 from dwiml.hdf5.config import GroupsConfig
-from dwiml.hdf5.inputs.connectivity import ConnectivityPlan, open_matrix
-from dwiml.hdf5.stored.digests import ArrayDigest, digest_of_array, digest_of_group
+from dwiml.hdf5.stored.digests import digest_of_array, digest_of_group
 from dwiml.hdf5.stored.layout import root_digest
 from dwiml.ops.axes.conventions import Directions
-from dwiml.ops.connectivity_matrix import dense_blocks
 from dwiml.ops.ragged import offsets
-from dwiml.ops.regions import BlocRegions, LabelRegions
 from dwiml.ops.resampling import Resampling, lengths_mm
 from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.tractogram import Streamlines
@@ -39,8 +35,6 @@ from dwiml.tractograms.tractogram import Streamlines
 logger = logging.getLogger(__name__)
 
 _ROOM_FOR_METADATA = 2**22
-# Size of the rows that are compressed together.
-_CHUNK_BYTES = 2**19
 
 
 def checked_output(path: Path, inputs: Iterable[object], *, overwrite: bool, warn: bool = True) -> Path:
@@ -121,7 +115,7 @@ def atomic_hdf5(target: Path, nb_bytes: int, *, overwrite: bool, folder: Path | 
     temporary = (folder or target.parent) / f".{target.name}.{secrets.token_hex(4)}.tmp"
     try:
         temporary.open("xb").close()
-        _check_room(temporary, nb_bytes)
+        check_room(temporary, nb_bytes)
         with h5py.File(temporary, "w") as handle:
             yield handle
         with open(temporary, "rb") as stream:
@@ -138,10 +132,15 @@ def atomic_hdf5(target: Path, nb_bytes: int, *, overwrite: bool, folder: Path | 
     sync_folder(target.parent)
 
 
-def _check_room(path: Path, nb_bytes: int) -> None:
+def check_room(path: Path, nb_bytes: int) -> None:
     """Check that a file can grow by a number of bytes plus the metadata of HDF5.
 
     HDF5 may crash when it cannot write while closing a file, so the space is checked beforehand.
+
+    Raises
+    ------
+    OSError
+        If the disk does not have enough space.
     """
     if sys.platform == "darwin":
         return
@@ -168,6 +167,8 @@ def write_root(
     resample: Resampling,
     files: Mapping[str, Sequence[tuple[str, int]]],
     directions: Mapping[str, Sequence[Directions | None]],
+    *,
+    text: str | None = None,
 ) -> None:
     """Write the root attributes.
 
@@ -185,6 +186,8 @@ def write_root(
         {volume group: [(file, number of features), ...]}.
     directions
         {volume group: convention of each of these files}; None where it is unknown.
+    text
+        The files and their conventions as text, if another file already records them.
     """
     chosen = [name for names in subjects.values() for name in names]
     handle.attrs[schema.VERSION] = schema.SCHEMA_VERSION
@@ -206,7 +209,7 @@ def write_root(
         ]
         for group, listed in files.items()
     }
-    handle.attrs[schema.GROUPS_FILES] = json.dumps(named)
+    handle.attrs[schema.GROUPS_FILES] = json.dumps(named) if text is None else text
     handle.attrs[schema.DIGEST] = np.bytes_(root_digest(dict(handle.attrs)))
     handle.attrs[schema.DATE_AND_TIME] = now().strftime("%d %B %Y %H:%M:%S")
 
@@ -229,7 +232,7 @@ def copy_subject(handle: h5py.File, source: Path, name: str) -> None:
         If the disk does not have enough space.
     """
     with h5py.File(source, "r") as other:
-        _check_room(Path(handle.filename), _nb_bytes_stored(other[name]))
+        check_room(Path(handle.filename), _nb_bytes_stored(other[name]))
         other.copy(other[name], handle, name=name)
     # Data buffered by HDF5 would escape the next check of the disk space.
     handle.flush()
@@ -280,11 +283,13 @@ def write_volume(
     group.attrs[schema.VOXRES] = grid.voxel_sizes.astype(np.float32)
     group.attrs[schema.NB_FEATURES] = data.shape[-1]
     if any(read is not None for _, read in directions):
-        group.attrs[schema.DIRECTIONS] = _directions_text(directions)
+        group.attrs[schema.DIRECTIONS] = directions_text(directions)
     _write_array(group, schema.DATA, data)
 
 
-def _directions_text(directions: Sequence[tuple[int, Directions | None]]) -> str:
+def directions_text(directions: Sequence[tuple[int, Directions | None]]) -> str:
+    """Return the conventions of a volume group, as stored and as read, as JSON; see :func:`write_volume`."""
+
     def entries(conventions: Iterable[Directions | None]) -> list[dict[str, Any]]:
         counts = [nb for nb, _ in directions]
         return [
@@ -350,7 +355,7 @@ def write_group_digests(subject: h5py.Group) -> None:
     for group in subject.values():
         datasets: list[tuple[str, tuple[int, ...], str, str]] = []
         group.visititems(partial(_note_dataset, datasets))
-        _write_digest(group, digest_of_group(dict(group.attrs), datasets))
+        write_digest(group, digest_of_group(dict(group.attrs), datasets))
 
 
 def _note_dataset(found: list[tuple[str, tuple[int, ...], str, str]], name: str, node: h5py.HLObject) -> None:
@@ -358,70 +363,14 @@ def _note_dataset(found: list[tuple[str, tuple[int, ...], str, str]], name: str,
         found.append((name, node.shape, node.dtype.str, schema.read_text(node.attrs[schema.DIGEST])))
 
 
-def write_connectivity(group: h5py.Group, plan: ConnectivityPlan) -> None:
-    """Write the connectivity matrix of a streamlines group, a few rows at a time, and its regions.
-
-    Both are compressed, since they are mostly zeros and are never memory-mapped.
-
-    Raises
-    ------
-    ValueError
-        If the matrix holds NaN, infinite or negative values, or a file was damaged in the meantime.
-    """
-    regions = plan.read_regions()
-    if isinstance(regions, BlocRegions):
-        group.attrs[schema.CONNECTIVITY_MATRIX_TYPE] = schema.FROM_BLOCS
-        group.attrs[schema.CONNECTIVITY_NB_BLOCS] = np.array(regions.nb_blocs, dtype=np.int64)
-    else:
-        group.attrs[schema.CONNECTIVITY_MATRIX_TYPE] = schema.FROM_LABELS
-        _write_labels(group, regions)
-    matrix = open_matrix(plan.matrix, plan.label)
-    dtype = matrix.dtype.newbyteorder("=")
-    digest = ArrayDigest(matrix.shape, dtype)
-    dataset = _compressed(group, schema.CONNECTIVITY_MATRIX, matrix.shape, dtype)
-    try:
-        for start, rows in dense_blocks(matrix, nb_rows=dataset.chunks[0]):
-            rows = rows.astype(dtype, copy=False)
-            digest.update(rows)
-            _write_chunk(dataset, start, rows)
-    except ValueError as error:
-        raise ValueError(f"{plan.label}: '{plan.matrix}': {error}") from error
-    _write_digest(dataset, digest.text())
-
-
-def _write_labels(group: h5py.Group, regions: LabelRegions) -> None:
-    small = regions.values[-1] <= np.iinfo(np.int32).max
-    values = np.append(regions.values, 0).astype(np.int32 if small else np.int64)
-    dataset = _compressed(group, schema.CONNECTIVITY_LABEL_VOLUME, regions.shape, values.dtype)
-    digest = ArrayDigest(regions.shape, values.dtype)
-    for start in range(0, regions.shape[0], dataset.chunks[0]):
-        # The background has region index -1, which selects the last value: 0.
-        rows = values[regions.index[start : start + dataset.chunks[0]]]
-        digest.update(rows)
-        _write_chunk(dataset, start, rows)
-    _write_digest(dataset, digest.text())
-
-
-def _compressed(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> h5py.Dataset:
-    row_bytes = math.prod(shape[1:]) * dtype.itemsize
-    chunk = (min(shape[0], max(1, _CHUNK_BYTES // row_bytes)), *shape[1:])
-    return group.create_dataset(name, shape, dtype, chunks=chunk, compression="gzip", track_times=False)
-
-
-def _write_chunk(dataset: h5py.Dataset, start: int, rows: NDArray[Any]) -> None:
-    """Write the rows of one chunk and flush them: data buffered by HDF5 would escape the check of the disk space."""
-    _check_room(Path(dataset.file.filename), rows.nbytes)
-    dataset[start : start + len(rows)] = rows
-    dataset.flush()
-
-
 def _write_array(group: h5py.Group, name: str, values: NDArray[np.generic]) -> None:
-    _check_room(Path(group.file.filename), values.nbytes)
+    check_room(Path(group.file.filename), values.nbytes)
     # Contiguous and uncompressed, so that it can be memory-mapped; without time stamp, so that the same input gives the
     # same bytes.
     dataset = group.create_dataset(name, data=values, track_times=False)
-    _write_digest(dataset, digest_of_array(values))
+    write_digest(dataset, digest_of_array(values))
 
 
-def _write_digest(node: h5py.HLObject, digest: str) -> None:
+def write_digest(node: h5py.HLObject, digest: str) -> None:
+    """Write the digest of a dataset or a group."""
     node.attrs[schema.DIGEST] = np.bytes_(digest)

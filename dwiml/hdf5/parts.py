@@ -17,6 +17,7 @@ import numpy as np
 from dwiml import __version__
 from dwiml.hdf5 import file_writer, schema
 from dwiml.hdf5.config import GroupsConfig
+from dwiml.hdf5.connectivity_writer import write_connectivity
 from dwiml.hdf5.inputs.connectivity import ConnectivityPlan
 from dwiml.hdf5.inputs.inspection import SubjectPlan
 from dwiml.hdf5.inputs.provenance import add_statistics, streamlines_sources, volume_sources
@@ -106,7 +107,7 @@ class Part:
     folder
         The folder of all parts.
     record
-        What the content depends on: options, version of dwiml, and size and time of modification of each file.
+        What the content depends on: options, version of dwiml, conventions, and size and time of each file.
     path
         The file of the part. Its name includes a digest of the record.
     """
@@ -125,9 +126,11 @@ class Part:
             "schema": schema.SCHEMA_VERSION,
             "subject": self.plan.name,
             "options": self.options.recorded(),
+            "directions": {
+                group: [None if read is None else read.as_dict() for read in each]
+                for group, each in self.plan.directions.items()
+            },
             "files": _states(self.plan.folder, files),
-            # From the config, or from the sidecar of an image.
-            "directions": {group: [repr(each) for each in listed] for group, listed in self.plan.directions.items()},
         }
         text = json.dumps(self.record, sort_keys=True)
         digest = hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=12).hexdigest()
@@ -184,13 +187,13 @@ class Part:
         plan, options, counts = self.plan, self.options, {}
         for group in options.groups.volumes:
             directions = list(zip(plan.features[group.name], plan.directions[group.name], strict=True))
-            # Before the files are read: a file that changes meanwhile has a newer time.
-            sources = volume_sources(plan, group)
+            recorded = volume_sources(plan, group)
             file_writer.write_volume(subject, group.name, read_volume_group(plan, group), plan.grid, directions)
             report = plan.statistics[group.name]
-            file_writer.write_provenance(subject[group.name], add_statistics(sources, report.files, report.applied))
+            file_writer.write_provenance(subject[group.name], add_statistics(recorded, report.files, report.applied))
+        # Before they are read: what a later change of a file would not tell.
+        sources = {group: streamlines_sources(plan, group, self.matrices.get(group)) for group in plan.tractograms}
         for lines in options.groups.streamlines:
-            sources = streamlines_sources(plan, lines.name, self.matrices.get(lines.name))
             data = read_streamlines_group(
                 plan,
                 lines,
@@ -199,7 +202,6 @@ class Part:
                 allow_missing=options.allow_missing,
             )
             file_writer.write_streamlines(subject, lines.name, data, plan.grid)
-            file_writer.write_provenance(subject[lines.name], sources)
             counts[lines.name] = StreamlinesCount(
                 nb_streamlines=len(data.lengths),
                 nb_points=len(data.points),
@@ -208,7 +210,9 @@ class Part:
                 nb_of_two_points=int(np.count_nonzero(data.lengths == 2)),
             )
         for name, matrix in self.matrices.items():
-            file_writer.write_connectivity(subject[name], matrix)
+            write_connectivity(subject[name], matrix)
+        for name, source in sources.items():
+            file_writer.write_provenance(subject[name], source)
         return counts
 
 

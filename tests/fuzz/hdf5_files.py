@@ -66,7 +66,7 @@ def write_bases(folder: Path) -> dict[str, Path]:
     rng = np.random.default_rng(0)
     grid = Grid.from_header(AFFINE, SHAPE, path)
     with h5py.File(path, "w") as handle:
-        file_writer.write_root(handle, SUBJECTS, load_config(_CONFIG), Resampling(), {})
+        file_writer.write_root(handle, SUBJECTS, load_config(_CONFIG), Resampling(), {}, {})
         for name in [name for names in SUBJECTS.values() for name in names]:
             subject = handle.create_group(name)
             file_writer.write_volume(subject, "input", rng.normal(size=(*SHAPE, 3)).astype(np.float32), grid)

@@ -79,3 +79,18 @@ def test_options_that_cannot_be(tmp_path: Path) -> None:
         result = run("--device", "cuda")
         assert result.returncode == 2
         assert result.stderr == "--device cuda was asked for, but torch finds no GPU here.\n"
+
+
+def test_the_creation_of_a_file_is_measured_beside_a_plain_script(tmp_path):
+    script = SCRIPT.with_name("creation.py")
+    done = subprocess.run(
+        [sys.executable, str(script), "--quick", "--repeats", "1", "--json", str(tmp_path / "figures.json")],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert list(figures) == ["plain script", "dwiml, 1 process", "dwiml, 2 processes"]
+    assert all(figure["seconds"] > 0 and figure["peak_mb"] > 10 for figure in figures.values())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from numpy.typing import ArrayLike
@@ -17,6 +19,7 @@ from dwiml.hdf5.config import GroupsConfig, StreamlinesGroup, VolumeGroup
 from dwiml.hdf5.inputs.directions import directions_of_image
 from dwiml.hdf5.inputs.standardization import StandardizationReport
 from dwiml.hdf5.inputs.subjects import MissingFileError, SubjectFolder, find_by_pattern, find_files
+from dwiml.hdf5.workers import Workers
 from dwiml.ops.axes.conventions import Directions
 from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.kinds import check_kind
@@ -123,8 +126,29 @@ class SubjectPlan:
             self.known_grid.check_same(grid, f"Subject '{self.name}'")
 
 
-def plan_subjects(subjects: Sequence[SubjectFolder], config: GroupsConfig, *, allow_missing: bool) -> list[SubjectPlan]:
+def plan_subjects(
+    subjects: Sequence[SubjectFolder],
+    config: GroupsConfig,
+    *,
+    allow_missing: bool,
+    skipped: dict[str, str] | None = None,
+    workers: Workers | None = None,
+) -> list[SubjectPlan]:
     """Find the files of all subjects and check their headers; warn if two subjects have the same tractogram.
+
+    Parameters
+    ----------
+    subjects
+        The folders of the subjects.
+    config
+        The groups config.
+    allow_missing
+        Allow tractograms to be missing or empty.
+    skipped
+        Where subjects with missing or invalid files are added, with the reason, instead of raising an error. A subject
+        that differs from the others is one that differs from most.
+    workers
+        Processes that check the headers of several subjects at the same time.
 
     Raises
     ------
@@ -134,20 +158,48 @@ def plan_subjects(subjects: Sequence[SubjectFolder], config: GroupsConfig, *, al
         If a file cannot be read, is empty or has an unknown format, if the files of a subject are on different grids,
         or if a group does not have the same number of features for all subjects.
     """
+    plan_one = partial(_plan_subject, config=config, allow_missing=allow_missing)
+    outcomes = (workers or Workers(1)).run(plan_one, subjects, lambda subject: f"subject '{subject.name}'")
     plans, missing = [], {}
-    for subject in subjects:
-        try:
-            plans.append(_plan_subject(subject, config, allow_missing=allow_missing))
-        except MissingFileError as error:
-            missing[subject.name] = error
+    for outcome in sorted(outcomes, key=lambda outcome: outcome.index):
+        name, error = subjects[outcome.index].name, outcome.error
+        if error is None:
+            plans.append(outcome.value)
+        elif skipped is not None and outcome.is_bad_input:
+            leave_out(skipped, name, error)
+        elif isinstance(error, MissingFileError):
+            missing[name] = error
+        else:
+            raise error
     if missing:
         raise _all_missing(missing, len(subjects))
-    for plan in plans[1:]:
-        for group in plan.features:
-            _check_alike(plan, plans[0], group)
-            _check_same_directions(plan, plans[0], group)
+    first = plans[0] if skipped is None or not plans else _most_common(plans)
+    alike = []
+    for plan in plans:
+        try:
+            for group in plan.features:
+                _check_alike(plan, first, group)
+                _check_same_directions(plan, first, group)
+            alike.append(plan)
+        except ValueError as error:
+            if skipped is None:
+                raise
+            leave_out(skipped, plan.name, error)
+    plans = alike
     _warn_of_shared_tractograms(plans)
     return plans
+
+
+def leave_out(skipped: dict[str, str], name: str, error: Exception) -> None:
+    """Leave a subject out, with a warning."""
+    skipped[name] = " ".join(str(error).split())
+    logger.warning("Subject '%s' is left out: %s", name, skipped[name])
+
+
+def _most_common(plans: Sequence[SubjectPlan]) -> SubjectPlan:
+    """Return the first of the subjects whose numbers of features are the most common ones."""
+    kinds = [repr(plan.features) for plan in plans]
+    return plans[kinds.index(Counter(kinds).most_common(1)[0][0])]
 
 
 def _all_missing(missing: Mapping[str, MissingFileError], nb_subjects: int) -> FileNotFoundError:

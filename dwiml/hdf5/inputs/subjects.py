@@ -58,7 +58,7 @@ class MissingFileError(FileNotFoundError):
     pattern = ""
 
 
-def read_subject_lists(lists: Mapping[str, SubjectList]) -> dict[str, list[str]]:
+def read_subject_lists(lists: Mapping[str, SubjectList], *, may_lack: bool = False) -> dict[str, list[str]]:
     """Return the subjects of each subset.
 
     Parameters
@@ -66,6 +66,8 @@ def read_subject_lists(lists: Mapping[str, SubjectList]) -> dict[str, list[str]]
     lists
         {"training": ..., "validation": ..., "testing": ...}; each value is a text file with one subject per line, or a
         list of names. In a file, blank lines and comments (``#``) are ignored; ``/dev/null`` is an empty list.
+    may_lack
+        Whether there may be no training subject, but only others.
 
     Returns
     -------
@@ -80,7 +82,9 @@ def read_subject_lists(lists: Mapping[str, SubjectList]) -> dict[str, list[str]]
         If there is no training subject, a subject is listed twice, or a name is not a valid folder name.
     """
     subjects = {subset: _read_list(subset, source) for subset, source in lists.items()}
-    if not subjects["training"]:
+    if may_lack and not any(subjects.values()):
+        raise ValueError("There is no subject: list at least one.")
+    if not subjects["training"] and not may_lack:
         raise ValueError("There is no training subject: list at least one.")
     every = [(name, subset) for subset, names in subjects.items() for name in names]
     for name, subset in every:
@@ -115,9 +119,14 @@ def _read_list(subset: str, source: SubjectList) -> list[str]:
     return [name for name in names if name]
 
 
-def folders_of_subjects(subjects_folder: Path, subjects: Sequence[str]) -> list[SubjectFolder]:
-    """Return the folders of subjects, each of which has the subject's name; see :func:`check_folders`."""
-    check_folders(subjects_folder, subjects)
+def folders_of_subjects(
+    subjects_folder: Path, subjects: Sequence[str], *, may_lack: bool = False
+) -> list[SubjectFolder]:
+    """Return the folders of subjects, each of which has the subject's name; see :func:`check_folders`.
+
+    With `may_lack`, only the folder of all subjects must exist.
+    """
+    check_folders(subjects_folder, [] if may_lack else subjects)
     return [SubjectFolder(name, subjects_folder / name, subjects_folder, {SUBJECT: name}) for name in subjects]
 
 
