@@ -98,11 +98,13 @@ class FinishedFile:
         if repeated:
             raise ValueError(f"'{self.path}' already holds {quoted(repeated, 5)}; list only new subjects.")
 
-    def check_root(self, write: Callable[[h5py.File], None], config: str) -> None:
-        """Check that the new subjects are created with the config and the options of the file.
+    def check_agreement(self, plans: Iterable[SubjectPlan], write: Callable[[h5py.File], None], config: str) -> None:
+        """Check that new subjects can be added.
 
         Parameters
         ----------
+        plans
+            The files of the new subjects.
         write
             Function that writes the root attributes of a new file.
         config
@@ -111,8 +113,13 @@ class FinishedFile:
         Raises
         ------
         ValueError
-            If one differs. The message names it.
+            If the config, an option or the features differ from those of the file. The message names what differs.
         """
+        self._check_root(write, config)
+        for plan in plans:
+            self._check_features(plan)
+
+    def _check_root(self, write: Callable[[h5py.File], None], config: str) -> None:
         self._check_config(config)
         with h5py.File("root.hdf5", "w", driver="core", backing_store=False) as handle:
             write(handle)
@@ -123,15 +130,7 @@ class FinishedFile:
             if name not in _MAY_DIFFER and not same:
                 raise ValueError(f"'{self.path}' was created with {name} = {old}, not {now}; {_ADVICE}.")
 
-    def check_features(self, plan: SubjectPlan) -> None:
-        """Check that a new subject has the same features as those of the file.
-
-        Raises
-        ------
-        ValueError
-            If the number of features of a group or of one of its files differs, or the convention of its directional
-            features.
-        """
+    def _check_features(self, plan: SubjectPlan) -> None:
         for group, features in plan.features.items():
             existing, files = self._features.get(group), self._features_of_files().get(group, features)
             if existing != sum(features):

@@ -116,13 +116,13 @@ def test_unusable_options_exit_with_2(arguments, options, capsys):
 PROGRAM = """
 import sys, time
 from dwiml.cli import create_hdf5
-from dwiml.hdf5 import creator
+from dwiml.hdf5 import parts
 
 def slow(*_):
     print("at work", flush=True)
     time.sleep(60)
 
-creator.read_volume_group = slow
+parts.read_volume_group = slow
 sys.exit(create_hdf5.main(sys.argv[1:]))
 """
 

@@ -28,6 +28,8 @@ def choose_subjects(
     *,
     split: Sequence[float] | None = None,
     split_seed: int = 0,
+    may_lack_training: bool = False,
+    may_lack_folders: bool = False,
 ) -> ChosenSubjects:
     """Return the subjects of each set, with their folders.
 
@@ -47,6 +49,10 @@ def choose_subjects(
         :func:`dwiml.hdf5.inputs.subjects.read_subject_lists`.
     split, split_seed
         See :func:`dwiml.hdf5.layouts.sets.by_fractions`; None for no split by fractions.
+    may_lack_training
+        Whether lists may name no training subject, but only others.
+    may_lack_folders
+        Whether lists may name subjects that have no folder.
 
     Raises
     ------
@@ -60,13 +66,14 @@ def choose_subjects(
     if has_lists and split is not None:
         raise ValueError("Give either lists of subjects or split, not both.")
     if layout is None and split is None:
-        subjects = read_subject_lists(lists)
+        subjects = read_subject_lists(lists, may_lack=may_lack_training)
         names = [name for listed in subjects.values() for name in listed]
-        return ChosenSubjects(subjects, folders_of_subjects(root, names), "the lists")
+        folders = folders_of_subjects(root, names, may_lack=may_lack_folders)
+        return ChosenSubjects(subjects, folders, "the lists")
     layout = layout or FOLDERS
     found = find_subjects(root, layout)
     if has_lists:
-        return by_lists(found, lists)
+        return by_lists(found, lists, may_lack_training=may_lack_training)
     found = with_files(found, groups)
     if split is not None:
         return by_fractions(found, split, split_seed)

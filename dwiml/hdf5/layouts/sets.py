@@ -75,8 +75,12 @@ def choose(found: Sequence[FoundSubject], assign: Callable[[FoundSubject], str |
     return ChosenSubjects({name: _names(subjects) for name, subjects in sets.items()}, folders, origin, unused)
 
 
-def by_lists(found: Sequence[FoundSubject], lists: Mapping[str, SubjectList]) -> ChosenSubjects:
+def by_lists(
+    found: Sequence[FoundSubject], lists: Mapping[str, SubjectList], *, may_lack_training: bool = False
+) -> ChosenSubjects:
     """Return the subjects of lists, in their order. A person's name stands for all sessions of the person.
+
+    With `may_lack_training`, the lists may name no training subject, but only others.
 
     Raises
     ------
@@ -89,14 +93,15 @@ def by_lists(found: Sequence[FoundSubject], lists: Mapping[str, SubjectList]) ->
     for subject in found:
         for name in dict.fromkeys((subject.name, subject.person)):
             by_name.setdefault(name, []).append(subject)
-    names = read_subject_lists(lists)
+    names = read_subject_lists(lists, may_lack=may_lack_training)
     missing = [name for listed in names.values() for name in listed if name not in by_name]
     if missing:
         raise FileNotFoundError(
             f"There is no folder for {quoted(missing, _NAMES_SHOWN)}; found: {quoted(_names(found), _NAMES_SHOWN)}."
         )
     chosen = {subset: [each for name in listed for each in by_name[name]] for subset, listed in names.items()}
-    sets = read_subject_lists({subset: _names(subjects) for subset, subjects in chosen.items()})
+    sets = {subset: _names(subjects) for subset, subjects in chosen.items()}
+    sets = read_subject_lists(sets, may_lack=may_lack_training)
     used = {name for listed in sets.values() for name in listed}
     folders = [subject.source for subjects in chosen.values() for subject in subjects]
     return ChosenSubjects(sets, folders, "the lists", [each.name for each in found if each.name not in used])
