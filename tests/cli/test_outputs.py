@@ -107,9 +107,9 @@ OUTPUTS = [
     (AUTOENCODE, "o.tck"),
     (FILTER, "o.trk"),
     (f"{FILTER.format('o.trk')} --rejected {{}}", "r.trx"),
-    ("visualize_logs exps/exp -f --out {}", "o.png"),
     ("extract_hdf5 data.hdf5 sub-a input {} -f", "o.nii.gz"),
     ("extract_hdf5 data.hdf5 sub-a streamlines {} -f", "o.trx"),
+    ("visualize_logs exps/exp -f --out {}", "o.png"),
 ]
 
 
