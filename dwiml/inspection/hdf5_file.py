@@ -15,6 +15,7 @@ from dwiml.data.affines import checked_affine
 from dwiml.hdf5 import schema
 from dwiml.hdf5.stored import StoredFile, StoredGroup, open_hdf5
 from dwiml.hdf5.stored.layout import checked_group, groups_config, groups_of_type, subject_lists
+from dwiml.hdf5.stored.provenance import provenance_of
 from dwiml.inspection.text import by, cut, length_summary, lengths_text, pairs, plain, size, table
 from dwiml.ops.spaces import parse_origin, parse_space
 from dwiml.tractograms.grid import Grid
@@ -26,11 +27,11 @@ _RESAMPLING = {schema.STEP_SIZE: "step size {} mm", schema.NB_POINTS: "{} points
 # Attributes that are described otherwise, or repeat others.
 _ROOT = frozenset(
     {schema.VERSION, schema.CHOSEN_SUBJS, schema.GROUPS_CONFIG, schema.GROUPS_FILES, schema.DATE_AND_TIME}
-    | {schema.DIGEST, *schema.SUBJECT_LISTS.values(), *_RESAMPLING}
+    | {schema.DIGEST, schema.PROVENANCE, *schema.SUBJECT_LISTS.values(), *_RESAMPLING}
 )
 _GROUP = frozenset(
     {schema.TYPE, schema.AFFINE, schema.VOXRES, schema.NB_FEATURES, schema.SPACE, schema.ORIGIN, schema.DIMENSIONS}
-    | {schema.VOXEL_SIZES, schema.VOXEL_ORDER, schema.DIGEST}
+    | {schema.VOXEL_SIZES, schema.VOXEL_ORDER, schema.DIGEST, schema.PROVENANCE}
     | {schema.CONNECTIVITY_MATRIX_TYPE, schema.CONNECTIVITY_NB_BLOCS}
 )
 
@@ -47,9 +48,9 @@ def describe_hdf5(path: str | os.PathLike[str]) -> dict[str, Any]:
     -------
     dict
         JSON values: ``kind`` (``"hdf5"``), ``path``, ``nb_bytes``, ``schema_version``, ``created``, ``has_digests``,
-        ``resampling``, ``attributes`` (others of the root), ``subjects`` by set, ``groups_config``, and ``data``: for
-        each subject and group, its shape or counts, its grid, its size on the disk (``nb_bytes``) and its other
-        attributes. Lengths are in mm.
+        ``resampling``, ``provenance``, ``attributes`` (others of the root), ``subjects`` by set, ``groups_config``, and
+        ``data``: for each subject and group, its shape or counts, its grid, its size on the disk (``nb_bytes``), its
+        provenance and its other attributes. Lengths are in mm.
 
     Raises
     ------
@@ -67,6 +68,7 @@ def describe_hdf5(path: str | os.PathLike[str]) -> dict[str, Any]:
             "created": plain(root.attribute(schema.DATE_AND_TIME)),
             "has_digests": root.has_attribute(schema.DIGEST),
             "resampling": {name: _number(root.attribute(name)) for name in _RESAMPLING},
+            "provenance": plain(provenance_of(root)),
             "attributes": _others(root, _ROOT),
             "subjects": lists,
             "groups_config": groups_config(file),
@@ -110,6 +112,7 @@ def _describe_volume(subject: StoredGroup, group: str) -> dict[str, Any]:
         "shape": list(shape),
         **_grid(node, dimensions, f"volume group '{group}' of subject '{subject.name}'"),
         "nb_bytes": _nb_bytes(node),
+        "provenance": plain(provenance_of(node)),
         "attributes": _others(node, _GROUP),
     }
 
@@ -130,6 +133,7 @@ def _describe_streamlines(subject: StoredGroup, group: str) -> dict[str, Any]:
         "data_per_streamline": _data_per_streamline(node),
         "connectivity": _connectivity(node),
         "nb_bytes": _nb_bytes(node),
+        "provenance": plain(provenance_of(node)),
         "attributes": _others(node, _GROUP),
     }
 
@@ -193,12 +197,24 @@ def _facts(found: Mapping[str, Any]) -> dict[str, str]:
         "layout": "as written by dwi_ml" if version is None else f"version {version} of dwiml",
         "created": str(found["created"] or "not recorded"),
         "resampling": ", ".join(applied) or "none",
+        **_origin(found["provenance"]),
         "digests": "yes" if found["has_digests"] else "no: damaged values cannot be detected",
         **{name: cut(_text(value), _WIDTH) for name, value in found["attributes"].items()},
     }
 
 
+def _origin(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """Return the version and the command that created a file, if they are recorded."""
+    names = {"by version": schema.DWIML_VERSION, "command": schema.COMMAND}
+    return {name: str(provenance[key]) for name, key in names.items() if key in provenance}
+
+
 def _text(value: Any) -> str:
+    """Return the text of an attribute; one that maps names to values is written without the marks of JSON."""
+    if isinstance(value, Mapping):
+        return "; ".join(f"{name}: {_text(each)}" for name, each in value.items())
+    if isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
+        return " and ".join(", ".join(f"{key} {_text(item)}" for key, item in each.items()) for each in value if each)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -250,6 +266,8 @@ def _subjects(data: Mapping[str, Mapping[str, Any]]) -> list[str]:
         for name, group in groups.items():
             content = _volume_text(group) if group["type"] == schema.TYPE_VOLUME else _streamlines_text(group)
             others = [f"{key}: {cut(_text(value), _WIDTH)}" for key, value in group["attributes"].items()]
+            files = group["provenance"].get(schema.FILES)
+            others += [f"from {counted(len(files), 'file')}"] if isinstance(files, list) else []
             rows.append((subject, name, size(group["nb_bytes"]), "; ".join([content, *others])))
     return table(rows)
 

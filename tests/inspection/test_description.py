@@ -15,6 +15,7 @@ import pytest
 from small_world import make_world
 from tests_support import AFFINE, SHAPE, VOXEL_SIZES, edited, write_hdf5
 
+import dwiml
 from dwiml.cli.main import main
 from dwiml.files import write_json
 from dwiml.inspection.description import describe, text_of
@@ -89,12 +90,33 @@ def test_resampling_and_other_attributes(tiny_hdf5: Path, tmp_path: Path) -> Non
     assert row(text, "resampling") == "resampling step size 0.5 mm"
     assert row(text, "digests").startswith("digests no")
     assert found["attributes"] == {"scanner": {"field": 3, "site": [1, "nan"]}}
-    assert '"field": 3' in row(text, "scanner")
+    assert row(text, "scanner") == 'scanner field: 3; site: [1, "nan"]'
     assert row(text, "sub-a", "input").endswith("4 features; unit: [1.5, 2.5]")
     streamlines = row(text, "sub-a", "streamlines")
     assert streamlines.endswith("voxmm, corner; per streamline: id (1); connectivity 8 x 8, from_blocs")
     assert found["data"]["sub-a"]["streamlines"]["connectivity"] == {"type": "from_blocs", "shape": [8, 8]}
     assert row(text, "input", "volume").endswith("not recorded not recorded")
+
+
+def test_how_a_file_was_created(phantom_hdf5: Path) -> None:
+    found = describe(phantom_hdf5)
+    text = text_of(found)
+    assert row(text, "by", "version") == f"by version {dwiml.__version__}"
+    files = sorted((phantom_hdf5.parent / "subjects/sub-01/bundles").glob("*.trk"))
+    recorded = found["data"]["sub-01"]["streamlines"]["provenance"]["files"]
+    assert [(file["file"], file["nb_bytes"]) for file in recorded] == [
+        (f"bundles/{each.name}", each.stat().st_size) for each in files
+    ]
+    assert row(text, "sub-01", "streamlines").endswith(f"; from {len(files)} files")
+
+
+def test_conventions_of_directions_are_readable(tiny_hdf5: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(tiny_hdf5, tmp_path / "data.hdf5"))
+    entry = {"nb_features": 3, "kind": "sh", "axes": "voxel", "basis": "descoteaux07", "legacy": False}
+    with edited(path) as handle:
+        handle["sub-a/input"].attrs["directions"] = json.dumps({"stored": [entry, {"nb_features": 1}]})
+    stored = "nb_features 3, kind sh, axes voxel, basis descoteaux07, legacy false and nb_features 1"
+    assert row(text_of(describe(path)), "sub-a", "input").endswith(f"directions: stored: {stored}")
 
 
 def test_many_subjects_are_summarized(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
