@@ -75,12 +75,18 @@ def describe_experiment(experiment: str | os.PathLike[str]) -> dict[str, Any]:
             "last": plain(records[-1]) if records else None,
             "best": _best(folder) if records else None,
             "files": _files(folder),
-            "data_found": Path(recorded["data"]["hdf5_file"]).is_file(),
+            "data_found": all(Path(file).is_file() for file in _data_files(recorded)),
             "in_use_by": _user(folder),
             "commands": _commands(
                 str(experiment), recorded, has_model=(folder.best_model / "model_state.pt").is_file()
             ),
         }
+
+
+def _data_files(recorded: Mapping[str, Any]) -> list[str]:
+    """Return the HDF5 files of an experiment, one or several."""
+    files = recorded["data"]["hdf5_file"]
+    return [str(file) for file in files] if isinstance(files, list) else [str(files)]
 
 
 def _best(folder: ExperimentFolder) -> dict[str, Any] | None:
@@ -177,7 +183,8 @@ def _facts(found: Mapping[str, Any]) -> dict[str, str]:
         for name in ("training", "validation")
         if isinstance(data.get(f"{name}_subjects"), list)
     ]
-    facts = {"data": f"{data['hdf5_file']}{missing}\ngroups {' and '.join(groups)}; {', '.join(subjects)}"}
+    files = "\n".join(_data_files(recorded))
+    facts = {"data": f"{files}{missing}\ngroups {' and '.join(groups)}; {', '.join(subjects)}"}
     if found["best"] is not None:
         best = found["best"]
         facts["best epoch"] = f"{best['epoch']} (from 0), {best['metric']} {_number(best['value'])}"

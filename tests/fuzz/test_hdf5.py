@@ -29,6 +29,10 @@ def faults_of(mutation: Mutation, good: dict[str, str], counts: Counter[str]) ->
         counts["other reading" if kind == "read" else kind] += 1
         if outcome.is_fault or not _is_expected(kind, mutation):
             found.append(f"#{mutation.number} {mutation.kind} ({mutation.base}, lazy={lazy}): {_shown(kind, outcome)}")
+    outcome = run_watched(lambda: main(["info", str(mutation.path)]))
+    counts[f"info: {outcome.kind}"] += 1
+    if outcome.is_fault:
+        found.append(f"#{mutation.number} {mutation.kind}, info: {_shown(outcome.kind, outcome)}")
     if mutation.expected == FOUND:
         outcome = run_watched(lambda: main(["check_hdf5", str(mutation.path), "--digests"]))
         counts[f"check_hdf5: {outcome.kind}"] += 1
