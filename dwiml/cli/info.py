@@ -17,7 +17,9 @@ def build_parser() -> argparse.ArgumentParser:
         "not read, except the points of small tractograms. Nothing that an experiment names is imported or run.",
     )
     parser.add_argument(
-        "path", metavar="PATH", help="HDF5 file of subjects, folder of an experiment, or tractogram (.trk, .tck, .trx)"
+        "path",
+        metavar="PATH",
+        help="HDF5 file of subjects, folder of an experiment, or tractogram (.trk, .tck, .trx, ...)",
     )
     parser.add_argument(
         "--all", action="store_true", dest="all_subjects", help="HDF5 file: list all subjects [the first 10]"

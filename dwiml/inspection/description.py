@@ -9,8 +9,9 @@ from typing import Any
 
 from dwiml.files import check_file, open_regular
 from dwiml.hdf5 import schema
+from dwiml.hdf5.stored import StoredFile
 from dwiml.params import checks_arguments
-from dwiml.tractograms.kinds import ALL_KINDS
+from dwiml.tractograms.kinds import ALL_KINDS, kind_of
 
 # Large enough for the user block that may precede the signature of an HDF5 file.
 _USER_BLOCKS = (0, 512, 1024, 2048)
@@ -59,8 +60,14 @@ def describe(path: str | os.PathLike[str], *, measure: bool | None = None) -> di
 
 
 def _is_tractogram(path: Path) -> bool:
-    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
-    return bool(suffixes) and suffixes[-1] in ALL_KINDS
+    """Return whether a path has the extension of a tractogram; of two kinds of ``.h5``, it is that of connections."""
+    kind = kind_of(path)
+    return kind in ALL_KINDS and not (kind == ".h5" and _has_subjects(path))
+
+
+def _has_subjects(path: Path) -> bool:
+    with StoredFile(path) as file:
+        return file.root.has_attribute(schema.TRAINING_SUBJS)
 
 
 def _is_hdf5(path: Path) -> bool:

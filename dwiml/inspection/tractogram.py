@@ -37,8 +37,8 @@ def describe_tractogram(path: str | os.PathLike[str], *, measure: bool | None = 
         (``dimensions`` in voxels, ``voxel_sizes_mm``, ``voxel_order``, ``affine``; None if the file does not give one),
         ``grid_fault`` (why the grid of the header cannot be used; empty if it can), ``nb_streamlines``, ``nb_points``
         and ``length_mm`` (minimum, median, maximum), None if they are not known without reading all streamlines;
-        ``data_per_streamline`` and ``data_per_point`` ({name: number of values}), and ``groups`` ({name: number of
-        streamlines}).
+        ``data_per_streamline`` and ``data_per_point`` ({name: number of values, or None if it is not known}), and
+        ``groups`` ({name: number of streamlines}).
 
     Raises
     ------
@@ -59,7 +59,8 @@ def describe_tractogram(path: str | os.PathLike[str], *, measure: bool | None = 
         "nb_streamlines": overview.nb_streamlines,
         "nb_points": overview.nb_points,
         "length_mm": None,
-        "data_per_streamline": overview.per_streamline,
+        # Not all formats give the numbers of values.
+        "data_per_streamline": overview.per_streamline or dict.fromkeys(tractogram.dps_keys),
         "data_per_point": overview.per_point,
         "groups": overview.groups,
     }
@@ -103,10 +104,15 @@ def tractogram_text(found: Mapping[str, Any]) -> str:
     else:
         facts["grid"] = found["grid_fault"] or f"none: a {found['format']} file does not record one"
     for name, key in (("per streamline", "data_per_streamline"), ("per point", "data_per_point")):
-        facts[name] = ", ".join(f"{data} ({width})" for data, width in found[key].items()) or "no data"
+        facts[name] = ", ".join(map(_with_width, found[key].items())) or "no data"
     if found["groups"]:
         facts["groups"] = ", ".join(f"{name} ({counted(nb, 'streamline')})" for name, nb in found["groups"].items())
     return "\n".join([*lines, *pairs(facts)])
+
+
+def _with_width(data: tuple[str, int | None]) -> str:
+    name, width = data
+    return name if width is None else f"{name} ({width})"
 
 
 def _counts(found: Mapping[str, Any]) -> str:

@@ -257,6 +257,24 @@ def test_groups_of_a_trx(tmp_path: Path, world: Path) -> None:
     assert describe(tmp_path / "folder.trx")["groups"] == {"AF_L": 5}
 
 
+def test_two_kinds_of_h5(tiny_hdf5: Path, tmp_path: Path) -> None:
+    subjects = Path(shutil.copy(tiny_hdf5, tmp_path / "subjects.h5"))
+    assert describe(subjects)["kind"] == "hdf5"
+    path = tmp_path / "connections.h5"
+    with h5py.File(path, "w") as handle:
+        handle.attrs.update({"affine": AFFINE, "dimensions": SHAPE, "voxel_sizes": VOXEL_SIZES, "voxel_order": "RAS"})
+        group = handle.create_group("1_2")
+        group["data"] = np.arange(15, dtype=np.float32).reshape(5, 3) / 3
+        group["offsets"], group["lengths"] = np.array([0, 2]), np.array([2, 3])
+    found = describe(path)
+    assert (found["kind"], found["nb_streamlines"], found["nb_points"]) == ("tractogram", 2, 5)
+    step = np.linalg.norm(VOXEL_SIZES)
+    assert found["length_mm"] == pytest.approx({"min": step, "median": 1.5 * step, "max": 2 * step}, abs=0.01)
+    assert found["grid"]["dimensions"] == list(SHAPE)
+    assert row(text_of(found), "per", "streamline").startswith("per streamline ")
+    assert all(width is None for width in found["data_per_streamline"].values())
+
+
 def test_large_tractograms_are_measured_on_demand(
     world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
