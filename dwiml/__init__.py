@@ -37,6 +37,7 @@ _MODULE_OF = {
     "check_track_step": "dwiml.models.track_step",
     "create_hdf5": "dwiml.hdf5.creator",
     "create_phantom": "dwiml.phantom.create",
+    "join_hdf5": "dwiml.hdf5.joining",
     "load_experiment": "dwiml.trained.experiment",
     "seed_everything": "dwiml.seeding",
     "track": "dwiml.trained.tracking",
@@ -69,6 +70,7 @@ __all__ = [
     "check_track_step",
     "create_hdf5",
     "create_phantom",
+    "join_hdf5",
     "load_experiment",
     "seed_everything",
     "track",
@@ -80,6 +82,7 @@ if TYPE_CHECKING:
     from dwiml.batching.sampler import DWIMLBatchIDSampler
     from dwiml.data.dataset import MultiSubjectDataset, MultisubjectSubset
     from dwiml.hdf5.creator import create_hdf5
+    from dwiml.hdf5.joining import join_hdf5
     from dwiml.models.autoencoder import AutoencoderModel
     from dwiml.models.base import MainModelAbstract
     from dwiml.models.inputs import ModelWithNeighborhood, ModelWithOneInput, ModelWithPreviousDirections

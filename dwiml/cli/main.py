@@ -13,6 +13,7 @@ from dwiml.files.streams import guarded_streams
 COMMANDS = {
     "phantom": "create the built-in example subjects",
     "create_hdf5": "gather subjects' volumes and streamlines into one HDF5 file",
+    "join_hdf5": "copy the subjects of several HDF5 files into one file",
     "check_hdf5": "check an HDF5 file: structure, coordinates, digests of all values",
     "info": "print what an HDF5 file, an experiment or a tractogram contains",
     "extract_hdf5": "write a group of an HDF5 file as NIfTI, tractogram or matrix",

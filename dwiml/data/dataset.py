@@ -348,10 +348,7 @@ class MultiSubjectDataset(Parameterized):
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """How the (first) file was created, and from which files each subject.
-
-        See :func:`dwiml.hdf5.stored.provenance.read_provenance`.
-        """
+        """How the (first) file was created, from what: see :func:`~dwiml.hdf5.stored.provenance.read_provenance`."""
         found = [read_provenance(path) for path in self.hdf5_files]
         return {**found[0], "subjects": {name: groups for each in found for name, groups in each["subjects"].items()}}
 

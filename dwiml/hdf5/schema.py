@@ -37,6 +37,8 @@ PROVENANCE = "dwiml_provenance"
 DWIML_VERSION = "dwiml_version"
 COMMAND = "command"
 OPTIONS = "options"
+# The provenance of the files that were joined into one, each with the key FILE.
+JOINED = "joined"
 # Keys of the provenance of a group; a file has the keys FILE, NB_BYTES, MODIFIED, and for volumes NB_FEATURES, MEAN and
 # STD (before the standardization).
 FILES = "files"

@@ -6,7 +6,6 @@ import os
 import shlex
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 from dwiml.arguments import counted

@@ -42,7 +42,9 @@ def written_elsewhere(nb_subjects: int, nb_streamlines: int, *, nb_points: int |
         yield path
 
 
-def write_file(path: Path, nb_subjects: int, nb_streamlines: int, *, nb_points: int | None = None) -> Path:
+def write_file(
+    path: Path, nb_subjects: int, nb_streamlines: int, *, nb_points: int | None = None, seed: int = 0
+) -> Path:
     """Write an HDF5 file of training subjects without volumes.
 
     Parameters
@@ -53,8 +55,10 @@ def write_file(path: Path, nb_subjects: int, nb_streamlines: int, *, nb_points: 
         How many, and how many each of them has.
     nb_points
         Of each streamline, all straight along x (what the sampler needs); None for curves.
+    seed
+        Seed of the random lengths and curves.
     """
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     names = [f"sub-{i:03d}" for i in range(nb_subjects)]
     with h5py.File(path, "w") as handle:
         handle.attrs[schema.VERSION] = schema.SCHEMA_VERSION

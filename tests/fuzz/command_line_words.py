@@ -16,6 +16,8 @@ BASES = (
     "phantom out/ph --nb_subjects 3 --size small",
     "create_hdf5 subjects out/new.hdf5 config.json training.txt validation.txt testing.txt --step_size 1",
     "create_hdf5 subjects out/old.hdf5 config.json training.txt validation.txt testing.txt -f",
+    "join_hdf5 data.hdf5 out/new.hdf5",
+    "join_hdf5 data.hdf5 out/old.hdf5 -f",
     "check_hdf5 data.hdf5 --digests",
     "check_hdf5 data.hdf5 --figures out/figures -f",
     "info data.hdf5 --all",

@@ -96,6 +96,8 @@ def test_the_commands_accept_a_folder(
     assert main(["resume", "exps/folder", "--new_max_epochs", "2", "-q"]) == 0
     assert len(logs(tmp_path / "exps/folder")) == 2
     capsys.readouterr()
+    assert main(["info", "exps/folder"]) == 0
+    assert f"{files[0]} and 2 more" in capsys.readouterr().out
     for data in ("", "--hdf5_file parts", "--hdf5_file whole.hdf5"):
         assert main(f"track exps/folder sub-e lines.trk -f --tracking_mask wm_mask --nb_seeds 3 {data}".split()) == 0
         assert main(f"evaluate exps/folder {data}".split()) == 0

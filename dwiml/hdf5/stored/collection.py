@@ -42,7 +42,8 @@ class Structure:
     nb_features
         {volume group: its number of features}.
     groups_config
-        The groups config of the first file that records one; empty if none does.
+        The groups config of the first file that records one; empty if none does. The ranges of means and standard
+        deviations are those of all files (:func:`~dwiml.hdf5.stored.provenance.recorded_config`).
     directions
         {volume group: for each subject, its file, its name, and the convention of its directional features as recorded
         (JSON); None if nothing is recorded}.
@@ -160,7 +161,7 @@ def read_structure(files: Sequence[Path]) -> Structure:
         first.volume_groups,
         first.streamline_groups,
         first.nb_features,
-        recorded[0].structure.groups_config if recorded else {},
+        _united_config([each.structure.groups_config for each in recorded]),
         {
             group: [entry for each in with_subjects for entry in each.structure.directions[group]]
             for group in first.volume_groups
@@ -298,6 +299,18 @@ def _check_same_config(here: Structure, there: Structure) -> None:
                     f"{both}: volume group '{group}' was created in different ways, its {what}: {shown(one)} in the "
                     f"first and {shown(two)} in the second; recreate one of them with the config of the other."
                 )
+
+
+def _united_config(configs: Sequence[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Return the first config, with the lowest and highest means and standard deviations of all."""
+    for group, entry in configs[0].items() if configs else ():
+        for place, found in enumerate(entry.get(schema.FILES_FOUND) or []):
+            same = [each.get(group, {}).get(schema.FILES_FOUND) or [] for each in configs]
+            for key in (schema.MEAN, schema.STD):
+                ranges = [files[place][key] for files in same if len(files) > place and key in files[place]]
+                if ranges:
+                    found[key] = [min(low for low, _ in ranges), max(high for _, high in ranges)]
+    return configs[0] if configs else {}
 
 
 def _features(entry: Mapping[str, Any]) -> list[int] | None:

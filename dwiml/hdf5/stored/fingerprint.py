@@ -39,7 +39,7 @@ def fingerprint_of(path: str | os.PathLike[str], *others: str | os.PathLike[str]
         The HDF5 file.
     *others
         Other files of the same data set, in order. The fingerprint is that of one file with all subjects, in which the
-        subjects of each subset are in the order of the files.
+        subjects of each subset are in the order of the files; see :func:`dwiml.join_hdf5`.
 
     Returns
     -------

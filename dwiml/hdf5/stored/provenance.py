@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -61,6 +62,15 @@ def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
             groups = {group: subject.group(group) for group in subject.names if subject.is_group(group)}
             subjects[name] = {group: found for group, node in groups.items() if (found := provenance_of(node))}
         return {**provenance_of(file.root), "subjects": subjects}
+
+
+def root_provenances(files: Sequence[str | os.PathLike[str]]) -> list[dict[str, Any]]:
+    """Return what the root of each file records about its origin, with the path of the file."""
+    found = []
+    for path in files:
+        with open_hdf5(path) as file:
+            found.append({schema.FILE: os.fspath(path), **provenance_of(file.root)})
+    return found
 
 
 def recorded_config(file: StoredFile) -> dict[str, dict[str, Any]]:
