@@ -22,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
         "for the model.",
     )
     parser.add_argument("model", metavar="EXPERIMENT_OR_MODEL", help=MODEL_HELP)
-    parser.add_argument("tractogram", metavar="IN", help=".trk, .tck or .trx, in the space of the training")
+    parser.add_argument("tractogram", metavar="IN", help="a tractogram, in the space of the training")
     parser.add_argument("out", metavar="OUT", help="tractogram to write: .trk, .tck or .trx")
     add_latent_options(parser)
     return parser

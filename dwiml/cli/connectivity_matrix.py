@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
         "tractograms",
         metavar="TRACTOGRAM",
         nargs="+",
-        help=".trk, .tck or .trx; the streamlines of several are added up",
+        help="a tractogram; the streamlines of several are added up",
     )
     parser.add_argument("out", metavar="OUT.npy", help="matrix to write")
     add_regions(parser, required=True)

@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Count the streamlines that join regions connected in a connectivity matrix (values above 0), join "
         "regions not connected in it, or have an end in no region.",
     )
-    parser.add_argument("tractogram", metavar="TRACTOGRAM", help=".trk, .tck or .trx")
+    parser.add_argument("tractogram", metavar="TRACTOGRAM", help="the tractogram")
     parser.add_argument("matrix", metavar="MATRIX.npy", nargs="?", help="connectivity matrix, one row per region")
     add_regions(parser, required=False)
     hdf5 = parser.add_argument_group("matrix and regions from an HDF5 file")

@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
         f"distances are the data per streamline '{DISTANCE}' of the outputs (.trk, .trx).",
     )
     parser.add_argument("model", metavar="EXPERIMENT_OR_MODEL", help=MODEL_HELP)
-    parser.add_argument("tractogram", metavar="IN", help="tractogram to filter: .trk, .tck or .trx")
+    parser.add_argument("tractogram", metavar="IN", help="tractogram to filter")
     parser.add_argument("out", metavar="OUT", help="tractogram to write, with the streamlines that are kept")
     parser.add_argument(
         "--reference",

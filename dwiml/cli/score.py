@@ -26,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
         "wrong path, invalid and no connections, and compare the volume of the valid streamlines of each bundle with "
         "its true volume.",
     )
-    parser.add_argument("tractograms", metavar="TRACTOGRAM", nargs="+", help=".trk, .tck or .trx; several to compare")
+    parser.add_argument("tractograms", metavar="TRACTOGRAM", nargs="+", help="a tractogram; several to compare")
     parser.add_argument(
         "--ground_truth",
         required=True,

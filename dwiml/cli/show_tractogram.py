@@ -25,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="dwiml show_tractogram",
         allow_abbrev=False,
         usage="dwiml show_tractogram TRACTOGRAM [TRACTOGRAM ...] OUT [--background IMAGE] [options]",
-        description="Draw streamlines (.trk, .tck, .trx) over slices of an image, in scanner coordinates (RAS+, mm). "
+        description="Draw streamlines over slices of an image, in scanner coordinates (RAS+, mm). "
         "Left is on the left (neurological convention). Several tractograms are drawn together or in separate rows.",
     )
     parser.add_argument("tractograms", nargs="+", metavar="TRACTOGRAM", help="tractogram to draw")

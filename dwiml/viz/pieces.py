@@ -65,7 +65,7 @@ class DrawnTractogram:
         Parameters
         ----------
         path
-            A ``.trk``, ``.tck`` or ``.trx`` file, or an unzipped ``.trx`` (a folder of raw arrays).
+            The file; its formats are those of :func:`~dwiml.tractograms.reading.open_tractogram`.
         color
             ``"direction"``, ``"uniform"``, or the name of data per point or per streamline.
         max_streamlines

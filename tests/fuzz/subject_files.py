@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
 import nibabel as nib
 import numpy as np
 from fuzzing import Outcome, run_watched
@@ -20,6 +21,7 @@ from dwiml.cli.main import main
 from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.writing.writer import TractogramWriter
 
+_VTK_FILES = Path(__file__).parents[1] / "tractograms/written_by_vtk.zip"
 SHAPE = (9, 8, 7)
 AFFINE = np.array([[-1.5, 0, 0, 4], [0, 2.0, 0, -9], [0, 0, 2.5, 1], [0, 0, 0, 1]])
 GROUPS = {
@@ -52,7 +54,7 @@ TARGETS = (
     ("training.txt", CREATE),
     *(
         (f"subjects/sub-1/wb{suffix}", ["score", f"subjects/sub-1/wb{suffix}", "--ground_truth", "truth"])
-        for suffix in (".trk", ".tck", ".trx", ".trx")
+        for suffix in (".trk", ".tck", ".trx", ".trx", ".vtk", ".fib", ".vtp", ".dpy", ".h5", ".tck.gz", ".trk.gz")
     ),
     ("truth/ground_truth.json", ["score", "subjects/sub-1/wb.trx", "--ground_truth", "truth"]),
     ("truth/mask.nii.gz", ["score", "subjects/sub-1/wb.trx", "--ground_truth", "truth"]),
@@ -102,6 +104,7 @@ def make_files(folder: Path) -> None:
             path = subject / f"wb{suffix}"
             with TractogramWriter(path, grid=Grid(AFFINE, SHAPE), data_per_streamline=names) as writer:
                 writer.append(points, lengths, kept or None)
+        _other_formats(subject, lines)
         np.save(subject / "m.npy", np.ones((2, 2)))
         (subject / "m_labels.txt").write_text("# labels\n3\n8\n")
     truth = folder / "truth"
@@ -114,6 +117,23 @@ def make_files(folder: Path) -> None:
     (folder / "training.txt").write_text("sub-1\n")
     (folder / "validation.txt").write_text("sub-2\n")
     (folder / "out").mkdir()
+
+
+def _other_formats(subject: Path, lines: list[np.ndarray]) -> None:
+    """Write the formats that dwiml reads and does not write; lines in voxel space, corner origin."""
+    for suffix in (".trk", ".tck"):
+        (subject / f"wb{suffix}.gz").write_bytes(gzip.compress((subject / f"wb{suffix}").read_bytes()))
+    for name in ("ASCII_51.vtk", "Binary_51.vtk", "Binary_ZLib_True_64.vtp"):
+        suffix = ".fib" if name.startswith("ASCII") else Path(name).suffix
+        with zipfile.ZipFile(_VTK_FILES) as archive:
+            (subject / f"wb{suffix}").write_bytes(archive.read(name))
+    points, ends = np.concatenate(lines), np.cumsum([len(line) for line in lines])
+    with h5py.File(subject / "wb.dpy", "w") as file:
+        file["streamlines/tracks"], file["streamlines/offsets"] = points, np.append(0, ends)
+    with h5py.File(subject / "wb.h5", "w") as file:
+        file.attrs["affine"], file.attrs["dimensions"] = AFFINE, SHAPE
+        file["3_8/data"], file["3_8/lengths"] = points, np.diff(ends, prepend=0)
+        file["3_8/offsets"] = ends - np.diff(ends, prepend=0)
 
 
 def _volume(path: Path, values: np.ndarray) -> None:
