@@ -20,7 +20,7 @@ STANDARDIZATIONS = ("all", "independent", "per_file", "none")
 
 _VOLUME_KEYS = ("type", "files", "standardization", "std_mask", "directions")
 _CONNECTIVITY_KEYS = ("connectivity_matrix", "connectivity_nb_blocs", "connectivity_labels")
-_STREAMLINES_KEYS = ("type", "files", "dps_keys", "space", *_CONNECTIVITY_KEYS)
+_STREAMLINES_KEYS = ("type", "files", "dps_keys", "space", "trx_groups", *_CONNECTIVITY_KEYS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +89,8 @@ class StreamlinesGroup:
         Which pairs of regions are connected; None if unknown.
     space
         Space of the tractograms that do not record it: ``"rasmm"`` or ``"lpsmm"``; None if it was not given.
+    trx_groups
+        Groups of the ``.trx`` files whose streamlines are read; empty: all streamlines.
     """
 
     name: str
@@ -96,6 +98,7 @@ class StreamlinesGroup:
     dps_keys: tuple[str, ...] = ()
     connectivity: ConnectivityFiles | None = None
     space: str | None = None
+    trx_groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -203,10 +206,13 @@ def _parse_group(name: Any, entry: Any, where: str) -> VolumeGroup | Streamlines
         for key in dps_keys:
             schema.check_name(key, f"{label}: one of its dps_keys")
         connectivity = _connectivity(entry, label)
+        groups = _texts(entry.get("trx_groups", ()), "trx_groups", label)
         space = entry.get("space")
         if "space" in entry and space not in SPACES:
             raise ValueError(f"{label} has the unknown space {space!r}; it must be one of {quoted(SPACES)}.")
-        return StreamlinesGroup(name=name, files=files, dps_keys=dps_keys, connectivity=connectivity, space=space)
+        return StreamlinesGroup(
+            name=name, files=files, dps_keys=dps_keys, connectivity=connectivity, space=space, trx_groups=groups
+        )
     standardization = entry.get("standardization", "none")
     if standardization not in STANDARDIZATIONS:
         raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,12 +17,16 @@ from dwiml.tractograms.trk import Trk
 from dwiml.tractograms.trx import Trx
 from dwiml.tractograms.vtk import Vtk
 
-_CLASSES: Mapping[str, type[Tractogram]] = {".trk": Trk, ".tck": Tck, ".trx": Trx, ".h5": Connections}
+_CLASSES: Mapping[str, type[Tractogram]] = {".trk": Trk, ".tck": Tck, ".h5": Connections}
 _HEADERLESS: Mapping[str, type[HeaderlessTractogram]] = {".vtk": Vtk, ".fib": Vtk, ".vtp": Vtk, ".dpy": Dpy}
 
 
 def open_tractogram(
-    path: str | os.PathLike[str], label: str = "The tractogram", *, space: str | None = None
+    path: str | os.PathLike[str],
+    label: str = "The tractogram",
+    *,
+    space: str | None = None,
+    trx_groups: Sequence[str] = (),
 ) -> Tractogram:
     """Open a tractogram file. Its content is read later, when it is needed.
 
@@ -37,16 +41,25 @@ def open_tractogram(
         Space of the points of a format that need not record it (.vtk, .fib, .vtp, .dpy): ``"rasmm"`` or ``"lpsmm"``.
         If it is None and the file does not state it, rasmm is assumed; for VTK files, with a warning when the points
         are read.
+    trx_groups
+        Names of groups of a .trx: only streamlines of at least one of them are read. Empty: all streamlines.
 
     Raises
     ------
     FileNotFoundError, IsADirectoryError, PermissionError, ValueError
-        See :func:`dwiml.tractograms.kinds.check_kind`; also if the space is unknown.
+        See :func:`dwiml.tractograms.kinds.check_kind`; also if the space is unknown, or groups are given for another
+        format than .trx.
     """
     if space not in (None, *SPACES):
         raise ValueError(f"space must be one of {', '.join(SPACES)}, got {space!r}.")
     path = check_kind(path, label)
     kind = kind_of(path)
+    if kind == ".trx":
+        return Trx(path, label, trx_groups)
+    if trx_groups:
+        raise ValueError(
+            f"{label}: groups of streamlines (trx_groups) are in .trx files only, but '{path}' is a {kind}."
+        )
     return _HEADERLESS[kind](path, label, space) if kind in _HEADERLESS else _CLASSES[kind](path, label)
 
 

@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from dwiml.arguments import quoted
 from dwiml.files import check_memory, open_regular, parse_json
 from dwiml.files.images import readable
 from dwiml.tractograms.grid import Grid
@@ -96,6 +97,7 @@ class TrxFile:
                 raise ValueError(f"it holds '{repeated[0].split('.')[0]}' twice")
             self._read_header(sizes)
             self._check_sizes(sizes)
+            self._sizes = sizes
             self.lengths = self._read_lengths(sizes)
         except BaseException as error:
             self.close()
@@ -209,7 +211,7 @@ class TrxFile:
         self.close()
 
     def names(self, kind: str) -> list[str]:
-        """Return the names of the data per vertex (``dpv``) or per streamline (``dps``)."""
+        """Return the names of the data per vertex (``dpv``) or per streamline (``dps``), or of the ``groups``."""
         return [name.removeprefix(f"{kind}/") for name in self._members if name.startswith(f"{kind}/")]
 
     def width(self, name: str) -> int:
@@ -230,6 +232,24 @@ class TrxFile:
     def values(self, name: str) -> Array:
         """Return an array with a row for each streamline, (S, K), dtype of the file."""
         return self._read(name, self.nb_streamlines)
+
+    def group(self, name: str) -> npt.NDArray[np.bool_]:
+        """Return which streamlines belong to a group, shape (S,)."""
+        member = self._members[f"groups/{name}"]
+        width, dtype = self._kind(f"groups/{name}")
+        if width != 1 or dtype.kind not in "iu":
+            raise ValueError(f"'{member}' does not hold the numbers of streamlines")
+        if self._sizes[member] % dtype.itemsize:
+            raise ValueError(f"'{member}' is truncated")
+        check_memory(self._sizes[member], "a group")
+        ids = self._read(f"groups/{name}", self._sizes[member] // dtype.itemsize)[:, 0]
+        if len(ids) and (ids.min() < 0 or ids.max() >= self.nb_streamlines):
+            raise ValueError(
+                f"'{member}' has a number that is not that of one of its {self.nb_streamlines} streamlines"
+            )
+        flags = np.zeros(self.nb_streamlines, dtype=bool)
+        flags[ids.astype(np.int64)] = True
+        return flags
 
     def points(self) -> Array:
         """Return all points, shape (N, 3), rasmm, center origin, dtype of the file."""
@@ -289,7 +309,33 @@ def _irregular_member(path: Path) -> tuple[str, str] | None:
 
 
 class Trx(Tractogram):
-    """A .trx file, or a folder with the same arrays, as used while the file is being written."""
+    """A .trx file, or a folder with the same arrays, as used while the file is being written.
+
+    Parameters
+    ----------
+    path, label
+        See :class:`~dwiml.tractograms.tractogram.Tractogram`.
+    groups
+        Names of groups of the file: only streamlines of at least one of them are read. Empty: all streamlines.
+    """
+
+    def __init__(self, path: Path, label: str, groups: Sequence[str] = ()) -> None:
+        super().__init__(path, label)
+        self._groups = tuple(groups)
+
+    def _chosen(self, file: TrxFile) -> npt.NDArray[np.bool_]:
+        """Return which streamlines are read, shape (S,)."""
+        existing = file.names("groups")
+        missing = [name for name in self._groups if name not in existing]
+        if missing:
+            raise ValueError(
+                f"{self.label}: groups {quoted(missing)} not found in '{self.path}'; it has: {quoted(existing)}."
+            )
+        chosen = np.full(file.nb_streamlines, not self._groups)
+        with readable(self.path, self.label):
+            for name in self._groups:
+                chosen |= file.group(name)
+        return chosen
 
     def _open(self) -> TrxFile:
         try:
@@ -323,29 +369,32 @@ class Trx(Tractogram):
             return Overview(file.nb_streamlines, file.nb_points, per_streamline, per_point, file.group_sizes())
 
     def has_streamlines(self) -> bool:
-        """Return whether the header announces streamlines."""
+        """Return whether the header announces streamlines, in the chosen groups if there are any."""
         with self._open() as file:
-            return file.nb_streamlines > 0
+            return bool(self._chosen(file).any()) if self._groups else file.nb_streamlines > 0
 
     def _read(self, dps_keys: Sequence[str]) -> Stored:
         with self._open() as file:
-            there = file.lengths > 0
+            chosen = self._chosen(file)
+            there = chosen & (file.lengths > 0)
             keys = dps_keys if there.any() else ()
             self.check_dps_keys(keys, file.names("dps"))
             with readable(self.path, self.label):
                 dps = {key: file.values(f"dps/{key}")[there] for key in keys}
-                return Stored(file.points(), file.lengths[there], dps, int(np.count_nonzero(~there)))
+                points = file.rows_of("positions", np.flatnonzero(there)) if self._groups else file.points()
+                return Stored(points, file.lengths[there], dps, int(np.count_nonzero(chosen & ~there)))
 
     def _sample(self, most: int, name: str | None, hint: str) -> Sample:
         with self._open() as file:
             by_name = name is not None and file.nb_streamlines > 0
             if by_name:
                 self._check_name(str(name), file.names("dpv"), file.names("dps"), hint)
+            chosen = np.flatnonzero(self._chosen(file))
             with readable(self.path, self.label):
-                ids = evenly(file.nb_streamlines, most)
+                ids = chosen[evenly(len(chosen), most)]
                 lengths, points, values = file.lengths[ids], file.rows_of("positions", ids), None
                 if by_name and name in file.names("dpv"):
                     values = file.rows_of(f"dpv/{name}", ids)
                 elif by_name:
                     values = np.repeat(file.values(f"dps/{name}")[ids], lengths, axis=0)
-        return Sample(file.nb_streamlines, points, lengths, values)
+        return Sample(len(chosen), points, lengths, values)

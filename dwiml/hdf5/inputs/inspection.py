@@ -350,7 +350,7 @@ def _plan_streamlines(plan: SubjectPlan, group: StreamlinesGroup, *, allow_missi
 
 def _inspect_tractogram(plan: SubjectPlan, path: Path, group: StreamlinesGroup, label: str) -> bool:
     """Check the header of a tractogram; return whether it holds any streamline."""
-    tractogram = open_tractogram(path, label, space=group.space)
+    tractogram = open_tractogram(path, label, space=group.space, trx_groups=group.trx_groups)
     if tractogram.grid is not None:
         plan.add_grid(tractogram.grid)
     elif plan.known_grid is None:

@@ -53,7 +53,10 @@ def read_streamlines_group(
         `allow_missing` is False.
     """
     label = plan.label(group.name)
-    tractograms = [open_tractogram(path, label, space=group.space) for path in plan.tractograms[group.name]]
+    tractograms = [
+        open_tractogram(path, label, space=group.space, trx_groups=group.trx_groups)
+        for path in plan.tractograms[group.name]
+    ]
     parts = [tractogram.read(plan.grid.affine, group.dps_keys) for tractogram in tractograms]
     parts = [
         _without_invalid(part, tractogram.path, plan.grid, label, remove=remove_invalid)
