@@ -13,7 +13,7 @@ from dwiml.inspection.text import cut, pairs, plain, size
 from dwiml.training.experiment.checkpoint import LATEST, PREVIOUS
 from dwiml.training.experiment.folder import ExperimentFolder, experiment_folder
 from dwiml.training.experiment.lock import LOCK_FILE, read_lock
-from dwiml.training.experiment.parameters import CLASSES, arguments_of
+from dwiml.training.experiment.parameters import CLASSES, arguments_of, recorded_files
 from dwiml.training.loading import damage_reported, recorded_parameters
 from dwiml.training.reporting.loggers.local import METRICS_FILE, read_metrics
 from dwiml.viz.logs import read_logs
@@ -74,18 +74,12 @@ def describe_experiment(experiment: str | os.PathLike[str]) -> dict[str, Any]:
             "last": plain(records[-1]) if records else None,
             "best": _best(folder) if records else None,
             "files": _files(folder),
-            "data_found": all(Path(file).is_file() for file in _data_files(recorded)),
+            "data_found": all(path.is_file() for path in recorded_files(recorded)),
             "in_use_by": _user(folder),
             "commands": _commands(
                 str(experiment), recorded, has_model=(folder.best_model / "model_state.pt").is_file()
             ),
         }
-
-
-def _data_files(recorded: Mapping[str, Any]) -> list[str]:
-    """Return the HDF5 files of an experiment, one or several."""
-    files = recorded["data"]["hdf5_file"]
-    return [str(file) for file in files] if isinstance(files, list) else [str(files)]
 
 
 def _best(folder: ExperimentFolder) -> dict[str, Any] | None:
@@ -182,7 +176,7 @@ def _facts(found: Mapping[str, Any]) -> dict[str, str]:
         for name in ("training", "validation")
         if isinstance(data.get(f"{name}_subjects"), list)
     ]
-    files = "\n".join(_data_files(recorded))
+    files = "\n".join(map(str, recorded_files(recorded)))
     facts = {"data": f"{files}{missing}\ngroups {' and '.join(groups)}; {', '.join(subjects)}"}
     if found["best"] is not None:
         best = found["best"]

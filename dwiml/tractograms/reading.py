@@ -15,7 +15,7 @@ from dwiml.tractograms.tck import Tck
 from dwiml.tractograms.tractogram import Tractogram
 from dwiml.tractograms.trk import Trk
 from dwiml.tractograms.trx import Trx
-from dwiml.tractograms.vtk import Vtk
+from dwiml.tractograms.vtk.reader import Vtk
 
 _CLASSES: Mapping[str, type[Tractogram]] = {".trk": Trk, ".tck": Tck, ".h5": Connections}
 _HEADERLESS: Mapping[str, type[HeaderlessTractogram]] = {".vtk": Vtk, ".fib": Vtk, ".vtp": Vtk, ".dpy": Dpy}

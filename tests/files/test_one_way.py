@@ -37,7 +37,7 @@ BY_ITSELF = {
     "tractograms.writing.trx_folder": "the same, of a folder",
     "tractograms.writing.partial": "locks a partial file",
     "tractograms.with_nibabel": "nibabel, within explained()",
-    "tractograms.trx": "reads the members of an archive, within explained()",
+    "tractograms.trx_file": "reads the members of an archive, within explained()",
     "training.experiment.checkpoint": "the latest becomes the previous",
     "training.experiment.holder": "reads /proc",
     "training.experiment.lock": "makes a lock, links never followed",

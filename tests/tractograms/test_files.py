@@ -20,7 +20,7 @@ from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.kinds import check_kind
 from dwiml.tractograms.reading import open_tractogram, read_streamlines
 from dwiml.tractograms.tck import announced_streamlines
-from dwiml.tractograms.trx import TrxFile
+from dwiml.tractograms.trx_file import TrxFile
 from dwiml.tractograms.writing.writer import TractogramWriter
 from dwiml.viz.pieces import DrawnTractogram
 

@@ -97,7 +97,7 @@ def test_a_text_of_many_slabs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     path = written(tmp_path, "a.vtk", CONTENT["lps_ASCII_51.vtk"])
     expected = rasmm(path)
     for nb_bytes in (16, 17, 23, 40):
-        monkeypatch.setattr("dwiml.tractograms.vtk_legacy._SLAB", nb_bytes)
+        monkeypatch.setattr("dwiml.tractograms.vtk.legacy._SLAB", nb_bytes)
         found = rasmm(path)
         np.testing.assert_array_equal(found[0], expected[0])
         assert found[1] == expected[1]

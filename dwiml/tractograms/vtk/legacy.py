@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dwiml.tractograms.vtk_lines import PolyLines, check_rows, lengths_from_offsets, space_of_title, stated_space
+from dwiml.tractograms.vtk.lines import PolyLines, check_rows, lengths_from_offsets, space_of_title, stated_space
 
 START = b"# vtk DataFile Version "
 _OFFSETS_SINCE = (5, 1)

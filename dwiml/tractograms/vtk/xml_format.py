@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwiml.files import check_memory
-from dwiml.tractograms.vtk_lines import PolyLines, check_rows, lengths_from_offsets, stated_space
+from dwiml.tractograms.vtk.lines import PolyLines, check_rows, lengths_from_offsets, stated_space
 
 _TYPES = {
     "Float32": "f4",

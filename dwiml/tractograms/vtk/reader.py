@@ -10,10 +10,10 @@ import numpy as np
 
 from dwiml.files import check_memory, open_regular
 from dwiml.files.images import readable
-from dwiml.tractograms import vtk_legacy, vtk_xml
 from dwiml.tractograms.headerless import HeaderlessTractogram
 from dwiml.tractograms.tractogram import Stored
-from dwiml.tractograms.vtk_lines import PolyLines
+from dwiml.tractograms.vtk import legacy, xml_format
+from dwiml.tractograms.vtk.lines import PolyLines
 
 
 class Vtk(HeaderlessTractogram):
@@ -26,14 +26,14 @@ class Vtk(HeaderlessTractogram):
     def _content(self, *, only_count: bool) -> PolyLines | bool:
         with readable(self.path, self.label), open_regular(self.path, f"{self.label}: the file") as stream:
             size = os.fstat(stream.fileno()).st_size
-            start = stream.read(len(vtk_legacy.START))
+            start = stream.read(len(legacy.START))
             stream.seek(0)
             if not start.lstrip(b"\xef\xbb\xbf").startswith(b"<"):
-                return vtk_legacy.has_lines(stream, size) if only_count else vtk_legacy.read_legacy(stream, size)
+                return legacy.has_lines(stream, size) if only_count else legacy.read_legacy(stream, size)
             check_memory(size, "its content")
             content = stream.read(size)
             try:
-                return vtk_xml.has_lines(content) if only_count else vtk_xml.read_xml(content)
+                return xml_format.has_lines(content) if only_count else xml_format.read_xml(content)
             except ElementTree.ParseError as error:
                 raise ValueError(f"its XML: {error}") from error
 

@@ -1,0 +1,1 @@
+"""Tractograms in VTK files: .vtk and .fib (legacy), .vtp (XML)."""
