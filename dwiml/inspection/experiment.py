@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from dwiml.arguments import counted
+from dwiml.hdf5.stored.collection import files_shown
 from dwiml.inspection.text import cut, pairs, plain, size
 from dwiml.training.experiment.checkpoint import LATEST, PREVIOUS
 from dwiml.training.experiment.folder import ExperimentFolder, experiment_folder
@@ -176,7 +177,7 @@ def _facts(found: Mapping[str, Any]) -> dict[str, str]:
         for name in ("training", "validation")
         if isinstance(data.get(f"{name}_subjects"), list)
     ]
-    files = "\n".join(map(str, recorded_files(recorded)))
+    files = files_shown(recorded_files(recorded))
     facts = {"data": f"{files}{missing}\ngroups {' and '.join(groups)}; {', '.join(subjects)}"}
     if found["best"] is not None:
         best = found["best"]

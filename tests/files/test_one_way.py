@@ -27,7 +27,10 @@ METHODS = {"read_text", "read_bytes", "write_text", "write_bytes"}
 # What dwiml.files does not do for them.
 BY_ITSELF = {
     "batching.workers": "reads /proc",
-    "hdf5.connectivity_group": "maps a .npy, within explained()",
+    "cli.create_hdf5": "reads a layout that is part of dwiml",
+    "hdf5.adding": "reads the file to which subjects are added, which was checked by opening it as others do",
+    "hdf5.inputs.connectivity": "maps a .npy, within explained()",
+    "hdf5.part_folder": "locks and removes the folder of unfinished parts",
     "hdf5.stored.open_file": "the one place that opens HDF5 files to read",
     "hdf5.file_writer": "h5py writes a temporary file, which takes its name when it is whole",
     "phantom.create": "writes into a new folder, which takes its name when it is whole",
