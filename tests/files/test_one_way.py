@@ -28,7 +28,7 @@ METHODS = {"read_text", "read_bytes", "write_text", "write_bytes"}
 BY_ITSELF = {
     "batching.workers": "reads /proc",
     "cli.create_hdf5": "reads a layout that is part of dwiml",
-    "hdf5.adding": "reads the file to which subjects are added, which was checked by opening it as others do",
+    "hdf5.adding": "h5py makes a root in memory, to compare it",
     "hdf5.inputs.connectivity": "maps a .npy, within explained()",
     "hdf5.part_folder": "locks and removes the folder of unfinished parts",
     "hdf5.stored.open_file": "the one place that opens HDF5 files to read",
