@@ -31,6 +31,16 @@ logger = logging.getLogger(__name__)
 _MAX_HEADER_BYTES = 2**26
 # Compression ratio of zeros (RFC 1951: 258 bytes in 2 bits).
 _MAX_GZIP_RATIO = 1032
+# How to convert the formats of other tools; {0} is the file, {1} the file without its extension.
+_CONVERSIONS = {
+    ".mif": "an MRtrix image, which nibabel does not read; run 'mrconvert {0} {1}.nii.gz' and give the NIfTI file",
+    ".mih": "an MRtrix image, which nibabel does not read; run 'mrconvert {0} {1}.nii.gz' and give the NIfTI file",
+    ".nrrd": "an NRRD image, which nibabel does not read; convert it to NIfTI, for instance with 3D Slicer",
+    ".nhdr": "an NRRD image, which nibabel does not read; convert it to NIfTI, for instance with 3D Slicer",
+    ".mha": "a MetaImage, which nibabel does not read; convert it to NIfTI, for instance with 3D Slicer",
+    ".mhd": "a MetaImage, which nibabel does not read; convert it to NIfTI, for instance with 3D Slicer",
+    ".dcm": "a DICOM file; convert its folder to NIfTI with 'dcm2niix', and give the NIfTI file",
+}
 # Raised by nibabel and by the readers of other formats for damaged files.
 _READ_ERRORS = (
     ImageFileError,
@@ -79,11 +89,12 @@ def open_image(path: Path, label: str) -> Any:
     FileNotFoundError, IsADirectoryError, OSError
         If the file is missing or cannot be opened.
     ValueError
-        If it is damaged, is not an image, or is too large.
+        If it is damaged, is not an image, is in a format that nibabel does not read, or is too large.
     """
     # Checked first, because nibabel reports a file without read permission as one of an unknown format.
     with open_regular(path, f"{label}: the file"):
         pass
+    _refuse_other_formats(path, label)
     with readable(path, label):
         try:
             image = nib.load(path)
@@ -98,6 +109,14 @@ def open_image(path: Path, label: str) -> Any:
         f"{label}: the file '{path}' is not an image in a format that nibabel reads, or is damaged; give a NIfTI file, "
         "or copy it again."
     )
+
+
+def _refuse_other_formats(path: Path, label: str) -> None:
+    """Refuse an image of another tool by its extension, and say how to convert it."""
+    stem = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    what = _CONVERSIONS.get(stem.suffix.lower())
+    if what is not None:
+        raise ValueError(f"{label}: the file '{path}' is {what.format(path.name, stem.stem)}.")
 
 
 def open_numbers(path: Path, label: str) -> Any:

@@ -8,6 +8,18 @@ from pathlib import Path
 from dwiml.files import check_file
 
 ALL_KINDS = (".trk", ".tck", ".trx")
+GZIPPED_KINDS = (".trk", ".tck")
+"""Formats that are also read when compressed with gzip (``.tck.gz``)."""
+
+
+def is_gzipped(path: Path) -> bool:
+    """Return whether the name of a file ends with ``.gz``."""
+    return path.suffix.lower() == ".gz"
+
+
+def kind_of(path: Path) -> str:
+    """Return the extension of a tractogram in lower case, without ``.gz``."""
+    return (path.with_suffix("") if is_gzipped(path) else path).suffix.lower()
 
 
 def check_kind(path: str | os.PathLike[str], what: str) -> Path:
@@ -25,19 +37,19 @@ def check_kind(path: str | os.PathLike[str], what: str) -> Path:
     FileNotFoundError, IsADirectoryError, PermissionError
         If the file does not exist, is a folder or cannot be read.
     ValueError
-        If the format is not supported. For a compressed file, the message explains how to uncompress it.
+        If the format is not supported, or not in a compressed file.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix == ".gz" and path.with_suffix("").suffix.lower() in ALL_KINDS:
-        raise ValueError(
-            f"{what} '{path}' is compressed, and dwiml reads tractograms uncompressed; run 'gunzip -k {path.name}' "
-            f"first, and give '{path.with_suffix('').name}'."
-        )
-    if suffix not in ALL_KINDS:
+    kind = kind_of(path)
+    if kind not in ALL_KINDS:
         *first, last = ALL_KINDS
         wanted = f"{', '.join(first)} or {last}"
         raise ValueError(f"{what} '{path}' is not in a format that dwiml reads; convert it to {wanted}.")
-    if suffix == ".trx" and path.is_dir():
+    if is_gzipped(path) and kind not in GZIPPED_KINDS:
+        raise ValueError(
+            f"{what} '{path}' is compressed, and dwiml reads {kind} files uncompressed; run 'gunzip -k {path.name}' "
+            f"first, and give '{path.with_suffix('').name}'."
+        )
+    if kind == ".trx" and path.is_dir():
         return path
     return check_file(path, what)

@@ -1,4 +1,4 @@
-"""Open, check and read tractogram files (.trk, .tck, .trx), with the same functions for all formats."""
+"""Open, check and read tractogram files, with the same functions for all formats."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dwiml.tractograms.kinds import check_kind
+from dwiml.tractograms.kinds import check_kind, kind_of
 from dwiml.tractograms.tck import Tck
 from dwiml.tractograms.tractogram import Tractogram
 from dwiml.tractograms.trk import Trk
@@ -23,7 +23,8 @@ def open_tractogram(path: str | os.PathLike[str], label: str = "The tractogram")
     Parameters
     ----------
     path
-        A ``.trk``, ``.tck`` or ``.trx`` file. A .trx may be a folder of arrays, as it is while it is being written.
+        A ``.trk``, ``.trk.gz``, ``.tck``, ``.tck.gz`` or ``.trx`` file. A .trx may be a folder of arrays, as it is
+        while it is being written.
     label
         Start of the error messages.
 
@@ -33,13 +34,13 @@ def open_tractogram(path: str | os.PathLike[str], label: str = "The tractogram")
         See :func:`dwiml.tractograms.kinds.check_kind`.
     """
     path = check_kind(path, label)
-    return _CLASSES[path.suffix.lower()](path, label)
+    return _CLASSES[kind_of(path)](path, label)
 
 
 def read_streamlines(
     path: str | os.PathLike[str], affine: ArrayLike, label: str = "The tractogram"
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Read a tractogram (.trk, .tck, .trx) into the voxel space of an affine.
+    """Read a tractogram into the voxel space of an affine.
 
     The points are converted through rasmm, so the file may be on any grid.
 

@@ -11,7 +11,9 @@ import numpy as np
 from nibabel.streamlines.tractogram_file import TractogramFile
 from numpy.typing import NDArray
 
-from dwiml.files import open_regular
+from dwiml.files.images import readable
+from dwiml.tractograms.gzipped import content_size, open_content
+from dwiml.tractograms.kinds import is_gzipped
 from dwiml.tractograms.with_nibabel import NibabelTractogram
 
 logger = logging.getLogger(__name__)
@@ -54,7 +56,8 @@ def check_tck_whole(path: Path, header: Mapping[str, Any], label: str) -> None:
     announced = announced_streamlines(header)
     if not announced:
         return
-    there = _count(path, int(header["_offset_data"]), np.dtype(header["_dtype"]))
+    with readable(path, label):
+        there = _count(path, int(header["_offset_data"]), np.dtype(header["_dtype"]))
     if there < announced:
         raise ValueError(
             f"{label}: '{path}' is truncated, or its header is wrong: {announced} streamlines are announced (count), "
@@ -70,7 +73,7 @@ def check_tck_whole(path: Path, header: Mapping[str, Any], label: str) -> None:
 def _count(path: Path, offset: int, dtype: np.dtype[Any]) -> int:
     """Count the NaN triplets before the triplet of infinite numbers."""
     count = 0
-    with open_regular(path) as stream:
+    with open_content(path) as stream:
         stream.seek(offset)
         while content := stream.read(3 * dtype.itemsize * _SLAB):
             whole = len(content) // (3 * dtype.itemsize) * 3
@@ -95,6 +98,8 @@ class Tck(NibabelTractogram):
         return announced_streamlines(self._lazy.header)
 
     def _load_whole(self) -> TractogramFile:
+        if is_gzipped(self.path):
+            content_size(self.path, self.label)
         file = self._load(lazy=False)
         check_tck_whole(self.path, file.header, self.label)
         return file

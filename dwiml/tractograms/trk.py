@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import mmap
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,10 @@ from nibabel.streamlines.trk import get_affine_trackvis_to_rasmm, header_2_dtype
 from numpy.typing import NDArray
 
 from dwiml.files import open_regular
+from dwiml.files.images import readable
 from dwiml.tractograms.grid import Grid
+from dwiml.tractograms.gzipped import content_size, open_content
+from dwiml.tractograms.kinds import is_gzipped
 from dwiml.tractograms.with_nibabel import NibabelTractogram
 
 logger = logging.getLogger(__name__)
@@ -65,7 +69,7 @@ def read_trk_counts(path: Path, label: str) -> TrkCounts:
     ValueError
         If the file does not begin with a .trk header, a count is negative, or no affine is recorded.
     """
-    with open_regular(path, f"{label}: the file") as stream:
+    with open_content(path, f"{label}: the file") as stream, readable(path, label):
         content = stream.read(_HEADER_BYTES)
     byte_order = next((order for order in "<>" if content[-4:] == struct.pack(f"{order}i", _HEADER_BYTES)), None)
     if len(content) < _HEADER_BYTES or byte_order is None:
@@ -140,13 +144,10 @@ def check_trk_whole(path: Path, label: str) -> None:
     announced, offset = counts.nb_streamlines, _HEADER_BYTES
     point_bytes, other_bytes = 4 * (3 + counts.nb_scalars), 4 + 4 * counts.nb_properties
     read_length = struct.Struct(f"{counts.byte_order}i").unpack_from
-    count, size = 0, path.stat().st_size
-    with (
-        open_regular(path, f"{label}: the file") as stream,
-        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content,
-    ):
+    count, size = 0, content_size(path, label) if is_gzipped(path) else path.stat().st_size
+    with _open_bytes(path, label) as bytes_at:
         while offset < size and (count < announced or not announced):
-            nb_points = read_length(content, offset)[0] if offset + 4 <= size else 0
+            nb_points = read_length(*bytes_at(offset))[0] if offset + 4 <= size else 0
             offset += other_bytes + point_bytes * nb_points
             if nb_points < 0 or offset > size:
                 expected = f"{announced} are announced" if announced else "the file ends within the next"
@@ -165,6 +166,26 @@ def check_trk_whole(path: Path, label: str) -> None:
             f"{label}: '{path}' holds {size - offset} bytes after the {announced} streamlines that its header "
             "announces; copy the file again or recreate it."
         )
+
+
+@contextmanager
+def _open_bytes(path: Path, label: str) -> Iterator[Callable[[int], tuple[Any, int]]]:
+    """Yield a function that takes an offset and returns a buffer and where the bytes at the offset are in it."""
+    if not is_gzipped(path):
+        with (
+            open_regular(path, f"{label}: the file") as stream,
+            mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content,
+        ):
+            yield lambda offset: (content, offset)
+        return
+    with open_content(path, f"{label}: the file") as stream:
+
+        def four_bytes(offset: int) -> tuple[bytes, int]:
+            with readable(path, label):
+                stream.seek(offset)
+                return stream.read(4), 0
+
+        yield four_bytes
 
 
 def _numbers(values: np.ndarray[Any, np.dtype[np.float64]]) -> str:

@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 
 from dwiml.files import open_regular
 from dwiml.files.images import readable
+from dwiml.tractograms.gzipped import open_content
+from dwiml.tractograms.kinds import is_gzipped
 from dwiml.tractograms.tractogram import Array, Sample, Stored, Tractogram, evenly
 
 
 class NibabelTractogram(Tractogram):
-    """A .trk or .tck file."""
+    """A .trk or .tck file, which may be compressed with gzip."""
 
     # Number of bytes after the header of a file without streamlines.
     _end_mark_bytes = 0
@@ -58,7 +60,7 @@ class NibabelTractogram(Tractogram):
     def has_streamlines(self) -> bool:
         """Return whether there is data after the header; see :meth:`Tractogram.has_streamlines`."""
         announced = self._nb_announced()
-        if self.path.stat().st_size > self._lazy.header["_offset_data"] + self._end_mark_bytes:
+        if self._is_longer_than(int(self._lazy.header["_offset_data"]) + self._end_mark_bytes):
             return True
         if announced:
             raise ValueError(
@@ -66,6 +68,13 @@ class NibabelTractogram(Tractogram):
                 "but it holds none; copy the file again or recreate it."
             )
         return False
+
+    def _is_longer_than(self, nb_bytes: int) -> bool:
+        if not is_gzipped(self.path):
+            return self.path.stat().st_size > nb_bytes
+        with readable(self.path, self.label), open_content(self.path) as stream:
+            stream.seek(nb_bytes)
+            return bool(stream.read(1))
 
     def _nb_read(self, file: TractogramFile) -> int:
         """Return the number of streamlines that were read, including those without points, which nibabel leaves out.

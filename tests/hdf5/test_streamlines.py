@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import zipfile
 
 import h5py
@@ -393,3 +394,22 @@ def test_a_tck_that_announces_more_than_it_holds(subjects, grid, cut):
         with pytest.raises(ValueError, match=f"Group 's' of subject 'a': '.*wb.tck' is truncated.*{sentence}"):
             subjects.create(groups, **options)
     subjects.assert_nothing_written()
+
+
+@pytest.mark.parametrize("suffix", [".trk", ".tck"])
+def test_a_gzipped_tractogram_gives_the_same_file(subjects, grid, suffix):
+    """QSIRecon writes .tck.gz."""
+    subjects.plain("a")
+    plain = subjects.tractogram("a", f"lines{suffix}", grid["arcs"](6))
+    group = {"type": "streamlines", "files": [plain.name]}
+    subjects.create({"input": {"type": "volume", "files": ["dwi.nii.gz"]}, "streamlines": group})
+    with h5py.File(subjects.out) as file:
+        expected = {name: values[()] for name, values in file["a/streamlines"].items()}
+    plain.with_name(f"{plain.name}.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    plain.unlink()
+    group["files"] = [f"*{suffix}.gz"]
+    subjects.create({"input": {"type": "volume", "files": ["dwi.nii.gz"]}, "streamlines": group}, overwrite=True)
+    with h5py.File(subjects.out) as file:
+        assert file["a/streamlines"].keys() == expected.keys()
+        for name, values in expected.items():
+            np.testing.assert_array_equal(file["a/streamlines"][name], values)

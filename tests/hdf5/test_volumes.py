@@ -11,6 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from dwiml.tractograms.grid import read_image_grid
+
 
 def read(subjects, group="input", subject="a"):
     with h5py.File(subjects.out) as handle:
@@ -345,3 +347,32 @@ def test_voxels_that_the_header_leaves_out_are_told(subjects, grid, name, caplog
     with_dimensions(path, *grid["shape"], 2)
     subjects.create(groups, overwrite=True)
     assert f"{name}' holds {8 * 7 * 6 * 4} bytes after the voxels that its header announces" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("fod.mif", r"'.*fod.mif' is an MRtrix image, .* run 'mrconvert fod.mif fod.nii.gz' and give"),
+        ("fod.MIF.GZ", r"'.*fod.MIF.GZ' is an MRtrix image, .* run 'mrconvert fod.MIF.GZ fod.nii.gz' and give"),
+        ("dwi.nrrd", r"'.*dwi.nrrd' is an NRRD image, which nibabel does not read; convert it to NIfTI"),
+        ("dwi.mha", r"'.*dwi.mha' is a MetaImage, which nibabel does not read; convert it to NIfTI"),
+    ],
+)
+def test_images_of_other_tools_are_told_how_to_convert(subjects, name, sentence):
+    subjects.plain("a")
+    (subjects.folder / "a" / name).write_bytes(b"mrtrix image\n")
+    for group in ({"files": [name]}, {"files": ["dwi.nii.gz"], "standardization": "all", "std_mask": [name]}):
+        with pytest.raises(ValueError, match=f"'input' of subject 'a'.*: the file {sentence}"):
+            subjects.create({"input": {"type": "volume", **group}})
+    with pytest.raises(ValueError, match=f"The image: the file {sentence}"):
+        read_image_grid(subjects.folder / "a" / name)
+
+
+def test_an_mgz_is_read(subjects, grid):
+    """FreeSurfer's format, written and read by nibabel."""
+    values = np.random.default_rng(0).normal(size=grid["shape"]).astype(np.float32)
+    subjects.plain("a")
+    nib.save(nib.MGHImage(values, grid["affine"].astype(np.float32)), subjects.folder / "a/t1.mgz")
+    subjects.create({"input": {"type": "volume", "files": ["t1.mgz"]}})
+    with h5py.File(subjects.out) as file:
+        np.testing.assert_array_equal(file["a/input/data"][..., 0], values)
