@@ -120,5 +120,7 @@ def test_what_is_not_gzip_or_not_a_tractogram(plain: Path) -> None:
 def test_a_content_larger_than_the_memory(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packed = gzipped(plain, plain.read_bytes() + bytes(10**6))
     monkeypatch.setattr("dwiml.files.sizes.machine_memory", lambda: 10**5)
-    with pytest.raises(ValueError, match=r"cannot be read: .* \(its content, uncompressed, would need 0.0 GB of memory"):
+    with pytest.raises(
+        ValueError, match=r"cannot be read: .* \(its content, uncompressed, would need 0.0 GB of memory"
+    ):
         read_streamlines(packed, OBLIQUE)
