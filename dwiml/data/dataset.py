@@ -312,8 +312,8 @@ class MultiSubjectDataset(Parameterized):
         volumes = ", ".join(f"{group} ({counted(nb, 'feature')})" for group, nb in self.nb_features.items()) or "none"
         groups = f"volumes: {volumes}; streamlines: {', '.join(self.streamline_groups) or 'none'}"
         sets = [self.subset(name)._content() for name in SUBSETS] if self.nb_loads else ["not loaded: call load_data()"]
-        lines = [groups, *sets]
-        return "\n  ".join([f"MultiSubjectDataset('{self.hdf5_file}', lazy={self.lazy})", *lines])
+        files = quoted(self.hdf5_file if isinstance(self.hdf5_file, list) else [self.hdf5_file], 2)
+        return "\n  ".join([f"MultiSubjectDataset({files}, lazy={self.lazy})", groups, *sets])
 
     def subset(self, phase: str) -> MultisubjectSubset:
         """Return a subset by its name: ``"training"``, ``"validation"`` or ``"testing"``.

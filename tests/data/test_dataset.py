@@ -107,6 +107,12 @@ def test_reprs_are_a_summary_without_values(tiny_hdf5: Path, lazy: bool) -> None
     )
 
 
+def test_the_repr_of_several_files_names_them(tmp_path: Path) -> None:
+    files = [write_hdf5(tmp_path / f"{name}.hdf5", {name: 2}) for name in ("a", "b", "c")]
+    for given, shown in ((files[:2], f"'{files[0]}', '{files[1]}'"), (files, f"'{files[0]}', '{files[1]}' and 1 more")):
+        assert repr(MultiSubjectDataset(given)).splitlines()[0] == f"MultiSubjectDataset({shown}, lazy=False)"
+
+
 def test_the_repr_of_a_large_subset_is_short(tmp_path: Path) -> None:
     path = write_hdf5(tmp_path / "large.hdf5", {f"sub-{number:02d}": 1 for number in range(12)})
     dataset = MultiSubjectDataset(path, lazy=True)
