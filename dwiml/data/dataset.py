@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 SUBSETS = tuple(schema.SUBJECT_LISTS)
 """``training``, ``validation``, ``testing``."""
-# Maximum number of names of subjects in the repr of a subset.
-_SUBJECTS_SHOWN = 5
 
 
 def not_loaded(group: str) -> ValueError:
@@ -138,7 +136,7 @@ class MultisubjectSubset(Sequence[SubjectData]):
     def _content(self) -> str:
         if not self.loaded and not self.subjects_data:
             return f"{self.name}: not loaded"
-        names = f" ({quoted(self.subjects, _SUBJECTS_SHOWN)})" if self.subjects_data else ""
+        names = f" ({quoted(self.subjects, 5)})" if self.subjects_data else ""
         counts = "".join(f"; {group}: {counted(nb, 'streamline')}" for group, nb in self.total_nb_streamlines.items())
         return f"{self.name}: {counted(len(self), 'subject')}{names}{counts}"
 

@@ -265,11 +265,26 @@ def _subjects(data: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for subject, groups in data.items():
         for name, group in groups.items():
             content = _volume_text(group) if group["type"] == schema.TYPE_VOLUME else _streamlines_text(group)
-            others = [f"{key}: {cut(_text(value), _WIDTH)}" for key, value in group["attributes"].items()]
+            others = [f"{key}: {_attribute_text(key, value)}" for key, value in group["attributes"].items()]
             files = group["provenance"].get(schema.FILES)
             others += [f"from {counted(len(files), 'file')}"] if isinstance(files, list) else []
             rows.append((subject, name, size(group["nb_bytes"]), "; ".join([content, *others])))
     return table(rows)
+
+
+def _attribute_text(name: str, value: Any) -> str:
+    """Return the text of an attribute of a group; of the directions, the convention in which they are stored."""
+    stored = value.get(schema.DIRECTIONS_STORED) if name == schema.DIRECTIONS and isinstance(value, Mapping) else None
+    if not isinstance(stored, list) or not all(isinstance(each, Mapping) for each in stored):
+        return cut(_text(value), _WIDTH)
+    conventions = []
+    for each in stored:
+        axes = f" in {each['axes']} axes" if "axes" in each else ""
+        details = [str(each[key]) for key in ("basis", "order") if each.get(key)]
+        details += [key for key in ("legacy", "full_basis") if each.get(key) is True]
+        each_details = f" ({', '.join(details)})" if details else ""
+        conventions.append(f"{each.get('kind', 'unknown')}{axes}{each_details}")
+    return cut(" and ".join(conventions), _WIDTH)
 
 
 def _volume_text(group: Mapping[str, Any]) -> str:

@@ -115,8 +115,8 @@ def test_conventions_of_directions_are_readable(tiny_hdf5: Path, tmp_path: Path)
     entry = {"nb_features": 3, "kind": "sh", "axes": "voxel", "basis": "descoteaux07", "legacy": False}
     with edited(path) as handle:
         handle["sub-a/input"].attrs["directions"] = json.dumps({"stored": [entry, {"nb_features": 1}]})
-    stored = "nb_features 3, kind sh, axes voxel, basis descoteaux07, legacy false and nb_features 1"
-    assert row(text_of(describe(path)), "sub-a", "input").endswith(f"directions: stored: {stored}")
+    stored = "sh in voxel axes (descoteaux07) and unknown"
+    assert row(text_of(describe(path)), "sub-a", "input").endswith(f"directions: {stored}")
 
 
 def test_many_subjects_are_summarized(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
