@@ -31,7 +31,9 @@ def build_parser() -> argparse.ArgumentParser:
         description="Store the volumes and streamlines of many subjects in one HDF5 file, ready for training. "
         "All headers are checked first, and OUT.hdf5 appears only when it is complete.",
     )
-    parser.add_argument("subjects_folder", metavar="FOLDER", help="folder with one subfolder per subject")
+    parser.add_argument(
+        "subjects_folder", metavar="FOLDER", help="folder with one subfolder per subject (see --layout)"
+    )
     parser.add_argument("out_hdf5", metavar="OUT.hdf5", help="file to write")
     parser.add_argument(
         "config", metavar="CONFIG.json", nargs="?", help="groups to create, and the files of each group (see --layout)"

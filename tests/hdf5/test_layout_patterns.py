@@ -54,3 +54,10 @@ def test_a_placeholder_stands_for_the_same_everywhere(tmp_path: Path) -> None:
     same = [str(path.relative_to(tmp_path)) for path, _ in find_folders(tmp_path, "*/{subject}/{subject}_{subject}")]
     assert same == ["train/01/01_01", "valid/01/01_01", "train/02/02_02"]
     assert [values["subject"] for _, values in find_folders(tmp_path / "valid/01", "{subject}_{subject}")] == ["01"]
+
+
+def test_other_braces_and_special_characters_are_ordinary(tmp_path: Path) -> None:
+    for name in ("{a}.b+01", "{a}xb+02", "sub-[{03}]"):
+        (tmp_path / name).mkdir()
+    for pattern, name in (("{a}.b+{subject}", "01"), ("sub-[{{subject}}]", "03"), ("{a}*+{subject}", "01")):
+        assert find_folders(tmp_path, pattern)[0][1] == {"subject": name}

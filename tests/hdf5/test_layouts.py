@@ -294,7 +294,9 @@ GROUPS: dict[str, Any] = {"streamlines": {"type": "streamlines", "files": ["x[_{
         ({"subjects": [3], "groups": {}}, r"'subjects' must be a list of non-empty strings, got \[3\]"),
         ({"subjects": "{set}/{subject}", "groups": {}}, "'subjects' and the key 'sets' must be given together"),
         ({"subjects": "{subject}", "sets": {"a": "train"}, "groups": {}}, "whose values are among 'training', 'valid"),
+        ({"subjects": "{subject}", "sets": {"a": []}, "groups": {}}, r"whose values are among .*, got {'a': \[\]}"),
         ({"subjects": "{subject}", "groups": []}, "'groups' must be an object"),
+        ({"subjects": "{subject}", "groups": {"a": "x.trk"}}, "'groups' must be an object"),
         (
             {"subjects": "{subject}", "groups": GROUPS},
             r"group 'streamlines' has {session} in 'x.*', but 'subjects' has",

@@ -109,7 +109,8 @@ def with_files(subjects: Iterable[FoundSubject], groups: GroupsConfig) -> list[F
     """Return the subjects that have at least one file of a group; a warning names the others."""
     subjects = list(subjects)
     kept = [subject for subject in subjects if _has_files(subject.source, groups)]
-    others = [subject.name for subject in subjects if subject not in kept]
+    names = {subject.name for subject in kept}
+    others = [subject.name for subject in subjects if subject.name not in names]
     if others and kept:
         logger.warning("Left out, because they have no file of any group: %s.", quoted(others, 100))
     return kept or subjects

@@ -111,7 +111,7 @@ def _parse(content: Any, name: str, path: Path | None) -> Layout:
     for pattern in subjects:
         _check_pattern(pattern, name)
     sets, groups = content.get("sets", {}), content["groups"]
-    if not isinstance(sets, dict) or not all(value in SUBJECT_LISTS for value in sets.values()):
+    if not isinstance(sets, dict) or not all(value in [*SUBJECT_LISTS] for value in sets.values()):
         raise ValueError(
             f"{name}: 'sets' must be an object whose values are among {quoted(SUBJECT_LISTS)}, got {shown(sets)}."
         )
@@ -126,14 +126,11 @@ def _parse(content: Any, name: str, path: Path | None) -> Layout:
 
 def _check_pattern(pattern: str, name: str) -> None:
     """Check the pattern of the folders of subjects."""
-    found = placeholders(pattern)
     parts = PurePosixPath(pattern).parts
     if PurePosixPath(pattern).is_absolute() or pattern.startswith("~") or ".." in parts or not parts:
         raise ValueError(f"{name}: 'subjects' must be relative to the folder of the dataset, got '{pattern}'.")
     if SUBJECT not in required_placeholders(pattern):
         raise ValueError(f"{name}: '{pattern}' in 'subjects' has no {{subject}}, which stands for the subject's name.")
-    if found.count(SESSION) > 1 and SESSION not in required_placeholders(pattern):
-        raise ValueError(f"{name}: '{pattern}' in 'subjects' has more than one optional part with {{session}}.")
 
 
 def _check_sessions(groups: Mapping[str, Any], subjects: Iterable[str], name: str) -> None:

@@ -88,16 +88,14 @@ def _walk(folder: Path, parts: list[str], values: dict[str, str]) -> Iterator[tu
 
 def _expression(part: str) -> re.Pattern[str]:
     """Return the regular expression of the name of a folder."""
-    text, seen = "", set()
-    for piece in re.split(r"(\{(?:subject|session|set)\}|\*)", part):
-        name = piece.strip("{}")
-        if piece == "*":
-            text += ".*"
-        elif piece != name:
-            text += f"(?P={name})" if name in seen else f"(?P<{name}>.+?)"
-            seen.add(name)
-        else:
-            text += re.escape(piece)
+    text, end, seen = "", 0, set()
+    for found in re.finditer(rf"{_PLACEHOLDER.pattern}|\*", part):
+        name = found[1]
+        text += re.escape(part[end : found.start()])
+        text += ".*" if name is None else f"(?P={name})" if name in seen else f"(?P<{name}>.+?)"
+        seen.add(name)
+        end = found.end()
+    text += re.escape(part[end:])
     return re.compile(text, re.DOTALL)
 
 
