@@ -22,6 +22,7 @@ from dwiml.hdf5.inputs.inspection import SubjectPlan, leave_out, plan_subjects
 from dwiml.hdf5.inputs.subjects import SubjectList
 from dwiml.hdf5.layouts.choosing import choose_subjects
 from dwiml.hdf5.layouts.layout import LayoutSource, load_layout
+from dwiml.hdf5.layouts.sets import LISTS
 from dwiml.hdf5.parts import PartOptions, StreamlinesCount
 from dwiml.hdf5.workers import Workers, is_bad_input
 from dwiml.ops.resampling import Resampling
@@ -239,7 +240,9 @@ def _write_root(handle: h5py.File, summary: CreationSummary, assembly: Assembly,
         _first(assembly.plans, summary).directions,
         text=None if base is None else base.groups_files,
     )
-    recorded = {"remove_invalid": options.remove_invalid, "allow_missing": options.allow_missing}
+    recorded: dict[str, Any] = {"remove_invalid": options.remove_invalid, "allow_missing": options.allow_missing}
+    if summary.origin != LISTS:
+        recorded["sets"] = summary.origin
     file_writer.write_provenance(
         handle, {schema.DWIML_VERSION: __version__, schema.COMMAND: command, schema.OPTIONS: recorded}
     )

@@ -352,6 +352,8 @@ def test_sessions_of_a_person_are_in_one_set(bids: Path, tmp_path: Path) -> None
         (together,) = [names for names in sets.values() if "sub-01_ses-a" in names]
         assert "sub-01_ses-b" in together
         seen.add(str(sets))
+    options = MultiSubjectDataset(tmp_path / "out.hdf5").provenance["options"]
+    assert options == {"remove_invalid": False, "allow_missing": False, "sets": "split 0.4 0.3 0.3, seed 5"}
     assert len(seen) > 1
     # Lists name persons or single sessions.
     lists: dict[str, Any] = {"training": ["sub-01"], "validation": ["sub-02_ses-a"]}

@@ -11,6 +11,7 @@ from dwiml.hdf5.inputs.subjects import SubjectList, folders_of_subjects, read_su
 from dwiml.hdf5.layouts.finding import find_subjects, with_files
 from dwiml.hdf5.layouts.layout import FOLDERS, Layout
 from dwiml.hdf5.layouts.sets import (
+    LISTS,
     ChosenSubjects,
     by_folders,
     by_fractions,
@@ -69,7 +70,7 @@ def choose_subjects(
         subjects = read_subject_lists(lists, may_lack=may_lack_training)
         names = [name for listed in subjects.values() for name in listed]
         folders = folders_of_subjects(root, names, may_lack=may_lack_folders)
-        return ChosenSubjects(subjects, folders, "the lists")
+        return ChosenSubjects(subjects, folders, LISTS)
     layout = layout or FOLDERS
     found = find_subjects(root, layout)
     if has_lists:

@@ -17,6 +17,8 @@ from dwiml.hdf5.inputs.subjects import SubjectFolder, SubjectList, read_subject_
 from dwiml.hdf5.layouts.finding import FoundSubject
 from dwiml.hdf5.schema import SUBJECT_LISTS
 
+LISTS = "the lists"
+"""What decides the sets if lists are given."""
 _MAX_TABLE_BYTES = 2**24
 _NAMES_SHOWN = 10
 _COLUMNS = ("split", "set")
@@ -104,7 +106,7 @@ def by_lists(
     sets = read_subject_lists(sets, may_lack=may_lack_training)
     used = {name for listed in sets.values() for name in listed}
     folders = [subject.source for subjects in chosen.values() for subject in subjects]
-    return ChosenSubjects(sets, folders, "the lists", [each.name for each in found if each.name not in used])
+    return ChosenSubjects(sets, folders, LISTS, [each.name for each in found if each.name not in used])
 
 
 def by_fractions(found: Sequence[FoundSubject], fractions: Sequence[float], seed: int) -> ChosenSubjects:
