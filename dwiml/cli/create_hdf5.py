@@ -155,7 +155,7 @@ def _run(command: str, arguments: argparse.Namespace) -> None:
             bar.total = total
             bar.update(done - bar.n)
             if done and not name:
-                bar.write(f"{counted(done, 'subject')} of {total} were finished by the creation that was stopped.")
+                bar.write(f"{done} of {counted(total, 'subject')}: finished by the creation that was stopped.")
             if bar.disable and name:
                 print(f"{name} done ({done} of {total})", flush=True)
 

@@ -147,7 +147,7 @@ class _Worker:
 
     def __init__(self, lifeline: int) -> None:
         self.connection, theirs = Pipe()
-        words = [json.dumps(sys.path), str(theirs.fileno()), str(lifeline)]
+        words = [json.dumps([str(folder) for folder in sys.path]), str(theirs.fileno()), str(lifeline)]
         # Blocked signals stay so in the new process.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, *(signal.Signals[name] for name in ENDING)])
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,10 +43,9 @@ def arguments(tmp_path: Path) -> list[str]:
     return [str(tmp_path / name) for name in names]
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "dwiml.cli.main", "create_hdf5", *arguments], capture_output=True, text=True, timeout=60
-    )
+def run(*arguments: str, command: str | None = "create_hdf5") -> subprocess.CompletedProcess[str]:
+    words = [*([command] if command else []), *arguments]
+    return subprocess.run([sys.executable, "-m", "dwiml.cli.main", *words], capture_output=True, text=True, timeout=60)
 
 
 def test_the_command_writes_the_file_and_prints_its_content(arguments):
@@ -139,3 +139,36 @@ def test_a_stopped_command_leaves_nothing(arguments, sent, code):
         assert "Traceback" not in errors
     folder = Path(arguments[1]).parent
     assert [path.name for path in folder.iterdir() if "hdf5" in path.name] == []
+
+
+def test_subjects_are_added_and_left_out_in_two_processes(arguments):
+    folder = Path(arguments[0])
+    assert run(*arguments[:4], "--remove_invalid").returncode == 0
+    shutil.copytree(folder / "sub-2", folder / "sub-3")
+    (folder / "sub-3/dwi.nii.gz").write_bytes(b"nothing")
+    lists = [*arguments[:3], "/dev/null", arguments[4], str(folder.parent / "bad.txt")]
+    Path(lists[-1]).write_text("sub-3\n")
+    done = run(*lists, "--remove_invalid", "--add", "--skip_bad_subjects", "--nbr_processes", "2", "--continue")
+    assert done.returncode == 0, done.stderr
+    assert "out.hdf5: 2 subjects (1 training, 1 validation, 0 testing)" in done.stdout
+    assert "  added        1 subject, whose streamlines are counted above\n" in done.stdout
+    assert "  left out     'sub-3': Group 'input' of subject 'sub-3': " in done.stdout
+    assert "WARNING: Subject 'sub-3' is left out: " in done.stderr
+    assert run("check_hdf5", arguments[1], command=None).returncode == 0
+
+
+def test_finished_subjects_are_told_when_a_stopped_command_is_continued(arguments):
+    folder = Path(arguments[0])
+    whole = (folder / "sub-2/dwi.nii.gz").read_bytes()
+    image = nib.load(folder / "sub-2/dwi.nii.gz")
+    nib.save(nib.Nifti1Image(np.full(image.shape, np.nan, np.float32), image.affine), folder / "sub-2/dwi.nii.gz")
+    stopped = run(*arguments, "--remove_invalid")
+    assert stopped.returncode == 2
+    assert "1 subject is finished and kept in " in stopped.stderr
+    (folder / "sub-2/dwi.nii.gz").write_bytes(whole)
+    refused = run(*arguments, "--remove_invalid")
+    assert refused.returncode == 2
+    assert "that was stopped: go on with --continue, or start over with -f.\n" in refused.stderr
+    done = run(*arguments, "--remove_invalid", "--continue")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("1 of 2 subjects: finished by the creation that was stopped.\nsub-2 done (2 of 2)")
