@@ -26,6 +26,7 @@ LEAVES = {
     "overriding",
     "params",
     "ops",
+    "hdf5.directions",
     "hdf5.schema",
     "hdf5.stored",
 }
@@ -45,7 +46,7 @@ ROOMS = {
     "hdf5": LEAVES | {"tractograms"},
     "data": LEAVES | {"tractograms"},
     "batching": LEAVES | {"data"},
-    "models": LEAVES - {"hdf5.schema", "hdf5.stored"},
+    "models": LEAVES - {"hdf5.directions", "hdf5.schema", "hdf5.stored"},
     "tracking": LEAVES | {"data", "models", "tractograms"},
     "training": LEAVES | {"data", "batching", "models"},
     "importing": LEAVES | {"data", "models", "tractograms", "training"},
@@ -78,6 +79,10 @@ STORED = ("", *(f".{name}" for name in _STORED_NAMES))
 MODULES = {
     "hdf5.schema": {"files", "ops"},
     **{f"hdf5.stored{name}": {"arguments", "files", "hdf5.schema", "hdf5.stored"} for name in STORED},
+    **{
+        f"hdf5.directions{name}": {"arguments", "files", "hdf5.schema", "hdf5.stored", "hdf5.directions", "ops"}
+        for name in ("", ".alignment", ".recorded")
+    },
     "tracking.sources": ROOMS["tracking"] | {"tracking", "hdf5.inputs.standalone", "hdf5.inputs.standardization"},
     # DIPY and scilpy keep streamlines in HDF5 files, which are read with the same checks as those of dwiml.
     "tractograms.in_hdf5": ROOMS["tractograms"] | {"tractograms", "hdf5.stored"},

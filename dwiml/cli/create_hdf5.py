@@ -195,9 +195,23 @@ def _table(summary: CreationSummary) -> str:
     if len(summary.added) < nb_subjects:
         rows.append(("added", f"{counted(len(summary.added), 'subject')}, whose streamlines are counted above"))
     rows += [("left out", f"'{name}': {reason}") for name, reason in summary.skipped.items()]
+    rows += [("directions", text) for text in _alignments(summary)]
     width = max(len(name) for name, _ in rows)
     title = f"{summary.path}: {counted(nb_subjects, 'subject')} ({counts}), {summary.nb_bytes / 1e9:.3f} GB"
     return "\n".join([title, *(f"  {name:<{width}}  {text}" for name, text in rows)])
+
+
+def _alignments(summary: CreationSummary) -> list[str]:
+    """Return how well the directional features of each volume group follow the streamlines, over all subjects."""
+    found: dict[tuple[str, tuple[int, int]], list[float]] = {}
+    for each in summary.alignments:
+        if each.measurement is not None:
+            found.setdefault((each.group, each.features), []).append(each.measurement.alignment)
+    return [
+        f"features {first} to {end - 1} of {group} follow the streamlines: alignment {min(values):.2f} to "
+        f"{max(values):.2f} (at most 1)"
+        for (group, (first, end)), values in found.items()
+    ]
 
 
 def _files(files: list[tuple[str, int]]) -> str:

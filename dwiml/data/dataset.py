@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dwiml.arguments import check_whole, counted, quoted, shown
-from dwiml.data.directions import check_same_directions
 from dwiml.data.streamlines import SubjectStreamlines
 from dwiml.data.volumes import SubjectVolume
 from dwiml.hdf5 import schema
+from dwiml.hdf5.directions.recorded import check_same_directions
 from dwiml.hdf5.stored import StoredGroup, open_hdf5
 from dwiml.hdf5.stored.collection import Structure, files_of, files_shown, read_structure
 from dwiml.hdf5.stored.fingerprint import fingerprint_of

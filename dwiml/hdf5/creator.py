@@ -17,6 +17,7 @@ from dwiml.hdf5 import file_writer, schema
 from dwiml.hdf5.adding import FinishedFile
 from dwiml.hdf5.assembling import Assembly
 from dwiml.hdf5.config import GroupsConfig, load_config
+from dwiml.hdf5.directions.alignment import Alignment, measure_subject
 from dwiml.hdf5.inputs.connectivity import ConnectivityPlan, plan_connectivity
 from dwiml.hdf5.inputs.inspection import SubjectPlan, leave_out, plan_subjects
 from dwiml.hdf5.inputs.subjects import SubjectList
@@ -24,6 +25,8 @@ from dwiml.hdf5.layouts.choosing import choose_subjects
 from dwiml.hdf5.layouts.layout import LayoutSource, load_layout
 from dwiml.hdf5.layouts.sets import LISTS
 from dwiml.hdf5.parts import PartOptions, StreamlinesCount
+from dwiml.hdf5.stored import open_hdf5
+from dwiml.hdf5.stored.layout import groups_config
 from dwiml.hdf5.workers import Workers, is_bad_input
 from dwiml.ops.resampling import Resampling
 from dwiml.params import checks_arguments
@@ -63,6 +66,8 @@ class CreationSummary:
         What decided which subjects are in which set.
     unused
         Subjects that were found by a layout and are in no set.
+    alignments
+        How well the directional features of each subject follow its streamlines.
     """
 
     path: Path
@@ -76,6 +81,7 @@ class CreationSummary:
     nb_reused: int = 0
     origin: str = ""
     unused: list[str] = field(default_factory=list)
+    alignments: list[Alignment] = field(default_factory=list)
 
 
 @checks_arguments
@@ -109,7 +115,9 @@ def create_hdf5(
     The headers of all files are checked before the first subject is read. Subjects are then read one at a time, each
     into a part of its own, in the hidden folder ``.OUT.hdf5.parts``; the file is assembled from the parts. It gets its
     name once it is complete, and until then an existing file is kept. If the creation is stopped, the finished parts
-    remain, and the next call can use them (`resume`).
+    remain, and the next call can use them (`resume`). Finally,
+    it is measured whether the directional features of the new subjects follow their streamlines; a warning names those
+    that would in other axes.
 
     Parameters
     ----------
@@ -226,6 +234,7 @@ def create_hdf5(
         assembly.write(order, write_root, overwrite=overwrite, resume=resume, report=report)
     _warn_of_resampling(summary, resample, [plan.grid.voxel_sizes.min() for plan in plans])
     summary.nb_bytes = target.stat().st_size
+    summary.alignments = _measured(target, summary.added)
     return summary
 
 
@@ -294,6 +303,19 @@ def _describe(summary: CreationSummary, assembly: Assembly, new: Mapping[str, li
     for counts in assembly.counts.values():
         for group, count in counts.items():
             summary.streamlines[group].add(count)
+
+
+def _measured(path: Path, names: Sequence[str]) -> list[Alignment]:
+    """Measure the axes of directional features, and warn if other axes fit better than those that are stated."""
+    found: list[Alignment] = []
+    with open_hdf5(path) as file:
+        config = groups_config(file)
+        for name in names:
+            found += measure_subject(file.root.group(name), config)
+    for each in found:
+        if each.sentence:
+            logger.log(logging.INFO if each.measurement is None else logging.WARNING, "%s", each.sentence)
+    return found
 
 
 def _files_of(plan: SubjectPlan) -> dict[str, list[tuple[str, int]]]:

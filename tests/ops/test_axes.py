@@ -16,9 +16,10 @@ from dipy.reconst.shm import (
     sh_to_sf,
 )
 from scipy.spatial.transform import Rotation
+from scipy.special import factorial, lpmv
 
 from dwiml.ops.axes.conventions import Directions, parse_directions, sh_order
-from dwiml.ops.axes.conversion import axes_matrix, convert_features
+from dwiml.ops.axes.conversion import axes_matrix, convert_features, sh_matrix
 
 pytestmark = pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
 SPHERE = get_sphere(name="repulsion724")
@@ -198,3 +199,17 @@ def test_what_is_no_convention_is_refused(value, sentence):
 def test_impossible_numbers_of_features_are_refused(value, nb):
     with pytest.raises(ValueError, match=f"x.nii has {nb} features, but .*; correct 'directions'"):
         parse_directions(value, "").check_nb_features(nb, "x.nii")
+
+
+def test_tournier07_is_the_basis_that_mrtrix_documents():
+    """sqrt(2) Im(Y_l^|m|) for m < 0 and sqrt(2) Re(Y_l^m) for m > 0, with scipy's Legendre functions."""
+    theta, phi = np.arccos(SPHERE.vertices[:, 2]), np.arctan2(SPHERE.vertices[:, 1], SPHERE.vertices[:, 0])
+    columns = []
+    for degree in (0, 2, 4):
+        for m in range(-degree, degree + 1):
+            k = abs(m)
+            norm = np.sqrt((2 * degree + 1) / (4 * np.pi) * factorial(degree - k) / factorial(degree + k))
+            wave = np.ones_like(phi) if m == 0 else np.sqrt(2) * (np.sin(k * phi) if m < 0 else np.cos(k * phi))
+            columns.append(norm * lpmv(k, degree, np.cos(theta)) * wave)
+    found = sh_matrix(SPHERE.vertices, 4, basis="tournier07", legacy=False)
+    np.testing.assert_allclose(found, np.stack(columns, axis=1), atol=1e-9)

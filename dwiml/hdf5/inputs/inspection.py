@@ -16,7 +16,7 @@ from dwiml.arguments import quoted
 from dwiml.files import identity_of
 from dwiml.files.images import open_image
 from dwiml.hdf5.config import GroupsConfig, StreamlinesGroup, VolumeGroup
-from dwiml.hdf5.inputs.directions import directions_of_image
+from dwiml.hdf5.inputs.directions import directions_of_image, sidecar_of
 from dwiml.hdf5.inputs.standardization import StandardizationReport
 from dwiml.hdf5.inputs.subjects import MissingFileError, SubjectFolder, find_by_pattern, find_files
 from dwiml.hdf5.workers import Workers
@@ -94,7 +94,9 @@ class SubjectPlan:
         files = [path for paths in found for path in paths]
         # An .hdr and an .img file together are one image.
         pairs = [path.with_suffix(suffix) for path in files for suffix in _PAIR if path.suffix.lower() in _PAIR]
-        return [*files, *pairs]
+        # Their JSON sidecars state the axes of directional features.
+        sidecars = [sidecar_of(path) for paths in self.volumes.values() for path in paths]
+        return [*files, *pairs, *(path for path in sidecars if path.is_file())]
 
     @property
     def nb_bytes(self) -> int:

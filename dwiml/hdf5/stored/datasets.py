@@ -98,8 +98,8 @@ class StoredDataset:
         with self.file.explained(self.name):
             return np.asarray(self.node[()])
 
-    def __getitem__(self, rows: slice) -> NDArray[Any]:
-        """Return some rows."""
+    def __getitem__(self, rows: slice | tuple[int, ...]) -> NDArray[Any]:
+        """Return some rows, or what is at an index of the first axes."""
         self._check_numeric()
         with self.file.explained(self.name):
             return np.asarray(self.node[rows])

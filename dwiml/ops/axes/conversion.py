@@ -109,7 +109,7 @@ def conversion_matrix(read: Directions, nb_features: int, rotation: Matrix) -> M
         return _tensor_conversion(TENSOR_ORDERS[read.order], rotation)
     order = sh_order(nb_features, full_basis=read.full_basis)
     assert order is not None
-    sphere = _sphere()
+    sphere = sphere_directions()
     target = read.stored
     kept = {"full_basis": read.full_basis}
     values = sh_matrix(sphere @ rotation.T, order, basis=read.basis, legacy=read.legacy, **kept)
@@ -131,8 +131,8 @@ def _tensor_conversion(order: tuple[int, ...], rotation: Matrix) -> Matrix:
 
 
 @lru_cache(maxsize=1)
-def _sphere() -> Matrix:
-    """Return 724 directions that cover the sphere evenly; a full basis of degree 16 has 289 coefficients."""
+def sphere_directions() -> Matrix:
+    """Return directions that cover the sphere evenly, shape (724, 3): a full basis of degree 20 has 441 functions."""
     from dipy.data import get_sphere
 
     vertices: Matrix = np.array(get_sphere(name="repulsion724").vertices, dtype=np.float64)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dwiml.arguments import shown
-from dwiml.files.json_files import parse_json
+from dwiml.files import parse_json
 from dwiml.hdf5 import schema
-from dwiml.hdf5.stored import StoredGroup
+from dwiml.hdf5.stored.nodes import StoredGroup
 from dwiml.ops.axes.conventions import Directions, parse_directions
 
 
