@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from dwiml.arguments import quoted
 from dwiml.data.connectivity import read_connectivity
@@ -12,8 +15,9 @@ from dwiml.data.remarks import remarks_on_streamlines, remarks_on_volume
 from dwiml.data.streamlines import SubjectStreamlines
 from dwiml.data.volumes import SubjectVolume
 from dwiml.hdf5 import schema
+from dwiml.hdf5.directions.alignment import measure_subject
 from dwiml.hdf5.stored import StoredDataset, StoredFile, StoredGroup, open_hdf5
-from dwiml.hdf5.stored.layout import groups_of_type, subject_lists
+from dwiml.hdf5.stored.layout import groups_config, groups_of_type, subject_lists
 from dwiml.params import checks_arguments
 from dwiml.tractograms.grid import Grid
 
@@ -93,7 +97,9 @@ def check_hdf5_file(
     with their digests, and checked for NaN and for constant features.
 
     What makes the file unusable is a fault; what is only unusual is a remark
-    (:func:`dwiml.data.remarks.remarks_on_streamlines`, :func:`dwiml.data.remarks.remarks_on_volume`).
+    (:func:`dwiml.data.remarks.remarks_on_streamlines`, :func:`dwiml.data.remarks.remarks_on_volume`). Directional
+    features that would follow the streamlines better in other axes are a remark, too
+    (:func:`dwiml.hdf5.directions.alignment.measure_subject`).
 
     Parameters
     ----------
@@ -116,12 +122,12 @@ def check_hdf5_file(
     """
     report = FileReport()
     with open_hdf5(path) as file:
-        places = list(_groups(file, report))
+        places, config = list(_groups(file, report)), groups_config(file)
         if on_group is not None:
             on_group(0, len(places))
         for done, (place, kind) in enumerate(places, 1):
             report.groups.append(place)
-            _check_group(file, place, kind, digests=digests)
+            _check_group(file, place, kind, config, digests=digests)
             if on_group is not None:
                 on_group(done, len(places))
     _compare_subjects(report, [place for place, _ in places], [kind for _, kind in places])
@@ -147,7 +153,7 @@ def _groups(file: StoredFile, report: FileReport) -> Iterator[tuple[GroupReport,
                 report.faults.append(f"Subject '{name}' has no volume or streamlines group.")
 
 
-def _check_group(file: StoredFile, place: GroupReport, kind: str, *, digests: bool) -> None:
+def _check_group(file: StoredFile, place: GroupReport, kind: str, config: Mapping[str, Any], *, digests: bool) -> None:
     def attempt(check: Callable[[], None]) -> None:
         try:
             check()
@@ -155,7 +161,7 @@ def _check_group(file: StoredFile, place: GroupReport, kind: str, *, digests: bo
             if str(error) not in place.faults:
                 place.faults.append(str(error))
 
-    check = _check_volume if kind == schema.TYPE_VOLUME else _check_streamlines
+    check = partial(_check_volume, config=config) if kind == schema.TYPE_VOLUME else _check_streamlines
     attempt(lambda: check(file.root.group(place.subject), place, digests))
     datasets: list[StoredDataset] = []
     attempt(lambda: datasets.extend(file.root.group(place.subject).group(place.group).datasets()))
@@ -168,7 +174,7 @@ def _check_group(file: StoredFile, place: GroupReport, kind: str, *, digests: bo
             attempt(dataset.check_values)
 
 
-def _check_volume(subject: StoredGroup, place: GroupReport, digests: bool) -> None:
+def _check_volume(subject: StoredGroup, place: GroupReport, digests: bool, config: Mapping[str, Any]) -> None:
     volume = SubjectVolume(subject, place.group, lazy=True)
     place.content = (
         f"{' x '.join(map(str, volume.shape[:3]))} voxels, {volume.nb_features} feature{'s' * (volume.nb_features > 1)}"
@@ -176,6 +182,10 @@ def _check_volume(subject: StoredGroup, place: GroupReport, digests: bool) -> No
     place.grid, place.nb_features = volume.grid, volume.nb_features
     if digests:
         place.remarks += remarks_on_volume(volume)
+    # Damaged streamlines are a fault of their own group.
+    with suppress(ValueError, OSError):
+        found = measure_subject(subject, config, [place.group])
+        place.remarks += [each.remark for each in found if each.remark]
 
 
 def _check_streamlines(subject: StoredGroup, place: GroupReport, digests: bool) -> None:
