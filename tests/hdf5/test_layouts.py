@@ -34,12 +34,12 @@ AFFINE = np.array([[-1.5, 0, 0, 61], [0, 2.0, 0, -97], [0, 0, 2.5, -43], [0, 0, 
 
 
 def image(path: Path, nb_features: int = 0) -> None:
-    """Write a volume of random values, or a mask."""
+    """Write a volume of random values around 0, in which no direction is preferred, or a mask."""
     path.parent.mkdir(parents=True, exist_ok=True)
     mask = np.zeros(SHAPE, dtype=np.uint8)
     mask[1:-1, 1:-1, 1:-1] = 1
     rng = np.random.default_rng(len(str(path)))
-    values = rng.normal(5, 3, (*SHAPE, nb_features)).astype(np.float32) if nb_features else mask
+    values = rng.normal(0, 3, (*SHAPE, nb_features)).astype(np.float32) if nb_features else mask
     nib.save(nib.Nifti1Image(values, AFFINE), path)
 
 
