@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -19,7 +20,7 @@ from tests_support import write_hdf5
 from dwiml import MultiSubjectDataset, join_hdf5
 from dwiml.cli.main import main
 from dwiml.data.checking import check_hdf5_file
-from dwiml.hdf5 import schema
+from dwiml.hdf5 import file_writer, schema
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +89,29 @@ def test_joining_in_steps_gives_the_same_bytes_but_date_and_provenance(
     join_hdf5(files[:2], tmp_path / "two.hdf5")
     join_hdf5([tmp_path / "two.hdf5", files[2]], tmp_path / "steps.hdf5")
     assert (tmp_path / "at_once.hdf5").read_bytes() == (tmp_path / "steps.hdf5").read_bytes()
+
+
+def test_the_joined_file_is_that_created_at_once_but_for_date_and_root_provenance(
+    subjects: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = file_writer.write_provenance
+    monkeypatch.setattr(file_writer, "now", lambda: datetime(2026, 1, 2))
+    monkeypatch.setattr(
+        file_writer, "write_provenance", lambda node, recorded: None if node.name == "/" else write(node, recorded)
+    )
+    for number, name in enumerate(["sub-1", "sub-2", "sub-3", "sub-4"]):
+        subjects.plain(name, nb_streamlines=4 + number, seed=number)
+    created = {}
+    lists = {
+        "whole": (["sub-1", "sub-3"], ["sub-2", "sub-4"]),
+        "a": (["sub-1"], ["sub-2"]),
+        "b": (["sub-3"], ["sub-4"]),
+    }
+    for name, (training, validation) in lists.items():
+        subjects.out = created[name] = tmp_path / f"{name}.hdf5"
+        subjects.create(training=training, validation=validation)
+    join_hdf5([created["a"], created["b"]], tmp_path / "joined.hdf5")
+    assert (tmp_path / "joined.hdf5").read_bytes() == created["whole"].read_bytes()
 
 
 def test_files_without_digests_and_compressed_ones(tmp_path: Path) -> None:
