@@ -251,3 +251,21 @@ def test_check_hdf5_remarks_on_wrong_axes_from_what_the_file_holds(phantom, tmp_
     assert report.all_faults == []
     for name, remark in zip(("sub-01", "sub-02", "sub-03", "sub-04"), report.all_remarks, strict=True):
         assert remark.startswith(f"{name}/input: its spherical harmonics follow the streamlines better as")
+
+
+def test_damaged_streamlines_and_features_are_faults_of_their_groups(phantom, tmp_path):
+    """The measurement ends with no error of its own."""
+    path = tmp_path / "a.hdf5"
+    creation(phantom, path, VOXEL)
+    with h5py.File(path, "r+") as handle:
+        for node in (handle, handle["sub-01/input"], handle["sub-02/streamlines"]):
+            node.attrs.pop("dwiml_digest", None)
+        del handle["sub-02/streamlines/lengths"].attrs["dwiml_digest"]
+        handle["sub-02/streamlines/lengths"][-1] = 10**6
+        text = handle["sub-01/input"].attrs["directions"].replace('"nb_features": 28', '"nb_features": 27')
+        handle["sub-01/input"].attrs["directions"] = text
+    report = check_hdf5_file(path)
+    assert report.all_remarks == []
+    assert [group.subject for group in report.groups if group.faults] == ["sub-02"]
+    with open_hdf5(path) as file, pytest.raises(ValueError, match="'directions' is for other features"):
+        measure_subject(file.root.group("sub-01"), groups_config(file))

@@ -123,6 +123,11 @@ def _directional(node: StoredGroup, label: str, nb_features: int) -> list[tuple[
     if not recorded:
         kind = kind_of_unknown(nb_features)
         return [(0, StoredDirections(nb_features, None, None))] if kind else []
+    if sum(each.nb_features for each in recorded) != nb_features:
+        raise ValueError(f"The {label} is damaged: its attribute '{schema.DIRECTIONS}' is for other features.")
+    for each in recorded:
+        if each.read is not None:
+            each.read.check_nb_features(each.nb_features, f"The {label}")
     firsts = offsets_of(np.array([each.nb_features for each in recorded], dtype=np.int64)).tolist()
     return [
         (first, each)
@@ -141,11 +146,10 @@ def _measure_group(
 ) -> Iterator[Alignment]:
     middles, steps = lines
     dataset = node.dataset(schema.DATA)
-    voxels = np.floor(middles).astype(np.int64)
-    inside = ((voxels >= 0) & (voxels < np.array(dataset.shape[:3]))).all(axis=1)
+    inside = ((middles >= 0) & (middles < np.array(dataset.shape[:3]))).all(axis=1)
     if not inside.any():
         return
-    voxels, steps = voxels[inside], steps[inside]
+    voxels, steps = np.floor(middles[inside]).astype(np.int64), steps[inside]
     affine = np.asarray(node.attribute(schema.AFFINE), dtype=np.float64)
     distinct, places = np.unique(voxels, axis=0, return_inverse=True)
     stored = np.stack([dataset[x, y, z] for x, y, z in distinct.tolist()]).astype(np.float64)
@@ -229,7 +233,9 @@ def _sampled_points(node: StoredGroup, most: int) -> tuple[NDArray[np.float64], 
     chosen = whole[_evenly(len(whole), most)]
     dataset = node.dataset(schema.DATA)
     runs = [dataset[slice(starts[k], starts[k] + lengths[k])] for k in chosen.tolist()]
-    return _to_voxels(node, np.concatenate([np.zeros((0, 3)), *runs])), lengths[chosen]
+    # Those of a damaged group may be shorter than it says.
+    read = np.array([len(run) for run in runs], dtype=np.int64)
+    return _to_voxels(node, np.concatenate([np.zeros((0, 3)), *runs])), read[read > 0]
 
 
 def _to_voxels(node: StoredGroup, points: NDArray[Any]) -> NDArray[np.float64]:

@@ -98,6 +98,8 @@ def kind_of_unknown(nb_features: int) -> str:
     return "peaks" if nb_features == _NB_OF_THREE_PEAKS else ""
 
 
+# Values that are too large or not numbers are reported by the checks of the file.
+@np.errstate(over="ignore", invalid="ignore")
 def measure(
     values: NDArray[np.floating], tangents: NDArray[np.floating], affine: ArrayLike, stated: Directions | None
 ) -> Measurement | None:
