@@ -72,7 +72,7 @@ def command_at(name: str, work: Path, out: Path) -> tuple[list[str], str]:
         "phantom": (["phantom", str(out / "ph")], "dwiml.phantom.create.simulate_subject"),
         "create_hdf5": (
             ["create_hdf5", str(work / "phantom/subjects"), str(out / "new.hdf5"), config, *lists],
-            "dwiml.hdf5.creator.read_streamlines_group",
+            "dwiml.hdf5.parts.read_streamlines_group",
         ),
         "join_hdf5": (["join_hdf5", hdf5, str(out / "new.hdf5")], "dwiml.hdf5.joining._digest_of"),
         "check_hdf5": (["check_hdf5", hdf5], "dwiml.data.checking.SubjectStreamlines"),

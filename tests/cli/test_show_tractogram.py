@@ -225,7 +225,7 @@ def test_an_image_of_another_subject_gives_a_warning(tmp_path: Path, caplog: pyt
     ("arguments", "sentence"),
     [
         (["none.trk", "OUT"], "The tractogram 'none.trk' was not found."),
-        (["lines.vtk", "OUT"], "The tractogram 'lines.vtk' is not in a format that dwiml reads; convert it to .trk"),
+        (["lines.ply", "OUT"], "The tractogram 'lines.ply' is not in a format that dwiml reads; convert it to .trk"),
         (["empty.trk", "OUT"], "There are no streamlines to draw in: empty."),
         (["empty.trx", "OUT", "--color", "loss"], "There are no streamlines to draw in: empty."),
         (["cut.trk", "OUT"], "'cut.trk' is damaged or truncated"),
@@ -297,7 +297,7 @@ def made_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in archive.namelist():
             short.writestr(name, archive.read(name)[: 40 if name.startswith("positions") else None])
     save(folder / "bad.trk", lines(2), voxel_order="LPS")
-    (folder / "lines.vtk").write_text("# vtk")
+    (folder / "lines.ply").write_text("ply")
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4, 2), dtype=np.float32), np.eye(4)), folder / "4d.nii")
     nib.save(nib.Nifti1Image(np.zeros((4, 4), dtype=np.float32), np.eye(4)), folder / "2d.nii")
     return folder
