@@ -147,7 +147,10 @@ def test_nan_is_named_and_stops(tiny_hdf5: Path, tmp_path: Path, phase: str, val
     assert str(caught.value).startswith(
         f"The metric 'x' is {what} in batch 0 of the {phase} of epoch 0. The batch has "
     )
-    end = "no checkpoint was written yet. Check the value that you give to self.log, or set nan_policy='skip'."
+    end = (
+        "no checkpoint was written yet, and experiment_name can be used again. Check the value that you give to "
+        "self.log, or set nan_policy='skip'."
+    )
     assert str(caught.value).endswith(end)
     assert not (tmp_path / "exp" / "logs" / "metrics.jsonl").exists()
 
