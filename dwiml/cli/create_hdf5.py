@@ -66,6 +66,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_overwrite(parser, "replace OUT.hdf5, if it is an HDF5 file")
     add_verbose(parser)
+    _add_choice_and_scale(parser)
+    return parser
+
+
+def _add_choice_and_scale(parser: argparse.ArgumentParser) -> None:
+    """Add the options that find and choose subjects, and those for many of them."""
     parser.add_argument(
         "--continue",
         dest="resume",
@@ -109,7 +115,6 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="leave out subjects with missing or invalid files, and list them at the end",
     )
-    return parser
 
 
 class _PrintLayout(argparse.Action):
