@@ -226,6 +226,7 @@ def _sendable(error: Exception | None) -> Exception | None:
         return None
     if isinstance(error, _EXPLAINED):
         with suppress(Exception):
+            # Its own bytes: an error whose class cannot be rebuilt from its arguments would be lost on the way.
             pickle.loads(pickle.dumps(error))
             return error
     # The traceback of an unexpected error, which would be lost.
