@@ -20,4 +20,5 @@ echo "Built: docs/_build/html/index.html"
 
 step "Tests (pytest)"
 # One thread: the tests' arrays are tiny, and sums over several threads are not the same to the last bit.
-OMP_NUM_THREADS=1 MPLBACKEND=Agg python -m pytest --durations=10 "$@"
+# In up to four processes, one for each core.
+OMP_NUM_THREADS=1 MPLBACKEND=Agg python -m pytest -n auto --maxprocesses 4 --dist worksteal --durations=10 "$@"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,12 +109,14 @@ def _statements(tree: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
             yield from _statements(node)
 
 
+@functools.cache
 def _exists(module: str) -> bool:
     path = PACKAGE.parent.joinpath(*module.split("."))
     return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
 
-def imported_modules(source: str, package: str) -> set[str]:
+@functools.cache
+def imported_modules(source: str, package: str) -> frozenset[str]:
     """Return the dwiml modules that a source imports, without ``dwiml.``; `package` is where the source stands."""
     found = set()
     for node in _statements(ast.parse(source)):
@@ -130,7 +133,7 @@ def imported_modules(source: str, package: str) -> set[str]:
                 found.add(dwiml._MODULE_OF[alias.name])
             else:
                 found.add(name if _exists(name) else base)
-    return {name.removeprefix("dwiml.") for name in found if name.startswith("dwiml.")}
+    return frozenset(name.removeprefix("dwiml.") for name in found if name.startswith("dwiml."))
 
 
 def forbidden_imports(source: str, module: str, *, is_package: bool = False) -> list[str]:

@@ -31,6 +31,7 @@ def readme_script() -> str:
     return script
 
 
+@pytest.mark.slow
 def test_the_readmes_script_gives_the_same_bits_twice(tiny_hdf5: Path, tmp_path: Path) -> None:
     digests = []
     for name in ("first", "second"):

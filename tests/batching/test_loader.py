@@ -171,6 +171,7 @@ def same_batches(
 
 
 # torch warns about more workers than cores.
+@pytest.mark.first(8)
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("lazy", [False, True], ids=["eager", "lazy"])
 @pytest.mark.parametrize(
@@ -606,6 +607,7 @@ print(sum(map(len, held)))
 """
 
 
+@pytest.mark.slow
 def test_a_batch_opens_no_file_per_streamline(tmp_path: Path) -> None:
     # One descriptor per streamline would fail with "Too many open files".
     path = write_hdf5(tmp_path / "data.hdf5", {"sub-a": 90}, {"sub-b": 1})

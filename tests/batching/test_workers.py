@@ -64,6 +64,7 @@ def run_script(end: str) -> tuple[subprocess.Popen[str], list[int]]:
     return process, pids
 
 
+@pytest.mark.slow
 def test_a_script_that_exits_with_a_live_loader_ends() -> None:
     """The workers ignore the SIGTERM that multiprocessing sends at exit."""
     process, pids = run_script("sys.exit(143)")

@@ -125,6 +125,7 @@ def command_at(name: str, work: Path, out: Path) -> tuple[list[str], str]:
     }[name]
 
 
+@pytest.mark.first(6)
 @pytest.mark.parametrize("i_command", range(len(COMMANDS)), ids=list(COMMANDS))
 def test_a_signal_ends_each_command_cleanly(
     i_command: int,
@@ -207,6 +208,7 @@ def stop_while_loading(code: str, arguments: list[str], number: signal.Signals, 
     return process.returncode, errors
 
 
+@pytest.mark.slow
 def test_a_script_stopped_while_loading_says_so(work: Path) -> None:
     code, errors = stop_while_loading(SCRIPT, [str(work / "data.hdf5")], signal.SIGUSR1)
     assert code == 128 + signal.SIGUSR1
@@ -238,6 +240,7 @@ def shell(command: str, work: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["bash", "-c", full], cwd=work, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.first(1)
 @needs_full
 @pytest.mark.parametrize(("redirect", "code"), [("> /dev/full", 1), ("2> /dev/full", 0), (">&-", 1), ("2>&-", 0)])
 def test_scores_that_cannot_be_printed_are_still_written(redirect: str, code: int, work: Path, tmp_path: Path) -> None:
@@ -251,6 +254,7 @@ def test_scores_that_cannot_be_printed_are_still_written(redirect: str, code: in
         assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_not_a_failure(work: Path) -> None:
     subject = "phantom/subjects/sub-03"
     done = shell(f"dwiml score {subject}/bundles/helix.trk --ground_truth {subject} | head -1", work)
@@ -261,6 +265,7 @@ def test_a_closed_pipe_is_not_a_failure(work: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @needs_full
 @pytest.mark.parametrize(("redirect", "code"), [("> /dev/full 2>&1", 1), ("2> /dev/full | true", 0)])
 def test_creation_continues_when_progress_cannot_be_printed(
@@ -273,6 +278,7 @@ def test_creation_continues_when_progress_cannot_be_printed(
     assert new.stat().st_size == (work / "data.hdf5").stat().st_size
 
 
+@pytest.mark.slow
 @needs_full
 @pytest.mark.parametrize("redirect", ["> /dev/full 2>&1", "2> >(head -c 1 > /dev/null)", ">&- 2>&-"])
 def test_a_training_continues_when_its_output_is_closed(redirect: str, work: Path, tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ def written(tmp_path: Path, text: str) -> str:
     return str(path)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     "options",
     [

@@ -62,6 +62,7 @@ def dipys_matrix(folder: Path) -> np.ndarray:
     return counts
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("extension", ["trk", "tck", "trx"])
 def test_matrix_of_labels(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], extension: str) -> None:
     out = tmp_path / "m.npy"
@@ -102,6 +103,7 @@ def test_matrix_of_several_files_is_that_of_all_their_streamlines(folder: Path, 
     assert not list(tmp_path.glob("*_labels.txt"))
 
 
+@pytest.mark.slow
 def test_figure(phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = phantom / "subjects" / "sub-03"
     figure = tmp_path / "m.png"

@@ -157,6 +157,7 @@ def test_subjects_are_added_and_left_out_in_two_processes(arguments):
     assert run("check_hdf5", arguments[1], command=None).returncode == 0
 
 
+@pytest.mark.slow
 def test_finished_subjects_are_told_when_a_stopped_command_is_continued(arguments):
     folder = Path(arguments[0])
     whole = (folder / "sub-2/dwi.nii.gz").read_bytes()

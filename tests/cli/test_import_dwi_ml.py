@@ -48,6 +48,7 @@ def imported(tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     return tmp_path / "ours"
 
 
+@pytest.mark.slow
 def test_all_commands_use_it(imported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(imported)]) == 0
     assert "trained model" in capsys.readouterr().out

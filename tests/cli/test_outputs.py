@@ -226,6 +226,7 @@ def test_split_folders_of_files_with_one_name_stay_inside(world: Path, capsys: p
     assert "is given twice" in is_refused("score b/../lines.trk lines.trk --ground_truth truth", world, capsys)
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("command", [f"{SCORE} --json o.json", f"{SCORE} --json o.json --figure o.png", SHOW, "loss"])
 def test_a_notebooks_backend_stops_no_command(world: Path, command: str) -> None:
     """Not one that draws, nor one that only has numbers to write."""

@@ -138,6 +138,7 @@ def test_the_message_of_a_stop_names_the_classes(
     assert len(logs(tmp_path / "exp")) == 3
 
 
+@pytest.mark.slow
 def test_the_model_of_an_installed_package(
     tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,6 +260,7 @@ def test_a_class_with_the_name_of_a_model_of_dwiml(
     assert evaluate.main([str(tmp_path / "builtin"), "--model_class", "learn2track"]) == 0
 
 
+@pytest.mark.slow
 def test_an_older_experiment_names_no_place_of_its_classes(tiny_hdf5: Path, tmp_path: Path) -> None:
     assert run_train("learn2track", tiny_hdf5, tmp_path, "--rnn_layer_sizes", "4") == 0
     for file in (tmp_path / "exp" / "parameters.json", tmp_path / "exp" / "best_model" / "parameters.json"):

@@ -19,6 +19,7 @@ from dwiml.phantom.create import GROUPS_CONFIG, README
 from dwiml.phantom.output import new_folder
 
 
+@pytest.mark.slow
 def test_creates_the_folder_and_replaces_another_only_with_f(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

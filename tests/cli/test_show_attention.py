@@ -47,6 +47,7 @@ def test_matrices_and_streamlines(experiment: Path, tmp_path: Path, capsys: pyte
     assert main([*command, "-f"]) == 0
 
 
+@pytest.mark.slow
 def test_one_group_by_head_of_streamlines_drawn_at_random(experiment: Path, tmp_path: Path) -> None:
     command = ["show_attention", str(experiment), "sub-d", "--nb", "2", "--seed", "3", "--group", "encoder"]
     command += ["--layer", "1", "--point", "-1"]
@@ -59,6 +60,7 @@ def test_one_group_by_head_of_streamlines_drawn_at_random(experiment: Path, tmp_
     assert tractograms[0] == tractograms[2] != tractograms[1]
 
 
+@pytest.mark.slow
 def test_titles_name_single_layers_and_older_results_are_named(
     experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +153,7 @@ class Equal(ModelWithOneInput, ModelWithDirectionGetter):
 """
 
 
+@pytest.mark.slow
 def test_a_model_of_ones_own_with_equal_attention(
     tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

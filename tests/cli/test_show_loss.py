@@ -22,6 +22,7 @@ def experiment(tiny_hdf5: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder / "exp"
 
 
+@pytest.mark.slow
 def test_one_subject_of_any_subset(experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     out = tmp_path / "out"
@@ -44,6 +45,7 @@ def test_one_subject_of_any_subset(experiment: Path, tmp_path: Path, capsys: pyt
     assert json.loads((out / "summary.json").read_text())["color_range"] == [0, 1]
 
 
+@pytest.mark.slow
 def test_all_subjects_of_a_subset(experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show_loss", str(experiment), "all", str(tmp_path), "--subset", "training"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3

@@ -182,6 +182,7 @@ def test_the_volume_of_an_image(image: Path) -> None:
     np.testing.assert_allclose(background.affine, AFFINE, atol=1e-6)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("suffix", [".trk", ".tck", ".trx"])
 def test_the_command(tmp_path: Path, image: Path, suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
     path, out = save(tmp_path / f"lines{suffix}", lines(12)), tmp_path / "out.png"

@@ -216,6 +216,7 @@ def test_connections(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert resolved(tmp_path / "invalid.trk", content["Sources"])[:2] == [world / "lines.trk", tmp_path / "none.npy"]
 
 
+@pytest.mark.slow
 def test_tractograms_of_losses_and_of_attention(world: Path, tmp_path: Path) -> None:
     data = world / "data.hdf5"
     command = ["show_loss", world / "exps/exp", "sub-d", tmp_path, "--percent", "20", "--sidecar"]

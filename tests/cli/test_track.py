@@ -175,6 +175,7 @@ def test_a_mask_that_is_empty_or_on_another_grid(
     assert capsys.readouterr().err.startswith(f"error: {'--' if source else ''}seeding_mask: '")
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("source", ["image", "group"])
 def test_a_map_of_probabilities_is_thresholded_and_told(
     phantom: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, source: str
@@ -302,6 +303,7 @@ def test_standardization_of_another_hdf5_file(
     assert main([*command, "--standardization", "none"]) == 0
 
 
+@pytest.mark.slow
 def test_interrupted_it_leaves_a_readable_file(phantom: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.trk"
     command = [sys.executable, "-m", "dwiml.cli.main", "track", str(phantom / "exp"), "sub-03", str(out)]

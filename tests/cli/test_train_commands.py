@@ -77,6 +77,7 @@ def recorded_settings(experiment: Path) -> dict[str, Any]:
     return settings
 
 
+@pytest.mark.slow
 def test_resume_keeps_what_was_recorded(tiny_hdf5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = [word for name, (given, _) in JOB.items() for word in (name, given)]
     assert run_train(tiny_hdf5, tmp_path, *options, "--requeue", "--profile", "-q", "--max_epochs", "1") == 0
@@ -98,6 +99,7 @@ def test_resume_keeps_what_was_recorded(tiny_hdf5: Path, tmp_path: Path, monkeyp
     assert len(logs(tmp_path / "exp")) == 3
 
 
+@pytest.mark.slow
 def test_resume_keeps_comet_and_turns_it_off(tiny_hdf5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "comet_ml", None)
     names = ["--comet_workspace", "me", "--comet_project", "mine"]
@@ -291,6 +293,7 @@ def test_every_command_is_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert stopped.value.code == 2
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("script", ["train_minimal.py", "train_custom_trainer.py"])
 def test_example_scripts_run_and_resume(tiny_hdf5: Path, tmp_path: Path, script: str) -> None:
     command = [sys.executable, str(SCRIPTS / script), str(tiny_hdf5), str(tmp_path), "exp", "--max_epochs"]

@@ -24,7 +24,8 @@ MORE = {
 }
 
 
-@pytest.mark.parametrize("name", TRANSFORMERS)
+@pytest.mark.first(1)
+@pytest.mark.parametrize("name", sorted(TRANSFORMERS, reverse=True))
 def test_train_resume_evaluate_and_track(
     name: str, phantom_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

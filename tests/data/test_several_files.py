@@ -64,6 +64,7 @@ def reference(whole: Path) -> list[Any]:
     return batches(whole, lazy=False)
 
 
+@pytest.mark.first(4)
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize(
     ("lazy", "workers", "start_method"),

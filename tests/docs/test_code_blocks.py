@@ -155,6 +155,7 @@ def test_python_blocks_run(page: Path, page_namespace: dict[str, Any]) -> None:
         run_blocks([block for block in blocks_of(page) if block.language == "python"], page_namespace)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["hdf5.rst", "looking.rst", "models.rst", "scores.rst", "spaces.rst", "tracking.rst"])
 def test_python_blocks_run_again(page: str, page_namespace: dict[str, Any]) -> None:
     if before := GOES_ON_FROM.get(page):
@@ -259,6 +260,7 @@ trainer.train_and_validate()
 """
 
 
+@pytest.mark.slow
 def test_the_table_of_the_page_has_each_epoch_once(tiny_hdf5: Path, tmp_path: Path) -> None:
     blocks = blocks_of(ROOT / "docs" / "custom_trainers.rst")
     (example,) = [block.code for block in blocks if "class TableLogger" in block.code]

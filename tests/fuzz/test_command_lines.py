@@ -26,6 +26,7 @@ def _run_all(world: Path, numbers: range) -> Counter[str]:
     return counts
 
 
+@pytest.mark.slow
 def test_lines_without_a_change_are_right(world: Path) -> None:
     """Otherwise changed ones would be refused for another reason than the change."""
     for base in BASES:
@@ -59,6 +60,7 @@ def test_faults_are_seen(world: Path) -> None:
     command_lines.make_again(world, "config.json")
 
 
+@pytest.mark.slow
 def test_some_odd_lines(world: Path) -> None:
     counts = _run_all(world, range(len(BASES), len(BASES) + _NB_SHORT))
     assert counts["sentence"] > counts["read"] > 0

@@ -78,6 +78,7 @@ def test_a_file_is_a_function_of_its_number(bases: dict[str, Path], tmp_path: Pa
     assert contents[0] == contents[1] != bases["digests"].read_bytes()
 
 
+@pytest.mark.slow
 def test_each_kind_of_change(bases: dict[str, Path], tmp_path: Path) -> None:
     counts = run_all(tmp_path, bases, range(2 * len(KINDS)))
     assert counts["sentence"] > counts["right reading"] > 0

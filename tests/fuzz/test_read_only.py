@@ -44,6 +44,7 @@ def _run(line: str, world: Path, out: Path) -> Outcome:
     return run_watched(act, cwd=world, watched=[world])
 
 
+@pytest.mark.first(10)
 @pytest.mark.parametrize("line", _LINES)
 def test_every_command_reads_what_nobody_may_write(read_only: Path, tmp_path: Path, line: str) -> None:
     outcome = _run(line, read_only, tmp_path)

@@ -47,6 +47,7 @@ def test_files_without_damage_are_read(made: Path) -> None:
         path.unlink()
 
 
+@pytest.mark.slow
 def test_some_damaged_files(made: Path) -> None:
     counts = _run_all(made, range(_NB_SHORT))
     assert counts["sentence"] > counts["read"] > 0

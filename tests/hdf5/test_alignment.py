@@ -51,6 +51,7 @@ def warnings_of(caplog):
     return [record.getMessage() for record in caplog.records if "follow the streamlines" in record.getMessage()]
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("standardization", ["none", "all"])
 def test_the_declared_axes_of_the_phantom_fit(phantom, tmp_path, caplog, standardization):
     summary = creation(phantom, tmp_path / "a.hdf5", VOXEL, standardization=standardization)
@@ -63,6 +64,7 @@ def test_the_declared_axes_of_the_phantom_fit(phantom, tmp_path, caplog, standar
     assert warnings_of(caplog) == []
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     "declared",
     [
@@ -243,6 +245,7 @@ def test_the_warning_is_logged_at_the_end_of_the_creation(phantom, tmp_path, cap
     assert sentence.endswith("state this as 'directions' in the groups config, and recreate the HDF5 file.")
 
 
+@pytest.mark.slow
 def test_check_hdf5_remarks_on_wrong_axes_from_what_the_file_holds(phantom, tmp_path):
     creation(phantom, tmp_path / "a.hdf5", VOXEL, standardization="all")
     assert check_hdf5_file(tmp_path / "a.hdf5").all_remarks == []

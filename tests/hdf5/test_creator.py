@@ -128,6 +128,7 @@ INPUTS = {
 }
 
 
+@pytest.mark.first(7)
 @pytest.mark.parametrize("name", INPUTS.values(), ids=INPUTS)
 @pytest.mark.parametrize("link", ["", "symbolic", "hard"])
 def test_a_file_of_a_subject_is_never_replaced(three, name, link):

@@ -35,6 +35,7 @@ OLDER = b"\x89HDF\r\n\x1a\nolder"
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("k", range(len(PLACES)), ids=PLACES)
 def test_a_signal_leaves_the_older_file_and_nothing_else(subjects, k):
     subjects.plain("a")
@@ -63,6 +64,7 @@ def test_a_signal_leaves_the_older_file_and_nothing_else(subjects, k):
     assert left == {"config.json", "list.txt", "nobody.txt", "out.hdf5", "subjects"}
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("redirect", [">&-", "2>&-", ">&- 2>&-", "> /dev/full", "2> /dev/full", "| true"])
 def test_a_message_that_cannot_be_written_costs_no_file(subjects, redirect):
     """A full disk under the output, a closed stream, a pipe that ended: the file was thrown away over its progress."""

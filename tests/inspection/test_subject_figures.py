@@ -73,6 +73,7 @@ def test_the_background_is_not_seen() -> None:
     assert np.allclose(distance_from_background((values - 0.7) / 1.0), image, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_command_writes_one_figure_for_each_subject(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -139,6 +139,7 @@ def test_draws_of_a_row_do_not_depend_on_the_others(key: str) -> None:
     assert (other != head.sample(outputs, KeyedDraws(3, keys, 7))).any(dim=1).float().mean() > 0.7
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("key", DISTRIBUTIONS)
 def test_those_that_are_allowed_are_drawn_in_proportion(key: str) -> None:
     head = getter(key)

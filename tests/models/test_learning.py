@@ -110,6 +110,7 @@ def test_model_with_a_loss_of_its_own_learns(own_loss_model: Any) -> None:
     assert last < 0.05
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("rnn_key", ["gru", "lstm"])
 @pytest.mark.parametrize(
     "options",
@@ -131,6 +132,7 @@ def test_learn2track_learns_from_inputs(rnn_key: str, options: dict[str, Any]) -
     assert last < 0.05
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("rnn_key", ["gru", "lstm"])
 def test_learn2track_remembers(rnn_key: str) -> None:
     model = Learn2TrackModel(nb_features=NB_FEATURES, rnn_key=rnn_key, rnn_layer_sizes=(32, 32))
@@ -139,6 +141,7 @@ def test_learn2track_remembers(rnn_key: str) -> None:
     assert last < 0.1
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("rnn_key", ["gru", "lstm"])
 @pytest.mark.parametrize("key", [None, "nn_embedding"])
 def test_learn2track_learns_from_previous_directions(rnn_key: str, key: str | None) -> None:
@@ -156,6 +159,7 @@ def test_learn2track_learns_from_previous_directions(rnn_key: str, key: str | No
     assert last < 0.05
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_transformers_learn_from_inputs(kind: str) -> None:
     first, last = train(small(kind, nb_features=NB_FEATURES), from_inputs, 120, lr=0.005)
@@ -172,6 +176,7 @@ def test_transformers_look_back(kind: str) -> None:
     assert last < 0.2
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("kind", ["src-and-tgt", "src-tgt-concat"])
 def test_transformers_learn_from_previous_directions(kind: str) -> None:
     # The second step is drawn by lot.

@@ -84,6 +84,7 @@ def without_directions(undirected: NoDirections) -> DirectionModel:
 """
 
 
+@pytest.mark.slow
 def test_a_type_checker_tells_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "complete.py").write_text(COMPLETE, encoding="utf-8")
     (tmp_path / "incomplete.py").write_text(COMPLETE.replace("def select_memory", "def other"), encoding="utf-8")

@@ -90,6 +90,7 @@ def test_repeated_points_are_left_out_and_nan_is_named() -> None:
     assert network.compute_loss(torch.randn(3, 101), bad)[0].isnan()
 
 
+@pytest.mark.slow
 def test_it_learns_directions_and_ends() -> None:
     network = model()
     optimizer = torch.optim.Adam(network.parameters(), lr=0.02)

@@ -168,6 +168,7 @@ def test_ground_truth_has_the_endpoint_labels_of_each_bundle(phantom: Path) -> N
                 assert np.mean([labels[end] == entry[side]["label"] for end in ends]) > 0.95
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_bundles_cross_and_kiss(index: int) -> None:
     bundles = template_bundles()
@@ -189,6 +190,7 @@ def test_bundles_cross_and_kiss(index: int) -> None:
     assert np.ptp(kissing[:, 0]) <= 3
 
 
+@pytest.mark.slow
 def test_same_seed_gives_same_files_whatever_the_number_of_subjects(phantom: Path, tmp_path: Path) -> None:
     again = create_phantom(tmp_path / "again", size="small", seed=5, nb_subjects=3)
     for subject in subjects_of(again):

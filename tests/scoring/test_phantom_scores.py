@@ -30,6 +30,7 @@ def lines_of(subject: Path, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray,
     return np.concatenate([p for p, _ in parts]), np.concatenate([n for _, n in parts]), names
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_true_streamlines_are_valid_and_cover_their_bundles(subjects: Path, name: str) -> None:
     truth = read_ground_truth(subjects / name)

@@ -245,6 +245,7 @@ def loop_over_samples(
     return result, passed
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
 @pytest.mark.parametrize("mm", [0.0, 3.0])
 def test_scores_equal_those_of_a_plain_loop(affine: np.ndarray, mm: float) -> None:

@@ -48,6 +48,7 @@ def check_figures(path: Path, names: set[str]) -> None:
             assert figure["bandwidth_share"] is figure["bytes_each"] is figure["bandwidth"] is None
 
 
+@pytest.mark.slow
 def test_table_and_json(tmp_path: Path) -> None:
     chosen = ["sampler_2m", "loader_lazy_step1", "axes1_1thread", "transformer_src_and_tgt_step", "autoencoder_step"]
     result = run("--quick", "--json", str(tmp_path / "figures.json"), "--only", *chosen)
@@ -67,6 +68,7 @@ def test_all_benchmarks(tmp_path: Path) -> None:
     assert result.stdout.startswith(".. list-table::")
 
 
+@pytest.mark.slow
 def test_options_that_cannot_be(tmp_path: Path) -> None:
     for place in (tmp_path, tmp_path / "missing" / "figures.json"):
         result = run("--json", str(place))

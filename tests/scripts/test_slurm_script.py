@@ -69,7 +69,7 @@ def job(tmp_path: Path, environment: dict[str, str], max_epochs: int) -> subproc
     )
 
 
-@pytest.mark.parametrize("nb_gpus", ["1", "2"])
+@pytest.mark.parametrize("nb_gpus", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_stopped_before_the_limit_requeued_and_ended(tmp_path: Path, cluster: dict[str, str], nb_gpus: str) -> None:
     cluster["SLURM_GPUS_ON_NODE"] = nb_gpus
     process = job(tmp_path, cluster, 5000)

@@ -44,6 +44,7 @@ def network(key: str = "sphere-classification", **options: Any) -> Learn2TrackMo
     ).eval()
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("key", DISTRIBUTIONS)
 def test_draws_depend_on_the_seed_and_on_the_streamline_only(key: str) -> None:
     model, segments, keys = network(key), starts(40), torch.arange(100, 140)

@@ -95,6 +95,7 @@ def test_an_hdf5_file_made_otherwise_than_that_of_the_training(caplog: pytest.Lo
     assert "differs from that of the training: its 'standardization' is 'none' instead of 'all'." in caplog.text
 
 
+@pytest.mark.slow
 def test_a_model_trained_on_two_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -134,6 +134,7 @@ def learn2track() -> tuple[Learn2TrackModel, torch.Tensor]:
     return model, torch.from_numpy(smooth_field(2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_once", [1, 7, 60])
 def test_any_number_at_once_in_any_order(at_once: int) -> None:
     model, volume = learn2track()
@@ -176,6 +177,7 @@ def test_steps_are_those_of_one_forward_pass() -> None:
     assert torch.allclose(torch.nn.functional.normalize(directions, dim=1) * 0.75, steps, atol=1e-4)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("threshold", [0.2, 0.5, 0.9])
 def test_a_mask_read_trilinearly_ends_streamlines_at_its_threshold(threshold: float) -> None:
     field = torch.zeros(*SHAPE, 3)

@@ -42,13 +42,14 @@ def tracked(tracker: Tracker, where: Seeds) -> tuple[list[torch.Tensor], torch.T
     return [line for group in groups for line in group.streamlines], torch.cat([group.seeds for group in groups])
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("algo", "key"),
     [
+        ("prob", "fisher-von-mises"),
         ("det", "sphere-classification"),
         ("prob", "sphere-classification"),
         ("prob", "gaussian-mixture"),
-        ("prob", "fisher-von-mises"),
     ],
 )
 def test_any_number_at_once_gives_the_same_streamlines(algo: str, key: str, monkeypatch: pytest.MonkeyPatch) -> None:

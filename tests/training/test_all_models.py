@@ -111,8 +111,14 @@ def check_tracks(model: Any, folder: Path, dataset: MultiSubjectDataset) -> None
         assert len(steps) > len(found[0])
 
 
-@pytest.mark.parametrize("dg_key", sorted(DIRECTION_GETTERS))
-@pytest.mark.parametrize("name", TRACKING)
+@pytest.mark.parametrize(
+    ("name", "dg_key"),
+    [
+        pytest.param(name, key, marks=[] if name == "learn2track" or key == "gaussian" else [pytest.mark.slow])
+        for name in TRACKING
+        for key in sorted(DIRECTION_GETTERS)
+    ],
+)
 def test_each_model_learns_and_tracks_with_each_direction_getter(
     name: str, dg_key: str, dataset: MultiSubjectDataset, tmp_path: Path
 ) -> None:
@@ -120,6 +126,7 @@ def test_each_model_learns_and_tracks_with_each_direction_getter(
     check_tracks(trained(dataset, tmp_path, name, dg_key=dg_key, dg_args=options), tmp_path, dataset)
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(("name", "key"), embedded_pairs())
 def test_each_model_learns_and_tracks_with_each_embedding(
     name: str, key: str, dataset: MultiSubjectDataset, tmp_path: Path

@@ -64,6 +64,7 @@ def test_what_is_rebuilt_from_the_record(files: list[Path], tmp_path: Path) -> N
     assert data.subject.volume.shape[-1] == 4
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("damaged", [[], [3], {}, 3, [["a"]]])
 def test_a_damaged_record_is_told(files: list[Path], tmp_path: Path, damaged: object) -> None:
     small_trainer(files, tmp_path, max_epochs=1).train_and_validate()  # type: ignore[arg-type]

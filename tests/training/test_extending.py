@@ -34,6 +34,7 @@ def by_epoch(schedule: Any, nb: int) -> list[float]:
     return found
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("stopped_in", ["the first epoch", "the end"])
 def test_added_epochs_keep_the_last_rate_and_it_is_said(
     tiny_hdf5: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, stopped_in: str
@@ -59,6 +60,7 @@ def test_added_epochs_keep_the_last_rate_and_it_is_said(
     assert even_more.schedule.planned_epochs == 3
 
 
+@pytest.mark.slow
 def test_fewer_epochs_are_those_of_the_plan(tiny_hdf5: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     small_trainer(tiny_hdf5, tmp_path, "whole", max_epochs=5, learning_rates=BASE, **COSINE).train_and_validate()
     interrupt(small_trainer(tiny_hdf5, tmp_path, max_epochs=5, learning_rates=BASE, **COSINE), 1)

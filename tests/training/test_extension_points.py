@@ -65,6 +65,7 @@ def counting(path: Path, experiments: Path, name: str = "exp", **kwargs: Any) ->
     return trainer
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("nth", [1, 3, 6])
 def test_registered_state_comes_back_within_an_epoch(tiny_hdf5: Path, tmp_path: Path, nth: int) -> None:
     whole = counting(tiny_hdf5, tmp_path, "whole", max_epochs=2)
@@ -272,6 +273,7 @@ class Remembering(torch.optim.lr_scheduler.LRScheduler):
         return [np.float32(rate) / np.float32(1 + sum(self.seen)) for rate in self.base_lrs]
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("optimizer", [Users, Reshaped])
 @pytest.mark.parametrize("nth", [2, 6])
 def test_values_outside_of_the_parameters_state_are_resumed(
@@ -297,6 +299,7 @@ class Decaying(DWIMLTrainerOneInput):
         self.optimizer.param_groups[0] |= {"weight_decay": 0.1, "name": "all"}
 
 
+@pytest.mark.slow
 def test_a_changed_hyperparameter_of_a_named_optimizer_is_resumed(tiny_hdf5: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"trainer_class": Decaying, "max_epochs": 2}
     whole = small_trainer(tiny_hdf5, tmp_path, "whole", **options)
@@ -332,6 +335,7 @@ def warm_then_step(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler
 OWN: dict[str, Any] = {"max_epochs": 3, "learning_rates": 0.01, "optimizer": two_groups}
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("lr_scheduler", [None, "warmup_cosine", warm_then_step])
 def test_an_optimizer_and_a_schedule_of_ones_own_are_resumed_exactly(
     tiny_hdf5: Path, tmp_path: Path, lr_scheduler: Any
@@ -495,6 +499,7 @@ def test_a_logger_of_ones_own_receives_what_the_log_has(
     assert len(logs(tmp_path / "exp")) == 4
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("fails_in", ["log_parameters", "log_metrics", "state_dict", "load_state_dict", "close"])
 def test_a_logger_that_fails_never_stops_the_training(
     tiny_hdf5: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, fails_in: str, monkeypatch: pytest.MonkeyPatch
@@ -589,6 +594,7 @@ def test_a_loggers_state_that_cannot_be_saved(
     assert load_checkpoint(tmp_path / "exp" / "checkpoint")["loggers"]["list"] == {}
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("state", "reason"),
     [
@@ -882,6 +888,7 @@ def _with_attribute(name: str, value: Any, when: str) -> Any:
     return Own
 
 
+@pytest.mark.first(6)
 @pytest.mark.parametrize("when", ["before", "after", "class"])
 @pytest.mark.parametrize("name", ["parameters", "best", "position", "requests", "logged", "ranks", "loggers", "folder"])
 def test_an_attribute_of_the_trainer_is_not_replaced(tiny_hdf5: Path, tmp_path: Path, name: str, when: str) -> None:

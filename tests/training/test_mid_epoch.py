@@ -33,8 +33,9 @@ EVERYTHING: dict[str, Any] = {
 
 
 # An epoch has 4 batches of training and 1 of validation.
-@pytest.mark.parametrize("stops", [[0], [1], [3], [4], [5], [6, 1, 0], [2, 2, 2]])
+@pytest.mark.first(2)
 @pytest.mark.parametrize("options", [{"max_epochs": 3}, EVERYTHING], ids=["plain", "everything"])
+@pytest.mark.parametrize("stops", [[2, 2, 2], [4], [0], [1], [3], [5], [6, 1, 0]])
 def test_stopped_anywhere_and_resumed_is_the_same_to_the_last_bit(
     tiny_hdf5: Path, tmp_path: Path, stops: list[int], options: dict[str, Any]
 ) -> None:
@@ -61,6 +62,7 @@ def test_stopped_anywhere_and_resumed_is_the_same_to_the_last_bit(
     assert all(torch.equal(best[0][key], best[1][key]) for key in best[0])
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(("lazy", "nb_cpu_processes"), [(True, 0), (True, 2), (False, 2)])
 def test_workers_and_lazy_data_are_resumed_as_well(
     tiny_hdf5: Path, tmp_path: Path, lazy: bool, nb_cpu_processes: int
@@ -85,6 +87,7 @@ def test_a_signal_ends_the_process_with_its_code(
     assert not (tmp_path / "exp" / "lock.json").exists()
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("nth", "expected"),
     [

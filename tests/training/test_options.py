@@ -45,6 +45,7 @@ def test_two_batches_accumulated_are_one_of_twice_the_size(tmp_path: Path) -> No
     assert all(torch.allclose(weights[0][key], weights[1][key], atol=1e-4) for key in weights[0])
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_lower_precision_learns_as_well(tiny_hdf5: Path, tmp_path: Path, precision: str) -> None:
     for name in ("float32", precision):
@@ -56,6 +57,7 @@ def test_lower_precision_learns_as_well(tiny_hdf5: Path, tmp_path: Path, precisi
     assert {weights.dtype for weights in best.parameters()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_fp16_is_resumed_with_its_scale(tiny_hdf5: Path, tmp_path: Path) -> None:
     small_trainer(tiny_hdf5, tmp_path, "whole", max_epochs=2, precision="fp16").train_and_validate()
     small_trainer(tiny_hdf5, tmp_path, max_epochs=1, precision="fp16").train_and_validate()

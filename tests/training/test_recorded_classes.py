@@ -27,6 +27,7 @@ def test_another_name_is_not_a_class_of_dwiml() -> None:
     assert dwiml_class("trainer", "Learn2TrackModel") is None
 
 
+@pytest.mark.slow
 def test_only_the_model_that_is_needed_is_imported() -> None:
     code = "import sys; from dwiml.training.recorded_classes import dwiml_class; "
     code += "dwiml_class('model', 'Learn2TrackModel'); "

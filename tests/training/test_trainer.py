@@ -73,6 +73,7 @@ def test_the_best_model_is_kept_and_can_be_loaded(tiny_hdf5: Path, tmp_path: Pat
     assert all(torch.equal(value, expected[key]) for key, value in best.state_dict().items())
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("interrupted_as", ["checkpoint", "auto"])
 def test_resumed_is_the_same_to_the_last_bit(tiny_hdf5: Path, tmp_path: Path, interrupted_as: str) -> None:
     whole = small_trainer(tiny_hdf5, tmp_path, "whole", max_epochs=4)
@@ -89,6 +90,7 @@ def test_resumed_is_the_same_to_the_last_bit(tiny_hdf5: Path, tmp_path: Path, in
     assert logs(tmp_path / "whole") == logs(tmp_path / "parts")
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(("lazy", "nb_cpu_processes"), [(True, 0), (False, 2), (True, 2)])
 def test_lazy_data_and_workers_change_nothing(
     tiny_hdf5: Path, tmp_path: Path, lazy: bool, nb_cpu_processes: int
@@ -101,6 +103,7 @@ def test_lazy_data_and_workers_change_nothing(
     assert logs(tmp_path / "reference") == logs(tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_a_resume_may_change_lazy_and_workers(tiny_hdf5: Path, tmp_path: Path) -> None:
     small_trainer(tiny_hdf5, tmp_path, "whole", max_epochs=2).train_and_validate()
     small_trainer(tiny_hdf5, tmp_path, max_epochs=1).train_and_validate()

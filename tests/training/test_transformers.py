@@ -12,6 +12,7 @@ from small_transformers import KINDS, SMALL_OF
 from dwiml.training.loading import load_best_model
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_stopped_and_resumed_is_the_same_to_the_last_bit(tiny_hdf5: Path, tmp_path: Path, kind: str) -> None:
     model = {"model_class": KINDS[kind], "model_args": SMALL_OF[kind] | {"dropout": 0.2}, "learning_rates": 0.005}

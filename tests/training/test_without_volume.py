@@ -21,6 +21,7 @@ from dwiml.training.recorded_classes import trainer_class_of
 MODELS = [NextPointModel, AutoencoderModel]
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("model_class", MODELS)
 @pytest.mark.parametrize("lazy", [True, False])
 def test_stopped_and_resumed_is_the_same_to_the_last_bit(

@@ -44,6 +44,7 @@ def test_all_panels_have_one_scale_and_hide_only_later_points() -> None:
     assert any(text.get_text() for text in bar.get_yticklabels())
 
 
+@pytest.mark.slow
 def test_long_rows_are_continued_and_labels_do_not_overlap() -> None:
     layers = {f"layer {number}": weights(200, number) for number in range(6)}
     figure = drawn(plot_attention({"encoder": layers}, 1.5 * np.arange(200), title="long"))
@@ -63,6 +64,7 @@ def test_long_rows_are_continued_and_labels_do_not_overlap() -> None:
         assert ax.title.get_window_extent().width < 1.1 * ax.get_window_extent().width
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("nb", [61, 301])
 def test_labels_of_neighboring_panels_do_not_touch(nb: int) -> None:
     heads = {"layer 0": {f"head {k}": weights(nb, k) for k in range(8)}}

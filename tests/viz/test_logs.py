@@ -113,6 +113,7 @@ def test_the_panels_of_one_experiment(tmp_path: Path) -> None:
     assert figure.get_suptitle() == "run"
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("nb_epochs", [1, 2, 3, 5, 30, 200])
 def test_epochs_are_whole_numbers_and_few_of_them_are_visible_points(tmp_path: Path, nb_epochs: int) -> None:
     _, panels = _drawn(write_experiment(tmp_path / "run", nb_epochs))
@@ -140,6 +141,7 @@ def test_several_experiments_differ_in_color_and_are_saved_beside_the_first(tmp_
     assert texts == ["a (best 101.5, epoch 1)", "b (best 101.2, epoch 3)", "c (best 101.3, epoch 2)"]
 
 
+@pytest.mark.slow
 def test_many_experiments_look_different_and_their_legend_covers_nothing(tmp_path: Path) -> None:
     folders = [write_experiment(tmp_path / f"sweep_{i}_{'long_name_' * (i % 8)}") for i in range(25)]
     figure, panels = _drawn(*folders)
@@ -280,6 +282,7 @@ def test_the_title_of_a_comparison_names_few_experiments() -> None:
     assert plot_logs([Log(each * 50, records) for each in "ab"]).get_suptitle() == "2 experiments"
 
 
+@pytest.mark.slow
 def test_the_default_path_keeps_the_form_given_by_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b"):
         write_losses(tmp_path / "runs" / name)
@@ -356,6 +359,7 @@ def test_nothing_else_is_written_into_an_experiment(tmp_path: Path) -> None:
     assert (folder / "logs" / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("backend", ["module://no_such.backend", "nonsense"])
 def test_a_figure_is_saved_whatever_backend_the_environment_names(tmp_path: Path, backend: str) -> None:
     folder = write_losses(tmp_path / "run")

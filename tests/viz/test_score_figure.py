@@ -114,6 +114,7 @@ def test_no_valid_bundle() -> None:
 LONG = "_with_a_rather_long_name_that_goes_on_and_on_and_on"
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(
     ("nb_tractograms", "nb_bundles", "longest"), [(1, 10, ""), (6, 10, ""), (1, 72, LONG), (3, 25, LONG), (6, 25, LONG)]
 )

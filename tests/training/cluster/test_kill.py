@@ -197,5 +197,6 @@ def test_a_killed_run_of_each_model_with_each_direction_getter(tmp_path: Path, n
     assert kill_and_compare(tmp_path, 1, f"{name} {dg_key}", max_epochs=6, **options)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_twice(tmp_path: Path) -> None:
     assert len(kill_and_compare(tmp_path, 2, "short", max_epochs=8)) >= 2

@@ -62,6 +62,7 @@ def long_hdf5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_hdf5(tmp_path_factory.mktemp("long") / "data.hdf5", {"sub-a": 170}, {"sub-d": 12})
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(("number", "words"), [(signal.SIGKILL, "SIGKILL"), (signal.SIGBUS, "SIGBUS")])
 def test_a_worker_that_dies_costs_no_step(long_hdf5: Path, tmp_path: Path, number: signal.Signals, words: str) -> None:
     whole = small_trainer(long_hdf5, tmp_path, "whole", **MANY)
@@ -83,6 +84,7 @@ def test_a_worker_that_dies_costs_no_step(long_hdf5: Path, tmp_path: Path, numbe
     assert logs(tmp_path / "whole") == logs(tmp_path / "part")
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_between_two_epochs(tiny_hdf5: Path, tmp_path: Path) -> None:
     trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=3, nb_cpu_processes=1)
     # The only batch of validation, while the training's worker waits.
@@ -96,6 +98,7 @@ def no_memory() -> None:
     raise MemoryError
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("act", [no_memory, lambda: torch.empty(2**50)], ids=["python", "torch"])
 def test_memory_that_is_missing_in_a_step(tiny_hdf5: Path, tmp_path: Path, act: Any) -> None:
     small_trainer(tiny_hdf5, tmp_path, "whole", max_epochs=2).train_and_validate()

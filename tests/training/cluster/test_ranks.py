@@ -56,11 +56,13 @@ def test_two_processes_have_the_losses_of_one(data: Path, alone: Path) -> None:
     assert len(load_checkpoint(data.parent / "two" / "checkpoint")["generators"]) == 2
 
 
+@pytest.mark.slow
 def test_torch_does_not_warn_of_what_is_meant(data: Path) -> None:
     output = train(data, data.parent, "quiet", nb=2, max_epochs=1)
     assert "find_unused_parameters" not in output
 
 
+@pytest.mark.slow
 def test_other_data_or_options_in_one_process_are_named(data: Path) -> None:
     other = write_hdf5(data.parent / "other.hdf5", {"sub-a": 20, "sub-b": 13}, {"sub-c": 9}, seed=5)
     options: dict[str, Any] = {"others": {"hdf5_file": str(other)}}
@@ -76,6 +78,7 @@ def test_other_data_or_options_in_one_process_are_named(data: Path) -> None:
     train(data, data.parent, "copies", nb=2, max_epochs=1, others={"hdf5_file": str(copy)})
 
 
+@pytest.mark.slow
 def test_processes_that_register_different_states_end_at_the_start(data: Path) -> None:
     output = train(data, data.parent, "registered", nb=2, code=1, registered="a", others={"registered": "b"})
     assert "have different registered states: 'a' in process 0, 'b' in process 1" in output
@@ -84,6 +87,7 @@ def test_processes_that_register_different_states_end_at_the_start(data: Path) -
     assert not (data.parent / "registered").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("averages", "nb_warnings"), [("batches", 1), ("epochs", 0)])
 def test_a_registered_state_that_differs_between_processes_is_named_once(
     data: Path, tmp_path: Path, averages: str, nb_warnings: int
@@ -92,6 +96,7 @@ def test_a_registered_state_that_differs_between_processes_is_named_once(
     assert output.count("The state registered as 'total' is not the same in the 2 processes") == nb_warnings
 
 
+@pytest.mark.slow
 def test_two_processes_track_what_one_does(data: Path) -> None:
     options = {"tracking": True, "tracking_phase_theta": 180.0, "best_model_metric": "gv_endpoint_distance_mm"}
     for name, nb in (("tracks_alone", 1), ("track_together", 2)):
@@ -102,6 +107,7 @@ def test_two_processes_track_what_one_does(data: Path) -> None:
             assert line[metric] == pytest.approx(expected[metric], rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_in_the_tracking_phase_stops_both(data: Path) -> None:
     options = {"tracking": True, "tracking_phase_theta": 180.0}
     output = train(data, data.parent, "stopped_tracking", nb=2, code=1, stops_at_track_step=5, **options)
@@ -111,6 +117,7 @@ def test_a_signal_to_one_process_in_the_tracking_phase_stops_both(data: Path) ->
     assert [line["epoch"] for line in logs(data.parent / "stopped_tracking")] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_accumulating_and_averaging_too(data: Path) -> None:
     options = {"accumulate_batches": 2, "ema_decay": 0.9, "lr_scheduler": "warmup_cosine", "learning_rates": 0.01}
     for nb, name in ((1, "alone_more"), (2, "two_more")):
@@ -118,6 +125,7 @@ def test_accumulating_and_averaging_too(data: Path) -> None:
     close(data.parent / "two_more", data.parent / "alone_more")
 
 
+@pytest.mark.slow
 def test_a_run_of_two_goes_on_with_one(data: Path, alone: Path) -> None:
     train(data, data.parent, "two_then_one", nb=2, max_epochs=1)
     assert len(logs(data.parent / "two_then_one")) == 1
@@ -125,6 +133,7 @@ def test_a_run_of_two_goes_on_with_one(data: Path, alone: Path) -> None:
     close(data.parent / "two_then_one", alone)
 
 
+@pytest.mark.slow
 def test_a_signal_stops_all_with_a_checkpoint_in_the_epoch(data: Path, alone: Path) -> None:
     experiment = data.parent / "stopped"
     process = start(data, data.parent, "stopped", nb=2, max_epochs=3000)
@@ -140,6 +149,7 @@ def test_a_signal_stops_all_with_a_checkpoint_in_the_epoch(data: Path, alone: Pa
     assert not (experiment / "lock.json").exists()
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_ends_all_with_its_message(data: Path) -> None:
     output = train(data, data.parent, "died", nb=2, dies_at=4, code=1)
     assert "Rank 1 is out of memory." in output

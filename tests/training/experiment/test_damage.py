@@ -238,6 +238,7 @@ def all_damaged(good: bytes, marker: Path) -> dict[str, bytes | None]:
     return {**made, **strangers(marker)}
 
 
+@pytest.mark.slow
 def test_two_hundred_damaged_checkpoints(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     marker, source = tmp_path / "code was run", tmp_path / "source"
     source.mkdir()
@@ -311,6 +312,7 @@ def test_a_directory_that_readers_would_look_for_elsewhere(place: int, change: b
         load_checkpoint(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_bit_of_every_byte(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, {**real_state(1), "model": {"bias": torch.ones(2)}, "optimizer": {}})
     path = tmp_path / "latest.pt"

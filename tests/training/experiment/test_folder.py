@@ -63,6 +63,7 @@ def made(path: Path) -> Path:
     return path
 
 
+@pytest.mark.first(10)
 @pytest.mark.parametrize("resume", ["never", "auto", "must"])
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_what_is_not_ours_is_never_written_into(tiny_hdf5: Path, tmp_path: Path, kind: str, resume: str) -> None:
@@ -102,7 +103,12 @@ def test_a_new_folder_or_what_a_killed_process_left_is_taken(tiny_hdf5: Path, tm
 WRITTEN = Holder.this_process().written()
 
 
-@pytest.mark.parametrize("content", [b"", bytes(300), WRITTEN[:9], WRITTEN[:60], WRITTEN.replace(b"pid", b"p\0d")])
+@pytest.mark.first(2)
+@pytest.mark.parametrize(
+    "content",
+    [b"", bytes(300), WRITTEN[:9], WRITTEN[:60], WRITTEN.replace(b"pid", b"p\0d")],
+    ids=["empty", "zeros", "nine bytes", "sixty bytes", "another key"],
+)
 def test_a_damaged_lock_alone_in_a_folder_is_taken_over(
     tiny_hdf5: Path, tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -163,6 +169,7 @@ def test_a_lock_that_is_a_link_or_a_pipe_is_refused(tiny_hdf5: Path, tmp_path: P
     assert os.path.lexists(lock)
 
 
+@pytest.mark.slow
 def test_links_of_single_files_are_replaced(tiny_hdf5: Path, tmp_path: Path) -> None:
     small_trainer(tiny_hdf5, tmp_path, max_epochs=1).train_and_validate()
     names = ("parameters.json", "checkpoint/latest.pt", "best_model/parameters.json", "best_model/model_state.pt")
@@ -261,6 +268,7 @@ def test_one_that_was_taken_over_writes_nothing_more(
     assert snapshot(folder) == before
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("how", ["deleted", "renamed"])
 def test_a_folder_that_is_gone_is_said_to_be_so(
     tiny_hdf5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
@@ -279,6 +287,7 @@ def test_a_folder_that_is_gone_is_said_to_be_so(
         assert [line["epoch"] for line in logs(tmp_path / "new")] == [0, 1, 2, 3]
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("function", ["fsync", "replace"])
 def test_a_training_that_could_not_save_ends_with_an_error(
     tiny_hdf5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
@@ -299,6 +308,7 @@ def test_a_training_that_could_not_save_ends_with_an_error(
     assert [line["epoch"] for line in logs(tmp_path / "exp")] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_what_was_refused_for_a_while_is_there_at_the_end(
     tiny_hdf5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -227,6 +227,7 @@ def test_json_is_whole_or_absent(place: Path) -> None:
     assert contents(place) == {"parameters.json": before}
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_while_the_disk_is_full(
     disk: Path, tiny_hdf5: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -303,6 +303,7 @@ def test_while_a_process_takes_it_others_are_refused(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("kind", ["dead", pytest.param("free", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("disk", ["with flock", "without flock"])
 def test_of_eight_processes_exactly_one_wins(kind: str, disk: str, tmp_path: Path) -> None:

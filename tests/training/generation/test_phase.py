@@ -93,6 +93,7 @@ def test_epochs_without_the_phase_have_nothing_of_it(data: Path, tmp_path: Path)
     assert not any("gv_left_mask" in line for line in logs(tmp_path / "exp"))
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("metric", ["gv_endpoint_distance_mm", "gv_length_ratio", "valid_loss"])
 def test_the_best_model_is_that_of_the_metric(data: Path, tmp_path: Path, metric: str) -> None:
     trainer = small_trainer(

@@ -49,6 +49,7 @@ def stop_in_phase(trainer: Any, nth: int, number: signal.Signals = signal.SIGTER
     return steps
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(("nth", "number"), [(0, signal.SIGTERM), (3, signal.SIGINT), (25, signal.SIGUSR1)])
 def test_stopped_between_steps_and_resumed_is_the_same_to_the_last_bit(
     data: Path, tmp_path: Path, nth: int, number: signal.Signals
@@ -73,6 +74,7 @@ def test_stopped_between_steps_and_resumed_is_the_same_to_the_last_bit(
     assert all(torch.equal(best[0][key], best[1][key]) for key in best[0])
 
 
+@pytest.mark.slow
 def test_stopped_twice_in_the_same_phase(data: Path, tmp_path: Path) -> None:
     small_trainer(data, tmp_path, "whole", **OPTIONS).train_and_validate()
     stop_in_phase(small_trainer(data, tmp_path, "parts", **OPTIONS), 4)
@@ -81,6 +83,7 @@ def test_stopped_twice_in_the_same_phase(data: Path, tmp_path: Path) -> None:
     assert logs(tmp_path / "whole") == logs(tmp_path / "parts")
 
 
+@pytest.mark.slow
 def test_the_same_trainer_may_go_on(data: Path, tmp_path: Path) -> None:
     small_trainer(data, tmp_path, "whole", **OPTIONS).train_and_validate()
     trainer = small_trainer(data, tmp_path, "parts", **OPTIONS)
@@ -89,6 +92,7 @@ def test_the_same_trainer_may_go_on(data: Path, tmp_path: Path) -> None:
     assert logs(tmp_path / "whole") == logs(tmp_path / "parts")
 
 
+@pytest.mark.slow
 def test_a_phase_that_draws_begins_again_with_the_same_draws(data: Path, tmp_path: Path) -> None:
     def trainer(name: str, **options: Any) -> Any:
         made = small_trainer(data, tmp_path, name, **OPTIONS, **options)
@@ -148,6 +152,7 @@ class KilledError(Exception):
     """In the place of kill -9: nothing is written any more."""
 
 
+@pytest.mark.slow
 def test_checkpoints_every_so_many_minutes_in_the_phase_too(data: Path, tmp_path: Path) -> None:
     small_trainer(data, tmp_path, "whole", **OPTIONS).train_and_validate()
     trainer = small_trainer(data, tmp_path, "parts", checkpoint_minutes=1e-9, **OPTIONS)

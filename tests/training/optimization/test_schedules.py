@@ -197,6 +197,7 @@ def test_an_epoch_without_a_step_warns_of_nothing() -> None:
     assert by_epoch(build("StepLR", {"step_size": 1, "gamma": 0.5}, an_optimizer()), 3) == [BASE, BASE / 2, BASE / 4]
 
 
+@pytest.mark.first(6)
 @pytest.mark.parametrize(("name", "args"), KINDS, ids=lambda kind: getattr(kind, "__name__", None))
 def test_a_resume_at_any_moment_is_exact(name: str | None, args: dict[str, Any] | None) -> None:
     optimizer = an_optimizer()

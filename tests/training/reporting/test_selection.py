@@ -36,6 +36,7 @@ class Unnamed(Highest):
     selection_metric = None
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("trainer_class", "name", "best", "values"),
     [
@@ -122,6 +123,7 @@ class LogsInBackPropagate(DWIMLTrainerOneInput):
         self.log("score", 1.0, n)
 
 
+@pytest.mark.first(5)
 @pytest.mark.parametrize(
     ("base", "metric", "options", "meant"),
     [

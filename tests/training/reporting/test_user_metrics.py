@@ -62,6 +62,7 @@ def test_the_mean_is_weighted_by_n(tiny_hdf5: Path, tmp_path: Path) -> None:
 
 
 # An epoch has 4 batches of training and 1 of validation.
+@pytest.mark.first(2)
 @pytest.mark.parametrize("stops", [[0], [2], [3], [4], [1, 0, 0], [2, 2, 2]])
 def test_stopped_anywhere_it_is_the_same_to_the_last_bit(tiny_hdf5: Path, tmp_path: Path, stops: list[int]) -> None:
     with_angle(small_trainer(tiny_hdf5, tmp_path, "whole", max_epochs=2)).train_and_validate()
@@ -73,6 +74,7 @@ def test_stopped_anywhere_it_is_the_same_to_the_last_bit(tiny_hdf5: Path, tmp_pa
     assert whole == logs(tmp_path / "parts")
 
 
+@pytest.mark.slow
 def test_two_ranks_log_what_one_does_and_go_on_with_one(tmp_path: Path) -> None:
     # The last batch has one streamline: the second rank has no share of it, and logs nothing.
     data = write_hdf5(tmp_path / "data.hdf5", {"sub-a": 20, "sub-b": 13}, {"sub-c": 9})
@@ -201,6 +203,7 @@ def test_outside_of_a_batch_it_is_refused(tiny_hdf5: Path, tmp_path: Path) -> No
         trainer.log("x", 1.0, 1)
 
 
+@pytest.mark.slow
 def test_the_figure_has_a_panel_of_it(tiny_hdf5: Path, tmp_path: Path) -> None:
     with_angle(small_trainer(tiny_hdf5, tmp_path, max_epochs=2)).train_and_validate()
     (panel,) = [each for each in choose_panels(read_logs([tmp_path / "exp"])) if each.key == "angle_deg"]

@@ -70,6 +70,7 @@ def test_a_state_that_does_not_fit_changes_nothing() -> None:
     assert changes.state_dict()["weight"].tolist() == [[1, 1]]
 
 
+@pytest.mark.slow
 def test_only_the_log_differs_and_a_resumed_run_has_the_same(tiny_hdf5: Path, tmp_path: Path) -> None:
     plain = small_trainer(tiny_hdf5, tmp_path, "plain", max_epochs=2)
     plain.train_and_validate()
