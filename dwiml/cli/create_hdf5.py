@@ -150,11 +150,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(command: str, arguments: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from dwiml.hdf5.creator import create_hdf5
+    from dwiml.hdf5.workers import Workers
 
     _check_order(arguments)
     options = {name: value for name, value in vars(arguments).items() if name not in ("verbose", "print_layout")}
-    with tqdm(unit="subject", disable=not sys.stderr.isatty() or arguments.verbose) as bar:
+    with (
+        tqdm(unit="subject", disable=not sys.stderr.isatty() or arguments.verbose) as bar,
+        Workers(arguments.nbr_processes).start() as options["nbr_processes"],
+    ):
+        from dwiml.hdf5.creator import create_hdf5
 
         def show_progress(done: int, total: int, name: str) -> None:
             bar.total = total

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
+import numpy as np
 from nibabel.analyze import AnalyzeImage
 from nibabel.filebasedimages import ImageFileError
 from nibabel.freesurfer import MGHImage
 from nibabel.spatialimages import HeaderDataError
 from nibabel.streamlines.tractogram_file import DataError, HeaderError
 from nibabel.wrapstruct import WrapStructError
+from numpy.typing import NDArray
 
 from dwiml.files.opening import check_file, explained, open_regular
 from dwiml.files.sizes import check_memory
@@ -148,11 +150,27 @@ def read_nb_features(path: str | Path) -> int:
     return int(image.shape[3]) if len(image.shape) > 3 else 1
 
 
-def check_image_end(image: Any, label: str) -> None:
-    """Read the .gz files of an image to their end, where gzip stores a checksum (RFC 1952).
+def read_voxels(image: Any, label: str, *, dtype: Any = None, volume: int | None = None) -> NDArray[Any]:
+    """Read the voxels of an image, and its files to their end, where gzip stores a checksum (RFC 1952).
 
     Reading the voxels alone does not reach it. If a NIfTI file has bytes after its voxels, a warning is logged, since
     its header may announce too few voxels.
+
+    Parameters
+    ----------
+    image
+        An image of nibabel, as opened.
+    label
+        What the image is, for the warning.
+    dtype
+        Dtype of the result; None for that of the file, or float64 if its header scales the values.
+    volume
+        Read one volume (X, Y, Z) of an image with four axes; None for all.
+
+    Returns
+    -------
+    array of the shape of the image, or of a volume
+        Its values, scaled as its header says.
 
     Raises
     ------
@@ -161,21 +179,46 @@ def check_image_end(image: Any, label: str) -> None:
     ValueError
         If a file continues long after the voxels; it might never end.
     """
-    announced = math.prod(image.shape) * image.get_data_dtype().itemsize
-    for name, part in image.file_map.items():
-        if not part.filename:
-            continue
-        if os.fspath(part.filename).lower().endswith((".gz", ".mgz")):
-            size = _uncompressed_size(part.filename, announced + _MAX_HEADER_BYTES)
-        else:
-            size = os.stat(part.filename).st_size
-        if name == "image" and isinstance(image, nib.Nifti1Pair):
-            excess = size - announced - int(getattr(image.dataobj, "offset", 0))
-            if excess > 0:
-                logger.warning(
-                    "%s: '%s' holds %d bytes after the voxels that its header announces; check the header.",
-                    *(label, part.filename, excess),
-                )
+    sizes = {}
+    if isinstance(image, nib.Nifti1Image) and _is_gzip(image.file_map["image"].filename):
+        # In one pass: a file of this kind takes longer to decompress than to read.
+        voxels = image.dataobj
+        with gzip.open(image.file_map["image"].filename) as stream:
+            spec = (voxels.shape, voxels.dtype, voxels.offset, voxels.slope, voxels.inter)
+            values = _values(type(voxels)(stream, spec), dtype, volume)
+            sizes["image"] = _size_to_end(stream, _most_bytes(image))
+    else:
+        values = _values(image.dataobj, dtype, volume)
+        for name, part in image.file_map.items():
+            if _is_gzip(part.filename):
+                with gzip.open(part.filename) as stream:
+                    sizes[name] = _size_to_end(stream, _most_bytes(image))
+            elif part.filename:
+                sizes[name] = os.stat(part.filename).st_size
+    if isinstance(image, nib.Nifti1Pair) and "image" in sizes:
+        excess = sizes["image"] - _nb_announced(image) - int(getattr(image.dataobj, "offset", 0))
+        if excess > 0:
+            logger.warning(
+                "%s: '%s' holds %d bytes after the voxels that its header announces; check the header.",
+                *(label, image.file_map["image"].filename, excess),
+            )
+    return values
+
+
+def _values(voxels: Any, dtype: Any, volume: int | None) -> NDArray[Any]:
+    return np.asarray(voxels if volume is None else voxels[..., volume], dtype=dtype)
+
+
+def _is_gzip(name: str | os.PathLike[str] | None) -> bool:
+    return name is not None and os.fspath(name).lower().endswith((".gz", ".mgz"))
+
+
+def _nb_announced(image: Any) -> int:
+    return int(math.prod(image.shape) * image.get_data_dtype().itemsize)
+
+
+def _most_bytes(image: Any) -> int:
+    return _nb_announced(image) + _MAX_HEADER_BYTES
 
 
 def readable(path: Path, label: str) -> AbstractContextManager[None]:
@@ -199,11 +242,9 @@ def _check_announced_size(image: Any) -> None:
     check_memory(4 * nb_voxels, "its voxels")
 
 
-def _uncompressed_size(path: str | os.PathLike[str], most: int) -> int:
-    total = 0
-    with gzip.open(path) as stream:
-        while size := len(stream.read(2**20)):
-            total += size
-            if total > most:
-                raise ValueError("it continues long after the voxels that its header announces")
-    return total
+def _size_to_end(stream: gzip.GzipFile, most: int) -> int:
+    """Read a stream from its position to its end, and return its size."""
+    while stream.read(2**20):
+        if stream.tell() > most:
+            raise ValueError("it continues long after the voxels that its header announces")
+    return int(stream.tell())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import h5py
 
 from dwiml.hdf5 import file_writer
 from dwiml.hdf5.adding import FinishedFile
+from dwiml.hdf5.directions.alignment import Alignment, measure_subject
 from dwiml.hdf5.inputs.connectivity import ConnectivityPlan
 from dwiml.hdf5.inputs.inspection import SubjectPlan, leave_out
 from dwiml.hdf5.part_folder import PartFolder
 from dwiml.hdf5.parts import Counts, Part, PartOptions
+from dwiml.hdf5.stored import StoredFile
 from dwiml.hdf5.workers import Workers
 
 Report = Callable[[int, int, str], None]
@@ -42,6 +45,8 @@ class Assembly:
         The file to which the subjects are added; None for a new file.
     counts
         {new subject: {streamlines group: its counts}}, once it is in the file.
+    alignments
+        {new subject: how well its directional features follow its streamlines}, once it is in the file.
     nb_reused
         Number of parts of a stopped creation that were used.
     """
@@ -54,6 +59,7 @@ class Assembly:
     skipped: dict[str, str] | None = None
     base: FinishedFile | None = None
     counts: dict[str, Counts] = field(default_factory=dict)
+    alignments: dict[str, list[Alignment]] = field(default_factory=dict)
     nb_reused: int = 0
 
     def write(
@@ -123,5 +129,18 @@ class Assembly:
     def _copy_ready(self, handle: h5py.File, waiting: deque[str], sources: Mapping[str, Path]) -> None:
         while waiting and (waiting[0] in sources or waiting[0] in (self.skipped or {})):
             name = waiting.popleft()
-            if name in sources:
-                file_writer.copy_subject(handle, sources[name], name)
+            if name not in sources:
+                continue
+            file_writer.copy_subject(handle, sources[name], name)
+            with ThreadPoolExecutor(max_workers=1) as disk:
+                # While the processes work: otherwise, all of the file must be written to the disk at the end.
+                written = disk.submit(file_writer.sync, Path(handle.filename)) if self.workers.nb > 1 else None
+                if name in self.counts:
+                    self.alignments[name] = self._measured(sources[name], name)
+            if written is not None:
+                written.result()
+
+    def _measured(self, path: Path, name: str) -> list[Alignment]:
+        config = {group.name: {"standardization": group.standardization} for group in self.options.groups.volumes}
+        with StoredFile(path) as part:
+            return measure_subject(part.root.group(name), config)

@@ -12,12 +12,11 @@ from typing import Any
 import h5py
 
 from dwiml import __version__
-from dwiml.arguments import check_whole
 from dwiml.hdf5 import file_writer, schema
 from dwiml.hdf5.adding import FinishedFile
 from dwiml.hdf5.assembling import Assembly
 from dwiml.hdf5.config import GroupsConfig, load_config
-from dwiml.hdf5.directions.alignment import Alignment, measure_subject
+from dwiml.hdf5.directions.alignment import Alignment
 from dwiml.hdf5.inputs.connectivity import ConnectivityPlan, plan_connectivity
 from dwiml.hdf5.inputs.inspection import SubjectPlan, leave_out, plan_subjects
 from dwiml.hdf5.inputs.subjects import SubjectList
@@ -25,8 +24,6 @@ from dwiml.hdf5.layouts.choosing import choose_subjects
 from dwiml.hdf5.layouts.layout import LayoutSource, load_layout
 from dwiml.hdf5.layouts.sets import LISTS
 from dwiml.hdf5.parts import PartOptions, StreamlinesCount
-from dwiml.hdf5.stored import open_hdf5
-from dwiml.hdf5.stored.layout import groups_config
 from dwiml.hdf5.workers import Workers, is_bad_input
 from dwiml.ops.resampling import Resampling
 from dwiml.params import checks_arguments
@@ -106,7 +103,7 @@ def create_hdf5(
     layout: LayoutSource | None = None,
     split: Sequence[float] | None = None,
     split_seed: int = 0,
-    nbr_processes: int = 1,
+    nbr_processes: int | Workers = 1,
     add: bool = False,
     skip_bad_subjects: bool = False,
 ) -> CreationSummary:
@@ -162,7 +159,8 @@ def create_hdf5(
         Seed of `split`.
     nbr_processes
         Number of subjects that are read, converted and written at the same time, each in a process of its own, and of
-        headers that are checked. The file is the same for any number. With 1, no process is started.
+        headers that are checked. The file is the same for any number. With 1, no process is started. Processes that are
+        already started (:class:`dwiml.hdf5.workers.Workers`) are used as they are, and ended.
     add
         Add the subjects to ``out_hdf5``, which must exist, and must have been created with the same config and options.
         The result is the file that one creation with all subjects would give; it replaces the file once it is complete.
@@ -186,7 +184,7 @@ def create_hdf5(
         raise ValueError(
             f"step_size, the distance between two points, must be at least {_MIN_STEP_MM:g} mm, got {step_size:g}."
         )
-    nbr_processes = check_whole("nbr_processes", nbr_processes, low=1)
+    processes = nbr_processes if isinstance(nbr_processes, Workers) else Workers(nbr_processes)
     used_layout = None if layout is None else load_layout(layout)
     groups = load_config(config, base=None if used_layout is None else used_layout.groups)
     options = PartOptions(groups=groups, resample=resample, remove_invalid=remove_invalid, allow_missing=allow_missing)
@@ -207,7 +205,7 @@ def create_hdf5(
     if base is not None:
         base.check_new(chosen.sets)
     skipped: dict[str, str] | None = {} if skip_bad_subjects else None
-    with Workers(nbr_processes) as workers:
+    with processes as workers:
         plans = plan_subjects(chosen.folders, groups, allow_missing=allow_missing, skipped=skipped, workers=workers)
         matrices = _planned_matrices(plans, groups, skipped)
         plans = [plan for plan in plans if plan.name in matrices]
@@ -234,7 +232,8 @@ def create_hdf5(
         assembly.write(order, write_root, overwrite=overwrite, resume=resume, report=report)
     _warn_of_resampling(summary, resample, [plan.grid.voxel_sizes.min() for plan in plans])
     summary.nb_bytes = target.stat().st_size
-    summary.alignments = _measured(target, summary.added)
+    summary.alignments = [each for name in summary.added for each in assembly.alignments[name]]
+    _log_alignments(summary.alignments)
     return summary
 
 
@@ -305,17 +304,11 @@ def _describe(summary: CreationSummary, assembly: Assembly, new: Mapping[str, li
             summary.streamlines[group].add(count)
 
 
-def _measured(path: Path, names: Sequence[str]) -> list[Alignment]:
-    """Measure the axes of directional features, and warn if other axes fit better than those that are stated."""
-    found: list[Alignment] = []
-    with open_hdf5(path) as file:
-        config = groups_config(file)
-        for name in names:
-            found += measure_subject(file.root.group(name), config)
-    for each in found:
+def _log_alignments(alignments: Sequence[Alignment]) -> None:
+    """Warn if other axes fit directional features better than those that are stated."""
+    for each in alignments:
         if each.sentence:
             logger.log(logging.INFO if each.measurement is None else logging.WARNING, "%s", each.sentence)
-    return found
 
 
 def _files_of(plan: SubjectPlan) -> dict[str, list[tuple[str, int]]]:

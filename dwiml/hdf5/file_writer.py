@@ -88,7 +88,9 @@ def refuse_other_kind(path: Path) -> None:
 
 
 @contextmanager
-def atomic_hdf5(target: Path, nb_bytes: int, *, overwrite: bool, folder: Path | None = None) -> Iterator[h5py.File]:
+def atomic_hdf5(
+    target: Path, nb_bytes: int, *, overwrite: bool, folder: Path | None = None, durable: bool = True
+) -> Iterator[h5py.File]:
     """Open a temporary HDF5 file next to ``target``, and rename it to ``target`` at the end of the block.
 
     Until then, an existing file at ``target`` is unchanged. If an error is raised, the temporary file is removed; if
@@ -104,6 +106,8 @@ def atomic_hdf5(target: Path, nb_bytes: int, *, overwrite: bool, folder: Path | 
         Whether ``target`` may exist.
     folder
         Folder of the temporary file, on the same disk; None for that of ``target``.
+    durable
+        Wait until the file is on the disk: it is complete even after the machine fails.
 
     Raises
     ------
@@ -118,8 +122,8 @@ def atomic_hdf5(target: Path, nb_bytes: int, *, overwrite: bool, folder: Path | 
         check_room(temporary, nb_bytes)
         with h5py.File(temporary, "w") as handle:
             yield handle
-        with open(temporary, "rb") as stream:
-            os.fsync(stream.fileno())
+        if durable:
+            sync(temporary)
         if target.exists() and not overwrite:
             raise FileExistsError(
                 f"'{target}' was created in the meantime; choose another name, or replace it with overwrite=True."
@@ -129,7 +133,8 @@ def atomic_hdf5(target: Path, nb_bytes: int, *, overwrite: bool, folder: Path | 
         with suppress(OSError):
             os.unlink(temporary)
         raise
-    sync_folder(target.parent)
+    if durable:
+        sync_folder(target.parent)
 
 
 def check_room(path: Path, nb_bytes: int) -> None:
@@ -236,6 +241,12 @@ def copy_subject(handle: h5py.File, source: Path, name: str) -> None:
         other.copy(other[name], handle, name=name)
     # Data buffered by HDF5 would escape the next check of the disk space.
     handle.flush()
+
+
+def sync(path: Path) -> None:
+    """Wait until what a file holds so far is on the disk."""
+    with open(path, "rb") as stream:
+        os.fsync(stream.fileno())
 
 
 def _nb_bytes_stored(subject: h5py.Group) -> int:

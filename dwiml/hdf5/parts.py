@@ -175,7 +175,8 @@ class Part:
         OSError
             If the part cannot be written.
         """
-        with file_writer.atomic_hdf5(self.path, self.plan.nb_bytes, overwrite=True) as handle:
+        # One that a failure of the machine has cut off does not match its digests, and is made again.
+        with file_writer.atomic_hdf5(self.path, self.plan.nb_bytes, overwrite=True, durable=False) as handle:
             subject = handle.create_group(self.name)
             counts = self._write(subject)
             file_writer.write_group_digests(subject)

@@ -22,11 +22,16 @@ from multiprocessing.connection import Connection, Pipe, wait
 from types import TracebackType
 from typing import Any
 
+from dwiml.arguments import check_whole
 from dwiml.failures import WORKER, ResourceError
 from dwiml.signals import ENDING
 
 # Isolated (-I), so that nothing is imported from the current folder before the path is set.
-_PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from dwiml.hdf5.workers import serve; serve()"
+_PROGRAM = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from dwiml.hdf5.workers import serve; "
+    # What every subject needs, imported before the first one comes.
+    "import dwiml.hdf5.parts; serve()"
+)
 _ADVICE = "use fewer processes (nbr_processes), or ask the cluster for more memory"
 # Errors whose message is complete: they are raised again without the traceback of the process.
 _EXPLAINED = (ValueError, OSError, MemoryError, ResourceError)
@@ -66,12 +71,23 @@ class Workers:
     ----------
     nb
         Number of processes. With 1, the work is done in this process.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If `nb` is not a whole number above 0.
     """
 
     def __init__(self, nb: int) -> None:
-        self._nb = nb
+        self.nb = check_whole("nbr_processes", nb, low=1)
         self._running: list[_Worker] = []
         self._lifeline: tuple[int, int] | None = None
+
+    def start(self) -> Workers:
+        """Start all processes now, rather than with the first work: they import while this process does."""
+        while len(self._running) < self.nb > 1:
+            self._start()
+        return self
 
     def __enter__(self) -> Workers:
         return self
@@ -109,29 +125,34 @@ class Workers:
         ResourceError
             If a process was killed.
         """
-        if self._nb == 1 or len(items) < 2:
+        if self.nb == 1 or len(items) < 2:
             for index, item in enumerate(items):
                 yield _done(function, item, index)
             return
         waiting = list(enumerate(items))[::-1]
-        while len(self._running) < min(self._nb, len(items)):
+        while len(self._running) < min(self.nb, len(items)):
             self._start()
         busy: dict[Any, tuple[_Worker, str]] = {}
-        idle = list(self._running)
-        while waiting or busy:
-            while idle and waiting:
-                worker, (index, item) = idle.pop(), waiting.pop()
+
+        def give_next(worker: _Worker) -> None:
+            if waiting:
+                index, item = waiting.pop()
                 busy[worker.connection] = (worker, name(item))
                 # A process that has just been killed is noticed below.
                 with suppress(OSError):
                     worker.connection.send((function, item, index, logging.getLogger("dwiml").getEffectiveLevel()))
+
+        for worker in self._running:
+            give_next(worker)
+        while busy:
             for connection in wait(list(busy)):
                 worker, named = busy.pop(connection)
                 try:
                     outcome = worker.connection.recv()
                 except (EOFError, OSError):
                     raise worker.failure(named) from None
-                idle.append(worker)
+                # Before the caller works on the outcome.
+                give_next(worker)
                 for record in outcome.messages:
                     logging.getLogger(record.name).handle(record)
                 yield outcome

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dwiml.arguments import quoted
 from dwiml.files import check_file, read_json
-from dwiml.files.images import check_image_end, open_numbers, readable
+from dwiml.files.images import open_numbers, read_voxels, readable
 from dwiml.ops.masks import as_mask
 from dwiml.scoring.defaults import END_TOLERANCE_MM, MASK_TOLERANCE_MM
 from dwiml.scoring.ground_truth import GroundTruth, TrueBundle, Volume
@@ -237,8 +237,7 @@ class _Reader:
             image = open_numbers(path, label)
             self._set_grid(Grid.from_header(image.affine, image.shape[:3], path))
             with readable(path, label):
-                data = np.asarray(image.dataobj)
-                check_image_end(image, label)
+                data = read_voxels(image, label)
             if keep:
                 self._volumes[path] = data
         return data

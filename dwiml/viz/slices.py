@@ -10,7 +10,7 @@ import numpy as np
 from scipy.ndimage import map_coordinates
 
 from dwiml.files import check_file
-from dwiml.files.images import check_image_end, open_numbers, readable
+from dwiml.files.images import open_numbers, read_voxels, readable
 from dwiml.tractograms.grid import Grid
 
 if TYPE_CHECKING:
@@ -109,8 +109,7 @@ class Background:
         if not 0 <= (volume or 0) < nb_volumes:
             raise ValueError(f"background_volume must be from 0 to {nb_volumes - 1} in '{path}', got {volume}.")
         with readable(path, label):
-            data = np.asarray(image.dataobj[..., volume or 0] if len(shape) == 4 else image.dataobj, dtype=np.float32)
-            check_image_end(image, label)
+            data = read_voxels(image, label, dtype=np.float32, volume=(volume or 0) if len(shape) == 4 else None)
         return cls(data, grid.affine)
 
     def box(self) -> tuple[Doubles, Doubles]:

@@ -43,7 +43,7 @@ def spoil(six, name: str) -> None:
 def test_any_number_of_processes_gives_the_same_bytes(six, caplog):
     one = six.create(training=list("edcba"), validation=["f"], step_size=0.7)
     expected = six.out.read_bytes()
-    for nb in (2, 9):
+    for nb in (2, 9, Workers(2).start()):
         calls: list[tuple[int, int, str]] = []
         again = six.create(
             training=list("edcba"),
@@ -121,9 +121,7 @@ def test_processes_end_with_a_killed_creation(six):
     """Their lifeline is cut, even if they are in the midst of a subject."""
     program = (
         "import os, sys, time\nfrom dwiml.hdf5.workers import Workers\n"
-        "with Workers(2) as workers:\n"
-        "    for _ in workers.run(os.getppid, [], str): pass\n"
-        "    for _ in range(2): workers._start()\n"
+        "with Workers(2).start() as workers:\n"
         "    print(*[each._process.pid for each in workers._running], flush=True)\n"
         "    list(workers.run(time.sleep, [60, 60], str))\n"
     )

@@ -18,7 +18,7 @@ import numpy as np
 
 from dwiml.arguments import grouped
 from dwiml.files import atomic_write, check_file, open_regular
-from dwiml.files.images import check_image_end, open_image, readable
+from dwiml.files.images import open_image, read_voxels, readable
 from dwiml.hdf5.config import ConnectivityFiles, GroupsConfig
 from dwiml.hdf5.inputs.inspection import SubjectPlan
 from dwiml.hdf5.inputs.subjects import find_files
@@ -266,8 +266,7 @@ def read_label_regions(path: str | Path, label: str) -> tuple[LabelRegions, Grid
     path = check_file(path, f"{label}:")
     image = open_image(path, label)
     with readable(path, label):
-        values = np.asarray(image.dataobj)
-        check_image_end(image, label)
+        values = read_voxels(image, label)
     try:
         regions = LabelRegions.from_volume(values)
     except ValueError as error:

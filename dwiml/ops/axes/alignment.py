@@ -30,6 +30,8 @@ _UNKNOWN_MARGIN, _UNKNOWN_LEAST = 0.1, 0.5
 # Readings this close to the best one are equivalent.
 _EQUIVALENT = 0.01
 _SAME_AXES = 1e-2
+# Directions in which the mean and the range of a function are taken.
+_NB_ON_SPHERE = 724
 _SH_COUNTS = (15, 28, 45, 66, 91, 120, 153)
 _NB_OF_THREE_PEAKS = 9
 _TINY = float(np.finfo(np.float64).tiny)
@@ -200,7 +202,7 @@ def _even_functions(directions: Matrix, nb: int, known: Directions) -> Matrix:
 
 @lru_cache(maxsize=8)
 def _functions_on_sphere(nb: int, known: Directions) -> Matrix:
-    return _even_functions(sphere_directions(), nb, known)
+    return _even_functions(sphere_directions(_NB_ON_SPHERE), nb, known)
 
 
 def _range_over_sphere(coefficients: Matrix, known: Directions) -> tuple[Matrix, Matrix, Matrix]:

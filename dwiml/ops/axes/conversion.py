@@ -109,14 +109,19 @@ def conversion_matrix(read: Directions, nb_features: int, rotation: Matrix) -> M
         return _tensor_conversion(TENSOR_ORDERS[read.order], rotation)
     order = sh_order(nb_features, full_basis=read.full_basis)
     assert order is not None
-    sphere = sphere_directions()
+    sphere = _sphere(order)
     target = read.stored
-    kept = {"full_basis": read.full_basis}
-    values = sh_matrix(sphere @ rotation.T, order, basis=read.basis, legacy=read.legacy, **kept)
-    fit = sh_matrix(sphere, order, basis=target.basis, legacy=target.legacy, **kept)
-    matrix: Matrix = np.linalg.lstsq(fit, values, rcond=None)[0].astype(np.float64)
+    values = sh_matrix(sphere @ rotation.T, order, basis=read.basis, legacy=read.legacy, full_basis=read.full_basis)
+    matrix = _fit(order, target.basis, target.legacy, target.full_basis) @ values
     matrix[np.abs(matrix) < _ROUNDING] = 0
     return matrix
+
+
+@lru_cache(maxsize=8)
+def _fit(order: int, basis: str, legacy: bool, full_basis: bool) -> Matrix:
+    """Return the matrix (C, N) that turns amplitudes over the sphere into coefficients, by least squares."""
+    inverse = np.linalg.pinv(sh_matrix(_sphere(order), order, basis=basis, legacy=legacy, full_basis=full_basis))
+    return inverse.astype(np.float64)
 
 
 def _tensor_conversion(order: tuple[int, ...], rotation: Matrix) -> Matrix:
@@ -130,13 +135,21 @@ def _tensor_conversion(order: tuple[int, ...], rotation: Matrix) -> Matrix:
     return matrix
 
 
-@lru_cache(maxsize=1)
-def sphere_directions() -> Matrix:
-    """Return directions that cover the sphere evenly, shape (724, 3): a full basis of degree 20 has 441 functions."""
-    from dipy.data import get_sphere
+def _sphere(order: int) -> Matrix:
+    """Return three times as many directions as a full basis of this degree has functions."""
+    return sphere_directions(3 * (order + 1) ** 2)
 
-    vertices: Matrix = np.array(get_sphere(name="repulsion724").vertices, dtype=np.float64)
-    return vertices
+
+@lru_cache(maxsize=8)
+def sphere_directions(nb: int) -> Matrix:
+    """Return directions that cover the sphere evenly, shape (N, 3).
+
+    They lie on a spiral: equally spaced in z, each turned from the one before by the golden angle (Gonzalez 2010).
+    """
+    z = 1 - (2 * np.arange(nb) + 1) / nb
+    angles = np.arange(nb) * np.pi * (3 - np.sqrt(5))
+    directions: Matrix = np.stack([np.sqrt(1 - z**2) * np.cos(angles), np.sqrt(1 - z**2) * np.sin(angles), z], axis=1)
+    return directions
 
 
 def converts(read: Directions, rotation: Matrix) -> bool:
