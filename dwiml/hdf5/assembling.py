@@ -132,11 +132,12 @@ class Assembly:
             if name not in sources:
                 continue
             file_writer.copy_subject(handle, sources[name], name)
+            if name not in self.counts:
+                continue
             with ThreadPoolExecutor(max_workers=1) as disk:
                 # While the processes work: otherwise, all of the file must be written to the disk at the end.
                 written = disk.submit(file_writer.sync, Path(handle.filename)) if self.workers.nb > 1 else None
-                if name in self.counts:
-                    self.alignments[name] = self._measured(sources[name], name)
+                self.alignments[name] = self._measured(sources[name], name)
             if written is not None:
                 written.result()
 

@@ -160,7 +160,7 @@ def create_hdf5(
     nbr_processes
         Number of subjects that are read, converted and written at the same time, each in a process of its own, and of
         headers that are checked. The file is the same for any number. With 1, no process is started. Processes that are
-        already started (:class:`dwiml.hdf5.workers.Workers`) are used as they are, and ended.
+        already started (:class:`dwiml.hdf5.workers.Workers`, a context manager) are used as they are, and ended.
     add
         Add the subjects to ``out_hdf5``, which must exist, and must have been created with the same config and options.
         The result is the file that one creation with all subjects would give; it replaces the file once it is complete.

@@ -84,8 +84,11 @@ class Workers:
         self._lifeline: tuple[int, int] | None = None
 
     def start(self) -> Workers:
-        """Start all processes now, rather than with the first work: they import while this process does."""
-        while len(self._running) < self.nb > 1:
+        """Start processes now, one for each core at most, so that they import while this process does.
+
+        The others are started when it is known how much work there is.
+        """
+        while len(self._running) < min(self.nb, os.cpu_count() or 1) and self.nb > 1:
             self._start()
         return self
 

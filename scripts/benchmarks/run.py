@@ -3,7 +3,7 @@
     python scripts/benchmarks/run.py [--json FILE] [--device cuda] [--only NAME ...]
 
 Every figure is the least time of five repeats, in a process of its own, in turns with its baseline. Run it on a machine
-that does nothing else: it takes about six minutes.
+that does nothing else.
 """
 
 from __future__ import annotations

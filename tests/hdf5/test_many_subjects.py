@@ -109,6 +109,13 @@ def importable(monkeypatch, tmp_path):
     return killed
 
 
+def test_no_more_processes_are_started_early_than_there_are_cores(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    for nb, expected in ((1, 0), (2, 2), (500, 2)):
+        with Workers(nb).start() as workers:
+            assert len(workers._running) == expected
+
+
 def test_a_killed_process_gets_one_sentence(importable):
     message = (
         r"The process that worked on b was killed \(SIGKILL\), usually by the system because the memory is full; use"

@@ -39,7 +39,7 @@ def test_it_is_what_nibabel_reads(tmp_path: Path, lengths: list[int], byte_order
     expected = nib.streamlines.load(path).streamlines
     points = expected.get_data().reshape(-1, 3)
     assert np.array_equal(stored.points, points)
-    assert stored.points.dtype == (np.float32 if any(lengths) else stored.points.dtype)
+    assert stored.points.dtype == np.float32
     assert stored.lengths.tolist() == [len(line) for line in expected] == [length for length in lengths if length]
     assert stored.nb_without_points == lengths.count(0)
 
