@@ -82,7 +82,7 @@ MODULES = {
     **{f"hdf5.stored{name}": {"arguments", "files", "hdf5.schema", "hdf5.stored"} for name in STORED},
     **{
         f"hdf5.directions{name}": {"arguments", "files", "hdf5.schema", "hdf5.stored", "hdf5.directions", "ops"}
-        for name in ("", ".alignment", ".recorded")
+        for name in ("", ".alignment", ".recorded", ".sidecar")
     },
     "tracking.sources": ROOMS["tracking"] | {"tracking", "hdf5.inputs.standalone", "hdf5.inputs.standardization"},
     # DIPY and scilpy keep streamlines in HDF5 files, which are read with the same checks as those of dwiml.

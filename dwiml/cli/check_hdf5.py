@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dwiml.arguments import counted
@@ -20,15 +21,23 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dwiml check_hdf5",
         allow_abbrev=False,
-        description="Check the structure, lengths and coordinates of each group of each subject in an HDF5 file. "
+        description="Check the structure, volumes, lengths and coordinates of all subjects in HDF5 files. "
         "Faults, which make the file unusable, are listed, and the exit code is then 2. Remarks on what is only "
         "unusual do not change it.",
     )
-    parser.add_argument("hdf5_file", metavar="FILE.hdf5", help="file created by 'dwiml create_hdf5' or dwi_ml")
+    parser.add_argument(
+        "hdf5_files",
+        nargs="+",
+        metavar="FILE.hdf5",
+        help="file created by 'dwiml create_hdf5' or dwi_ml; a folder stands for its *.hdf5",
+    )
     parser.add_argument(
         "--digests",
         action="store_true",
-        help="read all values and compare them with the digests stored in the file (about 1 GB per second)",
+        help="compare all values with the digests stored in the file, not only those of the volumes",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="do not read the volumes: NaN and constant values are then not found"
     )
     parser.add_argument(
         "--figures",
@@ -46,42 +55,53 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from dwiml.hdf5.stored.collection import files_of
+
+    files = files_of(arguments.hdf5_files)
+    if arguments.figures is not None:
+        _check_figures(files, arguments.figures, overwrite=arguments.overwrite)
+    return max(_check(path, arguments, named=len(files) > 1) for path in files)
+
+
+def _check(path: Path, arguments: argparse.Namespace, *, named: bool) -> int:
+    """Check a file, and print the result; return the exit code."""
     from dwiml.data.checking import check_hdf5_file
 
-    if arguments.figures is not None:
-        _check_figures(arguments)
+    if named:
+        print(path)
     with _progress("Checked", "group") as on_group:
-        report = check_hdf5_file(arguments.hdf5_file, digests=arguments.digests, on_group=on_group)
+        report = check_hdf5_file(path, digests=arguments.digests, quick=arguments.quick, on_group=on_group)
     print(_table(report))
     for remark in report.all_remarks:
         print(f"remark: {remark}")
-    print(_summary(report, digests=arguments.digests))
+    print(_summary(report, digests=arguments.digests, quick=arguments.quick))
     if arguments.figures is not None:
-        _save_figures(arguments)
+        _save_figures(path, arguments.figures)
     faults = report.all_faults
     if not faults:
         return 0
     shown = "; ".join(fault.rstrip(".") for fault in faults[:20])
     more = f"; and {len(faults) - 20} more" if len(faults) > 20 else ""
-    print(f"error: {counted(len(faults), 'fault')} in '{arguments.hdf5_file}': {shown}{more}.", file=sys.stderr)
+    print(f"error: {counted(len(faults), 'fault')} in '{path}': {shown}{more}.", file=sys.stderr)
     return BAD_INPUT
 
 
-def _check_figures(arguments: argparse.Namespace) -> None:
+def _check_figures(files: Sequence[Path], folder: str, *, overwrite: bool) -> None:
     from dwiml.files import check_output_folder
     from dwiml.inspection.subject_figures import figure_names
 
-    names = figure_names(arguments.hdf5_file)
-    inputs = [arguments.hdf5_file]
-    check_output_folder(arguments.figures, names, "--figures", inputs=inputs, overwrite=arguments.overwrite)
+    names = [name for path in files for name in figure_names(path)]
+    if len(set(names)) < len(names):
+        raise ValueError("--figures: a subject is in several of the files; draw them one file at a time.")
+    check_output_folder(folder, names, "--figures", inputs=files, overwrite=overwrite)
 
 
-def _save_figures(arguments: argparse.Namespace) -> None:
+def _save_figures(path: Path, folder: str) -> None:
     from dwiml.inspection.subject_figures import save_subject_figures
 
     with _progress("Drawn", "subject") as on_subject:
-        written = save_subject_figures(arguments.hdf5_file, arguments.figures, on_subject)
-    print(f"{counted(len(written), 'figure')} in {arguments.figures}")
+        written = save_subject_figures(path, folder, on_subject)
+    print(f"{counted(len(written), 'figure')} in {folder}")
 
 
 @contextmanager
@@ -111,12 +131,15 @@ def _table(report: FileReport) -> str:
     )
 
 
-def _summary(report: FileReport, *, digests: bool) -> str:
+def _summary(report: FileReport, *, digests: bool, quick: bool) -> str:
     nb_datasets = sum(group.nb_datasets for group in report.groups)
     nb_with_digest = sum(group.nb_with_digest for group in report.groups)
     covered = f"{nb_with_digest} of {nb_datasets} datasets have a digest"
     if not digests:
-        checked = f"Structure, lengths and coordinates were checked; {covered} (--digests compares their values)."
+        volumes = "" if quick else ", volumes"
+        checked = (
+            f"Structure{volumes}, lengths and coordinates were checked; {covered} (--digests compares all values)."
+        )
     elif nb_with_digest < nb_datasets:
         checked = f"All values were read; {covered}: damaged values in the others cannot be detected."
     else:

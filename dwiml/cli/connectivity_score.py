@@ -94,7 +94,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _check_options(arguments: argparse.Namespace) -> None:
     from dwiml.files import check_outputs
-    from dwiml.tractograms.writing.sidecar import add_sidecars, sidecar_path
+    from dwiml.tractograms.writing.sidecar import add_sidecars, tractogram_sidecar
 
     of_matrix = {"MATRIX.npy": arguments.matrix, "--nb_blocs": arguments.nb_blocs, "--labels": arguments.labels}
     of_hdf5 = {
@@ -124,7 +124,7 @@ def _check_options(arguments: argparse.Namespace) -> None:
         if arguments.save_invalid is None:
             raise ValueError("--sidecar describes the tractogram of --save_invalid, which was not given.")
         outputs = add_sidecars(outputs, of=["--save_invalid"])
-        inputs.append(sidecar_path(arguments.tractogram))
+        inputs.append(tractogram_sidecar(arguments.tractogram))
     check_outputs(outputs, inputs=inputs, overwrite=arguments.overwrite)
 
 

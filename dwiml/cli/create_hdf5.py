@@ -18,6 +18,7 @@ from dwiml.hdf5.layouts.layout import PRESETS, preset_file
 
 if TYPE_CHECKING:
     from dwiml.hdf5.creator import CreationSummary
+    from dwiml.hdf5.directions.alignment import Alignment
 
 _OPTIONAL = ("config", "training", "validation", "testing")
 # Where argparse leaves arguments that stand after options.
@@ -212,15 +213,17 @@ def _table(summary: CreationSummary) -> str:
 
 def _alignments(summary: CreationSummary) -> list[str]:
     """Return how well the directional features of each volume group follow the streamlines, over all subjects."""
-    found: dict[tuple[str, tuple[int, int]], list[float]] = {}
+    found: dict[tuple[str, tuple[int, int]], list[Alignment]] = {}
     for each in summary.alignments:
-        if each.measurement is not None:
-            found.setdefault((each.group, each.features), []).append(each.measurement.alignment)
-    return [
-        f"features {first} to {end - 1} of {group} follow the streamlines: alignment {min(values):.2f} to "
-        f"{max(values):.2f} (at most 1)"
-        for (group, (first, end)), values in found.items()
-    ]
+        found.setdefault((each.group, each.features), []).append(each)
+    lines = []
+    for (group, (first, end)), measured in found.items():
+        values = [each.measurement.alignment for each in measured if each.measurement is not None]
+        nb_with_warning = sum(each.measurement is not None and bool(each.remark) for each in measured)
+        text = f"alignment with the streamlines {min(values):.2f} to {max(values):.2f} (at most 1)" if values else ""
+        text += f", but see the warning on {counted(nb_with_warning, 'subject')}" if nb_with_warning else ""
+        lines.append(f"features {first} to {end - 1} of {group}: {text or measured[0].remark}")
+    return lines
 
 
 def _files(files: list[tuple[str, int]]) -> str:

@@ -17,9 +17,11 @@ def build_parser() -> argparse.ArgumentParser:
         "not read, except the points of small tractograms. Nothing that an experiment names is imported or run.",
     )
     parser.add_argument(
-        "path",
+        "paths",
+        nargs="+",
         metavar="PATH",
-        help="HDF5 file of subjects, folder of an experiment, or tractogram (.trk, .tck, .trx, ...)",
+        help="HDF5 file of subjects, folder of such files, folder of an experiment, or tractogram (.trk, .tck, .trx, "
+        "...)",
     )
     parser.add_argument(
         "--all", action="store_true", dest="all_subjects", help="HDF5 file: list all subjects [the first 10]"
@@ -30,7 +32,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="tractogram: read all streamlines to count and measure them, whatever the size of the file [if it is "
         "smaller than 33 MB]",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object, with all values")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON object with all values; for several files, a list of such objects",
+    )
     add_verbose(parser)
     return parser
 
@@ -42,11 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     import json
 
-    from dwiml.inspection.description import describe, text_of
+    from dwiml.inspection.description import describe, expanded, text_of
 
-    found = describe(arguments.path, measure=arguments.measure or None)
-    print(
-        json.dumps(found, indent=2, allow_nan=False)
-        if arguments.json
-        else text_of(found, all_subjects=arguments.all_subjects)
-    )
+    found = [describe(path, measure=arguments.measure or None) for path in expanded(arguments.paths)]
+    if arguments.json:
+        print(json.dumps(found[0] if len(found) == 1 else found, indent=2, allow_nan=False))
+    else:
+        print("\n\n".join(text_of(each, all_subjects=arguments.all_subjects) for each in found))

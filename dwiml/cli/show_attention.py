@@ -96,7 +96,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from dwiml.evaluation.attention import check_has_attention, choose_streamlines, measure_attention
     from dwiml.evaluation.losses_by_point import SubjectReader
     from dwiml.ops.randomness import check_seed
-    from dwiml.tractograms.writing.sidecar import sidecar_path
+    from dwiml.tractograms.writing.sidecar import tractogram_sidecar
     from dwiml.trained.experiment import load_experiment
 
     check_whole("--nb", arguments.nb, low=1)
@@ -120,7 +120,7 @@ def _run(arguments: argparse.Namespace) -> None:
             for group in attention.weights:
                 attention.at_points(group, arguments.point)
             files = [*_matrices(attention, by_head=by_head), *_of_groups(attention)]
-            sidecars = [str(sidecar_path(file)) for file in files if file.endswith(".trk")]
+            sidecars = [str(tractogram_sidecar(file)) for file in files if file.endswith(".trk")]
             _check_folder(arguments, [*files, *(sidecars if arguments.sidecar else [])])
             attentions.append(attention)
     _write_matrices(arguments, attentions, by_head=by_head)

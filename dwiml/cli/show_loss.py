@@ -175,10 +175,10 @@ def _check_folder(folder: Path, arguments: argparse.Namespace) -> None:
     from dwiml.cli.running.input_files import experiment_files
     from dwiml.evaluation.loss_tractograms import loss_files
     from dwiml.files import check_output_folder
-    from dwiml.tractograms.writing.sidecar import sidecar_path
+    from dwiml.tractograms.writing.sidecar import tractogram_sidecar
 
     tractograms = loss_files(arguments.percent)
-    sidecars = [str(sidecar_path(file)) for file in tractograms] if arguments.sidecar else []
+    sidecars = [str(tractogram_sidecar(file)) for file in tractograms] if arguments.sidecar else []
     check_output_folder(
         folder,
         [*tractograms, *sidecars, HISTOGRAMS, SUMMARY],

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from dwiml.arguments import quoted
@@ -16,6 +17,7 @@ from dwiml.data.streamlines import SubjectStreamlines
 from dwiml.data.volumes import SubjectVolume
 from dwiml.hdf5 import schema
 from dwiml.hdf5.directions.alignment import measure_subject
+from dwiml.hdf5.directions.recorded import check_same_directions, stored_directions
 from dwiml.hdf5.stored import StoredDataset, StoredFile, StoredGroup, open_hdf5
 from dwiml.hdf5.stored.layout import groups_config, groups_of_type, subject_lists
 from dwiml.params import checks_arguments
@@ -42,6 +44,8 @@ class GroupReport:
         The voxel grid; None if it could not be read or is not in the file.
     nb_features
         Number of features of a volume; None for streamlines, or if it could not be read.
+    directions
+        What a volume records about the convention of its features, as text.
     """
 
     subset: str
@@ -54,6 +58,7 @@ class GroupReport:
     nb_with_digest: int = 0
     grid: Grid | None = None
     nb_features: int | None = None
+    directions: str | None = None
 
 
 @dataclass
@@ -87,14 +92,16 @@ def check_hdf5_file(
     path: str | os.PathLike[str],
     *,
     digests: bool = False,
+    quick: bool = False,
     on_group: Callable[[int, int], None] | None = None,
 ) -> FileReport:
     """Check every group of every subject of a file.
 
     The check covers links, attributes and their digests, shapes, sizes, offsets, all coordinates, the lengths of all
     streamlines, and the connectivity. Subjects must have the same groups with the same number of features, and the
-    groups of a subject the same grid. With ``digests=True``, all values are also read, including the volumes, compared
-    with their digests, and checked for NaN and for constant features.
+    groups of a subject the same grid, and directional features the same convention. The volumes are read, compared with
+    their digests, and checked for NaN and for constant features. With ``digests=True``, all other values are compared
+    with their digests, too.
 
     What makes the file unusable is a fault; what is only unusual is a remark
     (:func:`dwiml.data.remarks.remarks_on_streamlines`, :func:`dwiml.data.remarks.remarks_on_volume`). Directional
@@ -106,7 +113,9 @@ def check_hdf5_file(
     path
         The HDF5 file.
     digests
-        Whether to read all values and compare them with their digests.
+        Whether to compare all values with their digests.
+    quick
+        Do not read the volumes, except for the alignment of directional features.
     on_group
         Called with (number of groups done, total number), first with (0, total).
 
@@ -120,6 +129,8 @@ def check_hdf5_file(
     FileNotFoundError, OSError, ValueError
         If the file cannot be opened, or its root attributes are invalid.
     """
+    if digests and quick:
+        raise ValueError("digests=True reads all values, and quick=True leaves out the volumes: give one of them.")
     report = FileReport()
     with open_hdf5(path) as file:
         places, config = list(_groups(file, report)), groups_config(file)
@@ -127,11 +138,12 @@ def check_hdf5_file(
             on_group(0, len(places))
         for done, (place, kind) in enumerate(places, 1):
             report.groups.append(place)
-            _check_group(file, place, kind, config, digests=digests)
+            _check_group(file, place, kind, config, digests=digests, quick=quick)
             if on_group is not None:
                 on_group(done, len(places))
     _compare_subjects(report, [place for place, _ in places], [kind for _, kind in places])
     _compare_grids(report)
+    _compare_directions(report, Path(path))
     return report
 
 
@@ -153,7 +165,9 @@ def _groups(file: StoredFile, report: FileReport) -> Iterator[tuple[GroupReport,
                 report.faults.append(f"Subject '{name}' has no volume or streamlines group.")
 
 
-def _check_group(file: StoredFile, place: GroupReport, kind: str, config: Mapping[str, Any], *, digests: bool) -> None:
+def _check_group(
+    file: StoredFile, place: GroupReport, kind: str, config: Mapping[str, Any], *, digests: bool, quick: bool
+) -> None:
     def attempt(check: Callable[[], None]) -> None:
         try:
             check()
@@ -161,26 +175,31 @@ def _check_group(file: StoredFile, place: GroupReport, kind: str, config: Mappin
             if str(error) not in place.faults:
                 place.faults.append(str(error))
 
-    check = partial(_check_volume, config=config) if kind == schema.TYPE_VOLUME else _check_streamlines
-    attempt(lambda: check(file.root.group(place.subject), place, digests))
+    is_volume = kind == schema.TYPE_VOLUME
+    check = partial(_check_volume, config=config, quick=quick) if is_volume else _check_streamlines
+    attempt(lambda: check(file.root.group(place.subject), place))
     datasets: list[StoredDataset] = []
     attempt(lambda: datasets.extend(file.root.group(place.subject).group(place.group).datasets()))
     place.nb_datasets = len(datasets)
     place.nb_with_digest = sum(dataset.digest is not None for dataset in datasets)
     # The values of an undamaged volume group were already compared above.
-    compared = f"{place.subject}/{place.group}/{schema.DATA}" if kind == schema.TYPE_VOLUME and place.content else ""
+    compared = f"{place.subject}/{place.group}/{schema.DATA}" if is_volume and place.content else ""
     for dataset in datasets if digests else []:
         if dataset.name != compared:
             attempt(dataset.check_values)
 
 
-def _check_volume(subject: StoredGroup, place: GroupReport, digests: bool, config: Mapping[str, Any]) -> None:
+def _check_volume(subject: StoredGroup, place: GroupReport, *, config: Mapping[str, Any], quick: bool) -> None:
     volume = SubjectVolume(subject, place.group, lazy=True)
     place.content = (
         f"{' x '.join(map(str, volume.shape[:3]))} voxels, {volume.nb_features} feature{'s' * (volume.nb_features > 1)}"
     )
     place.grid, place.nb_features = volume.grid, volume.nb_features
-    if digests:
+    node = subject.group(place.group)
+    text = node.attribute(schema.DIRECTIONS)
+    place.directions = None if text is None else schema.read_text(text)
+    stored_directions(node, f"volume group '{place.group}' of subject '{place.subject}'")
+    if not quick:
         place.remarks += remarks_on_volume(volume)
     # Damaged streamlines are a fault of their own group.
     with suppress(ValueError, OSError):
@@ -188,7 +207,7 @@ def _check_volume(subject: StoredGroup, place: GroupReport, digests: bool, confi
         place.remarks += [each.remark for each in found if each.remark]
 
 
-def _check_streamlines(subject: StoredGroup, place: GroupReport, digests: bool) -> None:
+def _check_streamlines(subject: StoredGroup, place: GroupReport) -> None:
     streamlines = SubjectStreamlines(subject, place.group, lazy=True)
     place.content = f"{len(streamlines)} streamlines, {int(streamlines.lengths.sum())} points"
     if streamlines.dimensions.all():
@@ -220,6 +239,20 @@ def _compare_subjects(report: FileReport, places: list[GroupReport], kinds: list
                 f"Volume group '{place.group}' has {place.nb_features} features for subject '{place.subject}' and "
                 f"{expected.nb_features} for '{expected.subject}'; all subjects must have the same number."
             )
+
+
+def _compare_directions(report: FileReport, path: Path) -> None:
+    """Report the volume groups whose directional features do not have the same convention for all subjects."""
+    recorded: dict[str, list[tuple[Path, str, str | None]]] = {}
+    for place in report.groups:
+        # A damaged convention is reported already.
+        if place.nb_features is not None and not any(schema.DIRECTIONS in fault for fault in place.faults):
+            recorded.setdefault(place.group, []).append((path, place.subject, place.directions))
+    for group, subjects in recorded.items():
+        try:
+            check_same_directions(subjects, group)
+        except ValueError as error:
+            report.faults.append(str(error))
 
 
 def _compare_grids(report: FileReport) -> None:

@@ -29,6 +29,9 @@ from dwiml.files.sizes import check_memory
 
 logger = logging.getLogger(__name__)
 
+_PARTNERS = {".hdr": ".img", ".img": ".hdr", ".HDR": ".IMG", ".IMG": ".HDR"}
+# Of the field xyzt_units of NIfTI.
+_OTHER_UNITS = {1: "meters", 3: "micrometers"}
 # Size of a header and its extensions.
 _MAX_HEADER_BYTES = 2**26
 # Compression ratio of zeros (RFC 1951: 258 bytes in 2 bits).
@@ -41,6 +44,7 @@ _CONVERSIONS = {
     ".nhdr": "an NRRD image, which nibabel does not read; convert it to NIfTI, for instance with 3D Slicer",
     ".mha": "a MetaImage, which nibabel does not read; convert it to NIfTI, for instance with 3D Slicer",
     ".mhd": "a MetaImage, which nibabel does not read; convert it to NIfTI, for instance with 3D Slicer",
+    ".mnc": "a MINC image, which dwiml does not read; run 'mnc2nii {0} {1}.nii' and give the NIfTI file",
     ".dcm": "a DICOM file; convert its folder to NIfTI with 'dcm2niix', and give the NIfTI file",
 }
 # Raised by nibabel and by the readers of other formats for damaged files.
@@ -67,6 +71,12 @@ _READ_ERRORS = (
     zlib.error,
     zipfile.BadZipFile,
 )
+
+
+def partner_of(path: Path) -> Path | None:
+    """Return the name of the other file of an image of two files, ``.hdr`` and ``.img``; None for other images."""
+    suffix = _PARTNERS.get(path.suffix)
+    return None if suffix is None else path.with_suffix(suffix)
 
 
 def open_image(path: Path, label: str) -> Any:
@@ -97,16 +107,20 @@ def open_image(path: Path, label: str) -> Any:
     with open_regular(path, f"{label}: the file"):
         pass
     _refuse_other_formats(path, label)
-    with readable(path, label):
+    # The readers of nibabel's many formats raise errors of many classes.
+    with explained(path, f"{label}: the file", errors=(Exception,)):
         try:
             image = nib.load(path)
         except ImageFileError as error:
             if "Cannot work out file type" not in str(error):
                 raise
             image = None
-        if hasattr(image, "affine") and hasattr(image, "dataobj"):
+        is_image = hasattr(image, "affine") and hasattr(image, "dataobj")
+        if is_image:
             _check_announced_size(image)
-            return image
+    if is_image:
+        _check_units(image, path, label)
+        return image
     raise ValueError(
         f"{label}: the file '{path}' is not an image in a format that nibabel reads, or is damaged; give a NIfTI file, "
         "or copy it again."
@@ -224,6 +238,16 @@ def _most_bytes(image: Any) -> int:
 def readable(path: Path, label: str) -> AbstractContextManager[None]:
     """Convert any error of reading an image or a tractogram to one sentence that names the file and the reason."""
     return explained(path, f"{label}: the file", errors=_READ_ERRORS)
+
+
+def _check_units(image: Any, path: Path, label: str) -> None:
+    """Refuse a NIfTI image whose header gives sizes in another unit than mm."""
+    code = int(image.header["xyzt_units"]) % 8 if isinstance(image, nib.Nifti1Pair) else 0
+    if code in _OTHER_UNITS:
+        raise ValueError(
+            f"{label}: the header of '{path}' gives its sizes in {_OTHER_UNITS[code]}, and dwiml needs mm; correct its "
+            "affine and its units (xyzt_units)."
+        )
 
 
 def _check_announced_size(image: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from typing import Any, NoReturn
 
 from dwiml.files.opening import open_regular
@@ -87,8 +88,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a JSON object; refuse duplicate keys, for which the json module would silently keep the last value."""
     content = dict(pairs)
     if len(content) < len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = sorted({name for name in names if names.count(name) > 1})
+        repeated = sorted(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)[:10]
         raise ValueError(f"{', '.join(map(repr, repeated))} appears twice")
     return content
 

@@ -28,6 +28,8 @@ _MAY_DIFFER = (
     schema.GROUPS_CONFIG,
     schema.PROVENANCE,
 )
+# Options that are part of the provenance, and that must not differ.
+_SAME_OPTIONS = ("remove_invalid", "allow_missing")
 _ADVICE = "give the same config and options as for the file, or create another file"
 
 
@@ -98,29 +100,26 @@ class FinishedFile:
         if repeated:
             raise ValueError(f"'{self.path}' already holds {quoted(repeated, 5)}; list only new subjects.")
 
-    def check_agreement(self, plans: Iterable[SubjectPlan], write: Callable[[h5py.File], None], config: str) -> None:
-        """Check that new subjects can be added.
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """How the file was created, and how subjects were added to it before, as far as it is recorded."""
+        recorded = self._provenance(self._root)
+        earlier = recorded.pop(schema.EARLIER, [])
+        return [*(earlier if isinstance(earlier, list) else []), *([recorded] if recorded else [])]
+
+    def check_options(self, write: Callable[[h5py.File], None]) -> None:
+        """Check that new subjects can be added with the options of a creation.
 
         Parameters
         ----------
-        plans
-            The files of the new subjects.
         write
             Function that writes the root attributes of a new file.
-        config
-            The groups config of the new subjects, as text.
 
         Raises
         ------
         ValueError
-            If the config, an option or the features differ from those of the file. The message names what differs.
+            If an option differs from that of the file. The message names it.
         """
-        self._check_root(write, config)
-        for plan in plans:
-            self._check_features(plan)
-
-    def _check_root(self, write: Callable[[h5py.File], None], config: str) -> None:
-        self._check_config(config)
         with h5py.File("root.hdf5", "w", driver="core", backing_store=False) as handle:
             write(handle)
             new = dict(handle.attrs)
@@ -129,8 +128,29 @@ class FinishedFile:
             same = digest_of_group({name: self._root.get(name)}, []) == digest_of_group({name: new.get(name)}, [])
             if name not in _MAY_DIFFER and not same:
                 raise ValueError(f"'{self.path}' was created with {name} = {old}, not {now}; {_ADVICE}.")
+        before: Any = self._provenance(self._root).get(schema.OPTIONS)
+        asked: dict[str, Any] = self._provenance(new).get(schema.OPTIONS, {})
+        for name in _SAME_OPTIONS if isinstance(before, dict) else ():
+            if name in before and before[name] != asked.get(name):
+                raise ValueError(
+                    f"'{self.path}' was created with {name} = {before[name]}, not {asked.get(name)}; {_ADVICE}."
+                )
 
-    def _check_features(self, plan: SubjectPlan) -> None:
+    @staticmethod
+    def _provenance(root: Mapping[str, Any]) -> dict[str, Any]:
+        with suppress(ValueError, RecursionError):
+            found = json.loads(schema.read_text(root.get(schema.PROVENANCE, "{}")))
+            return found if isinstance(found, dict) else {}
+        return {}
+
+    def check_features(self, plan: SubjectPlan) -> None:
+        """Check that the features of a new subject are those of the subjects in the file.
+
+        Raises
+        ------
+        ValueError
+            If their number or their convention differs. The message names the group.
+        """
         for group, features in plan.features.items():
             existing, files = self._features.get(group), self._features_of_files().get(group, features)
             if existing != sum(features):
@@ -175,10 +195,18 @@ class FinishedFile:
                 text = schema.read_text(stored.attribute(schema.DIRECTIONS, ""))
                 self._directions[group] = json.loads(text)[schema.DIRECTIONS_STORED]
 
-    def _check_config(self, text: str) -> None:
+    def check_config(self, text: str) -> None:
+        """Check that a groups config, as text, is that of the file.
+
+        Raises
+        ------
+        ValueError
+            If it is not. The message names the groups that differ.
+        """
         old, new = {}, json.loads(text)
-        with suppress(ValueError):
-            old = json.loads(self.groups_config)
+        with suppress(ValueError, RecursionError):
+            found = json.loads(self.groups_config)
+            old = found if isinstance(found, dict) else {}
         differing = [name for name in dict.fromkeys([*new, *old]) if new.get(name) != old.get(name)]
         if differing:
             raise ValueError(

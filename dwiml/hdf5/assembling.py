@@ -12,6 +12,7 @@ import h5py
 
 from dwiml.hdf5 import file_writer
 from dwiml.hdf5.adding import FinishedFile
+from dwiml.hdf5.copying import copy_subject
 from dwiml.hdf5.directions.alignment import Alignment, measure_subject
 from dwiml.hdf5.inputs.connectivity import ConnectivityPlan
 from dwiml.hdf5.inputs.inspection import SubjectPlan, leave_out
@@ -40,7 +41,7 @@ class Assembly:
     workers
         The processes that make the parts.
     skipped
-        {subject left out: the reason}, where invalid subjects are added; None if they are errors.
+        {subject left out: the reason}, to which invalid subjects are added; None if they are errors.
     base
         The file to which the subjects are added; None for a new file.
     counts
@@ -124,14 +125,16 @@ class Assembly:
                 leave_out(self.skipped, part.name, outcome.error)
             self._copy_ready(handle, waiting, sources)
             nb_done += 1
-            report(nb_done, len(parts), part.name)
+            left_out = self.skipped is not None and part.name in self.skipped
+            report(nb_done, len(parts), f"{part.name} (left out)" if left_out else part.name)
 
     def _copy_ready(self, handle: h5py.File, waiting: deque[str], sources: Mapping[str, Path]) -> None:
         while waiting and (waiting[0] in sources or waiting[0] in (self.skipped or {})):
             name = waiting.popleft()
             if name not in sources:
                 continue
-            file_writer.copy_subject(handle, sources[name], name)
+            # Those of the file that will be replaced exist nowhere else.
+            copy_subject(handle, sources[name], name, verify=name not in self.counts)
             if name not in self.counts:
                 continue
             with ThreadPoolExecutor(max_workers=1) as disk:

@@ -112,9 +112,8 @@ def create_hdf5(
     The headers of all files are checked before the first subject is read. Subjects are then read one at a time, each
     into a part of its own, in the hidden folder ``.OUT.hdf5.parts``; the file is assembled from the parts. It gets its
     name once it is complete, and until then an existing file is kept. If the creation is stopped, the finished parts
-    remain, and the next call can use them (`resume`). Finally,
-    it is measured whether the directional features of the new subjects follow their streamlines; a warning names those
-    that would in other axes.
+    remain, and the next call can use them (`resume`). Finally, it is measured whether the directional features of the
+    new subjects follow their streamlines; a warning names those that fit better in other axes.
 
     Parameters
     ----------
@@ -204,11 +203,16 @@ def create_hdf5(
     base = FinishedFile(target) if add else None
     if base is not None:
         base.check_new(chosen.sets)
+        base.check_config(groups.text)
+    old = [] if base is None else [name for names in base.subjects.values() for name in names]
+    file_writer.check_nb_subjects(len(old) + sum(map(len, chosen.sets.values())))
     skipped: dict[str, str] | None = {} if skip_bad_subjects else None
     with processes as workers:
         plans = plan_subjects(chosen.folders, groups, allow_missing=allow_missing, skipped=skipped, workers=workers)
         matrices = _planned_matrices(plans, groups, skipped)
         plans = [plan for plan in plans if plan.name in matrices]
+        if base is not None:
+            plans = _agreeing(plans, base, skipped)
         inputs += [path for plan in plans for path in plan.files]
         inputs += [path for group in matrices.values() for matrix in group.values() for path in matrix.files]
         file_writer.checked_output(Path(out_hdf5), inputs, overwrite=overwrite or add, warn=False)
@@ -226,7 +230,7 @@ def create_hdf5(
             _write_root(handle, summary, assembly, command)
 
         if base is not None:
-            base.check_agreement(plans, write_root, groups.text)
+            base.check_options(write_root)
         order = [name for listed in summary.subjects.values() for name in listed]
         report = on_progress or (lambda done, total, name: None)
         assembly.write(order, write_root, overwrite=overwrite, resume=resume, report=report)
@@ -251,9 +255,11 @@ def _write_root(handle: h5py.File, summary: CreationSummary, assembly: Assembly,
     recorded: dict[str, Any] = {"remove_invalid": options.remove_invalid, "allow_missing": options.allow_missing}
     if summary.origin != LISTS:
         recorded["sets"] = summary.origin
-    file_writer.write_provenance(
-        handle, {schema.DWIML_VERSION: __version__, schema.COMMAND: command, schema.OPTIONS: recorded}
-    )
+    content: dict[str, Any] = {schema.DWIML_VERSION: __version__, schema.COMMAND: command, schema.OPTIONS: recorded}
+    earlier = [] if base is None else [each for each in base.history if each != content]
+    if earlier:
+        content[schema.EARLIER] = earlier
+    file_writer.write_provenance(handle, content)
 
 
 def _first(plans: Sequence[SubjectPlan], summary: CreationSummary) -> SubjectPlan:
@@ -274,6 +280,20 @@ def _planned_matrices(
                 raise
             leave_out(skipped, plan.name, error)
     return matrices
+
+
+def _agreeing(plans: Sequence[SubjectPlan], base: FinishedFile, skipped: dict[str, str] | None) -> list[SubjectPlan]:
+    """Return the subjects whose features are those of the file to which they are added."""
+    kept = []
+    for plan in plans:
+        try:
+            base.check_features(plan)
+            kept.append(plan)
+        except ValueError as error:
+            if skipped is None:
+                raise
+            leave_out(skipped, plan.name, error)
+    return kept
 
 
 def _describe(summary: CreationSummary, assembly: Assembly, new: Mapping[str, list[str]]) -> None:

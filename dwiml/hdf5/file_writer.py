@@ -20,8 +20,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from dwiml.arguments import quoted
-from dwiml.files import check_outputs, open_regular, sync_folder
+from dwiml.arguments import grouped, quoted
+from dwiml.files import check_outputs, identity_of, open_regular, sync_folder
 from dwiml.hdf5 import schema
 from dwiml.hdf5.config import GroupsConfig
 from dwiml.hdf5.stored.digests import digest_of_array, digest_of_group
@@ -35,6 +35,7 @@ from dwiml.tractograms.tractogram import Streamlines
 logger = logging.getLogger(__name__)
 
 _ROOM_FOR_METADATA = 2**22
+MOST_SUBJECTS = 4000
 
 
 def checked_output(path: Path, inputs: Iterable[object], *, overwrite: bool, warn: bool = True) -> Path:
@@ -121,7 +122,12 @@ def atomic_hdf5(
         temporary.open("xb").close()
         check_room(temporary, nb_bytes)
         with h5py.File(temporary, "w") as handle:
+            created = identity_of(temporary)
             yield handle
+        if identity_of(temporary) != created:
+            raise OSError(
+                f"The unfinished file '{temporary}' was deleted or replaced while it was written; run the same again."
+            )
         if durable:
             sync(temporary)
         if target.exists() and not overwrite:
@@ -149,7 +155,10 @@ def check_room(path: Path, nb_bytes: int) -> None:
     """
     if sys.platform == "darwin":
         return
-    with open(path, "ab") as stream:
+    # Never created here: an empty file would take the place of one that was deleted while it is written. In append
+    # mode, a file system without fallocate refuses it, instead of writing zeros.
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "ab") as stream:
         size = os.fstat(stream.fileno()).st_size
         try:
             os.posix_fallocate(stream.fileno(), size, nb_bytes + _ROOM_FOR_METADATA)
@@ -195,6 +204,7 @@ def write_root(
         The files and their conventions as text, if another file already records them.
     """
     chosen = [name for names in subjects.values() for name in names]
+    check_nb_subjects(len(chosen))
     handle.attrs[schema.VERSION] = schema.SCHEMA_VERSION
     for subset, names in subjects.items():
         handle.attrs.create(schema.SUBJECT_LISTS[subset], list(names), dtype=h5py.string_dtype())
@@ -219,45 +229,25 @@ def write_root(
     handle.attrs[schema.DATE_AND_TIME] = now().strftime("%d %B %Y %H:%M:%S")
 
 
-def copy_subject(handle: h5py.File, source: Path, name: str) -> None:
-    """Copy a subject from another file: layout, attributes and digests stay as they are.
-
-    Parameters
-    ----------
-    handle
-        The HDF5 file, open for writing.
-    source
-        The other HDF5 file.
-    name
-        Name of the subject, in both files.
+def check_nb_subjects(nb: int) -> None:
+    """Check that the names of all subjects can be attributes of one file, which HDF5 limits to 64 KiB.
 
     Raises
     ------
-    OSError
-        If the disk does not have enough space.
+    ValueError
+        If there are too many.
     """
-    with h5py.File(source, "r") as other:
-        check_room(Path(handle.filename), _nb_bytes_stored(other[name]))
-        other.copy(other[name], handle, name=name)
-    # Data buffered by HDF5 would escape the next check of the disk space.
-    handle.flush()
+    if nb > MOST_SUBJECTS:
+        raise ValueError(
+            f"One HDF5 file can list {grouped(MOST_SUBJECTS)} subjects, not {grouped(nb)}: create several files, and "
+            "give the list or the folder of these files instead of one file."
+        )
 
 
 def sync(path: Path) -> None:
     """Wait until what a file holds so far is on the disk."""
     with open(path, "rb") as stream:
         os.fsync(stream.fileno())
-
-
-def _nb_bytes_stored(subject: h5py.Group) -> int:
-    sizes: list[int] = []
-
-    def note(_: str, node: h5py.HLObject) -> None:
-        if isinstance(node, h5py.Dataset):
-            sizes.append(int(node.id.get_storage_size()))
-
-    subject.visititems(note)
-    return sum(sizes)
 
 
 def now() -> datetime:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,17 +13,17 @@ import h5py
 import numpy as np
 
 from dwiml import __version__
+from dwiml.arguments import quoted
 from dwiml.hdf5 import file_writer, schema
+from dwiml.hdf5.directions.recorded import check_same_directions
 from dwiml.hdf5.stored import StoredGroup, open_hdf5
 from dwiml.hdf5.stored.collection import HDF5Files, Structure, files_of, read_structure, united_attributes
-from dwiml.hdf5.stored.digests import ArrayDigest
-from dwiml.hdf5.stored.layout import root_digest
+from dwiml.hdf5.stored.digests import digest_of_rows
+from dwiml.hdf5.stored.layout import root_digest, subject_lists
 from dwiml.hdf5.stored.links import refuse_changed
 from dwiml.hdf5.stored.provenance import root_provenances
 from dwiml.params import checks_arguments
 from dwiml.signals import ended_by_signals
-
-_BLOCK_BYTES = 2**26
 
 
 @dataclass(frozen=True)
@@ -88,6 +87,7 @@ def join_hdf5(
     ------
     FileNotFoundError, FileExistsError, IsADirectoryError
         If a file is missing, or the output cannot be replaced.
+        Also if it exists and holds subjects that the files do not have.
     ValueError
         If a file is damaged, or the files do not fit together. The message names the files.
     OSError
@@ -96,12 +96,15 @@ def join_hdf5(
     files = files_of(hdf5_files)
     target = file_writer.checked_output(Path(out_hdf5), files, overwrite=overwrite)
     structure = read_structure(files)
-    _check_directions(structure)
+    for group, recorded in structure.directions.items():
+        check_same_directions(recorded, group)
     file_writer.refuse_other_kind(target)
     subjects = {
         subset: [name for lists in structure.subjects for name in lists[subset]] for subset in schema.SUBJECT_LISTS
     }
     total = sum(map(len, subjects.values()))
+    file_writer.check_nb_subjects(total)
+    _refuse_loss(target, subjects)
     report = on_progress or (lambda done, total, name: None)
     report(0, total, "")
     nb_bytes = sum(identity.nb_bytes for identity in structure.identities)
@@ -115,21 +118,24 @@ def join_hdf5(
     return JoinSummary(Path(out_hdf5), target.stat().st_size, files, subjects)
 
 
-def _check_directions(structure: Structure) -> None:
-    """Check that directional features are stored in one convention."""
-    for group, recorded in structure.directions.items():
-        first: tuple[Path, str, str] | None = None
-        for path, subject, text in recorded:
-            convention = "unknown"
-            with suppress(ValueError, TypeError, KeyError, RecursionError):
-                convention = json.dumps(json.loads(text or "")[schema.DIRECTIONS_STORED])
-            first = first or (path, subject, convention)
-            if convention != first[2]:
-                raise ValueError(
-                    f"The convention of the directional features of volume group '{group}' is {first[2]} for subject "
-                    f"'{first[1]}' in '{first[0]}' and {convention} for subject '{subject}' in '{path}'; state it as "
-                    "'directions' in the groups config, and recreate the files."
-                )
+def _refuse_loss(target: Path, subjects: Mapping[str, Sequence[str]]) -> None:
+    """Refuse to replace a file that holds other subjects: the last of the files was probably meant to be joined.
+
+    Raises
+    ------
+    FileExistsError
+        If `target` is such a file.
+    """
+    if not target.exists() or not target.stat().st_size:
+        return
+    with suppress(ValueError), open_hdf5(target) as file:
+        known = {name for names in subjects.values() for name in names}
+        lost = [name for names in subject_lists(file).values() for name in names if name not in known]
+        if lost:
+            raise FileExistsError(
+                f"'{target}' holds other subjects ({quoted(lost, 5)}), which would be lost: give the name of a new "
+                "file after those to join, or delete it first."
+            )
 
 
 def _subjects(structure: Structure) -> Iterator[StoredGroup]:
@@ -157,22 +163,12 @@ def _copy(subject: StoredGroup, handle: h5py.File) -> None:
         # Data buffered by HDF5 would escape the check of the disk space.
         handle.flush()
         for dataset in datasets:
-            if dataset.digest is not None and dataset.is_numeric:
-                computed = _digest_of(handle[dataset.name])
-                if computed != dataset.digest:
-                    refuse_changed(subject.file.path, dataset.name, "its values")
-
-
-def _digest_of(dataset: h5py.Dataset) -> str:
-    digest = ArrayDigest(dataset.shape, dataset.dtype)
-    if not dataset.shape:
-        digest.update(np.asarray(dataset[()]))
-        return digest.text()
-    nb_rows = dataset.shape[0]
-    step = max(1, _BLOCK_BYTES * nb_rows // max(1, dataset.nbytes))
-    for start in range(0, nb_rows, step):
-        digest.update(dataset[start : start + step])
-    return digest.text()
+            if (
+                dataset.digest is not None
+                and dataset.is_numeric
+                and digest_of_rows(handle[dataset.name]) != dataset.digest
+            ):
+                refuse_changed(subject.file.path, dataset.name, "its values")
 
 
 def _write_root(handle: h5py.File, files: Sequence[Path]) -> None:

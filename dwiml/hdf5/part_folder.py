@@ -16,12 +16,14 @@ from dwiml.hdf5.parts import SUFFIX
 
 logger = logging.getLogger(__name__)
 
+_LOCK = "lock"
+
 
 class PartFolder:
     """The hidden folder ``.OUT.hdf5.parts`` beside the file to write, locked for this process; a context manager.
 
-    The lock (``flock`` on the folder) ends with the process. At the end, the folder is deleted, unless the creation was
-    stopped and parts are finished: these are kept.
+    The lock (``flock`` on a file in it, which NFS passes on to other machines) ends with the process. At the end, the
+    folder is deleted, unless the creation was stopped and parts are finished: these are kept.
 
     Parameters
     ----------
@@ -65,7 +67,7 @@ class PartFolder:
                 shutil.rmtree(self.path, ignore_errors=True)
             else:
                 logger.warning(
-                    "%s finished and kept in '%s'; go on with resume=True (--continue).",
+                    "%s finished and kept in '%s'; continue with resume=True (--continue).",
                     "1 subject is" if len(finished) == 1 else f"{len(finished)} subjects are",
                     self.path,
                 )
@@ -74,13 +76,13 @@ class PartFolder:
 
     def finished(self) -> list[Path]:
         """Return the parts that are complete."""
-        return sorted(path for path in self.path.glob(f"*{SUFFIX}") if not path.name.startswith("."))
+        return sorted(path for path in self.path.iterdir() if path.name.endswith(SUFFIX))
 
     def _refuse_or_discard(self, finished: list[Path]) -> None:
         subjects = f"{counted(len(finished), 'subject')}, finished by a creation that was stopped"
         if not self._discard:
             raise FileExistsError(
-                f"'{self.path}' holds {subjects}: go on with resume=True, or start over with overwrite=True."
+                f"'{self.path}' holds {subjects}: continue with resume=True, or start over with overwrite=True."
             )
         logger.warning("'%s' held %s; they are deleted (resume=True, --continue, keeps them).", self.path, subjects)
         for path in finished:
@@ -97,7 +99,11 @@ class PartFolder:
                 self.path.mkdir(exist_ok=True)
                 if self.path.is_symlink():
                     raise OSError("it is a symbolic link")
-                handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    handle = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+                except FileNotFoundError:
+                    # Its owner has just deleted the folder.
+                    continue
                 if self._is_taken(handle):
                     return handle
                 os.close(handle)
@@ -109,7 +115,7 @@ class PartFolder:
             raise OSError(f"The folder '{self.path}' cannot be used ({reason_of(error)}); delete it.") from error
 
     def _is_taken(self, handle: int) -> bool:
-        """Lock the open folder; return False if its owner deleted it in the meantime."""
+        """Lock the open file; return False if its owner deleted it in the meantime."""
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -118,7 +124,7 @@ class PartFolder:
         except OSError as error:
             logger.debug("'%s' has no flock (%s).", self.path, error)
         try:
-            return os.path.samestat(os.fstat(handle), os.stat(self.path))
+            return os.path.samestat(os.fstat(handle), os.stat(self.path / _LOCK))
         except FileNotFoundError:
             return False
 

@@ -192,7 +192,7 @@ class Part:
             file_writer.write_volume(subject, group.name, read_volume_group(plan, group), plan.grid, directions)
             report = plan.statistics[group.name]
             file_writer.write_provenance(subject[group.name], add_statistics(recorded, report.files, report.applied))
-        # Before they are read: what a later change of a file would not tell.
+        # Recorded before reading, so that they describe the files that are read.
         sources = {group: streamlines_sources(plan, group, self.matrices.get(group)) for group in plan.tractograms}
         for lines in options.groups.streamlines:
             data = read_streamlines_group(

@@ -39,6 +39,10 @@ COMMAND = "command"
 OPTIONS = "options"
 # The provenance of the files that were joined into one, each with the key FILE.
 JOINED = "joined"
+# Conventions of an image in other subjects than the first.
+OTHER_DIRECTIONS = "other_directions"
+# The provenance of a file before subjects were added to it, and before that.
+EARLIER = "earlier"
 # Keys of the provenance of a group; a file has the keys FILE, NB_BYTES, MODIFIED, and for volumes NB_FEATURES, MEAN and
 # STD (before the standardization).
 FILES = "files"

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dwiml.files import check_file, open_regular
 from dwiml.hdf5 import schema
 from dwiml.hdf5.stored import StoredFile
+from dwiml.hdf5.stored.collection import SUFFIX, files_of
 from dwiml.params import checks_arguments
 from dwiml.tractograms.kinds import ALL_KINDS, kind_of
 
+# Of an experiment; defined in dwiml.models.saving too, whose import would load torch.
+PARAMETERS_FILE = "parameters.json"
 # Large enough for the user block that may precede the signature of an HDF5 file.
 _USER_BLOCKS = (0, 512, 1024, 2048)
 
@@ -57,6 +60,15 @@ def describe(path: str | os.PathLike[str], *, measure: bool | None = None) -> di
         f"'{path}' is not an HDF5 file, an experiment folder or a tractogram ({', '.join(ALL_KINDS)}), or its first "
         "bytes are damaged. For an image, use another tool, such as nibabel's 'nib-ls'."
     )
+
+
+def expanded(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """Return paths for :func:`describe`, with the HDF5 files of a folder that is not an experiment in its place."""
+    found: list[Path] = []
+    for path in map(Path, paths):
+        is_plain = path.is_dir() and not (path / PARAMETERS_FILE).exists() and not _is_tractogram(path)
+        found += files_of(path) if is_plain and any(path.glob(f"*{SUFFIX}")) else [path]
+    return found
 
 
 def _is_tractogram(path: Path) -> bool:

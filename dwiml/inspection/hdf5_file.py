@@ -23,6 +23,7 @@ from dwiml.tractograms.grid import Grid
 # Subjects whose groups are printed one by one.
 _MOST_SUBJECTS = 10
 _WIDTH = 100
+_LONGEST_COMMAND = 2000
 _RESAMPLING = {schema.STEP_SIZE: "step size {} mm", schema.NB_POINTS: "{} points", schema.COMPRESS: "compressed, {} mm"}
 # Attributes that are described otherwise, or repeat others.
 _ROOT = frozenset(
@@ -124,7 +125,7 @@ def _describe_streamlines(subject: StoredGroup, group: str) -> dict[str, Any]:
     return {
         "type": schema.TYPE_STREAMLINES,
         "nb_streamlines": int(np.prod(node.dataset(schema.LENGTHS).shape)),
-        "nb_points": node.dataset(schema.DATA).shape[0],
+        "nb_points": next(iter(node.dataset(schema.DATA).shape), 0),
         "length_mm": None if lengths_mm is None else length_summary(lengths_mm),
         "space": parse_space(schema.read_text(node.attribute(schema.SPACE, "vox"))),
         "origin": parse_origin(schema.read_text(node.attribute(schema.ORIGIN, "corner"))),
@@ -195,7 +196,7 @@ def _facts(found: Mapping[str, Any]) -> dict[str, str]:
     applied = [text.format(resampling[name]) for name, text in _RESAMPLING.items() if resampling[name] is not None]
     return {
         "layout": "as written by dwi_ml" if version is None else f"version {version} of dwiml",
-        "created": str(found["created"] or "not recorded"),
+        "created": cut(str(found["created"] or "not recorded"), _WIDTH),
         "resampling": ", ".join(applied) or "none",
         **_origin(found["provenance"]),
         "digests": "yes" if found["has_digests"] else "no: damaged values cannot be detected",
@@ -206,7 +207,7 @@ def _facts(found: Mapping[str, Any]) -> dict[str, str]:
 def _origin(provenance: Mapping[str, Any]) -> dict[str, str]:
     """Return the version and the command that created a file, if they are recorded."""
     names = {"by version": schema.DWIML_VERSION, "command": schema.COMMAND}
-    return {name: str(provenance[key]) for name, key in names.items() if key in provenance}
+    return {name: cut(str(provenance[key]), _LONGEST_COMMAND) for name, key in names.items() if key in provenance}
 
 
 def _text(value: Any) -> str:
@@ -244,6 +245,8 @@ def _groups(found: Mapping[str, Any]) -> list[str]:
 
 
 def _in_all(groups: list[dict[str, Any]]) -> str:
+    if len({group["type"] for group in groups}) > 1:
+        return "of another type in other subjects"
     if groups[0]["type"] == schema.TYPE_VOLUME:
         numbers = sorted({group["shape"][-1] if group["shape"] else 0 for group in groups})
         return counted(numbers[0], "feature") if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]} features"
@@ -254,8 +257,9 @@ def _in_all(groups: list[dict[str, Any]]) -> str:
 def _files(config: Mapping[str, Any]) -> str:
     """Return the files of a group; with their numbers of features if those are recorded."""
     recorded = config.get(schema.FILES_FOUND)
-    if isinstance(recorded, list):
-        return ", ".join(f"{file[schema.FILE]} ({file[schema.NB_FEATURES]})" for file in recorded)
+    if isinstance(recorded, list) and all(isinstance(file, Mapping) for file in recorded):
+        named = [f"{file.get(schema.FILE, '?')} ({file.get(schema.NB_FEATURES, '?')})" for file in recorded]
+        return cut(", ".join(named), _LONGEST_COMMAND)
     files = config.get("files")
     return ", ".join(map(str, files)) if isinstance(files, list) else "not recorded"
 

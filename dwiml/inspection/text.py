@@ -45,8 +45,8 @@ def by(values: Iterable[float]) -> str:
 
 
 def cut(text: str, most: int) -> str:
-    """Return a text of one line and at most `most` characters."""
-    line = " ".join(text.split())
+    """Return a text of one line and at most `most` characters, which are printable: it may come from a stranger."""
+    line = "".join(each if each.isprintable() else "?" for each in " ".join(text.split()))
     return line if len(line) <= most else f"{line[: most - 3]}..."
 
 

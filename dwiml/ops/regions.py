@@ -104,7 +104,7 @@ class LabelRegions:
         Raises
         ------
         ValueError
-            If the shape is wrong, a label is not a non-negative integer, or all labels are 0.
+            If the shape is wrong, a label is not a non-negative integer or is too large, or all labels are 0.
         """
         volume = np.asarray(labels)
         if volume.ndim == 4 and volume.shape[3] == 1:
@@ -116,6 +116,8 @@ class LabelRegions:
         if not np.all(whole):
             wrong = found[~np.broadcast_to(whole, found.shape)][0]
             raise ValueError(f"Labels must be whole numbers, 0 (no region) or more, got {wrong}.")
+        if len(found) and float(found[-1]) >= 2**53:
+            raise ValueError(f"Labels must be below 2^53, got {found[-1]}.")
         values = found[found != 0].astype(np.int64)
         if not len(values):
             raise ValueError("All labels are 0, so there is no region; at least one other label is expected.")

@@ -14,7 +14,7 @@ from dwiml.files import check_name, check_output_folder
 from dwiml.scoring.connections import Connection
 from dwiml.scoring.ground_truth import GroundTruth
 from dwiml.scoring.scores import Scores
-from dwiml.tractograms.writing.sidecar import ACCEPTANCE, describe, sidecar_path
+from dwiml.tractograms.writing.sidecar import ACCEPTANCE, describe, tractogram_sidecar
 from dwiml.tractograms.writing.writer import TractogramWriter
 
 _WITH_BUNDLE = {Connection.VALID: "valid", Connection.WRONG_PATH: "wrong_path"}
@@ -76,7 +76,7 @@ def check_split(
         if name.endswith(".partial"):
             raise ValueError(f"Bundle '{name}' ends in .partial, which is used for unfinished files; rename it.")
     files = list(split_files(truth))
-    files += [str(sidecar_path(file)) for file in files] if sidecars else []
+    files += [str(tractogram_sidecar(file)) for file in files] if sidecars else []
     check_output_folder(folder, files, label, inputs=inputs, overwrite=overwrite)
 
 
@@ -121,7 +121,7 @@ def save_split(
         path = folder / file
         if not chosen.any():
             # A file of an earlier run would look like a result of this one.
-            for older in (path, *([] if sources is None else [sidecar_path(path)])):
+            for older in (path, *([] if sources is None else [tractogram_sidecar(path)])):
                 older.unlink(missing_ok=True)
             continue
         sidecar = None if sources is None else _sidecar(truth, connection, bundle, sources, rules or {})

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dwiml.files.images import read_nb_features
-from dwiml.hdf5.schema import DIRECTIONS, FILE, FILES_FOUND, NB_FEATURES
+from dwiml.hdf5.schema import DIRECTIONS, FILE, FILES_FOUND, NB_FEATURES, OTHER_DIRECTIONS
 from dwiml.ops.axes.conventions import Directions, parse_directions
 
 logger = logging.getLogger(__name__)
@@ -111,6 +111,13 @@ def trained_directions(entry: Mapping[str, Any], nb_images: int, group: str) -> 
         If the images of the training had different conventions and are not given one by one.
     """
     label = f"Group '{group}' of the training"
+    if any(file.get(OTHER_DIRECTIONS) for file in entry.get(FILES_FOUND) or []):
+        logger.warning(
+            "%s was created from images in several conventions of directional features; the input is read as those of "
+            "the first subject were. If it is in another one, state this in a JSON file beside the image "
+            "(OrientationEncoding).",
+            label,
+        )
     found = [
         parse_directions(file[DIRECTIONS], label) if DIRECTIONS in file else None
         for file in entry.get(FILES_FOUND) or []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ class Grid:
     def __post_init__(self) -> None:
         affine = np.asarray(self.affine, dtype=np.float64)
         voxel_sizes_of(affine)
-        if len(self.shape) != 3:
+        if len(self.shape) != 3 or not all(map(_is_finite, self.shape)):
             raise ValueError(f"The shape of a grid must have three numbers of voxels, got {self.shape}.")
         x, y, z = (int(size) for size in self.shape)
         object.__setattr__(self, "affine", affine)
@@ -149,3 +150,7 @@ def read_image_grid(path: str | Path) -> Grid:
     if len(image.shape) < 3:
         raise ValueError(f"The image '{path}' has shape {image.shape}; three axes or more are expected.")
     return Grid.from_header(image.affine, image.shape[:3], Path(path))
+
+
+def _is_finite(size: Any) -> bool:
+    return isinstance(size, (int, float, np.integer, np.floating)) and math.isfinite(size)

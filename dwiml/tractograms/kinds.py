@@ -46,6 +46,11 @@ def check_kind(path: str | os.PathLike[str], what: str) -> Path:
     kind = kind_of(path)
     if kind not in ALL_KINDS:
         raise ValueError(f"{what} '{path}' is not in a format that dwiml reads; convert it to .trk, .tck or .trx.")
+    if is_gzipped(path) and kind == ".fib":
+        raise ValueError(
+            f"{what} '{path}' is a .fib.gz file, as DSI Studio writes for the fiber orientations of voxels, not for "
+            "streamlines; save the streamlines as .trk or .tck. (If it is a VTK file of MITK, uncompress it.)"
+        )
     if is_gzipped(path) and kind not in GZIPPED_KINDS:
         raise ValueError(
             f"{what} '{path}' is compressed, and dwiml reads {kind} files uncompressed; run 'gunzip -k {path.name}' "

@@ -219,9 +219,26 @@ class Tractogram(ABC):
             points[part] = to_vox_corner(
                 stored.points[part], space="rasmm", origin="center", affine=affine, voxel_sizes=np.ones(3)
             )
-        dps = {key: np.asarray(values, dtype=np.float32) for key, values in stored.dps.items()}
+        dps = {key: self._as_float32(key, values) for key, values in stored.dps.items()}
         logger.info("%s: %d streamlines from '%s'.", self.label, len(stored.lengths), self.path)
         return Streamlines(points, stored.lengths, dps, stored.nb_without_points)
+
+    def _as_float32(self, key: str, values: NDArray[Any]) -> NDArray[np.float32]:
+        """Return data per streamline as stored in the HDF5 file; warn of whole numbers that this changes."""
+        with np.errstate(over="ignore"):
+            converted = np.asarray(values, dtype=np.float32)
+        if (np.isinf(converted) & np.isfinite(values)).any():
+            raise ValueError(
+                f"{self.label}: data per streamline '{key}' of '{self.path}' has values that are too large for float32."
+            )
+        is_whole = values == np.floor(values)
+        if (is_whole & (converted.astype(values.dtype) != values)).any():
+            logger.warning(
+                "%s: data per streamline '%s' of '%s' has whole numbers above 16 777 216, which are rounded to "
+                "float32: different numbers may become equal.",
+                *(self.label, key, self.path),
+            )
+        return converted
 
     def sample(self, most: int, name: str | None = None, *, hint: str = "") -> Sample:
         """Read some streamlines, evenly spaced in the file, with bounded memory.

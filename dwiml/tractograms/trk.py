@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import mmap
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,13 +19,13 @@ import numpy as np
 from nibabel.affines import apply_affine
 from nibabel.orientations import aff2axcodes
 from nibabel.streamlines.tractogram_file import TractogramFile
-from nibabel.streamlines.trk import get_affine_trackvis_to_rasmm, header_2_dtype
+from nibabel.streamlines.trk import decode_value_from_name, get_affine_trackvis_to_rasmm, header_2_dtype
 from numpy.typing import NDArray
 
 from dwiml.files import open_regular
 from dwiml.files.images import readable
 from dwiml.ops.ragged import offsets
-from dwiml.tractograms.grid import Grid
+from dwiml.tractograms.grid import GRID_TOLERANCE_VOXELS, Grid
 from dwiml.tractograms.gzipped import content_size, open_content
 from dwiml.tractograms.kinds import is_gzipped
 from dwiml.tractograms.tractogram import Stored
@@ -123,6 +123,13 @@ def check_trk_header(header: Mapping[str, Any], path: Path, label: str) -> None:
             f"of its affine are {_numbers(of_affine)} mm; save it again with the header of the image that it belongs "
             "to."
         )
+    moved = np.abs(sizes / of_affine - 1) * np.asarray(header["dimensions"], dtype=np.float64)
+    if (moved > GRID_TOLERANCE_VOXELS).any():
+        logger.warning(
+            "%s: the voxel_sizes of the header of '%s' (%s mm) are not exactly those of its affine (%s mm), which "
+            "moves streamlines by up to %.2f voxels at the far end of the grid.",
+            *(label, path, _numbers(sizes), _numbers(of_affine), moved.max()),
+        )
     order = bytes(header["voxel_order"]).decode("latin1").upper()
     of_affine_order = "".join(aff2axcodes(affine))
     if order != of_affine_order:
@@ -202,6 +209,22 @@ def _numbers(values: np.ndarray[Any, np.dtype[np.float64]]) -> str:
     return ", ".join(f"{value:.4g}" for value in values)
 
 
+def _property_columns(names: Iterable[bytes], nb: int) -> dict[str, slice]:
+    """Return the columns of each property, by name; those without a name are ``properties``, as in nibabel."""
+    columns: dict[str, slice] = {}
+    end = 0
+    for encoded in names if nb else ():
+        name, width = decode_value_from_name(encoded)
+        if width > 0:
+            columns[name] = slice(end, end + width)
+            end += width
+    if end < nb:
+        columns["properties"] = slice(end, nb)
+    if end > nb:
+        raise ValueError(f"its header names {end} properties of {nb}")
+    return columns
+
+
 class Trk(NibabelTractogram):
     """A .trk file."""
 
@@ -221,26 +244,34 @@ class Trk(NibabelTractogram):
         return int(file.header["nb_streamlines"])
 
     def _read(self, dps_keys: Sequence[str]) -> Stored:
-        counts = read_trk_counts(self.path, self.label)
-        if is_gzipped(self.path) or counts.nb_scalars or counts.nb_properties:
+        if is_gzipped(self.path):
             return super()._read(dps_keys)
-        # Without other data, the file is one array. nibabel reads streamline by streamline, three times slower.
+        # The file is one array. nibabel reads streamline by streamline, three times slower, and cannot read data per
+        # streamline of a streamline without points.
+        counts = read_trk_counts(self.path, self.label)
         lengths = np.array(check_trk_whole(self.path, self.label), dtype=np.int64)
         header = self._lazy.header
         check_trk_header(header, self.path, self.label)
+        with readable(self.path, self.label):
+            columns = _property_columns(header["property_name"], counts.nb_properties)
         if lengths.any():
-            self.check_dps_keys(dps_keys, [])
+            self.check_dps_keys(dps_keys, list(columns))
         with readable(self.path, self.label):
             words = np.fromfile(self.path, f"{counts.byte_order}f4", offset=_HEADER_BYTES)
-            is_coordinate = np.ones(len(words), dtype=bool)
-            # Before each streamline is its number of points.
-            is_coordinate[offsets(1 + 3 * lengths)] = False
-            points = words[is_coordinate].reshape(-1, 3).astype(np.float32, copy=False)
+        # Of each streamline: its number of points, its points with their scalars, its properties.
+        starts = offsets(1 + (3 + counts.nb_scalars) * lengths + counts.nb_properties)
+        ends = np.append(starts[1:], len(words))[: len(starts)]
+        properties = words[ends[:, None] - np.arange(counts.nb_properties, 0, -1)]
+        is_of_point = np.ones(len(words), dtype=bool)
+        is_of_point[starts] = False
+        is_of_point[ends[:, None] - np.arange(counts.nb_properties, 0, -1)] = False
+        points = words[is_of_point].reshape(-1, 3 + counts.nb_scalars)[:, :3].astype(np.float32, copy=False)
         with np.errstate(invalid="ignore", over="ignore"):
             # In float32, as nibabel does.
             points = apply_affine(get_affine_trackvis_to_rasmm(header), points)
         has_points = lengths > 0
-        return Stored(points, lengths[has_points], {}, int(np.count_nonzero(~has_points)))
+        dps = {key: properties[has_points, columns[key]].astype(np.float32) for key in dps_keys if key in columns}
+        return Stored(points, lengths[has_points], dps, int(np.count_nonzero(~has_points)))
 
     def _load_whole(self) -> TractogramFile:
         check_trk_whole(self.path, self.label)

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 LINK = "a symbolic link, which could lead to any file; replace it with a copy of what it leads to"
 
 # Rows read at once.
-_SLAB = 2**18
+_SLAB_BYTES = 2**22
 _MAX_HEADER_BYTES = 2**20
 # Largest compression ratio of deflate (RFC 1951), reached on zeros.
 _LARGEST_RATIO = 1032
@@ -111,11 +111,18 @@ class TrxFile:
         for member in self._archive.infolist():
             if stat.S_ISLNK(member.external_attr >> 16):
                 raise LinkInArchiveError(member.filename)
+            if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError(f"'{member.filename}' is encrypted, or compressed by another method than deflate")
             if member.file_size > _LARGEST_RATIO * member.compress_size:
                 raise ValueError(
                     f"'{member.filename}' claims to unpack to {member.file_size} bytes, which is impossible"
                 )
-        return {member.filename: member.file_size for member in self._archive.infolist()}
+        return {
+            member.filename: member.file_size
+            for member in self._archive.infolist()
+            # What macOS adds to an archive.
+            if not member.filename.startswith("__MACOSX/") and not member.filename.endswith(".DS_Store")
+        }
 
     def _read_header(self, sizes: Mapping[str, int]) -> None:
         if "header.json" not in sizes:
@@ -250,8 +257,6 @@ class TrxFile:
         """Return all points, shape (N, 3), rasmm, center origin, dtype of the file."""
         if self.nb_points == 0:
             return np.zeros((0, 3), dtype=np.float32)
-        width, dtype = self._kind("positions")
-        check_memory(self.nb_points * width * dtype.itemsize, "its points")
         return self._read("positions", self.nb_points)
 
     def rows_of(self, name: str, ids: Array) -> Array:
@@ -262,13 +267,15 @@ class TrxFile:
         width, dtype = self._kind(name)
         parts = [np.zeros((0, width), dtype=dtype)]
         with self._open(self._members[name]) as stream:
-            for start in range(0, self.nb_points, _SLAB):
-                some = flags[start : start + _SLAB]
+            at_once = max(1, _SLAB_BYTES // (width * dtype.itemsize))
+            for start in range(0, self.nb_points, at_once):
+                some = flags[start : start + at_once]
                 parts.append(_rows(stream, len(some), width, dtype)[some])
         return np.concatenate(parts)
 
     def _read(self, name: str, nb_rows: int) -> Array:
         width, dtype = self._kind(name)
+        check_memory(nb_rows * width * dtype.itemsize, f"'{name}'")
         with self._open(self._members[name]) as stream:
             return _rows(stream, nb_rows, width, dtype)
 

@@ -229,13 +229,13 @@ def test_the_command(files: list[Path], tmp_path: Path, capsys: pytest.CaptureFi
 KILLED = """
 import os, signal, sys
 from dwiml.hdf5 import joining
-calls, digest_of = [], joining._digest_of
+calls, digest_of = [], joining.digest_of_rows
 def killing(dataset):
     calls.append(1)
     if len(calls) == int(sys.argv[1]):
         os.kill(os.getpid(), signal.SIGKILL)
     return digest_of(dataset)
-joining._digest_of = killing
+joining.digest_of_rows = killing
 joining.join_hdf5(sys.argv[3:], sys.argv[2], overwrite=True)
 """
 

@@ -164,7 +164,7 @@ def test_a_packed_trx_of_zeros_is_bounded_by_the_memory(trx: Path, monkeypatch: 
     assert len(read_streamlines(trx, OBLIQUE)[0]) == nb
     monkeypatch.setattr("dwiml.files.sizes.machine_memory", lambda: 10**6)
     with pytest.raises(
-        ValueError, match=r"cannot be read: .* .its points would need 0.0 GB of memory; this machine has 0.0 GB"
+        ValueError, match=r"cannot be read: .* .'positions' would need 0.0 GB of memory; this machine has 0.0 GB"
     ):
         read_streamlines(trx, OBLIQUE)
 

@@ -31,7 +31,7 @@ def check_latent_outputs(
     from dwiml.arguments import check_whole
     from dwiml.files import check_outputs, refuse_inputs
     from dwiml.tractograms.writing.partial import partial_of
-    from dwiml.tractograms.writing.sidecar import add_sidecars, sidecar_path
+    from dwiml.tractograms.writing.sidecar import add_sidecars, tractogram_sidecar
     from dwiml.tractograms.writing.writer import extension_of
 
     check_whole("--batch_size", arguments.batch_size, low=1)
@@ -42,7 +42,7 @@ def check_latent_outputs(
     inputs = [arguments.tractogram, *(references or []), arguments.grid]
     if arguments.sidecar:
         # The new sidecar refers to IN, whose own sidecar must be kept.
-        inputs.append(os.fspath(sidecar_path(arguments.tractogram)))
+        inputs.append(os.fspath(tractogram_sidecar(arguments.tractogram)))
     written = add_sidecars(outputs, of=list(outputs)) if arguments.sidecar else outputs
     check_outputs(written, inputs=inputs, experiments=experiments, overwrite=arguments.overwrite)
     for name, out in outputs.items():

@@ -22,6 +22,7 @@ from dwiml.ops.ragged import offsets as offsets_of
 
 # Of each subject, evenly spaced.
 _NB_STREAMLINES, _NB_POINTS = 400, 1500
+_MOST_POINTS_EACH = 5000
 _NAMES = {"sh": "spherical harmonics", "peaks": "peaks", "tensor": "tensors"}
 _NOT_MEASURED = "their standardization cannot be undone, because its means and standard deviations are not recorded"
 
@@ -121,8 +122,7 @@ def _directional(node: StoredGroup, label: str, nb_features: int) -> list[tuple[
     """Return the first feature and the convention of each image that may be measured."""
     recorded = stored_directions(node, label)
     if not recorded:
-        kind = kind_of_unknown(nb_features)
-        return [(0, StoredDirections(nb_features, None, None))] if kind else []
+        recorded = [StoredDirections(nb, None, None) for nb in _features_of_files(node, nb_features) or [nb_features]]
     if sum(each.nb_features for each in recorded) != nb_features:
         raise ValueError(f"The {label} is damaged: its attribute '{schema.DIRECTIONS}' is for other features.")
     for each in recorded:
@@ -176,7 +176,7 @@ def _without_standardization(
     kind = entry.get("standardization", "none") if entry else None
     if kind == "none":
         return stored
-    recorded = _recorded_statistics(node, stored.shape[1])
+    recorded = recorded_statistics(node, stored.shape[1])
     if recorded is not None:
         means, deviations = recorded
         return stored * deviations + means
@@ -188,15 +188,22 @@ def _without_standardization(
     return stored - corners[0] if (corners == corners[0]).all() else None
 
 
-def _recorded_statistics(node: StoredGroup, nb_features: int) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+def _features_of_files(node: StoredGroup, nb_features: int) -> list[int]:
+    """Return the number of features of each file of a group, if the file records them; otherwise an empty list."""
+    with suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        found = [int(source[schema.NB_FEATURES]) for source in provenance_of(node)[schema.FILES]]
+        return found if sum(found) == nb_features and min(found) > 0 else []
+    return []
+
+
+def recorded_statistics(node: StoredGroup, nb_features: int) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """Return the mean and the standard deviation of each feature, shape (F,), if the file records them."""
     with suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        content = provenance_of(node)
-        sizes = [int(source[schema.NB_FEATURES]) for source in content[schema.FILES]]
+        content, sizes = provenance_of(node), _features_of_files(node, nb_features)
         found = []
         for key in (schema.MEAN, schema.STD):
             values = np.asarray(content[key], dtype=np.float64)
-            if values.shape == (len(sizes),) and sum(sizes) == nb_features:
+            if sizes and values.shape == (len(sizes),):
                 values = np.repeat(values, sizes)
             found.append(np.broadcast_to(values, (nb_features,)))
         return found[0], found[1]
@@ -229,10 +236,16 @@ def _sampled_points(node: StoredGroup, most: int) -> tuple[NDArray[np.float64], 
     starts = offsets_of(lengths)
     if schema.OFFSETS in node:
         starts = np.asarray(node.dataset(schema.OFFSETS).read()).reshape(-1).astype(np.int64)
+        if len(starts) != len(lengths):
+            raise ValueError(f"'{node.name}' has {len(starts)} offsets for {len(lengths)} streamlines.")
     whole = np.flatnonzero(lengths > 0)
     chosen = whole[_evenly(len(whole), most)]
     dataset = node.dataset(schema.DATA)
-    runs = [dataset[slice(starts[k], starts[k] + lengths[k])] for k in chosen.tolist()]
+    if dataset.shape[1:] != (3,):
+        raise ValueError(f"The dataset '{dataset.name}' has shape {dataset.shape} instead of (N, 3).")
+    # Lengths that lie must not fill the memory.
+    ends = starts + np.minimum(lengths, _MOST_POINTS_EACH)
+    runs = [dataset[slice(starts[k], ends[k])] for k in chosen.tolist()]
     # Those of a damaged group may be shorter than it says.
     read = np.array([len(run) for run in runs], dtype=np.int64)
     return _to_voxels(node, np.concatenate([np.zeros((0, 3)), *runs])), read[read > 0]

@@ -66,7 +66,7 @@ def _parsed(text: str | None, label: str) -> list[StoredDirections]:
             StoredDirections(int(entry[schema.NB_FEATURES]), _convention(entry), _convention(source))
             for entry, source in zip(stored, read, strict=True)
         ]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(
             f"The attribute '{schema.DIRECTIONS}' of the {label} is damaged: {shown(text)}; recreate the HDF5 file."
         ) from error

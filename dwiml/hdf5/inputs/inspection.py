@@ -14,9 +14,10 @@ from numpy.typing import ArrayLike
 
 from dwiml.arguments import quoted
 from dwiml.files import identity_of
-from dwiml.files.images import open_image
+from dwiml.files.images import open_image, partner_of
 from dwiml.hdf5.config import GroupsConfig, StreamlinesGroup, VolumeGroup
-from dwiml.hdf5.inputs.directions import directions_of_image, sidecar_of
+from dwiml.hdf5.directions.sidecar import image_sidecar
+from dwiml.hdf5.inputs.directions import directions_of_image
 from dwiml.hdf5.inputs.standardization import StandardizationReport
 from dwiml.hdf5.inputs.subjects import MissingFileError, SubjectFolder, find_by_pattern, find_files
 from dwiml.hdf5.workers import Workers
@@ -28,8 +29,9 @@ from dwiml.tractograms.reading import open_tractogram
 logger = logging.getLogger(__name__)
 
 DirectionsOfImage = Callable[[Path, "Directions | None", int, ArrayLike, str], "Directions | None"]
-_PAIR = (".img", ".hdr")
 _NAMES_SHOWN = 10
+# The dimensions of a tractogram are 16-bit integers.
+_LONGEST_AXIS = 2**15 - 1
 
 
 @dataclass
@@ -93,9 +95,9 @@ class SubjectPlan:
         found = [*self.volumes.values(), *self.masks.values(), *self.tractograms.values()]
         files = [path for paths in found for path in paths]
         # An .hdr and an .img file together are one image.
-        pairs = [path.with_suffix(suffix) for path in files for suffix in _PAIR if path.suffix.lower() in _PAIR]
+        pairs = [partner for path in files if (partner := partner_of(path)) is not None]
         # Their JSON sidecars state the axes of directional features.
-        sidecars = [sidecar_of(path) for paths in self.volumes.values() for path in paths]
+        sidecars = [image_sidecar(path) for paths in self.volumes.values() for path in paths]
         return [*files, *pairs, *(path for path in sidecars if path.is_file())]
 
     @property
@@ -175,7 +177,9 @@ def plan_subjects(
             raise error
     if missing:
         raise _all_missing(missing, len(subjects))
-    first = plans[0] if skipped is None or not plans else _most_common(plans)
+    if not plans:
+        return []
+    first = plans[0] if skipped is None else _most_common(plans)
     alike = []
     for plan in plans:
         try:
@@ -199,8 +203,17 @@ def leave_out(skipped: dict[str, str], name: str, error: Exception) -> None:
 
 
 def _most_common(plans: Sequence[SubjectPlan]) -> SubjectPlan:
-    """Return the first of the subjects whose numbers of features are the most common ones."""
-    kinds = [repr(plan.features) for plan in plans]
+    """Return the first of the subjects that are like most others in their files, features and conventions."""
+    kinds = [
+        repr(
+            (
+                plan.features,
+                {group: [read and read.stored for read in listed] for group, listed in plan.directions.items()},
+                {group: [len(files) for files in found.values()] for group, found in plan.matches.items()},
+            )
+        )
+        for plan in plans
+    ]
     return plans[kinds.index(Counter(kinds).most_common(1)[0][0])]
 
 
@@ -328,7 +341,10 @@ def _inspect_volume(plan: SubjectPlan, path: Path, label: str) -> int:
     image = open_image(path, label)
     shape = image.shape
     if len(shape) not in (3, 4) or 0 in shape:
-        raise ValueError(f"{label}: '{path}' has shape {shape}; a volume must have 3 or 4 axes, none of size 0.")
+        hint = "; remove the fourth axis, as in nibabel's image.slicer[:, :, :, 0]" if shape[3:4] == (1,) else ""
+        raise ValueError(f"{label}: '{path}' has shape {shape}; a volume must have 3 or 4 axes, none of size 0{hint}.")
+    if max(shape[:3]) > _LONGEST_AXIS:
+        raise ValueError(f"{label}: '{path}' has shape {shape}; an axis can have at most {_LONGEST_AXIS} voxels.")
     if image.get_data_dtype().kind not in "biuf":
         raise ValueError(f"{label}: '{path}' holds {image.get_data_dtype()} values; real numbers are expected.")
     plan.add_grid(Grid.from_header(image.affine, shape[:3], path))

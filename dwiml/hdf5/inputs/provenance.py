@@ -8,6 +8,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+from dwiml.files.images import partner_of
 from dwiml.hdf5 import schema
 from dwiml.hdf5.config import VolumeGroup
 from dwiml.hdf5.inputs.connectivity import ConnectivityPlan
@@ -15,7 +16,6 @@ from dwiml.hdf5.inputs.inspection import SubjectPlan
 from dwiml.hdf5.inputs.standardization import Statistics
 
 # An image may be a pair of files.
-_PARTNER = {".hdr": ".img", ".img": ".hdr", ".HDR": ".IMG", ".IMG": ".HDR"}
 
 
 def sources_of(files: Iterable[Path], folder: Path) -> list[dict[str, Any]]:
@@ -97,8 +97,8 @@ def _parts(path: Path) -> list[Path]:
     """Return the files that a path stands for."""
     if path.is_dir():
         return sorted(each for each in path.rglob("*") if each.is_file())
-    partner = path.with_suffix(_PARTNER.get(path.suffix, path.suffix))
-    return [path, partner] if partner != path and partner.is_file() else [path]
+    partner = partner_of(path)
+    return [path, partner] if partner is not None and partner.is_file() else [path]
 
 
 def _time(nanoseconds: int) -> str:

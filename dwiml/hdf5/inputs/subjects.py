@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from dwiml.arguments import quoted
 from dwiml.files import check_file, identity_of, open_regular
+from dwiml.files.images import partner_of
 from dwiml.hdf5.layouts.patterns import ROOT, SUBJECT
 from dwiml.hdf5.schema import check_name
 
@@ -21,7 +23,6 @@ SubjectList = str | os.PathLike[str] | Iterable[str]
 
 _NAMES_SHOWN = 5
 _MAX_LIST_BYTES = 2**24
-_IMAGE_OF_HEADER = {".hdr": ".img", ".HDR": ".IMG"}
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ def _read_list(subset: str, source: SubjectList) -> list[str]:
         raise ValueError(
             f"{what}, '{path}', is not a text file; give a text file with one subject per line."
         ) from error
-    names = [line.split("#")[0].strip() for line in lines]
+    # In "sub#2", it is part of the name.
+    names = [re.split(r"(?:^|\s)#", line)[0].strip() for line in lines]
     return [name for name in names if name]
 
 
@@ -209,7 +211,7 @@ def find_by_pattern(
                     label,
                     "', '".join(str(path) for path in paths if path != kept[identity]),
                     "is" if len(paths) == 2 else "are",
-                    "image" if paths[0].suffix in _IMAGE_OF_HEADER else "file",
+                    "file" if partner_of(paths[0]) is None else "image",
                     kept[identity],
                 )
         files[pattern] = sorted(kept.values())
@@ -221,7 +223,8 @@ def _names_of_files(paths: Iterable[Path]) -> dict[object, list[Path]]:
     """Return {file: its names among the paths}; an .hdr file is a name of the .img file of the same image."""
     names: dict[object, list[Path]] = {}
     for path in paths:
-        image = path.with_suffix(_IMAGE_OF_HEADER.get(path.suffix, path.suffix))
+        partner = partner_of(path) if path.suffix.lower() == ".hdr" else None
+        image = path if partner is None else partner
         names.setdefault(identity_of(image) or identity_of(path), []).append(path)
     return names
 

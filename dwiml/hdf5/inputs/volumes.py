@@ -16,6 +16,7 @@ from dwiml.hdf5.inputs.inspection import SubjectPlan
 from dwiml.hdf5.inputs.standardization import FEW_VOXELS, standardize
 from dwiml.ops.axes.conversion import convert_features
 from dwiml.ops.masks import DEFAULT_THRESHOLD, Mask, as_mask
+from dwiml.tractograms.grid import Grid
 
 logger = logging.getLogger(__name__)
 
@@ -40,12 +41,15 @@ def read_volume_group(plan: SubjectPlan, group: VolumeGroup) -> NDArray[np.float
         If a file is damaged or holds NaN, or if there is no voxel to compute the mean and the std from.
     """
     label = plan.label(group.name)
-    mask = _read_mask(plan.masks[group.name], label)
+    mask = _read_mask(plan, group.name, label)
     data = np.empty((*plan.grid.shape, plan.nb_features[group.name]), dtype=np.float32)
     features_per_file, start = [], 0
-    for path, read in zip(plan.volumes[group.name], plan.directions[group.name], strict=True):
-        values = _read_volume(path, label, peaks=read is not None and read.kind == "peaks")
-        end = start + values.shape[-1]
+    planned = zip(plan.volumes[group.name], plan.directions[group.name], plan.features[group.name], strict=True)
+    for path, read, nb in planned:
+        values = _read_volume(path, label, plan, peaks=read is not None and read.kind == "peaks")
+        if values.shape[-1] != nb:
+            raise ValueError(f"{label}: '{path}' has changed since its header was checked; run the same again.")
+        end = start + nb
         _copy(values, data[..., start:end])
         if read is not None and convert_features(data[..., start:end], read, plan.grid.affine):
             logger.info("%s: '%s' was converted from %s to voxel axes.", label, path, read.as_dict())
@@ -84,12 +88,15 @@ def _copy(values: NDArray[np.float32], out: NDArray[np.float32]) -> None:
             out[:, y, z : z + _NB_SLICES] = values[:, y, z : z + _NB_SLICES]
 
 
-def _read_volume(path: Path, label: str, *, peaks: bool = False) -> NDArray[np.float32]:
-    """Read the voxels of one file, shape (X, Y, Z, F); NaN and infinite values are refused.
+def _read_volume(path: Path, label: str, plan: SubjectPlan, *, peaks: bool = False) -> NDArray[np.float32]:
+    """Read the voxels of one file, shape (X, Y, Z, F); NaN, infinite values and another grid are refused.
 
     A peak whose three values are NaN is zero: this is how MRtrix marks a missing one.
     """
     image = open_image(path, label)
+    # Hours may lie between the check of the header and this.
+    if plan.grid.difference(Grid.from_header(image.affine, image.shape[:3], path)):
+        raise ValueError(f"{label}: '{path}' has changed since its header was checked; run the same again.")
     with readable(path, label):
         values: NDArray[np.float32] = read_voxels(image, label, dtype=np.float32)
     if peaks:
@@ -97,7 +104,14 @@ def _read_volume(path: Path, label: str, *, peaks: bool = False) -> NDArray[np.f
         values = np.where(np.isnan(vectors).all(axis=-1, keepdims=True), 0, vectors).reshape(values.shape)
     finite = np.isfinite(values)
     if not finite.all():
-        raise ValueError(f"{label}: '{path}' holds {np.count_nonzero(~finite)} NaN or infinite values; fix the file.")
+        hint = "fix the file"
+        if not peaks and values.ndim == 4 and values.shape[-1] % 3 == 0:
+            missing = np.isnan(values.reshape(*values.shape[:3], -1, 3))
+            if (missing.all(axis=-1) == missing.any(axis=-1)).all() and not np.isinf(values).any():
+                hint += (
+                    ", or, if these are the missing peaks of MRtrix, state 'directions' of kind 'peaks' in the config"
+                )
+        raise ValueError(f"{label}: '{path}' holds {np.count_nonzero(~finite)} NaN or infinite values; {hint}.")
     return values if values.ndim == 4 else values[..., None]
 
 
@@ -124,11 +138,14 @@ def mask_with_warning(values: NDArray[Any], name: str, *, threshold: float = DEF
     return mask
 
 
-def _read_mask(paths: list[Path], label: str) -> NDArray[np.bool_] | None:
-    """Return the union of the masks, shape (X, Y, Z); None if there are no masks."""
+def _read_mask(plan: SubjectPlan, group: str, label: str) -> NDArray[np.bool_] | None:
+    """Return the union of the masks of a group, shape (X, Y, Z); None if there are no masks."""
+    paths = plan.masks[group]
     if not paths:
         return None
-    masks = [mask_with_warning(_read_volume(path, label)[..., 0], f"{label}: the mask '{path}'") for path in paths]
+    masks = [
+        mask_with_warning(_read_volume(path, label, plan)[..., 0], f"{label}: the mask '{path}'") for path in paths
+    ]
     union: NDArray[np.bool_] = np.logical_or.reduce([mask.inside for mask in masks])
     return union
 

@@ -51,7 +51,7 @@ def choose_subjects(
     split, split_seed
         See :func:`dwiml.hdf5.layouts.sets.by_fractions`; None for no split by fractions.
     may_lack_training
-        Whether lists may name no training subject, but only others.
+        Whether there may be no training subject, but only others (not with `split`).
     may_lack_folders
         Whether lists may name subjects that have no folder.
 
@@ -74,14 +74,16 @@ def choose_subjects(
     layout = layout or FOLDERS
     found = find_subjects(root, layout)
     if has_lists:
-        return by_lists(found, lists, may_lack_training=may_lack_training)
+        return by_lists(
+            found, lists, may_lack_training=may_lack_training, missing_in=root if may_lack_folders else None
+        )
     found = with_files(found, groups)
     if split is not None:
         return by_fractions(found, split, split_seed)
     if layout.sets:
-        return by_folders(found, layout.sets)
+        return by_folders(found, layout.sets, may_lack_training=may_lack_training)
     table = table_of_participants(root, layout.participants)
-    chosen = by_participants(found, table) if table is not None else None
+    chosen = None if table is None else by_participants(found, table, may_lack_training=may_lack_training)
     if chosen is None:
         why = f"'{table}' has no column 'split' or 'set'" if table is not None else f"{len(found)} subjects were found"
         raise ValueError(

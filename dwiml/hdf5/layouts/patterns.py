@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 SUBJECT, SESSION, SET = "subject", "session", "set"
 ROOT = "{root}/"
@@ -76,13 +80,18 @@ def _walk(folder: Path, parts: list[str], values: dict[str, str]) -> Iterator[tu
         return
     part = filled(parts[0], values) if placeholders(parts[0]) else parts[0]
     if "*" not in part and not placeholders(part):
-        if (folder / part).is_dir():
+        if os.path.isdir(folder / part):
             yield from _walk(folder / part, parts[1:], values)
         return
     expression = _expression(part)
-    for path in sorted(folder.iterdir()):
+    try:
+        paths = sorted(folder.iterdir())
+    except PermissionError:
+        logger.warning("The folder '%s' cannot be read (no permission); what it contains is not found.", folder)
+        return
+    for path in paths:
         match = None if path.name.startswith(".") else expression.fullmatch(path.name)
-        if match and path.is_dir():
+        if match and os.path.isdir(path):
             yield from _walk(path, parts[1:], {**values, **match.groupdict()})
 
 

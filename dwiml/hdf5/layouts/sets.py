@@ -15,6 +15,7 @@ from dwiml.arguments import check_number, check_whole, quoted, shown
 from dwiml.files import open_regular
 from dwiml.hdf5.inputs.subjects import SubjectFolder, SubjectList, read_subject_lists
 from dwiml.hdf5.layouts.finding import FoundSubject
+from dwiml.hdf5.layouts.patterns import SUBJECT
 from dwiml.hdf5.schema import SUBJECT_LISTS
 
 LISTS = "the lists"
@@ -55,13 +56,19 @@ class ChosenSubjects:
     files: list[Path] = field(default_factory=list)
 
 
-def choose(found: Sequence[FoundSubject], assign: Callable[[FoundSubject], str | None], origin: str) -> ChosenSubjects:
+def choose(
+    found: Sequence[FoundSubject],
+    assign: Callable[[FoundSubject], str | None],
+    origin: str,
+    *,
+    may_lack_training: bool = False,
+) -> ChosenSubjects:
     """Return the subjects of each set, given a function that returns the set of a subject, or None to leave it out.
 
     Raises
     ------
     ValueError
-        If there is no training subject.
+        If there is no training subject; with `may_lack_training`, if there is no subject at all.
     """
     sets: dict[str, list[FoundSubject]] = {name: [] for name in SUBJECT_LISTS}
     unused = []
@@ -71,18 +78,24 @@ def choose(found: Sequence[FoundSubject], assign: Callable[[FoundSubject], str |
             unused.append(subject.name)
         else:
             sets[name].append(subject)
-    if not sets["training"]:
-        raise ValueError(f"There is no training subject ({origin}); found: {quoted(_names(found), _NAMES_SHOWN)}.")
+    if not (any(sets.values()) if may_lack_training else sets["training"]):
+        what = "no subject" if may_lack_training else "no training subject"
+        raise ValueError(f"There is {what} ({origin}); found: {quoted(_names(found), _NAMES_SHOWN)}.")
     folders = [subject.source for subjects in sets.values() for subject in subjects]
     return ChosenSubjects({name: _names(subjects) for name, subjects in sets.items()}, folders, origin, unused)
 
 
 def by_lists(
-    found: Sequence[FoundSubject], lists: Mapping[str, SubjectList], *, may_lack_training: bool = False
+    found: Sequence[FoundSubject],
+    lists: Mapping[str, SubjectList],
+    *,
+    may_lack_training: bool = False,
+    missing_in: Path | None = None,
 ) -> ChosenSubjects:
     """Return the subjects of lists, in their order. A person's name stands for all sessions of the person.
 
-    With `may_lack_training`, the lists may name no training subject, but only others.
+    With `may_lack_training`, the lists may name no training subject, but only others. With `missing_in`, a listed
+    subject that was not found is one whose folder, in `missing_in`, does not exist.
 
     Raises
     ------
@@ -97,7 +110,12 @@ def by_lists(
             by_name.setdefault(name, []).append(subject)
     names = read_subject_lists(lists, may_lack=may_lack_training)
     missing = [name for listed in names.values() for name in listed if name not in by_name]
-    if missing:
+    if missing_in is not None:
+        for name in missing:
+            by_name[name] = [
+                FoundSubject(SubjectFolder(name, missing_in / name, missing_in, {SUBJECT: name}), name, None)
+            ]
+    elif missing:
         raise FileNotFoundError(
             f"There is no folder for {quoted(missing, _NAMES_SHOWN)}; found: {quoted(_names(found), _NAMES_SHOWN)}."
         )
@@ -141,18 +159,25 @@ def by_fractions(found: Sequence[FoundSubject], fractions: Sequence[float], seed
     return choose(found, lambda subject: assigned[subject.person], f"split {text}, seed {seed}")
 
 
-def by_folders(found: Sequence[FoundSubject], sets: Mapping[str, str]) -> ChosenSubjects:
+def by_folders(
+    found: Sequence[FoundSubject], sets: Mapping[str, str], *, may_lack_training: bool = False
+) -> ChosenSubjects:
     """Return the subjects in the sets given by the folders that they are in; subjects in other folders are left out.
 
     Raises
     ------
     ValueError
-        If there is no training subject.
+        See :func:`choose`.
     """
-    return choose(found, lambda subject: sets.get(subject.set_folder or ""), f"the folders {quoted(sets)}")
+    origin = f"the folders {quoted(sets)}"
+    return choose(
+        found, lambda subject: sets.get(subject.set_folder or ""), origin, may_lack_training=may_lack_training
+    )
 
 
-def by_participants(found: Sequence[FoundSubject], path: Path) -> ChosenSubjects | None:
+def by_participants(
+    found: Sequence[FoundSubject], path: Path, *, may_lack_training: bool = False
+) -> ChosenSubjects | None:
     """Return the subjects in the sets given by a table of the participants; None if it has no column of sets.
 
     Parameters
@@ -190,7 +215,8 @@ def by_participants(found: Sequence[FoundSubject], path: Path) -> ChosenSubjects
             f"'{path}' has no row for {quoted(dict.fromkeys(unknown), _NAMES_SHOWN)}; add it (n/a in the column "
             f"'{column}' leaves a subject out)."
         )
-    chosen = choose(found, lambda subject: sets[subject.person], f"the column '{column}' of {path.name}")
+    origin = f"the column '{column}' of {path.name}"
+    chosen = choose(found, lambda subject: sets[subject.person], origin, may_lack_training=may_lack_training)
     chosen.files.append(path)
     return chosen
 

@@ -305,12 +305,27 @@ def _united_config(configs: Sequence[dict[str, dict[str, Any]]]) -> dict[str, di
     """Return the first config, with the lowest and highest means and standard deviations of all."""
     for group, entry in configs[0].items() if configs else ():
         for place, found in enumerate(entry.get(schema.FILES_FOUND) or []):
-            same = [each.get(group, {}).get(schema.FILES_FOUND) or [] for each in configs]
+            others = [
+                files[place] for files in (_files(each.get(group, {})) for each in configs[1:]) if len(files) > place
+            ]
+            known = [found.get(schema.DIRECTIONS), *found.get(schema.OTHER_DIRECTIONS, [])]
+            for each in others:
+                read = [each.get(schema.DIRECTIONS), *each.get(schema.OTHER_DIRECTIONS, [])]
+                known += [convention for convention in read if convention is not None and convention not in known]
+            if len(known) > 1:
+                found[schema.OTHER_DIRECTIONS] = known[1:]
+            same = [_files(each.get(group, {})) for each in configs]
             for key in (schema.MEAN, schema.STD):
                 ranges = [files[place][key] for files in same if len(files) > place and key in files[place]]
                 if ranges:
                     found[key] = [min(low for low, _ in ranges), max(high for _, high in ranges)]
     return configs[0] if configs else {}
+
+
+def _files(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the files of a volume group, as far as they are recorded."""
+    files = entry.get(schema.FILES_FOUND)
+    return files if isinstance(files, list) and all(isinstance(file, dict) for file in files) else []
 
 
 def _features(entry: Mapping[str, Any]) -> list[int] | None:

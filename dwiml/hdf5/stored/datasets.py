@@ -10,12 +10,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from dwiml.hdf5.stored.digests import ArrayDigest, digest_of_array
+from dwiml.hdf5.stored.digests import digest_of_array, digest_of_rows
 from dwiml.hdf5.stored.links import attribute_of, refuse_changed, written_digest
 from dwiml.hdf5.stored.open_file import ALWAYS_ALLOWED_BYTES, MAX_EXPANSION, OpenFile
-
-# Size of the rows that are read at once for a digest.
-_BLOCK_BYTES = 2**26
 
 
 class StoredDataset:
@@ -135,12 +132,7 @@ class StoredDataset:
         """
         if self.digest is None or not self.is_numeric:
             return
-        computed = ArrayDigest(self.shape, self.dtype)
-        nb_rows = self.shape[0] if self.shape else 0
-        step = max(1, _BLOCK_BYTES * nb_rows // max(1, self.nb_bytes))
-        for start in range(0, nb_rows, step):
-            computed.update(self[start : start + step])
-        self.check_digest_is(computed.text())
+        self.check_digest_is(digest_of_rows(self))
 
     def extents(self) -> list[tuple[int, int]]:
         """Return (first byte, number of bytes) of each block in the file.

@@ -7,13 +7,16 @@ detects damage and changes, but is not a signature: anyone who changes the value
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 DIGEST_BYTES = 16
+# Size of the rows that are read at once.
+_BLOCK_BYTES = 2**26
 
 
 class ArrayDigest:
@@ -37,6 +40,34 @@ class ArrayDigest:
     def text(self) -> str:
         """Return the digest of the rows added so far, in hexadecimal."""
         return self._hash.hexdigest()
+
+
+class Rows(Protocol):
+    """An array that is read a few rows at a time, such as a dataset of h5py."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Its dtype."""
+
+    def __getitem__(self, rows: Any, /) -> NDArray[Any]:
+        """Return some rows."""
+
+
+def digest_of_rows(rows: Rows) -> str:
+    """Return the digest of an array that is read a few rows at a time; see :func:`digest_of_array`."""
+    digest = ArrayDigest(rows.shape, rows.dtype)
+    if not rows.shape:
+        digest.update(np.asarray(rows[()]))
+        return digest.text()
+    nb_bytes = math.prod(rows.shape) * rows.dtype.itemsize
+    step = max(1, _BLOCK_BYTES * rows.shape[0] // max(1, nb_bytes))
+    for start in range(0, rows.shape[0], step):
+        digest.update(rows[start : start + step])
+    return digest.text()
 
 
 def digest_of_array(values: NDArray[Any]) -> str:

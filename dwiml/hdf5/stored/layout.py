@@ -90,9 +90,12 @@ def groups_config(file: StoredFile) -> dict[str, dict[str, Any]]:
             # It must be valid JSON, because the parameters of an experiment include it.
             config = json.loads(json.dumps(parse(text), allow_nan=False))
             entries = {name: dict(entry) for name, entry in config.items() if isinstance(entry, dict)}
-            for name, files in _groups_files(file).items():
-                if name in entries:
-                    entries[name][schema.FILES_FOUND] = files
+            found = _groups_files(file)
+            for name, entry in entries.items():
+                # A key of dwiml, which a config never has.
+                entry.pop(schema.FILES_FOUND, None)
+                if name in found:
+                    entry[schema.FILES_FOUND] = found[name]
             return entries
     return {}
 

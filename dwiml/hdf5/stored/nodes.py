@@ -112,10 +112,19 @@ class StoredGroup:
             return name in self.node.attrs
 
     def datasets(self) -> Iterator[StoredDataset]:
-        """Yield the datasets of this group and of its subgroups."""
+        """Yield the datasets of this group and of its subgroups, in which no group may be reached twice."""
+        yield from self._datasets(set())
+
+    def _datasets(self, seen: set[tuple[int, int]]) -> Iterator[StoredDataset]:
+        with self.file.explained(self.name):
+            info = h5py.h5o.get_info(self.node.id)
+        if (info.fileno, info.addr) in seen:
+            # With hard links, a few groups could have any number of paths.
+            self.file.refuse(self.name, "it is a second name of another group")
+        seen.add((info.fileno, info.addr))
         for name in self.names:
             if self.is_group(name):
-                yield from self.group(name).datasets()
+                yield from self.group(name)._datasets(seen)
             else:
                 yield self.dataset(name)
 

@@ -86,7 +86,8 @@ def recorded_config(file: StoredFile) -> dict[str, dict[str, Any]]:
     dict of dict
         Value of :func:`~dwiml.hdf5.stored.layout.groups_config`. If the provenance is recorded, each file in
         :data:`~dwiml.hdf5.schema.FILES_FOUND` also has ``"mean"`` and ``"std"``: [lowest, highest] of the mean and of
-        the standard deviation of this file among the training subjects, before the standardization.
+        the standard deviation of this file among the training subjects, before the standardization; and, if the file
+        of some of them was in other conventions, these as ``"other_directions"``.
     """
     config = groups_config(file)
     subjects = subject_lists(file)["training"]
@@ -99,7 +100,34 @@ def recorded_config(file: StoredFile) -> dict[str, dict[str, Any]]:
                 for of_file in zip(*recorded, strict=True)
             ]
             entry[schema.FILES_FOUND] = [{**each, **more} for each, more in zip(found, ranges, strict=True)]
+        with suppress(ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+            groups = [file.root.group(subject).group(name) for subject in subjects]
+            add_other_conventions(entry, [node.attribute(schema.DIRECTIONS) for node in groups])
     return config
+
+
+def add_other_conventions(entry: dict[str, Any], recorded: Sequence[Any]) -> None:
+    """Add to each file of a volume group the conventions in which it was read for other subjects than the first.
+
+    Parameters
+    ----------
+    entry
+        The entry of the group in the groups config; it is changed.
+    recorded
+        The attribute :data:`~dwiml.hdf5.schema.DIRECTIONS` of the group of each subject, or None.
+    """
+    texts = dict.fromkeys(schema.read_text(each) for each in recorded if each is not None)
+    conventions = [
+        [{key: value for key, value in read.items() if key != schema.NB_FEATURES} for read in found]
+        for found in (json.loads(text)[schema.DIRECTIONS_READ] for text in texts)
+    ]
+    for place, known in enumerate(entry.get(schema.FILES_FOUND) or []):
+        others = known.get(schema.OTHER_DIRECTIONS, [])
+        for found in conventions:
+            if found[place] and found[place] not in (known.get(schema.DIRECTIONS), *others):
+                others = [*others, found[place]]
+        if others:
+            known[schema.OTHER_DIRECTIONS] = others
 
 
 def _range(values: list[Any]) -> list[float]:

@@ -4,7 +4,7 @@ In white matter, a streamline runs along the fibers, where a fiber orientation d
 diffusion signal is smallest. The alignment is 1 if the tangent of each sampled point has the largest (or smallest)
 amplitude of its voxel, and 0 if the two are unrelated: ``sum(f(tangent) - mean(f)) / sum(max(f) - mean(f))``, with the
 mean and the maximum over the sphere, so that voxels with a clear direction count more. For peaks, it is the mean of
-``(3 cos^2 - 1) / 2``, weighted by the lengths of the peaks. Another choice of axes turns the functions, and gives a
+``(3 cos^2 - 1) / 2``, weighted by the lengths of the peaks. Another choice of axes rotates the functions, and gives a
 smaller alignment.
 """
 
@@ -30,6 +30,9 @@ _UNKNOWN_MARGIN, _UNKNOWN_LEAST = 0.1, 0.5
 # Readings this close to the best one are equivalent.
 _EQUIVALENT = 0.01
 _SAME_AXES = 1e-2
+# Mean of a diffusion signal above its minimum, in parts of its range: with b-values up to about 3000 s/mm2, it is above
+# 0.35 for one, two or three fibers. That of an orientation distribution with sharp peaks is below 0.25.
+_LOWEST_SIGNAL = 0.25
 # Directions in which the mean and the range of a function are taken.
 _NB_ON_SPHERE = 724
 _SH_COUNTS = (15, 28, 45, 66, 91, 120, 153)
@@ -125,6 +128,9 @@ def measure(
     """
     kind = stated.kind if stated is not None else kind_of_unknown(values.shape[1])
     some = (values != 0).any(axis=1)
+    if kind == "sh" and sh_order(values.shape[1], full_basis=stated is not None and stated.full_basis) == 0:
+        # A constant has no direction.
+        return None
     if kind in ("", "none") or np.count_nonzero(some) < MIN_POINTS:
         return None
     rows: Matrix = values[some].astype(np.float64)
@@ -165,11 +171,13 @@ def _of_sh(values: Matrix, tangents: Matrix, affine: ArrayLike, stated: Directio
         original = values @ np.linalg.inv(conversion_matrix(stated, nb, axes_matrix(stated.axes, affine))).T
     functions: dict[bytes, Matrix] = {}
     found: list[tuple[Directions | None, str, float, float]] = []
+    heights: list[float] = []
     for basis, legacy in sorted(product(BASES, (False, True)), key=lambda each: each != (known.basis, known.legacy)):
         convention = replace(known, basis=basis, legacy=legacy)
         # All functions in one basis, in the axes of the image.
         coefficients = original @ _cached_conversion(replace(convention, axes="voxel"), nb, _AS_IT_IS).T
         mean, low, high = _range_over_sphere(coefficients, convention.stored)
+        heights.append(float((mean - low).sum() / max((high - low).sum(), _TINY)))
         is_own = (basis, legacy) == (known.basis, known.legacy)
         for named, change, axes, turn in _readings(convention, affine, unnamed=is_own):
             if axes.tobytes() not in functions:
@@ -181,8 +189,10 @@ def _of_sh(values: Matrix, tangents: Matrix, affine: ArrayLike, stated: Directio
             share_high = (amplitudes - mean).sum() / max((high - mean).sum(), _TINY)
             share_low = (mean - amplitudes).sum() / max((mean - low).sum(), _TINY)
             found.append((named, change, share_high, share_low))
-    # A signal is smallest along the fibers; an orientation distribution is largest.
-    is_signal = max(each[3] for each in found) > max(each[2] for each in found)
+    # A signal is smallest along the fibers; an orientation distribution is largest. One with sharp peaks is close to
+    # its minimum in most directions, so that any wrong direction might be taken for a fiber of a signal.
+    height = min(heights) if stated is None else heights[0]
+    is_signal = height > _LOWEST_SIGNAL and max(each[3] for each in found) > max(each[2] for each in found)
     for named, change, share_high, share_low in found:
         yield Reading(named, change, float(share_low if is_signal else share_high))
 

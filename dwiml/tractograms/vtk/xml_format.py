@@ -80,7 +80,8 @@ class _Xml:
         # Raw bytes are not XML: only what precedes them is parsed.
         start = content.find(b"<AppendedData")
         head = content if start < 0 else content[:start] + b"</VTKFile>"
-        if b"<!" in re.sub(rb"<!--.*?-->", b"", head, flags=re.DOTALL):
+        # Also in UTF-16, whose characters have zero bytes.
+        if b"\0" in head or re.search(rb"<!(?!--)", head):
             raise ValueError("it defines entities of XML, which are not read")
         root = ElementTree.fromstring(head)
         if root.tag != "VTKFile" or root.get("type") != "PolyData":
@@ -138,12 +139,13 @@ class _Xml:
     def _decode(self, element: ElementTree.Element, text: str, size: int | None) -> bytes:
         """Return the bytes of an array that is not text."""
         if element.get("format") == "binary":
-            source, is_raw = b"".join(text.encode("ascii").split()), False
+            source, is_raw = memoryview(b"".join(text.encode("ascii").split())), False
         elif element.get("format") == "appended":
             offset = element.get("offset", "")
             if not re.fullmatch("[0-9]{1,15}", offset) or int(offset) > len(self.appended):
                 raise ValueError("an array begins after the end of the file")
-            source, is_raw = self.appended[int(offset) :], self.is_raw
+            # Not copied: there may be many arrays.
+            source, is_raw = memoryview(self.appended)[int(offset) :], self.is_raw
         else:
             raise ValueError(f"it has an array of the format '{element.get('format', '')[:40]}'")
         if self.root.get("compressor") is None:
@@ -155,16 +157,16 @@ class _Xml:
         """The type of the sizes before an array."""
         return np.dtype("u8" if self.root.get("header_type") == "UInt64" else "u4").newbyteorder(self._order)
 
-    def _sizes(self, source: bytes, nb: int, *, is_raw: bool) -> list[int]:
+    def _sizes(self, source: memoryview, nb: int, *, is_raw: bool) -> list[int]:
         width = self._size_type.itemsize
         return [int(each) for each in np.frombuffer(_bytes(source, nb * width, is_raw=is_raw), self._size_type)]
 
-    def _uncompressed(self, source: bytes, *, is_raw: bool) -> bytes:
+    def _uncompressed(self, source: memoryview, *, is_raw: bool) -> bytes:
         (size,) = self._sizes(source, 1, is_raw=is_raw)
         width = self._size_type.itemsize
         return _bytes(source, width + size, is_raw=is_raw)[width:]
 
-    def _inflated(self, source: bytes, size: int | None, *, is_raw: bool) -> bytes:
+    def _inflated(self, source: memoryview, size: int | None, *, is_raw: bool) -> bytes:
         width = self._size_type.itemsize
         nb_blocks, block_size, last_size = self._sizes(source, 3, is_raw=is_raw)
         if not nb_blocks:
@@ -188,10 +190,10 @@ class _Xml:
         return b"".join(blocks)
 
 
-def _bytes(source: bytes, nb: int, *, is_raw: bool) -> bytes:
+def _bytes(source: memoryview, nb: int, *, is_raw: bool) -> bytes:
     """Return the first bytes of raw or base64 bytes."""
     if is_raw:
-        found = source[:nb]
+        found = bytes(source[:nb])
     else:
         try:
             found = base64.b64decode(source[: 4 * math.ceil(nb / 3)], validate=True)[:nb]

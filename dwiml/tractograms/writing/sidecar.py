@@ -18,7 +18,7 @@ EXTENSION = ".json"
 ACCEPTANCE = "StreamlineAcceptanceCriteria"
 
 
-def sidecar_path(tractogram: str | os.PathLike[str]) -> Path:
+def tractogram_sidecar(tractogram: str | os.PathLike[str]) -> Path:
     """Return the path of the sidecar of a tractogram: ``out.json`` for ``out.trk``."""
     return Path(tractogram).with_suffix(EXTENSION)
 
@@ -36,7 +36,7 @@ def add_sidecars(
         Names of the tractograms in `outputs`.
     """
     paths = {name: outputs[name] for name in of}
-    return {**outputs, **{f"The sidecar of {name}": sidecar_path(path) for name, path in paths.items() if path}}
+    return {**outputs, **{f"The sidecar of {name}": tractogram_sidecar(path) for name, path in paths.items() if path}}
 
 
 def describe(
@@ -76,7 +76,7 @@ def write_sidecar(tractogram: str | os.PathLike[str], content: Mapping[str, Any]
     OSError
         If the file cannot be written.
     """
-    path = sidecar_path(tractogram)
+    path = tractogram_sidecar(tractogram)
     write_json(path, _with_relative_paths(content, path.parent))
 
 

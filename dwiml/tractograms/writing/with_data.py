@@ -21,7 +21,7 @@ from dwiml.ops.ragged import borders
 from dwiml.ops.spaces import from_vox_corner
 from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.writing.appending import GrowingFile
-from dwiml.tractograms.writing.sidecar import sidecar_path, write_sidecar
+from dwiml.tractograms.writing.sidecar import tractogram_sidecar, write_sidecar
 from dwiml.tractograms.writing.trx_folder import GrowingTrx, array_name
 
 
@@ -70,7 +70,7 @@ def write_with_data(path: Path, grid: Grid, parts: Iterable[Part], *, sidecar: M
         raise ValueError(f"'{path}': data per point are written to a .trk or .trx file; give one of these extensions.")
     if sidecar is not None:
         # It describes the older tractogram.
-        sidecar_path(path).unlink(missing_ok=True)
+        tractogram_sidecar(path).unlink(missing_ok=True)
     writers[path.suffix.lower()](path, grid, parts)
     if sidecar is not None:
         write_sidecar(path, sidecar)

@@ -21,7 +21,7 @@ from dwiml.params import checks_arguments
 from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.writing.appending import GrowingTractogram
 from dwiml.tractograms.writing.partial import Claim, check_partial, partial_of, remove_partial
-from dwiml.tractograms.writing.sidecar import sidecar_path, write_sidecar
+from dwiml.tractograms.writing.sidecar import tractogram_sidecar, write_sidecar
 from dwiml.tractograms.writing.single_file import GrowingTck, GrowingTrk
 from dwiml.tractograms.writing.trx_folder import GrowingTrx
 
@@ -113,7 +113,7 @@ class TractogramWriter:
         self._target = _checked_target(self.path, overwrite=overwrite)
         self._sidecar = sidecar
         if sidecar is not None:
-            check_target(sidecar_path(self.path), "The sidecar", overwrite=overwrite)
+            check_target(tractogram_sidecar(self.path), "The sidecar", overwrite=overwrite)
         self.partial = partial_of(self._target)
         check_partial(self.partial, overwrite=overwrite)
         self._claim: Claim | None = None
@@ -240,9 +240,9 @@ class TractogramWriter:
             if not tractogram.nb_streamlines:
                 logger.warning("There are no streamlines: '%s' is replaced by an empty tractogram.", self.path)
         if self._sidecar is not None:
-            check_target(sidecar_path(self.path), "The sidecar", overwrite=self._overwrite)
+            check_target(tractogram_sidecar(self.path), "The sidecar", overwrite=self._overwrite)
             # It describes the older tractogram.
-            sidecar_path(self.path).unlink(missing_ok=True)
+            tractogram_sidecar(self.path).unlink(missing_ok=True)
         tractogram.move_to(self._target)
         sync_folder(self._target.parent)
         if self._sidecar is not None:
