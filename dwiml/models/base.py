@@ -84,6 +84,7 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
     ) -> None:
         super().__init__()
         self.weights_seed = global_seed()
+        self._padding = (0, 0)
         self.register_buffer("neighborhood_offsets", None, persistent=False)
         self.experiment_name = experiment_name
         _check_one_resampling(step_size=step_size, nb_points=nb_points, compress_lines=compress_lines)
@@ -179,6 +180,23 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
             Shape (K,), int64: the indices of these streamlines among those of the memory.
         """
         return memory.select(kept) if isinstance(memory, TensorSequence) else None
+
+    def count_padding(self, nb_rows: int, nb_places: int) -> None:
+        """Count the padding of a batch, for the log; a model that pads its sequences calls it in :meth:`forward`.
+
+        Parameters
+        ----------
+        nb_rows
+            Number of rows of the sequences.
+        nb_places
+            Number of rows of the padded sequences.
+        """
+        self._padding = (self._padding[0] + nb_rows, self._padding[1] + nb_places)
+
+    def take_padding(self) -> tuple[int, int]:
+        """Return the numbers of rows that were counted by :meth:`count_padding`, and start again from 0."""
+        counted, self._padding = self._padding, (0, 0)
+        return counted
 
     def eos_probability(self, outputs: Any) -> Tensor | None:
         """Return the probability of the end of the streamline (EOS) at each row.

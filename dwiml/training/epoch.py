@@ -1,11 +1,11 @@
-"""The passes over the training and validation batches of an epoch, and the resources held during a training."""
+"""The passes over the training and validation batches of an epoch."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,22 +15,16 @@ from dwiml.arguments import quoted, shown
 from dwiml.batching.fetcher import BatchSlices, on_device
 from dwiml.batching.loader import DWIMLBatchLoaderOneInput
 from dwiml.batching.model_batch import check_mean_loss
-from dwiml.models.allocator import keep_freed_memory
 from dwiml.ops.sequences import TensorSequence
-from dwiml.training.cluster.process import checkpoint_on_failure, explained_failures, stop_training
+from dwiml.training.cluster.process import checkpoint_on_failure, stop_training
 from dwiml.training.cluster.stopping import NOTHING, STOP
 from dwiml.training.experiment.bad_batches import explain_bad_batch
-from dwiml.training.experiment.folder import remove_trial
-from dwiml.training.experiment.parameters import class_digests, class_paths, write_parameters
-from dwiml.training.extending import check_attributes
-from dwiml.training.generation.selection import check_selection, has_own_selection, selection_name
-from dwiml.training.reporting.loggers import build_loggers, start_loggers
-from dwiml.training.reporting.metrics import GRAD_NORM, GRAD_NORM_CLIPPED, LEARNING_RATE, loss_of
+from dwiml.training.reporting.loggers import BatchLog
+from dwiml.training.reporting.memory import forget_peak, peak_memory
+from dwiml.training.reporting.metrics import GRAD_NORM, GRAD_NORM_CLIPPED, LEARNING_RATE, PADDING, loss_of
 from dwiml.training.reporting.monitors import NonFiniteValueError, PhaseMonitor
 from dwiml.training.reporting.progress import EpochProgress, announce
-from dwiml.training.reporting.summary import announce_start
-from dwiml.training.reproducibility import deterministic_algorithms, restore_generators, seed_generators
-from dwiml.training.state import Position
+from dwiml.training.reporting.windows import BatchWindows
 
 if TYPE_CHECKING:
     from dwiml.training.trainer import DWIMLTrainer
@@ -114,6 +108,9 @@ class EpochRunner:
                     wanted = self._run_batch(targets, ids_per_subj, monitor)
                     if updater.is_due or (not updater.is_empty and position.batch == nb_batches):
                         self._take_step(fraction, monitor)
+                    if monitor.windows is not None:
+                        is_last, rate = position.batch == nb_batches, trainer.schedule.current()
+                        monitor.windows.count(monitor, position.batch - 1, rate, is_last=is_last)
                     progress.update(monitor)
                     if updater.is_empty:
                         # A single process also considers a request that arrived during the step.
@@ -129,7 +126,8 @@ class EpochRunner:
         if not training:
             return metrics
         weights_moved = {} if trainer.weight_changes is None else trainer.weight_changes.measure()
-        return {LEARNING_RATE: trainer.schedule.current(), **metrics, **weights_moved}
+        memory = peak_memory(trainer.device)
+        return {LEARNING_RATE: trainer.schedule.current(), **metrics, **memory, **weights_moved}
 
     def finish_epoch(self) -> None:
         """Call the trainer's ``finish_epoch`` with the metrics of the epoch.
@@ -159,6 +157,11 @@ class EpochRunner:
         measured, self._measured = self._measured, None
         if measured is not None and position.batch > 0:
             monitor.load_state_dict(measured, device=trainer.device, is_first_rank=trainer.ranks.is_first)
+        forget_peak(trainer.device)
+        log = next((each for each in trainer.loggers if isinstance(each, BatchLog)), None)
+        if training and log is not None and settings.log_batches is not None:
+            monitor.windows = BatchWindows(settings.log_batches, trainer.loggers, step=log.step)
+            monitor.windows.begin(monitor, position.batch)
         return monitor
 
     def _batches(self, phase: str, monitor: PhaseMonitor) -> Iterator[tuple[TensorSequence, BatchSlices]]:
@@ -188,6 +191,9 @@ class EpochRunner:
         if self._is_first_batch and len(targets):
             self._is_first_batch = False
             self._warn_of_unused_batch()
+        rows, places = trainer.model.take_padding()
+        if places:
+            monitor.means[PADDING].update(mean_loss.new_tensor(1 - rows / places), places, index)
         nb_points, wanted = trainer.ranks.all_reduce(n, trainer.requests.wanted)
         trainer.position.batch += 1
         loss = trainer.ranks.mean(mean_loss, n, nb_points)
@@ -259,68 +265,6 @@ class EpochRunner:
             )
 
 
-@contextmanager
-def running(trainer: DWIMLTrainer) -> Iterator[EpochRunner]:
-    """Hold the resources of a training within the block: the folder's lock, signals, loggers and workers.
-
-    Raises
-    ------
-    TypeError
-        If a subclass has replaced an attribute of the trainer.
-    ValueError
-        If no epoch can have the metric that selects the best model.
-    FileExistsError
-        If the experiment folder holds something else, or an experiment that was created in the meantime.
-    ExperimentInUseError
-        If another process trains in this folder.
-    """
-    check_attributes(trainer, trainer._built)
-    check_selection(trainer)
-    with ExitStack() as stack:
-        stack.enter_context(explained_failures(trainer))
-        if trainer.settings.fast_dev_run:
-            stack.callback(remove_trial, trainer.folder.path.parent)
-        stack.enter_context(trainer.requests)
-        stack.enter_context(deterministic_algorithms(trainer.settings.deterministic))
-        if trainer.device.type == "cpu":
-            keep_freed_memory()
-        has_begun = trainer.position != Position()
-        checkpoint = trainer.checkpointer.begin(resuming=has_begun)
-        if trainer.ranks.is_first:
-            starting_over = trainer.settings.resume == "never" and not has_begun
-            trainer.checkpointer.lock_folder(stack, starting_over=starting_over)
-            chosen_by = selection_name(trainer) if has_own_selection(trainer) else None
-            groups_config = trainer.batch_sampler.dataset.groups_config
-            classes, digests = class_paths(trainer), class_digests(trainer)
-            write_parameters(trainer.folder, trainer.parameters, classes, groups_config, chosen_by, digests=digests)
-            if trainer.config is not None and checkpoint is None and not trainer.settings.fast_dev_run:
-                trainer.folder.write_config(trainer.config)
-            settings, logged = trainer.settings, {} if checkpoint is None else checkpoint["loggers"]
-            trainer.loggers[:] = build_loggers(
-                trainer.folder.path,
-                settings.comet_workspace,
-                settings.comet_project,
-                # A trial calls none.
-                dict(zip(trainer.logger_names, settings.loggers, strict=False)),
-                verbose=trainer.verbose,
-            )
-            start_loggers(trainer.loggers, trainer.parameters, logged)
-            stack.callback(_write_pending, trainer)
-        if checkpoint is None:
-            seed_generators(trainer.seed, trainer.ranks.rank)
-        else:
-            states = checkpoint["generators"]
-            restore_generators(states, rank=trainer.ranks.rank, seed=trainer.seed, device=trainer.device)
-        epochs = EpochRunner(trainer, None if checkpoint is None else checkpoint["monitors"])
-        stack.callback(epochs.close)
-        trainer.updater.check()
-        trainer.checkpointer.check_state(trainer)
-        trainer.requests.note_checkpoint()
-        if trainer.ranks.is_first and not trainer.is_finished:
-            announce_start(trainer, resumes=checkpoint is not None)
-        yield epochs
-
-
 def handle_requests(trainer: DWIMLTrainer, wanted: int, monitor: PhaseMonitor | None = None) -> None:
     """Write a checkpoint if one is requested, and end the training on ``STOP``; all ranks call it between two steps.
 
@@ -344,17 +288,6 @@ def handle_requests(trainer: DWIMLTrainer, wanted: int, monitor: PhaseMonitor | 
     trainer.requests.note_checkpoint()
     if wanted == STOP:
         raise stop_training(trainer, written=written)
-
-
-def _write_pending(trainer: DWIMLTrainer) -> None:
-    """Finish writing the best model and the logs, unless another process has taken over the experiment."""
-    if not trainer.checkpointer.is_ours:
-        return
-    trainer.best_model.close()
-    for each in trainer.loggers:
-        sentence = each.close()
-        if sentence and trainer.verbose:
-            announce(sentence)
 
 
 def _require_super(trainer: DWIMLTrainer, method: str, is_done: bool) -> None:

@@ -61,6 +61,7 @@ class TrainerKeywords(TypedDict, total=False):
     comet_project: str | None
     loggers: Sequence[Logger]
     log_weights: bool
+    log_batches: int | None
     seed: int | None
     verbose: bool
     profile: bool
@@ -146,6 +147,9 @@ class TrainerSettings:
     log_weights
         Log the norm of each layer's weights and of their change, for each epoch. This keeps a copy of the weights, also
         in the checkpoints.
+    log_batches
+        Log every N training batches: their mean loss and gradient norm, the learning rate and the speed, in
+        ``logs/batches.jsonl``. None for no such log.
     seed
         Seed of torch's generator during the training (dropout). It does not affect the initial weights: call
         :func:`dwiml.seed_everything` before creating the model. None to use the seed of ``seed_everything``, or else to
@@ -197,6 +201,7 @@ class TrainerSettings:
     comet_project: str | None = None
     loggers: Sequence[Logger] = ()
     log_weights: bool = False
+    log_batches: int | None = 10
     seed: int | None = None
     verbose: bool = True
     profile: bool = False
@@ -207,6 +212,7 @@ class TrainerSettings:
         for name in ("max_epochs", "max_batches_per_epoch_training", "max_batches_per_epoch_validation", "patience"):
             _check_count(name, getattr(self, name), needed=name == "max_epochs")
         _check_count("overfit_batches", self.overfit_batches)
+        _check_count("log_batches", self.log_batches)
         most_workers = max(64, 4 * (os.cpu_count() or 1))
         check_whole("nb_cpu_processes", self.nb_cpu_processes, low=0, high=most_workers)
         check_number("weight_decay", self.weight_decay, low=0, high=100)
@@ -269,7 +275,7 @@ def split_keywords(settings_class: type[Any], keywords: Mapping[str, Any]) -> tu
 
 
 def as_recorded(values: Mapping[str, Any], logger_names: Sequence[str]) -> dict[str, Any]:
-    """Return keywords as they are recorded: functions and loggers by name; without empty loggers or log_weights."""
+    """Return keywords as they are recorded: functions and loggers by name; without what earlier versions lacked."""
     recorded = dict(values)
     for name in ("optimizer", "lr_scheduler"):
         if callable(recorded.get(name)):
@@ -279,6 +285,8 @@ def as_recorded(values: Mapping[str, Any], logger_names: Sequence[str]) -> dict[
     # Absent in the checkpoints of earlier versions.
     if not recorded.get("log_weights", True):
         del recorded["log_weights"]
+    if recorded.get("log_batches") == TrainerSettings.log_batches:
+        del recorded["log_batches"]
     return recorded
 
 

@@ -21,7 +21,7 @@ from dwiml.seeding import SEEDS_SECTION, describe_seeds
 from dwiml.training.cluster.process import choose_device
 from dwiml.training.cluster.ranks import Ranks
 from dwiml.training.cluster.stopping import Requests
-from dwiml.training.epoch import check_passed_on, running
+from dwiml.training.epoch import check_passed_on
 from dwiml.training.experiment.best_model import BestModelKeeper
 from dwiml.training.experiment.checkpoint import max_bytes_for
 from dwiml.training.experiment.checkpointer import Checkpointer, Stateful
@@ -30,20 +30,22 @@ from dwiml.training.experiment.objects import check_objects, has_validation_set
 from dwiml.training.experiment.parameters import describe, objects_of, recorded_arguments
 from dwiml.training.experiment.restoring import restore
 from dwiml.training.extending import Extensible, check_names
-from dwiml.training.generation.selection import metric_of, select, selection_name
+from dwiml.training.generation.selection import metric_of, select
 from dwiml.training.optimization.averaging import AveragedWeights
 from dwiml.training.optimization.building import build_optimization
 from dwiml.training.optimization.nonfinite import NonFinitePolicy
 from dwiml.training.optimization.schedule_base import Schedule, planned_epochs_of
 from dwiml.training.optimization.updates import WeightUpdater
+from dwiml.training.reporting.announcing import announce_end, announce_epoch
+from dwiml.training.reporting.events import EventLog
 from dwiml.training.reporting.loggers import Logger, check_loggers
-from dwiml.training.reporting.metrics import is_comparable, loss_of, skipped_batches
+from dwiml.training.reporting.metrics import loss_of, skipped_batches
 from dwiml.training.reporting.monitors import BestMonitor
 from dwiml.training.reporting.profiling import StepProfiler
-from dwiml.training.reporting.progress import announce, end_line, epoch_line, not_selected
 from dwiml.training.reporting.summary import summarize
 from dwiml.training.reporting.user_metrics import BatchMetrics
 from dwiml.training.reporting.weights import WeightChanges, follow_weights
+from dwiml.training.running import running
 from dwiml.training.settings import MEANT, TrainerKeywords, TrainerSettings, as_recorded, split_keywords
 from dwiml.training.state import TRAINING, VALIDATION, Position
 
@@ -107,6 +109,7 @@ class DWIMLTrainer(Extensible):
     updater: WeightUpdater  # accumulates and clips gradients, steps the optimizer
     nonfinite: NonFinitePolicy  # detects NaN and infinite values
     loggers: list[Logger]  # empty except in the first process
+    events: EventLog  # records what happens, in the first process
     logger_names: list[str]  # names of the user's loggers
     logged: BatchMetrics  # the values given to self.log in this batch
     weight_changes: WeightChanges | None  # measures the weights of each epoch (log_weights)
@@ -160,6 +163,7 @@ class DWIMLTrainer(Extensible):
         self.optimizer, self.schedule, self.averaged, self.updater, self.nonfinite = parts
         self.requests = Requests(asked.stop_signal, asked.max_time, asked.checkpoint_minutes)
         self.loggers, self.config, self.logged = [], None, BatchMetrics(self.device)
+        self.events = EventLog(self.folder.path)
         self.profiler = StepProfiler(self.device, enabled=self.settings.profile)
         # All ranks use the same seeds; each loads its share of a batch.
         self.batch_sampler.set_rank(self.ranks.rank, self.ranks.nb)
@@ -233,10 +237,7 @@ class DWIMLTrainer(Extensible):
                     self.position.end_validation(epochs.run_phase(VALIDATION) if self.has_validation else {})
                 epochs.finish_epoch()
             self.checkpointer.require_saved(self)
-            if self.verbose:
-                folder = None if self.settings.fast_dev_run else self.folder.path
-                by, validated = selection_name(self), self.has_validation
-                announce(end_line(self.best, first, self.position.epoch, folder, validated=validated, by=by))
+            announce_end(self, first)
 
     def run_one_batch(self, targets: TensorSequence, ids_per_subj: BatchSlices) -> tuple[torch.Tensor, int]:
         """Run the model on a batch and compute its loss. Override this method for another kind of model or loss.
@@ -356,10 +357,7 @@ class DWIMLTrainer(Extensible):
             self.schedule.end_epoch(loss)
         self.position.end_epoch()
         self.checkpointer.save(self)
-        if self.verbose:
-            announce(epoch_line(metrics, epoch, self.settings.max_epochs, is_best=is_best, by=selection_name(self)))
-            if value is None and not is_comparable(self.selection_metric, metrics):
-                announce(not_selected(epoch, skipped_batches(metrics)))
+        announce_epoch(self, metrics, epoch, value=value)
 
     @property
     def selection_metric(self) -> str | None:

@@ -120,7 +120,13 @@ def interrupt(trainer: DWIMLTrainerOneInput, nth: int, number: signal.Signals = 
 def logs(experiment: Path, *, durations: bool = False) -> list[dict[str, Any]]:
     """Return an experiment's log, without what a clock measured."""
     lines = [json.loads(line) for line in (experiment / "logs" / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if durations or not k.endswith("_s")} for line in lines]
+    return [{k: v for k, v in line.items() if durations or not k.endswith(("_s", "memory_mb"))} for line in lines]
+
+
+def batch_logs(experiment: Path) -> list[dict[str, Any]]:
+    """Return an experiment's log of batches, without what a clock measured."""
+    lines = [json.loads(line) for line in (experiment / "logs" / "batches.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if not name.endswith("_s")} for line in lines]
 
 
 def same_weights(first: torch.nn.Module, second: torch.nn.Module) -> bool:

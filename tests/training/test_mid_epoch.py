@@ -12,18 +12,19 @@ from typing import Any
 import h5py
 import pytest
 import torch
-from small_training import interrupt, logs, same_weights, signal_at, small_trainer
+from small_training import batch_logs, interrupt, logs, same_weights, signal_at, small_trainer
 from tests_support import write_hdf5
 
 from dwiml import DWIMLTrainerOneInput
 from dwiml.cli import resume
 from dwiml.training.cluster.stopping import TrainingInterrupted
-from dwiml.training.epoch import running
 from dwiml.training.experiment.checkpoint import load_checkpoint
 from dwiml.training.experiment.lock import ExperimentInUseError
+from dwiml.training.running import running
 
 EVERYTHING: dict[str, Any] = {
     "max_epochs": 3,
+    "log_batches": 3,
     "accumulate_batches": 3,
     "ema_decay": 0.9,
     "learning_rates": 0.01,
@@ -55,6 +56,7 @@ def test_stopped_anywhere_and_resumed_is_the_same_to_the_last_bit(
     assert nb_done + len(seen) == len(nb_batches) == 15, "Nothing is repeated, nothing is left out."
     assert same_weights(whole.model, last.model)
     assert logs(tmp_path / "whole") == logs(tmp_path / "parts")
+    assert batch_logs(tmp_path / "whole") == batch_logs(tmp_path / "parts")
     states = [load_checkpoint(tmp_path / name / "checkpoint") for name in ("whole", "parts")]
     for key in ("position", "best", "schedule"):
         assert states[0][key] == states[1][key]

@@ -30,6 +30,8 @@ def test_leaves_everything_in_the_experiments_folder(tiny_hdf5: Path, tmp_path: 
         "best_model/parameters.json",
         "best_model/model_state.pt",
         "logs/metrics.jsonl",
+        "logs/batches.jsonl",
+        "logs/events.jsonl",
     }
     lines = logs(exp, durations=True)
     assert [line["epoch"] for line in lines] == [0, 1]

@@ -279,6 +279,7 @@ class TransformerModel(ModelWithDirectionGetter, ModelWithNeighborhood, ModelWit
             )
         buckets = LengthBuckets(inputs.lengths, inputs.device)
         self._check_length(buckets.longest)
+        self.count_padding(inputs.total_points, buckets.nb_places)
         return buckets
 
     def _check_length(self, nb_points: int) -> None:

@@ -84,6 +84,11 @@ class LengthBuckets:
         self.positions = self._on_device(ragged.positions(sorted_lengths))
         self.buckets = self._grouped(sorted_lengths)
 
+    @property
+    def nb_places(self) -> int:
+        """Number of rows of all buckets, once they are padded."""
+        return sum(nb * longest for nb, longest in (bucket.shape for bucket in self.buckets))
+
     def sort(self, rows: Tensor) -> Tensor:
         """Return rows (N, ...) of the sequences in the order given as rows of the sorted sequences."""
         return rows if self._rows is None else rows.index_select(0, self._rows)

@@ -15,6 +15,7 @@ from dwiml.files.streams import fill_missing_descriptors
 from dwiml.training.catalog import CLASSES
 from dwiml.training.cluster.slurm import in_job, requeue
 from dwiml.training.cluster.stopping import TrainingInterrupted
+from dwiml.training.reporting.events import STOP
 from dwiml.training.reporting.progress import announce
 from dwiml.user_classes.finding import found_as, is_dwiml_class
 
@@ -160,7 +161,9 @@ def stop_training(trainer: DWIMLTrainer, *, written: bool) -> TrainingInterrupte
         announce(f"Stopped ({reason}). This was a trial: nothing is kept.")
     elif trainer.ranks.is_first:
         state = "a checkpoint is written" if written else "the checkpoint could NOT be written, the last one is kept"
-        announce(f"Stopped ({reason}): {state}. Continue with {how_to_resume(trainer)}.")
+        line = f"Stopped ({reason}): {state}. Continue with {how_to_resume(trainer)}."
+        announce(line)
+        trainer.events.add(STOP, line, epoch=trainer.position.epoch, batch=trainer.position.batch)
         if trainer.settings.requeue:
             if in_job():
                 announce("SLURM is asked to requeue the job.")

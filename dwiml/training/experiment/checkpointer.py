@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -23,6 +24,7 @@ from dwiml.training.experiment.checkpoint import (
 from dwiml.training.experiment.folder import ExperimentFolder
 from dwiml.training.experiment.lock import ExperimentInUseError, ExperimentLock
 from dwiml.training.reporting import weights
+from dwiml.training.reporting.events import note_checkpoint
 from dwiml.training.reporting.loggers import CometLogger, LocalLogger
 from dwiml.training.reporting.loggers.guest import GuestLogger
 from dwiml.training.reporting.monitors import PhaseMonitor
@@ -256,7 +258,7 @@ class Checkpointer:
         """
         if monitor is not None:
             # Weights affected by a NaN are never saved.
-            monitor.check()
+            monitor.read()
         # The state holds the model's tensors without copying them, hence the context until it is written.
         with nullcontext() if trainer.averaged is None else trainer.averaged.restored():
             state = self._state(trainer, monitor)
@@ -264,6 +266,7 @@ class Checkpointer:
                 return True
             self.refuse_if_taken_over()
             # A checkpoint refers to the best model, which must be on disk first.
+            begin = time.perf_counter()
             written = trainer.best_model.retry(trainer.model) and self._with_loggers(
                 trainer,
                 state,
@@ -271,6 +274,7 @@ class Checkpointer:
             )
             self._stamp = checkpoint_stamp(self._folder.checkpoint)
             self.is_saved = written
+            note_checkpoint(trainer.events, trainer.position, written=written, seconds=time.perf_counter() - begin)
             return written
 
     def check_state(self, trainer: DWIMLTrainer) -> None:

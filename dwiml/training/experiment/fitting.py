@@ -20,6 +20,7 @@ from dwiml.models.saving import check_finite, check_fit, described
 from dwiml.training.experiment.folder import SECTIONS
 from dwiml.training.experiment.plain import check_json, check_keys, value_or_type
 from dwiml.training.optimization.optimizers import OPTIMIZERS, check_group_value
+from dwiml.training.reporting.metrics import PADDING
 from dwiml.training.reporting.user_metrics import check_metric_name
 from dwiml.training.state import GENERATION, MAX_EPOCH, PHASES, TRAINING, Position
 
@@ -260,7 +261,8 @@ def check_monitors(state: Any, own: Mapping[str, Any], nb_batches: int) -> None:
             raise ValueError(f"the measurements of the {nb_batches} batches that are done are missing")
         return
     check_keys("the state of the monitor", state, own)
-    check_keys("the state of the monitor", state["means"], own["means"])
+    # That of an earlier version has no share of padding.
+    check_keys("the state of the monitor", {PADDING: None, **state["means"]}, own["means"])
     for name, mean in state["means"].items():
         _check_mean(name, mean, nb_batches)
         if len(mean["batches"]) > nb_batches or sorted(set(mean["batches"])) != list(mean["batches"]):

@@ -17,12 +17,15 @@ from dwiml.files.tensors import ends_in_digest
 from dwiml.models.saving import PARAMETERS_FILE, STATE_FILE
 from dwiml.training.experiment.checkpoint import LATEST, PREVIOUS, has_checkpoint
 from dwiml.training.experiment.lock import LOCK_FILE, is_lock
+from dwiml.training.reporting.events import EVENTS_FILE
+from dwiml.training.reporting.loggers.batches import BATCHES_FILE
 from dwiml.training.reporting.loggers.local import METRICS_FILE
 
 # Sections of parameters.json that identify an experiment of dwiml.
 SECTIONS = ("trainer", "sampler", "loader", "model", "data")
 CONFIG_FILE = "config.yaml"
 CHECKPOINT, BEST_MODEL, LOGS, BAD_BATCHES = "checkpoint", "best_model", "logs", "bad_batches"
+_LOG_FILES = (METRICS_FILE, BATCHES_FILE, EVENTS_FILE)
 # In bytes, on all common file systems.
 _LONGEST_NAME = 255
 # Names of the files written in each folder.
@@ -30,7 +33,7 @@ _WRITTEN = {
     "": (PARAMETERS_FILE, CONFIG_FILE, LOCK_FILE),
     CHECKPOINT: (LATEST, PREVIOUS),
     BEST_MODEL: (PARAMETERS_FILE, STATE_FILE),
-    LOGS: (METRICS_FILE.name,),
+    LOGS: tuple(path.name for path in _LOG_FILES),
     BAD_BATCHES: (),
 }
 
@@ -155,10 +158,10 @@ class ExperimentFolder:
                 )
             if folder.exists() and not folder.is_dir():
                 raise ValueError(f"'{folder}' should be a folder but is a file; move it away.")
-        log = self.path / METRICS_FILE
-        if os.path.lexists(log) and (log.is_symlink() or not log.is_file()):
-            kind = "a symbolic link" if log.is_symlink() else "not a regular file"
-            raise ValueError(f"'{log}' is {kind}: an experiment writes only to its own log; move it away.")
+        for log in (self.path / name for name in _LOG_FILES):
+            if os.path.lexists(log) and (log.is_symlink() or not log.is_file()):
+                kind = "a symbolic link" if log.is_symlink() else "not a regular file"
+                raise ValueError(f"'{log}' is {kind}: an experiment writes only to its own log; move it away.")
 
     def make(self) -> None:
         """Create the folder, and remove unfinished files of a killed process."""

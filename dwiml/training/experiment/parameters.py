@@ -35,6 +35,7 @@ MAY_CHANGE = frozenset(
         "trainer.comet_workspace",
         "trainer.comet_project",
         "trainer.loggers",
+        "trainer.log_batches",
         "trainer.resume",
         "trainer.verbose",
         "trainer.profile",

@@ -8,22 +8,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-LOSS, SKIPPED_BATCHES, DURATION, SPEED, DATA_WAIT = PHASE_METRICS = (
+LOSS, SKIPPED_BATCHES, DURATION, SPEED, DATA_WAIT, PADDING = PHASE_METRICS = (
     "loss",
     "skipped_batches",
     "duration_s",
     "points_per_s",
     "data_wait_s",
+    "padding_share",
 )
 """The trainer's metrics of each phase. In the log, their names start with ``train_`` or ``valid_``."""
 GRAD_NORM, GRAD_NORM_CLIPPED, LEARNING_RATE = TRAINING_METRICS = ("grad_norm", "grad_norm_clipped", "learning_rate")
 """The trainer's metrics of the training alone."""
+MEMORY, GPU_MEMORY = MEMORY_METRICS = ("peak_memory_mb", "gpu_peak_memory_mb")
+"""The largest memory, of the first process and on its GPU."""
 WEIGHT_CHANGE, WEIGHT_NORM = WEIGHT_METRICS = ("weight_change/", "weight_norm/")
 """The beginnings of the names of the metrics of each layer's weights (``log_weights``); the layer's name follows."""
-EPOCH = "epoch"
+EPOCH, BATCH, STEP = "epoch", "batch", "step"
+"""Where a training is: epoch and batch from 0, and number of batches in all epochs, from 1."""
 EPOCH_TIME = "epoch_time"
 """The panel of the durations in a figure."""
-RESERVED = frozenset({*PHASE_METRICS, *TRAINING_METRICS, EPOCH, EPOCH_TIME})
+RESERVED = frozenset({*PHASE_METRICS, *TRAINING_METRICS, *MEMORY_METRICS, EPOCH, BATCH, STEP, EPOCH_TIME})
 """Names that a user's metric cannot have."""
 
 VALID_LOSS, TRAIN_LOSS = LOSSES = ("valid_loss", "train_loss")
@@ -32,7 +36,7 @@ INVALID_CONNECTIONS, VALID_CONNECTIONS = "gv_invalid_connections", "gv_valid_con
 SELECTION_VALUE = "selection_value"
 """The metric, lower is better, that is logged if a user's trainer has its own selection of the best model."""
 
-_UNITS = {"_per_s": "/s", "_s": " (s)", "_mm": " (mm)", "_deg": " (degrees)"}
+_UNITS = {"_per_s": "/s", "_s": " (s)", "_mm": " (mm)", "_mb": " (MB)", "_deg": " (degrees)"}
 
 
 def _itself(value: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from typing import Any
 
@@ -16,10 +17,12 @@ from dwiml.training.reporting.metrics import (
     GRAD_NORM,
     GRAD_NORM_CLIPPED,
     LOSS,
+    PADDING,
     SKIPPED_BATCHES,
     SPEED,
 )
 from dwiml.training.reporting.user_metrics import BatchMetrics, check_metric_name
+from dwiml.training.reporting.windows import BatchWindows
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +108,14 @@ class MeanMonitor:
         values = torch.stack(self._values).double().cpu()
         weights = torch.tensor(self._weights, dtype=torch.float64)
         return float((values * weights).sum() / total)
+
+    def mean_between(self, first: int, last: int) -> float | None:
+        """Return the weighted mean over the batches from `first` to `last` (reads the device); None without a value."""
+        rows = slice(bisect_left(self._batches, first), bisect_right(self._batches, last))
+        weights = torch.tensor(self._weights[rows], dtype=torch.float64)
+        if not len(weights):
+            return None
+        return float((torch.stack(self._values[rows]).double().cpu() * weights).sum() / weights.sum())
 
     def state_dict(self) -> dict[str, Any]:
         """Return the values so far, with their weights and batches."""
@@ -283,7 +294,10 @@ class PhaseMonitor:
             "loss": MeanMonitor("loss", where),
             GRAD_NORM: MeanMonitor("gradient norm", where),
             GRAD_NORM_CLIPPED: MeanMonitor("clipped gradient norm", where),
+            PADDING: MeanMonitor("share of padding", where),
         }
+        self.epoch = epoch
+        self.windows: BatchWindows | None = None
         self.own = UserMetrics(self.prefix, where)
         self.nb_points = 0
         self.nb_skipped = 0
@@ -306,11 +320,19 @@ class PhaseMonitor:
         """Streamline points processed per second so far."""
         return self.nb_points / max(self.duration_s, 1e-9)
 
-    def check(self) -> None:
-        """Raise NonFiniteValueError if a loss, a gradient or a user's metric is NaN or infinite."""
+    def read(self) -> None:
+        """Read the values on the device: check them, and record the windows of batches that are complete.
+
+        Raises
+        ------
+        NonFiniteValueError
+            If a loss, a gradient or a user's metric is NaN or infinite.
+        """
         for mean in self.means.values():
             mean.check()
         self.own.check()
+        if self.windows is not None:
+            self.windows.write(self)
 
     def metrics(self, gather: Callable[[Any], list[Any]]) -> dict[str, float]:
         """Return the metrics by their names in the log; those without a value are absent.
@@ -320,7 +342,7 @@ class PhaseMonitor:
         gather
             As in :meth:`UserMetrics.metrics`: all ranks call this method.
         """
-        self.check()
+        self.read()
         metrics = {
             f"{self.prefix}_{LOSS}": self.loss.mean(),
             GRAD_NORM: self.means[GRAD_NORM].mean(),
@@ -329,6 +351,7 @@ class PhaseMonitor:
             f"{self.prefix}_{DURATION}": self.duration_s,
             f"{self.prefix}_{SPEED}": self.points_per_s,
             f"{self.prefix}_{DATA_WAIT}": self.data_wait_s,
+            f"{self.prefix}_{PADDING}": self.means[PADDING].mean(),
         }
         measured = {name: value for name, value in metrics.items() if value is not None}
         return measured | self.own.metrics(gather)
@@ -357,7 +380,9 @@ class PhaseMonitor:
             Whether this is the first rank.
         """
         for name, mean in self.means.items():
-            mean.load_state_dict(state["means"][name], device)
+            # That of an earlier version has no share of padding.
+            if name in state["means"]:
+                mean.load_state_dict(state["means"][name], device)
         if is_first_rank:
             self.own.load_state_dicts(state["own"], device)
         self.nb_points, self.nb_skipped = state["nb_points"], state["nb_skipped"]

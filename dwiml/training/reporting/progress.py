@@ -168,7 +168,7 @@ class EpochProgress:
         if now - self._last_reading < SECONDS_BETWEEN_READINGS:
             return
         self._last_reading = now
-        monitor.check()
+        monitor.read()
         loss, speed = monitor.loss.mean(), grouped(monitor.points_per_s)
         own = {name: _four_digits(value) for name, value in monitor.own.means().items()}
         if not self._bar.disable:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from typing import TYPE_CHECKING
 
@@ -13,22 +12,11 @@ from dwiml.arguments import counted, grouped
 from dwiml.batching.lengths import longest_streamline, resampling_of
 from dwiml.batching.loader import DWIMLBatchLoaderOneInput, DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import DWIMLBatchIDSampler
-from dwiml.seeding import DRAWN
-from dwiml.training.cluster.slurm import warn_without_job
-from dwiml.training.reporting.progress import announce
-from dwiml.training.state import GENERATION, TRAINING
 
 if TYPE_CHECKING:
     from dwiml.training.trainer import DWIMLTrainer
 
-logger = logging.getLogger(__name__)
-
 MIB = 2**20
-# The line for a training with a seed whose model was created without one.
-UNSEEDED_WEIGHTS = (
-    "Seed       not used for the weights: dwiml.seed_everything was not called before the model was created, so "
-    "another run starts with other weights (unless torch.manual_seed was called)"
-)
 
 
 def summarize(trainer: DWIMLTrainer) -> str:
@@ -55,21 +43,6 @@ def summarize(trainer: DWIMLTrainer) -> str:
     return "\n".join(lines)
 
 
-def announce_start(trainer: DWIMLTrainer, *, resumes: bool) -> None:
-    """Show warnings and the summary before the training, where it resumes, and whether the weights were not seeded."""
-    if trainer.settings.requeue and not trainer.settings.fast_dev_run:
-        warn_without_job()
-    for note in trainer.notes:
-        logger.warning(note)
-    if not trainer.verbose:
-        return
-    announce(trainer.summary())
-    if resumes:
-        announce(_resuming_line(trainer))
-    elif trainer.seed_source != DRAWN and trainer.model.weights_seed is None:
-        announce(UNSEEDED_WEIGHTS)
-
-
 def _hint_on_steps(sampler: DWIMLBatchIDSampler, max_batches: int | None, accumulate_batches: int) -> list[str]:
     """Return a line if an epoch updates the weights only once or twice because there is little data."""
     nb_batches = sampler.nb_batches("training", 0, max_batches=max_batches)
@@ -79,20 +52,6 @@ def _hint_on_steps(sampler: DWIMLBatchIDSampler, max_batches: int | None, accumu
         return []
     smaller = "a smaller batch_size_training" + (" or accumulate_batches" if accumulate_batches > 1 else "")
     return [f"Hint       the weights are updated only {counted(nb_steps, 'time')} per epoch: {smaller} learns faster"]
-
-
-def _resuming_line(trainer: DWIMLTrainer) -> str:
-    """Return the line that reports where a training resumes; epochs are counted from 0."""
-    position, sampler = trainer.position, trainer.batch_sampler
-    line = f"Resuming at epoch {position.epoch}"
-    if not position.is_inside:
-        return line
-    if position.phase == GENERATION:
-        return f"{line}, after its validation"
-    # Validation uses the same batches in each epoch.
-    epoch, limit = position.epoch if position.phase == TRAINING else 0, trainer.settings.max_batches(position.phase)
-    nb_batches = sampler.nb_batches(position.phase, epoch, max_batches=limit)
-    return f"{line}, {position.phase}: {position.batch} of {counted(nb_batches, 'batch')} are done"
 
 
 def _phase_line(phase: str, sampler: DWIMLBatchIDSampler, max_batches: int | None) -> str:

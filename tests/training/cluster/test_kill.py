@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_training import logs
+from small_training import batch_logs, logs
 from small_transformers import SMALL_OF
 from tests_support import write_hdf5
 
@@ -28,7 +28,15 @@ SEED = 20261123
 # Of all four ways of loading together.
 KILLS = int(os.environ.get("DWIML_KILLS", "52"))
 KILLS_A_RUN = 4
-MOMENTS = ("while loading", "any time", "in a checkpoint", "while tracking", "in the log", "in the best model")
+MOMENTS = (
+    "while loading",
+    "any time",
+    "in a checkpoint",
+    "while tracking",
+    "in the log",
+    "in the log of batches",
+    "in the best model",
+)
 LONGEST_S = 120.0
 
 
@@ -62,8 +70,8 @@ def wait_for_the_moment(moment: str, experiment: Path, process: subprocess.Popen
         while running() and not tracking.exists():
             pass
         time.sleep(delay / 30)
-    elif moment == "in the log":
-        log = experiment / "logs" / "metrics.jsonl"
+    elif moment in ("in the log", "in the log of batches"):
+        log = experiment / "logs" / ("metrics.jsonl" if moment == "in the log" else "batches.jsonl")
         before = log.stat().st_size if log.exists() else 0
         while running() and (log.stat().st_size if log.exists() else 0) == before:
             pass
@@ -92,7 +100,8 @@ def same_end(one: Path, other: Path) -> bool:
     best = [torch.load(path / "best_model" / "model_state.pt", weights_only=True) for path in (one, other)]
     pairs = [(states[0]["model"], states[1]["model"]), (best[0], best[1])]
     same = all(torch.equal(a[key], b[key]) for a, b in pairs for key in a)
-    return same and logs(one) == logs(other) and states[0]["best"] == states[1]["best"]
+    same_logs = logs(one) == logs(other) and batch_logs(one) == batch_logs(other)
+    return same and same_logs and states[0]["best"] == states[1]["best"]
 
 
 def kill_and_compare(folder: Path, nb_kills: int, seed: str, **more: Any) -> list[str]:
@@ -100,6 +109,7 @@ def kill_and_compare(folder: Path, nb_kills: int, seed: str, **more: Any) -> lis
     path = write_hdf5(folder / "data.hdf5", {"sub-a": 60, "sub-b": 40}, {"sub-c": 15})
     options: dict[str, Any] = {
         "max_epochs": 25,
+        "log_batches": 2,
         "checkpoint_minutes": 0.001,
         "ema_decay": 0.95,
         "tracking": True,

@@ -9,11 +9,13 @@ from typing import Any
 
 from dwiml.arguments import kind_shown
 from dwiml.training.reporting.loggers.base import Logger
+from dwiml.training.reporting.loggers.batches import BatchLog, check_batches_state
 from dwiml.training.reporting.loggers.comet import CometLogger, check_comet_state
 from dwiml.training.reporting.loggers.guest import GuestLogger, name_of_logger
 from dwiml.training.reporting.loggers.local import LocalLogger, check_local_state, read_metrics
 
 __all__ = [
+    "BatchLog",
     "CometLogger",
     "LocalLogger",
     "Logger",
@@ -24,7 +26,11 @@ __all__ = [
     "start_loggers",
 ]
 
-_CHECKS = {LocalLogger.name: check_local_state, CometLogger.name: check_comet_state}
+_CHECKS = {
+    LocalLogger.name: check_local_state,
+    BatchLog.name: check_batches_state,
+    CometLogger.name: check_comet_state,
+}
 
 
 def check_loggers(loggers: Any) -> list[str]:
@@ -56,9 +62,10 @@ def build_loggers(
     comet_project: str | None = None,
     own: Mapping[str, Logger] | None = None,
     *,
+    batches: bool = False,
     verbose: bool = True,
 ) -> list[Logger]:
-    """Return the loggers of an experiment: the local log, Comet if both its names are given, and those of the user.
+    """Return the loggers of an experiment: the local logs, Comet if both its names are given, and those of the user.
 
     Parameters
     ----------
@@ -68,10 +75,12 @@ def build_loggers(
         Workspace and project on Comet.
     own
         Loggers of the user, by name.
+    batches
+        Whether there is a local log of batches.
     verbose
         Whether to warn if Comet is offline (a failure of Comet always gives a warning).
     """
-    loggers: list[Logger] = [LocalLogger(folder)]
+    loggers: list[Logger] = [LocalLogger(folder), *([BatchLog(folder)] if batches else [])]
     if comet_workspace is not None and comet_project is not None:
         loggers.append(CometLogger(comet_workspace, comet_project, folder.name, folder, verbose=verbose))
     return [*loggers, *(GuestLogger(each, name) for name, each in (own or {}).items())]

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
 class Logger:
     """Base class of loggers, which receive the parameters of a training once, and its metrics after each epoch.
 
-    The trainer calls, in this order: ``load_state_dict`` (only when resuming), ``log_parameters``, ``log_metrics`` once
-    per epoch, ``state_dict`` at each checkpoint, and ``close``. Under ``torchrun``, only the loggers of the first
-    process are called. A subclass must define ``log_metrics``; the other methods do nothing by default. If a method
-    raises an exception, the training continues without the logger.
+    The trainer calls, in this order: ``load_state_dict`` (only when resuming), ``log_parameters``, ``log_batches``
+    during an epoch and ``log_metrics`` at its end, ``state_dict`` at each checkpoint, and ``close``. Under
+    ``torchrun``, only the loggers of the first process are called. A subclass must define ``log_metrics``; the other
+    methods do nothing by default. If a method raises an exception, the training continues without the logger.
     """
 
     # A subclass need not call the constructor of its superclass. A private name, which no subclass uses for its own.
@@ -38,6 +38,18 @@ class Logger:
     def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
         """Record the metrics of an epoch (counted from 0). A metric that was not computed is absent."""
         raise NotImplementedError(f"{type(self).__name__} has no log_metrics.")
+
+    def log_batches(self, records: Sequence[Mapping[str, float]]) -> None:
+        """Record training batches; each record stands for a few of them (the trainer's ``log_batches``).
+
+        Parameters
+        ----------
+        records
+            Each has ``epoch``, ``batch`` (index of its last batch in the epoch, from 0), ``step`` (number of batches so
+            far, in all epochs), ``learning_rate``, ``points_per_s``, ``duration_s`` (of the epoch's training so far)
+            and, if there are any, the means ``train_loss`` and ``grad_norm``. Some records come again in a resumed run,
+            if the previous one was killed after its last checkpoint.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that a resumed run needs to continue the log (JSON types)."""

@@ -12,14 +12,16 @@ import sys
 import time
 import uuid
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
 
 from dwiml.params import checks_arguments
 from dwiml.training.reporting.loggers.base import Logger, plain_epoch, plain_metrics
+from dwiml.training.reporting.loggers.batches import records_after
 from dwiml.training.reporting.loggers.network import can_reach, within
+from dwiml.training.reporting.metrics import BATCH, EPOCH, STEP
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +104,10 @@ class CometLogger(Logger):
         self._experiment: Any = None
         self._failed = False
         self._pending: list[dict[str, Any]] = []
+        self._folder = Path(folder)
+        # Records of batches for the end of the epoch, and the last step that is on the server.
+        self._batches: list[dict[str, float]] = []
+        self._step = 0
         self._superseded: list[Path] = []
 
     def log_parameters(self, params: Mapping[str, Any]) -> None:
@@ -118,13 +124,20 @@ class CometLogger(Logger):
         """
         epoch = plain_epoch(epoch)
         record = {"epoch": epoch, "metrics": plain_metrics(metrics, epoch)}
-        sent = self._attempt(lambda experiment: _send(experiment, record))
+        batches, self._batches = self._batches, []
+        sent = self._attempt(lambda experiment: _send(experiment, record, batches))
         if not (sent and self.online):
             self._pending.append(record)
+        elif batches:
+            self._step = int(batches[-1][STEP])
+
+    def log_batches(self, records: Sequence[Mapping[str, float]]) -> None:
+        """Keep the records of batches for the end of the epoch, so that a killed run has not sent them yet."""
+        self._batches += [dict(record) for record in records]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the key, and the epochs that are not on the Comet server."""
-        return {"key": self.key, "pending": [dict(record) for record in self._pending]}
+        """Return the key, the epochs that are not on the Comet server, and the last step of a batch that is."""
+        return {"key": self.key, "pending": [dict(record) for record in self._pending], STEP: self._step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue the Comet experiment of a checkpoint."""
@@ -133,6 +146,11 @@ class CometLogger(Logger):
             self.close()
         self.key = state["key"]
         self._pending = [dict(record) for record in state["pending"]]
+        self._step = state.get(STEP, 0)
+        try:
+            self._batches = records_after(self._folder, self._step)
+        except (OSError, ValueError) as error:
+            logger.warning("Comet does not get the batches of the previous run: %s", error)
         self._superseded = self._archives()
 
     def close(self) -> str | None:
@@ -141,6 +159,9 @@ class CometLogger(Logger):
         if experiment is None:
             return None
         try:
+            if not self.online:
+                # A resumed run writes all of it again.
+                _send_batches(experiment, self._batches)
             within(_COMET_TIMEOUT_S, experiment.end)
             if self._tidy_archives():
                 command = f"comet upload {shlex.quote(str(self.offline_folder))}/*.zip"
@@ -231,8 +252,11 @@ def check_comet_state(state: Any) -> None:
     ValueError
         If it is invalid.
     """
-    if type(state) is not dict or state.keys() != {"key", "pending"}:
-        raise ValueError("The state of Comet must have the keys 'key' and 'pending'.")
+    # That of an earlier version has no step.
+    if type(state) is not dict or state.keys() | {STEP} != {"key", "pending", STEP}:
+        raise ValueError("The state of Comet must have the keys 'key', 'pending' and 'step'.")
+    if type(state.get(STEP, 0)) is not int or state.get(STEP, 0) < 0:
+        raise ValueError("Comet's 'step' must be a number of batches.")
     # Files whose name starts with the key are removed.
     if type(state["key"]) is not str or not re.fullmatch(r"[0-9A-Za-z]{32,50}", state["key"]):
         raise ValueError("Comet's 'key' must be 32 to 50 letters and digits.")
@@ -244,8 +268,16 @@ def check_comet_state(state: Any) -> None:
         plain_metrics(record["metrics"], plain_epoch(record["epoch"]))
 
 
-def _send(experiment: Any, record: Mapping[str, Any]) -> None:
+def _send(experiment: Any, record: Mapping[str, Any], batches: Sequence[Mapping[str, float]] = ()) -> None:
+    _send_batches(experiment, batches)
     experiment.log_metrics(record["metrics"], step=record["epoch"], epoch=record["epoch"])
+
+
+def _send_batches(experiment: Any, records: Sequence[Mapping[str, float]]) -> None:
+    for each in records:
+        # Other names than those of the epochs, whose steps are epochs.
+        values = {f"batch_{name}": value for name, value in each.items() if name not in (EPOCH, BATCH, STEP)}
+        experiment.log_metrics(values, step=each[STEP], epoch=each[EPOCH])
 
 
 def _is_whole(archive: Path) -> bool:

@@ -8,7 +8,7 @@ import logging
 import os
 import sysconfig
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 _CALLS = {
     "log_parameters": ("params",),
     "log_metrics": ("metrics", "epoch"),
+    "log_batches": ("records",),
     "state_dict": (),
     "load_state_dict": ("state",),
     "close": (),
@@ -58,6 +59,10 @@ class GuestLogger(Logger):
         """Pass on the metrics of an epoch, as plain numbers."""
         plain = plain_metrics(metrics, plain_epoch(epoch))
         self._attempt(lambda: self._guest.log_metrics(plain, epoch))
+
+    def log_batches(self, records: Sequence[Mapping[str, float]]) -> None:
+        """Pass on copies of the records of batches."""
+        self._attempt(lambda: self._guest.log_batches([dict(record) for record in records]))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the user's logger; its last valid one if it failed or the state cannot be saved."""

@@ -7,19 +7,24 @@ import json
 import logging
 import math
 import os
-import re
-import stat
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dwiml.files import atomic_write, open_regular, parse_json, reason_of
+from dwiml.files import open_regular, parse_json, reason_of
 from dwiml.training.reporting.loggers.base import Logger, plain_epoch, plain_metrics
+from dwiml.training.reporting.loggers.lines_file import (
+    MOST_BYTES,
+    append_to,
+    check_own,
+    lines_of,
+    open_to_append,
+    read_content,
+    rewrite,
+)
 
 METRICS_FILE = Path("logs") / "metrics.jsonl"
-# Room for hundreds of thousands of epochs.
-MOST_BYTES = 256 * 2**20
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +99,7 @@ class LocalLogger(Logger):
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the file, and the lines that are not in it yet."""
         with suppress(OSError):
-            self._position = _position(b"".join(self._kept(self._content())))
+            self._position = _position(b"".join(self._kept(read_content(self.path))))
         return {**self._position, "pending": list(self._pending.values())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -109,12 +114,12 @@ class LocalLogger(Logger):
         """
         check_local_state(state)
         self._pending = {}
-        content, size = self._content(), state["size"]
+        content, size = read_content(self.path), state["size"]
         kept = content[:size]
         if hashlib.sha256(kept).hexdigest() != state["sha256"]:
             kept = self._kept_of_changed(content, size, state["last_epoch"])
         if kept != content:
-            self._rewrite(kept)
+            rewrite(self.path, kept)
         self._position = _position(kept)
         self._pending = {json.loads(line)["epoch"]: line for line in state["pending"]}
         try:
@@ -138,41 +143,27 @@ class LocalLogger(Logger):
     def _write_pending(self) -> None:
         if not self._pending:
             return
-        content = self._content()
+        content = read_content(self.path)
         kept = b"".join(self._kept(content))
         lines = "".join(f"{line}\n" for line in self._pending.values()).encode()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if kept != content:
-            self._rewrite(kept)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-        descriptor = os.open(self.path, flags, 0o666)
+            rewrite(self.path, kept)
+        descriptor = open_to_append(self.path)
         try:
-            has_other_name = _check_own(descriptor, self.path)
+            has_other_name = check_own(descriptor, self.path)
             if not has_other_name:
-                _append(descriptor, lines)
+                append_to(descriptor, lines, sync=True)
         finally:
             os.close(descriptor)
         if has_other_name:
             # The other name may be a backup, which must not change.
-            self._rewrite(kept + lines)
+            rewrite(self.path, kept + lines)
         self._position, self._pending = _position(kept + lines), {}
-
-    def _content(self) -> bytes:
-        if not os.path.lexists(self.path):
-            return b""
-        try:
-            with open_regular(self.path, "The log", follow_links=False) as stream:
-                content = stream.read(MOST_BYTES + 1)
-        except ValueError as error:
-            # A device or a pipe: the training continues without the log, as with a full disk.
-            raise OSError(str(error).rstrip(".")) from error
-        if len(content) > MOST_BYTES:
-            raise OSError(f"it is larger than {MOST_BYTES / 1e6:.0f} MB, the limit for a log of dwiml")
-        return content
 
     def _kept_of_changed(self, content: bytes, size: int, last_epoch: int | None) -> bytes:
         """Warn that the file has changed since the checkpoint; return its lines of the epochs before."""
-        lines = [] if last_epoch is None else [line for line in _lines(content) if _stays(line, last_epoch + 1)]
+        lines = [] if last_epoch is None else [line for line in lines_of(content) if _stays(line, last_epoch + 1)]
         kept = b"".join(lines)
         exists = os.path.lexists(self.path)
         how = "was deleted" if not exists else "has become shorter" if len(content) < size else "has changed"
@@ -187,7 +178,7 @@ class LocalLogger(Logger):
     def _kept(self, content: bytes) -> list[bytes]:
         """Return the whole lines of the epochs before the first pending one."""
         first = next(iter(self._pending), None)
-        return [line for line in _lines(content) if _stays(line, first)]
+        return [line for line in lines_of(content) if _stays(line, first)]
 
     def _warn(self, error: OSError) -> None:
         if self._has_warned:
@@ -199,10 +190,6 @@ class LocalLogger(Logger):
             reason_of(error),
             _epochs(self._pending),
         )
-
-    def _rewrite(self, content: bytes) -> None:
-        with atomic_write(self.path, follow_links=False) as stream:
-            stream.write(content)
 
 
 def read_metrics(experiment: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -309,11 +296,6 @@ def _is_too_large(value: Any) -> bool:
         return True
 
 
-def _lines(content: bytes) -> list[bytes]:
-    """Return the lines with their line breaks; only a newline ends a line."""
-    return re.findall(rb"[^\n]*\n|[^\n]+", content)
-
-
 def _position(content: bytes) -> dict[str, Any]:
     return {
         "size": len(content),
@@ -323,7 +305,7 @@ def _position(content: bytes) -> dict[str, Any]:
 
 
 def _last_epoch(content: bytes) -> int | None:
-    for line in reversed(_lines(content)):
+    for line in reversed(lines_of(content)):
         try:
             epoch = json.loads(line)["epoch"]
         except (ValueError, KeyError, TypeError, RecursionError):
@@ -331,14 +313,6 @@ def _last_epoch(content: bytes) -> int | None:
         if type(epoch) is int:
             return epoch
     return None
-
-
-def _check_own(descriptor: int, path: Path) -> bool:
-    """Check that an open log is a regular file; return whether it has another name as well."""
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(f"'{path}' is not a regular file")
-    return status.st_nlink > 1
 
 
 def _stays(line: bytes, first: int | None) -> bool:
@@ -356,17 +330,3 @@ def _stays(line: bytes, first: int | None) -> bool:
 def _epochs(pending: Iterable[int]) -> str:
     epochs = list(pending)
     return f"epoch {epochs[0]}" if len(epochs) == 1 else f"epochs {epochs[0]} to {epochs[-1]}"
-
-
-def _append(descriptor: int, lines: bytes) -> None:
-    """Append complete lines and sync them to disk; after an error, the file is unchanged."""
-    size = os.fstat(descriptor).st_size
-    try:
-        if os.write(descriptor, lines) != len(lines):
-            raise OSError("only a part of it could be written; is the disk full?")
-        os.fsync(descriptor)
-    except BaseException:
-        # If this fails too, an incomplete line is removed before the next one is written.
-        with suppress(OSError):
-            os.ftruncate(descriptor, size)
-        raise
