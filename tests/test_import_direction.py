@@ -60,6 +60,8 @@ ROOMS = {
         "ops",
         "params",
         "tractograms",
+        "importing.logs",
+        "training.reporting.events",
         "training.reporting.loggers",
         "training.reporting.metrics",
     },

@@ -1,30 +1,35 @@
-"""Draw the training curves of one or more experiments, from their ``logs/metrics.jsonl``."""
+"""Draw the training curves of one or more experiments."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
-from dwiml.files import check_outputs, check_target, read_json, reason_of
+from dwiml.arguments import check_number, shown
+from dwiml.files import check_outputs, check_target, reason_of
 from dwiml.params import checks_arguments
-from dwiml.training.reporting.loggers.local import METRICS_FILE, read_metrics
-from dwiml.training.reporting.metrics import DIFFERENCE_FROM_BEST, SELECTION_VALUE, TRAIN_LOSS, VALID_LOSS
-from dwiml.viz.curves import draw_curves
+from dwiml.viz.curves.correlation import draw_correlation
+from dwiml.viz.curves.drawing import draw_curves
+from dwiml.viz.curves.log import Log
+from dwiml.viz.curves.options import CurveOptions
+from dwiml.viz.curves.reading import PathLike, distinct, find_experiments, read_logs
+from dwiml.viz.curves.table import write_table
+from dwiml.viz.curves.weights import draw_weights, select_with_weights
 from dwiml.viz.figure_file import check_figure_format, save_figure
-from dwiml.viz.panels import Log, Panel, choose_panels
-from dwiml.viz.weights import draw_weights, select_with_weights
+
+__all__ = ["plot_logs", "read_logs", "visualize_logs"]
 
 logger = logging.getLogger(__name__)
 
-PathLike = str | os.PathLike[str]
 _DPI = 130
-_CURVES, _WEIGHTS = "curves", "weights"
-# Defined in dwiml.models.saving too, whose import would load torch.
-_PARAMETERS_FILE = "parameters.json"
+_CURVES, _WEIGHTS, _CORRELATION = "curves", "weights", "correlation"
+_FINISHED = ("", "failed", "stopped", "dwi_ml")
 
 
 @checks_arguments
@@ -33,38 +38,82 @@ def visualize_logs(
     *,
     out: PathLike | None = None,
     show: bool | None = None,
+    panels: Sequence[str] = (),
+    graphs: Sequence[Sequence[str]] = (),
+    epochs: str = ":",
+    per_batch: bool = False,
+    smooth: int = 1,
+    x: str = "epoch",
+    ylim: Mapping[str, tuple[float, float]] | None = None,
     log_scale: Sequence[str] = (),
     linear_scale: Sequence[str] = (),
+    remove_outliers: bool = False,
+    rename: Mapping[str, str] | None = None,
+    figsize: tuple[float, float] | None = None,
+    csv: PathLike | None = None,
+    watch: float | None = None,
+    correlation: Sequence[str] = (),
     weights: bool = False,
     overwrite: bool = False,
 ) -> list[Path]:
     """Draw losses, gradient norms, learning rate, epoch times and all other metrics that experiments logged.
 
-    With ``weights``, draw instead how much the weights of each layer changed in each epoch.
+    With ``weights``, draw instead how much the weights of each layer changed in each epoch; with ``correlation``, one
+    metric over another.
 
     Parameters
     ----------
     experiments
-        An experiment folder, several of them to compare, or a folder that contains experiments. If there are several,
-        those that are not experiments or have no finished epoch are ignored with a warning.
+        An experiment folder, several of them to compare, or a folder that contains experiments. Experiments of dwi_ml
+        can be among them. If there are several, those that are not experiments or have no finished epoch are ignored
+        with a warning.
     out
         Where to save the figure. The extension gives the format (png, pdf, svg, ...). None: ``curves.png`` in the
         experiment folder, or, for several experiments, ``curves_compared.png`` in the parent folder of the first one.
-        In an experiment folder, the only allowed name is ``curves``, with any of these extensions. With ``weights``,
-        ``weights`` replaces ``curves`` in these names.
+        In an experiment folder, the only allowed name is ``curves``, with any of these extensions. With ``weights`` or
+        ``correlation``, these words replace ``curves`` in these names.
     show
         True: show a window. False: save the figure. None: show a window if there is a display and ``out`` is None. If
         no window can be opened, the figure is saved.
+    panels
+        The panels to draw, in this order; by default, all: ``loss``, ``grad_norm``, ``learning_rate``, ``epoch_time``,
+        ``points_per_s``, ``memory``, and the name of each other metric (without ``train_`` or ``valid_``).
+    graphs
+        Panels of your own: a title, followed by one to four metrics, or by ``diff(a,b)``, ``ratio(a,b)`` or
+        ``sum(a,b)`` of two metrics. If there are graphs, only they and the given `panels` are drawn.
+    epochs
+        The epochs to draw, ``FIRST:END`` without the last one, as in Python: ``"2:"``, ``"0:10"``.
+    per_batch
+        Draw the values of the log of batches (training loss, gradient norm, learning rate, speed) instead of those of
+        the epochs.
+    smooth
+        Draw the mean of each value and its neighbors, this many in all; the values themselves are drawn thinly.
+    x
+        The horizontal axis: ``"epoch"``, ``"time"`` of the training, or ``"points"`` that it has seen.
+    ylim
+        {panel: (lowest, highest value of its vertical axis)}.
     log_scale
-        Panels with a logarithmic y axis: ``loss``, ``grad_norm``, ``learning_rate``, ``epoch_time``,
-        ``points_per_s``, or the name of another metric (without ``train_`` or ``valid_``). By default, the loss has
-        one if its values are positive and the largest is more than 30 times the smallest.
+        Panels with a logarithmic y axis. By default, the loss has one if its values are positive and the largest is
+        more than 30 times the smallest.
     linear_scale
         Panels that always have a linear y axis, such as ``loss``.
+    remove_outliers
+        Choose the limits of the vertical axes without the outliers (values farther than three interquartile ranges from
+        the quartiles); a note gives their number.
+    rename
+        {name of an experiment in the figure: another name}.
+    figsize
+        Width and height of the figure, in inches.
+    csv
+        Also write the values of the curves to this file, one in each row.
+    watch
+        Draw again every so many seconds, until all trainings have ended (or Ctrl-C); needs ``show=False`` or `out`.
+    correlation
+        Two metrics or expressions: draw the second over the first, a point for each epoch, instead of the curves.
     weights
         Draw the relative change of the weights of each layer, which experiments log if trained with ``log_weights``.
     overwrite
-        Whether ``out`` may replace a file. The default file is always replaced, unless it is a symbolic link.
+        Whether ``out`` and `csv` may replace files. The default file is always replaced, unless it is a symbolic link.
 
     Returns
     -------
@@ -74,200 +123,141 @@ def visualize_logs(
     Raises
     ------
     ValueError
-        If no experiment has a finished epoch, a panel is unknown, a logarithmic scale is impossible, the weights were
-        not logged, or matplotlib cannot write the format.
+        If no experiment has a finished epoch, a panel or a metric is unknown, an option is invalid or cannot be
+        combined with another one, the weights were not logged, or matplotlib cannot write the format.
     FileNotFoundError, NotADirectoryError
         If an experiment or the folder of ``out`` does not exist.
     FileExistsError
-        If ``out`` exists and ``overwrite`` is False.
+        If ``out`` or `csv` exists and ``overwrite`` is False.
     """
-    given = _distinct([experiments] if isinstance(experiments, (str, os.PathLike)) else experiments)
+    options = CurveOptions(
+        panels=panels,
+        graphs=graphs,
+        epochs=epochs,
+        per_batch=per_batch,
+        smooth=smooth,
+        ylim=ylim or {},
+        log_scale=log_scale,
+        linear_scale=linear_scale,
+        remove_outliers=remove_outliers,
+        x=x,
+        figsize=figsize,
+    )
+    name = _kind(options, weights=weights, correlation=correlation, csv=csv)
+    if watch is not None:
+        check_number("watch", watch, low=0.1, high=86400)
+    given = distinct([experiments] if isinstance(experiments, (str, os.PathLike)) else experiments)
     if out is not None:
         check_figure_format(out)
-    folders = _find_experiments(given)
-    name = _WEIGHTS if weights else _CURVES
-    if out is not None:
-        _check_out(Path(out), name, folders, overwrite=overwrite)
-    logs = read_logs(folders)
-    if weights and (log_scale or linear_scale):
-        raise ValueError(
-            "log_scale and linear_scale are for the curves: the axis of the weights is always logarithmic."
-        )
-    if weights:
-        logs = select_with_weights(logs)
-    panels = choose_panels(logs)
-    _check_scales(log_scale, linear_scale, logs, panels)
+    folders = find_experiments(given, batches=per_batch)
+    _check_outputs(out, csv, name, folders, overwrite=overwrite)
+
+    def read() -> list[Log]:
+        found = _renamed(read_logs(folders, batches=per_batch), rename or {})
+        return select_with_weights(found) if weights else found
 
     def draw(figure: Figure) -> None:
         if weights:
             draw_weights(figure, logs)
+        elif correlation:
+            draw_correlation(figure, logs, correlation, options)
         else:
-            draw_curves(figure, logs, panels, log_scale=log_scale, linear_scale=linear_scale)
+            draw_curves(figure, logs, options.choose(logs), options)
 
+    logs = read()
+    if not weights and not correlation:
+        options.choose(logs)
     if show is None:
-        show = out is None and _has_display()
-    shown = show and _show(draw, name)
-    if shown and out is None:
-        return []
+        show = out is None and watch is None and _has_display()
+    if show and watch is not None:
+        raise ValueError("watch draws into a file, not a window: give show=False or out.")
+    written = []
+    if csv is not None:
+        write_table(Path(csv), logs, options.choose(logs), options)
+        written.append(Path(csv))
+    if show and _show(draw, name) and out is None:
+        return written
     path = Path(out) if out is not None else _checked_default_path(folders, name)
-    figure = Figure()
-    draw(figure)
-    save_figure(figure, path, dpi=_DPI)
-    return [path]
+    _save(draw, path)
+    while watch is not None and any(log.note not in _FINISHED for log in logs):
+        time.sleep(watch)
+        logs = read()
+        _save(draw, path)
+        if csv is not None:
+            write_table(Path(csv), logs, options.choose(logs), options)
+    return [path, *written]
 
 
-def plot_logs(logs: Sequence[Log], *, log_scale: Sequence[str] = (), linear_scale: Sequence[str] = ()) -> Figure:
+def plot_logs(logs: Sequence[Log], options: CurveOptions | None = None, **choices: Any) -> Figure:
     """Return the figure of :func:`visualize_logs`, to show it in a notebook or to modify it.
 
     Parameters
     ----------
     logs
         The logs of one or more experiments (see :func:`read_logs`).
-    log_scale, linear_scale
-        As in :func:`visualize_logs`.
+    options
+        What to draw, and how.
+    **choices
+        Instead of `options`, keywords of :class:`~dwiml.viz.curves.options.CurveOptions`: ``panels``, ``graphs``,
+        ``epochs``, ``per_batch``, ``smooth``, ``ylim``, ``log_scale``, ``linear_scale``, ``remove_outliers``, ``x`` and
+        ``figsize``, as in :func:`visualize_logs`.
 
     Returns
     -------
     Figure
     """
     figure = Figure()
-    draw_curves(figure, logs, choose_panels(logs), log_scale=log_scale, linear_scale=linear_scale)
+    options = options or CurveOptions(**choices)
+    draw_curves(figure, logs, options.choose(logs), options)
     return figure
 
 
-def read_logs(experiments: Sequence[PathLike]) -> list[Log]:
-    """Read the logs of experiments.
-
-    Parameters
-    ----------
-    experiments
-        Experiment folders.
-
-    Returns
-    -------
-    list of Log
-        Each is labeled with the name of its folder, preceded by parent folders if two names are equal.
-
-    Raises
-    ------
-    ValueError
-        If a log has no finished epoch, has no metric to draw, or is damaged.
-    FileNotFoundError, NotADirectoryError
-        If an experiment does not exist or has no log.
-    """
-    folders = [Path(experiment) for experiment in experiments]
-    logs = []
-    for folder, label in zip(folders, _labels(folders), strict=True):
-        records = read_metrics(folder)
-        if not records:
-            raise ValueError(f"'{folder / METRICS_FILE}' is empty: no epoch is finished yet.")
-        selection_metric, is_own = _read_selection_metric(folder)
-        if is_own and not any(selection_metric in record for record in records):
-            selection_metric = SELECTION_VALUE
-        elif selection_metric == VALID_LOSS and not any(VALID_LOSS in record for record in records):
-            # Without a validation set, the best model is selected by the training loss.
-            selection_metric = TRAIN_LOSS
-        log = Log(label, records, selection_metric, is_own)
-        if not choose_panels([log]):
-            raise ValueError(f"'{folder / METRICS_FILE}' has no metric to draw.")
-        logs.append(log)
-    return logs
+def _kind(options: CurveOptions, *, weights: bool, correlation: Sequence[str], csv: PathLike | None) -> str:
+    """Return the kind of the figure, which is its name; refuse options of another kind."""
+    if correlation and len(correlation) != 2:
+        raise ValueError(f"correlation must be two metrics or expressions, got {shown(list(correlation))}.")
+    if weights and correlation:
+        raise ValueError("weights and correlation are two figures: ask for one of them.")
+    if not weights and not correlation:
+        return _CURVES
+    usual = CurveOptions()
+    allowed = ("figsize", "epochs") if correlation else ()
+    for name, value in vars(options).items():
+        if name not in allowed and value != getattr(usual, name):
+            axis = ": the axis of the weights is always logarithmic" if weights and name.endswith("_scale") else ""
+            raise ValueError(f"{name} is for the curves, not for {_WEIGHTS if weights else _CORRELATION}{axis}.")
+    if csv is not None:
+        raise ValueError("csv is for the curves.")
+    return _WEIGHTS if weights else _CORRELATION
 
 
-def _read_selection_metric(folder: Path) -> tuple[str, bool]:
-    """Return the model-selection metric of an experiment, and whether a class of the user chose it.
-
-    If the parameters are missing or damaged, it is the default one.
-    """
-    try:
-        recorded = read_json(folder / _PARAMETERS_FILE)
-        own = recorded.get("selection_metric")
-        if isinstance(own, str):
-            return own, True
-        metric = recorded["trainer"]["best_model_metric"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return VALID_LOSS, False
-    return metric if isinstance(metric, str) and metric in DIFFERENCE_FROM_BEST else VALID_LOSS, False
+def _renamed(logs: Sequence[Log], names: Mapping[str, str]) -> list[Log]:
+    unknown = [name for name in names if name not in {log.label for log in logs}]
+    if unknown:
+        labels = ", ".join(f"'{log.label}'" for log in logs)
+        raise ValueError(f"rename: there is no experiment '{unknown[0]}'; there are: {labels}.")
+    return [log.named(names.get(log.label, log.label)) for log in logs]
 
 
-def _distinct(experiments: Sequence[PathLike]) -> list[Path]:
-    folders: dict[str, Path] = {}
-    for experiment in experiments:
-        folders.setdefault(os.path.realpath(experiment), Path(experiment))
-    if not folders:
-        raise ValueError("No experiment was given; give at least one experiment folder.")
-    return list(folders.values())
+def _save(draw: Callable[[Figure], None], path: Path) -> None:
+    figure = Figure()
+    draw(figure)
+    save_figure(figure, path, dpi=_DPI)
 
 
-def _labels(folders: Sequence[Path]) -> list[str]:
-    parts = [Path(os.path.realpath(folder)).parts for folder in folders]
-    for depth in range(1, max(map(len, parts))):
-        labels = ["/".join(names[-depth:]) for names in parts]
-        if len(set(labels)) == len(labels):
-            return labels
-    return [str(folder) for folder in folders]
-
-
-def _find_experiments(given: Sequence[Path]) -> list[Path]:
-    """Return the experiment folders among the given folders and inside them; warn about the others.
-
-    A single path is returned unchanged: reading it raises a more precise error.
-    """
-    candidates = [folder for path in given for folder in _expand(path)]
-    if len(candidates) == 1:
-        return candidates
-    found = []
-    for folder in _distinct(candidates):
-        # A path that does not exist is an error, to be raised when it is read.
-        if not os.path.lexists(folder) or (_has_log(folder) and read_metrics(folder)):
-            found.append(folder)
-        elif not folder.is_dir():
-            logger.warning("'%s' is ignored: it is a file, not an experiment folder.", folder)
-        else:
-            logger.warning("'%s' is ignored: it has no %s with a finished epoch.", folder, METRICS_FILE)
-    if not found:
-        raise ValueError("None of the given paths is an experiment folder with a finished epoch.")
-    return found
-
-
-def _expand(path: Path) -> list[Path]:
-    """Return the experiments in a folder that is not an experiment itself, or the path if there are none."""
-    inside = [] if _is_experiment(path) or not path.is_dir() else sorted(filter(_is_experiment, path.iterdir()))
-    return inside or [path]
-
-
-def _is_experiment(folder: Path) -> bool:
-    # An experiment has no log before its first epoch is finished.
-    return _has_log(folder) or os.path.isfile(folder / _PARAMETERS_FILE)
-
-
-def _has_log(folder: Path) -> bool:
-    return os.path.isfile(folder / METRICS_FILE)
-
-
-def _check_out(out: Path, name: str, folders: Sequence[Path], *, overwrite: bool) -> None:
-    """Check the path of a figure: in an experiment folder, it must have the name of its kind of figures."""
-    in_experiment = os.path.realpath(out.parent) in {os.path.realpath(folder) for folder in folders}
-    allowed = in_experiment and out.stem == name and not out.is_symlink()
-    check_outputs({"Figure": out}, experiments=() if allowed else folders, overwrite=overwrite)
-
-
-def _check_scales(
-    log_scale: Sequence[str], linear_scale: Sequence[str], logs: Sequence[Log], panels: Sequence[Panel]
+def _check_outputs(
+    out: PathLike | None, csv: PathLike | None, name: str, folders: Sequence[Path], *, overwrite: bool
 ) -> None:
-    known = {panel.key: panel for panel in panels}
-    for option, keys in (("log_scale", log_scale), ("linear_scale", linear_scale)):
-        for key in keys:
-            if key not in known:
-                raise ValueError(f"Unknown panel '{key}' in {option}; choose among: {', '.join(known)}.")
-    for key in log_scale:
-        if key in linear_scale:
-            raise ValueError(f"Panel '{key}' is both in log_scale and in linear_scale; remove it from one of them.")
-        for line in known[key].lines:
-            if any(value <= 0 for log in logs for value in log.series(line.metric)[1]):
-                raise ValueError(
-                    f"'{line.metric}' has values that are not positive: it cannot have a logarithmic scale."
-                )
+    """Check the paths of a figure and a table: in an experiment folder, a figure must have the name of its kind."""
+    if out is not None:
+        in_experiment = os.path.realpath(Path(out).parent) in {os.path.realpath(folder) for folder in folders}
+        allowed = in_experiment and Path(out).stem == name and not Path(out).is_symlink()
+        check_outputs({"Figure": out}, experiments=() if allowed else folders, overwrite=overwrite)
+    if csv is not None:
+        outputs = {"Table": csv, **({} if out is None else {"Figure": out})}
+        check_outputs({"Table": csv}, experiments=folders, overwrite=overwrite)
+        if len({os.path.realpath(path) for path in outputs.values()}) < len(outputs):
+            raise ValueError("The figure and the table must be two files.")
 
 
 def _has_display() -> bool:

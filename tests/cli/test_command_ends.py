@@ -121,7 +121,10 @@ def command_at(name: str, work: Path, out: Path) -> tuple[list[str], str]:
             ["show_tractogram", bundle, str(out / "a.png"), "--background", str(subject / "metrics/fa.nii.gz")],
             "dwiml.viz.figure_file.save_figure",
         ),
-        "visualize_logs": (["visualize_logs", experiment, "--out", str(out / "a.png")], "dwiml.viz.logs.read_metrics"),
+        "visualize_logs": (
+            ["visualize_logs", experiment, "--out", str(out / "a.png")],
+            "dwiml.viz.curves.reading.read_metrics",
+        ),
     }[name]
 
 

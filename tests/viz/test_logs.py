@@ -22,8 +22,10 @@ import dwiml
 from dwiml.training.reporting.loggers import LocalLogger
 from dwiml.training.reporting.metrics import name_of
 from dwiml.viz import logs
+from dwiml.viz.curves.log import Log
+from dwiml.viz.curves.panels import choose_panels
+from dwiml.viz.curves.reading import find_experiments
 from dwiml.viz.logs import plot_logs, read_logs, visualize_logs
-from dwiml.viz.panels import Log, choose_panels
 
 
 def write_experiment(folder: Path, nb_epochs: int = 4, *, leave_out: tuple[str, ...] = (), **more: float) -> Path:
@@ -134,8 +136,8 @@ def test_several_experiments_differ_in_color_and_are_saved_beside_the_first(tmp_
     assert _is_png(tmp_path / "curves_compared.png")
     figure, panels = _drawn(*folders)
     colors = [line.get_color() for line in panels["Loss"].lines]
-    assert colors[0:3] == [colors[0]] * 3
-    assert colors[3:6] == [colors[3]] * 3
+    # The lines of each experiment, training and validation, then the stars.
+    assert colors[0:6:2] == colors[1:6:2] == colors[6:9]
     assert len(set(colors)) == 3
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
     assert texts == ["a (best 101.5, epoch 1)", "b (best 101.2, epoch 3)", "c (best 101.3, epoch 2)"]
@@ -325,12 +327,15 @@ def test_folders_that_are_not_experiments_are_ignored_with_a_warning(
     caplog.clear()
     # The figure of the first call is ignored too.
     assert visualize_logs(sorted((tmp_path / "exps").iterdir())) == [compared]
-    assert "curves_compared.png' is ignored: it is a file" in caplog.text
+    assert "curves_compared.png" not in caplog.text
+    (tmp_path / "exps" / "notes.txt").touch()
+    visualize_logs(sorted((tmp_path / "exps").iterdir()))
+    assert "notes.txt' is ignored: it is a file" in caplog.text
     assert visualize_logs(tmp_path / "exps") == [compared]
     (tmp_path / "exps" / "stopped").mkdir()
     (tmp_path / "exps" / "stopped" / "parameters.json").touch()
     caplog.clear()
-    assert [log.label for log in read_logs(logs._find_experiments([tmp_path / "exps"]))] == ["a", "b"]
+    assert [log.label for log in read_logs(find_experiments([tmp_path / "exps"]))] == ["a", "b"]
     names = [record.args[0].name for record in caplog.records]  # type: ignore[index, union-attr]
     assert names == ["begun", "stopped"]
     with pytest.raises(FileNotFoundError, match="'.*missing' does not exist"):

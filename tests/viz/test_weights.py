@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from dwiml import visualize_logs
 from dwiml.training.reporting.loggers import LocalLogger
 from dwiml.viz import logs as viz_logs
+from dwiml.viz.curves.log import Log
+from dwiml.viz.curves.panels import choose_panels
+from dwiml.viz.curves.weights import draw_weights, relative_changes
 from dwiml.viz.logs import plot_logs, read_logs
-from dwiml.viz.panels import Log, choose_panels
-from dwiml.viz.weights import draw_weights, relative_changes
 
 
 def log_of(changes: dict[str, list[float]], label: str = "run", norm: float = 4.0) -> Log:

@@ -11,7 +11,7 @@ from dwiml.arguments import counted
 from dwiml.seeding import DRAWN
 from dwiml.training.cluster.slurm import warn_without_job
 from dwiml.training.generation.selection import selection_name
-from dwiml.training.reporting.events import END, EPOCH_END, RESUME, START
+from dwiml.training.reporting.events import DONE, END, EPOCH_END, RESUME, START
 from dwiml.training.reporting.metrics import is_comparable, skipped_batches
 from dwiml.training.reporting.progress import announce, end_line, epoch_line, not_selected
 from dwiml.training.state import GENERATION, TRAINING
@@ -40,6 +40,7 @@ def announce_start(trainer: DWIMLTrainer, *, resumes: bool) -> None:
         resuming or summary,
         epoch=trainer.position.epoch,
         batch=trainer.position.batch,
+        **{DONE: _epochs_done(trainer)},
         max_epochs=trainer.settings.max_epochs,
         host=platform.node(),
         pid=os.getpid(),
@@ -92,6 +93,19 @@ def announce_end(trainer: DWIMLTrainer, first_epoch: int) -> None:
     trainer.events.add(END, line, epoch=trainer.position.epoch)
     if trainer.verbose:
         announce(line)
+
+
+def _epochs_done(trainer: DWIMLTrainer) -> float:
+    """Return the number of epochs done, with the part of the training batches of the current one."""
+    position = trainer.position
+    if position.phase != TRAINING:
+        return position.epoch + 1.0
+    if not position.batch:
+        return float(position.epoch)
+    nb_batches = trainer.batch_sampler.nb_batches(
+        TRAINING, position.epoch, max_batches=trainer.settings.max_batches(TRAINING)
+    )
+    return round(position.epoch + position.batch / max(nb_batches, 1), 4)
 
 
 def _resuming_line(trainer: DWIMLTrainer) -> str:

@@ -28,6 +28,8 @@ START, RESUME, EPOCH_END, CHECKPOINT, WARNING, STOP, FAILURE, END = EVENTS = (
 )
 """The kinds of events. A run begins with ``start`` or ``resume``; one that was killed has no last event of its own."""
 
+DONE = "epochs_done"
+"""The field of ``start`` and ``resume`` with the number of epochs done, and the part of the one in progress."""
 # Characters of an error.
 _LONGEST = 2000
 

@@ -21,8 +21,8 @@ from dwiml import DWIMLTrainerOneInput
 from dwiml.training.experiment.checkpoint import load_checkpoint
 from dwiml.training.reporting import progress
 from dwiml.training.reporting.user_metrics import check_metric_name
+from dwiml.viz.curves.panels import choose_panels
 from dwiml.viz.logs import read_logs
-from dwiml.viz.panels import choose_panels
 
 METRICS = ("train_angle_deg", "valid_angle_deg", "train_nb_points", "valid_nb_points")
 

@@ -16,8 +16,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from dwiml.training.reporting.metrics import WEIGHT_CHANGE, WEIGHT_NORM
+from dwiml.viz.curves.log import Log
 from dwiml.viz.figure_file import shorten
-from dwiml.viz.panels import Log
 
 logger = logging.getLogger(__name__)
 

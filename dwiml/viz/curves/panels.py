@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
+
+import numpy as np
 
 from dwiml.training.reporting.metrics import (
     DATA_WAIT,
-    DIFFERENCE_FROM_BEST,
     DISTANCE,
     DURATION,
     EPOCH,
     EPOCH_TIME,
+    GPU_MEMORY,
     GRAD_NORM,
     GRAD_NORM_CLIPPED,
     INVALID_CONNECTIONS,
@@ -20,16 +22,16 @@ from dwiml.training.reporting.metrics import (
     LEFT_MASK,
     LENGTH_RATIO,
     LOSS,
+    MEMORY,
     SELECTION_VALUE,
     SPEED,
     VALID_CONNECTIONS,
-    VALID_LOSS,
     WEIGHT_METRICS,
-    is_comparable,
     name_of,
 )
+from dwiml.viz.curves.log import Log
 
-Style = Literal["-", "--", ":"]
+Style = Literal["-", "--", ":", "-."]
 # Ratio of the largest to the smallest value, above which the later epochs are at the bottom of a linear axis.
 _STEEP = 30.0
 
@@ -60,7 +62,7 @@ class Panel:
     Attributes
     ----------
     key
-        Its name in the options ``log_scale`` and ``linear_scale``.
+        Its name in the options ``panels``, ``ylim``, ``log_scale`` and ``linear_scale``.
     axis
         Label of the y axis: the quantity and its unit.
     lines
@@ -70,49 +72,6 @@ class Panel:
     key: str
     axis: str
     lines: tuple[Line, ...]
-
-
-@dataclass(frozen=True)
-class Log:
-    """The log of an experiment.
-
-    Attributes
-    ----------
-    label
-        Name of the experiment in the figure.
-    records
-        One per epoch: ``epoch`` (from 0) and the metrics by name.
-    selection_metric
-        Model-selection metric: the best model is selected by its value.
-    has_own_selection
-        Whether a class of the user chooses the metric; the log then has ``selection_value``, which is minimized.
-    """
-
-    label: str
-    records: Sequence[dict[str, Any]]
-    selection_metric: str = VALID_LOSS
-    has_own_selection: bool = False
-
-    def series(self, metric: str) -> tuple[list[int], list[float]]:
-        """Return the epochs (from 0) in which a metric was computed, and its values."""
-        found = [(record["epoch"], record[metric]) for record in self.records if _is_number(record.get(metric))]
-        return [epoch for epoch, _ in found], [value for _, value in found]
-
-    def best(self) -> tuple[int, float] | None:
-        """Return the epoch (from 0) of the best model and the value of :attr:`selection_metric`, or None.
-
-        It is the first epoch with the best value, as in the training. Epochs in which batches were skipped are not
-        candidates if the metric is a loss, since their losses are not comparable.
-        """
-        metric = SELECTION_VALUE if self.has_own_selection else self.selection_metric
-        candidates = [record for record in self.records if is_comparable(metric, record)]
-        epochs, values = Log(self.label, candidates).series(metric)
-        to_minimize = DIFFERENCE_FROM_BEST.get(metric, float)
-        best = min(zip(epochs, values, strict=True), key=lambda pair: to_minimize(pair[1]), default=None)
-        if best is None or not self.has_own_selection:
-            return best
-        shown = dict(zip(*self.series(self.selection_metric), strict=True))
-        return best[0], shown.get(best[0], best[1])
 
 
 def _training_and_validation(name: str) -> tuple[Line, ...]:
@@ -133,6 +92,7 @@ STANDARD_PANELS = (
         (*_training_and_validation(DURATION), Line(f"train_{DATA_WAIT}", "training, waiting for data", ":")),
     ),
     Panel(SPEED, "Speed (points/s)", _training_and_validation(SPEED)),
+    Panel("memory", "Peak memory (MB)", (Line(MEMORY, "process"), Line(GPU_MEMORY, "GPU", "--"))),
 )
 # Negligible, or already shown otherwise.
 _NOT_DRAWN = frozenset({EPOCH, f"valid_{DATA_WAIT}"})
@@ -150,14 +110,8 @@ def choose_panels(logs: Sequence[Log]) -> list[Panel]:
 
     The ``train_`` and ``valid_`` metrics of the same quantity share a panel.
     """
-    computed = {
-        name: None
-        for log in logs
-        for record in log.records
-        for name, value in record.items()
-        # Those of the weights have a figure of their own.
-        if _is_number(value) and not name.startswith(WEIGHT_METRICS)
-    }
+    # Those of the weights have a figure of their own.
+    computed = {name: None for log in logs for name in log.metrics() if not name.startswith(WEIGHT_METRICS)}
     panels = []
     # Usually a metric that has its own panel, perhaps with the other sign.
     known = set(_NOT_DRAWN) | ({SELECTION_VALUE} - {log.selection_metric for log in logs})
@@ -177,8 +131,9 @@ def choose_panels(logs: Sequence[Log]) -> list[Panel]:
 
 def falls_steeply(panel: Panel, logs: Sequence[Log]) -> bool:
     """Return whether a panel's values are positive and the largest is more than 30 times the smallest."""
-    values = [value for log in logs for line in panel.lines for value in log.series(line.metric)[1]]
-    return min(values) > 0 and max(values) > _STEEP * min(values)
+    found = [log.columns(line.metric)[1] for log in logs for line in panel.lines]
+    values = np.concatenate([np.zeros(0), *found])
+    return bool(len(values)) and bool(values.min() > 0 and values.max() > _STEEP * values.min())
 
 
 def _describe(metric: str) -> tuple[str, Line]:
@@ -193,7 +148,3 @@ def _axis_label(quantity: str) -> str:
         return _TRACKED[quantity]
     words = name_of(quantity)
     return words[:1].upper() + words[1:]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,1 @@
+"""Training curves: what is read, what is drawn, and how."""
