@@ -30,6 +30,7 @@ COMMANDS = {
     "show_loss": "write a trained model's loss at each point of true streamlines",
     "show_attention": "draw what a trained transformer attends to along true streamlines",
     "show_tractogram": "draw streamlines over slices of an image",
+    "runs": "list experiments: status, best values, time left, different parameters",
     "visualize_logs": "plot the training curves of one or more experiments",
 }
 
