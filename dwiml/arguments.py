@@ -361,6 +361,20 @@ def counted(number: int, noun: str) -> str:
     return f"{grouped(number)} {noun if number == 1 else plural}"
 
 
+def duration(seconds: float | None) -> str:
+    """Return a duration in the units that a user thinks in: ``4.2 s``, ``12 min``, ``3 h 20 min``, ``2 d 5 h``."""
+    if seconds is None:
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
+
+
 def kind_shown(value: Any) -> str:
     """Return the description of an object of the wrong type, for a message."""
     if value is None:

@@ -31,6 +31,7 @@ COMMANDS = {
     "show_attention": "draw what a trained transformer attends to along true streamlines",
     "show_tractogram": "draw streamlines over slices of an image",
     "runs": "list experiments: status, best values, time left, different parameters",
+    "report": "write one page about experiments: curves, parameters, scores, pictures",
     "visualize_logs": "plot the training curves of one or more experiments",
 }
 

@@ -8,13 +8,13 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dwiml.arguments import quoted
+from dwiml.arguments import duration, quoted
 from dwiml.files import read_json
 from dwiml.inspection.text import cut, table
 from dwiml.params import checks_arguments
@@ -124,12 +124,14 @@ def describe_runs(folder: str | os.PathLike[str], *, order: str = "name") -> lis
     found = list(_experiments(folder, _DEPTH))
     if not found:
         raise ValueError(f"'{folder}' has no experiment.")
-    parameters = [_flat(path) for path in found]
-    names = dict.fromkeys(name for each in parameters for name in each)
-    differing = [name for name in names if len({_text(each.get(name)) for each in parameters}) > 1]
+    differing, _ = differing_parameters(found)
     runs = [
-        _described(path, folder, {name: each.get(name) for name in differing})
-        for path, each in zip(found, parameters, strict=True)
+        replace(
+            describe_run(path),
+            name=path.relative_to(folder).as_posix() if path != folder else path.resolve().name,
+            differences={name: values[k] for name, values in differing.items()},
+        )
+        for k, path in enumerate(found)
     ]
     return sorted(runs, key=lambda run: _key(run, order))
 
@@ -153,8 +155,27 @@ def _recorded(folder: Path) -> Mapping[str, Any]:
     return {}
 
 
-def _described(path: Path, folder: Path, differences: dict[str, Any]) -> Run:
-    name = path.relative_to(folder).as_posix() if path != folder else path.resolve().name
+def differing_parameters(experiments: Sequence[Path]) -> tuple[dict[str, list[Any]], dict[str, Any]]:
+    """Return the parameters that are not the same in all experiments, and those that are.
+
+    Parameters that do not change the training, such as the number of loader processes, are left out.
+
+    Returns
+    -------
+    differing : dict
+        {parameter: its value in each experiment}; one that is absent is None.
+    same : dict
+        {parameter: its value}.
+    """
+    parameters = [_flat(path) for path in experiments]
+    names = dict.fromkeys(name for each in parameters for name in each)
+    differing = {name: [each.get(name) for each in parameters] for name in names}
+    same = {name: values[0] for name, values in differing.items() if len({_text(value) for value in values}) == 1}
+    return {name: values for name, values in differing.items() if name not in same}, same
+
+
+def describe_run(path: Path) -> Run:
+    """Return an experiment, without what differs from others; its name is that of its folder."""
     recorded = _recorded(path)
     trainer = recorded.get("trainer")
     wanted = trainer.get("max_epochs") if isinstance(trainer, dict) else None
@@ -174,7 +195,7 @@ def _described(path: Path, folder: Path, differences: dict[str, Any]) -> Run:
         left = max(max_epochs - epoch, 0) * seconds
     best = None if log is None else log.best()
     return Run(
-        name=name,
+        name=path.resolve().name,
         path=str(path),
         status=status,
         epoch=epoch,
@@ -185,7 +206,6 @@ def _described(path: Path, folder: Path, differences: dict[str, Any]) -> Run:
         seconds_per_epoch=seconds,
         seconds_left=left,
         started=next((str(each["time"]) for each in reversed(events) if each["event"] in (START, RESUME)), ""),
-        differences=differences,
         note=note,
     )
 
@@ -277,17 +297,3 @@ def _short(name: str) -> str:
 
 def _shown(value: Any) -> str:
     return value if isinstance(value, str) else "-" if value is None else json.dumps(value)
-
-
-def duration(seconds: float | None) -> str:
-    """Return a duration in the units that a user thinks in: ``4.2 s``, ``12 min``, ``3 h 20 min``, ``2 d 5 h``."""
-    if seconds is None:
-        return "-"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 24 * 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes // 1440} d {minutes % 1440 // 60} h"

@@ -78,6 +78,9 @@ class EpochRunner:
         self._step = trainer.ranks.wrap_ddp(BatchLoss(trainer))
         self._loaders: dict[str, DataLoader[Any]] = {}
         self._is_first_batch = self._is_first_step = True
+        # Of the last epoch that was not resumed in its middle.
+        self._epoch_s: float | None = None
+        self._begin, self._began_whole = time.perf_counter(), not trainer.position.is_inside
         trainer.batch_loader.called.clear()
 
     def close(self) -> None:
@@ -99,7 +102,8 @@ class EpochRunner:
         position, updater, verbose = trainer.position, trainer.updater, trainer.verbose
         done, nb_batches = position.batch, position.batch + len(trainer.batch_sampler)
         max_epochs = trainer.settings.max_epochs
-        progress = EpochProgress(phase, position.epoch, max_epochs, nb_batches, done=done, shown=verbose)
+        shown: dict[str, Any] = {"done": done, "shown": verbose, "epoch_s": self._epoch_s}
+        progress = EpochProgress(phase, position.epoch, max_epochs, nb_batches, **shown)
         weights = nullcontext() if training else trainer.averaged_weights()
         with torch.set_grad_enabled(training), weights, progress:
             try:
@@ -139,6 +143,9 @@ class EpochRunner:
         """
         position = self._trainer.position
         epoch = position.epoch
+        if self._began_whole:
+            self._epoch_s = time.perf_counter() - self._begin
+        self._begin, self._began_whole = time.perf_counter(), True
         self._trainer.finish_epoch(dict(position.metrics))
         _require_super(self._trainer, "finish_epoch", position.epoch > epoch)
 

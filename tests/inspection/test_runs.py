@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from small_training import interrupt, small_trainer
 
+from dwiml.arguments import duration
 from dwiml.cli import runs as command
 from dwiml.cli.main import main
 from dwiml.inspection import runs as module
-from dwiml.inspection.runs import ORDERS, describe_runs, duration, runs_text
+from dwiml.inspection.runs import ORDERS, describe_runs, runs_text
 from dwiml.training.experiment.lock import ExperimentLock
 from dwiml.training.reporting.loggers import LocalLogger
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dwiml.arguments import grouped
+from dwiml.arguments import duration, grouped
 from dwiml.files.streams import safe_stderr
 from dwiml.training.reporting.metrics import LOSSES, name_of
 from dwiml.training.reporting.monitors import BestMonitor, PhaseMonitor
@@ -127,13 +127,28 @@ class EpochProgress:
         Number of batches already done.
     shown
         Whether to show anything.
+    epoch_s
+        Duration of an epoch, in seconds, with all its phases; None if none is done yet: it is then that of the batches
+        of this phase.
     """
 
-    def __init__(self, phase: str, epoch: int, max_epochs: int, nb_batches: int, *, done: int = 0, shown: bool) -> None:
+    def __init__(
+        self,
+        phase: str,
+        epoch: int,
+        max_epochs: int,
+        nb_batches: int,
+        *,
+        done: int = 0,
+        shown: bool,
+        epoch_s: float | None = None,
+    ) -> None:
         self._title = f"{_title(epoch, max_epochs)}, {phase}"
         self._nb_batches = nb_batches
-        self._nb_done = done
+        self._nb_done = self._nb_before = done
         self._shown = shown
+        self._nb_later, self._epoch_s = max_epochs - epoch - 1, epoch_s
+        self._begin = time.perf_counter()
         self._bar: Any = tqdm(
             total=nb_batches,
             initial=done,
@@ -173,10 +188,17 @@ class EpochProgress:
         own = {name: _four_digits(value) for name, value in monitor.own.means().items()}
         if not self._bar.disable:
             shown = {} if loss is None else {"loss": f"{loss:.4f}"}
-            self._bar.set_postfix({**shown, **own, "points/s": speed})
+            self._bar.set_postfix({**shown, **own, "points/s": speed, "run": f"{self._left()} left"})
         elif self._shown and now - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = now
             mean = "" if loss is None else f", loss {loss:.5f}"
             mean += "".join(f", {name_of(name)} {value}" for name, value in own.items())
             batches = "batch" if self._nb_batches == 1 else "batches"
-            announce(f"{self._title}: {self._nb_done} of {self._nb_batches} {batches}{mean}, {speed} points/s")
+            done = f"{self._nb_done} of {self._nb_batches} {batches}"
+            announce(f"{self._title}: {done}{mean}, {speed} points/s, {self._left()} left in all")
+
+    def _left(self) -> str:
+        """Return the time until the last epoch is done, if the speed stays the same and patience does not run out."""
+        batch_s = (time.perf_counter() - self._begin) / max(self._nb_done - self._nb_before, 1)
+        epoch_s = batch_s * self._nb_batches if self._epoch_s is None else self._epoch_s
+        return duration(batch_s * (self._nb_batches - self._nb_done) + epoch_s * self._nb_later)

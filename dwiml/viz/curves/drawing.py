@@ -184,17 +184,17 @@ def _label_x(
     if not len(x):
         axes.text(0.5, 0.5, "no values", transform=axes.transAxes, ha="center", color=_GRAY)
     axes.set_xlim(first - margin, last + margin)
-    note = _loss_note(logs) if any(line.metric in LOSSES for line in panel.lines) else ""
-    axes.set_xlabel(label + note, parse_math=False)
+    note = loss_note(logs) if any(line.metric in LOSSES for line in panel.lines) else ""
+    axes.set_xlabel(f"{label}\n{note}" if note else label, parse_math=False)
 
 
-def _loss_note(logs: Sequence[Log]) -> str:
+def loss_note(logs: Sequence[Log]) -> str:
     """Return a note if losses are defined in different ways, so that they cannot be compared."""
     kinds = list(dict.fromkeys(log.loss for log in logs if log.loss))
     if len(kinds) < 2:
         return ""
     listed = ", ".join(kinds[:4]) + (f" and {len(kinds) - 4} more" if len(kinds) > 4 else "")
-    return f"\nThe losses of these experiments are defined differently ({listed}): their values cannot be compared."
+    return f"The losses of these experiments are defined differently ({listed}): their values cannot be compared."
 
 
 def _scale_y(axes: Axes, logs: Sequence[Log], panel: Panel, options: CurveOptions, curves: Sequence[Curve]) -> None:

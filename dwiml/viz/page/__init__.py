@@ -1,0 +1,1 @@
+"""A page about experiments, in one file that needs no network."""
