@@ -167,7 +167,9 @@ class EpochRunner:
         forget_peak(trainer.device)
         log = next((each for each in trainer.loggers if isinstance(each, BatchLog)), None)
         if training and log is not None and settings.log_batches is not None:
-            monitor.windows = BatchWindows(settings.log_batches, trainer.loggers, step=log.step)
+            monitor.windows = BatchWindows(
+                settings.log_batches, trainer.loggers, log.step, lambda: trainer.checkpointer.is_ours
+            )
             monitor.windows.begin(monitor, position.batch)
         return monitor
 

@@ -54,7 +54,7 @@ def running(trainer: DWIMLTrainer) -> Iterator[EpochRunner]:
         if trainer.ranks.is_first:
             starting_over = trainer.settings.resume == "never" and not has_begun
             trainer.checkpointer.lock_folder(stack, starting_over=starting_over)
-            stack.enter_context(trainer.events.recording(planned=TrainingInterrupted))
+            stack.enter_context(trainer.events.recording(TrainingInterrupted, lambda: trainer.checkpointer.is_ours))
             chosen_by = selection_name(trainer) if has_own_selection(trainer) else None
             groups_config = trainer.batch_sampler.dataset.groups_config
             classes, digests = class_paths(trainer), class_digests(trainer)
@@ -71,7 +71,7 @@ def running(trainer: DWIMLTrainer) -> Iterator[EpochRunner]:
                 batches=settings.log_batches is not None,
                 verbose=trainer.verbose,
             )
-            start_loggers(trainer.loggers, trainer.parameters, logged)
+            start_loggers(trainer.loggers, trainer.parameters, logged, anew=checkpoint is None)
             stack.callback(_write_pending, trainer)
         if checkpoint is None:
             seed_generators(trainer.seed, trainer.ranks.rank)

@@ -36,7 +36,7 @@ def test_settings_are_frozen_and_have_the_names_of_the_parameters(tiny_hdf5: Pat
     with pytest.raises(dataclasses.FrozenInstanceError):
         trainer.settings.max_epochs = 4  # type: ignore[misc]
     names = {each.name for cls in type(trainer).settings_classes for each in dataclasses.fields(cls)}
-    assert set(trainer.params) == names - {"loggers", "log_weights"}
+    assert set(trainer.params) == names - {"loggers", "log_weights", "log_batches"}
     # A trial uses other settings than the given ones, which are recorded.
     trial = small_trainer(tiny_hdf5, tmp_path, max_epochs=3, fast_dev_run=True)
     assert (trial.settings.max_epochs, trial.params["max_epochs"]) == (1, 3)

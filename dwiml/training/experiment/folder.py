@@ -16,7 +16,7 @@ from dwiml.files import atomic_write, read_json, remove_unfinished
 from dwiml.files.tensors import ends_in_digest
 from dwiml.models.saving import PARAMETERS_FILE, STATE_FILE
 from dwiml.training.experiment.checkpoint import LATEST, PREVIOUS, has_checkpoint
-from dwiml.training.experiment.lock import LOCK_FILE, is_lock
+from dwiml.training.experiment.lock import LOCK_FILE, ExperimentGoneError, ExperimentInUseError, is_lock
 from dwiml.training.reporting.events import EVENTS_FILE
 from dwiml.training.reporting.loggers.batches import BATCHES_FILE
 from dwiml.training.reporting.loggers.local import METRICS_FILE
@@ -36,6 +36,8 @@ _WRITTEN = {
     LOGS: tuple(path.name for path in _LOG_FILES),
     BAD_BATCHES: (),
 }
+# Files that may exist before the first checkpoint.
+_NO_RESULTS = {LOGS: (BATCHES_FILE.name, EVENTS_FILE.name)}
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class ExperimentFolder:
 
         One that a NaN ended before it had any result is not counted: only its parameters and the bad batch are there.
         """
-        if has_checkpoint(self.checkpoint) or self.logs.exists():
+        if has_checkpoint(self.checkpoint) or self._has_results_in(LOGS):
             return True
         return self.parameters.exists() and not self._has_bad_batch_only()
 
@@ -177,6 +179,9 @@ class ExperimentFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         try:
             yield
+        except (ExperimentInUseError, ExperimentGoneError):
+            # It belongs to another process.
+            raise
         except BaseException:
             with suppress(OSError):
                 if not was_used and not self._has_results():
@@ -184,6 +189,8 @@ class ExperimentFolder:
                     self.config.unlink(missing_ok=True)
                     for name in filter(None, _WRITTEN):
                         if (self.path / name).is_dir():
+                            for file in _NO_RESULTS.get(name, ()):
+                                (self.path / name / file).unlink(missing_ok=True)
                             (self.path / name).rmdir()
                     for each in made:
                         each.rmdir()
@@ -193,17 +200,21 @@ class ExperimentFolder:
         """Return whether there is more than the parameters: files in the folders of results, or unknown entries."""
         for entry in self.path.iterdir():
             if entry.name in _WRITTEN and entry.is_dir():
-                if any(entry.iterdir()):
+                if self._has_results_in(entry.name):
                     return True
             elif entry.name not in _WRITTEN[""]:
                 return True
         return False
 
+    def _has_results_in(self, name: str) -> bool:
+        """Return whether one of the folders has a file that makes the experiment worth to be kept."""
+        folder = self.path / name
+        return folder.is_dir() and any(entry.name not in _NO_RESULTS.get(name, ()) for entry in folder.iterdir())
+
     def _has_bad_batch_only(self) -> bool:
         """Return whether the only results are bad batches."""
-        others = (self.checkpoint, self.best_model, self.logs)
-        has_others = any(folder.is_dir() and any(folder.iterdir()) for folder in others)
-        return not has_others and self.bad_batches.is_dir() and any(self.bad_batches.iterdir())
+        others = (CHECKPOINT, BEST_MODEL, LOGS)
+        return not any(map(self._has_results_in, others)) and self._has_results_in(BAD_BATCHES)
 
     def _has_our_parameters(self) -> bool:
         try:

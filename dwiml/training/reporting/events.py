@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -50,21 +50,24 @@ class EventLog:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / EVENTS_FILE
-        self._is_open = self._has_warned = False
+        self._may_write: Callable[[], bool] = _never
+        self._has_warned = False
 
     @contextmanager
-    def recording(self, planned: type[BaseException]) -> Iterator[None]:
+    def recording(self, planned: type[BaseException], may_write: Callable[[], bool] = lambda: True) -> Iterator[None]:
         """Record within the block: what is added, the warnings of dwiml, and the error that ends the block, if any.
 
         Parameters
         ----------
         planned
             Class of the exception that ends a block without being a failure.
+        may_write
+            Function that returns whether the experiment still belongs to this process.
         """
         handler = _Warnings(self)
         ours = logging.getLogger("dwiml")
         ours.addHandler(handler)
-        self._is_open = True
+        self._may_write = may_write
         try:
             yield
         except planned:
@@ -74,7 +77,7 @@ class EventLog:
             raise
         finally:
             ours.removeHandler(handler)
-            self._is_open = False
+            self._may_write = _never
 
     def add(self, event: str, text: str, **fields: Any) -> None:
         """Add an event; does nothing outside :meth:`recording`.
@@ -88,7 +91,7 @@ class EventLog:
         **fields
             More values, of JSON types.
         """
-        if not self._is_open:
+        if not self._may_write():
             return
         record = {"time": datetime.now().astimezone().isoformat(timespec="seconds"), "event": event, **fields}
         line = json.dumps({**record, "text": text}, allow_nan=False).encode()
@@ -112,6 +115,10 @@ class EventLog:
             append_to(descriptor, (b"" if begins else b"\n") + line + b"\n", sync=False)
         finally:
             os.close(descriptor)
+
+
+def _never() -> bool:
+    return False
 
 
 class _Warnings(logging.Handler):

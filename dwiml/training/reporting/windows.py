@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from dwiml.training.reporting.metrics import BATCH, DURATION, EPOCH, GRAD_NORM, LEARNING_RATE, SPEED, STEP, TRAIN_LOSS
@@ -28,10 +28,12 @@ class BatchWindows:
         They receive the records.
     step
         Number of batches in the records so far, in all epochs.
+    may_write
+        Function that returns whether the experiment still belongs to this process.
     """
 
-    def __init__(self, size: int, loggers: Sequence[Logger], step: int) -> None:
-        self._size, self._loggers, self._step = size, loggers, step
+    def __init__(self, size: int, loggers: Sequence[Logger], step: int, may_write: Callable[[], bool]) -> None:
+        self._size, self._loggers, self._step, self._may_write = size, loggers, step, may_write
         # Windows that are closed, and the start of the next one.
         self._closed: list[dict[str, float]] = []
         self._first = 0
@@ -83,7 +85,7 @@ class BatchWindows:
 
     def write(self, monitor: PhaseMonitor) -> None:
         """Give the records of the closed windows to the loggers (reads the device)."""
-        if not self._closed:
+        if not self._closed or not self._may_write():
             return
         closed, self._closed = self._closed, []
         records = []

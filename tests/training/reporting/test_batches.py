@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tests_support import write_hdf5
 
 from dwiml import Logger, TransformerSrcOnlyModel
 from dwiml.training.experiment.fitting import check_monitors
+from dwiml.training.reporting.events import read_events
 from dwiml.training.reporting.loggers import batches as module
 from dwiml.training.reporting.loggers.batches import BatchLog, check_batches_state, read_batches, records_after
 from dwiml.training.reporting.memory import peak_bytes, peak_memory
@@ -132,6 +134,34 @@ def test_a_state_cuts_the_file_back(tmp_path: Path) -> None:
     resumed.log_batches(some_more)
     assert [json.loads(line)["step"] for line in path_in(tmp_path).read_text().splitlines()] == [1, 2, 3, 4, 5]
     assert resumed.state_dict() == log.state_dict()
+
+
+def test_what_a_training_without_a_checkpoint_has_left_is_removed(tiny_hdf5: Path, tmp_path: Path) -> None:
+    small_trainer(tiny_hdf5, tmp_path, max_epochs=1).train_and_validate()
+    path = path_in(tmp_path / "exp")
+    expected = batch_logs(tmp_path / "exp")
+    for name in ("checkpoint", "best_model"):
+        shutil.rmtree(tmp_path / "exp" / name)
+    path.write_text(json.dumps(record(9)) + "\n")
+    small_trainer(tiny_hdf5, tmp_path, max_epochs=1, resume="auto").train_and_validate()
+    assert batch_logs(tmp_path / "exp") == expected
+
+
+def test_a_process_that_lost_its_experiment_writes_nothing(tiny_hdf5: Path, tmp_path: Path) -> None:
+    trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=1, log_batches=1)
+    run, seen = trainer.run_one_batch, []
+
+    def run_and_lose(*batch: Any) -> Any:
+        seen.append(1)
+        if len(seen) == 2:
+            (tmp_path / "exp/lock.json").unlink()
+        return run(*batch)
+
+    trainer.run_one_batch = run_and_lose  # type: ignore[method-assign]
+    with pytest.raises(OSError, match="was deleted, replaced or damaged"):
+        trainer.train_and_validate()
+    assert len(read_batches(tmp_path / "exp")["step"]) < 2
+    assert [event["event"] for event in read_events(tmp_path / "exp")] == ["start"]
 
 
 @pytest.mark.parametrize("kind", ["deleted", "shorter", "changed", "half a line", "other name"])

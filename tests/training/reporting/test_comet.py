@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from dwiml.training.reporting.loggers import CometLogger, comet
+from dwiml.training.reporting.loggers import BatchLog, CometLogger, comet
 from dwiml.training.reporting.loggers.network import can_reach, within
 
 RUN = """
@@ -166,7 +166,7 @@ def test_online_sends_parameters_and_metrics_and_nothing_else(tmp_path: Path, fa
     log.log_parameters({"trainer": {"max_epochs": 2}})
     log.log_metrics({"train_loss": 0.5, "valid_loss": 0.75}, 0)
     log.log_metrics({"train_loss": 0.25}, 1)
-    assert log.state_dict() == {"key": log.key, "pending": []}
+    assert log.state_dict() == {"key": log.key, "pending": [], "step": 0}
     assert log.close() == "Comet shows this run at https://comet.test/team/tracts/key"
     assert log.close() is None
     (experiment,) = fake.experiments
@@ -191,6 +191,44 @@ def test_online_sends_parameters_and_metrics_and_nothing_else(tmp_path: Path, fa
     assert not (tmp_path / "comet_offline").exists()
 
 
+def lines(*steps: int) -> list[dict[str, float]]:
+    return [{"epoch": (step - 1) // 2, "batch": (step - 1) % 2, "step": step, "train_loss": 1 / step} for step in steps]
+
+
+def test_batches_are_sent_with_their_epoch_and_once(tmp_path: Path, fake: FakeComet) -> None:
+    local, log = BatchLog(tmp_path), _logger(tmp_path)
+    for part in (lines(1), lines(2)):
+        local.log_batches(part)
+        log.log_batches(part)
+    assert log.state_dict()["step"] == 0
+    log.log_metrics({"train_loss": 0.5}, 0)
+    assert log.state_dict()["step"] == 2
+    local.log_batches(lines(3))
+    log.log_batches(lines(3))
+    state = log.state_dict()
+    log.close()
+    (first,) = fake.experiments
+    assert [(values, step) for values, step, _ in first.metrics] == [
+        ({"batch_train_loss": 1.0}, 1),
+        ({"batch_train_loss": 0.5}, 2),
+        ({"train_loss": 0.5}, 0),
+    ]
+    # A resumed run sends what the previous one had not: batch 3.
+    resumed = _logger(tmp_path)
+    resumed.load_state_dict(state)
+    resumed.log_batches(lines(4))
+    resumed.log_metrics({"train_loss": 0.25}, 1)
+    assert [(step, values) for values, step, _ in fake.experiments[-1].metrics] == [
+        (3, {"batch_train_loss": 1 / 3}),
+        (4, {"batch_train_loss": 0.25}),
+        (1, {"train_loss": 0.25}),
+    ]
+    with pytest.raises(ValueError, match="Comet's 'step' must be a number of batches"):
+        resumed.load_state_dict({**state, "step": -1})
+    resumed.load_state_dict({name: value for name, value in state.items() if name != "step"})
+    assert resumed.state_dict()["step"] == 0
+
+
 def test_a_resumed_run_goes_on_under_its_key_and_sends_what_was_never_sent(
     tmp_path: Path, fake: FakeComet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,7 +246,7 @@ def test_a_resumed_run_goes_on_under_its_key_and_sends_what_was_never_sent(
     assert second.key == first.key == fake.experiments[1].options["experiment_key"]
     assert [metrics[1] for metrics in fake.experiments[1].metrics] == [0, 1]
     assert second.state_dict()["pending"] == []
-    with pytest.raises(ValueError, match="must have the keys 'key' and 'pending'"):
+    with pytest.raises(ValueError, match="must have the keys 'key', 'pending' and 'step'"):
         second.load_state_dict({"key": "a"})
 
 

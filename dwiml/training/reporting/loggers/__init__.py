@@ -86,9 +86,16 @@ def build_loggers(
     return [*loggers, *(GuestLogger(each, name) for name, each in (own or {}).items())]
 
 
-def start_loggers(loggers: Sequence[Logger], parameters: Mapping[str, Any], states: Mapping[str, Any]) -> None:
-    """Restore the state of loggers from a checkpoint, if it has one, and give each its own copy of the parameters."""
+def start_loggers(
+    loggers: Sequence[Logger], parameters: Mapping[str, Any], states: Mapping[str, Any], *, anew: bool = False
+) -> None:
+    """Restore the state of loggers from a checkpoint, if it has one, and give each its own copy of the parameters.
+
+    With `anew`, the training starts from the beginning, whatever an earlier one has left without a checkpoint.
+    """
     for each in loggers:
+        if anew and isinstance(each, BatchLog):
+            each.clear()
         if each.name in states:
             each.load_state_dict(states[each.name])
         each.log_parameters(copy.deepcopy(dict(parameters)))

@@ -68,6 +68,15 @@ class BatchLog(Logger):
         """The number of batches trained so far, up to the last record."""
         return self._step
 
+    def clear(self) -> None:
+        """Remove the lines of an earlier training that was killed before its first checkpoint."""
+        try:
+            content = read_content(self._file.path)
+            if content:
+                self._file.keep(b"", content)
+        except OSError as error:
+            self._warn(error)
+
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the file, and the lines that are not in it yet."""
         self._write_pending()
