@@ -32,7 +32,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="tractograms to show from three sides, or folders of them; one with a loss at each point (dwiml "
         "show_loss) is colored by it",
     )
-    parser.add_argument("--background", metavar="IMAGE", help="image behind the streamlines")
+    parser.add_argument(
+        "--background", metavar="IMAGE", help="image behind the streamlines, or FILE.hdf5:SUBJECT/GROUP"
+    )
     parser.add_argument("--title", default="", help="title of the page [the names of the experiments]")
     add_overwrite(parser, "replace OUT.html if it exists")
     add_verbose(parser)

@@ -43,8 +43,9 @@ def _add_space_options(parser: argparse.ArgumentParser) -> None:
         "--background",
         action="append",
         metavar="IMAGE",
-        help="image behind the streamlines, on any grid; with --separate, the option may be repeated for each "
-        "tractogram, in the same order [black]",
+        help="image behind the streamlines, on any grid, or a volume group of an HDF5 file, as "
+        "FILE.hdf5:SUBJECT/GROUP; with --separate, the option may be repeated for each tractogram, in the same order "
+        "[black]",
     )
     group.add_argument(
         "--background_volume",
@@ -117,9 +118,9 @@ def _run(arguments: argparse.Namespace) -> None:
     from dwiml.arguments import check_number, check_whole
     from dwiml.cli.running.input_files import short_names
     from dwiml.files import check_outputs
+    from dwiml.inspection.backgrounds import background_from, image_file
     from dwiml.viz.figure_file import check_figure_format, save_figure
     from dwiml.viz.pieces import DrawnTractogram
-    from dwiml.viz.slices import Background
     from dwiml.viz.tractograms import check_drawing_options, plot_tractograms
 
     check_whole("--max_streamlines", arguments.max_streamlines, low=1)
@@ -132,7 +133,7 @@ def _run(arguments: argparse.Namespace) -> None:
     }
     check_drawing_options(arguments.views, **looks)
     out = check_figure_format(arguments.out)
-    inputs = [*arguments.tractograms, *(arguments.background or ())]
+    inputs = [*arguments.tractograms, *map(image_file, arguments.background or ())]
     check_outputs({"OUT": out}, inputs=inputs, overwrite=arguments.overwrite)
     if arguments.background_volume is not None and arguments.background is None:
         raise ValueError("--background_volume selects a volume of --background, which was not given.")
@@ -143,7 +144,7 @@ def _run(arguments: argparse.Namespace) -> None:
             f"--background was given {len(names)} times; give it once or, with --separate, once for each of the "
             f"{len(arguments.tractograms)} tractograms."
         )
-    backgrounds = [Background.from_file(name, arguments.background_volume) for name in names]
+    backgrounds = [background_from(name, arguments.background_volume) for name in names]
     drawn = [
         replace(
             DrawnTractogram.from_file(path, color=arguments.color, max_streamlines=arguments.max_streamlines), name=name

@@ -12,6 +12,7 @@ from typing import Any
 from dwiml import __version__
 from dwiml.arguments import counted, duration, quoted
 from dwiml.files import atomic_write, check_outputs, read_json
+from dwiml.inspection.backgrounds import background_from, image_file
 from dwiml.inspection.runs import describe_run, differing_parameters
 from dwiml.inspection.text import cut
 from dwiml.params import checks_arguments
@@ -34,7 +35,7 @@ def write_report(
     *,
     scores: Sequence[PathLike] = (),
     tractograms: Sequence[PathLike] = (),
-    background: PathLike | None = None,
+    background: str | None = None,
     title: str = "",
     overwrite: bool = False,
 ) -> Path:
@@ -55,7 +56,7 @@ def write_report(
         Tractograms to show from three sides, or folders of them (such as those of ``dwiml score --save_split``). One
         with a value ``loss`` at each point (``dwiml show_loss``) is colored by it, others by direction.
     background
-        Image behind the streamlines.
+        Image behind the streamlines, or a volume group of an HDF5 file, as ``FILE.hdf5:SUBJECT/GROUP``.
     title
         Title of the page; empty for the names of the experiments.
     overwrite
@@ -80,9 +81,10 @@ def write_report(
     given = distinct([experiments] if isinstance(experiments, (str, os.PathLike)) else experiments)
     folders = find_experiments(given)
     files = _expanded(tractograms)
-    inputs = [*scores, *files, *([] if background is None else [background])]
+    inputs = [*scores, *files, *([] if background is None else [image_file(background)])]
     check_outputs({"The report": out}, inputs=inputs, experiments=folders, overwrite=overwrite)
     logs = read_logs(folders)
+    image = None if background is None else background_from(background)
     content = Content(
         title=title or _title(logs),
         about=f"Written by dwiml {__version__} on {datetime.now().strftime('%d %B %Y, %H:%M')}.",
@@ -91,7 +93,7 @@ def write_report(
         data=_data(folders, logs),
         scores=[table for path in scores for table in _scores(path)],
         environment=_environment(folders, logs),
-        pictures=[picture_of(path, background) for path in files],
+        pictures=[picture_of(path, image) for path in files],
     )
     content.parameters, content.same = _parameters(folders, logs)
     with atomic_write(out) as stream:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 
 from dwiml.arguments import grouped
@@ -18,7 +17,7 @@ _DPI = 80
 LOSS = "loss"
 
 
-def picture_of(path: Path, background: str | os.PathLike[str] | None) -> Picture:
+def picture_of(path: Path, background: Background | None) -> Picture:
     """Return a picture of a tractogram from three sides.
 
     Parameters
@@ -26,7 +25,7 @@ def picture_of(path: Path, background: str | os.PathLike[str] | None) -> Picture
     path
         The tractogram; at most 1500 of its streamlines are drawn.
     background
-        Image behind the streamlines; None for black.
+        The image behind the streamlines; None for black.
 
     Raises
     ------
@@ -35,8 +34,7 @@ def picture_of(path: Path, background: str | os.PathLike[str] | None) -> Picture
     """
     color = LOSS if LOSS in open_tractogram(path).overview().per_point else DIRECTION
     drawn = DrawnTractogram.from_file(path, color=color, max_streamlines=_MOST_STREAMLINES)
-    image = None if background is None else Background.from_file(Path(background))
-    figure = plot_tractograms([drawn], background=image, color=color)
+    figure = plot_tractograms([drawn], background=background, color=color)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI, facecolor=figure.get_facecolor())
     nb = len(drawn.lengths) if drawn.nb_in_file is None else drawn.nb_in_file
