@@ -74,7 +74,7 @@ def command_at(name: str, work: Path, out: Path) -> tuple[list[str], str]:
             ["create_hdf5", str(work / "phantom/subjects"), str(out / "new.hdf5"), config, *lists],
             "dwiml.hdf5.parts.read_streamlines_group",
         ),
-        "join_hdf5": (["join_hdf5", hdf5, str(out / "new.hdf5")], "dwiml.hdf5.joining._digest_of"),
+        "join_hdf5": (["join_hdf5", hdf5, str(out / "new.hdf5")], "dwiml.hdf5.joining.digest_of_rows"),
         "check_hdf5": (["check_hdf5", hdf5], "dwiml.data.checking.SubjectStreamlines"),
         "info": (["info", hdf5], "dwiml.inspection.hdf5_file.checked_group"),
         "extract_hdf5": (

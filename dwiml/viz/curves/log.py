@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -73,7 +75,9 @@ class Log:
 
     def named(self, label: str) -> Log:
         """Return the log under another name."""
-        return replace(self, label=label)
+        renamed = copy.copy(self)
+        object.__setattr__(renamed, "label", label)
+        return renamed
 
     def series(self, metric: str) -> tuple[list[int], list[float]]:
         """Return the epochs (from 0) in which a metric was computed, and its values."""
@@ -87,10 +91,21 @@ class Log:
             self._known[name] = self._computed(*expression.groups()) if expression else self._recorded(name)
         return self._known[name]
 
+    @functools.cached_property
+    def _table(self) -> dict[str, tuple[Floats, Floats]]:
+        """Epochs and values of all metrics, from a single pass over the records."""
+        found: dict[str, tuple[list[int], list[float]]] = {}
+        for record in self.records:
+            epoch = record[EPOCH]
+            for name, value in record.items():
+                if is_number(value):
+                    epochs, values = found.setdefault(name, ([], []))
+                    epochs.append(epoch)
+                    values.append(value)
+        return {name: (np.array(each[0], np.float64), np.array(each[1], np.float64)) for name, each in found.items()}
+
     def _recorded(self, metric: str) -> tuple[Floats, Floats]:
-        found = [(record[EPOCH], record[metric]) for record in self.records if is_number(record.get(metric))]
-        array = np.array(found, dtype=np.float64).reshape(-1, 2)
-        return array[:, 0], array[:, 1]
+        return self._table.get(metric, (np.zeros(0), np.zeros(0)))
 
     def _computed(self, operation: str, first: str, second: str) -> tuple[Floats, Floats]:
         (epochs, a), (others, b) = self._recorded(first), self._recorded(second)
@@ -164,10 +179,10 @@ class Log:
         candidates if the metric is a loss, since their losses are not comparable.
         """
         metric = SELECTION_VALUE if self.has_own_selection else self.selection_metric
-        candidates = [record for record in self.records if is_comparable(metric, record)]
-        epochs, values = Log(self.label, candidates).series(metric)
+        incomparable = {record[EPOCH] for record in self.records if not is_comparable(metric, record)}
+        pairs = [pair for pair in zip(*self.series(metric), strict=True) if pair[0] not in incomparable]
         to_minimize = DIFFERENCE_FROM_BEST.get(metric, float)
-        best = min(zip(epochs, values, strict=True), key=lambda pair: to_minimize(pair[1]), default=None)
+        best = min(pairs, key=lambda pair: to_minimize(pair[1]), default=None)
         if best is None or not self.has_own_selection:
             return best
         shown = dict(zip(*self.series(self.selection_metric), strict=True))
@@ -175,8 +190,9 @@ class Log:
 
     def metrics(self) -> dict[str, None]:
         """Return the names of the metrics that were computed, in the order of the log, then those of batches only."""
-        of_epochs = {name: None for record in self.records for name, value in record.items() if is_number(value)}
-        return of_epochs | {name: None for name, column in IN_BATCHES.items() if len(self.batches.get(column, ()))}
+        return dict.fromkeys(self._table) | {
+            name: None for name, column in IN_BATCHES.items() if len(self.batches.get(column, ()))
+        }
 
 
 def in_words(name: str) -> str:
@@ -214,4 +230,4 @@ def check_names(names: Iterable[str], logs: Sequence[Log], option: str) -> None:
 
 def is_number(value: Any) -> bool:
     """Return whether a value of a log is a number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return type(value) is float or type(value) is int

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +25,8 @@ from dwiml.training.reporting.loggers.lines_file import (
 )
 
 METRICS_FILE = Path("logs") / "metrics.jsonl"
+# An integer of JSON can be larger, and a number such as 1e999 is read as infinity.
+_LARGEST = sys.float_info.max
 
 logger = logging.getLogger(__name__)
 
@@ -284,16 +286,9 @@ def _parse(line: bytes, path: Path, number: int) -> dict[str, Any]:
     if not isinstance(record, dict) or type(record.get("epoch")) is not int:
         raise ValueError(f"Line {number} of '{path}' must be an object with an integer 'epoch'; fix or remove it.")
     for name, value in record.items():
-        if _is_too_large(value):
+        if type(value) in (int, float) and not -_LARGEST <= value <= _LARGEST:
             raise ValueError(f"'{name}' in line {number} of '{path}' is too large a number; fix or remove that line.")
     return record
-
-
-def _is_too_large(value: Any) -> bool:
-    try:
-        return isinstance(value, (int, float)) and not math.isfinite(value)
-    except OverflowError:
-        return True
 
 
 def _position(content: bytes) -> dict[str, Any]:
