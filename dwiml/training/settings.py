@@ -59,6 +59,7 @@ class TrainerKeywords(TypedDict, total=False):
     use_gpu: bool | None
     comet_workspace: str | None
     comet_project: str | None
+    tensorboard: bool
     loggers: Sequence[Logger]
     log_weights: bool
     log_batches: int | None
@@ -142,8 +143,10 @@ class TrainerSettings:
         Workspace on Comet.ml to log to; needs ``comet_project``.
     comet_project
         Project on Comet.ml to log to; needs ``comet_workspace``.
+    tensorboard
+        Write files for TensorBoard, in ``tensorboard/`` of the experiment (``pip install "dwiml[tensorboard]"``).
     loggers
-        Your own loggers, subclasses of :class:`dwiml.Logger`, in addition to the local log and Comet.
+        Your own loggers, subclasses of :class:`dwiml.Logger`, in addition to the others.
     log_weights
         Log the norm of each layer's weights and of their change, for each epoch. This keeps a copy of the weights, also
         in the checkpoints.
@@ -199,6 +202,7 @@ class TrainerSettings:
     use_gpu: bool | None = None
     comet_workspace: str | None = None
     comet_project: str | None = None
+    tensorboard: bool = False
     loggers: Sequence[Logger] = ()
     log_weights: bool = False
     log_batches: int | None = 10
@@ -263,6 +267,7 @@ class TrainerSettings:
             resume="never",
             comet_workspace=None,
             comet_project=None,
+            tensorboard=False,
             loggers=(),
         )
 

@@ -29,7 +29,7 @@ def main(folder: Path) -> None:
             batches.load_state_dict(state["batches"])
             events.add(RESUME, f"going on at epoch {epoch}", **{DONE: epoch})
         else:
-            batches.clear()
+            batches.begin_anew()
             events.add(START, "training", **{DONE: 0})
         while True:
             one_epoch(epoch, local, batches)

@@ -34,6 +34,7 @@ MAY_CHANGE = frozenset(
         "trainer.use_gpu",
         "trainer.comet_workspace",
         "trainer.comet_project",
+        "trainer.tensorboard",
         "trainer.loggers",
         "trainer.log_batches",
         "trainer.resume",

@@ -1,4 +1,4 @@
-"""The loggers of a training: always a local file, and Comet.ml and the user's loggers if requested."""
+"""The loggers of a training: always local files; Comet.ml, TensorBoard and the user's loggers if requested."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from dwiml.training.reporting.loggers.batches import BatchLog, check_batches_sta
 from dwiml.training.reporting.loggers.comet import CometLogger, check_comet_state
 from dwiml.training.reporting.loggers.guest import GuestLogger, name_of_logger
 from dwiml.training.reporting.loggers.local import LocalLogger, check_local_state, read_metrics
+from dwiml.training.reporting.loggers.tensorboard import TensorBoardLogger, check_tensorboard_state
 
 __all__ = [
     "BatchLog",
     "CometLogger",
     "LocalLogger",
     "Logger",
+    "TensorBoardLogger",
     "build_loggers",
     "check_logger_states",
     "check_loggers",
@@ -30,6 +32,7 @@ _CHECKS = {
     LocalLogger.name: check_local_state,
     BatchLog.name: check_batches_state,
     CometLogger.name: check_comet_state,
+    TensorBoardLogger.name: check_tensorboard_state,
 }
 
 
@@ -63,9 +66,10 @@ def build_loggers(
     own: Mapping[str, Logger] | None = None,
     *,
     batches: bool = False,
+    tensorboard: bool = False,
     verbose: bool = True,
 ) -> list[Logger]:
-    """Return the loggers of an experiment: the local logs, Comet if both its names are given, and those of the user.
+    """Return the loggers of an experiment: local logs, Comet if both its names are given, TensorBoard, the user's.
 
     Parameters
     ----------
@@ -77,12 +81,17 @@ def build_loggers(
         Loggers of the user, by name.
     batches
         Whether there is a local log of batches.
+    tensorboard
+        Whether to write files for TensorBoard.
     verbose
         Whether to warn if Comet is offline (a failure of Comet always gives a warning).
     """
     loggers: list[Logger] = [LocalLogger(folder), *([BatchLog(folder)] if batches else [])]
     if comet_workspace is not None and comet_project is not None:
         loggers.append(CometLogger(comet_workspace, comet_project, folder.name, folder, verbose=verbose))
+    if tensorboard:
+        # A failure of TensorBoard is handled as one of the user's loggers.
+        loggers.append(GuestLogger(TensorBoardLogger(folder), TensorBoardLogger.name))
     return [*loggers, *(GuestLogger(each, name) for name, each in (own or {}).items())]
 
 
@@ -94,8 +103,8 @@ def start_loggers(
     With `anew`, the training starts from the beginning, whatever an earlier one has left without a checkpoint.
     """
     for each in loggers:
-        if anew and isinstance(each, BatchLog):
-            each.clear()
+        if anew:
+            each.begin_anew()
         if each.name in states:
             each.load_state_dict(states[each.name])
         each.log_parameters(copy.deepcopy(dict(parameters)))

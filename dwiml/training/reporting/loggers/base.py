@@ -11,10 +11,10 @@ from typing import Any
 class Logger:
     """Base class of loggers, which receive the parameters of a training once, and its metrics after each epoch.
 
-    The trainer calls, in this order: ``load_state_dict`` (only when resuming), ``log_parameters``, ``log_batches``
-    during an epoch and ``log_metrics`` at its end, ``state_dict`` at each checkpoint, and ``close``. Under
-    ``torchrun``, only the loggers of the first process are called. A subclass must define ``log_metrics``; the other
-    methods do nothing by default. If a method raises an exception, the training continues without the logger.
+    The trainer calls, in this order: ``begin_anew`` or, when resuming, ``load_state_dict``, then ``log_parameters``,
+    ``log_batches`` during an epoch and ``log_metrics`` at its end, ``state_dict`` at each checkpoint, and ``close``.
+    Under ``torchrun``, only the loggers of the first process are called. A subclass must define ``log_metrics``; the
+    other methods do nothing by default. If a method raises an exception, the training continues without the logger.
     """
 
     # A subclass need not call the constructor of its superclass. A private name, which no subclass uses for its own.
@@ -31,6 +31,9 @@ class Logger:
     @name.setter
     def name(self, name: str) -> None:
         self.__name = name
+
+    def begin_anew(self) -> None:
+        """Remove what an earlier run of this experiment has logged, if it was killed before its first checkpoint."""
 
     def log_parameters(self, params: Mapping[str, Any]) -> None:
         """Record the parameters of the training, by section (nested dictionaries of JSON types)."""

@@ -70,8 +70,8 @@ class BatchLog(Logger):
         """The number of batches trained so far, up to the last record."""
         return self._step
 
-    def clear(self) -> None:
-        """Remove the lines of an earlier training that was killed before its first checkpoint."""
+    def begin_anew(self) -> None:
+        """Remove the lines of an earlier run that was killed before its first checkpoint."""
         try:
             content = read_content(self._file.path)
             if content:

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 # How the trainer calls the methods of a logger.
 _CALLS = {
+    "begin_anew": (),
     "log_parameters": ("params",),
     "log_metrics": ("metrics", "epoch"),
     "log_batches": ("records",),
@@ -50,6 +51,10 @@ class GuestLogger(Logger):
         self._failed = False
         # Its last valid state, kept if it fails later.
         self._state: dict[str, Any] = {}
+
+    def begin_anew(self) -> None:
+        """Pass on that the training starts from the beginning."""
+        self._attempt(self._guest.begin_anew)
 
     def log_parameters(self, params: Mapping[str, Any]) -> None:
         """Pass on the parameters."""
