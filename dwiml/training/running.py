@@ -15,8 +15,7 @@ from dwiml.training.experiment.parameters import class_digests, class_paths, wri
 from dwiml.training.extending import check_attributes
 from dwiml.training.generation.selection import check_selection, has_own_selection, selection_name
 from dwiml.training.reporting.announcing import announce_start
-from dwiml.training.reporting.loggers import build_loggers, start_loggers
-from dwiml.training.reporting.loggers.tensorboard import check_tensorboard
+from dwiml.training.reporting.loggers import build_loggers, check_services, start_loggers
 from dwiml.training.reporting.progress import announce
 from dwiml.training.reproducibility import deterministic_algorithms, restore_generators, seed_generators
 from dwiml.training.state import Position
@@ -51,8 +50,8 @@ def running(trainer: DWIMLTrainer) -> Iterator[EpochRunner]:
         if trainer.device.type == "cpu":
             keep_freed_memory()
         has_begun = trainer.position != Position()
-        if trainer.settings.tensorboard and not has_begun:
-            check_tensorboard()
+        if not has_begun:
+            check_services(trainer.settings)
         checkpoint = trainer.checkpointer.begin(resuming=has_begun)
         if trainer.ranks.is_first:
             starting_over = trainer.settings.resume == "never" and not has_begun
@@ -67,12 +66,9 @@ def running(trainer: DWIMLTrainer) -> Iterator[EpochRunner]:
             settings, logged = trainer.settings, {} if checkpoint is None else checkpoint["loggers"]
             trainer.loggers[:] = build_loggers(
                 trainer.folder.path,
-                settings.comet_workspace,
-                settings.comet_project,
+                settings,
                 # A trial calls none.
                 dict(zip(trainer.logger_names, settings.loggers, strict=False)),
-                batches=settings.log_batches is not None,
-                tensorboard=settings.tensorboard,
                 verbose=trainer.verbose,
             )
             start_loggers(trainer.loggers, trainer.parameters, logged, anew=checkpoint is None)

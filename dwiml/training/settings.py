@@ -60,6 +60,8 @@ class TrainerKeywords(TypedDict, total=False):
     comet_workspace: str | None
     comet_project: str | None
     tensorboard: bool
+    wandb_project: str | None
+    wandb_entity: str | None
     loggers: Sequence[Logger]
     log_weights: bool
     log_batches: int | None
@@ -145,6 +147,10 @@ class TrainerSettings:
         Project on Comet.ml to log to; needs ``comet_workspace``.
     tensorboard
         Write files for TensorBoard, in ``tensorboard/`` of the experiment (``pip install "dwiml[tensorboard]"``).
+    wandb_project
+        Project on Weights & Biases to log to (``pip install "dwiml[wandb]"``).
+    wandb_entity
+        User or team that owns this project; None for the default one.
     loggers
         Your own loggers, subclasses of :class:`dwiml.Logger`, in addition to the others.
     log_weights
@@ -203,6 +209,8 @@ class TrainerSettings:
     comet_workspace: str | None = None
     comet_project: str | None = None
     tensorboard: bool = False
+    wandb_project: str | None = None
+    wandb_entity: str | None = None
     loggers: Sequence[Logger] = ()
     log_weights: bool = False
     log_batches: int | None = 10
@@ -230,6 +238,8 @@ class TrainerSettings:
         check_choice("precision", self.precision, PRECISIONS)
         if (self.comet_workspace is None) != (self.comet_project is None):
             raise ValueError("Comet needs both comet_workspace and comet_project (or neither, for no Comet).")
+        if self.wandb_entity is not None and self.wandb_project is None:
+            raise ValueError("wandb_entity needs wandb_project (or neither, for no Weights & Biases).")
         check_loggers(self.loggers)
         object.__setattr__(self, "loggers", tuple(self.loggers))
         if self.max_time is not None:
@@ -268,6 +278,8 @@ class TrainerSettings:
             comet_workspace=None,
             comet_project=None,
             tensorboard=False,
+            wandb_project=None,
+            wandb_entity=None,
             loggers=(),
         )
 

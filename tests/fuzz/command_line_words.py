@@ -121,4 +121,13 @@ WORDS = (
 )
 OUTPUTS = ("json", "figure", "save_split", "save_invalid", "report", "out")
 # They need the network, or a compiler for minutes; --size large is minutes of work.
-LEFT_OUT = ("comet_workspace", "comet_project", "compile_model", "help", "size")
+LEFT_OUT = (
+    "comet_workspace",
+    "comet_project",
+    "tensorboard",
+    "wandb_project",
+    "wandb_entity",
+    "compile_model",
+    "help",
+    "size",
+)

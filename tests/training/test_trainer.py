@@ -343,6 +343,7 @@ def test_comet_failing_stops_nothing(
         ({"optimizer": "adam"}, "optimizer must be one of Adam, AdamW, RAdam, SGD, got 'adam'"),
         ({"resume": "yes"}, "resume must be one of 'never', 'auto', 'must', got 'yes'"),
         ({"comet_workspace": "me"}, "Comet needs both comet_workspace and comet_project"),
+        ({"wandb_entity": "me"}, "wandb_entity needs wandb_project"),
         ({"name": ""}, "experiment_name must be the name of a folder"),
         (
             {"name": "../other"},

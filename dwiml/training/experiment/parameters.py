@@ -35,6 +35,8 @@ MAY_CHANGE = frozenset(
         "trainer.comet_workspace",
         "trainer.comet_project",
         "trainer.tensorboard",
+        "trainer.wandb_project",
+        "trainer.wandb_entity",
         "trainer.loggers",
         "trainer.log_batches",
         "trainer.resume",

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from dwiml.training.reporting.loggers import CometLogger, LocalLogger, build_loggers, check_logger_states, read_metrics
+from dwiml.training.settings import TrainerSettings
 
 
 def _path(folder: Path) -> Path:
@@ -401,10 +402,11 @@ def test_reader_says_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_comet_is_there_only_when_asked_for(tmp_path: Path) -> None:
-    assert [log.name for log in build_loggers(tmp_path)] == ["local"]
-    loggers = build_loggers(tmp_path / "my_run", "workspace", "project", verbose=False)
-    assert [log.name for log in loggers] == ["local", "comet"]
-    comet = loggers[1]
+    assert [log.name for log in build_loggers(tmp_path, TrainerSettings(log_batches=None))] == ["local"]
+    settings = TrainerSettings(comet_workspace="workspace", comet_project="project", tensorboard=True)
+    loggers = build_loggers(tmp_path / "my_run", settings, verbose=False)
+    assert [log.name for log in loggers] == ["local", "batches", "comet", "tensorboard"]
+    comet = loggers[2]
     assert isinstance(comet, CometLogger)
     assert (comet.workspace, comet.project, comet.experiment_name) == ("workspace", "project", "my_run")
 

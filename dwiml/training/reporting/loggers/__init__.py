@@ -1,11 +1,11 @@
-"""The loggers of a training: always local files; Comet.ml, TensorBoard and the user's loggers if requested."""
+"""The loggers of a training: always local files; services and the user's loggers if requested."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dwiml.arguments import kind_shown
 from dwiml.training.reporting.loggers.base import Logger
@@ -13,7 +13,15 @@ from dwiml.training.reporting.loggers.batches import BatchLog, check_batches_sta
 from dwiml.training.reporting.loggers.comet import CometLogger, check_comet_state
 from dwiml.training.reporting.loggers.guest import GuestLogger, name_of_logger
 from dwiml.training.reporting.loggers.local import LocalLogger, check_local_state, read_metrics
-from dwiml.training.reporting.loggers.tensorboard import TensorBoardLogger, check_tensorboard_state
+from dwiml.training.reporting.loggers.tensorboard import (
+    TensorBoardLogger,
+    check_tensorboard,
+    check_tensorboard_state,
+)
+from dwiml.training.reporting.loggers.weights_and_biases import WandbLogger, check_wandb, check_wandb_state
+
+if TYPE_CHECKING:
+    from dwiml.training.settings import TrainerSettings
 
 __all__ = [
     "BatchLog",
@@ -21,9 +29,11 @@ __all__ = [
     "LocalLogger",
     "Logger",
     "TensorBoardLogger",
+    "WandbLogger",
     "build_loggers",
     "check_logger_states",
     "check_loggers",
+    "check_services",
     "read_metrics",
     "start_loggers",
 ]
@@ -33,6 +43,7 @@ _CHECKS = {
     BatchLog.name: check_batches_state,
     CometLogger.name: check_comet_state,
     TensorBoardLogger.name: check_tensorboard_state,
+    WandbLogger.name: check_wandb_state,
 }
 
 
@@ -60,39 +71,48 @@ def check_loggers(loggers: Any) -> list[str]:
 
 
 def build_loggers(
-    folder: Path,
-    comet_workspace: str | None = None,
-    comet_project: str | None = None,
-    own: Mapping[str, Logger] | None = None,
-    *,
-    batches: bool = False,
-    tensorboard: bool = False,
-    verbose: bool = True,
+    folder: Path, settings: TrainerSettings, own: Mapping[str, Logger] | None = None, *, verbose: bool = True
 ) -> list[Logger]:
-    """Return the loggers of an experiment: local logs, Comet if both its names are given, TensorBoard, the user's.
+    """Return the loggers of an experiment: local logs, the services of the settings, and those of the user.
 
     Parameters
     ----------
     folder
-        The experiment folder; its name is the name of the run on Comet.
-    comet_workspace, comet_project
-        Workspace and project on Comet.
+        The experiment folder; its name is the name of the run on the services.
+    settings
+        The settings of the trainer.
     own
         Loggers of the user, by name.
-    batches
-        Whether there is a local log of batches.
-    tensorboard
-        Whether to write files for TensorBoard.
     verbose
-        Whether to warn if Comet is offline (a failure of Comet always gives a warning).
+        Whether to warn if a service is offline (a failure always gives a warning).
     """
-    loggers: list[Logger] = [LocalLogger(folder), *([BatchLog(folder)] if batches else [])]
-    if comet_workspace is not None and comet_project is not None:
-        loggers.append(CometLogger(comet_workspace, comet_project, folder.name, folder, verbose=verbose))
-    if tensorboard:
-        # A failure of TensorBoard is handled as one of the user's loggers.
-        loggers.append(GuestLogger(TensorBoardLogger(folder), TensorBoardLogger.name))
-    return [*loggers, *(GuestLogger(each, name) for name, each in (own or {}).items())]
+    loggers: list[Logger] = [LocalLogger(folder), *([] if settings.log_batches is None else [BatchLog(folder)])]
+    workspace, project = settings.comet_workspace, settings.comet_project
+    if workspace is not None and project is not None:
+        loggers.append(CometLogger(workspace, project, folder.name, folder, verbose=verbose))
+    # Their failures are handled as those of the user's loggers.
+    guests: dict[str, Logger] = {}
+    if settings.tensorboard:
+        guests[TensorBoardLogger.name] = TensorBoardLogger(folder)
+    if settings.wandb_project is not None:
+        entity = settings.wandb_entity
+        guests[WandbLogger.name] = WandbLogger(settings.wandb_project, entity, folder, verbose=verbose)
+    guests |= own or {}
+    return [*loggers, *(GuestLogger(each, name) for name, each in guests.items())]
+
+
+def check_services(settings: TrainerSettings) -> None:
+    """Check that the packages of the services of the settings are installed.
+
+    Raises
+    ------
+    ValueError
+        If one is not; the message says how to install it.
+    """
+    if settings.tensorboard:
+        check_tensorboard()
+    if settings.wandb_project is not None:
+        check_wandb()
 
 
 def start_loggers(
