@@ -32,6 +32,7 @@ COMMANDS = {
     "show_tractogram": "draw streamlines over slices of an image",
     "runs": "list experiments: status, best values, time left, different parameters",
     "report": "write one page about experiments: curves, parameters, scores, pictures",
+    "comet_upload": "send an experiment to Comet.ml after its training",
     "visualize_logs": "plot the training curves of one or more experiments",
 }
 

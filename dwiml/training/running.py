@@ -11,7 +11,13 @@ from dwiml.training.cluster.process import explained_failures
 from dwiml.training.cluster.stopping import TrainingInterrupted
 from dwiml.training.epoch import EpochRunner
 from dwiml.training.experiment.folder import remove_trial
-from dwiml.training.experiment.parameters import class_digests, class_paths, write_parameters
+from dwiml.training.experiment.parameters import (
+    VERSIONS,
+    class_digests,
+    class_paths,
+    versions,
+    write_parameters,
+)
 from dwiml.training.extending import check_attributes
 from dwiml.training.generation.selection import check_selection, has_own_selection, selection_name
 from dwiml.training.reporting.announcing import announce_start
@@ -71,7 +77,8 @@ def running(trainer: DWIMLTrainer) -> Iterator[EpochRunner]:
                 dict(zip(trainer.logger_names, settings.loggers, strict=False)),
                 verbose=trainer.verbose,
             )
-            start_loggers(trainer.loggers, trainer.parameters, logged, anew=checkpoint is None)
+            parameters = {**trainer.parameters, VERSIONS: versions()}
+            start_loggers(trainer.loggers, parameters, logged, anew=checkpoint is None)
             stack.callback(_write_pending, trainer)
         if checkpoint is None:
             seed_generators(trainer.seed, trainer.ranks.rank)

@@ -121,6 +121,9 @@ def command_at(name: str, work: Path, out: Path) -> tuple[list[str], str]:
             ["show_tractogram", bundle, str(out / "a.png"), "--background", str(subject / "metrics/fa.nii.gz")],
             "dwiml.viz.figure_file.save_figure",
         ),
+        "runs": (["runs", str(work)], "dwiml.inspection.runs.read_events"),
+        "report": (["report", experiment, str(out / "a.html")], "dwiml.inspection.report.charts_of"),
+        "comet_upload": (["comet_upload", experiment], "dwiml.inspection.comet_upload.read_metrics"),
         "visualize_logs": (
             ["visualize_logs", experiment, "--out", str(out / "a.png")],
             "dwiml.viz.curves.reading.read_metrics",

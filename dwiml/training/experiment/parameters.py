@@ -66,6 +66,8 @@ GROUPS_CONFIG = "groups_config"
 CLASSES = "classes"
 # The digests of their files, of classes of the user.
 DIGESTS = "class_digests"
+# Of the software.
+VERSIONS = "versions"
 # The metric that selects the best model, if a class of the user chooses it.
 SELECTION_METRIC = "selection_metric"
 _ABSENT = "absent"
@@ -163,7 +165,7 @@ def write_parameters(
         Value of :func:`class_digests`; None if no class is of the user.
     """
     # These are not compared when resuming; the fingerprint of the data is.
-    more: dict[str, Any] = {CLASSES: dict(classes), GROUPS_CONFIG: groups_config, "versions": _versions()}
+    more: dict[str, Any] = {CLASSES: dict(classes), GROUPS_CONFIG: groups_config, VERSIONS: versions()}
     more |= {DIGESTS: dict(digests)} if digests else {}
     more |= {} if selection_metric is None else {SELECTION_METRIC: selection_metric}
     described = {"experiment_name": folder.path.name, **sections, **more}
@@ -327,10 +329,11 @@ def _shown(value: Any) -> str:
     return f"'{value}'" if isinstance(value, str) else str(value)
 
 
-def _versions() -> dict[str, str]:
-    versions = {"dwiml": dwiml.__version__, "torch": torch.__version__, "python": platform.python_version()}
+def versions() -> dict[str, str]:
+    """Return the versions of dwiml, torch and Python, and the git commit of the user's script, if there is one."""
+    found = {"dwiml": dwiml.__version__, "torch": torch.__version__, "python": platform.python_version()}
     commit = _git_commit()
-    return {**versions, "git_commit": commit} if commit else versions
+    return {**found, "git_commit": commit} if commit else found
 
 
 def _git_commit() -> str | None:

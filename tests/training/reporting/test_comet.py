@@ -12,13 +12,13 @@ import subprocess
 import sys
 import threading
 import time
-import types
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_comet import FakeComet
 
 from dwiml.training.reporting.loggers import BatchLog, CometLogger, comet
 from dwiml.training.reporting.loggers.network import can_reach, within
@@ -96,56 +96,6 @@ def test_offline_for_real_with_a_kill_and_a_resume(tmp_path: Path) -> None:
     assert command.endswith("/*.zip")
     (warning,) = ended.stderr.splitlines()
     assert warning.startswith("Comet is offline: no API key is configured")
-
-
-class FakeExperiment:
-    url = "https://comet.test/team/tracts/key"
-
-    def __init__(self, fake: FakeComet, options: dict[str, Any]) -> None:
-        self.fake, self.options = fake, options
-        self.parameters: dict[str, Any] = {}
-        self.metrics: list[tuple[dict[str, float], int, int]] = []
-        self.ended = False
-
-    def log_parameters(self, parameters: dict[str, Any]) -> None:
-        self.fake.fail_if_asked("log_parameters")
-        self.parameters |= parameters
-
-    def log_metrics(self, metrics: dict[str, float], *, step: int, epoch: int) -> None:
-        self.fake.fail_if_asked("log_metrics")
-        self.metrics.append((metrics, step, epoch))
-
-    def end(self) -> None:
-        self.fake.fail_if_asked("end")
-        self.ended = True
-
-
-class FakeComet(types.ModuleType):
-    """Stands in for the module comet_ml; ``failing`` names the call that raises, ``hanging`` the one that hangs."""
-
-    def __init__(self, api_key: str | None = "secret") -> None:
-        super().__init__("comet_ml")
-        self.failing = self.hanging = ""
-        self.experiments: list[FakeExperiment] = []
-        self.config = types.SimpleNamespace(
-            get_config=dict,
-            get_api_key=lambda given, config: api_key,
-            get_backend_address=lambda: "https://comet.test/clientlib/",
-        )
-
-    def fail_if_asked(self, call: str) -> None:
-        if self.hanging == call:
-            time.sleep(30)
-        if self.failing == call:
-            raise RuntimeError(f"Comet's {call} is broken")
-
-    def ExperimentConfig(self, **options: Any) -> dict[str, Any]:
-        return options
-
-    def start(self, **options: Any) -> FakeExperiment:
-        self.fail_if_asked("start")
-        self.experiments.append(FakeExperiment(self, options))
-        return self.experiments[-1]
 
 
 @pytest.fixture

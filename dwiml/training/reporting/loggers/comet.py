@@ -135,6 +135,15 @@ class CometLogger(Logger):
         """Keep the records of batches for the end of the epoch, so that a killed run has not sent them yet."""
         self._batches += [dict(record) for record in records]
 
+    def log_figure(self, name: str, figure: Any) -> None:
+        """Send a figure of matplotlib."""
+        self._attempt(lambda experiment: experiment.log_figure(figure_name=name, figure=figure))
+
+    @property
+    def url(self) -> str | None:
+        """Address of the experiment on Comet; None if it is not there."""
+        return str(self._experiment.url) if self.online and self._experiment is not None else None
+
     def state_dict(self) -> dict[str, Any]:
         """Return the key, the epochs that are not on the Comet server, and the last step of a batch that is."""
         return {"key": self.key, "pending": [dict(record) for record in self._pending], STEP: self._step}
@@ -206,15 +215,8 @@ class CometLogger(Logger):
         )
 
     def _start(self) -> None:
-        begin = time.monotonic()
+        reason = why_offline(timeout=self.timeout)
         comet_ml = _import_comet()
-        config = comet_ml.config.get_config()
-        if not comet_ml.config.get_api_key(None, config):
-            reason = "no API key is configured (COMET_API_KEY)"
-        else:
-            server = comet_ml.config.get_backend_address()
-            left = max(self.timeout - (time.monotonic() - begin), min(self.timeout, _SHORTEST_PROBE_S))
-            reason = "" if can_reach(urljoin(server, "isAlive/ver"), timeout=left) else f"{server} cannot be reached"
         self.online = not reason
         if reason:
             level = logging.WARNING if self.verbose else logging.INFO
@@ -242,6 +244,18 @@ class CometLogger(Logger):
 
     def _archives(self) -> list[Path]:
         return sorted(self.offline_folder.glob(f"{self.key}*.zip"))
+
+
+def why_offline(*, timeout: float) -> str:
+    """Return why nothing can be sent to Comet within a time limit (s), import included; empty if it can."""
+    begin = time.monotonic()
+    comet_ml = _import_comet()
+    config = comet_ml.config.get_config()
+    if not comet_ml.config.get_api_key(None, config):
+        return "no API key is configured (COMET_API_KEY)"
+    server = comet_ml.config.get_backend_address()
+    left = max(timeout - (time.monotonic() - begin), min(timeout, _SHORTEST_PROBE_S))
+    return "" if can_reach(urljoin(server, "isAlive/ver"), timeout=left) else f"{server} cannot be reached"
 
 
 def check_comet_state(state: Any) -> None:
