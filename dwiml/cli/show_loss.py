@@ -1,4 +1,4 @@
-"""``dwiml show_loss``: show the loss of a trained model at each point of true streamlines."""
+"""``dwiml show_loss``: show the loss of a trained model at each point of streamlines."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dwiml show_loss",
         allow_abbrev=False,
-        description="Run the best model of an experiment of 'dwiml train' along the true streamlines of a subject, and "
-        "write its loss at each point and, if the model predicts it, the probability that the streamline ends there: "
-        "loss.trk (all streamlines, colored by loss), best_10_percent.trk and worst_10_percent.trk (by mean loss), "
-        "histograms.png and summary.json. To draw them: 'dwiml show_tractogram OUT_DIR/loss.trk OUT.png --color loss'.",
+        description="Run the best model of an experiment of 'dwiml train' along the true streamlines of a subject, or "
+        "those of --tractogram, and write its loss at each point and, if the model predicts it, the probability that "
+        "the streamline ends there: loss.trk (all streamlines, colored by loss), best_10_percent.trk and "
+        "worst_10_percent.trk (by mean loss), histograms.png and summary.json. To draw them: 'dwiml show_tractogram "
+        "OUT_DIR/loss.trk OUT.png --color loss'.",
     )
     parser.add_argument("experiment", metavar="EXPERIMENT", help="experiment folder")
     parser.add_argument(
@@ -40,6 +41,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--subset",
         metavar="NAME",
         help=f"training, validation or testing [that of the subject; for '{ALL}': validation]",
+    )
+    parser.add_argument(
+        "--tractogram",
+        metavar="FILE",
+        help="streamlines of the SUBJECT to use instead of its true ones, such as the output of 'dwiml track': a file "
+        "of any format, in the same scanner space; the loss depends on the direction in which they are stored",
     )
     parser.add_argument(
         "--percent",
@@ -89,6 +96,8 @@ def _run(arguments: argparse.Namespace) -> None:
     check_number("--percent", arguments.percent, low=0, high=100, low_included=False)
     check_whole("--batch_size", arguments.batch_size, low=1)
     check_color_range(arguments.color_range)
+    if arguments.tractogram is not None and arguments.subject == ALL:
+        raise ValueError(f"--tractogram has the streamlines of one subject: give its name instead of '{ALL}'.")
     # Lazy, because only one subject is read at a time.
     model_class = arguments.model_class
     rebuilt = rebuild_experiment(
@@ -103,6 +112,8 @@ def _run(arguments: argparse.Namespace) -> None:
         out_dir / check_name(names[subject], "Subject") if arguments.subject == ALL else out_dir for subject in subjects
     ]
     readers = [SubjectReader(rebuilt.loader, phase, each, batch_size=arguments.batch_size) for each in subjects]
+    if arguments.tractogram is not None:
+        readers[0].replace_streamlines(arguments.tractogram)
     for folder, reader in zip(folders, readers, strict=True):
         _check_folder(folder, arguments)
         # An error of the file is for now, not for after the work.
@@ -139,9 +150,13 @@ def _show(model: Any, reader: SubjectReader, folder: Path, arguments: argparse.N
             on_progress=on_progress,
             sources=_sources(arguments) if arguments.sidecar else None,
         )
-    summary = {"experiment": str(arguments.experiment), **summary}
+    tractogram = {} if arguments.tractogram is None else {"tractogram": arguments.tractogram}
+    summary = {"experiment": str(arguments.experiment), **tractogram, **summary}
     write_json(folder / SUMMARY, summary)
-    title = f"{Path(arguments.experiment).resolve().name}: loss on {name} ({reader.phase} set)"
+    where = f"{name} ({reader.phase} set)"
+    if arguments.tractogram is not None:
+        where = f"{Path(arguments.tractogram).name}, {where}"
+    title = f"{Path(arguments.experiment).resolve().name}: loss on {where}"
     figure = plot_loss_histograms(
         losses.loss, losses.streamline_means(), title=title, eos=losses.eos_probabilities_by_place()
     )
@@ -165,10 +180,10 @@ def _find(dataset: MultiSubjectDataset, subject: str, subset: str | None) -> tup
     return phase, [found]
 
 
-def _sources(arguments: argparse.Namespace) -> list[str | Path]:
+def _sources(arguments: argparse.Namespace) -> list[str | Path | None]:
     from dwiml.cli.running.input_files import experiment_files
 
-    return [arguments.experiment, *experiment_files(arguments.experiment, arguments.hdf5_file)]
+    return [arguments.experiment, arguments.tractogram, *experiment_files(arguments.experiment, arguments.hdf5_file)]
 
 
 def _check_folder(folder: Path, arguments: argparse.Namespace) -> None:
@@ -178,12 +193,13 @@ def _check_folder(folder: Path, arguments: argparse.Namespace) -> None:
     from dwiml.tractograms.writing.sidecar import tractogram_sidecar
 
     tractograms = loss_files(arguments.percent)
+    given = [] if arguments.tractogram is None else [Path(arguments.tractogram)]
     sidecars = [str(tractogram_sidecar(file)) for file in tractograms] if arguments.sidecar else []
     check_output_folder(
         folder,
         [*tractograms, *sidecars, HISTOGRAMS, SUMMARY],
         "OUT_DIR",
-        inputs=experiment_files(arguments.experiment, arguments.hdf5_file),
+        inputs=[*experiment_files(arguments.experiment, arguments.hdf5_file), *given],
         experiments=[arguments.experiment],
         overwrite=arguments.overwrite,
     )

@@ -72,6 +72,8 @@ class SubjectStreamlines:
         If the group is incomplete, damaged or implausible. The message names the group and the subject.
     """
 
+    _remedy = "recreate the HDF5 file without it"
+
     def __init__(self, subject: StoredGroup, group: str, *, lazy: bool) -> None:
         node = checked_group(subject, group, [schema.DATA, schema.LENGTHS], [schema.AFFINE])
         self._place = (subject.file.path.resolve(), subject.name, group)
@@ -217,11 +219,11 @@ class SubjectStreamlines:
         place = sequence_of_row(lengths, wrong)
         point, what = points[wrong], f"Streamline {ids[place]} of the {self.label}"
         if not np.isfinite(point).all():
-            raise ValueError(f"{what} holds NaN or infinite coordinates; recreate the HDF5 file without it.")
+            raise ValueError(f"{what} holds NaN or infinite coordinates; {self._remedy}.")
         raise ValueError(
             f"{what} has a point at ({', '.join(f'{value:.4g}' for value in point)}) in voxels, more than "
             f"{runs.MAX_DISTANCE} voxels outside its volume of {_volume_shown(self.dimensions)}; check the space of "
-            "the tractogram, and recreate the HDF5 file without it."
+            f"the tractogram, and {self._remedy}."
         )
 
     def _compare_lengths(

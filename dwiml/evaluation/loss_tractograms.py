@@ -41,10 +41,10 @@ def write_loss_tractograms(
 ) -> dict[str, Any]:
     """Write ``loss.trk``, ``best_10_percent.trk`` and ``worst_10_percent.trk``, in rasmm, center origin.
 
-    Each file is written atomically: it is complete, or absent. ``loss.trk`` contains all streamlines, in the order of
-    the HDF5 file; the other files are sorted by mean loss, the best or the worst first. Each point has ``loss``,
+    Each file is written atomically: it is complete, or absent. ``loss.trk`` contains all streamlines, in their
+    order in the file; the other files are sorted by mean loss, the best or the worst first. Each point has ``loss``,
     ``color`` (red, green and blue from 0 to 255) and, if the model predicts it, ``eos_probability``. Each streamline
-    has ``mean_loss`` and ``id``, its index in the HDF5 file. A point without a loss, such as the last one, gets the
+    has ``mean_loss`` and ``id``, its index in the file. A point without a loss, such as the last one, gets the
     loss of the point before it; if there is none, its loss is NaN and its color gray.
 
     Parameters
@@ -171,7 +171,8 @@ def _sidecars(
     reader: SubjectReader, percent: float, sources: Sequence[str | os.PathLike[str] | None]
 ) -> list[dict[str, Any]]:
     """Return the content of the sidecars of all streamlines, of the best and of the worst."""
-    subject = f"True streamlines of subject '{reader.data.subject_id}', with the loss of a trained model at each point"
+    kind = "True streamlines" if reader.has_true_streamlines else "Streamlines"
+    subject = f"{kind} of subject '{reader.data.subject_id}', with the loss of a trained model at each point"
     chosen = ("lowest", "highest")
     return [
         describe(f"{subject}.", sources),

@@ -1,7 +1,8 @@
-"""Measure the loss of a model at each point of the true streamlines of a subject."""
+"""Measure the loss of a model at each point of streamlines of a subject."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from dwiml.batching.fetcher import BatchSlices
 from dwiml.batching.loader import DWIMLBatchLoaderOneInput, DWIMLStreamlinesBatchLoader
 from dwiml.batching.sampler import BatchIds
 from dwiml.data.dataset import SubjectData
+from dwiml.data.given_streamlines import GivenStreamlines
 from dwiml.evaluation.evaluation_mode import evaluation_mode
 from dwiml.evaluation.losses_by_element import check_has_losses_by_element, losses_by_element
 from dwiml.models.protocols import LossModel
@@ -57,8 +59,29 @@ class SubjectReader:
 
     @property
     def nb_streamlines(self) -> int:
-        """Number of streamlines of the subject in the HDF5 file."""
+        """Number of streamlines of the subject."""
         return len(self.data.streamlines[self.batch_loader.streamline_group_name])
+
+    @property
+    def has_true_streamlines(self) -> bool:
+        """Whether the streamlines are those of the HDF5 file."""
+        return not isinstance(self.data.streamlines[self.batch_loader.streamline_group_name], GivenStreamlines)
+
+    def replace_streamlines(self, path: str | os.PathLike[str]) -> None:
+        """Read the streamlines of a tractogram instead, in the dataset of the loader.
+
+        Parameters
+        ----------
+        path
+            A tractogram of any format, in the scanner space of the subject.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If it does not exist, is damaged, has no streamline, or is far from the volume.
+        """
+        group = self.batch_loader.streamline_group_name
+        self.data.streamlines[group] = GivenStreamlines(self.data.streamlines[group], path)
 
     def find_grid(self) -> Grid:
         """Return the voxel grid of the streamlines.
@@ -84,7 +107,7 @@ class SubjectReader:
         Parameters
         ----------
         ids : (S,) int64, optional
-            Indices of the streamlines in the HDF5 file; None for all, in order.
+            Indices of the streamlines; None for all, in order.
 
         Yields
         ------
@@ -152,7 +175,7 @@ class PointLosses:
 def measure_losses(
     model: LossModel, reader: SubjectReader, *, on_progress: Callable[[int], None] = lambda count: None
 ) -> PointLosses:
-    """Measure the loss of a model at each point of the true streamlines of a subject.
+    """Measure the loss of a model at each point of the streamlines of a subject.
 
     Parameters
     ----------
@@ -166,7 +189,7 @@ def measure_losses(
     Returns
     -------
     PointLosses
-        Losses of all streamlines, in the order of the HDF5 file.
+        Losses of all streamlines, in their order in the file.
 
     Raises
     ------

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
+import numpy as np
 import pytest
 
 from dwiml.cli import train
@@ -97,3 +99,56 @@ def test_an_out_dir_that_is_a_file(experiment: Path, tmp_path: Path, capsys: pyt
     assert main(["show_loss", str(experiment), "sub-a", str(tmp_path / "out"), "-f"]) == 2
     assert "is a file; give a folder" in capsys.readouterr().err
     assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_any_tractogram_of_a_subject(
+    experiment: Path, tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def losses(name: str, *options: str) -> tuple[dict[str, Any], Any]:
+        command = ["show_loss", str(experiment), "sub-b", str(tmp_path / name), "--percent", "20", *options]
+        assert main(command) == 0, capsys.readouterr().err
+        summary = json.loads((tmp_path / name / "summary.json").read_text())
+        return summary, nib.streamlines.load(tmp_path / name / "loss.trk").tractogram
+
+    # The true streamlines, from a file: the same losses, whatever the format.
+    true = tmp_path / "true.trk"
+    assert main(["extract_hdf5", str(tiny_hdf5), "sub-b", "streamlines", str(true)]) == 0
+    expected, of_hdf5 = losses("hdf5")
+    for name in ("true.trk", "true.tck"):
+        path = tmp_path / name
+        if not path.exists():
+            lines = nib.streamlines.load(true).streamlines
+            nib.streamlines.save(nib.streamlines.Tractogram(lines, affine_to_rasmm=np.eye(4)), path)
+        found, tractogram = losses(f"of_{path.suffix[1:]}", "--tractogram", str(path))
+        assert found["mean_loss"] == pytest.approx(expected["mean_loss"], rel=1e-3)
+        assert found["tractogram"] == str(path)
+        assert found["nb_streamlines"] == expected["nb_streamlines"]
+        for own, other in zip(tractogram.streamlines, of_hdf5.streamlines, strict=True):
+            np.testing.assert_allclose(own, other, atol=1e-3)
+    # Some of them, in another order.
+    some = nib.streamlines.load(true).tractogram[[5, 2]]
+    nib.streamlines.save(nib.streamlines.Tractogram(some.streamlines, affine_to_rasmm=np.eye(4)), tmp_path / "some.tck")
+    found, tractogram = losses("some", "--tractogram", str(tmp_path / "some.tck"))
+    np.testing.assert_allclose(
+        tractogram.data_per_streamline["mean_loss"][:, 0],
+        of_hdf5.data_per_streamline["mean_loss"][[5, 2], 0],
+        rtol=1e-3,
+    )
+
+
+def test_a_tractogram_that_cannot_be_used(experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def sentence(subject: str, path: Path) -> str:
+        command = ["show_loss", str(experiment), subject, str(tmp_path / "out"), "--tractogram", str(path)]
+        assert main(command) == 2
+        assert not (tmp_path / "out").exists()
+        return capsys.readouterr().err
+
+    far, empty = tmp_path / "far.tck", tmp_path / "empty.tck"
+    for path, lines in ((far, [np.full((3, 3), 9e4, np.float32)]), (empty, [])):
+        nib.streamlines.save(nib.streamlines.Tractogram(lines, affine_to_rasmm=np.eye(4)), path)
+    assert "was not found" in sentence("sub-b", tmp_path / "none.trk")
+    assert f"The tractogram '{empty}' has no streamline." in sentence("sub-b", empty)
+    told = sentence("sub-b", far)
+    assert "check the space of the tractogram, and remove it." in told
+    assert "HDF5" not in told
+    assert "give its name instead of 'all'" in sentence("all", far)
