@@ -39,6 +39,7 @@ _MODULE_OF = {
     "create_phantom": "dwiml.phantom.create",
     "join_hdf5": "dwiml.hdf5.joining",
     "load_experiment": "dwiml.trained.experiment",
+    "plot_logs": "dwiml.viz.logs",
     "seed_everything": "dwiml.seeding",
     "track": "dwiml.trained.tracking",
     "visualize_logs": "dwiml.viz.logs",
@@ -72,6 +73,7 @@ __all__ = [
     "create_phantom",
     "join_hdf5",
     "load_experiment",
+    "plot_logs",
     "seed_everything",
     "track",
     "visualize_logs",
@@ -101,7 +103,7 @@ if TYPE_CHECKING:
     from dwiml.training.one_input import DWIMLTrainerOneInput
     from dwiml.training.reporting.loggers.base import Logger
     from dwiml.training.trainer import DWIMLTrainer
-    from dwiml.viz.logs import visualize_logs
+    from dwiml.viz.logs import plot_logs, visualize_logs
 
 
 def __getattr__(name: str) -> Any:

@@ -188,13 +188,16 @@ def visualize_logs(
     return [path, *written]
 
 
-def plot_logs(logs: Sequence[Log], options: CurveOptions | None = None, **choices: Any) -> Figure:
+def plot_logs(
+    experiments: PathLike | Sequence[PathLike] | Sequence[Log], options: CurveOptions | None = None, **choices: Any
+) -> Figure:
     """Return the figure of :func:`visualize_logs`, to show it in a notebook or to modify it.
 
     Parameters
     ----------
-    logs
-        The logs of one or more experiments (see :func:`read_logs`).
+    experiments
+        Experiment folders or folders of experiments, as for :func:`visualize_logs`, or their logs (see
+        :func:`read_logs`).
     options
         What to draw, and how.
     **choices
@@ -205,9 +208,21 @@ def plot_logs(logs: Sequence[Log], options: CurveOptions | None = None, **choice
     Returns
     -------
     Figure
+
+    Raises
+    ------
+    ValueError, FileNotFoundError, NotADirectoryError
+        As :func:`visualize_logs`.
     """
     figure = Figure()
     options = options or CurveOptions(**choices)
+    given = [experiments] if isinstance(experiments, (str, os.PathLike)) else list(experiments)
+    logs = [each for each in given if isinstance(each, Log)]
+    if not logs or len(logs) < len(given):
+        folders = find_experiments(
+            distinct([each for each in given if not isinstance(each, Log)]), batches=options.per_batch
+        )
+        logs += read_logs(folders, batches=options.per_batch)
     draw_curves(figure, logs, options.choose(logs), options)
     return figure
 

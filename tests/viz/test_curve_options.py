@@ -13,6 +13,7 @@ import scipy.stats
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+import dwiml
 from dwiml.cli.main import main
 from dwiml.training.reporting.loggers import LocalLogger
 from dwiml.training.reporting.loggers.batches import BatchLog
@@ -58,6 +59,18 @@ def drawn(*logs: Log, **choices: Any) -> Figure:
 
 def labels(figure: Figure) -> list[str]:
     return [axes.get_ylabel() for axes in figure.axes]
+
+
+def test_a_figure_for_a_notebook(tmp_path: Path) -> None:
+    for name in ("gru", "lstm"):
+        (tmp_path / name / "logs").mkdir(parents=True)
+        lines = "".join(json.dumps(record) + "\n" for record in RECORDS)
+        (tmp_path / name / "logs" / "metrics.jsonl").write_text(lines)
+    both: Any = [tmp_path / "gru", tmp_path / "lstm"]
+    for given in (tmp_path, str(tmp_path), both, read_logs([tmp_path / "gru"])):
+        assert len(dwiml.plot_logs(given, panels=["loss"]).axes) == 1
+    with pytest.raises(FileNotFoundError):
+        dwiml.plot_logs(tmp_path / "none")
 
 
 def test_panels_are_chosen_and_ordered() -> None:
