@@ -31,6 +31,9 @@ GROUPS = {
         "standardization": "independent",
         "std_mask": ["{subject}_mask.nii.gz"],
     },
+    # Values of directions, whose convention is looked for.
+    "sh": {"type": "volume", "files": ["sh.nii.gz"]},
+    "peaks": {"type": "volume", "files": ["peaks.nii.gz"]},
     "lines": {"type": "streamlines", "files": ["wb.trk"], "dps_keys": ["id"]},
     "other": {
         "type": "streamlines",
@@ -44,6 +47,8 @@ CREATE = ["create_hdf5", "subjects", "out/o.hdf5", "config.json", "training.txt"
 TARGETS = (
     ("subjects/sub-1/dwi.nii.gz", CREATE),
     ("subjects/sub-1/fa.nii", CREATE),
+    ("subjects/sub-1/sh.nii.gz", CREATE),
+    ("subjects/sub-1/peaks.nii.gz", CREATE),
     ("subjects/sub-2/sub-2_mask.nii.gz", CREATE),
     ("subjects/sub-1/wb.trk", CREATE),
     ("subjects/sub-1/wb.tck", CREATE),
@@ -92,6 +97,8 @@ def make_files(folder: Path) -> None:
         subject = folder / "subjects" / name
         subject.mkdir(parents=True)
         _volume(subject / "dwi.nii.gz", rng.normal(5, 2, (*SHAPE, 3)).astype(np.float32))
+        _volume(subject / "sh.nii.gz", rng.normal(0, 1, (*SHAPE, 45)).astype(np.float32))
+        _volume(subject / "peaks.nii.gz", rng.normal(0, 1, (*SHAPE, 9)).astype(np.float32))
         _volume(subject / "fa.nii", rng.uniform(0, 1, SHAPE).astype(np.float32))
         _volume(subject / f"{name}_mask.nii.gz", (rng.uniform(0, 1, SHAPE) > 0.3).astype(np.uint8))
         _volume(subject / "labels.nii.gz", labels)
