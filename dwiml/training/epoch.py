@@ -167,11 +167,22 @@ class EpochRunner:
         forget_peak(trainer.device)
         log = next((each for each in trainer.loggers if isinstance(each, BatchLog)), None)
         if training and log is not None and settings.log_batches is not None:
+            if not log.is_placed:
+                log.place(self._nb_batches_before(), position.epoch, position.batch)
             monitor.windows = BatchWindows(
                 settings.log_batches, trainer.loggers, log.step, lambda: trainer.checkpointer.is_ours
             )
-            monitor.windows.begin(monitor, position.batch)
+            monitor.windows.begin(monitor, log.next_batch(position.epoch))
         return monitor
+
+    def _nb_batches_before(self) -> int:
+        """Return the number of training batches of the earlier epochs, and of this one so far."""
+        trainer, settings = self._trainer, self._trainer.settings
+        limit, position = settings.max_batches("training"), trainer.position
+        epochs = [0 if settings.overfit_batches is not None else epoch for epoch in range(position.epoch)]
+        return sum(trainer.batch_sampler.nb_batches("training", epoch, max_batches=limit) for epoch in epochs) + (
+            position.batch
+        )
 
     def _batches(self, phase: str, monitor: PhaseMonitor) -> Iterator[tuple[TensorSequence, BatchSlices]]:
         """Yield the batches of a phase, on the device, and measure the time spent waiting for them."""

@@ -47,9 +47,9 @@ class BatchWindows:
         monitor
             Monitor of the training.
         batch
-            Number of batches done in the epoch.
+            Index of the first batch of the epoch that is in no record yet.
         """
-        self._first = batch - batch % self._size
+        self._first = batch
         self._nb_points, self._time = monitor.nb_points, time.perf_counter()
 
     def count(self, monitor: PhaseMonitor, batch: int, learning_rate: float, *, is_last: bool) -> None:

@@ -106,6 +106,35 @@ def test_the_number_may_change_when_a_run_is_resumed(tiny_hdf5: Path, tmp_path: 
     assert [line["batch"] for line in batch_logs(tmp_path / "exp")] == [2, 3]
 
 
+@pytest.mark.parametrize("sizes", [(3, 2), (2, 100), (100, 3), (3, None, 2), (None, 1), (1, None, 1)])
+def test_each_batch_is_in_one_line_whatever_the_numbers(
+    tiny_hdf5: Path, tmp_path: Path, sizes: tuple[int | None, ...]
+) -> None:
+    train(tiny_hdf5, tmp_path, "whole", 1, max_epochs=3)
+    whole = batch_logs(tmp_path / "whole")
+    nb_of_epoch = 1 + max(int(line["batch"]) for line in whole)
+    assert nb_of_epoch >= 4
+    for i, size in enumerate(sizes):
+        trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=3, log_batches=size, resume="auto")
+        if i < len(sizes) - 1:
+            # Inside a window.
+            interrupt(trainer, 2 + i)
+        else:
+            trainer.train_and_validate()
+    lines = batch_logs(tmp_path / "exp")
+    places = [(line["epoch"], line["batch"]) for line in lines]
+    assert places == sorted(set(places))
+    # The number of batches so far, also after batches of which there is no line.
+    assert [line["step"] for line in lines] == [epoch * nb_of_epoch + batch + 1 for epoch, batch in places]
+    assert places[-1] == (2, nb_of_epoch - 1)
+    if None not in sizes:
+        losses = [line["train_loss"] for line in whole]
+        firsts = [0, *(line["step"] for line in lines[:-1])]
+        for first, line in zip(firsts, lines, strict=True):
+            window = losses[first : line["step"]]
+            assert min(window) * (1 - 1e-6) <= line["train_loss"] <= max(window) * (1 + 1e-6)
+
+
 def test_a_skipped_batch_has_no_loss(tiny_hdf5: Path, tmp_path: Path) -> None:
     trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=1, log_batches=1, nan_policy="skip")
     run, seen = trainer.run_one_batch, []

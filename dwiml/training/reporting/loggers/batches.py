@@ -52,6 +52,9 @@ class BatchLog(Logger):
         self._file = LinesFile(folder / BATCHES_FILE)
         # The number of batches trained so far, in all epochs.
         self._step = 0
+        # Epoch and index of the last batch in a line; none before the first one.
+        self._last = (-1, -1)
+        self.is_placed = False
         self._pending: list[str] = []
         self._has_warned = False
 
@@ -62,7 +65,8 @@ class BatchLog(Logger):
         """Append one line per record; none of them fails the training."""
         self._pending += [json.dumps(dict(record), allow_nan=False) for record in records]
         if records:
-            self._step = int(records[-1][STEP])
+            last = records[-1]
+            self._step, self._last = int(last[STEP]), (int(last[EPOCH]), int(last[BATCH]))
         self._write_pending()
 
     @property
@@ -70,8 +74,33 @@ class BatchLog(Logger):
         """The number of batches trained so far, up to the last record."""
         return self._step
 
+    def next_batch(self, epoch: int) -> int:
+        """Return the index of the first batch of an epoch that is in no line yet."""
+        return self._last[1] + 1 if self._last[0] == epoch else 0
+
+    def place(self, step: int, epoch: int, batch: int) -> None:
+        """Go on after other batches than those of the log, which was off or did not exist: keep its lines before them.
+
+        Parameters
+        ----------
+        step
+            Number of batches trained so far, in all epochs.
+        epoch, batch
+            Where the training goes on: the epoch, and the number of batches done in it.
+        """
+        self.is_placed = True
+        self._step, self._last = step, (epoch, batch - 1)
+        try:
+            content = read_content(self._file.path)
+            kept = b"".join(line for line in lines_of(content) if _is_before(line, step))
+            if kept != content:
+                self._file.keep(kept, content)
+        except OSError as error:
+            self._warn(error)
+
     def begin_anew(self) -> None:
         """Remove the lines of an earlier run that was killed before its first checkpoint."""
+        self.is_placed = True
         try:
             content = read_content(self._file.path)
             if content:
@@ -104,7 +133,21 @@ class BatchLog(Logger):
                 self._keep_up_to(state["step"])
         except OSError as error:
             self._warn(error)
+        self._last, self.is_placed = self._place_of_last(), True
         self._write_pending()
+
+    def _place_of_last(self) -> tuple[int, int]:
+        if self._pending:
+            line = self._pending[-1].encode()
+        else:
+            try:
+                line = next(iter(lines_of(read_content(self._file.path))[-1:]), b"")
+            except OSError:
+                line = b""
+        if _step_of(line) is None:
+            return -1, -1
+        record = json.loads(line)
+        return record[EPOCH], record[BATCH]
 
     def close(self) -> str | None:
         """Write pending lines; log an error if they cannot be written."""
