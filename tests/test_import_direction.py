@@ -61,6 +61,7 @@ ROOMS = {
         "params",
         "tractograms",
         "importing.logs",
+        "training.experiment.lock",
         "training.reporting.events",
         "training.reporting.loggers",
         "training.reporting.metrics",

@@ -19,7 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("experiment", metavar="EXPERIMENT", help="experiment folder")
     parser.add_argument("--workspace", metavar="NAME", help="workspace on Comet [as recorded in the experiment]")
     parser.add_argument("--project", metavar="NAME", help="project on Comet [as recorded in the experiment]")
-    add_overwrite(parser, "send it as a new experiment, although it is on Comet already")
+    add_overwrite(parser, "send it as a new experiment even if it is already on Comet")
     add_verbose(parser)
     return parser
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dwiml.files import read_json, write_json
 from dwiml.inspection.runs import RUNNING, describe_run
-from dwiml.training.reporting.loggers import CometLogger, read_metrics
-from dwiml.training.reporting.loggers.batches import records_after
+from dwiml.training.reporting.loggers import CometLogger, Logger, read_metrics
+from dwiml.training.reporting.loggers.base import plain_metrics
 from dwiml.training.reporting.loggers.comet import OFFLINE_FOLDER, why_offline
-from dwiml.training.reporting.metrics import EPOCH
-from dwiml.viz.curves.reading import PARAMETERS_FILE, read_logs
+from dwiml.training.reporting.loggers.replay import replay
+from dwiml.viz.curves.reading import PARAMETERS_FILE
 from dwiml.viz.logs import plot_logs
 
 RECEIPT_FILE = "comet_upload.json"
 """Written in the experiment folder: where the experiment is on Comet."""
+_PROBE_S = 10.0
 
 
 def upload_to_comet(
@@ -52,44 +55,58 @@ def upload_to_comet(
         If a log cannot be read, or Comet cannot be reached or fails.
     """
     folder = Path(experiment)
-    metrics = read_metrics(folder)
+    nb_epochs = len(read_metrics(folder))
     parameters = _parameters(folder)
-    trainer = parameters.get("trainer", {})
-    workspace, project = workspace or trainer.get("comet_workspace"), project or trainer.get("comet_project")
+    trainer = parameters.get("trainer")
+    recorded = trainer if isinstance(trainer, dict) else {}
+    workspace, project = workspace or recorded.get("comet_workspace"), project or recorded.get("comet_project")
     if not (isinstance(workspace, str) and isinstance(project, str)):
         raise ValueError(f"Experiment '{folder}' records no workspace and project on Comet: give both.")
-    _check(folder, again=again)
-    batches = records_after(folder, 0)
-    reason = why_offline(timeout=10.0)
+    _check(folder, recorded, again=again)
+    figure = plot_logs([folder])
+    # Its records are checked before anything is sent.
+    replay(folder, _Checker())
+    reason = why_offline(timeout=_PROBE_S)
     if reason:
         raise OSError(f"Comet is offline: {reason}. Nothing was sent.")
-    figure = plot_logs(read_logs([folder]))
-    log = _Uploader(workspace, project, folder.resolve().name, folder)
+    log = _Uploader(workspace, project, folder.resolve().name, folder, timeout=_PROBE_S)
     try:
         log.log_parameters(parameters)
-        for record in metrics:
-            log.log_batches([each for each in batches if each[EPOCH] == record[EPOCH]])
-            log.log_metrics({name: value for name, value in record.items() if name != EPOCH}, record[EPOCH])
+        if not log.online:
+            raise ConnectionError("it went offline; what it saved can be removed")
+        replay(folder, log)
         log.log_figure("curves", figure)
         url = str(log.url)
         log.close()
     except Exception as error:
-        raise OSError(
-            f"Comet failed ({type(error).__name__}: {error}); the experiment is not complete there."
-        ) from error
-    write_json(folder / RECEIPT_FILE, {"url": url, "epochs": len(metrics)})
+        reason = f"{type(error).__name__}: {error}"
+        raise OSError(f"Comet failed ({reason}); the experiment is not complete there.") from error
+    try:
+        write_json(folder / RECEIPT_FILE, {"url": url, "epochs": nb_epochs}, follow_links=False)
+    except OSError as error:
+        raise OSError(f"Comet has the experiment ({url}), but '{folder}' cannot be written: {error}") from error
     return url
+
+
+class _Checker(Logger):
+    """Checks metrics as Comet's logger does."""
+
+    def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
+        """Check the metrics of an epoch."""
+        plain_metrics(metrics, epoch)
 
 
 class _Uploader(CometLogger):
     """Raises the errors of Comet: there is no training that must continue."""
+
+    end_timeout = 3600.0
 
     def stop(self, error: Exception) -> None:
         """Raise the error."""
         raise error
 
 
-def _check(folder: Path, *, again: bool) -> None:
+def _check(folder: Path, trainer: Mapping[str, Any], *, again: bool) -> None:
     if describe_run(folder).status == RUNNING:
         raise ValueError(f"Experiment '{folder}' is still in training; send it when it has ended.")
     if again:
@@ -98,10 +115,12 @@ def _check(folder: Path, *, again: bool) -> None:
         receipt = read_json(folder / RECEIPT_FILE, "The receipt of Comet")
         where = f" ({receipt['url']})" if isinstance(receipt, dict) and isinstance(receipt.get("url"), str) else ""
         raise ValueError(f"Experiment '{folder}' was sent to Comet before{where}; send it again as a new one with -f.")
-    if any((folder / OFFLINE_FOLDER).glob("*.zip")):
+    has_archives = any((folder / OFFLINE_FOLDER).glob("*.zip"))
+    if has_archives or trainer.get("comet_workspace") is not None:
+        archives = f"send its archives with 'comet upload {shlex.quote(str(folder / OFFLINE_FOLDER))}/*.zip', or "
         raise ValueError(
-            f"The training of '{folder}' has logged to Comet itself: send its archives with 'comet upload "
-            f"{folder / OFFLINE_FOLDER}/*.zip', or its logs as a new experiment with -f."
+            f"The training of '{folder}' has logged to Comet itself: {archives if has_archives else ''}send its logs "
+            "as a new experiment with -f."
         )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -18,8 +17,7 @@ from dwiml.arguments import duration, quoted
 from dwiml.files import read_json
 from dwiml.inspection.text import cut, table
 from dwiml.params import checks_arguments
-from dwiml.training.experiment.holder import Holder
-from dwiml.training.experiment.lock import LOCK_FILE, read_lock
+from dwiml.training.experiment.lock import is_running
 from dwiml.training.reporting.events import END, FAILURE, RESUME, START, STOP, WARNING, read_events
 from dwiml.training.reporting.loggers.local import METRICS_FILE
 from dwiml.training.reporting.metrics import DIFFERENCE_FROM_BEST
@@ -211,11 +209,8 @@ def describe_run(path: Path) -> Run:
 
 
 def _status(path: Path, events: Sequence[Mapping[str, Any]], *, is_whole: bool) -> str:
-    with suppress(OSError, ValueError):
-        lock = read_lock(path / LOCK_FILE)
-        holder, heartbeat = (None, 0.0) if lock is None else lock
-        if holder is not None and holder.reason_gone(Holder.this_process(), time.time() - heartbeat) is None:
-            return RUNNING
+    if is_running(path):
+        return RUNNING
     last = next((each["event"] for each in reversed(events) if each["event"] != WARNING), None)
     if last is None:
         return DONE if is_whole else UNFINISHED

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from dwiml.arguments import check_number, shown
 from dwiml.files import check_outputs, check_target, reason_of
 from dwiml.params import checks_arguments
+from dwiml.training.experiment.lock import is_running
 from dwiml.viz.curves.correlation import draw_correlation
 from dwiml.viz.curves.drawing import draw_curves
 from dwiml.viz.curves.log import Log
@@ -29,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 _DPI = 130
 _CURVES, _WEIGHTS, _CORRELATION = "curves", "weights", "correlation"
-_FINISHED = ("", "failed", "stopped", "dwi_ml")
 
 
 @checks_arguments
@@ -179,8 +179,12 @@ def visualize_logs(
         return written
     path = Path(out) if out is not None else _checked_default_path(folders, name)
     _save(draw, path)
-    while watch is not None and any(log.note not in _FINISHED for log in logs):
-        time.sleep(watch)
+    running = watch is not None
+    while watch is not None and running:
+        # Before the logs are read: what is written at the end of a training is drawn too.
+        running = any(map(is_running, folders))
+        if running:
+            time.sleep(watch)
         logs = read()
         _save(draw, path)
         if csv is not None:

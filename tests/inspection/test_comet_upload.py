@@ -85,10 +85,32 @@ def test_the_names_are_those_of_the_training(
     (experiment / "comet_offline").mkdir()
     (experiment / "comet_offline" / "key.zip").touch()
     assert main(["comet_upload", str(experiment)]) == 2
-    assert "has logged to Comet itself" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "has logged to Comet itself" in told
+    assert f"comet upload {experiment}/comet_offline/*.zip" in told
     (experiment / "comet_offline" / "key.zip").unlink()
-    assert main(["comet_upload", str(experiment)]) == 0
+    assert main(["comet_upload", str(experiment)]) == 2
+    assert main(["comet_upload", str(experiment), "-f"]) == 0
     assert fake.experiments[0].options["workspace"] == "w"
+
+
+def test_nothing_is_sent_of_a_damaged_log(
+    experiment: Path, fake: FakeComet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (experiment / "logs" / "metrics.jsonl").open("a") as stream:
+        stream.write('{"epoch": 7, "train_loss": "low"}\n')
+    (experiment / "parameters.json").write_text('{"trainer": []}')
+    assert upload(experiment) == 2
+    assert "'train_loss' of epoch 7 must be a single number" in capsys.readouterr().err
+    assert fake.experiments == []
+
+
+def test_a_link_is_not_followed(experiment: Path, fake: FakeComet, tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("mine")
+    (experiment / RECEIPT_FILE).symlink_to(other)
+    assert upload(experiment, "-f") == 0
+    assert other.read_text() == "mine"
 
 
 @pytest.mark.parametrize("failing", ["start", "log_metrics", "end"])

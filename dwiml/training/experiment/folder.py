@@ -18,6 +18,7 @@ from dwiml.models.saving import PARAMETERS_FILE, STATE_FILE
 from dwiml.training.experiment.checkpoint import LATEST, PREVIOUS, has_checkpoint
 from dwiml.training.experiment.lock import LOCK_FILE, ExperimentGoneError, ExperimentInUseError, is_lock
 from dwiml.training.reporting.events import EVENTS_FILE
+from dwiml.training.reporting.loggers import SERVICE_FOLDERS
 from dwiml.training.reporting.loggers.batches import BATCHES_FILE
 from dwiml.training.reporting.loggers.local import METRICS_FILE
 
@@ -151,7 +152,7 @@ class ExperimentFolder:
                 f"The folder '{self.path}' is {kind} (it holds {quoted(found, limit=5)}): nothing is written into it. "
                 "Choose another experiment_name, or move these files away."
             )
-        for name in (CHECKPOINT, BEST_MODEL, LOGS, BAD_BATCHES):
+        for name in (CHECKPOINT, BEST_MODEL, LOGS, BAD_BATCHES, *SERVICE_FOLDERS):
             folder = self.path / name
             if folder.is_symlink():
                 raise ValueError(
@@ -192,6 +193,9 @@ class ExperimentFolder:
                             for file in _NO_RESULTS.get(name, ()):
                                 (self.path / name / file).unlink(missing_ok=True)
                             (self.path / name).rmdir()
+                    for name in SERVICE_FOLDERS:
+                        if (self.path / name).is_dir() and not (self.path / name).is_symlink():
+                            shutil.rmtree(self.path / name)
                     for each in made:
                         each.rmdir()
             raise
@@ -202,7 +206,7 @@ class ExperimentFolder:
             if entry.name in _WRITTEN and entry.is_dir():
                 if self._has_results_in(entry.name):
                     return True
-            elif entry.name not in _WRITTEN[""]:
+            elif entry.name not in (*_WRITTEN[""], *SERVICE_FOLDERS):
                 return True
         return False
 

@@ -231,6 +231,16 @@ def read_lock(path: Path) -> tuple[Holder | None, float] | None:
         return None
 
 
+def is_running(folder: Path) -> bool:
+    """Return whether a process, of this or of another computer, is training the experiment of a folder."""
+    try:
+        lock = read_lock(folder / LOCK_FILE)
+    except (OSError, ValueError):
+        return False
+    holder, heartbeat = (None, 0.0) if lock is None else lock
+    return holder is not None and holder.reason_gone(Holder.this_process(), time.time() - heartbeat) is None
+
+
 def is_lock(path: Path) -> bool:
     """Return whether a file is a lock of dwiml, or its beginning, or empty, or has just been deleted."""
     try:

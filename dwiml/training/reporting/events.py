@@ -11,8 +11,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dwiml.files import open_regular, reason_of
-from dwiml.training.reporting.loggers.lines_file import MOST_BYTES, append_to, check_own, check_size, open_to_append
+from dwiml.files import open_regular, parse_json, reason_of
+from dwiml.training.reporting.loggers.lines_file import (
+    MOST_BYTES,
+    append_to,
+    check_own,
+    check_size,
+    open_to_append,
+    read_content,
+    rewrite,
+)
 from dwiml.training.state import Position
 
 EVENTS_FILE = Path("logs") / "events.jsonl"
@@ -106,15 +114,19 @@ class EventLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = open_to_append(self.path)
         try:
-            if check_own(descriptor, self.path):
-                raise OSError("it has another name, which might be a backup")
+            has_other_name = check_own(descriptor, self.path)
             size = os.fstat(descriptor).st_size
             check_size(size + len(line))
             # After a crash of the machine, the last line may be incomplete.
             begins = size == 0 or _last_byte(self.path) == b"\n"
-            append_to(descriptor, (b"" if begins else b"\n") + line + b"\n", sync=False)
+            added = (b"" if begins else b"\n") + line + b"\n"
+            if not has_other_name:
+                append_to(descriptor, added, sync=False)
         finally:
             os.close(descriptor)
+        if has_other_name:
+            # The other name might be a backup, which must not change.
+            rewrite(self.path, read_content(self.path) + added)
 
 
 def _never() -> bool:
@@ -157,7 +169,7 @@ def read_events(experiment: Path) -> list[dict[str, Any]]:
     found = []
     for line in content.split(b"\n"):
         with suppress(ValueError, RecursionError):
-            record = json.loads(line)
+            record = parse_json(line)
             if type(record) is dict and all(type(record.get(name)) is str for name in ("time", "event", "text")):
                 found.append(record)
     return found

@@ -57,7 +57,9 @@ DIFFERENCE_FROM_BEST: Mapping[str, Callable[[float], float]] = {
 def skipped_batches(metrics: Mapping[str, Any]) -> int:
     """Return the number of batches skipped in the loss of an epoch (validation, or training without a validation)."""
     phase = "valid" if VALID_LOSS in metrics else "train"
-    return int(metrics.get(f"{phase}_{SKIPPED_BATCHES}", 0))
+    value = metrics.get(f"{phase}_{SKIPPED_BATCHES}", 0)
+    # A log may hold anything.
+    return int(value) if isinstance(value, (int, float)) else 0
 
 
 def is_comparable(metric: str | None, metrics: Mapping[str, Any]) -> bool:

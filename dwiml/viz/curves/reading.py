@@ -27,6 +27,7 @@ _LOGS = METRICS_FILE.parent
 _OUTPUTS = (".png", ".pdf", ".svg", ".csv", ".html")
 # Options of a direction getter that do not change the definition of the loss.
 _NOT_IN_LOSS = ("dropout", "hidden_size")
+_MOST_EPOCHS = 1e9
 
 
 def read_logs(experiments: Sequence[PathLike], *, batches: bool = False) -> list[Log]:
@@ -129,7 +130,8 @@ def _history(folder: Path) -> tuple[tuple[float, ...], str]:
         events = read_events(folder)
     except (OSError, ValueError):
         return (), ""
-    resumed = tuple(float(event[DONE]) for event in events if event["event"] == RESUME and is_number(event.get(DONE)))
+    resumes = [event.get(DONE, -1) for event in events if event["event"] == RESUME]
+    resumed = tuple(float(done) for done in resumes if is_number(done) and 0 <= done < _MOST_EPOCHS)
     last = next((event["event"] for event in reversed(events) if event["event"] != WARNING), END)
     return resumed, {END: "", STOP: "stopped", FAILURE: "failed"}.get(last, "not finished")
 

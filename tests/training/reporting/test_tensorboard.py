@@ -106,11 +106,31 @@ def test_a_backup_and_other_files_are_left_alone(tmp_path: Path) -> None:
     log = TensorBoardLogger(tmp_path)
     log.load_state_dict({"files": {name: 4}})
     assert (tmp_path / "backup").read_bytes() == b"0123456789"
-    (tmp_path / "backup").unlink()
-    log.load_state_dict({"files": {name: 4}})
     assert (folder / name).read_bytes() == b"0123"
     log.begin_anew()
     assert [path.name for path in folder.iterdir()] == [other]
+
+
+def test_files_elsewhere_are_left_alone(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "events.out.tfevents.1.host.1.0").write_bytes(b"0123")
+    (tmp_path / "tensorboard").symlink_to(elsewhere)
+    for action in (lambda log: log.begin_anew(), lambda log: log.load_state_dict({"files": {}})):
+        with pytest.raises(OSError, match="is a link"):
+            action(TensorBoardLogger(tmp_path))
+    assert [path.read_bytes() for path in elsewhere.iterdir()] == [b"0123"]
+
+
+def test_what_earlier_runs_have_logged_is_written_too(tiny_hdf5: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    for max_epochs, on in ((2, False), (3, True), (4, False), (5, True)):
+        resume = "auto"
+        small_trainer(tiny_hdf5, tmp_path, max_epochs=max_epochs, resume=resume, tensorboard=on).train_and_validate()
+    found = _scalars(tmp_path / "exp" / "tensorboard")
+    assert [step for step, _ in found["epoch/train_loss"]] == [0, 1, 2, 3, 4]
+    steps = read_batches(tmp_path / "exp")["step"].tolist()
+    assert [step for step, _ in found["batch/train_loss"]] == steps
 
 
 @pytest.mark.parametrize(

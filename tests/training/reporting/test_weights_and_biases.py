@@ -42,6 +42,7 @@ class FakeRun:
 
     def __init__(self, options: Row) -> None:
         self.options = options
+        self.id = options["id"]
         self.rows: dict[int, Row] = {}
         self.axes: dict[str, Any] = {}
         self.config: list[Row] = []
@@ -69,9 +70,10 @@ class FakeWandb(types.ModuleType):
     def __init__(self) -> None:
         super().__init__("wandb")
         self.runs: dict[str, FakeRun] = {}
+        self.settings = types.SimpleNamespace(base_url="https://wandb.test", mode="online", api_key=None)
 
     def setup(self) -> Any:
-        return types.SimpleNamespace(settings=types.SimpleNamespace(base_url="https://wandb.test"))
+        return types.SimpleNamespace(settings=self.settings)
 
     def Settings(self, **settings: Any) -> Row:
         return settings
@@ -129,6 +131,31 @@ def test_online_each_value_is_sent_once_after_a_resume(tiny_hdf5: Path, tmp_path
     assert run.axes == {**axes, "epoch": None, "batch_step": None}
 
 
+def test_what_earlier_runs_have_logged_is_sent_too(tiny_hdf5: Path, tmp_path: Path, fake: FakeWandb) -> None:
+    small_trainer(tiny_hdf5, tmp_path, max_epochs=2, log_batches=2).train_and_validate()
+    options: dict[str, Any] = {"resume": "must", "log_batches": 2, "wandb_project": "p"}
+    small_trainer(tiny_hdf5, tmp_path, max_epochs=3, **options).train_and_validate()
+    (run,) = fake.runs.values()
+    assert list(run.rows.values()) == _expected(tmp_path / "exp")
+    # A local log that has lost a line: the rows of the server cannot be told apart, and a new run has all.
+    path = tmp_path / "exp" / "logs" / "batches.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    small_trainer(tiny_hdf5, tmp_path, max_epochs=4, **options).train_and_validate()
+    _, second = fake.runs.values()
+    assert list(second.rows.values()) == _expected(tmp_path / "exp")
+
+
+def test_a_run_of_the_script_itself_is_left_alone(
+    tiny_hdf5: Path, tmp_path: Path, fake: FakeWandb, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = FakeRun({"id": "mine"})
+    monkeypatch.setattr(fake, "init", lambda **options: own)
+    with caplog.at_level(logging.WARNING):
+        small_trainer(tiny_hdf5, tmp_path, max_epochs=1, wandb_project="p").train_and_validate()
+    assert "another run of Weights & Biases is active" in caplog.text
+    assert (own.rows, own.nb_ends) == ({}, 0)
+
+
 def test_a_failure_is_one_warning(
     tiny_hdf5: Path, tmp_path: Path, fake: FakeWandb, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -145,7 +172,7 @@ def test_a_failure_is_one_warning(
 
 def test_why_it_is_offline(fake: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def reason() -> str:
-        return weights_and_biases._why_offline("https://wandb.test")
+        return weights_and_biases._why_offline(fake.settings)
 
     assert reason() == ""
     monkeypatch.setattr(weights_and_biases, "can_reach", lambda url, timeout: False)
@@ -157,11 +184,20 @@ def test_why_it_is_offline(fake: FakeWandb, tmp_path: Path, monkeypatch: pytest.
     logins.write_text("machine wandb.test\n  login user\n  password 0000\n")
     logins.chmod(0o600)
     assert reason() == "https://wandb.test cannot be reached"
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    assert reason() == "WANDB_MODE is offline"
+    logins.unlink()
+    fake.settings.api_key = "0" * 40
+    assert reason() == "https://wandb.test cannot be reached"
+    fake.settings.mode = "offline"
+    assert reason().startswith("its mode is offline")
+    fake.settings.mode = "disabled"
+    with pytest.raises(RuntimeError, match="disabled"):
+        reason()
 
 
-@pytest.mark.parametrize("state", [None, [], {"id": "../x"}, {"id": "A" * 32}, {"id": "a" * 32, "x": 1}, {"id": 3}])
+@pytest.mark.parametrize(
+    "state",
+    [None, [], {"id": "../x", "rows": 1}, {"id": "A" * 32, "rows": 1}, {"id": "a" * 32, "rows": -1}, {"id": "a" * 32}],
+)
 def test_a_state_that_is_not_one_is_refused(state: Any) -> None:
     with pytest.raises(ValueError, match="Weights & Biases"):
         check_wandb_state(state)

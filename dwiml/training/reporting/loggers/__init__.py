@@ -10,15 +10,21 @@ from typing import TYPE_CHECKING, Any
 from dwiml.arguments import kind_shown
 from dwiml.training.reporting.loggers.base import Logger
 from dwiml.training.reporting.loggers.batches import BatchLog, check_batches_state
-from dwiml.training.reporting.loggers.comet import CometLogger, check_comet_state
+from dwiml.training.reporting.loggers.comet import OFFLINE_FOLDER, CometLogger, check_comet_state
 from dwiml.training.reporting.loggers.guest import GuestLogger, name_of_logger
 from dwiml.training.reporting.loggers.local import LocalLogger, check_local_state, read_metrics
 from dwiml.training.reporting.loggers.tensorboard import (
+    TENSORBOARD_FOLDER,
     TensorBoardLogger,
     check_tensorboard,
     check_tensorboard_state,
 )
-from dwiml.training.reporting.loggers.weights_and_biases import WandbLogger, check_wandb, check_wandb_state
+from dwiml.training.reporting.loggers.weights_and_biases import (
+    WANDB_FOLDER,
+    WandbLogger,
+    check_wandb,
+    check_wandb_state,
+)
 
 if TYPE_CHECKING:
     from dwiml.training.settings import TrainerSettings
@@ -47,6 +53,10 @@ _CHECKS = {
 }
 
 
+SERVICE_FOLDERS = (OFFLINE_FOLDER, TENSORBOARD_FOLDER, WANDB_FOLDER)
+"""Folders of an experiment in which the loggers of services write."""
+
+
 def check_loggers(loggers: Any) -> list[str]:
     """Check the loggers given by the user, and return their names.
 
@@ -63,9 +73,10 @@ def check_loggers(loggers: Any) -> list[str]:
         received = kind_shown(wrong[0] if wrong else loggers)
         raise TypeError(f"loggers must be a list of instances of subclasses of dwiml.Logger, got {received}.")
     own = [name_of_logger(each) for each in given]
-    names = [*_CHECKS, *own]
-    for name in names:
-        if names.count(name) > 1:
+    for name in own:
+        if name in _CHECKS:
+            raise ValueError(f"{name!r} is the name of a logger of dwiml: give yours another one (self.name = '...').")
+        if own.count(name) > 1:
             raise ValueError(f"Two loggers are called {name!r}: give each its own name (self.name = '...').")
     return own
 

@@ -83,6 +83,8 @@ class CometLogger(Logger):
     """
 
     name = "comet"
+    # In seconds; None for the usual one.
+    end_timeout: float | None = None
 
     @checks_arguments
     def __init__(
@@ -171,7 +173,7 @@ class CometLogger(Logger):
             if not self.online:
                 # A resumed run writes all of it again.
                 _send_batches(experiment, self._batches)
-            within(_COMET_TIMEOUT_S, experiment.end)
+            within(self.end_timeout or _COMET_TIMEOUT_S, experiment.end)
             if self._tidy_archives():
                 command = f"comet upload {shlex.quote(str(self.offline_folder))}/*.zip"
                 return f"Comet was offline; from a computer with internet and your API key, run: {command}"
@@ -238,11 +240,19 @@ class CometLogger(Logger):
         # Online, that hook could block the exit of the program; it only runs in the thread that started Comet.
         self._experiment = within(_COMET_TIMEOUT_S, start) if self.online else start()
         for record in self._pending:
-            _send(self._experiment, record)
+            # Offline, batches are sent at the end.
+            own = [each for each in self._batches if each[EPOCH] == record["epoch"]] if self.online else []
+            _send(self._experiment, record, own)
+            if own:
+                self._batches = [each for each in self._batches if each not in own]
+                self._step = max(self._step, int(own[-1][STEP]))
         if self.online:
             self._pending = []
 
     def _archives(self) -> list[Path]:
+        if self.offline_folder.is_symlink():
+            # Archives elsewhere are not removed.
+            return []
         return sorted(self.offline_folder.glob(f"{self.key}*.zip"))
 
 

@@ -27,6 +27,7 @@ from dwiml.training.reporting.loggers.lines_file import (
 METRICS_FILE = Path("logs") / "metrics.jsonl"
 # An integer of JSON can be larger, and a number such as 1e999 is read as infinity.
 _LARGEST = sys.float_info.max
+_MOST_EPOCHS = 10**7
 
 logger = logging.getLogger(__name__)
 
@@ -288,6 +289,8 @@ def _parse(line: bytes, path: Path, number: int) -> dict[str, Any]:
     for name, value in record.items():
         if type(value) in (int, float) and not -_LARGEST <= value <= _LARGEST:
             raise ValueError(f"'{name}' in line {number} of '{path}' is too large a number; fix or remove that line.")
+    if not 0 <= record["epoch"] < _MOST_EPOCHS:
+        raise ValueError(f"The epoch in line {number} of '{path}' is negative or too large; fix or remove that line.")
     return record
 
 

@@ -1,7 +1,8 @@
-"""Network calls with a time limit."""
+"""Services: network calls with a time limit, and whether their packages are installed."""
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import ssl
 import threading
@@ -33,10 +34,16 @@ def within(seconds: float, action: Callable[[], Any]) -> Any:
         except Exception as error:
             future.set_exception(error)
 
-    threading.Thread(target=run, name="comet", daemon=True).start()
+    threading.Thread(target=run, name="dwiml network", daemon=True).start()
     if not wait([future], seconds).done:
         raise TimeoutError(f"no answer within {seconds:g} s")
     return future.result()
+
+
+def is_installed(package: str) -> bool:
+    """Return whether a package can be imported; a folder of this name, which a service may have left, is none."""
+    found = importlib.util.find_spec(package)
+    return found is not None and found.origin is not None
 
 
 def can_reach(url: str, *, timeout: float) -> bool:

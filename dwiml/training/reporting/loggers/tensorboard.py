@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -12,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from dwiml.training.reporting.loggers.base import Logger, plain_epoch, plain_metrics
+from dwiml.training.reporting.loggers.lines_file import rewrite
+from dwiml.training.reporting.loggers.network import is_installed
+from dwiml.training.reporting.loggers.replay import replay
 from dwiml.training.reporting.metrics import BATCH, EPOCH, STEP
 
 TENSORBOARD_FOLDER = "tensorboard"
@@ -41,21 +43,27 @@ class TensorBoardLogger(Logger):
     name = "tensorboard"
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder) / TENSORBOARD_FOLDER
+        self._experiment = Path(folder)
+        self.folder = self._experiment / TENSORBOARD_FOLDER
         self._writer: Any = None
-        self._continues = False
+        self._continues = self._begins = False
 
     def begin_anew(self) -> None:
         """Remove the files of an earlier run."""
-        for path in self._files():
-            path.unlink()
+        self._remove_files()
+        self._begins = True
 
     def log_parameters(self, params: Mapping[str, Any]) -> None:
-        """Write the parameters, unless the run that is continued did."""
+        """Write the parameters, and the values of the previous runs if they were not written for TensorBoard."""
+        if not (self._continues or self._begins):
+            # Otherwise, values after the checkpoint would be there twice.
+            self._remove_files()
         self._start()
         if not self._continues:
             text = json.dumps(dict(params), indent=2, default=str)
             self._writer.add_text("parameters", "".join(f"    {line}\n" for line in text.splitlines()), 0)
+        if not (self._continues or self._begins):
+            replay(self._experiment, self)
 
     def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
         """Write the metrics of an epoch."""
@@ -103,11 +111,15 @@ class TensorBoardLogger(Logger):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ImportError(f"the package tensorboard cannot be imported ({error}): {INSTALL}") from error
-        if self.folder.is_symlink():
-            raise OSError(f"'{self.folder}' is a link")
         self._writer = SummaryWriter(str(self.folder))
 
+    def _remove_files(self) -> None:
+        for path in self._files():
+            path.unlink()
+
     def _files(self) -> list[Path]:
+        if self.folder.is_symlink():
+            raise OSError(f"'{self.folder}' is a link: files elsewhere are not changed")
         return sorted(path for path in self.folder.glob("events.out.tfevents.*") if _EVENTS_FILE.fullmatch(path.name))
 
 
@@ -119,11 +131,17 @@ def _cut(path: Path, size: int | None) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         status = os.fstat(descriptor)
-        # Another name might be a backup, which must not change.
-        if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and status.st_size > size:
-            os.ftruncate(descriptor, size)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(f"'{path}' is not a regular file")
+        if status.st_nlink == 1:
+            os.ftruncate(descriptor, min(size, status.st_size))
     finally:
         os.close(descriptor)
+    if status.st_nlink > 1:
+        # The other name might be a backup, which must not change.
+        with path.open("rb") as stream:
+            kept = stream.read(size)
+        rewrite(path, kept)
 
 
 def check_tensorboard_state(state: Any) -> None:
@@ -144,7 +162,7 @@ def check_tensorboard_state(state: Any) -> None:
         if type(name) is not str or not _EVENTS_FILE.fullmatch(name):
             raise ValueError("The state of TensorBoard names a file that is not one of its files.")
         if type(size) is not int or size < 0:
-            raise ValueError("The size of a file of TensorBoard must be a number of bytes.")
+            raise ValueError("The sizes of the files of TensorBoard must be numbers of bytes.")
 
 
 def check_tensorboard() -> None:
@@ -155,5 +173,5 @@ def check_tensorboard() -> None:
     ValueError
         If it is not.
     """
-    if importlib.util.find_spec("tensorboard") is None:
+    if not is_installed("tensorboard"):
         raise ValueError(f"tensorboard=True needs the package tensorboard, which is not installed: {INSTALL}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import netrc
 import os
@@ -11,24 +10,23 @@ import shlex
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from dwiml.training.reporting.loggers.base import Logger, plain_epoch, plain_metrics
-from dwiml.training.reporting.loggers.batches import read_batches
-from dwiml.training.reporting.loggers.local import METRICS_FILE, read_metrics
-from dwiml.training.reporting.loggers.network import can_reach, within
+from dwiml.training.reporting.loggers.network import can_reach, is_installed, within
+from dwiml.training.reporting.loggers.replay import replay
 from dwiml.training.reporting.metrics import BATCH, EPOCH, STEP
 
 INSTALL = 'pip install "dwiml[wandb]"'
 """How the user installs the package."""
 WANDB_FOLDER = "wandb"
 _BATCH_STEP = f"batch_{STEP}"
-_ID = "id"
+_ID, _ROWS = "id", "rows"
 _KEYS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
 _PROBE_S = 5.0
-_START_S = 60.0
 _END_S = 60.0
 # Only the parameters and metrics of the trainer are sent: not the code, the console or the machine.
 _NOTHING_AUTOMATIC = {
@@ -39,6 +37,11 @@ _NOTHING_AUTOMATIC = {
     "save_code": False,
     "x_disable_meta": True,
     "x_disable_stats": True,
+    "host": "",
+    "init_timeout": 60.0,
+    # Without them, the end of the program would wait for a lost network.
+    "finish_timeout": _END_S,
+    "finish_timeout_raises": True,
 }
 
 logger = logging.getLogger(__name__)
@@ -77,18 +80,31 @@ class WandbLogger(Logger):
         self.online: bool | None = None
         self._id = uuid.uuid4().hex
         self._run: Any = None
+        self._begins = False
         self._nb_rows = 0
+        # Number of rows in the checkpoint.
+        self._nb_expected: int | None = None
         self._nb_on_server = 0
         self._defined: set[str] = set()
-        self._earlier: list[dict[str, Any]] = []
+        self._waiting: list[Mapping[str, Any]] = []
         self._superseded: list[Path] = []
+
+    def begin_anew(self) -> None:
+        """Start a new run, without values of an earlier one."""
+        self._begins = True
 
     def log_parameters(self, params: Mapping[str, Any]) -> None:
         """Start a run, or continue the one of the checkpoint, with these parameters."""
+        if not self._begins:
+            # Rows wait until the run has started.
+            replay(self.experiment, self)
+            if self._nb_expected is not None and len(self._waiting) != self._nb_expected:
+                # The rows of the server cannot be told from others.
+                self._id, self._superseded = uuid.uuid4().hex, []
         self._start(dict(params))
-        for row in self._earlier:
+        rows, self._waiting = self._waiting, []
+        for row in rows:
             self._send(row)
-        self._earlier = []
 
     def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
         """Send the metrics of an epoch."""
@@ -101,8 +117,8 @@ class WandbLogger(Logger):
             self._send(_row_of_batch(record))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the identifier of the run; its values are in the local logs."""
-        return {_ID: self._id}
+        """Return the identifier of the run, and the number of its rows, which are in the local logs."""
+        return {_ID: self._id, _ROWS: self._nb_rows}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue the run of a checkpoint, to which the local logs have been cut back.
@@ -110,13 +126,10 @@ class WandbLogger(Logger):
         Raises
         ------
         ValueError
-            If the state is not one of this logger, or a local log is invalid.
-        OSError
-            If a local log cannot be read.
+            If the state is not one of this logger.
         """
         check_wandb_state(state)
-        self._id = state[_ID]
-        self._earlier = _rows_of(self.experiment)
+        self._id, self._nb_expected = state[_ID], state[_ROWS]
         self._superseded = self._offline_folders()
 
     def close(self) -> str | None:
@@ -132,6 +145,8 @@ class WandbLogger(Logger):
                 shutil.rmtree(path, ignore_errors=True)
         if self.online:
             return f"Weights & Biases shows this run at {run.url}"
+        if not new:
+            return f"Weights & Biases was offline, and has saved nothing in '{self.experiment / WANDB_FOLDER}'."
         folders = " ".join(shlex.quote(str(path)) for path in new)
         return (
             f"Weights & Biases was offline; from a computer with internet and your API key, run: wandb sync {folders}"
@@ -142,7 +157,7 @@ class WandbLogger(Logger):
             import wandb
         except ImportError as error:
             raise ImportError(f"the package wandb cannot be imported ({error}): {INSTALL}") from error
-        reason = _why_offline(wandb.setup().settings.base_url)
+        reason = _why_offline(wandb.setup().settings)
         self.online = not reason
         if reason:
             level = logging.WARNING if self.verbose else logging.INFO
@@ -158,11 +173,18 @@ class WandbLogger(Logger):
             dir=str(self.experiment),
             mode="online" if self.online else "offline",
             config=params,
-            settings=wandb.Settings(init_timeout=_START_S, **_NOTHING_AUTOMATIC),
+            settings=wandb.Settings(**_known(wandb.Settings)),
         )
+        if self._run.id != self._id:
+            # It is the script's own, which must not be ended.
+            self._run = None
+            raise RuntimeError("another run of Weights & Biases is active in this process")
         self._nb_on_server = self._run.step if self.online else 0
 
     def _send(self, row: Mapping[str, Any]) -> None:
+        if self._run is None:
+            self._waiting.append(row)
+            return
         axis = EPOCH if EPOCH in row else _BATCH_STEP
         for name in [each for each in row if each not in self._defined]:
             self._defined.add(name)
@@ -174,6 +196,8 @@ class WandbLogger(Logger):
 
     def _offline_folders(self) -> list[Path]:
         pattern = re.compile(rf"offline-run-\d+_\d+-{self._id}")
+        if (self.experiment / WANDB_FOLDER).is_symlink():
+            return []
         found = (self.experiment / WANDB_FOLDER).glob(f"offline-run-*-{self._id}")
         return sorted(path for path in found if pattern.fullmatch(path.name) and not path.is_symlink())
 
@@ -189,8 +213,10 @@ def check_wandb_state(state: Any) -> None:
     if state == {}:
         # It has failed.
         return
-    if type(state) is not dict or state.keys() != {_ID}:
-        raise ValueError(f"The state of Weights & Biases must have the key '{_ID}'.")
+    if type(state) is not dict or state.keys() != {_ID, _ROWS}:
+        raise ValueError(f"The state of Weights & Biases must have the keys '{_ID}' and '{_ROWS}'.")
+    if type(state[_ROWS]) is not int or state[_ROWS] < 0:
+        raise ValueError("The rows of Weights & Biases must be a number of rows.")
     # Folders whose name ends with it are removed.
     if type(state[_ID]) is not str or not re.fullmatch(r"[0-9a-z]{8,64}", state[_ID]):
         raise ValueError("The identifier of Weights & Biases must be 8 to 64 letters and digits.")
@@ -204,20 +230,14 @@ def check_wandb() -> None:
     ValueError
         If it is not.
     """
-    if importlib.util.find_spec("wandb") is None:
+    if not is_installed("wandb"):
         raise ValueError(f"wandb_project needs the package wandb, which is not installed: {INSTALL}")
 
 
-def _rows_of(experiment: Path) -> list[dict[str, Any]]:
-    """Return the rows of the local logs in the order of the training: the batches of each epoch before its metrics."""
-    columns = read_batches(experiment)
-    rows: list[tuple[int, int, dict[str, Any]]] = []
-    for row in range(len(columns[STEP])):
-        record = {name: float(values[row]) for name, values in columns.items() if values[row] == values[row]}
-        rows.append((int(record[EPOCH]), 0, _row_of_batch(record)))
-    if (experiment / METRICS_FILE).exists():
-        rows += [(record[EPOCH], 1, record) for record in read_metrics(experiment)]
-    return [row for _, _, row in sorted(rows, key=lambda each: each[:2])]
+def _known(settings: Any) -> dict[str, Any]:
+    """Return the settings that this version of the package has."""
+    fields = getattr(settings, "model_fields", _NOTHING_AUTOMATIC)
+    return {name: value for name, value in _NOTHING_AUTOMATIC.items() if name in fields}
 
 
 def _row_of_batch(record: Mapping[str, float]) -> dict[str, float]:
@@ -225,18 +245,26 @@ def _row_of_batch(record: Mapping[str, float]) -> dict[str, float]:
     return {**row, _BATCH_STEP: int(record[STEP])}
 
 
-def _why_offline(server: str) -> str:
-    """Return why nothing can be sent; empty if it can."""
-    if os.environ.get("WANDB_MODE", "online") in ("offline", "dryrun", "disabled"):
-        return f"WANDB_MODE is {os.environ['WANDB_MODE']}"
-    if not any(os.environ.get(name) for name in _KEYS) and not _has_login(server):
+def _why_offline(settings: Any) -> str:
+    """Return why nothing can be sent with settings of Weights & Biases; empty if it can."""
+    mode = getattr(settings, "mode", "online")
+    if mode == "disabled":
+        raise RuntimeError("Weights & Biases is disabled (WANDB_MODE)")
+    if mode in ("offline", "dryrun"):
+        return "its mode is offline (WANDB_MODE, or wandb offline)"
+    has_key = getattr(settings, "api_key", None) or any(os.environ.get(name) for name in _KEYS)
+    if not has_key and not _has_login(settings.base_url):
         return "no API key is configured (WANDB_API_KEY, or wandb login)"
-    return "" if can_reach(server, timeout=_PROBE_S) else f"{server} cannot be reached"
+    return "" if can_reach(settings.base_url, timeout=_PROBE_S) else f"{settings.base_url} cannot be reached"
 
 
 def _has_login(server: str) -> bool:
-    try:
-        logins = netrc.netrc(os.environ.get("NETRC"))
-    except (OSError, netrc.NetrcParseError, UnicodeDecodeError):
-        return False
-    return urlsplit(server).hostname in logins.hosts or urlsplit(server).netloc in logins.hosts
+    """Return whether a file of logins has one for a server."""
+    paths = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
+    for path in paths:
+        with suppress(OSError, netrc.NetrcParseError, UnicodeDecodeError):
+            # With a path, other users may be permitted to read the file, as for Weights & Biases itself.
+            hosts = netrc.netrc(os.path.expanduser(path)).hosts
+            if {urlsplit(server).hostname, urlsplit(server).netloc} & hosts.keys():
+                return True
+    return False
