@@ -29,14 +29,14 @@ class GivenStreamlines(SubjectStreamlines):
     FileNotFoundError
         If the file does not exist.
     ValueError
-        If it is damaged, has no streamline, or a coordinate is NaN, infinite or implausibly far from the volume.
+        If it is damaged or empty, or a coordinate is NaN, infinite or implausibly far from the volume.
     """
 
     def __init__(self, subject: SubjectStreamlines, path: str | os.PathLike[str]) -> None:
         # Its affine, voxel sizes, dimensions and box.
         self.__dict__.update(subject.__dict__)
-        self.label = f"tractogram '{path}' (shown on the {subject.label})"
-        self._remedy = "remove it"
+        self.label = f"tractogram '{path}' (in place of the {subject.label})"
+        self._remedy = "remove this streamline"
         self.lazy, self.has_connectivity = False, False
         self._connectivity = None
         self.data_per_streamline = {}

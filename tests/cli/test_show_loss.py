@@ -149,6 +149,6 @@ def test_a_tractogram_that_cannot_be_used(experiment: Path, tmp_path: Path, caps
     assert "was not found" in sentence("sub-b", tmp_path / "none.trk")
     assert f"The tractogram '{empty}' has no streamline." in sentence("sub-b", empty)
     told = sentence("sub-b", far)
-    assert "check the space of the tractogram, and remove it." in told
+    assert "check the space of the tractogram, and remove this streamline." in told
     assert "HDF5" not in told
     assert "give its name instead of 'all'" in sentence("all", far)

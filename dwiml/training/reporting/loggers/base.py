@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Logger:
-    """Base class of loggers, which receive the parameters of a training once, and its metrics after each epoch.
+    """Base class of loggers, which receive the parameters at the start of each run, and the metrics of each epoch.
 
     The trainer calls, in this order: ``begin_anew`` or, when resuming, ``load_state_dict``, then ``log_parameters``,
     ``log_batches`` during an epoch and ``log_metrics`` at its end, ``state_dict`` at each checkpoint, and ``close``.
