@@ -666,7 +666,7 @@ def _logger(**attributes: Any) -> Logger:
         ([print], TypeError, "got an object of type builtin_function_or_method"),
         (ListLogger(), TypeError, "got an object of type ListLogger"),
         ([ListLogger(), ListLogger()], ValueError, "Two loggers are called 'list'"),
-        ([ListLogger("comet")], ValueError, "Two loggers are called 'comet'"),
+        ([ListLogger("comet")], ValueError, "'comet' is the name of a logger of dwiml"),
         (
             [_logger(name=3)],
             TypeError,
