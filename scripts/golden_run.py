@@ -37,7 +37,8 @@ BATCHES = ("--batch_size_training", "60", "--max_batches_per_epoch_training", "8
 AUGMENTATION = ("--reverse_ratio", "0.5", "--split_ratio", "0.2", "--noise_gaussian_size_forward", "0.08")
 WANDERING = ("--noise_correlated_size", "0.3")
 TRACKING_PHASE = ("--tracking_phase_nb_segments_init", "3", "--tracking_phase_max_batches", "1")
-TIMES = ("duration_s", "points_per_s", "data_wait_s", "time")
+# What depends on the moment and the machine.
+TIMES = ("duration_s", "points_per_s", "data_wait_s", "time", "memory_mb")
 
 
 def main() -> int:
