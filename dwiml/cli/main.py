@@ -27,6 +27,7 @@ COMMANDS = {
     "connectivity_matrix": "count the streamlines that connect each pair of regions",
     "connectivity_score": "count the streamlines that connect regions connected in a matrix",
     "score": "compare tractograms with true bundles: connections, overlap, overreach",
+    "show_batch": "draw what a model receives of a batch: augmented streamlines, neighborhood",
     "show_loss": "write a trained model's loss at each point of streamlines",
     "show_attention": "draw what a trained transformer attends to along true streamlines",
     "show_tractogram": "draw streamlines over slices of an image",

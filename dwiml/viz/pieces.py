@@ -50,6 +50,8 @@ class DrawnTractogram:
         float32: the colors (red, green and blue, from 0 to 1). None: the color does not depend on values.
     nb_in_file
         Number of streamlines in the file, if these are a sample; None: these are all the streamlines.
+    is_counted
+        Whether the number of streamlines is shown beside a row.
     """
 
     name: str
@@ -57,6 +59,7 @@ class DrawnTractogram:
     lengths: Integers
     values: Floats | None = None
     nb_in_file: int | None = None
+    is_counted: bool = True
 
     @classmethod
     def from_file(cls, path: str | Path, *, color: str, max_streamlines: int) -> DrawnTractogram:

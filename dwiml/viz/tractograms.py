@@ -105,7 +105,9 @@ def plot_tractograms(
             _draw_lines(ax, pieces, plane, sum(len(tractograms[number].lengths) for number in numbers))
             _label_panel(ax, plane, box)
         if separate:
-            row[0].set_ylabel(f"{tractograms[numbers[0]].name}\n\n{row[0].get_ylabel()}", parse_math=False)
+            shown = tractograms[numbers[0]]
+            count = f"{_count([shown])}\n" if shown.is_counted else ""
+            row[0].set_ylabel(f"{shown.name}\n{count}\n{row[0].get_ylabel()}", parse_math=False)
     _add_legend(figure, panels, tractograms, coloring, separate=separate)
     # A `$` in a name does not start a formula.
     figure.suptitle(_names(tractograms) if title is None else title, parse_math=False)
@@ -318,14 +320,20 @@ def _add_legend(
             aspect=30,
         )
         bar.ax.yaxis.label.set_parse_math(False)
+    # Rows have their own counts.
+    count = "" if separate else f"{_count(tractograms)}. "
+    figure.supxlabel(f"{count}Left is left (neurological convention).", fontsize="small")
+
+
+def _count(tractograms: Sequence[DrawnTractogram]) -> str:
+    """Return the number of streamlines: ``3 of 12 345 streamlines``."""
     nb_drawn = sum(len(tractogram.lengths) for tractogram in tractograms)
     nb_in_all = sum(
         len(tractogram.lengths) if tractogram.nb_in_file is None else tractogram.nb_in_file
         for tractogram in tractograms
     )
-    sample = f"{grouped(nb_drawn)} of {grouped(nb_in_all)} streamlines" if nb_drawn < nb_in_all else ""
-    everything = counted(nb_drawn, "streamline")
-    figure.supxlabel(f"{sample or everything}. Left is left (neurological convention).", fontsize="small")
+    sample = f"{grouped(nb_drawn)} of {grouped(nb_in_all)} streamlines"
+    return sample if nb_drawn < nb_in_all else counted(nb_drawn, "streamline")
 
 
 def _names(tractograms: Sequence[DrawnTractogram]) -> str:

@@ -113,6 +113,10 @@ def command_at(name: str, work: Path, out: Path) -> tuple[list[str], str]:
             "dwiml.evaluation.latent_space.resample_nb_points",
         ),
         "show_loss": (["show_loss", experiment, "sub-03", str(out)], "dwiml.evaluation.losses_by_point.measure_losses"),
+        "show_batch": (
+            ["show_batch", experiment, str(out / "a.png")],
+            "dwiml.evaluation.batch_rows.rows_of_batch",
+        ),
         "show_attention": (
             ["show_attention", str(work / "transformer"), "sub-03", "--out", str(out), "--streamlines", "0"],
             "dwiml.evaluation.attention.measure_attention",

@@ -268,11 +268,11 @@ def test_rows_have_the_same_slices_and_names() -> None:
     figure = drawn(plot_tractograms(both, separate=True, title="My title"))
     shown = panels(figure)
     assert [ax.get_title() for ax in shown[:3]] == [ax.get_title() for ax in shown[3:]]
-    assert shown[0].get_ylabel() == "part 1\n\ny (mm)"
-    assert shown[3].get_ylabel() == "part 2\n\ny (mm)"
+    assert shown[0].get_ylabel() == "part 1\n3 streamlines\n\ny (mm)"
+    assert shown[3].get_ylabel() == "part 2\n3 streamlines\n\ny (mm)"
     assert figure.get_suptitle() == "My title"
     assert len(lines_of(shown[0])[0]) == len(both[0].points)
-    assert figure.get_supxlabel().startswith("6 streamlines.")
+    assert figure.get_supxlabel() == "Left is left (neurological convention)."
 
 
 @pytest.mark.parametrize("nb_rows", [1, 3])
