@@ -180,9 +180,8 @@ def create_hdf5(
     """
     resample = Resampling(step_size=step_size, nb_points=nb_points, compress=compress)
     if step_size is not None and step_size < _MIN_STEP_MM:
-        raise ValueError(
-            f"step_size, the distance between two points, must be at least {_MIN_STEP_MM:g} mm, got {step_size:g}."
-        )
+        least = f"at least {_MIN_STEP_MM:g} mm, got {step_size:g}"
+        raise ValueError(f"step_size, the distance between two points, must be {least}.")
     processes = nbr_processes if isinstance(nbr_processes, Workers) else Workers(nbr_processes)
     used_layout = None if layout is None else load_layout(layout)
     groups = load_config(config, base=None if used_layout is None else used_layout.groups)

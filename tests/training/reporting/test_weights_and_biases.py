@@ -88,8 +88,7 @@ class FakeWandb(types.ModuleType):
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeWandb:
     module = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", module)
-    monkeypatch.setattr(weights_and_biases, "check_wandb", lambda: None)
-    monkeypatch.setattr("dwiml.training.reporting.loggers.check_wandb", lambda: None)
+    monkeypatch.setattr("dwiml.training.reporting.loggers.check_installed", lambda package, setting: None)
     monkeypatch.setattr(weights_and_biases, "can_reach", lambda url, timeout: True)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.delenv("WANDB_MODE", raising=False)

@@ -13,16 +13,15 @@ from dwiml.training.reporting.loggers.batches import BatchLog, check_batches_sta
 from dwiml.training.reporting.loggers.comet import OFFLINE_FOLDER, CometLogger, check_comet_state
 from dwiml.training.reporting.loggers.guest import GuestLogger, name_of_logger
 from dwiml.training.reporting.loggers.local import LocalLogger, check_local_state, read_metrics
+from dwiml.training.reporting.loggers.network import check_installed
 from dwiml.training.reporting.loggers.tensorboard import (
     TENSORBOARD_FOLDER,
     TensorBoardLogger,
-    check_tensorboard,
     check_tensorboard_state,
 )
 from dwiml.training.reporting.loggers.weights_and_biases import (
     WANDB_FOLDER,
     WandbLogger,
-    check_wandb,
     check_wandb_state,
 )
 
@@ -121,9 +120,9 @@ def check_services(settings: TrainerSettings) -> None:
         If one is not; the message says how to install it.
     """
     if settings.tensorboard:
-        check_tensorboard()
+        check_installed("tensorboard", "tensorboard=True")
     if settings.wandb_project is not None:
-        check_wandb()
+        check_installed("wandb", "wandb_project")
 
 
 def start_loggers(

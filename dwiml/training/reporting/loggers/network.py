@@ -40,10 +40,20 @@ def within(seconds: float, action: Callable[[], Any]) -> Any:
     return future.result()
 
 
-def is_installed(package: str) -> bool:
-    """Return whether a package can be imported; a folder of this name, which a service may have left, is none."""
+def check_installed(package: str, setting: str) -> None:
+    """Check that the package of a service can be imported, for a setting that needs it.
+
+    Raises
+    ------
+    ValueError
+        If it is not installed; the message says how to install it.
+    """
     found = importlib.util.find_spec(package)
-    return found is not None and found.origin is not None
+    # A folder of this name, which the service may have left, has no origin.
+    if found is None or found.origin is None:
+        raise ValueError(
+            f'{setting} needs the package {package}, which is not installed: pip install "dwiml[{package}]"'
+        )
 
 
 def can_reach(url: str, *, timeout: float) -> bool:

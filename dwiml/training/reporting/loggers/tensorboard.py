@@ -12,7 +12,6 @@ from typing import Any
 
 from dwiml.training.reporting.loggers.base import Logger, plain_epoch, plain_metrics
 from dwiml.training.reporting.loggers.lines_file import rewrite
-from dwiml.training.reporting.loggers.network import is_installed
 from dwiml.training.reporting.loggers.replay import replay
 from dwiml.training.reporting.metrics import BATCH, EPOCH, STEP
 
@@ -163,15 +162,3 @@ def check_tensorboard_state(state: Any) -> None:
             raise ValueError("The state of TensorBoard names a file that is not one of its files.")
         if type(size) is not int or size < 0:
             raise ValueError("The sizes of the files of TensorBoard must be numbers of bytes.")
-
-
-def check_tensorboard() -> None:
-    """Check that TensorBoard is installed.
-
-    Raises
-    ------
-    ValueError
-        If it is not.
-    """
-    if not is_installed("tensorboard"):
-        raise ValueError(f"tensorboard=True needs the package tensorboard, which is not installed: {INSTALL}")

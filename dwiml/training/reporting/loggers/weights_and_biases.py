@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from dwiml.training.reporting.loggers.base import Logger, plain_epoch, plain_metrics
-from dwiml.training.reporting.loggers.network import can_reach, is_installed, within
+from dwiml.training.reporting.loggers.network import can_reach, within
 from dwiml.training.reporting.loggers.replay import replay
 from dwiml.training.reporting.metrics import BATCH, EPOCH, STEP
 
@@ -220,18 +220,6 @@ def check_wandb_state(state: Any) -> None:
     # Folders whose name ends with it are removed.
     if type(state[_ID]) is not str or not re.fullmatch(r"[0-9a-z]{8,64}", state[_ID]):
         raise ValueError("The identifier of Weights & Biases must be 8 to 64 letters and digits.")
-
-
-def check_wandb() -> None:
-    """Check that Weights & Biases is installed.
-
-    Raises
-    ------
-    ValueError
-        If it is not.
-    """
-    if not is_installed("wandb"):
-        raise ValueError(f"wandb_project needs the package wandb, which is not installed: {INSTALL}")
 
 
 def _known(settings: Any) -> dict[str, Any]:
