@@ -29,6 +29,7 @@ BY_ITSELF = {
     "batching.workers": "reads /proc",
     "cli.create_hdf5": "reads a layout that is part of dwiml",
     "hdf5.adding": "h5py makes a root in memory, to compare it",
+    "hdf5.copying": "h5py copies a subject without reading its values",
     "hdf5.inputs.connectivity": "maps a .npy, within explained()",
     "hdf5.part_folder": "locks and removes the folder of unfinished parts",
     "hdf5.stored.open_file": "the one place that opens HDF5 files to read",
@@ -45,11 +46,14 @@ BY_ITSELF = {
     "training.experiment.holder": "reads /proc",
     "training.experiment.lock": "makes a lock, links never followed",
     "training.reporting.loggers.comet": "reads the archive that comet_ml has made",
-    "training.reporting.loggers.local": "appends lines, links never followed",
+    "training.reporting.loggers.lines_file": "appends lines, links never followed",
+    "training.reporting.loggers.tensorboard": "cuts a file of TensorBoard back, links never followed",
+    "training.reporting.memory": "reads /proc",
     "training.cluster.stopping": "reads /proc",
     "user_classes.finding": "reads the Python file that the user names, for its classes",
     "user_classes.from_file.__init__": "the same, for its imports",
     "user_classes.source": "the same, for its digest",
+    "viz.page.html": "reads the style and the script that are part of dwiml",
 }
 
 
