@@ -140,6 +140,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    from pathlib import Path
+
     from dwiml.viz.logs import visualize_logs
 
     names = ("panels", "graphs", "epochs", "per_batch", "smooth", "x", "log_scale", "linear_scale", "remove_outliers")
@@ -160,7 +162,7 @@ def _run(arguments: argparse.Namespace) -> None:
     )
     kind = "Weights" if arguments.weights else "Correlation" if arguments.correlation else "Curves"
     for path in written:
-        print(f"{'Values' if arguments.csv and str(path) == arguments.csv else kind} saved in {path}")
+        print(f"{'Values' if arguments.csv and path == Path(arguments.csv) else kind} saved in {path}")
 
 
 def _limits(given: Sequence[Sequence[str]]) -> dict[str, tuple[float, float]]:

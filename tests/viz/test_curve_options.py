@@ -363,3 +363,12 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "Correlation saved in" in capsys.readouterr().out
     assert main(["visualize_logs", str(folder), "--save", "--ylim", "loss", "a", "1"]) == 2
     assert "LOW and HIGH must be numbers, got a and 1" in capsys.readouterr().err
+
+
+def test_each_file_is_named_for_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    assert main(["visualize_logs", "run", "--out", "a.png", "--csv", "./x.csv"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["Curves saved in a.png", "Values saved in x.csv"]
