@@ -165,6 +165,8 @@ class EpochRunner:
         if measured is not None and position.batch > 0:
             monitor.load_state_dict(measured, device=trainer.device, is_first_rank=trainer.ranks.is_first)
         forget_peak(trainer.device)
+        # That of a tracking phase, in which the model ran too.
+        trainer.model.take_padding()
         log = next((each for each in trainer.loggers if isinstance(each, BatchLog)), None)
         if training and log is not None and settings.log_batches is not None:
             if not log.is_placed:
