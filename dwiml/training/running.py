@@ -21,7 +21,7 @@ from dwiml.training.experiment.parameters import (
 from dwiml.training.extending import check_attributes
 from dwiml.training.generation.selection import check_selection, has_own_selection, selection_name
 from dwiml.training.reporting.announcing import announce_start
-from dwiml.training.reporting.loggers import build_loggers, check_services, start_loggers
+from dwiml.training.reporting.loggers import build_loggers, check_services, give_figures, start_loggers
 from dwiml.training.reporting.progress import announce
 from dwiml.training.reproducibility import deterministic_algorithms, restore_generators, seed_generators
 from dwiml.training.state import Position
@@ -79,7 +79,7 @@ def running(trainer: DWIMLTrainer) -> Iterator[EpochRunner]:
             )
             parameters = {**trainer.parameters, VERSIONS: versions()}
             start_loggers(trainer.loggers, parameters, logged, anew=checkpoint is None)
-            stack.callback(_write_pending, trainer)
+            stack.callback(_write_pending, trainer, was_finished=trainer.is_finished)
         if checkpoint is None:
             seed_generators(trainer.seed, trainer.ranks.rank)
         else:
@@ -95,11 +95,13 @@ def running(trainer: DWIMLTrainer) -> Iterator[EpochRunner]:
         yield epochs
 
 
-def _write_pending(trainer: DWIMLTrainer) -> None:
+def _write_pending(trainer: DWIMLTrainer, *, was_finished: bool) -> None:
     """Finish writing the best model and the logs, unless another process has taken over the experiment."""
     if not trainer.checkpointer.is_ours:
         return
     trainer.best_model.close()
+    if trainer.is_finished and not was_finished:
+        give_figures(trainer.loggers, trainer.folder.path)
     for each in trainer.loggers:
         sentence = each.close()
         if sentence and trainer.verbose:

@@ -144,6 +144,16 @@ class _Warnings(logging.Handler):
         # The warning that this log cannot be written.
         if record.name != __name__:
             self._events.add(WARNING, record.getMessage())
+        # Python prints the warnings of a program that has no handlers, and this one must not count.
+        if logging.lastResort is not None and set(_handlers_of(logging.getLogger(record.name))) == {self}:
+            logging.lastResort.handle(record)
+
+
+def _handlers_of(log: logging.Logger | None) -> Iterator[logging.Handler]:
+    """Yield the handlers that get the records of a logger."""
+    while log is not None:
+        yield from log.handlers
+        log = log.parent if log.propagate else None
 
 
 def note_checkpoint(events: EventLog, position: Position, *, written: bool, seconds: float) -> None:

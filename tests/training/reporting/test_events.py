@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -72,6 +74,25 @@ def test_warnings_and_a_failure_are_recorded(tiny_hdf5: Path, tmp_path: Path) ->
     skipping.train_and_validate()
     texts = [event["text"] for event in read_events(tmp_path / "skipping") if event["event"] == "warning"]
     assert "The loss is NaN in batch 1 of the training of epoch 0: skipped." in texts
+
+
+@pytest.mark.parametrize(
+    ("setup", "expected"),
+    [
+        ("", "Beware.\n"),
+        ("logging.basicConfig(format='mine: %(message)s')", "mine: Beware.\n"),
+        ("logging.getLogger('dwiml').addHandler(logging.NullHandler())", ""),
+    ],
+)
+def test_a_script_without_handlers_still_sees_warnings(tmp_path: Path, setup: str, expected: str) -> None:
+    code = (
+        f"import logging, pathlib\n{setup}\nfrom dwiml.training.reporting.events import EventLog\n"
+        f"with EventLog(pathlib.Path({str(tmp_path)!r})).recording(KeyError):\n"
+        "    logging.getLogger('dwiml.data').warning('Beware.')\n    logging.getLogger('dwiml.data').info('Hm.')\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert ran.stderr == expected
+    assert [event["text"] for event in read_events(tmp_path)] == ["Beware."]
 
 
 def test_nothing_is_written_outside_a_run(tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dwiml.arguments import kind_shown
-from dwiml.training.reporting.loggers.base import Logger
+from dwiml.training.reporting.loggers.base import Logger, takes_figures
 from dwiml.training.reporting.loggers.batches import BatchLog, check_batches_state
 from dwiml.training.reporting.loggers.comet import OFFLINE_FOLDER, CometLogger, check_comet_state
 from dwiml.training.reporting.loggers.guest import GuestLogger, name_of_logger
@@ -39,9 +41,12 @@ __all__ = [
     "check_logger_states",
     "check_loggers",
     "check_services",
+    "give_figures",
     "read_metrics",
     "start_loggers",
 ]
+
+logger = logging.getLogger(__name__)
 
 _CHECKS = {
     LocalLogger.name: check_local_state,
@@ -50,7 +55,6 @@ _CHECKS = {
     TensorBoardLogger.name: check_tensorboard_state,
     WandbLogger.name: check_wandb_state,
 }
-
 
 SERVICE_FOLDERS = (OFFLINE_FOLDER, TENSORBOARD_FOLDER, WANDB_FOLDER)
 """Folders of an experiment in which the loggers of services write."""
@@ -138,6 +142,33 @@ def start_loggers(
         if each.name in states:
             each.load_state_dict(states[each.name])
         each.log_parameters(copy.deepcopy(dict(parameters)))
+
+
+def give_figures(loggers: Sequence[Logger], folder: Path) -> None:
+    """Draw the curves of a training that has ended, and give them to the loggers that take figures.
+
+    A figure that cannot be drawn is a warning.
+
+    Parameters
+    ----------
+    loggers
+        The loggers of the training.
+    folder
+        The experiment folder.
+    """
+    receivers = [
+        each for each in loggers if (each.takes_figures if isinstance(each, GuestLogger) else takes_figures(each))
+    ]
+    if not receivers:
+        return
+    try:
+        # By name, when it is needed: figures are drawn from the files of a training, which knows nothing of them.
+        figure = importlib.import_module("dwiml.viz.logs").plot_logs([folder])
+    except Exception as error:
+        logger.warning("The curves for %s cannot be drawn: %s", ", ".join(each.name for each in receivers), error)
+        return
+    for each in receivers:
+        each.log_figure("curves", figure)
 
 
 def check_logger_states(states: Mapping[str, Any], own: Sequence[str] = ()) -> None:

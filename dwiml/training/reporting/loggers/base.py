@@ -12,7 +12,8 @@ class Logger:
     """Base class of loggers, which receive the parameters at the start of each run, and the metrics of each epoch.
 
     The trainer calls, in this order: ``begin_anew`` or, when resuming, ``load_state_dict``, then ``log_parameters``,
-    ``log_batches`` during an epoch and ``log_metrics`` at its end, ``state_dict`` at each checkpoint, and ``close``.
+    ``log_batches`` during an epoch and ``log_metrics`` at its end, ``state_dict`` at each checkpoint, ``log_figure`` at
+    the end of the training, if it has not been stopped, and ``close``.
     Under ``torchrun``, only the loggers of the first process are called. A subclass must define ``log_metrics``; the
     other methods do nothing by default. If a method raises an exception, the training continues without the logger.
     """
@@ -54,6 +55,17 @@ class Logger:
             if the previous one was killed after its last checkpoint.
         """
 
+    def log_figure(self, name: str, figure: Any) -> None:
+        """Record a figure of the whole training: ``curves``, as ``dwiml visualize_logs`` draws them.
+
+        Parameters
+        ----------
+        name
+            Its name.
+        figure
+            A :class:`matplotlib.figure.Figure`, which is drawn only if a logger defines this method.
+        """
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state that a resumed run needs to continue the log (JSON types)."""
         return {}
@@ -64,6 +76,11 @@ class Logger:
     def close(self) -> str | None:
         """Close the log; return a sentence for the user, or None."""
         return None
+
+
+def takes_figures(log: Logger) -> bool:
+    """Return whether a logger defines :meth:`Logger.log_figure`."""
+    return type(log).log_figure is not Logger.log_figure
 
 
 def plain_metrics(metrics: Mapping[str, Any], epoch: int) -> dict[str, float]:

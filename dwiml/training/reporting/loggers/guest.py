@@ -14,7 +14,7 @@ from typing import Any
 
 import dwiml
 from dwiml.arguments import kind_shown, shown
-from dwiml.training.reporting.loggers.base import Logger, plain_epoch, plain_metrics
+from dwiml.training.reporting.loggers.base import Logger, plain_epoch, plain_metrics, takes_figures
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,7 @@ _CALLS = {
     "log_parameters": ("params",),
     "log_metrics": ("metrics", "epoch"),
     "log_batches": ("records",),
+    "log_figure": ("name", "figure"),
     "state_dict": (),
     "load_state_dict": ("state",),
     "close": (),
@@ -68,6 +69,15 @@ class GuestLogger(Logger):
     def log_batches(self, records: Sequence[Mapping[str, float]]) -> None:
         """Pass on copies of the records of batches."""
         self._attempt(lambda: self._guest.log_batches([dict(record) for record in records]))
+
+    @property
+    def takes_figures(self) -> bool:
+        """Whether the user's logger records figures, and has not failed."""
+        return takes_figures(self._guest) and not self._failed
+
+    def log_figure(self, name: str, figure: Any) -> None:
+        """Pass on a figure."""
+        self._attempt(lambda: self._guest.log_figure(name, figure))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the user's logger; its last valid one if it failed or the state cannot be saved."""

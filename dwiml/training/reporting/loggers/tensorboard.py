@@ -78,6 +78,10 @@ class TensorBoardLogger(Logger):
                 if name not in (EPOCH, BATCH, STEP):
                     self._writer.add_scalar(f"batch/{name}", value, record[STEP])
 
+    def log_figure(self, name: str, figure: Any) -> None:
+        """Write a figure of matplotlib as an image."""
+        self._writer.add_figure(name, figure, close=False)
+
     def state_dict(self) -> dict[str, Any]:
         """Return the size of each file, once it is written."""
         if self._writer is not None:

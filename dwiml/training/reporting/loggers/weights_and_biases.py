@@ -116,6 +116,12 @@ class WandbLogger(Logger):
         for record in records:
             self._send(_row_of_batch(record))
 
+    def log_figure(self, name: str, figure: Any) -> None:
+        """Send a figure of matplotlib as an image, with the last row, so that the number of rows stays the same."""
+        import wandb
+
+        self._run.log({name: wandb.Image(figure)}, step=max(self._nb_rows - 1, 0))
+
     def state_dict(self) -> dict[str, Any]:
         """Return the identifier of the run, and the number of its rows, which are in the local logs."""
         return {_ID: self._id, _ROWS: self._nb_rows}
