@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 import stat
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
+
+from isal import igzip, isal_zlib
 
 from dwiml.files.reasons import is_refusal, reason_of
+
+DEFLATE_ERRORS = (zlib.error, cast(type[Exception], isal_zlib.error))
+"""Raised by readers of compressed data whose bytes are damaged."""
 
 
 def check_file(path: str | os.PathLike[str], what: str = "The file", *, hint: str = "") -> Path:
@@ -154,3 +160,17 @@ def _failure(what: str, path: Path | str | os.PathLike[str], error: BaseExceptio
     failure = kind(f"{what} '{path}' cannot be read: {reason_of(error)}.")
     failure.errno = getattr(error, "errno", None)
     return failure
+
+
+def open_gzip(source: str | os.PathLike[str] | IO[bytes]) -> IO[bytes]:
+    """Open the content of a .gz file for reading, as :func:`gzip.open` does, but two to three times faster.
+
+    ISA-L decompresses it. Reading a damaged file raises an OSError, an EOFError or one of :data:`DEFLATE_ERRORS`.
+
+    Parameters
+    ----------
+    source
+        The file, or a stream of its bytes, which is not closed with the result.
+    """
+    content: IO[bytes] = igzip.open(source, "rb")  # type: ignore[no-untyped-call]
+    return content

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,12 +13,11 @@ import h5py
 from dwiml.hdf5 import file_writer
 from dwiml.hdf5.adding import FinishedFile
 from dwiml.hdf5.copying import copy_subject
-from dwiml.hdf5.directions.alignment import Alignment, measure_subject
+from dwiml.hdf5.directions.alignment import Alignment
 from dwiml.hdf5.inputs.connectivity import ConnectivityPlan
 from dwiml.hdf5.inputs.inspection import SubjectPlan, leave_out
 from dwiml.hdf5.part_folder import PartFolder
-from dwiml.hdf5.parts import Counts, Part, PartOptions
-from dwiml.hdf5.stored import StoredFile
+from dwiml.hdf5.parts import Counts, Made, Part, PartOptions
 from dwiml.hdf5.workers import Workers
 
 Report = Callable[[int, int, str], None]
@@ -109,42 +108,39 @@ class Assembly:
         for part in parts:
             counts = part.counts_if_made()
             if counts is not None:
-                self.counts[part.name], sources[part.name] = counts, part.path
+                self._note(part, Made(counts, part.alignments()))
+                sources[part.name] = part.path
         self.nb_reused = nb_done = len(self.counts)
         report(nb_done, len(parts), "")
         waiting = deque(order)
-        self._copy_ready(handle, waiting, sources)
         missing = [part for part in parts if part.name not in sources]
-        for outcome in self.workers.run(Part.make, missing, lambda part: f"subject '{part.name}'"):
-            part = missing[outcome.index]
-            if outcome.error is None:
-                self.counts[part.name], sources[part.name] = outcome.value, part.path
-            elif self.skipped is None or not outcome.is_bad_input:
-                raise outcome.error
-            else:
-                leave_out(self.skipped, part.name, outcome.error)
-            self._copy_ready(handle, waiting, sources)
-            nb_done += 1
-            left_out = self.skipped is not None and part.name in self.skipped
-            report(nb_done, len(parts), f"{part.name} (left out)" if left_out else part.name)
+        with ThreadPoolExecutor(max_workers=1) as disk:
+            self._copy_ready(handle, waiting, sources, disk)
+            for outcome in self.workers.run(Part.make, missing, lambda part: f"subject '{part.name}'"):
+                part = missing[outcome.index]
+                if outcome.error is None:
+                    self._note(part, outcome.value)
+                    sources[part.name] = part.path
+                elif self.skipped is None or not outcome.is_bad_input:
+                    raise outcome.error
+                else:
+                    leave_out(self.skipped, part.name, outcome.error)
+                self._copy_ready(handle, waiting, sources, disk)
+                nb_done += 1
+                left_out = self.skipped is not None and part.name in self.skipped
+                report(nb_done, len(parts), f"{part.name} (left out)" if left_out else part.name)
 
-    def _copy_ready(self, handle: h5py.File, waiting: deque[str], sources: Mapping[str, Path]) -> None:
+    def _note(self, part: Part, made: Made) -> None:
+        self.counts[part.name], self.alignments[part.name] = made.counts, made.alignments
+
+    def _copy_ready(self, handle: h5py.File, waiting: deque[str], sources: Mapping[str, Path], disk: Executor) -> None:
         while waiting and (waiting[0] in sources or waiting[0] in (self.skipped or {})):
             name = waiting.popleft()
             if name not in sources:
                 continue
             # Those of the file that will be replaced exist nowhere else.
             copy_subject(handle, sources[name], name, verify=name not in self.counts)
-            if name not in self.counts:
-                continue
-            with ThreadPoolExecutor(max_workers=1) as disk:
-                # While the processes work: otherwise, all of the file must be written to the disk at the end.
-                written = disk.submit(file_writer.sync, Path(handle.filename)) if self.workers.nb > 1 else None
-                self.alignments[name] = self._measured(sources[name], name)
-            if written is not None:
-                written.result()
-
-    def _measured(self, path: Path, name: str) -> list[Alignment]:
-        config = {group.name: {"standardization": group.standardization} for group in self.options.groups.volumes}
-        with StoredFile(path) as part:
-            return measure_subject(part.root.group(name), config)
+            if self.workers.nb > 1:
+                # While the processes work: otherwise, all of the file must be written to the disk at the end, where
+                # failures are noticed.
+                disk.submit(file_writer.sync, Path(handle.filename))

@@ -18,6 +18,7 @@ from dwiml import __version__
 from dwiml.hdf5 import file_writer, schema
 from dwiml.hdf5.config import GroupsConfig
 from dwiml.hdf5.connectivity_writer import write_connectivity
+from dwiml.hdf5.directions.alignment import Alignment, measure_subject
 from dwiml.hdf5.inputs.connectivity import ConnectivityPlan
 from dwiml.hdf5.inputs.inspection import SubjectPlan
 from dwiml.hdf5.inputs.provenance import add_statistics, streamlines_sources, volume_sources
@@ -61,6 +62,22 @@ class StreamlinesCount:
 
 
 Counts = dict[str, StreamlinesCount]
+
+
+@dataclass(frozen=True)
+class Made:
+    """What is known of a part once it is made.
+
+    Attributes
+    ----------
+    counts
+        {streamlines group: its counts}.
+    alignments
+        How well the directional features follow the streamlines.
+    """
+
+    counts: Counts
+    alignments: list[Alignment]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,13 +177,13 @@ class Part:
             return {group: StreamlinesCount(**counts) for group, counts in found.items()}
         return None
 
-    def make(self) -> Counts:
-        """Read, convert and write the subject; the file gets its name once it is complete.
+    def make(self) -> Made:
+        """Read, convert and write the subject, and measure it; the file gets its name once it is complete.
 
         Returns
         -------
-        dict
-            {streamlines group: its counts}.
+        Made
+            What the part holds.
 
         Raises
         ------
@@ -182,7 +199,13 @@ class Part:
             file_writer.write_group_digests(subject)
             handle.attrs[_RECORD] = json.dumps(self.record)
             handle.attrs[_COUNTS] = json.dumps({group: asdict(count) for group, count in counts.items()})
-        return counts
+        return Made(counts, self.alignments())
+
+    def alignments(self) -> list[Alignment]:
+        """Measure how well the directional features of the part, which must exist, follow its streamlines."""
+        config = {group.name: {"standardization": group.standardization} for group in self.options.groups.volumes}
+        with StoredFile(self.path) as file:
+            return measure_subject(file.root.group(self.name), config)
 
     def _write(self, subject: h5py.Group) -> Counts:
         plan, options, counts = self.plan, self.options, {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import IO
 
 from dwiml.files import check_memory, open_regular
 from dwiml.files.images import readable
+from dwiml.files.opening import open_gzip
 from dwiml.tractograms.kinds import is_gzipped
 
 # Bytes read at once.
@@ -20,14 +20,14 @@ _SLAB = 2**20
 def open_content(path: Path, what: str = "The file") -> Iterator[IO[bytes]]:
     """Open a file, or the content of a .gz file, for reading; see :func:`dwiml.files.open_regular`.
 
-    Reading a damaged .gz file raises an OSError, an EOFError or a zlib.error.
+    Reading a damaged .gz file raises an OSError, an EOFError or an isal.isal_zlib.error.
     """
     with open_regular(path, what) as stream:
         if not is_gzipped(path):
             yield stream
             return
-        with gzip.GzipFile(fileobj=stream, mode="rb") as content:
-            yield content  # type: ignore[misc]
+        with open_gzip(stream) as content:
+            yield content
 
 
 def content_size(path: Path, label: str) -> int:
