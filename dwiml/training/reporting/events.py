@@ -12,15 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dwiml.files import open_regular, parse_json, reason_of
-from dwiml.training.reporting.loggers.lines_file import (
-    MOST_BYTES,
-    append_to,
-    check_own,
-    check_size,
-    open_to_append,
-    read_content,
-    rewrite,
-)
+from dwiml.training.reporting.loggers.lines_file import MOST_BYTES, add, check_size, size_of
 from dwiml.training.state import Position
 
 EVENTS_FILE = Path("logs") / "events.jsonl"
@@ -111,22 +103,11 @@ class EventLog:
                 logger.warning("The log '%s' cannot be written (%s).", self.path, reason_of(error))
 
     def _write(self, line: bytes) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = open_to_append(self.path)
-        try:
-            has_other_name = check_own(descriptor, self.path)
-            size = os.fstat(descriptor).st_size
-            check_size(size + len(line))
-            # After a crash of the machine, the last line may be incomplete.
-            begins = size == 0 or _last_byte(self.path) == b"\n"
-            added = (b"" if begins else b"\n") + line + b"\n"
-            if not has_other_name:
-                append_to(descriptor, added, sync=False)
-        finally:
-            os.close(descriptor)
-        if has_other_name:
-            # The other name might be a backup, which must not change.
-            rewrite(self.path, read_content(self.path) + added)
+        size = size_of(self.path) or 0
+        check_size(size + len(line))
+        # After a crash of the machine, the last line may be incomplete.
+        begins = size == 0 or _last_byte(self.path) == b"\n"
+        add(self.path, (b"" if begins else b"\n") + line + b"\n", sync=False)
 
 
 def _never() -> bool:

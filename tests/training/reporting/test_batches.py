@@ -243,7 +243,7 @@ def test_lines_wait_for_a_full_disk(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("dwiml.training.reporting.loggers.lines_file.append_to", full)
+        patch.setattr("dwiml.training.reporting.loggers.lines_file._append_to", full)
         log.log_batches([record(2)])
         log.log_batches([record(3)])
         assert caplog.text.count("cannot be written") == 1

@@ -44,22 +44,11 @@ class LinesFile:
         added = "".join(f"{line}\n" for line in lines).encode()
         if not added:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = open_to_append(self.path)
-        try:
-            has_other_name = check_own(descriptor, self.path)
-            if os.fstat(descriptor).st_size != self._size:
-                self._adopt(read_content(self.path))
-            check_size((self._size or 0) + len(added))
-            if not has_other_name:
-                # An incomplete line of a killed process.
-                os.ftruncate(descriptor, self._size or 0)
-                append_to(descriptor, added, sync=False)
-        finally:
-            os.close(descriptor)
-        if has_other_name:
-            # The other name may be a backup, which must not change.
-            rewrite(self.path, read_content(self.path)[: self._size] + added)
+        if size_of(self.path) != self._size:
+            self._adopt(read_content(self.path))
+        check_size((self._size or 0) + len(added))
+        # Without an incomplete line of a killed process.
+        add(self.path, added, after=self._size, sync=False)
         self._hash.update(added)
         self._size = (self._size or 0) + len(added)
 
@@ -161,7 +150,46 @@ def check_own(descriptor: int, path: Path) -> bool:
     return status.st_nlink > 1
 
 
-def append_to(descriptor: int, lines: bytes, *, sync: bool) -> None:
+def size_of(path: Path) -> int | None:
+    """Return the size of a log; None if there is none."""
+    return os.lstat(path).st_size if os.path.lexists(path) else None
+
+
+def add(path: Path, lines: bytes, *, sync: bool, after: int | None = None) -> None:
+    """Append complete lines to a log, which is created, with its folder, if it is missing.
+
+    Parameters
+    ----------
+    path
+        The log.
+    lines
+        The lines.
+    sync
+        Whether to wait until they are on the disk.
+    after
+        Number of bytes before them; the rest is removed. None for all.
+
+    Raises
+    ------
+    OSError
+        If they cannot be written; the log is unchanged then.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = open_to_append(path)
+    try:
+        has_other_name = check_own(descriptor, path)
+        if not has_other_name:
+            if after is not None:
+                os.ftruncate(descriptor, after)
+            _append_to(descriptor, lines, sync=sync)
+    finally:
+        os.close(descriptor)
+    if has_other_name:
+        # The other name may be a backup, which must not change.
+        rewrite(path, read_content(path)[:after] + lines)
+
+
+def _append_to(descriptor: int, lines: bytes, *, sync: bool) -> None:
     """Append complete lines, and sync them to disk if asked; after an error, the file is unchanged."""
     size = os.fstat(descriptor).st_size
     try:

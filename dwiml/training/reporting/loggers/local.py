@@ -16,10 +16,8 @@ from dwiml.files import open_regular, parse_json, reason_of
 from dwiml.training.reporting.loggers.base import Logger, plain_epoch, plain_metrics
 from dwiml.training.reporting.loggers.lines_file import (
     MOST_BYTES,
-    append_to,
-    check_own,
+    add,
     lines_of,
-    open_to_append,
     read_content,
     rewrite,
 )
@@ -149,19 +147,10 @@ class LocalLogger(Logger):
         content = read_content(self.path)
         kept = b"".join(self._kept(content))
         lines = "".join(f"{line}\n" for line in self._pending.values()).encode()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         if kept != content:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             rewrite(self.path, kept)
-        descriptor = open_to_append(self.path)
-        try:
-            has_other_name = check_own(descriptor, self.path)
-            if not has_other_name:
-                append_to(descriptor, lines, sync=True)
-        finally:
-            os.close(descriptor)
-        if has_other_name:
-            # The other name may be a backup, which must not change.
-            rewrite(self.path, kept + lines)
+        add(self.path, lines, sync=True)
         self._position, self._pending = _position(kept + lines), {}
 
     def _kept_of_changed(self, content: bytes, size: int, last_epoch: int | None) -> bytes:
