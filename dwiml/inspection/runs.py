@@ -178,13 +178,11 @@ def describe_run(path: Path) -> Run:
     trainer = recorded.get("trainer")
     wanted = trainer.get("max_epochs") if isinstance(trainer, dict) else None
     max_epochs = wanted if isinstance(wanted, int) else None
-    log, note = None, ""
+    log, note = _log_of(path)
     try:
-        if (path / METRICS_FILE).is_file() and (path / METRICS_FILE).stat().st_size:
-            log = read_logs([path])[0]
         events = read_events(path)
     except (OSError, ValueError) as error:
-        note, events = " ".join(str(error).split()), []
+        note, events = note or " ".join(str(error).split()), []
     epoch = 0 if log is None else int(log.nb_epochs)
     status = _status(path, events, is_whole=max_epochs is not None and epoch >= max_epochs)
     seconds = None if log is None else _seconds_per_epoch(log)
@@ -206,6 +204,16 @@ def describe_run(path: Path) -> Run:
         started=next((str(each["time"]) for each in reversed(events) if each["event"] in (START, RESUME)), ""),
         note=note,
     )
+
+
+def _log_of(path: Path) -> tuple[Log | None, str]:
+    """Return the log of an experiment, or None and what is wrong with it (nothing, without a finished epoch)."""
+    try:
+        if (path / METRICS_FILE).is_file() and (path / METRICS_FILE).stat().st_size:
+            return read_logs([path])[0], ""
+    except (OSError, ValueError) as error:
+        return None, " ".join(str(error).split())
+    return None, ""
 
 
 def _status(path: Path, events: Sequence[Mapping[str, Any]], *, is_whole: bool) -> str:

@@ -107,6 +107,14 @@ def test_a_damaged_experiment_does_not_hide_the_others(tmp_path: Path) -> None:
     assert "bad: Line 1 of" in runs_text([bad, good])
 
 
+def test_a_damaged_log_does_not_hide_how_the_run_ended(tmp_path: Path) -> None:
+    folder = experiment(tmp_path / "bad", 1, "start", "failure")
+    (folder / "logs/metrics.jsonl").write_text("{\n")
+    (run,) = describe_runs(tmp_path)
+    assert (run.status, run.started) == ("failed", "2026-11-20T10:00:00+00:00")
+    assert "Line 1 of" in run.note
+
+
 def test_no_experiment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["runs", str(tmp_path)]) == 2
     assert "has no experiment" in capsys.readouterr().err
