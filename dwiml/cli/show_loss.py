@@ -25,10 +25,10 @@ def build_parser() -> argparse.ArgumentParser:
         prog="dwiml show_loss",
         allow_abbrev=False,
         description="Run the best model of an experiment of 'dwiml train' along the true streamlines of a subject, or "
-        "those of --tractogram, and write its loss at each point and, if the model predicts it, the probability that "
-        "the streamline ends there: loss.trk (all streamlines, colored by loss), best_10_percent.trk and "
-        "worst_10_percent.trk (by mean loss), histograms.png and summary.json. To draw them: 'dwiml show_tractogram "
-        "OUT_DIR/loss.trk OUT.png --color loss'.",
+        "those of --tractogram, and write its loss at each point, the distance in mm between its next point and the "
+        "true one and, if the model predicts it, the probability that the streamline ends there: loss.trk (all "
+        "streamlines, colored by --color_by), best_10_percent.trk and worst_10_percent.trk (by mean loss), "
+        "histograms.png and summary.json. To draw them: 'dwiml show_tractogram OUT_DIR/loss.trk OUT.png --color loss'.",
     )
     parser.add_argument("experiment", metavar="EXPERIMENT", help="experiment folder")
     parser.add_argument(
@@ -56,11 +56,18 @@ def build_parser() -> argparse.ArgumentParser:
         help="percentage of best and worst streamlines [%(default)g]",
     )
     parser.add_argument(
+        "--color_by",
+        default="loss",
+        metavar="NAME",
+        help="what the colors show: loss, displacement (in mm, for a model that predicts directions) or eos_error (for "
+        "a model that predicts where streamlines end) [%(default)s]",
+    )
+    parser.add_argument(
         "--color_range",
         type=float,
         nargs=2,
         metavar=("LOW", "HIGH"),
-        help="losses at the two ends of the color map; give the same ones to compare subjects or models "
+        help="values of --color_by at the two ends of the color map; give the same ones to compare subjects or models "
         "[5th and 95th percentile of each subject]",
     )
     parser.add_argument(
@@ -87,14 +94,16 @@ def _memory_advice(arguments: argparse.Namespace) -> str:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from dwiml.arguments import check_number, check_whole
+    from dwiml.arguments import check_choice, check_number, check_whole
     from dwiml.evaluation.loss_tractograms import check_color_range
     from dwiml.evaluation.losses_by_point import SubjectReader
+    from dwiml.evaluation.point_losses import COLOR_BY
     from dwiml.files import check_name
     from dwiml.training.loading import load_best_model, rebuild_experiment
 
     check_number("--percent", arguments.percent, low=0, high=100, low_included=False)
     check_whole("--batch_size", arguments.batch_size, low=1)
+    check_choice("--color_by", arguments.color_by, COLOR_BY)
     check_color_range(arguments.color_range)
     if arguments.tractogram is not None and arguments.subject == ALL:
         raise ValueError(f"--tractogram has the streamlines of one subject: give its name instead of '{ALL}'.")
@@ -138,7 +147,7 @@ def _show(model: Any, reader: SubjectReader, folder: Path, arguments: argparse.N
 
     name = reader.data.subject_id
     with progress_bar(f"{name}, losses", reader.nb_streamlines) as on_progress:
-        losses = measure_losses(model, reader, on_progress=on_progress)
+        losses = measure_losses(model, reader, color_by=arguments.color_by, on_progress=on_progress)
     (folder / SUMMARY).unlink(missing_ok=True)
     with progress_bar(f"{name}, writing", None) as on_progress:
         summary = write_loss_tractograms(
@@ -146,19 +155,26 @@ def _show(model: Any, reader: SubjectReader, folder: Path, arguments: argparse.N
             reader,
             losses,
             percent=arguments.percent,
+            color_by=arguments.color_by,
             color_range=arguments.color_range,
             on_progress=on_progress,
             sources=_sources(arguments) if arguments.sidecar else None,
         )
     tractogram = {} if arguments.tractogram is None else {"tractogram": arguments.tractogram}
-    summary = {"experiment": str(arguments.experiment), **tractogram, **summary}
+    summary = {"experiment": str(arguments.experiment), **tractogram, "subset": reader.phase, **summary}
     write_json(folder / SUMMARY, summary)
     where = f"{name} ({reader.phase} set)"
     if arguments.tractogram is not None:
         where = f"{Path(arguments.tractogram).name}, {where}"
     title = f"{Path(arguments.experiment).resolve().name}: loss on {where}"
+    displacement = losses.displacement_mm
     figure = plot_loss_histograms(
-        losses.loss, losses.streamline_means(), title=title, eos=losses.eos_probabilities_by_place()
+        losses.loss,
+        losses.streamline_means(),
+        title=title,
+        eos=losses.eos_probabilities_by_place(),
+        loss_by_third=losses.by_third(losses.loss),
+        displacement_by_third=None if displacement is None else losses.by_third(displacement),
     )
     save_figure(figure, folder / HISTOGRAMS, dpi=DPI)
     return summary

@@ -1,4 +1,4 @@
-"""Measure the loss of a model at each point of streamlines of a subject."""
+"""Measure the loss of a model, and its other errors, at each point of streamlines of a subject."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from dwiml.batching.loader import DWIMLBatchLoaderOneInput, DWIMLStreamlinesBatc
 from dwiml.batching.sampler import BatchIds
 from dwiml.data.dataset import SubjectData
 from dwiml.data.given_streamlines import GivenStreamlines
+from dwiml.evaluation.displacement import displacements_mm, has_directions
 from dwiml.evaluation.evaluation_mode import evaluation_mode
 from dwiml.evaluation.losses_by_element import check_has_losses_by_element, losses_by_element
+from dwiml.evaluation.point_losses import PointLosses
 from dwiml.models.protocols import LossModel
-from dwiml.ops import ragged
 from dwiml.ops.directions import SHORTEST_STEP
 from dwiml.ops.randomness import BatchKey
 from dwiml.ops.sequences import TensorSequence
@@ -27,7 +28,6 @@ from dwiml.tractograms.grid import Grid
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    Floats = npt.NDArray[np.float32]
     Integers = npt.NDArray[np.int64]
 
 
@@ -123,66 +123,26 @@ class SubjectReader:
             yield fetcher.fetch(BatchIds([(self.subject, ids[start : start + self.batch_size])], key))
 
 
-@dataclass(frozen=True)
-class PointLosses:
-    """Losses at the P points of S streamlines, concatenated.
-
-    Attributes
-    ----------
-    lengths : (S,) int64
-        Number of points of each streamline, after resampling.
-    loss : (P,) float32
-        Loss of the step that starts at the point. NaN where there is no step: at repeated points, and at the last point
-        of a streamline unless the model learns where streamlines end (EOS).
-    eos_probability : (P,) float32, optional
-        Probability that the streamline ends at the point; None if the model does not predict it.
-    """
-
-    lengths: Integers
-    loss: Floats
-    eos_probability: Floats | None
-
-    @property
-    def offsets(self) -> Integers:
-        """Index of the first point of each streamline; shape (S,), int64."""
-        return ragged.offsets(self.lengths)
-
-    def streamline_means(self) -> npt.NDArray[np.float64]:
-        """Return the mean loss of each streamline, shape (S,), float64; NaN for streamlines without a loss."""
-        ids = ragged.sequence_ids(self.lengths)
-        has_loss = ~np.isnan(self.loss)
-        sums = np.bincount(ids[has_loss], weights=self.loss[has_loss], minlength=len(self.lengths))
-        counts = np.bincount(ids[has_loss], minlength=len(self.lengths))
-        means: npt.NDArray[np.float64] = np.full(len(sums), np.nan)
-        return np.divide(sums, counts, out=means, where=counts > 0)
-
-    def eos_probabilities_by_place(self) -> tuple[Floats, Floats] | None:
-        """Return the EOS probabilities at the last points (S,) and at all other points; None if there are none."""
-        if self.eos_probability is None:
-            return None
-        is_last = np.zeros(len(self.loss), dtype=bool)
-        is_last[ragged.last_rows(self.lengths)] = True
-        return self.eos_probability[is_last], self.eos_probability[~is_last]
-
-    def filled(self) -> Floats:
-        """Return the losses (P,), with NaN replaced by the previous loss in the streamline, if there is one."""
-        starts = np.repeat(self.offsets, self.lengths)
-        known = np.where(np.isnan(self.loss), -1, np.arange(len(self.loss)))
-        source = np.maximum.accumulate(known) if len(known) else known
-        return np.where(source >= starts, self.loss[source], np.float32(np.nan))
-
-
 def measure_losses(
-    model: LossModel, reader: SubjectReader, *, on_progress: Callable[[int], None] = lambda count: None
+    model: LossModel,
+    reader: SubjectReader,
+    *,
+    color_by: str = "loss",
+    on_progress: Callable[[int], None] = lambda count: None,
 ) -> PointLosses:
     """Measure the loss of a model at each point of the streamlines of a subject.
 
     Parameters
     ----------
     model
-        A model with a direction getter, evaluated on its current device.
+        A model with a loss at each step or point, evaluated on its current device. If it has
+        ``get_tracking_directions``, the displacements are measured too.
     reader
-        Reader of the subject. One batch is in memory at a time, besides the losses (4 bytes per point).
+        Reader of the subject. One batch is in memory at a time, besides the losses, the displacements and the EOS
+        probabilities (4 bytes each per point).
+    color_by
+        What must be measured, one of :data:`dwiml.evaluation.point_losses.COLOR_BY`, or an error is raised after the
+        first batch.
     on_progress
         Called after each batch with its number of streamlines.
 
@@ -194,30 +154,39 @@ def measure_losses(
     Raises
     ------
     ValueError
-        If no streamline of the subject has a loss.
+        If no streamline of the subject has a loss, or the model has no such values as `color_by`.
     FloatingPointError
         If a loss is NaN or infinite.
     TypeError, ValueError
-        If ``compute_loss`` of the model does not return one loss per step (or point) with ``average_results=False``.
+        If ``compute_loss`` of the model does not return one loss per step (or point) with ``average_results=False``, or
+        ``get_tracking_directions`` one direction per row.
     """
     check_has_losses_by_element(model)
-    parts: list[tuple[Integers, Floats, Floats | None]] = []
+    parts: list[PointLosses] = []
     with evaluation_mode(model):
         for targets, ids_per_subj in reader.batches():
             parts.append(_losses_of_batch(model, reader, targets.to(model.device), ids_per_subj))
+            parts[-1].values_for_color(color_by)
             on_progress(len(targets))
-    name = reader.data.subject_id
-    loss = np.concatenate([part for _, part, _ in parts]) if parts else np.zeros(0, dtype=np.float32)
-    if np.isnan(loss).all():
+    if not parts or all(np.isnan(part.loss).all() for part in parts):
+        name = reader.data.subject_id
         raise ValueError(f"Subject '{name}' has no streamline with two points or more; choose another subject.")
-    eos = [part for _, _, part in parts if part is not None]
-    return PointLosses(np.concatenate([part for part, _, _ in parts]), loss, np.concatenate(eos) if eos else None)
+    columns = (np.concatenate([part.lengths for part in parts]), np.concatenate([part.loss for part in parts]))
+    eos = [part.eos_probability for part in parts if part.eos_probability is not None]
+    displacement = [part.displacement_mm for part in parts if part.displacement_mm is not None]
+    return PointLosses(*columns, _joined(eos), _joined(displacement))
+
+
+def _joined(parts: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32] | None:
+    """Return the values of all batches, or None if there are none."""
+    joined = np.concatenate(parts) if parts else None
+    return None if joined is None or np.isnan(joined).all() else joined
 
 
 def _losses_of_batch(
     model: LossModel, reader: SubjectReader, targets: TensorSequence, ids_per_subj: BatchSlices
-) -> tuple[Integers, Floats, Floats | None]:
-    """Return the lengths (S,), the losses (P,) and the EOS probabilities (P,) or None."""
+) -> PointLosses:
+    """Return the losses of a batch; its displacements may all be NaN."""
     is_last = targets.is_last()
     batch = reader.batch_loader.model_batch(targets, ids_per_subj)
     outputs = batch.run(model)
@@ -235,7 +204,12 @@ def _losses_of_batch(
     by_point[~has_loss] = torch.nan
     probability = model.eos_probability(outputs)
     eos = None if probability is None else _on_points(probability, has_row).cpu().numpy()
-    return targets.lengths.numpy(), by_point.cpu().numpy(), eos
+    displacement = None
+    if has_directions(model):
+        voxel_sizes = torch.from_numpy(reader.data.streamlines[reader.batch_loader.streamline_group_name].voxel_sizes)
+        found = _on_points(displacements_mm(model, batch, outputs, voxel_sizes), ~is_last)
+        displacement = found.masked_fill(~moves, torch.nan).cpu().numpy()
+    return PointLosses(targets.lengths.numpy(), by_point.cpu().numpy(), eos, displacement)
 
 
 def _on_points(rows: torch.Tensor, has_row: torch.Tensor) -> torch.Tensor:

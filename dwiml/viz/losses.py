@@ -1,12 +1,14 @@
-"""Draw histograms of the loss of a model at points and over streamlines."""
+"""Draw histograms of the loss of a model at points and over streamlines, and of its displacement."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -23,10 +25,19 @@ _SHOWN_QUANTILE = 0.99
 _MAX_FRACTION_OF_AXIS = 0.5
 # An axis starts at 0 if the smallest loss is below this fraction of the largest.
 _NEAR_ZERO = 0.3
+_MOST_COLUMNS = 3
+# Blue and orange of Okabe and Ito (2008, "Color Universal Design"), and black: they differ in lightness too.
+_THIRDS = {"first third": ("#0072B2", "-"), "middle third": ("#E69F00", "-"), "last third": ("#000000", "--")}
 
 
 def plot_loss_histograms(
-    loss: Values, streamline_means: Values, *, title: str, eos: tuple[Values, Values] | None = None
+    loss: Values,
+    streamline_means: Values,
+    *,
+    title: str,
+    eos: tuple[Values, Values] | None = None,
+    loss_by_third: Sequence[Values] | None = None,
+    displacement_by_third: Sequence[Values] | None = None,
 ) -> Figure:
     """Draw histograms of a loss at points and of its mean over streamlines.
 
@@ -41,18 +52,33 @@ def plot_loss_histograms(
     eos
         Probability that the streamline ends, from 0 to 1: at the last point of each streamline, shape (S,), and at all
         other points, shape (P - S,). None: no panel.
+    loss_by_third, displacement_by_third
+        Loss, and displacement in mm, at the points of the first, the middle and the last third of each streamline, as
+        :meth:`dwiml.evaluation.point_losses.PointLosses.by_third` defines them: three arrays, of any lengths. None: no
+        panel.
 
     Returns
     -------
     Figure
         The axis of very uneven counts is logarithmic, as stated in its label.
     """
-    figure = Figure(figsize=(5.2 * (2 if eos is None else 3), 4.0), layout="constrained")
-    panels = list(figure.subplots(1, 2 if eos is None else 3))
+    given = (loss_by_third, displacement_by_third, eos)
+    nb = 2 + sum(each is not None for each in given)
+    nb_rows = 1 if nb <= _MOST_COLUMNS else 2
+    nb_columns = -(-nb // nb_rows)
+    # With space for the legend of a panel below another one.
+    layout = ConstrainedLayoutEngine(hspace=0.06)
+    figure = Figure(figsize=(5.2 * nb_columns, 4.0 * nb_rows), layout=layout)
+    panels = [figure.add_subplot(nb_rows, nb_columns, place + 1) for place in range(nb)]
     _draw_losses(panels[0], loss, "Loss at a point", "points")
     _draw_losses(panels[1], streamline_means, "Mean loss of a streamline", "streamlines")
+    others = iter(panels[2:])
+    if loss_by_third is not None:
+        _draw_thirds(next(others), loss_by_third, "Loss at a point")
+    if displacement_by_third is not None:
+        _draw_thirds(next(others), displacement_by_third, "Distance to the true next point (mm)", unit=" mm")
     if eos is not None:
-        _draw_ends(panels[2], *eos)
+        _draw_ends(next(others), *eos)
     # A `$` in a name does not start a formula.
     figure.suptitle(title, parse_math=False)
     return figure
@@ -60,13 +86,8 @@ def plot_loss_histograms(
 
 def _draw_losses(ax: Axes, values: Values, axis: str, counted: str) -> None:
     values = values[~np.isnan(values)]
-    low, high = float(values.min()), float(values.max())
-    if 0 <= low <= _NEAR_ZERO * high:
-        low = 0.0
-    highest, shown = high, float(np.quantile(values, _SHOWN_QUANTILE))
-    if low < shown < low + _MAX_FRACTION_OF_AXIS * (high - low):
-        high = shown
-    counts, edges = np.histogram(values, np.linspace(low, high if high > low else low + 1.0, _NB_BINS + 1))
+    edges, hidden = _edges(values, _NB_BINS)
+    counts, _ = np.histogram(values, edges)
     ax.stairs(counts, edges, fill=True, alpha=0.65, color="C0")
     scale = _choose_scale(ax, counts)
     ax.axvline(float(values.mean()), color="black", label=f"mean {values.mean():.3g}")
@@ -74,12 +95,42 @@ def _draw_losses(ax: Axes, values: Values, axis: str, counted: str) -> None:
         value = float(np.quantile(values, share))
         name = "median" if share == 0.5 else f"{share:.0%} below"
         ax.axvline(value, color="black", linestyle=style, label=f"{name} {value:.3g}")
-    if high < highest:
-        ax.plot([], [], " ", label=f"not shown: 1%, up to {highest:.3g}")
-    _add_legend(ax)
-    ax.set_xlim(edges[0], edges[-1])
+    _finish(ax, edges, hidden)
     ax.set_xlabel(axis)
     ax.set_ylabel(f"Number of {counted}{scale}")
+
+
+def _draw_thirds(ax: Axes, thirds: Sequence[Values], axis: str, *, unit: str = "") -> None:
+    """Draw percentages of each third, whose numbers of points may differ."""
+    edges, hidden = _edges(np.concatenate(thirds), _NB_BINS // 2)
+    shares = []
+    for (name, (color, style)), values in zip(_THIRDS.items(), thirds, strict=True):
+        shares.append(100 * np.histogram(values, edges)[0] / max(len(values), 1))
+        label = f"{name}, mean {values.mean():.3g}{unit}" if len(values) else f"{name}, no points"
+        ax.stairs(shares[-1], edges, color=color, linestyle=style, linewidth=1.8, label=label)
+    scale = _choose_scale(ax, np.concatenate(shares))
+    _finish(ax, edges, hidden)
+    ax.set_xlabel(f"{axis}, by third of streamline")
+    ax.set_ylabel(f"Percentage of these points{scale}")
+
+
+def _edges(values: Values, nb_bins: int) -> tuple[npt.NDArray[np.float64], float | None]:
+    """Return the edges of the bins, and the largest value if the last percent is not shown, otherwise None."""
+    low, high = float(values.min()), float(values.max())
+    if 0 <= low <= _NEAR_ZERO * high:
+        low = 0.0
+    highest, shown = high, float(np.quantile(values, _SHOWN_QUANTILE))
+    if low < shown < low + _MAX_FRACTION_OF_AXIS * (high - low):
+        high = shown
+    edges = np.linspace(low, high if high > low else low + 1.0, nb_bins + 1)
+    return edges, highest if high < highest else None
+
+
+def _finish(ax: Axes, edges: npt.NDArray[np.float64], hidden: float | None) -> None:
+    if hidden is not None:
+        ax.plot([], [], " ", label=f"not shown: 1%, up to {hidden:.3g}")
+    _add_legend(ax)
+    ax.set_xlim(edges[0], edges[-1])
 
 
 def _draw_ends(ax: Axes, last: Values, others: Values) -> None:
@@ -112,4 +163,13 @@ def _choose_scale(ax: Axes, heights: npt.NDArray[Any]) -> str:
 
 def _add_legend(ax: Axes) -> None:
     # Above the panel, where it hides no bar.
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, ncols=2, fontsize=9, frameon=False)
+    ax.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        borderaxespad=0.2,
+        ncols=2,
+        columnspacing=1.0,
+        handlelength=1.8,
+        fontsize=9,
+        frameon=False,
+    )

@@ -64,7 +64,7 @@ def test_all_subjects_of_a_subset(experiment: Path, tmp_path: Path, capsys: pyte
         (["sub-a", "--batch_size", "0"], "--batch_size must be a whole number of at least 1, got 0."),
         (
             ["sub-a", "--color_range", "1", "1"],
-            "color_range must be two finite losses, the lower one first, got 1 and 1.",
+            "color_range must be two finite numbers, the lower one first, got 1 and 1.",
         ),
         (["sub-a", "--hdf5_file", "none.hdf5"], "none.hdf5"),
     ],

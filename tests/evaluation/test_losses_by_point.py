@@ -16,7 +16,8 @@ from tests_support import AFFINE, SHAPE
 
 from dwiml.evaluation.direction_error import evaluate_directions
 from dwiml.evaluation.loss_tractograms import loss_files, write_loss_tractograms
-from dwiml.evaluation.losses_by_point import PointLosses, SubjectReader, measure_losses
+from dwiml.evaluation.losses_by_point import SubjectReader, measure_losses
+from dwiml.evaluation.point_losses import PointLosses
 from dwiml.matplotlib_backend import value_colors
 from dwiml.ops.sequences import TensorSequence
 
@@ -82,6 +83,10 @@ def test_a_model_that_learns_ends_has_a_loss_at_last_points(tiny_hdf5: Path, tmp
     np.testing.assert_allclose(got.loss, np.concatenate(losses), atol=1e-3)
     assert got.eos_probability is not None
     np.testing.assert_allclose(got.eos_probability, np.concatenate(ends), atol=1e-4)
+    assert got.eos_error is not None
+    np.testing.assert_allclose(
+        got.eos_error, np.concatenate([np.append(each[:-1], 1 - each[-1]) for each in ends]), atol=1e-4
+    )
     last, others = got.eos_probabilities_by_place() or (np.zeros(0), np.zeros(0))
     np.testing.assert_allclose(last, [each[-1] for each in ends], atol=1e-4)
     assert len(last) + len(others) == len(got.loss)
@@ -107,6 +112,26 @@ def test_a_repeated_point_a_single_point_and_none() -> None:
     np.testing.assert_array_equal(losses.filled(), np.float32([nan, 0.5, 0.5, 0.5, nan, 0.25, 0.75, 0.75]))
 
 
+def test_the_thirds_of_a_streamline() -> None:
+    # 7 points, 6 steps; 3 points; 2 points; a single point; none.
+    lengths = np.array([7, 3, 2, 1, 0])
+    values = np.float32([0, 1, 2, 3, 4, 5, 6, 10, 11, 12, 20, 21, 30])
+    losses = PointLosses(lengths, values, None)
+    first, middle, last = losses.by_third(losses.loss)
+    assert first.tolist() == [0, 1, 10, 20]
+    assert middle.tolist() == [2, 3, 11]
+    assert last.tolist() == [4, 5, 6, 12, 21, 30]
+    values[[1, 12]] = np.nan
+    assert [each.tolist() for each in losses.by_third(values)] == [[0, 10, 20], [2, 3, 11], [4, 5, 6, 12, 21]]
+
+
+def test_the_error_of_the_end() -> None:
+    losses = PointLosses(np.array([3, 0, 1]), np.zeros(4, np.float32), np.float32([0.1, 0.25, 0.75, 0.5]))
+    assert losses.eos_error is not None
+    np.testing.assert_allclose(losses.eos_error, [0.1, 0.25, 0.25, 0.5], rtol=1e-6)
+    assert set(losses.data_per_point()) == {"loss", "eos_probability", "eos_error"}
+
+
 class Fixed(torch.nn.Module):
     """A model whose loss at each step is its number in the batch, or one value for all."""
 
@@ -126,6 +151,90 @@ class Fixed(torch.nn.Module):
 
     def eos_probability(self, outputs: object) -> None:
         return None
+
+
+class FixedDirection(Fixed):
+    """A model that always goes to +x in voxel space, with any length."""
+
+    def __init__(self, length: float = 5.0, *, with_end: bool = False) -> None:
+        super().__init__()
+        self.length = length
+        self.forward_uses_last_point = with_end
+
+    def get_tracking_directions(self, outputs: torch.Tensor, algo: str, threshold: None) -> torch.Tensor:
+        assert (algo, threshold) == ("det", None)
+        return torch.tensor([[self.length, 0.0, 0.0]]).expand(len(outputs), 3)
+
+
+@pytest.mark.parametrize("with_end", [False, True])
+def test_displacements_equal_those_in_rasmm(tiny_hdf5: Path, tmp_path: Path, with_end: bool) -> None:
+    """The subject is oblique, with anisotropic voxels."""
+    _, reader = reader_of(tiny_hdf5, tmp_path)
+    trainer_model, reader.batch_loader.model = reader.batch_loader.model, FixedDirection(with_end=with_end)
+    for name in ("step_size", "nb_points", "compress_lines", "neighborhood_offsets"):
+        setattr(reader.batch_loader.model, name, getattr(trainer_model, name))
+    losses = measure_losses(reader.batch_loader.model, reader)
+    expected, by_angle = [], []
+    for line in lines_of(reader):
+        points = nib.affines.apply_affine(AFFINE, line.numpy().astype(np.float64) - 0.5)
+        steps = np.diff(points, axis=0)
+        lengths = np.linalg.norm(steps, axis=1, keepdims=True)
+        ahead = AFFINE[:3, 0] / np.linalg.norm(AFFINE[:3, 0])
+        reached = points[:-1] + lengths * ahead
+        expected.append(np.append(np.linalg.norm(points[1:] - reached, axis=1), np.nan))
+        angle = np.arccos(np.clip((steps / lengths) @ ahead, -1, 1))
+        by_angle.append(np.append(2 * lengths[:, 0] * np.sin(angle / 2), np.nan))
+    assert losses.displacement_mm is not None
+    np.testing.assert_allclose(losses.displacement_mm, np.concatenate(expected), atol=2e-5)
+    np.testing.assert_allclose(losses.displacement_mm, np.concatenate(by_angle), atol=2e-5)
+    summary = write_loss_tractograms(tmp_path / "out", reader, losses, color_by="displacement")
+    known = np.concatenate(expected)
+    assert summary["mean_displacement_mm"] == pytest.approx(np.nanmean(known), rel=1e-5)
+    assert summary["color_by"] == "displacement"
+    assert summary["color_range"] == pytest.approx(np.nanquantile(known, [0.05, 0.95]).tolist(), rel=1e-4)
+    assert list(summary["mean_displacement_mm_by_third"]) == ["first", "middle", "last"]
+    found = nib.streamlines.load(tmp_path / "out" / "loss.trk").tractogram.data_per_point
+    first = expected[0]
+    first[-1] = first[-2]
+    np.testing.assert_allclose(found["displacement_mm"][0][:, 0], first, atol=2e-5)
+    colors = value_colors(losses.filled(losses.displacement_mm), *summary["color_range"])
+    np.testing.assert_allclose(found["color"].get_data(), colors, atol=1e-3)
+
+
+def test_a_model_of_scanner_space_has_its_directions_there(tiny_hdf5: Path, tmp_path: Path) -> None:
+    trainer = small_trainer(tiny_hdf5, tmp_path)
+    model = FixedDirection(1.0)
+    for name in ("nb_points", "compress_lines", "neighborhood_offsets", "nb_features"):
+        setattr(model, name, getattr(trainer.model, name))
+    model.step_size, model.streamlines_space = None, "rasmm"
+    dataset = trainer.batch_sampler.dataset
+    reader = SubjectReader(type(trainer.batch_loader)(dataset, model, "input", "streamlines"), "validation", 0)
+    losses = measure_losses(model, reader)
+    line = nib.affines.apply_affine(AFFINE, lines_of(reader)[0].numpy().astype(np.float64) - 0.5)
+    steps = np.diff(line, axis=0)
+    reached = np.linalg.norm(steps, axis=1, keepdims=True) * [[1.0, 0, 0]]
+    assert losses.displacement_mm is not None
+    got = losses.displacement_mm[: len(steps)]
+    np.testing.assert_allclose(got, np.linalg.norm(steps - reached, axis=1), atol=1e-4)
+
+
+def test_a_model_without_any_direction_has_no_displacement(tiny_hdf5: Path, tmp_path: Path) -> None:
+    _, reader = reader_of(tiny_hdf5, tmp_path)
+    losses = measure_losses(FixedDirection(0.0), reader)
+    assert losses.displacement_mm is None
+    with pytest.raises(ValueError, match=r"The model has no displacement: color_by must be 'loss'\."):
+        write_loss_tractograms(tmp_path / "out", reader, losses, color_by="displacement")
+
+
+def test_directions_of_another_shape_are_reported(tiny_hdf5: Path, tmp_path: Path) -> None:
+    _, reader = reader_of(tiny_hdf5, tmp_path)
+    model = FixedDirection()
+    model.get_tracking_directions = lambda *_: torch.zeros(3)  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match=r"one direction per row of the outputs, shape \(\d+, 3\); it returned shape"):
+        measure_losses(model, reader)
+    model.get_tracking_directions = lambda *_: None  # type: ignore[method-assign,assignment,return-value]
+    with pytest.raises(TypeError, match="as a tensor; it returned None"):
+        measure_losses(model, reader)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -168,6 +277,10 @@ def test_tractograms_hold_the_losses(tiny_hdf5: Path, tmp_path: Path) -> None:
     ends = [of_points["eos_probability"][number] for number in range(12)]
     at_last = np.mean([end[-1] for end in ends])
     assert summary["mean_eos_probability_at_last_points"] == pytest.approx(at_last, rel=1e-5)
+    errors = of_points["eos_error"].get_data()[:, 0]
+    np.testing.assert_allclose(errors, losses.eos_error)
+    thirds = [each.mean() for each in losses.by_third(losses.loss)]
+    assert list(summary["mean_loss_by_third"].values()) == pytest.approx(thirds, rel=1e-5)
     others = np.concatenate([end[:-1] for end in ends]).mean()
     assert summary["mean_eos_probability_at_other_points"] == pytest.approx(others, rel=1e-5)
 
@@ -212,7 +325,9 @@ def test_colors() -> None:
     ("options", "sentence"),
     [
         ({"percent": 0}, "percent must be above 0 and at most 100, got 0"),
-        ({"color_range": (2.0, 1.0)}, "color_range must be two finite losses, the lower one first, got 2 and 1."),
+        ({"color_by": "eos_error"}, "The model has no eos_error: color_by must be 'loss'."),
+        ({"color_by": "Loss"}, "color_by must be one of 'loss', 'displacement', 'eos_error', got 'Loss'."),
+        ({"color_range": (2.0, 1.0)}, "color_range must be two finite numbers, the lower one first, got 2 and 1."),
     ],
 )
 def test_bad_options(tiny_hdf5: Path, tmp_path: Path, options: dict[str, Any], sentence: str) -> None:

@@ -62,3 +62,48 @@ def test_equal_and_negative_losses_are_drawn() -> None:
     figure = drawn(plot_loss_histograms(np.zeros(3), np.array([-1.0, -0.5]), title="t"))
     assert counts_of(figure.axes[0])[0].sum() == 3
     assert counts_of(figure.axes[1])[0].sum() == 2
+
+
+def test_thirds_have_panels_of_percentages() -> None:
+    loss = (np.array([0.0, 1.0]), np.array([1.0, 1.0, 1.0]), np.zeros(0))
+    displacement = (np.array([0.5]), np.array([1.5]), np.array([2.0, 1.0]))
+    eos = (np.ones(2), np.zeros(3))
+    figure = drawn(
+        plot_loss_histograms(
+            np.arange(5.0), np.ones(2), title="t", eos=eos, loss_by_third=loss, displacement_by_third=displacement
+        )
+    )
+    assert len(figure.axes) == 5
+    of_loss, of_displacement, of_eos = figure.axes[2:]
+    assert [each.sum() for each in counts_of(of_loss)] == pytest.approx([100, 100, 0])
+    assert [each.sum() for each in counts_of(of_displacement)] == pytest.approx([100] * 3)
+    assert counts_of(of_loss)[0][[0, -1]] == pytest.approx([50, 50])
+    labels = [text.get_text() for text in of_loss.get_legend().get_texts()]
+    assert labels == ["first third, mean 0.5", "middle third, mean 1", "last third, no points"]
+    labels = [text.get_text() for text in of_displacement.get_legend().get_texts()]
+    assert labels == ["first third, mean 0.5 mm", "middle third, mean 1.5 mm", "last third, mean 1.5 mm"]
+    assert "(mm)" in of_displacement.get_xlabel()
+    assert of_eos.get_xlabel() == "Probability that the streamline ends"
+    colors = [patch.get_edgecolor() for patch in of_loss.patches]
+    lightness = sorted(float(np.dot(color[:3], [0.2126, 0.7152, 0.0722])) for color in colors)
+    assert np.diff(lightness).min() > 0.2
+
+
+@pytest.mark.parametrize(("with_eos", "with_displacement", "size"), [(False, False, 3), (False, True, 4)])
+def test_no_two_labels_overlap(with_eos: bool, with_displacement: bool, size: int) -> None:
+    thirds = tuple(np.geomspace(1e-4, 1e4, 50) for _ in range(3))
+    figure = plot_loss_histograms(
+        thirds[0],
+        thirds[0],
+        title="An experiment with a rather long name: loss on sub-01 (validation set)",
+        eos=(thirds[0], thirds[0]) if with_eos else None,
+        loss_by_third=thirds,
+        displacement_by_third=thirds if with_displacement else None,
+    )
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    boxes = [ax.get_tightbbox(renderer) for ax in figure.axes]
+    assert len(boxes) == size
+    for number, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[number + 1 :])
