@@ -8,25 +8,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dwiml.cli import parse_and_run
-from dwiml.cli.options.shared import add_moved_data, add_overwrite, add_sidecar, add_verbose
+from dwiml.cli.options.shared import add_images, add_moved_data, add_overwrite, add_sidecar, add_verbose
 from dwiml.cli.options.user_classes import add_class_options
+from dwiml.cli.running.loss_data import ALL
 
 if TYPE_CHECKING:
-    from dwiml.data.dataset import MultiSubjectDataset
     from dwiml.evaluation.losses_by_point import SubjectReader
 
-ALL = "all"
 SUMMARY = "summary.json"
 HISTOGRAMS = "histograms.png"
+_OF_IMAGES = ("standardization", "standardize_like", "std_mask")
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dwiml show_loss",
         allow_abbrev=False,
+        usage="dwiml show_loss EXPERIMENT SUBJECT OUT_DIR [--tractogram FILE] [options]\n"
+        "       dwiml show_loss EXPERIMENT SUBJECT OUT_DIR --input IMAGE [IMAGE ...] --tractogram FILE [options]",
         description="Run the best model of an experiment of 'dwiml train' along the true streamlines of a subject, or "
-        "those of --tractogram, and write its loss at each point, the distance in mm between its next point and the "
-        "true one and, if the model predicts it, the probability that the streamline ends there: loss.trk (all "
+        "those of --tractogram, and write its loss at each point and, if the model predicts them, the distance in mm "
+        "between its next point and the true one, and the probability that the streamline ends: loss.trk (all "
         "streamlines, colored by --color_by), best_10_percent.trk and worst_10_percent.trk (by mean loss), "
         "histograms.png and summary.json. To draw them: 'dwiml show_tractogram OUT_DIR/loss.trk OUT.png --color loss'.",
     )
@@ -34,7 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "subject",
         metavar="SUBJECT",
-        help=f"a subject of the HDF5 file, or '{ALL}' for all subjects of a subset, each in its own folder in OUT_DIR",
+        help=f"a subject of the HDF5 file, or '{ALL}' for all subjects of a subset, each in its own folder in OUT_DIR; "
+        "with --input, any name, which is used in messages and results",
     )
     parser.add_argument("out_dir", metavar="OUT_DIR", help="folder for the results; created if missing")
     parser.add_argument(
@@ -46,7 +49,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--tractogram",
         metavar="FILE",
         help="streamlines of the SUBJECT to use instead of its true ones, such as the output of 'dwiml track': a file "
-        "of any format, in the same scanner space; the loss depends on the direction in which they are stored",
+        "of any format, in the same scanner space; the loss depends on the direction in which they are stored "
+        "[required with --input]",
     )
     parser.add_argument(
         "--percent",
@@ -77,12 +81,22 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="number of streamlines per batch; lower it to use less memory [%(default)s]",
     )
+    _add_images(parser)
     add_moved_data(parser)
     add_sidecar(parser, "each tractogram")
     add_overwrite(parser, "replace existing results in OUT_DIR")
     add_class_options(parser)
     add_verbose(parser)
     return parser
+
+
+def _add_images(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "images",
+        "For a SUBJECT that is not in the HDF5 file: the images that the model reads, and --tractogram for its "
+        "streamlines. The HDF5 file need not exist.",
+    )
+    add_images(group)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -95,45 +109,38 @@ def _memory_advice(arguments: argparse.Namespace) -> str:
 
 def _run(arguments: argparse.Namespace) -> None:
     from dwiml.arguments import check_choice, check_number, check_whole
+    from dwiml.cli.running.loss_data import load_loss_data
     from dwiml.evaluation.loss_tractograms import check_color_range
-    from dwiml.evaluation.losses_by_point import SubjectReader
     from dwiml.evaluation.point_losses import COLOR_BY
     from dwiml.files import check_name
-    from dwiml.training.loading import load_best_model, rebuild_experiment
 
     check_number("--percent", arguments.percent, low=0, high=100, low_included=False)
     check_whole("--batch_size", arguments.batch_size, low=1)
     check_choice("--color_by", arguments.color_by, COLOR_BY)
     check_color_range(arguments.color_range)
-    if arguments.tractogram is not None and arguments.subject == ALL:
-        raise ValueError(f"--tractogram has the streamlines of one subject: give its name instead of '{ALL}'.")
-    # Lazy, because only one subject is read at a time.
-    model_class = arguments.model_class
-    rebuilt = rebuild_experiment(
-        arguments.experiment, model_class=model_class, hdf5_file=arguments.hdf5_file, load_testing=True, lazy=True
-    )
-    model = load_best_model(arguments.experiment, model_class=model_class)
-    phase, subjects = _find(rebuilt.dataset, arguments.subject, arguments.subset)
-    names = rebuilt.dataset.subset(phase).subjects
+    model, readers = load_loss_data(arguments)
     out_dir = Path(arguments.out_dir)
     # A subject name from an untrusted file must not lead out of OUT_DIR.
     folders = [
-        out_dir / check_name(names[subject], "Subject") if arguments.subject == ALL else out_dir for subject in subjects
+        out_dir / check_name(reader.data.subject_id, "Subject") if arguments.subject == ALL else out_dir
+        for reader in readers
     ]
-    readers = [SubjectReader(rebuilt.loader, phase, each, batch_size=arguments.batch_size) for each in subjects]
-    if arguments.tractogram is not None:
-        readers[0].replace_streamlines(arguments.tractogram)
     for folder, reader in zip(folders, readers, strict=True):
         _check_folder(folder, arguments)
         # An error of the file is for now, not for after the work.
         reader.find_grid()
-    for subject, reader, folder in zip(subjects, readers, folders, strict=True):
+    for reader, folder in zip(readers, folders, strict=True):
         summary = _show(model, reader, folder, arguments)
         print(
-            f"{names[subject]} ({phase} set): mean loss {summary['mean_loss']:.5g} over {summary['nb_losses']} steps "
+            f"{_shown(reader, arguments)}: mean loss {summary['mean_loss']:.5g} over {summary['nb_losses']} steps "
             f"of {summary['nb_streamlines']} streamlines; results in {folder}",
             flush=True,
         )
+
+
+def _shown(reader: SubjectReader, arguments: argparse.Namespace) -> str:
+    """Return the subject and where it is from, for the user."""
+    return f"{reader.data.subject_id} ({'images' if arguments.input else f'{reader.phase} set'})"
 
 
 def _show(model: Any, reader: SubjectReader, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -160,10 +167,9 @@ def _show(model: Any, reader: SubjectReader, folder: Path, arguments: argparse.N
             on_progress=on_progress,
             sources=_sources(arguments) if arguments.sidecar else None,
         )
-    tractogram = {} if arguments.tractogram is None else {"tractogram": arguments.tractogram}
-    summary = {"experiment": str(arguments.experiment), **tractogram, "subset": reader.phase, **summary}
+    summary = {**_origin(reader, arguments), **summary}
     write_json(folder / SUMMARY, summary)
-    where = f"{name} ({reader.phase} set)"
+    where = _shown(reader, arguments)
     if arguments.tractogram is not None:
         where = f"{Path(arguments.tractogram).name}, {where}"
     title = f"{Path(arguments.experiment).resolve().name}: loss on {where}"
@@ -180,26 +186,22 @@ def _show(model: Any, reader: SubjectReader, folder: Path, arguments: argparse.N
     return summary
 
 
-def _find(dataset: MultiSubjectDataset, subject: str, subset: str | None) -> tuple[str, list[int]]:
-    """Return the subset and the indices in it of the requested subjects."""
-    from dwiml.cli.running.input_files import check_subset, find_subject
-
-    check_subset(subset)
-    if subject == ALL:
-        phase = subset or "validation"
-        if not dataset.subset(phase).subjects:
-            raise ValueError(
-                f"The {phase} set of {dataset.files_shown} has no subjects; choose another one with --subset."
-            )
-        return phase, list(range(len(dataset.subset(phase))))
-    phase, found = find_subject(dataset, subject, subset)
-    return phase, [found]
+def _origin(reader: SubjectReader, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return which model and data the results are from, for the summary."""
+    given = {name: getattr(arguments, name) for name in ("tractogram", "input", *_OF_IMAGES)}
+    given = {name: value for name, value in given.items() if value is not None}
+    subset = {} if arguments.input else {"subset": reader.phase}
+    return {"experiment": str(arguments.experiment), **given, **subset}
 
 
 def _sources(arguments: argparse.Namespace) -> list[str | Path | None]:
     from dwiml.cli.running.input_files import experiment_files
 
-    return [arguments.experiment, arguments.tractogram, *experiment_files(arguments.experiment, arguments.hdf5_file)]
+    if arguments.input:
+        data = [*arguments.input, *(arguments.std_mask or ())]
+    else:
+        data = [*experiment_files(arguments.experiment, arguments.hdf5_file)]
+    return [arguments.experiment, arguments.tractogram, *data]
 
 
 def _check_folder(folder: Path, arguments: argparse.Namespace) -> None:
@@ -209,13 +211,13 @@ def _check_folder(folder: Path, arguments: argparse.Namespace) -> None:
     from dwiml.tractograms.writing.sidecar import tractogram_sidecar
 
     tractograms = loss_files(arguments.percent)
-    given = [] if arguments.tractogram is None else [Path(arguments.tractogram)]
+    given = [arguments.tractogram, *(arguments.input or ()), *(arguments.std_mask or ())]
     sidecars = [str(tractogram_sidecar(file)) for file in tractograms] if arguments.sidecar else []
     check_output_folder(
         folder,
         [*tractograms, *sidecars, HISTOGRAMS, SUMMARY],
         "OUT_DIR",
         inputs=[*experiment_files(arguments.experiment, arguments.hdf5_file), *given],
-        experiments=[arguments.experiment],
+        experiments=[arguments.experiment, arguments.standardize_like],
         overwrite=arguments.overwrite,
     )

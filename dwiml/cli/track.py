@@ -13,9 +13,8 @@ from dwiml.cli import parse_and_run
 from dwiml.cli.options.config_file import add_config_options, parse_options
 from dwiml.cli.options.declarations import parameters_of
 from dwiml.cli.options.derived import add_option
-from dwiml.cli.options.shared import add_overwrite, add_sidecar, add_verbose
+from dwiml.cli.options.shared import add_images, add_overwrite, add_sidecar, add_verbose
 from dwiml.cli.options.user_classes import add_class_options
-from dwiml.hdf5.config import STANDARDIZATIONS
 
 if TYPE_CHECKING:
     from dwiml.tracking.seeds import Seeds
@@ -75,25 +74,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         metavar="HDF5",
         help="the HDF5 file with the data of all subjects, or a folder of such files [as recorded in the experiment]",
     )
-    group.add_argument(
-        "--input", nargs="+", metavar="IMAGE", help="image files of the model's input, in the order used for training"
-    )
-    group.add_argument(
-        "--standardization",
-        choices=STANDARDIZATIONS,
-        help="how to standardize the --input images [as recorded in the experiment]",
-    )
-    group.add_argument(
-        "--standardize_like",
-        metavar="EXPERIMENT",
-        help="standardize the --input images as the data of this other experiment",
-    )
-    group.add_argument(
-        "--std_mask",
-        nargs="+",
-        metavar="MASK",
-        help="mask files in which the mean and standard deviation of the --input images are computed",
-    )
+    add_images(group)
 
 
 def _add_seeds(parser: argparse.ArgumentParser) -> None:

@@ -1,16 +1,20 @@
-"""Streamlines of a file, in place of those that a subject has in an HDF5 file."""
+"""Streamlines of a file, in place of those that a subject has in an HDF5 file, or of a subject that is in none."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from dwiml.data import runs
 from dwiml.data.streamlines import SubjectStreamlines
 from dwiml.ops.ragged import offsets, run_rows
+from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.reading import read_streamlines
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
 
@@ -19,10 +23,12 @@ class GivenStreamlines(SubjectStreamlines):
 
     Parameters
     ----------
-    subject
-        Streamlines of the subject, whose voxel grid is used.
     path
         A tractogram of any format, on any voxel grid of the same scanner space.
+    grid
+        The voxel grid of the subject; a shape of zeros if it is unknown.
+    in_place_of
+        The streamlines of the HDF5 file that they replace, for messages; None if there are none.
 
     Raises
     ------
@@ -32,15 +38,21 @@ class GivenStreamlines(SubjectStreamlines):
         If it is damaged or empty, or a coordinate is NaN, infinite or implausibly far from the volume.
     """
 
-    def __init__(self, subject: SubjectStreamlines, path: str | os.PathLike[str]) -> None:
-        # Its affine, voxel sizes, dimensions and box.
-        self.__dict__.update(subject.__dict__)
-        self.label = f"tractogram '{path}' (in place of the {subject.label})"
-        self._remedy = "remove this streamline"
+    _remedy = "remove this streamline"
+
+    def __init__(
+        self, path: str | os.PathLike[str], grid: Grid, *, in_place_of: SubjectStreamlines | None = None
+    ) -> None:
+        self.label = f"tractogram '{path}'" + (f" (in place of the {in_place_of.label})" if in_place_of else "")
+        self._place = (Path(grid.source), "", "")
+        self.affine, self.voxel_sizes = grid.affine, grid.voxel_sizes.astype(np.float32)
+        self.dimensions = np.asarray(grid.shape, dtype=np.int64)
+        self._box = runs.allowed_box(self.dimensions)
+        self.space, self.origin = "vox", "corner"
         self.lazy, self.has_connectivity = False, False
         self._connectivity = None
         self.data_per_streamline = {}
-        self._rows, self.lengths = read_streamlines(path, subject.affine)
+        self._rows, self.lengths = read_streamlines(path, self.affine)
         if not len(self.lengths):
             raise ValueError(f"The tractogram '{path}' has no streamline.")
         self.offsets = offsets(self.lengths)

@@ -81,7 +81,8 @@ class SubjectReader:
             If it does not exist, is damaged, has no streamline, or is far from the volume.
         """
         group = self.batch_loader.streamline_group_name
-        self.data.streamlines[group] = GivenStreamlines(self.data.streamlines[group], path)
+        replaced = self.data.streamlines[group]
+        self.data.streamlines[group] = GivenStreamlines(path, replaced.grid_of((0, 0, 0)), in_place_of=replaced)
 
     def find_grid(self) -> Grid:
         """Return the voxel grid of the streamlines.

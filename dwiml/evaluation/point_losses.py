@@ -144,6 +144,6 @@ class PointLosses:
         found = dict(zip(COLOR_BY, (self.loss, self.displacement_mm, self.eos_error), strict=True))
         values = found[color_by]
         if values is None:
-            existing = " or ".join(repr(name) for name, each in found.items() if each is not None)
-            raise ValueError(f"The model has no {color_by}: color_by must be {existing}.")
+            existing = " or ".join(f"color_by={name!r}" for name, each in found.items() if each is not None)
+            raise ValueError(f"The model has no {color_by}; give {existing}.")
         return values

@@ -108,6 +108,53 @@ def read_from_hdf5(
     return _tracking_data(volume.as_tensor(), volume.grid, masks, given, mask_threshold)
 
 
+def read_input_images(
+    images: Sequence[str | Path],
+    *,
+    standardization: str = "none",
+    std_mask: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    directions: Sequence[Directions | None] = (),
+    trained_on: Mapping[str, Any] | None = None,
+) -> tuple[NDArray[np.float32], Grid]:
+    """Read the images of a model's input, concatenated and standardized as for an HDF5 file.
+
+    Parameters
+    ----------
+    images
+        Images of the model's input, in the order of the training, all on one grid.
+    standardization, std_mask
+        As in a groups config (see :class:`dwiml.hdf5.config.VolumeGroup`); the mask is one file, or several.
+    directions
+        As in :func:`dwiml.hdf5.inputs.standalone.read_volumes`.
+    trained_on
+        The entry of the input group in the groups config of the training; a warning says which images have a mean or a
+        standard deviation that is far from those of the training.
+
+    Returns
+    -------
+    values
+        Shape (X, Y, Z, F), float32.
+    grid
+        The voxel grid of the images.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If a file is missing or invalid, or the grids differ.
+    """
+    found: list[Statistics | None] = []
+    values, grid = read_volumes(
+        images,
+        standardization=standardization,
+        std_mask=std_mask,
+        label="input",
+        directions=directions,
+        statistics=found,
+    )
+    warn_of_other_units(images, found, trained_on or {})
+    return values, grid
+
+
 def read_from_images(
     images: Sequence[str | Path],
     *,
@@ -123,36 +170,22 @@ def read_from_images(
 
     Parameters
     ----------
-    images
-        Images of the model's input, in the order of the training, all on one grid.
     tracking_mask, seeding_mask
-        Image files on that grid; None: seeds are in the tracking mask.
+        Image files on the grid of the images; None: seeds are in the tracking mask.
     mask_threshold
         Threshold applied to a probability map, from 0 to 1; see :func:`dwiml.ops.masks.as_mask`.
-    standardization, std_mask
-        As in a groups config (see :class:`dwiml.hdf5.config.VolumeGroup`); the mask is one file, or several.
-    directions
-        As in :func:`dwiml.hdf5.inputs.standalone.read_volumes`.
-    trained_on
-        The entry of the input group in the groups config of the training; a warning says which images have a mean or a
-        standard deviation that is far from those of the training.
+    images, standardization, std_mask, directions, trained_on
+        As in :func:`read_input_images`.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        If a file, a group or the subject is missing or invalid, a mask is empty, or the grids differ.
+        If a file is missing or invalid, a mask is empty, or the grids differ.
     """
     given = {"tracking_mask": tracking_mask, "seeding_mask": seeding_mask}
-    found: list[Statistics | None] = []
-    values, grid = read_volumes(
-        images,
-        standardization=standardization,
-        std_mask=std_mask,
-        label="input",
-        directions=directions,
-        statistics=found,
+    values, grid = read_input_images(
+        images, standardization=standardization, std_mask=std_mask, directions=directions, trained_on=trained_on
     )
-    warn_of_other_units(images, found, trained_on or {})
     masks = {
         parameter: read_mask(name, grid, threshold=mask_threshold, label=parameter)[0]
         for parameter, name in given.items()

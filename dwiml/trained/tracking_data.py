@@ -139,26 +139,63 @@ def read_images(
     FileNotFoundError, ValueError
         If something is missing or invalid, or the standardization is not recorded.
     """
+    reading = how_to_read_images(
+        experiment,
+        recorded,
+        images,
+        hdf5_file=hdf5_file,
+        standardization=standardization,
+        standardize_like=standardize_like,
+        std_mask=std_mask,
+    )
+    _warn_of_own_inputs(recorded, experiment)
+    return read_from_images(
+        images, tracking_mask=tracking_mask, seeding_mask=seeding_mask, mask_threshold=mask_threshold, **reading
+    )
+
+
+def how_to_read_images(
+    experiment: str | Path,
+    recorded: Mapping[str, Any],
+    images: Sequence[str | Path],
+    *,
+    hdf5_file: HDF5Files | None = None,
+    standardization: str | None = None,
+    standardize_like: str | Path | None = None,
+    std_mask: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+) -> dict[str, Any]:
+    """Return how to convert and standardize images as the input of an experiment.
+
+    Parameters
+    ----------
+    experiment, recorded, images, hdf5_file, standardization, standardize_like, std_mask
+        As in :func:`read_images`.
+
+    Returns
+    -------
+    dict
+        Keywords of :func:`dwiml.tracking.sources.read_input_images`.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the images are not in the order of the training, or the standardization is not recorded.
+    """
     if standardization is not None and standardize_like is not None:
         raise ValueError("standardization and standardize_like exclude each other; give one of them.")
     group = input_group_of(recorded, experiment)
-    _warn_of_own_inputs(recorded, experiment)
     trained_on = _config_of(recorded, hdf5_file, needed=False).get(group) or {}
     check_input_order(images, trained_on, group)
     if standardize_like is not None:
         experiment, recorded = standardize_like, recorded_parameters(standardize_like)
     if standardization is None:
         standardization = _standardization_of(experiment, recorded, hdf5_file, has_mask=bool(std_mask))
-    return read_from_images(
-        images,
-        tracking_mask=tracking_mask,
-        seeding_mask=seeding_mask,
-        mask_threshold=mask_threshold,
-        standardization=standardization,
-        std_mask=std_mask,
-        directions=trained_directions(trained_on, len(images), group),
-        trained_on=trained_on,
-    )
+    return {
+        "standardization": standardization,
+        "std_mask": std_mask,
+        "directions": trained_directions(trained_on, len(images), group),
+        "trained_on": trained_on,
+    }
 
 
 def _standardization_of(

@@ -222,7 +222,7 @@ def test_a_model_without_any_direction_has_no_displacement(tiny_hdf5: Path, tmp_
     _, reader = reader_of(tiny_hdf5, tmp_path)
     losses = measure_losses(FixedDirection(0.0), reader)
     assert losses.displacement_mm is None
-    with pytest.raises(ValueError, match=r"The model has no displacement: color_by must be 'loss'\."):
+    with pytest.raises(ValueError, match=r"The model has no displacement; give color_by='loss'\."):
         write_loss_tractograms(tmp_path / "out", reader, losses, color_by="displacement")
 
 
@@ -325,7 +325,7 @@ def test_colors() -> None:
     ("options", "sentence"),
     [
         ({"percent": 0}, "percent must be above 0 and at most 100, got 0"),
-        ({"color_by": "eos_error"}, "The model has no eos_error: color_by must be 'loss'."),
+        ({"color_by": "eos_error"}, "The model has no eos_error; give color_by='loss'."),
         ({"color_by": "Loss"}, "color_by must be one of 'loss', 'displacement', 'eos_error', got 'Loss'."),
         ({"color_range": (2.0, 1.0)}, "color_range must be two finite numbers, the lower one first, got 2 and 1."),
     ],

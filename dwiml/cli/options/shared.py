@@ -55,3 +55,35 @@ def add_moved_data(parser: argparse.ArgumentParser) -> None:
         metavar="HDF5",
         help="new path of the data, if they were moved: a file, or a folder of files [the recorded path]",
     )
+
+
+def add_images(group: argparse._ActionsContainer) -> None:
+    """Add the options of a command that reads the model's input from images: which ones, and how to standardize them.
+
+    Parameters
+    ----------
+    group
+        The parser or a group of options.
+    """
+    # It imports NumPy, which most commands do not need for their help.
+    from dwiml.hdf5.config import STANDARDIZATIONS
+
+    group.add_argument(
+        "--input", nargs="+", metavar="IMAGE", help="image files of the model's input, in the order used for training"
+    )
+    group.add_argument(
+        "--standardization",
+        choices=STANDARDIZATIONS,
+        help="how to standardize the --input images [as recorded in the experiment]",
+    )
+    group.add_argument(
+        "--standardize_like",
+        metavar="EXPERIMENT",
+        help="standardize the --input images as the data of this other experiment",
+    )
+    group.add_argument(
+        "--std_mask",
+        nargs="+",
+        metavar="MASK",
+        help="mask files in which the mean and standard deviation of the --input images are computed",
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,23 +33,36 @@ def load_tracking_data(arguments: argparse.Namespace, recorded: dict[str, Any]) 
 
     if (arguments.subject is None) == (arguments.input is None):
         raise ValueError("Give either a SUBJECT of the HDF5 file or image files with --input.")
-    given = [name for name in _OF_IMAGES if getattr(arguments, name) is not None]
-    if given and arguments.input is None:
-        raise ValueError(f"--{given[0]} is for --input: the subjects of an HDF5 file are standardized already.")
+    check_options_of_images(arguments)
     common = {name: getattr(arguments, name) for name in (*_MASKS, "mask_threshold", "hdf5_file")}
     if arguments.input is None:
         return read_subject(arguments.experiment, recorded, arguments.subject, **common)
-    for option in ("input", "std_mask", *_MASKS):
+    check_files(arguments, ("input", "std_mask", *_MASKS))
+    return read_images(arguments.experiment, recorded, arguments.input, **options_of_images(arguments), **common)
+
+
+def options_of_images(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return how the images of --input are standardized, as keywords of the library."""
+    return {**{name: getattr(arguments, name) for name in _OF_IMAGES}, "std_mask": arguments.std_mask or ()}
+
+
+def check_options_of_images(arguments: argparse.Namespace) -> None:
+    """Raise ValueError if an option says how to standardize images, but --input is not given."""
+    given = [name for name in _OF_IMAGES if getattr(arguments, name) is not None]
+    if given and arguments.input is None:
+        raise ValueError(f"--{given[0]} is for --input: the subjects of an HDF5 file are standardized already.")
+
+
+def check_files(arguments: argparse.Namespace, options: Sequence[str]) -> None:
+    """Check that the files of some options exist: one path, or several.
+
+    Raises
+    ------
+    FileNotFoundError
+        If one does not; the message names its option.
+    """
+    for option in options:
         names = getattr(arguments, option) or []
         for path in [names] if isinstance(names, str) else names:
             if not Path(path).is_file():
                 raise FileNotFoundError(f"--{option}: '{path}' was not found; with --input, masks are image files too.")
-    return read_images(
-        arguments.experiment,
-        recorded,
-        arguments.input,
-        standardization=arguments.standardization,
-        standardize_like=arguments.standardize_like,
-        std_mask=arguments.std_mask or (),
-        **common,
-    )
