@@ -15,7 +15,7 @@ from dwiml.batching.loader import DWIMLBatchLoaderOneInput, DWIMLStreamlinesBatc
 from dwiml.batching.sampler import BatchIds
 from dwiml.data.dataset import SubjectData
 from dwiml.data.given_streamlines import GivenStreamlines
-from dwiml.evaluation.displacement import displacements_mm, has_directions
+from dwiml.evaluation.direction_error import displacements_mm, has_directions
 from dwiml.evaluation.evaluation_mode import evaluation_mode
 from dwiml.evaluation.losses_by_element import check_has_losses_by_element, losses_by_element
 from dwiml.evaluation.point_losses import PointLosses
