@@ -64,6 +64,12 @@ def _main(arguments: list[str]) -> int:
     if not arguments:
         parser.print_help()
         return 0
+    if not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        # Only for the error: numpy would slow down the commands that do not need it.
+        from dwiml.arguments import did_you_mean, shown, similar_names
+
+        hint = did_you_mean(similar_names(arguments[0], COMMANDS)) or "'dwiml --help' lists them."
+        parser.error(f"there is no command {shown(arguments[0])}: {hint}")
     command = parser.parse_args(arguments[:1]).command
     module = importlib.import_module(f"dwiml.cli.{command}")
     code: int = module.main(arguments[1:])

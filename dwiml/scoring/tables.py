@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from dwiml.arguments import grouped
+from dwiml.arguments import counted, grouped
 from dwiml.scoring.connections import Connection
 from dwiml.scoring.ground_truth import GroundTruth
 from dwiml.scoring.scores import BundleScore, Scores
@@ -38,7 +38,7 @@ def tables(
     """
     without = len(truth.names) - int(truth.has_ends.sum())
     heading = [
-        f"{len(truth.names)} true bundle{'s' * (len(truth.names) != 1)} of '{folder}'",
+        f"{counted(len(truth.names), 'true bundle')} of '{folder}'",
         f"tolerances: {truth.mask_tolerance:g} mm (mask), {truth.end_tolerance:g} mm (ends), at most "
         f"{100 * max_outside:g} % of a streamline's length outside",
     ]

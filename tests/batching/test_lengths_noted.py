@@ -76,9 +76,9 @@ def test_one_step_per_epoch_gives_a_hint(tmp_path: Path) -> None:
     summary = small_trainer(path, tmp_path).summary()
     assert "Training   1 subject, 10 streamlines, " in summary
     assert " meters; 1 batch, an epoch uses it" in summary
-    assert "Hint       the weights are updated only 1 time per epoch: a smaller batch_size_training learns" in summary
+    assert "Hint       the weights are updated only once per epoch: a smaller batch_size_training learns" in summary
     more = write_hdf5(tmp_path / "more.hdf5", {"sub-a": 60}, {"sub-b": 4})
     assert "Hint" not in small_trainer(more, tmp_path).summary()
     accumulated = small_trainer(more, tmp_path, accumulate_batches=2).summary()
-    assert "only 2 times per epoch: a smaller batch_size_training or accumulate_batches learns faster" in accumulated
+    assert "only twice per epoch: a smaller batch_size_training or accumulate_batches learns faster" in accumulated
     assert "Hint" not in small_trainer(more, tmp_path, max_batches_per_epoch_training=1).summary()

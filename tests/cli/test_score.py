@@ -160,6 +160,12 @@ def test_several_side_by_side(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert (folder / "split/lines/invalid.trk").is_file()
 
 
+def test_one_bundle_is_in_the_singular(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "truth/mask/upper.nii.gz").unlink()
+    assert main(["score", "lines.trk", "--ground_truth", "truth/mask"]) == 0
+    assert capsys.readouterr().out.startswith("1 true bundle of 'truth/mask'\n")
+
+
 def test_masks_only(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", "lines.trk", "--ground_truth", "truth/mask", "--min_coverage", "0.6"]) == 0
     assert capsys.readouterr().out == (

@@ -175,6 +175,15 @@ def test_an_experiment_that_exists_and_one_that_does_not(
 
 
 @pytest.mark.parametrize(
+    ("command", "hint"), [("trian", "did you mean 'train'?"), ("qwertz", "'dwiml --help' lists them.")]
+)
+def test_an_unknown_command(capsys: pytest.CaptureFixture[str], command: str, hint: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main.main([command, "--help"])
+    assert capsys.readouterr().err.endswith(f"dwiml: error: there is no command '{command}': {hint}\n")
+
+
+@pytest.mark.parametrize(
     ("options", "sentence"),
     [
         (

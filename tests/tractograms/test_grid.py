@@ -46,6 +46,11 @@ def test_the_same_grid_is_told_by_its_corners():
         difference(AFFINE, SHAPE, np.zeros((4, 4)))
 
 
+def test_how_another_grid_is_resampled_is_said():
+    with pytest.raises(ValueError, match=r"one to the grid of the other, .*nibabel.* 'mrgrid A.*OUT.nii.gz'"):
+        Grid(AFFINE, SHAPE, "a.nii").check_same(Grid(moved(1), SHAPE, "b.nii"), "Subject 'a'")
+
+
 def test_a_grid_of_a_header():
     grid = Grid.from_header(AFFINE.astype(np.float32), np.array([10.0, 12.0, 8.0]), Path("a.trk"))
     assert (grid.shape, grid.affine.dtype, grid.voxel_order) == (SHAPE, np.float64, "LAS")

@@ -51,7 +51,8 @@ def _hint_on_steps(sampler: DWIMLBatchIDSampler, max_batches: int | None, accumu
     if nb_steps > 2 or nb_batches == max_batches:
         return []
     smaller = "a smaller batch_size_training" + (" or accumulate_batches" if accumulate_batches > 1 else "")
-    return [f"Hint       the weights are updated only {counted(nb_steps, 'time')} per epoch: {smaller} learns faster"]
+    times = "once" if nb_steps == 1 else "twice"
+    return [f"Hint       the weights are updated only {times} per epoch: {smaller} learns faster"]
 
 
 def _phase_line(phase: str, sampler: DWIMLBatchIDSampler, max_batches: int | None) -> str:
