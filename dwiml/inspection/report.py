@@ -182,7 +182,9 @@ def _data(folders: Sequence[Path], logs: Sequence[Log]) -> list[Table]:
         cells = ("\n".join(names), *groups, *(f"{nb}: {text}" for nb, text in zip(counts, listed, strict=True)))
         rows.setdefault(cells, []).append(log.label)
     head = ("experiments", "HDF5 file", "input", "streamlines", "training subjects", "validation subjects")
-    table = [(", ".join(names), *cells) for cells, names in rows.items()]
+    # A list of many names would only repeat the first table.
+    all_same = len(logs) > 1 and len(rows) == 1 and len(next(iter(rows.values()))) == len(logs)
+    table = [(f"all {len(logs)}" if all_same else ", ".join(names), *cells) for cells, names in rows.items()]
     return [Table("", head, table)] if table else []
 
 

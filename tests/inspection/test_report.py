@@ -77,6 +77,8 @@ def test_curves_parameters_and_data_are_on_the_page(tmp_path: Path) -> None:
     columns = page.data["runs"][0]["columns"]["valid_loss"]
     assert columns == {"x": [0, 1, 2], "t": [1, 2, 3], "y": [3, 1.5, 1]}
     assert page.data["time_unit"] == "minutes"
+    # Their data are the same: the names are not repeated.
+    assert "all 2" in page.texts
     assert page.data["runs"][1]["best"] == {"epoch": 1, "t": 2, "value": 1.5}
     assert [panel["key"] for panel in page.data["panels"]] == ["loss", "epoch_time"]
     assert "defined differently (gaussian, l2-regression)" in page.data["panels"][0]["note"]

@@ -109,6 +109,10 @@ def test_the_page(browser: Browser, page: Path) -> None:
     browser.pointer(browser.place(0.2, 0.4), *drag)
     assert browser.run("return document.getElementById('reset').hidden") is False
     assert "10" not in browser.run(labels)[5:]
+    # Epochs are whole numbers.
+    epochs = browser.run(labels.replace("'text'", "'text[text-anchor=middle]'"))[:-1]
+    assert len(epochs) >= 2
+    assert all(text.isdigit() for text in epochs)
     browser.run("document.getElementById('reset').click()")
     assert "10" in browser.run(labels)
     # Another axis, another scale, another theme.

@@ -28,10 +28,10 @@
     return text.replace(/\.?0+e/, "e");
   };
   const short = (name) => (name.length > 30 ? `${name.slice(0, 12)}…${name.slice(-16)}` : name);
-  const ticks = (low, high, count) => {
+  const ticks = (low, high, count, least = 0) => {
     const span = high - low || 1;
     const power = 10 ** Math.floor(Math.log10(span / count));
-    const step = [1, 2, 5, 10].map((m) => m * power).find((s) => span / s <= count);
+    const step = Math.max(least, [1, 2, 5, 10].map((m) => m * power).find((s) => span / s <= count));
     const found = [];
     for (let tick = Math.ceil(low / step) * step; tick <= high + step * 1e-9; tick += step) found.push(Number(tick.toPrecision(12)));
     return found;
@@ -102,7 +102,7 @@
         make(this.svg, "line", { class: "grid", x1: left, x2: right, y1: y, y2: y });
         make(this.svg, "text", { x: left - 6, y: y + 4, "text-anchor": "end" }, shown(tick));
       }
-      for (const tick of x0 === x1 ? [x0] : ticks(x0, x1, Math.max(2, Math.floor((right - left) / 80)))) {
+      for (const tick of x0 === x1 ? [x0] : ticks(x0, x1, Math.max(2, Math.floor((right - left) / 80)), state.x === "time" ? 0 : 1)) {
         const x = this.scale.x(tick);
         make(this.svg, "line", { class: "grid", x1: x, x2: x, y1: top, y2: bottom });
         make(this.svg, "text", { x, y: bottom + 15, "text-anchor": "middle" }, shown(tick));
