@@ -118,7 +118,7 @@ def _add_look(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="PANEL",
         help="panels with a logarithmic vertical axis; the loss has one by default if its largest value is more than "
-        "30 times its smallest",
+        "10 times its smallest",
     )
     group.add_argument(
         "--linear_scale",

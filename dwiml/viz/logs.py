@@ -94,7 +94,7 @@ def visualize_logs(
         {panel: (lowest, highest value of its vertical axis)}.
     log_scale
         Panels with a logarithmic y axis. By default, the loss has one if its values are positive and the largest is
-        more than 30 times the smallest.
+        more than 10 times the smallest, unless the lower limit of its `ylim` is not positive.
     linear_scale
         Panels that always have a linear y axis, such as ``loss``.
     remove_outliers
@@ -167,6 +167,8 @@ def visualize_logs(
     logs = read()
     if not weights and not correlation:
         options.choose(logs)
+        if watch is None:
+            options.check_epochs(logs)
     if show is None:
         show = out is None and watch is None and _has_display()
     if show and watch is not None:
@@ -227,6 +229,7 @@ def plot_logs(
             distinct([each for each in given if not isinstance(each, Log)]), batches=options.per_batch
         )
         logs += read_logs(folders, batches=options.per_batch)
+    options.check_epochs(logs)
     draw_curves(figure, logs, options.choose(logs), options)
     return figure
 

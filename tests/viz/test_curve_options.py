@@ -92,7 +92,7 @@ def test_a_graph_has_metrics_and_what_is_computed_from_two() -> None:
         np.testing.assert_allclose(found, right)
     texts = [text.get_text() for text in axes.get_legend().get_texts()]
     assert texts[:2] == ["validation loss \N{MINUS SIGN} training loss", "validation loss / training loss"]
-    assert labels(drawn(log, graphs=[["Mine", "train_loss"]], panels=["loss"])) == ["Loss", "Mine"]
+    assert labels(drawn(log, graphs=[["Mine", "train_loss"]], panels=["loss"])) == ["Loss (log scale)", "Mine"]
 
 
 def test_a_ratio_to_zero_is_left_out() -> None:
@@ -126,6 +126,8 @@ def test_a_wrong_graph(graph: list[str], message: str) -> None:
         ({"ylim": {"loss": (2, 1)}}, "ylim of 'loss' must be two numbers, the lower one first"),
         ({"ylim": {"lr": (0, 1)}}, "Unknown panel 'lr' in ylim"),
         ({"figsize": (0, 3)}, "figsize must be a width and a height in inches"),
+        ({"epochs": "6:"}, "No epoch of '6:' is finished: there are 6 epochs, counted from 0."),
+        ({"log_scale": ["loss"], "ylim": {"loss": (0, 1)}}, "'loss' cannot have a logarithmic scale from 0: give"),
     ],
 )
 def test_a_wrong_option(choice: dict[str, Any], message: str) -> None:
@@ -138,6 +140,10 @@ def test_a_range_of_epochs_also_limits_the_star() -> None:
     assert [line.get_marker() for line in figure.axes[0].lines] == ["o", "o"]
     assert list(figure.axes[0].lines[0].get_xdata()) == [1, 2, 3]
     assert figure.axes[0].get_xlim()[0] > 0
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    # The best epoch is not drawn.
+    assert [text.get_text() for text in legend.get_texts()] == ["training", "validation"]
 
 
 def test_axes_of_time_and_points() -> None:
@@ -150,6 +156,13 @@ def test_axes_of_time_and_points() -> None:
     np.testing.assert_allclose(axes.lines[0].get_xdata(), np.arange(1, 7))
     axes = drawn(Log("run", RECORDS * 1, note=""), x="time", epochs="0:1", panels=["loss"]).axes[0]
     assert axes.get_xlabel() == "Time of the training (seconds)"
+
+
+def test_limits_from_zero_need_a_linear_scale() -> None:
+    log = Log("run", [{"epoch": i, "train_loss": 40.0**-i} for i in range(3)])
+    assert drawn(log).axes[0].get_yscale() == "log"
+    axes = drawn(log, ylim={"loss": (0, 0.1)}).axes[0]
+    assert (axes.get_yscale(), axes.get_ylabel(), axes.get_ylim()) == ("linear", "Loss", (0, 0.1))
 
 
 def test_limits_and_size() -> None:
@@ -345,6 +358,11 @@ def test_a_figure_is_drawn_again_until_the_training_has_ended(tmp_path: Path, mo
     monkeypatch.setattr(module, "is_running", lambda folder: len(waited) < 3)
     monkeypatch.setattr(module.time, "sleep", wait)
     assert visualize_logs(folder, watch=5) == [folder / "curves.png"]
+    # Of epochs that may still come.
+    late = {"epochs": "9:", "log_scale": ["loss"]}
+    assert visualize_logs(folder, watch=5, **late) == [folder / "curves.png"]
+    with pytest.raises(ValueError, match="No epoch of '9:' is finished"):
+        visualize_logs(folder, show=False, **late)
     assert waited == [5, 5, 5]
     with pytest.raises(ValueError, match="watch draws into a file"):
         visualize_logs(folder, watch=5, show=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -251,7 +252,40 @@ def test_a_loss_that_falls_steeply_has_a_log_scale_with_plain_labels(tmp_path: P
         visualize_logs(tmp_path / "run", linear_scale=["loss"], log_scale=["loss"])
 
 
-@pytest.mark.parametrize("losses", [(29.0, 1.0), (100.0, 0.0), (100.0, -1.0), (-1.0, -100.0)])
+def test_the_loss_of_the_demo_is_not_flat() -> None:
+    # Largest / smallest value of 27, as after the four epochs of scripts/demo.sh.
+    losses = [(0.155, 0.022), (0.023, 0.0083), (0.0198, 0.0062), (0.0187, 0.0057)]
+    log = Log("run", [{"epoch": i, "train_loss": a, "valid_loss": b} for i, (a, b) in enumerate(losses)])
+    figure = plot_logs([log])
+    assert figure.axes[0].get_yscale() == "log"
+    # Without the first epoch, it does not fall so far.
+    assert plot_logs([log], epochs="1:").axes[0].get_yscale() == "linear"
+
+
+def test_a_small_change_of_the_memory_looks_small() -> None:
+    log = Log("run", [{"epoch": i, "peak_memory_mb": 958 + i / 10} for i in range(3)])
+    low, high = plot_logs([log]).axes[0].get_ylim()
+    assert low == 0
+    assert high > 1.05 * 958
+    assert plot_logs([log], ylim={"memory": (900, 1000)}).axes[0].get_ylim() == (900, 1000)
+
+
+@pytest.mark.parametrize("decades", [1.1, 1.4, 1.6, 2.0, 2.5, 3.0, 3.5, 5.0])
+def test_labels_of_a_log_scale_do_not_overlap(decades: float) -> None:
+    for shift in (0.0, 0.3, 0.6):
+        losses = 0.7 * 10 ** (shift - np.array([0.0, decades / 2, decades]))
+        figure = plot_logs([Log("run", [{"epoch": i, "train_loss": loss} for i, loss in enumerate(losses.tolist())])])
+        FigureCanvasAgg(figure).draw()
+        (axes,) = figure.axes
+        low, high = axes.get_ylim()
+        every = axes.get_yticklabels(which="both")
+        labels = [label for label in every if label.get_text() and low <= label.get_position()[1] <= high]
+        boxes = sorted((label.get_window_extent() for label in labels), key=lambda box: box.y0)
+        assert 2 <= len(boxes) <= 12
+        assert all(above.y0 > below.y1 for below, above in itertools.pairwise(boxes))
+
+
+@pytest.mark.parametrize("losses", [(9.9, 1.0), (100.0, 0.0), (100.0, -1.0), (-1.0, -100.0)])
 def test_other_losses_keep_a_linear_scale(losses: tuple[float, float]) -> None:
     figure = plot_logs([Log("run", [{"epoch": i, "train_loss": loss} for i, loss in enumerate(losses)])])
     assert figure.axes[0].get_yscale() == "linear"

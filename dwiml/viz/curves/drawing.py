@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogFormatter, MaxNLocator
+from matplotlib.ticker import Formatter, MaxNLocator
 
 from dwiml.training.reporting.metrics import LOSS, LOSSES, VALID_LOSS, name_of
 from dwiml.viz.curves.log import Log
 from dwiml.viz.curves.options import CurveOptions
-from dwiml.viz.curves.panels import Line, Panel, Style, falls_steeply
+from dwiml.viz.curves.panels import MEMORY_PANEL, Line, Panel, Style, falls_steeply
 from dwiml.viz.curves.series import Curve, curve_of, unit_of, usual_range, x_of
 from dwiml.viz.figure_file import shorten
 
@@ -35,13 +35,21 @@ _FEW_EPOCHS = 30
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _MARKERS = "osD^vPX<>h"
 _GRAY = "#4d4d4d"
+# Up to so many powers of ten on a logarithmic axis, the first digits of the ticks that are labeled (empty: all).
+_LOG_LABELS: tuple[tuple[float, tuple[int, ...]], ...] = ((0.5, ()), (1.4, (1, 2, 3, 4, 6)), (3.2, (1, 2, 5)))
 
 
-class _PlainLogFormatter(LogFormatter):
-    """Label the same ticks as matplotlib, but with 0.06 rather than 6 x 10^-2."""
+class _PlainLogFormatter(Formatter):
+    """Label powers of ten, and as many ticks between them as do not overlap: with 0.06, not 6 x 10^-2."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
-        return f"{x:g}" if super().__call__(x, pos) else ""
+        assert self.axis is not None
+        low, high = sorted(self.axis.get_view_interval())
+        if x <= 0 or low <= 0:
+            return ""
+        digit = round(x / 10.0 ** math.floor(math.log10(x) + 1e-9), 6)
+        digits = next((digits for most, digits in _LOG_LABELS if math.log10(high / low) <= most), (1,))
+        return f"{x:g}" if not digits or digit in digits else ""
 
 
 def draw_curves(
@@ -113,7 +121,7 @@ def _draw_panel(axes: Axes, logs: Sequence[Log], panel: Panel, options: CurveOpt
         if panel.key == LOSS:
             _mark_resumes(axes, log, i, options, divisor)
     _label_x(axes, logs, panel, options, label, [curve.x / divisor for curve in curves.values()])
-    _scale_y(axes, logs, panel, options, list(curves.values()))
+    _scale_y(axes, panel, options, list(curves.values()))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     _add_line_legend(axes, logs, panel, options)
@@ -139,10 +147,16 @@ def _draw_line(axes: Axes, curve: Curve, line: Line, i: int, divisor: float, *, 
     )
 
 
-def _mark_best(axes: Axes, log: Log, i: int, options: CurveOptions, divisor: float) -> None:
+def _best_shown(log: Log, options: CurveOptions) -> tuple[int, float] | None:
+    """Return the best epoch and its value, if it is among the epochs that are drawn."""
     best = log.best()
     first, end = options.epoch_range
-    if best is None or best[0] < first or (end is not None and best[0] >= end):
+    return None if best is None or best[0] < first or (end is not None and best[0] >= end) else best
+
+
+def _mark_best(axes: Axes, log: Log, i: int, options: CurveOptions, divisor: float) -> None:
+    best = _best_shown(log, options)
+    if best is None:
         return
     epoch, value = best
     x = float(x_of(log, np.array([epoch + 1.0]), options)[0]) / divisor if options.counts_done else epoch
@@ -197,18 +211,24 @@ def loss_note(logs: Sequence[Log]) -> str:
     return f"The losses of these experiments are defined differently ({listed}): their values cannot be compared."
 
 
-def _scale_y(axes: Axes, logs: Sequence[Log], panel: Panel, options: CurveOptions, curves: Sequence[Curve]) -> None:
-    steep = panel.key == LOSS and panel.key not in options.linear_scale and falls_steeply(panel, logs)
-    in_log_scale = panel.key in options.log_scale or steep
+def _scale_y(axes: Axes, panel: Panel, options: CurveOptions, curves: Sequence[Curve]) -> None:
+    steep = panel.key == LOSS and panel.key not in options.linear_scale and falls_steeply([curve.y for curve in curves])
+    steep = steep and options.ylim.get(panel.key, (1.0,))[0] > 0
+    has_values = any(np.isfinite(curve.y).any() for curve in curves)
+    in_log_scale = (panel.key in options.log_scale and has_values) or steep
     axes.set_ylabel(panel.axis + (" (log scale)" if in_log_scale else ""), parse_math=False)
     if in_log_scale:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(_PlainLogFormatter())
-        axes.yaxis.set_minor_formatter(_PlainLogFormatter(minor_thresholds=(2.0, 0.5)))
+        axes.yaxis.set_minor_formatter(_PlainLogFormatter())
     else:
         # No offset: "1e-5 + 0.0312" above an axis is easily overlooked.
         axes.ticklabel_format(axis="y", useOffset=False, scilimits=(-3, 5), useMathText=True)
         _widen_if_constant(axes, curves)
+        if panel.key == MEMORY_PANEL:
+            # A change of 0.1% would look like a leak.
+            _, high = axes.get_ylim()
+            axes.set_ylim(0, max(1.1 * high, 1))
     usual = usual_range(curves) if options.remove_outliers and panel.key not in options.ylim else None
     if usual is not None and (not in_log_scale or usual[0] > 0):
         axes.set_ylim(*usual[:2])
@@ -233,7 +253,7 @@ def _add_line_legend(axes: Axes, logs: Sequence[Log], panel: Panel, options: Cur
         # Also show the markers: a curve of a single epoch has no visible line.
         marker = "o" if any(len(log.records) <= _FEW_EPOCHS for log in logs) else ""
         handles = [_handle(color, line.label, style=line.style, marker=marker) for line in panel.lines]
-    best = [log.best() for log in logs if _shows_selection(panel, log)]
+    best = [_best_shown(log, options) for log in logs if _shows_selection(panel, log)]
     if any(best):
         by_validation = any(log.selection_metric == VALID_LOSS for log in logs)
         label = ("best validation" if by_validation else "best training") if panel.key == LOSS else "best model"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from dwiml.arguments import check_choice, check_whole, shown
+from dwiml.arguments import check_choice, check_whole, counted, shown
 from dwiml.training.reporting.metrics import VALID_LOSS
 from dwiml.viz.curves.log import IN_BATCHES, Log, check_names, in_words
 from dwiml.viz.curves.panels import Line, Panel, Style, choose_panels
@@ -72,6 +72,15 @@ class CurveOptions:
         """Whether the x axis is what was done, and not the index of the epoch."""
         return self.per_batch or self.x != "epoch"
 
+    def check_epochs(self, logs: Sequence[Log]) -> None:
+        """Raise ValueError if no log has one of the epochs to draw."""
+        first, _ = self.epoch_range
+        most = max((log.nb_epochs for log in logs), default=0.0)
+        if first and first >= most:
+            raise ValueError(
+                f"No epoch of '{self.epochs}' is finished: there are {counted(int(most), 'epoch')}, counted from 0."
+            )
+
     def choose(self, logs: Sequence[Log]) -> list[Panel]:
         """Return the panels to draw.
 
@@ -104,6 +113,10 @@ class CurveOptions:
         for key in self.log_scale:
             if key in self.linear_scale:
                 raise ValueError(f"Panel '{key}' is both in log_scale and in linear_scale; remove it from one of them.")
+            if key in self.ylim and self.ylim[key][0] <= 0:
+                raise ValueError(
+                    f"Panel '{key}' cannot have a logarithmic scale from {self.ylim[key][0]:g}: give another ylim."
+                )
             for line in [line for panel in panels if panel.key == key for line in panel.lines]:
                 if any((log.columns(line.metric)[1] <= 0).any() for log in logs):
                     raise ValueError(

@@ -29,11 +29,12 @@ from dwiml.training.reporting.metrics import (
     WEIGHT_METRICS,
     name_of,
 )
-from dwiml.viz.curves.log import Log
+from dwiml.viz.curves.log import Floats, Log
 
 Style = Literal["-", "--", ":", "-."]
+MEMORY_PANEL = "memory"
 # Ratio of the largest to the smallest value, above which the later epochs are at the bottom of a linear axis.
-_STEEP = 30.0
+_STEEP = 10.0
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ STANDARD_PANELS = (
         (*_training_and_validation(DURATION), Line(f"train_{DATA_WAIT}", "training, waiting for data", ":")),
     ),
     Panel(SPEED, "Speed (points/s)", _training_and_validation(SPEED)),
-    Panel("memory", "Peak memory (MB)", (Line(MEMORY, "process"), Line(GPU_MEMORY, "GPU", "--"))),
+    Panel(MEMORY_PANEL, "Peak memory (MB)", (Line(MEMORY, "process"), Line(GPU_MEMORY, "GPU", "--"))),
 )
 # Negligible, or already shown otherwise.
 _NOT_DRAWN = frozenset({EPOCH, f"valid_{DATA_WAIT}"})
@@ -129,10 +130,10 @@ def choose_panels(logs: Sequence[Log]) -> list[Panel]:
     return panels
 
 
-def falls_steeply(panel: Panel, logs: Sequence[Log]) -> bool:
-    """Return whether a panel's values are positive and the largest is more than 30 times the smallest."""
-    found = [log.columns(line.metric)[1] for log in logs for line in panel.lines]
-    values = np.concatenate([np.zeros(0), *found])
+def falls_steeply(curves: Sequence[Floats]) -> bool:
+    """Return whether the values of curves, without NaN, are positive and the largest is over 10 times the smallest."""
+    values = np.concatenate([np.zeros(0), *curves])
+    values = values[np.isfinite(values)]
     return bool(len(values)) and bool(values.min() > 0 and values.max() > _STEEP * values.min())
 
 

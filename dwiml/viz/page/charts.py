@@ -78,7 +78,7 @@ def _panel(panel: Panel, logs: Sequence[Log]) -> dict[str, Any]:
         "key": panel.key,
         "axis": panel.axis,
         "lines": [{"metric": line.metric, "label": line.label, "style": line.style} for line in panel.lines],
-        "log": panel.key == LOSS and falls_steeply(panel, logs),
+        "log": panel.key == LOSS and falls_steeply([values]),
         "positive": positive,
         "wide": panel.key == LOSS,
         "selection": any(line.metric == log.selection_metric for log in logs for line in panel.lines),
