@@ -21,6 +21,7 @@ from tests_support import write_hdf5
 
 from dwiml import Learn2TrackModel
 from dwiml.training.experiment.checkpoint import load_checkpoint
+from dwiml.training.reporting.loggers.batches import read_batches
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(data: Path) -> Path:
-    train(data, data.parent, "alone", nb=1, log_weights=True)
+    train(data, data.parent, "alone", nb=1, log_weights=True, log_batches=1)
     return data.parent / "alone"
 
 
@@ -47,13 +48,19 @@ def close(some: Path, other: Path, tolerance: float = 1e-5) -> None:
 
 
 def test_two_processes_have_the_losses_of_one(data: Path, alone: Path) -> None:
-    train(data, data.parent, "two", nb=2, log_weights=True)
+    train(data, data.parent, "two", nb=2, log_weights=True, log_batches=1)
     close(data.parent / "two", alone)
     for line, expected in zip(logs(data.parent / "two"), logs(alone), strict=True):
         names = [name for name in expected if name.startswith("weight_")]
         assert len(names) > 4
         assert {name: line[name] for name in names} == pytest.approx({name: expected[name] for name in names}, rel=1e-3)
     assert len(load_checkpoint(data.parent / "two" / "checkpoint")["generators"]) == 2
+    # The log of batches has each batch once, with the loss of both processes.
+    batches, expected_batches = read_batches(data.parent / "two"), read_batches(alone)
+    assert batches["step"].tolist() == expected_batches["step"].tolist() == list(range(1, len(batches["step"]) + 1))
+    assert len(batches["step"]) > 3
+    for name in ("train_loss", "grad_norm"):
+        assert batches[name] == pytest.approx(expected_batches[name], abs=1e-5)
 
 
 @pytest.mark.slow
