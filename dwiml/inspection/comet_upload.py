@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,7 @@ def upload_to_comet(
         log.close()
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
+        log.discard()
         raise OSError(f"Comet failed ({reason}); the experiment is not complete there.") from error
     try:
         write_json(folder / RECEIPT_FILE, {"url": url, "epochs": nb_epochs}, follow_links=False)
@@ -104,6 +106,17 @@ class _Uploader(CometLogger):
     def stop(self, error: Exception) -> None:
         """Raise the error."""
         raise error
+
+    def discard(self) -> None:
+        """Remove what Comet's client has saved instead of sending it: the local logs have all."""
+        for path in self._archives():
+            path.unlink(missing_ok=True)
+        with suppress(OSError):
+            # Another run may have archives there.
+            self.offline_folder.rmdir()
+
+    def _confirm(self) -> None:
+        """Leave it to the end, which waits until all is sent."""
 
 
 def _check(folder: Path, trainer: Mapping[str, Any], *, again: bool) -> None:

@@ -28,6 +28,9 @@ class FakeExperiment:
     def log_figure(self, *, figure_name: str, figure: Any) -> None:
         self.figures[figure_name] = figure
 
+    def flush(self) -> bool:
+        return True
+
     def end(self) -> None:
         self.fake.fail_if_asked("end")
         self.ended = True

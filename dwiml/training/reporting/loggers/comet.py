@@ -20,6 +20,7 @@ from urllib.parse import urljoin
 from dwiml.params import checks_arguments
 from dwiml.training.reporting.loggers.base import Logger, plain_epoch, plain_metrics
 from dwiml.training.reporting.loggers.batches import records_after
+from dwiml.training.reporting.loggers.delivery import Delivery
 from dwiml.training.reporting.loggers.network import can_reach, within
 from dwiml.training.reporting.metrics import BATCH, EPOCH, STEP
 
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 OFFLINE_FOLDER = "comet_offline"
 # Comet's own time limits for a server that does not respond are minutes at the start, and an hour at the end.
 _COMET_TIMEOUT_S = 60.0
+# Time that an epoch waits for its values to be on the server; without an answer, they are sent in the background.
+_CONFIRM_S = 5.0
 # Minimum time to wait for the server, however long the import took.
 _SHORTEST_PROBE_S = 2.0
 
@@ -79,7 +82,8 @@ class CometLogger(Logger):
     -----
     Comet writes an offline archive when a run ends, so a killed process leaves none. The checkpoint's state therefore
     holds all epochs that are not yet on the server; a resumed run logs them again, and its archive replaces that of the
-    run that it continues.
+    run that it continues. Online, Comet's client sends in the background, so that an epoch is in the state until the
+    client has no more to send.
     """
 
     name = "comet"
@@ -107,9 +111,10 @@ class CometLogger(Logger):
         self._failed = False
         self._pending: list[dict[str, Any]] = []
         self._folder = Path(folder)
-        # Records of batches for the end of the epoch, and the last step that is on the server.
+        # Records of batches for the end of the epoch, the last step given to Comet, and the last that is on the server.
         self._batches: list[dict[str, float]] = []
-        self._step = 0
+        self._given = self._step = 0
+        self._delivery: Delivery | None = None
         self._superseded: list[Path] = []
 
     def log_parameters(self, params: Mapping[str, Any]) -> None:
@@ -127,11 +132,11 @@ class CometLogger(Logger):
         epoch = plain_epoch(epoch)
         record = {"epoch": epoch, "metrics": plain_metrics(metrics, epoch)}
         batches, self._batches = self._batches, []
-        sent = self._attempt(lambda experiment: _send(experiment, record, batches))
-        if not (sent and self.online):
-            self._pending.append(record)
-        elif batches:
-            self._step = int(batches[-1][STEP])
+        given = self._attempt(lambda experiment: _send(experiment, record, batches))
+        self._pending.append(record)
+        if given and self.online:
+            self._given = int(batches[-1][STEP]) if batches else self._given
+            self._confirm()
 
     def log_batches(self, records: Sequence[Mapping[str, float]]) -> None:
         """Keep the records of batches for the end of the epoch, so that a killed run has not sent them yet."""
@@ -157,7 +162,7 @@ class CometLogger(Logger):
             self.close()
         self.key = state["key"]
         self._pending = [dict(record) for record in state["pending"]]
-        self._step = state.get(STEP, 0)
+        self._given = self._step = state.get(STEP, 0)
         try:
             self._batches = records_after(self._folder, self._step)
         except (OSError, ValueError) as error:
@@ -174,13 +179,35 @@ class CometLogger(Logger):
                 # A resumed run writes all of it again.
                 _send_batches(experiment, self._batches)
             within(self.end_timeout or _COMET_TIMEOUT_S, experiment.end)
-            if self._tidy_archives():
-                command = f"comet upload {shlex.quote(str(self.offline_folder))}/*.zip"
-                return f"Comet was offline; from a computer with internet and your API key, run: {command}"
-            return f"Comet shows this run at {experiment.url}" if self.online else None
+            problem = self._delivery.problem(experiment) if self._delivery is not None and self.online else ""
+            if problem:
+                raise ConnectionError(problem)
+            has_archive = self._tidy_archives()
         except Exception as error:
             self.stop(error)
+            return self._how_to_send_all() if self.online else None
+        finally:
+            if self._delivery is not None:
+                self._delivery.close()
+        if self.online:
+            return self._how_to_send_all() if self._failed else f"Comet shows this run at {experiment.url}"
+        if not has_archive:
             return None
+        command = f"comet upload {shlex.quote(str(self.offline_folder))}/*.zip"
+        return f"Comet was offline; from a computer with internet and your API key, run: {command}"
+
+    def _how_to_send_all(self) -> str:
+        # An archive that the client leaves after a lost connection cannot be added to the experiment that exists.
+        command = f"dwiml comet_upload {shlex.quote(str(self._folder.absolute()))} -f"
+        return f"Comet does not have all of this run; with internet and your API key, send it again with: {command}"
+
+    def _confirm(self) -> None:
+        """Keep no longer what is on the server."""
+        try:
+            if self._delivery is not None and self._delivery.confirm(self._experiment, _CONFIRM_S):
+                self._pending, self._step = [], self._given
+        except Exception as error:
+            self.stop(error)
 
     def _tidy_archives(self) -> bool:
         """Remove the archives of the runs that this one continued; return whether this one has written any."""
@@ -238,6 +265,7 @@ class CometLogger(Logger):
         )
         # Offline, it starts in this thread, so that Comet's exit hook writes the archive if close() is not called.
         # Online, that hook could block the exit of the program; it only runs in the thread that started Comet.
+        self._delivery = Delivery() if self.online else None
         self._experiment = within(_COMET_TIMEOUT_S, start) if self.online else start()
         for record in self._pending:
             # Offline, batches are sent at the end.
@@ -245,9 +273,7 @@ class CometLogger(Logger):
             _send(self._experiment, record, own)
             if own:
                 self._batches = [each for each in self._batches if each not in own]
-                self._step = max(self._step, int(own[-1][STEP]))
-        if self.online:
-            self._pending = []
+                self._given = max(self._given, int(own[-1][STEP]))
 
     def _archives(self) -> list[Path]:
         if self.offline_folder.is_symlink():

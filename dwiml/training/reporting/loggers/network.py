@@ -18,14 +18,8 @@ _PROXY_AUTHENTICATION_REQUIRED = 407
 _SERVER_ERROR = 500
 
 
-def within(seconds: float, action: Callable[[], Any]) -> Any:
-    """Run a call that may hang in a daemon thread.
-
-    Raises
-    ------
-    TimeoutError
-        If it takes longer than `seconds`.
-    """
+def begin(action: Callable[[], Any]) -> Future[Any]:
+    """Run a call that may hang in a daemon thread; return its future."""
     future: Future[Any] = Future()
 
     def run() -> None:
@@ -35,6 +29,18 @@ def within(seconds: float, action: Callable[[], Any]) -> Any:
             future.set_exception(error)
 
     threading.Thread(target=run, name="dwiml network", daemon=True).start()
+    return future
+
+
+def within(seconds: float, action: Callable[[], Any]) -> Any:
+    """Run a call that may hang in a daemon thread.
+
+    Raises
+    ------
+    TimeoutError
+        If it takes longer than `seconds`.
+    """
+    future = begin(action)
     if not wait([future], seconds).done:
         raise TimeoutError(f"no answer within {seconds:g} s")
     return future.result()

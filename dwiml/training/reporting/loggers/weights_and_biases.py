@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import netrc
 import os
@@ -118,9 +119,13 @@ class WandbLogger(Logger):
 
     def log_figure(self, name: str, figure: Any) -> None:
         """Send a figure of matplotlib as an image, with the last row, so that the number of rows stays the same."""
+        import PIL.Image
         import wandb
 
-        self._run.log({name: wandb.Image(figure)}, step=max(self._nb_rows - 1, 0))
+        # As an image: given the figure itself, the package needs pyplot, which dwiml does not import.
+        file = io.BytesIO()
+        figure.savefig(file, format="png")
+        self._run.log({name: wandb.Image(PIL.Image.open(file))}, step=max(self._nb_rows - 1, 0))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the identifier of the run, and the number of its rows, which are in the local logs."""
