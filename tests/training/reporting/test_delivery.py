@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,12 +17,14 @@ from dwiml.training.reporting.loggers.delivery import Delivery
 
 
 @pytest.fixture
-def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CometLogger:
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CometLogger]:
     """Online, in its first epoch."""
     monkeypatch.setitem(sys.modules, "comet_ml", FakeComet())
     monkeypatch.setattr(comet, "can_reach", lambda url, *, timeout: True)
     monkeypatch.setattr(comet, "_CONFIRM_S", 0.1)
-    return CometLogger("team", "tracts", "my run", tmp_path)
+    running = CometLogger("team", "tracts", "my run", tmp_path)
+    yield running
+    running.close()
 
 
 def _pending(log: CometLogger) -> tuple[list[int], int]:
@@ -46,29 +49,31 @@ def test_what_is_not_sent_yet_is_pending(log: CometLogger, monkeypatch: pytest.M
 
 
 def test_a_slow_server_is_asked_once(log: CometLogger, monkeypatch: pytest.MonkeyPatch) -> None:
-    begins: list[float] = []
+    answers = [threading.Event(), threading.Event()]
+    asked: list[int] = []
 
     def flush(self: FakeExperiment) -> bool:
-        begins.append(time.monotonic())
-        time.sleep(1.5)
-        return True
+        asked.append(len(asked))
+        return answers[asked[-1]].wait(30)
 
     monkeypatch.setattr(FakeExperiment, "flush", flush)
     for epoch in range(3):
         log.log_metrics({"train_loss": 0.5}, epoch)
-    assert len(begins) == 1
-    assert time.monotonic() - begins[0] < 1.5
+    assert asked == [0]
     assert _pending(log) == ([0, 1, 2], 0)
-    # What it said of the first epoch is no answer for the others.
-    time.sleep(2)
+    # What it says of the first epoch is no answer for the others.
+    monkeypatch.setattr(comet, "_CONFIRM_S", 5)
+    threading.Timer(0.2, answers[0].set).start()
+    threading.Timer(0.4, answers[1].set).start()
     log.log_metrics({"train_loss": 0.5}, 3)
-    assert len(begins) == 2
-    assert _pending(log)[0] == [0, 1, 2, 3]
+    assert asked == [0, 1]
+    assert _pending(log)[0] == []
 
 
 def test_a_refusal_that_is_only_in_the_log_of_the_client_is_a_failure(
     log: CometLogger, caplog: pytest.LogCaptureFixture
 ) -> None:
+    before = list(logging.getLogger("comet_ml.streamer").handlers)
     log.log_metrics({"train_loss": 0.5}, 0)
     sender = logging.getLogger("comet_ml.streamer.handlers.online_handler")
     with caplog.at_level(logging.WARNING, logger="dwiml"):
@@ -82,7 +87,7 @@ def test_a_refusal_that_is_only_in_the_log_of_the_client_is_a_failure(
     sentence = log.close()
     assert sentence is not None
     assert sentence.startswith("Comet does not have all of this run")
-    assert not logging.getLogger("comet_ml.streamer").handlers
+    assert logging.getLogger("comet_ml.streamer").handlers == before
 
 
 def test_a_lost_connection() -> None:

@@ -114,8 +114,8 @@ def test_a_killed_training_is_whole_after_its_resume(
     assert ended.returncode == 0, ended.stderr
     assert _equal(_received(server), _expected(tmp_path / "exp"))
     ((run, rows),) = server.rows.items()
-    # The client keeps the last row of the ten of two epochs, and maybe that of the first batch.
-    assert len(before[run]) in ((9, 10) if waits_s else (0,))
+    # The client keeps the last row until the next one.
+    assert len(before[run]) >= (9 if waits_s else 0)
     # What was there stays as it was.
     assert rows[: len(before[run])] == before[run]
     assert server.config[run]["trainer"]["value"]["max_epochs"] == 3
