@@ -47,6 +47,7 @@ class FakeRun:
         self.axes: dict[str, Any] = {}
         self.config: list[Row] = []
         self.nb_ends = 0
+        self.images: list[tuple[int, int]] = []
 
     @property
     def step(self) -> int:
@@ -57,6 +58,10 @@ class FakeRun:
         self.axes[name] = step_metric
 
     def log(self, row: Row, *, step: int) -> None:
+        if list(row) == ["curves"]:
+            assert step == self.step - 1
+            self.images.append(row["curves"].size)
+            return
         assert step == self.step
         self.rows[step] = row
 
@@ -74,6 +79,9 @@ class FakeWandb(types.ModuleType):
 
     def setup(self) -> Any:
         return types.SimpleNamespace(settings=self.settings)
+
+    def Image(self, image: Any) -> Any:
+        return image
 
     def Settings(self, **settings: Any) -> Row:
         return settings
@@ -125,6 +133,7 @@ def test_online_each_value_is_sent_once_after_a_resume(tiny_hdf5: Path, tmp_path
     assert run.options["config"]["trainer"]["max_epochs"] == 3
     assert (run.options["project"], run.options["entity"], run.options["name"]) == ("tracts", "team", "exp")
     assert (run.options["mode"], run.options["resume"], run.nb_ends) == ("online", "allow", 2)
+    assert [min(size) > 300 for size in run.images] == [True, True]
     names = {name for row in expected for name in row}
     axes = {name: "batch_step" if name.startswith("batch_") else "epoch" for name in names}
     assert run.axes == {**axes, "epoch": None, "batch_step": None}
