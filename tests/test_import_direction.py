@@ -90,7 +90,7 @@ MODULES = {
     "tracking.sources": ROOMS["tracking"] | {"tracking", "hdf5.inputs.standalone", "hdf5.inputs.standardization"},
     # DIPY and scilpy keep streamlines in HDF5 files, which are read with the same checks as those of dwiml.
     "tractograms.in_hdf5": ROOMS["tractograms"] | {"tractograms", "hdf5.stored"},
-    "training.generation.phase": ROOMS["training"] | {"training", "tracking", "scoring"},
+    "training.generation.phase": ROOMS["training"] | {"training", "tracking", "tractograms", "scoring"},
     "training.generation.settings": ROOMS["training"] | {"training", "tracking"},
     "training.generation.measures": ROOMS["training"] | {"training", "scoring"},
 }

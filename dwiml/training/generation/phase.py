@@ -24,6 +24,7 @@ from dwiml.scoring.ground_truth import GroundTruth
 from dwiml.scoring.ground_truth_files import read_ground_truth
 from dwiml.tracking.mask_groups import mask_of_group
 from dwiml.tracking.propagation import MASK, PropagationRules, PropagationStopped, Propagator, check_max_len
+from dwiml.tractograms.grid import HOW_TO_RESAMPLE
 from dwiml.training.cluster.stopping import NOTHING
 from dwiml.training.epoch import handle_requests
 from dwiml.training.generation.measures import SubjectReference, measure_continued
@@ -331,7 +332,7 @@ class DWIMLTrainerOneInputWithGVPhase(DWIMLTrainerOneInput):
             if difference:
                 raise ValueError(
                     f"The ground truth of subject '{subject.subject_id}' is not on the grid of its volume in the HDF5 "
-                    f"file: they have {difference}; resample the ground truth to this grid."
+                    f"file: they have {difference}; resample the ground truth to this grid, {HOW_TO_RESAMPLE}."
                 )
             truths[subject.subject_id] = truth
         return truths

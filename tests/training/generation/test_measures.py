@@ -155,7 +155,7 @@ def test_a_truth_on_another_grid_is_refused(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     nib.save(nib.Nifti1Image(np.ones(SHAPE, dtype=np.uint8), np.diag([2.0, 2.0, 2.0, 1.0])), folder / "one.nii.gz")
-    with pytest.raises(ValueError, match="subject 'sub-b' is not on the grid of its volume .* different affines"):
+    with pytest.raises(ValueError, match="subject 'sub-b' is not on the grid of its volume .*affines.*mrgrid"):
         small_trainer(data, tmp_path, tracking=True, tracking_phase_ground_truth=str(folder))
 
 
