@@ -90,6 +90,8 @@ MODULES = {
     "tracking.sources": ROOMS["tracking"] | {"tracking", "hdf5.inputs.standalone", "hdf5.inputs.standardization"},
     # DIPY and scilpy keep streamlines in HDF5 files, which are read with the same checks as those of dwiml.
     "tractograms.in_hdf5": ROOMS["tractograms"] | {"tractograms", "hdf5.stored"},
+    # A finished training draws its curves for the services, if there are any.
+    "training.reporting.loggers": ROOMS["training"] | {"training", "viz.logs"},
     "training.generation.phase": ROOMS["training"] | {"training", "tracking", "tractograms", "scoring"},
     "training.generation.settings": ROOMS["training"] | {"training", "tracking"},
     "training.generation.measures": ROOMS["training"] | {"training", "scoring"},
@@ -118,11 +120,23 @@ def _exists(module: str) -> bool:
     return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
 
+def _imported_by_name(tree: ast.AST) -> set[str]:
+    """Return the modules whose names, as literals, are given to ``import_module``."""
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args)
+    return {
+        str(call.args[0].value)
+        for call in calls
+        if "import_module" in {getattr(call.func, "id", None), getattr(call.func, "attr", None)}
+        and isinstance(call.args[0], ast.Constant)
+    }
+
+
 @functools.cache
 def imported_modules(source: str, package: str) -> frozenset[str]:
     """Return the dwiml modules that a source imports, without ``dwiml.``; `package` is where the source stands."""
-    found = set()
-    for node in _statements(ast.parse(source)):
+    tree = ast.parse(source)
+    found = _imported_by_name(tree)
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
             continue
@@ -177,6 +191,7 @@ def test_each_command_is_one_module() -> None:
         ("models.base", "def f():\n    from dwiml.data import dataset", ["data.dataset"]),
         ("models.base", "from dwiml import MultiSubjectDataset", ["data.dataset"]),
         ("models.base", "from dwiml import __version__", []),
+        ("models.base", "import importlib\nimportlib.import_module('dwiml.viz.logs')", ["viz.logs"]),
         (
             "models.base",
             "if TYPE_CHECKING:\n    from dwiml.data.dataset import X\nelse:\n    import dwiml.viz",

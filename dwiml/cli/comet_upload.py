@@ -14,7 +14,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="dwiml comet_upload",
         allow_abbrev=False,
         description="Send an experiment to Comet.ml after its training: parameters, metrics of epochs and batches, and "
-        "the figure of its curves. An experiment that has logged to Comet offline is sent with 'comet upload' instead.",
+        "the figure of its curves. An experiment that has logged to Comet offline is sent with 'comet upload' instead. "
+        "If the connection was lost during the training, send it again as a new experiment with -f.",
     )
     parser.add_argument("experiment", metavar="EXPERIMENT", help="experiment folder")
     parser.add_argument("--workspace", metavar="NAME", help="workspace on Comet [as recorded in the experiment]")

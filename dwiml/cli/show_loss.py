@@ -11,13 +11,13 @@ from dwiml.cli import parse_and_run
 from dwiml.cli.options.shared import add_images, add_moved_data, add_overwrite, add_sidecar, add_verbose
 from dwiml.cli.options.user_classes import add_class_options
 from dwiml.cli.running.loss_data import ALL
+from dwiml.cli.running.tracking_data import OF_IMAGES
 
 if TYPE_CHECKING:
     from dwiml.evaluation.losses_by_point import SubjectReader
 
 SUMMARY = "summary.json"
 HISTOGRAMS = "histograms.png"
-_OF_IMAGES = ("standardization", "standardize_like", "std_mask")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -27,8 +27,8 @@ def build_parser() -> argparse.ArgumentParser:
         usage="dwiml show_loss EXPERIMENT SUBJECT OUT_DIR [--tractogram FILE] [options]\n"
         "       dwiml show_loss EXPERIMENT SUBJECT OUT_DIR --input IMAGE [IMAGE ...] --tractogram FILE [options]",
         description="Run the best model of an experiment of 'dwiml train' along the true streamlines of a subject, or "
-        "those of --tractogram, and write its loss at each point and, if the model predicts them, the distance in mm "
-        "between its next point and the true one, and the probability that the streamline ends: loss.trk (all "
+        "those of --tractogram. Each point gets the loss and, depending on the model, the distance in mm between the "
+        "predicted and the true next point, and the probability that the streamline ends there. Writes loss.trk (all "
         "streamlines, colored by --color_by), best_10_percent.trk and worst_10_percent.trk (by mean loss), "
         "histograms.png and summary.json. To draw them: 'dwiml show_tractogram OUT_DIR/loss.trk OUT.png --color loss'.",
     )
@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
         "subject",
         metavar="SUBJECT",
         help=f"a subject of the HDF5 file, or '{ALL}' for all subjects of a subset, each in its own folder in OUT_DIR; "
-        "with --input, any name, which is used in messages and results",
+        "with --input, any name; it is used in messages and results",
     )
     parser.add_argument("out_dir", metavar="OUT_DIR", help="folder for the results; created if missing")
     parser.add_argument(
@@ -154,7 +154,7 @@ def _show(model: Any, reader: SubjectReader, folder: Path, arguments: argparse.N
 
     name = reader.data.subject_id
     with progress_bar(f"{name}, losses", reader.nb_streamlines) as on_progress:
-        losses = measure_losses(model, reader, color_by=arguments.color_by, on_progress=on_progress)
+        losses = measure_losses(model, reader, required=arguments.color_by, on_progress=on_progress)
     (folder / SUMMARY).unlink(missing_ok=True)
     with progress_bar(f"{name}, writing", None) as on_progress:
         summary = write_loss_tractograms(
@@ -188,7 +188,7 @@ def _show(model: Any, reader: SubjectReader, folder: Path, arguments: argparse.N
 
 def _origin(reader: SubjectReader, arguments: argparse.Namespace) -> dict[str, Any]:
     """Return which model and data the results are from, for the summary."""
-    given = {name: getattr(arguments, name) for name in ("tractogram", "input", *_OF_IMAGES)}
+    given = {name: getattr(arguments, name) for name in ("tractogram", "input", *OF_IMAGES)}
     given = {name: value for name, value in given.items() if value is not None}
     subset = {} if arguments.input else {"subset": reader.phase}
     return {"experiment": str(arguments.experiment), **given, **subset}

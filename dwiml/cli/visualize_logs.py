@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--watch",
         type=float,
         metavar="SECONDS",
-        help="save the figure again every so many seconds, until all trainings have ended, or Ctrl-C",
+        help="save the figure again every SECONDS seconds, until all trainings have ended or Ctrl-C is pressed",
     )
     add_overwrite(parser, "replace existing files of --out and --csv")
     add_verbose(parser)
@@ -118,7 +118,7 @@ def _add_look(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="PANEL",
         help="panels with a logarithmic vertical axis; the loss has one by default if its largest value is more than "
-        "10 times its smallest",
+        "10 times its smallest, unless --ylim starts at 0 or below",
     )
     group.add_argument(
         "--linear_scale",

@@ -1,4 +1,4 @@
-"""A dataset of one subject that is in no HDF5 file: a volume in memory, and the streamlines of a file."""
+"""A dataset of one subject that is not in an HDF5 file: a volume in memory, and the streamlines of a file."""
 
 from __future__ import annotations
 
@@ -86,6 +86,10 @@ class GivenSubject(MultiSubjectDataset):
     def files_shown(self) -> str:
         """What holds the data, for a message."""
         return "the given images and tractogram"
+
+    def fingerprint(self) -> str:
+        """Refused: there is no file."""
+        raise ValueError("A subject given by images is not in an HDF5 file: it has no fingerprint.")
 
     def load_data(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the data are in memory."""

@@ -91,12 +91,8 @@ def evaluate_directions(
             outputs = batch.run(model)
             loss, n = batch.loss(model, outputs)
             means["loss"].update(loss, n, ids_per_subj.key.batch_index)
-            to_mm = _voxel_sizes(batch_loader, targets, ids_per_subj)
-            directions = model.get_tracking_directions(outputs, "det", None)
-            if model.forward_uses_last_point:
-                # The last point has no next step.
-                directions = targets.mapped(directions).trimmed_last().data
-            for name, angles in _angles(directions, targets, to_mm).items():
+            steps = _steps_mm(model, batch, outputs, _voxel_sizes(batch_loader, targets, ids_per_subj))
+            for name, angles in _angles(batch.targets.diff().is_first(), *steps).items():
                 mean = angles.mean() if len(angles) else angles.sum()
                 means[name].update(mean, len(angles), ids_per_subj.key.batch_index)
             for mean_monitor in means.values():
@@ -122,17 +118,16 @@ def _voxel_sizes(
     return torch.cat(sizes).to(targets.device)
 
 
-def _angles(directions: torch.Tensor, targets: TensorSequence, to_mm: torch.Tensor) -> dict[str, torch.Tensor]:
+def _angles(is_first: torch.Tensor, true: torch.Tensor, directions: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return {measure: angles in degrees, one per point}; points whose next step has no length are left out.
 
-    `directions` and the steps of `targets` are in voxels, in voxel space; `to_mm` is the voxel size of each step.
+    `true` and `directions`, shape (N, 3), are the steps and the directions of the model, in mm; `is_first`, shape (N,),
+    marks the first step of each streamline.
     """
-    steps = targets.diff()
-    true = steps.data * to_mm
-    model_angles = angle_degrees(directions * to_mm, true)
+    model_angles = angle_degrees(directions, true)
     before = true.roll(1, dims=0)
     moves = true.norm(dim=1) > 0
-    inner = moves & ~steps.is_first() & (before.norm(dim=1) > 0)
+    inner = moves & ~is_first & (before.norm(dim=1) > 0)
     return {
         "angle": model_angles[moves],
         "angle_after_first": model_angles[inner],
@@ -172,6 +167,21 @@ def displacements_mm(model: Any, batch: ModelBatch, outputs: Any, voxel_sizes: t
     TypeError, ValueError
         If the model does not return one direction per row of its outputs.
     """
+    true, along = _steps_mm(model, batch, outputs, voxel_sizes)
+    lengths = torch.linalg.vector_norm(true, dim=-1, keepdim=True)
+    # 0 / 0 is NaN: there is no direction, or no step.
+    step_of_model = along * (lengths / torch.linalg.vector_norm(along, dim=-1, keepdim=True))
+    distances: torch.Tensor = torch.linalg.vector_norm(step_of_model - true, dim=-1)
+    return distances.masked_fill(lengths[:, 0] == 0, torch.nan)
+
+
+def _steps_mm(
+    model: Any, batch: ModelBatch, outputs: Any, voxel_sizes: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the true steps and the directions of the model, (number of steps, 3) each, in mm along the same axes.
+
+    `voxel_sizes`, shape (3,) or (number of steps, 3), is in mm.
+    """
     steps = batch.targets.diff().data
     nb_rows = batch.targets.total_points if model.forward_uses_last_point else len(steps)
     directions = _directions(model, outputs, nb_rows)
@@ -181,12 +191,7 @@ def displacements_mm(model: Any, batch: ModelBatch, outputs: Any, voxel_sizes: t
     # A model that receives scanner space has its steps and its directions in mm already.
     to_mm = torch.ones(3) if space_of(model) == RASMM else voxel_sizes
     to_mm = to_mm.to(steps.device)
-    true, along = steps * to_mm, directions.to(steps.dtype) * to_mm
-    lengths = torch.linalg.vector_norm(true, dim=-1, keepdim=True)
-    # 0 / 0 is NaN: there is no direction, or no step.
-    step_of_model = along * (lengths / torch.linalg.vector_norm(along, dim=-1, keepdim=True))
-    distances: torch.Tensor = torch.linalg.vector_norm(step_of_model - true, dim=-1)
-    return distances.masked_fill(lengths[:, 0] == 0, torch.nan)
+    return steps * to_mm, directions.to(steps.dtype) * to_mm
 
 
 def _directions(model: Any, outputs: Any, nb_rows: int) -> torch.Tensor:

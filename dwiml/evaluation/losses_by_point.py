@@ -128,7 +128,7 @@ def measure_losses(
     model: LossModel,
     reader: SubjectReader,
     *,
-    color_by: str = "loss",
+    required: str = "loss",
     on_progress: Callable[[int], None] = lambda count: None,
 ) -> PointLosses:
     """Measure the loss of a model at each point of the streamlines of a subject.
@@ -141,9 +141,9 @@ def measure_losses(
     reader
         Reader of the subject. One batch is in memory at a time, besides the losses, the displacements and the EOS
         probabilities (4 bytes each per point).
-    color_by
-        What must be measured, one of :data:`dwiml.evaluation.point_losses.COLOR_BY`, or an error is raised after the
-        first batch.
+    required
+        Values that the model must have, one of :data:`dwiml.evaluation.point_losses.COLOR_BY`; otherwise, an error is
+        raised after the first batch.
     on_progress
         Called after each batch with its number of streamlines.
 
@@ -155,7 +155,7 @@ def measure_losses(
     Raises
     ------
     ValueError
-        If no streamline of the subject has a loss, or the model has no such values as `color_by`.
+        If no streamline of the subject has a loss, or the model does not have the `required` values.
     FloatingPointError
         If a loss is NaN or infinite.
     TypeError, ValueError
@@ -167,7 +167,7 @@ def measure_losses(
     with evaluation_mode(model):
         for targets, ids_per_subj in reader.batches():
             parts.append(_losses_of_batch(model, reader, targets.to(model.device), ids_per_subj))
-            parts[-1].values_for_color(color_by)
+            parts[-1].values_for_color(required)
             on_progress(len(targets))
     if not parts or all(np.isnan(part.loss).all() for part in parts):
         name = reader.data.subject_id

@@ -123,8 +123,9 @@ class PointLosses:
         found = {"loss": self.filled()}
         if self.displacement_mm is not None:
             found["displacement_mm"] = self.filled(self.displacement_mm)
-        if self.eos_probability is not None and self.eos_error is not None:
-            found |= {"eos_probability": self.eos_probability, "eos_error": self.eos_error}
+        error = self.eos_error
+        if self.eos_probability is not None and error is not None:
+            found |= {"eos_probability": self.eos_probability, "eos_error": error}
         return found
 
     def values_for_color(self, color_by: str) -> Floats:

@@ -32,8 +32,8 @@ _PARTNERS = {".hdr": ".img", ".img": ".hdr", ".HDR": ".IMG", ".IMG": ".HDR"}
 _OTHER_UNITS = {1: "meters", 3: "micrometers"}
 # Size of a header and its extensions.
 _MAX_HEADER_BYTES = 2**26
-# Bytes decompressed at once.
-_SLAB = 2**20
+# Bytes decompressed at once, volumes held until they are copied, and slices of them copied at once.
+_SLAB, _NB_VOLUMES, _NB_SLICES = 2**20, 16, 4
 # Compression ratio of zeros (RFC 1951: 258 bytes in 2 bits).
 _MAX_GZIP_RATIO = 1032
 # How to convert the formats of other tools; {0} is the file, {1} the file without its extension.
@@ -198,8 +198,8 @@ def read_voxels(image: Any, label: str, *, dtype: Any = None, volume: int | None
         # In one pass, and not by nibabel's own decompression, which is slower.
         voxels = image.dataobj
         with open_gzip(image.file_map["image"].filename) as stream:
-            if volume is None and (voxels.slope, voxels.inter) == (1, 0):
-                values = np.asarray(_stored_values(stream, voxels), dtype=dtype)
+            if volume is None and len(image.shape) in (3, 4) and (voxels.slope, voxels.inter) == (1, 0):
+                values = _stored_values(stream, voxels, dtype)
             else:
                 spec = (voxels.shape, voxels.dtype, voxels.offset, voxels.slope, voxels.inter)
                 values = _values(type(voxels)(stream, spec), dtype, volume)
@@ -226,17 +226,47 @@ def _values(voxels: Any, dtype: Any, volume: int | None) -> NDArray[Any]:
     return np.asarray(voxels if volume is None else voxels[..., volume], dtype=dtype)
 
 
-def _stored_values(stream: IO[bytes], voxels: Any) -> NDArray[Any]:
-    """Read the values of a NIfTI image without scaling them, into one array; nibabel would need a second one."""
-    values: NDArray[Any] = np.empty(math.prod(voxels.shape), voxels.dtype)
+def _stored_values(stream: IO[bytes], voxels: Any, dtype: Any) -> NDArray[Any]:
+    """Read the values of a NIfTI image without scaling them, shape (X, Y, Z) or (X, Y, Z, F), in C order.
+
+    A few volumes are read at once, and copied: nibabel would need memory for all of them a second time.
+    """
+    shape = voxels.shape if len(voxels.shape) == 4 else (*voxels.shape, 1)
+    values: NDArray[Any] = np.empty(shape, voxels.dtype if dtype is None else dtype)
     stream.seek(voxels.offset)
-    content, nb_read = values.view(np.uint8).data, 0
-    while nb_read < len(content):
-        nb = stream.readinto(content[nb_read : nb_read + _SLAB])  # type: ignore[attr-defined]
+    nb_voxels, nb_features = math.prod(shape[:3]), shape[3]
+    block: NDArray[Any] = np.empty(nb_voxels * min(_NB_VOLUMES, nb_features), voxels.dtype)
+    for first in range(0, nb_features, _NB_VOLUMES):
+        nb = min(_NB_VOLUMES, nb_features - first)
+        part = block[: nb_voxels * nb]
+        nb_read = _fill(part.view(np.uint8).data, stream)
+        if nb_read < part.nbytes:
+            nb_read += first * nb_voxels * part.itemsize
+            nb_bytes = math.prod(shape) * part.itemsize
+            raise EOFError(f"it ends after {nb_read} of the {nb_bytes} bytes of voxels that its header announces")
+        copy_volumes(values[..., first : first + nb], part.reshape((*shape[:3], nb), order="F"))
+    return values.reshape(voxels.shape)
+
+
+def _fill(buffer: memoryview, stream: IO[bytes]) -> int:
+    """Read until a buffer is full or the stream ends; return the number of bytes."""
+    nb_read = 0
+    while nb_read < len(buffer):
+        nb = stream.readinto(buffer[nb_read : nb_read + _SLAB])  # type: ignore[attr-defined]
         if not nb:
-            raise EOFError(f"it ends after {nb_read} of the {len(content)} bytes of voxels that its header announces")
+            break
         nb_read += nb
-    return values.reshape(voxels.shape, order="F")
+    return nb_read
+
+
+def copy_volumes(out: NDArray[Any], volumes: NDArray[Any]) -> None:
+    """Copy volumes (X, Y, Z, F) that have x first and features last in memory, as in a NIfTI file, to C order.
+
+    Blocks that fit in the cache, read in the order of the file, make this six times faster.
+    """
+    for z in range(0, volumes.shape[2], _NB_SLICES):
+        for y in range(volumes.shape[1]):
+            out[:, y, z : z + _NB_SLICES] = np.ascontiguousarray(volumes[:, y, z : z + _NB_SLICES].T).T
 
 
 def _is_gzip(name: str | os.PathLike[str] | None) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from dwiml.hdf5.directions.alignment import Alignment
 from dwiml.hdf5.inputs.connectivity import ConnectivityPlan
 from dwiml.hdf5.inputs.inspection import SubjectPlan, leave_out
 from dwiml.hdf5.part_folder import PartFolder
-from dwiml.hdf5.parts import Counts, Made, Part, PartOptions
+from dwiml.hdf5.parts import Counts, Part, PartOptions, PartResult
 from dwiml.hdf5.workers import Workers
 
 Report = Callable[[int, int, str], None]
@@ -44,9 +44,9 @@ class Assembly:
     base
         The file to which the subjects are added; None for a new file.
     counts
-        {new subject: {streamlines group: its counts}}, once it is in the file.
+        {new subject: {streamlines group: its counts}}, once its part is made.
     alignments
-        {new subject: how well its directional features follow its streamlines}, once it is in the file.
+        {new subject: how well its directional features follow its streamlines}, once its part is made.
     nb_reused
         Number of parts of a stopped creation that were used.
     """
@@ -61,6 +61,7 @@ class Assembly:
     counts: dict[str, Counts] = field(default_factory=dict)
     alignments: dict[str, list[Alignment]] = field(default_factory=dict)
     nb_reused: int = 0
+    _syncs: list[Future[None]] = field(default_factory=list)
 
     def write(
         self,
@@ -108,13 +109,14 @@ class Assembly:
         for part in parts:
             counts = part.counts_if_made()
             if counts is not None:
-                self._note(part, Made(counts, part.alignments()))
+                self._note(part, PartResult(counts, part.alignments()))
                 sources[part.name] = part.path
         self.nb_reused = nb_done = len(self.counts)
         report(nb_done, len(parts), "")
         waiting = deque(order)
         missing = [part for part in parts if part.name not in sources]
-        with ThreadPoolExecutor(max_workers=1) as disk:
+        disk = ThreadPoolExecutor(max_workers=1)
+        try:
             self._copy_ready(handle, waiting, sources, disk)
             for outcome in self.workers.run(Part.make, missing, lambda part: f"subject '{part.name}'"):
                 part = missing[outcome.index]
@@ -129,8 +131,13 @@ class Assembly:
                 nb_done += 1
                 left_out = self.skipped is not None and part.name in self.skipped
                 report(nb_done, len(parts), f"{part.name} (left out)" if left_out else part.name)
+            for each in self._syncs:
+                # The system reports that it could not write only once: the sync at the end would not be told.
+                each.result()
+        finally:
+            disk.shutdown(cancel_futures=True)
 
-    def _note(self, part: Part, made: Made) -> None:
+    def _note(self, part: Part, made: PartResult) -> None:
         self.counts[part.name], self.alignments[part.name] = made.counts, made.alignments
 
     def _copy_ready(self, handle: h5py.File, waiting: deque[str], sources: Mapping[str, Path], disk: Executor) -> None:
@@ -140,7 +147,6 @@ class Assembly:
                 continue
             # Those of the file that will be replaced exist nowhere else.
             copy_subject(handle, sources[name], name, verify=name not in self.counts)
-            if self.workers.nb > 1:
-                # While the processes work: otherwise, all of the file must be written to the disk at the end, where
-                # failures are noticed.
-                disk.submit(file_writer.sync, Path(handle.filename))
+            if self.workers.nb > 1 and waiting:
+                # While the processes work: otherwise, all of the file must be written to the disk at the end.
+                self._syncs.append(disk.submit(file_writer.sync, Path(handle.filename)))

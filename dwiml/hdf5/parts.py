@@ -65,8 +65,8 @@ Counts = dict[str, StreamlinesCount]
 
 
 @dataclass(frozen=True)
-class Made:
-    """What is known of a part once it is made.
+class PartResult:
+    """Result of making a part.
 
     Attributes
     ----------
@@ -177,12 +177,12 @@ class Part:
             return {group: StreamlinesCount(**counts) for group, counts in found.items()}
         return None
 
-    def make(self) -> Made:
+    def make(self) -> PartResult:
         """Read, convert and write the subject, and measure it; the file gets its name once it is complete.
 
         Returns
         -------
-        Made
+        PartResult
             What the part holds.
 
         Raises
@@ -199,7 +199,7 @@ class Part:
             file_writer.write_group_digests(subject)
             handle.attrs[_RECORD] = json.dumps(self.record)
             handle.attrs[_COUNTS] = json.dumps({group: asdict(count) for group, count in counts.items()})
-        return Made(counts, self.alignments())
+        return PartResult(counts, self.alignments())
 
     def alignments(self) -> list[Alignment]:
         """Measure how well the directional features of the part, which must exist, follow its streamlines."""

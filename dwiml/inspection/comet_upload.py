@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,14 +105,6 @@ class _Uploader(CometLogger):
     def stop(self, error: Exception) -> None:
         """Raise the error."""
         raise error
-
-    def discard(self) -> None:
-        """Remove what Comet's client has saved instead of sending it: the local logs have all."""
-        for path in self._archives():
-            path.unlink(missing_ok=True)
-        with suppress(OSError):
-            # Another run may have archives there.
-            self.offline_folder.rmdir()
 
     def _confirm(self) -> None:
         """Leave it to the end, which waits until all is sent."""

@@ -1,4 +1,4 @@
-"""The batch loader of an experiment for a subject that is in no HDF5 file: images, and a tractogram."""
+"""The batch loader of an experiment for a subject that is not in an HDF5 file: images, and a tractogram."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from dwiml.batching.loader import DWIMLStreamlinesBatchLoader
 from dwiml.data.given_streamlines import GivenStreamlines
 from dwiml.data.given_subject import GivenSubject, GivenVolume
+from dwiml.files.images import read_nb_features
 from dwiml.tracking.sources import read_input_images
 from dwiml.trained.tracking_data import how_to_read_images, input_group_of
 from dwiml.training.experiment.folder import experiment_folder
@@ -59,11 +60,12 @@ def load_given_subject(
         loader_class = loader_class_of(recorded, str(experiment))
         loader_options = arguments_of(recorded["loader"])
         streamline_group = loader_options["streamline_group_name"]
-    values, grid = read_input_images(images, **how_to_read_images(experiment, recorded, images, **options))
-    if values.shape[-1] != model.nb_features:
+    nb_features = sum(map(read_nb_features, images))
+    if nb_features != model.nb_features:
         raise ValueError(
-            f"The model was trained on {model.nb_features} features per voxel, but the images have {values.shape[-1]}."
+            f"The model was trained on {model.nb_features} features per voxel, but the images have {nb_features}."
         )
+    values, grid = read_input_images(images, **how_to_read_images(experiment, recorded, images, **options))
     dataset = GivenSubject(
         subject_id,
         volume=GivenVolume(values, grid, f"volume of the images of subject '{subject_id}'"),

@@ -79,7 +79,7 @@ def running(trainer: DWIMLTrainer) -> Iterator[EpochRunner]:
             )
             parameters = {**trainer.parameters, VERSIONS: versions()}
             start_loggers(trainer.loggers, parameters, logged, anew=checkpoint is None)
-            stack.callback(_write_pending, trainer, was_finished=trainer.is_finished)
+            stack.callback(_write_pending, trainer)
         if checkpoint is None:
             seed_generators(trainer.seed, trainer.ranks.rank)
         else:
@@ -93,15 +93,16 @@ def running(trainer: DWIMLTrainer) -> Iterator[EpochRunner]:
         if trainer.ranks.is_first and not trainer.is_finished:
             announce_start(trainer, resumes=checkpoint is not None)
         yield epochs
+        # Not reached if an error or a signal has ended the block.
+        if trainer.ranks.is_first and trainer.checkpointer.is_ours:
+            give_figures(trainer.loggers, trainer.folder.path)
 
 
-def _write_pending(trainer: DWIMLTrainer, *, was_finished: bool) -> None:
+def _write_pending(trainer: DWIMLTrainer) -> None:
     """Finish writing the best model and the logs, unless another process has taken over the experiment."""
     if not trainer.checkpointer.is_ours:
         return
     trainer.best_model.close()
-    if trainer.is_finished and not was_finished:
-        give_figures(trainer.loggers, trainer.folder.path)
     for each in trainer.loggers:
         sentence = each.close()
         if sentence and trainer.verbose:

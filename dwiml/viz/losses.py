@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from dwiml.viz.curves.drawing import COLORS
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -26,8 +28,8 @@ _MAX_FRACTION_OF_AXIS = 0.5
 # An axis starts at 0 if the smallest loss is below this fraction of the largest.
 _NEAR_ZERO = 0.3
 _MOST_COLUMNS = 3
-# Blue and orange of Okabe and Ito (2008, "Color Universal Design"), and black: they differ in lightness too.
-_THIRDS = {"first third": ("#0072B2", "-"), "middle third": ("#E69F00", "-"), "last third": ("#000000", "--")}
+# Blue, orange and black differ in lightness too.
+_THIRDS = {"first third": (COLORS[0], "-"), "middle third": (COLORS[4], "-"), "last third": (COLORS[6], "--")}
 
 
 def plot_loss_histograms(
@@ -54,8 +56,8 @@ def plot_loss_histograms(
         other points, shape (P - S,). None: no panel.
     loss_by_third, displacement_by_third
         Loss, and displacement in mm, at the points of the first, the middle and the last third of each streamline, as
-        :meth:`dwiml.evaluation.point_losses.PointLosses.by_third` defines them: three arrays, of any lengths. None: no
-        panel.
+        :meth:`dwiml.evaluation.point_losses.PointLosses.by_third` defines them: three arrays, not all of them empty.
+        None: no panel.
 
     Returns
     -------

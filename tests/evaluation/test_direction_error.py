@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,6 +50,21 @@ def test_angles_equal_those_in_rasmm(tiny_hdf5: Path, tmp_path: Path) -> None:
     assert got.straight_on_angle == pytest.approx(np.concatenate(straight).mean(), abs=0.1)
     assert got.nb_points == sum(map(len, model_angles))
     assert got.loss == pytest.approx(0.25)
+
+
+def test_a_model_of_scanner_space_has_its_directions_there(tiny_hdf5: Path, tmp_path: Path) -> None:
+    trainer = small_trainer(tiny_hdf5, tmp_path)
+    model: Any = FixedDirection()
+    for name in ("nb_points", "compress_lines", "neighborhood_offsets", "nb_features"):
+        setattr(model, name, getattr(trainer.model, name))
+    model.step_size, model.streamlines_space = None, "rasmm"
+    dataset = trainer.batch_sampler.dataset
+    loader = type(trainer.batch_loader)(dataset, model, "input", "streamlines")
+    got = evaluate_directions(model, trainer.batch_sampler, loader)
+    lines = dataset.validation_set[0].streamlines["streamlines"].get()
+    steps = [np.diff(line.numpy().astype(np.float64), axis=0) @ AFFINE[:3, :3].T for line in lines]
+    expected = [angle(np.broadcast_to([1.0, 0, 0], each.shape), each) for each in steps]
+    assert got.angle == pytest.approx(np.concatenate(expected).mean(), abs=1e-3)
 
 
 def test_no_subset_is_augmented(tiny_hdf5: Path, tmp_path: Path) -> None:

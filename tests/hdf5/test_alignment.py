@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 
 import h5py
 import nibabel as nib
@@ -62,6 +63,26 @@ def test_the_declared_axes_of_the_phantom_fit(phantom, tmp_path, caplog, standar
         assert each.measurement.best.directions == VOXEL
         assert each.sentence == ""
     assert warnings_of(caplog) == []
+
+
+def test_processes_and_parts_of_a_stopped_creation_measure_the_same(phantom, tmp_path):
+    entry = {"type": "volume", "files": ["metrics/sh.nii.gz"], "directions": VOXEL.as_dict()}
+    config = {"input": entry, "streamlines": LINES}
+    names = sorted(path.name for path in phantom.iterdir())[:3]
+    expected = create_hdf5(phantom, tmp_path / "one.hdf5", config, names).alignments
+    assert len(expected) == 3
+    # The second subject cannot be read, so that only the first one is finished.
+    stopped = tmp_path / "subjects"
+    shutil.copytree(phantom, stopped)
+    volume = stopped / names[2] / "metrics" / "sh.nii.gz"
+    content = volume.read_bytes()
+    volume.write_bytes(content[:-2000])
+    with pytest.raises(ValueError, match=names[2]):
+        create_hdf5(stopped, tmp_path / "two.hdf5", config, names, nbr_processes=2)
+    volume.write_bytes(content)
+    continued = create_hdf5(stopped, tmp_path / "two.hdf5", config, names, nbr_processes=2, resume=True)
+    assert continued.nb_reused > 0
+    assert continued.alignments == expected
 
 
 @pytest.mark.first(1)

@@ -264,6 +264,22 @@ create_hdf5(*sys.argv[1:4], **options, on_progress=ready)
 """
 
 
+def test_a_disk_that_fails_while_subjects_are_copied_leaves_no_file(six, monkeypatch):
+    synced, sync = [], file_writer.sync
+
+    def failing_once(path):
+        synced.append(path)
+        # The system tells only the first one who asks.
+        if len(synced) == 1:
+            raise OSError(5, "Input/output error")
+        sync(path)
+
+    monkeypatch.setattr(file_writer, "sync", failing_once)
+    with pytest.raises(OSError, match="Input/output error"):
+        six.create(training=list("abc"), nbr_processes=2)
+    assert not six.out.exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("add", [False, True])
 def test_a_kill_at_any_moment_leaves_no_bad_file_and_is_continued(six, add):

@@ -85,5 +85,5 @@ def add_images(group: argparse._ActionsContainer) -> None:
         "--std_mask",
         nargs="+",
         metavar="MASK",
-        help="mask files in which the mean and standard deviation of the --input images are computed",
+        help="mask files within which the mean and standard deviation of the --input images are computed",
     )

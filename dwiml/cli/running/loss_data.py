@@ -60,10 +60,10 @@ def _from_images(arguments: argparse.Namespace) -> tuple[Any, list[SubjectReader
     recorded = recorded_parameters(arguments.experiment)
     if recorded["loader"].get("input_group_name") is None:
         raise ValueError(
-            f"The model of '{arguments.experiment}' was trained without a volume, so that it needs no images: leave "
-            "out --input."
+            f"The model of '{arguments.experiment}' was trained without a volume and needs no images: leave out "
+            "--input."
         )
-    check_files(arguments, ("input", "std_mask"))
+    check_files(arguments, ("input", "std_mask", "tractogram"))
     model = load_best_model(arguments.experiment, model_class=arguments.model_class)
     loader = load_given_subject(
         arguments.experiment,

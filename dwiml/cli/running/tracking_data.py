@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from dwiml.tracking.sources import TrackingData
 
 _MASKS = ("tracking_mask", "seeding_mask")
-_OF_IMAGES = ("standardization", "standardize_like", "std_mask")
+OF_IMAGES = ("standardization", "standardize_like", "std_mask")
 
 
 def load_tracking_data(arguments: argparse.Namespace, recorded: dict[str, Any]) -> TrackingData:
@@ -43,12 +43,12 @@ def load_tracking_data(arguments: argparse.Namespace, recorded: dict[str, Any]) 
 
 def options_of_images(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return how the images of --input are standardized, as keywords of the library."""
-    return {**{name: getattr(arguments, name) for name in _OF_IMAGES}, "std_mask": arguments.std_mask or ()}
+    return {**{name: getattr(arguments, name) for name in OF_IMAGES}, "std_mask": arguments.std_mask or ()}
 
 
 def check_options_of_images(arguments: argparse.Namespace) -> None:
     """Raise ValueError if an option says how to standardize images, but --input is not given."""
-    given = [name for name in _OF_IMAGES if getattr(arguments, name) is not None]
+    given = [name for name in OF_IMAGES if getattr(arguments, name) is not None]
     if given and arguments.input is None:
         raise ValueError(f"--{given[0]} is for --input: the subjects of an HDF5 file are standardized already.")
 
@@ -64,5 +64,7 @@ def check_files(arguments: argparse.Namespace, options: Sequence[str]) -> None:
     for option in options:
         names = getattr(arguments, option) or []
         for path in [names] if isinstance(names, str) else names:
-            if not Path(path).is_file():
-                raise FileNotFoundError(f"--{option}: '{path}' was not found; with --input, masks are image files too.")
+            # A .trx may be a folder.
+            if not Path(path).exists():
+                hint = "; with --input, masks are image files too" if option in _MASKS else ""
+                raise FileNotFoundError(f"--{option}: '{path}' was not found{hint}.")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dwiml.files import open_regular, parse_json, reason_of
-from dwiml.training.reporting.loggers.lines_file import MOST_BYTES, add, check_size, size_of
+from dwiml.training.reporting.loggers.lines_file import MOST_BYTES, append_lines, check_size, size_of
 from dwiml.training.state import Position
 
 EVENTS_FILE = Path("logs") / "events.jsonl"
@@ -107,7 +107,7 @@ class EventLog:
         check_size(size + len(line))
         # After a crash of the machine, the last line may be incomplete.
         begins = size == 0 or _last_byte(self.path) == b"\n"
-        add(self.path, (b"" if begins else b"\n") + line + b"\n", sync=False)
+        append_lines(self.path, (b"" if begins else b"\n") + line + b"\n", sync=False)
 
 
 def _never() -> bool:
@@ -125,7 +125,7 @@ class _Warnings(logging.Handler):
         # The warning that this log cannot be written.
         if record.name != __name__:
             self._events.add(WARNING, record.getMessage())
-        # Python prints the warnings of a program that has no handlers, and this one must not count.
+        # Python prints warnings itself if no handler is installed; this handler must not prevent that.
         if logging.lastResort is not None and set(_handlers_of(logging.getLogger(record.name))) == {self}:
             logging.lastResort.handle(record)
 

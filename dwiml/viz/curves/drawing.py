@@ -35,7 +35,8 @@ _FEW_EPOCHS = 30
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _MARKERS = "osD^vPX<>h"
 _GRAY = "#4d4d4d"
-# Up to so many powers of ten on a logarithmic axis, the first digits of the ticks that are labeled (empty: all).
+# On a logarithmic axis: the largest number of decades shown, and the leading digits of the ticks with a label (empty:
+# all).
 _LOG_LABELS: tuple[tuple[float, tuple[int, ...]], ...] = ((0.5, ()), (1.4, (1, 2, 3, 4, 6)), (3.2, (1, 2, 5)))
 
 
@@ -227,9 +228,9 @@ def _scale_y(axes: Axes, panel: Panel, options: CurveOptions, curves: Sequence[C
         _widen_if_constant(axes, curves)
         if panel.key == MEMORY_PANEL:
             # A change of 0.1% would look like a leak.
-            _, high = axes.get_ylim()
-            axes.set_ylim(0, max(1.1 * high, 1))
-    usual = usual_range(curves) if options.remove_outliers and panel.key not in options.ylim else None
+            axes.set_ylim(bottom=0)
+    keeps_range = panel.key in options.ylim or panel.key == MEMORY_PANEL
+    usual = usual_range(curves) if options.remove_outliers and not keeps_range else None
     if usual is not None and (not in_log_scale or usual[0] > 0):
         axes.set_ylim(*usual[:2])
         axes.text(0.99, 0.97, usual[2], transform=axes.transAxes, ha="right", va="top", fontsize=8, color=_GRAY)

@@ -26,7 +26,7 @@ sys.path[:0] = sys.argv[4].split(":")
 from small_training import small_trainer
 services = {"comet": {"comet_workspace": "team", "comet_project": "tracts"}, "wandb": {"wandb_project": "tracts"}}
 options = services[sys.argv[3]]
-small_trainer(Path(sys.argv[1]), Path(sys.argv[2]), max_epochs=2, **options).train_and_validate()
+small_trainer(Path(sys.argv[1]), Path(sys.argv[2]), max_epochs=2, resume="auto", **options).train_and_validate()
 """
 
 
@@ -70,13 +70,12 @@ def test_one_figure_when_the_training_has_ended(tiny_hdf5: Path, tmp_path: Path)
     assert isinstance(figure, Figure)
     (losses,) = [axes for axes in figure.axes if axes.get_ylabel().lower().startswith("loss")]
     assert all(len(line.get_xdata()) == 2 for line in losses.lines if len(line.get_xdata()) > 1)
-    # There is nothing to add to what has ended.
-    again = Album()
-    small_trainer(tiny_hdf5, tmp_path, max_epochs=2, loggers=[again], resume="must").train_and_validate()
-    assert again.figures == []
-    # Going on is another end.
-    small_trainer(tiny_hdf5, tmp_path, max_epochs=3, loggers=[again], resume="must").train_and_validate()
-    assert [each[0] for each in again.figures] == ["curves"]
+    # A resumed run may have removed what followed the checkpoint, so a finished one gives its figure again.
+    for max_epochs in (2, 3):
+        again = Album()
+        options: dict[str, Any] = {"max_epochs": max_epochs, "resume": "must"}
+        small_trainer(tiny_hdf5, tmp_path, loggers=[again], **options).train_and_validate()
+        assert [each[0] for each in again.figures] == ["curves"]
 
 
 def test_none_if_it_was_stopped(tiny_hdf5: Path, tmp_path: Path) -> None:
@@ -88,11 +87,10 @@ def test_none_if_it_was_stopped(tiny_hdf5: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_is_drawn_for_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*_: Any) -> Any:
-        raise AssertionError("a figure was drawn")
-
-    monkeypatch.setattr("dwiml.viz.logs.plot_logs", refused)
+    drawn: list[Any] = []
+    monkeypatch.setattr("dwiml.viz.logs.plot_logs", lambda *given: drawn.append(given))
     give_figures([LocalLogger(tmp_path), Plain()], tmp_path)
+    assert drawn == []
 
 
 def test_a_figure_that_fails_is_a_warning(
@@ -113,7 +111,8 @@ def test_tensorboard_shows_it(tiny_hdf5: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    small_trainer(tiny_hdf5, tmp_path, max_epochs=2, tensorboard=True).train_and_validate()
+    for _ in range(2):
+        small_trainer(tiny_hdf5, tmp_path, max_epochs=2, tensorboard=True, resume="auto").train_and_validate()
     read = EventAccumulator(str(tmp_path / "exp" / "tensorboard"), size_guidance={"images": 0})
     read.Reload()
     assert read.Tags()["images"] == ["curves"]
@@ -130,7 +129,9 @@ def _train(tiny_hdf5: Path, folder: Path, service: str) -> None:
 
 
 def test_comet_has_it_in_its_archive(tiny_hdf5: Path, tmp_path: Path) -> None:
-    _train(tiny_hdf5, tmp_path, "comet")
+    # The second run replaces the archive of the first.
+    for _ in range(2):
+        _train(tiny_hdf5, tmp_path, "comet")
     (archive,) = (tmp_path / "exp" / "comet_offline").glob("*.zip")
     with zipfile.ZipFile(archive) as content:
         messages = [json.loads(line)["payload"] for line in content.read("messages.json").splitlines()]

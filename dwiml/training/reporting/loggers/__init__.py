@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dwiml.arguments import kind_shown
-from dwiml.training.reporting.loggers.base import Logger, takes_figures
+from dwiml.training.reporting.loggers.base import Logger
 from dwiml.training.reporting.loggers.batches import BatchLog, check_batches_state
 from dwiml.training.reporting.loggers.comet import OFFLINE_FOLDER, CometLogger, check_comet_state
 from dwiml.training.reporting.loggers.guest import GuestLogger, name_of_logger
@@ -145,7 +145,7 @@ def start_loggers(
 
 
 def give_figures(loggers: Sequence[Logger], folder: Path) -> None:
-    """Draw the curves of a training that has ended, and give them to the loggers that take figures.
+    """Draw the curves of a training that has finished, and give them to the loggers that take figures.
 
     A figure that cannot be drawn is a warning.
 
@@ -156,13 +156,11 @@ def give_figures(loggers: Sequence[Logger], folder: Path) -> None:
     folder
         The experiment folder.
     """
-    receivers = [
-        each for each in loggers if (each.takes_figures if isinstance(each, GuestLogger) else takes_figures(each))
-    ]
+    receivers = [each for each in loggers if each._takes_figures()]
     if not receivers:
         return
     try:
-        # By name, when it is needed: figures are drawn from the files of a training, which knows nothing of them.
+        # Imported here: viz reads the logs of trainings, and only the end of a training draws.
         figure = importlib.import_module("dwiml.viz.logs").plot_logs([folder])
     except Exception as error:
         logger.warning("The curves for %s cannot be drawn: %s", ", ".join(each.name for each in receivers), error)

@@ -12,8 +12,8 @@ class Logger:
     """Base class of loggers, which receive the parameters at the start of each run, and the metrics of each epoch.
 
     The trainer calls, in this order: ``begin_anew`` or, when resuming, ``load_state_dict``, then ``log_parameters``,
-    ``log_batches`` during an epoch and ``log_metrics`` at its end, ``state_dict`` at each checkpoint, ``log_figure`` at
-    the end of the training, if it has not been stopped, and ``close``.
+    ``log_batches`` during an epoch and ``log_metrics`` at its end, ``state_dict`` at each checkpoint, ``log_figure``
+    once the training has finished, and finally ``close``.
     Under ``torchrun``, only the loggers of the first process are called. A subclass must define ``log_metrics``; the
     other methods do nothing by default. If a method raises an exception, the training continues without the logger.
     """
@@ -66,6 +66,10 @@ class Logger:
             A :class:`matplotlib.figure.Figure`, which is drawn only if a logger defines this method.
         """
 
+    def _takes_figures(self) -> bool:
+        """Return whether this logger defines :meth:`log_figure`."""
+        return type(self).log_figure is not Logger.log_figure
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state that a resumed run needs to continue the log (JSON types)."""
         return {}
@@ -76,11 +80,6 @@ class Logger:
     def close(self) -> str | None:
         """Close the log; return a sentence for the user, or None."""
         return None
-
-
-def takes_figures(log: Logger) -> bool:
-    """Return whether a logger defines :meth:`Logger.log_figure`."""
-    return type(log).log_figure is not Logger.log_figure
 
 
 def plain_metrics(metrics: Mapping[str, Any], epoch: int) -> dict[str, float]:

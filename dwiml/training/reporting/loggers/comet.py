@@ -13,6 +13,7 @@ import time
 import uuid
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -29,7 +30,8 @@ logger = logging.getLogger(__name__)
 OFFLINE_FOLDER = "comet_offline"
 # Comet's own time limits for a server that does not respond are minutes at the start, and an hour at the end.
 _COMET_TIMEOUT_S = 60.0
-# Time that an epoch waits for its values to be on the server; without an answer, they are sent in the background.
+# Longest wait for the confirmation of the server at the end of an epoch; unconfirmed values are still sent in the
+# background.
 _CONFIRM_S = 5.0
 # Minimum time to wait for the server, however long the import took.
 _SHORTEST_PROBE_S = 2.0
@@ -144,7 +146,7 @@ class CometLogger(Logger):
 
     def log_figure(self, name: str, figure: Any) -> None:
         """Send a figure of matplotlib."""
-        self._attempt(lambda experiment: experiment.log_figure(figure_name=name, figure=figure))
+        self._attempt(lambda experiment: experiment.log_figure(figure_name=name, figure=figure, overwrite=True))
 
     @property
     def url(self) -> str | None:
@@ -173,7 +175,9 @@ class CometLogger(Logger):
         """End the Comet experiment; return where to see it, or how to upload it."""
         experiment, self._experiment = self._experiment, None
         if experiment is None:
-            return None
+            if self._delivery is not None:
+                self._delivery.close()
+            return self._how_to_send_all() if self.online and self._failed else None
         try:
             if not self.online:
                 # A resumed run writes all of it again.
@@ -187,6 +191,8 @@ class CometLogger(Logger):
             self.stop(error)
             return self._how_to_send_all() if self.online else None
         finally:
+            if self.online and self._failed:
+                self.discard()
             if self._delivery is not None:
                 self._delivery.close()
         if self.online:
@@ -196,13 +202,23 @@ class CometLogger(Logger):
         command = f"comet upload {shlex.quote(str(self.offline_folder))}/*.zip"
         return f"Comet was offline; from a computer with internet and your API key, run: {command}"
 
+    def discard(self) -> None:
+        """Remove what Comet's client has saved instead of sending it, which cannot be added to what is on Comet."""
+        with suppress(OSError):
+            for path in set(self._archives()) - set(self._superseded):
+                path.unlink(missing_ok=True)
+            # Another run may have archives there.
+            self.offline_folder.rmdir()
+
     def _how_to_send_all(self) -> str:
-        # An archive that the client leaves after a lost connection cannot be added to the experiment that exists.
         command = f"dwiml comet_upload {shlex.quote(str(self._folder.absolute()))} -f"
-        return f"Comet does not have all of this run; with internet and your API key, send it again with: {command}"
+        return (
+            "Comet does not have all of this run. A resumed run sends what is missing; or, with internet and your API "
+            f"key, send it as a new experiment: {command}"
+        )
 
     def _confirm(self) -> None:
-        """Keep no longer what is on the server."""
+        """Remove from the state what the server has confirmed."""
         try:
             if self._delivery is not None and self._delivery.confirm(self._experiment, _CONFIRM_S):
                 self._pending, self._step = [], self._given

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from concurrent.futures import Future, wait
 from typing import Any
 
-from dwiml.training.reporting.loggers.network import begin
+from dwiml.training.reporting.loggers.network import run_in_thread
 
-# The part of the client that sends; it only reports in its log that the server has refused something.
-_SENDER = "comet_ml.streamer"
+# The parts of the client that send; they report refusals only in their logs.
+_SENDERS = ("comet_ml.streamer", "comet_ml.connection.connection_upload", "comet_ml.file_uploader")
 
 
 class Delivery(logging.Handler):
@@ -19,7 +20,8 @@ class Delivery(logging.Handler):
         super().__init__(logging.ERROR)
         self.error = ""
         self._flushing: Future[Any] | None = None
-        logging.getLogger(_SENDER).addHandler(self)
+        for name in _SENDERS:
+            logging.getLogger(name).addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep the first error, in one line."""
@@ -33,13 +35,15 @@ class Delivery(logging.Handler):
         ConnectionError
             If the server has refused something.
         """
+        deadline = time.monotonic() + seconds
         if self._flushing is not None and not self._flushing.done():
             # It waits for the server, maybe for long: one thread that waits is enough.
             wait([self._flushing], seconds)
         if self._flushing is None or self._flushing.done():
-            # An earlier one says nothing about what was given since.
-            self._flushing = begin(experiment.flush)
-            wait([self._flushing], seconds)
+            # An earlier one says nothing about what was given since. The first of the two may end with a pass of the
+            # client that began before.
+            self._flushing = run_in_thread(lambda: experiment.flush() and experiment.flush())
+            wait([self._flushing], max(0.0, deadline - time.monotonic()))
         if self.error:
             raise ConnectionError(self.error)
         return self._flushing.done() and bool(self._flushing.result()) and _is_connected(experiment)
@@ -50,7 +54,8 @@ class Delivery(logging.Handler):
 
     def close(self) -> None:
         """Leave the log of the client."""
-        logging.getLogger(_SENDER).removeHandler(self)
+        for name in _SENDERS:
+            logging.getLogger(name).removeHandler(self)
         super().close()
 
 

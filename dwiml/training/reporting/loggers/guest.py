@@ -14,7 +14,7 @@ from typing import Any
 
 import dwiml
 from dwiml.arguments import kind_shown, shown
-from dwiml.training.reporting.loggers.base import Logger, plain_epoch, plain_metrics, takes_figures
+from dwiml.training.reporting.loggers.base import Logger, plain_epoch, plain_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -70,14 +70,13 @@ class GuestLogger(Logger):
         """Pass on copies of the records of batches."""
         self._attempt(lambda: self._guest.log_batches([dict(record) for record in records]))
 
-    @property
-    def takes_figures(self) -> bool:
-        """Whether the user's logger records figures, and has not failed."""
-        return takes_figures(self._guest) and not self._failed
-
     def log_figure(self, name: str, figure: Any) -> None:
         """Pass on a figure."""
         self._attempt(lambda: self._guest.log_figure(name, figure))
+
+    def _takes_figures(self) -> bool:
+        """Return whether the user's logger records figures, and has not failed."""
+        return self._guest._takes_figures() and not self._failed
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the user's logger; its last valid one if it failed or the state cannot be saved."""

@@ -48,7 +48,7 @@ class LinesFile:
             self._adopt(read_content(self.path))
         check_size((self._size or 0) + len(added))
         # Without an incomplete line of a killed process.
-        add(self.path, added, after=self._size, sync=False)
+        append_lines(self.path, added, keep=self._size, sync=False)
         self._hash.update(added)
         self._size = (self._size or 0) + len(added)
 
@@ -155,7 +155,7 @@ def size_of(path: Path) -> int | None:
     return os.lstat(path).st_size if os.path.lexists(path) else None
 
 
-def add(path: Path, lines: bytes, *, sync: bool, after: int | None = None) -> None:
+def append_lines(path: Path, lines: bytes, *, sync: bool, keep: int | None = None) -> None:
     """Append complete lines to a log, which is created, with its folder, if it is missing.
 
     Parameters
@@ -166,27 +166,27 @@ def add(path: Path, lines: bytes, *, sync: bool, after: int | None = None) -> No
         The lines.
     sync
         Whether to wait until they are on the disk.
-    after
-        Number of bytes before them; the rest is removed. None for all.
+    keep
+        Number of bytes of the log before them; the rest is removed. None for all.
 
     Raises
     ------
     OSError
-        If they cannot be written; the log is unchanged then.
+        If they cannot be written; what was before them is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = open_to_append(path)
     try:
         has_other_name = check_own(descriptor, path)
         if not has_other_name:
-            if after is not None:
-                os.ftruncate(descriptor, after)
+            if keep is not None:
+                os.ftruncate(descriptor, keep)
             _append_to(descriptor, lines, sync=sync)
     finally:
         os.close(descriptor)
     if has_other_name:
         # The other name may be a backup, which must not change.
-        rewrite(path, read_content(path)[:after] + lines)
+        rewrite(path, read_content(path)[:keep] + lines)
 
 
 def _append_to(descriptor: int, lines: bytes, *, sync: bool) -> None:

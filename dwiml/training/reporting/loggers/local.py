@@ -16,7 +16,7 @@ from dwiml.files import open_regular, parse_json, reason_of
 from dwiml.training.reporting.loggers.base import Logger, plain_epoch, plain_metrics
 from dwiml.training.reporting.loggers.lines_file import (
     MOST_BYTES,
-    add,
+    append_lines,
     lines_of,
     read_content,
     rewrite,
@@ -150,7 +150,7 @@ class LocalLogger(Logger):
         if kept != content:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             rewrite(self.path, kept)
-        add(self.path, lines, sync=True)
+        append_lines(self.path, lines, sync=True)
         self._position, self._pending = _position(kept + lines), {}
 
     def _kept_of_changed(self, content: bytes, size: int, last_epoch: int | None) -> bytes:

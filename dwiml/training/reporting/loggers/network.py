@@ -18,7 +18,7 @@ _PROXY_AUTHENTICATION_REQUIRED = 407
 _SERVER_ERROR = 500
 
 
-def begin(action: Callable[[], Any]) -> Future[Any]:
+def run_in_thread(action: Callable[[], Any]) -> Future[Any]:
     """Run a call that may hang in a daemon thread; return its future."""
     future: Future[Any] = Future()
 
@@ -40,7 +40,7 @@ def within(seconds: float, action: Callable[[], Any]) -> Any:
     TimeoutError
         If it takes longer than `seconds`.
     """
-    future = begin(action)
+    future = run_in_thread(action)
     if not wait([future], seconds).done:
         raise TimeoutError(f"no answer within {seconds:g} s")
     return future.result()

@@ -118,7 +118,10 @@ class WandbLogger(Logger):
             self._send(_row_of_batch(record))
 
     def log_figure(self, name: str, figure: Any) -> None:
-        """Send a figure of matplotlib as an image, with the last row, so that the number of rows stays the same."""
+        """Send a figure of matplotlib as an image, with the last row, so that the number of rows stays the same.
+
+        Weights & Biases ignores it if its server already has later rows, of a run that was killed before its last
+        checkpoint."""
         import PIL.Image
         import wandb
 
