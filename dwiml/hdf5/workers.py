@@ -32,6 +32,8 @@ _PROGRAM = (
     # What every subject needs, imported before the first one comes.
     "import dwiml.hdf5.parts; serve()"
 )
+# Numbers of threads of the libraries under NumPy and SciPy.
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _ADVICE = "use fewer processes (nbr_processes), or ask the cluster for more memory"
 # Errors whose message is complete: they are raised again without the traceback of the process.
 _EXPLAINED = (ValueError, OSError, MemoryError, ResourceError)
@@ -177,6 +179,8 @@ class _Worker:
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-c", _PROGRAM, *words],
+                # As many threads as cores in each process would only wait for each other.
+                env={**dict.fromkeys(_THREADS, "1"), **os.environ},
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), lifeline),
             )

@@ -1,11 +1,12 @@
 """Times the creation of an HDF5 file, with one and two processes, beside the plainest script with the same libraries.
 
-    python scripts/benchmarks/creation.py [--json FILE] [--repeats N] [--quick]
+    python scripts/benchmarks/creation.py [--json FILE] [--repeats N] [--nb_subjects N] [--quick]
 
-Four subjects: a volume of 96 x 114 x 96 voxels with 45 features (float32, ``.nii.gz``) and 20 000 streamlines (``.trk``
-files). Every figure is the least of the repeats, which take turns; each run is a process of its own. The memory is the
-most that one of its processes has had at any time, as the system counts it: nothing is read while a run is measured,
-since this takes time from it. Run it on a machine that does nothing else; it needs 3 GB of disk.
+Four subjects, or another number: a volume of 96 x 114 x 96 voxels with 45 features (float32, ``.nii.gz``) and 20 000
+streamlines (``.trk`` files). Every figure is the least of the repeats, which take turns; each run is a process of its
+own. The memory is the most that one of its processes has had at any time, as the system counts it: nothing is read
+while a run is measured, since this takes time from it. Run it on a machine that does nothing else; it needs 3 GB of
+disk.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine
 
-NB_SUBJECTS = 4
 AFFINE = np.array([[2.0, 0, 0, -90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
 SHAPE, NB_FEATURES, NB_STREAMLINES = (96, 114, 96), 45, 20_000
 QUICK_SHAPE, QUICK_NB_FEATURES, QUICK_NB_STREAMLINES = (20, 24, 20), 3, 50
@@ -36,14 +36,15 @@ CONFIG = {
 }
 
 
-def write_subjects(folder: Path, *, quick: bool) -> None:
+def write_subjects(folder: Path, nb_subjects: int, *, quick: bool) -> None:
     """Write the files of the subjects: noise in a box that fills a fifth of the image, as a brain does, and lines."""
     shape, nb_features, nb_streamlines = (
         (QUICK_SHAPE, QUICK_NB_FEATURES, QUICK_NB_STREAMLINES) if quick else (SHAPE, NB_FEATURES, NB_STREAMLINES)
     )
     rng = np.random.default_rng(0)
     box = tuple(slice(size // 5, size - size // 5) for size in shape)
-    for name in names():
+    names = [f"sub-{k:02d}" for k in range(nb_subjects)]
+    for name in names:
         (folder / name).mkdir()
         values = np.zeros((*shape, nb_features), np.float32)
         values[box] = rng.normal(size=values[box].shape)
@@ -57,18 +58,13 @@ def write_subjects(folder: Path, *, quick: bool) -> None:
         tractogram = nib.streamlines.Tractogram(lines, affine_to_rasmm=np.eye(4))
         nib.streamlines.save(tractogram, str(folder / name / "wb.trk"), header=header)
     (folder.parent / "config.json").write_text(json.dumps(CONFIG))
-    (folder.parent / "training.txt").write_text("\n".join(names()))
-
-
-def names() -> list[str]:
-    """Return the names of the subjects."""
-    return [f"sub-{k}" for k in range(NB_SUBJECTS)]
+    (folder.parent / "training.txt").write_text("\n".join(names))
 
 
 def create_plainly(folder: Path, out: Path) -> None:
     """Write the same arrays with nibabel and h5py, in one loop, without checks, digests or attributes."""
     with h5py.File(out, "w") as handle:
-        for name in names():
+        for name in sorted(path.name for path in folder.iterdir()):
             image = nib.load(folder / name / "sh.nii.gz")
             handle[f"{name}/input/data"] = image.get_fdata(dtype=np.float32)
             lines = nib.streamlines.load(folder / name / "wb.trk").streamlines
@@ -102,7 +98,7 @@ def measure(command: Sequence[str]) -> tuple[float, float]:
 def check_same(one: Path, other: Path) -> None:
     """Raise an error unless both files hold the same arrays."""
     with h5py.File(one) as ours, h5py.File(other) as plain:
-        for name in names():
+        for name in plain:
             for array in ("input/data", *(f"streamlines/{part}" for part in ("data", "lengths", "offsets"))):
                 np.testing.assert_allclose(ours[f"{name}/{array}"][()], plain[f"{name}/{array}"][()], atol=1e-3)
             length = "streamlines/euclidean_lengths"
@@ -124,6 +120,9 @@ def benchmark(folder: Path, *, repeats: int) -> dict[str, dict[str, float]]:
         for way, command in commands.items():
             # Replacing a file takes time too.
             (plain if way == "plain script" else out).unlink(missing_ok=True)
+            # So does writing to the disk what the run before has left in memory.
+            os.sync()
+            time.sleep(1)
             seconds, peak = measure(command)
             known = figures.setdefault(way, {"seconds": seconds, "peak_mb": peak})
             figures[way] = {
@@ -142,6 +141,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="[%(default)s]")
+    parser.add_argument("--nb_subjects", type=int, default=4, metavar="N", help="[%(default)s]")
     parser.add_argument("--quick", action="store_true", help="tiny files, to see that all runs")
     parser.add_argument("--plain", nargs=2, type=Path, metavar=("SUBJECTS", "OUT"), help=argparse.SUPPRESS)
     parser.add_argument("--check", nargs=2, type=Path, metavar=("OURS", "PLAIN"), help=argparse.SUPPRESS)
@@ -159,14 +159,15 @@ def main(argv: Sequence[str] | None = None, show: Callable[[str], Any] = print) 
         check_same(*args.check)
         return 0
     if args.write:
-        write_subjects(args.write, quick=args.quick)
+        write_subjects(args.write, args.nb_subjects, quick=args.quick)
         return 0
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "subjects").mkdir()
         # In a process of its own: the memory of this one counts for those that it starts.
         quick = ["--quick"] if args.quick else []
-        subprocess.run([sys.executable, __file__, "--write", str(folder / "subjects"), *quick], check=True)
+        words = ["--write", str(folder / "subjects"), "--nb_subjects", str(args.nb_subjects), *quick]
+        subprocess.run([sys.executable, __file__, *words], check=True)
         figures = benchmark(folder, repeats=args.repeats)
     plain = figures["plain script"]["seconds"]
     for way, figure in figures.items():
