@@ -157,7 +157,7 @@ def test_a_model_without_a_volume_needs_no_images(
     trainer_without_volume(tiny_hdf5, tmp_path, model_class=AutoencoderModel, max_epochs=1).train_and_validate()
     command = ["show_loss", str(tmp_path / "exp"), "someone", str(tmp_path / "out"), *words(world)]
     error = refused(command, tmp_path / "out", capsys)
-    assert "was trained without a volume, so that it needs no images: leave out --input." in error
+    assert "was trained without a volume and needs no images: leave out --input." in error
     command = ["show_loss", str(tmp_path / "exp"), "sub-d", str(tmp_path / "out")]
     error = refused([*command, "--color_by", "displacement"], tmp_path / "out", capsys)
     assert error == "error: The model has no displacement; give --color_by loss.\n"

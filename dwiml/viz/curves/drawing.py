@@ -228,7 +228,8 @@ def _scale_y(axes: Axes, panel: Panel, options: CurveOptions, curves: Sequence[C
         _widen_if_constant(axes, curves)
         if panel.key == MEMORY_PANEL:
             # A change of 0.1% would look like a leak.
-            axes.set_ylim(bottom=0)
+            largest = max((float(curve.y[np.isfinite(curve.y)].max(initial=0)) for curve in curves), default=0.0)
+            axes.set_ylim(0, 1.1 * largest or 1)
     keeps_range = panel.key in options.ylim or panel.key == MEMORY_PANEL
     usual = usual_range(curves) if options.remove_outliers and not keeps_range else None
     if usual is not None and (not in_log_scale or usual[0] > 0):

@@ -252,12 +252,9 @@ def test_a_failure_of_comet_is_one_warning_and_the_training_goes_on(
     log.log_metrics({"train_loss": 0.25}, 1)
     # What went through before is still finished properly.
     sentence = log.close()
-    if failing == "start":
-        assert sentence is None
-    else:
-        assert sentence is not None
-        assert sentence.startswith("Comet does not have all of this run")
-        assert sentence.endswith(f"dwiml comet_upload {tmp_path} -f")
+    assert sentence is not None
+    assert sentence.startswith("Comet does not have all of this run")
+    assert sentence.endswith(f"dwiml comet_upload {tmp_path} -f")
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert f"Comet's {failing} is broken" in record.message
@@ -289,7 +286,7 @@ def test_a_server_that_hangs_is_left(
     begin = time.monotonic()
     log = _logger(tmp_path)
     log.log_metrics({"train_loss": 0.5}, 0)
-    assert (log.close() is None) == (hanging == "start")
+    assert "dwiml comet_upload" in (log.close() or "")
     assert time.monotonic() - begin < 10
     assert ["no answer within 0.2 s" in record.message for record in caplog.records] == [True]
 

@@ -49,7 +49,8 @@ def test_what_is_not_sent_yet_is_pending(log: CometLogger, monkeypatch: pytest.M
 
 
 def test_a_slow_server_is_asked_once(log: CometLogger, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = [threading.Event(), threading.Event()]
+    # The queue is emptied twice for each question.
+    answers = [threading.Event() for _ in range(4)]
     asked: list[int] = []
 
     def flush(self: FakeExperiment) -> bool:
@@ -63,10 +64,10 @@ def test_a_slow_server_is_asked_once(log: CometLogger, monkeypatch: pytest.Monke
     assert _pending(log) == ([0, 1, 2], 0)
     # What it says of the first epoch is no answer for the others.
     monkeypatch.setattr(comet, "_CONFIRM_S", 5)
-    threading.Timer(0.2, answers[0].set).start()
-    threading.Timer(0.4, answers[1].set).start()
+    for number, answer in enumerate(answers):
+        threading.Timer(0.2 + 0.1 * number, answer.set).start()
     log.log_metrics({"train_loss": 0.5}, 3)
-    assert asked == [0, 1]
+    assert asked == [0, 1, 2, 3]
     assert _pending(log)[0] == []
 
 
