@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import logging
+import re
 import signal
 import sys
 import warnings
@@ -19,6 +20,7 @@ from dwiml.files.streams import SafeStream, guarded_streams
 from dwiml.signals import ENDING, EndedBySignal, ended_by_signals
 from dwiml.user_classes.user_code import error_in_user_code
 
+_NEGATIVE_NUMBER = re.compile(r"^-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$", re.IGNORECASE)
 FAILED = 1
 BAD_INPUT = 2
 
@@ -52,6 +54,8 @@ def parse_and_run(
     int
         The exit code.
     """
+    # Numbers such as -1e-3 too, which argparse takes for options.
+    parser._negative_number_matcher = _NEGATIVE_NUMBER
     arguments = parse(parser, argv)
     advice = None if memory_advice is None else dict.fromkeys((MEMORY, GPU), memory_advice(arguments))
     return run_command(lambda: action(arguments), parser=parser, verbose=arguments.verbose, advice=advice)

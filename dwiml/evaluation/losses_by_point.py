@@ -164,14 +164,17 @@ def measure_losses(
     """
     check_has_losses_by_element(model)
     parts: list[PointLosses] = []
+    has_steps = False
     with evaluation_mode(model):
         for targets, ids_per_subj in reader.batches():
             parts.append(_losses_of_batch(model, reader, targets.to(model.device), ids_per_subj))
-            parts[-1].values_for_color(required)
+            has_steps = has_steps or parts[-1].has_steps
+            if has_steps:
+                parts[-1].values_for_color(required)
             on_progress(len(targets))
-    if not parts or all(np.isnan(part.loss).all() for part in parts):
+    if not has_steps:
         name = reader.data.subject_id
-        raise ValueError(f"Subject '{name}' has no streamline with two points or more; choose another subject.")
+        raise ValueError(f"Subject '{name}' has no streamline with two different points; choose other streamlines.")
     columns = (np.concatenate([part.lengths for part in parts]), np.concatenate([part.loss for part in parts]))
     eos = [part.eos_probability for part in parts if part.eos_probability is not None]
     displacement = [part.displacement_mm for part in parts if part.displacement_mm is not None]

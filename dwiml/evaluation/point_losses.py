@@ -115,6 +115,13 @@ class PointLosses:
         source = np.maximum.accumulate(known) if len(known) else known
         return np.where(source >= starts, values[source], np.float32(np.nan))
 
+    @property
+    def has_steps(self) -> bool:
+        """Whether there is a loss before the last point of a streamline."""
+        before_last = np.ones(len(self.loss), dtype=bool)
+        before_last[ragged.last_rows(self.lengths)] = False
+        return bool((~np.isnan(self.loss[before_last])).any())
+
     def data_per_point(self) -> dict[str, Floats]:
         """Return {name: values (P,)} for the points of a tractogram: those that the model has.
 

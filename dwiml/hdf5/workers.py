@@ -233,7 +233,11 @@ def serve() -> None:
         outcome = _done(function, item, index)
         outcome.messages = kept.records
         outcome.error = _sendable(outcome.error)
-        connection.send(outcome)
+        try:
+            connection.send(outcome)
+        except OSError:
+            # The other process is gone.
+            return
 
 
 def _done(function: Callable[[Any], Any], item: Any, index: int) -> Outcome:

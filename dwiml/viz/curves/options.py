@@ -6,9 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from dwiml.arguments import check_choice, check_whole, counted, shown
 from dwiml.training.reporting.metrics import VALID_LOSS
-from dwiml.viz.curves.log import IN_BATCHES, Log, check_names, in_words
+from dwiml.viz.curves.log import IN_BATCHES, Floats, Log, check_names, in_words
 from dwiml.viz.curves.panels import Line, Panel, Style, choose_panels
 
 X_AXES = ("epoch", "time", "points")
@@ -109,6 +111,12 @@ class CurveOptions:
         self._check_scales(wanted, logs)
         return wanted
 
+    def _drawn(self, log: Log, metric: str) -> Floats:
+        """Return the values of a metric in the chosen epochs."""
+        first, end = self.epoch_range
+        epochs, values = log.columns(metric)
+        return values[(epochs >= first) & (epochs < (np.inf if end is None else end))]
+
     def _check_scales(self, panels: Sequence[Panel], logs: Sequence[Log]) -> None:
         for key in self.log_scale:
             if key in self.linear_scale:
@@ -118,7 +126,7 @@ class CurveOptions:
                     f"Panel '{key}' cannot have a logarithmic scale from {self.ylim[key][0]:g}: give another ylim."
                 )
             for line in [line for panel in panels if panel.key == key for line in panel.lines]:
-                if any((log.columns(line.metric)[1] <= 0).any() for log in logs):
+                if any((self._drawn(log, line.metric) <= 0).any() for log in logs):
                     raise ValueError(
                         f"'{line.metric}' has values that are not positive: it cannot have a logarithmic scale."
                     )

@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import wait
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -64,8 +65,11 @@ def test_a_slow_server_is_asked_once(log: CometLogger, monkeypatch: pytest.Monke
     assert _pending(log) == ([0, 1, 2], 0)
     # What it says of the first epoch is no answer for the others.
     monkeypatch.setattr(comet, "_CONFIRM_S", 5)
-    for number, answer in enumerate(answers):
-        threading.Timer(0.2 + 0.1 * number, answer.set).start()
+    for answer in answers:
+        answer.set()
+    assert log._delivery is not None
+    assert log._delivery._flushing is not None
+    wait([log._delivery._flushing], 30)
     log.log_metrics({"train_loss": 0.5}, 3)
     assert asked == [0, 1, 2, 3]
     assert _pending(log)[0] == []

@@ -78,6 +78,31 @@ def test_one_figure_when_the_training_has_ended(tiny_hdf5: Path, tmp_path: Path)
         assert [each[0] for each in again.figures] == ["curves"]
 
 
+class Spoiling(Album):
+    """Changes its figure, and fails."""
+
+    name = "spoiling"
+    is_closed = False
+
+    def log_figure(self, name: str, figure: Any) -> None:
+        figure.clear()
+        raise OSError("no such folder")
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_a_logger_that_fails_with_the_figure_is_closed_and_spoils_no_other(
+    tiny_hdf5: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spoiling, album = Spoiling(), Album()
+    small_trainer(tiny_hdf5, tmp_path, max_epochs=1, loggers=[spoiling, album]).train_and_validate()
+    assert spoiling.is_closed
+    assert "Logger 'spoiling' has no figure of the curves (OSError: no such folder" in caplog.text
+    ((_, figure, _),) = album.figures
+    assert len(figure.axes) > 1
+
+
 def test_none_if_it_was_stopped(tiny_hdf5: Path, tmp_path: Path) -> None:
     album = Album()
     trainer = small_trainer(tiny_hdf5, tmp_path, max_epochs=2, loggers=[album], trainer_class=Stopping)

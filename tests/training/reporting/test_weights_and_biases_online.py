@@ -101,6 +101,10 @@ def test_a_training_arrives_once_and_whole(tiny_hdf5: Path, tmp_path: Path, serv
     assert server.ends == [(run, 0)]
     assert server.files[rows[-1]["curves"]["path"]].startswith(b"\x89PNG")
     assert server.unknown == []
+    # A second start of the finished training changes nothing there.
+    again = _train(tiny_hdf5, tmp_path, server, 2)
+    assert (again.returncode, "ignored" in again.stderr) == (0, False), again.stderr
+    assert server.rows == {run: rows}
 
 
 @pytest.mark.parametrize("waits_s", [0, 20])

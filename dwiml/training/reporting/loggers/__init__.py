@@ -161,11 +161,13 @@ def give_figures(loggers: Sequence[Logger], folder: Path) -> None:
         return
     try:
         # Imported here: viz reads the logs of trainings, and only the end of a training draws.
-        figure = importlib.import_module("dwiml.viz.logs").plot_logs([folder])
+        draw = importlib.import_module("dwiml.viz.logs").plot_logs
+        # One for each: a logger may change its own.
+        figures = [draw([folder]) for _ in receivers]
     except Exception as error:
         logger.warning("The curves for %s cannot be drawn: %s", ", ".join(each.name for each in receivers), error)
         return
-    for each in receivers:
+    for each, figure in zip(receivers, figures, strict=True):
         each.log_figure("curves", figure)
 
 

@@ -117,6 +117,7 @@ class CometLogger(Logger):
         self._batches: list[dict[str, float]] = []
         self._given = self._step = 0
         self._delivery: Delivery | None = None
+        self._is_slow = False
         self._superseded: list[Path] = []
 
     def log_parameters(self, params: Mapping[str, Any]) -> None:
@@ -220,8 +221,13 @@ class CometLogger(Logger):
     def _confirm(self) -> None:
         """Remove from the state what the server has confirmed."""
         try:
-            if self._delivery is not None and self._delivery.confirm(self._experiment, _CONFIRM_S):
+            if self._delivery is None:
+                return
+            if self._delivery.confirm(self._experiment, _CONFIRM_S):
                 self._pending, self._step = [], self._given
+            elif not self._is_slow:
+                self._is_slow = True
+                logger.warning("Comet is slow: the training goes on while its values are being sent.")
         except Exception as error:
             self.stop(error)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from concurrent.futures import Future, wait
 from typing import Any
 
@@ -35,15 +34,12 @@ class Delivery(logging.Handler):
         ConnectionError
             If the server has refused something.
         """
-        deadline = time.monotonic() + seconds
-        if self._flushing is not None and not self._flushing.done():
-            # It waits for the server, maybe for long: one thread that waits is enough.
-            wait([self._flushing], seconds)
+        # One that the server has not answered is not waited for again.
         if self._flushing is None or self._flushing.done():
             # An earlier one says nothing about what was given since. The first of the two may end with a pass of the
             # client that began before.
             self._flushing = run_in_thread(lambda: experiment.flush() and experiment.flush())
-            wait([self._flushing], max(0.0, deadline - time.monotonic()))
+            wait([self._flushing], seconds)
         if self.error:
             raise ConnectionError(self.error)
         return self._flushing.done() and bool(self._flushing.result()) and _is_connected(experiment)

@@ -71,8 +71,13 @@ class GuestLogger(Logger):
         self._attempt(lambda: self._guest.log_batches([dict(record) for record in records]))
 
     def log_figure(self, name: str, figure: Any) -> None:
-        """Pass on a figure."""
-        self._attempt(lambda: self._guest.log_figure(name, figure))
+        """Pass on a figure; if this fails, the logger is still closed."""
+        if self._failed:
+            return
+        try:
+            self._guest.log_figure(name, figure)
+        except Exception as error:
+            logger.warning("Logger '%s' has no figure of the %s (%s).", self.name, name, _reason(error))
 
     def _takes_figures(self) -> bool:
         """Return whether the user's logger records figures, and has not failed."""

@@ -120,8 +120,11 @@ class WandbLogger(Logger):
     def log_figure(self, name: str, figure: Any) -> None:
         """Send a figure of matplotlib as an image, with the last row, so that the number of rows stays the same.
 
-        Weights & Biases ignores it if its server already has later rows, of a run that was killed before its last
-        checkpoint."""
+        It is left out if the server already has all rows, as when a finished training is started again: it takes
+        nothing more for them.
+        """
+        if 0 < self._nb_rows <= self._nb_on_server:
+            return
         import PIL.Image
         import wandb
 
