@@ -1,7 +1,8 @@
-"""Streamlines of a file, in place of those that a subject has in an HDF5 file, or of a subject that is in none."""
+"""Streamlines of a file, in place of those of an HDF5 file, or of a subject that is not in one."""
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,10 +13,13 @@ from dwiml.data import runs
 from dwiml.data.streamlines import SubjectStreamlines
 from dwiml.ops.ragged import offsets, run_rows
 from dwiml.tractograms.grid import Grid
-from dwiml.tractograms.reading import read_streamlines
+from dwiml.tractograms.reading import open_tractogram, read_streamlines
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+
+logger = logging.getLogger(__name__)
 
 
 class GivenStreamlines(SubjectStreamlines):
@@ -55,8 +59,20 @@ class GivenStreamlines(SubjectStreamlines):
         self._rows, self.lengths = read_streamlines(path, self.affine)
         if not len(self.lengths):
             raise ValueError(f"The tractogram '{path}' has no streamline.")
+        self._compare(open_tractogram(path).grid, grid)
         self.offsets = offsets(self.lengths)
         self.lengths_mm = self.check_points()
+
+    def _compare(self, own: Grid | None, grid: Grid) -> None:
+        """Warn if the file was written on another voxel grid, which may be that of another subject."""
+        difference = "" if own is None or 0 in grid.shape else own.difference(grid)
+        if difference:
+            logger.warning(
+                "The %s was written on another voxel grid than that of the subject (%s): check that it is of this "
+                "subject, in the same scanner space.",
+                self.label,
+                difference,
+            )
 
     def _read(self, chosen: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         lengths = self.lengths[chosen]

@@ -13,6 +13,7 @@ import pytest
 
 from dwiml.cli import train
 from dwiml.cli.main import main
+from dwiml.files import read_json
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +135,25 @@ def test_any_tractogram_of_a_subject(
         of_hdf5.data_per_streamline["mean_loss"][[5, 2], 0],
         rtol=1e-3,
     )
+
+
+def test_a_tractogram_on_another_grid_is_told(
+    experiment: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def told(name: str, affine: np.ndarray) -> str:
+        header = {"voxel_to_rasmm": affine, "dimensions": (8, 7, 6), "voxel_sizes": (1, 1, 1), "voxel_order": "RAS"}
+        lines = [line[:] for line in nib.streamlines.load(tmp_path / "true.trk").streamlines]
+        tractogram = nib.streamlines.Tractogram(lines, affine_to_rasmm=np.eye(4))
+        nib.streamlines.save(tractogram, str(tmp_path / name), header=header)
+        caplog.clear()
+        out = str(tmp_path / name.replace(".", "_"))
+        assert main(["show_loss", str(experiment), "sub-b", out, "--tractogram", str(tmp_path / name)]) == 0
+        return caplog.text
+
+    hdf5 = read_json(experiment / "parameters.json", "It")["data"]["hdf5_file"]
+    assert main(["extract_hdf5", hdf5, "sub-b", "streamlines", str(tmp_path / "true.trk")]) == 0
+    assert "was written on another voxel grid than that of the subject (different" in told("a.trk", np.eye(4))
+    assert "another voxel grid" not in told("b.tck", np.eye(4))
 
 
 def test_a_tractogram_that_cannot_be_used(experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
