@@ -196,7 +196,9 @@ class WandbLogger(Logger):
             # It is the script's own, which must not be ended.
             self._run = None
             raise RuntimeError("another run of Weights & Biases is active in this process")
-        self._nb_on_server = self._run.step if self.online else 0
+        # Of a resumed run, the package knows the first step before the next one.
+        steps = (self._run.step, getattr(self._run, "starting_step", 0))
+        self._nb_on_server = max(steps) if self.online else 0
 
     def _send(self, row: Mapping[str, Any]) -> None:
         if self._run is None:
