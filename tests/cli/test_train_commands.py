@@ -312,3 +312,22 @@ def test_example_scripts_run_and_resume(tiny_hdf5: Path, tmp_path: Path, script:
     losses = [line["train_loss"] for line in logs(tmp_path / "exp")]
     assert len(losses) == 3
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("as_option", ["hdf5_file", "experiments_path", "experiment_name"])
+def test_a_path_that_is_given_twice_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], as_option: str
+) -> None:
+    words = {"hdf5_file": "a.hdf5", "experiments_path": "runs", "experiment_name": "first"}
+    for option in ([f"--{as_option}", "other"], [f"--{as_option}=other"]):
+        with pytest.raises(SystemExit) as stopped:
+            train.main(["learn2track", *words.values(), *option])
+        assert stopped.value.code == 2
+        sentence = f"error: {as_option} is given twice: '{words[as_option]}' and --{as_option} 'other'\n"
+        assert capsys.readouterr().err.endswith(sentence)
+    # The command line has priority over the file.
+    (tmp_path / "options.yaml").write_text(f"{as_option}: other\n")
+    with pytest.raises(SystemExit) as stopped:
+        train.main(["learn2track", *words.values(), "--config", str(tmp_path / "options.yaml"), "--print_config"])
+    assert stopped.value.code == 0
+    assert f"{as_option}: {words[as_option]}\n" in capsys.readouterr().out

@@ -33,6 +33,7 @@ def parse_known_options(
     values = left[:place] + left[place + 1 :]
     if not unknown and len(values) > len(positional):
         unknown = [f"too many arguments: {' '.join(values[len(positional) :])}"]
+    unknown = unknown or _given_twice(parser, words, dict(zip(positional, values, strict=False)), arguments)
     if unknown:
         parser.error("; ".join(unknown))
     vars(arguments).update(zip(positional, values, strict=False))
@@ -70,6 +71,22 @@ def _refuse_values_of_flags(parser: argparse.ArgumentParser, words: Sequence[str
             on = [each for each in action.option_strings if not isinstance(action, Flag) or each not in action.off]
             off = [each for each in action.option_strings if each not in on and each.startswith("--")]
             parser.error(f"{name} takes no value, got '{value or following}': give {' or '.join([on[0], *off])} alone")
+
+
+def _given_twice(
+    parser: argparse.ArgumentParser, words: list[str], values: dict[str, str], arguments: argparse.Namespace
+) -> list[str]:
+    """Return a sentence for each value without an option whose option is given too."""
+    options = words[: words.index("--")] if "--" in words else words
+    used = {word.partition("=")[0] for word in options}
+    sentences = []
+    for action in parser._actions:
+        if action.dest in values and used.intersection(action.option_strings):
+            other = getattr(arguments, action.dest)
+            text = " ".join(f"'{each}'" for each in (other if isinstance(other, list) else [other]))
+            name = action.option_strings[-1]
+            sentences.append(f"{action.dest} is given twice: '{values[action.dest]}' and {name} {text}")
+    return sentences
 
 
 def _sentence(word: str, options: Sequence[str]) -> str:
