@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from dwiml.cli.options.option_names import with_option_names
+from dwiml.cli.options.option_names import OptionNames, with_option_names
 from dwiml.cli.options.parsing import parse_known_options
 from dwiml.failures import GPU, MEMORY, ResourceError, resource_error
 from dwiml.files import reason_of
@@ -101,7 +101,9 @@ def run_command(
         printed; 128 + the number of the signal that stopped the command.
     """
     with guarded_streams() as streams:
-        logging.basicConfig(format="%(levelname)s: %(message)s")
+        messages = logging.StreamHandler()
+        messages.setFormatter(OptionNames(parser))
+        logging.basicConfig(handlers=[messages])
         logging.getLogger("dwiml").setLevel(logging.INFO if verbose else logging.WARNING)
         try:
             code = _run(action, parser, signals, advice)

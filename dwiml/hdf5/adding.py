@@ -124,17 +124,16 @@ class FinishedFile:
             write(handle)
             new = dict(handle.attrs)
         for name in dict.fromkeys([*new, *self._root]):
-            old, now = (_shown(root.get(name)) for root in (self._root, new))
             same = digest_of_group({name: self._root.get(name)}, []) == digest_of_group({name: new.get(name)}, [])
             if name not in _MAY_DIFFER and not same:
-                raise ValueError(f"'{self.path}' was created with {name} = {old}, not {now}; {_ADVICE}.")
+                how = _difference(name, self._root.get(name), new.get(name))
+                raise ValueError(f"'{self.path}' was created {how}; {_ADVICE}.")
         before: Any = self._provenance(self._root).get(schema.OPTIONS)
         asked: dict[str, Any] = self._provenance(new).get(schema.OPTIONS, {})
         for name in _SAME_OPTIONS if isinstance(before, dict) else ():
             if name in before and before[name] != asked.get(name):
-                raise ValueError(
-                    f"'{self.path}' was created with {name} = {before[name]}, not {asked.get(name)}; {_ADVICE}."
-                )
+                how = f"with {name}, not without it" if before[name] else f"without {name}, not with it"
+                raise ValueError(f"'{self.path}' was created {how}; {_ADVICE}.")
 
     @staticmethod
     def _provenance(root: Mapping[str, Any]) -> dict[str, Any]:
@@ -220,5 +219,17 @@ class FinishedFile:
         return {}
 
 
-def _shown(value: Any) -> str:
-    return "nothing" if value is None else repr(schema.read_text(value))
+def _difference(name: str, old: Any, now: Any) -> str:
+    """Return the values of an option of the file and of a new creation: ``with NAME = 1.0, not 0.5``."""
+    before, after = (_shown(value) for value in (old, now))
+    if before is None:
+        return f"without {name}, not with {after}"
+    return f"with {name} = {before}, not {after}" if after is not None else f"with {name} = {before}, not without it"
+
+
+def _shown(value: Any) -> str | None:
+    """Return a root attribute as text; None if the file has none, or the option was not given."""
+    text = None if value is None else schema.read_text(value)
+    if text == schema.NOT_DEFINED:
+        return None
+    return repr(text) if isinstance(value, (str, bytes)) else text

@@ -67,7 +67,7 @@ class PartFolder:
                 shutil.rmtree(self.path, ignore_errors=True)
             else:
                 logger.warning(
-                    "%s finished and kept in '%s'; continue with resume=True (--continue).",
+                    "%s finished and kept in '%s'; continue with resume=True.",
                     "1 subject is" if len(finished) == 1 else f"{len(finished)} subjects are",
                     self.path,
                 )
@@ -84,7 +84,7 @@ class PartFolder:
             raise FileExistsError(
                 f"'{self.path}' holds {subjects}: continue with resume=True, or start over with overwrite=True."
             )
-        logger.warning("'%s' held %s; they are deleted (resume=True, --continue, keeps them).", self.path, subjects)
+        logger.warning("'%s' held %s; they are deleted (resume=True keeps them).", self.path, subjects)
         for path in finished:
             path.unlink()
 

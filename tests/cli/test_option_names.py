@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from small_training import small_trainer
 
 from dwiml.cli import resume, run_command, train
 from dwiml.cli.main import COMMANDS
-from dwiml.cli.options.option_names import with_option_names
+from dwiml.cli.options.option_names import OptionNames, with_option_names
 from dwiml.training.cluster.process import how_to_resume
 
 GROUPS = ["--input_group_name", "input", "--streamline_group_name", "streamlines"]
@@ -28,6 +29,16 @@ GROUPS = ["--input_group_name", "input", "--streamline_group_name", "streamlines
         ("train", "no such values: resume=True, lazy='yes'", "no such values: resume=True, lazy='yes'"),
         ("train", "a schedule with step_size=True", "a schedule with step_size=True"),
         ("train", "'a/resume='auto'', x.lazy=True, my_lazy=True", "'a/resume='auto'', x.lazy=True, my_lazy=True"),
+        ("train", "give trainer_class=X, as input of the model", "give trainer_class=X, as input of the model"),
+        ("train", "add_eos=(1, 2), split_ratio=(1, 2)", "add_eos=(1, 2), split_ratio=(1, 2)"),
+        ("track", "was not recorded; give standardization.", "was not recorded; give --standardization."),
+        ("track", "give the mask as std_mask.", "give the mask as --std_mask."),
+        ("show_loss", "give the mask as std_mask.", "give the mask as --std_mask."),
+        ("create_hdf5", "for instance split=(0.8, 0.1, 0.1).", "for instance --split 0.8 0.1 0.1."),
+        ("create_hdf5", "without step_size, not with 1.0;", "without --step_size, not with 1.0;"),
+        ("create_hdf5", "with compress = 0.1, not 0.2;", "with --compress 0.1, not 0.2;"),
+        ("create_hdf5", "with allow_missing, not without it", "with --allow_missing, not without it"),
+        ("create_hdf5", "are kept; continue with resume=True.", "are kept; continue with --continue."),
         # A script that uses the library.
         ("resume", "run its script again with resume='auto'.", "run its script again with resume='auto'."),
         ("resume", "(or allow_changed_data=True)", "(or --allow_changed_data)"),
@@ -39,6 +50,12 @@ def test_arguments_are_said_as_options(command: str, message: str, said: str) ->
     module = importlib.import_module(f"dwiml.cli.{command}")
     parser = train.build_model_parser("learn2track") if command == "train" else module.build_parser()
     assert with_option_names(message, parser) == said
+
+
+def test_warnings_of_commands_name_their_options() -> None:
+    parser = importlib.import_module("dwiml.cli.create_hdf5").build_parser()
+    record = logging.LogRecord("dwiml", logging.WARNING, "file.py", 1, "%s (resume=True keeps them)", ("one",), None)
+    assert OptionNames(parser).format(record) == "WARNING: one (--continue keeps them)"
 
 
 def test_an_option_that_overwrites_is_said_by_all_commands() -> None:

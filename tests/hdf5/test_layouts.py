@@ -442,7 +442,7 @@ def test_a_config_and_lists_go_with_a_layout(bids: Path, tmp_path: Path, capsys:
         command.main([*arguments, str(config), "a.txt", "b.txt", "c.txt", "d.txt"])
     assert "too many arguments: d.txt" in capsys.readouterr().err
     assert command.main([*arguments, str(config), str(listed), "--split", "0.8", "0.1", "0.1"]) == 2
-    assert "Give either lists of subjects or split, not both." in capsys.readouterr().err
+    assert "Give either lists of subjects or fractions (--split 0.8 0.1 0.1), not both." in capsys.readouterr().err
 
 
 def test_what_is_required_without_a_layout(bids: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -169,13 +169,21 @@ def test_subjects_are_added_as_if_created_at_once(six):
     assert not check_hdf5_file(six.out, digests=True).all_faults
 
 
-@pytest.mark.parametrize("kind", ["option", "config", "features", "listed", "absent", "nobody", "no digests"])
+@pytest.mark.parametrize(
+    "kind", ["option", "new option", "flag", "config", "features", "listed", "absent", "nobody", "no digests"]
+)
 def test_what_does_not_agree_is_not_added(six, kind):
     six.create(training=list("ab"), step_size=1.0)
     groups, options = json.loads(six.config().read_text()), {"step_size": 1.0, "training": ["c"]}
     if kind == "option":
         options["step_size"] = 0.5
-        message = r"out.hdf5' was created with step_size = '1.0', not '0.5'; give the same config and options"
+        message = r"out.hdf5' was created with step_size = 1.0, not 0.5; give the same config and options"
+    elif kind == "new option":
+        six.create(training=list("ab"), overwrite=True)
+        message = r"out.hdf5' was created without step_size, not with 1.0; give the same config and options"
+    elif kind == "flag":
+        options["allow_missing"] = True
+        message = "out.hdf5' was created without allow_missing, not with it; give the same"
     elif kind == "config":
         groups["input"]["standardization"] = "all"
         message = r"out.hdf5' was created with another config \('input' differ\)"

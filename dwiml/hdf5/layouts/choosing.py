@@ -65,7 +65,7 @@ def choose_subjects(
     lists = {name: each if isinstance(each, (str, os.PathLike)) else list(each) for name, each in lists.items()}
     has_lists = any(isinstance(each, (str, os.PathLike)) or each for each in lists.values())
     if has_lists and split is not None:
-        raise ValueError("Give either lists of subjects or split, not both.")
+        raise ValueError("Give either lists of subjects or fractions (split=(0.8, 0.1, 0.1)), not both.")
     if layout is None and split is None:
         subjects = read_subject_lists(lists, may_lack=may_lack_training)
         names = [name for listed in subjects.values() for name in listed]
@@ -88,6 +88,6 @@ def choose_subjects(
         why = f"'{table}' has no column 'split' or 'set'" if table is not None else f"{len(found)} subjects were found"
         raise ValueError(
             f"{layout.name} does not say which subjects are for training ({why}); give lists of subjects, or the "
-            "fractions of a random split, for instance split 0.8 0.1 0.1."
+            "fractions of a random split, for instance split=(0.8, 0.1, 0.1)."
         )
     return chosen
