@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from dwiml.arguments import check_choice, check_number, check_options, check_whole, kind_shown, shown
+from dwiml.arguments import check_choice, check_number, check_options, check_whole, kind_shown, quoted, shown
 from dwiml.models.base import MainModelAbstract
 from dwiml.models.direction_getters import DIRECTION_GETTERS, DirectionGetter
 from dwiml.models.protocols import Allowed
@@ -239,8 +239,13 @@ class ModelWithDirectionGetter(MainModelAbstract):
         """
         drawn = self.direction_getter.has_distribution
         if not isinstance(algo, str) or algo not in (("det", "prob") if drawn else ("det",)):
-            can = "algo must be 'det' or 'prob'" if drawn else "gives one direction, so algo must be 'det'"
-            raise ValueError(f"{self.dg_key!r}{':' if drawn else ''} {can}, got {shown(algo)}.")
+            if drawn:
+                raise ValueError(f"{self.dg_key!r}: algo must be 'det' or 'prob', got {shown(algo)}.")
+            others = [key for key, getter in DIRECTION_GETTERS.items() if getter.has_distribution]
+            raise ValueError(
+                f"{self.dg_key!r} gives one direction, so it needs algo='det', got {shown(algo)}; the direction getters "
+                f"with a distribution are {quoted(others)}."
+            )
         if eos_stopping_thresh is not None and not self.direction_getter.add_eos:
             raise ValueError(
                 f"{self.dg_key!r} does not predict the end of streamlines: eos_stopping_thresh must be None, "

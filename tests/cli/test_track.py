@@ -106,7 +106,12 @@ def test_other_formats_and_an_older_file(
             "Volume group 'input' (tracking_mask) has 28 features; a mask has one.",
         ),
         (["sub-03", "OUT.trk", "--tracking_mask", "no.nii.gz"], "error: tracking_mask: '/"),
-        (["sub-03", "OUT.trk", "--algo", "prob"], "gives one direction, so algo must be 'det', got 'prob'."),
+        (
+            ["sub-03", "OUT.trk", "--algo", "prob"],
+            "gives one direction, so it needs --algo det, got 'prob'; the direction getters with a distribution are "
+            "'sphere-classification', 'smooth-sphere-classification', 'gaussian', 'gaussian-mixture', "
+            "'fisher-von-mises', 'fisher-von-mises-mixture'.",
+        ),
         (["sub-03", "OUT.trk", "--theta", "200"], "theta must be above 0 and at most 180, got 200."),
         (["sub-03", "OUT.trk", "--step_size", "1e300"], "step_size (1e+300 mm) is above max_length (300 mm)"),
         (["sub-03", "OUT.trk", "--step_size", "0"], "step_size must be positive, got 0."),

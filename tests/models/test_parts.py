@@ -190,7 +190,10 @@ def test_tracking_directions(pointwise_model: Any) -> None:
     assert model.forward_uses_last_point is False
     got = model.get_tracking_directions(torch.tensor([[0.0, 4.0, 3.0], [0.0, 0.0, 0.0]]), "det", None)
     torch.testing.assert_close(got, torch.tensor([[0.0, 0.8, 0.6], [0.0, 0.0, 0.0]]))
-    with pytest.raises(ValueError, match="algo must be 'det', got 'prob'"):
+    with pytest.raises(
+        ValueError,
+        match="needs algo='det', got 'prob'; .* are 'sphere-classification', 'smooth-sphere-classification', 'gau",
+    ):
         model.get_tracking_directions(torch.zeros(1, 3), "prob", None)
     with pytest.raises(ValueError, match="eos_stopping_thresh must be None, got 0.5"):
         model.get_tracking_directions(torch.zeros(1, 3), "det", 0.5)
@@ -242,7 +245,7 @@ def test_options_that_are_not_the_user_s_are_refused(key: str, args: dict[Any, A
 def test_an_unknown_algorithm_is_a_sentence(key: str, algo: Any) -> None:
     model = WithoutGetter(nb_features=2, dg_key=key)
     model.instantiate_direction_getter(8)
-    with pytest.raises(ValueError, match="algo must be 'det'"):
+    with pytest.raises(ValueError, match="algo must be 'det' or 'prob'|needs algo='det'"):
         model.get_tracking_directions(torch.zeros(2, model.direction_getter.output_size), algo)
 
 

@@ -170,7 +170,7 @@ def test_no_streamline_is_kept() -> None:
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match=r"min_length \(20 mm\) is above max_length \(12 mm\)"):
         Tracker(network(), subject(), rules(), min_length=20)
-    with pytest.raises(ValueError, match="gives one direction, so algo must be 'det', got 'prob'"):
+    with pytest.raises(ValueError, match="gives one direction, so it needs algo='det', got 'prob'; the direction"):
         Tracker(network(), subject(), rules(algo="prob"))
     with pytest.raises(ValueError, match="trained on 3 features per voxel, but the volume has 2"):
         Tracker(network(), TrackingSubject(torch.zeros(*SHAPE, 2), VOXEL_SIZES), rules())
