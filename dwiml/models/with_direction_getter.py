@@ -243,8 +243,8 @@ class ModelWithDirectionGetter(MainModelAbstract):
                 raise ValueError(f"{self.dg_key!r}: algo must be 'det' or 'prob', got {shown(algo)}.")
             others = [key for key, getter in DIRECTION_GETTERS.items() if getter.has_distribution]
             raise ValueError(
-                f"{self.dg_key!r} gives one direction, so it needs algo='det', got {shown(algo)}; the direction getters "
-                f"with a distribution are {quoted(others)}."
+                f"{self.dg_key!r} gives one direction, so it needs algo='det', got {shown(algo)}; the direction "
+                f"getters with a distribution are {quoted(others)}."
             )
         if eos_stopping_thresh is not None and not self.direction_getter.add_eos:
             raise ValueError(
