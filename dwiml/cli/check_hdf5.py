@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--figures",
         metavar="DIR",
         help="write a figure DIR/SUBJECT.png of each subject: its streamlines over three slices of a volume, to see "
-        "whether they are aligned",
+        "whether they are aligned; files that share a subject are drawn one at a time",
     )
     add_overwrite(parser, "replace existing figures")
     add_verbose(parser)
