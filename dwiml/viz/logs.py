@@ -87,7 +87,8 @@ def visualize_logs(
         Draw the values of the log of batches (training loss, gradient norm, learning rate, speed) instead of those of
         the epochs.
     smooth
-        Draw the mean of each value and its neighbors, this many in all; the values themselves are drawn thinly.
+        Draw the mean of each value and its neighbors, this many in all; the values themselves are drawn thinly. The
+        learning rate is not smoothed.
     x
         The horizontal axis: ``"epoch"``, ``"time"`` of the training, or ``"points"`` that it has seen.
     ylim

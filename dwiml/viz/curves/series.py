@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dwiml.arguments import grouped
+from dwiml.training.reporting.metrics import LEARNING_RATE
 from dwiml.viz.curves.log import IN_BATCHES, Floats, Log
 from dwiml.viz.curves.options import CurveOptions
 
@@ -51,6 +52,8 @@ def curve_of(log: Log, metric: str, options: CurveOptions) -> Curve:
         return Curve(x, values)
     # Of batches only, if these are drawn; and never of fewer values than would be seen as a curve.
     is_smoothed = 1 < options.smooth <= len(values) / 2 and (not options.per_batch or is_of_batches(log, metric))
+    # It is chosen, not measured: means would show rates that were never used.
+    is_smoothed = is_smoothed and metric != LEARNING_RATE
     smoothed = smooth(values, options.smooth) if is_smoothed else values
     is_new = np.zeros(len(places), dtype=bool)
     if len(places) > 2:
