@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -23,3 +24,15 @@ def test_the_learning_rate_is_not_smoothed() -> None:
     of_loss, of_rate = drawn(log, smooth=4).axes
     assert len(of_loss.lines) > len(of_rate.lines) == 1
     assert of_rate.lines[0].get_ydata().tolist() == rates
+
+
+@pytest.mark.parametrize("options", [{}, {"figsize": (6, 4)}, {"panels": ["loss"], "figsize": (4, 4)}])
+def test_the_note_on_different_losses_is_not_cut(options: dict[str, Any]) -> None:
+    kinds = ("sphere-gaussian-mixture", "cosine-regression with add_eos True", "fisher-von-mises", "gaussian", "Mine")
+    records = [{"epoch": i, "train_loss": 1.0, "learning_rate": 0.1, "speed": 2.0} for i in range(3)]
+    figure = drawn(*(Log(f"run {i}", records, loss=kind) for i, kind in enumerate(kinds)), **options)
+    label = figure.axes[0].xaxis.label
+    assert "and 1 more): their values cannot be compared." in " ".join(label.get_text().split())
+    box = label.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width

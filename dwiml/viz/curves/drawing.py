@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,6 +26,8 @@ _ROW_IN = 2.9
 _LEGEND_ROW_IN = 0.24
 _LEGEND_CHARACTERS = 150
 _MAX_NAME_LENGTH = 60
+# Width of the labels of a vertical axis, and of a character of the label of a horizontal one.
+_Y_LABELS_IN, _CHARACTER_IN = 0.9, 0.083
 # The title contains the names of the experiments up to these limits.
 _MAX_TITLE_LENGTH = 80
 _MAX_NAMES_IN_TITLE = 4
@@ -200,7 +203,17 @@ def _label_x(
         axes.text(0.5, 0.5, "no values", transform=axes.transAxes, ha="center", color=_GRAY)
     axes.set_xlim(first - margin, last + margin)
     note = loss_note(logs) if any(line.metric in LOSSES for line in panel.lines) else ""
-    axes.set_xlabel(f"{label}\n{note}" if note else label, parse_math=False)
+    axes.set_xlabel(f"{label}\n{_wrapped(axes, note)}" if note else label, parse_math=False)
+
+
+def _wrapped(axes: Axes, text: str) -> str:
+    """Return a text under a panel with line ends, so that it is not wider than the panel."""
+    figure, place = axes.get_figure(root=True), axes.get_subplotspec()
+    assert figure is not None
+    assert place is not None
+    columns = place.get_gridspec().ncols
+    width = figure.get_size_inches()[0] * len(place.colspan) / columns - _Y_LABELS_IN
+    return textwrap.fill(text, max(int(width / _CHARACTER_IN), 20))
 
 
 def loss_note(logs: Sequence[Log]) -> str:
