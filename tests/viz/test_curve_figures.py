@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dwiml.viz.curves.log import Log
+from dwiml.viz.curves.weights import draw_weights
 from dwiml.viz.logs import plot_logs
 
 
@@ -33,6 +34,22 @@ def test_the_note_on_different_losses_is_not_cut(options: dict[str, Any]) -> Non
     figure = drawn(*(Log(f"run {i}", records, loss=kind) for i, kind in enumerate(kinds)), **options)
     label = figure.axes[0].xaxis.label
     assert "and 1 more): their values cannot be compared." in " ".join(label.get_text().split())
-    box = label.get_window_extent()
-    assert box.x0 >= 0
-    assert box.x1 <= figure.bbox.width
+    for box in (label.get_window_extent(), figure.legends[0].get_window_extent()):
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.width
+
+
+@pytest.mark.parametrize("decades", [0.2, 0.4, 1.0, 4.0])
+def test_a_logarithmic_axis_of_weights_has_several_labels(decades: float) -> None:
+    for low in (6.3e-5, 6.5e-6, 2e-3):
+        changes = [low, low * 10**decades]
+        records = [{"epoch": i, "weight_change/out": each, "weight_norm/out": 1.0} for i, each in enumerate(changes)]
+        figure = Figure()
+        draw_weights(figure, [Log("run", records)])
+        FigureCanvasAgg(figure).draw()
+        axis = figure.axes[0].yaxis
+        bottom, top = axis.get_view_interval()
+        texts = [tick.label1.get_text() for tick in axis.get_major_ticks() + axis.get_minor_ticks()]
+        shown = [text for text in texts if text and bottom <= float(text.removesuffix("%")) / 100 <= top]
+        assert 2 <= len(shown) <= 8
+        assert all(text.endswith("%") for text in shown)

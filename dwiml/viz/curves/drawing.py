@@ -43,17 +43,29 @@ _GRAY = "#4d4d4d"
 _LOG_LABELS: tuple[tuple[float, tuple[int, ...]], ...] = ((0.5, ()), (1.4, (1, 2, 3, 4, 6)), (3.2, (1, 2, 5)))
 
 
-class _PlainLogFormatter(Formatter):
-    """Label powers of ten, and as many ticks between them as do not overlap: with 0.06, not 6 x 10^-2."""
+class PlainLogFormatter(Formatter):
+    """Label powers of ten, and as many ticks between them as do not overlap: with 0.06, not 6 x 10^-2.
+
+    Parameters
+    ----------
+    percent
+        Label with percentages: 6%.
+    """
+
+    def __init__(self, *, percent: bool = False) -> None:
+        self._percent = percent
 
     def __call__(self, x: float, pos: int | None = None) -> str:
+        """Return the label of the value `x`, which may be empty."""
         assert self.axis is not None
         low, high = sorted(self.axis.get_view_interval())
         if x <= 0 or low <= 0:
             return ""
         digit = round(x / 10.0 ** math.floor(math.log10(x) + 1e-9), 6)
         digits = next((digits for most, digits in _LOG_LABELS if math.log10(high / low) <= most), (1,))
-        return f"{x:g}" if not digits or digit in digits else ""
+        if digits and digit not in digits:
+            return ""
+        return f"{100 * x:.6g}%" if self._percent else f"{x:g}"
 
 
 def draw_curves(
@@ -75,7 +87,7 @@ def draw_curves(
     """
     options = options or CurveOptions()
     rows = _arrange(panels)
-    nb_legend_rows, columns = _legend_shape(logs)
+    nb_legend_rows, columns = _legend_shape(logs, options.figsize[0] if options.figsize else _WIDTH_IN)
     height = _ROW_IN * max(len(rows), 1.4) + 0.4 + _LEGEND_ROW_IN * nb_legend_rows
     figure.set_size_inches(*(options.figsize or (_WIDTH_IN, height)))
     figure.set_layout_engine("constrained")
@@ -233,8 +245,8 @@ def _scale_y(axes: Axes, panel: Panel, options: CurveOptions, curves: Sequence[C
     axes.set_ylabel(panel.axis + (" (log scale)" if in_log_scale else ""), parse_math=False)
     if in_log_scale:
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(_PlainLogFormatter())
-        axes.yaxis.set_minor_formatter(_PlainLogFormatter())
+        axes.yaxis.set_major_formatter(PlainLogFormatter())
+        axes.yaxis.set_minor_formatter(PlainLogFormatter())
     else:
         # No offset: "1e-5 + 0.0312" above an axis is easily overlooked.
         axes.ticklabel_format(axis="y", useOffset=False, scilimits=(-3, 5), useMathText=True)
@@ -293,9 +305,10 @@ def _add_line_legend(axes: Axes, logs: Sequence[Log], panel: Panel, options: Cur
         disable_math(legend)
 
 
-def _legend_shape(logs: Sequence[Log]) -> tuple[int, int]:
-    """Return the rows and columns of the legend of the experiments."""
-    return (0, 1) if len(logs) == 1 else legend_shape([_legend_label(log) for log in logs], _LEGEND_CHARACTERS)
+def _legend_shape(logs: Sequence[Log], width: float) -> tuple[int, int]:
+    """Return the rows and columns of the legend of the experiments, in a figure of a width in inches."""
+    most = int(_LEGEND_CHARACTERS * width / _WIDTH_IN)
+    return (0, 1) if len(logs) == 1 else legend_shape([_legend_label(log) for log in logs], most)
 
 
 def legend_shape(labels: Sequence[str], most: int) -> tuple[int, int]:

@@ -13,9 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from dwiml.training.reporting.metrics import WEIGHT_CHANGE, WEIGHT_NORM
+from dwiml.viz.curves.drawing import PlainLogFormatter
 from dwiml.viz.curves.log import Log
 from dwiml.viz.figure_file import shorten
 
@@ -177,9 +178,8 @@ def _draw_layer(axes: Axes, change: Change, i: int, nb_layers: int) -> None:
 
 def _label(axes: Axes, changes: Sequence[Mapping[str, Change]]) -> None:
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
+    axes.yaxis.set_major_formatter(PlainLogFormatter(percent=True))
+    axes.yaxis.set_minor_formatter(PlainLogFormatter(percent=True))
     axes.set_ylabel("Norm of the change /\nnorm of the weights (log scale)")
     # Of all rows, which share the axis.
     epochs = [epoch for each in changes for change in each.values() for epoch in change.epochs]
@@ -187,6 +187,8 @@ def _label(axes: Axes, changes: Sequence[Mapping[str, Change]]) -> None:
     axes.set_xlim(min(epochs) - margin, max(epochs) + margin)
     axes.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
+    # A narrow range may be without a power of ten.
+    axes.grid(which="minor", alpha=0.15)
     axes.spines[["top", "right"]].set_visible(False)
 
 
