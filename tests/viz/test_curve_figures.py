@@ -53,3 +53,19 @@ def test_a_logarithmic_axis_of_weights_has_several_labels(decades: float) -> Non
         shown = [text for text in texts if text and bottom <= float(text.removesuffix("%")) / 100 <= top]
         assert 2 <= len(shown) <= 8
         assert all(text.endswith("%") for text in shown)
+
+
+def test_no_whole_run_is_an_outlier() -> None:
+    def log(name: str, values: list[float]) -> Log:
+        return Log(name, [{"epoch": i, "train_loss": value} for i, value in enumerate(values)])
+
+    usual = [log(f"run {k}", [1.0 + 0.01 * (i % 10) for i in range(20)]) for k in range(4)]
+    far = log("far", [1e5, *(50.0 + i % 5 for i in range(19))])
+    axes = drawn(*usual, far, remove_outliers=True).axes[0]
+    low, high = axes.get_ylim()
+    assert 0 < low < 1
+    assert 54 < high < 70
+    assert [text.get_text() for text in axes.texts] == ["1 value outside"]
+    (axes,) = drawn(*usual, log("constant", [30.0] * 3), remove_outliers=True).axes
+    assert axes.get_ylim()[1] > 30
+    assert not axes.texts

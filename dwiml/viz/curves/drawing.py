@@ -258,10 +258,18 @@ def _scale_y(axes: Axes, panel: Panel, options: CurveOptions, curves: Sequence[C
     keeps_range = panel.key in options.ylim or panel.key == MEMORY_PANEL
     usual = usual_range(curves) if options.remove_outliers and not keeps_range else None
     if usual is not None and (not in_log_scale or usual[0] > 0):
-        axes.set_ylim(*usual[:2])
+        axes.set_ylim(*_with_margin(*usual[:2], in_log_scale=in_log_scale))
         axes.text(0.99, 0.97, usual[2], transform=axes.transAxes, ha="right", va="top", fontsize=8, color=_GRAY)
     if panel.key in options.ylim:
         axes.set_ylim(*options.ylim[panel.key])
+
+
+def _with_margin(low: float, high: float, *, in_log_scale: bool) -> tuple[float, float]:
+    if in_log_scale:
+        factor = (high / low) ** 0.05 if high > low else 1.05
+        return low / factor, high * factor
+    margin = 0.05 * (high - low) or 1.0
+    return low - margin, high + margin
 
 
 def _widen_if_constant(axes: Axes, curves: Sequence[Curve]) -> None:

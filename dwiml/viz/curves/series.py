@@ -132,20 +132,33 @@ def thinned(x: Floats, y: Floats, raw: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def usual_range(curves: Sequence[Curve]) -> tuple[float, float, str] | None:
-    """Return the limits of the values that are not outliers, and a note on the number of the others; None without any.
+    """Return the range of the values that are not outliers, and a note on the number of the others; None without any.
 
-    Outliers are farther than three interquartile ranges from the quartiles.
+    Outliers are farther than three interquartile ranges from the quartiles. A curve whose median is one is not hidden:
+    the range contains all its values but its own outliers.
     """
-    values = np.concatenate([np.zeros(0), *(curve.y if curve.raw is None else curve.raw for curve in curves)])
-    values = values[np.isfinite(values)]
+    each = [curve.y if curve.raw is None else curve.raw for curve in curves]
+    each = [values[np.isfinite(values)] for values in each]
+    values = np.concatenate([np.zeros(0), *each])
     if not len(values):
         return None
+    low, high = _fences(values)
+    if low == high:
+        return None
+    shown = [values[(values >= low) & (values <= high)]]
+    for own in each:
+        if len(own) and not low <= np.median(own) <= high:
+            first, last = _fences(own)
+            shown.append(own[(own >= first) & (own <= last)])
+    inside = np.concatenate(shown)
+    low, high = inside.min(), inside.max()
+    nb = int(((values < low) | (values > high)).sum())
+    if not nb:
+        return None
+    return float(low), float(high), f"{grouped(nb)} {'value' if nb == 1 else 'values'} outside"
+
+
+def _fences(values: Floats) -> tuple[float, float]:
     low, high = np.quantile(values, [0.25, 0.75])
     spread = _FAR_OUT * (high - low)
-    outside = (values < low - spread) | (values > high + spread)
-    nb = int(outside.sum())
-    if not nb or not spread:
-        return None
-    low, high = values[~outside].min(), values[~outside].max()
-    margin = 0.05 * (high - low)
-    return float(low - margin), float(high + margin), f"{grouped(nb)} {'value' if nb == 1 else 'values'} outside"
+    return float(low - spread), float(high + spread)
