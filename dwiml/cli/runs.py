@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> None:
     import json
+    import shutil
+    import sys
 
     from dwiml.inspection.runs import describe_runs, runs_text
 
@@ -39,4 +41,5 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps([run.as_dict() for run in runs], indent=2))
     else:
-        print(runs_text(runs))
+        # Not in a pipe, whose reader may look for a parameter in a line.
+        print(runs_text(runs, width=shutil.get_terminal_size().columns if sys.stdout.isatty() else None))

@@ -45,7 +45,9 @@ _NOT_COMPARED = frozenset(
         *("sampler.seed", "loader.seed", "data.cache_size", "testing_subjects"),
     }
 )
-_WIDEST = 90
+_LONGEST_VALUE = 40
+# Of the column of parameters, in a narrow terminal.
+_NARROWEST = 30
 _LONGEST_NAME = 48
 
 
@@ -265,8 +267,17 @@ def _key(run: Run, order: str) -> tuple[Any, ...]:
     return value is None, value if value is not None else 0, name
 
 
-def runs_text(runs: Sequence[Run]) -> str:
-    """Return a table of :func:`describe_runs`, and then what differs between the runs."""
+def runs_text(runs: Sequence[Run], *, width: int | None = None) -> str:
+    """Return a table of :func:`describe_runs`, and then what differs between the runs.
+
+    Parameters
+    ----------
+    runs
+        The runs.
+    width
+        Number of characters of a line with parameters; they are continued in the next line, and values of more than 40
+        characters are cut. None: no limit.
+    """
     rows = [("run", "status", "epochs", "best", "epoch time", "time left")]
     for run in runs:
         best = "-" if run.best is None else f"{run.best:.5g} (epoch {run.best_epoch})"
@@ -280,17 +291,37 @@ def runs_text(runs: Sequence[Run]) -> str:
         lines += ["", f"best: {' or '.join(metrics)}"]
     differing = list(dict.fromkeys(name for run in runs for name in run.differences))
     if differing and len(runs) > 1:
-        lines += ["", "Different parameters", *_differences(runs, differing)]
+        lines += ["", "Different parameters", *_differences(runs, differing, width)]
     lines += [f"{run.name}: {run.note}" for run in runs if run.note]
     return "\n".join(lines)
 
 
-def _differences(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
-    rows = [("run", "parameters")]
+def _differences(runs: Sequence[Run], names: Sequence[str], width: int | None) -> list[str]:
+    """Return a table of the parameters of each run, without those that are None or that it does not have."""
+    column = max(len("run"), *(len(_short(run.name)) for run in runs))
+    # With the indent and the space between the columns.
+    space = None if width is None else max(width - column - 4, _NARROWEST)
+    rows, is_cut = [("run", "parameters")], False
     for run in runs:
-        given = [f"{name} {cut(_shown(run.differences[name]), 40)}" for name in names if name in run.differences]
-        rows.append((_short(run.name), cut(", ".join(given), _WIDEST)))
-    return table(rows)
+        given = {name: _shown(value) for name in names if (value := run.differences.get(name)) is not None}
+        whole = {name: cut(value, len(value)) for name, value in given.items()}
+        texts = whole if width is None else {name: cut(value, _LONGEST_VALUE) for name, value in whole.items()}
+        is_cut = is_cut or texts != whole
+        parts = [f"{name} {value}" for name, value in texts.items()]
+        first, *others = _lines(parts, space) or ["-"]
+        rows += [(_short(run.name), first), *(("", other) for other in others)]
+    return table(rows) + (["--json prints the values that are cut here."] if is_cut else [])
+
+
+def _lines(parts: Sequence[str], width: int | None) -> list[str]:
+    """Return lines of parts, separated by commas, of at most a number of characters if each part is short enough."""
+    lines: list[str] = []
+    for part in parts:
+        if lines and (width is None or len(lines[-1]) + len(part) + 3 <= width):
+            lines[-1] += f", {part}"
+        else:
+            lines[-1:] = [f"{lines[-1]},", part] if lines else [part]
+    return lines
 
 
 def _short(name: str) -> str:
@@ -299,4 +330,4 @@ def _short(name: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else "-" if value is None else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value)

@@ -82,8 +82,40 @@ def test_experiments_are_found_in_subfolders_and_only_what_differs_is_shown(tmp_
     assert runs[0].best is None
     text = runs_text(runs)
     assert "sweep/run_10  unfinished  3 of 4  1 (epoch 2)" in text
-    assert "  sweep/run_10  dropout 0.5, extra -" in text
+    assert text.endswith("  sweep/run_10  dropout 0.5")
+    assert "  other         dropout 0.1, extra a\n" in text
     assert "best: train_loss" in text
+
+
+def test_different_parameters_are_wrapped_and_not_cut(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for k in range(2):
+        experiment(tmp_path / f"run_{k}", 1, **{f"parameter_{i}": k + i for i in range(20)})
+    experiment(tmp_path / "without", 1)
+    assert main(["runs", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert f"  run_1    {', '.join(f'parameter_{i} {1 + i}' for i in range(20))}\n" in text
+    assert "  without  -" in text
+    assert "--json" not in text
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert main(["runs", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    lines = lines[lines.index("Different parameters") :]
+    assert max(map(len, lines)) <= 60
+    words = " ".join(line.strip() for line in lines)
+    assert all(f"parameter_{i} {i}" in words for i in range(20))
+
+
+def test_long_values_are_cut_and_the_text_says_so(tmp_path: Path) -> None:
+    experiment(tmp_path / "a", 1, path="b" * 60)
+    experiment(tmp_path / "b", 1, path="c")
+    runs = describe_runs(tmp_path)
+    text = runs_text(runs, width=100)
+    assert f"path {'b' * 37}...\n" in text
+    assert f"path {'b' * 60}\n" in runs_text(runs)
+    assert text.endswith("--json prints the values that are cut here.")
 
 
 def test_any_order(tmp_path: Path) -> None:
