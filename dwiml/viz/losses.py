@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from dwiml.viz.curves.drawing import COLORS
 
@@ -28,6 +29,9 @@ _MAX_FRACTION_OF_AXIS = 0.5
 # An axis starts at 0 if the smallest loss is below this fraction of the largest.
 _NEAR_ZERO = 0.3
 _MOST_COLUMNS = 3
+_MOST_TICKS = 5
+# Characters of both columns of a legend that is not wider than its panel.
+_LEGEND_CHARACTERS = 55
 # Blue, orange and black differ in lightness too.
 _THIRDS = {"first third": (COLORS[0], "-"), "middle third": (COLORS[4], "-"), "last third": (COLORS[6], "--")}
 
@@ -109,7 +113,8 @@ def _draw_thirds(ax: Axes, thirds: Sequence[Values], axis: str, *, unit: str = "
     for (name, (color, style)), values in zip(_THIRDS.items(), thirds, strict=True):
         shares.append(100 * np.histogram(values, edges)[0] / max(len(values), 1))
         label = f"{name}, mean {values.mean():.3g}{unit}" if len(values) else f"{name}, no points"
-        ax.stairs(shares[-1], edges, color=color, linestyle=style, linewidth=1.8, label=label)
+        # Without a line from the first and last bin to 0, which would look like a value.
+        ax.stairs(shares[-1], edges, baseline=None, color=color, linestyle=style, linewidth=1.8, label=label)
     scale = _choose_scale(ax, np.concatenate(shares))
     _finish(ax, edges, hidden)
     ax.set_xlabel(f"{axis}, by third of streamline")
@@ -133,6 +138,9 @@ def _finish(ax: Axes, edges: npt.NDArray[np.float64], hidden: float | None) -> N
         ax.plot([], [], " ", label=f"not shown: 1%, up to {hidden:.3g}")
     _add_legend(ax)
     ax.set_xlim(edges[0], edges[-1])
+    # Neither the labels of a narrow range nor an offset at the end of the axis overlap.
+    ax.xaxis.set_major_locator(MaxNLocator(_MOST_TICKS, steps=(1, 2, 2.5, 5, 10)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.10g}".replace("-", "\N{MINUS SIGN}")))
 
 
 def _draw_ends(ax: Axes, last: Values, others: Values) -> None:
@@ -144,7 +152,7 @@ def _draw_ends(ax: Axes, last: Values, others: Values) -> None:
         shares.append(100 * np.histogram(values, edges)[0] / max(len(values), 1))
         label = f"{name}, mean {values.mean():.3g}" if len(values) else name
         ax.stairs(shares[-1], edges, fill=True, alpha=0.5, color=f"C{number}")
-        ax.stairs(shares[-1], edges, color=f"C{number}", linewidth=1.5, label=label)
+        ax.stairs(shares[-1], edges, baseline=None, color=f"C{number}", linewidth=1.5, label=label)
     scale = _choose_scale(ax, np.concatenate(shares))
     _add_legend(ax)
     ax.set_xlim(0, 1)
@@ -156,6 +164,7 @@ def _choose_scale(ax: Axes, heights: npt.NDArray[Any]) -> str:
     """Make the axis logarithmic if the bars are very uneven, and return the end of its label."""
     found = heights[heights > 0]
     if not len(found) or found.max() <= _UNEVEN * np.median(found):
+        ax.set_ylim(bottom=0)
         return ""
     ax.set_yscale("log")
     # The lowest bar must be visible too.
@@ -164,14 +173,17 @@ def _choose_scale(ax: Axes, heights: npt.NDArray[Any]) -> str:
 
 
 def _add_legend(ax: Axes) -> None:
+    lengths = [len(label) for label in ax.get_legend_handles_labels()[1]]
+    half = -(-len(lengths) // 2)
+    fits = max(lengths[:half]) + max(lengths[half:], default=0) <= _LEGEND_CHARACTERS
     # Above the panel, where it hides no bar.
     ax.legend(
         loc="lower left",
         bbox_to_anchor=(0, 1),
         borderaxespad=0.2,
-        ncols=2,
+        ncols=2 if fits else 1,
         columnspacing=1.0,
         handlelength=1.8,
-        fontsize=9,
+        fontsize=8,
         frameon=False,
     )

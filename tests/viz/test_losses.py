@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -107,3 +108,30 @@ def test_no_two_labels_overlap(with_eos: bool, with_displacement: bool, size: in
     assert len(boxes) == size
     for number, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in boxes[number + 1 :])
+
+
+@pytest.mark.parametrize("scale", [1e-6, 0.0123, 1.0, 1234.0])
+def test_labels_fit_into_their_panel(scale: float) -> None:
+    rng = np.random.default_rng(0)
+    thirds = [rng.exponential(scale * size, 2000) for size in (1, 1.2, 2)]
+    means = -12 - 1e-4 * rng.random(300)
+    figure = drawn(
+        plot_loss_histograms(thirds[0], means, title="t", loss_by_third=thirds, displacement_by_third=thirds)
+    )
+    for ax in figure.axes:
+        panel, legend = ax.get_window_extent(), ax.get_legend().get_window_extent()
+        assert legend.x1 <= panel.x1
+        low, high = ax.get_xlim()
+        ticks = [tick for tick in ax.xaxis.get_major_ticks() if low <= tick.get_loc() <= high]
+        assert len(ticks) >= 2
+        boxes = [tick.label1.get_window_extent() for tick in ticks]
+        assert all(first.x1 + 2 < second.x0 for first, second in pairwise(boxes))
+        assert not ax.xaxis.get_offset_text().get_text()
+
+
+def test_no_line_leads_to_the_first_bin() -> None:
+    thirds = [np.array([0.0, 1.0])] * 3
+    figure = drawn(plot_loss_histograms(np.arange(3.0), np.ones(2), title="t", loss_by_third=thirds))
+    first = figure.axes[2].patches[0].get_path().vertices
+    assert first[0].tolist() == [0, 50]
+    assert figure.axes[2].get_ylim()[0] == 0
