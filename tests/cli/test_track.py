@@ -282,7 +282,8 @@ def test_an_image_that_is_missing(
     files = {"--input": volume, "--std_mask": mask, "--tracking_mask": mask, "--seeding_mask": mask, option: "wm_mask"}
     command = ["track", str(phantom / "exp"), str(tmp_path / "o.trk")]
     assert main(command + [word for pair in files.items() for word in pair]) == 2
-    sentence = f"error: {option}: 'wm_mask' was not found; with --input, masks are image files too."
+    hint = "" if option == "--input" else "; with --input, masks are image files too"
+    sentence = f"error: {option}: 'wm_mask' was not found{hint}."
     assert sentence in capsys.readouterr().err
 
 

@@ -66,5 +66,5 @@ def check_files(arguments: argparse.Namespace, options: Sequence[str]) -> None:
         for path in [names] if isinstance(names, str) else names:
             # A .trx may be a folder.
             if not Path(path).exists():
-                hint = "; with --input, masks are image files too" if option in _MASKS else ""
+                hint = "; with --input, masks are image files too" if option.endswith("_mask") else ""
                 raise FileNotFoundError(f"--{option}: '{path}' was not found{hint}.")
