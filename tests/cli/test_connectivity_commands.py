@@ -239,7 +239,7 @@ def test_a_tractogram_is_not_counted_twice(folder: Path, tmp_path: Path, capsys:
 FAULTS = {
     "no truth": (["wb.trk"], "No connectivity matrix was given; give MATRIX.npy, or an HDF5 file with --hdf5_file."),
     "no rows": (["wb.trk", "blocs.npy"], "The regions of MATRIX.npy were not given; give --nb_blocs or --labels."),
-    "no reference": (["wb.tck", "blocs.npy", "--nb_blocs", "7"], "give an image of that volume as reference"),
+    "no reference": (["wb.tck", "blocs.npy", "--nb_blocs", "7"], "give an image of that volume as --reference"),
     "two blocs": (
         ["wb.trk", "blocs.npy", "--nb_blocs", "7", "6"],
         "one or three whole numbers from 1 to 100000, got 7 6",

@@ -25,7 +25,8 @@ class FakeExperiment:
         self.fake.fail_if_asked("log_metrics")
         self.metrics.append((metrics, step, epoch))
 
-    def log_figure(self, *, figure_name: str, figure: Any) -> None:
+    def log_figure(self, *, figure_name: str, figure: Any, overwrite: bool) -> None:
+        assert overwrite, "a second start of a training would add another one"
         self.figures[figure_name] = figure
 
     def flush(self) -> bool:
