@@ -2,47 +2,34 @@
 
 from __future__ import annotations
 
-import gzip
-import http.server
 import json
-import threading
 from typing import Any
 from urllib.parse import unquote
+
+from loopback_server import LoopbackHandler, LoopbackServer
 
 Row = dict[str, Any]
 _HISTORY = "wandb-history.jsonl"
 
 
-class WandbServer(http.server.ThreadingHTTPServer):
+class WandbServer(LoopbackServer):
     """Answers as Weights & Biases does; the rows, the parameters and the files of each run are kept.
 
     Attributes
     ----------
-    failing
-        ``error`` for status 500, ``hang up`` for a closed connection; empty if the server works.
     fails_after
         Number of rows after which ``failing`` applies.
     """
 
-    daemon_threads = True
-
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.failing = ""
+        super().__init__(_Handler)
         self.fails_after = 0
-        self.nb_failures = 0
         self.unknown: list[str] = []
         self.rows: dict[str, list[Row]] = {}
         self.config: dict[str, Row] = {}
         self.summary: dict[str, Row] = {}
         self.files: dict[str, bytes] = {}
         self.ends: list[tuple[str, int]] = []
-        self.lock = threading.Lock()
-
-    @property
-    def address(self) -> str:
-        """Where the server is."""
-        return f"http://127.0.0.1:{self.server_address[1]}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -51,10 +38,8 @@ class WandbServer(http.server.ThreadingHTTPServer):
 
     def is_failing(self) -> bool:
         """Return whether the next request fails."""
-        return bool(self.failing) and sum(len(rows) for rows in self.rows.values()) >= self.fails_after
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing about a client that has been killed."""
+        with self.lock:
+            return super().is_failing() and sum(len(rows) for rows in self.rows.values()) >= self.fails_after
 
     def stream(self, run: str, body: Row) -> None:
         """Keep rows that arrive, at the place that the client gives them."""
@@ -111,43 +96,17 @@ def _project(variables: Row) -> Row:
     return {"id": "project", "name": variables["project"], "entity": {"id": "entity", "name": variables["entity"]}}
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
-    server: WandbServer
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        self._answer(b"")
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self._answer(gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)
-
-    do_PUT = do_POST
-
-    def _answer(self, body: bytes) -> None:
-        server, code = self.server, 200
+class _Handler(LoopbackHandler):
+    def answer(self, body: bytes) -> None:
+        server = self.server
         parts = unquote(self.path).strip("/").split("/")
         answer: Row = {}
         with server.lock:
-            if server.is_failing():
-                server.nb_failures += 1
-                if server.failing == "hang up":
-                    self.close_connection = True
-                    return
-                code = 500
-            elif self.path == "/graphql":
+            if self.path == "/graphql":
                 request = json.loads(body)
                 answer = {"data": server.query(request.get("operationName", ""), request["variables"])}
             elif parts[-1] == "file_stream":
                 server.stream(parts[-2], json.loads(body))
             elif parts[0] == "upload":
                 server.files["/".join(parts[1:])] = body
-        content = json.dumps(answer).encode()
-        self.send_response(code)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        self.respond(200, answer)

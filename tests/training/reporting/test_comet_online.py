@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from comet_server import METRICS, CometServer, serve
+from comet_server import METRICS, CometServer
+from loopback_server import serve
 from small_training import small_trainer
 
 from dwiml.training.reporting.loggers import read_metrics

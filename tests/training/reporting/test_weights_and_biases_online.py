@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comet_server import serve
+from loopback_server import serve
 from wandb_server import WandbServer
 
 from dwiml.training.reporting.loggers import read_metrics
