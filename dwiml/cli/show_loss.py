@@ -59,6 +59,24 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="X",
         help="percentage of best and worst streamlines [%(default)g]",
     )
+    _add_colors(parser)
+    parser.add_argument(
+        "--batch_size",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="number of streamlines per batch; lower it to use less memory [%(default)s]",
+    )
+    _add_images(parser)
+    add_moved_data(parser)
+    add_sidecar(parser, "each tractogram")
+    add_overwrite(parser, "replace existing results in OUT_DIR")
+    add_class_options(parser)
+    add_verbose(parser)
+    return parser
+
+
+def _add_colors(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--color_by",
         default="loss",
@@ -74,20 +92,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="values of --color_by at the two ends of the color map; give the same ones to compare subjects or models "
         "[5th and 95th percentile of each subject]",
     )
-    parser.add_argument(
-        "--batch_size",
-        type=int,
-        default=1000,
-        metavar="N",
-        help="number of streamlines per batch; lower it to use less memory [%(default)s]",
-    )
-    _add_images(parser)
-    add_moved_data(parser)
-    add_sidecar(parser, "each tractogram")
-    add_overwrite(parser, "replace existing results in OUT_DIR")
-    add_class_options(parser)
-    add_verbose(parser)
-    return parser
 
 
 def _add_images(parser: argparse.ArgumentParser) -> None:

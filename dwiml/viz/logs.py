@@ -170,10 +170,7 @@ def visualize_logs(
         options.choose(logs)
         if watch is None:
             options.check_epochs(logs)
-    if show is None:
-        show = out is None and watch is None and _has_display()
-    if show and watch is not None:
-        raise ValueError("watch draws into a file, not a window: give show=False or out.")
+    show = _shows(show, out, watch)
     written = []
     if csv is not None:
         write_table(Path(csv), logs, options.choose(logs), options)
@@ -281,6 +278,13 @@ def _check_outputs(
         check_outputs({"Table": csv}, experiments=folders, overwrite=overwrite)
         if len({os.path.realpath(path) for path in outputs.values()}) < len(outputs):
             raise ValueError("The figure and the table must be two files.")
+
+
+def _shows(show: bool | None, out: PathLike | None, watch: float | None) -> bool:
+    """Return whether the figure is shown in a window."""
+    if show and watch is not None:
+        raise ValueError("watch draws into a file, not a window: give show=False or out.")
+    return out is None and watch is None and _has_display() if show is None else show
 
 
 def _has_display() -> bool:
