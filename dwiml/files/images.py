@@ -262,7 +262,7 @@ def _fill(buffer: memoryview, stream: IO[bytes]) -> int:
 def copy_volumes(out: NDArray[Any], volumes: NDArray[Any]) -> None:
     """Copy volumes (X, Y, Z, F) that have x first and features last in memory, as in a NIfTI file, to C order.
 
-    Blocks that fit in the cache, read in the order of the file, make this six times faster.
+    Blocks that fit in the cache, read in the order of the file, make this several times faster.
     """
     for z in range(0, volumes.shape[2], _NB_SLICES):
         for y in range(volumes.shape[1]):
