@@ -27,12 +27,13 @@ NB = int(os.environ.get("DWIML_DRAWINGS", "6"))
 class Writer:
     """A process that writes an experiment; killed and started again."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, pause: float = 0) -> None:
+        self.folder, self._pause = folder, pause
         self._process = self._started()
 
     def _started(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, living_run.__file__, str(self.folder)], stderr=subprocess.PIPE)
+        words = [sys.executable, living_run.__file__, str(self.folder), str(self._pause)]
+        return subprocess.Popen(words, stderr=subprocess.PIPE)
 
     def wait_for_epochs(self) -> None:
         """Wait until there is one finished epoch."""
@@ -55,7 +56,8 @@ class Writer:
 
 @pytest.fixture
 def writer(tmp_path: Path) -> Iterator[Writer]:
-    found = Writer(tmp_path / "living")
+    # Hundreds of lines a second: some while each drawing reads, and not so many that a thousand drawings take hours.
+    found = Writer(tmp_path / "living", pause=0.002)
     found.wait_for_epochs()
     yield found
     found.kill()
