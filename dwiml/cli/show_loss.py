@@ -81,7 +81,7 @@ def _add_colors(parser: argparse.ArgumentParser) -> None:
         "--color_by",
         default="loss",
         metavar="NAME",
-        help="what the colors show: loss, displacement (in mm, for a model that predicts directions) or eos_error (for "
+        help="what the colors show: loss, displacement_mm (for a model that predicts directions) or eos_error (for "
         "a model that predicts where streamlines end) [%(default)s]",
     )
     parser.add_argument(

@@ -61,7 +61,7 @@ def write_loss_tractograms(
     percent
         Percentage of best and of worst streamlines; at least one streamline is written.
     color_by
-        What ``color`` shows: ``"loss"``, ``"displacement"`` or ``"eos_error"``.
+        What ``color`` shows: ``"loss"``, ``"displacement_mm"`` or ``"eos_error"``.
     color_range
         Values at the two ends of the color map; None for the 5th and the 95th percentile.
     on_progress

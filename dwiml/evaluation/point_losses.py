@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float32]
     Integers = npt.NDArray[np.int64]
 
-COLOR_BY = ("loss", "displacement", "eos_error")
+COLOR_BY = ("loss", "displacement_mm", "eos_error")
 """What the color of a tractogram may show."""
 THIRDS = ("first", "middle", "last")
 """The thirds of a streamline."""

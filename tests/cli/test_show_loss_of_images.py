@@ -159,8 +159,8 @@ def test_a_model_without_a_volume_needs_no_images(
     error = refused(command, tmp_path / "out", capsys)
     assert "was trained without a volume and needs no images: leave out --input." in error
     command = ["show_loss", str(tmp_path / "exp"), "sub-d", str(tmp_path / "out")]
-    error = refused([*command, "--color_by", "displacement"], tmp_path / "out", capsys)
-    assert error == "error: The model has no displacement; give --color_by loss.\n"
+    error = refused([*command, "--color_by", "displacement_mm"], tmp_path / "out", capsys)
+    assert error == "error: The model has no displacement_mm; give --color_by loss.\n"
     assert main(command) == 0
     found = nib.streamlines.load(tmp_path / "out" / "loss.trk").tractogram.data_per_point
     assert set(found) == {"loss", "color"}
@@ -169,8 +169,8 @@ def test_a_model_without_a_volume_needs_no_images(
 
 def test_colors_and_their_range_are_recorded(tiny_hdf5: Path, tmp_path: Path) -> None:
     small_trainer(tiny_hdf5, tmp_path, max_epochs=1).train_and_validate()
-    command = ["show_loss", str(tmp_path / "exp"), "sub-d", str(tmp_path / "out"), "--color_by", "displacement"]
+    command = ["show_loss", str(tmp_path / "exp"), "sub-d", str(tmp_path / "out"), "--color_by", "displacement_mm"]
     assert main([*command, "--color_range", "0", "2"]) == 0
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert (summary["color_by"], summary["color_range"]) == ("displacement", [0, 2])
+    assert (summary["color_by"], summary["color_range"]) == ("displacement_mm", [0, 2])
     assert summary["mean_displacement_mm"] > 0

@@ -187,10 +187,10 @@ def test_displacements_equal_those_in_rasmm(tiny_hdf5: Path, tmp_path: Path, wit
     assert losses.displacement_mm is not None
     np.testing.assert_allclose(losses.displacement_mm, np.concatenate(expected), atol=2e-5)
     np.testing.assert_allclose(losses.displacement_mm, np.concatenate(by_angle), atol=2e-5)
-    summary = write_loss_tractograms(tmp_path / "out", reader, losses, color_by="displacement")
+    summary = write_loss_tractograms(tmp_path / "out", reader, losses, color_by="displacement_mm")
     known = np.concatenate(expected)
     assert summary["mean_displacement_mm"] == pytest.approx(np.nanmean(known), rel=1e-5)
-    assert summary["color_by"] == "displacement"
+    assert summary["color_by"] == "displacement_mm"
     assert summary["color_range"] == pytest.approx(np.nanquantile(known, [0.05, 0.95]).tolist(), rel=1e-4)
     assert list(summary["mean_displacement_mm_by_third"]) == ["first", "middle", "last"]
     found = nib.streamlines.load(tmp_path / "out" / "loss.trk").tractogram.data_per_point
@@ -222,8 +222,8 @@ def test_a_model_without_any_direction_has_no_displacement(tiny_hdf5: Path, tmp_
     _, reader = reader_of(tiny_hdf5, tmp_path)
     losses = measure_losses(FixedDirection(0.0), reader)
     assert losses.displacement_mm is None
-    with pytest.raises(ValueError, match=r"The model has no displacement; give color_by='loss'\."):
-        write_loss_tractograms(tmp_path / "out", reader, losses, color_by="displacement")
+    with pytest.raises(ValueError, match=r"The model has no displacement_mm; give color_by='loss'\."):
+        write_loss_tractograms(tmp_path / "out", reader, losses, color_by="displacement_mm")
 
 
 def test_directions_of_another_shape_are_reported(tiny_hdf5: Path, tmp_path: Path) -> None:
@@ -326,7 +326,7 @@ def test_colors() -> None:
     [
         ({"percent": 0}, "percent must be above 0 and at most 100, got 0"),
         ({"color_by": "eos_error"}, "The model has no eos_error; give color_by='loss'."),
-        ({"color_by": "Loss"}, "color_by must be one of 'loss', 'displacement', 'eos_error', got 'Loss'."),
+        ({"color_by": "Loss"}, "color_by must be one of 'loss', 'displacement_mm', 'eos_error', got 'Loss'."),
         ({"color_range": (2.0, 1.0)}, "color_range must be two finite numbers, the lower one first, got 2 and 1."),
     ],
 )
