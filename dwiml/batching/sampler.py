@@ -10,6 +10,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from dwiml.arguments import check_number, check_whole, kind_shown, shown
+from dwiml.batching.balancing import check_balance_key, draw_balanced, read_classes
 from dwiml.batching.compatibility import check_dataset
 from dwiml.batching.plan import PlannedBatch, even_shares, plan_epoch
 from dwiml.data.dataset import MultiSubjectDataset, check_phase, not_loaded
@@ -78,18 +79,18 @@ def _are_ids(ids: Any) -> bool:
 
 
 class Epoch(NamedTuple):
-    """A permutation of the streamlines of each subject, and the ranges that each batch takes from it."""
+    """The order of the streamlines of each subject, and the ranges that each batch takes from it."""
 
-    permutations: list[npt.NDArray[np.int64]]
+    orders: list[npt.NDArray[np.int64]]
     batches: list[PlannedBatch]
 
 
 class DWIMLBatchIDSampler(Seeded, Sampler["BatchIds"]):
-    """Samples the ids of the streamlines of each batch; each streamline is used exactly once per epoch.
+    """Samples the ids of the streamlines of each batch; each is used once per epoch, unless `balance_by` is given.
 
-    An epoch consists of a permutation of the streamlines of each subject, and of the number of streamlines that each
-    batch takes from each subject. Both depend only on the seed and the epoch: any epoch can be started, at any batch,
-    without iterating over the previous ones.
+    An epoch consists of a permutation of the streamlines of each subject (with `balance_by`, of a balanced draw of
+    them), and of the number of streamlines that each batch takes from each subject. Both depend only on the seed and
+    the epoch: any epoch can be started, at any batch, without iterating over the previous ones.
 
     Parameters
     ----------
@@ -110,6 +111,11 @@ class DWIMLBatchIDSampler(Seeded, Sampler["BatchIds"]):
         subjects and their shares of the batch are proportional to their remaining streamlines.
     cycles
         Number of consecutive batches that use the same subjects; needs ``nb_subjects_per_batch``. None means 1.
+    balance_by
+        Name of a data per streamline with one value per streamline, such as the ``bundle_id`` of ``dwiml curate``. In
+        a training epoch, each of its values then has the same share of the streamlines of a subject: those with a rare
+        value are used several times, and some of those with a frequent value are not used. The number of streamlines
+        of an epoch stays the same. Validation and testing use each streamline once. None: no balancing.
     seed
         Seed of the order of streamlines and of the choice of subjects. None: the seed of
         :func:`dwiml.seed_everything` if it was called, otherwise a random seed. It is recorded in :attr:`params`.
@@ -119,7 +125,7 @@ class DWIMLBatchIDSampler(Seeded, Sampler["BatchIds"]):
     TypeError
         If ``dataset`` is not a dataset.
     ValueError
-        If a size, unit, group or seed is invalid.
+        If a size, unit, group or seed is invalid, or a training subject does not have the data of ``balance_by``.
     """
 
     _not_params = frozenset({"dataset"})
@@ -134,6 +140,7 @@ class DWIMLBatchIDSampler(Seeded, Sampler["BatchIds"]):
         batch_size_units: str = "nb_streamlines",
         nb_subjects_per_batch: int | None = None,
         cycles: int | None = None,
+        balance_by: str | None = None,
         seed: int | None = None,
     ) -> None:
         check_dataset(dataset, type(self).__name__)
@@ -156,6 +163,7 @@ class DWIMLBatchIDSampler(Seeded, Sampler["BatchIds"]):
         self.batch_size["testing"] = self.batch_size["validation"]
         self.nb_subjects_per_batch = nb_subjects_per_batch
         self.cycles = cycles or 1
+        self.balance_by = self._checked_key(balance_by)
         self._use_seed(seed)
         self.phase = "training"
         self.epoch = 0
@@ -190,6 +198,7 @@ class DWIMLBatchIDSampler(Seeded, Sampler["BatchIds"]):
         """Use another seed from now on: see :meth:`dwiml.seeding.Seeded.set_seed`."""
         super().set_seed(seed)
         self._epochs: dict[str, tuple[tuple[int, int], Epoch]] = {}
+        self._classes: tuple[int, list[npt.NDArray[np.int32]]] | None = None
 
     def set_position(self, phase: str, epoch: int, *, first_batch: int = 0, max_batches: int | None = None) -> None:
         """Choose the batches of the next iteration.
@@ -251,7 +260,7 @@ class DWIMLBatchIDSampler(Seeded, Sampler["BatchIds"]):
         self, epoch: Epoch, selected: slice, first_key: BatchKey, rank: int, nb_ranks: int
     ) -> Iterator[BatchIds]:
         for index, planned in enumerate(epoch.batches[selected], start=selected.start):
-            batch = [(subject, epoch.permutations[subject][start:stop]) for subject, start, stop in planned]
+            batch = [(subject, epoch.orders[subject][start:stop]) for subject, start, stop in planned]
             key = replace(first_key, batch_index=index)
             yield BatchIds(batch, key) if nb_ranks == 1 else self._share(batch, key, rank, nb_ranks)
 
@@ -283,12 +292,14 @@ class DWIMLBatchIDSampler(Seeded, Sampler["BatchIds"]):
 
     def _plan(self, phase: str, epoch: int) -> Epoch:
         lengths = self._lengths_mm(phase)
-        permutations = [
-            keyed_generator(self.seed, phase, epoch, "streamlines", subject).permutation(len(mm))
-            for subject, mm in enumerate(lengths)
-        ]
+        rngs = [keyed_generator(self.seed, phase, epoch, "streamlines", subject) for subject in range(len(lengths))]
+        if self.balance_by is None or phase != "training":
+            orders = [rng.permutation(len(mm)) for rng, mm in zip(rngs, lengths, strict=True)]
+        else:
+            classes = self._training_classes(self.balance_by)
+            orders = [draw_balanced(of_subject, rng) for rng, of_subject in zip(rngs, classes, strict=True)]
         if self.batch_size_units == "length_mm":
-            sizes = [mm[ids].astype(np.float64) for mm, ids in zip(lengths, permutations, strict=True)]
+            sizes = [mm[ids].astype(np.float64) for mm, ids in zip(lengths, orders, strict=True)]
         else:
             sizes = [np.ones(len(mm)) for mm in lengths]
         batches = plan_epoch(
@@ -298,7 +309,27 @@ class DWIMLBatchIDSampler(Seeded, Sampler["BatchIds"]):
             cycles=self.cycles,
             rng=keyed_generator(self.seed, phase, epoch, "subjects"),
         )
-        return Epoch(permutations, batches)
+        return Epoch(orders, batches)
+
+    def _training_classes(self, key: str) -> list[npt.NDArray[np.int32]]:
+        """Return the class of each streamline of each training subject; read once per load of the data."""
+        if self._classes is None or self._classes[0] != self.dataset.nb_loads:
+            subset = self.dataset.training_set
+            check_balance_key(subset, self.streamline_group_name, key)
+            found = [read_classes(subject.streamlines[self.streamline_group_name], key) for subject in subset]
+            self._classes = (self.dataset.nb_loads, found)
+        return self._classes[1]
+
+    def _checked_key(self, balance_by: str | None) -> str | None:
+        if balance_by is None:
+            return None
+        if not isinstance(balance_by, str) or not balance_by:
+            raise ValueError(f"balance_by must be the name of a data_per_streamline, or None, got {shown(balance_by)}.")
+        # Data that are not loaded yet are checked when an epoch is planned.
+        subset = self.dataset.training_set
+        if all(self.streamline_group_name in subject.streamlines for subject in subset):
+            check_balance_key(subset, self.streamline_group_name, balance_by)
+        return balance_by
 
     def _lengths_mm(self, phase: str) -> list[npt.NDArray[np.float32]]:
         subset = self.dataset.subset(phase)

@@ -48,6 +48,7 @@ SIZES = {
     "cache_size": (10**12, 0, -1, None, "x", 1.5),
     "nb_subjects_per_batch": (10**12, 0, "x", 1.5),
     "cycles": (10**12, 0, "x"),
+    "balance_by": ("id", "nowhere", "", 3, []),
     "hdf5_file": ("", "/dev/zero", "/etc/passwd", "nowhere.hdf5", 3, None, [], "a\0b", "."),
     "class": ("os.system", "Learn2TrackModel", "DWIMLTrainer", "", None, [], {}, 3, "a\nb"),
     "input_group_name": ("wm_mask", "nowhere", "", None, 3, [], "../input"),
