@@ -69,9 +69,10 @@ ROOMS = {
     "inspection": LEAVES | {"hdf5.inputs.connectivity", "data", "models", "tractograms", "training", "viz"},
     "phantom": {"files", "ops", "params"},
     "scoring": LEAVES | {"hdf5.inputs.connectivity", "tractograms"},
+    "curation": {"arguments", "files", "ops", "tractograms", "scoring"},
     "cli": LEAVES
     | {"tractograms", "hdf5", "data", "batching", "models", "tracking", "training", "evaluation", "viz", "phantom"}
-    | {"scoring", "importing", "inspection", "trained"},
+    | {"scoring", "curation", "importing", "inspection", "trained"},
 }
 # Reading of an HDF5 file knows nothing of how one is made.
 _STORED_NAMES = (

@@ -12,6 +12,7 @@ from dwiml.files.streams import guarded_streams
 
 COMMANDS = {
     "phantom": "create the built-in example subjects",
+    "curate": "keep the streamlines that are worth training on, balanced between bundles",
     "create_hdf5": "gather subjects' volumes and streamlines into one HDF5 file",
     "join_hdf5": "copy the subjects of several HDF5 files into one file",
     "check_hdf5": "check an HDF5 file: structure, coordinates, digests of all values",

@@ -49,7 +49,7 @@ def tables(
         )
     (first, *others) = scores.values()
     by_bundle = _bundles_compared(scores) if others else _bundles(first)
-    parts = ["\n".join(heading), _aligned(by_bundle), _aligned(_totals(scores))]
+    parts = ["\n".join(heading), aligned(by_bundle), aligned(_totals(scores))]
     if not others and first.invalid_bundles:
         parts.append(_invalid_bundles(first))
     return "\n\n".join(parts)
@@ -102,8 +102,14 @@ def _invalid_bundles(scores: Scores) -> str:
     return "\n".join([f"{title}, the largest; {_count(nb_more)} more:" if nb_more else f"{title}:", *lines])
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of cells as text, with the first column left-aligned and the others right-aligned."""
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of cells as text, with the first column left-aligned and the others right-aligned.
+
+    Parameters
+    ----------
+    rows
+        The cells of each row, the same number in all of them; at least one row.
+    """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(

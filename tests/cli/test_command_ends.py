@@ -92,6 +92,10 @@ def command_at(name: str, work: Path, out: Path) -> tuple[list[str], str]:
             ["score", bundle, "--ground_truth", str(subject), "--json", str(out / "scores.json")],
             "dwiml.scoring.scores.score_streamlines",
         ),
+        "curate": (
+            ["curate", bundle, "--bundles", str(subject), "-o", str(out / "a.trk")],
+            "dwiml.curation.curating.curate_bundle",
+        ),
         "connectivity_matrix": (
             ["connectivity_matrix", bundle, str(out / "m.npy"), "--labels", labels],
             "dwiml.ops.connectivity_matrix.count_connections",

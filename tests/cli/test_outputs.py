@@ -52,6 +52,8 @@ CONNECTIVITY = "connectivity_score lines.trk matrix.npy --labels images/labels.n
 OF_HDF5 = "connectivity_score lines.trk --hdf5_file data.hdf5 --subject sub-a --streamline_group_name streamlines -f"
 AUTOENCODE = "autoencode autoencoder lines.trk {} -f"
 FILTER = "filter_latent autoencoder lines.trk {} --reference outside.trk lines.trx --threshold 1 -f"
+CURATE = "curate lines.trk outside.trk --bundles truth -f"
+LABELLED = "curate lines.trk lines.trx --labelled --grid images/mask.nii.gz -f"
 SHOW = "show_tractogram lines.trk {} --background images/mask.nii.gz -f"
 
 READ = [
@@ -72,6 +74,9 @@ READ = [
     (AUTOENCODE, "lines.trk"),
     *((FILTER, each) for each in ("lines.trk", "outside.trk", "lines.trx")),
     (f"{FILTER.format('o.trk')} --rejected {{}}", "outside.trk"),
+    *((f"{CURATE} -o {{}}", each) for each in ("lines.trk", "outside.trk", "truth/inside.trk")),
+    *((f"{CURATE} -o o.trk --report {{}}", each) for each in ("truth/ground_truth.json", "truth/labels.nii.gz")),
+    *((f"{LABELLED} -o o.trk --report {{}}", each) for each in ("lines.trx", "images/mask.nii.gz")),
 ]
 
 
@@ -106,6 +111,8 @@ OUTPUTS = [
     (SHOW, "o.png"),
     (AUTOENCODE, "o.tck"),
     (FILTER, "o.trk"),
+    (f"{CURATE} -o {{}}", "o.trk"),
+    (f"{LABELLED} -o o.trk --report {{}}", "o.json"),
     (f"{FILTER.format('o.trk')} --rejected {{}}", "r.trx"),
     ("extract_hdf5 data.hdf5 sub-a input {} -f", "o.nii.gz"),
     ("extract_hdf5 data.hdf5 sub-a streamlines {} -f", "o.trx"),

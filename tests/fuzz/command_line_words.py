@@ -49,6 +49,9 @@ BASES = (
     "score lines.trx --ground_truth truth --mask_tolerance 3 --end_tolerance 2 --max_outside 0 --json out/old.json -f",
     "score lines.tck --ground_truth masks --min_coverage 0.2",
     "score lines.tck --ground_truth truth --config truth/ground_truth.json",
+    "curate lines.trk outside.trk --bundles truth -o out/o.trk --report out/o.json --max_streamlines 3 --seed 1",
+    "curate lines.trk lines.tck --bundles truth -o out/old.trk --min_confidence 0.1 --max_mdf 9 --max_mm 100 -f",
+    "curate lines.trx outside.trk --labelled -o out/o.trx --min_streamlines 5 --choose random --sidecar",
     "show_loss exps/exp sub-d out/loss --hdf5_file data.hdf5 --percent 20 --batch_size 3",
     "show_loss exps/exp all out --subset training --color_range 0 1 -f",
     "show_attention transformer sub-d --out out/attention --hdf5_file data.hdf5 --streamlines 0 --group encoder",
@@ -81,7 +84,15 @@ NUMBERS = (
 EXTREMES = ("1e300", "-1e300", "1e-300", "1e9", "2147483648", "99999999999999999999", "-99999999999999999999")
 # Where a large number is not odd, but long work.
 LONG_WORK = (
-    *("nb_subjects", "max_epochs", "new_max_epochs", "nb_cpu_processes", "nb_seeds", "seeds_per_voxel"),
+    *(
+        "nb_subjects",
+        "min_streamlines",
+        "max_epochs",
+        "new_max_epochs",
+        "nb_cpu_processes",
+        "nb_seeds",
+        "seeds_per_voxel",
+    ),
     *("max_batches_per_epoch_training", "max_batches_per_epoch_validation", "overfit_batches"),
 )
 TEXTS = (

@@ -1,0 +1,290 @@
+"""Curate the streamlines of tractograms for training."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dwiml import __version__
+from dwiml.arguments import check_number, quoted
+from dwiml.curation.bundle import BundleCount, curate_bundle
+from dwiml.curation.reading import BundleStreamlines, TractogramCount, read_labelled, read_valid
+from dwiml.curation.settings import CurationSettings, Progress, no_progress
+from dwiml.files import check_name, check_outputs, refuse_inputs, write_json
+from dwiml.scoring.defaults import END_TOLERANCE_MM, MASK_TOLERANCE_MM, MAX_OUTSIDE, MOST_TOLERANCE_MM
+from dwiml.scoring.ground_truth_files import ground_truth_files, read_ground_truth
+from dwiml.tractograms.grid import Grid, read_image_grid
+from dwiml.tractograms.kinds import is_gzipped
+from dwiml.tractograms.reading import open_tractogram
+from dwiml.tractograms.writing.partial import partial_of
+from dwiml.tractograms.writing.sidecar import ACCEPTANCE, add_sidecars, describe, tractogram_sidecar
+from dwiml.tractograms.writing.writer import TractogramWriter, extension_of
+
+logger = logging.getLogger(__name__)
+
+PathLike = str | os.PathLike[str]
+
+BUNDLE_ID = "bundle_id"
+"""Name of the data per streamline with the index of the bundle."""
+_OUT, _REPORT = "out", "report"
+_MOST_LISTED = 10
+
+
+@dataclass(frozen=True)
+class Curation:
+    """Result of :func:`curate_tractograms`.
+
+    Attributes
+    ----------
+    settings
+        The settings, with the seed that was drawn if none was given.
+    tractograms
+        The counts of the tractograms.
+    bundles
+        What was done with each bundle; the ``bundle_id`` of a bundle is its index here.
+    left_out
+        Names of the bundles that were left out because they have no end regions.
+    """
+
+    settings: CurationSettings
+    tractograms: tuple[TractogramCount, ...]
+    bundles: tuple[BundleCount, ...]
+    left_out: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all values, for JSON: lengths in mm, shares from 0 to 1."""
+        return {
+            "settings": asdict(self.settings),
+            "tractograms": [asdict(each) for each in self.tractograms],
+            "bundle_names": [bundle.name for bundle in self.bundles],
+            "bundles": [{BUNDLE_ID: index, **asdict(bundle)} for index, bundle in enumerate(self.bundles)],
+            "bundles_without_end_regions": list(self.left_out),
+        }
+
+
+def curate_tractograms(
+    tractograms: Sequence[PathLike],
+    out: PathLike,
+    *,
+    bundles: PathLike | None = None,
+    labelled: bool = False,
+    config: PathLike | None = None,
+    mask_tolerance: float = MASK_TOLERANCE_MM,
+    end_tolerance: float = END_TOLERANCE_MM,
+    max_outside: float = MAX_OUTSIDE,
+    grid: PathLike | None = None,
+    settings: CurationSettings | None = None,
+    report: PathLike | None = None,
+    sidecar: bool = False,
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+) -> Curation:
+    """Write the streamlines of tractograms that are worth training on, in about equal numbers for each bundle.
+
+    With `bundles`, the valid connections of these bundles are kept (:func:`dwiml.scoring.scores.score_streamlines`);
+    with `labelled`, each tractogram is one bundle. Outliers of each bundle are then removed, and its number of
+    streamlines is brought within limits, as `settings` says. The data per streamline ``bundle_id`` of the output is the
+    index of the bundle; other data of the tractograms are not copied. The streamlines are written bundle by bundle, in
+    the order of the tractograms.
+
+    Parameters
+    ----------
+    tractograms
+        Files in any format and on any grid, in the same scanner space.
+    out
+        Tractogram to write, .trk or .trx. Its voxel grid is that of the bundles, or `grid`.
+    bundles
+        Folder of the true bundles; see :func:`dwiml.scoring.ground_truth_files.read_ground_truth`. Those without end
+        regions are left out, with a warning.
+    labelled
+        Whether each tractogram is a bundle, named after its file, instead of `bundles`.
+    config, mask_tolerance, end_tolerance
+        As in :func:`~dwiml.scoring.ground_truth_files.read_ground_truth` (tolerances in mm); only for `bundles`.
+    max_outside
+        Share (0 to 1) of the length of a valid streamline that may lie outside the mask; only for `bundles`.
+    grid
+        Image with the voxel grid of the output; only with `labelled`. None: that of the first tractogram with one.
+    settings
+        Which streamlines of a bundle are kept; None for the defaults, which keep all, with a drawn seed.
+    report
+        JSON file to write, with :meth:`Curation.as_dict`.
+    sidecar
+        Whether to write a JSON file beside `out` that says how it was created.
+    overwrite
+        Whether existing outputs may be replaced.
+    progress
+        Shows the progress.
+
+    Raises
+    ------
+    FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError
+        If a file is missing, or cannot be written.
+    ValueError
+        If neither or both of `bundles` and `labelled` are given, an output is an input or cannot hold data per
+        streamline, no bundle has end regions, two labelled tractograms have the same name, no grid is known, or a file
+        is damaged.
+    """
+    if (bundles is None) != labelled:
+        raise ValueError("Give one of bundles, the folder of the true bundles, and labelled=True.")
+    settings = settings or CurationSettings()
+    tolerances = {"mask_tolerance": mask_tolerance, "end_tolerance": end_tolerance}
+    for name, value in tolerances.items():
+        check_number(name, value, low=0, high=MOST_TOLERANCE_MM)
+    check_number("max_outside", max_outside, low=0, high=1)
+    rules = {} if bundles is None else {**tolerances, "max_outside": max_outside}
+    paths = [Path(tractogram) for tractogram in tractograms]
+    inputs = [*paths, *([] if bundles is None else ground_truth_files(bundles, config)), grid]
+    # A new sidecar refers to the tractograms, whose own sidecars must be kept.
+    inputs += map(tractogram_sidecar, paths) if sidecar else []
+    _check_outputs(Path(out), report, inputs, sidecar=sidecar, overwrite=overwrite)
+    if bundles is None:
+        source = _open_labelled(paths, grid)
+    else:
+        source = _open_bundles(paths, bundles, config, tolerances, max_outside, progress)
+    sources = [*paths, bundles, config]
+    writer = TractogramWriter(
+        Path(out),
+        grid=source.grid,
+        data_per_streamline={BUNDLE_ID: 1},
+        overwrite=overwrite,
+        sidecar=_sidecar_content(sources, source.names, settings, rules) if sidecar else None,
+    )
+    done = _write(writer, source, settings, progress)
+    _warn_of_empty(done, out)
+    result = Curation(settings, tuple(source.counts), tuple(done), source.left_out)
+    if report is not None:
+        given = {"ground_truth": bundles, "config": config}
+        files = {name: None if path is None else str(path) for name, path in given.items()}
+        write_json(report, {"dwiml_version": __version__, "out": str(out), **files, **rules, **result.as_dict()})
+    return result
+
+
+@dataclass
+class _Source:
+    """The bundles to curate, which are read when they are iterated over.
+
+    Attributes
+    ----------
+    names
+        Names of the bundles, in the order in which they are read.
+    grid
+        The voxel grid of their points.
+    bundles
+        The bundles.
+    counts
+        The counts of the tractograms that were read so far.
+    left_out
+        Names of the bundles that are left out.
+    """
+
+    names: Sequence[str]
+    grid: Grid
+    bundles: Iterable[BundleStreamlines]
+    counts: list[TractogramCount]
+    left_out: tuple[str, ...] = ()
+
+
+def bundle_names(tractograms: Sequence[Path]) -> dict[str, Path]:
+    """Return {name of the bundle: tractogram}: the name is that of the file, without extension.
+
+    Raises
+    ------
+    ValueError
+        If two files have the same name, or a name cannot be printed.
+    """
+    named: dict[str, Path] = {}
+    for path in tractograms:
+        name = check_name((path.with_suffix("") if is_gzipped(path) else path).stem, "Bundle")
+        if name in named:
+            raise ValueError(
+                f"'{named[name]}' and '{path}' have the same name, which is that of their bundle; rename one of them, "
+                "or join them first."
+            )
+        named[name] = path
+    return named
+
+
+def _open_labelled(paths: Sequence[Path], image: PathLike | None) -> _Source:
+    named = bundle_names(paths)
+    grids = [tractogram.grid for tractogram in map(open_tractogram, paths)]
+    grid = next((each for each in grids if each is not None), None) if image is None else read_image_grid(Path(image))
+    if grid is None:
+        raise ValueError("None of the tractograms has a voxel grid, which the output needs; give an image as grid.")
+    counts: list[TractogramCount] = []
+    return _Source(list(named), grid, read_labelled(named, grid, counts), counts)
+
+
+def _open_bundles(
+    paths: Sequence[Path],
+    folder: PathLike,
+    config: PathLike | None,
+    tolerances: Mapping[str, float],
+    max_outside: float,
+    progress: Progress,
+) -> _Source:
+    for path in paths:
+        open_tractogram(path)
+    truth = read_ground_truth(folder, config=config, **tolerances)
+    names = [name for name, known in zip(truth.names, truth.has_ends, strict=True) if known]
+    left_out = tuple(name for name in truth.names if name not in names)
+    if not names:
+        raise ValueError(
+            f'No bundle of \'{folder}\' has end regions, which valid connections need; add "head" and "tail" to its '
+            "ground_truth.json, or use labelled=True for tractograms that are one bundle each."
+        )
+    if left_out:
+        logger.warning("Bundles without end regions, which are left out: %s.", quoted(left_out, _MOST_LISTED))
+    counts: list[TractogramCount] = []
+    bundles = read_valid(paths, truth, counts, progress, max_outside=max_outside)
+    return _Source(names, truth.grid, bundles, counts, left_out)
+
+
+def _write(
+    writer: TractogramWriter, source: _Source, settings: CurationSettings, progress: Progress
+) -> list[BundleCount]:
+    done = []
+    with writer:
+        for index, bundle in enumerate(source.bundles):
+            ids, count = curate_bundle(bundle, source.grid, settings, progress)
+            if len(ids):
+                numbers = np.full((len(ids), 1), index, dtype=np.float32)
+                writer.append(*bundle.select(ids), {BUNDLE_ID: numbers})
+            done.append(count)
+    return done
+
+
+def _warn_of_empty(done: Sequence[BundleCount], out: PathLike) -> None:
+    empty = [bundle.name for bundle in done if not bundle.nb_written]
+    if empty:
+        logger.warning("Bundles without a streamline in '%s': %s.", out, quoted(empty, _MOST_LISTED))
+
+
+def _check_outputs(
+    out: Path, report: PathLike | None, inputs: Sequence[PathLike | None], *, sidecar: bool, overwrite: bool
+) -> None:
+    if extension_of(out) == ".tck":
+        raise ValueError(
+            f"'{out}': a .tck has no data per streamline, where '{BUNDLE_ID}' is written; give a .trk or a .trx."
+        )
+    outputs: dict[str, PathLike | None] = {_OUT: out, _REPORT: report}
+    written = add_sidecars(outputs, of=[_OUT]) if sidecar else outputs
+    check_outputs(written, inputs=inputs, overwrite=overwrite)
+    refuse_inputs(partial_of(Path(os.path.realpath(out))), f"{_OUT}, until it is whole", inputs=[*inputs, report])
+
+
+def _sidecar_content(
+    sources: Sequence[PathLike | None], names: Sequence[str], settings: CurationSettings, rules: Mapping[str, float]
+) -> dict[str, Any]:
+    chosen = {name: value for name, value in asdict(settings).items() if value is not None}
+    if settings.min_confidence is None:
+        chosen = {name: value for name, value in chosen.items() if name not in ("max_mdf", "power")}
+    connection = {"Connection": "valid", **rules} if rules else {}
+    criteria = {**connection, "Bundles": list(names), **chosen}
+    description = f"Streamlines of {len(names)} bundles, curated for training; '{BUNDLE_ID}' is an index of 'Bundles'."
+    return describe(description, sources, {ACCEPTANCE: criteria})
