@@ -12,7 +12,8 @@ from scipy import sparse
 
 from dwiml.ops.ragged import first_rows, last_rows, sequence_ids
 from dwiml.scoring.ground_truth import GroundTruth
-from dwiml.scoring.voxels import crossed_voxels, flat_voxels
+from dwiml.scoring.paths import NO_LIMITS
+from dwiml.scoring.voxels import Crossings, crossed_voxels, flat_voxels
 
 # Tolerance for rounding errors in a share of a length.
 _ROUNDING = 1e-9
@@ -67,14 +68,14 @@ def connect(
     truth
         The ground truth.
     max_outside
-        Share (0 to 1) of the length of a valid connection that may lie outside the mask.
+        Share (0 to 1) of the length of a valid connection that may lie outside the mask of its path.
     """
     nb_lines, nb_bundles = len(lengths), len(truth.names)
     kind = np.full(nb_lines, Connection.NONE, dtype=np.int8)
     bundle = np.full(nb_lines, -1, dtype=np.int64)
     regions = np.full((nb_lines, 2), -1, dtype=np.int64)
     at_first, at_last = _regions_of_ends(points, lengths, truth)
-    joins = _joined_bundles(at_first, at_last, truth)
+    joins = _joined_paths(at_first, at_last, truth)
 
     is_invalid = at_first.any(axis=1) & at_last.any(axis=1) & ~joins.any(axis=1) & ~(at_first & at_last).any(axis=1)
     kind[is_invalid] = Connection.INVALID
@@ -86,23 +87,52 @@ def connect(
     chosen = joins.any(axis=1) | (not truth.has_ends.all())
     chosen &= _moves(points, lengths)
     candidates = np.flatnonzero(chosen)
-    grid = truth.grid
-    crossings = crossed_voxels(points[np.repeat(chosen, lengths)], lengths[candidates], grid.shape, grid.voxel_sizes)
+    grid, owner = truth.grid, truth.bundle_of_path
+    points, lengths, joins = points[np.repeat(chosen, lengths)], lengths[candidates], joins[candidates]
+    crossings = crossed_voxels(points, lengths, grid.shape, grid.voxel_sizes)
+    share = _shares_inside(crossings, truth)
+    in_mask = share >= 1 - max_outside - _ROUNDING
+    meets = joins & in_mask & _crosses(crossings, truth)
+    _apply_limits(meets, points, lengths, truth)
+    first = np.zeros_like(share) if truth.first_wins else None
+    valid = _one_each(meets, lambda: (crossings.mm @ truth.masks).toarray()[:, owner] if first is None else first)
+    wrong = _one_each(joins & ~meets.any(axis=1, keepdims=True), lambda: share if first is None else first)
+    for flags, value in ((valid, Connection.VALID), (wrong, Connection.WRONG_PATH)):
+        lines, paths = np.nonzero(flags)
+        kind[candidates[lines]] = value
+        bundle[candidates[lines]] = owner[paths]
+    without_ends = in_mask & (truth.head < 0)
+    of_bundle = sparse.csr_array((np.ones(len(owner)), (owner, np.arange(len(owner)))), shape=(nb_bundles, len(owner)))
+    owners = of_bundle @ sparse.csr_array((valid | without_ends).astype(np.float64).T)
+    passed = owners @ crossings.mm if len(candidates) else sparse.csr_array((nb_bundles, truth.masks.shape[0]))
+    nb_in_mask = np.bincount(owner, weights=without_ends.sum(axis=0), minlength=nb_bundles).astype(np.int64)
+    return StreamlineConnections(kind, bundle, regions, nb_in_mask, passed)
+
+
+def _shares_inside(crossings: Crossings, truth: GroundTruth) -> NDArray[np.float64]:
+    """Return (S, P) the share of the length of each streamline that lies in the mask of each path."""
     # The length of a streamline may underflow to 0.
     total_mm = np.maximum(crossings.total_mm, np.finfo(np.float64).tiny)
-    share = (crossings.mm @ truth.wide_masks).toarray() / total_mm[:, None]
-    in_mask = share >= 1 - max_outside - _ROUNDING
-    joins = joins[candidates]
-    valid = _one_each(joins & in_mask, lambda: (crossings.mm @ truth.masks).toarray())
-    wrong = _one_each(joins & ~(joins & in_mask).any(axis=1, keepdims=True), lambda: share)
-    for flags, value in ((valid, Connection.VALID), (wrong, Connection.WRONG_PATH)):
-        lines, bundles = np.nonzero(flags)
-        kind[candidates[lines]] = value
-        bundle[candidates[lines]] = bundles
-    without_ends = in_mask & ~truth.has_ends
-    owners = sparse.csr_array((valid | without_ends).astype(np.float64).T)
-    passed = owners @ crossings.mm if len(candidates) else sparse.csr_array((nb_bundles, truth.masks.shape[0]))
-    return StreamlineConnections(kind, bundle, regions, without_ends.sum(axis=0), passed)
+    share: NDArray[np.float64] = (crossings.mm @ truth.wide_masks).toarray() / total_mm[:, None]
+    share[:, ~truth.is_inside] = 1
+    return share
+
+
+def _crosses(crossings: Crossings, truth: GroundTruth) -> NDArray[np.bool_]:
+    """Return (S, P) whether each streamline crosses the voxels that a streamline of each path must cross."""
+    crosses: NDArray[np.bool_] = (crossings.mm @ truth.crossed_masks).toarray() > 0
+    return crosses | ~truth.is_crossed
+
+
+def _apply_limits(
+    meets: NDArray[np.bool_], points: NDArray[np.floating], lengths: NDArray[np.int64], truth: GroundTruth
+) -> None:
+    """Clear the flags (S, P) of the streamlines whose length or shape is outside the limits of a path."""
+    for path, limits in enumerate(truth.limits):
+        if limits == NO_LIMITS:
+            continue
+        tested = meets[:, path].copy()
+        meets[tested, path] = limits.allow(points[np.repeat(tested, lengths)], lengths[tested], truth.grid.affine)
 
 
 def _regions_of_ends(
@@ -121,10 +151,10 @@ def _regions_of_ends(
     return found[0], found[1]
 
 
-def _joined_bundles(at_first: NDArray[np.bool_], at_last: NDArray[np.bool_], truth: GroundTruth) -> NDArray[np.bool_]:
-    """Return (S, B) whether the ends of a streamline are in the two regions of a bundle, in either order."""
-    joins = np.zeros((len(at_first), len(truth.names)), dtype=bool)
-    known = truth.has_ends
+def _joined_paths(at_first: NDArray[np.bool_], at_last: NDArray[np.bool_], truth: GroundTruth) -> NDArray[np.bool_]:
+    """Return (S, P) whether the ends of a streamline are in the two regions of a path, in either order."""
+    joins = np.zeros((len(at_first), len(truth.head)), dtype=bool)
+    known = truth.head >= 0
     head, tail = truth.head[known], truth.tail[known]
     joins[:, known] = (at_first[:, head] & at_last[:, tail]) | (at_first[:, tail] & at_last[:, head])
     return joins

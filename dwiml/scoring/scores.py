@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from dwiml.arguments import check_number
+from dwiml.scoring.adjacency import bundle_adjacency
 from dwiml.scoring.connections import Connection, connect
-from dwiml.scoring.defaults import MAX_OUTSIDE, MIN_COVERAGE
+from dwiml.scoring.defaults import MIN_COVERAGE
 from dwiml.scoring.ground_truth import GroundTruth
 from dwiml.scoring.voxels import chunks
+
+VOLUME_MEASURES = ("overlap", "overreach", "f1", "adjacency")
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class BundleScore:
     nb_in_mask
         Without end regions, number of streamlines that lie in the mask; otherwise None.
     nb_voxels
-        Number of voxels in the true mask.
+        Number of voxels in the true mask; without a mask, 0, and the scores of its volume are None.
     overlap
         Share (0 to 1) of the voxels in the true mask that the streamlines pass.
     overreach
@@ -43,6 +46,13 @@ class BundleScore:
     f1
         2 x voxels passed in the mask / (voxels passed + voxels in the mask), from 0 to 1: the coefficient of Dice
         (1945, doi:10.2307/1932409).
+    adjacency
+        Bundle adjacency of the voxels passed and the true mask, in mm; see
+        :func:`~dwiml.scoring.adjacency.bundle_adjacency`. None for a bundle that was not found.
+    valid_share
+        Valid connections of the bundle, divided by all streamlines of the tractogram (0 to 1).
+    right_path_share
+        Valid connections of the bundle, divided by its valid and wrong path connections (0 to 1); None without either.
     """
 
     name: str
@@ -52,9 +62,12 @@ class BundleScore:
     nb_wrong_path: int | None
     nb_in_mask: int | None
     nb_voxels: int
-    overlap: float
+    overlap: float | None
     overreach: float | None
     f1: float | None
+    adjacency: float | None = None
+    valid_share: float | None = None
+    right_path_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -124,16 +137,20 @@ class Scores:
         Parameters
         ----------
         measure
-            ``"overlap"``, ``"overreach"`` or ``"f1"``.
+            ``"overlap"``, ``"overreach"``, ``"f1"`` or ``"adjacency"``.
 
         Returns
         -------
         float or None
             The mean over the bundles for which the measure is available; None if there are none. Bundles that were not
-            found are included.
+            found are included, except in the adjacency, which they do not have.
         """
-        values = [value for bundle in self.bundles if (value := getattr(bundle, measure)) is not None]
+        values = self.values(measure)
         return float(np.mean(values)) if values else None
+
+    def values(self, measure: str) -> list[float]:
+        """Return a measure of each bundle for which it is available; see :meth:`mean`."""
+        return [value for bundle in self.bundles if (value := getattr(bundle, measure)) is not None]
 
     def summary(self) -> dict[str, float]:
         """Return {name: total score}, without the scores that are not available; shares are from 0 to 1."""
@@ -159,7 +176,7 @@ class Scores:
             "nb_bundles": len(self.bundles),
             "nb_valid_bundles": self.nb_found,
             "nb_invalid_bundles": len(self.invalid_bundles) if self.has_ends else None,
-            "mean": {measure: self.mean(measure) for measure in ("overlap", "overreach", "f1")},
+            "mean": {measure: self.mean(measure) for measure in VOLUME_MEASURES},
             "bundles": {
                 bundle.name: {key: value for key, value in vars(bundle).items() if key != "name"}
                 for bundle in self.bundles
@@ -173,8 +190,9 @@ def score_streamlines(
     lengths: NDArray[np.integer],
     ground_truth: GroundTruth,
     *,
-    max_outside: float = MAX_OUTSIDE,
+    max_outside: float | None = None,
     min_coverage: float = MIN_COVERAGE,
+    adjacency: bool = True,
     on_progress: Callable[[int], None] | None = None,
 ) -> Scores:
     """Score streamlines against a ground truth (Cote et al., 2013; Maier-Hein et al., 2017; Renauld et al., 2023).
@@ -184,8 +202,9 @@ def score_streamlines(
     1. *Valid connection* of a bundle: its two end points lie in the two end regions of the bundle, in either order, and
        at most a share `max_outside` of its length lies outside the widened mask of the bundle (see
        :meth:`GroundTruth.from_volumes`). If this is the case for several bundles, it is assigned to the one whose
-       mask (not widened) contains most of its length.
-    2. *Wrong path connection*: it joins the two end regions of a bundle, but leaves the mask.
+       mask (not widened) contains most of its length. A ground truth in scilpy's format has more criteria, see
+       :class:`~dwiml.scoring.paths.BundlePath`, and assigns the streamline to the first of these bundles.
+    2. *Wrong path connection*: it joins the two end regions of a bundle, but does not meet the other criteria.
     3. *Invalid connection*: its end points lie in two regions that no bundle joins. The two regions form an invalid
        bundle. Where regions overlap, the first one counts.
     4. *No connection*: an end point lies in no region, both lie in the same region, or all points are equal.
@@ -202,9 +221,12 @@ def score_streamlines(
     ground_truth
         The true bundles.
     max_outside
-        Share (0 to 1) of the length of a valid connection that may lie outside the mask.
+        Share (0 to 1) of the length of a valid connection that may lie outside the mask; None for that of the ground
+        truth: 0.05, or 0 in scilpy's format.
     min_coverage
         A bundle without end regions is found if its overlap is above 0 and at least this share (0 to 1).
+    adjacency
+        Whether to compute the bundle adjacency, which takes longer than the other scores on a large grid.
     on_progress
         Called after each chunk with its number of streamlines, for a progress bar.
 
@@ -226,6 +248,7 @@ def score_streamlines(
     Renauld et al. (2023), "Validate your white matter tractography algorithms with a reappraised ISMRM 2015
     Tractography Challenge scoring system", doi:10.1038/s41598-023-28560-w.
     """
+    max_outside = ground_truth.max_outside if max_outside is None else max_outside
     max_outside = check_number("max_outside", max_outside, low=0, high=1)
     min_coverage = check_number("min_coverage", min_coverage, low=0, high=1)
     points, lengths = _checked(points, lengths)
@@ -244,10 +267,13 @@ def score_streamlines(
         pairs.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
         if on_progress is not None:
             on_progress(lines.stop - lines.start)
+    scored = _score_bundles(kind, bundle, nb_in_mask, passed, ground_truth, min_coverage)
+    if adjacency:
+        scored = _with_adjacency(scored, passed, ground_truth)
     return Scores(
         kind,
         bundle,
-        _score_bundles(kind, bundle, nb_in_mask, passed, ground_truth, min_coverage),
+        scored,
         _list_invalid_bundles(pairs, ground_truth.regions),
     )
 
@@ -293,20 +319,40 @@ def _score_bundles(
     nb_wrong = np.bincount(bundle[kind == Connection.WRONG_PATH], minlength=nb_bundles)
     scores = []
     for b, name in enumerate(truth.names):
-        has_ends = bool(truth.has_ends[b])
-        overlap = float(nb_right[b] / sizes[b])
+        has_ends, size = bool(truth.has_ends[b]), int(sizes[b])
+        both = has_ends and size > 0
+        overlap = float(nb_right[b] / size) if size else None
+        nb_joining = int(nb_valid[b] + nb_wrong[b])
         scores.append(
             BundleScore(
                 name=name,
                 has_ends=has_ends,
-                found=bool(nb_valid[b] > 0) if has_ends else 0 < overlap >= min_coverage,
+                found=bool(nb_valid[b] > 0) if has_ends else 0 < (overlap or 0) >= min_coverage,
                 nb_valid=int(nb_valid[b]) if has_ends else None,
                 nb_wrong_path=int(nb_wrong[b]) if has_ends else None,
                 nb_in_mask=None if has_ends else int(nb_in_mask[b]),
-                nb_voxels=int(sizes[b]),
+                nb_voxels=size,
                 overlap=overlap,
-                overreach=float((nb_passed[b] - nb_right[b]) / sizes[b]) if has_ends else None,
-                f1=float(2 * nb_right[b] / (nb_passed[b] + sizes[b])) if has_ends else None,
+                overreach=float((nb_passed[b] - nb_right[b]) / size) if both else None,
+                f1=float(2 * nb_right[b] / (nb_passed[b] + size)) if both else None,
+                valid_share=float(nb_valid[b] / len(kind)) if has_ends and len(kind) else None,
+                right_path_share=float(nb_valid[b] / nb_joining) if has_ends and nb_joining else None,
             )
         )
     return tuple(scores)
+
+
+def _with_adjacency(
+    scores: Sequence[BundleScore], passed: sparse.csr_array, truth: GroundTruth
+) -> tuple[BundleScore, ...]:
+    """Return the scores of the bundles with the adjacency of those that were found."""
+    true = truth.masks.T.tocsr()
+    completed = []
+    for b, score in enumerate(scores):
+        voxels, true_voxels = (rows.indices[rows.indptr[b] : rows.indptr[b + 1]] for rows in (passed, true))
+        # Streamlines outside the volume pass no voxel of it.
+        if score.has_ends and score.found and len(voxels) and len(true_voxels):
+            distance = bundle_adjacency(voxels, true_voxels, truth.grid.shape, truth.grid.voxel_sizes)
+            score = replace(score, adjacency=distance)
+        completed.append(score)
+    return tuple(completed)

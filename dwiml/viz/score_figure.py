@@ -45,20 +45,20 @@ class _Panel:
         Label of the x axis: the quantity and its unit.
     values
         For each tractogram, the mean and then one value per bundle; NaN where it is not available.
-    is_percentage
-        Whether the values are percentages.
+    decimals
+        Number of decimals of the values.
     reaches_100
         Whether the axis goes at least to 100.
     """
 
     axis: str
     values: list[list[float]]
-    is_percentage: bool = False
+    decimals: int = 0
     reaches_100: bool = False
 
 
 def plot_scores(scores: Mapping[str, Scores], *, title: str) -> Figure:
-    """Draw the total connections and, for each bundle, overlap, overreach, F1 and number of streamlines.
+    """Draw the total connections and, for each bundle, overlap, overreach, F1, adjacency and number of streamlines.
 
     Parameters
     ----------
@@ -104,12 +104,16 @@ def plot_scores(scores: Mapping[str, Scores], *, title: str) -> Figure:
 
 def _choose_panels(all_scores: Sequence[Scores]) -> list[_Panel]:
     panels = []
-    for measure, name in (("overlap", "Overlap"), ("overreach", "Overreach"), ("f1", "F1")):
+    for measure, name in (("overlap", "Overlap"), ("overreach", "Overreach"), ("f1", "F1 (Dice)")):
         values = [[_number(getattr(bundle, measure), 100) for bundle in scored.bundles] for scored in all_scores]
         means = [_number(scored.mean(measure), 100) for scored in all_scores]
         unit = "% of the true volume" if measure != "f1" else "%"
         rows = [[mean, *others] for mean, others in zip(means, values, strict=True)]
-        panels.append(_Panel(f"{name} ({unit})", rows, is_percentage=True, reaches_100=measure != "overreach"))
+        panels.append(_Panel(f"{name} ({unit})", rows, decimals=1, reaches_100=measure != "overreach"))
+    distances = [[_number(each.adjacency) for each in scored.bundles] for scored in all_scores]
+    means = [_number(scored.mean("adjacency")) for scored in all_scores]
+    rows = [[mean, *others] for mean, others in zip(means, distances, strict=True)]
+    panels.append(_Panel("Bundle adjacency (mm)", rows, decimals=2))
     counts = [[np.nan, *(_number(_streamlines(bundle)) for bundle in scored.bundles)] for scored in all_scores]
     nb_with_ends = sum(bundle.has_ends for bundle in all_scores[0].bundles)
     kind = "valid, or in the mask" if 0 < nb_with_ends < len(all_scores[0].bundles) else "valid"
@@ -176,7 +180,7 @@ def _draw_panel(ax: Axes, panel: _Panel, nb_rows: int) -> None:
         if nb <= _MAX_NUMBERED:
             for position, value in zip(positions, values, strict=True):
                 if not np.isnan(value):
-                    text = f"{value:.1f}" if panel.is_percentage else grouped(int(value))
+                    text = grouped(value, panel.decimals)
                     ax.annotate(text, (value, position), (2, 0), textcoords="offset points", va="center", fontsize=6.5)
     # Leave space for the numbers at the end of the bars.
     ax.set_xlim(0, 1.16 * max(100.0 if panel.reaches_100 else 0.0, largest) or 1.0)

@@ -52,9 +52,9 @@ def test_one_tractogram(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
         "2 true bundles of 'truth'\n"
         "tolerances: 0 mm (mask), 0 mm (ends), at most 5 % of a streamline's length outside\n"
         "\n"
-        "bundle  valid bundle  VC  WPC  overlap %  overreach %   F1 %\n"
-        "lower            yes   2    1      100.0          0.0  100.0\n"
-        "upper            yes   1    0       50.0          0.0   66.7\n"
+        "bundle  valid bundle  VC  VC %  WPC  overlap %  overreach %  F1 (Dice) %  BA mm\n"
+        "lower            yes   2  25.0    1      100.0          0.0        100.0   0.00\n"
+        "upper            yes   1  12.5    0       50.0          0.0         66.7   1.25\n"
         "\n"
         "total                            lines\n"
         "streamlines                          8\n"
@@ -66,7 +66,8 @@ def test_one_tractogram(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
         "invalid bundles (IB)                 1\n"
         "mean overlap, %                   75.0\n"
         "mean overreach, %                  0.0\n"
-        "mean F1, %                        83.3\n"
+        "mean F1 (Dice), %                 83.3\n"
+        "mean bundle adjacency (BA), mm    0.62\n"
         "\n"
         "Invalid bundles (streamlines: regions):\n"
         "  1: lower head - upper tail\n"
@@ -151,7 +152,8 @@ def test_several_side_by_side(folder: Path, capsys: pytest.CaptureFixture[str]) 
         "invalid bundles (IB)                 1      0\n"
         "mean overlap, %                   75.0   75.0\n"
         "mean overreach, %                  0.0    0.0\n"
-        "mean F1, %                        83.3   83.3\n"
+        "mean F1 (Dice), %                 83.3   83.3\n"
+        "mean bundle adjacency (BA), mm    0.62   0.62\n"
     )
     written = json.loads((folder / "o.json").read_text())["tractograms"]
     assert {name: each["nb_streamlines"] for name, each in written.items()} == {"lines": 8, "good": 3}

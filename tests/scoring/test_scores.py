@@ -204,7 +204,7 @@ def test_without_end_regions_connections_are_not_available() -> None:
     result = scores.as_dict()
     assert result["connections"]["valid"] == {"nb_streamlines": None, "share": None}
     assert result["nb_invalid_bundles"] is None
-    assert result["mean"] == {"overlap": 0.5, "overreach": None, "f1": None}
+    assert result["mean"] == {"overlap": 0.5, "overreach": None, "f1": None, "adjacency": None}
 
 
 def loop_over_samples(

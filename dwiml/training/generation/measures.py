@@ -83,6 +83,7 @@ def measure_continued(
         )
         values[INVALID_CONNECTIONS] = torch.from_numpy(invalid).float()
     if known.ground_truth is not None:
-        scores = score_streamlines(made.data.cpu().numpy(), made.lengths.cpu().numpy(), known.ground_truth)
+        points, lengths = made.data.cpu().numpy(), made.lengths.cpu().numpy()
+        scores = score_streamlines(points, lengths, known.ground_truth, adjacency=False)
         values[VALID_CONNECTIONS] = torch.from_numpy(scores.kind == Connection.VALID).float()
     return values
