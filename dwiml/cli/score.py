@@ -179,7 +179,7 @@ def _report(
     from dwiml import __version__
     from dwiml.files import write_json
     from dwiml.scoring.comparison.confusion import confusion_matrix, write_confusion
-    from dwiml.scoring.comparison.intervals import bootstrap_intervals
+    from dwiml.scoring.comparison.intervals import CONFIDENCE, bootstrap_intervals
     from dwiml.scoring.comparison.totals import over_repeats
 
     results = {name: {"file": str(path), **scores[name].as_dict()} for name, path in files.items()}
@@ -194,7 +194,7 @@ def _report(
     if arguments.bootstrap is not None:
         options = {"nb_resamples": arguments.bootstrap, "seed": arguments.seed}
         intervals = {name: bootstrap_intervals(each, **options) for name, each in scores.items()}
-        written["bootstrap"] = {**options, "confidence": 0.95}
+        written["bootstrap"] = {**options, "confidence": CONFIDENCE}
         for name, found in intervals.items():
             results[name]["intervals"] = found
     matrices = {name: confusion_matrix(each, truth.regions) for name, each in scores.items()}

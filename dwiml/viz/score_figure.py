@@ -104,7 +104,7 @@ def plot_scores(scores: Mapping[str, Scores], *, title: str) -> Figure:
 
 def _choose_panels(all_scores: Sequence[Scores]) -> list[_Panel]:
     panels = []
-    for measure, name in (("overlap", "Overlap"), ("overreach", "Overreach"), ("f1", "F1 (Dice)")):
+    for measure, name in (("overlap", "Overlap"), ("overreach", "Overreach"), ("f1", "F1 = Dice")):
         values = [[_number(getattr(bundle, measure), 100) for bundle in scored.bundles] for scored in all_scores]
         means = [_number(scored.mean(measure), 100) for scored in all_scores]
         unit = "% of the true volume" if measure != "f1" else "%"
@@ -186,7 +186,7 @@ def _draw_panel(ax: Axes, panel: _Panel, nb_rows: int) -> None:
     ax.set_xlim(0, 1.16 * max(100.0 if panel.reaches_100 else 0.0, largest) or 1.0)
     if panel.reaches_100:
         ax.set_xticks([0, 25, 50, 75, 100])
-    ax.set_xlabel(panel.axis)
+    ax.set_xlabel(panel.axis, fontsize=9)
     ax.axhline(0.5, color="black", linewidth=0.8)
     ax.grid(axis="x", alpha=0.3)
     ax.set_axisbelow(True)

@@ -162,6 +162,90 @@ def test_several_side_by_side(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert (folder / "split/lines/invalid.trk").is_file()
 
 
+def test_a_compact_comparison(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("lines.trk", "good.tck", "--compare", "--repeats", "--json", "o.json", "--figure", "o.png") == 0
+    assert capsys.readouterr().out.split("\n\n") == [
+        "2 true bundles of 'truth'\ntolerances: 0 mm (mask), 0 mm (ends), at most 5 % of a streamline's length outside",
+        "tractogram          streamlines   VC %  WPC %  IC %  NC %   VB   IB  OL %  OR %  F1 %  BA mm\n"
+        "lines                         8   37.5   12.5  12.5  37.5  2/2    1  75.0   0.0  83.3   0.62\n"
+        "good                          3  100.0    0.0   0.0   0.0  2/2    0  75.0   0.0  83.3   0.62\n"
+        "mean                              68.8    6.2   6.2  18.8  2.0  0.5  75.0   0.0  83.3   0.62\n"
+        "standard deviation                44.2    8.8   8.8  26.5  0.0  0.7   0.0   0.0   0.0   0.00",
+        "VC, WPC, IC, NC: valid, wrong path, invalid and no connections; VB, IB: valid and invalid bundles;\n"
+        "OL, OR, F1, BA: mean overlap, overreach, F1 (Dice) and bundle adjacency\n",
+    ]
+    repeats = json.loads((folder / "o.json").read_text())["repeats"]
+    assert repeats["valid_connections"] == {
+        "mean": 0.6875,
+        "std": pytest.approx(np.std([0.375, 1], ddof=1)),
+        "nb": 2,
+    }
+    assert run("lines.trk", "good.tck", "--repeats") == 0
+    printed = capsys.readouterr().out
+    assert "overlap / overreach / F1 (%)" in printed
+    assert "standard deviation" in printed
+    assert run("lines.trk", "--compare") == 0
+    assert "\nlines " in capsys.readouterr().out
+
+
+def test_bootstrap_intervals(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written = []
+    for seed in ("0", "0", "1"):
+        assert run("lines.trk", "--bootstrap", "500", "--seed", seed, "--json", "o.json", "-f") == 0
+        written.append(json.loads((folder / "o.json").read_text()))
+    first, again, other = written
+    assert first == again
+    assert first["bootstrap"] == {"nb_resamples": 500, "seed": 0, "confidence": 0.95}
+    intervals = first["tractograms"]["lines"]["intervals"]
+    # Two bundles, with overlaps of 100 and 50%.
+    assert intervals["overlap"] == [0.5, 1]
+    assert 0 <= intervals["valid_connections"][0] < 0.375 < intervals["valid_connections"][1] < 1
+    assert other["tractograms"]["lines"]["intervals"] != intervals
+    assert "95% interval " in capsys.readouterr().out
+
+
+def test_the_confusion_matrix(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("lines.trk", "--confusion", "c.csv") == 0
+    assert (folder / "c.csv").read_text().splitlines() == [
+        "region,lower head,lower tail,upper head,upper tail",
+        "lower head,0,0,0,1",
+        "lower tail,0,0,0,0",
+        "upper head,0,0,0,0",
+        "upper tail,1,0,0,0",
+    ]
+    expected = "invalid connections  (1)  (2)\n(1) lower head         0    1\n(2) upper tail         1    0\n"
+    assert capsys.readouterr().out.endswith(expected)
+    assert run("lines.trk", "good.tck", "--confusion", "c.csv", "-f") == 0
+    assert len((folder / "c.csv").read_text().splitlines()) == 9
+    assert capsys.readouterr().out.endswith("good\nNo invalid connections.\n")
+
+
+def test_scilpy_s_format(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ends = {side: f"{side}/lower.nii.gz" for side in ("head", "tail")}
+    config = {"lower": {"gt_mask": "mask/lower.nii.gz", "all_mask": "mask/lower.nii.gz", **ends, "length": [0, 500]}}
+    (folder / "truth" / "gt_config.json").write_text(json.dumps(config))
+    command = ["score", "lines.trk", "--ground_truth", "truth", "--json", "o.json", "-f"]
+    assert main([*command, "--preset", "ismrm2015"]) == 0
+    assert (
+        "tolerances: 0 mm (mask), 0 mm (ends), at most 0 % of a streamline's length outside" in capsys.readouterr().out
+    )
+    with_preset = json.loads((folder / "o.json").read_text())
+    assert with_preset.pop("preset") == "ismrm2015"
+    assert (with_preset["mask_tolerance"], with_preset["max_outside"]) == (0, 0)
+    assert with_preset["tractograms"]["lines"]["bundles"]["lower"]["nb_valid"] == 2
+    assert main([*command, "--config", "truth/gt_config.json"]) == 0
+    with_config = json.loads((folder / "o.json").read_text())
+    assert with_config["tractograms"] == with_preset["tractograms"]
+    assert main([*command, "--preset", "ismrm2015", "--max_outside", "1"]) == 0
+    written = json.loads((folder / "o.json").read_text())
+    assert written["tractograms"]["lines"]["bundles"]["lower"]["nb_valid"] == 3
+    capsys.readouterr()
+    (folder / "elsewhere.json").write_text(json.dumps(config))
+    command = ["score", "lines.trk", "--ground_truth", "truth", "--preset", "ismrm2015", "--config", "elsewhere.json"]
+    assert main([*command, "--json", "elsewhere.json", "-f"]) == 2
+    assert "'elsewhere.json' is an input" in capsys.readouterr().err
+
+
 def test_one_bundle_is_in_the_singular(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "truth/mask/upper.nii.gz").unlink()
     assert main(["score", "lines.trk", "--ground_truth", "truth/mask"]) == 0
@@ -222,6 +306,16 @@ def test_options_reach_the_scores(folder: Path, capsys: pytest.CaptureFixture[st
         (["lines.trk", "--figure", "o.jpeg2"], "Figure 'o.jpeg2' must end in one of: "),
         (["lines.trk", "--figure", "none/o.png"], "--figure: the folder 'none' does not exist; create it first."),
         (["lines.trk", "--save_split", "lines.trk"], "--save_split: 'lines.trk' is a file; give a folder."),
+        (["lines.trk", "--preset", "ismrm2015"], "'truth' holds neither 'gt_config.json' nor both"),
+        (["lines.trk", "--repeats"], "--repeats needs at least two tractograms of the same tracker, got one."),
+        (["lines.trk", "--bootstrap", "5"], "--bootstrap must be a whole number of at least 100, got 5."),
+        (["lines.trk", "--seed", "-5"], "seed must be an integer from 0"),
+        (["lines.trk", "--confusion", "o.png"], "--confusion: 'o.png' must end in .csv."),
+        (["lines.trk", "--confusion", "none/o.csv"], "--confusion: the folder 'none' does not exist"),
+        (
+            ["lines.trk", "--ground_truth", "truth/mask", "--confusion", "o.csv"],
+            "No bundle has end regions, which are needed for invalid connections; leave out --confusion.",
+        ),
         (
             ["lines.trk", "--ground_truth", "truth/mask", "--save_split", "split"],
             "No bundle has end regions, which are needed to split streamlines; leave out --save_split.",

@@ -83,5 +83,6 @@ def confusion_table(matrix: NDArray[np.int64], regions: Sequence[str]) -> str:
     rows = [["invalid connections", *(f"({i})" for i in range(1, len(shown) + 1))]]
     for i, region in enumerate(shown, start=1):
         rows.append([f"({i}) {regions[region]}", *(count(int(value)) for value in matrix[region, shown])])
-    nb_more = len(involved) - len(shown)
-    return aligned(rows) + (f"\n{count(nb_more)} more regions have fewer invalid connections." if nb_more else "")
+    if len(shown) == len(involved):
+        return aligned(rows)
+    return f"{aligned(rows)}\n({len(shown)} of the {count(len(involved))} regions with invalid connections)"
