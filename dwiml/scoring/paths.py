@@ -70,7 +70,8 @@ class PathLimits:
                 covered = np.bincount(of_step, weights=np.abs(steps[:, axis]), minlength=len(lengths))
                 allowed &= _between(covered, self.travelled[axis])
         if self.angle is not None:
-            allowed[allowed] = [not winding_angle(mm[line == i]) >= self.angle for i in np.flatnonzero(allowed)]
+            # An angle that is not defined is no reason to reject a streamline.
+            allowed &= ~(winding_angles(mm, lengths) >= self.angle)
         return allowed
 
 
@@ -107,23 +108,36 @@ class BundlePath:
     order: int = 0
 
 
-def winding_angle(points: NDArray[np.floating]) -> float:
-    """Return the winding angle of a streamline around its center, in degrees.
+def winding_angles(points: NDArray[np.float64], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the winding angle of each streamline: the sum of the angles between successive points, from its center.
+
+    The angles are measured at the mean of the points, in the plane of their first two principal axes. This is
+    :func:`dipy.tracking.metrics.winding` for all streamlines at once.
 
     Parameters
     ----------
-    points : (n, 3)
-        At least two different points, in mm.
+    points : (N, 3) float64
+        Points of all streamlines, concatenated, in mm, any origin.
+    lengths : (S,) int64
+        Number of points of each streamline, at least 1.
 
     Returns
     -------
-    float
-        From :func:`dipy.tracking.metrics.winding`; NaN if a point is exactly at the center, where no angle is defined.
+    (S,) float64
+        In degrees; NaN if a point is exactly at the center, where no angle is defined.
     """
-    from dipy.tracking.metrics import winding
-
+    line, start = sequence_ids(lengths), first_rows(lengths)
+    centered = points - (np.add.reduceat(points, start) / lengths[:, None])[line]
+    scatter = np.add.reduceat(centered[:, :, None] * centered[:, None, :], start)
+    # In ascending order of the eigenvalues.
+    plane = np.linalg.eigh(scatter)[1][:, :, 1:]
+    flat = np.einsum("nc,nca->na", centered, plane[line])
     with np.errstate(invalid="ignore", divide="ignore"):
-        return float(winding(points))
+        flat /= np.linalg.norm(flat, axis=1, keepdims=True)
+    same = line[1:] == line[:-1]
+    cosines = np.clip((flat[1:] * flat[:-1]).sum(axis=1)[same], -1, 1)
+    angles = np.bincount(line[1:][same], weights=np.arccos(cosines), minlength=len(lengths))
+    return np.degrees(np.asarray(angles, dtype=np.float64))
 
 
 def _between(values: NDArray[np.number], limits: Limits | None) -> NDArray[np.bool_]:

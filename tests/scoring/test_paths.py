@@ -8,7 +8,7 @@ from dipy.tracking.metrics import winding
 from dipy.tracking.streamline import length
 from scoring_support import AFFINES, OBLIQUE, UNIT, along_x, joined, random_lines
 
-from dwiml.scoring.paths import NO_LIMITS, PathLimits
+from dwiml.scoring.paths import NO_LIMITS, PathLimits, winding_angles
 
 CORNER = np.array([[0.5, 0.5, 0.5], [3.5, 0.5, 0.5], [3.5, 4.5, 0.5]])
 THERE_AND_BACK = np.array([[0.5, 0.5, 0.5], [4.5, 0.5, 0.5], [1.5, 0.5, 1.5]])
@@ -75,3 +75,13 @@ def test_the_angle_is_that_of_dipy() -> None:
 def test_of_no_streamline() -> None:
     points, lengths = joined([])
     assert PathLimits(length=(0, 1), angle=90).allow(points, lengths, UNIT).shape == (0,)
+
+
+def test_winding_angles_against_dipy_and_undefined_ones() -> None:
+    lines = random_lines(np.random.default_rng(5), 200)
+    points, lengths = joined(lines)
+    expected = [winding(line) for line in lines]
+    np.testing.assert_allclose(winding_angles(points.astype(float), lengths), expected, atol=1e-4)
+    straight = along_x(2.5)
+    assert np.isnan(winding_angles(straight, np.array([3]))).all()
+    assert PathLimits(angle=10).allow(straight, np.array([3]), UNIT).all()

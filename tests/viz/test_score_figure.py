@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -131,3 +132,14 @@ def test_names_and_numbers_do_not_overlap(nb_tractograms: int, nb_bundles: int, 
         assert bool(numbers) == (nb_tractograms <= 3)
         # The boxes may overlap slightly, since they are larger than the digits.
         assert all(low.y1 <= high.y0 + 3 for low, high in itertools.pairwise(numbers))
+
+
+def test_the_bundle_adjacency_has_a_panel_if_it_is_known() -> None:
+    scores = made(0)
+    bundles = tuple(replace(each, adjacency=1.25 + i if each.found else None) for i, each in enumerate(scores.bundles))
+    scores = replace(scores, bundles=bundles)
+    adjacency = drawn(plot_scores({"a": scores}, title="t"))[4]
+    assert adjacency.get_xlabel() == "Bundle adjacency (mm)"
+    known = [each.adjacency for each in bundles if each.adjacency is not None]
+    assert widths(adjacency) == pytest.approx([np.mean(known), *(each.adjacency or 0 for each in bundles)])
+    assert texts(adjacency) == [f"{value:.2f}" for value in [np.mean(known), *known]]
