@@ -34,13 +34,26 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dwiml track",
         allow_abbrev=False,
-        usage="dwiml track EXPERIMENT SUBJECT OUT --tracking_mask MASK [options]\n"
-        "       dwiml track EXPERIMENT OUT --input IMAGE [IMAGE ...] --tracking_mask MASK [options]",
-        description="Track with the best model of an experiment. A streamline depends only on --seed and on its "
-        "starting point, not on how many streamlines are tracked at once.",
+        usage="dwiml track EXPERIMENT [EXPERIMENT ...] SUBJECT OUT --tracking_mask MASK [options]\n"
+        "       dwiml track EXPERIMENT [EXPERIMENT ...] OUT --input IMAGE [IMAGE ...] --tracking_mask MASK [options]",
+        description="Track with the best model of an experiment, or with an ensemble of the best models of several "
+        "experiments. A streamline depends only on --seed and on its starting point, not on how many streamlines are "
+        "tracked at once.",
     )
-    parser.add_argument("experiment", metavar="EXPERIMENT", help="experiment folder")
-    parser.add_argument("subject", metavar="SUBJECT", nargs="?", help="a subject of the experiment's HDF5 file")
+    # The subject is the last of them, unless --input is given: see _parse.
+    parser.add_argument(
+        "experiments",
+        metavar="EXPERIMENT",
+        nargs="+",
+        help="experiment folder; several form an ensemble: at each step, the mean of the directions of their models, "
+        "or, with --algo prob, the mixture of their distributions",
+    )
+    parser.add_argument(
+        "subject",
+        metavar="SUBJECT",
+        nargs="?",
+        help="a subject of the HDF5 file of the (first) experiment; not with --input",
+    )
     parser.add_argument("out", metavar="OUT", help="tractogram to write: .trk, .tck or .trx")
     add_config_options(parser)
     _add_data(parser)
@@ -98,7 +111,15 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return parse_and_run(build_parser(), _run, argv, memory_advice=_memory_advice, parse=parse_options)
+    return parse_and_run(build_parser(), _run, argv, memory_advice=_memory_advice, parse=_parse)
+
+
+def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse a command line. Without --input, the last of the experiments is the subject."""
+    arguments = parse_options(parser, argv)
+    if arguments.input is None and len(arguments.experiments) > 1:
+        arguments.subject = arguments.experiments.pop()
+    return arguments
 
 
 def _memory_advice(arguments: argparse.Namespace) -> str:
@@ -110,17 +131,19 @@ def _run(arguments: argparse.Namespace) -> None:
     from dwiml.cli.running.tracking_data import load_tracking_data
     from dwiml.files import write_json
     from dwiml.tractograms.writing.writer import TractogramWriter
+    from dwiml.trained.ensemble import check_same_inputs, combined
     from dwiml.trained.tracking import TrackingKeywords, prepare_tracking, track_groups, tracking_rules
-    from dwiml.trained.tracking_data import input_group_of
     from dwiml.training.loading import load_best_model, recorded_parameters
 
+    _check_subject(arguments)
     _check_outputs(arguments)
-    recorded = recorded_parameters(arguments.experiment)
-    input_group_of(recorded, arguments.experiment)
-    model = load_best_model(arguments.experiment, model_class=arguments.model_class)
+    recorded = [recorded_parameters(experiment) for experiment in arguments.experiments]
+    check_same_inputs(recorded, arguments.experiments)
+    models = [load_best_model(each, model_class=arguments.model_class) for each in arguments.experiments]
+    model = combined(models, antipodal=arguments.antipodal)
     settings = {name: getattr(arguments, name) for name in TrackingKeywords.__annotations__}
     rules = tracking_rules(model, settings)
-    data = load_tracking_data(arguments, recorded)
+    data = load_tracking_data(arguments, recorded[0])
     tracker, seeds = prepare_tracking(model, data, rules, settings)
     writer = TractogramWriter(
         arguments.out,
@@ -128,7 +151,7 @@ def _run(arguments: argparse.Namespace) -> None:
         data_per_streamline={"seeds": 3} if arguments.save_seeds else None,
         compress=arguments.compress,
         overwrite=arguments.overwrite,
-        sidecar=_sidecar(arguments, recorded, tracker, seeds, model) if arguments.sidecar else None,
+        sidecar=_sidecar(arguments, recorded[0], tracker, seeds, model) if arguments.sidecar else None,
     )
     start = time.monotonic()
     with writer, progress_bar("Tracking", len(seeds), unit="seed") as count:
@@ -142,6 +165,27 @@ def _run(arguments: argparse.Namespace) -> None:
     print(table(tracker.counts, arguments.out, seconds))
 
 
+def _check_subject(arguments: argparse.Namespace) -> None:
+    """Raise ValueError if a subject is given with --input, or missing without it."""
+    from pathlib import Path
+
+    from dwiml.training.experiment.folder import ExperimentFolder
+
+    if (arguments.subject is None) == (arguments.input is None):
+        raise ValueError("Give either a SUBJECT of the HDF5 file or image files with --input.")
+    strangers = [each for each in arguments.experiments[1:] if not Path(each).is_dir()]
+    if arguments.input is not None and strangers:
+        raise ValueError(
+            f"'{strangers[0]}' is not an experiment folder; with --input there is no SUBJECT: give the experiments and "
+            "OUT only."
+        )
+    if arguments.subject is not None and ExperimentFolder(Path(arguments.subject)).parameters.is_file():
+        raise ValueError(
+            f"'{arguments.subject}' is an experiment folder, where a SUBJECT of the HDF5 file was expected: give it "
+            "between the experiments and OUT."
+        )
+
+
 def _check_outputs(arguments: argparse.Namespace) -> None:
     from dwiml.hdf5.stored.collection import files_of
     from dwiml.trained.outputs import check_tracking_outputs
@@ -151,7 +195,7 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
     check_tracking_outputs(
         {"OUT": arguments.out, "--report": arguments.report},
         inputs=[*images, arguments.tracking_mask, arguments.seeding_mask, *data],
-        experiments=[arguments.experiment, arguments.standardize_like],
+        experiments=[*arguments.experiments, arguments.standardize_like],
         overwrite=arguments.overwrite,
         sidecar=arguments.sidecar,
     )
@@ -163,7 +207,7 @@ def _sidecar(
     from dwiml.trained.sidecar import tracking_files, tracking_sidecar
 
     files = tracking_files(
-        arguments.experiment,
+        arguments.experiments[0],
         recorded,
         arguments.input or arguments.subject,
         tracking_mask=arguments.tracking_mask,
@@ -171,7 +215,7 @@ def _sidecar(
         hdf5_file=arguments.hdf5_file,
         std_mask=arguments.std_mask or (),
     )
-    used = {"experiment": arguments.experiment, "model": model, "compress": arguments.compress}
+    used = {"experiments": arguments.experiments, "model": model, "compress": arguments.compress}
     return tracking_sidecar(tracker, seeds, files, **used)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dwiml.hdf5.stored.collection import HDF5Files, file_of_subject
+from dwiml.tracking.ensemble import TrackingEnsemble
 from dwiml.tracking.seeds import Seeds
 from dwiml.tracking.sources import is_image
 from dwiml.tracking.tracker import Tracker
@@ -22,6 +23,11 @@ _ALGORITHMS = {
     "det": "Deterministic: at each step, the most likely direction according to a trained model.",
     "prob": "Probabilistic: at each step, a direction drawn from the distribution that a trained model predicts, among "
     "those within AnglePerStep of the last step.",
+}
+_ALGORITHMS_OF_ENSEMBLES = {
+    "det": "Deterministic: at each step, the mean of the most likely directions according to several trained models.",
+    "prob": "Probabilistic: at each step, a direction drawn from the distribution that one of several trained models, "
+    "drawn at random, predicts, among those within AnglePerStep of the last step.",
 }
 
 
@@ -91,7 +97,7 @@ def tracking_sidecar(
     seeds: Seeds,
     files: TrackingFiles,
     *,
-    experiment: PathLike,
+    experiments: Sequence[PathLike],
     model: Any,
     compress: float | None = None,
 ) -> dict[str, Any]:
@@ -103,10 +109,10 @@ def tracking_sidecar(
         Values of :func:`dwiml.trained.tracking.prepare_tracking`.
     files
         Value of :func:`tracking_files`.
-    experiment
-        The experiment folder.
+    experiments
+        The experiment folder, or those of an ensemble.
     model
-        The trained model.
+        The trained model, or the ensemble.
     compress
         Tolerance of the compression of the streamlines, in mm; None if they keep all points.
 
@@ -116,11 +122,12 @@ def tracking_sidecar(
         See :func:`dwiml.tractograms.writing.sidecar.write_sidecar`.
     """
     rules, name = tracker.rules, type(model).__name__
+    members = [type(each).__name__ for each in model.models] if isinstance(model, TrackingEnsemble) else [name]
     more = {
         "Name": name,
         "StreamlineSeeding": {"Sources": [_seeding(seeds, files.seeding_mask, tracker.forward_only)]},
         "StreamlinePropagation": {
-            "Algorithm": {"Name": name, "Description": _ALGORITHMS[rules.algo]},
+            "Algorithm": {"Name": name, "Description": _algorithm(rules.algo, len(members))},
             "Interpolation": "Linear",
             # 0 stands for linear interpolation in the draft.
             "InterpolationOrder": 0,
@@ -137,8 +144,8 @@ def tracking_sidecar(
         ACCEPTANCE: {"MinimumLength": tracker.min_length},
         "StreamlineReconstructionDensity": {"Seeds": len(seeds)},
         "dwiml": {
-            "model": name,
-            "experiment": Path(experiment),
+            "model": members[0] if len(members) == 1 else members,
+            "experiment": Path(experiments[0]) if len(experiments) == 1 else tuple(map(Path, experiments)),
             **asdict(rules),
             "seeds_at": seeds.placement,
             "min_length": tracker.min_length,
@@ -147,7 +154,13 @@ def tracking_sidecar(
         },
     }
     masks = dict.fromkeys((files.tracking_mask, files.seeding_mask, *files.std_masks))
-    return describe("Streamlines tracked by a trained model.", [*files.inputs, *masks, experiment], more)
+    by = "a trained model" if len(members) == 1 else f"an ensemble of {len(members)} trained models"
+    return describe(f"Streamlines tracked by {by}.", [*files.inputs, *masks, *experiments], more)
+
+
+def _algorithm(algo: str, nb_models: int) -> str:
+    """Return how the direction of each step is chosen."""
+    return _ALGORITHMS[algo] if nb_models == 1 else _ALGORITHMS_OF_ENSEMBLES[algo]
 
 
 def _seeding(seeds: Seeds, mask: Path, forward_only: bool) -> dict[str, Any]:

@@ -20,10 +20,11 @@ from dwiml.tracking.seeds import PLACEMENTS, Seeds
 from dwiml.tracking.sources import TrackingData, is_image
 from dwiml.tracking.tracker import Tracker
 from dwiml.tractograms.writing.writer import TractogramWriter
-from dwiml.trained.experiment import TrainedExperiment, load_experiment
+from dwiml.trained.ensemble import check_same_inputs, combined, load_models
+from dwiml.trained.experiment import TrainedExperiment
 from dwiml.trained.outputs import check_tracking_outputs
 from dwiml.trained.sidecar import tracking_files, tracking_sidecar
-from dwiml.trained.tracking_data import input_group_of, read_images, read_subject
+from dwiml.trained.tracking_data import read_images, read_subject
 
 if TYPE_CHECKING:
     from dipy.io.stateful_tractogram import StatefulTractogram
@@ -168,7 +169,7 @@ def track_groups(
 
 
 def track(
-    model: str | os.PathLike[str] | TrainedExperiment | TrackingModel,
+    model: str | os.PathLike[str] | TrainedExperiment | TrackingModel | Sequence[Any],
     subject: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | TrackingData,
     *,
     tracking_mask: str | os.PathLike[str] | None = None,
@@ -192,7 +193,8 @@ def track(
     ----------
     model
         The experiment folder, or the value of :func:`dwiml.load_experiment`. Or any model that tracks
-        (:class:`dwiml.TrackingModel`), with data in `subject`.
+        (:class:`dwiml.TrackingModel`), with data in `subject`. A list of several of these is an ensemble
+        (:class:`dwiml.tracking.ensemble.TrackingEnsemble`); the data are those of its first experiment.
     subject
         A subject of the experiment's HDF5 file; or image files of the model's input, in the order of the training; or
         data that were read by :mod:`dwiml.tracking.sources`.
@@ -239,18 +241,17 @@ def track(
         If a keyword is unknown, `model_class` is given with a loaded model, or `model` is a model and `subject` is not
         data.
     FileExistsError, FileNotFoundError, ValueError
-        If something is missing, invalid or without effect, or `out` exists, is an input or lies in an experiment that
-        is used.
+        If something is missing, invalid or without effect, the models cannot form an ensemble, or `out` exists, is an
+        input or lies in an experiment that is used.
     """
     check_flags(
         inspect.signature(track).bind(model, subject, save_seeds=save_seeds, overwrite=overwrite, sidecar=sidecar)
     )
-    if model_class is not None and not isinstance(model, (str, os.PathLike)):
-        raise TypeError("model_class is for an experiment folder, but model is loaded already; leave out model_class.")
-    trained = load_experiment(model, model_class) if isinstance(model, (str, os.PathLike)) else model
-    own: Any = trained.model if isinstance(trained, TrainedExperiment) else trained
-    if isinstance(trained, TrainedExperiment) and not isinstance(subject, TrackingData):
-        input_group_of(trained.parameters, trained.path)
+    loaded = load_models(model, model_class)
+    experiments = [each for each in loaded if isinstance(each, TrainedExperiment)]
+    if not isinstance(subject, TrackingData):
+        check_same_inputs([each.parameters for each in experiments], [each.path for each in experiments])
+    own = combined([each.model for each in experiments] or loaded, antipodal=bool(settings.get("antipodal", False)))
     rules = tracking_rules(own, settings)
     of_images = {"standardization": standardization, "standardize_like": standardize_like, "std_mask": std_mask}
     masks = {"tracking_mask": tracking_mask, "seeding_mask": seeding_mask, "mask_threshold": rules.mask_threshold}
@@ -261,27 +262,28 @@ def track(
         check_tracking_outputs(
             {"out": out},
             inputs=_flat(subject, std_mask, tracking_mask, seeding_mask, files_of(hdf5_file) if hdf5_file else None),
-            experiments=[trained.path if isinstance(trained, TrainedExperiment) else None, standardize_like],
+            experiments=[*(each.path for each in experiments), standardize_like],
             overwrite=overwrite,
             sidecar=sidecar,
         )
-    data = _data(trained, subject, masks, of_images, hdf5_file)
+    data = _data(experiments[0] if experiments else None, subject, masks, of_images, hdf5_file)
     tracker, seeds = prepare_tracking(own, data, rules, settings)
     options: dict[str, Any] = {"save_seeds": save_seeds, "on_progress": on_progress}
     if out is None:
         return _stateful(list(track_groups(tracker, seeds, **options)), data.grid, save_seeds=save_seeds)
     content: dict[str, Any] | None = None
-    if sidecar and isinstance(trained, TrainedExperiment) and tracking_mask is not None:
+    if sidecar and experiments and tracking_mask is not None:
         files = tracking_files(
-            trained.path,
-            trained.parameters,
+            experiments[0].path,
+            experiments[0].parameters,
             _images_or_name(subject),
             tracking_mask=tracking_mask,
             seeding_mask=seeding_mask,
             hdf5_file=hdf5_file,
             std_mask=std_mask,
         )
-        content = tracking_sidecar(tracker, seeds, files, experiment=trained.path, model=own, compress=compress)
+        paths = [each.path for each in experiments]
+        content = tracking_sidecar(tracker, seeds, files, experiments=paths, model=own, compress=compress)
     writer = TractogramWriter(
         Path(out),
         grid=data.grid,
@@ -306,7 +308,7 @@ def _flat(*given: Any) -> list[Any]:
 
 
 def _data(
-    trained: TrainedExperiment | TrackingModel,
+    trained: TrainedExperiment | None,
     subject: Any,
     masks: dict[str, Any],
     of_images: dict[str, Any],
@@ -320,7 +322,7 @@ def _data(
         if unused:
             raise ValueError(f"{unused[0]} has no effect on data that were read already: give it when they are read.")
         return subject
-    if not isinstance(trained, TrainedExperiment):
+    if trained is None:
         raise TypeError(
             "A model alone tracks on data of dwiml.tracking.sources.read_from_hdf5 or read_from_images; give these as "
             "subject, or an experiment as model."

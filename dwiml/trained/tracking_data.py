@@ -46,8 +46,16 @@ def input_group_of(recorded: Mapping[str, Any], experiment: str | Path) -> str:
     return group
 
 
-def _warn_of_own_inputs(recorded: Mapping[str, Any], experiment: str | Path) -> None:
-    """Warn that inputs which the user's own batch loader computes are not those of tracking."""
+def warn_of_own_inputs(recorded: Mapping[str, Any], experiment: str | Path) -> None:
+    """Warn that inputs which the user's own batch loader computes are not those of tracking.
+
+    Parameters
+    ----------
+    recorded
+        Content of the experiment's ``parameters.json``.
+    experiment
+        The experiment folder.
+    """
     name, path = recorded_class(recorded, "loader")
     if dwiml_class("loader", name, path) is None:
         logger.warning(
@@ -90,7 +98,7 @@ def read_subject(
         If something is missing or invalid.
     """
     group = input_group_of(recorded, experiment)
-    _warn_of_own_inputs(recorded, experiment)
+    warn_of_own_inputs(recorded, experiment)
     return read_from_hdf5(
         find_data(recorded, experiment, hdf5_file),
         subject,
@@ -148,7 +156,7 @@ def read_images(
         standardize_like=standardize_like,
         std_mask=std_mask,
     )
-    _warn_of_own_inputs(recorded, experiment)
+    warn_of_own_inputs(recorded, experiment)
     return read_from_images(
         images, tracking_mask=tracking_mask, seeding_mask=seeding_mask, mask_threshold=mask_threshold, **reading
     )

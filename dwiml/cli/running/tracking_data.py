@@ -20,9 +20,9 @@ def load_tracking_data(arguments: argparse.Namespace, recorded: dict[str, Any]) 
     Parameters
     ----------
     arguments
-        Arguments of ``dwiml track``.
+        Arguments of ``dwiml track``, with either a subject or input images.
     recorded
-        Content of the experiment's ``parameters.json``.
+        Content of the ``parameters.json`` of the experiment; of the first one, for an ensemble.
 
     Raises
     ------
@@ -31,14 +31,12 @@ def load_tracking_data(arguments: argparse.Namespace, recorded: dict[str, Any]) 
     """
     from dwiml.trained.tracking_data import read_images, read_subject
 
-    if (arguments.subject is None) == (arguments.input is None):
-        raise ValueError("Give either a SUBJECT of the HDF5 file or image files with --input.")
     check_options_of_images(arguments)
     common = {name: getattr(arguments, name) for name in (*_MASKS, "mask_threshold", "hdf5_file")}
     if arguments.input is None:
-        return read_subject(arguments.experiment, recorded, arguments.subject, **common)
+        return read_subject(arguments.experiments[0], recorded, arguments.subject, **common)
     check_files(arguments, ("input", "std_mask", *_MASKS))
-    return read_images(arguments.experiment, recorded, arguments.input, **options_of_images(arguments), **common)
+    return read_images(arguments.experiments[0], recorded, arguments.input, **options_of_images(arguments), **common)
 
 
 def options_of_images(arguments: argparse.Namespace) -> dict[str, Any]:
