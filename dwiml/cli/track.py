@@ -26,7 +26,8 @@ SEEDS = "dwiml.tracking.seeds.Seeds"
 TRACKER = "dwiml.tracking.tracker.Tracker"
 WRITER = "dwiml.tractograms.writing.writer.TractogramWriter"
 # Names of the options of the seeds.
-SEEDS_NAMES = {"per_voxel": "seeds_per_voxel", "total": "nb_seeds", "placement": "seeds_at"}
+SEEDS_NAMES = {"per_voxel": "seeds_per_voxel", "total": "nb_seeds", "placement": "seeds_at", "seeding": "seeding"}
+_NUMBERS_OF_SEEDS = ("per_voxel", "total")
 _OBJECTS = ("model", "subject", "rules")
 
 
@@ -96,7 +97,7 @@ def _add_seeds(parser: argparse.ArgumentParser) -> None:
     for name, parameter in parameters_of(SEEDS).items():
         if name in SEEDS_NAMES:
             shown = "1" if name == "per_voxel" else None
-            container = group if name == "placement" else number
+            container = number if name in _NUMBERS_OF_SEEDS else group
             add_option(container, parameter, name=SEEDS_NAMES[name], shown=shown)
 
 

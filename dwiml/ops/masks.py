@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import binary_erosion
 
 DEFAULT_THRESHOLD = 0.5
 """Voxels of a probability map are inside if their value is at least this."""
@@ -95,3 +96,21 @@ def as_mask(values: ArrayLike, name: str, *, threshold: float = DEFAULT_THRESHOL
         )
     note = f"{name} is not a 0/1 mask ({found}): voxels of at least {threshold:g} are inside."
     return Mask(volume >= np.float32(threshold), volume.astype(np.float32, copy=False), note)
+
+
+def border_voxels(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the voxels of a mask that share a face with a voxel outside the mask, or with the edge of the volume.
+
+    Parameters
+    ----------
+    inside
+        Shape (X, Y, Z), bool.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (X, Y, Z), bool.
+    """
+    # Its default structuring element has the six neighbors, and the outside of the volume is not in the mask.
+    border: NDArray[np.bool_] = inside & ~binary_erosion(inside, border_value=0)
+    return border

@@ -7,12 +7,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dwiml.arguments import check_whole, grouped
+from dwiml.arguments import check_choice, check_whole, grouped
+from dwiml.ops.masks import border_voxels
 from dwiml.ops.randomness import check_seed, draw_seed, keyed_generator, keyed_uniform
 from dwiml.params import checks_arguments
 
 PLACEMENTS = ("random", "center")
 """Placements of a point in its voxel."""
+SEEDINGS = ("volume", "interface")
+"""Which voxels of the mask have seeds."""
 
 _VOXEL, _FIRST_AXIS = 0, 1
 # The number of a seed in a voxel combines the index of the voxel (high bits) and its index in the voxel (low bits).
@@ -37,6 +40,9 @@ class Seeds:
         Number of starting points in total, each in a voxel of the mask drawn uniformly with replacement.
     placement
         ``"random"``: uniform in the voxel; ``"center"``: at its center.
+    seeding
+        ``"volume"``: in all voxels of the mask; ``"interface"``: in its border voxels only, which share a face with a
+        voxel outside the mask or with the edge of the volume.
     seed
         Random seed, from 0 to 2**63 - 1; None: drawn, see the attribute.
 
@@ -48,6 +54,8 @@ class Seeds:
         Number of starting points per voxel; None if the total number was given.
     placement
         Where in its voxel a point is.
+    seeding
+        In which voxels of the mask the points are.
 
     Raises
     ------
@@ -63,6 +71,7 @@ class Seeds:
         per_voxel: int | None = None,
         total: int | None = None,
         placement: str = "random",
+        seeding: str = "volume",
         seed: int | None = None,
     ) -> None:
         if (per_voxel is None) == (total is None):
@@ -74,7 +83,8 @@ class Seeds:
             raise ValueError(f"placement must be 'random' or 'center', got {placement!r}.")
         self.per_voxel = None if per_voxel is None else check_whole("per_voxel", per_voxel, low=1)
         self.placement = placement
-        self._voxels = _voxels_of(mask)
+        self.seeding = check_choice("seeding", seeding, SEEDINGS)
+        self._voxels = _voxels_of(mask, seeding)
         self._shape: tuple[int, ...] = tuple(mask.shape)
         if self.per_voxel is None:
             self._nb = check_whole("total", total, low=1)
@@ -149,13 +159,15 @@ class Seeds:
         return self._voxels[drawn.to(torch.int64)]
 
 
-def _voxels_of(mask: Tensor | NDArray[np.bool_]) -> Tensor:
-    """Return the voxels of a mask as their indices in the flat volume, in C order."""
+def _voxels_of(mask: Tensor | NDArray[np.bool_], seeding: str) -> Tensor:
+    """Return the voxels of a mask that have seeds, as their indices in the flat volume, in C order."""
     kind = str(mask.dtype).removeprefix("torch.")
     if kind != "bool" or mask.ndim != 3:
         raise ValueError(f"A seeding mask must be bool of shape (X, Y, Z), got {kind} of shape {tuple(mask.shape)}.")
     # A copy: torch warns about arrays that cannot be written.
     volume = mask if isinstance(mask, Tensor) else torch.from_numpy(np.array(mask))
+    if seeding == "interface":
+        volume = torch.from_numpy(border_voxels(volume.cpu().numpy())).to(volume.device)
     voxels = volume.reshape(-1).nonzero()[:, 0]
     if not len(voxels):
         raise ValueError(

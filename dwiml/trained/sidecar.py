@@ -148,6 +148,7 @@ def tracking_sidecar(
             "experiment": Path(experiments[0]) if len(experiments) == 1 else tuple(map(Path, experiments)),
             **asdict(rules),
             "seeds_at": seeds.placement,
+            "seeding": seeds.seeding,
             "min_length": tracker.min_length,
             "forward_only": tracker.forward_only,
             "compress": compress,
@@ -164,8 +165,11 @@ def _algorithm(algo: str, nb_models: int) -> str:
 
 
 def _seeding(seeds: Seeds, mask: Path, forward_only: bool) -> dict[str, Any]:
-    """Return how the seeds were placed, by the names of BEP046."""
+    """Return how the seeds were placed, by the names of BEP046; ``SourceRegion`` is not part of it."""
+    source: dict[str, Any] = {"Source": mask}
+    if seeds.seeding == "interface":
+        source["SourceRegion"] = "Interface"
     if seeds.per_voxel is None:
-        return {"Type": "Random", "Source": mask, "Unidirectional": forward_only}
+        return {"Type": "Random", **source, "Unidirectional": forward_only}
     kind = {"random": "RandomPerElement", "center": "CountPerElement"}[seeds.placement]
-    return {"Type": kind, "Source": mask, "SeedsPerElement": seeds.per_voxel, "Unidirectional": forward_only}
+    return {"Type": kind, **source, "SeedsPerElement": seeds.per_voxel, "Unidirectional": forward_only}

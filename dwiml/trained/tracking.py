@@ -16,7 +16,7 @@ from dwiml.hdf5.stored.collection import HDF5Files, files_of
 from dwiml.models.protocols import check_tracks
 from dwiml.ops.spaces import from_vox_corner
 from dwiml.tracking.propagation import PropagationRules
-from dwiml.tracking.seeds import PLACEMENTS, Seeds
+from dwiml.tracking.seeds import PLACEMENTS, SEEDINGS, Seeds
 from dwiml.tracking.sources import TrackingData, is_image
 from dwiml.tracking.tracker import Tracker
 from dwiml.tractograms.writing.writer import TractogramWriter
@@ -44,6 +44,7 @@ class TrackingKeywords(TypedDict, total=False):
     seeds_per_voxel: int | None
     nb_seeds: int | None
     seeds_at: str
+    seeding: str
     step_size: float | None
     theta: float
     max_length: float
@@ -121,8 +122,10 @@ def prepare_tracking(
     if per_voxel is None and total is None:
         per_voxel = 1
     placement = check_choice("seeds_at", settings.get("seeds_at", "random"), PLACEMENTS)
+    seeding = check_choice("seeding", settings.get("seeding", "volume"), SEEDINGS)
     tracker = Tracker(model, data.subject, rules, **own)
-    return tracker, Seeds(data.seeding_mask, per_voxel=per_voxel, total=total, placement=placement, seed=rules.seed)
+    where = {"placement": placement, "seeding": seeding}
+    return tracker, Seeds(data.seeding_mask, per_voxel=per_voxel, total=total, seed=rules.seed, **where)
 
 
 def track_groups(
@@ -226,9 +229,10 @@ def track(
     sidecar
         Also write a JSON file beside `out` that says how it was created (``out.json`` for ``out.trk``).
     **settings
-        ``nb_seeds`` in total or ``seeds_per_voxel`` (default 1), and ``seeds_at`` (``"random"`` or ``"center"``); the
-        parameters of :class:`~dwiml.tracking.propagation.PropagationRules`, with the step size of the model by default;
-        and ``min_length``, ``forward_only`` and ``simultaneous`` of :class:`~dwiml.tracking.tracker.Tracker`.
+        ``nb_seeds`` in total or ``seeds_per_voxel`` (default 1), ``seeds_at`` (``"random"`` or ``"center"``) and
+        ``seeding`` (``"volume"`` or ``"interface"``) of :class:`~dwiml.tracking.seeds.Seeds`; the parameters of
+        :class:`~dwiml.tracking.propagation.PropagationRules`, with the step size of the model by default; and
+        ``min_length``, ``forward_only`` and ``simultaneous`` of :class:`~dwiml.tracking.tracker.Tracker`.
 
     Returns
     -------

@@ -144,6 +144,15 @@ def test_python_writes_the_same(world: Path, tmp_path: Path) -> None:
     dwiml.track(world / "exps/exp", "sub-d", out=tmp_path / "c.trk", sidecar=True, **per_voxel)
     (seeding,) = sidecar(tmp_path / "c.json")["StreamlineSeeding"]["Sources"]
     assert (seeding["Type"], seeding["SeedsPerElement"]) == ("CountPerElement", 1)
+    assert "SourceRegion" not in seeding
+    dwiml.track(world / "exps/exp", "sub-d", out=tmp_path / "i.trk", sidecar=True, **per_voxel, seeding="interface")
+    content = sidecar(tmp_path / "i.json")
+    assert content["StreamlineSeeding"]["Sources"] == [{**seeding, "SourceRegion": "Interface"}]
+    assert content["dwiml"]["seeding"] == "interface"
+    fewer, all_seeds = (
+        each["StreamlineReconstructionDensity"]["Seeds"] for each in (content, sidecar(tmp_path / "c.json"))
+    )
+    assert 0 < fewer < all_seeds
     with pytest.raises(
         ValueError, match="sidecar=True is not possible, because the tractogram is not written: give out"
     ):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dwiml.ops.masks import as_mask
+from dwiml.ops.masks import as_mask, border_voxels
 
 
 def volume(*values: float, dtype: type = np.float32) -> np.ndarray:
@@ -92,3 +92,17 @@ def test_probabilities_are_never_taken_as_everything_above_zero(values: np.ndarr
     expected = values != 0 if plain else values >= np.float32(threshold)
     np.testing.assert_array_equal(mask.inside, expected)
     assert bool(mask.note) is not plain
+
+
+def test_the_border_of_a_mask() -> None:
+    box = np.zeros((7, 7, 7), dtype=bool)
+    box[1:6, 1:6, 1:6] = True
+    inner = np.zeros_like(box)
+    inner[2:5, 2:5, 2:5] = True
+    assert np.array_equal(border_voxels(box), box & ~inner)
+    # A diagonal neighbor outside is not enough.
+    box[1, 1, 1] = False
+    assert not border_voxels(box)[2, 2, 2]
+    for shape in ((3, 4, 1), (1, 1, 1)):
+        assert border_voxels(np.ones(shape, dtype=bool)).all()
+    assert not border_voxels(np.zeros((3, 3, 3), dtype=bool)).any()

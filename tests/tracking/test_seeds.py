@@ -161,3 +161,37 @@ def test_wrong_masks_are_refused():
         Seeds(np.ones((*SHAPE, 1), dtype=bool), total=1)
     with pytest.raises(ValueError, match=r"got int16 of shape"):
         Seeds(np.ones(SHAPE, dtype=np.int16), total=1)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9, 1.0])
+def test_seeds_at_the_interface_are_in_voxels_with_a_neighbor_outside(share):
+    mask = a_mask(share).numpy()
+    # The edge of the volume is outside.
+    padded = np.pad(mask, 1)
+    middle = (slice(1, -1),) * 3
+    has_outside = np.zeros(SHAPE, dtype=bool)
+    for axis in range(3):
+        for shift in (-1, 1):
+            has_outside |= ~np.roll(padded, shift, axis)[middle]
+    expected = mask & has_outside
+    assert expected.sum() < mask.sum() or share == 0.3
+    centers = all_points(Seeds(mask, per_voxel=1, placement="center", seeding="interface")).numpy()
+    np.testing.assert_array_equal(centers - 0.5, np.argwhere(expected))
+    drawn = all_points(Seeds(torch.from_numpy(mask), total=5000, seed=1, seeding="interface")).numpy()
+    np.testing.assert_array_equal(np.unique(np.floor(drawn), axis=0), np.argwhere(expected))
+
+
+def test_a_voxel_of_the_interface_has_the_seeds_that_it_has_in_the_volume():
+    mask = np.ones(SHAPE, dtype=bool)
+    everywhere, border = (Seeds(mask, per_voxel=3, seed=4, seeding=kind) for kind in ("volume", "interface"))
+    inner = np.zeros(SHAPE, dtype=bool)
+    inner[1:-1, 1:-1, 1:-1] = True
+    assert len(border) == 3 * (mask.sum() - inner.sum())
+    kept = torch.from_numpy(np.repeat(~inner.ravel(), 3))
+    assert torch.equal(all_points(border), all_points(everywhere)[kept])
+    assert torch.equal(border.keys(0, len(border)), everywhere.keys(0, len(everywhere))[kept])
+
+
+def test_an_interface_of_a_kind_that_is_none():
+    with pytest.raises(ValueError, match="seeding must be one of 'volume', 'interface', got 'border'"):
+        Seeds(a_mask(), per_voxel=1, seeding="border")

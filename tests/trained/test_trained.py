@@ -191,6 +191,7 @@ def test_no_streamline_is_an_empty_tractogram(own: tuple[Path, str]) -> None:
         ({"seeds_per_voxel": None, "nb_seeds": 0}, ValueError, "^nb_seeds must be a whole number of at least 1, got 0"),
         ({"seeds_per_voxel": 1.5}, ValueError, "^seeds_per_voxel must be a whole number of at least 1, got 1.5"),
         ({"seeds_at": "middle"}, ValueError, "^seeds_at must be"),
+        ({"seeding": "border"}, ValueError, "^seeding must be one of 'volume', 'interface', got 'border'"),
         ({"out": "EXPERIMENT/o.trk"}, ValueError, "experiment"),
         ({"out": "o.nii"}, ValueError, "o.nii"),
     ],
@@ -263,7 +264,7 @@ def test_a_model_alone_needs_data(own: tuple[Path, str]) -> None:
 
 
 def test_the_keywords_are_those_of_the_classes() -> None:
-    expected = set(PropagationRules.__dataclass_fields__) | {"seeds_per_voxel", "nb_seeds", "seeds_at"}
+    expected = set(PropagationRules.__dataclass_fields__) | {"seeds_per_voxel", "nb_seeds", "seeds_at", "seeding"}
     expected |= set(inspect.signature(Tracker).parameters) - {"model", "subject", "rules"}
     assert set(TrackingKeywords.__annotations__) == expected
     assert {"per_voxel", "total", "placement"} <= set(inspect.signature(Seeds).parameters)
