@@ -84,6 +84,8 @@ STORED = ("", *(f".{name}" for name in _STORED_NAMES))
 MODULES = {
     "hdf5.schema": {"files", "ops"},
     **{f"hdf5.stored{name}": {"arguments", "files", "hdf5.schema", "hdf5.stored"} for name in STORED},
+    # It summarizes the affines of the training subjects.
+    "hdf5.stored.provenance": {"arguments", "files", "hdf5.schema", "hdf5.stored", "ops"},
     **{
         f"hdf5.directions{name}": {"arguments", "files", "hdf5.schema", "hdf5.stored", "hdf5.directions", "ops"}
         for name in ("", ".alignment", ".recorded", ".sidecar")

@@ -213,8 +213,8 @@ class Part:
             directions = list(zip(plan.features[group.name], plan.directions[group.name], strict=True))
             recorded = volume_sources(plan, group)
             file_writer.write_volume(subject, group.name, read_volume_group(plan, group), plan.grid, directions)
-            report = plan.statistics[group.name]
-            file_writer.write_provenance(subject[group.name], add_statistics(recorded, report.files, report.applied))
+            record = add_statistics(recorded, plan.statistics[group.name])
+            file_writer.write_provenance(subject[group.name], record)
         # Recorded before reading, so that they describe the files that are read.
         sources = {group: streamlines_sources(plan, group, self.matrices.get(group)) for group in plan.tractograms}
         for lines in options.groups.streamlines:

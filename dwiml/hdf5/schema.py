@@ -44,7 +44,7 @@ OTHER_DIRECTIONS = "other_directions"
 # The provenance of a file before subjects were added to it, and before that.
 EARLIER = "earlier"
 # Keys of the provenance of a group; a file has the keys FILE, NB_BYTES, MODIFIED, and for volumes NB_FEATURES, MEAN and
-# STD (before the standardization).
+# STD (before the standardization), and FEATURES: {MEAN: [...], STD: [...]} of each feature, as it is stored.
 FILES = "files"
 NB_BYTES = "nb_bytes"
 MODIFIED = "modified"
@@ -53,6 +53,12 @@ STD_MASK = "std_mask"
 CONNECTIVITY = "connectivity"
 MEAN = "mean"
 STD = "std"
+FEATURES = "features"
+# Key of the entry of a volume group, when the config is read back, of the training subjects: {VOXEL_ORDERS: [...],
+# OBLIQUITY: [lowest, highest] in degrees, VOXEL_SIZES: the same for each axis, in mm}.
+GRIDS = "grids"
+VOXEL_ORDERS = "voxel_orders"
+OBLIQUITY = "obliquity"
 NOT_DEFINED = "Not defined by user"
 
 # Attributes of any group of a subject.

@@ -95,6 +95,20 @@ def voxel_sizes_of(affine: ArrayLike) -> NDArray[np.float64]:
     return sizes
 
 
+def voxel_order_of(affine: ArrayLike) -> str:
+    """Return the anatomical directions of the voxel axes of an affine, (4, 4), for example ``RAS``."""
+    from nibabel.orientations import aff2axcodes
+
+    return "".join(aff2axcodes(np.asarray(affine)))
+
+
+def obliquity_degrees(affine: ArrayLike) -> float:
+    """Return the largest angle between a voxel axis of an affine, (4, 4), and the scanner axis nearest to it."""
+    from nibabel.affines import obliquity
+
+    return float(np.degrees(obliquity(np.asarray(affine)).max()))
+
+
 # NaN and excessive coordinates become NaN or infinite; the caller reports them.
 @np.errstate(invalid="ignore", over="ignore")
 def to_vox_corner(

@@ -1,4 +1,4 @@
-"""Compare the values of the input images of tracking with those of the training: other units, other maps."""
+"""Compare the values of the input of tracking with those of the training: other units, other maps, other features."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Subjects of one scanner differ by less; other units, or images that are divided by the b=0 image or not, by more.
-_FACTOR_OF_STD = 3.0
-_STDS_OF_MEAN = 3.0
-# Tolerance for rounding, relative to the mean, for files that are constant in the mask.
-_ROUNDING = 1e-3
+FACTOR_OF_STD = 3.0
+"""A standard deviation is far if it differs from all of the training by more than this factor."""
+STDS_OF_MEAN = 3.0
+"""A mean is far if it is more than this many standard deviations from all of the training."""
+ROUNDING = 1e-3
+"""Tolerance for rounding, relative to the largest mean, for values that are constant in the mask."""
 
 
 def warn_of_other_units(
     images: Sequence[str | Path], statistics: Sequence[Statistics | None], entry: Mapping[str, Any]
-) -> None:
+) -> bool:
     """Warn of images with a mean or a standard deviation that is far from those of the training subjects.
 
     The standard deviation is far if it is more than three times the largest one of the training, or less than a third
@@ -40,21 +42,28 @@ def warn_of_other_units(
         The entry of the group in the recorded groups config; see
         :func:`dwiml.hdf5.stored.provenance.recorded_config`. Without the statistics of the training, nothing is
         compared.
+
+    Returns
+    -------
+    bool
+        Whether there was a warning.
     """
-    trained = entry.get(FILES_FOUND) or []
+    trained, warned = entry.get(FILES_FOUND) or [], False
     if len(trained) != len(images):
-        return
+        return False
     for image, found, each in zip(images, statistics, trained, strict=True):
         known = _recorded(each)
         if known is None or found is None:
             continue
         means, stds = known
         if _is_far(found, means, stds):
+            warned = True
             logger.warning(
                 "'%s' has a mean of %.3g and a standard deviation of %.3g; in the training, '%s' had means of %s and "
                 "standard deviations of %s. Check the units and the normalization of the image.",
                 *(image, found.mean, found.std, each[FILE], _shown(means), _shown(stds)),
             )
+    return warned
 
 
 def _recorded(each: Mapping[str, Any]) -> tuple[tuple[float, float], tuple[float, float]] | None:
@@ -67,10 +76,10 @@ def _recorded(each: Mapping[str, Any]) -> tuple[tuple[float, float], tuple[float
 
 
 def _is_far(found: Statistics, means: tuple[float, float], stds: tuple[float, float]) -> bool:
-    rounding = _ROUNDING * max(abs(means[0]), abs(means[1]))
-    margin = _STDS_OF_MEAN * stds[1] + rounding
+    rounding = ROUNDING * max(abs(means[0]), abs(means[1]))
+    margin = STDS_OF_MEAN * stds[1] + rounding
     is_far_mean = not means[0] - margin <= found.mean <= means[1] + margin
-    is_far_std = not stds[0] / _FACTOR_OF_STD - rounding <= found.std <= stds[1] * _FACTOR_OF_STD + rounding
+    is_far_std = not stds[0] / FACTOR_OF_STD - rounding <= found.std <= stds[1] * FACTOR_OF_STD + rounding
     return is_far_mean or is_far_std
 
 

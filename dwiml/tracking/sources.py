@@ -15,10 +15,14 @@ from numpy.typing import NDArray
 
 from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.hdf5.inputs.standalone import read_mask, read_volumes
-from dwiml.hdf5.inputs.standardization import Statistics
-from dwiml.hdf5.stored.collection import HDF5Files
+from dwiml.hdf5.inputs.standardization import StandardizationReport
+from dwiml.hdf5.stored import open_hdf5
+from dwiml.hdf5.stored.collection import HDF5Files, file_of_subject
+from dwiml.hdf5.stored.provenance import provenance_of
 from dwiml.ops.axes.conventions import Directions
 from dwiml.ops.masks import DEFAULT_THRESHOLD, Mask
+from dwiml.tracking.input_features import features_of, features_of_report, warn_of_other_features
+from dwiml.tracking.input_grid import warn_of_other_grid
 from dwiml.tracking.input_order import check_same_making
 from dwiml.tracking.input_units import warn_of_other_units
 from dwiml.tracking.mask_groups import mask_of_group
@@ -80,7 +84,8 @@ def read_from_hdf5(
     mask_threshold
         Threshold applied to a probability map, from 0 to 1; see :func:`dwiml.ops.masks.as_mask`.
     trained_on
-        The entry of the input group in the groups config of the training; it is compared with that of the file.
+        The entry of the input group in the groups config of the training; it is compared with that of the file, and
+        with the features and the voxel grid of the subject.
 
     Raises
     ------
@@ -95,6 +100,7 @@ def read_from_hdf5(
     dataset.load_data(subj_id=subject, volume_groups=volume_groups, streamline_groups=[])
     (loaded,) = [*dataset.training_set, *dataset.validation_set, *dataset.testing_set]
     volume = loaded.volumes[input_group]
+    _compare_with_training(subject, input_group, dataset.hdf5_files, volume.grid, trained_on or {})
 
     def mask(parameter: str, name: str | Path) -> Mask:
         if is_image(name):
@@ -106,6 +112,17 @@ def read_from_hdf5(
 
     masks = {parameter: mask(parameter, name) for parameter, name in given.items() if name is not None}
     return _tracking_data(volume.as_tensor(), volume.grid, masks, given, mask_threshold)
+
+
+def _compare_with_training(
+    subject: str, input_group: str, files: Sequence[Path], grid: Grid, entry: Mapping[str, Any]
+) -> None:
+    """Warn of a subject of an HDF5 file whose features or voxel grid are far from those of the training subjects."""
+    what = f"group '{input_group}' of subject '{subject}'"
+    with open_hdf5(file_of_subject(files, subject)) as file:
+        record = provenance_of(file.root.group(subject).group(input_group))
+    warn_of_other_features(what, features_of(record), entry)
+    warn_of_other_grid(what, grid, entry)
 
 
 def read_input_images(
@@ -127,8 +144,9 @@ def read_input_images(
     directions
         As in :func:`dwiml.hdf5.inputs.standalone.read_volumes`.
     trained_on
-        The entry of the input group in the groups config of the training; a warning says which images have a mean or a
-        standard deviation that is far from those of the training.
+        The entry of the input group in the groups config of the training; warnings say which images, or which of their
+        features, have a mean or a standard deviation that is far from those of the training, and whether the voxel grid
+        differs much from those of the training.
 
     Returns
     -------
@@ -142,16 +160,20 @@ def read_input_images(
     FileNotFoundError, ValueError
         If a file is missing or invalid, or the grids differ.
     """
-    found: list[Statistics | None] = []
+    reports: list[StandardizationReport] = []
     values, grid = read_volumes(
         images,
         standardization=standardization,
         std_mask=std_mask,
         label="input",
         directions=directions,
-        statistics=found,
+        reports=reports,
     )
-    warn_of_other_units(images, found, trained_on or {})
+    entry = trained_on or {}
+    # Images in other units have other features too.
+    if not warn_of_other_units(images, reports[0].files, entry):
+        warn_of_other_features("the input", features_of_report(reports[0], entry), entry)
+    warn_of_other_grid("the input", grid, entry)
     return values, grid
 
 

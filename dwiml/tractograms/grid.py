@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dwiml.files import check_file
 from dwiml.files.images import open_image
-from dwiml.ops.spaces import voxel_sizes_of
+from dwiml.ops.spaces import voxel_order_of, voxel_sizes_of
 
 GRID_TOLERANCE_VOXELS = 0.05
 """Largest distance, in voxels, between the corners of two grids that count as the same (headers round affines)."""
@@ -87,9 +87,7 @@ class Grid:
     @property
     def voxel_order(self) -> str:
         """Anatomical directions of the voxel axes, for example ``RAS``."""
-        from nibabel.orientations import aff2axcodes
-
-        return "".join(aff2axcodes(self.affine))
+        return voxel_order_of(self.affine)
 
     def difference(self, other: Grid) -> str:
         """Describe how another grid differs from this one.

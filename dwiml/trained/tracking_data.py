@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from dwiml.arguments import quoted
+from dwiml.hdf5.schema import GRIDS
 from dwiml.hdf5.stored import open_hdf5
 from dwiml.hdf5.stored.collection import HDF5Files, files_of
-from dwiml.hdf5.stored.provenance import recorded_config
+from dwiml.hdf5.stored.provenance import recorded_config, united_ranges
 from dwiml.ops.masks import DEFAULT_THRESHOLD
 from dwiml.tracking.input_order import check_input_order, trained_directions
 from dwiml.tracking.sources import TrackingData, read_from_hdf5, read_from_images
@@ -202,8 +204,20 @@ def how_to_read_images(
         "standardization": standardization,
         "std_mask": std_mask,
         "directions": trained_directions(trained_on, len(images), group),
-        "trained_on": trained_on,
+        "trained_on": _with_grids(trained_on, recorded, group),
     }
+
+
+def _with_grids(entry: dict[str, Any], recorded: Mapping[str, Any], group: str) -> dict[str, Any]:
+    """Add the grids of the training subjects, from the recorded HDF5 files if the experiment does not record them."""
+    if GRIDS in entry or not entry:
+        return entry
+    grids = []
+    for path in recorded_files(recorded):
+        # Without them, grids are not compared.
+        with suppress(OSError, ValueError), open_hdf5(path) as file:
+            grids += [found] if (found := recorded_config(file).get(group, {}).get(GRIDS)) else []
+    return {**entry, GRIDS: united_ranges(grids)} if grids else entry
 
 
 def _standardization_of(

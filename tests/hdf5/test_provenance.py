@@ -84,6 +84,48 @@ def test_the_standardization_can_be_undone(two: Any) -> None:
     np.testing.assert_allclose(stored[..., :3] * found["std"][0] + found["mean"][0], dwi, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["all", "independent", "per_file", "none"])
+def test_each_feature_is_recorded_as_it_is_stored(two: Any, kind: str) -> None:
+    group = {**GROUPS["input"], "standardization": kind}
+    if kind == "none":
+        del group["std_mask"]
+    two.create({**GROUPS, "input": group})
+    found = read_provenance(two.out)["subjects"]["a"]["input"]["files"]
+    with h5py.File(two.out) as handle:
+        stored = handle["a/input/data"][...].astype(np.float64)
+    mask = nib.load(two.folder / "a/mask.nii.gz").get_fdata() > 0
+    for each, values in zip(found, (stored[..., :3], stored[..., 3:]), strict=True):
+        # Without a standardization: the non-zero voxels of the file.
+        inside = values[mask if kind != "none" else (values != 0).any(axis=-1)]
+        np.testing.assert_allclose(each["features"]["mean"], inside.mean(axis=0), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(each["features"]["std"], inside.std(axis=0), rtol=1e-5)
+
+
+def test_features_and_grids_of_the_training_subjects_of_all_files(two: Any, tmp_path: Path) -> None:
+    two.create(GROUPS, training=["a", "b"])
+    both = MultiSubjectDataset(two.out).groups_config["input"]
+    subjects = read_provenance(two.out)["subjects"]
+    for k, found in enumerate(both["files_found"]):
+        for key in ("mean", "std"):
+            values = np.array([subjects[name]["input"]["files"][k]["features"][key] for name in ("a", "b")])
+            limits = np.stack([values.min(axis=0), values.max(axis=0)], axis=1)
+            np.testing.assert_allclose(found["features"][key], limits)
+    affine = nib.load(two.folder / "a/dwi.nii.gz").affine
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    assert both["grids"]["voxel_orders"] == ["".join(nib.aff2axcodes(affine))]
+    np.testing.assert_allclose(both["grids"]["voxel_sizes"], np.stack([sizes, sizes], axis=1), atol=1e-4)
+    oblique = np.degrees(nib.affines.obliquity(affine).max())
+    np.testing.assert_allclose(both["grids"]["obliquity"], [oblique] * 2, atol=1e-4)
+    assert "grids" not in MultiSubjectDataset(two.out).groups_config["streamlines"]
+    parts = []
+    for name in ("a", "b"):
+        two.create(GROUPS, training=[name], overwrite=True)
+        parts.append(two.out.rename(tmp_path / f"{name}.hdf5"))
+    joined = MultiSubjectDataset(parts).groups_config["input"]
+    assert joined["grids"] == both["grids"]
+    assert [each["features"] for each in joined["files_found"]] == [each["features"] for each in both["files_found"]]
+
+
 def test_files_of_the_connectivity_are_recorded(two: Any) -> None:
     np.save(two.folder / "a" / "m.npy", np.eye(8))
     os.utime(two.folder / "a" / "m.npy", (MODIFIED, MODIFIED))

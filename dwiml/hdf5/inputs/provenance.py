@@ -13,7 +13,7 @@ from dwiml.hdf5 import schema
 from dwiml.hdf5.config import VolumeGroup
 from dwiml.hdf5.inputs.connectivity import ConnectivityPlan
 from dwiml.hdf5.inputs.inspection import SubjectPlan
-from dwiml.hdf5.inputs.standardization import Statistics
+from dwiml.hdf5.inputs.standardization import StandardizationReport, Statistics
 
 # An image may be a pair of files.
 
@@ -73,24 +73,35 @@ def streamlines_sources(plan: SubjectPlan, group: str, connectivity: Connectivit
     return recorded
 
 
-def add_statistics(
-    recorded: dict[str, Any], files: Sequence[Statistics | None], applied: Sequence[Statistics]
-) -> dict[str, Any]:
+def add_statistics(recorded: dict[str, Any], report: StandardizationReport) -> dict[str, Any]:
     """Add the means and standard deviations to the record of a volume group, and return the record.
 
     Parameters
     ----------
     recorded
         Value of :func:`volume_sources`; it is changed.
-    files, applied
-        As in :class:`~dwiml.hdf5.inputs.standardization.StandardizationReport`.
+    report
+        The statistics of the group.
     """
-    for source, found in zip(recorded[schema.FILES], files, strict=True):
+    end = 0
+    for source, found in zip(recorded[schema.FILES], report.files, strict=True):
         source[schema.MEAN], source[schema.STD] = (None, None) if found is None else (found.mean, found.std)
-    if applied:
-        recorded[schema.MEAN] = [each.mean for each in applied]
-        recorded[schema.STD] = [each.std for each in applied]
+        start, end = end, end + source[schema.NB_FEATURES]
+        if found is not None:
+            source[schema.FEATURES] = feature_record(report.features[start:end])
+    if report.applied:
+        recorded[schema.MEAN] = [each.mean for each in report.applied]
+        recorded[schema.STD] = [each.std for each in report.applied]
     return recorded
+
+
+def feature_record(features: Sequence[Statistics | None]) -> dict[str, list[float]]:
+    """Return what is recorded of the features of a file: their means and standard deviations, to six digits."""
+    known = [each for each in features if each is not None]
+    return {
+        schema.MEAN: [float(f"{each.mean:.6g}") for each in known],
+        schema.STD: [float(f"{each.std:.6g}") for each in known],
+    }
 
 
 def _parts(path: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from dwiml.arguments import check_choice
 from dwiml.hdf5.config import STANDARDIZATIONS, VolumeGroup
 from dwiml.hdf5.inputs.directions import directions_as_trained
 from dwiml.hdf5.inputs.inspection import SubjectPlan, plan_volumes
-from dwiml.hdf5.inputs.standardization import Statistics
+from dwiml.hdf5.inputs.standardization import StandardizationReport
 from dwiml.hdf5.inputs.volumes import mask_with_warning, read_volume_group
 from dwiml.ops.axes.conventions import Directions
 from dwiml.ops.masks import DEFAULT_THRESHOLD, Mask
@@ -40,7 +40,7 @@ def read_volumes(
     same_as: Grid | None = None,
     label: str = "The images",
     directions: Sequence[Directions | None] = (),
-    statistics: list[Statistics | None] | None = None,
+    reports: list[StandardizationReport] | None = None,
 ) -> tuple[NDArray[np.float32], Grid]:
     """Read images, concatenate them on the last axis, and standardize them.
 
@@ -57,9 +57,8 @@ def read_volumes(
     directions
         For each file, the convention of the images of the training (see :mod:`dwiml.ops.axes.conventions`), from which
         they were converted; None where it is unknown. If empty, nothing is converted.
-    statistics
-        A list to which the statistics of each file are added, see
-        :class:`~dwiml.hdf5.inputs.standardization.StandardizationReport`.
+    reports
+        A list to which the report of the standardization is added.
 
     Returns
     -------
@@ -86,8 +85,8 @@ def read_volumes(
     )
     plan_volumes(plan, group, directions_as_trained)
     values = read_volume_group(plan, group)
-    if statistics is not None:
-        statistics.extend(plan.statistics[group.name].files)
+    if reports is not None:
+        reports.append(plan.statistics[group.name])
     return values, plan.grid
 
 

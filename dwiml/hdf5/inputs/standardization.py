@@ -51,12 +51,15 @@ class StandardizationReport:
     files
         Statistics of all features of each file before the standardization, in the same voxels. If nothing is
         standardized: in at most 65 536 evenly spaced non-zero voxels of the file. None for a file of zeros.
+    features
+        Statistics of each feature after the standardization, in the same voxels; None for those of a file of zeros.
     """
 
     constant: list[slice] = field(default_factory=list)
     fewest_voxels: int | None = None
     applied: list[Statistics] = field(default_factory=list)
     files: list[Statistics | None] = field(default_factory=list)
+    features: list[Statistics | None] = field(default_factory=list)
 
 
 def standardize(data: Volume, kind: str, features_per_file: Sequence[int], mask: Mask | None) -> StandardizationReport:
@@ -88,7 +91,10 @@ def standardize(data: Volume, kind: str, features_per_file: Sequence[int], mask:
     report = StandardizationReport()
     files = _blocks("per_file", features_per_file)
     if kind == "none":
-        report.files = [_sampled_statistics(data[..., features]) for features in files]
+        for features in files:
+            pooled, of_features = _sampled_statistics(data[..., features])
+            report.files.append(pooled)
+            report.features += of_features
         return report
     if mask is None and kind != "per_file":
         mask = non_zero_voxels(data)
@@ -110,6 +116,7 @@ def standardize(data: Volume, kind: str, features_per_file: Sequence[int], mask:
             report.constant.append(features)
             found = Statistics(found.mean, 1.0)
         report.applied.append(found)
+        report.features += statistics.after(found, features)
         for k in range(features.start, features.stop):
             # One feature at a time, because a whole group in float64 could exceed the memory.
             data[..., k] = (data[..., k].astype(np.float64) - found.mean) / found.std
@@ -146,16 +153,26 @@ class _FeatureStatistics:
         mean = means.mean()
         return Statistics(float(mean), float(np.sqrt(np.mean(variances + (means - mean) ** 2))))
 
+    def after(self, applied: Statistics, features: slice) -> list[Statistics | None]:
+        """Return the statistics of each of some features after the mean and the std of `applied` were applied."""
+        means = (self._means[features] - applied.mean) / applied.std
+        stds = np.sqrt(self._variances[features]) / applied.std
+        return [Statistics(float(mean), float(std)) for mean, std in zip(means, stds, strict=True)]
+
     def largest(self, features: slice) -> float:
         """Return the largest absolute value of some features."""
         return float(max(abs(self._lows[features].min()), abs(self._highs[features].max())))
 
 
-def _sampled_statistics(data: Volume) -> Statistics | None:
-    """Return the statistics of (X, Y, Z, F) in at most :data:`_NB_SAMPLED` evenly spaced non-zero voxels."""
+def _sampled_statistics(data: Volume) -> tuple[Statistics | None, list[Statistics | None]]:
+    """Return the statistics of (X, Y, Z, F) in at most :data:`_NB_SAMPLED` evenly spaced non-zero voxels.
+
+    First those of all features together, then those of each feature.
+    """
     voxels = np.flatnonzero(non_zero_voxels(data))
     voxels = voxels[:: max(1, -(-len(voxels) // _NB_SAMPLED))]
     if not len(voxels):
-        return None
+        return None, [None] * data.shape[-1]
     values = data[np.unravel_index(voxels, data.shape[:3])].astype(np.float64)
-    return Statistics(float(values.mean()), float(values.std()))
+    each = [Statistics(float(column.mean()), float(column.std())) for column in values.T]
+    return Statistics(float(values.mean()), float(values.std())), list(each)

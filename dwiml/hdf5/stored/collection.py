@@ -16,7 +16,7 @@ from dwiml.hdf5 import schema
 from dwiml.hdf5.stored.identity import FileIdentity
 from dwiml.hdf5.stored.layout import checked_group, groups_of_type, open_hdf5, subject_lists
 from dwiml.hdf5.stored.nodes import StoredFile, StoredGroup
-from dwiml.hdf5.stored.provenance import recorded_config
+from dwiml.hdf5.stored.provenance import recorded_config, united_ranges
 
 PathLike = str | os.PathLike[str]
 HDF5Files = PathLike | Sequence[PathLike]
@@ -302,8 +302,11 @@ def _check_same_config(here: Structure, there: Structure) -> None:
 
 
 def _united_config(configs: Sequence[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Return the first config, with the lowest and highest means and standard deviations of all."""
+    """Return the first config, with the lowest and highest means, standard deviations and voxel sizes of all."""
     for group, entry in configs[0].items() if configs else ():
+        grids = [found for each in configs if (found := each.get(group, {}).get(schema.GRIDS))]
+        if grids:
+            entry[schema.GRIDS] = united_ranges(grids)
         for place, found in enumerate(entry.get(schema.FILES_FOUND) or []):
             others = [
                 files[place] for files in (_files(each.get(group, {})) for each in configs[1:]) if len(files) > place
@@ -319,6 +322,13 @@ def _united_config(configs: Sequence[dict[str, dict[str, Any]]]) -> dict[str, di
                 ranges = [files[place][key] for files in same if len(files) > place and key in files[place]]
                 if ranges:
                     found[key] = [min(low for low, _ in ranges), max(high for _, high in ranges)]
+            features = [
+                files[place][schema.FEATURES]
+                for files in same
+                if len(files) > place and schema.FEATURES in files[place]
+            ]
+            if features:
+                found[schema.FEATURES] = united_ranges(features)
     return configs[0] if configs else {}
 
 

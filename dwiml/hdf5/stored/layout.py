@@ -92,8 +92,9 @@ def groups_config(file: StoredFile) -> dict[str, dict[str, Any]]:
             entries = {name: dict(entry) for name, entry in config.items() if isinstance(entry, dict)}
             found = _groups_files(file)
             for name, entry in entries.items():
-                # A key of dwiml, which a config never has.
+                # Keys of dwiml, which a config never has.
                 entry.pop(schema.FILES_FOUND, None)
+                entry.pop(schema.GRIDS, None)
                 if name in found:
                     entry[schema.FILES_FOUND] = found[name]
             return entries

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
+
+import numpy as np
 
 from dwiml.hdf5 import schema
 from dwiml.hdf5.stored.layout import groups_config, open_hdf5, subject_lists
 from dwiml.hdf5.stored.nodes import StoredFile, StoredGroup
+from dwiml.ops.spaces import obliquity_degrees, voxel_order_of, voxel_sizes_of
 
 
 def provenance_of(node: StoredGroup) -> dict[str, Any]:
@@ -86,8 +89,10 @@ def recorded_config(file: StoredFile) -> dict[str, dict[str, Any]]:
     dict of dict
         Value of :func:`~dwiml.hdf5.stored.layout.groups_config`. If the provenance is recorded, each file in
         :data:`~dwiml.hdf5.schema.FILES_FOUND` also has ``"mean"`` and ``"std"``: [lowest, highest] of the mean and of
-        the standard deviation of this file among the training subjects, before the standardization; and, if the file
-        of some of them was in other conventions, these as ``"other_directions"``.
+        the standard deviation of this file among the training subjects, before the standardization; the same for each
+        feature after the standardization, as ``"features"``; and, if the file of some of them was in other
+        conventions, these as ``"other_directions"``. The entry of a volume group also has
+        :data:`~dwiml.hdf5.schema.GRIDS`, the voxel grids of the training subjects.
     """
     config = groups_config(file)
     subjects = subject_lists(file)["training"]
@@ -100,10 +105,41 @@ def recorded_config(file: StoredFile) -> dict[str, dict[str, Any]]:
                 for of_file in zip(*recorded, strict=True)
             ]
             entry[schema.FILES_FOUND] = [{**each, **more} for each, more in zip(found, ranges, strict=True)]
+            for each, of_file in zip(entry[schema.FILES_FOUND], zip(*recorded, strict=True), strict=True):
+                if all(schema.FEATURES in source for source in of_file):
+                    each[schema.FEATURES] = _feature_ranges([source[schema.FEATURES] for source in of_file])
         with suppress(ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
             groups = [file.root.group(subject).group(name) for subject in subjects]
             add_other_conventions(entry, [node.attribute(schema.DIRECTIONS) for node in groups])
+        if entry.get(schema.TYPE) == schema.TYPE_VOLUME and subjects:
+            with suppress(ValueError, TypeError, KeyError):
+                nodes = [file.root.group(subject).group(name) for subject in subjects]
+                entry[schema.GRIDS] = _grid_ranges([node.attribute(schema.AFFINE) for node in nodes])
     return config
+
+
+def united_ranges(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what several files of a data set record about the grids or the features of a volume group, together.
+
+    Parameters
+    ----------
+    entries
+        Values of :data:`~dwiml.hdf5.schema.GRIDS` or :data:`~dwiml.hdf5.schema.FEATURES`.
+
+    Returns
+    -------
+    dict
+        For each key, the union of the texts, or the lowest and highest numbers.
+    """
+    united = {}
+    for key in entries[0]:
+        values = [each[key] for each in entries]
+        if key == schema.VOXEL_ORDERS:
+            united[key] = sorted({order for orders in values for order in orders})
+        else:
+            limits = np.asarray(values, dtype=np.float64)
+            united[key] = np.stack([limits[..., 0].min(axis=0), limits[..., 1].max(axis=0)], axis=-1).tolist()
+    return united
 
 
 def add_other_conventions(entry: dict[str, Any], recorded: Sequence[Any]) -> None:
@@ -128,6 +164,26 @@ def add_other_conventions(entry: dict[str, Any], recorded: Sequence[Any]) -> Non
                 others = [*others, found[place]]
         if others:
             known[schema.OTHER_DIRECTIONS] = others
+
+
+def _feature_ranges(features: Sequence[Mapping[str, Any]]) -> dict[str, list[list[float]]]:
+    """Return [lowest, highest] of the mean and of the standard deviation of each feature of a file."""
+    keys = (schema.MEAN, schema.STD)
+    return {key: [_range(list(each)) for each in zip(*(one[key] for one in features), strict=True)] for key in keys}
+
+
+def _grid_ranges(affines: Sequence[Any]) -> dict[str, Any]:
+    """Return the voxel orders, and the lowest and highest obliquities (degrees) and voxel sizes (mm), of affines."""
+    sizes = np.stack([voxel_sizes_of(affine) for affine in affines])
+    return {
+        schema.VOXEL_ORDERS: sorted({voxel_order_of(affine) for affine in affines}),
+        schema.OBLIQUITY: _rounded(_range([obliquity_degrees(affine) for affine in affines])),
+        schema.VOXEL_SIZES: [_rounded(_range(each.tolist())) for each in sizes.T],
+    }
+
+
+def _rounded(limits: list[float]) -> list[float]:
+    return [round(limit, 4) for limit in limits]
 
 
 def _range(values: list[Any]) -> list[float]:

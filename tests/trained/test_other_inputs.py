@@ -1,0 +1,144 @@
+"""Input that is far from that of the training is told before tracking; the phantom's own subjects are not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from tests_support import edited
+
+import dwiml
+from dwiml.cli import train
+from dwiml.hdf5.creator import create_hdf5
+from dwiml.phantom.create import create_phantom
+
+CONVENTION = {"kind": "sh", "axes": "voxel", "basis": "descoteaux07", "legacy": False, "full_basis": False}
+TRAINING = ["--input_group_name", "input", "--streamline_group_name", "streamlines", "--rnn_layer_sizes", "4"]
+TRAINING += ["--step_size", "1.5", "--max_epochs", "1", "--max_batches_per_epoch_training", "1", "--seed", "1", "-q"]
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Experiments on SH and FA, standardized in the white matter or not; sub-02 is anisotropic, sub-03 is oblique."""
+    root = tmp_path_factory.mktemp("inputs")
+    create_phantom(root / "phantom", nb_subjects=4, size="small")
+    config = json.loads((root / "phantom/config.json").read_text())
+    config["input"]["files"] = ["metrics/sh.nii.gz", "metrics/fa.nii.gz"]
+    config["input"]["directions"] = [CONVENTION, {"kind": "none"}]
+    for kind in ("per_file", "none"):
+        config["input"]["standardization"] = kind
+        sets = (["sub-01", "sub-02", "sub-03"], ["sub-04"]) if kind == "none" else (["sub-01"], ["sub-02"], ["sub-03"])
+        create_hdf5(root / "phantom/subjects", root / f"{kind}.hdf5", config, *sets)
+        assert train.main(["learn2track", str(root / f"{kind}.hdf5"), str(root), kind, *TRAINING]) == 0
+    return root
+
+
+def files_of(phantom: Path, subject: str) -> dict[str, Path]:
+    folder = phantom / "phantom/subjects" / subject
+    return {"sh": folder / "metrics/sh.nii.gz", "fa": folder / "metrics/fa.nii.gz", "mask": folder / "masks/wm.nii.gz"}
+
+
+def saved(path: Path, image: Any, values: Any = None, affine: Any = None) -> Path:
+    values = image.get_fdata(dtype=np.float32) if values is None else values
+    nib.save(nib.Nifti1Image(values, image.affine if affine is None else affine), path)
+    return path
+
+
+def warned(caplog: pytest.LogCaptureFixture, experiment: Path, *images: Path, mask: Path, **options: Any) -> list[str]:
+    caplog.clear()
+    if options.get("standardization") != "none" and experiment.name != "none":
+        options["std_mask"] = mask
+    dwiml.track(experiment, images, tracking_mask=mask, nb_seeds=3, **options)
+    return [each.getMessage() for each in caplog.records if each.name.startswith("dwiml.tracking.input")]
+
+
+def test_the_subjects_of_the_phantom_are_not(phantom: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for kind in ("per_file", "none"):
+        for name in ("sub-01", "sub-02", "sub-03", "sub-04"):
+            files = files_of(phantom, name)
+            assert not warned(caplog, phantom / kind, files["sh"], files["fa"], mask=files["mask"])
+    for name in ("sub-01", "sub-02", "sub-03"):
+        dwiml.track(phantom / "per_file", name, tracking_mask="wm_mask", nb_seeds=3)
+    assert not caplog.messages
+
+
+def test_spherical_harmonics_of_another_scale(phantom: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Those of degree 6 are larger, and hardly change the file as a whole."""
+    files = files_of(phantom, "sub-04")
+    image = nib.load(files["sh"])
+    values = image.get_fdata(dtype=np.float32)
+    values[..., 15:] *= 6
+    scaled = saved(tmp_path / "sh.nii.gz", image, values)
+    for kind in ("per_file", "none"):
+        (text,) = warned(caplog, phantom / kind, scaled, files["fa"], mask=files["mask"])
+        assert text.startswith("The values that the model reads from the input are far from those of the training")
+        assert "the SH of degree 6 of 'metrics/sh.nii.gz' (a standard deviation " in text
+        assert text.count("degree") == 1
+        assert "fa.nii.gz" not in text
+    # All of them: the standardization undoes it, but the units are other ones.
+    scaled = saved(tmp_path / "sh.nii.gz", image, image.get_fdata(dtype=np.float32) * 4.1)
+    (text,) = warned(caplog, phantom / "per_file", scaled, files["fa"], mask=files["mask"])
+    assert "has a mean of" in text
+    # Not standardized as in the training.
+    messages = warned(
+        caplog, phantom / "per_file", files["sh"], files["fa"], mask=files["mask"], standardization="none"
+    )
+    assert any("the SH of degree 0 of 'metrics/sh.nii.gz' (a standard deviation 1/" in text for text in messages)
+
+
+def test_a_map_that_is_not_fa(phantom: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is in the units of FA, and almost constant."""
+    files = files_of(phantom, "sub-04")
+    image = nib.load(files["fa"])
+    fa = image.get_fdata(dtype=np.float32)
+    inside = nib.load(files["mask"]).get_fdata() > 0
+    other = np.where(fa != 0, fa[inside].mean() + (fa - fa[inside].mean()) / 20, 0).astype(np.float32)
+    path = saved(tmp_path / "fa.nii.gz", image, other)
+    (text,) = warned(caplog, phantom / "none", files["sh"], path, mask=files["mask"])
+    assert f"'{path}' has a mean of" in text
+
+
+def test_a_flipped_affine(phantom: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    files = files_of(phantom, "sub-01")
+    images = {name: nib.load(path) for name, path in files.items()}
+    affine = images["sh"].affine @ np.diag([-1, 1, 1, 1])
+    flipped = {name: saved(tmp_path / f"{name}.nii.gz", each, affine=affine) for name, each in images.items()}
+    (text,) = warned(caplog, phantom / "none", flipped["sh"], flipped["fa"], mask=flipped["mask"])
+    assert "its voxel order is RAS instead of 'LAS' (the brain is mirrored)" in text
+    larger = images["sh"].affine @ np.diag([2, 2, 2, 1])
+    flipped = {name: saved(tmp_path / f"{name}.nii.gz", each, affine=larger) for name, each in images.items()}
+    (text,) = warned(caplog, phantom / "none", flipped["sh"], flipped["fa"], mask=flipped["mask"])
+    assert "its voxel sizes are " in text
+    # Trained before grids were recorded: those of the HDF5 file, if it is still there.
+    parameters = phantom / "none/parameters.json"
+    before = parameters.read_text()
+    recorded = json.loads(before)
+    del recorded["groups_config"]["input"]["grids"]
+    try:
+        parameters.write_text(json.dumps(recorded))
+        assert warned(caplog, phantom / "none", flipped["sh"], flipped["fa"], mask=flipped["mask"]) == [text]
+        recorded["data"]["hdf5_file"] = str(tmp_path / "nowhere.hdf5")
+        parameters.write_text(json.dumps(recorded))
+        assert not warned(caplog, phantom / "none", flipped["sh"], flipped["fa"], mask=flipped["mask"])
+    finally:
+        parameters.write_text(before)
+
+
+def test_a_subject_of_another_hdf5_file(phantom: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = json.loads((phantom / "phantom/config.json").read_text())
+    config["input"] |= {"files": ["metrics/sh.nii.gz", "metrics/fa.nii.gz"], "standardization": "none"}
+    config["input"]["directions"] = [CONVENTION, {"kind": "none"}]
+    create_hdf5(phantom / "phantom/subjects", tmp_path / "other.hdf5", config, ["sub-04"])
+    with edited(tmp_path / "other.hdf5") as handle:
+        group = handle["sub-04/input"].attrs
+        record = json.loads(group["dwiml_provenance"])
+        record["files"][1]["features"]["std"] = [99.0]
+        group["dwiml_provenance"] = json.dumps(record)
+    dwiml.track(phantom / "none", "sub-04", hdf5_file=tmp_path / "other.hdf5", tracking_mask="wm_mask", nb_seeds=3)
+    (text,) = [each for each in caplog.messages if "far from those" in each]
+    assert text.startswith("The values that the model reads from group 'input' of subject 'sub-04' are far from those")
+    assert "feature 0 of 'metrics/fa.nii.gz' (a standard deviation " in text
