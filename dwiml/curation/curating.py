@@ -224,7 +224,7 @@ def _open_bundles(
     paths: Sequence[Path],
     folder: PathLike,
     config: PathLike | None,
-    tolerances: Mapping[str, float],
+    tolerances: Mapping[str, Any],
     max_outside: float,
     progress: Progress,
 ) -> _Source:
