@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
         "experiments. A streamline depends only on --seed and on its starting point, not on how many streamlines are "
         "tracked at once.",
     )
-    # The subject is the last of them, unless --input is given: see _parse.
+    # The subject is the last of them, unless --input is given: see parse_arguments.
     parser.add_argument(
         "experiments",
         metavar="EXPERIMENT",
@@ -112,10 +112,10 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return parse_and_run(build_parser(), _run, argv, memory_advice=_memory_advice, parse=_parse)
+    return parse_and_run(build_parser(), _run, argv, memory_advice=_memory_advice, parse=parse_arguments)
 
 
-def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse a command line. Without --input, the last of the experiments is the subject."""
     arguments = parse_options(parser, argv)
     if arguments.input is None and len(arguments.experiments) > 1:

@@ -66,12 +66,14 @@ def features_of_report(report: StandardizationReport, entry: Mapping[str, Any]) 
     entry
         The entry of the input group in the groups config of the training.
     """
-    found, end = [], 0
-    for file in entry.get(FILES_FOUND) or []:
-        start, end = end, end + int(file[NB_FEATURES])
-        known = [each for each in report.features[start:end] if each is not None]
-        means, stds = (np.array([getattr(each, key) for each in known]) for key in ("mean", "std"))
-        found.append(FileFeatures(means, stds) if len(known) == end - start else None)
+    found: list[FileFeatures | None] = []
+    end = 0
+    with suppress(KeyError, TypeError, ValueError, OverflowError):
+        for file in entry.get(FILES_FOUND) or []:
+            start, end = end, end + int(file[NB_FEATURES])
+            known = [each for each in report.features[start:end] if each is not None]
+            means, stds = (np.array([getattr(each, key) for each in known]) for key in ("mean", "std"))
+            found.append(FileFeatures(means, stds) if len(known) == end - start else None)
     return found
 
 

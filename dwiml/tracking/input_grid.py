@@ -41,7 +41,7 @@ def warn_of_other_grid(what: str, grid: Grid, entry: Mapping[str, Any]) -> None:
         :func:`dwiml.hdf5.stored.provenance.recorded_config`. If it does not record grids, nothing is compared.
     """
     differences: list[str] = []
-    with suppress(KeyError, TypeError, ValueError, OverflowError):
+    with suppress(KeyError, IndexError, TypeError, ValueError, OverflowError):
         known = entry[GRIDS]
         orders = [str(order) for order in known[VOXEL_ORDERS]]
         most_oblique = float(known[OBLIQUITY][1])

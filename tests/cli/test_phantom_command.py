@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dwiml.cli import create_hdf5
+from dwiml.cli import track as track_command
 from dwiml.cli import train as train_command
 from dwiml.cli.main import main
 from dwiml.cli.options.config_file import parse_options
@@ -56,9 +57,11 @@ def test_commands_in_the_readme_exist() -> None:
     parsed = vars(parse_options(model_parser, train[3:], positional=tuple(train_command.PATHS)))
     assert "../phantom.hdf5" in created.values()
     assert parsed["hdf5_file"] == "../phantom.hdf5"
-    for command, name in ((track, "subject"), (score, "ground_truth")):
-        module = importlib.import_module(f"dwiml.cli.{command[1]}")
-        assert "sub-07" in vars(module.build_parser().parse_args(command[2:]))[name]
+    tracked = track_command.parse_arguments(track_command.build_parser(), track[2:])
+    assert tracked.subject == "sub-07"
+    assert len(tracked.experiments) == 1
+    scored = importlib.import_module("dwiml.cli.score").build_parser().parse_args(score[2:])
+    assert "sub-07" in scored.ground_truth
     assert {parsed["input_group_name"], parsed["streamline_group_name"]} <= set(GROUPS_CONFIG)
 
 
