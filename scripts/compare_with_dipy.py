@@ -7,7 +7,6 @@ the setting with the highest sum of valid connections and overlap is reported; t
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 import tempfile
@@ -21,7 +20,6 @@ from dwiml.cli import run_command
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from real_brain.diffusion import Acquisition
 
     from dwiml.scoring.ground_truth import GroundTruth
 
@@ -118,6 +116,7 @@ def _track_with_dipy(
     mask: NDArray[np.bool_], seeds: Any, affine: NDArray[np.float64], truth: GroundTruth, arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
     import numpy as np
+    from comparison.acquisition import read_acquisition_of
     from comparison.dipy_tracking import all_settings, track
     from comparison.model_tracking import MAX_LENGTH_MM, scores_of
     from real_brain.diffusion import fit_fodf
@@ -126,7 +125,9 @@ def _track_with_dipy(
     from dwiml.ops.spaces import from_vox_corner, to_vox_corner
 
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    acquisition = _read_acquisition(arguments)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, archive = arguments.subject_dir, arguments.archive
+        acquisition = read_acquisition_of(folder, archive, Path(temporary), dwi=arguments.dwi)
     fodfs = {order: fit_fodf(acquisition, mask, sh_order=order, roi_radius=ROI_RADIUS) for order in arguments.sh_orders}
     starts = from_vox_corner(
         seeds.points(0, len(seeds)).numpy(), space="rasmm", origin="center", affine=affine, voxel_sizes=sizes
@@ -149,24 +150,6 @@ def _track_with_dipy(
         scores = scores_of(points, np.array([len(line) for line in lines], dtype=np.int64), truth)
         rows.append({"tracker": f"dipy {settings.algorithm}", "settings": str(settings), "seconds": seconds, **scores})
     return rows
-
-
-def _read_acquisition(arguments: argparse.Namespace) -> Acquisition:
-    from real_brain.archive import check_sha256, unpack
-    from real_brain.diffusion import read_acquisition
-
-    names = ("dwi.nii.gz", "dwi.bval", "dwi.bvec")
-    mask = arguments.subject_dir / "masks" / "wm.nii.gz"
-    with tempfile.TemporaryDirectory() as temporary:
-        if arguments.archive:
-            check_sha256(arguments.archive)
-            paths = unpack(arguments.archive, Path(temporary))
-            dwi, bval, bvec = (paths[name] for name in names)
-        else:
-            dwi, bval, bvec = ((arguments.dwi or arguments.subject_dir / "dwi") / name for name in names)
-        acquisition = read_acquisition(dwi, bval, bvec, mask)
-    # Tracking interpolates beyond the white matter too.
-    return dataclasses.replace(acquisition, mask=acquisition.data[..., 0] > 0)
 
 
 def _merit(row: dict[str, Any]) -> float:

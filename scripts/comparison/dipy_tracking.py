@@ -57,6 +57,13 @@ def all_settings(
     return [Settings(*values) for values in itertools.product(ALGORITHMS, sh_orders, angles, steps_mm, STOPS)]
 
 
+def stopping_criterion(mask: npt.NDArray[np.bool_], reading: str) -> Any:
+    """Return where dipy stops: outside a mask (X, Y, Z), read ``"trilinear"`` (inside from 0.5 on) or ``"nearest"``."""
+    if reading == "nearest":
+        return BinaryStoppingCriterion(mask)
+    return ThresholdStoppingCriterion(mask.astype(np.float64), 0.5)
+
+
 def track(
     settings: Settings,
     fodf: FloatArray,
@@ -92,11 +99,7 @@ def track(
     directions = ALGORITHMS[settings.algorithm].from_shcoeff(
         fodf, max_angle=settings.max_angle, sphere=default_sphere, sh_to_pmf=True
     )
-    stop = (
-        BinaryStoppingCriterion(mask)
-        if settings.stop == "nearest"
-        else ThresholdStoppingCriterion(mask.astype(np.float64), 0.5)
-    )
+    stop = stopping_criterion(mask, settings.stop)
     lines = LocalTracking(
         directions,
         stop,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,28 @@ MAX_LENGTH_MM = 250.0
 THETA = 45.0
 
 
+@dataclass(frozen=True)
+class ModelSettings:
+    """One way to track with a model.
+
+    Attributes
+    ----------
+    algo
+        ``"det"`` or ``"prob"``.
+    theta
+        Largest angle between two steps, in degrees.
+    mask
+        How the tracking mask is read between voxels: ``"trilinear"`` (inside from 0.5 on) or ``"nearest"``.
+    """
+
+    algo: str
+    theta: float
+    mask: str
+
+    def __str__(self) -> str:
+        return f"{self.theta:g} degrees, {self.mask} mask"
+
+
 def seeds_in_ends(subject_dir: Path, mask: NDArray[np.bool_], per_voxel: int) -> Seeds:
     """Return seeds in the ends of the bundles of an example subject, inside a mask (X, Y, Z)."""
     labels = np.asarray(nib.load(subject_dir / "labels" / "endpoints.nii.gz").dataobj)
@@ -35,6 +58,9 @@ def track_with_model(
     min_length: float,
     forward_only: bool,
     algo: str = "det",
+    theta: float = THETA,
+    mask_interpolation: str = "trilinear",
+    seed: int = 1,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Track with the model's own step size.
 
@@ -45,10 +71,10 @@ def track_with_model(
     volume
         The subject's :class:`dwiml.data.volumes.SubjectVolume`.
     mask
-        Shape (X, Y, Z): where streamlines may go, read trilinearly.
+        Shape (X, Y, Z): where streamlines may go.
     seeds, min_length, forward_only
         As in :class:`dwiml.tracking.tracker.Tracker`.
-    algo
+    algo, theta, mask_interpolation, seed
         As in :class:`dwiml.tracking.propagation.PropagationRules`.
 
     Returns
@@ -58,11 +84,11 @@ def track_with_model(
     """
     rules = PropagationRules(
         step_size=model.step_size,
-        theta=THETA,
+        theta=theta,
         max_length=MAX_LENGTH_MM,
         algo=algo,
-        seed=1,
-        mask_interpolation="trilinear",
+        seed=seed,
+        mask_interpolation=mask_interpolation,
     )
     subject = TrackingSubject(volume.as_tensor(), torch.from_numpy(volume.voxel_sizes), torch.from_numpy(mask))
     tracker = Tracker(model, subject, rules, min_length=min_length, forward_only=forward_only)

@@ -70,3 +70,20 @@ def test_models_with_equal_cpu_time(folder: Path) -> None:
     # Nothing is trained twice.
     assert json.loads((folder / "compared.json").read_text()) == found
     assert [line.split()[0] for line in told[1:-1]].count(rows[0]) == 2
+
+
+@pytest.mark.slow
+def test_trackers_with_settings_chosen_on_another_subject(folder: Path) -> None:
+    options = "--subjects_dir phantom/subjects --choose_on sub-02 --score_on sub-03 --json trackers.json --quick"
+    arguments = ["compare_trackers.py", "exp", *options.split(), "--algos", "det", "--random_seeds", "1", "2"]
+    told = run(*arguments, folder=folder)
+    rows = json.loads((folder / "trackers.json").read_text())
+    names = ["dipy det", "dipy prob", "dipy ptt", "exp det"]
+    # One setting, on one subject, then two seeds on the other.
+    expected = [(name, *place) for name in names for place in (("sub-02", 1), ("sub-03", 1), ("sub-03", 2))]
+    assert [(row["tracker"], row["subject"], row["random_seed"]) for row in rows] == expected
+    assert all(row["nb_seeds"] > 100 and row["cpu_s"] > 0 for row in rows)
+    assert [line.split("  ")[0] for line in told.splitlines()[-4:]] == names
+    run(*arguments, folder=folder)
+    # Nothing is tracked twice.
+    assert json.loads((folder / "trackers.json").read_text()) == rows
