@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The complete pipeline on a real brain, in .demo_real/: data, HDF5 file, training, error, curves (docs/real_brain.rst).
+# The complete pipeline on a real brain, in .demo_real/: data, HDF5 file, training, tracking, scores, curves
+# (docs/real_brain.rst).
 # Running it again continues from the step that was interrupted. To start over, delete .demo_real.
 #
 # bash scripts/demo_real.sh [ARCHIVE]
@@ -11,13 +12,13 @@ dwiml_setup
 
 DEMO=.demo_real
 BRAIN=$DEMO/brain
-EXPERIMENT=$DEMO/experiments/learn2track
+EXPERIMENT=$DEMO/experiments/left_hemisphere
 SHA256=cb7c4e064922f42be8c7b42f98a3469118dfc55c9cf46e133b7274289dccbd7e
 mkdir -p "$DEMO"
 
-# A folder prepared by an older version has no true bundles for dwiml score.
+# A folder prepared by an older version has other subjects.
 brain_is_complete() {
-    [ -f "$BRAIN/whole_brain/ground_truth.json" ]
+    [ -d "$BRAIN/subjects/left_mirrored" ]
 }
 
 is_the_archive() {
@@ -38,7 +39,7 @@ fetch() {
 }
 
 # The folder of the brain appears when it is complete.
-step "1/6 Fetching the data (28.7 MB)"
+step "1/7 Fetching the data (28.7 MB)"
 if [ -n "$ARCHIVE" ]; then
     echo "Given: $ARCHIVE"
 else
@@ -52,45 +53,50 @@ else
     fi
 fi
 
-step "2/6 Network input, silver-standard streamlines and true bundles (about 2 minutes)"
+step "2/7 Network input, curated streamlines of the left hemisphere, true bundles (a few minutes)"
 if brain_is_complete; then
     echo "Already there: $BRAIN"
-elif [ -d "$BRAIN" ]; then
-    echo "$BRAIN was prepared by an older version, without the true bundles that dwiml score needs: it is prepared again."
-    rm -rf "$BRAIN.new"
-    python scripts/prepare_real_brain.py "$BRAIN.new" --archive "$ARCHIVE"
-    rm -rf "$BRAIN"
-    mv "$BRAIN.new" "$BRAIN"
 else
+    if [ -d "$BRAIN" ]; then
+        echo "$BRAIN and $DEMO/brain.hdf5 are those of an older version, with other subjects: they are made again."
+        rm -rf "$DEMO/brain.hdf5" "$BRAIN.new" "$BRAIN"
+    fi
     python scripts/prepare_real_brain.py "$BRAIN" --archive "$ARCHIVE"
 fi
 
-step "3/6 One HDF5 file: the left hemisphere for training, the right one for validation"
+step "3/7 One HDF5 file: the left hemisphere and its mirror image for training"
 if [ -e "$DEMO/brain.hdf5" ]; then
     echo "Already there: $DEMO/brain.hdf5"
 else
+    # The right hemisphere has no streamlines: it is only tracked.
     dwiml create_hdf5 "$BRAIN/subjects" "$DEMO/brain.hdf5" "$BRAIN/config.json" \
-        "$BRAIN/training.txt" "$BRAIN/validation.txt" "$BRAIN/testing.txt"
+        "$BRAIN/training.txt" "$BRAIN/validation.txt" "$BRAIN/testing.txt" --allow_missing --nbr_processes 2
 fi
 
-step "4/6 Training a Learn2Track model"
-dwiml train learn2track "$DEMO/brain.hdf5" "$DEMO/experiments" learn2track \
+step "4/7 Training a Learn2Track model"
+dwiml train learn2track "$DEMO/brain.hdf5" "$DEMO/experiments" left_hemisphere \
     --input_group_name input --streamline_group_name streamlines \
-    --step_size 2 --nb_previous_dirs 1 \
-    --batch_size_training 500 --max_batches_per_epoch_training 40 --max_batches_per_epoch_validation 10 \
-    --max_epochs 4 --learning_rates 0.002 0.002 0.001 0.0005 --seed 1 --resume auto
+    --step_size 2 --nb_previous_dirs 1 --neighborhood_type axes --neighborhood_radius 1 --dg_key fisher-von-mises \
+    --reverse_ratio 0.5 --noise_gaussian_size_forward 0.05 --noise_correlated_size 0.2 --nb_recovery_steps 3 \
+    --balance_by bundle_id --batch_size_training 200 --max_epochs 5 --max_batches_per_epoch_validation 10 \
+    --learning_rates 0.002 --lr_scheduler warmup_cosine --clip_grad 1 --seed 1 --resume auto
 
-step "5/6 The model's error on the right hemisphere beside that of simple baselines"
-dwiml evaluate "$EXPERIMENT" --max_batches 10
+step "5/7 Tracking the right hemisphere, from one point in each voxel of its white matter"
+dwiml track "$EXPERIMENT" right "$DEMO/right.trk" -f --tracking_mask wm_mask \
+    --algo prob --theta 60 --min_length 20 --max_length 250 --seed 1
 
-step "6/6 The curves"
+step "6/7 Its scores against the bundles of the right hemisphere"
+dwiml score "$DEMO/right.trk" --ground_truth "$BRAIN/subjects/right" --end_tolerance 5
+
+step "7/7 The curves"
 visualize_logs "$EXPERIMENT" --save
 
 cat <<END
 
 Done. In $PWD/$DEMO:
-  brain/                             the two subjects; report.json has the measured values
+  brain/                             the subjects; report.json has the measured values
   brain/subjects/right/              the true bundles, among others: dwiml score TRACTOGRAM --ground_truth (this folder)
   brain.hdf5                         what the training reads
-  experiments/learn2track/           the experiment: best model, checkpoint, logs, curves
+  experiments/left_hemisphere/       the experiment: best model, checkpoint, logs, curves
+  right.trk                          streamlines of the right hemisphere
 END

@@ -1,13 +1,13 @@
 """Create a folder of subjects from one real brain, the diffusion example of the Python package tractseg 2.10.
 
-The left hemisphere becomes a training subject, the right one a validation subject; see ``docs/real_brain.rst``.
+The left hemisphere and its mirror image become training subjects, a part of its streamlines a validation subject, and
+the right hemisphere a testing subject; see ``docs/real_brain.rst``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 import tempfile
 import time
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from real_brain.diffusion import Acquisition
     from real_brain.streamlines import BoolArray, FloatArray
 
-SEED_FA = 0.3
 ANGLE_LIMIT = 15.0
 PILOT_SEEDS = 1000
 WHOLE = "whole_brain"
-GROUND_TRUTH = "ground_truth.json"
 CONFIG = {
     "input": {
         "type": "volume",
-        "files": ["metrics/sh.nii.gz"],
+        "files": ["metrics/sh.nii.gz", "metrics/positions.nii.gz"],
         "standardization": "independent",
         "std_mask": ["masks/wm.nii.gz"],
     },
     "wm_mask": {"type": "volume", "files": ["masks/wm.nii.gz"], "standardization": "none"},
-    "streamlines": {"type": "streamlines", "files": ["tractograms/silver.trk"]},
+    "streamlines": {"type": "streamlines", "files": ["tractograms/curated.trk"], "dps_keys": ["bundle_id"]},
 }
+MIRRORED = "left_mirrored"
+SETS = {"training": ("left", MIRRORED), "validation": ("left_validation",), "testing": ("right",)}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,7 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__)
     parser.add_argument("out_dir", type=Path, help="folder to write; it must not exist yet")
     parser.add_argument("--archive", type=Path, required=True, help="tractseg-2.10.tar.gz, the source distribution")
-    parser.add_argument("--seeds_per_voxel", type=int, default=2, help="seeds in each voxel of FA > 0.3 [%(default)s]")
+    parser.add_argument(
+        "--seeds_per_voxel", type=int, default=8, help="seeds in each voxel of the left white matter [%(default)s]"
+    )
     parser.add_argument("--seed", type=int, default=1, help="seed of the random draws [%(default)s]")
     return parser
 
@@ -61,8 +63,8 @@ def prepare(archive: Path, out_dir: Path, *, seeds_per_voxel: int, seed: int) ->
     if seeds_per_voxel < 1:
         raise ValueError(f"--seeds_per_voxel must be at least 1, got {seeds_per_voxel}.")
     if out_dir.exists():
-        without = "" if (out_dir / WHOLE / GROUND_TRUTH).exists() else ", without ground truths (an older version's)"
-        raise ValueError(f"{out_dir} exists already{without}; remove it to prepare the data again.")
+        older = "" if (out_dir / "subjects" / MIRRORED).exists() else " with other subjects (an older version's)"
+        raise ValueError(f"{out_dir} exists already{older}; remove it to prepare the data again.")
     check_sha256(archive)
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out_dir.name}.", dir=out_dir.parent) as folder:
@@ -76,46 +78,29 @@ def prepare(archive: Path, out_dir: Path, *, seeds_per_voxel: int, seed: int) ->
 
 
 def _prepare_in(work: Path, source: Path, archive: Path, seeds_per_voxel: int, seed: int) -> dict[str, Any]:
-    import nibabel as nib
     from real_brain.archive import NEEDED, unpack
-    from real_brain.bundles import bundle_files
-    from real_brain.diffusion import fit_fa, fit_signal_sh, read_acquisition
-    from real_brain.streamlines import STOP_FA, find_midline, hemisphere_masks, split_hemispheres
+    from real_brain.bundles import SIDES, bundle_files
+    from real_brain.diffusion import fit_fa, read_acquisition
+    from real_brain.streamlines import STOP_FA, find_midline, hemisphere_masks
+    from real_brain.subjects import write_subjects
 
     begin = time.perf_counter()
     paths = unpack(archive, source, needed={**NEEDED, **bundle_files()})
     brain = read_acquisition(*(paths[name] for name in ("dwi.nii.gz", "dwi.bval", "dwi.bvec", "brain_mask.nii.gz")))
     fa = fit_fa(brain)
     report: dict[str, Any] = {"fa_median_difference": _compare_fa(fa, brain.mask, paths["reference_fa.nii.gz"])}
-    streamlines, tracked = _track_brain(brain, fa, paths["reference_peaks.nii.gz"], seeds_per_voxel, seed)
     midline, overlap = find_midline(brain.mask, brain.affine)
-    sides = dict(zip(("left", "right"), split_hemispheres(streamlines, midline), strict=True))
-    counts = {side: len(lines) for side, lines in sides.items()}
-    counts["crossing"] = len(streamlines) - sum(counts.values())
     print(f"Midline at x = {midline:g} mm (mirror overlap {overlap:.3f}).")
-    print(f"Streamlines: {counts['left']} left, {counts['right']} right, {counts['crossing']} crossing, dropped.")
-
-    masks = hemisphere_masks(brain.mask & (fa > STOP_FA), brain.affine, midline)
-    sh_path = work / "subjects" / "left" / "metrics" / "sh.nii.gz"
-    for (side, lines), mask in zip(sides.items(), masks, strict=True):
-        subject = work / "subjects" / side
-        for name in ("metrics", "masks", "tractograms"):
-            (subject / name).mkdir(parents=True)
-        if side == "left":
-            nib.save(nib.Nifti1Image(fit_signal_sh(brain), brain.affine), sh_path)
-        else:
-            shutil.copyfile(sh_path, subject / "metrics" / "sh.nii.gz")
-        nib.save(nib.Nifti1Image(fa, brain.affine), subject / "metrics" / "fa.nii.gz")
-        nib.save(nib.Nifti1Image(mask.astype("uint8"), brain.affine), subject / "masks" / "wm.nii.gz")
-        _save_trk(lines, subject / "masks" / "wm.nii.gz", subject / "tractograms" / "silver.trk")
+    masks = dict(zip(SIDES, hemisphere_masks(brain.mask & (fa > STOP_FA), brain.affine, midline), strict=True))
     bundles = _write_ground_truths(work, paths, brain, fa > STOP_FA, midline)
+    lines, tracked = _track_left(brain, fa, masks["left"], paths["reference_peaks.nii.gz"], seeds_per_voxel, seed)
+    report |= {**tracked, **write_subjects(work, brain, fa, masks, lines, midline=midline, seed=seed)}
     (work / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n", encoding="utf-8")
-    for name, text in (("training", "left\n"), ("validation", "right\n"), ("testing", "")):
-        (work / f"{name}.txt").write_text(text, encoding="utf-8")
+    for name, subjects in SETS.items():
+        (work / f"{name}.txt").write_text("".join(f"{subject}\n" for subject in subjects), encoding="utf-8")
     seconds = round(time.perf_counter() - begin, 1)
     print(f"Prepared in {seconds:g} s.")
-    report |= {**tracked, "midline_mm": midline, "streamlines": counts, "bundles": bundles}
-    return {**report, "seconds_in_all": seconds}
+    return {**report, "midline_mm": midline, "bundles": bundles, "seconds_in_all": seconds}
 
 
 def _compare_fa(fa: FloatArray, mask: BoolArray, reference: Path) -> float:
@@ -130,30 +115,35 @@ def _compare_fa(fa: FloatArray, mask: BoolArray, reference: Path) -> float:
     return difference
 
 
-def _track_brain(
-    brain: Acquisition, fa: FloatArray, reference_peaks: Path, seeds_per_voxel: int, seed: int
+def _track_left(
+    brain: Acquisition, fa: FloatArray, left: BoolArray, reference_peaks: Path, seeds_per_voxel: int, seed: int
 ) -> tuple[list[Any], dict[str, Any]]:
-    """Track the whole brain, after a pilot that checks the orientation, and return streamlines and figures."""
+    """Track the left hemisphere probabilistically, after a deterministic pilot that checks the orientation.
+
+    Returns
+    -------
+    The streamlines, and figures for the report.
+    """
     import nibabel as nib
     from real_brain.diffusion import fit_fodf
-    from real_brain.streamlines import STOP_FA, check_orientation, draw_seeds, median_angle_to_peaks, track
+    from real_brain.streamlines import check_orientation, draw_seeds, median_angle_to_peaks, track
 
     begin = time.perf_counter()
-    fodf = fit_fodf(brain, fa > STOP_FA)
+    fodf = fit_fodf(brain, left)
     after_csd = time.perf_counter()
     peaks = nib.load(reference_peaks).get_fdata(dtype="float32")
-    seeds = draw_seeds(fa > SEED_FA, brain.affine, per_voxel=seeds_per_voxel, seed=seed)
+    seeds = draw_seeds(left, brain.affine, per_voxel=seeds_per_voxel, seed=seed)
 
-    pilot = track(seeds[:PILOT_SEEDS], fodf, fa, brain.affine, seed=seed, label="tracking, pilot")
-    check_orientation(median_angle_to_peaks(pilot, peaks, brain.affine), ANGLE_LIMIT)
-    start = time.perf_counter()
-    streamlines = track(seeds, fodf, fa, brain.affine, seed=seed)
-    end = time.perf_counter()
-    angle = median_angle_to_peaks(streamlines, peaks, brain.affine)
-    print(f"Deconvolution {after_csd - begin:.0f} s; tracking {end - start:.0f} s.")
-    print(f"{len(streamlines)} streamlines of 20 to 250 mm from {len(seeds)} seeds.")
+    pilot = track(seeds[:PILOT_SEEDS], fodf, fa * left, brain.affine, seed=seed, label="tracking, pilot")
+    # Directions that are drawn are further from the peaks.
+    angle = median_angle_to_peaks(pilot, peaks, brain.affine)
     print(f"Median angle to the package's reference peaks: {angle:.1f} degrees (limit {ANGLE_LIMIT:g}).")
     check_orientation(angle, ANGLE_LIMIT)
+    start = time.perf_counter()
+    streamlines = track(seeds, fodf, fa * left, brain.affine, seed=seed, algorithm="prob")
+    end = time.perf_counter()
+    print(f"Deconvolution {after_csd - begin:.0f} s; tracking {end - start:.0f} s.")
+    print(f"{len(streamlines)} streamlines of 20 to 250 mm from {len(seeds)} seeds.")
     return streamlines, {
         "nb_seeds": len(seeds),
         "nb_streamlines": len(streamlines),
@@ -182,14 +172,6 @@ def _write_ground_truths(
     counts = {**{side: len(bundles_of(side)) for side in SIDES}, WHOLE: len(BUNDLES)}
     print(f"True bundles: {counts['left']} left, {counts['right']} right, {counts[WHOLE]} in the whole brain.")
     return counts
-
-
-def _save_trk(streamlines: list[Any], reference: Path, path: Path) -> None:
-    from dipy.io.stateful_tractogram import Origin, Space, StatefulTractogram
-    from dipy.io.streamline import save_tractogram
-
-    tractogram = StatefulTractogram(streamlines, str(reference), Space.RASMM, origin=Origin.NIFTI)
-    save_tractogram(tractogram, str(path))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

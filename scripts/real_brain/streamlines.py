@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from dipy.data import default_sphere
 from dipy.tracking.stopping_criterion import ThresholdStoppingCriterion
-from dipy.tracking.tracker import deterministic_tracking
+from dipy.tracking.tracker import deterministic_tracking, probabilistic_tracking
 
 from dwiml.ops.randomness import keyed_generator
 from real_brain.progress import progress
@@ -26,6 +26,7 @@ MAX_LENGTH_MM = 250.0
 _LONGEST_TRACKED_MM = 500.0
 _ROUNDING_MM = 1e-3
 _SEEDS_AT_ONCE = 2000
+_ALGORITHMS = {"det": deterministic_tracking, "prob": probabilistic_tracking}
 
 
 def draw_seeds(mask: BoolArray, affine: FloatArray, *, per_voxel: int, seed: int) -> npt.NDArray[np.float64]:
@@ -55,9 +56,16 @@ def draw_seeds(mask: BoolArray, affine: FloatArray, *, per_voxel: int, seed: int
 
 
 def track(
-    seeds: FloatArray, fodf: FloatArray, fa: FloatArray, affine: FloatArray, *, seed: int, label: str = "tracking"
+    seeds: FloatArray,
+    fodf: FloatArray,
+    fa: FloatArray,
+    affine: FloatArray,
+    *,
+    seed: int,
+    label: str = "tracking",
+    algorithm: str = "det",
 ) -> list[npt.NDArray[np.float32]]:
-    """Follow the largest peak of the fODF both ways from each seed, on all cores.
+    """Follow the fODF both ways from each seed, on all cores.
 
     Parameters
     ----------
@@ -73,6 +81,8 @@ def track(
         Given to dipy's tracker, so that a seed point always gives the same streamline.
     label
         What the progress is called.
+    algorithm
+        ``"det"`` follows the largest peak, ``"prob"`` draws each direction.
 
     Returns
     -------
@@ -82,7 +92,7 @@ def track(
     stop = ThresholdStoppingCriterion(np.asarray(fa, dtype=np.float64), STOP_FA)
     streamlines = []
     for part in progress(np.array_split(seeds, max(1, len(seeds) // _SEEDS_AT_ONCE)), label):
-        lines = deterministic_tracking(
+        lines = _ALGORITHMS[algorithm](
             part,
             stop,
             affine,
@@ -191,15 +201,6 @@ def find_midline(mask: BoolArray, affine: FloatArray) -> tuple[float, float]:
         overlaps.append(np.count_nonzero(mask[index] & mask[twice - index]) / np.count_nonzero(mask))
     best = int(np.argmax(overlaps))
     return float(affine[0, 0] * best / 2 + affine[0, 3]), float(overlaps[best])
-
-
-def split_hemispheres(
-    streamlines: Sequence[npt.NDArray[np.float32]], midline: float
-) -> tuple[list[npt.NDArray[np.float32]], list[npt.NDArray[np.float32]]]:
-    """Return the streamlines (RAS mm) wholly left and those wholly right of x = midline; others are in neither list."""
-    left = [line for line in streamlines if line[:, 0].max() < midline]
-    right = [line for line in streamlines if line[:, 0].min() > midline]
-    return left, right
 
 
 def hemisphere_masks(mask: BoolArray, affine: FloatArray, midline: float) -> tuple[BoolArray, BoolArray]:

@@ -18,7 +18,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
 import prepare_real_brain  # noqa: E402
-from real_brain import archive, bundles, diffusion, streamlines  # noqa: E402
+from real_brain import archive, bundles, diffusion, mirroring, streamlines, subjects  # noqa: E402
 
 # 2.5 mm voxels, first axis to the left, as the real image.
 LAS = np.array([[-2.5, 0, 0, 25], [0, 2.5, 0, -10], [0, 0, 2.5, -5], [0, 0, 0, 1.0]])
@@ -149,17 +149,6 @@ def test_midline_needs_a_brain_and_a_left_right_axis():
         streamlines.find_midline(np.ones((4, 4, 4), dtype=bool), LAS[[1, 0, 2, 3]])
 
 
-def test_streamlines_that_touch_or_cross_the_midline_are_in_neither_hemisphere():
-    def line(*xs: float) -> np.ndarray:
-        return np.array([[x, 0, 0] for x in xs], dtype=np.float32)
-
-    left, right, touching, crossing = line(-5, -1), line(2, 4), line(1, 3), line(-2, 6)
-    got_left, got_right = streamlines.split_hemispheres([right, crossing, left, touching], 1.0)
-    assert len(got_left) == len(got_right) == 1
-    assert got_left[0] is left
-    assert got_right[0] is right
-
-
 @pytest.mark.parametrize("index", [4.0, 4.5])
 @pytest.mark.parametrize("affine", [LAS, LAS * [[-1], [1], [1], [1]]], ids=["L", "R"])
 def test_hemisphere_masks_share_the_voxels_that_the_plane_cuts(index, affine):
@@ -259,6 +248,68 @@ def test_streamlines_follow_the_fibres_in_ras(fibre):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("midline", [0.0, 7.3])
+def test_a_mirrored_brain_has_its_values_where_its_mirror_image_is(fibre, midline):
+    from dipy.core.sphere import HemiSphere, Sphere
+    from dipy.reconst.shm import sh_to_sf
+
+    acquisition, _ = fibre
+    data = acquisition.data * np.linspace(1, 2, 12, dtype=np.float32)[:, None, None, None]
+    brain = diffusion.Acquisition(data=data, gradients=acquisition.gradients, affine=LAS, mask=acquisition.mask)
+    mirror = mirroring.mirrored(brain, midline)
+    for voxel in ([0, 0, 0], [3, 4, 5], [11, 15, 2]):
+        there = [11 - voxel[0], *voxel[1:]]
+        place = (brain.affine @ [*voxel, 1])[:3]
+        np.testing.assert_allclose((mirror.affine @ [*there, 1])[:3], place * [-1, 1, 1] + [2 * midline, 0, 0])
+        np.testing.assert_array_equal(mirror.data[tuple(there)], brain.data[tuple(voxel)])
+        assert mirror.mask[tuple(there)] == brain.mask[tuple(voxel)]
+        np.testing.assert_allclose(
+            mirroring.positions((12, 16, 6), mirror.affine)[tuple(there)],
+            [2 * midline - place[0], *place[1:]],
+            atol=1e-5,
+        )
+    # The attenuation in a direction is that of the brain in the mirrored direction.
+    directions = HemiSphere(phi=np.linspace(0, 6, 25), theta=np.linspace(0.1, 1.5, 25)).vertices
+    of_brain, of_mirror = (diffusion.fit_signal_sh(each) for each in (brain, mirror))
+    options = {"sh_order_max": 6, "basis_type": "descoteaux07", "legacy": False}
+    np.testing.assert_allclose(
+        sh_to_sf(of_mirror[8, 5, 3], Sphere(xyz=directions * [-1, 1, 1]), **options),
+        sh_to_sf(of_brain[3, 5, 3], Sphere(xyz=directions), **options),
+        atol=1e-5,
+    )
+    line = np.array([[1, 2, 3], [4, 5, 6]], dtype=np.float32)
+    (found,) = mirroring.mirrored_streamlines([line], midline)
+    np.testing.assert_allclose(found, [[2 * midline - 1, 2, 3], [2 * midline - 4, 5, 6]], rtol=1e-6)
+
+
+def test_subjects_share_the_curated_streamlines(fibre, unpacked, tmp_path):
+    """Streamlines along bundle one are kept; eleven of twelve are for training, and the same ones mirrored."""
+    acquisition, _ = fibre
+    data = np.tile(acquisition.data[:1, :1, :1], (20, 10, 6, 1))
+    mask = np.ones((20, 10, 6), dtype=bool)
+    brain = diffusion.Acquisition(data=data, gradients=acquisition.gradients, affine=LAS, mask=mask)
+    bundles.write_ground_truth(tmp_path / "subjects" / "left", ["one"], unpacked, LAS, mask)
+    inside = np.linspace([4.5, 1, 2.5], [4.5, 9, 2.5], 30)
+    lines = [(inside + [k / 40, 0, 0]) @ LAS[:3, :3].T + LAS[:3, 3] for k in range(24)]
+    outside = [line + [10, 0, 0] for line in lines[:5]]
+    candidates = [line.astype(np.float32) for line in (*lines, *outside)]
+    sides = {"left": mask, "right": mask}
+    fa = np.full(mask.shape, 0.5, np.float32)
+    counts = subjects.write_subjects(tmp_path, brain, fa, sides, candidates, midline=5.0, seed=1)
+    assert counts == {"streamlines": {"training": 22, "validation": 2}}
+    found = {
+        name: nib.streamlines.load(tmp_path / "subjects" / name / "tractograms" / "curated.trk").tractogram
+        for name in ("left", "left_mirrored", "left_validation")
+    }
+    assert [len(each.streamlines) for each in found.values()] == [22, 22, 2]
+    for one, other in zip(found["left"].streamlines, found["left_mirrored"].streamlines, strict=True):
+        np.testing.assert_allclose(other, one * [-1, 1, 1] + [10, 0, 0], atol=1e-4)
+    assert not np.any(found["left"].data_per_streamline["bundle_id"])
+    for name in ("left", "left_mirrored", "left_validation", "right"):
+        for volume in ("sh", "positions", "fa"):
+            assert (tmp_path / "subjects" / name / "metrics" / f"{volume}.nii.gz").is_file()
+
+
 def test_bundles_are_those_of_the_two_sides_and_the_commissural_ones():
     left, right = bundles.bundles_of("left"), bundles.bundles_of("right")
     assert len(left) == len(right) == 31
@@ -320,9 +371,8 @@ def test_bundles_that_cannot_be_used_are_named(unpacked, tmp_path):
 def test_a_folder_of_an_older_version_is_told_from_a_complete_one(tmp_path, capsys):
     arguments = [str(tmp_path), "--archive", str(tmp_path / "none")]
     assert prepare_real_brain.main(arguments) == 2
-    assert "exists already, without ground truths (an older version's); remove it" in capsys.readouterr().err
-    (tmp_path / "whole_brain").mkdir()
-    (tmp_path / "whole_brain" / "ground_truth.json").touch()
+    assert "exists already with other subjects (an older version's); remove it" in capsys.readouterr().err
+    (tmp_path / "subjects" / "left_mirrored").mkdir(parents=True)
     assert prepare_real_brain.main(arguments) == 2
     assert "exists already; remove it" in capsys.readouterr().err
 
