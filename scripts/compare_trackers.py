@@ -9,7 +9,6 @@ are not repeated, so the script continues where it was interrupted.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -196,12 +195,48 @@ def measured(tracker: Tracker, data: SubjectData, settings: Any, random_seed: in
     return {**row, "nb_seeds": len(data.seeds(random_seed)), "cpu_s": seconds, **scores_of(points, lengths, data.truth)}
 
 
+def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what all rows of the JSON file must have in common."""
+    names = ("end_tolerance", "min_length", "seeds_per_voxel", "tracking_mask", "quick")
+    weights = {path.name: (path / "best_model" / "model_state.pt").stat().st_mtime for path in arguments.experiments}
+    folder = str(arguments.subjects_dir.resolve())
+    return {name: getattr(arguments, name) for name in names} | {"subjects_dir": folder, "weights": weights}
+
+
+def read_rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return the rows that were measured before, with the same options; check the output.
+
+    Raises
+    ------
+    ValueError
+        If two experiments have the same name, or the JSON file is not one of this script with the same options.
+    """
+    from dwiml.files import check_outputs, read_json
+
+    names = [path.name for path in arguments.experiments]
+    if len(set(names)) < len(names):
+        raise ValueError(f"The experiments must have different names, got {', '.join(names)}.")
+    check_outputs({"--json": arguments.json}, inputs=[], experiments=arguments.experiments, overwrite=True)
+    if not arguments.json.exists():
+        return []
+    found = read_json(arguments.json, "--json")
+    if not isinstance(found, dict) or not isinstance(found.get("rows"), list):
+        raise ValueError(f"--json: '{arguments.json}' is not a file of this script; give another name.")
+    if found.get("options") != options_of(arguments):
+        raise ValueError(f"--json: '{arguments.json}' was made with other options or weights; give another name.")
+    rows: list[dict[str, Any]] = found["rows"]
+    return rows
+
+
 def compare(arguments: argparse.Namespace) -> None:
     """Choose settings, score, print and write."""
+    from dwiml.files import write_json
+    from dwiml.trained.ensemble import check_same_inputs
     from dwiml.training.loading import recorded_parameters
 
-    recorded = recorded_parameters(arguments.experiments[0])
-    rows: list[dict[str, Any]] = json.loads(arguments.json.read_text()) if arguments.json.exists() else []
+    every = [recorded_parameters(path) for path in arguments.experiments]
+    check_same_inputs(every, arguments.experiments)
+    recorded, rows = every[0], read_rows(arguments)
     subjects: dict[str, SubjectData] = {}
 
     def row_of(tracker: Tracker, subject: str, settings: Any, random_seed: int) -> dict[str, Any]:
@@ -213,8 +248,8 @@ def compare(arguments: argparse.Namespace) -> None:
             subjects[subject] = SubjectData(subject, recorded, arguments)
         row = measured(tracker, subjects[subject], settings, random_seed)
         rows.append(row)
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        shown = ", ".join(f"{name} {100 * row[name]:.1f}%" for name in ("valid_connections", "overlap", "f1"))
+        write_json(arguments.json, {"options": options_of(arguments), "rows": rows})
+        shown = ", ".join(f"{name} {100 * row.get(name, 0):.1f}%" for name in ("valid_connections", "overlap", "f1"))
         print(f"{tracker.name} on {subject}, {settings}, seed {random_seed}: {shown}", flush=True)
         return row
 
@@ -236,7 +271,7 @@ def table(trackers: Sequence[Sequence[dict[str, Any]]]) -> str:
     for rows in trackers:
         cells = ""
         for name in MEASURES:
-            values = 100 * np.array([row[name] for row in rows])
+            values = 100 * np.array([row.get(name, 0.0) for row in rows])
             spread = values.std(ddof=1) if len(values) > 1 else float("nan")
             cells += f"{values.mean():>8.1f} ±{spread:>4.1f}"
         count = np.mean([row["nb_streamlines"] for row in rows])

@@ -20,9 +20,9 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         usage="dwiml curate TRACTOGRAM [TRACTOGRAM ...] (--bundles DIR | --labelled) -o OUT [options]",
         description="Keep the streamlines of tractograms, of any trackers and formats, that are worth training on: the "
-        "valid connections of true bundles, without outliers, in about equal numbers for each bundle. The data per "
-        "streamline 'bundle_id' of OUT is the index of the bundle, as in the table that is printed; 'dwiml train "
-        "--balance_by bundle_id' uses it.",
+        "valid connections of true bundles; on request without outliers, and in about equal numbers for each bundle. "
+        "The data per streamline 'bundle_id' of OUT is the index of the bundle, as in the table that is printed; "
+        "'dwiml train --balance_by bundle_id' uses it.",
     )
     parser.add_argument("tractograms", metavar="TRACTOGRAM", nargs="+", help="tractogram of streamlines to choose from")
     parser.add_argument("-o", dest="out", required=True, metavar="OUT", help="tractogram to write: .trk or .trx")
@@ -61,7 +61,8 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
         "--mask_tolerance",
         type=float,
         metavar="MM",
-        help=f"distance from the mask of a bundle within which a streamline is still inside [{MASK_TOLERANCE_MM:g}]",
+        help=f"distance from the mask of a bundle within which a streamline is still inside "
+        f"[{MASK_TOLERANCE_MM:g}; in scilpy's format, 0]",
     )
     rules.add_argument(
         "--end_tolerance",
@@ -73,7 +74,8 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
         "--max_outside",
         type=float,
         metavar="SHARE",
-        help=f"share of the length of a valid streamline, 0 to 1, that may lie outside the mask [{MAX_OUTSIDE:g}]",
+        help=f"share of the length of a valid streamline, 0 to 1, that may lie outside the mask "
+        f"[{MAX_OUTSIDE:g}; in scilpy's format, 0]",
     )
 
 

@@ -122,7 +122,7 @@ def _add_comparison(parser: argparse.ArgumentParser) -> None:
         help="show 95%% percentile intervals from N resamples: of the bundles, for mean overlap, overreach, F1 and "
         "adjacency, and of the streamlines, for the connections",
     )
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="seed of --bootstrap [%(default)s]")
+    group.add_argument("--seed", type=int, metavar="N", help="seed of --bootstrap [0]")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -192,7 +192,7 @@ def _report(
         written["repeats"] = repeats
     intervals = {}
     if arguments.bootstrap is not None:
-        options = {"nb_resamples": arguments.bootstrap, "seed": arguments.seed}
+        options = {"nb_resamples": arguments.bootstrap, "seed": arguments.seed or 0}
         intervals = {name: bootstrap_intervals(each, **options) for name, each in scores.items()}
         written["bootstrap"] = {**options, "confidence": CONFIDENCE}
         for name, found in intervals.items():
@@ -287,6 +287,8 @@ def _check_options(arguments: argparse.Namespace, nb_tractograms: int) -> None:
     if arguments.bootstrap is not None:
         check_whole("--bootstrap", arguments.bootstrap, low=FEWEST_RESAMPLES, high=MOST_RESAMPLES)
     check_seed(arguments.seed)
+    if arguments.seed is not None and arguments.bootstrap is None:
+        raise ValueError("--seed is that of --bootstrap, which was not given.")
     if arguments.repeats and nb_tractograms < 2:
         raise ValueError("--repeats needs at least two tractograms of the same tracker, got one.")
 

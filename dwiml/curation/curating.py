@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from dwiml.curation.bundle import BundleCount, curate_bundle
 from dwiml.curation.reading import BundleStreamlines, TractogramCount, read_labelled, read_valid
 from dwiml.curation.settings import CurationSettings, Progress, no_progress
 from dwiml.files import check_name, check_outputs, refuse_inputs, write_json
-from dwiml.scoring.defaults import END_TOLERANCE_MM, MASK_TOLERANCE_MM, MAX_OUTSIDE, MOST_TOLERANCE_MM
+from dwiml.scoring.defaults import END_TOLERANCE_MM, MOST_TOLERANCE_MM
 from dwiml.scoring.ground_truth_files import ground_truth_files, read_ground_truth
 from dwiml.tractograms.grid import Grid, read_image_grid
 from dwiml.tractograms.kinds import is_gzipped
@@ -75,9 +75,9 @@ def curate_tractograms(
     bundles: PathLike | None = None,
     labelled: bool = False,
     config: PathLike | None = None,
-    mask_tolerance: float = MASK_TOLERANCE_MM,
+    mask_tolerance: float | None = None,
     end_tolerance: float = END_TOLERANCE_MM,
-    max_outside: float = MAX_OUTSIDE,
+    max_outside: float | None = None,
     grid: PathLike | None = None,
     settings: CurationSettings | None = None,
     report: PathLike | None = None,
@@ -85,11 +85,11 @@ def curate_tractograms(
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> Curation:
-    """Write the streamlines of tractograms that are worth training on, in about equal numbers for each bundle.
+    """Write the streamlines of tractograms that are worth training on.
 
     With `bundles`, the valid connections of these bundles are kept (:func:`dwiml.scoring.scores.score_streamlines`);
-    with `labelled`, each tractogram is one bundle. Outliers of each bundle are then removed, and its number of
-    streamlines is brought within limits, as `settings` says. The data per streamline ``bundle_id`` of the output is the
+    with `labelled`, each tractogram is one bundle. If `settings` says so, outliers of each bundle are then removed, and
+    its number of streamlines is brought within limits. The data per streamline ``bundle_id`` of the output is the
     index of the bundle; other data of the tractograms are not copied. The streamlines are written bundle by bundle, in
     the order of the tractograms.
 
@@ -107,7 +107,8 @@ def curate_tractograms(
     config, mask_tolerance, end_tolerance
         As in :func:`~dwiml.scoring.ground_truth_files.read_ground_truth` (tolerances in mm); only for `bundles`.
     max_outside
-        Share (0 to 1) of the length of a valid streamline that may lie outside the mask; only for `bundles`.
+        Share (0 to 1) of the length of a valid streamline that may lie outside the mask; only for `bundles`. None:
+        0.05, or 0 in scilpy's format, as in :func:`dwiml.scoring.scores.score_streamlines`.
     grid
         Image with the voxel grid of the output; only with `labelled`. None: that of the first tractogram with one.
     settings
@@ -135,9 +136,10 @@ def curate_tractograms(
     settings = settings or CurationSettings()
     tolerances = {"mask_tolerance": mask_tolerance, "end_tolerance": end_tolerance}
     for name, value in tolerances.items():
-        check_number(name, value, low=0, high=MOST_TOLERANCE_MM)
-    check_number("max_outside", max_outside, low=0, high=1)
-    rules = {} if bundles is None else {**tolerances, "max_outside": max_outside}
+        if value is not None:
+            check_number(name, value, low=0, high=MOST_TOLERANCE_MM)
+    if max_outside is not None:
+        check_number("max_outside", max_outside, low=0, high=1)
     paths = [Path(tractogram) for tractogram in tractograms]
     inputs = [*paths, *([] if bundles is None else ground_truth_files(bundles, config)), grid]
     # A new sidecar refers to the tractograms, whose own sidecars must be kept.
@@ -153,7 +155,7 @@ def curate_tractograms(
         grid=source.grid,
         data_per_streamline={BUNDLE_ID: 1},
         overwrite=overwrite,
-        sidecar=_sidecar_content(sources, source.names, settings, rules) if sidecar else None,
+        sidecar=_sidecar_content(sources, source.names, settings, source.rules) if sidecar else None,
     )
     done = _write(writer, source, settings, progress)
     _warn_of_empty(done, out)
@@ -161,7 +163,7 @@ def curate_tractograms(
     if report is not None:
         given = {"ground_truth": bundles, "config": config}
         files = {name: None if path is None else str(path) for name, path in given.items()}
-        write_json(report, {"dwiml_version": __version__, "out": str(out), **files, **rules, **result.as_dict()})
+        write_json(report, {"dwiml_version": __version__, "out": str(out), **files, **source.rules, **result.as_dict()})
     return result
 
 
@@ -181,6 +183,8 @@ class _Source:
         The counts of the tractograms that were read so far.
     left_out
         Names of the bundles that are left out.
+    rules
+        The tolerances of valid connections; empty if each tractogram is a bundle.
     """
 
     names: Sequence[str]
@@ -188,6 +192,7 @@ class _Source:
     bundles: Iterable[BundleStreamlines]
     counts: list[TractogramCount]
     left_out: tuple[str, ...] = ()
+    rules: Mapping[str, float] = field(default_factory=dict)
 
 
 def bundle_names(tractograms: Sequence[Path]) -> dict[str, Path]:
@@ -225,7 +230,7 @@ def _open_bundles(
     folder: PathLike,
     config: PathLike | None,
     tolerances: Mapping[str, Any],
-    max_outside: float,
+    max_outside: float | None,
     progress: Progress,
 ) -> _Source:
     for path in paths:
@@ -241,8 +246,13 @@ def _open_bundles(
     if left_out:
         logger.warning("Bundles without end regions, which are left out: %s.", quoted(left_out, _MOST_LISTED))
     counts: list[TractogramCount] = []
+    rules = {
+        "mask_tolerance": truth.mask_tolerance,
+        "end_tolerance": truth.end_tolerance,
+        "max_outside": truth.max_outside if max_outside is None else max_outside,
+    }
     bundles = read_valid(paths, truth, counts, progress, max_outside=max_outside)
-    return _Source(names, truth.grid, bundles, counts, left_out)
+    return _Source(names, truth.grid, bundles, counts, left_out, rules)
 
 
 def _write(

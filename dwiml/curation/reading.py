@@ -95,7 +95,7 @@ def read_valid(
     counts: list[TractogramCount],
     progress: Progress,
     *,
-    max_outside: float,
+    max_outside: float | None,
 ) -> Iterator[BundleStreamlines]:
     """Read the valid connections of the bundles that have end regions, from tractograms of any bundles.
 
@@ -112,7 +112,7 @@ def read_valid(
     progress
         Shows the progress.
     max_outside
-        Share (0 to 1) of the length of a valid connection that may lie outside the mask; see
+        Share (0 to 1) of the length of a valid connection that may lie outside the mask, or None; see
         :func:`dwiml.scoring.scores.score_streamlines`.
 
     Raises
@@ -125,7 +125,9 @@ def read_valid(
     for path in tractograms:
         points, lengths = read_streamlines(path, truth.grid.affine)
         with progress(path.name, len(lengths)) as advance:
-            scores = score_streamlines(points, lengths, truth, max_outside=max_outside, on_progress=advance)
+            scores = score_streamlines(
+                points, lengths, truth, max_outside=max_outside, adjacency=False, on_progress=advance
+            )
         valid = np.flatnonzero(scores.kind == Connection.VALID)
         counts.append(TractogramCount(str(path), len(lengths), len(valid)))
         valid = valid[np.argsort(scores.bundle[valid], kind="stable")]

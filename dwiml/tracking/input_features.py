@@ -102,7 +102,7 @@ def warn_of_other_features(what: str, files: Sequence[FileFeatures | None], entr
     differences: list[_Difference] = []
     for found, each in zip(files, trained, strict=True):
         known = _read(each)
-        if found is None or known is None or found.means.shape != known.means.shape[:1]:
+        if found is None or known is None or known.means.shape != (len(found.means), 2):
             continue
         differences += _differences(found, known, each)
     if not differences:

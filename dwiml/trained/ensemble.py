@@ -128,9 +128,10 @@ def _making_of(entry: Mapping[str, Any], group: str) -> dict[str, Any]:
     """Return how a group was created, as far as it is recorded."""
     if not entry:
         return {}
-    found = entry.get(FILES_FOUND) or []
+    recorded = entry.get(FILES_FOUND)
+    found = recorded if isinstance(recorded, list) and all(isinstance(each, dict) for each in recorded) else []
     making: dict[str, Any] = {"standardization": entry.get("standardization", "none")}
-    if found:
+    if found and all(NB_FEATURES in each for each in found):
         making["number of features of each file"] = [each[NB_FEATURES] for each in found]
     if found and all(DIRECTIONS in each for each in found):
         # Converted features have the same convention, whatever that of the files was.

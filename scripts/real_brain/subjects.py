@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -83,6 +84,9 @@ def write_subjects(
         settings=settings,
         report=left / "curation.json",
     )
+    report = left / "curation.json"
+    # The folder has a temporary name until it is complete.
+    report.write_text(report.read_text(encoding="utf-8").replace(f"{work}{os.sep}", ""), encoding="utf-8")
     return _divide(subjects, curated, midline=midline, seed=seed)
 
 

@@ -310,6 +310,7 @@ def test_options_reach_the_scores(folder: Path, capsys: pytest.CaptureFixture[st
         (["lines.trk", "--repeats"], "--repeats needs at least two tractograms of the same tracker, got one."),
         (["lines.trk", "--bootstrap", "5"], "--bootstrap must be a whole number of at least 100, got 5."),
         (["lines.trk", "--seed", "-5"], "seed must be an integer from 0"),
+        (["lines.trk", "--seed", "5"], "--seed is that of --bootstrap, which was not given."),
         (["lines.trk", "--confusion", "o.png"], "--confusion: 'o.png' must end in .csv."),
         (["lines.trk", "--confusion", "none/o.csv"], "--confusion: the folder 'none' does not exist"),
         (

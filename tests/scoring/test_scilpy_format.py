@@ -21,6 +21,7 @@ from scoring_support import (
     save_volume,
 )
 
+from dwiml.curation.curating import curate_tractograms
 from dwiml.ops.spaces import voxel_sizes_of
 from dwiml.scoring.connections import Connection
 from dwiml.scoring.ground_truth import GroundTruth
@@ -117,6 +118,24 @@ def test_the_defaults_are_exact_and_tolerances_still_apply(folder: Path) -> None
     short = [along_x(2.5, first=2.5)]
     assert score(folder, config, short).kind.tolist() == [NONE]
     assert score(folder, config, short, end_tolerance=1.5).kind.tolist() == [VALID]
+
+
+def test_curation_has_the_same_defaults(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    config, out = folder / "config.json", tmp_path_factory.mktemp("out")
+    config.write_text(json.dumps({"a": {**TRUE, **ENDS, "all_mask": "low_mask.nii.gz"}}))
+    save_lines(out / "lines.trk", LINES, OBLIQUE)
+    for name, options, nb in (("exact", {}, 1), ("wide", {"mask_tolerance": 2.0}, 2), ("all", {"max_outside": 1.0}, 3)):
+        report = out / f"{name}.json"
+        done = curate_tractograms(
+            [out / "lines.trk"], out / f"{name}.trk", bundles=folder, config=config, report=report, **options
+        )
+        assert [each.nb_valid for each in done.tractograms] == [nb]
+        recorded = json.loads(report.read_text())
+        assert [recorded[key] for key in ("mask_tolerance", "end_tolerance", "max_outside")] == [
+            options.get("mask_tolerance", 0),
+            0,
+            options.get("max_outside", 0),
+        ]
 
 
 def test_without_a_true_mask_only_streamlines_are_counted(folder: Path) -> None:

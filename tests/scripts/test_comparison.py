@@ -77,7 +77,7 @@ def test_trackers_with_settings_chosen_on_another_subject(folder: Path) -> None:
     options = "--subjects_dir phantom/subjects --choose_on sub-02 --score_on sub-03 --json trackers.json --quick"
     arguments = ["compare_trackers.py", "exp", *options.split(), "--algos", "det", "--random_seeds", "1", "2"]
     told = run(*arguments, folder=folder)
-    rows = json.loads((folder / "trackers.json").read_text())
+    rows = json.loads((folder / "trackers.json").read_text())["rows"]
     names = ["dipy det", "dipy prob", "dipy ptt", "exp det"]
     # One setting, on one subject, then two seeds on the other.
     expected = [(name, *place) for name in names for place in (("sub-02", 1), ("sub-03", 1), ("sub-03", 2))]
@@ -86,4 +86,4 @@ def test_trackers_with_settings_chosen_on_another_subject(folder: Path) -> None:
     assert [line.split("  ")[0] for line in told.splitlines()[-4:]] == names
     run(*arguments, folder=folder)
     # Nothing is tracked twice.
-    assert json.loads((folder / "trackers.json").read_text()) == rows
+    assert json.loads((folder / "trackers.json").read_text())["rows"] == rows

@@ -103,6 +103,11 @@ def test_what_is_not_recorded_is_not_compared(caplog: pytest.LogCaptureFixture, 
     assert features_of({"files": [{"nb_features": 1, "features": features}]}) == [None]
 
 
+def test_a_record_without_ranges_is_not_compared(caplog: pytest.LogCaptureFixture) -> None:
+    for nb in (1, 2):
+        assert not message(caplog, entry(("a.nii.gz", [0.0] * nb, [1.0] * nb)), ([1e6] * nb, [1e6] * nb))
+
+
 @pytest.mark.parametrize("kind", ["all", "independent", "per_file", "none"])
 def test_the_statistics_are_those_of_the_values_after_the_standardization(kind: str) -> None:
     rng = np.random.default_rng(3)
