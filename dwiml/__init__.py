@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _MODULE_OF = {
-    "AutoencoderModel": "dwiml.models.autoencoder",
+    "AutoencoderModel": "dwiml.models.whole_streamlines.autoencoder",
     "DWIMLBatchIDSampler": "dwiml.batching.sampler",
     "DWIMLBatchLoaderOneInput": "dwiml.batching.loader",
     "DWIMLStreamlinesBatchLoader": "dwiml.batching.loader",
@@ -28,6 +28,7 @@ _MODULE_OF = {
     "ModelWithPreviousDirections": "dwiml.models.inputs",
     "MultiSubjectDataset": "dwiml.data.dataset",
     "MultisubjectSubset": "dwiml.data.dataset",
+    "StreamlineClassifierModel": "dwiml.models.whole_streamlines.classifier",
     "TensorSequence": "dwiml.ops.sequences",
     "TrackingModel": "dwiml.models.protocols",
     "TrainedExperiment": "dwiml.trained.experiment",
@@ -62,6 +63,7 @@ __all__ = [
     "ModelWithPreviousDirections",
     "MultiSubjectDataset",
     "MultisubjectSubset",
+    "StreamlineClassifierModel",
     "TensorSequence",
     "TrackingModel",
     "TrainedExperiment",
@@ -85,7 +87,6 @@ if TYPE_CHECKING:
     from dwiml.data.dataset import MultiSubjectDataset, MultisubjectSubset
     from dwiml.hdf5.creator import create_hdf5
     from dwiml.hdf5.joining import join_hdf5
-    from dwiml.models.autoencoder import AutoencoderModel
     from dwiml.models.base import MainModelAbstract
     from dwiml.models.inputs import ModelWithNeighborhood, ModelWithOneInput, ModelWithPreviousDirections
     from dwiml.models.learn2track import Learn2TrackModel
@@ -93,6 +94,8 @@ if TYPE_CHECKING:
     from dwiml.models.track_step import check_track_step
     from dwiml.models.transformers.source_only import TransformerSrcOnlyModel
     from dwiml.models.transformers.with_targets import TransformerSrcAndTgtModel, TransformerSrcTgtConcatModel
+    from dwiml.models.whole_streamlines.autoencoder import AutoencoderModel
+    from dwiml.models.whole_streamlines.classifier import StreamlineClassifierModel
     from dwiml.models.with_direction_getter import ModelWithDirectionGetter
     from dwiml.ops.sequences import TensorSequence
     from dwiml.phantom.create import create_phantom

@@ -22,6 +22,7 @@ from dwiml.batching.lengths import check_step_size, resampling_of
 from dwiml.batching.model_batch import BatchPreparer, ModelBatch, VolumesOnDevice
 from dwiml.batching.model_space import RASMM, ScannerSpace, space_of
 from dwiml.batching.sampler import BatchIds, DWIMLBatchIDSampler, check_ids
+from dwiml.batching.target_values import check_target_values
 from dwiml.batching.workers import ignore_stop_signals, kill_workers_at_exit
 from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.ops.augmentation import DrawnAugmentation
@@ -84,7 +85,8 @@ class DWIMLStreamlinesBatchLoader(Seeded):
     ValueError
         If a ratio is outside 0 to 1, a noise size is negative, the group does not exist or was not loaded, the
         ``step_size`` of the model gives a streamline more than 100 000 points, the model does not support correlated
-        noise or streamlines that are split, or its ``streamlines_space`` is unknown.
+        noise or streamlines that are split, its ``streamlines_space`` is unknown, or the streamlines do not have the
+        values that it learns (``target_key``).
     """
 
     called: set[str]
@@ -109,6 +111,7 @@ class DWIMLStreamlinesBatchLoader(Seeded):
         check_dataset(dataset, type(self).__name__)
         check_is_model(model, type(self).__name__)
         check_streamlines(dataset, streamline_group_name)
+        check_target_values(dataset, model, streamline_group_name)
         self.dataset = dataset
         self.model = model
         self.called = set()

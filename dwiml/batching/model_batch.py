@@ -12,6 +12,7 @@ import torch
 
 from dwiml.arguments import check_whole, shown
 from dwiml.batching.fetcher import BatchSlices, check_covers, check_slices
+from dwiml.batching.target_values import target_values
 from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.data.volumes import SubjectVolume
 from dwiml.ops.augmentation import draw_correlated_noise, draw_noise
@@ -85,7 +86,8 @@ class ModelBatch:
             If ``compute_loss`` of the model does not return a mean loss and a number of elements.
         """
         # The compute_loss of a user's model may lack average_results, which training does not need.
-        options = {} if average_results else {"average_results": False}
+        options: dict[str, Any] = {} if average_results else {"average_results": False}
+        options |= target_values(model, self.ids_per_subj)
         loss: tuple[torch.Tensor, int] = model.compute_loss(outputs, self.targets, **options, **self.recovery_target)
         return check_mean_loss(loss, f"{type(model).__name__}.compute_loss") if average_results else loss
 

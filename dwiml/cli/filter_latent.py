@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dwiml.evaluation.latent_filter import LatentReference
-    from dwiml.models.autoencoder import AutoencoderModel
+    from dwiml.models.whole_streamlines.autoencoder import AutoencoderModel
 
 DISTANCE = "latent_distance"
 QUANTILE = 0.95

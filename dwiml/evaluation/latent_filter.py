@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dwiml.arguments import check_number
 from dwiml.evaluation.latent_space import Lengths, Points, encode_streamlines
-from dwiml.models.autoencoder import AutoencoderModel
+from dwiml.models.whole_streamlines.autoencoder import AutoencoderModel
 
 # Distances computed at once.
 _AT_ONCE = 2**22

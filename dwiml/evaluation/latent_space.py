@@ -15,8 +15,8 @@ from dwiml.arguments import grouped
 from dwiml.evaluation.evaluation_mode import evaluation_mode
 from dwiml.evaluation.losses_by_element import check_has_losses_by_element, losses_by_element
 from dwiml.files import read_json
-from dwiml.models.autoencoder import AutoencoderModel
 from dwiml.models.saving import PARAMETERS_FILE, read_params
+from dwiml.models.whole_streamlines.autoencoder import AutoencoderModel
 from dwiml.ops.ragged import offsets, slabs
 from dwiml.ops.resampling import resample_nb_points
 from dwiml.ops.sequences import TensorSequence

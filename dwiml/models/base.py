@@ -71,6 +71,10 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
     """Space of the points that the model receives: ``"vox"`` (corner origin) or ``"rasmm"`` (mm, center origin)."""
     same_nb_points: bool = False
     """Whether all streamlines must have :attr:`nb_points` points, so that they cannot be split."""
+    target_key: str | None = None
+    """Name of the data per streamline that :meth:`compute_loss` receives as ``values``; None: it receives none."""
+    target_range: tuple[float, float] | None = None
+    """Smallest and largest value of these data, which is checked before the training; None: any finite number."""
     weights_seed: int | None
     """The seed of :func:`dwiml.seed_everything` when the model was built; None: it had not been called."""
 
@@ -216,6 +220,9 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
     @abc.abstractmethod
     def compute_loss(self, outputs: Any, targets: Any, average_results: bool = True) -> tuple[Tensor, int]:
         """Compare outputs with the target streamlines.
+
+        With a :attr:`target_key`, the method also receives ``values``, the data per streamline of that name: shape
+        (S, K), float32, on the device of the model.
 
         Parameters
         ----------

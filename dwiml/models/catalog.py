@@ -14,7 +14,8 @@ MODELS = {
     "transformer-src-and-tgt": "dwiml.models.transformers.with_targets.TransformerSrcAndTgtModel",
     "transformer-src-only": "dwiml.models.transformers.source_only.TransformerSrcOnlyModel",
     "transformer-src-tgt-concat": "dwiml.models.transformers.with_targets.TransformerSrcTgtConcatModel",
-    "autoencoder": "dwiml.models.autoencoder.AutoencoderModel",
+    "autoencoder": "dwiml.models.whole_streamlines.autoencoder.AutoencoderModel",
+    "streamline-classifier": "dwiml.models.whole_streamlines.classifier.StreamlineClassifierModel",
 }
 """The paths of the models of dwiml, by their name in ``dwiml train MODEL``."""
 ENTRY_POINTS = "dwiml.models"

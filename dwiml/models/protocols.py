@@ -104,6 +104,32 @@ class DirectionModel(EvaluatedModel, Protocol):
         """Return the direction of each row of outputs; see :meth:`TrackingModel.get_tracking_directions`."""
 
 
+class ClassifierModel(OneInputModel, Protocol):
+    """A model that classifies whole streamlines as plausible or not, for the acceptance of tracked streamlines.
+
+    Its ``nb_points`` is the number of points of each streamline that it receives.
+    """
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the model."""
+
+    def eval(self) -> Any:
+        """Set the evaluation mode, as in ``torch.nn.Module``."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the outputs for ``(inputs, streamlines)``; see :meth:`dwiml.MainModelAbstract.forward`."""
+
+    def plausibility(self, outputs: Any) -> Tensor:
+        """Return the probability that each streamline is plausible, (S,), from 0 to 1.
+
+        Parameters
+        ----------
+        outputs
+            Outputs for S streamlines.
+        """
+
+
 class AttentionModel(Protocol):
     """A model whose attention can be shown (``dwiml show_attention``), such as a transformer."""
 

@@ -137,6 +137,24 @@ def keyed_uniform(seed: int, keys: Tensor, counter: int | Tensor) -> Tensor:
     return _shifted(words, 11).to(torch.float64) * 2.0**-53
 
 
+def other_keys(keys: Tensor, number: int) -> Tensor:
+    """Return other keys, whose draws are independent of those of the given keys and of other numbers.
+
+    Parameters
+    ----------
+    keys
+        Shape (N,), int64.
+    number
+        From 0; 0 gives the same keys.
+
+    Returns
+    -------
+    Tensor
+        Shape (N,), int64. Different keys stay different.
+    """
+    return keys if number == 0 else _mixed(keys ^ _mixed(torch.full_like(keys, number)))
+
+
 def _mixed(words: Tensor) -> Tensor:
     """Apply the 64-bit finalizer of SplitMix64 to each word."""
     words = (words ^ _shifted(words, 30)) * _MIX_1

@@ -21,10 +21,10 @@ from dwiml.hdf5.stored.collection import HDF5Files, file_of_subject
 from dwiml.hdf5.stored.provenance import provenance_of
 from dwiml.ops.axes.conventions import Directions
 from dwiml.ops.masks import DEFAULT_THRESHOLD, Mask
-from dwiml.tracking.input_features import features_of, features_of_report, warn_of_other_features
-from dwiml.tracking.input_grid import warn_of_other_grid
-from dwiml.tracking.input_order import check_same_making
-from dwiml.tracking.input_units import warn_of_other_units
+from dwiml.tracking.inputs.features import features_of, features_of_report, warn_of_other_features
+from dwiml.tracking.inputs.grid import warn_of_other_grid
+from dwiml.tracking.inputs.order import check_same_making
+from dwiml.tracking.inputs.units import warn_of_other_units
 from dwiml.tracking.mask_groups import mask_of_group
 from dwiml.tracking.tracker import TrackingSubject
 from dwiml.tractograms.grid import Grid

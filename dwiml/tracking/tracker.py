@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +17,10 @@ from dwiml.ops.directions import streamline_lengths_mm
 from dwiml.ops.interpolation import interpolate_at
 from dwiml.ops.neighborhood import nb_points_read
 from dwiml.ops.ragged import slabs
+from dwiml.ops.randomness import other_keys
 from dwiml.ops.sequences import TensorSequence
 from dwiml.params import checks_arguments
+from dwiml.tracking.acceptance import Acceptance, check_classifier, plausibility_of
 from dwiml.tracking.propagation import RUNNING, STOPPING_REASONS, PropagationResult, PropagationRules, Propagator
 from dwiml.tracking.seeds import Seeds
 
@@ -59,15 +61,21 @@ class TrackingCounts:
 
     Attributes
     ----------
-    nb_seeds, nb_kept, nb_too_short
-        Number of seeds tracked, of streamlines kept, and of streamlines shorter than the minimum length.
+    nb_seeds, nb_kept
+        Number of seeds tracked and of streamlines kept.
+    nb_too_short, nb_implausible
+        Number of seeds whose (last) streamline was shorter than the minimum length, or was rejected by the classifier.
+    nb_attempts
+        Number of streamlines tracked, including those that were replaced; without acceptance, the number of seeds.
     ends
-        For each reason, the number of streamline ends, including those of streamlines that were too short.
+        For each reason, the number of streamline ends, including those of streamlines that were not kept.
     """
 
     nb_seeds: int = 0
     nb_kept: int = 0
     nb_too_short: int = 0
+    nb_implausible: int = 0
+    nb_attempts: int = 0
     ends: Counter[str] = field(default_factory=Counter)
 
     def as_dict(self) -> dict[str, Any]:
@@ -76,13 +84,15 @@ class TrackingCounts:
             "nb_seeds": self.nb_seeds,
             "nb_streamlines": self.nb_kept,
             "nb_too_short": self.nb_too_short,
+            "nb_implausible": self.nb_implausible,
+            "nb_attempts": self.nb_attempts,
             "ends": {reason: self.ends[reason] for reason in STOPPING_REASONS[RUNNING + 1 :]},
         }
 
 
 @dataclass(frozen=True)
 class TrackedStreamlines:
-    """Streamlines of at least the minimum length.
+    """Streamlines of at least the minimum length that were accepted.
 
     Attributes
     ----------
@@ -90,10 +100,13 @@ class TrackedStreamlines:
         Points (N, 3), voxel space, corner origin, from one end through the seed to the other.
     seeds
         Shape (S, 3), voxel space, corner origin: the seed of each streamline.
+    plausibility
+        Shape (S,), float32, from 0 to 1, according to the classifier; None without acceptance.
     """
 
     streamlines: TensorSequence
     seeds: Tensor
+    plausibility: Tensor | None = None
 
 
 @checks_arguments
@@ -120,10 +133,12 @@ class Tracker:
     simultaneous
         Number of streamlines tracked at once; None: as many as fit in a quarter of the free memory, at most 5000
         (100 000 on a GPU).
+    acceptance
+        Which streamlines are accepted; None: all that are long enough.
 
     Attributes
     ----------
-    rules, min_length, forward_only
+    rules, min_length, forward_only, acceptance
         The parameters.
     simultaneous
         Number of streamlines tracked at once.
@@ -134,7 +149,7 @@ class Tracker:
     ------
     ValueError
         If the model cannot track (the message names what it lacks), does not support the rules, or has another number
-        of features than the subject, or if a number is out of range.
+        of features than the subject, if a number is out of range, or if several attempts are requested with algo 'det'.
     """
 
     def __init__(
@@ -146,6 +161,7 @@ class Tracker:
         min_length: float = 10.0,
         forward_only: bool = False,
         simultaneous: int | None = None,
+        acceptance: Acceptance | None = None,
     ) -> None:
         check_tracks(model, "Tracker")
         model.check_tracking(rules.algo, rules.eos_stopping_thresh)
@@ -157,8 +173,10 @@ class Tracker:
                 f"The model was trained on {model.nb_features} features per voxel, but the volume has "
                 f"{subject.volume.shape[-1]}."
             )
+        if acceptance is not None:
+            _prepare(acceptance, subject, rules)
         model.eval()
-        self._model, self.rules, self.forward_only = model, rules, forward_only
+        self._model, self.rules, self.forward_only, self.acceptance = model, rules, forward_only, acceptance
         self._subject = subject.to(model.device)
         self._points_at_once = _points_that_fit(model)
         if simultaneous is None:
@@ -196,21 +214,55 @@ class Tracker:
             yield self._track_group(seeds.points(start, stop).to(device), seeds.keys(start, stop).to(device))
 
     def _track_group(self, points: Tensor, keys: Tensor) -> TrackedStreamlines:
+        """Track from seeds until their streamlines are accepted, or no attempt is left."""
+        pending = torch.arange(len(points), device=points.device)
+        found: list[tuple[Tensor, TensorSequence, Tensor]] = []
+        for attempt in range(1 if self.acceptance is None else self.acceptance.max_attempts):
+            lines = self._grow(points[pending], other_keys(keys[pending], attempt))
+            long = self._long_enough(lines)
+            plausible, plausibility = self._classify(lines, long)
+            kept = plausible.nonzero()[:, 0]
+            found.append((pending[kept], lines.select(kept), plausibility[kept]))
+            self.counts.nb_attempts += len(pending)
+            pending, long = pending[~plausible], long[~plausible]
+            if not len(pending):
+                break
+        ids, lines = torch.cat([each for each, *_ in found]), _joined([each for _, each, _ in found])
+        order = ids.argsort()
+        self.counts.nb_seeds += len(points)
+        self.counts.nb_kept += len(ids)
+        self.counts.nb_too_short += int((~long).sum())
+        self.counts.nb_implausible += int(long.sum())
+        known = None if self.acceptance is None else torch.cat([each for *_, each in found])[order]
+        return TrackedStreamlines(lines.select(order), points[ids[order]], known)
+
+    def _grow(self, points: Tensor, keys: Tensor) -> TensorSequence:
+        """Track once from each point, in both directions unless `forward_only`."""
         grown = self._propagator.propagate(TensorSequence(points, torch.ones(len(points), dtype=torch.int64)), keys)
         ends = [grown.reasons]
         if not self.forward_only:
             grown = self._other_way(grown, keys)
             ends.append(grown.reasons)
-        lines = grown.streamlines
-        lengths = streamline_lengths_mm(lines, self._subject.voxel_sizes)
-        # Tolerance for rounding, mm.
-        kept = ((lengths > self.min_length - 1e-3) & (lines.lengths.to(lengths.device) > 1)).nonzero()[:, 0]
-        self.counts.nb_seeds += len(points)
-        self.counts.nb_kept += len(kept)
-        self.counts.nb_too_short += len(points) - len(kept)
         for number, count in enumerate(torch.bincount(torch.cat(ends), minlength=len(STOPPING_REASONS)).tolist()):
             self.counts.ends[STOPPING_REASONS[number]] += count
-        return TrackedStreamlines(lines.select(kept), points[kept])
+        return grown.streamlines
+
+    def _long_enough(self, lines: TensorSequence) -> Tensor:
+        lengths = streamline_lengths_mm(lines, self._subject.voxel_sizes)
+        # Tolerance for rounding, mm.
+        return (lengths > self.min_length - 1e-3) & (lines.lengths.to(lengths.device) > 1)
+
+    def _classify(self, lines: TensorSequence, long: Tensor) -> tuple[Tensor, Tensor]:
+        """Return which streamlines are accepted, (S,), and their plausibility, (S,): 1 if there is no classifier."""
+        plausibility = long.to(torch.float32)
+        if self.acceptance is None:
+            return long, plausibility
+        tested = long.nonzero()[:, 0]
+        subject = self._subject
+        plausibility[tested] = plausibility_of(
+            self.acceptance.classifier, lines.select(tested), subject.volume, subject.voxel_sizes
+        )
+        return long & (plausibility >= self.acceptance.min_plausibility), plausibility
 
     def _other_way(self, grown: PropagationResult, keys: Tensor) -> PropagationResult:
         """Reverse streamlines and continue from their seeds, as many at once as their points fit in memory."""
@@ -222,14 +274,27 @@ class Tracker:
             part = self._propagator.propagate(lines[group], ~keys[group], opposite=stuck[group])
             parts.append(part.streamlines)
             reasons.append(part.reasons)
-        if not parts:
-            return grown
-        joined = TensorSequence(torch.cat([part.data for part in parts]), torch.cat([part.lengths for part in parts]))
-        return PropagationResult(joined, torch.cat(reasons))
+        return PropagationResult(_joined(parts), torch.cat(reasons)) if parts else grown
 
     def _read_inputs(self, points: Tensor) -> Tensor:
         offsets = self._model.neighborhood_offsets
         return interpolate_at(self._subject.volume, points, offsets=offsets)
+
+
+def _joined(parts: Sequence[TensorSequence]) -> TensorSequence:
+    """Return the streamlines of all parts, one part after the other."""
+    return TensorSequence(torch.cat([part.data for part in parts]), torch.cat([part.lengths for part in parts]))
+
+
+def _prepare(acceptance: Acceptance, subject: TrackingSubject, rules: PropagationRules) -> None:
+    """Check that the classifier can read the subject, and set it to evaluation mode."""
+    if acceptance.max_attempts > 1 and rules.algo == "det":
+        raise ValueError(
+            f"max_attempts is {acceptance.max_attempts}, but algo 'det' gives the same streamline in each attempt: use "
+            "algo 'prob', or max_attempts=1."
+        )
+    check_classifier(acceptance.classifier, subject.volume)
+    acceptance.classifier.eval()
 
 
 def _bytes_per_point(model: TrackingModel) -> int:

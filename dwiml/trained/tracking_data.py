@@ -15,7 +15,7 @@ from dwiml.hdf5.stored import open_hdf5
 from dwiml.hdf5.stored.collection import HDF5Files, files_of
 from dwiml.hdf5.stored.provenance import recorded_config, united_ranges
 from dwiml.ops.masks import DEFAULT_THRESHOLD
-from dwiml.tracking.input_order import check_input_order, trained_directions
+from dwiml.tracking.inputs.order import check_input_order, trained_directions
 from dwiml.tracking.sources import TrackingData, read_from_hdf5, read_from_images
 from dwiml.training.experiment.parameters import GROUPS_CONFIG, find_data, recorded_files
 from dwiml.training.loading import recorded_parameters

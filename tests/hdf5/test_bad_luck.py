@@ -25,7 +25,7 @@ from dwiml.hdf5.stored.provenance import read_provenance, recorded_config
 from dwiml.ops.axes.alignment import measure
 from dwiml.ops.axes.conventions import Directions
 from dwiml.ops.axes.conversion import sh_matrix, sphere_directions
-from dwiml.tracking.input_order import trained_directions
+from dwiml.tracking.inputs.order import trained_directions
 
 SHAPE = (8, 7, 6)
 MASKED = {

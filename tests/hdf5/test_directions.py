@@ -18,7 +18,7 @@ from dwiml.hdf5.inputs.standalone import read_mask, read_volumes
 from dwiml.hdf5.stored import open_hdf5
 from dwiml.hdf5.stored.layout import groups_config
 from dwiml.ops.axes.conventions import parse_directions
-from dwiml.tracking.input_order import check_same_making, trained_directions
+from dwiml.tracking.inputs.order import check_same_making, trained_directions
 
 pytestmark = pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
 SHAPE = (8, 7, 6)

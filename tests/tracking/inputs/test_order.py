@@ -15,7 +15,7 @@ from dwiml.cli.main import main
 from dwiml.hdf5 import schema
 from dwiml.hdf5.creator import create_hdf5
 from dwiml.phantom.create import create_phantom
-from dwiml.tracking.input_order import check_input_order, check_same_making
+from dwiml.tracking.inputs.order import check_input_order, check_same_making
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_a_model_trained_on_two_files(
     image = nib.load(fa)
     nib.save(nib.Nifti1Image(1000 * image.get_fdata(dtype=np.float32), image.affine), tmp_path / "fa.nii.gz")
     assert main([*command, "-f", "--input", sh, str(tmp_path / "fa.nii.gz")]) == 0
-    (message,) = [each.getMessage() for each in caplog.records if each.name == "dwiml.tracking.input_units"]
+    (message,) = [each.getMessage() for each in caplog.records if each.name == "dwiml.tracking.inputs.units"]
     assert message.startswith(f"'{tmp_path}/fa.nii.gz' has a mean of ")
     assert "in the training, 'metrics/fa.nii.gz' had means of 0." in message
     assert message.endswith("Check the units and the normalization of the image.")

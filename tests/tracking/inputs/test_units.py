@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dwiml.hdf5.inputs.standardization import Statistics
-from dwiml.tracking.input_units import warn_of_other_units
+from dwiml.tracking.inputs.units import warn_of_other_units
 
 MEANS, STDS = [0.8, 1.0], [0.2, 0.3]
 

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dwiml.arguments import check_number, check_whole, grouped
+from dwiml.arguments import check_number, check_whole
 from dwiml.models.base import MainModelAbstract
+from dwiml.models.whole_streamlines.stacking import check_lengths, stacked
 from dwiml.ops.ragged import run_rows
 from dwiml.ops.sequences import TensorSequence
 
@@ -19,6 +20,7 @@ from dwiml.ops.sequences import TensorSequence
 _MAX_SIZE = 100_000
 _MAX_LAYERS = 12
 _MAX_MM = 1e6
+_NAME = "AutoencoderModel"
 
 
 class AutoencoderModel(MainModelAbstract):
@@ -141,7 +143,7 @@ class AutoencoderModel(MainModelAbstract):
         ValueError
             If a streamline has another number of points.
         """
-        rows = self._stacked(streamlines)
+        rows = stacked(streamlines, self.nb_points, _NAME)
         values = ((rows - self.center) / self.scale).transpose(1, 2)
         for number, layer in enumerate(self.encoder, start=1):
             values = layer(_reflected(values))
@@ -197,7 +199,7 @@ class AutoencoderModel(MainModelAbstract):
         ValueError
             If a streamline has another number of points.
         """
-        self._check_lengths(targets)
+        check_lengths(targets, self.nb_points, _NAME)
         starts = torch.arange(len(targets)) * self.nb_points
         rows = torch.from_numpy(run_rows(starts.numpy(), targets.lengths.numpy()))
         rebuilt = outputs.flatten(end_dim=1).index_select(0, rows.to(outputs.device, non_blocking=True))
@@ -214,26 +216,6 @@ class AutoencoderModel(MainModelAbstract):
         # Under autocast the layers return half precision, too coarse for coordinates in mm.
         values = values.to(torch.promote_types(values.dtype, self.scale.dtype))
         return values.transpose(1, 2) * self.scale + self.center
-
-    def _stacked(self, streamlines: TensorSequence) -> Tensor:
-        """Return the points as a tensor of shape (S, nb_points, 3)."""
-        self._check_lengths(streamlines)
-        points = streamlines.data
-        if bool((streamlines.lengths == 1).any()):
-            counts = torch.where(streamlines.lengths == 1, self.nb_points, 1)
-            repeats = torch.repeat_interleave(counts, streamlines.lengths).to(streamlines.device)
-            points = points.repeat_interleave(repeats, dim=0)
-        return points.reshape(len(streamlines), self.nb_points, 3)
-
-    def _check_lengths(self, streamlines: TensorSequence) -> None:
-        wrong = (streamlines.lengths != self.nb_points) & (streamlines.lengths != 1)
-        if bool(wrong.any()):
-            number = int(wrong.nonzero()[0])
-            raise ValueError(
-                f"AutoencoderModel takes streamlines of {self.nb_points} points; streamline {number} of "
-                f"{len(streamlines)} has {grouped(int(streamlines.lengths[number]))}: resample them with "
-                "resample_nb_points, as the batch loader does."
-            )
 
 
 def _reflected(values: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dwiml.hdf5.inputs.standardization import standardize
-from dwiml.tracking.input_features import FileFeatures, features_of, features_of_report, warn_of_other_features
+from dwiml.tracking.inputs.features import FileFeatures, features_of, features_of_report, warn_of_other_features
 
 SH = {"kind": "sh", "axes": "voxel", "basis": "descoteaux07", "legacy": False, "full_basis": False}
 

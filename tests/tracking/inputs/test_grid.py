@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from dwiml.tracking.input_grid import warn_of_other_grid
+from dwiml.tracking.inputs.grid import warn_of_other_grid
 from dwiml.tractograms.grid import Grid
 
 TRAINED = {

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwiml.hdf5.schema import DIRECTIONS, FEATURES, FILE, FILES, FILES_FOUND, MEAN, NB_FEATURES, STD
-from dwiml.tracking.input_units import FACTOR_OF_STD, ROUNDING, STDS_OF_MEAN
+from dwiml.tracking.inputs.units import FACTOR_OF_STD, ROUNDING, STDS_OF_MEAN
 
 if TYPE_CHECKING:
     from dwiml.hdf5.inputs.standardization import StandardizationReport
@@ -84,7 +84,7 @@ def warn_of_other_features(what: str, files: Sequence[FileFeatures | None], entr
     differ from those of other features in another way than in the training are noticed too. Both are of the voxels in
     which the standardization is computed (or, without one, the non-zero voxels): the tracking mask of the user may be
     another one. A feature is far by the criteria of
-    :func:`dwiml.tracking.input_units.warn_of_other_units`.
+    :func:`dwiml.tracking.inputs.units.warn_of_other_units`.
 
     Parameters
     ----------

@@ -1,0 +1,1 @@
+"""Models that receive whole streamlines, each with the same number of points."""

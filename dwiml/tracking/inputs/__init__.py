@@ -1,0 +1,1 @@
+"""Check the volume that a model receives in tracking against those of its training."""
