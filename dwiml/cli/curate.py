@@ -40,6 +40,12 @@ def build_parser() -> argparse.ArgumentParser:
     _add_outliers(parser)
     _add_balance(parser)
     output = parser.add_argument_group("output, in addition to OUT and the table")
+    output.add_argument(
+        "--candidates",
+        metavar="FILE",
+        help="write all streamlines to this file (.trk or .trx), with the data per streamline 'valid': 1 for valid "
+        "connections, 0 for the others; 'dwiml train streamline-classifier' learns from it",
+    )
     output.add_argument("--report", metavar="JSON", help="write the names of the bundles and all numbers to this file")
     output.add_argument(
         "--grid",
@@ -140,6 +146,7 @@ def _run(arguments: argparse.Namespace) -> None:
         grid=arguments.grid,
         settings=CurationSettings(**{name: given[name] for name in _SETTINGS if name in given}),
         report=arguments.report,
+        candidates=arguments.candidates,
         sidecar=arguments.sidecar,
         overwrite=arguments.overwrite,
         progress=progress_bar,
@@ -152,6 +159,8 @@ def _refuse_without_effect(arguments: argparse.Namespace) -> None:
     for name in _OF_BUNDLES:
         if arguments.labelled and getattr(arguments, name) is not None:
             raise ValueError(f"--{name} has no effect with --labelled, which keeps whole bundles; leave it out.")
+    if arguments.labelled and arguments.candidates is not None:
+        raise ValueError("--candidates needs --bundles: with --labelled, all streamlines are taken for valid.")
     if arguments.bundles is not None and arguments.grid is not None:
         raise ValueError("--grid has no effect with --bundles, whose grid the output gets; leave it out.")
     for name in _OF_CONFIDENCE:

@@ -24,11 +24,12 @@ DATASET = "dwiml.data.dataset.MultiSubjectDataset"
 RULES = "dwiml.tracking.propagation.PropagationRules"
 SEEDS = "dwiml.tracking.seeds.Seeds"
 TRACKER = "dwiml.tracking.tracker.Tracker"
+ACCEPTANCE = "dwiml.tracking.acceptance.Acceptance"
 WRITER = "dwiml.tractograms.writing.writer.TractogramWriter"
 # Names of the options of the seeds.
 SEEDS_NAMES = {"per_voxel": "seeds_per_voxel", "total": "nb_seeds", "placement": "seeds_at", "seeding": "seeding"}
 _NUMBERS_OF_SEEDS = ("per_voxel", "total")
-_OBJECTS = ("model", "subject", "rules")
+_OBJECTS = ("model", "subject", "rules", "acceptance", "classifier")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -60,10 +61,17 @@ def build_parser() -> argparse.ArgumentParser:
     _add_data(parser)
     _add_seeds(parser)
     _add_rules(parser)
+    _add_acceptance(parser)
     output = parser.add_argument_group("output")
     add_option(output, parameters_of(WRITER)["compress"])
     output.add_argument(
         "--save_seeds", action="store_true", help="save each streamline's seed as data_per_streamline 'seeds'"
+    )
+    output.add_argument(
+        "--save_plausibility",
+        action="store_true",
+        help="save the probability that each streamline is plausible as data_per_streamline 'plausibility'; with "
+        "--classifier",
     )
     output.add_argument("--report", metavar="JSON", help="also write the final table to this JSON file")
     add_sidecar(output, "OUT")
@@ -111,6 +119,19 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
             add_option(group, parameter, shown=shown, none="auto" if name == "simultaneous" else None)
 
 
+def _add_acceptance(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("acceptance of streamlines")
+    group.add_argument(
+        "--classifier",
+        metavar="EXPERIMENT",
+        help="experiment of 'dwiml train streamline-classifier', trained on the same input: keep only the streamlines "
+        "that it finds plausible [all are kept]",
+    )
+    for name, parameter in parameters_of(ACCEPTANCE).items():
+        if name not in _OBJECTS:
+            add_option(group, parameter)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     return parse_and_run(build_parser(), _run, argv, memory_advice=_memory_advice, parse=parse_arguments)
 
@@ -133,30 +154,40 @@ def _run(arguments: argparse.Namespace) -> None:
     from dwiml.files import write_json
     from dwiml.tractograms.writing.writer import TractogramWriter
     from dwiml.trained.ensemble import check_same_inputs, combined
-    from dwiml.trained.tracking import TrackingKeywords, prepare_tracking, track_groups, tracking_rules
+    from dwiml.trained.tracking_run import (
+        TrackingKeywords,
+        prepare_tracking,
+        saved_data,
+        track_groups,
+        tracking_rules,
+    )
     from dwiml.training.loading import load_best_model, recorded_parameters
 
     _check_subject(arguments)
     _check_outputs(arguments)
-    recorded = [recorded_parameters(experiment) for experiment in arguments.experiments]
-    check_same_inputs(recorded, arguments.experiments)
+    judging = [] if arguments.classifier is None else [arguments.classifier]
+    recorded = [recorded_parameters(experiment) for experiment in [*arguments.experiments, *judging]]
+    check_same_inputs(recorded, [*arguments.experiments, *judging])
     models = [load_best_model(each, model_class=arguments.model_class) for each in arguments.experiments]
     model = combined(models, antipodal=arguments.antipodal)
     settings = {name: getattr(arguments, name) for name in TrackingKeywords.__annotations__}
     rules = tracking_rules(model, settings)
     data = load_tracking_data(arguments, recorded[0])
-    tracker, seeds = prepare_tracking(model, data, rules, settings)
+    classifier = load_best_model(judging[0]) if judging else None
+    tracker, seeds = prepare_tracking(model, data, rules, settings, classifier)
+    flags = {"save_seeds": arguments.save_seeds, "save_plausibility": arguments.save_plausibility}
+    saved = saved_data(tracker, **flags)
     writer = TractogramWriter(
         arguments.out,
         grid=data.grid,
-        data_per_streamline={"seeds": 3} if arguments.save_seeds else None,
+        data_per_streamline=saved,
         compress=arguments.compress,
         overwrite=arguments.overwrite,
         sidecar=_sidecar(arguments, recorded[0], tracker, seeds, model) if arguments.sidecar else None,
     )
     start = time.monotonic()
     with writer, progress_bar("Tracking", len(seeds), unit="seed") as count:
-        for _ in track_groups(tracker, seeds, writer, save_seeds=arguments.save_seeds, on_progress=count):
+        for _ in track_groups(tracker, seeds, writer, saved=list(saved), on_progress=count):
             # The streamlines are in the file.
             pass
     seconds = time.monotonic() - start
@@ -196,7 +227,7 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
     check_tracking_outputs(
         {"OUT": arguments.out, "--report": arguments.report},
         inputs=[*images, arguments.tracking_mask, arguments.seeding_mask, *data],
-        experiments=[*arguments.experiments, arguments.standardize_like],
+        experiments=[*arguments.experiments, arguments.classifier, arguments.standardize_like],
         overwrite=arguments.overwrite,
         sidecar=arguments.sidecar,
     )
@@ -217,6 +248,7 @@ def _sidecar(
         std_mask=arguments.std_mask or (),
     )
     used = {"experiments": arguments.experiments, "model": model, "compress": arguments.compress}
+    used["classifier"] = arguments.classifier
     return tracking_sidecar(tracker, seeds, files, **used)
 
 
@@ -225,7 +257,8 @@ def table(counts: TrackingCounts, out: str, seconds: float) -> str:
     speed = counts.nb_seeds / max(seconds, 1e-9)
     lines = [
         f"{counted(counts.nb_seeds, 'seed')}: {counted(counts.nb_kept, 'streamline')} in '{out}', "
-        f"{grouped(counts.nb_too_short)} too short; {seconds:.1f} s, {grouped(round(speed))} seeds/s.",
+        f"{grouped(counts.nb_too_short)} too short{_rejected(counts)}; {seconds:.1f} s, {grouped(round(speed))} "
+        "seeds/s.",
         "Why they ended (each end of each streamline, too short ones included):",
     ]
     values = counts.as_dict()["ends"]
@@ -234,3 +267,11 @@ def table(counts: TrackingCounts, out: str, seconds: float) -> str:
         f"  {reason:<20}{grouped(count):>12}{100 * count / total:>8.1f} %" for reason, count in values.items() if count
     ]
     return "\n".join(lines)
+
+
+def _rejected(counts: TrackingCounts) -> str:
+    """Return the number of streamlines that the classifier rejected, if any; see :func:`table`."""
+    if not counts.nb_implausible and counts.nb_attempts == counts.nb_seeds:
+        return ""
+    again = counted(counts.nb_attempts - counts.nb_seeds, "other attempt")
+    return f", {grouped(counts.nb_implausible)} not plausible ({again})"

@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dwiml import __version__
 from dwiml.arguments import check_number, quoted
 from dwiml.curation.bundle import BundleCount, curate_bundle
-from dwiml.curation.reading import BundleStreamlines, TractogramCount, read_labelled, read_valid
+from dwiml.curation.reading import BundleStreamlines, OnScored, TractogramCount, read_labelled, read_valid
 from dwiml.curation.settings import CurationSettings, Progress, no_progress
 from dwiml.files import check_name, check_outputs, refuse_inputs, write_json
 from dwiml.scoring.defaults import END_TOLERANCE_MM, MOST_TOLERANCE_MM
@@ -32,7 +34,9 @@ PathLike = str | os.PathLike[str]
 
 BUNDLE_ID = "bundle_id"
 """Name of the data per streamline with the index of the bundle."""
-_OUT, _REPORT = "out", "report"
+VALID = "valid"
+"""Name of the data per streamline of the candidates: 1 for valid connections, 0 for the others."""
+_OUT, _REPORT, _CANDIDATES = "out", "report", "candidates"
 _MOST_LISTED = 10
 
 
@@ -81,6 +85,7 @@ def curate_tractograms(
     grid: PathLike | None = None,
     settings: CurationSettings | None = None,
     report: PathLike | None = None,
+    candidates: PathLike | None = None,
     sidecar: bool = False,
     overwrite: bool = False,
     progress: Progress = no_progress,
@@ -115,8 +120,12 @@ def curate_tractograms(
         Which streamlines of a bundle are kept; None for the defaults, which keep all, with a drawn seed.
     report
         JSON file to write, with :meth:`Curation.as_dict`.
+    candidates
+        Tractogram to write, .trk or .trx, with all streamlines of the tractograms, in their order, and the data per
+        streamline ``valid``: 1 for the valid connections of the bundles, 0 for the others. A classifier of streamlines
+        learns from it (:class:`dwiml.StreamlineClassifierModel`). Only for `bundles`.
     sidecar
-        Whether to write a JSON file beside `out` that says how it was created.
+        Whether to write a JSON file beside `out`, and beside `candidates`, that says how it was created.
     overwrite
         Whether existing outputs may be replaced.
     progress
@@ -133,6 +142,8 @@ def curate_tractograms(
     """
     if (bundles is None) != labelled:
         raise ValueError("Give one of bundles, the folder of the true bundles, and labelled=True.")
+    if candidates is not None and bundles is None:
+        raise ValueError("candidates needs bundles: with labelled=True, all streamlines are taken for valid.")
     settings = settings or CurationSettings()
     tolerances = {"mask_tolerance": mask_tolerance, "end_tolerance": end_tolerance}
     for name, value in tolerances.items():
@@ -144,20 +155,22 @@ def curate_tractograms(
     inputs = [*paths, *([] if bundles is None else ground_truth_files(bundles, config)), grid]
     # A new sidecar refers to the tractograms, whose own sidecars must be kept.
     inputs += map(tractogram_sidecar, paths) if sidecar else []
-    _check_outputs(Path(out), report, inputs, sidecar=sidecar, overwrite=overwrite)
+    _check_outputs(Path(out), candidates, report, inputs, sidecar=sidecar, overwrite=overwrite)
+    labels = _Labels()
     if bundles is None:
         source = _open_labelled(paths, grid)
     else:
-        source = _open_bundles(paths, bundles, config, tolerances, max_outside, progress)
+        source = _open_bundles(paths, bundles, config, tolerances, max_outside, labels, progress)
     sources = [*paths, bundles, config]
-    writer = TractogramWriter(
-        Path(out),
-        grid=source.grid,
-        data_per_streamline={BUNDLE_ID: 1},
-        overwrite=overwrite,
-        sidecar=_sidecar_content(sources, source.names, settings, source.rules) if sidecar else None,
-    )
-    done = _write(writer, source, settings, progress)
+    content = _sidecar_content(sources, source.names, settings, source.rules) if sidecar else None
+    options: dict[str, Any] = {"grid": source.grid, "overwrite": overwrite}
+    writer = TractogramWriter(Path(out), data_per_streamline={BUNDLE_ID: 1}, sidecar=content, **options)
+    with ExitStack() as stack:
+        if candidates is not None:
+            content = _sidecar_of_candidates(sources, source.rules) if sidecar else None
+            other = TractogramWriter(Path(candidates), data_per_streamline={VALID: 1}, sidecar=content, **options)
+            labels.writer = stack.enter_context(other)
+        done = _write(writer, source, settings, progress)
     _warn_of_empty(done, out)
     result = Curation(settings, tuple(source.counts), tuple(done), source.left_out)
     if report is not None:
@@ -165,6 +178,17 @@ def curate_tractograms(
         files = {name: None if path is None else str(path) for name, path in given.items()}
         write_json(report, {"dwiml_version": __version__, "out": str(out), **files, **source.rules, **result.as_dict()})
     return result
+
+
+@dataclass
+class _Labels:
+    """Writes all streamlines, and which are valid, where there is a writer."""
+
+    writer: TractogramWriter | None = None
+
+    def __call__(self, points: NDArray[np.float32], lengths: NDArray[np.int64], is_valid: NDArray[np.bool_]) -> None:
+        if self.writer is not None:
+            self.writer.append(points, lengths, {VALID: is_valid[:, None].astype(np.float32)})
 
 
 @dataclass
@@ -231,6 +255,7 @@ def _open_bundles(
     config: PathLike | None,
     tolerances: Mapping[str, Any],
     max_outside: float | None,
+    on_scored: OnScored,
     progress: Progress,
 ) -> _Source:
     for path in paths:
@@ -251,7 +276,7 @@ def _open_bundles(
         "end_tolerance": truth.end_tolerance,
         "max_outside": truth.max_outside if max_outside is None else max_outside,
     }
-    bundles = read_valid(paths, truth, counts, progress, max_outside=max_outside)
+    bundles = read_valid(paths, truth, counts, progress, max_outside=max_outside, on_scored=on_scored)
     return _Source(names, truth.grid, bundles, counts, left_out, rules)
 
 
@@ -276,16 +301,28 @@ def _warn_of_empty(done: Sequence[BundleCount], out: PathLike) -> None:
 
 
 def _check_outputs(
-    out: Path, report: PathLike | None, inputs: Sequence[PathLike | None], *, sidecar: bool, overwrite: bool
+    out: Path,
+    candidates: PathLike | None,
+    report: PathLike | None,
+    inputs: Sequence[PathLike | None],
+    *,
+    sidecar: bool,
+    overwrite: bool,
 ) -> None:
-    if extension_of(out) == ".tck":
-        raise ValueError(
-            f"'{out}': a .tck has no data per streamline, where '{BUNDLE_ID}' is written; give a .trk or a .trx."
-        )
-    outputs: dict[str, PathLike | None] = {_OUT: out, _REPORT: report}
-    written = add_sidecars(outputs, of=[_OUT]) if sidecar else outputs
+    tractograms: dict[str, PathLike | None] = {_OUT: out, _CANDIDATES: candidates}
+    for path, key in ((out, BUNDLE_ID), (candidates, VALID)):
+        if path is not None and extension_of(Path(path)) == ".tck":
+            raise ValueError(
+                f"'{path}': a .tck has no data per streamline, where '{key}' is written; give a .trk or a .trx."
+            )
+    outputs: dict[str, PathLike | None] = {**tractograms, _REPORT: report}
+    written = add_sidecars(outputs, of=list(tractograms)) if sidecar else outputs
     check_outputs(written, inputs=inputs, overwrite=overwrite)
-    refuse_inputs(partial_of(Path(os.path.realpath(out))), f"{_OUT}, until it is whole", inputs=[*inputs, report])
+    for name, path in tractograms.items():
+        if path is not None:
+            others = [other for other in outputs.values() if other != path]
+            partial = partial_of(Path(os.path.realpath(path)))
+            refuse_inputs(partial, f"{name}, until it is whole", inputs=[*inputs, *others])
 
 
 def _sidecar_content(
@@ -298,3 +335,8 @@ def _sidecar_content(
     criteria = {**connection, "Bundles": list(names), **chosen}
     description = f"Streamlines of {len(names)} bundles, curated for training; '{BUNDLE_ID}' is an index of 'Bundles'."
     return describe(description, sources, {ACCEPTANCE: criteria})
+
+
+def _sidecar_of_candidates(sources: Sequence[PathLike | None], rules: Mapping[str, float]) -> dict[str, Any]:
+    description = f"All streamlines of the sources; '{VALID}' is 1 for the valid connections of the bundles."
+    return describe(description, sources, {"dwiml": dict(rules)})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from dwiml.scoring.ground_truth import GroundTruth
 from dwiml.scoring.scores import score_streamlines
 from dwiml.tractograms.grid import Grid
 from dwiml.tractograms.reading import read_streamlines
+
+OnScored = Callable[[NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_]], None]
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def read_valid(
     progress: Progress,
     *,
     max_outside: float | None,
+    on_scored: OnScored | None = None,
 ) -> Iterator[BundleStreamlines]:
     """Read the valid connections of the bundles that have end regions, from tractograms of any bundles.
 
@@ -114,6 +117,9 @@ def read_valid(
     max_outside
         Share (0 to 1) of the length of a valid connection that may lie outside the mask, or None; see
         :func:`dwiml.scoring.scores.score_streamlines`.
+    on_scored
+        Called for each tractogram with its points (N, 3), in the voxel space of the bundles, corner origin, its
+        lengths (S,), and which streamlines are valid (S,).
 
     Raises
     ------
@@ -128,6 +134,8 @@ def read_valid(
             scores = score_streamlines(
                 points, lengths, truth, max_outside=max_outside, adjacency=False, on_progress=advance
             )
+        if on_scored is not None:
+            on_scored(points, lengths, scores.kind == Connection.VALID)
         valid = np.flatnonzero(scores.kind == Connection.VALID)
         counts.append(TractogramCount(str(path), len(lengths), len(valid)))
         valid = valid[np.argsort(scores.bundle[valid], kind="stable")]

@@ -97,7 +97,7 @@ def check_same_inputs(recorded: Sequence[Mapping[str, Any]], experiments: Sequen
     for each, experiment, other in zip(recorded[1:], experiments[1:], groups[1:], strict=True):
         if other != group:
             raise ValueError(
-                f"The models of an ensemble must read the same input: that of '{first}' was trained on group "
+                f"Models that track together must read the same input: that of '{first}' was trained on group "
                 f"'{group}', that of '{experiment}' on '{other}'."
             )
         theirs = _entry_of(each, group)
@@ -105,7 +105,7 @@ def check_same_inputs(recorded: Sequence[Mapping[str, Any]], experiments: Sequen
         for what in [name for name in makings[0] if name in makings[1]]:
             if makings[0][what] != makings[1][what]:
                 raise ValueError(
-                    f"The models of an ensemble must read the same input: the {what} of group '{group}' of '{first}' "
+                    f"Models that track together must read the same input: the {what} of group '{group}' of '{first}' "
                     f"is {shown(makings[0][what])}, that of '{experiment}' is {shown(makings[1][what])}."
                 )
         for key in ("files", "std_mask"):

@@ -99,6 +99,7 @@ def tracking_sidecar(
     *,
     experiments: Sequence[PathLike],
     model: Any,
+    classifier: PathLike | None = None,
     compress: float | None = None,
 ) -> dict[str, Any]:
     """Return the content of the sidecar of a tracked tractogram.
@@ -113,6 +114,8 @@ def tracking_sidecar(
         The experiment folder, or those of an ensemble.
     model
         The trained model, or the ensemble.
+    classifier
+        The experiment of the classifier that decides which streamlines are accepted; None for none.
     compress
         Tolerance of the compression of the streamlines, in mm; None if they keep all points.
 
@@ -141,7 +144,7 @@ def tracking_sidecar(
             "Masks": [files.tracking_mask],
             "MaximumLength": rules.max_length,
         },
-        ACCEPTANCE: {"MinimumLength": tracker.min_length},
+        ACCEPTANCE: {"MinimumLength": tracker.min_length, **_plausibility(tracker, classifier)},
         "StreamlineReconstructionDensity": {"Seeds": len(seeds)},
         "dwiml": {
             "model": members[0] if len(members) == 1 else members,
@@ -154,9 +157,19 @@ def tracking_sidecar(
             "compress": compress,
         },
     }
+    used = [*experiments, *([] if classifier is None else [classifier])]
     masks = dict.fromkeys((files.tracking_mask, files.seeding_mask, *files.std_masks))
     by = "a trained model" if len(members) == 1 else f"an ensemble of {len(members)} trained models"
-    return describe(f"Streamlines tracked by {by}.", [*files.inputs, *masks, *experiments], more)
+    return describe(f"Streamlines tracked by {by}.", [*files.inputs, *masks, *used], more)
+
+
+def _plausibility(tracker: Tracker, classifier: PathLike | None) -> dict[str, Any]:
+    """Return the criterion of the classifier, which is not part of BEP046; empty without one."""
+    if tracker.acceptance is None:
+        return {}
+    source = {} if classifier is None else {"Classifier": Path(classifier)}
+    rules = {"Minimum": tracker.acceptance.min_plausibility, "MaximumAttempts": tracker.acceptance.max_attempts}
+    return {"Plausibility": {**source, **rules}}
 
 
 def _algorithm(algo: str, nb_models: int) -> str:

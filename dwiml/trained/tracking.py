@@ -4,171 +4,31 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dwiml.arguments import check_choice, check_flags, check_whole, unknown_parameter
+from dwiml.arguments import check_flags
 from dwiml.hdf5.stored.collection import HDF5Files, files_of
-from dwiml.models.protocols import check_tracks
 from dwiml.ops.spaces import from_vox_corner
-from dwiml.tracking.propagation import PropagationRules
-from dwiml.tracking.seeds import PLACEMENTS, SEEDINGS, Seeds
 from dwiml.tracking.sources import TrackingData, is_image
-from dwiml.tracking.tracker import Tracker
 from dwiml.tractograms.writing.writer import TractogramWriter
 from dwiml.trained.ensemble import check_same_inputs, combined, load_models
 from dwiml.trained.experiment import TrainedExperiment
 from dwiml.trained.outputs import check_tracking_outputs
 from dwiml.trained.sidecar import tracking_files, tracking_sidecar
 from dwiml.trained.tracking_data import read_images, read_subject
+from dwiml.trained.tracking_run import TrackingKeywords, prepare_tracking, saved_data, track_groups, tracking_rules
 
 if TYPE_CHECKING:
     from dipy.io.stateful_tractogram import StatefulTractogram
     from numpy.typing import NDArray
     from typing_extensions import Unpack
 
-    from dwiml.models.protocols import TrackingModel
+    from dwiml.models.protocols import ClassifierModel, TrackingModel
     from dwiml.tractograms.grid import Grid
-
-_RULES = tuple(each.name for each in fields(PropagationRules))
-_OF_TRACKER = ("min_length", "forward_only", "simultaneous")
-
-
-class TrackingKeywords(TypedDict, total=False):
-    """Keywords of :func:`track` that are those of the seeds, of the rules and of the tracker."""
-
-    seeds_per_voxel: int | None
-    nb_seeds: int | None
-    seeds_at: str
-    seeding: str
-    step_size: float | None
-    theta: float
-    max_length: float
-    algo: str
-    seed: int
-    eos_stopping_thresh: float | None
-    mask_threshold: float
-    mask_interpolation: str
-    antipodal: bool
-    min_length: float
-    forward_only: bool
-    simultaneous: int | None
-
-
-def tracking_rules(model: TrackingModel, settings: Mapping[str, Any]) -> PropagationRules:
-    """Return how streamlines are propagated.
-
-    Parameters
-    ----------
-    model
-        The trained model, for the default step size.
-    settings
-        :class:`TrackingKeywords`.
-
-    Raises
-    ------
-    TypeError
-        If a keyword is unknown; similar names are suggested.
-    ValueError
-        If the model cannot track, a number is out of range, or the model has no step size and none is given.
-    """
-    for name in settings:
-        if name not in TrackingKeywords.__annotations__:
-            raise unknown_parameter("track", name, TrackingKeywords.__annotations__)
-    check_tracks(model, "Tracking")
-    step_size = settings.get("step_size")
-    step_size = getattr(model, "step_size", None) if step_size is None else step_size
-    if step_size is None:
-        raise ValueError("The model was trained without a step size; give step_size, in mm.")
-    max_length = settings.get("max_length", PropagationRules.max_length)
-    if step_size > max_length:
-        raise ValueError(
-            f"step_size ({step_size:g} mm) is above max_length ({max_length:g} mm): no step could be made."
-        )
-    given = {name: settings[name] for name in _RULES if name in settings}
-    return PropagationRules(**{**given, "step_size": step_size})
-
-
-def prepare_tracking(
-    model: TrackingModel, data: TrackingData, rules: PropagationRules, settings: Mapping[str, Any]
-) -> tuple[Tracker, Seeds]:
-    """Return what tracks, and from where.
-
-    Parameters
-    ----------
-    model
-        The trained model.
-    data
-        The data to track on.
-    rules
-        Value of :func:`tracking_rules`.
-    settings
-        :class:`TrackingKeywords`.
-
-    Raises
-    ------
-    ValueError
-        If a number is out of range, or the model cannot track on these data.
-    """
-    own = {name: settings[name] for name in _OF_TRACKER if name in settings}
-    per_voxel, total = settings.get("seeds_per_voxel"), settings.get("nb_seeds")
-    for name in ("seeds_per_voxel", "nb_seeds"):
-        if settings.get(name) is not None:
-            check_whole(name, settings[name], low=1)
-    if per_voxel is None and total is None:
-        per_voxel = 1
-    placement = check_choice("seeds_at", settings.get("seeds_at", "random"), PLACEMENTS)
-    seeding = check_choice("seeding", settings.get("seeding", "volume"), SEEDINGS)
-    tracker = Tracker(model, data.subject, rules, **own)
-    where = {"placement": placement, "seeding": seeding}
-    return tracker, Seeds(data.seeding_mask, per_voxel=per_voxel, total=total, seed=rules.seed, **where)
-
-
-def track_groups(
-    tracker: Tracker,
-    seeds: Seeds,
-    writer: TractogramWriter | None = None,
-    *,
-    save_seeds: bool = False,
-    on_progress: Callable[[int], object] | None = None,
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]]:
-    """Track one group of seeds after the other.
-
-    Parameters
-    ----------
-    tracker, seeds
-        Values of :func:`prepare_tracking`.
-    writer
-        An open writer, to which the streamlines are appended; None for none.
-    save_seeds
-        Write the seeds as data per streamline ``"seeds"``.
-    on_progress
-        Function that is called after each group, with its number of seeds.
-
-    Yields
-    ------
-    points
-        Shape (N, 3), voxel space, corner origin: the points of the streamlines of a group.
-    lengths
-        Shape (S,): the number of points of each streamline.
-    seeds
-        Shape (S, 3), voxel space, corner origin: the seed of each streamline.
-    """
-    done = 0
-    for tracked in tracker.track(seeds):
-        lines = tracked.streamlines
-        points, lengths = lines.data.cpu().numpy(), lines.lengths.numpy()
-        starts = tracked.seeds.cpu().numpy()
-        if writer is not None:
-            writer.append(points, lengths, {"seeds": starts} if save_seeds else None)
-        if on_progress is not None:
-            on_progress(tracker.counts.nb_seeds - done)
-        done = tracker.counts.nb_seeds
-        yield points, lengths, starts
 
 
 def track(
@@ -182,9 +42,11 @@ def track(
     standardization: str | None = None,
     standardize_like: str | os.PathLike[str] | None = None,
     std_mask: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    classifier: str | os.PathLike[str] | TrainedExperiment | ClassifierModel | None = None,
     out: str | os.PathLike[str] | None = None,
     compress: float | None = None,
     save_seeds: bool = False,
+    save_plausibility: bool = False,
     overwrite: bool = False,
     on_progress: Callable[[int], object] | None = None,
     sidecar: bool = False,
@@ -216,12 +78,18 @@ def track(
         Standardize images as the data of this other experiment.
     std_mask
         Mask file, or several, in which the mean and standard deviation of images are computed.
+    classifier
+        The experiment, or the model, of a classifier of streamlines (:class:`dwiml.StreamlineClassifierModel`) that was
+        trained on the same input: only the streamlines that it finds plausible are kept. None: all are kept.
     out
         Tractogram to write: .trk, .tck or .trx; None to write none.
     compress
         Compress the streamlines that are written with this tolerance, in mm; None keeps all points.
     save_seeds
         Keep the seed of each streamline as data per streamline ``"seeds"``: voxel space, corner origin.
+    save_plausibility
+        Keep the probability that each streamline is plausible, according to the classifier, as data per streamline
+        ``"plausibility"``.
     overwrite
         Whether `out` may be replaced, also by an empty tractogram (with a warning) if there are no streamlines.
     on_progress
@@ -232,7 +100,8 @@ def track(
         ``nb_seeds`` in total or ``seeds_per_voxel`` (default 1), ``seeds_at`` (``"random"`` or ``"center"``) and
         ``seeding`` (``"volume"`` or ``"interface"``) of :class:`~dwiml.tracking.seeds.Seeds`; the parameters of
         :class:`~dwiml.tracking.propagation.PropagationRules`, with the step size of the model by default; and
-        ``min_length``, ``forward_only`` and ``simultaneous`` of :class:`~dwiml.tracking.tracker.Tracker`.
+        ``min_length``, ``forward_only`` and ``simultaneous`` of :class:`~dwiml.tracking.tracker.Tracker`; with a
+        classifier, ``min_plausibility`` and ``max_attempts`` of :class:`~dwiml.tracking.acceptance.Acceptance`.
 
     Returns
     -------
@@ -248,13 +117,14 @@ def track(
         If something is missing, invalid or without effect, the models cannot form an ensemble, or `out` exists, is an
         input or lies in an experiment that is used.
     """
-    check_flags(
-        inspect.signature(track).bind(model, subject, save_seeds=save_seeds, overwrite=overwrite, sidecar=sidecar)
-    )
+    flags = {"save_seeds": save_seeds, "save_plausibility": save_plausibility}
+    check_flags(inspect.signature(track).bind(model, subject, **flags, overwrite=overwrite, sidecar=sidecar))
     loaded = load_models(model, model_class)
     experiments = [each for each in loaded if isinstance(each, TrainedExperiment)]
+    judge = load_models(classifier)[0] if classifier is not None else None
+    used = [*experiments, *([judge] if isinstance(judge, TrainedExperiment) else [])]
     if not isinstance(subject, TrackingData):
-        check_same_inputs([each.parameters for each in experiments], [each.path for each in experiments])
+        check_same_inputs([each.parameters for each in used], [each.path for each in used])
     own = combined([each.model for each in experiments] or loaded, antipodal=bool(settings.get("antipodal", False)))
     rules = tracking_rules(own, settings)
     of_images = {"standardization": standardization, "standardize_like": standardize_like, "std_mask": std_mask}
@@ -266,15 +136,17 @@ def track(
         check_tracking_outputs(
             {"out": out},
             inputs=_flat(subject, std_mask, tracking_mask, seeding_mask, files_of(hdf5_file) if hdf5_file else None),
-            experiments=[*(each.path for each in experiments), standardize_like],
+            experiments=[*(each.path for each in used), standardize_like],
             overwrite=overwrite,
             sidecar=sidecar,
         )
     data = _data(experiments[0] if experiments else None, subject, masks, of_images, hdf5_file)
-    tracker, seeds = prepare_tracking(own, data, rules, settings)
-    options: dict[str, Any] = {"save_seeds": save_seeds, "on_progress": on_progress}
+    judging = judge.model if isinstance(judge, TrainedExperiment) else judge
+    tracker, seeds = prepare_tracking(own, data, rules, settings, judging)
+    saved = saved_data(tracker, **flags)
+    options: dict[str, Any] = {"saved": list(saved), "on_progress": on_progress}
     if out is None:
-        return _stateful(list(track_groups(tracker, seeds, **options)), data.grid, save_seeds=save_seeds)
+        return _stateful(list(track_groups(tracker, seeds, **options)), data.grid, saved)
     content: dict[str, Any] | None = None
     if sidecar and experiments and tracking_mask is not None:
         files = tracking_files(
@@ -286,19 +158,21 @@ def track(
             hdf5_file=hdf5_file,
             std_mask=std_mask,
         )
-        paths = [each.path for each in experiments]
-        content = tracking_sidecar(tracker, seeds, files, experiments=paths, model=own, compress=compress)
+        content = tracking_sidecar(
+            tracker,
+            seeds,
+            files,
+            experiments=[each.path for each in experiments],
+            model=own,
+            classifier=judge.path if isinstance(judge, TrainedExperiment) else None,
+            compress=compress,
+        )
     writer = TractogramWriter(
-        Path(out),
-        grid=data.grid,
-        data_per_streamline={"seeds": 3} if save_seeds else None,
-        compress=compress,
-        overwrite=overwrite,
-        sidecar=content,
+        Path(out), grid=data.grid, data_per_streamline=saved, compress=compress, overwrite=overwrite, sidecar=content
     )
     with writer:
         groups = list(track_groups(tracker, seeds, writer, **options))
-    return _stateful(groups, data.grid, save_seeds=save_seeds)
+    return _stateful(groups, data.grid, saved)
 
 
 def _images_or_name(subject: Any) -> Any:
@@ -344,7 +218,9 @@ def _data(
 
 
 def _stateful(
-    groups: list[tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]], grid: Grid, *, save_seeds: bool
+    groups: list[tuple[NDArray[np.float32], NDArray[np.int64], dict[str, NDArray[np.float32]]]],
+    grid: Grid,
+    saved: Mapping[str, int],
 ) -> StatefulTractogram:
     """Return streamlines in voxel space, corner origin, as a tractogram of DIPY in rasmm, center origin."""
     from dipy.io.stateful_tractogram import Origin, Space, StatefulTractogram
@@ -355,12 +231,6 @@ def _stateful(
             points, space="rasmm", origin="center", affine=grid.affine, voxel_sizes=grid.voxel_sizes
         )
         lines += np.split(rasmm, np.cumsum(lengths)[:-1]) if len(lengths) else []
-    seeds = np.concatenate([starts for *_, starts in groups]) if groups else np.empty((0, 3), dtype=np.float32)
+    data = {name: np.concatenate([each[name] for *_, each in groups]) for name in saved} if lines else None
     reference = (grid.affine, grid.shape, grid.voxel_sizes, grid.voxel_order)
-    return StatefulTractogram(
-        lines,
-        reference,
-        Space.RASMM,
-        origin=Origin.NIFTI,
-        data_per_streamline={"seeds": seeds} if save_seeds and lines else None,
-    )
+    return StatefulTractogram(lines, reference, Space.RASMM, origin=Origin.NIFTI, data_per_streamline=data or None)

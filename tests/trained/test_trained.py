@@ -24,11 +24,12 @@ from dwiml.cli import train
 from dwiml.cli.main import main
 from dwiml.models.base import MainModelAbstract
 from dwiml.ops.spaces import to_vox_corner
+from dwiml.tracking.acceptance import Acceptance
 from dwiml.tracking.propagation import PropagationRules
 from dwiml.tracking.seeds import Seeds
 from dwiml.tracking.sources import read_from_images
 from dwiml.tracking.tracker import Tracker
-from dwiml.trained.tracking import TrackingKeywords, tracking_rules
+from dwiml.trained.tracking_run import TrackingKeywords, tracking_rules
 from dwiml.training.experiment.checkpoint import load_checkpoint
 
 
@@ -265,7 +266,8 @@ def test_a_model_alone_needs_data(own: tuple[Path, str]) -> None:
 
 def test_the_keywords_are_those_of_the_classes() -> None:
     expected = set(PropagationRules.__dataclass_fields__) | {"seeds_per_voxel", "nb_seeds", "seeds_at", "seeding"}
-    expected |= set(inspect.signature(Tracker).parameters) - {"model", "subject", "rules"}
+    expected |= set(inspect.signature(Tracker).parameters) - {"model", "subject", "rules", "acceptance"}
+    expected |= set(Acceptance.__dataclass_fields__) - {"classifier"}
     assert set(TrackingKeywords.__annotations__) == expected
     assert {"per_voxel", "total", "placement"} <= set(inspect.signature(Seeds).parameters)
 
