@@ -16,9 +16,9 @@ EXPERIMENT=$DEMO/experiments/left_hemisphere
 SHA256=cb7c4e064922f42be8c7b42f98a3469118dfc55c9cf46e133b7274289dccbd7e
 mkdir -p "$DEMO"
 
-# A folder prepared by an older version has other subjects.
+# A folder prepared by an older version has other subjects or streamlines.
 brain_is_complete() {
-    [ -d "$BRAIN/subjects/left_mirrored" ]
+    [ -f "$BRAIN/subjects/left_mirrored/tractograms/labelled.trk" ]
 }
 
 is_the_archive() {
@@ -39,7 +39,7 @@ fetch() {
 }
 
 # The folder of the brain appears when it is complete.
-step "1/7 Fetching the data (28.7 MB)"
+step "1/8 Fetching the data (28.7 MB)"
 if [ -n "$ARCHIVE" ]; then
     echo "Given: $ARCHIVE"
 else
@@ -53,18 +53,18 @@ else
     fi
 fi
 
-step "2/7 Network input, curated streamlines of the left hemisphere, true bundles (a few minutes)"
+step "2/8 Network input, curated streamlines of the left hemisphere, true bundles (a few minutes)"
 if brain_is_complete; then
     echo "Already there: $BRAIN"
 else
     if [ -d "$BRAIN" ]; then
-        echo "$BRAIN and $DEMO/brain.hdf5 are those of an older version, with other subjects: they are made again."
+        echo "$BRAIN and $DEMO/brain.hdf5 are those of an older version, with other streamlines: they are made again."
         rm -rf "$DEMO/brain.hdf5" "$BRAIN.new" "$BRAIN"
     fi
     python scripts/prepare_real_brain.py "$BRAIN" --archive "$ARCHIVE"
 fi
 
-step "3/7 One HDF5 file: the left hemisphere and its mirror image for training"
+step "3/8 One HDF5 file: the left hemisphere and its mirror image for training"
 if [ -e "$DEMO/brain.hdf5" ]; then
     echo "Already there: $DEMO/brain.hdf5"
 else
@@ -73,7 +73,7 @@ else
         "$BRAIN/training.txt" "$BRAIN/validation.txt" "$BRAIN/testing.txt" --allow_missing --nbr_processes 2
 fi
 
-step "4/7 Training a Learn2Track model"
+step "4/8 Training a Learn2Track model"
 dwiml train learn2track "$DEMO/brain.hdf5" "$DEMO/experiments" left_hemisphere \
     --input_group_name input --streamline_group_name streamlines \
     --step_size 2 --nb_previous_dirs 1 --neighborhood_type axes --neighborhood_radius 1 --dg_key fisher-von-mises \
@@ -81,15 +81,24 @@ dwiml train learn2track "$DEMO/brain.hdf5" "$DEMO/experiments" left_hemisphere \
     --balance_by bundle_id --batch_size_training 200 --max_epochs 5 --max_batches_per_epoch_validation 10 \
     --learning_rates 0.002 --lr_scheduler warmup_cosine --clip_grad 1 --seed 1 --resume auto
 
-step "5/7 Tracking the right hemisphere, from one point in each voxel of its white matter"
-dwiml track "$EXPERIMENT" right "$DEMO/right.trk" -f --tracking_mask wm_mask \
-    --algo prob --theta 60 --min_length 20 --max_length 250 --seed 1
+step "5/8 Training a classifier of plausible streamlines"
+dwiml train streamline-classifier "$DEMO/brain.hdf5" "$DEMO/experiments" plausibility \
+    --input_group_name input --streamline_group_name labelled \
+    --noise_gaussian_size_forward 0.1 --noise_correlated_size 0.5 --noise_correlated_nb_points 16 \
+    --batch_size_training 500 --max_epochs 3 --max_batches_per_epoch_validation 20 --optimizer AdamW \
+    --weight_decay 0.001 --learning_rates 0.002 --lr_scheduler warmup_cosine --clip_grad 1 --seed 1 --resume auto
 
-step "6/7 Its scores against the bundles of the right hemisphere"
+step "6/8 Tracking the right hemisphere, from one point in each voxel of its white matter"
+dwiml track "$EXPERIMENT" right "$DEMO/right.trk" -f --tracking_mask wm_mask \
+    --algo prob --theta 60 --min_length 20 --max_length 250 --seed 1 \
+    --classifier "$DEMO/experiments/plausibility" --min_plausibility 0.2 --max_attempts 5
+
+step "7/8 Its scores against the bundles of the right hemisphere"
 dwiml score "$DEMO/right.trk" --ground_truth "$BRAIN/subjects/right" --end_tolerance 5
 
-step "7/7 The curves"
+step "8/8 The curves"
 visualize_logs "$EXPERIMENT" --save
+visualize_logs "$DEMO/experiments/plausibility" --save
 
 cat <<END
 
@@ -98,5 +107,6 @@ Done. In $PWD/$DEMO:
   brain/subjects/right/              the true bundles, among others: dwiml score TRACTOGRAM --ground_truth (this folder)
   brain.hdf5                         what the training reads
   experiments/left_hemisphere/       the experiment: best model, checkpoint, logs, curves
+  experiments/plausibility/          the experiment of the classifier
   right.trk                          streamlines of the right hemisphere
 END

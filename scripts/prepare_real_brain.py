@@ -33,6 +33,7 @@ CONFIG = {
     },
     "wm_mask": {"type": "volume", "files": ["masks/wm.nii.gz"], "standardization": "none"},
     "streamlines": {"type": "streamlines", "files": ["tractograms/curated.trk"], "dps_keys": ["bundle_id"]},
+    "labelled": {"type": "streamlines", "files": ["tractograms/labelled.trk"], "dps_keys": ["valid"]},
 }
 MIRRORED = "left_mirrored"
 SETS = {"training": ("left", MIRRORED), "validation": ("left_validation",), "testing": ("right",)}
@@ -63,7 +64,8 @@ def prepare(archive: Path, out_dir: Path, *, seeds_per_voxel: int, seed: int) ->
     if seeds_per_voxel < 1:
         raise ValueError(f"--seeds_per_voxel must be at least 1, got {seeds_per_voxel}.")
     if out_dir.exists():
-        older = "" if (out_dir / "subjects" / MIRRORED).exists() else " with other subjects (an older version's)"
+        newest = out_dir / "subjects" / MIRRORED / "tractograms" / "labelled.trk"
+        older = "" if newest.exists() else " with other subjects or streamlines (an older version's)"
         raise ValueError(f"{out_dir} exists already{older}; remove it to prepare the data again.")
     check_sha256(archive)
     out_dir.parent.mkdir(parents=True, exist_ok=True)

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from dipy.io.stateful_tractogram import Origin, Space, StatefulTractogram
 from dipy.io.streamline import save_tractogram
+from dipy.tracking.streamline import set_number_of_points
 
-from dwiml.curation.curating import Curation, curate_tractograms
+from dwiml.curation.curating import BUNDLE_ID, VALID, curate_tractograms
 from dwiml.curation.settings import CurationSettings
 from dwiml.ops.randomness import keyed_generator
 from real_brain.diffusion import Acquisition, fit_signal_sh
@@ -26,8 +27,9 @@ Lines = Sequence[npt.NDArray[np.float32]]
 
 END_TOLERANCE_MM = 5.0
 MAX_STREAMLINES = 1200
-BUNDLE_ID = "bundle_id"
-CANDIDATES, CURATED = "candidates.trk", "curated.trk"
+CANDIDATES, CURATED, LABELLED = "candidates.trk", "curated.trk", "labelled.trk"
+# As many as the classifier receives: it would resample them in each epoch, and the file would be four times larger.
+NB_POINTS = 32
 # One of so many streamlines is for validation.
 _VALIDATION_SHARE = 12
 
@@ -55,7 +57,9 @@ def write_subjects(
     masks
         {"left", "right": white matter (X, Y, Z)}.
     candidates : sequence of (n, 3) arrays
-        Streamlines of the left hemisphere, RAS mm. The valid ones are kept, and balanced between bundles.
+        Streamlines of the left hemisphere, RAS mm. The valid ones are curated, that is, kept and balanced between
+        bundles. All of them, with 32 points each, are the labelled streamlines from which a classifier learns which are
+        valid.
     midline
         The x of the plane between the hemispheres, in RAS mm.
     seed
@@ -83,28 +87,36 @@ def write_subjects(
         end_tolerance=END_TOLERANCE_MM,
         settings=settings,
         report=left / "curation.json",
+        candidates=tractograms / LABELLED,
     )
     report = left / "curation.json"
     # The folder has a temporary name until it is complete.
     report.write_text(report.read_text(encoding="utf-8").replace(f"{work}{os.sep}", ""), encoding="utf-8")
-    return _divide(subjects, curated, midline=midline, seed=seed)
+    numbers = {}
+    for file, key in ((CURATED, BUNDLE_ID), (LABELLED, VALID)):
+        numbers[file.removesuffix(".trk")] = _divide(subjects, file, key, midline=midline, seed=seed)
+    held = numbers["curated"]["validation"]
+    nb = numbers["curated"]["training"] + held
+    print(f"Curated: {nb} streamlines of {len(curated.bundles)} bundles, {held} of them for validation.")
+    return {"streamlines": numbers}
 
 
-def _divide(subjects: Path, curated: Curation, *, midline: float, seed: int) -> dict[str, Any]:
-    """Divide the curated streamlines into those for training, which are mirrored too, and those for validation."""
-    path = subjects / "left" / "tractograms" / CURATED
+def _divide(subjects: Path, file: str, key: str, *, midline: float, seed: int) -> dict[str, int]:
+    """Divide the streamlines of a file into those for training, which are mirrored too, and those for validation."""
+    path = subjects / "left" / "tractograms" / file
     tractogram = nib.streamlines.load(path).tractogram
     lines = [np.asarray(line, dtype=np.float32) for line in tractogram.streamlines]
-    ids = np.asarray(tractogram.data_per_streamline[BUNDLE_ID], dtype=np.float32)
+    values = np.asarray(tractogram.data_per_streamline[key], dtype=np.float32)
+    if key == VALID:
+        lines = set_number_of_points(lines, NB_POINTS)
     order = keyed_generator(seed, "validation").permutation(len(lines))
     held, kept = np.split(order, [len(lines) // _VALIDATION_SHARE])
     for name, chosen in (("left", kept), ("left_mirrored", kept), ("left_validation", held)):
         part = [lines[i] for i in chosen]
         if name == "left_mirrored":
             part = mirrored_streamlines(part, midline)
-        _save_trk(part, ids[chosen], subjects / name, subjects / name / "tractograms" / CURATED)
-    print(f"Curated: {len(lines)} streamlines of {len(curated.bundles)} bundles, {len(held)} of them for validation.")
-    return {"streamlines": {"training": len(kept), "validation": len(held)}}
+        _save_trk(part, {key: values[chosen]}, subjects / name, subjects / name / "tractograms" / file)
+    return {"training": len(kept), "validation": len(held)}
 
 
 def _write_volumes(
@@ -127,8 +139,7 @@ def _write_volumes(
         nib.save(nib.Nifti1Image(volume, brain.affine), folder / "metrics" / f"{name}.nii.gz")
 
 
-def _save_trk(lines: Lines, ids: npt.NDArray[np.float32] | None, subject: Path, path: Path) -> None:
+def _save_trk(lines: Lines, data: dict[str, npt.NDArray[np.float32]] | None, subject: Path, path: Path) -> None:
     reference = str(subject / "masks" / "wm.nii.gz")
-    data = None if ids is None else {BUNDLE_ID: ids}
     tractogram = StatefulTractogram(list(lines), reference, Space.RASMM, origin=Origin.NIFTI, data_per_streamline=data)
     save_tractogram(tractogram, str(path))

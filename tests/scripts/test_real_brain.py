@@ -296,7 +296,8 @@ def test_subjects_share_the_curated_streamlines(fibre, unpacked, tmp_path):
     sides = {"left": mask, "right": mask}
     fa = np.full(mask.shape, 0.5, np.float32)
     counts = subjects.write_subjects(tmp_path, brain, fa, sides, candidates, midline=5.0, seed=1)
-    assert counts == {"streamlines": {"training": 22, "validation": 2}}
+    numbers = {"curated": {"training": 22, "validation": 2}, "labelled": {"training": 27, "validation": 2}}
+    assert counts == {"streamlines": numbers}
     found = {
         name: nib.streamlines.load(tmp_path / "subjects" / name / "tractograms" / "curated.trk").tractogram
         for name in ("left", "left_mirrored", "left_validation")
@@ -305,6 +306,16 @@ def test_subjects_share_the_curated_streamlines(fibre, unpacked, tmp_path):
     for one, other in zip(found["left"].streamlines, found["left_mirrored"].streamlines, strict=True):
         np.testing.assert_allclose(other, one * [-1, 1, 1] + [10, 0, 0], atol=1e-4)
     assert not np.any(found["left"].data_per_streamline["bundle_id"])
+    labels = {}
+    for name in ("left", "left_mirrored", "left_validation"):
+        saved = nib.streamlines.load(tmp_path / "subjects" / name / "tractograms" / "labelled.trk").tractogram
+        assert {len(line) for line in saved.streamlines} == {32}
+        labels[name] = saved.data_per_streamline["valid"][:, 0]
+        is_inside = [bool((abs(line[:, 0] - lines[0][0, 0]) < 3).all()) for line in saved.streamlines]
+        if name != "left_mirrored":
+            np.testing.assert_array_equal(labels[name], is_inside)
+    np.testing.assert_array_equal(labels["left_mirrored"], labels["left"])
+    assert labels["left"].sum() + labels["left_validation"].sum() == 24
     for name in ("left", "left_mirrored", "left_validation", "right"):
         for volume in ("sh", "positions", "fa"):
             assert (tmp_path / "subjects" / name / "metrics" / f"{volume}.nii.gz").is_file()
