@@ -31,9 +31,23 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="{small,medium,large}",
         help="voxels of 3, 2 or 1.6 mm; 40, 300 or 600 streamlines per bundle [%(default)s]",
     )
+    parser.add_argument(
+        "--snr",
+        type=_snr,
+        metavar="X|LOW-HIGH",
+        help="signal-to-noise ratio of the images: one for all subjects, or a range in which each has its own [25-35]",
+    )
     add_overwrite(parser, "replace OUT_DIR if it is a phantom folder")
     add_verbose(parser)
     return parser
+
+
+def _snr(text: str) -> list[float]:
+    """Return the numbers of ``X`` or ``LOW-HIGH``."""
+    try:
+        return [float(part) for part in text.split("-")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number or a range such as 12-35, got '{text}'") from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,6 +73,7 @@ def _run(arguments: argparse.Namespace) -> None:
             nb_subjects=arguments.nb_subjects,
             seed=arguments.seed,
             size=arguments.size,
+            snr=arguments.snr,
             overwrite=arguments.overwrite,
             on_progress=show_progress,
         )

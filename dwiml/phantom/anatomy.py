@@ -23,6 +23,8 @@ _WAVELENGTHS_MM = (70.0, 130.0)
 _STREAMLINES_RADIUS = 0.9
 _END_JITTER_MM = 2.0
 
+SNR_RANGE = (25.0, 35.0)
+
 
 @dataclass(frozen=True)
 class Deformation:
@@ -116,7 +118,9 @@ class Subject:
         return np.asarray(inside)
 
 
-def draw_subject(index: int, voxel_size: float, rng: np.random.Generator) -> Subject:
+def draw_subject(
+    index: int, voxel_size: float, rng: np.random.Generator, snr_range: tuple[float, float] = SNR_RANGE
+) -> Subject:
     """Draw the parameters of a subject at random.
 
     Of every six subjects, the second has anisotropic voxels and the third has an oblique grid. The default data set
@@ -131,6 +135,8 @@ def draw_subject(index: int, voxel_size: float, rng: np.random.Generator) -> Sub
         Mean voxel size, mm.
     rng
         Random generator, used for this subject only.
+    snr_range
+        Lowest and highest signal-to-noise ratio, without unit. Everything else is the same whatever the range.
 
     Returns
     -------
@@ -149,7 +155,7 @@ def draw_subject(index: int, voxel_size: float, rng: np.random.Generator) -> Sub
     # The affine is written as float32: round it now, so that the streamlines and the volumes have exactly the same one.
     affine = affine.astype(np.float32).astype(np.float64)
     shape = (int(nb_voxels[0]), int(nb_voxels[1]), int(nb_voxels[2]))
-    return Subject(f"sub-{index + 1:02d}", deformation, affine, shape, float(rng.uniform(25, 35)))
+    return Subject(f"sub-{index + 1:02d}", deformation, affine, shape, float(rng.uniform(*snr_range)))
 
 
 def draw_streamlines(

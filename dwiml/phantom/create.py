@@ -19,7 +19,7 @@ from nibabel.streamlines.trk import TrkFile
 from dwiml import __version__
 from dwiml.files import write_json
 from dwiml.params import checks_arguments
-from dwiml.phantom.anatomy import Subject, draw_streamlines, draw_subject
+from dwiml.phantom.anatomy import SNR_RANGE, Subject, draw_streamlines, draw_subject
 from dwiml.phantom.geometry import Bundle, Floats, template_bundles
 from dwiml.phantom.output import new_folder
 from dwiml.phantom.simulate import Protocol, make_protocol, simulate_dwi, to_fsl
@@ -65,7 +65,7 @@ GROUPS_CONFIG = {
 
 README = """\
 {nb_subjects} example subjects created by dwiml {dwiml_version}:
-    dwiml phantom --nb_subjects {nb_subjects} --seed {seed} --size {size} OUT_DIR
+    dwiml phantom --nb_subjects {nb_subjects} --seed {seed} --size {size}{snr_option} OUT_DIR
 
 subjects/sub-XX/dwi/dwi.nii.gz, dwi.bval, dwi.bvec   simulated diffusion images, bvecs in the FSL convention
 subjects/sub-XX/metrics/sh.nii.gz, fa.nii.gz         spherical harmonics of the signal (voxel axes), FA
@@ -129,6 +129,7 @@ def create_phantom(
     nb_subjects: int = 6,
     seed: int = 1,
     size: str = "medium",
+    snr: float | Sequence[float] | None = None,
     overwrite: bool = False,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> Path:
@@ -147,6 +148,9 @@ def create_phantom(
     size
         ``small`` (voxels of 3 mm and 40 streamlines per bundle, for tests), ``medium`` (2 mm, 300) or ``large``
         (1.6 mm, 600).
+    snr
+        Signal-to-noise ratio of the images: one number for all subjects, or the lowest and the highest, between which
+        each subject has its own. None: 25 to 35. It changes only the noise: anatomy and streamlines stay the same.
     overwrite
         Replace `out_dir` if it is a phantom folder without any other file.
     on_progress
@@ -160,7 +164,7 @@ def create_phantom(
     Raises
     ------
     ValueError
-        If there are too few subjects, the seed is negative or the size is unknown.
+        If there are too few subjects, the seed is negative, the size is unknown or the SNR is invalid.
     FileExistsError
         If `out_dir` is not empty and `overwrite` is False, or if it contains files that are not part of a phantom.
     NotADirectoryError
@@ -168,14 +172,19 @@ def create_phantom(
     """
     nb_subjects, seed = operator.index(nb_subjects), operator.index(seed)
     _check(nb_subjects, seed, size)
+    snr_range = _snr_range(snr)
     out_dir = Path(out_dir)
     bundles = template_bundles()
-    description = {"dwiml_version": __version__, "nb_subjects": nb_subjects, "seed": seed, "size": size}
+    description: dict[str, Any] = {"dwiml_version": __version__, "nb_subjects": nb_subjects, "seed": seed, "size": size}
+    if snr is not None:
+        description["snr"] = list(snr_range)
     with new_folder(out_dir, overwrite=overwrite, description=description) as folder:
         protocol = make_protocol()
         names = []
         for index in range(nb_subjects):
-            simulated = simulate_subject(index, seed=seed, size=size, bundles=bundles, protocol=protocol)
+            simulated = simulate_subject(
+                index, seed=seed, size=size, bundles=bundles, protocol=protocol, snr_range=snr_range
+            )
             name = simulated.subject.name
             _write_subject(folder / "subjects" / name, simulated, bundles, protocol)
             logger.info("%s: %s voxels, SNR %.0f.", name, simulated.subject.shape, simulated.subject.snr)
@@ -187,7 +196,13 @@ def create_phantom(
 
 
 def simulate_subject(
-    index: int, *, seed: int, size: str, bundles: Sequence[Bundle], protocol: Protocol
+    index: int,
+    *,
+    seed: int,
+    size: str,
+    bundles: Sequence[Bundle],
+    protocol: Protocol,
+    snr_range: tuple[float, float] = SNR_RANGE,
 ) -> SimulatedSubject:
     """Simulate one subject.
 
@@ -204,13 +219,15 @@ def simulate_subject(
         Bundles of the template.
     protocol
         The acquisition scheme.
+    snr_range
+        Lowest and highest signal-to-noise ratio, without unit.
 
     Returns
     -------
     SimulatedSubject
     """
     head, paths, noise = np.random.SeedSequence(seed, spawn_key=(index,)).spawn(3)
-    subject = draw_subject(index, SIZES[size].voxel_size, np.random.default_rng(head))
+    subject = draw_subject(index, SIZES[size].voxel_size, np.random.default_rng(head), snr_range)
     fiber_map = map_fibers(subject, bundles, protocol.directions)
     in_head = subject.in_head()
     in_head.flat[fiber_map.voxels] = True
@@ -230,6 +247,25 @@ def _check(nb_subjects: int, seed: int, size: str) -> None:
         raise ValueError(f"seed must be 0 or more, got {seed}.")
     if size not in SIZES:
         raise ValueError(f"Unknown size '{size}'; choose one of: {', '.join(map(repr, SIZES))}.")
+
+
+def _snr_range(snr: float | Sequence[float] | None) -> tuple[float, float]:
+    """Return the lowest and the highest signal-to-noise ratio.
+
+    Raises
+    ------
+    ValueError
+        If they are not one or two positive numbers in this order.
+    """
+    if snr is None:
+        return SNR_RANGE
+    values = np.atleast_1d(np.asarray(snr, dtype=np.float64))
+    if values.shape not in ((1,), (2,)) or not np.isfinite(values).all() or values.min() <= 0:
+        raise ValueError(f"snr must be one or two positive numbers, got {snr}.")
+    low, high = float(values[0]), float(values[-1])
+    if low > high:
+        raise ValueError(f"snr must be the lowest value and then the highest one, got {low:g} and {high:g}.")
+    return low, high
 
 
 def _write_subject(folder: Path, simulated: SimulatedSubject, bundles: Sequence[Bundle], protocol: Protocol) -> None:
@@ -318,4 +354,6 @@ def _write_root(folder: Path, names: list[str], bundles: Sequence[Bundle], descr
     for name, text in texts.items():
         (folder / name).write_text(text + "\n", encoding="utf-8")
     labels = "\n".join(f"  {bundle.name:<12}{2 * k + 1:>3}{2 * k + 2:>4}" for k, bundle in enumerate(bundles))
-    (folder / "README.txt").write_text(README.format(**description, labels=labels, testing=names[-1]), encoding="utf-8")
+    snr = "-".join(f"{value:.12g}" for value in dict.fromkeys(description.get("snr", ())))
+    readme = README.format(**description, snr_option=f" --snr {snr}" if snr else "", labels=labels, testing=names[-1])
+    (folder / "README.txt").write_text(readme, encoding="utf-8")

@@ -45,13 +45,13 @@ def test_creates_the_folder_and_replaces_another_only_with_f(
 
 
 def test_commands_in_the_readme_exist() -> None:
-    text = README.format(nb_subjects=7, dwiml_version="0", seed=3, size="small", labels="", testing="sub-07").replace(
-        "\\\n", ""
-    )
+    values = {"nb_subjects": 7, "seed": 3, "size": "small", "snr_option": " --snr 12-25"}
+    text = README.format(**values, dwiml_version="0", labels="", testing="sub-07").replace("\\\n", "")
     phantom, create, train, track, score = [line.split() for line in text.splitlines() if line.startswith("    dwiml")]
     assert phantom[:2] == ["dwiml", "phantom"]
     arguments = build_parser().parse_args(phantom[2:])
     assert (arguments.nb_subjects, arguments.seed, arguments.size) == (7, 3, "small")
+    assert arguments.snr == [12, 25]
     created = vars(create_hdf5.build_parser().parse_args(create[2:]))
     model_parser = train_command.build_model_parser(train[2])
     parsed = vars(parse_options(model_parser, train[3:], positional=tuple(train_command.PATHS)))
@@ -78,6 +78,7 @@ def test_termination_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     [
         (["--nb_subjects", "1"], "error: nb_subjects must be at least 3 (training, validation, testing), got 1.\n"),
         (["--seed", "-3"], "error: seed must be 0 or more, got -3.\n"),
+        (["--snr", "35-12"], "error: snr must be the lowest value and then the highest one, got 35 and 12.\n"),
         (["--size", "tiny"], "error: Unknown size 'tiny'; choose one of: 'small', 'medium', 'large'.\n"),
     ],
 )
@@ -87,6 +88,12 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
     assert main(["phantom", str(tmp_path / "ph"), *options]) == 2
     assert capsys.readouterr().err == sentence
     assert not list(tmp_path.iterdir())
+
+
+def test_an_snr_that_is_not_a_number_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["phantom", "ph", "--snr", "high"])
+    assert "--snr: must be a number or a range such as 12-35, got 'high'" in capsys.readouterr().err
 
 
 def test_help_shows_the_options_and_their_defaults(capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,6 +108,8 @@ def test_help_shows_the_options_and_their_defaults(capsys: pytest.CaptureFixture
         "--seed",
         "--size {small,medium,large}",
         "[medium]",
+        "--snr X|LOW-HIGH",
+        "[25-35]",
         "-f",
         "-v",
     ):

@@ -206,9 +206,36 @@ def test_another_seed_gives_other_subjects(phantom: Path) -> None:
     assert not np.allclose(other.streamlines[0][0][0], streamlines(first, "arch")[0][0], atol=0.5)
 
 
+def test_snr_changes_only_the_noise(phantom: Path, tmp_path: Path) -> None:
+    noisy = create_phantom(tmp_path / "noisy", size="small", seed=5, nb_subjects=3, snr=6)
+    depends_on_noise = {"dwi/dwi.nii.gz", "metrics/fa.nii.gz", "metrics/sh.nii.gz"}
+    for subject in subjects_of(noisy):
+        clean = phantom / "subjects" / subject.name
+        for name in FILES:
+            assert ((subject / name).read_bytes() == (clean / name).read_bytes()) == (name not in depends_on_noise)
+        # The five images at b = 0 differ by their noise only.
+        stds = [
+            np.median(volume(each, "dwi/dwi.nii.gz")[volume(each, "masks/wm.nii.gz") > 0][:, :5].std(axis=1, ddof=1))
+            for each in (subject, clean)
+        ]
+        assert 25 / 6 < stds[0] / stds[1] < 35 / 6
+    assert json.loads((noisy / "phantom.json").read_text())["snr"] == [6, 6]
+    assert "--size small --snr 6 OUT_DIR" in (noisy / "README.txt").read_text()
+    assert "snr" not in json.loads((phantom / "phantom.json").read_text())
+
+
+def test_each_subject_has_its_own_snr_in_a_range() -> None:
+    drawn = [draw_subject(0, 2.0, np.random.default_rng(seed), (10.0, 20.0)).snr for seed in range(20)]
+    assert 10 < min(drawn) < 13 < 17 < max(drawn) < 20
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        ({"snr": 0}, r"snr must be one or two positive numbers, got 0\."),
+        ({"snr": (10, float("inf"))}, r"snr must be one or two positive numbers, got \(10, inf\)\."),
+        ({"snr": (5, 6, 7)}, r"snr must be one or two positive numbers, got \(5, 6, 7\)\."),
+        ({"snr": (20, 10)}, r"snr must be the lowest value and then the highest one, got 20 and 10\."),
         ({"nb_subjects": 2}, r"nb_subjects must be at least 3 \(training, validation, testing\), got 2\."),
         ({"seed": -1}, r"seed must be 0 or more, got -1\."),
         ({"size": "huge"}, r"Unknown size 'huge'; choose one of: 'small', 'medium', 'large'\."),
