@@ -1,20 +1,19 @@
 """Compare trained models with dipy's deterministic, probabilistic and parallel transport trackers.
 
 All trackers have the same seeds, the same mask and the same step size, and the same number of settings are tried for
-each: on one subject (--choose_on), the settings with the highest mean F1 of the bundles are chosen. They are then
-scored on another subject (--score_on), with several seeds of the random numbers. Rows that are already in the JSON file
-are not repeated, so the script continues where it was interrupted.
+each: on one subject (--choose_on), the settings with the highest mean F1 of the bundles (or the highest sum of the
+scores of --choose_by) are chosen. They are then scored on other subjects (--score_on), of the same HDF5 file or of
+others (--score_in), with several seeds of the random numbers. Rows that are already in the JSON file are not repeated,
+so the script continues where it was interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,18 +21,14 @@ from dwiml.cli import run_command
 
 if TYPE_CHECKING:
     import numpy as np
+    from comparison.subjects import DataSet, SubjectData
     from numpy.typing import NDArray
 
-    from dwiml.scoring.ground_truth import GroundTruth
-    from dwiml.tracking.seeds import Seeds
-
 MAX_LENGTH_MM = 250.0
-# Where the response of a single fiber is looked for, in voxels around the middle of the volume.
-ROI_RADIUS = 20
 MASKS = ("trilinear", "nearest")
 # As many settings for each tracker: angles x readings of the mask, and for dipy two orders and half the angles.
-MODEL_THETAS = (20.0, 30.0, 45.0, 60.0)
-DIPY_THETAS = {"det": (20.0, 30.0), "prob": (20.0, 30.0), "ptt": (10.0, 20.0)}
+MODEL_THETAS = (15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 75.0, 90.0)
+DIPY_THETAS = {"det": (10.0, 20.0, 30.0, 45.0), "prob": (10.0, 20.0, 30.0, 45.0), "ptt": (5.0, 10.0, 20.0, 30.0)}
 DIPY_ORDERS = (6, 8)
 MEASURES = ("valid_connections", "invalid_connections", "no_connections", "overlap", "overreach", "f1")
 
@@ -48,7 +43,18 @@ def build_parser() -> argparse.ArgumentParser:
         "--subjects_dir", type=Path, required=True, help="folder of the subjects, with the true bundles"
     )
     parser.add_argument("--choose_on", required=True, metavar="SUBJECT", help="subject on which settings are chosen")
-    parser.add_argument("--score_on", required=True, metavar="SUBJECT", help="subject that is scored")
+    parser.add_argument("--score_on", required=True, nargs="+", metavar="SUBJECT", help="subjects that are scored")
+    parser.add_argument(
+        "--score_in",
+        nargs=2,
+        action="append",
+        type=Path,
+        metavar=("HDF5", "SUBJECTS_DIR"),
+        help="other data of the subjects that are scored, for one table; may be repeated [those of the experiments]",
+    )
+    parser.add_argument(
+        "--choose_by", nargs="+", choices=MEASURES, default=["f1"], help="scores whose sum is highest [f1]"
+    )
     parser.add_argument(
         "--json", type=Path, required=True, help="file of all figures; each row is added when it is done"
     )
@@ -88,44 +94,6 @@ class Tracker:
     track: Callable[[SubjectData, Any, int], tuple[NDArray[np.float32], NDArray[np.int64]]]
 
 
-class SubjectData:
-    """The volumes, seeds and true bundles of a subject."""
-
-    def __init__(self, name: str, recorded: dict[str, Any], arguments: argparse.Namespace) -> None:
-        from dwiml.data.dataset import MultiSubjectDataset
-        from dwiml.ops.masks import as_mask
-        from dwiml.scoring.ground_truth_files import read_ground_truth
-
-        self.name, self._arguments = name, arguments
-        dataset = MultiSubjectDataset(arguments.hdf5_file or recorded["data"]["hdf5_file"])
-        group, masks = recorded["loader"]["input_group_name"], arguments.tracking_mask
-        dataset.load_data(subj_id=name, volume_groups=[group, masks], streamline_groups=[])
-        (subject,) = [*dataset.training_set, *dataset.validation_set, *dataset.testing_set]
-        self.volume = subject.volumes[group]
-        self.mask = as_mask(subject.volumes[masks].as_tensor()[..., 0].numpy(), masks).inside
-        self.truth: GroundTruth = read_ground_truth(
-            arguments.subjects_dir / name, end_tolerance=arguments.end_tolerance
-        )
-
-    def seeds(self, random_seed: int) -> Seeds:
-        """Return the seeds of all trackers."""
-        from dwiml.tracking.seeds import Seeds
-
-        return Seeds(self.mask, per_voxel=self._arguments.seeds_per_voxel, seed=random_seed)
-
-    @cached_property
-    def fodfs(self) -> dict[int, Any]:
-        """{order: fiber orientation distributions}, for dipy."""
-        from comparison.acquisition import read_acquisition_of
-        from real_brain.diffusion import fit_fodf
-
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = self._arguments.subjects_dir / self.name
-            acquisition = read_acquisition_of(folder, self._arguments.archive, Path(temporary))
-        orders = DIPY_ORDERS[:1] if self._arguments.quick else DIPY_ORDERS
-        return {order: fit_fodf(acquisition, self.mask, sh_order=order, roi_radius=ROI_RADIUS) for order in orders}
-
-
 def trackers_of(arguments: argparse.Namespace) -> Iterator[Tracker]:
     """Yield dipy's trackers and the models, each with the same number of settings."""
     from comparison.dipy_trackers import dipy_settings
@@ -159,7 +127,7 @@ def _dipy(algorithm: str, step_size: float, min_length: float) -> Callable[..., 
         sizes = data.volume.voxel_sizes
         starts = from_vox_corner(seeds.points(0, len(seeds)).numpy(), voxel_sizes=sizes, **space).astype(np.float64)
         lengths = {"step_size": step_size, "min_length": min_length, "max_length": MAX_LENGTH_MM}
-        fodf = data.fodfs[settings.sh_order]
+        fodf = data.fodf(settings.sh_order)
         lines = track_with_dipy(algorithm, settings, fodf, data.mask, starts, affine, seed=random_seed, **lengths)
         stored = np.concatenate(lines) if lines else np.zeros((0, 3), dtype=np.float32)
         counts = np.array([len(line) for line in lines], dtype=np.int64)
@@ -187,12 +155,18 @@ def measured(tracker: Tracker, data: SubjectData, settings: Any, random_seed: in
 
     if tracker.name.startswith("dipy"):
         # Not in the time of the tracking.
-        _ = data.fodfs
+        data.fodf(settings.sh_order)
     begin = time.process_time()
     points, lengths = tracker.track(data, settings, random_seed)
     seconds = time.process_time() - begin
-    row = {"tracker": tracker.name, "subject": data.name, "settings": str(settings), "random_seed": random_seed}
-    return {**row, "nb_seeds": len(data.seeds(random_seed)), "cpu_s": seconds, **scores_of(points, lengths, data.truth)}
+    row = {"tracker": tracker.name, "data": data.data.name, "subject": data.name, "settings": str(settings)}
+    return {
+        **row,
+        "random_seed": random_seed,
+        "nb_seeds": len(data.seeds(random_seed)),
+        "cpu_s": seconds,
+        **scores_of(points, lengths, data.truth),
+    }
 
 
 def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -228,52 +202,106 @@ def read_rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+class Rows:
+    """The rows of the JSON file: read, or measured and added to the file.
+
+    Parameters
+    ----------
+    arguments
+        The command line.
+    recorded
+        Recorded parameters of one of the experiments.
+    """
+
+    def __init__(self, arguments: argparse.Namespace, recorded: dict[str, Any]) -> None:
+        from comparison.subjects import SubjectOptions
+
+        self._arguments, self._rows = arguments, read_rows(arguments)
+        self._subjects: dict[tuple[str, str], SubjectData] = {}
+        self._options = SubjectOptions(
+            input_group=recorded["loader"]["input_group_name"],
+            mask_group=arguments.tracking_mask,
+            seeds_per_voxel=arguments.seeds_per_voxel,
+            end_tolerance=arguments.end_tolerance,
+            archive=arguments.archive,
+        )
+
+    def load(self, data: DataSet, subject: str) -> None:
+        """Read a subject, which is needed before its rows are measured."""
+        from comparison.subjects import SubjectData
+
+        self._subjects[data.name, subject] = SubjectData(subject, data, self._options)
+
+    def get(self, tracker: Tracker, data: DataSet, subject: str, settings: Any, random_seed: int) -> dict[str, Any]:
+        """Return a row."""
+        from dwiml.files import write_json
+
+        key = (tracker.name, data.name, subject, str(settings), random_seed)
+        for row in self._rows:
+            if tuple(row[name] for name in ("tracker", "data", "subject", "settings", "random_seed")) == key:
+                return row
+        row = measured(tracker, self._subjects[data.name, subject], settings, random_seed)
+        self._rows.append(row)
+        write_json(self._arguments.json, {"options": options_of(self._arguments), "rows": self._rows})
+        shown = ", ".join(f"{name} {100 * row.get(name, 0):.1f}%" for name in ("valid_connections", "overlap", "f1"))
+        where = f"{subject} of {data.name}" if data.name else subject
+        print(f"{tracker.name} on {where}, {settings}, seed {random_seed}: {shown}", flush=True)
+        return row
+
+
 def compare(arguments: argparse.Namespace) -> None:
     """Choose settings, score, print and write."""
-    from dwiml.files import write_json
+    from comparison.subjects import DataSet
+
     from dwiml.trained.ensemble import check_same_inputs
     from dwiml.training.loading import recorded_parameters
 
     every = [recorded_parameters(path) for path in arguments.experiments]
     check_same_inputs(every, arguments.experiments)
-    recorded, rows = every[0], read_rows(arguments)
-    subjects: dict[str, SubjectData] = {}
+    rows = Rows(arguments, every[0])
+    own = DataSet("", Path(arguments.hdf5_file or every[0]["data"]["hdf5_file"]), arguments.subjects_dir)
+    others = [DataSet(str(hdf5.resolve()), hdf5, folder) for hdf5, folder in arguments.score_in or ()] or [own]
+    for data, subject in [
+        (own, arguments.choose_on),
+        *((data, name) for data in others for name in arguments.score_on),
+    ]:
+        rows.load(data, subject)
+    first = arguments.random_seeds[0]
 
-    def row_of(tracker: Tracker, subject: str, settings: Any, random_seed: int) -> dict[str, Any]:
-        key = (tracker.name, subject, str(settings), random_seed)
-        for row in rows:
-            if (row["tracker"], row["subject"], row["settings"], row["random_seed"]) == key:
-                return row
-        if subject not in subjects:
-            subjects[subject] = SubjectData(subject, recorded, arguments)
-        row = measured(tracker, subjects[subject], settings, random_seed)
-        rows.append(row)
-        write_json(arguments.json, {"options": options_of(arguments), "rows": rows})
-        shown = ", ".join(f"{name} {100 * row.get(name, 0):.1f}%" for name in ("valid_connections", "overlap", "f1"))
-        print(f"{tracker.name} on {subject}, {settings}, seed {random_seed}: {shown}", flush=True)
-        return row
+    def quality(tracker: Tracker, settings: Any) -> float:
+        row = rows.get(tracker, own, arguments.choose_on, settings, first)
+        return sum(float(row.get(name, 0.0)) for name in arguments.choose_by)
 
-    final = []
+    final: dict[DataSet, list[list[dict[str, Any]]]] = {data: [] for data in others}
     for tracker in trackers_of(arguments):
         settings = tracker.settings[:1] if arguments.quick else tracker.settings
-        first = arguments.random_seeds[0]
-        best = max(settings, key=lambda each: float(row_of(tracker, arguments.choose_on, each, first)["f1"]))
-        final.append([row_of(tracker, arguments.score_on, best, seed) for seed in arguments.random_seeds])
-    print(f"\n{arguments.score_on}, settings chosen on {arguments.choose_on}:\n{table(final)}")
+        best = max(settings, key=lambda each: quality(tracker, each))
+        for data in others:
+            every_pair = [(subject, seed) for subject in arguments.score_on for seed in arguments.random_seeds]
+            final[data].append([rows.get(tracker, data, subject, best, seed) for subject, seed in every_pair])
+    for data, measured_rows in final.items():
+        where = ", ".join(arguments.score_on) + (f" of {data.name}" if data.name else "")
+        print(f"\n{where}, settings chosen on {arguments.choose_on}:\n{table(measured_rows)}")
 
 
 def table(trackers: Sequence[Sequence[dict[str, Any]]]) -> str:
-    """Return the mean and the standard deviation over the random seeds, one line for each tracker."""
+    """Return means and standard deviations, one line for each tracker.
+
+    The standard deviation is over the subjects (each the mean of its random seeds), or over the random seeds if there
+    is one subject.
+    """
     import numpy as np
 
     titles = [name.replace("_connections", "") for name in MEASURES]
     lines = [f"{'':<28}{'lines':>8}" + "".join(f"{title:>14}" for title in titles) + f"{'lines/CPU s':>13}  settings"]
     for rows in trackers:
         cells = ""
+        subjects = list(dict.fromkeys(row["subject"] for row in rows))
         for name in MEASURES:
-            values = 100 * np.array([row.get(name, 0.0) for row in rows])
-            spread = values.std(ddof=1) if len(values) > 1 else float("nan")
-            cells += f"{values.mean():>8.1f} ±{spread:>4.1f}"
+            values = [[100 * row.get(name, 0.0) for row in rows if row["subject"] == subject] for subject in subjects]
+            each = np.mean(values, axis=1) if len(subjects) > 1 else np.array(values[0])
+            spread = each.std(ddof=1) if len(each) > 1 else float("nan")
+            cells += f"{each.mean():>8.1f} ±{spread:>4.1f}"
         count = np.mean([row["nb_streamlines"] for row in rows])
         speed = np.mean([row["nb_streamlines"] / max(row["cpu_s"], 1e-9) for row in rows])
         lines.append(f"{rows[0]['tracker']:<28}{count:>8.0f}{cells}{speed:>13.0f}  {rows[0]['settings']}")
