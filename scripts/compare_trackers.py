@@ -3,7 +3,9 @@
 All trackers have the same seeds, the same mask and the same step size, and the same number of settings are tried for
 each: on one subject (--choose_on), the settings with the highest mean F1 of the bundles (or the highest sum of the
 scores of --choose_by) are chosen. They are then scored on other subjects (--score_on), of the same HDF5 file or of
-others (--score_in), with several seeds of the random numbers. Rows that are already in the JSON file are not repeated,
+others (--score_in), with several seeds of the random numbers. With --classifier, each tracker is also scored with the
+same settings and only the streamlines that the classifier accepts; those that it rejects are tracked again by models
+(--max_attempts), but not by dipy's trackers. Rows that are already in the JSON file are not repeated,
 so the script continues where it was interrupted.
 """
 
@@ -13,7 +15,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     import numpy as np
     from comparison.subjects import DataSet, SubjectData
     from numpy.typing import NDArray
+
+    from dwiml.tracking.acceptance import Acceptance
 
 MAX_LENGTH_MM = 250.0
 MASKS = ("trilinear", "nearest")
@@ -71,8 +75,17 @@ def build_parser() -> argparse.ArgumentParser:
         "--dipy", nargs="*", choices=["det", "prob", "ptt"], default=["det", "prob", "ptt"], help="[det prob ptt]"
     )
     parser.add_argument("--algos", nargs="+", choices=["det", "prob"], default=["prob"], help="of the models [prob]")
+    parser.add_argument("--classifier", type=Path, metavar="EXPERIMENT", help="trained classifier of streamlines")
+    parser.add_argument(
+        "--min_plausibility", type=float, default=0.5, help="of an accepted streamline, 0 to 1 [%(default)s]"
+    )
+    parser.add_argument("--max_attempts", type=int, default=1, help="of a model at a seed [%(default)s]")
     parser.add_argument("--quick", action="store_true", help="one setting for each tracker, to see that all runs")
     return parser
+
+
+# Points and lengths, from a subject, a setting and a random seed.
+Track = Callable[["SubjectData", Any, int], "tuple[NDArray[np.float32], NDArray[np.int64]]"]
 
 
 @dataclass(frozen=True)
@@ -87,11 +100,14 @@ class Tracker:
         The settings to try; each is shown by ``str``.
     track
         Returns points (N, 3), voxel space, corner origin, and lengths (S,), for a subject, a setting and a random seed.
+    like
+        Name of an earlier tracker whose chosen settings are used; None: they are chosen.
     """
 
     name: str
     settings: Sequence[Any]
-    track: Callable[[SubjectData, Any, int], tuple[NDArray[np.float32], NDArray[np.int64]]]
+    track: Track
+    like: str | None = None
 
 
 def trackers_of(arguments: argparse.Namespace) -> Iterator[Tracker]:
@@ -106,16 +122,55 @@ def trackers_of(arguments: argparse.Namespace) -> Iterator[Tracker]:
     if len(step_sizes) > 1:
         raise ValueError(f"The models have different step sizes ({step_sizes} mm); compare those with the same one.")
     step_size = step_sizes.pop()
+    acceptance = _acceptance(arguments)
     for algorithm in arguments.dipy:
         settings = dipy_settings(DIPY_ORDERS, DIPY_THETAS[algorithm], MASKS)
-        yield Tracker(f"dipy {algorithm}", settings, _dipy(algorithm, step_size, arguments.min_length))
+        name, track = f"dipy {algorithm}", _dipy(algorithm, step_size, arguments.min_length)
+        yield Tracker(name, settings, track)
+        if acceptance is not None:
+            yield Tracker(f"{name}, plausible", settings, _filtered(track, acceptance), like=name)
     for path, model in models.items():
         for algo in arguments.algos:
             choices = [ModelSettings(algo, theta, mask) for theta in MODEL_THETAS for mask in MASKS]
-            yield Tracker(f"{path.name} {algo}", choices, _model(model, arguments.min_length))
+            name = f"{path.name} {algo}"
+            yield Tracker(name, choices, _model(model, arguments.min_length))
+            if acceptance is not None:
+                once = acceptance if algo == "prob" else replace(acceptance, max_attempts=1)
+                track = _model(model, arguments.min_length, once)
+                yield Tracker(f"{name}, plausible", choices, track, like=name)
 
 
-def _dipy(algorithm: str, step_size: float, min_length: float) -> Callable[..., Any]:
+def _acceptance(arguments: argparse.Namespace) -> Acceptance | None:
+    from dwiml.tracking.acceptance import Acceptance
+    from dwiml.training.loading import load_best_model
+
+    if arguments.classifier is None:
+        return None
+    classifier = load_best_model(arguments.classifier)
+    limits = {"min_plausibility": arguments.min_plausibility, "max_attempts": arguments.max_attempts}
+    return Acceptance(classifier.eval(), **limits)
+
+
+def _filtered(track: Track, acceptance: Acceptance) -> Track:
+    """Return a tracker whose implausible streamlines are left out."""
+
+    def filtered(data: SubjectData, settings: Any, random_seed: int) -> Any:
+        import torch
+
+        from dwiml.ops.sequences import TensorSequence
+        from dwiml.tracking.acceptance import plausibility_of
+
+        points, lengths = track(data, settings, random_seed)
+        lines = TensorSequence(torch.from_numpy(points), torch.from_numpy(lengths))
+        volume, sizes = data.volume.as_tensor(), torch.from_numpy(data.volume.voxel_sizes)
+        found = plausibility_of(acceptance.classifier, lines, volume, sizes).numpy()
+        kept = found >= acceptance.min_plausibility
+        return points[kept.repeat(lengths)], lengths[kept]
+
+    return filtered
+
+
+def _dipy(algorithm: str, step_size: float, min_length: float) -> Track:
     def track(data: SubjectData, settings: Any, random_seed: int) -> Any:
         import numpy as np
         from comparison.dipy_trackers import track_with_dipy
@@ -136,15 +191,14 @@ def _dipy(algorithm: str, step_size: float, min_length: float) -> Callable[..., 
     return track
 
 
-def _model(model: Any, min_length: float) -> Callable[..., Any]:
+def _model(model: Any, min_length: float, acceptance: Acceptance | None = None) -> Track:
     def track(data: SubjectData, settings: Any, random_seed: int) -> Any:
         from comparison.model_tracking import track_with_model
 
         seeds = data.seeds(random_seed)
         options = {"min_length": min_length, "forward_only": False, "algo": settings.algo, "theta": settings.theta}
-        return track_with_model(
-            model, data.volume, data.mask, seeds, mask_interpolation=settings.mask, seed=random_seed, **options
-        )
+        options |= {"mask_interpolation": settings.mask, "seed": random_seed, "acceptance": acceptance}
+        return track_with_model(model, data.volume, data.mask, seeds, **options)
 
     return track
 
@@ -171,8 +225,12 @@ def measured(tracker: Tracker, data: SubjectData, settings: Any, random_seed: in
 
 def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what all rows of the JSON file must have in common."""
-    names = ("end_tolerance", "min_length", "seeds_per_voxel", "tracking_mask", "quick")
-    weights = {path.name: (path / "best_model" / "model_state.pt").stat().st_mtime for path in arguments.experiments}
+    names = ["end_tolerance", "min_length", "seeds_per_voxel", "tracking_mask", "quick"]
+    used = [*arguments.experiments]
+    if arguments.classifier is not None:
+        names += ["min_plausibility", "max_attempts"]
+        used.append(arguments.classifier)
+    weights = {path.name: (path / "best_model" / "model_state.pt").stat().st_mtime for path in used}
     folder = str(arguments.subjects_dir.resolve())
     return {name: getattr(arguments, name) for name in names} | {"subjects_dir": folder, "weights": weights}
 
@@ -187,7 +245,7 @@ def read_rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """
     from dwiml.files import check_outputs, read_json
 
-    names = [path.name for path in arguments.experiments]
+    names = [path.name for path in [*arguments.experiments, arguments.classifier] if path is not None]
     if len(set(names)) < len(names):
         raise ValueError(f"The experiments must have different names, got {', '.join(names)}.")
     check_outputs({"--json": arguments.json}, inputs=[], experiments=arguments.experiments, overwrite=True)
@@ -256,8 +314,9 @@ def compare(arguments: argparse.Namespace) -> None:
     from dwiml.trained.ensemble import check_same_inputs
     from dwiml.training.loading import recorded_parameters
 
-    every = [recorded_parameters(path) for path in arguments.experiments]
-    check_same_inputs(every, arguments.experiments)
+    used = [*arguments.experiments, *([] if arguments.classifier is None else [arguments.classifier])]
+    every = [recorded_parameters(path) for path in used]
+    check_same_inputs(every, used)
     rows = Rows(arguments, every[0])
     own = DataSet("", Path(arguments.hdf5_file or every[0]["data"]["hdf5_file"]), arguments.subjects_dir)
     others = [DataSet(str(hdf5.resolve()), hdf5, folder) for hdf5, folder in arguments.score_in or ()] or [own]
@@ -273,9 +332,11 @@ def compare(arguments: argparse.Namespace) -> None:
         return sum(float(row.get(name, 0.0)) for name in arguments.choose_by)
 
     final: dict[DataSet, list[list[dict[str, Any]]]] = {data: [] for data in others}
+    chosen: dict[str, Any] = {}
     for tracker in trackers_of(arguments):
         settings = tracker.settings[:1] if arguments.quick else tracker.settings
-        best = max(settings, key=lambda each: quality(tracker, each))
+        chosen[tracker.name] = chosen.get(tracker.like or "") or max(settings, key=lambda each: quality(tracker, each))
+        best = chosen[tracker.name]
         for data in others:
             every_pair = [(subject, seed) for subject in arguments.score_on for seed in arguments.random_seeds]
             final[data].append([rows.get(tracker, data, subject, best, seed) for subject, seed in every_pair])

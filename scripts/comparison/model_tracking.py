@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dwiml.scoring.ground_truth import GroundTruth
 from dwiml.scoring.scores import score_streamlines
+from dwiml.tracking.acceptance import Acceptance
 from dwiml.tracking.propagation import PropagationRules
 from dwiml.tracking.seeds import Seeds
 from dwiml.tracking.tracker import Tracker, TrackingSubject
@@ -61,6 +62,7 @@ def track_with_model(
     theta: float = THETA,
     mask_interpolation: str = "trilinear",
     seed: int = 1,
+    acceptance: Acceptance | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Track with the model's own step size.
 
@@ -76,6 +78,8 @@ def track_with_model(
         As in :class:`dwiml.tracking.tracker.Tracker`.
     algo, theta, mask_interpolation, seed
         As in :class:`dwiml.tracking.propagation.PropagationRules`.
+    acceptance
+        Which streamlines are accepted; None: all that are long enough.
 
     Returns
     -------
@@ -91,7 +95,7 @@ def track_with_model(
         mask_interpolation=mask_interpolation,
     )
     subject = TrackingSubject(volume.as_tensor(), torch.from_numpy(volume.voxel_sizes), torch.from_numpy(mask))
-    tracker = Tracker(model, subject, rules, min_length=min_length, forward_only=forward_only)
+    tracker = Tracker(model, subject, rules, min_length=min_length, forward_only=forward_only, acceptance=acceptance)
     groups = [tracked.streamlines for tracked in tracker.track(seeds)]
     points = np.concatenate([group.data.cpu().numpy() for group in groups])
     return points, np.concatenate([group.lengths.numpy() for group in groups])

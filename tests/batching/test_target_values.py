@@ -52,7 +52,6 @@ def test_the_loss_receives_the_values_of_the_file(labelled: Path, lazy: bool) ->
     (batch_ids,) = sampler
     targets, slices = load.load_batch_streamlines(batch_ids)
     batch = load.model_batch(targets, slices)
-    subjects = load.dataset.training_set
     values = np.concatenate(
         [
             load.dataset.training_set.data_of(subject)

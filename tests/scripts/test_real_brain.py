@@ -382,8 +382,12 @@ def test_bundles_that_cannot_be_used_are_named(unpacked, tmp_path):
 def test_a_folder_of_an_older_version_is_told_from_a_complete_one(tmp_path, capsys):
     arguments = [str(tmp_path), "--archive", str(tmp_path / "none")]
     assert prepare_real_brain.main(arguments) == 2
-    assert "exists already with other subjects (an older version's); remove it" in capsys.readouterr().err
-    (tmp_path / "subjects" / "left_mirrored").mkdir(parents=True)
+    assert (
+        "exists already with other subjects or streamlines (an older version's); remove it" in capsys.readouterr().err
+    )
+    newest = tmp_path / "subjects" / "left_mirrored" / "tractograms" / "labelled.trk"
+    newest.parent.mkdir(parents=True)
+    newest.touch()
     assert prepare_real_brain.main(arguments) == 2
     assert "exists already; remove it" in capsys.readouterr().err
 
