@@ -271,7 +271,8 @@ def table(counts: TrackingCounts, out: str, seconds: float) -> str:
 
 def _rejected(counts: TrackingCounts) -> str:
     """Return the number of streamlines that the classifier rejected, if any; see :func:`table`."""
-    if not counts.nb_implausible and counts.nb_attempts == counts.nb_seeds:
+    again = counts.nb_attempts - counts.nb_seeds
+    if not counts.nb_implausible and again <= 0:
         return ""
-    again = counted(counts.nb_attempts - counts.nb_seeds, "other attempt")
-    return f", {grouped(counts.nb_implausible)} not plausible ({again})"
+    attempts = f" ({counted(again, 'other attempt')})" if again > 0 else ""
+    return f", {grouped(counts.nb_implausible)} not plausible{attempts}"

@@ -251,9 +251,30 @@ def test_the_sidecar(folder: Path) -> None:
     assert "Connection" not in criteria
 
 
+def test_candidates_with_their_labels(folder: Path) -> None:
+    assert curate("-o", "out.trk", "--max_streamlines", "3", "--candidates", "all.trk", "--sidecar") == 0
+    saved = nib.streamlines.load("all.trk")
+    inverse = np.linalg.inv(OBLIQUE)
+    points = [line @ inverse[:3, :3].T + inverse[:3, 3] + 0.5 for line in saved.streamlines]
+    expected = [INVALID[0], *FIRST[:3], SECOND[0], *INVALID[1:], SECOND[1], *FIRST[3:]]
+    for line, wanted in zip(points, expected, strict=True):
+        np.testing.assert_allclose(line, wanted, atol=1e-4)
+    valid = saved.tractogram.data_per_streamline["valid"]
+    # All valid connections, also those that are not kept.
+    np.testing.assert_array_equal(valid, np.array([0, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1], dtype=np.float32)[:, None])
+    assert len(read("out.trk")) == 5
+    content = json.loads(Path("all.json").read_text())
+    assert content["Sources"] == ["one.trk", "two.tck", "truth"]
+
+
 @pytest.mark.parametrize(
     ("command", "sentence"),
     [
+        ("one.trk --labelled -o out.trk --candidates all.trk", "--candidates needs --bundles: with --labelled, all"),
+        ("one.trk --bundles truth -o out.trk --candidates all.tck", "a .tck has no data per streamline, where 'valid'"),
+        ("one.trk --bundles truth -o out.trk --candidates two.tck", "a .tck has no data per streamline"),
+        ("one.trk --bundles truth -o out.trk --candidates one.trk -f", "candidates: 'one.trk' is an input"),
+        ("one.trk --bundles truth -o out.trk --candidates out.trk -f", "'out.trk' is also the file of"),
         ("one.trk --bundles truth -o out.tck", "'out.tck': a .tck has no data per streamline, where 'bundle_id' is"),
         ("one.trk --bundles truth -o out.vtk", "does not have the extension of a tractogram"),
         ("one.trk --bundles truth -o one.trk -f", "out: 'one.trk' is an input"),

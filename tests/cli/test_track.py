@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from tests_support import edited
 
+import dwiml
 from dwiml.cli import train
 from dwiml.cli.main import main
 from dwiml.cli.track import table
@@ -345,3 +346,104 @@ def test_no_streamlines_and_an_older_file(
     assert f"5 seeds: 0 streamlines in '{out}', 5 too short" in capsys.readouterr().out
     assert f"There are no streamlines: '{out}' is replaced by an empty tractogram." in caplog.messages
     assert len(nib.streamlines.load(out).streamlines) == 0
+
+
+@pytest.fixture(scope="module")
+def classifier(phantom: Path) -> str:
+    """The experiment of a classifier of the phantom's streamlines; those that start in the lower half are invalid."""
+    path = Path(shutil.copy(phantom / "data.hdf5", phantom / "labelled.hdf5"))
+    with edited(path) as handle:
+        for subject in handle.values():
+            group = subject["streamlines"]
+            points, offsets = group["data"][:], group["offsets"][:]
+            valid = (points[offsets, 2:3] > np.median(points[:, 2])).astype(np.float32)
+            group.require_group("data_per_streamline").create_dataset("valid", data=valid)
+    words = ["streamline-classifier", str(phantom / "labelled.hdf5"), str(phantom), "classifier", "--seed", "1", "-q"]
+    words += ["--input_group_name", "input", "--streamline_group_name", "streamlines", "--max_epochs", "1"]
+    words += ["--nb_points", "8", "--nb_channels", "8", "8", "--batch_size_training", "50"]
+    assert train.main(words) == 0
+    return str(phantom / "classifier")
+
+
+def test_only_plausible_streamlines(
+    phantom: Path, classifier: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dg = ["--dg_key", "fisher-von-mises", "--rnn_layer_sizes", "8", "--seed", "1", "--max_epochs", "1", "-q"]
+    paths = [str(phantom / "data.hdf5"), str(tmp_path), "drawn", "--step_size", "1.5", "--input_group_name", "input"]
+    assert train.main(["learn2track", *paths, "--streamline_group_name", "streamlines", *dg]) == 0
+    words = ["track", str(tmp_path / "drawn"), "sub-03"]
+    options = ["--tracking_mask", "wm_mask", "--nb_seeds", "80", "--algo", "prob", "--theta", "90", "--save_seeds"]
+    judged = ["--classifier", classifier, "--save_plausibility", "--sidecar"]
+    assert main([*words, str(tmp_path / "all.trk"), *options, *judged, "--min_plausibility", "0"]) == 0
+    everything = nib.streamlines.load(tmp_path / "all.trk").tractogram
+    found = everything.data_per_streamline["plausibility"][:, 0]
+    assert 0 < found.min() < found.max() < 1
+    limit = float(np.median(found))
+    capsys.readouterr()
+    judged += ["--min_plausibility", str(limit), "--report", str(tmp_path / "report.json")]
+    assert main([*words, str(tmp_path / "some.trk"), *options, *judged]) == 0
+    printed = capsys.readouterr().out
+    some = nib.streamlines.load(tmp_path / "some.trk").tractogram
+    expected = np.flatnonzero(found >= limit)
+    assert len(some.streamlines) == len(expected)
+    for line, number in zip(some.streamlines, expected, strict=True):
+        np.testing.assert_array_equal(line, everything.streamlines[number])
+    counts = json.loads((tmp_path / "report.json").read_text())
+    assert counts["nb_implausible"] == len(found) - len(expected)
+    assert f"{len(found) - len(expected)} not plausible; " in printed
+    criteria = json.loads((tmp_path / "some.json").read_text())["StreamlineAcceptanceCriteria"]["Plausibility"]
+    assert (tmp_path / criteria.pop("Classifier")).resolve() == Path(classifier).resolve()
+    assert criteria == {"Minimum": limit, "MaximumAttempts": 1}
+    more = [*judged[:-2], "--max_attempts", "4", "-f"]
+    assert main([*words, str(tmp_path / "some.trk"), *options, *more]) == 0
+    again = nib.streamlines.load(tmp_path / "some.trk").tractogram
+    assert len(again.streamlines) > len(some.streamlines)
+    assert (again.data_per_streamline["plausibility"] >= limit - 1e-6).all()
+    # From Python, alike.
+    tracked = dwiml.track(
+        tmp_path / "drawn",
+        "sub-03",
+        tracking_mask="wm_mask",
+        nb_seeds=80,
+        algo="prob",
+        theta=90,
+        classifier=classifier,
+        min_plausibility=limit,
+        max_attempts=4,
+        save_plausibility=True,
+    )
+    assert len(tracked.streamlines) == len(again.streamlines)
+    np.testing.assert_allclose(
+        tracked.data_per_streamline["plausibility"], again.data_per_streamline["plausibility"], atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--min_plausibility", "0.3"], "min_plausibility has no effect without a classifier"),
+        (["--max_attempts", "3"], "max_attempts has no effect without a classifier"),
+        (["--save_plausibility"], "save_plausibility has no effect without a classifier"),
+        (["--classifier", "EXP"], "A classifier of streamlines is needed, and Learn2TrackModel has no plausibility"),
+        (["--classifier", "CLASSIFIER", "--max_attempts", "3"], "algo 'det' gives the same streamline in each attempt"),
+        (["--classifier", "CLASSIFIER", "--min_plausibility", "3"], "min_plausibility must be a number from 0 to 1"),
+        (["--classifier", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_acceptance_refuses(
+    phantom: Path,
+    classifier: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    sentence: str,
+) -> None:
+    places = {"EXP": str(phantom / "exp"), "CLASSIFIER": classifier}
+    out = tmp_path / "out.trk"
+    words = ["track", str(phantom / "exp"), "sub-03", str(out), "--tracking_mask", "wm_mask", "--nb_seeds", "5"]
+    capsys.readouterr()
+    assert main([*words, *(places.get(each, each) for each in options)]) == 2
+    printed = capsys.readouterr().err
+    assert sentence in printed
+    assert printed.count("error: ") == 1
+    assert not out.exists()
