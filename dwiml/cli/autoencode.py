@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from dwiml.cli import parse_and_run
 from dwiml.cli.options.latent_space import MODEL_HELP, add_latent_options, memory_advice
-from dwiml.cli.running.latent_files import check_latent_outputs, read_scanner_streamlines
+from dwiml.cli.running.scanner_streamlines import check_tractogram_outputs, read_scanner_streamlines
 
 ERROR = "rms_error_mm"
 
@@ -41,7 +41,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from dwiml.ops.spaces import to_vox_corner
     from dwiml.tractograms.writing.sidecar import describe
 
-    check_latent_outputs(arguments, {"OUT": arguments.out})
+    check_tractogram_outputs(arguments, {"OUT": arguments.out})
     model = load_autoencoder(arguments.model, arguments.model_class)
     needs_grid = not arguments.out.lower().endswith(".tck")
     lines = read_scanner_streamlines(arguments.tractogram, "IN", image=arguments.grid, needs_grid=needs_grid)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dwiml.cli import parse_and_run
 from dwiml.cli.options.latent_space import MODEL_HELP, add_latent_options, memory_advice
-from dwiml.cli.running.latent_files import check_latent_outputs, read_scanner_streamlines
+from dwiml.cli.running.scanner_streamlines import check_tractogram_outputs, read_scanner_streamlines
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,7 +71,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from dwiml.evaluation.latent_space import load_autoencoder
 
     outputs = {"OUT": arguments.out, "--rejected": arguments.rejected}
-    check_latent_outputs(arguments, outputs, arguments.reference)
+    check_tractogram_outputs(arguments, outputs, arguments.reference)
     refuse_repeated(arguments.reference)
     if arguments.threshold is not None:
         check_number("--threshold", arguments.threshold, low=0)

@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": "measure a trained model's direction error, and that of simple baselines",
     "track": "create a tractogram with a trained model",
     "autoencode": "reconstruct streamlines with a trained autoencoder",
+    "filter_plausible": "keep the streamlines that a trained classifier finds plausible",
     "filter_latent": "keep the streamlines near reference streamlines in a latent space",
     "import_dwi_ml": "import an experiment of dwi_ml 1.0: model, weights and logs",
     "connectivity_matrix": "count the streamlines that connect each pair of regions",

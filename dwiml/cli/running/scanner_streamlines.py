@@ -1,4 +1,4 @@
-"""The files of the commands of the latent space: the check of outputs, the streamlines of a file."""
+"""The files of the commands that filter or change a tractogram: check of the outputs, streamlines of a file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dwiml.tractograms.writing.writer import TractogramWriter
 
 
-def check_latent_outputs(
+def check_tractogram_outputs(
     arguments: argparse.Namespace, outputs: Mapping[str, str | None], references: list[str] | None = None
 ) -> None:
     """Check the outputs, tractograms that are written through a partial file, and the batch size.
@@ -39,7 +39,7 @@ def check_latent_outputs(
     above = Path(os.path.realpath(model)).parent
     # The best model of an experiment is a folder in it.
     experiments = [model, above] if (above / "parameters.json").is_file() else [model]
-    inputs = [arguments.tractogram, *(references or []), arguments.grid]
+    inputs = [arguments.tractogram, *(references or []), getattr(arguments, "grid", None)]
     if arguments.sidecar:
         # The new sidecar refers to IN, whose own sidecar must be kept.
         inputs.append(os.fspath(tractogram_sidecar(arguments.tractogram)))
@@ -101,7 +101,7 @@ class ScannerStreamlines:
 
 
 def read_scanner_streamlines(
-    path: str, label: str, *, image: str | None = None, needs_grid: bool = False
+    path: str, label: str, *, image: str | None = None, otherwise: Grid | None = None, needs_grid: bool = False
 ) -> ScannerStreamlines:
     """Read the streamlines of a file.
 
@@ -113,6 +113,8 @@ def read_scanner_streamlines(
         Start of the error messages.
     image
         Image with the voxel grid, if the tractogram has none. If it has one, that of the image must be the same.
+    otherwise
+        The voxel grid of a tractogram that has none.
     needs_grid
         Whether the voxel grid is needed, for an output with a header.
 
@@ -138,6 +140,7 @@ def read_scanner_streamlines(
                 "out --grid."
             )
         grid = grid or given
+    grid = grid or otherwise
     if grid is None:
         if needs_grid:
             raise ValueError(f"'{path}' has no voxel grid, which OUT needs: write a .tck, or give --grid IMAGE.")

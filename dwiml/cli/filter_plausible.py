@@ -1,0 +1,145 @@
+"""``dwiml filter_plausible``: keep the streamlines that a trained classifier finds plausible."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from dwiml.cli import parse_and_run
+from dwiml.cli.options.shared import add_images, add_moved_data, add_overwrite, add_sidecar, add_verbose
+from dwiml.cli.options.user_classes import add_class_options
+from dwiml.cli.running.scanner_streamlines import check_tractogram_outputs, read_scanner_streamlines
+
+PLAUSIBILITY = "plausibility"
+MINIMUM = 0.5
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dwiml filter_plausible",
+        allow_abbrev=False,
+        usage="dwiml filter_plausible EXPERIMENT SUBJECT IN OUT [options]\n"
+        "       dwiml filter_plausible EXPERIMENT IN OUT --input IMAGE [IMAGE ...] [options]",
+        description="Keep the streamlines of a tractogram, of any tracker, that a trained classifier finds plausible. "
+        f"The probability of each streamline is the data per streamline '{PLAUSIBILITY}' of the outputs (.trk, .trx).",
+    )
+    parser.add_argument(
+        "model", metavar="EXPERIMENT", help="experiment of 'dwiml train streamline-classifier'; its best model is used"
+    )
+    parser.add_argument(
+        "subject", metavar="SUBJECT", nargs="?", help="a subject of the HDF5 file of the experiment; not with --input"
+    )
+    parser.add_argument("tractogram", metavar="IN", help="tractogram to filter, in the scanner space of the subject")
+    parser.add_argument("out", metavar="OUT", help="tractogram to write, with the streamlines that are kept")
+    parser.add_argument(
+        "--min_plausibility",
+        type=float,
+        default=MINIMUM,
+        metavar="X",
+        help="smallest probability, from 0 to 1, of a streamline that is kept [%(default)s]",
+    )
+    parser.add_argument("--rejected", metavar="FILE", help="also write the streamlines that are not kept")
+    parser.add_argument(
+        "--batch_size",
+        type=int,
+        default=2000,
+        metavar="N",
+        help="number of streamlines that the classifier gets at once; lower it to use less memory [%(default)s]",
+    )
+    add_images(parser.add_argument_group("images, for a subject that is not in the HDF5 file"))
+    add_moved_data(parser)
+    add_sidecar(parser, "each output")
+    add_overwrite(parser, "replace existing outputs")
+    add_class_options(parser)
+    add_verbose(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return parse_and_run(build_parser(), _run, argv, memory_advice=_memory_advice)
+
+
+def _memory_advice(arguments: argparse.Namespace) -> str:
+    return f"give a lower --batch_size (now: {arguments.batch_size})"
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from dwiml.arguments import check_number, counted
+    from dwiml.cli.running.progress import progress_bar
+    from dwiml.ops.sequences import TensorSequence
+    from dwiml.ops.spaces import to_vox_corner
+    from dwiml.tracking.acceptance import Acceptance, check_classifier, plausibility_of
+    from dwiml.training.loading import load_best_model
+
+    outputs = {"OUT": arguments.out, "--rejected": arguments.rejected}
+    images = [*(arguments.input or ()), *(arguments.std_mask or ())]
+    check_tractogram_outputs(arguments, outputs, images)
+    minimum = check_number("--min_plausibility", arguments.min_plausibility, low=0, high=1)
+    classifier = load_best_model(arguments.model, model_class=arguments.model_class).eval()
+    Acceptance(classifier)
+    volume, grid = _read_volume(arguments)
+    check_classifier(classifier, volume)
+    lines = read_scanner_streamlines(arguments.tractogram, "IN", otherwise=grid)
+    written = [path for path in outputs.values() if path is not None]
+    writers = {
+        path: lines.writer(
+            path,
+            {PLAUSIBILITY: 1},
+            overwrite=arguments.overwrite,
+            sidecar=_sidecar(arguments, path) if arguments.sidecar else None,
+        )
+        for path in written
+    }
+    lengths = lines.stored.lengths
+    space: dict[str, Any] = {"space": "rasmm", "origin": "center", "affine": grid.affine}
+    points = to_vox_corner(lines.points, voxel_sizes=grid.voxel_sizes, **space)
+    every = TensorSequence(torch.from_numpy(points), torch.from_numpy(lengths))
+    sizes, volume = torch.from_numpy(grid.voxel_sizes), volume.to(classifier.device)
+    found = [torch.zeros(0)]
+    with progress_bar("Classifying", len(lengths)) as count:
+        for start in range(0, len(lengths), arguments.batch_size):
+            some = every[start : start + arguments.batch_size]
+            found.append(plausibility_of(classifier, some, volume, sizes))
+            count(len(some))
+    plausibility = torch.cat(found).numpy()
+    kept = plausibility >= minimum
+    lines.stored.dps[PLAUSIBILITY] = plausibility[:, None]
+    for path, chosen in ((arguments.out, kept), (arguments.rejected, ~kept)):
+        if path is not None:
+            with writers[path] as writer:
+                part = lines.stored.points[chosen.repeat(lengths)]
+                writer.append(part, lengths[chosen], lines.data(path, chosen))
+    share = f" ({kept.mean():.1%})" if len(kept) else ""
+    print(f"{counted(int(kept.sum()), 'streamline')} of {len(kept)} kept{share} in '{arguments.out}'.")
+
+
+def _read_volume(arguments: argparse.Namespace) -> Any:
+    from dwiml.cli.running.tracking_data import check_files, check_options_of_images, options_of_images
+    from dwiml.trained.input_volume import read_input_volume
+    from dwiml.training.loading import recorded_parameters
+
+    if (arguments.subject is None) == (arguments.input is None):
+        raise ValueError("Give either a SUBJECT of the HDF5 file or image files with --input.")
+    check_options_of_images(arguments)
+    check_files(arguments, ("input", "std_mask"))
+    options = options_of_images(arguments) if arguments.input is not None else {}
+    recorded, given = recorded_parameters(arguments.model), arguments.input or arguments.subject
+    return read_input_volume(arguments.model, recorded, given, hdf5_file=arguments.hdf5_file, **options)
+
+
+def _sidecar(arguments: argparse.Namespace, path: str) -> dict[str, Any]:
+    """Return the content of the sidecar of an output."""
+    from pathlib import Path
+
+    from dwiml.tractograms.writing.sidecar import ACCEPTANCE, describe
+
+    is_out = path == arguments.out
+    limit = {"Minimum" if is_out else "Below": arguments.min_plausibility}
+    return describe(
+        f"Streamlines of a tractogram that a trained classifier finds {'plausible' if is_out else 'implausible'}.",
+        [arguments.tractogram, arguments.model],
+        {ACCEPTANCE: {"Plausibility": {"Classifier": Path(arguments.model), **limit}}},
+    )

@@ -1,0 +1,221 @@
+"""``dwiml track --classifier`` and ``dwiml filter_plausible``, run for real."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from tests_support import edited
+
+import dwiml
+from dwiml.cli import train
+from dwiml.cli.main import main
+from dwiml.hdf5.creator import create_hdf5
+from dwiml.phantom.create import create_phantom
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small phantom, its HDF5 file, and two models: one with directions, one with distributions."""
+    folder = tmp_path_factory.mktemp("plausible")
+    root = create_phantom(folder / "phantom", nb_subjects=3, size="small")
+    lists = [root / f"{name}.txt" for name in ("training", "validation", "testing")]
+    create_hdf5(root / "subjects", folder / "data.hdf5", root / "config.json", *lists)
+    options = ["--input_group_name", "input", "--streamline_group_name", "streamlines", "--rnn_layer_sizes", "8"]
+    options += ["--seed", "1", "--max_epochs", "1", "--batch_size_training", "50", "--step_size", "1.5", "-q"]
+    for name, key in (("exp", "cosine-regression"), ("drawn", "fisher-von-mises")):
+        words = ["learn2track", str(folder / "data.hdf5"), str(folder), name, *options, "--dg_key", key]
+        assert train.main(words) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def classifier(phantom: Path) -> str:
+    """The experiment of a classifier of the phantom's streamlines; those that start in the lower half are invalid."""
+    path = Path(shutil.copy(phantom / "data.hdf5", phantom / "labelled.hdf5"))
+    with edited(path) as handle:
+        for subject in handle.values():
+            group = subject["streamlines"]
+            points, offsets = group["data"][:], group["offsets"][:]
+            valid = (points[offsets, 2:3] > np.median(points[:, 2])).astype(np.float32)
+            group.require_group("data_per_streamline").create_dataset("valid", data=valid)
+    words = ["streamline-classifier", str(phantom / "labelled.hdf5"), str(phantom), "classifier", "--seed", "1", "-q"]
+    words += ["--input_group_name", "input", "--streamline_group_name", "streamlines", "--max_epochs", "1"]
+    words += ["--nb_points", "8", "--nb_channels", "8", "8", "--batch_size_training", "50"]
+    assert train.main(words) == 0
+    return str(phantom / "classifier")
+
+
+def test_only_plausible_streamlines(
+    phantom: Path, classifier: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["track", str(phantom / "drawn"), "sub-03"]
+    options = ["--tracking_mask", "wm_mask", "--nb_seeds", "80", "--algo", "prob", "--theta", "90", "--save_seeds"]
+    judged = ["--classifier", classifier, "--save_plausibility", "--sidecar"]
+    assert main([*words, str(tmp_path / "all.trk"), *options, *judged, "--min_plausibility", "0"]) == 0
+    everything = nib.streamlines.load(tmp_path / "all.trk").tractogram
+    found = everything.data_per_streamline["plausibility"][:, 0]
+    assert 0 < found.min() < found.max() < 1
+    limit = float(np.median(found))
+    capsys.readouterr()
+    judged += ["--min_plausibility", str(limit), "--report", str(tmp_path / "report.json")]
+    assert main([*words, str(tmp_path / "some.trk"), *options, *judged]) == 0
+    printed = capsys.readouterr().out
+    some = nib.streamlines.load(tmp_path / "some.trk").tractogram
+    expected = np.flatnonzero(found >= limit)
+    assert len(some.streamlines) == len(expected)
+    for line, number in zip(some.streamlines, expected, strict=True):
+        np.testing.assert_array_equal(line, everything.streamlines[number])
+    counts = json.loads((tmp_path / "report.json").read_text())
+    assert counts["nb_implausible"] == len(found) - len(expected)
+    assert f"{len(found) - len(expected)} not plausible; " in printed
+    criteria = json.loads((tmp_path / "some.json").read_text())["StreamlineAcceptanceCriteria"]["Plausibility"]
+    assert (tmp_path / criteria.pop("Classifier")).resolve() == Path(classifier).resolve()
+    assert criteria == {"Minimum": limit, "MaximumAttempts": 1}
+    more = [*judged[:-2], "--max_attempts", "4", "-f"]
+    assert main([*words, str(tmp_path / "some.trk"), *options, *more]) == 0
+    again = nib.streamlines.load(tmp_path / "some.trk").tractogram
+    assert len(again.streamlines) > len(some.streamlines)
+    assert (again.data_per_streamline["plausibility"] >= limit - 1e-6).all()
+    # From Python, alike.
+    tracked = dwiml.track(
+        phantom / "drawn",
+        "sub-03",
+        tracking_mask="wm_mask",
+        nb_seeds=80,
+        algo="prob",
+        theta=90,
+        classifier=classifier,
+        min_plausibility=limit,
+        max_attempts=4,
+        save_plausibility=True,
+    )
+    assert len(tracked.streamlines) == len(again.streamlines)
+    np.testing.assert_allclose(
+        tracked.data_per_streamline["plausibility"], again.data_per_streamline["plausibility"], atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--min_plausibility", "0.3"], "min_plausibility has no effect without a classifier"),
+        (["--max_attempts", "3"], "max_attempts has no effect without a classifier"),
+        (["--save_plausibility"], "save_plausibility has no effect without a classifier"),
+        (["--classifier", "EXP"], "A classifier of streamlines is needed, and Learn2TrackModel has no plausibility"),
+        (["--classifier", "CLASSIFIER", "--max_attempts", "3"], "algo 'det' gives the same streamline in each attempt"),
+        (["--classifier", "CLASSIFIER", "--min_plausibility", "3"], "min_plausibility must be a number from 0 to 1"),
+        (["--classifier", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_acceptance_refuses(
+    phantom: Path,
+    classifier: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    sentence: str,
+) -> None:
+    places = {"EXP": str(phantom / "exp"), "CLASSIFIER": classifier}
+    out = tmp_path / "out.trk"
+    words = ["track", str(phantom / "exp"), "sub-03", str(out), "--tracking_mask", "wm_mask", "--nb_seeds", "5"]
+    capsys.readouterr()
+    assert main([*words, *(places.get(each, each) for each in options)]) == 2
+    printed = capsys.readouterr().err
+    assert sentence in printed
+    assert printed.count("error: ") == 1
+    assert not out.exists()
+
+
+def images(phantom: Path) -> list[str]:
+    folder = phantom / "phantom" / "subjects" / "sub-03"
+    volume, mask = str(folder / "metrics" / "sh.nii.gz"), str(folder / "masks" / "wm.nii.gz")
+    return ["--input", volume, "--std_mask", mask]
+
+
+def plausibilities(path: Path) -> np.ndarray:
+    saved = nib.streamlines.load(path).tractogram
+    return np.asarray(saved.data_per_streamline["plausibility"][:, 0]) if len(saved.streamlines) else np.zeros(0)
+
+
+def test_a_tractogram_of_any_tracker_is_filtered(
+    phantom: Path, classifier: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    track = ["track", str(phantom / "drawn"), "sub-03", str(tmp_path / "all.trk"), "--tracking_mask", "wm_mask"]
+    track += ["--nb_seeds", "60", "--algo", "prob", "--theta", "90", "--classifier", classifier, "--save_seeds"]
+    assert main([*track, "--min_plausibility", "0", "--save_plausibility"]) == 0
+    everything = nib.streamlines.load(tmp_path / "all.trk").tractogram
+    expected = everything.data_per_streamline["plausibility"][:, 0]
+    limit = float(np.median(expected)) + 1e-4
+    capsys.readouterr()
+    words = ["filter_plausible", classifier, "sub-03", str(tmp_path / "all.trk"), str(tmp_path / "kept.trk")]
+    words += ["--min_plausibility", str(limit), "--rejected", str(tmp_path / "rejected.trk"), "--sidecar"]
+    assert main([*words, "--batch_size", "7"]) == 0
+    kept, rejected = (nib.streamlines.load(tmp_path / f"{name}.trk").tractogram for name in ("kept", "rejected"))
+    which = expected >= limit
+    assert len(kept.streamlines) == which.sum() > 5
+    assert len(rejected.streamlines) == (~which).sum() > 5
+    for line, number in zip(kept.streamlines, np.flatnonzero(which), strict=True):
+        np.testing.assert_allclose(line, everything.streamlines[number], atol=1e-4)
+    np.testing.assert_allclose(plausibilities(tmp_path / "kept.trk"), expected[which], atol=1e-4)
+    np.testing.assert_allclose(kept.data_per_streamline["seeds"], everything.data_per_streamline["seeds"][which])
+    printed = capsys.readouterr()
+    assert f"{which.sum()} streamlines of {len(which)} kept ({which.mean():.1%})" in printed.out
+    for name, limits in (("kept", {"Minimum": limit}), ("rejected", {"Below": limit})):
+        content = json.loads((tmp_path / f"{name}.json").read_text())
+        criteria = content["StreamlineAcceptanceCriteria"]["Plausibility"]
+        assert (tmp_path / criteria.pop("Classifier")).resolve() == Path(classifier).resolve()
+        assert criteria == limits
+    # From images, and from a .tck, which has no grid.
+    lines = nib.streamlines.Tractogram(everything.streamlines, affine_to_rasmm=np.eye(4))
+    nib.streamlines.save(lines, str(tmp_path / "all.tck"))
+    words = ["filter_plausible", classifier, str(tmp_path / "all.tck"), str(tmp_path / "again.trk")]
+    assert main([*words, *images(phantom), "--min_plausibility", "0"]) == 0
+    np.testing.assert_allclose(plausibilities(tmp_path / "again.trk"), expected, atol=1e-3)
+    # Nothing is left, and nothing was there.
+    words = ["filter_plausible", classifier, "sub-03", str(tmp_path / "all.trk"), str(tmp_path / "none.trk")]
+    assert main([*words, "--min_plausibility", "1"]) == 0
+    assert len(plausibilities(tmp_path / "none.trk")) == 0
+    words[3:] = [str(tmp_path / "none.trk"), str(tmp_path / "none.tck")]
+    assert main(words) == 0
+    assert "0 streamlines of 0 kept in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["EXP", "sub-03", "IN", "OUT"], "A classifier of streamlines is needed, and Learn2TrackModel has no"),
+        (["CLASSIFIER", "IN", "OUT"], "Give either a SUBJECT of the HDF5 file or image files with --input."),
+        (["CLASSIFIER", "sub-9", "IN", "OUT"], "Subject 'sub-9' not found in"),
+        (["CLASSIFIER", "sub-03", "none.trk", "OUT"], "'none.trk' was not found"),
+        (["CLASSIFIER", "sub-03", "IN", "OUT", "--min_plausibility", "2"], "--min_plausibility must be a number from"),
+        (["CLASSIFIER", "sub-03", "IN", "OUT", "--batch_size", "0"], "--batch_size must be a whole number of at least"),
+        (["CLASSIFIER", "sub-03", "IN", "IN", "-f"], "is an input"),
+        (["CLASSIFIER", "sub-03", "IN", "OUT", "--rejected", "OUT"], "is also the file of"),
+        (["CLASSIFIER", "sub-03", "IN", "OUT", "--standardization", "none"], "--standardization is for --input"),
+        (["CLASSIFIER", "IN", "OUT", "--input", "none.nii.gz"], "none.nii.gz"),
+        (["nowhere", "sub-03", "IN", "OUT"], "nowhere"),
+    ],
+)
+def test_what_the_filter_refuses(
+    phantom: Path,
+    classifier: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    sentence: str,
+) -> None:
+    tractogram = phantom / "phantom" / "subjects" / "sub-03" / "bundles" / "arch.trk"
+    before, out = tractogram.read_bytes(), tmp_path / "out.trk"
+    places = {"EXP": str(phantom / "exp"), "CLASSIFIER": classifier, "IN": str(tractogram), "OUT": str(out)}
+    capsys.readouterr()
+    assert main(["filter_plausible", *(places.get(each, each) for each in words)]) == 2
+    printed = capsys.readouterr().err
+    assert sentence in printed
+    assert printed.count("error: ") == 1
+    assert not out.exists()
+    assert tractogram.read_bytes() == before
