@@ -17,7 +17,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from small_world import add_transformer
+from small_world import add_classifier, add_transformer
 from without_volume import SMALL_AUTOENCODER
 
 # Modules that take the functions which tests replace must be imported before.
@@ -43,6 +43,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert train.main(["learn2track", str(folder / "data.hdf5"), str(folder), "exp", *options]) == 0
     AutoencoderModel(**SMALL_AUTOENCODER).save(folder / "autoencoder")
     add_transformer(folder)
+    add_classifier(folder)
     np.save(folder / "m.npy", np.ones((8, 8)))
     return folder
 
@@ -111,6 +112,10 @@ def command_at(name: str, work: Path, out: Path) -> tuple[list[str], str]:
         "autoencode": (
             ["autoencode", str(work / "autoencoder"), bundle, str(out / "a.trk")],
             "dwiml.evaluation.latent_space.resample_nb_points",
+        ),
+        "filter_plausible": (
+            ["filter_plausible", str(work / "classifier"), "sub-03", bundle, str(out / "a.trk")],
+            "dwiml.tracking.acceptance.resample_nb_points",
         ),
         "filter_latent": (
             ["filter_latent", str(work / "autoencoder"), bundle, str(out / "a.trk"), "--reference", bundle],
@@ -321,6 +326,7 @@ def test_missing_memory_is_reported(
         ("autoencode", [], "give a lower --batch_size (now: 1000)"),
         ("show_attention", [], "choose shorter streamlines with --streamlines"),
         ("filter_latent", ["--batch_size", "7"], "give a lower --batch_size (now: 7)"),
+        ("filter_plausible", ["--batch_size", "7"], "give a lower --batch_size (now: 7)"),
     ],
 )
 def test_missing_memory_names_the_option_that_needs_less(

@@ -18,7 +18,17 @@ from own_models import DATA, install, write_own_model, write_own_trainer
 from small_training import interrupt, logs
 
 from dwiml import Learn2TrackModel
-from dwiml.cli import autoencode, evaluate, filter_latent, resume, show_attention, show_loss, track, train
+from dwiml.cli import (
+    autoencode,
+    evaluate,
+    filter_latent,
+    filter_plausible,
+    resume,
+    show_attention,
+    show_loss,
+    track,
+    train,
+)
 from dwiml.cli.main import main
 from dwiml.training.catalog import find_trainer_class
 from dwiml.training.loading import rebuild_experiment
@@ -336,6 +346,6 @@ def test_a_model_without_a_volume_in_a_module(tiny_hdf5: Path, tmp_path: Path) -
 
 
 def test_no_other_command_was_forgotten() -> None:
-    for module in (autoencode, evaluate, filter_latent, resume, show_attention, show_loss, track):
+    for module in (autoencode, evaluate, filter_latent, filter_plausible, resume, show_attention, show_loss, track):
         assert "--model_class" in module.build_parser().format_help()
     assert importlib.metadata.entry_points(group="dwiml.models") is not None

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-from tests_support import edited
+from small_world import add_classifier
 
 import dwiml
 from dwiml.cli import train
@@ -35,18 +34,7 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def classifier(phantom: Path) -> str:
-    """The experiment of a classifier of the phantom's streamlines; those that start in the lower half are invalid."""
-    path = Path(shutil.copy(phantom / "data.hdf5", phantom / "labelled.hdf5"))
-    with edited(path) as handle:
-        for subject in handle.values():
-            group = subject["streamlines"]
-            points, offsets = group["data"][:], group["offsets"][:]
-            valid = (points[offsets, 2:3] > np.median(points[:, 2])).astype(np.float32)
-            group.require_group("data_per_streamline").create_dataset("valid", data=valid)
-    words = ["streamline-classifier", str(phantom / "labelled.hdf5"), str(phantom), "classifier", "--seed", "1", "-q"]
-    words += ["--input_group_name", "input", "--streamline_group_name", "streamlines", "--max_epochs", "1"]
-    words += ["--nb_points", "8", "--nb_channels", "8", "8", "--batch_size_training", "50"]
-    assert train.main(words) == 0
+    add_classifier(phantom)
     return str(phantom / "classifier")
 
 

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 from dwi_ml_models import save_experiment, transformer
 from scoring_support import save_lines, save_volume
-from tests_support import AFFINE, NB_FEATURES, SHAPE, curved_streamlines, write_hdf5
+from tests_support import AFFINE, NB_FEATURES, SHAPE, curved_streamlines, edited, write_hdf5
 from without_volume import SMALL_AUTOENCODER
 
 from dwiml import AutoencoderModel
@@ -28,8 +28,8 @@ def make_world(root: Path) -> Path:
 
     ``data.hdf5``; ``exps/exp`` and ``exps/other``, experiments trained on it; ``images/`` (input, mask, labels);
     ``lines.trk`` (``.tck``, ``.trx``); ``truth/`` of two bundles, one of them a tractogram outside, ``outside.trk``;
-    ``matrix.npy`` with its labels; ``autoencoder/``, an untrained one, saved; ``subjects/`` with config and lists for
-    ``create_hdf5``.
+    ``matrix.npy`` with its labels; ``autoencoder/``, an untrained one, saved; ``classifier/``, of
+    :func:`add_classifier`; ``subjects/`` with config and lists for ``create_hdf5``.
     """
     rng = np.random.default_rng(5)
     write_hdf5(root / "data.hdf5", {"sub-a": 12, "sub-b": 8}, {"sub-d": 6}, {"sub-e": 5})
@@ -43,6 +43,7 @@ def make_world(root: Path) -> Path:
         writer.append(np.concatenate(lines), [len(line) for line in lines])
     _write_truth(root, lines)
     AutoencoderModel(**SMALL_AUTOENCODER).save(root / "autoencoder")
+    add_classifier(root)
     from dwiml.hdf5.inputs.connectivity import write_matrix
     from dwiml.ops.connectivity_matrix import ConnectivityMatrix
 
@@ -59,6 +60,23 @@ def make_world(root: Path) -> Path:
     for number, name in enumerate(("training", "validation", "testing"), start=1):
         (root / f"{name}.txt").write_text(f"sub-{number}\n")
     return root
+
+
+def add_classifier(root: Path) -> None:
+    """Add ``classifier/``, an experiment whose model tells streamlines that start in the lower half from the others.
+
+    Its data are ``labelled.hdf5``: those of ``data.hdf5`` with the data per streamline ``valid``.
+    """
+    path = Path(shutil.copy(root / "data.hdf5", root / "labelled.hdf5"))
+    with edited(path) as handle:
+        for subject in handle.values():
+            group = subject["streamlines"]
+            points, offsets = group["data"][:], group["offsets"][:]
+            valid = (points[offsets, 2:3] > np.median(points[:, 2])).astype(np.float32)
+            group.require_group("data_per_streamline").create_dataset("valid", data=valid)
+    words = ["streamline-classifier", str(path), str(root), "classifier", "--seed", "1", "-q", "--nb_points", "8"]
+    words += ["--input_group_name", "input", "--streamline_group_name", "streamlines", "--max_epochs", "1"]
+    assert train.main([*words, "--nb_channels", "8", "8", "--batch_size_training", "50"]) == 0
 
 
 def add_transformer(root: Path) -> None:
