@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 MAX_LENGTH_MM = 250.0
 MASKS = ("trilinear", "nearest")
 # As many settings for each tracker: angles x readings of the mask, and for dipy two orders and half the angles.
-MODEL_THETAS = (15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 75.0, 90.0)
-DIPY_THETAS = {"det": (10.0, 20.0, 30.0, 45.0), "prob": (10.0, 20.0, 30.0, 45.0), "ptt": (5.0, 10.0, 20.0, 30.0)}
+MODEL_THETAS = (20.0, 30.0, 40.0, 50.0, 60.0, 75.0, 90.0, 120.0)
+DIPY_THETAS = {"det": (10.0, 20.0, 30.0, 45.0), "prob": (20.0, 30.0, 45.0, 60.0), "ptt": (10.0, 20.0, 30.0, 45.0)}
 DIPY_ORDERS = (6, 8)
 MEASURES = ("valid_connections", "invalid_connections", "no_connections", "overlap", "overreach", "f1")
 
