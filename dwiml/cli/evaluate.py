@@ -55,9 +55,12 @@ def _run(arguments: argparse.Namespace) -> None:
     )
     trained = load_best_model(arguments.experiment, model_class=model_class)
     if not hasattr(trained, "get_tracking_directions"):
+        other = "'dwiml show_loss', which writes the loss at each point"
+        if hasattr(trained, "plausibility"):
+            other = "'dwiml filter_plausible', which writes the probability of each streamline"
         raise ValueError(
             f"'dwiml evaluate' measures the error of predicted directions, and {type(trained).__name__} predicts none: "
-            "use 'dwiml show_loss', which writes the loss at each point."
+            f"use {other}."
         )
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -50,12 +50,17 @@ def losses_by_element(model: Any, result: Any, nb: int) -> torch.Tensor:
     TypeError
         If the result is not a tensor and a number.
     ValueError
-        If the tensor has another shape.
+        If the tensor has another shape, for instance that of a classifier of whole streamlines.
     """
     expected = f"{type(model).__name__}.compute_loss({_OPTION}=False) must return one loss per point"
     if not (isinstance(result, (tuple, list)) and len(result) == 2 and isinstance(result[0], torch.Tensor)):
         raise TypeError(f"{expected} and their number, as a pair (losses, n); it returned {kind_shown(result)}.")
     losses: torch.Tensor = result[0]
+    if losses.shape != (nb,) and hasattr(model, "plausibility"):
+        raise ValueError(
+            f"{type(model).__name__} has one loss per streamline, and none per point; 'dwiml filter_plausible' writes "
+            "the probability of each streamline."
+        )
     if losses.shape != (nb,):
         raise ValueError(f"{expected}, shape ({nb},); it returned shape {tuple(losses.shape)}.")
     return losses

@@ -20,7 +20,7 @@ from dwiml.training.reporting.loggers.local import METRICS_FILE, read_metrics
 from dwiml.viz.logs import read_logs
 
 _WIDTH = 100
-_AUTOENCODER = "AutoencoderModel"
+_AUTOENCODER, _CLASSIFIER = "AutoencoderModel", "StreamlineClassifierModel"
 # Parameters of the trainer that are printed; --json has all.
 _SHOWN = (
     "learning_rates",
@@ -130,6 +130,9 @@ def _commands(experiment: str, recorded: Mapping[str, Any], *, has_model: bool) 
     if has_model and recorded["model"].get("class") == _AUTOENCODER:
         del commands[f"dwiml evaluate {path}{model}"]
         commands[f"dwiml autoencode {path} IN.trk OUT.trk"] = "reconstruct streamlines with the best model"
+    elif has_model and recorded["model"].get("class") == _CLASSIFIER:
+        del commands[f"dwiml evaluate {path}{model}"]
+        commands[f"dwiml filter_plausible {path} SUBJECT IN.trk OUT.trk"] = "keep the plausible streamlines"
     elif has_model:
         subject = next(iter(recorded["data"].get("validation_subjects", [])), "SUBJECT")
         line = f"dwiml track {path} {shlex.quote(str(subject))} OUT.trk --tracking_mask GROUP --nb_seeds N{model}"

@@ -284,6 +284,11 @@ def check_tracks(model: Any, asked_by: str) -> None:
         If some are missing, which the message names, or if the model receives another space than voxel space.
     """
     missing = [name for name in vars(TrackingModel) if not name.startswith("_") and not hasattr(model, name)]
+    if missing and hasattr(model, "plausibility"):
+        raise ValueError(
+            f"{asked_by} needs a model that tracks; {type(model).__name__} classifies streamlines: give it as "
+            "classifier, beside a model that tracks."
+        )
     if missing:
         raise ValueError(
             f"{asked_by} needs a model that tracks; {type(model).__name__} has no {' and no '.join(missing)}: make it "

@@ -113,11 +113,18 @@ def test_commands_for_models_of_points_refuse_it(
     assert main(words) == 0
     capsys.readouterr()
     for command, sentence in (
-        (["track", "sub-a", str(tmp_path / "out.trk"), "--tracking_mask", "wm_mask"], "needs a model that tracks"),
-        (["evaluate"], "StreamlineClassifierModel"),
-        (["show_loss", "sub-a", str(tmp_path / "loss.trk")], "StreamlineClassifierModel"),
+        (
+            ["track", "sub-a", str(tmp_path / "out.trk"), "--tracking_mask", "wm_mask"],
+            "classifies streamlines: give it as classifier",
+        ),
+        (["evaluate"], "use 'dwiml filter_plausible', which writes the probability of each streamline."),
+        (["show_loss", "sub-a", str(tmp_path / "loss")], "has one loss per streamline, and none per point"),
     ):
         assert main([command[0], str(tmp_path / "exp"), *command[1:]]) == 2
         printed = capsys.readouterr().err
         assert sentence in printed
         assert printed.count("error: ") == 1
+    assert main(["info", str(tmp_path / "exp")]) == 0
+    printed = capsys.readouterr().out
+    assert f"dwiml filter_plausible {tmp_path / 'exp'} SUBJECT IN.trk OUT.trk" in printed
+    assert "dwiml track" not in printed
