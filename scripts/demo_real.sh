@@ -58,7 +58,12 @@ if brain_is_complete; then
     echo "Already there: $BRAIN"
 else
     if [ -d "$BRAIN" ]; then
-        echo "$BRAIN and $DEMO/brain.hdf5 are those of an older version, with other streamlines: they are made again."
+        echo "$BRAIN was prepared by an older version: it and $DEMO/brain.hdf5 are recreated."
+        if [ -d "$DEMO/experiments" ]; then
+            older=$DEMO/experiments.$(date +%Y%m%d_%H%M%S)
+            mv "$DEMO/experiments" "$older"
+            echo "Its experiments are kept in $older."
+        fi
         rm -rf "$DEMO/brain.hdf5" "$BRAIN.new" "$BRAIN"
     fi
     python scripts/prepare_real_brain.py "$BRAIN" --archive "$ARCHIVE"

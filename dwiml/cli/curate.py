@@ -160,7 +160,7 @@ def _refuse_without_effect(arguments: argparse.Namespace) -> None:
         if arguments.labelled and getattr(arguments, name) is not None:
             raise ValueError(f"--{name} has no effect with --labelled, which keeps whole bundles; leave it out.")
     if arguments.labelled and arguments.candidates is not None:
-        raise ValueError("--candidates needs --bundles: with --labelled, all streamlines are taken for valid.")
+        raise ValueError("--candidates needs --bundles: with --labelled, all streamlines are assumed to be valid.")
     if arguments.bundles is not None and arguments.grid is not None:
         raise ValueError("--grid has no effect with --bundles, whose grid the output gets; leave it out.")
     for name in _OF_CONFIDENCE:

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from dwiml.cli import parse_and_run
+from dwiml.cli.options.declarations import parameters_of
+from dwiml.cli.options.derived import add_option
 from dwiml.cli.options.shared import add_images, add_moved_data, add_overwrite, add_sidecar, add_verbose
 from dwiml.cli.options.user_classes import add_class_options
 from dwiml.cli.running.scanner_streamlines import check_tractogram_outputs, read_scanner_streamlines
 
+ACCEPTANCE = "dwiml.tracking.acceptance.Acceptance"
 PLAUSIBILITY = "plausibility"
-MINIMUM = 0.5
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,13 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("tractogram", metavar="IN", help="tractogram to filter, in the scanner space of the subject")
     parser.add_argument("out", metavar="OUT", help="tractogram to write, with the streamlines that are kept")
-    parser.add_argument(
-        "--min_plausibility",
-        type=float,
-        default=MINIMUM,
-        metavar="X",
-        help="smallest probability, from 0 to 1, of a streamline that is kept [%(default)s]",
-    )
+    add_option(parser, parameters_of(ACCEPTANCE)["min_plausibility"])
     parser.add_argument("--rejected", metavar="FILE", help="also write the streamlines that are not kept")
     parser.add_argument(
         "--batch_size",
@@ -67,7 +63,7 @@ def _memory_advice(arguments: argparse.Namespace) -> str:
 def _run(arguments: argparse.Namespace) -> None:
     import torch
 
-    from dwiml.arguments import check_number, counted
+    from dwiml.arguments import counted
     from dwiml.cli.running.progress import progress_bar
     from dwiml.ops.sequences import TensorSequence
     from dwiml.ops.spaces import to_vox_corner
@@ -75,38 +71,30 @@ def _run(arguments: argparse.Namespace) -> None:
     from dwiml.training.loading import load_best_model
 
     outputs = {"OUT": arguments.out, "--rejected": arguments.rejected}
-    images = [*(arguments.input or ()), *(arguments.std_mask or ())]
-    check_tractogram_outputs(arguments, outputs, images)
-    minimum = check_number("--min_plausibility", arguments.min_plausibility, low=0, high=1)
+    _check(arguments, outputs)
     classifier = load_best_model(arguments.model, model_class=arguments.model_class).eval()
-    Acceptance(classifier)
+    minimum = Acceptance(classifier, min_plausibility=arguments.min_plausibility).min_plausibility
     volume, grid = _read_volume(arguments)
     check_classifier(classifier, volume)
     lines = read_scanner_streamlines(arguments.tractogram, "IN", otherwise=grid)
-    written = [path for path in outputs.values() if path is not None]
+    sidecars = {path: _sidecar(arguments, path) for path in outputs.values() if path is not None}
     writers = {
         path: lines.writer(
-            path,
-            {PLAUSIBILITY: 1},
-            overwrite=arguments.overwrite,
-            sidecar=_sidecar(arguments, path) if arguments.sidecar else None,
+            path, {PLAUSIBILITY: 1}, overwrite=arguments.overwrite, sidecar=content if arguments.sidecar else None
         )
-        for path in written
+        for path, content in sidecars.items()
     }
     lengths = lines.stored.lengths
     space: dict[str, Any] = {"space": "rasmm", "origin": "center", "affine": grid.affine}
     points = to_vox_corner(lines.points, voxel_sizes=grid.voxel_sizes, **space)
     every = TensorSequence(torch.from_numpy(points), torch.from_numpy(lengths))
     sizes, volume = torch.from_numpy(grid.voxel_sizes), volume.to(classifier.device)
-    found = [torch.zeros(0)]
     with progress_bar("Classifying", len(lengths)) as count:
-        for start in range(0, len(lengths), arguments.batch_size):
-            some = every[start : start + arguments.batch_size]
-            found.append(plausibility_of(classifier, some, volume, sizes))
-            count(len(some))
-    plausibility = torch.cat(found).numpy()
-    kept = plausibility >= minimum
-    lines.stored.dps[PLAUSIBILITY] = plausibility[:, None]
+        found = plausibility_of(
+            classifier, every, volume, sizes, batch_size=arguments.batch_size, on_progress=count
+        ).numpy()
+    kept = found >= minimum
+    lines.stored.dps[PLAUSIBILITY] = found[:, None]
     for path, chosen in ((arguments.out, kept), (arguments.rejected, ~kept)):
         if path is not None:
             with writers[path] as writer:
@@ -116,15 +104,29 @@ def _run(arguments: argparse.Namespace) -> None:
     print(f"{counted(int(kept.sum()), 'streamline')} of {len(kept)} kept{share} in '{arguments.out}'.")
 
 
-def _read_volume(arguments: argparse.Namespace) -> Any:
-    from dwiml.cli.running.tracking_data import check_files, check_options_of_images, options_of_images
-    from dwiml.trained.input_volume import read_input_volume
+def _check(arguments: argparse.Namespace, outputs: dict[str, str | None]) -> None:
+    """Check the options, and that no output is an input or lies in an experiment that is used."""
+    from dwiml.cli.running.tracking_data import check_files, check_options_of_images
+    from dwiml.hdf5.stored.collection import files_of
+    from dwiml.training.experiment.parameters import recorded_files
     from dwiml.training.loading import recorded_parameters
 
     if (arguments.subject is None) == (arguments.input is None):
         raise ValueError("Give either a SUBJECT of the HDF5 file or image files with --input.")
     check_options_of_images(arguments)
     check_files(arguments, ("input", "std_mask"))
+    like = [] if arguments.standardize_like is None else [arguments.standardize_like]
+    read = [*(arguments.input or ()), *(arguments.std_mask or ())]
+    read += files_of(arguments.hdf5_file) if arguments.hdf5_file else []
+    read += [path for each in (arguments.model, *like) for path in recorded_files(recorded_parameters(each))]
+    check_tractogram_outputs(arguments, outputs, read, experiments=like)
+
+
+def _read_volume(arguments: argparse.Namespace) -> Any:
+    from dwiml.cli.running.tracking_data import options_of_images
+    from dwiml.trained.input_volume import read_input_volume
+    from dwiml.training.loading import recorded_parameters
+
     options = options_of_images(arguments) if arguments.input is not None else {}
     recorded, given = recorded_parameters(arguments.model), arguments.input or arguments.subject
     return read_input_volume(arguments.model, recorded, given, hdf5_file=arguments.hdf5_file, **options)
@@ -134,12 +136,17 @@ def _sidecar(arguments: argparse.Namespace, path: str) -> dict[str, Any]:
     """Return the content of the sidecar of an output."""
     from pathlib import Path
 
-    from dwiml.tractograms.writing.sidecar import ACCEPTANCE, describe
+    from dwiml.tractograms.writing.sidecar import ACCEPTANCE as CRITERIA
+    from dwiml.tractograms.writing.sidecar import describe
+    from dwiml.trained.sidecar import input_files
+    from dwiml.training.loading import recorded_parameters
 
+    recorded, given = recorded_parameters(arguments.model), arguments.input or arguments.subject
+    files = input_files(arguments.model, recorded, given, hdf5_file=arguments.hdf5_file)
     is_out = path == arguments.out
     limit = {"Minimum" if is_out else "Below": arguments.min_plausibility}
     return describe(
         f"Streamlines of a tractogram that a trained classifier finds {'plausible' if is_out else 'implausible'}.",
-        [arguments.tractogram, arguments.model],
-        {ACCEPTANCE: {"Plausibility": {"Classifier": Path(arguments.model), **limit}}},
+        [arguments.tractogram, *files, *(arguments.std_mask or ()), arguments.model],
+        {CRITERIA: {"Plausibility": {"Classifier": Path(arguments.model), **limit}}},
     )

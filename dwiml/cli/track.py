@@ -76,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     output.add_argument("--report", metavar="JSON", help="also write the final table to this JSON file")
     add_sidecar(output, "OUT")
     add_overwrite(output, "overwrite OUT and the report, including an unfinished OUT of an interrupted run")
-    add_class_options(parser)
+    add_class_options(parser, classifier=True)
     add_verbose(parser)
     return parser
 
@@ -159,24 +159,28 @@ def _run(arguments: argparse.Namespace) -> None:
         prepare_tracking,
         saved_data,
         track_groups,
+        tracking_acceptance,
         tracking_rules,
     )
     from dwiml.training.loading import load_best_model, recorded_parameters
 
     _check_subject(arguments)
     _check_outputs(arguments)
-    judging = [] if arguments.classifier is None else [arguments.classifier]
-    recorded = [recorded_parameters(experiment) for experiment in [*arguments.experiments, *judging]]
-    check_same_inputs(recorded, [*arguments.experiments, *judging])
+    used = [*arguments.experiments, *([] if arguments.classifier is None else [arguments.classifier])]
+    recorded = [recorded_parameters(experiment) for experiment in used]
+    check_same_inputs(recorded, used)
     models = [load_best_model(each, model_class=arguments.model_class) for each in arguments.experiments]
     model = combined(models, antipodal=arguments.antipodal)
     settings = {name: getattr(arguments, name) for name in TrackingKeywords.__annotations__}
     rules = tracking_rules(model, settings)
-    data = load_tracking_data(arguments, recorded[0])
-    classifier = load_best_model(judging[0]) if judging else None
-    tracker, seeds = prepare_tracking(model, data, rules, settings, classifier)
+    classifier = None
+    if arguments.classifier is not None:
+        classifier = load_best_model(arguments.classifier, model_class=arguments.classifier_class)
+    acceptance = tracking_acceptance(classifier, settings, rules)
     flags = {"save_seeds": arguments.save_seeds, "save_plausibility": arguments.save_plausibility}
-    saved = saved_data(tracker, **flags)
+    saved = saved_data(acceptance, **flags)
+    data = load_tracking_data(arguments, recorded[0])
+    tracker, seeds = prepare_tracking(model, data, rules, settings, acceptance)
     writer = TractogramWriter(
         arguments.out,
         grid=data.grid,
@@ -192,8 +196,8 @@ def _run(arguments: argparse.Namespace) -> None:
             pass
     seconds = time.monotonic() - start
     if arguments.report:
-        used = {"rules": dataclasses.asdict(rules), "arguments": vars(arguments)}
-        write_json(arguments.report, {**tracker.counts.as_dict(), "seconds": seconds, **used})
+        used_options = {"rules": dataclasses.asdict(rules), "arguments": vars(arguments)}
+        write_json(arguments.report, {**tracker.counts.as_dict(), "seconds": seconds, **used_options})
     print(table(tracker.counts, arguments.out, seconds))
 
 
@@ -259,7 +263,7 @@ def table(counts: TrackingCounts, out: str, seconds: float) -> str:
         f"{counted(counts.nb_seeds, 'seed')}: {counted(counts.nb_kept, 'streamline')} in '{out}', "
         f"{grouped(counts.nb_too_short)} too short{_rejected(counts)}; {seconds:.1f} s, {grouped(round(speed))} "
         "seeds/s.",
-        "Why they ended (each end of each streamline, too short ones included):",
+        "Why they ended (each end of each streamline, including those that were not kept):",
     ]
     values = counts.as_dict()["ends"]
     total = max(sum(values.values()), 1)
@@ -274,5 +278,5 @@ def _rejected(counts: TrackingCounts) -> str:
     again = counts.nb_attempts - counts.nb_seeds
     if not counts.nb_implausible and again <= 0:
         return ""
-    attempts = f" ({counted(again, 'other attempt')})" if again > 0 else ""
+    attempts = f" ({counted(again, 'additional attempt')})" if again > 0 else ""
     return f", {grouped(counts.nb_implausible)} not plausible{attempts}"

@@ -143,7 +143,7 @@ def curate_tractograms(
     if (bundles is None) != labelled:
         raise ValueError("Give one of bundles, the folder of the true bundles, and labelled=True.")
     if candidates is not None and bundles is None:
-        raise ValueError("candidates needs bundles: with labelled=True, all streamlines are taken for valid.")
+        raise ValueError("candidates needs bundles: with labelled=True, all streamlines are assumed to be valid.")
     settings = settings or CurationSettings()
     tolerances = {"mask_tolerance": mask_tolerance, "end_tolerance": end_tolerance}
     for name, value in tolerances.items():

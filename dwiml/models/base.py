@@ -75,6 +75,8 @@ class MainModelAbstract(Parameterized, nn.Module, abc.ABC):
     """Name of the data per streamline that :meth:`compute_loss` receives as ``values``; None: it receives none."""
     target_range: tuple[float, float] | None = None
     """Smallest and largest value of these data, which is checked before the training; None: any finite number."""
+    target_size: int | None = None
+    """Number of values of a streamline in these data; None: any, but the same for all subjects."""
     weights_seed: int | None
     """The seed of :func:`dwiml.seed_everything` when the model was built; None: it had not been called."""
 

@@ -287,7 +287,7 @@ def check_tracks(model: Any, asked_by: str) -> None:
     if missing and hasattr(model, "plausibility"):
         raise ValueError(
             f"{asked_by} needs a model that tracks; {type(model).__name__} classifies streamlines: give it as "
-            "classifier, beside a model that tracks."
+            "classifier, together with a model that tracks."
         )
     if missing:
         raise ValueError(

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dwiml.arguments import check_number, check_whole
-from dwiml.models.protocols import ClassifierModel
+from dwiml.arguments import check_number, check_whole, kind_shown
+from dwiml.models.protocols import ClassifierModel, OneInputModel
 from dwiml.ops.interpolation import interpolate_at
 from dwiml.ops.resampling import resample_nb_points
 from dwiml.ops.sequences import TensorSequence
 from dwiml.params import checks_arguments
+from dwiml.tracking.propagation import PropagationRules
 
-# Streamlines that are classified at the same time.
-_AT_ONCE = 2000
+BATCH_SIZE = 2000
+"""Number of streamlines that are classified at the same time, by default."""
 _MOST_ATTEMPTS = 1000
 
 
@@ -37,7 +39,8 @@ class Acceptance:
     min_plausibility
         Smallest probability, from 0 to 1, of a streamline that is accepted.
     max_attempts
-        How often at most a seed is tracked, until its streamline is accepted; more than 1 needs algo 'prob'.
+        Maximum number of times that a seed is tracked, until one of its streamlines is accepted; more than 1 requires
+        algo 'prob'.
 
     Raises
     ------
@@ -50,19 +53,35 @@ class Acceptance:
     max_attempts: int = 1
 
     def __post_init__(self) -> None:
-        missing = [name for name in vars(ClassifierModel) if not name.startswith("_")]
-        missing = [name for name in missing if not hasattr(self.classifier, name)]
-        if missing:
-            raise ValueError(
-                f"A classifier of streamlines is needed, and {type(self.classifier).__name__} has no "
-                f"{' and no '.join(missing)}: train one with 'dwiml train streamline-classifier'."
-            )
+        check_classifier(self.classifier)
         check_number("min_plausibility", self.min_plausibility, low=0, high=1)
         check_whole("max_attempts", self.max_attempts, low=1, high=_MOST_ATTEMPTS)
 
+    def check_rules(self, rules: PropagationRules) -> None:
+        """Check that several attempts give different streamlines.
+
+        Raises
+        ------
+        ValueError
+            If there are several attempts, and the algorithm is deterministic.
+        """
+        if self.max_attempts > 1 and rules.algo == "det":
+            raise ValueError(
+                f"max_attempts is {self.max_attempts}, but algo 'det' gives the same streamline in each attempt: use "
+                "algo 'prob', or max_attempts=1."
+            )
+
 
 @torch.no_grad()
-def plausibility_of(classifier: ClassifierModel, lines: TensorSequence, volume: Tensor, voxel_sizes: Tensor) -> Tensor:
+def plausibility_of(
+    classifier: ClassifierModel,
+    lines: TensorSequence,
+    volume: Tensor,
+    voxel_sizes: Tensor,
+    *,
+    batch_size: int = BATCH_SIZE,
+    on_progress: Callable[[int], object] | None = None,
+) -> Tensor:
     """Return the probability that each streamline is plausible.
 
     Parameters
@@ -72,9 +91,14 @@ def plausibility_of(classifier: ClassifierModel, lines: TensorSequence, volume: 
     lines
         S streamlines: points (N, 3), voxel space, corner origin, in voxels.
     volume
-        Shape (X, Y, Z, F), float32, on the device of the classifier: its input, standardized as in its training.
+        Shape (X, Y, Z, F), float32, on any device, where it is interpolated: the input of the classifier, standardized
+        as in its training.
     voxel_sizes
-        Shape (3,), in mm.
+        Shape (3,), floating-point, in mm, on any device.
+    batch_size
+        Number of streamlines that the classifier receives at the same time.
+    on_progress
+        Called with the number of streamlines that were classified since its last call.
 
     Returns
     -------
@@ -84,11 +108,11 @@ def plausibility_of(classifier: ClassifierModel, lines: TensorSequence, volume: 
     Raises
     ------
     ValueError
-        If a coordinate is NaN or infinite, or the volume has another number of features than the classifier.
+        If a coordinate is NaN or infinite, or the classifier does not return one probability per streamline.
     """
     found = [torch.zeros(0)]
-    for start in range(0, len(lines), _AT_ONCE):
-        some = lines[start : start + _AT_ONCE]
+    for start in range(0, len(lines), batch_size):
+        some = lines[start : start + batch_size]
         points, lengths = resample_nb_points(
             some.data.cpu().numpy(), some.lengths.numpy(), int(classifier.nb_points or 0), voxel_sizes.cpu().numpy()
         )
@@ -96,20 +120,58 @@ def plausibility_of(classifier: ClassifierModel, lines: TensorSequence, volume: 
         offsets = classifier.neighborhood_offsets
         inputs = interpolate_at(volume, resampled.data, offsets=None if offsets is None else offsets.to(volume.device))
         outputs = classifier(resampled.mapped(inputs).to(classifier.device), resampled.to(classifier.device))
-        found.append(classifier.plausibility(outputs).to("cpu", torch.float32))
+        found.append(_checked(classifier, classifier.plausibility(outputs), start, len(some)))
+        if on_progress is not None:
+            on_progress(len(some))
     return torch.cat(found).to(lines.device)
 
 
-def check_classifier(classifier: Any, volume: Tensor) -> None:
-    """Check that a classifier can read a volume.
+def check_classifier(classifier: Any, volume: Tensor | None = None) -> None:
+    """Check that a model classifies whole streamlines and, if a volume is given, that it can read it.
+
+    Parameters
+    ----------
+    classifier
+        Any object.
+    volume
+        Shape (X, Y, Z, F): its input.
 
     Raises
     ------
     ValueError
-        If the volume has another number of features.
+        If something that :class:`dwiml.models.protocols.ClassifierModel` lists is missing, the number of points of a
+        streamline is not fixed, the classifier receives scanner space, or the volume has another number of features.
     """
-    if volume.shape[-1] != classifier.nb_features:
+    kind = type(classifier).__name__
+    needed = [name for base in (OneInputModel, ClassifierModel) for name in vars(base) if not name.startswith("_")]
+    missing = [name for name in needed if not hasattr(classifier, name)]
+    if missing:
+        raise ValueError(
+            f"{kind} does not classify streamlines: it has no {' and no '.join(missing)}. Train a classifier with "
+            "'dwiml train streamline-classifier'."
+        )
+    check_whole(f"nb_points of the classifier ({kind})", classifier.nb_points, low=2)
+    if getattr(classifier, "streamlines_space", "vox") != "vox":
+        raise ValueError(
+            f"A classifier that receives voxel space is needed; {kind} receives scanner space "
+            f"(streamlines_space={classifier.streamlines_space!r})."
+        )
+    if volume is not None and volume.shape[-1] != classifier.nb_features:
         raise ValueError(
             f"The classifier was trained on {classifier.nb_features} features per voxel, but the volume has "
             f"{volume.shape[-1]}."
         )
+
+
+def _checked(classifier: ClassifierModel, plausibility: Any, start: int, nb: int) -> Tensor:
+    """Return probabilities on the CPU; ValueError if they are not one number from 0 to 1 for each streamline."""
+    wanted = f"plausibility of {type(classifier).__name__} must be one probability per streamline, shape ({nb},), from"
+    if not isinstance(plausibility, Tensor) or plausibility.shape != (nb,):
+        got = tuple(plausibility.shape) if isinstance(plausibility, Tensor) else kind_shown(plausibility)
+        raise ValueError(f"{wanted} 0 to 1; got {got}.")
+    found = plausibility.to("cpu", torch.float32)
+    wrong = ~((found >= 0) & (found <= 1))
+    if bool(wrong.any()):
+        number = int(wrong.nonzero()[0])
+        raise ValueError(f"{wanted} 0 to 1; it is {float(found[number]):g} for streamline {start + number}.")
+    return found

@@ -113,8 +113,8 @@ class TrackedStreamlines:
 class Tracker:
     """Tracks from seeds with a trained model.
 
-    A streamline depends on the model, the subject, the rules and its own seed only, not on the number of streamlines
-    tracked at once or their order.
+    A streamline depends on the model, the subject, the rules, the acceptance and its own seed only, not on the number
+    of streamlines tracked at once or their order (except for rounding errors).
 
     Parameters
     ----------
@@ -174,7 +174,9 @@ class Tracker:
                 f"{subject.volume.shape[-1]}."
             )
         if acceptance is not None:
-            _prepare(acceptance, subject, rules)
+            acceptance.check_rules(rules)
+            check_classifier(acceptance.classifier, subject.volume)
+            acceptance.classifier.eval()
         model.eval()
         self._model, self.rules, self.forward_only, self.acceptance = model, rules, forward_only, acceptance
         self._subject = subject.to(model.device)
@@ -284,17 +286,6 @@ class Tracker:
 def _joined(parts: Sequence[TensorSequence]) -> TensorSequence:
     """Return the streamlines of all parts, one part after the other."""
     return TensorSequence(torch.cat([part.data for part in parts]), torch.cat([part.lengths for part in parts]))
-
-
-def _prepare(acceptance: Acceptance, subject: TrackingSubject, rules: PropagationRules) -> None:
-    """Check that the classifier can read the subject, and set it to evaluation mode."""
-    if acceptance.max_attempts > 1 and rules.algo == "det":
-        raise ValueError(
-            f"max_attempts is {acceptance.max_attempts}, but algo 'det' gives the same streamline in each attempt: use "
-            "algo 'prob', or max_attempts=1."
-        )
-    check_classifier(acceptance.classifier, subject.volume)
-    acceptance.classifier.eval()
 
 
 def _bytes_per_point(model: TrackingModel) -> int:

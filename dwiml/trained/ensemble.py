@@ -57,6 +57,26 @@ def load_models(given: Any, model_class: str | type[Any] | None = None) -> list[
     return loaded
 
 
+def load_classifier(given: Any) -> Any:
+    """Return a classifier as :func:`dwiml.track` receives it: a loaded experiment, or a model alone.
+
+    Parameters
+    ----------
+    given
+        An experiment folder, a loaded experiment, a model, or None.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the experiment cannot be loaded.
+    TypeError
+        If several are given.
+    """
+    if isinstance(given, (list, tuple)):
+        raise TypeError(f"classifier must be one experiment or model, got a list of {len(given)}.")
+    return load_experiment(given) if isinstance(given, (str, os.PathLike)) else given
+
+
 def combined(models: Sequence[TrackingModel], *, antipodal: bool = False) -> TrackingModel:
     """Return the model, if it is only one, or an ensemble.
 
@@ -97,7 +117,7 @@ def check_same_inputs(recorded: Sequence[Mapping[str, Any]], experiments: Sequen
     for each, experiment, other in zip(recorded[1:], experiments[1:], groups[1:], strict=True):
         if other != group:
             raise ValueError(
-                f"Models that track together must read the same input: that of '{first}' was trained on group "
+                f"Models that are used together must read the same input: that of '{first}' was trained on group "
                 f"'{group}', that of '{experiment}' on '{other}'."
             )
         theirs = _entry_of(each, group)
@@ -105,8 +125,8 @@ def check_same_inputs(recorded: Sequence[Mapping[str, Any]], experiments: Sequen
         for what in [name for name in makings[0] if name in makings[1]]:
             if makings[0][what] != makings[1][what]:
                 raise ValueError(
-                    f"Models that track together must read the same input: the {what} of group '{group}' of '{first}' "
-                    f"is {shown(makings[0][what])}, that of '{experiment}' is {shown(makings[1][what])}."
+                    f"Models that are used together must read the same input: the {what} of group '{group}' of "
+                    f"'{first}' is {shown(makings[0][what])}, that of '{experiment}' is {shown(makings[1][what])}."
                 )
         for key in ("files", "std_mask"):
             if ours and theirs and ours.get(key) != theirs.get(key):

@@ -81,15 +81,35 @@ def tracking_files(
     masks = (std_mask,) if isinstance(std_mask, (str, os.PathLike)) else std_mask
     std_masks = tuple(map(Path, masks))
     seeding_mask = tracking_mask if seeding_mask is None else seeding_mask
+    inputs = input_files(experiment, recorded, subject, hdf5_file=hdf5_file)
     if not isinstance(subject, str):
-        return TrackingFiles(tuple(map(Path, subject)), Path(tracking_mask), Path(seeding_mask), std_masks)
-    groups = f"{file_of_subject(find_data(recorded, experiment, hdf5_file), subject)}:/{subject}"
+        return TrackingFiles(inputs, Path(tracking_mask), Path(seeding_mask), std_masks)
+    groups = inputs[0].parent
 
     def place(mask: PathLike) -> Path:
         return Path(mask) if is_image(os.fspath(mask)) else Path(groups, mask)
 
-    inputs = (Path(groups, input_group_of(recorded, experiment)),)
     return TrackingFiles(inputs, place(tracking_mask), place(seeding_mask), std_masks)
+
+
+def input_files(
+    experiment: str | Path,
+    recorded: Mapping[str, Any],
+    subject: str | Sequence[PathLike],
+    *,
+    hdf5_file: HDF5Files | None = None,
+) -> tuple[Path, ...]:
+    """Return the images of a subject, or its volume group as ``FILE.hdf5:/SUBJECT/GROUP``.
+
+    Parameters
+    ----------
+    experiment, recorded, subject, hdf5_file
+        As in :func:`tracking_files`.
+    """
+    if not isinstance(subject, str):
+        return tuple(map(Path, subject))
+    file = file_of_subject(find_data(recorded, experiment, hdf5_file), subject)
+    return (Path(f"{file}:/{subject}", input_group_of(recorded, experiment)),)
 
 
 def tracking_sidecar(

@@ -15,12 +15,19 @@ from dwiml.hdf5.stored.collection import HDF5Files, files_of
 from dwiml.ops.spaces import from_vox_corner
 from dwiml.tracking.sources import TrackingData, is_image
 from dwiml.tractograms.writing.writer import TractogramWriter
-from dwiml.trained.ensemble import check_same_inputs, combined, load_models
+from dwiml.trained.ensemble import check_same_inputs, combined, load_classifier, load_models
 from dwiml.trained.experiment import TrainedExperiment
 from dwiml.trained.outputs import check_tracking_outputs
 from dwiml.trained.sidecar import tracking_files, tracking_sidecar
 from dwiml.trained.tracking_data import read_images, read_subject
-from dwiml.trained.tracking_run import TrackingKeywords, prepare_tracking, saved_data, track_groups, tracking_rules
+from dwiml.trained.tracking_run import (
+    TrackingKeywords,
+    prepare_tracking,
+    saved_data,
+    track_groups,
+    tracking_acceptance,
+    tracking_rules,
+)
 
 if TYPE_CHECKING:
     from dipy.io.stateful_tractogram import StatefulTractogram
@@ -80,7 +87,8 @@ def track(
         Mask file, or several, in which the mean and standard deviation of images are computed.
     classifier
         The experiment, or the model, of a classifier of streamlines (:class:`dwiml.StreamlineClassifierModel`) that was
-        trained on the same input: only the streamlines that it finds plausible are kept. None: all are kept.
+        trained on the same input: only the streamlines that it finds plausible are kept. None: all are kept. If its
+        class is your own, give the value of :func:`dwiml.load_experiment`.
     out
         Tractogram to write: .trk, .tck or .trx; None to write none.
     compress
@@ -121,12 +129,14 @@ def track(
     check_flags(inspect.signature(track).bind(model, subject, **flags, overwrite=overwrite, sidecar=sidecar))
     loaded = load_models(model, model_class)
     experiments = [each for each in loaded if isinstance(each, TrainedExperiment)]
-    judge = load_models(classifier)[0] if classifier is not None else None
-    used = [*experiments, *([judge] if isinstance(judge, TrainedExperiment) else [])]
+    trained_classifier = load_classifier(classifier)
+    used = [*experiments, *([trained_classifier] if isinstance(trained_classifier, TrainedExperiment) else [])]
     if not isinstance(subject, TrackingData):
         check_same_inputs([each.parameters for each in used], [each.path for each in used])
     own = combined([each.model for each in experiments] or loaded, antipodal=bool(settings.get("antipodal", False)))
     rules = tracking_rules(own, settings)
+    acceptance = tracking_acceptance(getattr(trained_classifier, "model", trained_classifier), settings, rules)
+    saved = saved_data(acceptance, **flags)
     of_images = {"standardization": standardization, "standardize_like": standardize_like, "std_mask": std_mask}
     masks = {"tracking_mask": tracking_mask, "seeding_mask": seeding_mask, "mask_threshold": rules.mask_threshold}
     if sidecar and (out is None or isinstance(subject, TrackingData)):
@@ -141,9 +151,7 @@ def track(
             sidecar=sidecar,
         )
     data = _data(experiments[0] if experiments else None, subject, masks, of_images, hdf5_file)
-    judging = judge.model if isinstance(judge, TrainedExperiment) else judge
-    tracker, seeds = prepare_tracking(own, data, rules, settings, judging)
-    saved = saved_data(tracker, **flags)
+    tracker, seeds = prepare_tracking(own, data, rules, settings, acceptance)
     options: dict[str, Any] = {"saved": list(saved), "on_progress": on_progress}
     if out is None:
         return _stateful(list(track_groups(tracker, seeds, **options)), data.grid, saved)
@@ -164,7 +172,7 @@ def track(
             files,
             experiments=[each.path for each in experiments],
             model=own,
-            classifier=judge.path if isinstance(judge, TrainedExperiment) else None,
+            classifier=used[-1].path if len(used) > len(experiments) else None,
             compress=compress,
         )
     writer = TractogramWriter(

@@ -90,7 +90,7 @@ def prepare_tracking(
     data: TrackingData,
     rules: PropagationRules,
     settings: Mapping[str, Any],
-    classifier: ClassifierModel | None = None,
+    acceptance: Acceptance | None = None,
 ) -> tuple[Tracker, Seeds]:
     """Return what tracks, and from where.
 
@@ -104,13 +104,13 @@ def prepare_tracking(
         Value of :func:`tracking_rules`.
     settings
         :class:`TrackingKeywords`.
-    classifier
-        Decides which streamlines are accepted; None: all that are long enough.
+    acceptance
+        Value of :func:`tracking_acceptance`.
 
     Raises
     ------
     ValueError
-        If a number is out of range, the model cannot track on these data, or a setting needs a classifier.
+        If a number is out of range, or the model or the classifier cannot read these data.
     """
     own = {name: settings[name] for name in _OF_TRACKER if name in settings}
     per_voxel, total = settings.get("seeds_per_voxel"), settings.get("nb_seeds")
@@ -121,18 +121,39 @@ def prepare_tracking(
         per_voxel = 1
     placement = check_choice("seeds_at", settings.get("seeds_at", "random"), PLACEMENTS)
     seeding = check_choice("seeding", settings.get("seeding", "volume"), SEEDINGS)
-    tracker = Tracker(model, data.subject, rules, acceptance=_acceptance(classifier, settings), **own)
+    tracker = Tracker(model, data.subject, rules, acceptance=acceptance, **own)
     where = {"placement": placement, "seeding": seeding}
     return tracker, Seeds(data.seeding_mask, per_voxel=per_voxel, total=total, seed=rules.seed, **where)
 
 
-def _acceptance(classifier: ClassifierModel | None, settings: Mapping[str, Any]) -> Acceptance | None:
+def tracking_acceptance(
+    classifier: ClassifierModel | None, settings: Mapping[str, Any], rules: PropagationRules
+) -> Acceptance | None:
+    """Return which streamlines are accepted; None: all that are long enough.
+
+    Parameters
+    ----------
+    classifier
+        The trained classifier, or None.
+    settings
+        :class:`TrackingKeywords`.
+    rules
+        Value of :func:`tracking_rules`.
+
+    Raises
+    ------
+    ValueError
+        If the model is not a classifier, a number is out of range, a setting needs a classifier, or several attempts
+        need another algorithm.
+    """
     given = {name: settings[name] for name in _OF_ACCEPTANCE if name in settings}
     if classifier is not None:
-        return Acceptance(classifier, **given)
+        acceptance = Acceptance(classifier, **given)
+        acceptance.check_rules(rules)
+        return acceptance
     for name, value in given.items():
         if value != _OF_ACCEPTANCE[name]:
-            raise ValueError(f"{name} has no effect without a classifier; give classifier, or leave out {name}.")
+            raise ValueError(f"{name} has no effect without a classifier; give a classifier, or leave out {name}.")
     return None
 
 
@@ -182,14 +203,23 @@ def track_groups(
         yield points, lengths, data
 
 
-def saved_data(tracker: Tracker, *, save_seeds: bool, save_plausibility: bool) -> dict[str, int]:
+def saved_data(acceptance: Acceptance | None, *, save_seeds: bool, save_plausibility: bool) -> dict[str, int]:
     """Return the data per streamline to save, by name, with the number of values of a streamline.
+
+    Parameters
+    ----------
+    acceptance
+        Value of :func:`tracking_acceptance`.
+    save_seeds, save_plausibility
+        Whether to save the seed, and the plausibility, of each streamline.
 
     Raises
     ------
     ValueError
         If the plausibility is to be saved and there is no classifier.
     """
-    if save_plausibility and tracker.acceptance is None:
-        raise ValueError("save_plausibility has no effect without a classifier; give classifier, or leave it out.")
+    if save_plausibility and acceptance is None:
+        raise ValueError(
+            "save_plausibility has no effect without a classifier; give a classifier, or leave out save_plausibility."
+        )
     return {**({SEEDS: 3} if save_seeds else {}), **({PLAUSIBILITY: 1} if save_plausibility else {})}

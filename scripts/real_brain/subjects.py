@@ -28,9 +28,9 @@ Lines = Sequence[npt.NDArray[np.float32]]
 END_TOLERANCE_MM = 5.0
 MAX_STREAMLINES = 1200
 CANDIDATES, CURATED, LABELLED = "candidates.trk", "curated.trk", "labelled.trk"
-# As many as the classifier receives: it would resample them in each epoch, and the file would be four times larger.
+# The number that the classifier receives; otherwise, they would be resampled in every epoch, and take more space.
 NB_POINTS = 32
-# One of so many streamlines is for validation.
+# One streamline in this many is for validation.
 _VALIDATION_SHARE = 12
 
 

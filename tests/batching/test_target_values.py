@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from dwiml import (
     StreamlineClassifierModel,
     load_experiment,
 )
+from dwiml.batching.target_values import check_target_values
 from dwiml.cli.main import main
 
 COUNTS = {"sub-a": 30, "sub-b": 20, "sub-d": 12, "sub-e": 5}
@@ -95,14 +97,49 @@ def test_other_values_are_refused(labelled: Path, key: str, value: float | None,
         loader(labelled, target_key=key)
 
 
-def test_training_and_loading(labelled: Path, tmp_path: Path) -> None:
-    load = loader(labelled)
+def test_other_numbers_of_values_are_refused(labelled: Path) -> None:
+    with h5py.File(labelled, "r+") as handle:
+        for subject, width in (("sub-a", 1), ("sub-b", 2), ("sub-d", 2)):
+            data = handle[f"{subject}/streamlines/data_per_streamline"]
+            data.create_dataset("pair", data=np.ones((COUNTS[subject], width), dtype=np.float32))
+    with pytest.raises(
+        ValueError, match=r"'pair' .* 2 values per streamline in .*sub-b.* 1 according to the model"
+    ):
+        loader(labelled, target_key="pair")
+
+    class AnySize(StreamlineClassifierModel):
+        target_size = None
+
+    dataset = MultiSubjectDataset(labelled)
+    dataset.load_data()
+    with pytest.raises(ValueError, match=r"2 values per streamline in the .*sub-b.*, but 1 according to the .*sub-a"):
+        check_target_values(dataset, AnySize(nb_features=3, target_key="pair"), "streamlines")
+
+
+def test_testing_subjects_need_no_values(labelled: Path) -> None:
+    with h5py.File(labelled, "r+") as handle:
+        del handle["sub-e/streamlines/data_per_streamline/valid"]
+    assert loader(labelled).model is not None
+
+
+def test_training_learns_the_values(labelled: Path, tmp_path: Path) -> None:
+    """Valid: the streamline starts in the upper half."""
+    with h5py.File(labelled, "r+") as handle:
+        for subject in COUNTS:
+            group = handle[f"{subject}/streamlines"]
+            points, offsets = group["data"][:], group["offsets"][:]
+            valid = (points[offsets, 2:3] > np.median(points[:, 2])).astype(np.float32)
+            group["data_per_streamline/valid"][:] = valid
+    load = loader(labelled, dropout=0.0)
     sampler = DWIMLBatchIDSampler(load.dataset, "streamlines", batch_size_training=10, seed=1)
-    trainer = DWIMLTrainerOneInput(load.model, tmp_path, "exp", sampler, load, max_epochs=2, seed=1, verbose=False)
+    options: dict[str, Any] = {"seed": 1, "verbose": False, "learning_rates": 0.01}
+    trainer = DWIMLTrainerOneInput(load.model, tmp_path, "exp", sampler, load, max_epochs=60, **options)
     trainer.train_and_validate()
     loaded = load_experiment(tmp_path / "exp")
     assert loaded.model.target_key == "valid"
-    assert 0.3 < trainer.best.best_value < 1.2
+    losses = [json.loads(line)["train_loss"] for line in (tmp_path / "exp/logs/metrics.jsonl").read_text().splitlines()]
+    assert losses[0] > 0.6
+    assert losses[-1] < 0.3
 
 
 def test_commands_for_models_of_points_refuse_it(
@@ -115,7 +152,7 @@ def test_commands_for_models_of_points_refuse_it(
     for command, sentence in (
         (
             ["track", "sub-a", str(tmp_path / "out.trk"), "--tracking_mask", "wm_mask"],
-            "classifies streamlines: give it as classifier",
+            "classifies streamlines: give it as --class",
         ),
         (["evaluate"], "use 'dwiml filter_plausible', which writes the probability of each streamline."),
         (["show_loss", "sub-a", str(tmp_path / "loss")], "has one loss per streamline, and none per point"),

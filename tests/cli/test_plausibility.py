@@ -94,7 +94,7 @@ def test_only_plausible_streamlines(
         (["--min_plausibility", "0.3"], "min_plausibility has no effect without a classifier"),
         (["--max_attempts", "3"], "max_attempts has no effect without a classifier"),
         (["--save_plausibility"], "save_plausibility has no effect without a classifier"),
-        (["--classifier", "EXP"], "A classifier of streamlines is needed, and Learn2TrackModel has no plausibility"),
+        (["--classifier", "EXP"], "Learn2TrackModel does not classify streamlines: it has no plausibility"),
         (["--classifier", "CLASSIFIER", "--max_attempts", "3"], "algo 'det' gives the same streamline in each attempt"),
         (["--classifier", "CLASSIFIER", "--min_plausibility", "3"], "min_plausibility must be a number from 0 to 1"),
         (["--classifier", "nowhere"], "nowhere"),
@@ -176,11 +176,11 @@ def test_a_tractogram_of_any_tracker_is_filtered(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["EXP", "sub-03", "IN", "OUT"], "A classifier of streamlines is needed, and Learn2TrackModel has no"),
+        (["EXP", "sub-03", "IN", "OUT"], "Learn2TrackModel does not classify streamlines: it has no"),
         (["CLASSIFIER", "IN", "OUT"], "Give either a SUBJECT of the HDF5 file or image files with --input."),
         (["CLASSIFIER", "sub-9", "IN", "OUT"], "Subject 'sub-9' not found in"),
         (["CLASSIFIER", "sub-03", "none.trk", "OUT"], "'none.trk' was not found"),
-        (["CLASSIFIER", "sub-03", "IN", "OUT", "--min_plausibility", "2"], "--min_plausibility must be a number from"),
+        (["CLASSIFIER", "sub-03", "IN", "OUT", "--min_plausibility", "2"], "min_plausibility must be a number from"),
         (["CLASSIFIER", "sub-03", "IN", "OUT", "--batch_size", "0"], "--batch_size must be a whole number of at least"),
         (["CLASSIFIER", "sub-03", "IN", "IN", "-f"], "is an input"),
         (["CLASSIFIER", "sub-03", "IN", "OUT", "--rejected", "OUT"], "is also the file of"),

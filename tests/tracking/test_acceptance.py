@@ -169,7 +169,7 @@ def test_other_keys_differ() -> None:
 
 
 def test_what_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"is needed, and Learn2TrackModel has no plausibility: train one with"):
+    with pytest.raises(ValueError, match=r"Learn2TrackModel does not classify streamlines: it has no plausibility"):
         Acceptance(Learn2TrackModel(nb_features=3))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="min_plausibility must be a number from 0 to 1, got 2"):
         Acceptance(LeftOf(1.0), min_plausibility=2)
@@ -181,3 +181,85 @@ def test_what_is_refused() -> None:
     other.nb_features = 5
     with pytest.raises(ValueError, match="The classifier was trained on 5 features per voxel, but the volume has 3"):
         tracker(Acceptance(other))
+
+
+def test_a_classifier_without_a_number_of_points_or_in_another_space() -> None:
+    class NoPoints(LeftOf):
+        nb_points = None  # type: ignore[assignment]
+
+    class InScanner(LeftOf):
+        streamlines_space = "rasmm"
+
+    class Incomplete(LeftOf):
+        @property
+        def neighborhood_offsets(self) -> None:  # type: ignore[override]
+            raise AttributeError("neighborhood_offsets")
+
+    with pytest.raises(ValueError, match=r"nb_points of the classifier \(NoPoints\) must be a whole number"):
+        Acceptance(NoPoints(1.0))
+    with pytest.raises(ValueError, match="InScanner receives scanner space"):
+        Acceptance(InScanner(1.0))
+    with pytest.raises(ValueError, match="it has no neighborhood_offsets"):
+        Acceptance(Incomplete(1.0))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (lambda p: torch.where(torch.arange(len(p)) == 3, torch.nan, p), "it is nan for streamline 3"),
+        (lambda p: p + 1, r"it is 1\.\d+ for streamline 0"),
+        (lambda p: p[:, None], r"shape \(6,\), from 0 to 1; got \(6, 1\)"),
+    ],
+)
+def test_what_is_not_a_probability_is_refused(wrong: Any, sentence: str) -> None:
+    class Wrong(LeftOf):
+        def plausibility(self, outputs: Tensor) -> Tensor:
+            return wrong(super().plausibility(outputs))
+
+    lines = TensorSequence(torch.rand(18, 3) * 8 + 2, torch.full((6,), 3))
+    with pytest.raises(ValueError, match=sentence):
+        plausibility_of(Wrong(7.0), lines, subject().volume, VOXEL_SIZES)
+
+
+def test_the_classifier_receives_batches_on_its_device() -> None:
+    sizes: list[int] = []
+
+    class Elsewhere(LeftOf):
+        device = torch.device("meta")
+
+        def __call__(self, inputs: TensorSequence, streamlines: TensorSequence) -> Tensor:
+            assert inputs.device.type == streamlines.device.type == "meta"
+            sizes.append(len(streamlines))
+            return torch.zeros(len(streamlines))
+
+    lines = TensorSequence(torch.rand(30, 3) * 8 + 2, torch.full((10,), 3))
+    told: list[int] = []
+    found = plausibility_of(Elsewhere(7.0), lines, subject().volume, VOXEL_SIZES, batch_size=4, on_progress=told.append)
+    assert found.tolist() == [0.5] * 10
+    assert sizes == told == [4, 4, 2]
+
+
+def test_a_streamline_of_one_point() -> None:
+    torch.manual_seed(1)
+    classifier = StreamlineClassifierModel(nb_features=3, nb_points=8).eval()
+    lines = TensorSequence(torch.rand(4, 3) * 8 + 2, torch.tensor([1, 3]))
+    found = plausibility_of(classifier, lines, subject().volume, VOXEL_SIZES)
+    assert found.shape == (2,)
+    assert ((found > 0) & (found < 1)).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("places", [("cuda", "cuda"), ("cuda", "cpu"), ("cpu", "cuda")])
+def test_model_and_classifier_on_any_devices(places: tuple[str, str]) -> None:
+    found = []
+    for model_place, classifier_place in (("cpu", "cpu"), places):
+        torch.manual_seed(5)
+        model = Learn2TrackModel(nb_features=3, rnn_layer_sizes=(12,), nb_previous_dirs=1).to(model_place)
+        classifier = StreamlineClassifierModel(nb_features=3, nb_points=8).to(classifier_place)
+        rules = PropagationRules(step_size=0.6, theta=80.0, max_length=12.0)
+        by = Tracker(model, subject(), rules, min_length=2.0, acceptance=Acceptance(classifier, min_plausibility=0.0))
+        (group,) = by.track(Seeds(MASK, total=30, seed=3))
+        assert group.plausibility is not None
+        found.append(group.plausibility.cpu())
+    torch.testing.assert_close(found[0], found[1], atol=1e-3, rtol=0)

@@ -14,20 +14,23 @@ from dwiml.user_classes.finding import is_dwiml_class
 
 MODEL_CLASS = "model_class"
 TRAINER_CLASS = "trainer_class"
+CLASSIFIER_CLASS = "classifier_class"
 
-CLASS_OPTIONS = (MODEL_CLASS, TRAINER_CLASS)
+CLASS_OPTIONS = (MODEL_CLASS, TRAINER_CLASS, CLASSIFIER_CLASS)
 """These options are never read from a file: its code would run, and the file may come from another person."""
 
 
-def add_class_options(parser: argparse.ArgumentParser, *, model: bool = True, trainer: bool = False) -> None:
-    """Add ``--model_class`` and ``--trainer_class``.
+def add_class_options(
+    parser: argparse.ArgumentParser, *, model: bool = True, trainer: bool = False, classifier: bool = False
+) -> None:
+    """Add ``--model_class``, ``--trainer_class`` and ``--classifier_class``.
 
     Parameters
     ----------
     parser
         The command's parser.
-    model, trainer
-        Which of the two options to add.
+    model, trainer, classifier
+        Which of these options to add.
     """
     group = parser.add_argument_group("classes of your own (their code is run)")
     forms = "FILE.py:CLASS or package.module:CLASS"
@@ -36,6 +39,10 @@ def add_class_options(parser: argparse.ArgumentParser, *, model: bool = True, tr
             f"--{MODEL_CLASS}",
             metavar="CLASS",
             help=f"class of the model, if it is not part of dwiml or of an installed package: {forms}",
+        )
+    if classifier:
+        group.add_argument(
+            f"--{CLASSIFIER_CLASS}", metavar="CLASS", help=f"class of the model of --classifier, likewise: {forms}"
         )
     if trainer:
         group.add_argument(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +19,24 @@ if TYPE_CHECKING:
 
 
 def check_tractogram_outputs(
-    arguments: argparse.Namespace, outputs: Mapping[str, str | None], references: list[str] | None = None
+    arguments: argparse.Namespace,
+    outputs: Mapping[str, str | None],
+    others: Sequence[Any] = (),
+    *,
+    experiments: Sequence[str] = (),
 ) -> None:
     """Check the outputs, tractograms that are written through a partial file, and the batch size.
+
+    Parameters
+    ----------
+    arguments
+        Arguments of the command.
+    outputs
+        {name of the output for the user: its path, or None}.
+    others
+        Files that are read, in addition to the tractogram and to ``--grid``.
+    experiments
+        Experiments that are used, in addition to that of the model.
 
     Raises
     ------
@@ -38,19 +53,19 @@ def check_tractogram_outputs(
     model = Path(arguments.model)
     above = Path(os.path.realpath(model)).parent
     # The best model of an experiment is a folder in it.
-    experiments = [model, above] if (above / "parameters.json").is_file() else [model]
-    inputs = [arguments.tractogram, *(references or []), getattr(arguments, "grid", None)]
+    used: list[str | Path] = [*experiments, model, *([above] if (above / "parameters.json").is_file() else [])]
+    inputs = [arguments.tractogram, *others, getattr(arguments, "grid", None)]
     if arguments.sidecar:
         # The new sidecar refers to IN, whose own sidecar must be kept.
         inputs.append(os.fspath(tractogram_sidecar(arguments.tractogram)))
     written = add_sidecars(outputs, of=list(outputs)) if arguments.sidecar else outputs
-    check_outputs(written, inputs=inputs, experiments=experiments, overwrite=arguments.overwrite)
+    check_outputs(written, inputs=inputs, experiments=used, overwrite=arguments.overwrite)
     for name, out in outputs.items():
         if out is not None:
             extension_of(Path(out))
-            others = [other for other in outputs.values() if other != out]
+            rest = [other for other in outputs.values() if other != out]
             partial = partial_of(Path(os.path.realpath(out)))
-            refuse_inputs(partial, f"{name}, until it is whole", inputs=[*inputs, *others])
+            refuse_inputs(partial, f"{name}, until it is whole", inputs=[*inputs, *rest])
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from dwiml.ops.sequences import TensorSequence
 _MAX_SIZE = 100_000
 _MAX_LAYERS = 12
 _MAX_MM = 1e6
-_NAME = "AutoencoderModel"
 
 
 class AutoencoderModel(MainModelAbstract):
@@ -143,7 +142,7 @@ class AutoencoderModel(MainModelAbstract):
         ValueError
             If a streamline has another number of points.
         """
-        rows = stacked(streamlines, self.nb_points, _NAME)
+        rows = stacked(streamlines, self.nb_points, type(self).__name__)
         values = ((rows - self.center) / self.scale).transpose(1, 2)
         for number, layer in enumerate(self.encoder, start=1):
             values = layer(_reflected(values))
@@ -199,7 +198,7 @@ class AutoencoderModel(MainModelAbstract):
         ValueError
             If a streamline has another number of points.
         """
-        check_lengths(targets, self.nb_points, _NAME)
+        check_lengths(targets, self.nb_points, type(self).__name__)
         starts = torch.arange(len(targets)) * self.nb_points
         rows = torch.from_numpy(run_rows(starts.numpy(), targets.lengths.numpy()))
         rebuilt = outputs.flatten(end_dim=1).index_select(0, rows.to(outputs.device, non_blocking=True))

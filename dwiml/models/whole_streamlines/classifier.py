@@ -17,7 +17,6 @@ from dwiml.ops.sequences import TensorSequence
 # Far above any trained size: a number from a damaged or untrusted file must not cause a large allocation.
 _MAX_SIZE = 100_000
 _MAX_LAYERS = 12
-_NAME = "StreamlineClassifierModel"
 
 
 class StreamlineClassifierModel(ModelWithNeighborhood, ModelWithOneInput):
@@ -27,12 +26,13 @@ class StreamlineClassifierModel(ModelWithNeighborhood, ModelWithOneInput):
     plausible ones and 0 for the others, such as ``valid`` of ``dwiml curate --candidates``. Tracking can then discard,
     or replace, the streamlines that it rejects (:class:`dwiml.tracking.acceptance.Acceptance`).
 
-    The input at each point and the direction of the streamline there go through a linear layer, then through
-    one-dimensional convolutions (3 points) along the streamline that halve the number of points, all but the last, and
-    through two linear layers. A streamline and its reverse have the same probability: the mean of the two outputs
-    before the sigmoid. Supervised classification of streamlines as plausible or not is that of Astolfi et al.,
+    The input at each point and the step of the streamline there (in voxels, along voxel axes) go through a linear
+    layer, then through one-dimensional convolutions (3 points) along the streamline, each of which, except the last,
+    halves the number of points, and through two linear layers. The outputs for both orders of the points are averaged
+    before the sigmoid, so that a streamline and its reverse have the same probability. Use the model on data with the
+    voxel size of its training. Supervised classification of streamlines as plausible or not is that of Astolfi et al.,
     "Tractogram filtering of anatomically non-plausible fibers with geometric deep learning", MICCAI 2020,
-    doi:10.1007/978-3-030-59728-3_29; the layers here are others.
+    doi:10.1007/978-3-030-59728-3_29; the architecture here is different.
 
     Parameters
     ----------
@@ -59,6 +59,7 @@ class StreamlineClassifierModel(ModelWithNeighborhood, ModelWithOneInput):
 
     same_nb_points = True
     target_range = (0.0, 1.0)
+    target_size = 1
     nb_points: int
 
     def __init__(
@@ -124,8 +125,8 @@ class StreamlineClassifierModel(ModelWithNeighborhood, ModelWithOneInput):
         ValueError
             If a streamline has another number of points.
         """
-        features = stacked(streamlines.mapped(self.embed_inputs(inputs)), self.nb_points, _NAME)
-        directions = _directions(stacked(streamlines, self.nb_points, _NAME)).to(features.dtype)
+        features = stacked(streamlines.mapped(self.embed_inputs(inputs)), self.nb_points, type(self).__name__)
+        directions = _directions(stacked(streamlines, self.nb_points, type(self).__name__)).to(features.dtype)
         outputs = self._one_way(features, directions)
         return (outputs + self._one_way(features.flip(1), -directions.flip(1))) / 2
 
@@ -171,7 +172,8 @@ class StreamlineClassifierModel(ModelWithNeighborhood, ModelWithOneInput):
         if values is None or values.shape != (len(outputs), 1):
             got = "none" if values is None else str(tuple(values.shape))
             raise ValueError(
-                f"The loss of {_NAME} needs one value per streamline, shape ({len(outputs)}, 1), got {got}."
+                f"The loss of {type(self).__name__} needs one value per streamline, shape ({len(outputs)}, 1), got "
+                f"{got}."
             )
         wanted = values[:, 0].to(torch.promote_types(outputs.dtype, torch.float32))
         losses = nn.functional.binary_cross_entropy_with_logits(outputs.to(wanted.dtype), wanted, reduction="none")
