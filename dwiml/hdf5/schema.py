@@ -54,6 +54,9 @@ CONNECTIVITY = "connectivity"
 MEAN = "mean"
 STD = "std"
 FEATURES = "features"
+# The same before a standardization in which each feature has its own mean and standard deviation; only when the config
+# is read back, because the statistics after it are the same for all subjects.
+FEATURES_BEFORE = "features_before"
 # Key of the entry of a volume group, when the config is read back, of the training subjects: {VOXEL_ORDERS: [...],
 # OBLIQUITY: [lowest, highest] in degrees, VOXEL_SIZES: the same for each axis, in mm}.
 GRIDS = "grids"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 
 from dwiml.data.dataset import MultiSubjectDataset
 from dwiml.hdf5.inputs.standalone import read_mask, read_volumes
-from dwiml.hdf5.inputs.standardization import StandardizationReport
+from dwiml.hdf5.inputs.standardization import StandardizationReport, Statistics
+from dwiml.hdf5.schema import FILE, FILES, MEAN, STD
 from dwiml.hdf5.stored import open_hdf5
 from dwiml.hdf5.stored.collection import HDF5Files, file_of_subject
 from dwiml.hdf5.stored.provenance import provenance_of
@@ -121,8 +123,22 @@ def _compare_with_training(
     what = f"group '{input_group}' of subject '{subject}'"
     with open_hdf5(file_of_subject(files, subject)) as file:
         record = provenance_of(file.root.group(subject).group(input_group))
-    warn_of_other_features(what, features_of(record), entry)
+    names, statistics = _recorded_statistics(record)
+    # Images in other units have other features too.
+    if not warn_of_other_units(names, statistics, entry, of=f" of {what}"):
+        warn_of_other_features(what, features_of(record), entry)
     warn_of_other_grid(what, grid, entry)
+
+
+def _recorded_statistics(record: Mapping[str, Any]) -> tuple[list[str], list[Statistics | None]]:
+    """Return the names of the files of a volume group, and their statistics before the standardization, if recorded."""
+    found = record.get(FILES)
+    files = [each for each in found if isinstance(each, Mapping)] if isinstance(found, list) else []
+    statistics: list[Statistics | None] = [None] * len(files)
+    for place, each in enumerate(files):
+        with suppress(KeyError, TypeError, ValueError, OverflowError):
+            statistics[place] = Statistics(float(each[MEAN]), float(each[STD]))
+    return [str(each.get(FILE, "")) for each in files], statistics
 
 
 def read_input_images(

@@ -108,7 +108,7 @@ def read_subject(
         tracking_mask=tracking_mask,
         seeding_mask=seeding_mask,
         mask_threshold=mask_threshold,
-        trained_on=(recorded.get(GROUPS_CONFIG) or {}).get(group),
+        trained_on=_with_grids((recorded.get(GROUPS_CONFIG) or {}).get(group) or {}, recorded, group),
     )
 
 

@@ -126,6 +126,32 @@ def test_features_and_grids_of_the_training_subjects_of_all_files(two: Any, tmp_
     assert [each["features"] for each in joined["files_found"]] == [each["features"] for each in both["files_found"]]
 
 
+def test_features_before_their_own_standardization(two: Any, tmp_path: Path) -> None:
+    independent = {**GROUPS, "input": {**GROUPS["input"], "standardization": "independent"}}
+    two.create(independent, training=["a", "b"])
+    both = MultiSubjectDataset(two.out).groups_config["input"]["files_found"]
+    for found, file in zip(both, ("dwi.nii.gz", "maps/fa.nii.gz"), strict=True):
+        inside = []
+        for name in ("a", "b"):
+            mask = nib.load(two.folder / name / "mask.nii.gz").get_fdata() > 0
+            values = nib.load(two.folder / name / file).get_fdata()[mask]
+            inside.append(values.reshape(len(values), -1))
+        for key, of in (("mean", np.mean), ("std", np.std)):
+            values = np.stack([of(each, axis=0) for each in inside])
+            limits = np.stack([values.min(axis=0), values.max(axis=0)], axis=1)
+            np.testing.assert_allclose(found["features_before"][key], limits, rtol=1e-4)
+    parts = []
+    for name in ("a", "b"):
+        two.create(independent, training=[name], overwrite=True)
+        parts.append(two.out.rename(tmp_path / f"{name}.hdf5"))
+    joined = MultiSubjectDataset(parts).groups_config["input"]["files_found"]
+    assert [each["features_before"] for each in joined] == [each["features_before"] for each in both]
+    # After another standardization, they still differ between subjects.
+    two.create(GROUPS, training=["a"], overwrite=True)
+    (first, _) = MultiSubjectDataset(two.out).groups_config["input"]["files_found"]
+    assert "features_before" not in first
+
+
 def test_files_of_the_connectivity_are_recorded(two: Any) -> None:
     np.save(two.folder / "a" / "m.npy", np.eye(8))
     os.utime(two.folder / "a" / "m.npy", (MODIFIED, MODIFIED))

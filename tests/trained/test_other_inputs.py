@@ -29,9 +29,10 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = json.loads((root / "phantom/config.json").read_text())
     config["input"]["files"] = ["metrics/sh.nii.gz", "metrics/fa.nii.gz"]
     config["input"]["directions"] = [CONVENTION, {"kind": "none"}]
-    for kind in ("per_file", "none"):
+    for kind in ("per_file", "none", "independent"):
         config["input"]["standardization"] = kind
-        sets = (["sub-01", "sub-02", "sub-03"], ["sub-04"]) if kind == "none" else (["sub-01"], ["sub-02"], ["sub-03"])
+        three = ["sub-01", "sub-02", "sub-03"]
+        sets = (["sub-01"], ["sub-02"], ["sub-03"]) if kind == "per_file" else (three, ["sub-04"])
         create_hdf5(root / "phantom/subjects", root / f"{kind}.hdf5", config, *sets)
         assert train.main(["learn2track", str(root / f"{kind}.hdf5"), str(root), kind, *TRAINING]) == 0
     return root
@@ -57,12 +58,13 @@ def warned(caplog: pytest.LogCaptureFixture, experiment: Path, *images: Path, ma
 
 
 def test_the_subjects_of_the_phantom_are_not(phantom: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for kind in ("per_file", "none"):
+    for kind in ("per_file", "none", "independent"):
         for name in ("sub-01", "sub-02", "sub-03", "sub-04"):
             files = files_of(phantom, name)
             assert not warned(caplog, phantom / kind, files["sh"], files["fa"], mask=files["mask"])
-    for name in ("sub-01", "sub-02", "sub-03"):
-        dwiml.track(phantom / "per_file", name, tracking_mask="wm_mask", nb_seeds=3)
+    for kind in ("per_file", "independent"):
+        for name in ("sub-01", "sub-02", "sub-03"):
+            dwiml.track(phantom / kind, name, tracking_mask="wm_mask", nb_seeds=3)
     assert not caplog.messages
 
 
@@ -100,6 +102,80 @@ def test_a_map_that_is_not_fa(phantom: Path, tmp_path: Path, caplog: pytest.LogC
     path = saved(tmp_path / "fa.nii.gz", image, other)
     (text,) = warned(caplog, phantom / "none", files["sh"], path, mask=files["mask"])
     assert f"'{path}' has a mean of" in text
+
+
+def test_features_that_are_standardized_one_by_one(
+    phantom: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After the standardization, they are the same as in the training, whatever they were before it."""
+    files = files_of(phantom, "sub-04")
+    image, fa = nib.load(files["sh"]), nib.load(files["fa"])
+    values = image.get_fdata(dtype=np.float32)
+    # Less anisotropic, as with a lower b-value.
+    values[..., 1:] /= 4.5
+    path = saved(tmp_path / "sh.nii.gz", image, values)
+    (text,) = warned(caplog, phantom / "independent", path, files["fa"], mask=files["mask"])
+    assert text.startswith("Before the standardization, the values of the input are far from those of the training")
+    assert "the SH of degree 2 of 'metrics/sh.nii.gz' (a standard deviation 1/" in text
+    assert "degree 0" not in text
+    assert text.endswith("Check the acquisition, and the contrast and the normalization of the images.")
+    # FA of another acquisition, and SH that are not divided by the b=0 image.
+    path = saved(tmp_path / "fa.nii.gz", fa, fa.get_fdata(dtype=np.float32) / 4)
+    (text,) = warned(caplog, phantom / "independent", files["sh"], path, mask=files["mask"])
+    assert text.startswith(f"'{path}' has a mean of ")
+    path = saved(tmp_path / "sh.nii.gz", image, 800 * image.get_fdata(dtype=np.float32))
+    (text,) = warned(caplog, phantom / "independent", path, files["fa"], mask=files["mask"])
+    assert text.startswith(f"'{path}' has a mean of ")
+
+
+def hdf5_of(folder: Path, phantom: Path, **changed: Any) -> Path:
+    """Write an HDF5 file of one subject, sub-04, some of whose files were changed."""
+    config = json.loads((phantom / "phantom/config.json").read_text())
+    config["input"] |= {"files": ["sh.nii.gz", "fa.nii.gz"], "std_mask": ["mask.nii.gz"]}
+    config["input"]["directions"] = [CONVENTION, {"kind": "none"}]
+    config = {"input": config["input"], "wm_mask": {**config["wm_mask"], "files": ["mask.nii.gz"]}}
+    subject = folder / "subjects/sub-04"
+    subject.mkdir(parents=True)
+    for name, path in files_of(phantom, "sub-04").items():
+        image = nib.load(path)
+        change = changed.get(name, changed.get("every", lambda values, affine: (values, affine)))
+        saved(subject / f"{name}.nii.gz", image, *change(image.get_fdata(dtype=np.float32), image.affine))
+    create_hdf5(folder / "subjects", folder / "one.hdf5", config, ["sub-04"])
+    return folder / "one.hdf5"
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({}, []),
+        (
+            {"sh": lambda values, affine: (800 * values, affine)},
+            ["'sh.nii.gz' of group 'input' of subject 'sub-04' has a mean of "],
+        ),
+        (
+            {"fa": lambda values, affine: (values / 4, affine)},
+            ["'fa.nii.gz' of group 'input' of subject 'sub-04' has a mean of "],
+        ),
+        (
+            {"sh": lambda values, affine: (values / np.r_[1, np.full(27, 4.5)].astype(np.float32), affine)},
+            ["Before the standardization, the values of group 'input' of subject 'sub-04' are far from those of the "],
+        ),
+        (
+            {"every": lambda values, affine: (values, affine @ np.diag([-1, 1, 1, 1]))},
+            ["The voxel grid of group 'input' of subject 'sub-04' differs from those of the training subjects: its "],
+        ),
+    ],
+)
+def test_a_subject_of_an_hdf5_file(
+    phantom: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, changed: Any, expected: list[str]
+) -> None:
+    hdf5 = hdf5_of(tmp_path, phantom, **changed)
+    caplog.clear()
+    dwiml.track(phantom / "independent", "sub-04", hdf5_file=hdf5, tracking_mask="wm_mask", nb_seeds=3)
+    # Not those about the names of the files.
+    messages = [each.getMessage() for each in caplog.records if each.name != "dwiml.tracking.input_order"]
+    assert len(messages) == len(expected)
+    assert all(message.startswith(start) for message, start in zip(messages, expected, strict=True))
 
 
 def test_a_flipped_affine(phantom: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

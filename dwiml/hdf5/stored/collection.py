@@ -322,13 +322,10 @@ def _united_config(configs: Sequence[dict[str, dict[str, Any]]]) -> dict[str, di
                 ranges = [files[place][key] for files in same if len(files) > place and key in files[place]]
                 if ranges:
                     found[key] = [min(low for low, _ in ranges), max(high for _, high in ranges)]
-            features = [
-                files[place][schema.FEATURES]
-                for files in same
-                if len(files) > place and schema.FEATURES in files[place]
-            ]
-            if features:
-                found[schema.FEATURES] = united_ranges(features)
+            for key in (schema.FEATURES, schema.FEATURES_BEFORE):
+                features = [files[place][key] for files in same if len(files) > place and key in files[place]]
+                if features:
+                    found[key] = united_ranges(features)
     return configs[0] if configs else {}
 
 

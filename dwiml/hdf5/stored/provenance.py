@@ -90,8 +90,9 @@ def recorded_config(file: StoredFile) -> dict[str, dict[str, Any]]:
         Value of :func:`~dwiml.hdf5.stored.layout.groups_config`. If the provenance is recorded, each file in
         :data:`~dwiml.hdf5.schema.FILES_FOUND` also has ``"mean"`` and ``"std"``: [lowest, highest] of the mean and of
         the standard deviation of this file among the training subjects, before the standardization; the same for each
-        feature after the standardization, as ``"features"``; and, if the file of some of them was in other
-        conventions, these as ``"other_directions"``. The entry of a volume group also has
+        feature after the standardization, as ``"features"``, and, if each has its own standardization, before it, as
+        ``"features_before"``; and, if the file of some of them was in other conventions, these as
+        ``"other_directions"``. The entry of a volume group also has
         :data:`~dwiml.hdf5.schema.GRIDS`, the voxel grids of the training subjects.
     """
     config = groups_config(file)
@@ -99,7 +100,8 @@ def recorded_config(file: StoredFile) -> dict[str, dict[str, Any]]:
     for name, entry in config.items():
         found = entry.get(schema.FILES_FOUND) or []
         with suppress(ValueError, TypeError, KeyError, AttributeError):
-            recorded = [provenance_of(file.root.group(subject).group(name))[schema.FILES] for subject in subjects]
+            records = [provenance_of(file.root.group(subject).group(name)) for subject in subjects]
+            recorded = [record[schema.FILES] for record in records]
             ranges = [
                 {key: _range([each[key] for each in of_file]) for key in (schema.MEAN, schema.STD)}
                 for of_file in zip(*recorded, strict=True)
@@ -108,6 +110,10 @@ def recorded_config(file: StoredFile) -> dict[str, dict[str, Any]]:
             for each, of_file in zip(entry[schema.FILES_FOUND], zip(*recorded, strict=True), strict=True):
                 if all(schema.FEATURES in source for source in of_file):
                     each[schema.FEATURES] = _feature_ranges([source[schema.FEATURES] for source in of_file])
+            before = list(zip(*map(features_before, records), strict=True))
+            for each, of_each in zip(entry[schema.FILES_FOUND], before, strict=False):
+                if None not in of_each:
+                    each[schema.FEATURES_BEFORE] = _feature_ranges(of_each)
         with suppress(ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
             groups = [file.root.group(subject).group(name) for subject in subjects]
             add_other_conventions(entry, [node.attribute(schema.DIRECTIONS) for node in groups])
@@ -116,6 +122,40 @@ def recorded_config(file: StoredFile) -> dict[str, dict[str, Any]]:
                 nodes = [file.root.group(subject).group(name) for subject in subjects]
                 entry[schema.GRIDS] = _grid_ranges([node.attribute(schema.AFFINE) for node in nodes])
     return config
+
+
+def features_before(record: Mapping[str, Any]) -> list[dict[str, list[float]] | None]:
+    """Return the features of a subject before a standardization in which each has its own mean and std.
+
+    Parameters
+    ----------
+    record
+        Value of :func:`provenance_of` of a volume group.
+
+    Returns
+    -------
+    list of dict
+        For each file, ``"mean"`` and ``"std"`` of each of its features, in the unit of the file; None for a file whose
+        features are not recorded. Empty for another standardization, where features keep the proportions that they had.
+
+    Raises
+    ------
+    ValueError, TypeError, KeyError
+        If the record is damaged.
+    """
+    if record.get(schema.STANDARDIZATION) != "independent":
+        return []
+    found: list[dict[str, list[float]] | None] = []
+    end = 0
+    for source in record[schema.FILES]:
+        start, end = end, end + int(source[schema.NB_FEATURES])
+        if schema.FEATURES not in source:
+            found.append(None)
+            continue
+        means, stds = (np.asarray(record[key][start:end], dtype=np.float64) for key in (schema.MEAN, schema.STD))
+        after_mean, after_std = (np.asarray(source[schema.FEATURES][key]) for key in (schema.MEAN, schema.STD))
+        found.append({schema.MEAN: (after_mean * stds + means).tolist(), schema.STD: (after_std * stds).tolist()})
+    return found
 
 
 def united_ranges(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

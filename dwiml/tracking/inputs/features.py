@@ -5,21 +5,40 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dwiml.hdf5.schema import DIRECTIONS, FEATURES, FILE, FILES, FILES_FOUND, MEAN, NB_FEATURES, STD
+from dwiml.hdf5.schema import (
+    DIRECTIONS,
+    FEATURES,
+    FEATURES_BEFORE,
+    FILE,
+    FILES,
+    FILES_FOUND,
+    MEAN,
+    NB_FEATURES,
+    STD,
+)
+from dwiml.hdf5.stored.provenance import features_before
 from dwiml.tracking.inputs.units import FACTOR_OF_STD, ROUNDING, STDS_OF_MEAN
 
 if TYPE_CHECKING:
-    from dwiml.hdf5.inputs.standardization import StandardizationReport
+    from dwiml.hdf5.inputs.standardization import StandardizationReport, Statistics
 
 logger = logging.getLogger(__name__)
 
 _MAX_SHOWN = 5
+_READ = (
+    "The values that the model reads from %s are far from those of the training subjects: %s%s. Check the images and "
+    "how they are standardized."
+)
+_BEFORE = (
+    "Before the standardization, the values of %s are far from those of the training subjects: %s%s. Check the "
+    "acquisition, and the contrast and the normalization of the images."
+)
 
 
 @dataclass(frozen=True)
@@ -30,10 +49,14 @@ class FileFeatures:
     ----------
     means, stds
         Shape (F,), float64.
+    before
+        The same before a standardization in which each feature has its own mean and standard deviation: those after it
+        are the same for all subjects. None for another standardization, or if they are not recorded.
     """
 
     means: NDArray[np.float64]
     stds: NDArray[np.float64]
+    before: FileFeatures | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +76,16 @@ def features_of(record: Mapping[str, Any]) -> list[FileFeatures | None]:
         Value of :func:`dwiml.hdf5.stored.provenance.provenance_of`.
     """
     files = record.get(FILES)
-    return [_read(file) for file in files] if isinstance(files, list) else []
+    found = [_read(file) for file in files] if isinstance(files, list) else []
+    before: list[Any] = []
+    with suppress(KeyError, TypeError, ValueError, OverflowError), np.errstate(over="ignore", invalid="ignore"):
+        before = features_before(record)
+    if len(before) != len(found):
+        return found
+    return [
+        each and replace(each, before=_read({**file, FEATURES: known}))
+        for each, file, known in zip(found, files or [], before, strict=True)
+    ]
 
 
 def features_of_report(report: StandardizationReport, entry: Mapping[str, Any]) -> list[FileFeatures | None]:
@@ -71,9 +103,13 @@ def features_of_report(report: StandardizationReport, entry: Mapping[str, Any]) 
     with suppress(KeyError, TypeError, ValueError, OverflowError):
         for file in entry.get(FILES_FOUND) or []:
             start, end = end, end + int(file[NB_FEATURES])
-            known = [each for each in report.features[start:end] if each is not None]
-            means, stds = (np.array([getattr(each, key) for each in known]) for key in ("mean", "std"))
-            found.append(FileFeatures(means, stds) if len(known) == end - start else None)
+            after = _stacked(report.features[start:end])
+            if after is not None and len(report.applied) == len(report.features):
+                applied = _stacked(report.applied[start:end])
+                assert applied is not None
+                before = FileFeatures(after.means * applied.stds + applied.means, after.stds * applied.stds)
+                after = replace(after, before=before)
+            found.append(after)
     return found
 
 
@@ -85,6 +121,9 @@ def warn_of_other_features(what: str, files: Sequence[FileFeatures | None], entr
     which the standardization is computed (or, without one, the non-zero voxels): the tracking mask of the user may be
     another one. A feature is far by the criteria of
     :func:`dwiml.tracking.inputs.units.warn_of_other_units`.
+
+    If each feature has its own standardization, the values after it have a mean of 0 and a standard deviation of 1 in
+    any image. The values before it are then compared too.
 
     Parameters
     ----------
@@ -99,9 +138,14 @@ def warn_of_other_features(what: str, files: Sequence[FileFeatures | None], entr
     trained = entry.get(FILES_FOUND) or []
     if len(trained) != len(files):
         return
+    _warn(_READ, what, files, trained, FEATURES)
+    _warn(_BEFORE, what, [each and each.before for each in files], trained, FEATURES_BEFORE)
+
+
+def _warn(message: str, what: str, files: Sequence[FileFeatures | None], trained: Sequence[Any], key: str) -> None:
     differences: list[_Difference] = []
     for found, each in zip(files, trained, strict=True):
-        known = _read(each)
+        known = _read(each, key)
         if found is None or known is None or known.means.shape != (len(found.means), 2):
             continue
         differences += _differences(found, known, each)
@@ -110,17 +154,21 @@ def warn_of_other_features(what: str, files: Sequence[FileFeatures | None], entr
     differences.sort(key=lambda difference: -difference.size)
     shown = ", ".join(each.text for each in differences[:_MAX_SHOWN])
     more = f" and {len(differences) - _MAX_SHOWN} more" if len(differences) > _MAX_SHOWN else ""
-    logger.warning(
-        "The values that the model reads from %s are far from those of the training subjects: %s%s. Check the images "
-        "and how they are standardized.",
-        *(what, shown, more),
-    )
+    logger.warning(message, what, shown, more)
 
 
-def _read(file: Any) -> FileFeatures | None:
+def _stacked(statistics: Sequence[Statistics | None]) -> FileFeatures | None:
+    """Return the features of a file; None if those of one are unknown."""
+    known = [each for each in statistics if each is not None]
+    if len(known) < len(statistics):
+        return None
+    return FileFeatures(np.array([each.mean for each in known]), np.array([each.std for each in known]))
+
+
+def _read(file: Any, key: str = FEATURES) -> FileFeatures | None:
     """Return the means and standard deviations of a file, (F,), or their ranges, (F, 2); None if not recorded."""
     with suppress(KeyError, TypeError, ValueError, OverflowError):
-        means, stds = (np.asarray(file[FEATURES][key], dtype=np.float64) for key in (MEAN, STD))
+        means, stds = (np.asarray(file[key][name], dtype=np.float64) for name in (MEAN, STD))
         if (
             means.shape == stds.shape
             and means.shape[:1] == (int(file[NB_FEATURES]),)

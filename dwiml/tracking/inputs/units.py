@@ -24,7 +24,7 @@ ROUNDING = 1e-3
 
 
 def warn_of_other_units(
-    images: Sequence[str | Path], statistics: Sequence[Statistics | None], entry: Mapping[str, Any]
+    images: Sequence[str | Path], statistics: Sequence[Statistics | None], entry: Mapping[str, Any], *, of: str = ""
 ) -> bool:
     """Warn of images with a mean or a standard deviation that is far from those of the training subjects.
 
@@ -35,13 +35,15 @@ def warn_of_other_units(
     Parameters
     ----------
     images
-        The input images, in the order of the training.
+        The names of the input images, in the order of the training.
     statistics
         The mean and standard deviation of each image, before the standardization; None for an image of zeros.
     entry
         The entry of the group in the recorded groups config; see
         :func:`dwiml.hdf5.stored.provenance.recorded_config`. Without the statistics of the training, nothing is
         compared.
+    of
+        Whose images they are, for the message, such as ``" of subject 'sub-07'"``.
 
     Returns
     -------
@@ -59,9 +61,9 @@ def warn_of_other_units(
         if _is_far(found, means, stds):
             warned = True
             logger.warning(
-                "'%s' has a mean of %.3g and a standard deviation of %.3g; in the training, '%s' had means of %s and "
+                "'%s'%s has a mean of %.3g and a standard deviation of %.3g; in the training, '%s' had means of %s and "
                 "standard deviations of %s. Check the units and the normalization of the image.",
-                *(image, found.mean, found.std, each[FILE], _shown(means), _shown(stds)),
+                *(image, of, found.mean, found.std, each[FILE], _shown(means), _shown(stds)),
             )
     return warned
 
