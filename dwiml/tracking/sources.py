@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from dwiml.data.dataset import MultiSubjectDataset
+from dwiml.data.volumes import SubjectVolume
 from dwiml.hdf5.inputs.standalone import read_mask, read_volumes
 from dwiml.hdf5.inputs.standardization import StandardizationReport, Statistics
 from dwiml.hdf5.schema import FILE, FILES, MEAN, STD
@@ -23,6 +24,12 @@ from dwiml.hdf5.stored.collection import HDF5Files, file_of_subject
 from dwiml.hdf5.stored.provenance import provenance_of
 from dwiml.ops.axes.conventions import Directions
 from dwiml.ops.masks import DEFAULT_THRESHOLD, Mask
+from dwiml.tracking.inputs.axes import (
+    InputDirections,
+    directions_of_group,
+    directions_of_images,
+    warn_of_other_axes,
+)
 from dwiml.tracking.inputs.features import features_of, features_of_report, warn_of_other_features
 from dwiml.tracking.inputs.grid import warn_of_other_grid
 from dwiml.tracking.inputs.order import check_same_making
@@ -102,7 +109,7 @@ def read_from_hdf5(
     dataset.load_data(subj_id=subject, volume_groups=volume_groups, streamline_groups=[])
     (loaded,) = [*dataset.training_set, *dataset.validation_set, *dataset.testing_set]
     volume = loaded.volumes[input_group]
-    _compare_with_training(subject, input_group, dataset.hdf5_files, volume.grid, trained_on or {})
+    features = _compare_with_training(subject, input_group, dataset.hdf5_files, volume, trained_on or {})
 
     def mask(parameter: str, name: str | Path) -> Mask:
         if is_image(name):
@@ -113,21 +120,29 @@ def read_from_hdf5(
         return found
 
     masks = {parameter: mask(parameter, name) for parameter, name in given.items() if name is not None}
-    return _tracking_data(volume.as_tensor(), volume.grid, masks, given, mask_threshold)
+    data = _tracking_data(volume.as_tensor(), volume.grid, masks, given, mask_threshold)
+    what = f"group '{input_group}' of subject '{subject}'"
+    warn_of_other_axes(what, data.subject.volume, masks["tracking_mask"].inside, volume.voxel_sizes, features)
+    return data
 
 
 def _compare_with_training(
-    subject: str, input_group: str, files: Sequence[Path], grid: Grid, entry: Mapping[str, Any]
-) -> None:
-    """Warn of a subject of an HDF5 file whose features or voxel grid are far from those of the training subjects."""
-    what = f"group '{input_group}' of subject '{subject}'"
+    subject: str, input_group: str, files: Sequence[Path], volume: SubjectVolume, entry: Mapping[str, Any]
+) -> InputDirections | None:
+    """Warn of a subject of an HDF5 file whose features or voxel grid are far from those of the training subjects.
+
+    Return which of its features may be directional.
+    """
+    what, grid = f"group '{input_group}' of subject '{subject}'", volume.grid
     with open_hdf5(file_of_subject(files, subject)) as file:
-        record = provenance_of(file.root.group(subject).group(input_group))
+        node = file.root.group(subject).group(input_group)
+        record, features = provenance_of(node), directions_of_group(node, volume.label, volume.nb_features)
     names, statistics = _recorded_statistics(record)
     # Images in other units have other features too.
     if not warn_of_other_units(names, statistics, entry, of=f" of {what}"):
         warn_of_other_features(what, features_of(record), entry)
     warn_of_other_grid(what, grid, entry)
+    return features
 
 
 def _recorded_statistics(record: Mapping[str, Any]) -> tuple[list[str], list[Statistics | None]]:
@@ -176,21 +191,23 @@ def read_input_images(
     FileNotFoundError, ValueError
         If a file is missing or invalid, or the grids differ.
     """
-    reports: list[StandardizationReport] = []
-    values, grid = read_volumes(
-        images,
-        standardization=standardization,
-        std_mask=std_mask,
-        label="input",
-        directions=directions,
-        reports=reports,
+    values, grid, _ = _read_images(
+        images, standardization=standardization, std_mask=std_mask, directions=directions, entry=trained_on or {}
     )
-    entry = trained_on or {}
+    return values, grid
+
+
+def _read_images(
+    images: Sequence[str | Path], *, entry: Mapping[str, Any], **options: Any
+) -> tuple[NDArray[np.float32], Grid, StandardizationReport]:
+    """Read the images of a model's input, and warn if they are far from those of the training."""
+    reports: list[StandardizationReport] = []
+    values, grid = read_volumes(images, label="input", reports=reports, **options)
     # Images in other units have other features too.
     if not warn_of_other_units(images, reports[0].files, entry):
         warn_of_other_features("the input", features_of_report(reports[0], entry), entry)
     warn_of_other_grid("the input", grid, entry)
-    return values, grid
+    return values, grid, reports[0]
 
 
 def read_from_images(
@@ -221,15 +238,19 @@ def read_from_images(
         If a file is missing or invalid, a mask is empty, or the grids differ.
     """
     given = {"tracking_mask": tracking_mask, "seeding_mask": seeding_mask}
-    values, grid = read_input_images(
-        images, standardization=standardization, std_mask=std_mask, directions=directions, trained_on=trained_on
+    entry = trained_on or {}
+    values, grid, report = _read_images(
+        images, standardization=standardization, std_mask=std_mask, directions=directions, entry=entry
     )
     masks = {
         parameter: read_mask(name, grid, threshold=mask_threshold, label=parameter)[0]
         for parameter, name in given.items()
         if name is not None
     }
-    return _tracking_data(torch.from_numpy(values), grid, masks, given, mask_threshold)
+    data = _tracking_data(torch.from_numpy(values), grid, masks, given, mask_threshold)
+    features, inside = directions_of_images(entry, report), masks["tracking_mask"].inside
+    warn_of_other_axes("the input", data.subject.volume, inside, grid.voxel_sizes, features)
+    return data
 
 
 def _tracking_data(

@@ -14,6 +14,8 @@ from tests_support import edited
 import dwiml
 from dwiml.cli import train
 from dwiml.hdf5.creator import create_hdf5
+from dwiml.ops.axes.conventions import parse_directions
+from dwiml.ops.axes.conversion import conversion_matrix
 from dwiml.phantom.create import create_phantom
 
 CONVENTION = {"kind": "sh", "axes": "voxel", "basis": "descoteaux07", "legacy": False, "full_basis": False}
@@ -128,6 +130,22 @@ def test_features_that_are_standardized_one_by_one(
     assert text.startswith(f"'{path}' has a mean of ")
 
 
+def mirrored(harmonics: Any) -> Any:
+    """Return SH with y mirrored, as of gradient directions with a wrong sign."""
+    matrix = conversion_matrix(parse_directions(CONVENTION, ""), 28, np.diag([1.0, -1.0, 1.0]))
+    return (harmonics @ matrix.T).astype(np.float32)
+
+
+def test_gradient_directions_with_a_wrong_sign(phantom: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    files = files_of(phantom, "sub-04")
+    image = nib.load(files["sh"])
+    path = saved(tmp_path / "sh.nii.gz", image, mirrored(image.get_fdata()))
+    for kind in ("per_file", "none", "independent"):
+        (text,) = warned(caplog, phantom / kind, path, files["fa"], mask=files["mask"])
+        assert text.startswith("The main directions of the input lead farther from voxel to voxel with y mirrored: ")
+        assert text.endswith("check the gradient directions (bvecs) from which they were computed, and the affine.")
+
+
 def hdf5_of(folder: Path, phantom: Path, **changed: Any) -> Path:
     """Write an HDF5 file of one subject, sub-04, some of whose files were changed."""
     config = json.loads((phantom / "phantom/config.json").read_text())
@@ -164,6 +182,10 @@ def hdf5_of(folder: Path, phantom: Path, **changed: Any) -> Path:
             {"every": lambda values, affine: (values, affine @ np.diag([-1, 1, 1, 1]))},
             ["The voxel grid of group 'input' of subject 'sub-04' differs from those of the training subjects: its "],
         ),
+        (
+            {"sh": lambda values, affine: (mirrored(values), affine)},
+            ["The main directions of group 'input' of subject 'sub-04' lead farther from voxel to voxel with y mirror"],
+        ),
     ],
 )
 def test_a_subject_of_an_hdf5_file(
@@ -173,7 +195,7 @@ def test_a_subject_of_an_hdf5_file(
     caplog.clear()
     dwiml.track(phantom / "independent", "sub-04", hdf5_file=hdf5, tracking_mask="wm_mask", nb_seeds=3)
     # Not those about the names of the files.
-    messages = [each.getMessage() for each in caplog.records if each.name != "dwiml.tracking.input_order"]
+    messages = [each.getMessage() for each in caplog.records if each.name != "dwiml.tracking.inputs.order"]
     assert len(messages) == len(expected)
     assert all(message.startswith(start) for message, start in zip(messages, expected, strict=True))
 

@@ -103,6 +103,19 @@ def kind_of_unknown(nb_features: int) -> str:
     return "peaks" if nb_features == _NB_OF_THREE_PEAKS else ""
 
 
+def is_signal_like(amplitudes: NDArray[np.floating]) -> bool:
+    """Return whether functions are a diffusion signal rather than an orientation distribution.
+
+    Parameters
+    ----------
+    amplitudes
+        Shape (V, N): V functions in N directions that cover the sphere evenly.
+    """
+    mean, low, high = amplitudes.mean(axis=1), amplitudes.min(axis=1), amplitudes.max(axis=1)
+    share = float((mean - low).sum() / max((high - low).sum(), _TINY))
+    return share > _LOWEST_SIGNAL
+
+
 # Values that are too large or not numbers are reported by the checks of the file.
 @np.errstate(over="ignore", invalid="ignore")
 def measure(
@@ -274,10 +287,11 @@ def _readings(
             change = np.zeros((3, 3))
             change[range(3), order] = signs
             if is_new(change @ own):
-                yield None, _described(order, signs), own, tuple(map(tuple, change.tolist()))
+                yield None, described_change(order, signs), own, tuple(map(tuple, change.tolist()))
 
 
-def _described(order: tuple[int, ...], signs: tuple[int, ...]) -> str:
+def described_change(order: tuple[int, ...], signs: tuple[int, ...]) -> str:
+    """Return what was done to axes, such as ``x mirrored``: their order (three axes), then their signs."""
     names = [f"{'-' * (sign < 0)}{'xyz'[axis]}" for axis, sign in zip(order, signs, strict=True)]
     mirrored = [k for k, sign in enumerate(signs) if sign < 0]
     if order == (0, 1, 2):
