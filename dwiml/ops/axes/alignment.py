@@ -103,19 +103,6 @@ def kind_of_unknown(nb_features: int) -> str:
     return "peaks" if nb_features == _NB_OF_THREE_PEAKS else ""
 
 
-def is_signal_like(amplitudes: NDArray[np.floating]) -> bool:
-    """Return whether functions are a diffusion signal rather than an orientation distribution.
-
-    Parameters
-    ----------
-    amplitudes
-        Shape (V, N): V functions in N directions that cover the sphere evenly.
-    """
-    mean, low, high = amplitudes.mean(axis=1), amplitudes.min(axis=1), amplitudes.max(axis=1)
-    share = float((mean - low).sum() / max((high - low).sum(), _TINY))
-    return share > _LOWEST_SIGNAL
-
-
 # Values that are too large or not numbers are reported by the checks of the file.
 @np.errstate(over="ignore", invalid="ignore")
 def measure(

@@ -9,14 +9,14 @@ coherence index for quality control of B-table orientation in diffusion MRI scan
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import permutations, product
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dwiml.ops.axes.alignment import described_change, is_signal_like, kind_of_unknown
+from dwiml.ops.axes.alignment import described_change, kind_of_unknown
 from dwiml.ops.axes.conventions import BASES, Directions, sh_order
 from dwiml.ops.axes.conversion import Matrix, sh_matrix, sphere_directions
 
@@ -24,7 +24,7 @@ MIN_VOXELS = 500
 """With fewer voxels, nothing is concluded."""
 # Other axes are reported if their paths are longer by this factor, and longer than some voxels.
 _FACTOR, _LEAST_VOXELS = 1.25, 3.0
-_NB_STARTS = 1000
+_NB_STARTS = 500
 _NB_ON_SPHERE = 724
 _LARGEST_ANGLE = 45.0
 _LONGEST_VOXELS = 25
@@ -60,10 +60,11 @@ def measure_coherence(
 ) -> Coherence | None:
     """Measure how long the paths are along the main directions of voxels.
 
-    From 1000 voxels (evenly spaced in the mask), paths go both ways in steps of the smallest voxel size along the main
+    From 500 voxels (evenly spaced in the mask), paths go both ways in steps of the smallest voxel size along the main
     direction of the voxel in which they are, until they leave the mask, turn by more than 45 degrees in a step, or have
-    25 steps. The main direction is that of the smallest amplitude of a diffusion signal, the largest one of an
-    orientation distribution, the longest peak, or the first eigenvector of a tensor.
+    25 steps. The main direction is that of the longest peak or the first eigenvector of a tensor. For spherical
+    harmonics, it is that of the smallest amplitude (of a diffusion signal) or the largest one (of an orientation
+    distribution), whichever gives longer paths.
 
     Parameters
     ----------
@@ -75,7 +76,7 @@ def measure_coherence(
         Shape (3,), mm.
     known
         The convention of the features; None if it is unknown. They are then taken for spherical harmonics or peaks
-        because of their number, in the basis in which paths are longest.
+        because of their number, in any basis.
 
     Returns
     -------
@@ -84,16 +85,17 @@ def measure_coherence(
     """
     if len(values) < MIN_VOXELS:
         return None
-    best: Coherence | None = None
-    for directions in _main_directions(np.asarray(values), known):
-        found = _compared(directions, inside, np.asarray(voxel_sizes, dtype=np.float64))
-        if best is None or found.longest > best.longest:
-            best = found
-    return best
+    sizes = np.asarray(voxel_sizes, dtype=np.float64)
+    found = [_compared(directions, inside, sizes) for directions in _main_directions(np.asarray(values), known)]
+    if not found:
+        return None
+    best = max(found, key=lambda each: each.longest)
+    # Paths may be long as they are in another basis.
+    return replace(best, length=max(each.length for each in found))
 
 
 def _main_directions(values: NDArray[np.floating], known: Directions | None) -> Iterator[Matrix]:
-    """Yield the main direction of each voxel, shape (V, 3), unit vectors along voxel axes, in each possible basis."""
+    """Yield main directions of the voxels, shape (V, 3), unit vectors along voxel axes, in each possible reading."""
     kind = kind_of_unknown(values.shape[1]) if known is None else known.kind
     if kind == "peaks":
         peaks = values.reshape(len(values), -1, 3)
@@ -115,14 +117,14 @@ def _main_directions(values: NDArray[np.floating], known: Directions | None) -> 
     for basis, legacy in bases:
         evaluated = partial(sh_matrix, order=order, basis=basis, legacy=legacy, full_basis=convention.full_basis)
         functions: Matrix = (evaluated(sphere) + evaluated(-sphere)) / 2
-        sampled = values[:: max(1, len(values) // _NB_STARTS)]
-        sign = -1.0 if is_signal_like(sampled @ functions.T) else 1.0
         # Functions are even: half of the sphere is enough.
         half = sphere[:, 2] > 0
-        weights = (sign * functions[half].T).astype(np.float32)
-        starts = range(0, len(values), _VOXELS_AT_ONCE)
-        parts = [(values[k : k + _VOXELS_AT_ONCE].astype(np.float32) @ weights).argmax(axis=1) for k in starts]
-        yield sphere[half][np.concatenate(parts)]
+        weights = functions[half].T.astype(np.float32)
+        parts = np.split(values, range(_VOXELS_AT_ONCE, len(values), _VOXELS_AT_ONCE))
+        amplitudes = [part.astype(np.float32) @ weights for part in parts]
+        # Of a signal, and of an orientation distribution.
+        yield sphere[half][np.concatenate([each.argmin(axis=1) for each in amplitudes])]
+        yield sphere[half][np.concatenate([each.argmax(axis=1) for each in amplitudes])]
 
 
 def _compared(directions: Matrix, inside: NDArray[np.bool_], sizes: NDArray[np.float64]) -> Coherence:
