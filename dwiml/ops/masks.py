@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import binary_erosion
 
 DEFAULT_THRESHOLD = 0.5
 """Voxels of a probability map are inside if their value is at least this."""
@@ -111,6 +110,9 @@ def border_voxels(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     numpy.ndarray
         Shape (X, Y, Z), bool.
     """
+    # Slow to import: a third of the imports of each process that creates an HDF5 file.
+    from scipy.ndimage import binary_erosion
+
     # Its default structuring element has the six neighbors, and the outside of the volume is not in the mask.
     border: NDArray[np.bool_] = inside & ~binary_erosion(inside, border_value=0)
     return border
