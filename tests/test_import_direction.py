@@ -17,6 +17,7 @@ PACKAGE = Path(dwiml.__file__).parent
 
 # Modules that import nothing, or only another leaf.
 LEAVES = {
+    "blas_threads",
     "seeding",
     "signals",
     "failures",
@@ -40,6 +41,7 @@ ROOMS = {
     "overriding": {"arguments", "user_classes"},
     "params": {"arguments", "overriding"},
     "signals": set(),
+    "blas_threads": set(),
     "failures": {"user_classes"},
     "seeding": {"ops", "params"},
     "ops": {"arguments"},

@@ -104,7 +104,8 @@ def _add_choice_and_scale(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="number of subjects that are processed at the same time, each in its own process [%(default)s]",
+        help="number of subjects that are processed at the same time, each in its own process, this one included "
+        "[%(default)s]",
     )
     parser.add_argument(
         "--add",

@@ -142,7 +142,8 @@ def create_hdf5(
         Allow tractograms to be missing or empty; a group may then hold no streamlines.
     on_progress
         Called with (number of subjects done, total number, name of the subject just done), first with (0, total, ""),
-        or with the number of subjects of the previous creation that are used again.
+        or with the number of subjects of the previous creation that are used again. With several processes, it is
+        called for those of the others when this one has finished a subject.
     command
         Command line that the file records as its origin.
     resume
@@ -158,8 +159,9 @@ def create_hdf5(
         Seed of `split`.
     nbr_processes
         Number of subjects that are read, converted and written at the same time, each in a process of its own, and of
-        headers that are checked. The file is the same for any number. With 1, no process is started. Processes that are
-        already started (:class:`dwiml.hdf5.workers.Workers`, a context manager) are used as they are, and ended.
+        headers that are checked. This process is one of them. The file is the same for any number. With 1, no process
+        is started. Processes that are already started (:class:`dwiml.hdf5.workers.Workers`, a context manager) are used
+        as they are, and ended.
     add
         Add the subjects to ``out_hdf5``, which must exist, and must have been created with the same config and options.
         The result is the file that one creation with all subjects would give; it replaces the file once it is complete.

@@ -1,7 +1,8 @@
-"""Processes that each do one piece of work at a time, in parallel.
+"""Processes that each do one piece of work at a time, in parallel; this process is one of them.
 
-They are started with the Python interpreter, not forked, and do not import the script of the user: a script needs no
-``if __name__ == "__main__"``, and threads or open files of this process do no harm.
+The others are started with the Python interpreter, not forked, and do not import the script of the user: a script needs
+no ``if __name__ == "__main__"``, and threads or open files of this process do no harm. A thread for each of them gives
+it its work and takes the results, so that it never waits while this process works.
 """
 
 from __future__ import annotations
@@ -10,19 +11,22 @@ import json
 import logging
 import os
 import pickle
+import queue
 import signal
 import subprocess
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, Pipe, wait
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from dwiml.arguments import check_whole
+from dwiml.blas_threads import one_blas_thread
 from dwiml.failures import WORKER, ResourceError
 from dwiml.signals import ENDING
 
@@ -35,6 +39,8 @@ _PROGRAM = (
 # Numbers of threads of the libraries under NumPy and SciPy.
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _ADVICE = "use fewer processes (nbr_processes), or ask the cluster for more memory"
+# Of 1000: the system, when the memory is full, should kill a process that it is told about, and not this one.
+_KILLED_FIRST = "200"
 # Errors whose message is complete: they are raised again without the traceback of the process.
 _EXPLAINED = (ValueError, OSError, MemoryError, ResourceError)
 
@@ -64,15 +70,25 @@ class Outcome:
     messages: list[logging.LogRecord] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Job:
+    """One piece of work: a function, its argument, and what that is."""
+
+    function: Callable[[Any], Any]
+    item: Any
+    index: int
+    name: str
+
+
 class Workers:
-    """Up to `nb` processes; a context manager, at whose end they are gone.
+    """Up to `nb` processes, of which this one is the first; a context manager, at whose end the others are gone.
 
     They ignore the signals that end a program, since this process decides, and end with it, even if it is killed.
 
     Parameters
     ----------
     nb
-        Number of processes. With 1, the work is done in this process.
+        Number of processes. With 1, no process is started.
 
     Raises
     ------
@@ -84,14 +100,16 @@ class Workers:
         self.nb = check_whole("nbr_processes", nb, low=1)
         self._running: list[_Worker] = []
         self._lifeline: tuple[int, int] | None = None
+        # None ends the thread that takes it.
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[Outcome | ResourceError] = queue.SimpleQueue()
 
     def start(self) -> Workers:
-        """Start processes now, one for each core at most, so that they import while this process does.
+        """Start processes now, up to one for each core with this one, so that they import while this process does.
 
         The others are started when it is known how much work there is.
         """
-        while len(self._running) < min(self.nb, os.cpu_count() or 1) and self.nb > 1:
-            self._start()
+        self._start(min(self.nb, os.cpu_count() or 1))
         return self
 
     def __enter__(self) -> Workers:
@@ -99,8 +117,16 @@ class Workers:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         for worker in self._running:
+            worker.kill()
+        with suppress(queue.Empty):
+            while True:
+                self._jobs.get_nowait()
+        for _worker in self._running:
+            self._jobs.put(None)
+        for worker in self._running:
             worker.end()
         self._running = []
+        self._jobs, self._results = queue.SimpleQueue(), queue.SimpleQueue()
         if self._lifeline is not None:
             for descriptor in self._lifeline:
                 os.close(descriptor)
@@ -109,7 +135,10 @@ class Workers:
     def run(
         self, function: Callable[[Any], Any], items: Sequence[Any], name: Callable[[Any], str]
     ) -> Iterator[Outcome]:
-        """Call a function for each item, and yield the outcomes as they come.
+        """Call a function for each item, in all processes, and yield the outcomes as they come.
+
+        Those of the other processes are yielded when this one has finished the item that it works on. The caller takes
+        all of them, or leaves the context.
 
         Parameters
         ----------
@@ -123,77 +152,119 @@ class Workers:
         Yields
         ------
         Outcome
-            One for each item, in any order. The messages of a process are logged in this one.
+            One for each item, in any order. The messages of the other processes are logged in this one.
 
         Raises
         ------
         ResourceError
-            If a process was killed.
+            If another process was killed.
         """
+        jobs = [_Job(function, item, index, name(item)) for index, item in enumerate(items)]
         if self.nb == 1 or len(items) < 2:
-            for index, item in enumerate(items):
-                yield _done(function, item, index)
+            for job in jobs:
+                yield _done(job.function, job.item, job.index)
             return
-        waiting = list(enumerate(items))[::-1]
-        while len(self._running) < min(self.nb, len(items)):
-            self._start()
-        busy: dict[Any, tuple[_Worker, str]] = {}
-
-        def give_next(worker: _Worker) -> None:
-            if waiting:
-                index, item = waiting.pop()
-                busy[worker.connection] = (worker, name(item))
-                # A process that has just been killed is noticed below.
-                with suppress(OSError):
-                    worker.connection.send((function, item, index, logging.getLogger("dwiml").getEffectiveLevel()))
-
-        for worker in self._running:
-            give_next(worker)
-        while busy:
-            for connection in wait(list(busy)):
-                worker, named = busy.pop(connection)
-                try:
-                    outcome = worker.connection.recv()
-                except (EOFError, OSError):
-                    raise worker.failure(named) from None
-                # Before the caller works on the outcome.
-                give_next(worker)
+        for job in jobs:
+            self._jobs.put(job)
+        self._start(min(self.nb, len(items)))
+        with one_blas_thread():
+            for _ in jobs:
+                outcome = self._next()
                 for record in outcome.messages:
                     logging.getLogger(record.name).handle(record)
                 yield outcome
 
-    def _start(self) -> None:
-        if self._lifeline is None:
-            self._lifeline = os.pipe()
-        self._running.append(_Worker(self._lifeline[0]))
+    def _next(self) -> Outcome:
+        """Return what another process has done; if there is nothing, do a job here; if there is none, wait."""
+        with suppress(queue.Empty):
+            return _unless_lost(self._results.get_nowait())
+        with suppress(queue.Empty):
+            job = self._jobs.get_nowait()
+            assert job is not None
+            return _done(job.function, job.item, job.index)
+        return _unless_lost(self._results.get())
+
+    def _start(self, nb: int) -> None:
+        """Start processes until there are `nb`, with this one."""
+        while len(self._running) < nb - 1:
+            if self._lifeline is None:
+                self._lifeline = os.pipe()
+            self._running.append(_Worker(self._lifeline[0], self._jobs, self._results))
+
+
+def _unless_lost(result: Outcome | ResourceError) -> Outcome:
+    if isinstance(result, ResourceError):
+        raise result
+    return result
 
 
 class _Worker:
-    """One process, and the connection to it."""
+    """One process, the connection to it, and the thread that gives it jobs."""
 
-    def __init__(self, lifeline: int) -> None:
-        self.connection, theirs = Pipe()
+    def __init__(
+        self,
+        lifeline: int,
+        jobs: queue.SimpleQueue[_Job | None],
+        results: queue.SimpleQueue[Outcome | ResourceError],
+    ) -> None:
+        self._connection, theirs = Pipe()
         words = [json.dumps([str(folder) for folder in sys.path]), str(theirs.fileno()), str(lifeline)]
-        # Blocked signals stay so in the new process.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, *(signal.Signals[name] for name in ENDING)])
+        self._thread = threading.Thread(target=self._give, args=(jobs, results), daemon=True)
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-c", _PROGRAM, *words],
-                # As many threads as cores in each process would only wait for each other.
-                env={**dict.fromkeys(_THREADS, "1"), **os.environ},
-                stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), lifeline),
-            )
+            # Blocked signals stay so in the new process, and in the thread, so that the main one gets them.
+            with _signals_blocked():
+                self._process = subprocess.Popen(
+                    [sys.executable, "-I", "-c", _PROGRAM, *words],
+                    # As many threads as cores in each process would only wait for each other.
+                    env={**dict.fromkeys(_THREADS, "1"), **os.environ},
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(), lifeline),
+                )
+                self._thread.start()
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
 
-    def end(self) -> None:
-        self.connection.close()
-        self._process.kill()
-        self._process.wait()
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
 
-    def failure(self, named: str) -> ResourceError:
+    def kill(self) -> None:
+        """Kill the process; the thread then ends, unless it waits for a job."""
+        self._process.kill()
+
+    def end(self) -> None:
+        """Wait for the end of the process and the thread."""
+        self._process.wait()
+        self._thread.join()
+        self._connection.close()
+
+    def _give(self, jobs: queue.SimpleQueue[_Job | None], results: queue.SimpleQueue[Outcome | ResourceError]) -> None:
+        """Give the process one job after the other; the program of the thread."""
+        work = None
+        try:
+            # That it is ready: until then, this process does the jobs.
+            self._connection.recv()
+            while (job := jobs.get()) is not None:
+                work = job.name
+                results.put(self._done(job))
+        except (EOFError, OSError):
+            results.put(self._failure(work))
+
+    def _done(self, job: _Job) -> Outcome:
+        """Have the process do a job; raise EOFError or OSError if it is gone."""
+        level = logging.getLogger("dwiml").getEffectiveLevel()
+        try:
+            self._connection.send((job.function, job.item, job.index, level))
+            outcome: Outcome = self._connection.recv()
+        except (EOFError, OSError):
+            raise
+        except Exception as error:
+            # What pickle cannot handle.
+            return Outcome(job.index, error=error)
+        return outcome
+
+    def _failure(self, work: str | None) -> ResourceError:
         code = self._process.wait()
         if code == -signal.SIGKILL:
             how = "was killed (SIGKILL), usually by the system because the memory is full"
@@ -201,7 +272,17 @@ class _Worker:
             how = f"was ended by a signal ({signal.Signals(-code).name})"
         else:
             how = f"ended with exit code {code}; its own messages are above"
-        return ResourceError(f"The process that worked on {named} {how}; {_ADVICE}.", WORKER)
+        which = "A process that was being started" if work is None else f"The process that worked on {work}"
+        return ResourceError(f"{which} {how}; {_ADVICE}.", WORKER)
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, *(signal.Signals[name] for name in ENDING)])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Kept(logging.Handler):
@@ -223,6 +304,10 @@ def serve() -> None:
     logger, kept = logging.getLogger("dwiml"), _Kept()
     logger.addHandler(kept)
     logger.propagate = False
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(_KILLED_FIRST)
+    with suppress(OSError):
+        connection.send(None)
     while True:
         try:
             function, item, index, level = connection.recv()

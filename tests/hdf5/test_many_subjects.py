@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
+from contextlib import suppress
 
 import h5py
 import numpy as np
@@ -19,6 +19,7 @@ import pytest
 from dwiml.data.checking import check_hdf5_file
 from dwiml.failures import ResourceError
 from dwiml.hdf5 import file_writer
+from dwiml.hdf5 import workers as module
 from dwiml.hdf5.parts import Part
 from dwiml.hdf5.workers import Workers
 
@@ -34,16 +35,48 @@ def six(subjects, monkeypatch):
     return subjects
 
 
+@pytest.fixture
+def others_work(monkeypatch):
+    """Have this process do one job only, of those for several processes; a list of what the others do."""
+    known, jobs = [], []
+    start, here, there = Workers._start, module._done, module._Worker._done
+
+    def starting(workers, nb):
+        known.append(workers)
+        start(workers, nb)
+
+    def done_here(*job):
+        end = time.monotonic() + TIMEOUT
+        while known and not known[-1]._jobs.empty():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        return here(*job)
+
+    def done_there(worker, job):
+        jobs.append((job.function, job.item))
+        return there(worker, job)
+
+    monkeypatch.setattr(Workers, "_start", starting)
+    monkeypatch.setattr(module, "_done", done_here)
+    monkeypatch.setattr(module._Worker, "_done", done_there)
+    return jobs
+
+
+def made_by(jobs) -> list[str]:
+    return sorted(item.name for function, item in jobs if function is Part.make)
+
+
 def spoil(six, name: str) -> None:
     """Write a volume with NaN, which only reading it tells."""
     with_nan = np.full((8, 7, 6, 3), np.nan, np.float32)
     six.volume(name, "dwi.nii.gz", with_nan)
 
 
-def test_any_number_of_processes_gives_the_same_bytes(six, caplog):
+def test_any_number_of_processes_gives_the_same_bytes(six, caplog, others_work):
     one = six.create(training=list("edcba"), validation=["f"], step_size=0.7)
     expected = six.out.read_bytes()
     for nb in (2, 9, Workers(2).start()):
+        others_work.clear()
         calls: list[tuple[int, int, str]] = []
         again = six.create(
             training=list("edcba"),
@@ -55,12 +88,13 @@ def test_any_number_of_processes_gives_the_same_bytes(six, caplog):
         )
         assert six.out.read_bytes() == expected
         assert again == one
+        assert len(made_by(others_work)) == 5
         assert [done for done, _, _ in calls] == list(range(7))
         assert sorted(name for _, _, name in calls) == ["", *NAMES]
     assert [record.message for record in caplog.records] == []
 
 
-def test_messages_and_errors_of_a_process_are_those_of_this_one(six, caplog):
+def test_messages_and_errors_of_a_process_are_those_of_this_one(six, caplog, others_work):
     groups = json.loads(six.config().read_text())
     groups["input"] |= {"standardization": "all", "std_mask": ["mask.nii.gz"]}
     small = np.zeros((8, 7, 6), np.uint8)
@@ -71,13 +105,16 @@ def test_messages_and_errors_of_a_process_are_those_of_this_one(six, caplog):
         caplog.clear()
         six.create(groups, overwrite=True, nbr_processes=nb)
         assert caplog.text.count(told) == 1
+    assert "c" in made_by(others_work)
+    others_work.clear()
     spoil(six, "d")
     errors = []
     for nb in (1, 2):
         with pytest.raises(ValueError, match="Group 'input' of subject 'd': .* holds 1008 NaN or infinite") as caught:
-            six.create(groups, resume=True, overwrite=True, nbr_processes=nb)
+            six.create(groups, overwrite=True, nbr_processes=nb)
         errors.append(str(caught.value))
     assert errors[0] == errors[1]
+    assert "d" in made_by(others_work)
 
 
 def test_a_script_without_main_guard_may_use_processes(six):
@@ -92,62 +129,25 @@ def test_a_script_without_main_guard_may_use_processes(six):
     assert not check_hdf5_file(six.out, digests=True).all_faults
 
 
-def end_process(item: str) -> str:
-    if item == "b":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return item
+def test_a_killed_process_leaves_no_file_and_is_continued(six):
+    """It is killed after the headers are checked; its subject is done by the next creation."""
+    six.create(training=list(NAMES))
+    expected = six.out.read_bytes()
+    six.out.unlink()
+    workers = Workers(2).start()
 
+    def kill(done, total, name):
+        os.kill(workers._running[0].pid, signal.SIGKILL)
+        # Until the thread has told it.
+        workers._running[0]._thread.join(0.5)
 
-@pytest.fixture
-def importable(monkeypatch, tmp_path):
-    """A module that a new process finds by its path."""
-    source = Path(__file__).read_text().split("def end_process")[1].split("\n\n\n")[0]
-    (tmp_path / "killed.py").write_text(f"import os, signal\n\ndef end_process{source}\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    import killed
-
-    return killed
-
-
-def test_no_more_processes_are_started_early_than_there_are_cores(monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
-    for nb, expected in ((1, 0), (2, 2), (500, 2)):
-        with Workers(nb).start() as workers:
-            assert len(workers._running) == expected
-
-
-def test_a_killed_process_gets_one_sentence(importable):
-    message = (
-        r"The process that worked on b was killed \(SIGKILL\), usually by the system because the memory is full; use"
-    )
-    with pytest.raises(ResourceError, match=message), Workers(2) as workers:
-        list(workers.run(importable.end_process, ["a", "b", "c"], str))
-
-
-def test_processes_end_with_a_killed_creation(six):
-    """Their lifeline is cut, even if they are in the midst of a subject."""
-    program = (
-        "import os, sys, time\nfrom dwiml.hdf5.workers import Workers\n"
-        "with Workers(2).start() as workers:\n"
-        "    print(*[each._process.pid for each in workers._running], flush=True)\n"
-        "    list(workers.run(time.sleep, [60, 60], str))\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
-        pids = [int(word) for word in process.stdout.readline().split()]
-        assert len(pids) == 2
-        time.sleep(1)
-        process.kill()
-    end = time.monotonic() + TIMEOUT
-    while any(is_running(pid) for pid in pids):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    sentence = r"process that (was being started|worked on subject '.') was killed \(SIGKILL\), usually by the system"
+    with pytest.raises(ResourceError, match=sentence):
+        six.create(training=list(NAMES), nbr_processes=workers, on_progress=kill)
+    assert not six.out.exists()
+    assert not list((six.root / ".out.hdf5.parts").glob("*.tmp"))
+    six.create(training=list(NAMES), resume=True)
+    assert six.out.read_bytes() == expected
 
 
 @pytest.mark.parametrize("nb", [0, -1, 1.5, True])
@@ -222,7 +222,7 @@ def test_a_file_that_changes_while_subjects_are_added_is_kept(six):
 
 
 @pytest.mark.parametrize("nb", [1, 2])
-def test_bad_subjects_are_left_out_and_listed(six, caplog, nb):
+def test_bad_subjects_are_left_out_and_listed(six, caplog, nb, others_work):
     six.create(training=list("ae"))
     expected = six.out.read_bytes()
     spoil(six, "b")
@@ -262,11 +262,17 @@ def test_a_failing_machine_is_no_bad_subject(six, monkeypatch):
 
 
 PROGRAM = """
-import datetime, sys
+import datetime, os, sys
 from dwiml.hdf5 import file_writer
 from dwiml.hdf5.creator import create_hdf5
+from dwiml.hdf5.workers import Workers
 file_writer.now = lambda: datetime.datetime(2020, 1, 2)
 options = eval(sys.argv[4])
+workers = options["nbr_processes"] = Workers(2).start()
+# Until both work.
+while len({outcome.value for outcome in workers.run(os.readlink, ["/proc/self"] * 4, str)}) < 2:
+    pass
+print(workers._running[0].pid, flush=True)
 ready = lambda done, total, name: None if name else print("ready", flush=True)
 create_hdf5(*sys.argv[1:4], **options, on_progress=ready)
 """
@@ -289,8 +295,9 @@ def test_a_disk_that_fails_while_subjects_are_copied_leaves_no_file(six, monkeyp
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("whom", ["both", "the other"])
 @pytest.mark.parametrize("add", [False, True])
-def test_a_kill_at_any_moment_leaves_no_bad_file_and_is_continued(six, add):
+def test_a_kill_at_any_moment_leaves_no_bad_file_and_is_continued(six, add, whom):
     """At 30 random moments after the headers are checked, the file is valid or absent; --continue ends as if whole."""
     six.create(training=list(NAMES))
     expected = six.out.read_bytes()
@@ -300,7 +307,7 @@ def test_a_kill_at_any_moment_leaves_no_bad_file_and_is_continued(six, add):
         old = six.out.read_bytes()
     rng = random.Random(0)
     new = list(NAMES[1:] if add else NAMES)
-    options = {"training": new, "add": add, "resume": True, "nbr_processes": 2}
+    options = {"training": new, "add": add, "resume": True}
     paths = [six.folder, six.out, six.root / "config.json"]
     command = [sys.executable, "-c", PROGRAM, *map(str, paths), repr(options)]
     nb_kept = 0
@@ -310,17 +317,23 @@ def test_a_kill_at_any_moment_leaves_no_bad_file_and_is_continued(six, add):
             six.out.unlink(missing_ok=True)
         else:
             six.out.write_bytes(old)
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            other = int(process.stdout.readline())
             assert process.stdout.readline() == "ready\n"
             begin = time.monotonic()
             if moment == 0:
                 # How long it takes when nobody stops it.
-                assert process.wait(TIMEOUT) == 0
+                process.communicate(timeout=TIMEOUT)
+                assert process.returncode == 0
                 longest = time.monotonic() - begin
                 assert six.out.read_bytes() == expected
                 continue
             time.sleep(rng.uniform(0, longest))
-            process.kill()
+            if whom == "both":
+                process.kill()
+                process.communicate(timeout=TIMEOUT)
+            else:
+                kill_other(process, other)
         nb_kept += any((six.root / ".out.hdf5.parts").glob("[a-f]*"))
         found = six.out.read_bytes() if six.out.exists() else None
         assert found in (old, expected)
@@ -330,3 +343,12 @@ def test_a_kill_at_any_moment_leaves_no_bad_file_and_is_continued(six, add):
         assert six.out.read_bytes() == expected
         assert not check_hdf5_file(six.out, digests=True).all_faults
     assert nb_kept
+
+
+def kill_other(process: subprocess.Popen[str], pid: int) -> None:
+    """Kill the other process of a creation; it ends soon, complete or with a sentence."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    errors = process.communicate(timeout=TIMEOUT)[1]
+    if process.returncode:
+        assert "was killed (SIGKILL), usually by the system because the memory is full" in errors.splitlines()[-1]
