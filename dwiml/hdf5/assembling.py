@@ -135,6 +135,8 @@ class Assembly:
                 # The system reports that it could not write only once: the sync at the end would not be told.
                 each.result()
         finally:
+            # Before the folder of the parts is cleaned.
+            self.workers.stop()
             disk.shutdown(cancel_futures=True)
 
     def _note(self, part: Part, made: PartResult) -> None:

@@ -116,6 +116,10 @@ class Workers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Kill the other processes, whatever they do, and wait until they are gone."""
         for worker in self._running:
             worker.kill()
         with suppress(queue.Empty):
@@ -138,7 +142,7 @@ class Workers:
         """Call a function for each item, in all processes, and yield the outcomes as they come.
 
         Those of the other processes are yielded when this one has finished the item that it works on. The caller takes
-        all of them, or leaves the context.
+        all of them, or calls :meth:`stop`: until then, the other processes go on with the next items.
 
         Parameters
         ----------

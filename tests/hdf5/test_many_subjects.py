@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -20,6 +21,7 @@ from dwiml.data.checking import check_hdf5_file
 from dwiml.failures import ResourceError
 from dwiml.hdf5 import file_writer
 from dwiml.hdf5 import workers as module
+from dwiml.hdf5.part_folder import PartFolder
 from dwiml.hdf5.parts import Part
 from dwiml.hdf5.workers import Workers
 
@@ -148,6 +150,27 @@ def test_a_killed_process_leaves_no_file_and_is_continued(six):
     assert not list((six.root / ".out.hdf5.parts").glob("*.tmp"))
     six.create(training=list(NAMES), resume=True)
     assert six.out.read_bytes() == expected
+
+
+def test_no_process_works_any_more_when_unfinished_parts_are_removed(six, monkeypatch):
+    """An error leaves jobs, which another process must not begin."""
+    workers = Workers(2).start()
+    (pid,) = [each.pid for each in workers._running]
+    works, remove = [], PartFolder._remove_unfinished
+
+    def removing(place):
+        works.append(Path(f"/proc/{pid}").exists())
+        remove(place)
+
+    def fail(done, total, name):
+        if name:
+            raise KeyError(name)
+
+    monkeypatch.setattr(PartFolder, "_remove_unfinished", removing)
+    with pytest.raises(KeyError):
+        six.create(nbr_processes=workers, on_progress=fail)
+    assert works == [True, False]
+    assert not list((six.root / ".out.hdf5.parts").glob(".*.tmp"))
 
 
 @pytest.mark.parametrize("nb", [0, -1, 1.5, True])

@@ -35,11 +35,14 @@ def meet(item):
     return os.getpid()
 
 def outlast(item):
-    "In the first process, wait until others have done this a number of times."
+    "In the first process, wait until others have done this for all other items; they wait until it has one."
     folder, nb, index = item
+    taken = pathlib.Path(folder) / "taken"
     if os.getpid() == PARENT:
-        wait_for(lambda: len(os.listdir(folder)) >= nb)
+        taken.touch()
+        wait_for(lambda: len(os.listdir(folder)) == nb)
     else:
+        wait_for(taken.exists)
         (pathlib.Path(folder) / str(index)).touch()
     return os.getpid()
 
@@ -113,8 +116,9 @@ def test_this_process_is_one_of_them(jobs, folder, nb):
 def test_another_process_never_waits_while_this_one_works(jobs, folder):
     """It does three items during one of this process, in each of two runs."""
     with Workers(2).start() as workers:
-        for nb_before in (0, 3):
-            items = [(str(folder), nb_before + 3, nb_before + index) for index in range(4)]
+        for run in ("first", "second"):
+            (folder / run).mkdir()
+            items = [(str(folder / run), 4, index) for index in range(4)]
             outcomes = list(workers.run(jobs.outlast, items, str))
             assert sorted(outcome.index for outcome in outcomes) == [0, 1, 2, 3]
             assert sum(outcome.value == os.getpid() for outcome in outcomes) == 1
