@@ -17,7 +17,6 @@ PACKAGE = Path(dwiml.__file__).parent
 
 # Modules that import nothing, or only another leaf.
 LEAVES = {
-    "blas_threads",
     "seeding",
     "signals",
     "failures",
@@ -41,7 +40,6 @@ ROOMS = {
     "overriding": {"arguments", "user_classes"},
     "params": {"arguments", "overriding"},
     "signals": set(),
-    "blas_threads": set(),
     "failures": {"user_classes"},
     "seeding": {"ops", "params"},
     "ops": {"arguments"},

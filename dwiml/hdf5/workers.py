@@ -25,8 +25,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from dwiml.arguments import check_whole
-from dwiml.blas_threads import one_blas_thread
 from dwiml.failures import WORKER, ResourceError
 from dwiml.signals import ENDING
 
@@ -171,7 +172,8 @@ class Workers:
         for job in jobs:
             self._jobs.put(job)
         self._start(min(self.nb, len(items)))
-        with one_blas_thread():
+        # With more threads than free cores, they wait for each other, which takes longer than the work.
+        with threadpool_limits(limits=1, user_api="blas"):
             for _ in jobs:
                 outcome = self._next()
                 for record in outcome.messages:

@@ -102,9 +102,7 @@ def test_other_numbers_of_values_are_refused(labelled: Path) -> None:
         for subject, width in (("sub-a", 1), ("sub-b", 2), ("sub-d", 2)):
             data = handle[f"{subject}/streamlines/data_per_streamline"]
             data.create_dataset("pair", data=np.ones((COUNTS[subject], width), dtype=np.float32))
-    with pytest.raises(
-        ValueError, match=r"'pair' .* 2 values per streamline in .*sub-b.* 1 according to the model"
-    ):
+    with pytest.raises(ValueError, match=r"'pair' .* 2 values per streamline in .*sub-b.* 1 according to the model"):
         loader(labelled, target_key="pair")
 
     class AnySize(StreamlineClassifierModel):

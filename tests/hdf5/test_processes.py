@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from dwiml.failures import ResourceError
 from dwiml.hdf5 import workers as module
@@ -45,6 +46,12 @@ def outlast(item):
         wait_for(taken.exists)
         (pathlib.Path(folder) / str(index)).touch()
     return os.getpid()
+
+def blas_threads(item):
+    "Return the process and the threads of its BLAS libraries, once as many processes do this as there are items."
+    import numpy, threadpoolctl
+    meet(item)
+    return os.getpid(), [each["num_threads"] for each in threadpoolctl.threadpool_info() if each["user_api"] == "blas"]
 
 def killed(item):
     if os.getpid() != PARENT:
@@ -122,6 +129,22 @@ def test_another_process_never_waits_while_this_one_works(jobs, folder):
             outcomes = list(workers.run(jobs.outlast, items, str))
             assert sorted(outcome.index for outcome in outcomes) == [0, 1, 2, 3]
             assert sum(outcome.value == os.getpid() for outcome in outcomes) == 1
+
+
+def test_each_process_has_one_blas_thread(jobs, folder):
+    def here() -> list[int]:
+        return [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
+
+    with threadpool_limits(limits=2, user_api="blas"):
+        before = here()
+        with Workers(2) as workers:
+            outcomes = list(workers.run(jobs.blas_threads, [(str(folder), 2)] * 2, str))
+        assert here() == before
+    found = dict(outcome.value for outcome in outcomes)
+    assert len(found) == 2
+    assert os.getpid() in found
+    assert all(set(threads) <= {1} for threads in found.values())
+    assert found[os.getpid()] or not before
 
 
 def test_this_process_does_not_wait_for_those_that_start(monkeypatch):
