@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dwiml.data.dataset import MultiSubjectDataset
+from dwiml.data.dataset import MultiSubjectDataset, SubjectData
 from dwiml.data.volumes import SubjectVolume
 from dwiml.hdf5.inputs.standalone import read_mask, read_volumes
 from dwiml.hdf5.inputs.standardization import StandardizationReport, Statistics
@@ -103,13 +103,10 @@ def read_from_hdf5(
     """
     given = {"tracking_mask": tracking_mask, "seeding_mask": seeding_mask}
     names = {str(name) for name in given.values() if name is not None and not is_image(name)}
-    dataset = MultiSubjectDataset(hdf5_file)
-    check_same_making(trained_on or {}, dataset.groups_config.get(input_group) or {}, input_group, dataset.files_shown)
-    volume_groups = [input_group, *sorted(names - {input_group})]
-    dataset.load_data(subj_id=subject, volume_groups=volume_groups, streamline_groups=[])
-    (loaded,) = [*dataset.training_set, *dataset.validation_set, *dataset.testing_set]
+    loaded, features = load_input(
+        hdf5_file, subject, input_group, other_groups=sorted(names - {input_group}), trained_on=trained_on
+    )
     volume = loaded.volumes[input_group]
-    features = _compare_with_training(subject, input_group, dataset.hdf5_files, volume, trained_on or {})
 
     def mask(parameter: str, name: str | Path) -> Mask:
         if is_image(name):
@@ -124,6 +121,44 @@ def read_from_hdf5(
     what = f"group '{input_group}' of subject '{subject}'"
     warn_of_other_axes(what, data.subject.volume, masks["tracking_mask"].inside, volume.voxel_sizes, features)
     return data
+
+
+def load_input(
+    hdf5_file: HDF5Files,
+    subject: str,
+    input_group: str,
+    *,
+    other_groups: Sequence[str] = (),
+    trained_on: Mapping[str, Any] | None = None,
+) -> tuple[SubjectData, InputDirections | None]:
+    """Load a subject of an HDF5 file, and compare its input with that of the training.
+
+    Parameters
+    ----------
+    hdf5_file, subject, input_group, trained_on
+        As in :func:`read_from_hdf5`.
+    other_groups
+        Other volume groups to load.
+
+    Returns
+    -------
+    subject
+        The subject, with these volume groups.
+    directions
+        Which of the input features may be directional; None if none is.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If a file, a group or the subject is missing or invalid, or the group was created in another way than that of
+        the training.
+    """
+    dataset = MultiSubjectDataset(hdf5_file)
+    check_same_making(trained_on or {}, dataset.groups_config.get(input_group) or {}, input_group, dataset.files_shown)
+    dataset.load_data(subj_id=subject, volume_groups=[input_group, *other_groups], streamline_groups=[])
+    (loaded,) = [*dataset.training_set, *dataset.validation_set, *dataset.testing_set]
+    volume = loaded.volumes[input_group]
+    return loaded, _compare_with_training(subject, input_group, dataset.hdf5_files, volume, trained_on or {})
 
 
 def _compare_with_training(

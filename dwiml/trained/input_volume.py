@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 
-from dwiml.data.dataset import SUBSETS, MultiSubjectDataset
 from dwiml.hdf5.stored.collection import HDF5Files
-from dwiml.tracking.sources import read_input_images
+from dwiml.tracking.sources import load_input, read_input_images
 from dwiml.tractograms.grid import Grid
 from dwiml.trained.tracking_data import how_to_read_images, input_group_of, warn_of_own_inputs
-from dwiml.training.experiment.parameters import find_data
+from dwiml.training.experiment.parameters import GROUPS_CONFIG, find_data
 
 
 def read_input_volume(
@@ -51,7 +50,8 @@ def read_input_volume(
     Raises
     ------
     FileNotFoundError, ValueError
-        If something is missing or invalid, or the standardization of images is not recorded.
+        If something is missing or invalid, the standardization of images is not recorded, or the group of another HDF5
+        file was created in another way than that of the training.
     """
     warn_of_own_inputs(recorded, experiment)
     if not isinstance(subject, str):
@@ -60,8 +60,7 @@ def read_input_volume(
         values, grid = read_input_images(images, **reading)
         return torch.from_numpy(values), grid
     group = input_group_of(recorded, experiment)
-    dataset = MultiSubjectDataset(find_data(recorded, experiment, hdf5_file))
-    dataset.load_data(subj_id=subject, volume_groups=[group], streamline_groups=[])
-    (found,) = [each for subset in map(dataset.subset, SUBSETS) for each in subset]
-    volume = found.volumes[group]
+    files = find_data(recorded, experiment, hdf5_file)
+    loaded, _ = load_input(files, subject, group, trained_on=(recorded.get(GROUPS_CONFIG) or {}).get(group))
+    volume = loaded.volumes[group]
     return volume.as_tensor(), volume.grid

@@ -207,3 +207,34 @@ def test_what_the_filter_refuses(
     assert printed.count("error: ") == 1
     assert not out.exists()
     assert tractogram.read_bytes() == before
+
+
+def test_the_data_must_be_those_of_the_training(
+    phantom: Path,
+    classifier: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Another HDF5 file of another standardization; outputs over the data, and in an experiment that is used."""
+    root = phantom / "phantom"
+    config = json.loads((root / "config.json").read_text())
+    config["input"]["standardization"] = "none"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    lists = [root / f"{name}.txt" for name in ("training", "validation", "testing")]
+    create_hdf5(root / "subjects", tmp_path / "other.hdf5", tmp_path / "config.json", *lists)
+    lines = str(root / "subjects" / "sub-03" / "bundles" / "arch.trk")
+    like = str(phantom / "exp")
+    image = [*images(phantom), "--standardize_like", like]
+    for words, sentence in (
+        ([lines, f"{like}/a.trk", *image], "lies in"),
+        ([lines, f"{classifier}/a.trk", *image], "lies in"),
+    ):
+        capsys.readouterr()
+        assert main(["filter_plausible", classifier, *words]) == 2
+        printed = capsys.readouterr().err
+        assert sentence in printed
+        assert printed.count("error: ") == 1
+    words = ["filter_plausible", classifier, "sub-03", lines, str(tmp_path / "a.trk"), "--hdf5_file"]
+    assert main([*words, str(tmp_path / "other.hdf5")]) == 0
+    assert "its 'standardization' is 'none' instead of 'independent'" in caplog.text
