@@ -227,8 +227,8 @@ def test_the_data_must_be_those_of_the_training(
     like = str(phantom / "exp")
     image = [*images(phantom), "--standardize_like", like]
     for words, sentence in (
-        ([lines, f"{like}/a.trk", *image], "lies in"),
-        ([lines, f"{classifier}/a.trk", *image], "lies in"),
+        ([lines, f"{like}/a.trk", *image], "is inside the experiment"),
+        ([lines, f"{classifier}/a.trk", *image], "is inside the experiment"),
     ):
         capsys.readouterr()
         assert main(["filter_plausible", classifier, *words]) == 2
