@@ -1,12 +1,12 @@
 """Compare trained models with dipy's deterministic, probabilistic and parallel transport trackers.
 
-All trackers have the same seeds, the same mask and the same step size, and the same number of settings are tried for
-each: on one subject (--choose_on), the settings with the highest mean F1 of the bundles (or the highest sum of the
-scores of --choose_by) are chosen. They are then scored on other subjects (--score_on), of the same HDF5 file or of
-others (--score_in), with several seeds of the random numbers. With --classifier, each tracker is also scored with the
-same settings and only the streamlines that the classifier accepts; those that it rejects are tracked again by models
-(--max_attempts), but not by dipy's trackers. Rows that are already in the JSON file are not repeated,
-so the script continues where it was interrupted.
+All trackers have the same seeds and the same mask, the same step size (unless --dipy_step_size is given), and the same
+number of settings to try: on one subject (--choose_on), the settings with the highest mean F1 of the bundles (or the
+highest sum of the scores of --choose_by) are chosen. They are then scored on other subjects (--score_on), of the same
+HDF5 file or of others (--score_in), with several seeds of the random numbers. With --classifier, each tracker is also
+scored with the same settings and only the streamlines that the classifier accepts; those that it rejects are tracked
+again by models (--max_attempts), but not by dipy's trackers. Rows that are already in the JSON file are not repeated, so
+the script continues where it was interrupted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_LENGTH_MM = 250.0
 MASKS = ("trilinear", "nearest")
 # As many settings for each tracker: angles x readings of the mask, and for dipy two orders and half the angles.
 MODEL_THETAS = (20.0, 30.0, 40.0, 50.0, 60.0, 75.0, 90.0, 120.0)
-DIPY_THETAS = {"det": (10.0, 20.0, 30.0, 45.0), "prob": (20.0, 30.0, 45.0, 60.0), "ptt": (10.0, 20.0, 30.0, 45.0)}
+DIPY_THETAS = {"det": (10.0, 20.0, 30.0, 45.0), "prob": (20.0, 30.0, 45.0, 60.0), "ptt": (5.0, 10.0, 20.0, 30.0)}
 DIPY_ORDERS = (6, 8)
 MEASURES = ("valid_connections", "invalid_connections", "no_connections", "overlap", "overreach", "f1")
 
@@ -74,6 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dipy", nargs="*", choices=["det", "prob", "ptt"], default=["det", "prob", "ptt"], help="[det prob ptt]"
     )
+    parser.add_argument("--dipy_step_size", type=float, metavar="MM", help="of dipy's trackers [that of the models]")
     parser.add_argument("--algos", nargs="+", choices=["det", "prob"], default=["prob"], help="of the models [prob]")
     parser.add_argument("--classifier", type=Path, metavar="EXPERIMENT", help="trained classifier of streamlines")
     parser.add_argument(
@@ -125,7 +126,8 @@ def trackers_of(arguments: argparse.Namespace) -> Iterator[Tracker]:
     acceptance = _acceptance(arguments)
     for algorithm in arguments.dipy:
         settings = dipy_settings(DIPY_ORDERS, DIPY_THETAS[algorithm], MASKS)
-        name, track = f"dipy {algorithm}", _dipy(algorithm, step_size, arguments.min_length)
+        name, own_step = f"dipy {algorithm}", arguments.dipy_step_size or step_size
+        track = _dipy(algorithm, own_step, arguments.min_length)
         yield Tracker(name, settings, track)
         if acceptance is not None:
             yield Tracker(f"{name}, plausible", settings, _filtered(track, acceptance), like=name)
@@ -225,7 +227,7 @@ def measured(tracker: Tracker, data: SubjectData, settings: Any, random_seed: in
 
 def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what all rows of the JSON file must have in common."""
-    names = ["end_tolerance", "min_length", "seeds_per_voxel", "tracking_mask", "quick"]
+    names = ["dipy_step_size", "end_tolerance", "min_length", "seeds_per_voxel", "tracking_mask", "quick"]
     used = [*arguments.experiments]
     if arguments.classifier is not None:
         names += ["min_plausibility", "max_attempts"]
