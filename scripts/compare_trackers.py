@@ -5,8 +5,8 @@ number of settings to try: on one subject (--choose_on), the settings with the h
 highest sum of the scores of --choose_by) are chosen. They are then scored on other subjects (--score_on), of the same
 HDF5 file or of others (--score_in), with several seeds of the random numbers. With --classifier, each tracker is also
 scored with the same settings and only the streamlines that the classifier accepts; those that it rejects are tracked
-again by models (--max_attempts), but not by dipy's trackers. Rows that are already in the JSON file are not repeated, so
-the script continues where it was interrupted.
+again by models (--max_attempts), but not by dipy's trackers. Rows that are already in the JSON file are not repeated,
+so the script continues where it was interrupted.
 """
 
 from __future__ import annotations
