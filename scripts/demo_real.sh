@@ -95,7 +95,7 @@ dwiml train streamline-classifier "$DEMO/brain.hdf5" "$DEMO/experiments" plausib
 
 step "6/8 Tracking the right hemisphere, from one point in each voxel of its white matter"
 dwiml track "$EXPERIMENT" right "$DEMO/right.trk" -f --tracking_mask wm_mask \
-    --algo prob --theta 60 --min_length 20 --max_length 250 --seed 1 \
+    --algo prob --theta 90 --min_length 20 --max_length 250 --seed 1 \
     --classifier "$DEMO/experiments/plausibility" --min_plausibility 0.2 --max_attempts 5
 
 step "7/8 Its scores against the bundles of the right hemisphere"
