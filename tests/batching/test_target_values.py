@@ -19,6 +19,7 @@ from dwiml import (
     MultiSubjectDataset,
     StreamlineClassifierModel,
     load_experiment,
+    seed_everything,
 )
 from dwiml.batching.target_values import check_target_values
 from dwiml.cli.main import main
@@ -43,7 +44,8 @@ def loader(path: Path, *, lazy: bool = False, **options: Any) -> DWIMLBatchLoade
     dataset = MultiSubjectDataset(path, lazy=lazy)
     dataset.load_data()
     nb_features = dataset.nb_features["input"]
-    model = StreamlineClassifierModel(nb_features=nb_features, nb_points=8, nb_channels=(4, 4), **options)
+    seed_everything(1)
+    model = StreamlineClassifierModel(**{"nb_features": nb_features, "nb_points": 8, "nb_channels": (4, 4), **options})
     return DWIMLBatchLoaderOneInput(dataset, model, "input", "streamlines", seed=1)
 
 
@@ -128,9 +130,9 @@ def test_training_learns_the_values(labelled: Path, tmp_path: Path) -> None:
             points, offsets = group["data"][:], group["offsets"][:]
             valid = (points[offsets, 2:3] > np.median(points[:, 2])).astype(np.float32)
             group["data_per_streamline/valid"][:] = valid
-    load = loader(labelled, dropout=0.0)
+    load = loader(labelled, dropout=0.0, nb_channels=(32, 32))
     sampler = DWIMLBatchIDSampler(load.dataset, "streamlines", batch_size_training=10, seed=1)
-    options: dict[str, Any] = {"seed": 1, "verbose": False, "learning_rates": 0.01}
+    options: dict[str, Any] = {"seed": 1, "verbose": False, "learning_rates": 0.003}
     trainer = DWIMLTrainerOneInput(load.model, tmp_path, "exp", sampler, load, max_epochs=60, **options)
     trainer.train_and_validate()
     loaded = load_experiment(tmp_path / "exp")

@@ -32,6 +32,7 @@ BY_ITSELF = {
     "hdf5.copying": "h5py copies a subject without reading its values",
     "hdf5.inputs.connectivity": "maps a .npy, within explained()",
     "hdf5.part_folder": "locks and removes the folder of unfinished parts",
+    "hdf5.workers": "writes in /proc",
     "hdf5.stored.open_file": "the one place that opens HDF5 files to read",
     "hdf5.file_writer": "h5py writes a temporary file, which takes its name when it is whole",
     "phantom.create": "writes into a new folder, which takes its name when it is whole",

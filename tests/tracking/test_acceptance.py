@@ -107,9 +107,10 @@ def test_rejected_streamlines_are_replaced() -> None:
 @pytest.mark.parametrize("forward_only", [False, True])
 def test_any_number_at_once_gives_the_same_streamlines(forward_only: bool) -> None:
     acceptance = Acceptance(LeftOf(7.0), max_attempts=4)
-    expected = tracked(tracker(acceptance, forward_only=forward_only))
+    expected = tracked(tracker(acceptance, forward_only=forward_only), nb=20)
+    assert len(expected) > 5
     for simultaneous in (1, 7):
-        found = tracked(tracker(acceptance, forward_only=forward_only, simultaneous=simultaneous))
+        found = tracked(tracker(acceptance, forward_only=forward_only, simultaneous=simultaneous), nb=20)
         assert list(found) == list(expected)
         for seed, line in found.items():
             torch.testing.assert_close(line, expected[seed], atol=0.01, rtol=0)
