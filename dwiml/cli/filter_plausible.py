@@ -89,6 +89,7 @@ def _run(arguments: argparse.Namespace) -> None:
     points = to_vox_corner(lines.points, voxel_sizes=grid.voxel_sizes, **space)
     every = TensorSequence(torch.from_numpy(points), torch.from_numpy(lengths))
     sizes, volume = torch.from_numpy(grid.voxel_sizes), volume.to(classifier.device)
+    _warn_of_outside(points, lengths, grid.shape, arguments.tractogram)
     with progress_bar("Classifying", len(lengths)) as count:
         found = plausibility_of(
             classifier, every, volume, sizes, batch_size=arguments.batch_size, on_progress=count
@@ -102,6 +103,22 @@ def _run(arguments: argparse.Namespace) -> None:
                 writer.append(part, lengths[chosen], lines.data(path, chosen))
     share = f" ({kept.mean():.1%})" if len(kept) else ""
     print(f"{counted(int(kept.sum()), 'streamline')} of {len(kept)} kept{share} in '{arguments.out}'.")
+
+
+def _warn_of_outside(points: Any, lengths: Any, shape: tuple[int, int, int], path: str) -> None:
+    """Warn of streamlines whose points are all outside the volume, where the input is that of its border."""
+    import logging
+
+    import numpy as np
+
+    from dwiml.data.runs import count_outside
+
+    nb = count_outside(points, lengths, np.array(shape, dtype=np.int64))
+    if nb:
+        logging.getLogger(__name__).warning(
+            "%d of the %d streamlines of '%s' lie entirely outside the volume; check the space of the tractogram.",
+            *(nb, len(lengths), path),
+        )
 
 
 def _check(arguments: argparse.Namespace, outputs: dict[str, str | None]) -> None:

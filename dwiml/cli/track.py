@@ -175,7 +175,9 @@ def _run(arguments: argparse.Namespace) -> None:
     rules = tracking_rules(model, settings)
     classifier = None
     if arguments.classifier is not None:
-        classifier = load_best_model(arguments.classifier, model_class=arguments.classifier_class)
+        classifier = load_classifier_model(arguments.classifier, arguments.classifier_class)
+    elif arguments.classifier_class is not None:
+        raise ValueError("--classifier_class has no effect without --classifier; give both.")
     acceptance = tracking_acceptance(classifier, settings, rules)
     flags = {"save_seeds": arguments.save_seeds, "save_plausibility": arguments.save_plausibility}
     saved = saved_data(acceptance, **flags)
@@ -199,6 +201,16 @@ def _run(arguments: argparse.Namespace) -> None:
         used_options = {"rules": dataclasses.asdict(rules), "arguments": vars(arguments)}
         write_json(arguments.report, {**tracker.counts.as_dict(), "seconds": seconds, **used_options})
     print(table(tracker.counts, arguments.out, seconds))
+
+
+def load_classifier_model(experiment: str, own_class: str | None) -> Any:
+    """Return the model of --classifier; an error about its class names the option that gives it."""
+    from dwiml.training.loading import load_best_model
+
+    try:
+        return load_best_model(experiment, model_class=own_class)
+    except ValueError as error:
+        raise ValueError(str(error).replace("model_class", "classifier_class")) from None
 
 
 def _check_subject(arguments: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dwiml import __version__
 from dwiml.arguments import check_number, quoted
 from dwiml.curation.bundle import BundleCount, curate_bundle
-from dwiml.curation.reading import BundleStreamlines, OnScored, TractogramCount, read_labelled, read_valid
+from dwiml.curation.reading import BundleStreamlines, TractogramCount, read_labelled, read_valid
 from dwiml.curation.settings import CurationSettings, Progress, no_progress
 from dwiml.files import check_name, check_outputs, refuse_inputs, write_json
 from dwiml.scoring.defaults import END_TOLERANCE_MM, MOST_TOLERANCE_MM
@@ -156,7 +156,7 @@ def curate_tractograms(
     # A new sidecar refers to the tractograms, whose own sidecars must be kept.
     inputs += map(tractogram_sidecar, paths) if sidecar else []
     _check_outputs(Path(out), candidates, report, inputs, sidecar=sidecar, overwrite=overwrite)
-    labels = _Labels()
+    labels = _Labels(candidates is not None)
     if bundles is None:
         source = _open_labelled(paths, grid)
     else:
@@ -182,8 +182,17 @@ def curate_tractograms(
 
 @dataclass
 class _Labels:
-    """Writes all streamlines, and which are valid, where there is a writer."""
+    """Writes all streamlines, and which are valid, where there is a writer.
 
+    Attributes
+    ----------
+    writes
+        Whether there will be a writer.
+    writer
+        The open writer.
+    """
+
+    writes: bool
     writer: TractogramWriter | None = None
 
     def __call__(self, points: NDArray[np.float32], lengths: NDArray[np.int64], is_valid: NDArray[np.bool_]) -> None:
@@ -255,7 +264,7 @@ def _open_bundles(
     config: PathLike | None,
     tolerances: Mapping[str, Any],
     max_outside: float | None,
-    on_scored: OnScored,
+    on_scored: _Labels,
     progress: Progress,
 ) -> _Source:
     for path in paths:
@@ -269,7 +278,8 @@ def _open_bundles(
             "ground_truth.json, or use labelled=True for tractograms that are one bundle each."
         )
     if left_out:
-        logger.warning("Bundles without end regions, which are left out: %s.", quoted(left_out, _MOST_LISTED))
+        labels = "; their streamlines are labeled 0 in the candidates" if on_scored.writes else ""
+        logger.warning("Bundles without end regions, which are left out: %s%s.", quoted(left_out, _MOST_LISTED), labels)
     counts: list[TractogramCount] = []
     rules = {
         "mask_tolerance": truth.mask_tolerance,

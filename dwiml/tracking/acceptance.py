@@ -39,8 +39,8 @@ class Acceptance:
     min_plausibility
         Smallest probability, from 0 to 1, of a streamline that is accepted.
     max_attempts
-        Maximum number of times that a seed is tracked, until one of its streamlines is accepted; more than 1 requires
-        algo 'prob'.
+        Maximum number of times that a seed is tracked, until one of its streamlines is accepted and at least
+        ``min_length`` long; more than 1 requires algo 'prob'.
 
     Raises
     ------

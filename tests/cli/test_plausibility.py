@@ -98,6 +98,7 @@ def test_only_plausible_streamlines(
         (["--classifier", "CLASSIFIER", "--max_attempts", "3"], "algo 'det' gives the same streamline in each attempt"),
         (["--classifier", "CLASSIFIER", "--min_plausibility", "3"], "min_plausibility must be a number from 0 to 1"),
         (["--classifier", "nowhere"], "nowhere"),
+        (["--classifier_class", "a.py:A"], "--classifier_class has no effect without --classifier"),
     ],
 )
 def test_what_acceptance_refuses(
@@ -238,3 +239,26 @@ def test_the_data_must_be_those_of_the_training(
     words = ["filter_plausible", classifier, "sub-03", lines, str(tmp_path / "a.trk"), "--hdf5_file"]
     assert main([*words, str(tmp_path / "other.hdf5")]) == 0
     assert "its 'standardization' is 'none' instead of 'independent'" in caplog.text
+
+
+def test_streamlines_outside_the_volume_and_left_out_bundles(
+    phantom: Path, classifier: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    subject = phantom / "phantom" / "subjects" / "sub-03"
+    arch = subject / "bundles" / "arch.trk"
+    lines = list(nib.streamlines.load(arch).streamlines)
+    moved = nib.streamlines.Tractogram([*lines[:3], *(line + 500 for line in lines[3:5])], affine_to_rasmm=np.eye(4))
+    nib.streamlines.save(moved, str(tmp_path / "moved.tck"))
+    assert main(["filter_plausible", classifier, "sub-03", str(tmp_path / "moved.tck"), str(tmp_path / "a.tck")]) == 0
+    assert f"2 of the 5 streamlines of '{tmp_path / 'moved.tck'}' lie entirely outside the volume" in caplog.text
+    truth = json.loads((subject / "ground_truth.json").read_text())
+    del truth["arch"]["head"], truth["arch"]["tail"]
+    config = tmp_path / "truth.json"
+    config.write_text(json.dumps(truth))
+    words = ["curate", str(arch), "--bundles", str(subject), "--config", str(config), "-o", str(tmp_path / "c.trk")]
+    caplog.clear()
+    assert main([*words, "--candidates", str(tmp_path / "all.trk")]) == 0
+    assert "left out: 'arch'; their streamlines are labeled 0 in the candidates." in caplog.text
+    caplog.clear()
+    assert main([*words, "-f"]) == 0
+    assert "left out: 'arch'." in caplog.text
