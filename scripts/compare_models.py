@@ -9,7 +9,6 @@ subjects from which the HDF5 file was created (dwiml phantom).
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import pkgutil
 import sys
@@ -181,21 +180,25 @@ def compare(arguments: argparse.Namespace) -> None:
     """Train, track and score each row that is not in the JSON file yet, and print the table."""
     import tempfile
 
+    from comparison.rows_file import RowsFile
+
     from dwiml import MultiSubjectDataset
 
-    rows = json.loads(arguments.json.read_text(encoding="utf-8")) if arguments.json.exists() else []
+    options = {name: getattr(arguments, name) for name in ("cpu_minutes", "batch_size", "seeds_per_voxel")}
+    rows = RowsFile(arguments.json, options, "JSON")
     dataset = MultiSubjectDataset(arguments.hdf5_file)
     dataset.load_data()
     for row in arguments.rows:
-        if any(done["row"] == row for done in rows):
+        if rows.find(row=row):
             continue
         with tempfile.TemporaryDirectory() as temporary:
             model, figures = train(row, dataset, arguments, arguments.experiments_path or Path(temporary))
+            measured = []
             for algo in algorithms_of(model):
-                rows.append({"row": row, "algo": algo, **figures, **test(model, dataset, arguments, algo)})
-                print(line(rows[-1]), flush=True)
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-    print(table(rows))
+                measured.append({"row": row, "algo": algo, **figures, **test(model, dataset, arguments, algo)})
+                print(line(measured[-1]), flush=True)
+        rows.add(*measured)
+    print(table(rows.rows))
 
 
 def algorithms_of(model: Any) -> list[str]:

@@ -23,6 +23,7 @@ from dwiml.cli import run_command
 
 if TYPE_CHECKING:
     import numpy as np
+    from comparison.rows_file import RowsFile
     from comparison.subjects import DataSet, SubjectData
     from numpy.typing import NDArray
 
@@ -237,7 +238,7 @@ def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(arguments, name) for name in names} | {"subjects_dir": folder, "weights": weights}
 
 
-def read_rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def read_rows(arguments: argparse.Namespace) -> RowsFile:
     """Return the rows that were measured before, with the same options; check the output.
 
     Raises
@@ -245,21 +246,15 @@ def read_rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     ValueError
         If two experiments have the same name, or the JSON file is not one of this script with the same options.
     """
-    from dwiml.files import check_outputs, read_json
+    from comparison.rows_file import RowsFile
+
+    from dwiml.files import check_outputs
 
     names = [path.name for path in [*arguments.experiments, arguments.classifier] if path is not None]
     if len(set(names)) < len(names):
         raise ValueError(f"The experiments must have different names, got {', '.join(names)}.")
     check_outputs({"--json": arguments.json}, inputs=[], experiments=arguments.experiments, overwrite=True)
-    if not arguments.json.exists():
-        return []
-    found = read_json(arguments.json, "--json")
-    if not isinstance(found, dict) or not isinstance(found.get("rows"), list):
-        raise ValueError(f"--json: '{arguments.json}' is not a file of this script; give another name.")
-    if found.get("options") != options_of(arguments):
-        raise ValueError(f"--json: '{arguments.json}' was made with other options or weights; give another name.")
-    rows: list[dict[str, Any]] = found["rows"]
-    return rows
+    return RowsFile(arguments.json, options_of(arguments))
 
 
 class Rows:
@@ -276,7 +271,7 @@ class Rows:
     def __init__(self, arguments: argparse.Namespace, recorded: dict[str, Any]) -> None:
         from comparison.subjects import SubjectOptions
 
-        self._arguments, self._rows = arguments, read_rows(arguments)
+        self._rows = read_rows(arguments)
         self._subjects: dict[tuple[str, str], SubjectData] = {}
         self._options = SubjectOptions(
             input_group=recorded["loader"]["input_group_name"],
@@ -294,15 +289,12 @@ class Rows:
 
     def get(self, tracker: Tracker, data: DataSet, subject: str, settings: Any, random_seed: int) -> dict[str, Any]:
         """Return a row."""
-        from dwiml.files import write_json
-
-        key = (tracker.name, data.name, subject, str(settings), random_seed)
-        for row in self._rows:
-            if tuple(row[name] for name in ("tracker", "data", "subject", "settings", "random_seed")) == key:
-                return row
+        key = {"tracker": tracker.name, "data": data.name, "subject": subject, "settings": str(settings)}
+        known = self._rows.find(**key, random_seed=random_seed)
+        if known is not None:
+            return known
         row = measured(tracker, self._subjects[data.name, subject], settings, random_seed)
-        self._rows.append(row)
-        write_json(self._arguments.json, {"options": options_of(self._arguments), "rows": self._rows})
+        self._rows.add(row)
         shown = ", ".join(f"{name} {100 * row.get(name, 0):.1f}%" for name in ("valid_connections", "overlap", "f1"))
         where = f"{subject} of {data.name}" if data.name else subject
         print(f"{tracker.name} on {where}, {settings}, seed {random_seed}: {shown}", flush=True)

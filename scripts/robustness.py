@@ -25,6 +25,7 @@ from dwiml.cli import run_command
 if TYPE_CHECKING:
     from comparison.changed_images import Images
     from comparison.changed_subject import Streamlines
+    from comparison.rows_file import RowsFile
 
     from dwiml.scoring.ground_truth import GroundTruth
     from dwiml.tracking.sources import TrackingData
@@ -168,7 +169,7 @@ def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
     return {**{name: getattr(arguments, name) for name in names}, **folders, "weights": weights}
 
 
-def read_rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def read_rows(arguments: argparse.Namespace) -> RowsFile:
     """Return the rows that were measured before, with the same options; check the output.
 
     Raises
@@ -176,26 +177,19 @@ def read_rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     ValueError
         If the JSON file is not one of this script with the same options.
     """
-    from dwiml.files import check_outputs, read_json
+    from comparison.rows_file import RowsFile
+
+    from dwiml.files import check_outputs
 
     inputs, experiments = [arguments.subject_dir], [arguments.experiment]
     check_outputs({"--json": arguments.json}, inputs=inputs, experiments=experiments, overwrite=True)
-    if not arguments.json.exists():
-        return []
-    found = read_json(arguments.json, "--json")
-    if not isinstance(found, dict) or not isinstance(found.get("rows"), list):
-        raise ValueError(f"--json: '{arguments.json}' is not a file of this script; give another name.")
-    if found.get("options") != options_of(arguments):
-        raise ValueError(f"--json: '{arguments.json}' was made with other options or weights; give another name.")
-    rows: list[dict[str, Any]] = found["rows"]
-    return rows
+    return RowsFile(arguments.json, options_of(arguments))
 
 
 def compare(arguments: argparse.Namespace) -> None:
     """Change, track, score, print and write."""
     from comparison.changed_subject import read_images_of
 
-    from dwiml.files import write_json
     from dwiml.scoring.ground_truth_files import read_ground_truth
     from dwiml.trained.experiment import load_experiment
 
@@ -203,24 +197,21 @@ def compare(arguments: argparse.Namespace) -> None:
     rows = read_rows(arguments)
     images, truth = read_images_of(arguments.subject_dir), read_ground_truth(arguments.subject_dir)
     nb_seeds = arguments.seeds_per_voxel * int(images.mask.sum())
-    known = {(row["change"], row["tracker"], row["random_seed"]): row for row in rows}
-    final = []
+    final: list[list[dict[str, Any]]] = []
     for change in changes_of(arguments):
         version: Version | None = None
         for tracker in (MODEL,) if arguments.only_model else (MODEL, DIPY):
+            final.append([])
             for seed in arguments.random_seeds:
-                key = (change.name, tracker, seed)
-                if key not in known:
+                key = {"change": change.name, "tracker": tracker, "random_seed": seed}
+                row = rows.find(**key)
+                if row is None:
                     version = version or Version(change.make(images), trained, arguments)
-                    row = dict(zip(("change", "tracker", "random_seed"), key, strict=True))
-                    known[key] = {**row, **measured(version, tracker, nb_seeds, seed, truth)}
-                    rows.append(known[key])
-                    write_json(arguments.json, {"options": options_of(arguments), "rows": rows})
-                    shown = ", ".join(
-                        f"{name} {100 * known[key].get(name, 0.0):.1f}%" for name in ("valid_connections", "f1")
-                    )
+                    row = {**key, **measured(version, tracker, nb_seeds, seed, truth)}
+                    rows.add(row)
+                    shown = ", ".join(f"{name} {100 * row.get(name, 0.0):.1f}%" for name in ("valid_connections", "f1"))
                     print(f"{change.name}, {tracker}, seed {seed}: {shown}", flush=True)
-            final.append([known[(change.name, tracker, seed)] for seed in arguments.random_seeds])
+                final[-1].append(row)
     print(f"\n{arguments.subject_dir.name}, {nb_seeds} seeds:\n{table(final)}")
 
 

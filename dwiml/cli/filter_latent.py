@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dwiml.cli import parse_and_run
 from dwiml.cli.options.latent_space import MODEL_HELP, add_latent_options, memory_advice
-from dwiml.cli.running.scanner_streamlines import check_tractogram_outputs, read_scanner_streamlines
+from dwiml.cli.running.scanner_streamlines import check_tractogram_outputs, describe_kept, read_scanner_streamlines
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,16 +98,13 @@ def _run(arguments: argparse.Namespace) -> None:
     lines.stored.dps[DISTANCE] = distances[:, None].astype("float32")
     for path, chosen in ((arguments.out, kept), (arguments.rejected, ~kept)):
         if path is not None:
-            with writers[path] as writer:
-                points = lines.stored.points[chosen.repeat(lengths)]
-                writer.append(points, lengths[chosen], lines.data(path, chosen))
+            lines.write(path, writers[path], chosen)
     source = "given" if arguments.threshold is not None else f"quantile {quantile:g} of the reference"
     print(f"Threshold {threshold:.4g} ({source}, {counted(reference.latents.shape[1], 'streamline')}).")
     if len(distances):
         low, median, high = np.quantile(distances, (0.05, 0.5, 0.95))
         print(f"Distances of IN: median {median:.4g}, from {low:.4g} to {high:.4g} (5% to 95%).")
-    share = f" ({kept.mean():.1%})" if len(kept) else ""
-    print(f"{counted(int(kept.sum()), 'streamline')} of {len(kept)} kept{share} in '{arguments.out}'.")
+    print(describe_kept(kept, arguments.out))
 
 
 def _sidecar(arguments: argparse.Namespace, path: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dwiml.cli.options.declarations import parameters_of
 from dwiml.cli.options.derived import add_option
 from dwiml.cli.options.shared import add_images, add_moved_data, add_overwrite, add_sidecar, add_verbose
 from dwiml.cli.options.user_classes import add_class_options
-from dwiml.cli.running.scanner_streamlines import check_tractogram_outputs, read_scanner_streamlines
+from dwiml.cli.running.scanner_streamlines import check_tractogram_outputs, describe_kept, read_scanner_streamlines
 
 ACCEPTANCE = "dwiml.tracking.acceptance.Acceptance"
 PLAUSIBILITY = "plausibility"
@@ -63,7 +63,6 @@ def _memory_advice(arguments: argparse.Namespace) -> str:
 def _run(arguments: argparse.Namespace) -> None:
     import torch
 
-    from dwiml.arguments import counted
     from dwiml.cli.running.progress import progress_bar
     from dwiml.ops.sequences import TensorSequence
     from dwiml.ops.spaces import to_vox_corner
@@ -98,11 +97,8 @@ def _run(arguments: argparse.Namespace) -> None:
     lines.stored.dps[PLAUSIBILITY] = found[:, None]
     for path, chosen in ((arguments.out, kept), (arguments.rejected, ~kept)):
         if path is not None:
-            with writers[path] as writer:
-                part = lines.stored.points[chosen.repeat(lengths)]
-                writer.append(part, lengths[chosen], lines.data(path, chosen))
-    share = f" ({kept.mean():.1%})" if len(kept) else ""
-    print(f"{counted(int(kept.sum()), 'streamline')} of {len(kept)} kept{share} in '{arguments.out}'.")
+            lines.write(path, writers[path], chosen)
+    print(describe_kept(kept, arguments.out))
 
 
 def _warn_of_outside(points: Any, lengths: Any, shape: tuple[int, int, int], path: str) -> None:

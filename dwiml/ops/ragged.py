@@ -77,6 +77,20 @@ def sequence_of_row(lengths: ArrayLike, row: int) -> int:
     return int(np.searchsorted(borders(lengths)[1:], row, side="right"))
 
 
+def first_not_finite(values: NDArray[np.floating], lengths: ArrayLike) -> int | None:
+    """Return the index of the first sequence that holds a NaN or infinite value; None if there is none.
+
+    Parameters
+    ----------
+    values : array of shape (N, C)
+        The rows of all sequences.
+    lengths : array of shape (S,), integers
+        Number of rows of each sequence.
+    """
+    finite = np.isfinite(values)
+    return None if finite.all() else sequence_of_row(lengths, int(finite.all(axis=1).argmin()))
+
+
 def positions(lengths: ArrayLike) -> Rows:
     """Return the position of each row in its sequence, 0 for the first one, shape (N,), int64.
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from dwiml.arguments import check_number
+from dwiml.ops.ragged import first_not_finite
 from dwiml.scoring.adjacency import bundle_adjacency
 from dwiml.scoring.connections import Connection, connect
 from dwiml.scoring.defaults import MIN_COVERAGE
@@ -298,8 +299,12 @@ def _checked(
         raise ValueError("lengths must be whole numbers, 0 or more, one per streamline.")
     if counts.sum() != len(points):
         raise ValueError(f"lengths add up to {int(counts.sum())} points, but points has {len(points)} rows.")
-    if not np.isfinite(points).all():
-        raise ValueError("points contains NaN or infinite coordinates; remove these streamlines.")
+    wrong = first_not_finite(points, counts)
+    if wrong is not None:
+        raise ValueError(
+            "points contains NaN or infinite coordinates; remove these streamlines, the first of which is number "
+            f"{wrong} (counted from 0)."
+        )
     return points, counts.astype(np.int64)
 
 

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dwiml.ops.ragged import first_not_finite
 from dwiml.tractograms.headerless import HeaderlessTractogram
 from dwiml.tractograms.in_hdf5 import Connections, Dpy
 from dwiml.tractograms.kinds import SPACES, check_kind, kind_of
 from dwiml.tractograms.tck import Tck
-from dwiml.tractograms.tractogram import Tractogram
+from dwiml.tractograms.tractogram import Streamlines, Tractogram
 from dwiml.tractograms.trk import Trk
 from dwiml.tractograms.trx import Trx
 from dwiml.tractograms.vtk.reader import Vtk
@@ -95,6 +96,15 @@ def read_streamlines(
         NaN or infinite.
     """
     streamlines = open_tractogram(path, label).read(affine)
-    if not np.isfinite(streamlines.points).all():
-        raise ValueError(f"{label} '{path}' holds NaN or infinite coordinates; remove these streamlines.")
+    check_finite(streamlines, path, label)
     return streamlines.points, streamlines.lengths
+
+
+def check_finite(streamlines: Streamlines, path: str | os.PathLike[str], label: str) -> None:
+    """Raise ValueError if coordinates that were read from a file are NaN or infinite; `label` starts the message."""
+    wrong = first_not_finite(streamlines.points, streamlines.lengths)
+    if wrong is not None:
+        raise ValueError(
+            f"{label} '{path}' holds NaN or infinite coordinates; remove these streamlines, the first of which is "
+            f"number {wrong} (counted from 0)."
+        )

@@ -68,3 +68,15 @@ def test_slabs_cover_all_and_are_bounded(lengths: list[int], max_rows: int, max_
 def test_no_row_at_all(lengths: list[int]) -> None:
     for name in ("sequence_ids", "positions", "positions_from_end", "first_rows", "last_rows", "reversed_rows"):
         assert getattr(ragged, name)(np.array(lengths, dtype=np.int64)).tolist() == []
+
+
+def test_the_first_sequence_that_is_not_finite() -> None:
+    lengths = [2, 0, 3, 1]
+    values = np.ones((6, 3), dtype=np.float32)
+    assert ragged.first_not_finite(values, lengths) is None
+    for row, number in ((0, 0), (1, 0), (2, 2), (4, 2), (5, 3)):
+        for wrong in (np.nan, np.inf, -np.inf):
+            changed = values.copy()
+            changed[row:, 1] = wrong
+            assert ragged.first_not_finite(changed, lengths) == number
+    assert ragged.first_not_finite(values[:0], []) is None

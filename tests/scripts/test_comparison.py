@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tests_support import edited
 
 from dwiml.cli.main import main
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+from comparison.rows_file import RowsFile  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +69,12 @@ def test_models_with_equal_cpu_time(folder: Path) -> None:
     options = ["--cpu_minutes", "0.02", "--seeds_per_voxel", "1", "--rows", *rows]
     arguments = ["compare_models.py", "data.hdf5", "phantom", "compared.json", *options]
     run(*arguments, folder=folder)
-    found = json.loads((folder / "compared.json").read_text())
+    found = json.loads((folder / "compared.json").read_text())["rows"]
     assert [(row["row"], row["algo"]) for row in found] == [(rows[0], "det"), (rows[0], "prob"), (rows[1], "det")]
     assert all(row["training_cpu_s"] >= 1.2 and row["steps"] > 0 and row["parameters"] > 1000 for row in found)
     told = run(*arguments, folder=folder).splitlines()
     # Nothing is trained twice.
-    assert json.loads((folder / "compared.json").read_text()) == found
+    assert json.loads((folder / "compared.json").read_text())["rows"] == found
     assert [line.split()[0] for line in told[1:-1]].count(rows[0]) == 2
 
 
@@ -124,3 +130,60 @@ def test_a_comparison_on_an_unknown_subject_says_so_before_it_tracks(folder: Pat
     assert done.returncode == 2
     assert "sub-09" in done.stderr
     assert not done.stdout
+
+
+@pytest.mark.slow
+def test_trackers_with_a_classifier(folder: Path) -> None:
+    with edited(Path(shutil.copy(folder / "data.hdf5", folder / "labelled.hdf5"))) as handle:
+        for subject in handle.values():
+            group = subject["streamlines"]
+            counts = group["lengths"][:].reshape(-1, 1)
+            is_long = (counts > np.median(counts)).astype(np.float32)
+            group.require_group("data_per_streamline").create_dataset("valid", data=is_long)
+    words = "--input_group_name input --streamline_group_name streamlines --max_epochs 4 --learning_rates 0.01 --seed 1"
+    words += " --batch_size_training 100 -q"
+    tracker = "--step_size 2 --rnn_layer_sizes 32 --nb_previous_dirs 1 --dg_key fisher-von-mises"
+    layers = "--nb_points 8 --nb_channels 8 8"
+    for model, data, name, own in (
+        ("learn2track", "data.hdf5", "drawn", tracker),
+        ("streamline-classifier", "labelled.hdf5", "sure", layers),
+    ):
+        assert main(["train", model, str(folder / data), str(folder), name, *words.split(), *own.split()]) == 0
+    options = "--subjects_dir phantom/subjects --choose_on sub-02 --score_on sub-03 --quick --random_seeds 1 --dipy det"
+    choice = "--classifier sure --max_attempts 3 --algos det prob --json plausible.json"
+    run("compare_trackers.py", "drawn", *options.split(), *choice.split(), folder=folder)
+    rows = json.loads((folder / "plausible.json").read_text())["rows"]
+    names = ["dipy det", "drawn det", "drawn prob"]
+    # The settings are chosen without the classifier.
+    kinds = [(name, subject) for name in names for subject in ("sub-02", "sub-03")]
+    for k in (6, 4, 2):
+        kinds.insert(k, (f"{kinds[k - 1][0]}, plausible", "sub-03"))
+    assert [(row["tracker"], row["subject"]) for row in rows] == kinds
+    counts = {row["tracker"]: row["nb_streamlines"] for row in rows if row["subject"] == "sub-03"}
+    assert all(0 < counts[f"{name}, plausible"] < counts[name] for name in names[:2])
+    # Probabilistic tracking can replace what is rejected.
+    share = {name: counts[f"{name}, plausible"] / counts[name] for name in names}
+    assert share["drawn prob"] > share["drawn det"]
+
+
+def test_a_file_of_rows_continues_with_the_same_options_only(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    rows = RowsFile(path, {"seeds": 1})
+    assert rows.rows == []
+    assert rows.find(name="a") is None
+    rows.add({"name": "a", "seed": 1}, {"name": "a", "seed": 2})
+    again = RowsFile(path, {"seeds": 1})
+    assert again.rows == rows.rows
+    assert again.find(name="a", seed=2) == {"name": "a", "seed": 2}
+    assert again.find(name="a", seed=3) is None
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="^--json: .* was made with other options or weights; give another name"):
+        RowsFile(path, {"seeds": 2})
+    assert path.read_bytes() == before
+    for content in ('[{"name": "a"}]', '{"rows": 3}', '{"options": {"seeds": 1}, "rows": [1]}'):
+        path.write_text(content)
+        with pytest.raises(ValueError, match="^JSON: .* is not a file of this script; give another name"):
+            RowsFile(path, {"seeds": 1}, "JSON")
+    path.write_text('{"rows": [')
+    with pytest.raises(ValueError, match=r"^--json.*rows\.json"):
+        RowsFile(path, {"seeds": 1})

@@ -114,6 +114,30 @@ class ScannerStreamlines:
             return {}
         return {name: values[some] for name, values in self.stored.dps.items()}
 
+    def write(self, path: str, writer: TractogramWriter, some: NDArray[np.bool_]) -> None:
+        """Write some of the streamlines, with all their data per streamline.
+
+        Parameters
+        ----------
+        path
+            The file to write.
+        writer
+            Its writer, of :meth:`writer`.
+        some
+            Which streamlines, shape (S,).
+        """
+        lengths = self.stored.lengths
+        with writer:
+            writer.append(self.stored.points[some.repeat(lengths)], lengths[some], self.data(path, some))
+
+
+def describe_kept(kept: NDArray[np.bool_], out: str) -> str:
+    """Return how many streamlines were kept, of those of shape (S,), in the file `out`; for people."""
+    from dwiml.arguments import counted
+
+    share = f" ({kept.mean():.1%})" if len(kept) else ""
+    return f"{counted(int(kept.sum()), 'streamline')} of {len(kept)} kept{share} in '{out}'."
+
 
 def read_scanner_streamlines(
     path: str, label: str, *, image: str | None = None, otherwise: Grid | None = None, needs_grid: bool = False
@@ -143,7 +167,7 @@ def read_scanner_streamlines(
 
     from dwiml.ops.spaces import from_vox_corner
     from dwiml.tractograms.grid import Grid, read_image_grid
-    from dwiml.tractograms.reading import open_tractogram
+    from dwiml.tractograms.reading import check_finite, open_tractogram
 
     tractogram = open_tractogram(path, label)
     grid = tractogram.grid
@@ -161,8 +185,7 @@ def read_scanner_streamlines(
             raise ValueError(f"'{path}' has no voxel grid, which OUT needs: write a .tck, or give --grid IMAGE.")
         grid = Grid(np.eye(4), (1, 1, 1))
     stored = tractogram.read(grid.affine, tractogram.dps_keys)
-    if not np.isfinite(stored.points).all():
-        raise ValueError(f"{label} '{path}' holds NaN or infinite coordinates; remove these streamlines.")
+    check_finite(stored, path, label)
     points = from_vox_corner(
         stored.points, space="rasmm", origin="center", affine=grid.affine, voxel_sizes=grid.voxel_sizes
     )

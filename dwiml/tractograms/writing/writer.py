@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dwiml.arguments import check_number, check_whole
 from dwiml.files import check_target, sync_folder
-from dwiml.ops.ragged import sequence_of_row, slabs
+from dwiml.ops.ragged import first_not_finite, slabs
 from dwiml.ops.resampling import compress as compressed
 from dwiml.ops.spaces import from_vox_corner
 from dwiml.params import checks_arguments
@@ -296,9 +296,8 @@ def _checked_lines(points: ArrayLike, lengths: ArrayLike) -> tuple[NDArray[np.fl
         raise ValueError(f"Points must have shape ({counts.sum()}, 3), as the lengths say, got {lines.shape}.")
     if len(counts) and counts.min() < 1:
         raise ValueError(f"Streamline {int(counts.argmin())} of {len(counts)} has no points; leave it out.")
-    finite = np.isfinite(lines).all(axis=1)
-    if not finite.all():
-        line = sequence_of_row(counts, int(finite.argmin()))
+    line = first_not_finite(lines, counts)
+    if line is not None:
         raise ValueError(f"Streamline {line} of {len(counts)} holds a NaN or infinite coordinate; leave it out.")
     return lines, counts
 
