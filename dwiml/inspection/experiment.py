@@ -125,15 +125,14 @@ def _commands(experiment: str, recorded: Mapping[str, Any], *, has_model: bool) 
     options = {section: f" --{section}_class FILE.py:{name.rpartition(':')[2]}" for section, name in own.items()}
     model = options.get("model", "")
     commands = {f"dwiml resume {path} --new_max_epochs N{''.join(options.values())}": "continue the training"}
-    if has_model:
-        commands[f"dwiml evaluate {path}{model}"] = "measure the direction error of the best model"
-    if has_model and recorded["model"].get("class") == _AUTOENCODER:
-        del commands[f"dwiml evaluate {path}{model}"]
+    kind = recorded["model"].get("class")
+    if has_model and kind == _AUTOENCODER:
         commands[f"dwiml autoencode {path} IN.trk OUT.trk"] = "reconstruct streamlines with the best model"
-    elif has_model and recorded["model"].get("class") == _CLASSIFIER:
-        del commands[f"dwiml evaluate {path}{model}"]
+    elif has_model and kind == _CLASSIFIER:
         commands[f"dwiml filter_plausible {path} SUBJECT IN.trk OUT.trk"] = "keep the plausible streamlines"
-    elif has_model:
+    # A model that learns a value of each streamline does not track.
+    elif has_model and recorded["model"].get("target_key") is None:
+        commands[f"dwiml evaluate {path}{model}"] = "measure the direction error of the best model"
         subject = next(iter(recorded["data"].get("validation_subjects", [])), "SUBJECT")
         line = f"dwiml track {path} {shlex.quote(str(subject))} OUT.trk --tracking_mask GROUP --nb_seeds N{model}"
         commands[line] = "track a subject with the best model"

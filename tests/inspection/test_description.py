@@ -192,6 +192,21 @@ def test_the_best_epoch_and_what_is_missing(experiment: Path, tmp_path: Path) ->
     assert "0 of 1 epoch finished" in text_of(found)
 
 
+def test_a_model_of_whole_streamlines_does_not_track(world: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(world / "classifier", tmp_path / "classifier"))
+    text = text_of(describe(folder))
+    assert f"dwiml filter_plausible {folder} SUBJECT IN.trk OUT.trk" in text
+    recorded = json.loads((folder / "parameters.json").read_text())
+    recorded["model"]["class"] = "MyClassifier"
+    recorded["classes"]["model"] = "own_module:MyClassifier"
+    write_json(folder / "parameters.json", recorded)
+    for each in (text, text_of(describe(folder))):
+        assert "dwiml resume" in each
+        assert "dwiml visualize_logs" in each
+        assert "dwiml track" not in each
+        assert "dwiml evaluate" not in each
+
+
 def test_nothing_that_an_experiment_names_is_imported(experiment: Path) -> None:
     recorded = json.loads((experiment / "parameters.json").read_text())
     recorded["model"]["class"] = "Stolen"
