@@ -165,15 +165,15 @@ class Workers:
             If another process was killed.
         """
         jobs = [_Job(function, item, index, name(item)) for index, item in enumerate(items)]
-        if self.nb == 1 or len(items) < 2:
-            for job in jobs:
-                yield _done(job.function, job.item, job.index)
-            return
-        for job in jobs:
-            self._jobs.put(job)
-        self._start(min(self.nb, len(items)))
-        # With more threads than free cores, they wait for each other, which takes longer than the work.
+        # The products of matrices are small: with more threads, which wait for each other, they take longer.
         with threadpool_limits(limits=1, user_api="blas"):
+            if self.nb == 1 or len(items) < 2:
+                for job in jobs:
+                    yield _done(job.function, job.item, job.index)
+                return
+            for job in jobs:
+                self._jobs.put(job)
+            self._start(min(self.nb, len(items)))
             for _ in jobs:
                 outcome = self._next()
                 for record in outcome.messages:
