@@ -129,6 +129,7 @@ def _commands(experiment: str, recorded: Mapping[str, Any], *, has_model: bool) 
     if has_model and kind == _AUTOENCODER:
         commands[f"dwiml autoencode {path} IN.trk OUT.trk"] = "reconstruct streamlines with the best model"
     elif has_model and kind == _CLASSIFIER:
+        commands[f"dwiml evaluate {path}"] = "count the streamlines of both kinds that --min_plausibility keeps"
         commands[f"dwiml filter_plausible {path} SUBJECT IN.trk OUT.trk"] = "keep the plausible streamlines"
     # A model that learns a value of each streamline does not track.
     elif has_model and recorded["model"].get("target_key") is None:

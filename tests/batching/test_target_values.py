@@ -154,7 +154,6 @@ def test_commands_for_models_of_points_refuse_it(
             ["track", "sub-a", str(tmp_path / "out.trk"), "--tracking_mask", "wm_mask"],
             "classifies streamlines: give it as --class",
         ),
-        (["evaluate"], "use 'dwiml filter_plausible', which writes the probability of each streamline."),
         (["show_loss", "sub-a", str(tmp_path / "loss")], "has one loss per streamline, and none per point"),
     ):
         assert main([command[0], str(tmp_path / "exp"), *command[1:]]) == 2

@@ -196,15 +196,17 @@ def test_a_model_of_whole_streamlines_does_not_track(world: Path, tmp_path: Path
     folder = Path(shutil.copytree(world / "classifier", tmp_path / "classifier"))
     text = text_of(describe(folder))
     assert f"dwiml filter_plausible {folder} SUBJECT IN.trk OUT.trk" in text
+    assert f"dwiml evaluate {folder}\n" in text
     recorded = json.loads((folder / "parameters.json").read_text())
     recorded["model"]["class"] = "MyClassifier"
     recorded["classes"]["model"] = "own_module:MyClassifier"
     write_json(folder / "parameters.json", recorded)
-    for each in (text, text_of(describe(folder))):
+    own = text_of(describe(folder))
+    for each in (text, own):
         assert "dwiml resume" in each
         assert "dwiml visualize_logs" in each
         assert "dwiml track" not in each
-        assert "dwiml evaluate" not in each
+    assert "dwiml evaluate" not in own
 
 
 def test_nothing_that_an_experiment_names_is_imported(experiment: Path) -> None:
