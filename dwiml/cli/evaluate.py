@@ -25,8 +25,8 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         description="Evaluate the best model of an experiment of 'dwiml train' at each point of true streamlines: "
         "its loss and mean angle to the next step, compared with the same model before training and with going "
-        "straight on. A classifier ('dwiml train streamline-classifier') is evaluated on streamlines with known "
-        "values: how many of both kinds each --min_plausibility keeps.",
+        "straight on. A classifier ('dwiml train streamline-classifier') is evaluated on labeled streamlines: how many "
+        "of the plausible ones, and of the others, each --min_plausibility keeps.",
     )
     parser.add_argument("experiment", metavar="EXPERIMENT", help="experiment folder")
     parser.add_argument(
