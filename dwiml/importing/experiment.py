@@ -28,7 +28,7 @@ from dwiml.params import checks_arguments
 from dwiml.tractograms.grid import Grid, read_image_grid
 from dwiml.training.experiment.checkpoint import has_checkpoint
 from dwiml.training.experiment.folder import BEST_MODEL, ExperimentFolder, check_experiment_path
-from dwiml.training.experiment.parameters import write_parameters
+from dwiml.training.experiment.parameters import optional_methods, write_parameters
 from dwiml.training.recorded_classes import dwiml_class
 from dwiml.training.reporting.loggers.local import METRICS_FILE
 from dwiml.user_classes.finding import class_path
@@ -141,7 +141,8 @@ def import_dwi_ml(
             text = "".join(f"{json.dumps(line, allow_nan=False)}\n" for line in lines)
             with atomic_write(folder.path / METRICS_FILE, follow_links=False) as stream:
                 stream.write(text.encode())
-        write_parameters(folder, sections, {"model": class_path(model_class)}, config)
+        classes = {"model": class_path(model_class)}
+        write_parameters(folder, sections, classes, config, methods=optional_methods(model_class))
     return Imported(folder.path, model, source.model_type, source.model, len(lines), tuple(notes))
 
 

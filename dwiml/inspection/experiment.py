@@ -14,7 +14,7 @@ from dwiml.inspection.text import cut, pairs, plain, size
 from dwiml.training.experiment.checkpoint import LATEST, PREVIOUS
 from dwiml.training.experiment.folder import ExperimentFolder, experiment_folder
 from dwiml.training.experiment.lock import LOCK_FILE, read_lock
-from dwiml.training.experiment.parameters import CLASSES, arguments_of, recorded_files
+from dwiml.training.experiment.parameters import CLASSES, MODEL_METHODS, arguments_of, recorded_files
 from dwiml.training.loading import damage_reported, recorded_parameters
 from dwiml.training.reporting.loggers.local import METRICS_FILE, read_metrics
 from dwiml.viz.logs import read_logs
@@ -125,14 +125,16 @@ def _commands(experiment: str, recorded: Mapping[str, Any], *, has_model: bool) 
     options = {section: f" --{section}_class FILE.py:{name.rpartition(':')[2]}" for section, name in own.items()}
     model = options.get("model", "")
     commands = {f"dwiml resume {path} --new_max_epochs N{''.join(options.values())}": "continue the training"}
-    kind = recorded["model"].get("class")
+    kind, methods = recorded["model"].get("class"), recorded.get(MODEL_METHODS)
+    if methods is None:
+        # Of an earlier version.
+        methods = ["plausibility"] if kind == _CLASSIFIER else ["get_tracking_directions"]
     if has_model and kind == _AUTOENCODER:
         commands[f"dwiml autoencode {path} IN.trk OUT.trk"] = "reconstruct streamlines with the best model"
-    elif has_model and kind == _CLASSIFIER:
-        commands[f"dwiml evaluate {path}"] = "count the streamlines of both kinds that --min_plausibility keeps"
-        commands[f"dwiml filter_plausible {path} SUBJECT IN.trk OUT.trk"] = "keep the plausible streamlines"
-    # A model that learns a value of each streamline does not track.
-    elif has_model and recorded["model"].get("target_key") is None:
+    elif has_model and "plausibility" in methods:
+        commands[f"dwiml evaluate {path}{model}"] = "count the streamlines that each --min_plausibility keeps"
+        commands[f"dwiml filter_plausible {path} SUBJECT IN.trk OUT.trk{model}"] = "keep the plausible streamlines"
+    elif has_model and "get_tracking_directions" in methods:
         commands[f"dwiml evaluate {path}{model}"] = "measure the direction error of the best model"
         subject = next(iter(recorded["data"].get("validation_subjects", [])), "SUBJECT")
         line = f"dwiml track {path} {shlex.quote(str(subject))} OUT.trk --tracking_mask GROUP --nb_seeds N{model}"

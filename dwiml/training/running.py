@@ -15,6 +15,7 @@ from dwiml.training.experiment.parameters import (
     VERSIONS,
     class_digests,
     class_paths,
+    optional_methods,
     versions,
     write_parameters,
 )
@@ -66,7 +67,11 @@ def running(trainer: DWIMLTrainer) -> Iterator[EpochRunner]:
             chosen_by = selection_name(trainer) if has_own_selection(trainer) else None
             groups_config = trainer.batch_sampler.dataset.groups_config
             classes, digests = class_paths(trainer), class_digests(trainer)
-            write_parameters(trainer.folder, trainer.parameters, classes, groups_config, chosen_by, digests=digests)
+            write_parameters(
+                *(trainer.folder, trainer.parameters, classes, groups_config, chosen_by),
+                digests=digests,
+                methods=optional_methods(trainer.model),
+            )
             if trainer.config is not None and checkpoint is None and not trainer.settings.fast_dev_run:
                 trainer.folder.write_config(trainer.config)
             settings, logged = trainer.settings, {} if checkpoint is None else checkpoint["loggers"]

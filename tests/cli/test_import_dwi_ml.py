@@ -92,7 +92,7 @@ def test_an_interrupted_import_can_be_repeated(
     source = save_experiment(tmp_path / "theirs", learn2track(nb_features=NB_FEATURES), training=training(tiny_hdf5))
     command, out = ["import_dwi_ml", str(source), str(tmp_path / "ours")], tmp_path / "ours"
 
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         assert (out / "best_model" / "model_state.pt").exists()
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -192,21 +192,77 @@ def test_the_best_epoch_and_what_is_missing(experiment: Path, tmp_path: Path) ->
     assert "0 of 1 epoch finished" in text_of(found)
 
 
-def test_a_model_of_whole_streamlines_does_not_track(world: Path, tmp_path: Path) -> None:
+OWN_MODELS = """
+import torch
+
+from dwiml import AutoencoderModel, ModelWithOneInput, StreamlineClassifierModel
+
+
+class Fixed(StreamlineClassifierModel):
+    def __init__(self, *, nb_features):
+        super().__init__(target_key="valid", nb_points=8, nb_channels=(4, 4), nb_features=nb_features)
+
+
+class Regression(ModelWithOneInput):
+    target_key = "valid"
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.layer = torch.nn.Linear(self.embedded_input_size, 1)
+
+    def forward(self, inputs, streamlines):
+        rows = self.layer(self.embed_inputs(inputs)).split(inputs.lengths.tolist())
+        return torch.stack([each.mean(0) for each in rows])
+
+    def compute_loss(self, outputs, targets, average_results=True, *, values):
+        losses = ((outputs - values) ** 2).mean(1)
+        return (losses.mean() if average_results else losses), len(losses)
+
+
+class Coder(AutoencoderModel):
+    def __init__(self):
+        super().__init__(nb_points=16, latent_size=2, nb_channels=(4, 4))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "does", "does_not"),
+    [
+        ("Fixed", ["evaluate", "filter_plausible"], ["track"]),
+        ("Regression", [], ["evaluate", "track", "filter_plausible"]),
+        ("Coder", [], ["evaluate", "track", "filter_plausible"]),
+    ],
+)
+def test_own_models_that_do_not_track(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, does: list[str], does_not: list[str]
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    own = f"{tmp_path / 'own_of_description.py'}:{name}"
+    (tmp_path / "own_of_description.py").write_text(OWN_MODELS)
+    volume = [] if name == "Coder" else ["--input_group_name", "input"]
+    words = ["train", own, str(world / "labelled.hdf5"), str(tmp_path), "exp", *volume]
+    assert main([*words, "--streamline_group_name", "streamlines", "--max_epochs", "1", "-q"]) == 0
+    text = " ".join(text_of(describe(tmp_path / "exp")).split())
+    for command in ("resume", "visualize_logs", *does):
+        assert f"dwiml {command} {tmp_path / 'exp'}" in text
+    assert text.count(f" --model_class FILE.py:{name}") == 1 + len(does)
+    for command in does_not:
+        assert f"dwiml {command}" not in text
+    for command in does[:1]:
+        assert main([command, str(tmp_path / "exp"), "--model_class", own]) == 0
+
+
+def test_a_classifier(world: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(world / "classifier", tmp_path / "classifier"))
     text = text_of(describe(folder))
     assert f"dwiml filter_plausible {folder} SUBJECT IN.trk OUT.trk" in text
     assert f"dwiml evaluate {folder}\n" in text
+    assert "dwiml track" not in text
+    # Of an earlier version.
     recorded = json.loads((folder / "parameters.json").read_text())
-    recorded["model"]["class"] = "MyClassifier"
-    recorded["classes"]["model"] = "own_module:MyClassifier"
+    assert recorded.pop("model_methods") == ["plausibility"]
     write_json(folder / "parameters.json", recorded)
-    own = text_of(describe(folder))
-    for each in (text, own):
-        assert "dwiml resume" in each
-        assert "dwiml visualize_logs" in each
-        assert "dwiml track" not in each
-    assert "dwiml evaluate" not in own
+    assert text_of(describe(folder)) == text
 
 
 def test_nothing_that_an_experiment_names_is_imported(experiment: Path) -> None:

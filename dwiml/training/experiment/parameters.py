@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,6 +66,9 @@ GROUPS_CONFIG = "groups_config"
 CLASSES = "classes"
 # The digests of their files, of classes of the user.
 DIGESTS = "class_digests"
+# Which of some methods, that not every model needs, the model has: what can be done with it.
+MODEL_METHODS = "model_methods"
+_OPTIONAL_METHODS = ("get_tracking_directions", "plausibility")
 # Of the software.
 VERSIONS = "versions"
 # The metric that selects the best model, if a class of the user chooses it.
@@ -138,6 +141,11 @@ def names_of_loggers(section: Mapping[str, Any]) -> list[str]:
     return [*section.get("loggers", []), *section.get(FIXED, {}).get("loggers", [])]
 
 
+def optional_methods(model: Any) -> list[str]:
+    """Return the methods of a model, or of its class, that not every model needs and that a command asks for."""
+    return [name for name in _OPTIONAL_METHODS if callable(getattr(model, name, None))]
+
+
 def write_parameters(
     folder: ExperimentFolder,
     sections: Mapping[str, Any],
@@ -146,6 +154,7 @@ def write_parameters(
     selection_metric: str | None = None,
     *,
     digests: Mapping[str, str] | None = None,
+    methods: Sequence[str] = (),
 ) -> None:
     """Write ``parameters.json``: all parameters, the groups config of the data, and the versions of the software.
 
@@ -163,9 +172,12 @@ def write_parameters(
         The metric that selects the best model, if a class of the user chooses it.
     digests
         Value of :func:`class_digests`; None if no class is of the user.
+    methods
+        Value of :func:`optional_methods`.
     """
     # These are not compared when resuming; the fingerprint of the data is.
     more: dict[str, Any] = {CLASSES: dict(classes), GROUPS_CONFIG: groups_config, VERSIONS: versions()}
+    more[MODEL_METHODS] = list(methods)
     more |= {DIGESTS: dict(digests)} if digests else {}
     more |= {} if selection_metric is None else {SELECTION_METRIC: selection_metric}
     described = {"experiment_name": folder.path.name, **sections, **more}
