@@ -183,8 +183,12 @@ def compare(arguments: argparse.Namespace) -> None:
     from comparison.rows_file import RowsFile
 
     from dwiml import MultiSubjectDataset
+    from dwiml.files import check_outputs
 
+    data = [Path(arguments.hdf5_file), arguments.phantom]
+    check_outputs({"JSON": arguments.json}, inputs=data, experiments=[], overwrite=True)
     options = {name: getattr(arguments, name) for name in ("cpu_minutes", "batch_size", "seeds_per_voxel")}
+    options["data"] = [str(path.resolve()) for path in data]
     rows = RowsFile(arguments.json, options, "JSON")
     dataset = MultiSubjectDataset(arguments.hdf5_file)
     dataset.load_data()

@@ -253,7 +253,9 @@ def read_rows(arguments: argparse.Namespace) -> RowsFile:
     names = [path.name for path in [*arguments.experiments, arguments.classifier] if path is not None]
     if len(set(names)) < len(names):
         raise ValueError(f"The experiments must have different names, got {', '.join(names)}.")
-    check_outputs({"--json": arguments.json}, inputs=[], experiments=arguments.experiments, overwrite=True)
+    used = [*arguments.experiments, *([] if arguments.classifier is None else [arguments.classifier])]
+    folders = [arguments.subjects_dir, *(path for pair in arguments.score_in or () for path in pair)]
+    check_outputs({"--json": arguments.json}, inputs=folders, experiments=used, overwrite=True)
     return RowsFile(arguments.json, options_of(arguments))
 
 

@@ -17,7 +17,7 @@ from dwiml.evaluation.losses_by_element import check_has_losses_by_element, loss
 from dwiml.files import read_json
 from dwiml.models.saving import PARAMETERS_FILE, read_params
 from dwiml.models.whole_streamlines.autoencoder import AutoencoderModel
-from dwiml.ops.ragged import offsets, slabs
+from dwiml.ops.ragged import check_finite_points, offsets, slabs
 from dwiml.ops.resampling import resample_nb_points
 from dwiml.ops.sequences import TensorSequence
 from dwiml.training.experiment.folder import BEST_MODEL
@@ -199,6 +199,7 @@ def _batches(model: AutoencoderModel, points: Points, lengths: Lengths, batch_si
     """Yield the streamlines of each batch, resampled, on the model's device."""
     if len(lengths) and lengths.min() < 1:
         raise ValueError(f"Streamline {int(lengths.argmin())} of {len(lengths)} has no points; leave it out.")
+    check_finite_points(points, lengths)
     for some, rows in slabs(lengths, _MAX_ROWS, max_sequences=batch_size):
         far = np.flatnonzero(np.abs(points[rows]).max(axis=-1, initial=0) > _MAX_MM)
         if len(far):

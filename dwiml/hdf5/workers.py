@@ -165,7 +165,7 @@ class Workers:
             If another process was killed.
         """
         jobs = [_Job(function, item, index, name(item)) for index, item in enumerate(items)]
-        # The products of matrices are small: with more threads, which wait for each other, they take longer.
+        # The matrix products are small: synchronizing several threads costs more than it gains.
         with threadpool_limits(limits=1, user_api="blas"):
             if self.nb == 1 or len(items) < 2:
                 for job in jobs:

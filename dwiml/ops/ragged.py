@@ -91,6 +91,15 @@ def first_not_finite(values: NDArray[np.floating], lengths: ArrayLike) -> int | 
     return None if finite.all() else sequence_of_row(lengths, int(finite.all(axis=1).argmin()))
 
 
+def check_finite_points(points: NDArray[np.floating], lengths: ArrayLike) -> None:
+    """Raise ValueError if a point, of (N, 3), is NaN or infinite; it names the streamline (`lengths`: shape (S,))."""
+    wrong = first_not_finite(points, lengths)
+    if wrong is not None:
+        raise ValueError(
+            f"Streamline {wrong} (counted from 0) of {np.size(lengths)} holds a NaN or infinite coordinate; remove it."
+        )
+
+
 def positions(lengths: ArrayLike) -> Rows:
     """Return the position of each row in its sequence, 0 for the first one, shape (N,), int64.
 

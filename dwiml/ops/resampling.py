@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dwiml.arguments import grouped
-from dwiml.ops.ragged import first_not_finite, offsets, slabs
+from dwiml.ops.ragged import check_finite_points, offsets, slabs
 
 Points = NDArray[np.float32]
 Lengths = NDArray[np.int64]
@@ -295,9 +295,7 @@ def _checked(
         raise ValueError(f"Voxel sizes must have shape (3,) or ({len(lengths)}, 3), got {voxel_sizes.shape}.")
     if not (np.isfinite(voxel_sizes).all() and (voxel_sizes > 0).all()):
         raise ValueError("Voxel sizes must be positive and finite.")
-    streamline = first_not_finite(points, lengths)
-    if streamline is not None:
-        raise ValueError(f"Streamline {streamline} of {len(lengths)} holds a NaN or infinite coordinate; remove it.")
+    check_finite_points(points, lengths)
     return points, lengths, voxel_sizes
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from dwiml.arguments import check_number, check_whole, kind_shown
 from dwiml.models.protocols import ClassifierModel, OneInputModel
 from dwiml.ops.interpolation import interpolate_at
+from dwiml.ops.ragged import check_finite_points
 from dwiml.ops.resampling import resample_nb_points
 from dwiml.ops.sequences import TensorSequence
 from dwiml.params import checks_arguments
@@ -110,6 +111,7 @@ def plausibility_of(
     ValueError
         If a coordinate is NaN or infinite, or the classifier does not return one probability per streamline.
     """
+    check_finite_points(lines.data.cpu().numpy(), lines.lengths.numpy())
     found = [torch.zeros(0)]
     for start in range(0, len(lines), batch_size):
         some = lines[start : start + batch_size]

@@ -106,5 +106,5 @@ def check_finite(streamlines: Streamlines, path: str | os.PathLike[str], label: 
     if wrong is not None:
         raise ValueError(
             f"{label} '{path}' holds NaN or infinite coordinates; remove these streamlines, the first of which is "
-            f"number {wrong} (counted from 0)."
+            f"number {wrong} (counted from 0, without those that have no points)."
         )

@@ -43,7 +43,7 @@ class RowsFile:
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise ValueError(f"{option}: '{path}' is not a file of this script; give another name.")
         if found.get("options") != options:
-            raise ValueError(f"{option}: '{path}' was made with other options or weights; give another name.")
+            raise ValueError(f"{option}: '{path}' was made with other options, data or weights; give another name.")
         self.rows = rows
 
     def find(self, **key: Any) -> dict[str, Any] | None:

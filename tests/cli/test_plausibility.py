@@ -8,13 +8,17 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from small_world import add_classifier
 
 import dwiml
 from dwiml.cli import train
 from dwiml.cli.main import main
 from dwiml.hdf5.creator import create_hdf5
+from dwiml.ops.sequences import TensorSequence
 from dwiml.phantom.create import create_phantom
+from dwiml.tracking.acceptance import plausibility_of
+from dwiml.training.loading import load_best_model
 
 
 @pytest.fixture(scope="module")
@@ -262,3 +266,14 @@ def test_streamlines_outside_the_volume_and_left_out_bundles(
     caplog.clear()
     assert main([*words, "-f"]) == 0
     assert "left out: 'arch'." in caplog.text
+
+
+def test_a_streamline_with_nan_is_named_whatever_the_batch(classifier: str) -> None:
+    model = load_best_model(classifier).eval()
+    points = torch.ones(30 * 3, 3)
+    points[25 * 3 + 1, 2] = torch.nan
+    lines = TensorSequence(points, torch.full((30,), 3))
+    volume = torch.zeros(4, 4, 4, model.nb_features)
+    for batch_size in (10, 100):
+        with pytest.raises(ValueError, match=r"^Streamline 25 \(counted from 0\) of 30 holds a NaN"):
+            plausibility_of(model, lines, volume, torch.ones(3), batch_size=batch_size)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -131,10 +132,24 @@ def test_another_process_never_waits_while_this_one_works(jobs, folder):
             assert sum(outcome.value == os.getpid() for outcome in outcomes) == 1
 
 
-def test_each_process_has_one_blas_thread(jobs, folder):
-    def here() -> list[int]:
-        return [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
+def here() -> list[int]:
+    return [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
 
+
+def test_a_single_process_has_one_blas_thread_too():
+    with threadpool_limits(limits=2, user_api="blas"):
+        before = here()
+        found = [outcome.value for outcome in Workers(1).run(lambda _: here(), range(2), str)]
+        assert here() == before
+        with suppress(ZeroDivisionError):
+            for outcome in Workers(1).run(lambda _: 1 / 0, range(2), str):
+                raise outcome.error
+        assert here() == before
+    assert len(before) > 0
+    assert found == [[1] * len(before)] * 2
+
+
+def test_each_process_has_one_blas_thread(jobs, folder):
     with threadpool_limits(limits=2, user_api="blas"):
         before = here()
         with Workers(2) as workers:

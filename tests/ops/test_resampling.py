@@ -218,8 +218,13 @@ def test_nb_points_must_be_two_or_more(nb_points):
         (np.zeros((4, 3)), [4], np.ones(2), r"Voxel sizes must have shape \(3,\) or \(1, 3\), got \(2,\)"),
         (np.zeros((4, 3)), [4], np.ones((2, 3)), r"Voxel sizes must have shape \(3,\) or \(1, 3\), got \(2, 3\)"),
         (np.zeros((4, 3)), [4], [1, 0, 1], "Voxel sizes must be positive"),
-        ([[0, 0, 0], [0, 0, 0], [0, 0, 0], [0, np.nan, 0]], [2, 0, 2], SIZES, "Streamline 2 of 3 holds a NaN"),
-        ([[0, np.inf, 0], [0, 0, 0]], [0, 2], SIZES, "Streamline 1 of 2 holds a NaN"),
+        (
+            [[0, 0, 0], [0, 0, 0], [0, 0, 0], [0, np.nan, 0]],
+            [2, 0, 2],
+            SIZES,
+            r"Streamline 2 \(counted from 0\) of 3 holds a NaN",
+        ),
+        ([[0, np.inf, 0], [0, 0, 0]], [0, 2], SIZES, r"Streamline 1 \(counted from 0\) of 2 holds a NaN"),
     ],
 )
 def test_what_does_not_fit_is_refused(points, lengths, sizes, sentence):

@@ -76,6 +76,14 @@ def test_models_with_equal_cpu_time(folder: Path) -> None:
     # Nothing is trained twice.
     assert json.loads((folder / "compared.json").read_text())["rows"] == found
     assert [line.split()[0] for line in told[1:-1]].count(rows[0]) == 2
+    before = (folder / "compared.json").read_bytes()
+    shutil.copy(folder / "data.hdf5", folder / "copied.hdf5")
+    command = [sys.executable, str(SCRIPTS / arguments[0]), "copied.hdf5", *arguments[2:]]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("error: ") == 1
+    assert "was made with other options, data or weights" in done.stderr
+    assert (folder / "compared.json").read_bytes() == before
 
 
 @pytest.mark.slow
@@ -177,7 +185,7 @@ def test_a_file_of_rows_continues_with_the_same_options_only(tmp_path: Path) -> 
     assert again.find(name="a", seed=2) == {"name": "a", "seed": 2}
     assert again.find(name="a", seed=3) is None
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="^--json: .* was made with other options or weights; give another name"):
+    with pytest.raises(ValueError, match="^--json: .* was made with other options, data or weights; give another name"):
         RowsFile(path, {"seeds": 2})
     assert path.read_bytes() == before
     for content in ('[{"name": "a"}]', '{"rows": 3}', '{"options": {"seeds": 1}, "rows": [1]}'):

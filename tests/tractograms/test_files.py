@@ -102,6 +102,13 @@ def test_streamlines_of_no_point_count_as_announced(tck: Path, caplog: pytest.Lo
     assert not caplog.text
 
 
+def test_a_streamline_with_nan_is_counted_among_those_with_points(tmp_path: Path) -> None:
+    lines = [np.zeros((0, 3)), np.ones((3, 3)), np.full((2, 3), np.nan)]
+    save_lines(tmp_path / "nan.trk", [line.astype("<f4") for line in lines], np.eye(4), (5, 5, 5))
+    with pytest.raises(ValueError, match=r"is number 1 \(counted from 0, without those that have no points\)"):
+        read_streamlines(tmp_path / "nan.trk", np.eye(4))
+
+
 @pytest.mark.parametrize("read", READERS.values(), ids=READERS)
 @pytest.mark.parametrize(
     ("header", "members", "sentence"),

@@ -466,7 +466,7 @@ def test_what_is_refused_before_work_starts(tmp_path, name, options, error, sent
         (np.zeros((4, 2)), [4], SEEDS[:1], r"got \(4, 2\)"),
         (np.zeros((4, 3)), [4.0], SEEDS[:1], "Lengths must be whole numbers"),
         (np.zeros((4, 3)), [4, 0], SEEDS[:2], "Streamline 1 of 2 has no point"),
-        ([[1, 1, 1], [1, np.nan, 1]], [1, 1], SEEDS[:2], "Streamline 1 of 2 holds a NaN"),
+        ([[1, 1, 1], [1, np.nan, 1]], [1, 1], SEEDS[:2], r"Streamline 1 \(counted from 0\) of 2 holds a NaN"),
         (np.zeros((4, 3)), [4], SEEDS[:2], r"'seeds' must have shape \(1, 3\), got \(2, 3\)"),
         (np.zeros((4, 3)), [4], None, r"\['seeds'\] were declared, got \[\]"),
     ],

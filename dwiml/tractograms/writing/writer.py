@@ -298,7 +298,9 @@ def _checked_lines(points: ArrayLike, lengths: ArrayLike) -> tuple[NDArray[np.fl
         raise ValueError(f"Streamline {int(counts.argmin())} of {len(counts)} has no points; leave it out.")
     line = first_not_finite(lines, counts)
     if line is not None:
-        raise ValueError(f"Streamline {line} of {len(counts)} holds a NaN or infinite coordinate; leave it out.")
+        raise ValueError(
+            f"Streamline {line} (counted from 0) of {len(counts)} holds a NaN or infinite coordinate; leave it out."
+        )
     return lines, counts
 
 
