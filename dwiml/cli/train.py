@@ -14,7 +14,7 @@ from dwiml.cli.options.config_file import add_config_options, config_text, parse
 from dwiml.cli.options.declarations import parameters_of, summary_of
 from dwiml.cli.options.derived import OneOrMore, Reader, add_option
 from dwiml.cli.options.shared import add_verbose
-from dwiml.cli.options.user_classes import TRAINER_CLASS, add_class_options, check_options, own_parameters
+from dwiml.cli.options.user_classes import TRAINER_CLASS, add_class_options, check_options, own_fixed, own_parameters
 from dwiml.cli.running.training import run_training
 from dwiml.models.catalog import ENTRY_POINTS, MODELS, find_model_class
 from dwiml.training.catalog import (
@@ -39,6 +39,8 @@ PATHS = {
 }
 _JOB = ("checkpoint_minutes", "stop_signal", "max_time", "requeue", "resume", "allow_changed_data")
 _TRYING = ("fast_dev_run", "overfit_batches", "profile")
+# The command needs them itself.
+_ALWAYS = frozenset({"seed", "verbose"})
 # Recorded as absolute paths, so that config.yaml works from any folder.
 _PLACES = ("hdf5_file", "experiments_path", "tracking_phase_ground_truth")
 _NAMES = ", ".join(MODELS)
@@ -86,25 +88,8 @@ def build_model_parser(name: str, trainer_class: type[Any] | None = None) -> arg
     """
     model = _model(name)
     has_volume = "nb_features" in parameters_of(model)
-    volume = "--input_group_name GROUP " if has_volume else ""
     loader = LOADER if has_volume else LOADER_WITHOUT_VOLUME
-    parser = argparse.ArgumentParser(
-        prog=f"dwiml train {name}",
-        allow_abbrev=False,
-        usage=f"dwiml train {name} HDF5 EXPERIMENTS_PATH EXPERIMENT_NAME\n"
-        f"           {volume}--streamline_group_name GROUP [options]\n"
-        "       dwiml train --config YAML [HDF5 EXPERIMENTS_PATH EXPERIMENT_NAME] [options]",
-        description=f"{summary_of(model)}. To continue a training that was stopped, run the same command with "
-        "--resume auto, or use 'dwiml resume'. To repeat an experiment, use the config.yaml of its folder: "
-        "dwiml train --config FOLDER/config.yaml --experiment_name NEW_NAME.",
-    )
-    paths = parser.add_argument_group("paths, in this order or as options")
-    for path, about in PATHS.items():
-        several: dict[str, Any] = {}
-        if path == "hdf5_file":
-            several = {"nargs": "+", "action": OneOrMore, "type": Reader("str", None, alone=True)}
-        metavar = path.removesuffix("_file").upper()
-        paths.add_argument(f"--{path}", required=True, metavar=metavar, help=about, **several)
+    parser = _with_paths(name, summary_of(model), has_volume=has_volume)
     add_config_options(parser)
     _add(parser, "data", loader, only=("input_group_name",))
     _add(parser, "data", SAMPLER, only=("streamline_group_name",))
@@ -120,12 +105,14 @@ def build_model_parser(name: str, trainer_class: type[Any] | None = None) -> arg
     for each in _RESAMPLING:
         if each in parameters_of(model):
             add_option(resampling, parameters_of(model)[each])
-    _add(parser, "training", SETTINGS, leave=(*_JOB, *_TRYING))
+    # What the user's trainer chooses itself is no option.
+    fixed = set() if trainer_class is None else own_fixed(trainer_class) - _ALWAYS
+    _add(parser, "training", SETTINGS, leave=(*_JOB, *_TRYING, *fixed))
     add_verbose(_group(parser, "training"), dest="informative")
     _add(parser, "checkpoints, time limits and resuming", SETTINGS, only=_JOB)
     _add(parser, "debugging", SETTINGS, only=_TRYING)
     if has_volume:
-        _add(parser, _GENERATION, TRACKING_SETTINGS, absent=True)
+        _add(parser, _GENERATION, TRACKING_SETTINGS, leave=fixed, absent=True)
     add_class_options(parser, model=False, trainer=True)
     if trainer_class is not None:
         own = own_parameters(trainer_class)
@@ -133,6 +120,29 @@ def build_model_parser(name: str, trainer_class: type[Any] | None = None) -> arg
         for each, parameter in own.items():
             if each not in _OBJECTS:
                 add_option(_group(parser, f"trainer {trainer_class.__name__}"), parameter)
+    return parser
+
+
+def _with_paths(name: str, summary: str, *, has_volume: bool) -> argparse.ArgumentParser:
+    """Return a parser for a model, with the options of :data:`PATHS`."""
+    volume = "--input_group_name GROUP " if has_volume else ""
+    parser = argparse.ArgumentParser(
+        prog=f"dwiml train {name}",
+        allow_abbrev=False,
+        usage=f"dwiml train {name} HDF5 EXPERIMENTS_PATH EXPERIMENT_NAME\n"
+        f"           {volume}--streamline_group_name GROUP [options]\n"
+        "       dwiml train --config YAML [HDF5 EXPERIMENTS_PATH EXPERIMENT_NAME] [options]",
+        description=f"{summary}. To continue a training that was stopped, run the same command with "
+        "--resume auto, or use 'dwiml resume'. To repeat an experiment, use the config.yaml of its folder: "
+        "dwiml train --config FOLDER/config.yaml --experiment_name NEW_NAME.",
+    )
+    paths = parser.add_argument_group("paths, in this order or as options")
+    for path, about in PATHS.items():
+        several: dict[str, Any] = {}
+        if path == "hdf5_file":
+            several = {"nargs": "+", "action": OneOrMore, "type": Reader("str", None, alone=True)}
+        metavar = path.removesuffix("_file").upper()
+        paths.add_argument(f"--{path}", required=True, metavar=metavar, help=about, **several)
     return parser
 
 

@@ -123,6 +123,48 @@ def test_with_two_workers_and_the_phase_that_tracks(trained: tuple[Path, str], t
     assert "gv_length_ratio" in logs(tmp_path / "exp")[0]
 
 
+FIXING = """
+from dwiml import DWIMLTrainerOneInput, Learn2TrackModel
+
+
+class FixedModel(Learn2TrackModel):
+    def __init__(self, *, width=4, **kwargs):
+        super().__init__(rnn_layer_sizes=[width], dropout=0.0, **kwargs)
+
+
+class FixedTrainer(DWIMLTrainerOneInput):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, optimizer="SGD", **kwargs)
+"""
+
+
+def test_what_a_class_chooses_itself_is_no_option(
+    tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own_fixing.py").write_text(FIXING)
+    model, trainer = (f"{tmp_path / 'own_fixing.py'}:{name}" for name in ("FixedModel", "FixedTrainer"))
+    classes = ["--trainer_class", trainer]
+    assert run_train(model, tiny_hdf5, tmp_path, *classes, "--width", "3") == 0
+    recorded = json.loads((tmp_path / "exp/parameters.json").read_text())
+    assert recorded["model"]["width"] == 3
+    assert recorded["model"]["fixed_by_class"]["rnn_layer_sizes"] == [3]
+    assert recorded["trainer"]["fixed_by_class"]["optimizer"] == "SGD"
+    words = [str(tmp_path / "exp"), "--model_class", model, *classes, "--new_max_epochs", "2", "-q"]
+    assert resume.main(words) == 0
+    assert len(logs(tmp_path / "exp")) == 2
+    capsys.readouterr()
+    for option in ("--rnn_layer_sizes", "--optimizer"):
+        assert run_train_or_exit(model, tiny_hdf5, tmp_path, *classes, option, "5", name="other") == 2
+        assert f"there is no option {option}" in capsys.readouterr().err
+
+
+def run_train_or_exit(*words: Any, name: str) -> Any:
+    try:
+        return run_train(*words, name=name)
+    except SystemExit as stopped:
+        return stopped.code
+
+
 def test_a_trainer_without_that_phase(
     trained: tuple[Path, str], tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

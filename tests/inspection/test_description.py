@@ -199,8 +199,8 @@ from dwiml import AutoencoderModel, ModelWithOneInput, StreamlineClassifierModel
 
 
 class Fixed(StreamlineClassifierModel):
-    def __init__(self, *, nb_features):
-        super().__init__(target_key="valid", nb_points=8, nb_channels=(4, 4), nb_features=nb_features)
+    def __init__(self, **kwargs):
+        super().__init__(target_key="valid", nb_points=8, nb_channels=(4, 4), **kwargs)
 
 
 class Regression(ModelWithOneInput):
@@ -220,8 +220,8 @@ class Regression(ModelWithOneInput):
 
 
 class Coder(AutoencoderModel):
-    def __init__(self):
-        super().__init__(nb_points=16, latent_size=2, nb_channels=(4, 4))
+    def __init__(self, **kwargs):
+        super().__init__(nb_points=16, latent_size=2, nb_channels=(4, 4), **kwargs)
 """
 
 

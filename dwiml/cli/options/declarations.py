@@ -17,7 +17,7 @@ from functools import cache
 from importlib.abc import InspectLoader
 from typing import Any
 
-from dwiml.cli.options.inspected import constructors, keywords_of, types_of
+from dwiml.cli.options.inspected import constructors, fixed_by, keywords_of, types_of
 
 
 class Required:
@@ -79,11 +79,15 @@ def _of_source(path: str, inherited: bool) -> dict[str, Parameter]:
 
 def _of_class(found: type[Any], inherited: bool) -> dict[str, Parameter]:
     parameters: dict[str, Parameter] = {}
+    fixed: set[str] = set()
     for owner in constructors(found) if inherited else [found]:
         about = _descriptions_of(owner)
         for name, given in keywords_of(owner).items():
             value = Required if given.default is given.empty else given.default
-            parameters.setdefault(name, Parameter(name, types_of(given), value, about.get(name, "")))
+            if name not in fixed:
+                parameters.setdefault(name, Parameter(name, types_of(given), value, about.get(name, "")))
+        # Those that a subclass gives itself are not taken from its caller; these are given by commands, not by users.
+        fixed |= fixed_by(owner) - {"nb_features", "experiment_name"}
     return parameters
 
 

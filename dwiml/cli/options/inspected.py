@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -31,6 +32,23 @@ def keywords_of(owner: type[Any]) -> dict[str, inspect.Parameter]:
     """Return the parameters of the constructor that a class defines itself, without ``*args`` and ``**kwargs``."""
     parameters = list(inspect.signature(vars(owner)["__init__"]).parameters.values())[1:]
     return {each.name: each for each in parameters if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)}
+
+
+def fixed_by(owner: type[Any]) -> set[str]:
+    """Return the keywords that the constructor of a class itself gives: ``super().__init__(name=..., **kwargs)``."""
+    try:
+        source = ast.parse(textwrap.dedent(inspect.getsource(vars(owner)["__init__"])))
+    except (OSError, TypeError, SyntaxError):
+        # Not defined in a file.
+        return set()
+    calls = (node for node in ast.walk(source) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute))
+    return {
+        keyword.arg
+        for call in calls
+        if isinstance(call.func, ast.Attribute) and call.func.attr == "__init__"
+        for keyword in call.keywords
+        if keyword.arg is not None
+    }
 
 
 def types_of(parameter: inspect.Parameter) -> tuple[str, ...]:

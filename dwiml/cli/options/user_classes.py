@@ -9,7 +9,7 @@ from typing import Any
 from dwiml.arguments import quoted
 from dwiml.cli.options.declarations import Parameter, Required, parameters_of
 from dwiml.cli.options.derived import has_option
-from dwiml.cli.options.inspected import constructors, keywords_of
+from dwiml.cli.options.inspected import constructors, fixed_by, keywords_of
 from dwiml.user_classes.finding import is_dwiml_class
 
 MODEL_CLASS = "model_class"
@@ -55,6 +55,11 @@ def own_parameters(found: type[Any]) -> dict[str, Parameter]:
     owners = [each for each in constructors(found) if not is_dwiml_class(each)]
     names = {name for owner in owners for name in keywords_of(owner)}
     return {name: parameter for name, parameter in parameters_of(found).items() if name in names}
+
+
+def own_fixed(found: type[Any]) -> set[str]:
+    """Return the keywords that the user's own classes, not those of dwiml, give to their superclasses themselves."""
+    return {name for owner in constructors(found) if not is_dwiml_class(owner) for name in fixed_by(owner)}
 
 
 def check_options(
