@@ -51,7 +51,8 @@ def ended_by_signals(names: Iterable[str] = ENDING, *, activity: str | None = No
 
     Only the first signal raises it, so that clean-up is not interrupted. Signals that the process ignores (``nohup``)
     stay ignored. In threads other than the main one, this has no effect, since Python handles signals in the main
-    thread only. Python loses an error raised in the callback of a weak reference; the signal is then sent again.
+    thread only. Python loses an error raised in the callback of a weak reference; the signal is then sent again, also
+    that of Ctrl-C.
 
     Parameters
     ----------
@@ -80,11 +81,15 @@ def ended_by_signals(names: Iterable[str] = ENDING, *, activity: str | None = No
 
     def end_after_all(unraisable: sys.UnraisableHookArgs) -> None:
         nonlocal ended
-        if not isinstance(unraisable.exc_value, EndedBySignal):
+        error = unraisable.exc_value
+        if isinstance(error, EndedBySignal):
+            ended = False
+            number = signal.Signals[error.reason]
+        elif isinstance(error, KeyboardInterrupt):
+            number = signal.SIGINT
+        else:
             hook(unraisable)
             return
-        ended = False
-        number = signal.Signals[unraisable.exc_value.reason]
         threading.Timer(_SECONDS_UNTIL_RESENT, os.kill, (os.getpid(), number)).start()
 
     for name in names:

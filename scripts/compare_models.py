@@ -59,6 +59,25 @@ def default_rows() -> list[str]:
     return rows + [f"{name}/{key}" for name in MODELS[1:] for key in ("cosine-regression", "fisher-von-mises")]
 
 
+def check_rows(rows: Sequence[str]) -> None:
+    """Check that rows are a model and a direction getter, each once.
+
+    Raises
+    ------
+    ValueError
+        If one is not.
+    """
+    from comparison.checks import check_different
+
+    from dwiml.arguments import check_choice
+    from dwiml.models.direction_getters import DIRECTION_GETTERS
+
+    allowed = [f"{name}/{key}" for name in MODELS for key in DIRECTION_GETTERS]
+    for row in rows:
+        check_choice("--rows", row, allowed)
+    check_different("--rows", rows)
+
+
 def build_model(row: str, nb_features: int) -> Any:
     """Build the model of a row; transformers have fewer and smaller layers than by default."""
     from dwiml.models.catalog import MODELS as CLASSES
@@ -183,8 +202,14 @@ def compare(arguments: argparse.Namespace) -> None:
     from comparison.rows_file import RowsFile
 
     from dwiml import MultiSubjectDataset
+    from dwiml.arguments import check_number, check_whole
     from dwiml.files import check_outputs
+    from dwiml.scoring.ground_truth_files import read_ground_truth
 
+    check_number("--cpu_minutes", arguments.cpu_minutes, low=0, low_included=False)
+    check_whole("--seeds_per_voxel", arguments.seeds_per_voxel, low=1)
+    check_whole("--batch_size", arguments.batch_size, low=1)
+    check_rows(arguments.rows)
     data = [Path(arguments.hdf5_file), arguments.phantom]
     check_outputs({"JSON": arguments.json}, inputs=data, experiments=[], overwrite=True)
     options = {name: getattr(arguments, name) for name in ("cpu_minutes", "batch_size", "seeds_per_voxel")}
@@ -192,6 +217,8 @@ def compare(arguments: argparse.Namespace) -> None:
     rows = RowsFile(arguments.json, options, "JSON")
     dataset = MultiSubjectDataset(arguments.hdf5_file)
     dataset.load_data()
+    # It is scored after the trainings, which are long.
+    read_ground_truth(arguments.phantom / "subjects" / dataset.testing_set[0].subject_id)
     for row in arguments.rows:
         if rows.find(row=row):
             continue

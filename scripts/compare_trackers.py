@@ -114,16 +114,14 @@ class Tracker:
 
 def trackers_of(arguments: argparse.Namespace) -> Iterator[Tracker]:
     """Yield dipy's trackers and the models, each with the same number of settings."""
+    from comparison.checks import common_step_size
     from comparison.dipy_trackers import dipy_settings
     from comparison.model_tracking import ModelSettings
 
     from dwiml.training.loading import load_best_model
 
     models = {path: load_best_model(path) for path in arguments.experiments}
-    step_sizes = {model.step_size for model in models.values()}
-    if len(step_sizes) > 1:
-        raise ValueError(f"The models have different step sizes ({step_sizes} mm); compare those with the same one.")
-    step_size = step_sizes.pop()
+    step_size = common_step_size(list(models.values()), arguments.algos)
     acceptance = _acceptance(arguments)
     for algorithm in arguments.dipy:
         settings = dipy_settings(DIPY_ORDERS, DIPY_THETAS[algorithm], MASKS)
@@ -216,36 +214,43 @@ def measured(tracker: Tracker, data: SubjectData, settings: Any, random_seed: in
     begin = time.process_time()
     points, lengths = tracker.track(data, settings, random_seed)
     seconds = time.process_time() - begin
-    row = {"tracker": tracker.name, "data": data.data.name, "subject": data.name, "settings": str(settings)}
     return {
-        **row,
-        "random_seed": random_seed,
+        **key_of(tracker, data.data, data.name, settings, random_seed),
         "nb_seeds": len(data.seeds(random_seed)),
         "cpu_s": seconds,
         **scores_of(points, lengths, data.truth),
     }
 
 
-def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return what all rows of the JSON file must have in common."""
+def key_of(tracker: Tracker, data: DataSet, subject: str, settings: Any, random_seed: int) -> dict[str, Any]:
+    """Return what a row of the JSON file is found by."""
+    row = {"tracker": tracker.name, "data": data.name, "subjects_dir": str(data.subjects_dir.resolve())}
+    return {**row, "subject": subject, "settings": str(settings), "random_seed": random_seed}
+
+
+def options_of(arguments: argparse.Namespace, own: DataSet) -> dict[str, Any]:
+    """Return what all rows of the JSON file must have in common; `own` are the data on which settings are chosen."""
     names = ["dipy_step_size", "end_tolerance", "min_length", "seeds_per_voxel", "tracking_mask", "quick"]
     used = [*arguments.experiments]
     if arguments.classifier is not None:
         names += ["min_plausibility", "max_attempts"]
         used.append(arguments.classifier)
     weights = {path.name: (path / "best_model" / "model_state.pt").stat().st_mtime for path in used}
-    folder = str(arguments.subjects_dir.resolve())
-    return {name: getattr(arguments, name) for name in names} | {"subjects_dir": folder, "weights": weights}
+    files = {"hdf5_file": own.hdf5_file, "subjects_dir": own.subjects_dir, "archive": arguments.archive}
+    data = {name: None if path is None else str(path.resolve()) for name, path in files.items()}
+    return {name: getattr(arguments, name) for name in names} | data | {"weights": weights}
 
 
-def read_rows(arguments: argparse.Namespace) -> RowsFile:
+def read_rows(arguments: argparse.Namespace, own: DataSet) -> RowsFile:
     """Return the rows that were measured before, with the same options; check the output.
 
     Raises
     ------
     ValueError
-        If two experiments have the same name, or the JSON file is not one of this script with the same options.
+        If two experiments have the same name, a subject or a seed is given twice, the step size is out of range, or the
+        JSON file is not one of this script with the same options.
     """
+    from comparison.checks import check_different, check_dipy_step
     from comparison.rows_file import RowsFile
 
     from dwiml.files import check_outputs
@@ -253,10 +258,13 @@ def read_rows(arguments: argparse.Namespace) -> RowsFile:
     names = [path.name for path in [*arguments.experiments, arguments.classifier] if path is not None]
     if len(set(names)) < len(names):
         raise ValueError(f"The experiments must have different names, got {', '.join(names)}.")
+    check_different("--score_on", arguments.score_on)
+    check_different("--random_seeds", arguments.random_seeds)
+    check_dipy_step("--dipy_step_size", arguments.dipy_step_size)
     used = [*arguments.experiments, *([] if arguments.classifier is None else [arguments.classifier])]
     folders = [arguments.subjects_dir, *(path for pair in arguments.score_in or () for path in pair)]
     check_outputs({"--json": arguments.json}, inputs=folders, experiments=used, overwrite=True)
-    return RowsFile(arguments.json, options_of(arguments))
+    return RowsFile(arguments.json, options_of(arguments, own))
 
 
 class Rows:
@@ -268,13 +276,15 @@ class Rows:
         The command line.
     recorded
         Recorded parameters of one of the experiments.
+    own
+        The data on which the settings are chosen.
     """
 
-    def __init__(self, arguments: argparse.Namespace, recorded: dict[str, Any]) -> None:
+    def __init__(self, arguments: argparse.Namespace, recorded: dict[str, Any], own: DataSet) -> None:
         from comparison.subjects import SubjectOptions
 
-        self._rows = read_rows(arguments)
-        self._subjects: dict[tuple[str, str], SubjectData] = {}
+        self._rows = read_rows(arguments, own)
+        self._subjects: dict[tuple[DataSet, str], SubjectData] = {}
         self._options = SubjectOptions(
             input_group=recorded["loader"]["input_group_name"],
             mask_group=arguments.tracking_mask,
@@ -287,15 +297,14 @@ class Rows:
         """Read a subject, which is needed before its rows are measured."""
         from comparison.subjects import SubjectData
 
-        self._subjects[data.name, subject] = SubjectData(subject, data, self._options)
+        self._subjects[data, subject] = SubjectData(subject, data, self._options)
 
     def get(self, tracker: Tracker, data: DataSet, subject: str, settings: Any, random_seed: int) -> dict[str, Any]:
         """Return a row."""
-        key = {"tracker": tracker.name, "data": data.name, "subject": subject, "settings": str(settings)}
-        known = self._rows.find(**key, random_seed=random_seed)
+        known = self._rows.find(**key_of(tracker, data, subject, settings, random_seed))
         if known is not None:
             return known
-        row = measured(tracker, self._subjects[data.name, subject], settings, random_seed)
+        row = measured(tracker, self._subjects[data, subject], settings, random_seed)
         self._rows.add(row)
         shown = ", ".join(f"{name} {100 * row.get(name, 0):.1f}%" for name in ("valid_connections", "overlap", "f1"))
         where = f"{subject} of {data.name}" if data.name else subject
@@ -313,9 +322,9 @@ def compare(arguments: argparse.Namespace) -> None:
     used = [*arguments.experiments, *([] if arguments.classifier is None else [arguments.classifier])]
     every = [recorded_parameters(path) for path in used]
     check_same_inputs(every, used)
-    rows = Rows(arguments, every[0])
     own = DataSet("", Path(arguments.hdf5_file or every[0]["data"]["hdf5_file"]), arguments.subjects_dir)
     others = [DataSet(str(hdf5.resolve()), hdf5, folder) for hdf5, folder in arguments.score_in or ()] or [own]
+    rows, trackers = Rows(arguments, every[0], own), list(trackers_of(arguments))
     for data, subject in [
         (own, arguments.choose_on),
         *((data, name) for data in others for name in arguments.score_on),
@@ -329,7 +338,7 @@ def compare(arguments: argparse.Namespace) -> None:
 
     final: dict[DataSet, list[list[dict[str, Any]]]] = {data: [] for data in others}
     chosen: dict[str, Any] = {}
-    for tracker in trackers_of(arguments):
+    for tracker in trackers:
         settings = tracker.settings[:1] if arguments.quick else tracker.settings
         chosen[tracker.name] = chosen.get(tracker.like or "") or max(settings, key=lambda each: quality(tracker, each))
         best = chosen[tracker.name]

@@ -65,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def compare(arguments: argparse.Namespace) -> None:
     """Track, score and print."""
+    from comparison.checks import check_dipy_step
     from comparison.model_tracking import THETA, scores_of, seeds_in_ends, track_with_model
 
     from dwiml.data.dataset import MultiSubjectDataset
@@ -73,6 +74,8 @@ def compare(arguments: argparse.Namespace) -> None:
     from dwiml.tracking.seeds import Seeds
     from dwiml.training.loading import load_best_model, recorded_parameters
 
+    for step_size in arguments.steps:
+        check_dipy_step("--steps", step_size)
     recorded = recorded_parameters(arguments.experiment)
     dataset = MultiSubjectDataset(arguments.hdf5_file or recorded["data"]["hdf5_file"])
     group = recorded["loader"]["input_group_name"]

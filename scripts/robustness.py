@@ -70,10 +70,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 @dataclass(frozen=True)
 class Change:
-    """A change, and the images that it gives."""
+    """A change, its exact value (None if it has none), and the images that it gives."""
 
     name: str
     make: Callable[[Images], Images]
+    value: float | None = None
 
 
 def changes_of(arguments: argparse.Namespace) -> list[Change]:
@@ -97,7 +98,7 @@ def changes_of(arguments: argparse.Namespace) -> list[Change]:
         ("mask: FA of {:g} or more", arguments.fa_thresholds, with_mask),
     ]
     for name, values, make in kinds:
-        found += [Change(name.format(value), partial(_changed, make, value)) for value in values]
+        found += [Change(name.format(value), partial(_changed, make, value), value) for value in values]
     return found
 
 
@@ -161,6 +162,27 @@ def measured(version: Version, tracker: str, nb_seeds: int, seed: int, truth: Gr
     return {**facts, "warnings": told, **scores}
 
 
+def check_options(arguments: argparse.Namespace) -> None:
+    """Check the changes and the numbers, before anything is tracked.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range, or is given twice.
+    """
+    from comparison.checks import check_different, check_dipy_step
+
+    from dwiml.arguments import check_number
+
+    limits = {"snr": (0.0, 1e6), "directions": (0.0, 1.0), "voxel_sizes": (0.1, 100.0), "fa_thresholds": (0.0, 1.0)}
+    for name, (low, high) in {**limits, "rotations": (-360.0, 360.0)}.items():
+        for value in getattr(arguments, name):
+            check_number(f"--{name}", value, low=low, high=high, low_included=low != 0)
+    check_different("The changes", [change.name for change in changes_of(arguments)])
+    check_different("--random_seeds", arguments.random_seeds)
+    check_dipy_step("--dipy_step", arguments.dipy_step)
+
+
 def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what all rows of the JSON file must have in common."""
     names = ("seeds_per_voxel", "min_length", "algo", "theta", "dipy_order", "dipy_theta", "dipy_step")
@@ -181,6 +203,7 @@ def read_rows(arguments: argparse.Namespace) -> RowsFile:
 
     from dwiml.files import check_outputs
 
+    check_options(arguments)
     inputs, experiments = [arguments.subject_dir], [arguments.experiment]
     check_outputs({"--json": arguments.json}, inputs=inputs, experiments=experiments, overwrite=True)
     return RowsFile(arguments.json, options_of(arguments))
@@ -203,7 +226,7 @@ def compare(arguments: argparse.Namespace) -> None:
         for tracker in (MODEL,) if arguments.only_model else (MODEL, DIPY):
             final.append([])
             for seed in arguments.random_seeds:
-                key = {"change": change.name, "tracker": tracker, "random_seed": seed}
+                key = {"change": change.name, "value": change.value, "tracker": tracker, "random_seed": seed}
                 row = rows.find(**key)
                 if row is None:
                     version = version or Version(change.make(images), trained, arguments)

@@ -107,20 +107,21 @@ class Held:
     """Something to which a weak reference can be made."""
 
 
-def test_a_signal_in_the_callback_of_a_weak_reference_is_not_lost() -> None:
+@pytest.mark.parametrize(("name", "error"), [("SIGTERM", EndedBySignal), ("SIGINT", KeyboardInterrupt)])
+def test_a_signal_in_the_callback_of_a_weak_reference_is_not_lost(name: str, error: type[BaseException]) -> None:
     """Python forgets what is raised there."""
     ended_in_callback = []
 
     def callback(reference: object) -> None:
         ended_in_callback.append(True)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.Signals[name])
         time.sleep(0.01)
         ended_in_callback.append(False)
 
     hook = sys.unraisablehook
     held = Held()
     reference = weakref.ref(held, callback)
-    with pytest.raises(EndedBySignal, match="SIGTERM"), ended_by_signals():  # noqa: PT012
+    with pytest.raises(error), ended_by_signals():  # noqa: PT012
         del held
         time.sleep(10)
     assert ended_in_callback == [True]

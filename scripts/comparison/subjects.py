@@ -29,7 +29,7 @@ class DataSet:
     Attributes
     ----------
     name
-        Name in the rows and in the table; empty for the data of the experiments.
+        Name in the rows and in the table, the path of the file; empty for the data of the experiments.
     hdf5_file
         The volumes.
     subjects_dir

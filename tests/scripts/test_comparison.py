@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_world import add_classifier
 from tests_support import edited
 
 from dwiml.cli.main import main
@@ -130,14 +131,64 @@ def test_trackers_on_several_subjects_of_other_data(folder: Path) -> None:
     assert tables[0].splitlines()[2].split()[3] == f"{mean:.1f}"
 
 
+TRACKERS = "--subjects_dir phantom/subjects --choose_on sub-02 --score_on sub-03 --quick --json refused.json"
+
+
 @pytest.mark.slow
-def test_a_comparison_on_an_unknown_subject_says_so_before_it_tracks(folder: Path) -> None:
-    options = "--subjects_dir phantom/subjects --choose_on sub-02 --score_on sub-03 sub-09 --json unknown.json"
-    command = [sys.executable, str(SCRIPTS / "compare_trackers.py"), "exp", *options.split()]
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (f"compare_trackers.py exp {TRACKERS} --algos det --score_on sub-03 sub-09", "sub-09"),
+        (f"compare_trackers.py exp {TRACKERS} --score_on sub-03 sub-03", "--score_on must be different"),
+        (f"compare_trackers.py exp {TRACKERS} --random_seeds 1 1", "--random_seeds must be different"),
+        (f"compare_trackers.py exp {TRACKERS} --dipy_step_size -1", "--dipy_step_size must be a number"),
+        (f"compare_trackers.py exp {TRACKERS} --dipy_step_size nan", "--dipy_step_size must be a number"),
+        (f"compare_trackers.py exp {TRACKERS} --algos prob", "needs algo='det', got 'prob'"),
+        (f"compare_trackers.py judge {TRACKERS} --algos det", "needs a model that tracks"),
+        (f"compare_trackers.py exp {TRACKERS} --algos det --json exp/rows.json", "experiment"),
+        (
+            "robustness.py exp phantom/subjects/sub-03 --json refused.json --snr nan",
+            "--snr must be above 0 and at most 1e+06, got nan",
+        ),
+        (
+            "robustness.py exp phantom/subjects/sub-03 --json refused.json --snr 9 9.0000001",
+            "The changes must be different",
+        ),
+        ("robustness.py exp phantom/subjects/sub-03 --json refused.json --dipy_step 0", "--dipy_step must be a number"),
+        ("compare_models.py data.hdf5 phantom refused.json --rows learn2track", "--rows must be one of"),
+        ("compare_models.py data.hdf5 phantom refused.json --cpu_minutes 0", "--cpu_minutes must be positive"),
+        ("compare_models.py data.hdf5 nothing refused.json", "nothing"),
+        ("compare_models.py data.hdf5 phantom no/folder/refused.json", "no/folder"),
+    ],
+)
+def test_what_is_refused_before_anything_is_tracked(folder: Path, words: str, sentence: str) -> None:
+    if "judge" in words:
+        add_classifier(folder)
+        (folder / "classifier").rename(folder / "judge")
+    script, *arguments = words.split()
+    command = [sys.executable, str(SCRIPTS / script), *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 2, done.stderr
+    assert sentence in done.stderr
+    assert done.stderr.count("error: ") == 1
+    assert not done.stdout
+    assert not (folder / "refused.json").exists()
+
+
+@pytest.mark.slow
+def test_rows_of_other_data_are_not_used(folder: Path) -> None:
+    shutil.copy(folder / "data.hdf5", folder / "other.hdf5")
+    shutil.copytree(folder / "phantom/subjects", folder / "other_subjects")
+    base = "compare_trackers.py exp --choose_on sub-02 --score_on sub-03 --quick --dipy --algos det --random_seeds 1"
+    own = [*base.split(), "--subjects_dir", "phantom/subjects", "--json", "own.json"]
+    twice = ["--score_in", "data.hdf5", "phantom/subjects", "--score_in", "data.hdf5", "other_subjects"]
+    run(*own, *twice, folder=folder)
+    rows = json.loads((folder / "own.json").read_text())["rows"]
+    assert [Path(row["subjects_dir"]).parent.name for row in rows] == ["phantom", "phantom", folder.name]
+    command = [sys.executable, str(SCRIPTS / own[0]), *own[1:], "--hdf5_file", "other.hdf5"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 2
-    assert "sub-09" in done.stderr
-    assert not done.stdout
+    assert "was made with other options, data or weights" in done.stderr
 
 
 @pytest.mark.slow

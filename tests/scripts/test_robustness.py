@@ -181,4 +181,4 @@ def test_the_script(phantom_hdf5: Path, subject: Path, tmp_path: Path) -> None:
     assert again.stdout.strip() == done.stdout[done.stdout.index("\nsub-03, ") :].strip()
     other = run("--theta", "30")
     assert other.returncode == 2
-    assert "was made with other options or weights" in other.stderr
+    assert "was made with other options, data or weights" in other.stderr
