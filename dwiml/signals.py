@@ -46,6 +46,17 @@ class EndedBySignal(SystemExit):
 
 
 @contextmanager
+def _freed_of_system_errors() -> Iterator[None]:
+    """Raise the error of a signal again that a C function has turned into a SystemError."""
+    try:
+        yield
+    except SystemError as error:
+        if isinstance(error.__cause__, (EndedBySignal, KeyboardInterrupt)):
+            raise error.__cause__ from None
+        raise
+
+
+@contextmanager
 def ended_by_signals(names: Iterable[str] = ENDING, *, activity: str | None = None) -> Iterator[None]:
     """Raise :class:`EndedBySignal` when a signal is received in the block.
 
@@ -106,7 +117,8 @@ def ended_by_signals(names: Iterable[str] = ENDING, *, activity: str | None = No
         for number in previous:
             signal.signal(number, end)
         sys.unraisablehook = end_after_all
-        yield
+        with _freed_of_system_errors():
+            yield
     except EndedBySignal as error:
         if activity:
             logger.warning("Stopped (%s) while %s.", error.reason, activity)

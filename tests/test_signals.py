@@ -127,3 +127,15 @@ def test_a_signal_in_the_callback_of_a_weak_reference_is_not_lost(name: str, err
     assert ended_in_callback == [True]
     assert reference() is None
     assert sys.unraisablehook is hook
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt(), EndedBySignal("SIGTERM")])
+def test_a_signal_that_a_c_function_has_turned_into_another_error(interrupt: BaseException) -> None:
+    """As CPython does it if a C function returns a result after a signal has raised an error in it."""
+    with pytest.raises(type(interrupt)), ended_by_signals():
+        raise SystemError("returned a result with an exception set") from interrupt
+
+
+def test_other_system_errors_stay() -> None:
+    with pytest.raises(SystemError, match="own"), ended_by_signals():
+        raise SystemError("own") from ValueError()
