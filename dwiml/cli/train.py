@@ -14,7 +14,14 @@ from dwiml.cli.options.config_file import add_config_options, config_text, parse
 from dwiml.cli.options.declarations import parameters_of, summary_of
 from dwiml.cli.options.derived import OneOrMore, Reader, add_option
 from dwiml.cli.options.shared import add_verbose
-from dwiml.cli.options.user_classes import TRAINER_CLASS, add_class_options, check_options, own_fixed, own_parameters
+from dwiml.cli.options.user_classes import (
+    TRAINER_CLASS,
+    add_class_options,
+    check_options,
+    own_fixed,
+    own_parameters,
+    refuse_fixed,
+)
 from dwiml.cli.running.training import run_training
 from dwiml.models.catalog import ENTRY_POINTS, MODELS, find_model_class
 from dwiml.training.catalog import (
@@ -102,8 +109,9 @@ def build_model_parser(name: str, trainer_class: type[Any] | None = None) -> arg
         check_options(model, parameters_of(model), parser, later, given=("nb_features", "experiment_name"))
     _add(parser, "model", model, leave=("nb_features", *_RESAMPLING))
     resampling = _group(parser, "model").add_mutually_exclusive_group()
+    is_resampled = isinstance(model, type) and not own_fixed(model).isdisjoint(_RESAMPLING)
     for each in _RESAMPLING:
-        if each in parameters_of(model):
+        if each in parameters_of(model) and not is_resampled:
             add_option(resampling, parameters_of(model)[each])
     # What the user's trainer chooses itself is no option.
     fixed = set() if trainer_class is None else own_fixed(trainer_class) - _ALWAYS
@@ -120,6 +128,9 @@ def build_model_parser(name: str, trainer_class: type[Any] | None = None) -> arg
         for each, parameter in own.items():
             if each not in _OBJECTS:
                 add_option(_group(parser, f"trainer {trainer_class.__name__}"), parameter)
+    for own_class in (model, trainer_class):
+        if isinstance(own_class, type):
+            refuse_fixed(parser, own_class, alone=_RESAMPLING)
     return parser
 
 

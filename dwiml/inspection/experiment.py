@@ -14,8 +14,9 @@ from dwiml.inspection.text import cut, pairs, plain, size
 from dwiml.training.experiment.checkpoint import LATEST, PREVIOUS
 from dwiml.training.experiment.folder import ExperimentFolder, experiment_folder
 from dwiml.training.experiment.lock import LOCK_FILE, read_lock
-from dwiml.training.experiment.parameters import CLASSES, MODEL_METHODS, arguments_of, recorded_files
+from dwiml.training.experiment.parameters import CLASSES, FIXED, MODEL_METHODS, arguments_of, recorded_files
 from dwiml.training.loading import damage_reported, recorded_parameters
+from dwiml.training.optimization.schedule_base import WARMUP_COSINE
 from dwiml.training.reporting.loggers.local import METRICS_FILE, read_metrics
 from dwiml.viz.logs import read_logs
 
@@ -78,7 +79,10 @@ def describe_experiment(experiment: str | os.PathLike[str]) -> dict[str, Any]:
             "data_found": all(path.is_file() for path in recorded_files(recorded)),
             "in_use_by": _user(folder),
             "commands": _commands(
-                str(experiment), recorded, has_model=(folder.best_model / "model_state.pt").is_file()
+                str(experiment),
+                recorded,
+                has_model=(folder.best_model / "model_state.pt").is_file(),
+                is_finished=len(records) == recorded["trainer"].get("max_epochs"),
             ),
         }
 
@@ -113,7 +117,7 @@ def _user(folder: ExperimentFolder) -> str | None:
     return None if lock is None else str(lock[0] or "an unknown process (the lock is damaged)")
 
 
-def _commands(experiment: str, recorded: Mapping[str, Any], *, has_model: bool) -> dict[str, str]:
+def _commands(experiment: str, recorded: Mapping[str, Any], *, has_model: bool, is_finished: bool) -> dict[str, str]:
     """Return what can be done next: {command line: what it does}."""
     path = shlex.quote(experiment)
     classes = recorded.get(CLASSES, {})
@@ -124,7 +128,11 @@ def _commands(experiment: str, recorded: Mapping[str, Any], *, has_model: bool) 
     }
     options = {section: f" --{section}_class FILE.py:{name.rpartition(':')[2]}" for section, name in own.items()}
     model = options.get("model", "")
-    commands = {f"dwiml resume {path} --new_max_epochs N{''.join(options.values())}": "continue the training"}
+    # A schedule that ends at a rate of 0 cannot go on after its last epoch.
+    ends = recorded["trainer"].get("lr_scheduler") == WARMUP_COSINE
+    more = "" if ends else " --new_max_epochs N"
+    resume = {f"dwiml resume {path}{more}{''.join(options.values())}": "continue the training"}
+    commands = {} if ends and is_finished else resume
     kind, methods = recorded["model"].get("class"), recorded.get(MODEL_METHODS)
     if methods is None:
         # Of an earlier version.
@@ -152,13 +160,20 @@ def experiment_text(found: Mapping[str, Any]) -> str:
         f"{found['path']}: experiment of {model.get('class', 'an unknown model')}, {done} of {_epochs(wanted)} finished"
     ]
     lines += pairs(_facts(found))
-    lines += ["", f"Model {model.get('class')}", *pairs(_values(arguments_of(model)))]
+    lines += ["", f"Model {model.get('class')}", *pairs(_values(arguments_of(model) | _fixed(model)))]
     settings = {name: trainer[name] for name in _SHOWN if name in trainer}
+    settings |= {name: value for name, value in _fixed(trainer).items() if name in _SHOWN}
     lines += ["", f"Training {trainer['class']}", *pairs(_values({**settings, **_batches(recorded)}))]
     lines += ["", "Next"]
     for command, what in found["commands"].items():
         lines += [f"  {what}:", f"    {command}"]
     return "\n".join(lines)
+
+
+def _fixed(section: Mapping[str, Any]) -> dict[str, str]:
+    """Return the parameters that a class of the user sets itself, for people."""
+    fixed = section.get(FIXED)
+    return {name: f"{value} (set by the class)" for name, value in fixed.items()} if isinstance(fixed, dict) else {}
 
 
 def _epochs(number: Any) -> str:

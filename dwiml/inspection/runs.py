@@ -18,6 +18,7 @@ from dwiml.files import read_json
 from dwiml.inspection.text import cut, table
 from dwiml.params import checks_arguments
 from dwiml.training.experiment.lock import is_running
+from dwiml.training.experiment.parameters import FIXED
 from dwiml.training.reporting.events import END, FAILURE, RESUME, START, STOP, WARNING, read_events
 from dwiml.training.reporting.loggers.local import METRICS_FILE
 from dwiml.training.reporting.metrics import DIFFERENCE_FROM_BEST
@@ -242,8 +243,8 @@ def _flat(path: Path) -> dict[str, Any]:
         (section, name, value)
         for section, part in sections.items()
         if isinstance(part, dict)
-        for name, value in part.items()
-        if name not in _NOT_COMPARED and f"{section}.{name}" not in _NOT_COMPARED
+        for name, value in {**part, **(part.get(FIXED) or {})}.items()
+        if name != FIXED and name not in _NOT_COMPARED and f"{section}.{name}" not in _NOT_COMPARED
     ]
     names = [name for _, name, _ in pairs]
     return {name if names.count(name) == 1 else f"{section}.{name}": value for section, name, value in pairs}

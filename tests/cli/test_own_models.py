@@ -153,9 +153,31 @@ def test_what_a_class_chooses_itself_is_no_option(
     assert resume.main(words) == 0
     assert len(logs(tmp_path / "exp")) == 2
     capsys.readouterr()
-    for option in ("--rnn_layer_sizes", "--optimizer"):
+    assert main(["info", str(tmp_path / "exp")]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "rnn_layer_sizes [3] (set by the class)" in text
+    assert "optimizer SGD (set by the class)" in text
+    for option, owner in (("--rnn_layer_sizes", "FixedModel"), ("--optimizer", "FixedTrainer")):
         assert run_train_or_exit(model, tiny_hdf5, tmp_path, *classes, option, "5", name="other") == 2
-        assert f"there is no option {option}" in capsys.readouterr().err
+        name = option.removeprefix("--")
+        assert f"error: {owner} sets {name} itself: leave out {option}\n" in capsys.readouterr().err
+    (tmp_path / "common.yaml").write_text("optimizer: Adam\n")
+    config = ["--config", str(tmp_path / "common.yaml")]
+    assert run_train_or_exit(model, tiny_hdf5, tmp_path, *classes, *config, name="other") == 2
+    assert "common.yaml': FixedTrainer sets optimizer itself: leave out 'optimizer'.\n" in capsys.readouterr().err
+
+
+def test_a_class_that_sets_the_step_size_has_no_other_resampling(
+    tiny_hdf5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = FIXING.replace("dropout=0.0", "step_size=2.0")
+    (tmp_path / "own_step.py").write_text(source)
+    words = [f"{tmp_path / 'own_step.py'}:FixedModel", str(tiny_hdf5), str(tmp_path), "exp", *DATA[:4], "-q"]
+    with pytest.raises(SystemExit) as stopped:
+        train.main([*words, "--nb_points", "20"])
+    assert stopped.value.code == 2
+    assert "FixedModel sets step_size itself: leave out --nb_points" in capsys.readouterr().err
+    assert train.main([*words, "--max_epochs", "1"]) == 0
 
 
 def run_train_or_exit(*words: Any, name: str) -> Any:

@@ -265,6 +265,16 @@ def test_a_classifier(world: Path, tmp_path: Path) -> None:
     assert text_of(describe(folder)) == text
 
 
+def test_a_schedule_that_ends_cannot_go_on(experiment: Path) -> None:
+    recorded = json.loads((experiment / "parameters.json").read_text())
+    recorded["trainer"]["lr_scheduler"] = "warmup_cosine"
+    write_json(experiment / "parameters.json", recorded)
+    assert "dwiml resume" not in text_of(describe(experiment))
+    recorded["trainer"]["max_epochs"] = 3
+    write_json(experiment / "parameters.json", recorded)
+    assert f"dwiml resume {experiment}\n" in text_of(describe(experiment))
+
+
 def test_nothing_that_an_experiment_names_is_imported(experiment: Path) -> None:
     recorded = json.loads((experiment / "parameters.json").read_text())
     recorded["model"]["class"] = "Stolen"

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from dwiml.arguments import shown
-from dwiml.cli.options.derived import ON, Reader
+from dwiml.cli.options.derived import ON, FixedByClass, Reader
 from dwiml.cli.options.parsing import meant_by, parse_known_options
 from dwiml.cli.options.user_classes import CLASS_OPTIONS
 from dwiml.files.json_files import parse_json
@@ -163,6 +163,9 @@ def _read(parser: argparse.ArgumentParser, path: str, ignored: Collection[str]) 
         for key, node in _items(path):
             if key not in known and key not in ignored:
                 raise ValueError(f"there is no option '{key}'{meant_by(key, list(known))}")
+            fixed = known.get(key)
+            if isinstance(fixed, FixedByClass):
+                raise ValueError(f"{fixed.sentence}: leave out '{key}'")
             if key in read:
                 raise ValueError(f"'{key}' appears twice")
             read.add(key)
@@ -183,7 +186,10 @@ def _reported(parser: argparse.ArgumentParser, path: str) -> Iterator[None]:
     except OSError as error:
         _fail(parser, str(error) if error.strerror is None else f"'{path}': {error.strerror}.")
     except ValueError as error:
-        _fail(parser, f"invalid configuration '{path}': {error}.")
+        _fail(
+            parser,
+            f"invalid configuration '{path}': {str(error).removesuffix('?')}{'?' if str(error).endswith('?') else '.'}",
+        )
 
 
 def _fail(parser: argparse.ArgumentParser, sentence: str) -> NoReturn:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +97,18 @@ class Flag(argparse.Action):
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
         """Set the value of the spelling that was used."""
         setattr(namespace, self.dest, option_string not in self.off)
+
+
+class FixedByClass(argparse.Action):
+    """An option that a command would have, if a class of the user did not set it: it may not be given."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, *, sentence: str) -> None:
+        super().__init__(option_strings, dest, nargs="*", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        self.sentence = sentence
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        """End the process with one sentence."""
+        parser.error(f"{self.sentence}: leave out --{self.dest}")
 
 
 class OneOrMore(argparse.Action):

@@ -8,7 +8,7 @@ from typing import Any
 
 from dwiml.arguments import quoted
 from dwiml.cli.options.declarations import Parameter, Required, parameters_of
-from dwiml.cli.options.derived import has_option
+from dwiml.cli.options.derived import FixedByClass, has_option
 from dwiml.cli.options.inspected import constructors, fixed_by, keywords_of
 from dwiml.user_classes.finding import is_dwiml_class
 
@@ -60,6 +60,26 @@ def own_parameters(found: type[Any]) -> dict[str, Parameter]:
 def own_fixed(found: type[Any]) -> set[str]:
     """Return the keywords that the user's own classes, not those of dwiml, give to their superclasses themselves."""
     return {name for owner in constructors(found) if not is_dwiml_class(owner) for name in fixed_by(owner)}
+
+
+def refuse_fixed(parser: argparse.ArgumentParser, found: type[Any], *, alone: Collection[str] = ()) -> None:
+    """Have a parser say that a class of the user sets an option itself, instead of that there is no such option.
+
+    Parameters
+    ----------
+    parser
+        The command's parser, with the options that exist.
+    found
+        The class.
+    alone
+        Options of which only one can be given: if the class sets one of them, it is said for the others too.
+    """
+    known = {action.dest for action in parser._actions}
+    fixed = own_fixed(found)
+    instead = {name: each for each in alone if each in fixed for name in alone}
+    for name in sorted({*fixed, *instead} - known):
+        sentence = f"{found.__name__} sets {instead.get(name, name)} itself"
+        parser.add_argument(f"--{name}", action=FixedByClass, sentence=sentence)
 
 
 def check_options(
